@@ -1,0 +1,54 @@
+# make setup    .venv with everything that is needed here
+# make demo     prune, export, verify, bench the embedded model; then the page on 127.0.0.1:7860
+# make test     all tests, the slow ones too
+# make check    style, format and types
+# make docs     write docs/cli.md and docs/plan.schema.json anew
+# make results  the measurements behind README's table
+# make clean    remove caches and builds (not .venv, not runs/)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+EXTRAS := demo,serve,train,test
+RATES := 0.3 0.5 0.62 0.8
+CLI := $(BIN)/comp-export
+
+.PHONY: setup demo test check docs results clean
+
+setup: $(INSTALLED)
+
+# pip runs again only when what it is told has changed.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e '.[$(EXTRAS)]' -c constraints.txt
+	touch $@
+
+demo: $(INSTALLED)
+	$(CLI) quickstart
+	$(CLI) demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(INSTALLED)
+	$(BIN)/python -m comp.reference docs
+
+results: $(INSTALLED)
+	set -e; for rate in $(RATES); do \
+	  run=runs/tiny-llava-$$rate; \
+	  test -f $$run/run.json || $(CLI) prune --model tiny-llava --rate $$rate --out $$run --force; \
+	  $(CLI) onnx $$run --force; \
+	  $(CLI) verify $$run; \
+	  $(CLI) eval $$run; \
+	  $(CLI) bench $$run; \
+	done
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find comp export serve demo tests -name __pycache__ -type d -prune -exec rm -rf {} +
