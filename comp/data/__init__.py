@@ -1,0 +1,1 @@
+"""Data: the embedded EmojiScenes dataset and loaders for a user's own questions."""

@@ -1,0 +1,169 @@
+import json
+import subprocess
+import sys
+
+import click
+import pytest
+
+from comp import cli as cli_module
+from comp.cli import VERBS, Verb, cli, main
+from comp.errors import CompExportError
+from comp.options import CommonOptions, common_options, run_argument
+
+HEAVY = ("torch", "transformers", "numpy", "onnx", "onnxruntime", "matplotlib", "rich", "gradio")
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+
+def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from comp.cli import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])"
+    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    assert "LOADED []" in done.stdout
+    for name, verb in VERBS.items():
+        assert f"  {name} " in done.stdout
+        assert verb.help in done.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_does_not_import_torch(verb: str) -> None:
+    code = (
+        "import sys\n"
+        "from comp.cli import main\n"
+        f"try:\n    main([{verb!r}, '--help'])\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules"
+    )
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    assert f"Usage: comp-export {verb}" in done.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_takes_the_shared_options(verb: str) -> None:
+    command = cli.get_command(click.Context(cli), verb)
+    if isinstance(command, click.Group):
+        assert command.commands
+        leaves = list(command.commands.values())
+    else:
+        assert command is not None
+        leaves = [command]
+    for leaf in leaves:
+        names = {name for param in leaf.params for name in param.opts}
+        assert {"--device", "--seed", "--json", "--debug"} <= names
+
+
+def test_version() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "comp.cli", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("comp-export, version ")
+
+
+def test_unknown_verb_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert leave(["nothing"]) == 2
+    assert "No such command 'nothing'" in capsys.readouterr().err
+
+
+def leave(arguments: list[str]) -> int:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert isinstance(end.value.code, int)
+    return end.value.code
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch):
+    """Put a command that raises in place of ``models`` and ``prune``."""
+
+    def install(error: BaseException) -> None:
+        @click.command()
+        @common_options
+        def command(options: CommonOptions) -> None:
+            raise error
+
+        monkeypatch.setattr(cli_module.LazyGroup, "get_command", lambda *_: command)
+
+    return install
+
+
+def test_expected_failure_is_one_line(failing, capsys: pytest.CaptureFixture[str]) -> None:
+    failing(CompExportError("no run at x:\nmake one"))
+    assert leave(["models"]) == 1
+    assert capsys.readouterr() == ("", "Error: no run at x: make one\n")
+
+
+def test_unexpected_failure_is_one_line_with_a_hint(
+    failing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(RuntimeError("boom"))
+    assert leave(["models"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("Error: RuntimeError: boom")
+    assert "--debug" in message
+    assert message.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [CompExportError("x"), RuntimeError("x")])
+def test_debug_lets_the_traceback_through(failing, error: Exception) -> None:
+    failing(error)
+    with pytest.raises(type(error)):
+        main(["models", "--debug"])
+
+
+def test_missing_package_names_the_extra(failing, capsys: pytest.CaptureFixture[str]) -> None:
+    failing(ModuleNotFoundError("No module named 'gradio'", name="gradio.blocks"))
+    assert leave(["demo"]) == 1
+    assert "pip install 'comp-export[demo]'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("verb", "resumes"), [("prune", True), ("models", False)])
+def test_interrupt(failing, capsys: pytest.CaptureFixture[str], verb: str, resumes: bool) -> None:
+    failing(KeyboardInterrupt())
+    assert leave([verb]) == 130
+    message = capsys.readouterr().err
+    assert "interrupted" in message
+    assert ("--resume" in message) == resumes
+
+
+def test_a_target_that_is_no_command_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(VERBS, "models", Verb("comp.options:LATEST_RUN", "help"))
+    with pytest.raises(TypeError, match="not a click command"):
+        cli.get_command(click.Context(cli), "models")
+
+
+def test_options_reach_the_command() -> None:
+    seen = []
+
+    @click.command()
+    @run_argument
+    @common_options
+    def command(run, options: CommonOptions) -> None:
+        seen.append((str(run), options))
+
+    command.main([], standalone_mode=False)
+    command.main(
+        ["a", "--device", "cpu", "--seed", "3", "--json", "--debug"], standalone_mode=False
+    )
+    assert seen == [
+        ("runs/latest", CommonOptions("auto", 0, False, False)),
+        ("a", CommonOptions("cpu", 3, True, True)),
+    ]
+
+
+def test_json_is_the_only_thing_on_stdout() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "comp.cli", "flops", "--model", "llava-7b", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert set(json.loads(done.stdout)) >= {"macs", "params", "parts"}

@@ -1,0 +1,31 @@
+from comp.data.question_only import QuestionOnly, measure
+from comp.data.questions import KINDS, Question
+
+
+def test_questions_alone_give_little_away() -> None:
+    result = measure(fit=4800, test=2400)
+    assert result.n == 2400
+    assert set(result.by_kind) == set(KINDS)
+    assert result.ci95[0] < result.accuracy < result.ci95[1] < 0.35
+
+
+def test_what_a_question_gives_away_is_found() -> None:
+    # Were foxes always at the top and bears never there, the baseline would know.
+    told = [
+        Question(f"where is the {name}?", place, "where")
+        for name, place in [("fox", "top"), ("bear", "left")]
+        for _ in range(20)
+    ]
+    guesser = QuestionOnly(told[::2] + told[1::2])
+    assert guesser.guess("where is the fox?", "where") == "top"
+    assert guesser.guess("where is the bear?", "where") == "left"
+    assert guesser.guess("where is the violin?", "where") in ("top", "left")
+    assert guesser.guess("what?", "another kind") == ""
+
+
+def test_an_answer_that_repeats_the_question_is_found() -> None:
+    told = [
+        Question(f"are there more {a} or {b}?", a, "more")
+        for a, b in [("animals", "plants"), ("foods", "vehicles"), ("objects", "foods")] * 10
+    ]
+    assert QuestionOnly(told).guess("are there more plants or objects?", "more") == "plants"
