@@ -1,0 +1,1 @@
+"""Training the embedded models from scratch (extra ``[train]``)."""
