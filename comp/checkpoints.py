@@ -1,0 +1,77 @@
+"""Where a model's files are: an embedded model, a directory, or a repository on the hub."""
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from comp.errors import CompExportError
+
+ALIASES = {
+    "llava-7b": "llava-hf/llava-1.5-7b-hf",
+    "llava-13b": "llava-hf/llava-1.5-13b-hf",
+}
+EMBEDDED = ("tiny-llava",)
+WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+
+
+def resolve_model(name: str) -> Path:
+    """The directory with a checkpoint's files.
+
+    Args:
+        name: an embedded model (``tiny-llava``), a directory, an alias (``llava-7b``) or a hub id.
+
+    Raises:
+        CompExportError: when there is none, or the hub cannot be reached.
+    """
+    if name in EMBEDDED:
+        return Path(str(files("comp"))) / "models" / name
+    directory = Path(name)
+    if directory.is_dir():
+        if not (directory / "config.json").is_file():
+            raise CompExportError(
+                f"{directory} holds no config.json: pass the directory of a Hugging Face checkpoint"
+            )
+        return directory
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise CompExportError(f"no directory {name}: pass --model DIR with a Hugging Face checkpoint")
+    return _from_hub(name)
+
+
+def _from_hub(name: str) -> Path:
+    repository = ALIASES.get(name, name)
+    if "/" not in repository:
+        known = ", ".join([*EMBEDDED, *ALIASES])
+        raise CompExportError(
+            f"no model {name!r}: pass a directory, a hub id (owner/name), or one of {known}"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=WANTED_FILES))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
+        if isinstance(error, HfHubHTTPError):
+            raise CompExportError(
+                f"the hub refused {repository}: {str(error).splitlines()[0]}; check the id and, for a "
+                "gated model, run `hf auth login`"
+            ) from error
+        raise CompExportError(
+            f"no checkpoint for {name!r} ({repository}): the hub cannot be reached from here and no copy "
+            "is cached; download it elsewhere and pass --model DIR"
+        ) from error
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """A checkpoint's ``config.json``.
+
+    Raises:
+        CompExportError: when it is missing or not JSON.
+    """
+    path = directory / "config.json"
+    try:
+        return json.loads(path.read_text())
+    except OSError as error:
+        raise CompExportError(f"cannot read {path}: {error.strerror}; is this a checkpoint?") from error
+    except ValueError as error:
+        raise CompExportError(f"{path} is not JSON ({error}): fetch the checkpoint again") from error

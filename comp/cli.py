@@ -1,0 +1,133 @@
+"""The command line: a table of verbs, each loaded when it is used.
+
+Nothing here imports torch, and the modules of the verbs are imported only to run or describe *one*
+verb, so that ``comp-export --help`` answers at once.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from comp.errors import CompExportError
+
+PROGRAM = "comp-export"
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130
+
+# Packages that only some extras bring; every other one comes with the base installation.
+EXTRA_OF_PACKAGE = {"gradio": "demo", "onnxruntime": "serve", "peft": "train"}
+
+
+@dataclass(frozen=True)
+class Verb:
+    """Where a command lives (``module:attribute``), its help line, and whether it resumes."""
+
+    target: str
+    help: str
+    resumes: bool = False
+
+
+VERBS: dict[str, Verb] = {
+    "models": Verb(
+        "comp.commands.models:command", "Show the models, families and methods there are."
+    ),
+    "flops": Verb("comp.commands.flops:command", "Count multiply-accumulates and parameters."),
+    "prune": Verb(
+        "comp.commands.prune:command", "Prune a model: CoMP from start to end.", resumes=True
+    ),
+    "onnx": Verb("export.commands.onnx:command", "Export a run to ONNX, slim and dense."),
+    "verify": Verb(
+        "export.commands.verify:command", "Prove that every form gives the same answers."
+    ),
+    "eval": Verb("serve.commands.eval:command", "Measure accuracy, dense and compressed."),
+    "bench": Verb("serve.commands.bench:command", "Measure speed, memory and size, in turn."),
+    "run": Verb("serve.commands.run:command", "Answer one question about one image, streamed."),
+    "inspect": Verb(
+        "comp.commands.inspect:command", "Show a plan and artifacts as tables and figures."
+    ),
+    "data": Verb("comp.commands.data:command", "Look at the embedded dataset."),
+    "demo": Verb("demo.commands:demo", "Open the page: original and compressed side by side."),
+    "quickstart": Verb("demo.commands:quickstart", "Everything of the demo but its page."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that knows its commands' names and help, and imports a command when asked for it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        verb = VERBS.get(cmd_name)
+        if verb is None:
+            return None
+        module, _, attribute = verb.target.partition(":")
+        command = getattr(import_module(module), attribute)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{verb.target} is a {type(command).__name__}, not a click command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, verb.help) for name, verb in VERBS.items()])
+
+
+@click.group(name=PROGRAM, cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name=PROGRAM, prog_name=PROGRAM)
+def cli() -> None:
+    """Compress a vision-language model with CoMP, export it, prove it, run it.
+
+    Every verb that takes a RUN works on runs/latest when none is named.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and leave with its exit status.
+
+    An expected failure is one line on stderr and status 1; an unexpected one too, with a hint to
+    ``--debug``, which shows the traceback. An interrupt gives status 130.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    try:
+        status = cli.main(words, prog_name=PROGRAM, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        verb = VERBS.get(next((word for word in words if not word.startswith("-")), ""))
+        remedy = "; run the same command with --resume to go on" if verb and verb.resumes else ""
+        _say(f"interrupted{remedy}")
+        sys.exit(EXIT_INTERRUPTED)
+    except CompExportError as error:
+        if debug:
+            raise
+        _say(f"Error: {error}")
+        sys.exit(EXIT_FAILED)
+    except ModuleNotFoundError as error:
+        if debug:
+            raise
+        package = (error.name or "").partition(".")[0]
+        extra = EXTRA_OF_PACKAGE.get(package)
+        wanted = f"{PROGRAM}[{extra}]" if extra else PROGRAM
+        _say(f"Error: package {package!r} is not installed: pip install '{wanted}'")
+        sys.exit(EXIT_FAILED)
+    except Exception as error:
+        if debug:
+            raise
+        _say(f"Error: {type(error).__name__}: {error} (unexpected; add --debug for the traceback)")
+        sys.exit(EXIT_FAILED)
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _say(message: str) -> None:
+    """One line on stderr, whatever the message holds."""
+    click.echo(" ".join(message.split()), err=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""``comp-export flops``: multiply-accumulates and parameters, counted from the sizes alone."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from comp.console import print_json, print_table, say
+from comp.options import CommonOptions, common_options
+
+if TYPE_CHECKING:
+    from comp.flops import FlopsReport
+    from comp.plan import DropPlan, PruningPlan
+
+DEFAULT_MODEL = "tiny-llava"
+DEFAULT_TEXT_TOKENS = 64
+
+
+@click.command()
+@click.option(
+    "--model",
+    help="Embedded model, alias, directory or hub id; by default the plan's, or tiny-llava. "
+    "Only its config.json is read.",
+)
+@click.option(
+    "--image-tokens",
+    type=click.IntRange(min=0),
+    help="Image tokens of the prompt; by default the plan's, or one image.",
+)
+@click.option(
+    "--text-tokens",
+    type=click.IntRange(min=0),
+    help=f"Text tokens of the prompt; by default the plan's, or {DEFAULT_TEXT_TOKENS}.",
+)
+@click.option(
+    "--plan",
+    "plan_path",
+    type=click.Path(path_type=Path),
+    help="A plan.json, or a run directory: count what it leaves, beside the dense model.",
+)
+@click.option(
+    "--drop",
+    "drops",
+    multiple=True,
+    metavar="LAYER:SHARE",
+    help="What if, after so many language blocks, this share of the image tokens stayed? "
+    "Repeatable.",
+)
+@click.option(
+    "--whole-tower",
+    is_flag=True,
+    help="Also count vision blocks behind the feature layer, which never run.",
+)
+@common_options
+def command(
+    model: str | None,
+    image_tokens: int | None,
+    text_tokens: int | None,
+    plan_path: Path | None,
+    drops: tuple[str, ...],
+    whole_tower: bool,
+    options: CommonOptions,
+) -> None:
+    """Count multiply-accumulates (one counts one) and parameters of a prompt, by part."""
+    from comp.flops import llava_macs
+    from comp.shapes import read_shape
+
+    plan = None if plan_path is None else _load_plan(plan_path)
+    name = model or (plan.model if plan else DEFAULT_MODEL)
+    shape = read_shape(name)
+    if image_tokens is None:
+        image_tokens = plan.workload.image_tokens if plan else shape.image_tokens
+    if text_tokens is None:
+        text_tokens = plan.workload.text_tokens if plan else DEFAULT_TEXT_TOKENS
+    tokens = (image_tokens, text_tokens)
+    dense = llava_macs(replace(shape, drops=()), *tokens, whole_tower=whole_tower)
+    if plan is not None or drops:
+        shape = shape if plan is None else shape.with_plan(plan)
+        shape = replace(shape, drops=_asked(drops, shape.num_layers) or shape.drops)
+    report = llava_macs(shape, *tokens, whole_tower=whole_tower)
+    compressed = report != dense
+    result: dict[str, Any] = {
+        "model": name,
+        "macs": report.macs,
+        "params": report.params,
+        "parts": {part: asdict(cost) for part, cost in report.parts.items()},
+        "workload": {"image_tokens": image_tokens, "text_tokens": text_tokens},
+        "tokens_per_layer": list(report.tokens_per_layer),
+        "vision_layers": {"run": shape.vision_used_layers, "total": len(shape.vision_heads)},
+    }
+    if compressed:
+        result["rate"] = 1 - report.macs / dense.macs
+        result["dense"] = {
+            "macs": dense.macs,
+            "params": dense.params,
+            "parts": {part: asdict(cost) for part, cost in dense.parts.items()},
+        }
+    if options.json:
+        print_json(result)
+        return
+    title = f"{name}: a prompt of {image_tokens} image and {text_tokens} text tokens"
+    _print(title, report, dense if compressed else None)
+    unused = len(shape.vision_heads) - shape.vision_used_layers
+    if unused and not whole_tower:
+        say(
+            f"Vision blocks behind the feature layer, which never run: {unused} of "
+            f"{len(shape.vision_heads)}; --whole-tower counts them."
+        )
+
+
+def _load_plan(path: Path) -> "PruningPlan":
+    from comp.plan import PruningPlan
+    from comp.runs import open_run
+
+    return open_run(path).load_plan() if path.is_dir() else PruningPlan.load(path)
+
+
+def _asked(drops: tuple[str, ...], layers: int) -> "tuple[DropPlan, ...]":
+    from comp.errors import CompExportError
+    from comp.plan import DropPlan
+
+    found = {}
+    for text in drops:
+        layer, _, share = text.partition(":")
+        try:
+            place, ratio = int(layer), float(share)
+        except ValueError:
+            place, ratio = 0, 0.0
+        if not (1 <= place < layers and 0 < ratio <= 1):
+            raise CompExportError(
+                f"--drop {text}: write LAYER:SHARE with a layer from 1 to {layers - 1} and a share "
+                "above 0 and at most 1, as in 8:0.5"
+            )
+        found[place] = DropPlan(after_layer=place, vision_keep_ratio=ratio, text_keep_ratio=1.0)
+    return tuple(found[place] for place in sorted(found))
+
+
+def _print(title: str, report: "FlopsReport", dense: "FlopsReport | None") -> None:
+    rows = [("all", report.macs, report.params)]
+    rows += [(part, cost.macs, cost.params) for part, cost in report.parts.items()]
+    if dense is None:
+        table = [(part, _giga(macs), _mega(params)) for part, macs, params in rows]
+        print_table(title, ("part", "GMACs", "parameters"), table)
+        return
+    before = [(dense.macs, dense.params)]
+    before += [(cost.macs, cost.params) for cost in dense.parts.values()]
+    print_table(
+        title,
+        ("part", "GMACs dense", "GMACs", "removed", "parameters dense", "parameters"),
+        [
+            (
+                part,
+                _giga(old_macs),
+                _giga(macs),
+                f"{1 - macs / old_macs:.1%}" if old_macs else "",
+                _mega(old_params),
+                _mega(params),
+            )
+            for (part, macs, params), (old_macs, old_params) in zip(rows, before, strict=True)
+        ],
+    )
+
+
+def _giga(macs: int) -> str:
+    return f"{macs / 1e9:,.3f}" if macs < 1e12 else f"{macs / 1e9:,.1f}"
+
+
+def _mega(params: int) -> str:
+    return f"{params / 1e6:,.2f} M"

@@ -1,0 +1,151 @@
+"""``comp-export inspect``: a run or an artifact as tables, a run's search as figures."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from comp.console import print_json, print_table, say
+from comp.options import CommonOptions, common_options, run_argument
+
+if TYPE_CHECKING:
+    from comp.plan import PruningPlan
+
+MANIFEST = "manifest.json"
+ARTIFACTS = ("onnx", "onnx-dense", "tensorrt")
+
+
+@click.command()
+@run_argument
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder for the figures; by default the run's reports/.",
+)
+@click.option("--no-figures", is_flag=True, help="Only tables.")
+@common_options
+def command(run: Path, out: Path | None, no_figures: bool, options: CommonOptions) -> None:
+    """Show RUN, a run or an artifact directory, as tables; draw a run's search as PNG."""
+    if (run / MANIFEST).is_file():
+        manifest = _read_manifest(run / MANIFEST)
+        if options.json:
+            print_json({"artifact": str(run), "manifest": manifest})
+        else:
+            _print_manifest(run, manifest)
+        return
+    from comp.runs import open_run
+
+    opened = open_run(run)
+    plan = opened.load_plan()
+    folders = [opened.path / name for name in ARTIFACTS]
+    manifests = {
+        folder: _read_manifest(folder / MANIFEST)
+        for folder in folders
+        if (folder / MANIFEST).is_file()
+    }
+    figures = []
+    if not no_figures:
+        from comp.figures import save_figures
+
+        figures = save_figures(opened, out)
+    if options.json:
+        print_json(
+            {
+                "run": str(opened.path),
+                "plan": _summary(plan),
+                "artifacts": {folder.name: found for folder, found in manifests.items()},
+                "figures": [str(path) for path in figures],
+            }
+        )
+        return
+    _print_plan(opened.path, plan)
+    for folder, manifest in manifests.items():
+        _print_manifest(folder, manifest)
+    for path in figures:
+        say(f"figure: {path}")
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    from comp.errors import CompExportError
+
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CompExportError(f"cannot read {path} ({error}): export the artifact again") from error
+    if not isinstance(found, dict) or not isinstance(found.get("files"), list):
+        raise CompExportError(f"{path} is no manifest: export the artifact again")
+    return found
+
+
+def _summary(plan: "PruningPlan") -> dict[str, Any]:
+    from comp.figures import tokens_by_layer
+
+    vision, text = tokens_by_layer(plan)
+    return {
+        "model": plan.model,
+        "family": plan.family,
+        "method": plan.method,
+        "rate": plan.rate,
+        "macs": plan.macs,
+        "macs_dense": plan.macs_dense,
+        "workload": plan.workload.model_dump(),
+        "blocks": [
+            {
+                "part": block.part,
+                "index": block.index,
+                "heads": len(block.kept_heads),
+                "heads_dense": block.num_attention_heads,
+                "channels": len(block.kept_channels),
+                "channels_dense": block.intermediate_size,
+            }
+            for block in plan.blocks
+        ],
+        "drops": [drop.model_dump() for drop in plan.drops],
+        "tokens_per_layer": {"vision": vision, "text": text},
+    }
+
+
+def _print_plan(path: Path, plan: "PruningPlan") -> None:
+    from comp.figures import tokens_by_layer
+
+    vision, text = tokens_by_layer(plan)
+    rows = []
+    for block in plan.blocks:
+        language = block.part == "language"
+        rows.append(
+            (
+                f"{block.part} {block.index}",
+                f"{len(block.kept_heads)} of {block.num_attention_heads}",
+                f"{len(block.kept_channels)} of {block.intermediate_size}",
+                f"{vision[block.index]} + {text[block.index]}" if language else "",
+            )
+        )
+    load = plan.workload
+    print_table(
+        f"{path}: {plan.model}, {plan.method}, {plan.rate:.1%} of {plan.macs_dense / 1e9:,.3f} "
+        f"GMACs removed ({load.image_tokens} image + {load.text_tokens} text tokens)",
+        ("block", "heads", "FFN channels", "tokens (vision + text)"),
+        rows,
+    )
+    if plan.drops:
+        print_table(
+            "Tokens dropped",
+            ("after block", "vision tokens kept", "text tokens kept"),
+            (
+                (d.after_layer, f"{d.vision_keep_ratio:.1%}", f"{d.text_keep_ratio:.1%}")
+                for d in plan.drops
+            ),
+        )
+
+
+def _print_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    words = [str(manifest[key]) for key in ("flavour", "precision", "model") if key in manifest]
+    verified = manifest.get("verified")
+    state = "not verified" if verified is None else f"verified: ok = {verified.get('ok')}"
+    size = sum(int(entry["bytes"]) for entry in manifest["files"])
+    print_table(
+        f"{folder}: {', '.join(words)}; {size / 1e6:,.2f} MB; {state}",
+        ("file", "bytes", "SHA-256"),
+        ((entry["name"], f"{entry['bytes']:,}", entry["sha256"]) for entry in manifest["files"]),
+    )

@@ -1,0 +1,232 @@
+"""``comp-export prune``: the whole of CoMP on one model."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from comp.console import print_json, print_table, say
+from comp.errors import CompExportError
+from comp.options import CommonOptions, common_options
+from comp.runs import RunDirectory
+
+RUNS = Path("runs")
+SHORT_MODES = {
+    "vt": "vision_tokens",
+    "lt": "language_tokens",
+    "lp": "language_parameters",
+    "vp": "vision_parameters",
+}
+ALIGN_LARGE, ALIGN_SMALL, LARGE_WIDTH = 64, 16, 2048
+
+
+@click.command()
+@click.option(
+    "--model", default="tiny-llava", show_default=True, help="Embedded model, directory or hub id."
+)
+@click.option(
+    "--rate", type=float, required=True, help="Share of the model's FLOPs to remove, in (0, 1)."
+)
+@click.option("--method", type=click.Choice(["comp"]), default="comp", show_default=True)
+@click.option(
+    "--modes",
+    default="vt,lt,lp",
+    show_default=True,
+    help="What may be pruned: vt, lt (tokens), lp, vp (parameters); short or long names, by comma.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory [runs/MODEL-RATE].")
+@click.option("--force", is_flag=True, help="Replace an existing run.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Own questions: LLaVA-Instruct JSON or JSONL."
+)
+@click.option(
+    "--images", type=click.Path(path_type=Path), help="Folder that --data's images lie in."
+)
+@click.option("--stages", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--steps-per-stage", type=click.IntRange(0), default=12, show_default=True)
+@click.option(
+    "--recover",
+    type=click.Choice(["auto", "full", "lora", "none"]),
+    default="auto",
+    show_default=True,
+    help="Fine-tuning: auto takes LoRA for large models; none prunes by calibration alone.",
+)
+@click.option("--recover-steps", type=click.IntRange(0), default=220, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
+@click.option(
+    "--lr", type=float, help="Learning rate [5e-4 small models, 2e-4 LoRA, 2e-5 large full]."
+)
+@click.option("--lora-rank", type=click.IntRange(1), default=32, show_default=True)
+@click.option(
+    "--calibration",
+    type=click.IntRange(1),
+    default=64,
+    show_default=True,
+    help="Calibration examples.",
+)
+@click.option(
+    "--validation",
+    type=click.IntRange(1),
+    default=256,
+    show_default=True,
+    help="Validation examples.",
+)
+@click.option(
+    "--align",
+    type=click.IntRange(1),
+    help="FFN widths are multiples of this [16; 64 for large models].",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
+    show_default=True,
+)
+@click.option(
+    "--device-map", type=click.Choice(["auto"]), help="Spread a large model over all GPUs."
+)
+@click.option("--exploration", type=float, default=0.2, show_default=True, help="rho of Eq. 9.")
+@click.option("--temperature", type=float, default=5.0, show_default=True, help="tau of Eq. 9.")
+@click.option("--history", type=float, default=0.4, show_default=True, help="lambda_0 of Eq. 10.")
+@click.option("--no-cip", is_flag=True, help="Importance of parameters without token weights.")
+@click.option("--no-cit", is_flag=True, help="Importance of tokens without head masks.")
+@click.option("--no-cas", is_flag=True, help="Modes take turns instead of cheapest first.")
+@click.option("--no-exploration", is_flag=True, help="Never draw a mode at random.")
+@click.option("--no-history", is_flag=True, help="Costs forget earlier stages.")
+@common_options
+def command(
+    model: str,
+    rate: float,
+    method: str,
+    modes: str,
+    out: Path | None,
+    force: bool,
+    resume: bool,
+    data: Path | None,
+    images: Path | None,
+    stages: int,
+    steps_per_stage: int,
+    recover: str,
+    recover_steps: int,
+    batch_size: int,
+    lr: float | None,
+    lora_rank: int,
+    calibration: int,
+    validation: int,
+    align: int | None,
+    dtype: str,
+    device_map: str | None,
+    exploration: float,
+    temperature: float,
+    history: float,
+    no_cip: bool,
+    no_cit: bool,
+    no_cas: bool,
+    no_exploration: bool,
+    no_history: bool,
+    options: CommonOptions,
+) -> None:
+    """Prune a model: search, cut, recover, and write a run directory.
+
+    An interrupted run goes on with --resume and ends with the same plan; at most one stage is lost.
+    """
+    if not 0 < rate < 1:
+        raise CompExportError(
+            f"--rate {rate:g} is outside (0, 1): it is the share of FLOPs to remove, such as 0.62"
+        )
+    run = RunDirectory(out or RUNS / f"{Path(model).name}-{rate:g}")
+    _prepare(run, force, resume)
+    from comp.checkpoints import resolve_model
+    from comp.compute import Compute
+    from comp.search import ImportanceOptions
+    from comp.methods.comp import CompOptions
+    from comp.pipeline import PruneRequest, check_resumable, run_pruning
+    from comp.pruning_data import DataSizes
+    from comp.recover import RecoverOptions
+    from comp.shapes import read_shape
+    from comp.strategy import StrategyOptions
+    from comp.training_loop import StepOptions
+
+    resolve_model(model)
+    shape = read_shape(model)
+    large = max(shape.channels) >= LARGE_WIDTH
+    align = align or (ALIGN_LARGE if large else ALIGN_SMALL)
+    if lr is None:
+        lr = (2e-5 if recover == "full" else 2e-4) if large else 5e-4
+    training = StepOptions(batch_size=batch_size, learning_rate=lr)
+    request = PruneRequest(
+        model=model,
+        comp=CompOptions(
+            rate=rate,
+            modes=_mode_names(modes),
+            stages=stages,
+            steps_per_stage=steps_per_stage,
+            align=align,
+            seed=options.seed,
+            importance=ImportanceOptions(not no_cip, not no_cit, align),
+            strategy=StrategyOptions(
+                exploration=0.0 if no_exploration else exploration,
+                temperature=temperature,
+                history=0.0 if no_history else history,
+                cost_aware=not no_cas,
+            ),
+            training=training,
+        ),
+        recover=RecoverOptions(
+            steps=recover_steps, seed=options.seed, training=replace(training, warmup_steps=10)
+        ),
+        sizes=DataSizes(calibration, validation, min(batch_size, calibration)),
+        recovery=recover,  # type: ignore[arg-type]
+        lora_rank=lora_rank,
+        data=None if data is None else str(data),
+        images=None if images is None else str(images),
+    )
+    if resume:
+        check_resumable(run, request)
+    compute = Compute(options.device, dtype)
+    record = run_pruning(request, run, compute, device_map, quiet=options.json)
+    if not compute.is_main:
+        return
+    if options.json:
+        keys = ("rate", "rate_asked", "macs", "metric", "seconds")
+        print_json({"run": str(run.path), **{key: record[key] for key in keys}})
+        return
+    metric = record["metric"]
+    rows = [
+        ("FLOPs (MACs)", f"{record['macs']['dense']:,}", f"{record['macs']['compressed']:,}"),
+        (metric["name"], f"{metric['dense']:.1%}", f"{metric['compressed']:.1%}"),
+    ]
+    print_table(f"{run.path}: rate {record['rate']:.3f}", ("", "dense", "compressed"), rows)
+    say("next: comp-export onnx, then verify, eval and bench")
+
+
+def _prepare(run: RunDirectory, force: bool, resume: bool) -> None:
+    """Refuse to overwrite; clear the place with --force."""
+    state = run.path / ".state"
+    if force and resume:
+        raise CompExportError("--force starts again and --resume goes on: give one of them")
+    if not run.path.exists() or resume:
+        return
+    if not run.path.is_dir():
+        raise CompExportError(f"{run.path} is a file: choose another place with --out")
+    if force:
+        if not (run.record.exists() or state.exists()) and any(run.path.iterdir()):
+            raise CompExportError(f"{run.path} is no run directory: --force will not delete it")
+        shutil.rmtree(run.path)
+    elif state.exists():
+        raise CompExportError(
+            f"{run.path} holds an interrupted run: go on with --resume, or start again with --force"
+        )
+    elif any(run.path.iterdir()):
+        raise CompExportError(f"{run.path} exists: replace it with --force, or choose --out")
+
+
+def _mode_names(modes: str) -> tuple[str, ...]:
+    names = [
+        SHORT_MODES.get(mode.strip(), mode.strip()) for mode in modes.split(",") if mode.strip()
+    ]
+    if not names:
+        raise CompExportError("--modes names no mode: give at least one of vt, lt, lp, vp")
+    return tuple(dict.fromkeys(names))

@@ -1,0 +1,82 @@
+"""What a command prints: tables and progress for people, one JSON object for machines.
+
+People read stderr while it runs; stdout holds the result and nothing else.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+
+def stderr_console() -> "Console":
+    """A rich console on stderr; plain text when stderr is no terminal."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def progress(disable: bool = False) -> "AbstractContextManager[Progress]":
+    """A rich progress display on stderr, a context manager with ``track`` and ``add_task``.
+
+    Where stderr is no terminal it prints nothing.
+    """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    console = stderr_console()
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=disable or not console.is_terminal,
+    )
+
+
+def say(message: str) -> None:
+    """A line for people, on stderr."""
+    click.echo(message, err=True)
+
+
+def print_json(result: Mapping[str, Any]) -> None:
+    """Print exactly one JSON object on stdout.
+
+    Raises:
+        ValueError: for NaN and infinities, which JSON has no words for.
+    """
+    click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False))
+
+
+def print_table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], numbers_from: int = 1
+) -> None:
+    """Print a table on stdout; the columns from ``numbers_from`` on are set flush right."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE_HEAD)
+    for place, column in enumerate(columns):
+        table.add_column(column, justify="right" if place >= numbers_from else "left")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console = Console(highlight=False, markup=False, emoji=False)
+    if not console.is_terminal:
+        # A pipe has no width: never wrap or cut what a script may read.
+        console.width = 400
+    console.print(title, soft_wrap=True)
+    console.print(table)

@@ -1,0 +1,107 @@
+"""What the algorithm needs to know of a family of models: the adapter contract."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from comp.data.example import Example
+from comp.families.observe import Observer
+from comp.masks import BlockKey, BlockShape, Masks, StructureCounts
+from comp.plan import Part, PruningPlan, Workload
+from comp.tokens import DropRules
+
+TokenKind = Literal["vision", "text"]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One of CoMP's pruning modes: the parameters of a part, or the tokens of a kind."""
+
+    name: str
+    part: Part | None = None
+    tokens: TokenKind | None = None
+
+
+@dataclass(frozen=True)
+class KeptShare:
+    """At one drop place: how many tokens of each kind came and stayed, summed over rows."""
+
+    vision: int
+    vision_kept: int
+    text: int
+    text_kept: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One batch through the model.
+
+    Attributes:
+        loss: mean cross-entropy of the answer tokens.
+        correct: for each row, whether greedy decoding would give exactly the answer (``[B]`` bool;
+            teacher-forced arg-max agrees at every answer token, which is the same thing).
+        shares: what was kept at each drop place.
+    """
+
+    loss: Tensor
+    correct: Tensor
+    shares: dict[int, KeptShare]
+
+
+@dataclass(frozen=True)
+class Forwarding:
+    """How a forward pass prunes: structure masks, drop rules, and whether CIT is on."""
+
+    masks: Masks | None = None
+    rules: DropRules | None = None
+    calibrated: bool = True
+
+
+class FamilyAdapter(Protocol):
+    """A loaded model of one family."""
+
+    name: str
+    modes: tuple[Mode, ...]
+    default_modes: tuple[str, ...]
+    model: nn.Module
+    blocks: tuple[BlockShape, ...]
+    drop_places: tuple[int, ...]
+
+    def collate(self, examples: Sequence[Example]) -> Any:
+        """A batch of questions with their answers."""
+        ...
+
+    def score(self, batch: Any, how: Forwarding, observer: Observer | None = None) -> Scored:
+        """Run a batch with teacher forcing."""
+        ...
+
+    def workload(self, batches: Iterable[Any]) -> Workload:
+        """The typical prompt of these batches, which FLOPs are counted on."""
+        ...
+
+    def macs(self, counts: StructureCounts, shares: dict[int, tuple[float, float]], on: Workload) -> int:
+        """Multiply-accumulates with so many heads and channels and these keep ratios by place."""
+        ...
+
+    def output_magnitude(self, key: BlockKey) -> tuple[Tensor, Tensor]:
+        """``(1/d) sum_j |W_ij|`` of the attention's and the FFN's output projection (Eq. 3)."""
+        ...
+
+    def train_parts(self, parts: set[Part]) -> None:
+        """Choose which weights training may change."""
+        ...
+
+    def cut(self, plan: PruningPlan) -> "FamilyAdapter":
+        """A model with the plan's heads and channels physically gone, holding these weights."""
+        ...
+
+    def save(self, directory: Path) -> None:
+        """Write weights, config, tokenizer and image processor."""
+        ...
+
+    @property
+    def device(self) -> torch.device: ...

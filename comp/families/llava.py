@@ -1,0 +1,195 @@
+"""The LLaVA-1.5 family: CLIP tower, MLP projector, Llama decoder."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration, ProcessorMixin
+
+from comp.data.example import Example
+from comp.families.base import FamilyAdapter, Forwarding, KeptShare, Mode, Scored
+from comp.families.llama_forward import DecoderOptions, Kept
+from comp.families.llava_batches import LlavaCollator
+from comp.families.llava_cut import cut_of
+from comp.families.llava_forward import IGNORE, LlavaBatch, run_llava, used_feature_layers
+from comp.families.observe import Observer
+from comp.families.slim_llava import (
+    CompLlavaConfig,
+    CompLlavaForConditionalGeneration,
+    pruning_of,
+)
+from comp.flops import ModelShape, llava_macs_of_counts
+from comp.masks import BlockKey, BlockShape, StructureCounts
+from comp.plan import Part, PruningPlan, Workload
+from comp.tokens import TEXT, VISION
+
+MODES = (
+    Mode("vision_tokens", tokens="vision"),
+    Mode("language_tokens", tokens="text"),
+    Mode("language_parameters", part="language"),
+    Mode("vision_parameters", part="vision"),
+)
+DEFAULT_MODES = ("vision_tokens", "language_tokens", "language_parameters")
+DROP_SHARES = (0.25, 0.5, 0.75)  # of the depth: after layers 8, 16, 24 of 32
+
+
+class LlavaAdapter(FamilyAdapter):
+    """A loaded LLaVA, dense or slim, as the algorithm sees it."""
+
+    name = "llava"
+    modes = MODES
+    default_modes = DEFAULT_MODES
+
+    def __init__(self, model: LlavaForConditionalGeneration, processor: ProcessorMixin) -> None:
+        self.model = model
+        self.processor = processor
+        self.collator = LlavaCollator(processor, model.config)
+        self.shape = ModelShape.from_config(model.config.to_dict())
+        self.blocks = _blocks(model)
+        depth = model.config.text_config.num_hidden_layers
+        self.drop_places = tuple(sorted({max(1, round(share * depth)) for share in DROP_SHARES}))
+        self._tower_frozen = True
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.model.language_model.embed_tokens.weight.device
+
+    def collate(self, examples: Sequence[Example]) -> LlavaBatch:
+        return self.collator(examples)
+
+    def score(
+        self, batch: LlavaBatch, how: Forwarding, observer: Observer | None = None
+    ) -> Scored:
+        batch = batch.to(self.device)
+        options = DecoderOptions(how.masks, how.rules or {}, how.calibrated)
+        tower = self._tower_frozen and observer is None
+        output = run_llava(
+            self.model, batch, options, observer=observer, tower_masks=how.masks, freeze_tower=tower
+        )
+        tokens = output.tokens
+        labels = batch.labels.to(tokens.index.device).gather(1, tokens.index)
+        labels = labels.masked_fill(tokens.alive <= 0, IGNORE)
+        asked = labels != IGNORE
+        logits = self.model.lm_head(tokens.states[asked]).float()  # [answer tokens, V]
+        loss = F.cross_entropy(logits, labels[asked])
+        right = torch.ones_like(asked)
+        right[asked] = logits.argmax(-1) == labels[asked]
+        shares = _shares(batch, output.kept)
+        return Scored(loss, right.all(1), shares)
+
+    def workload(self, batches: Iterable[LlavaBatch]) -> Workload:
+        vision, text, rows = 0, 0, 0
+        for batch in batches:
+            vision += int(((batch.kind == VISION) * batch.alive).sum())
+            text += int(((batch.kind == TEXT) * batch.alive).sum())
+            rows += len(batch.input_ids)
+        return Workload(image_tokens=round(vision / rows), text_tokens=max(1, round(text / rows)))
+
+    def macs(
+        self, counts: StructureCounts, shares: dict[int, tuple[float, float]], on: Workload
+    ) -> int:
+        return llava_macs_of_counts(self.shape, counts.heads, counts.channels, shares, on)
+
+    def output_magnitude(self, key: BlockKey) -> tuple[Tensor, Tensor]:
+        part, number = key
+        if part == "language":
+            layer = self.model.model.language_model.layers[number]
+            outputs = (layer.self_attn.o_proj, layer.mlp.down_proj)
+        else:
+            layer = self.model.model.vision_tower.encoder.layers[number]
+            outputs = (layer.self_attn.out_proj, layer.mlp.fc2)
+        attention, ffn = (module.weight.detach().float().abs().mean(0) for module in outputs)
+        return attention, ffn
+
+    def train_parts(self, parts: set[Part]) -> None:
+        self._tower_frozen = "vision" not in parts
+        self.model.requires_grad_(True)
+        if self._tower_frozen:
+            self.model.model.vision_tower.requires_grad_(False)
+
+    def cut(self, plan: PruningPlan) -> "LlavaAdapter":
+        settings = self.model.config.to_dict() | {"pruning": pruning_of(plan)}
+        settings.pop("model_type", None)
+        config = CompLlavaConfig(**settings)
+        with torch.device("meta"):
+            slim = CompLlavaForConditionalGeneration(config)
+        head_dim = {
+            "language": self.shape.head_dim,
+            "vision": self.shape.vision_hidden_size // self.shape.vision_num_heads,
+        }
+        state = {}
+        for name, tensor in self.model.state_dict().items():
+            found = cut_of(name, plan, head_dim)
+            if found is not None:
+                keep = torch.tensor(found.keep, device=tensor.device)
+                tensor = tensor.index_select(found.axis, keep)
+            state[name] = tensor.clone()
+        buffers = {name: buffer for name, buffer in self.model.named_buffers()}
+        slim.load_state_dict(state, strict=True, assign=True)
+        _assign_buffers(slim, buffers)
+        slim.tie_weights()
+        slim.generation_config = self.model.generation_config
+        return LlavaAdapter(slim, self.processor)
+
+    def save(self, directory: Path) -> None:
+        self.model.save_pretrained(directory)
+        self.processor.save_pretrained(directory)
+
+
+def _assign_buffers(model: torch.nn.Module, buffers: dict[str, Tensor]) -> None:
+    """Non-persistent buffers (RoPE frequencies, position ids) are not in the state dict."""
+    for name, _ in list(model.named_buffers()):
+        owner, _, leaf = name.rpartition(".")
+        model.get_submodule(owner)._buffers[leaf] = buffers[name].clone()
+
+
+def _blocks(model: LlavaForConditionalGeneration) -> tuple[BlockShape, ...]:
+    """Language blocks, and the tower's blocks that are used."""
+    config = model.config
+    found = []
+    for number, layer in enumerate(model.model.language_model.layers):
+        attention = layer.self_attn
+        groups = attention.k_proj.out_features // attention.head_dim
+        found.append(
+            BlockShape(
+                "language",
+                number,
+                config.text_config.hidden_size,
+                groups * attention.num_key_value_groups,
+                groups,
+                attention.head_dim,
+                layer.mlp.up_proj.out_features,
+                gated=True,
+            )
+        )
+    used = max(used_feature_layers(config))
+    for number, layer in enumerate(model.model.vision_tower.encoder.layers[:used]):
+        attention = layer.self_attn
+        heads = attention.q_proj.out_features // attention.head_dim
+        found.append(
+            BlockShape(
+                "vision",
+                number,
+                config.vision_config.hidden_size,
+                heads,
+                heads,
+                attention.head_dim,
+                layer.mlp.fc1.out_features,
+                gated=False,
+            )
+        )
+    return tuple(found)
+
+
+def _shares(batch: LlavaBatch, kept: dict[int, Kept]) -> dict[int, KeptShare]:
+    vision = int(((batch.kind == VISION) * (batch.alive > 0)).sum())
+    text = int(((batch.kind == TEXT) * (batch.alive > 0)).sum())
+    shares = {}
+    for place, what in sorted(kept.items()):
+        vision_kept = int(((what.kind == VISION) & (what.alive > 0)).sum())
+        text_kept = int(((what.kind == TEXT) & (what.alive > 0)).sum())
+        shares[place] = KeptShare(vision, vision_kept, text, text_kept)
+        vision, text = vision_kept, text_kept
+    return shares

@@ -1,0 +1,68 @@
+"""Which rows and columns of which LLaVA tensors a head or a channel owns.
+
+Names are those of ``transformers`` 5 without the leading ``model.``; this module needs no torch, so
+that checkpoints can be cut tensor by tensor from their files.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from comp.plan import BlockPlan, PruningPlan
+
+_LANGUAGE = re.compile(r"(?:^|\.)language_model\.(?:model\.)?layers\.(\d+)\.(.+)$")
+_VISION = re.compile(r"(?:^|\.)vision_tower\.(?:vision_model\.)?encoder\.layers\.(\d+)\.(.+)$")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Keep these indices along an axis: 0 for rows (and biases), 1 for columns."""
+
+    axis: int
+    keep: tuple[int, ...]
+
+
+def cut_of(name: str, plan: PruningPlan, head_dim: dict[str, int]) -> Cut | None:
+    """The cut of one tensor, in either key layout; ``None`` where it stays whole.
+
+    Args:
+        name: the tensor's name in the checkpoint.
+        plan: the plan.
+        head_dim: head size of each part, ``{"language": ..., "vision": ...}``.
+    """
+    for pattern, part in ((_LANGUAGE, "language"), (_VISION, "vision")):
+        match = pattern.search(name)
+        if match is None:
+            continue
+        blocks = {block.index: block for block in plan.blocks if block.part == part}
+        block = blocks.get(int(match[1]))
+        return None if block is None else _block_cut(match[2], block, head_dim[part])
+    return None
+
+
+def _block_cut(name: str, block: BlockPlan, head_dim: int) -> Cut | None:
+    module, _, kind = name.rpartition(".")
+    queries = _spread(block.kept_heads, head_dim)
+    groups = _spread(block.kept_key_value_heads, head_dim)
+    owners = {
+        "self_attn.q_proj": (0, queries),
+        "self_attn.k_proj": (0, groups),
+        "self_attn.v_proj": (0, groups),
+        "self_attn.o_proj": (1, queries),
+        "self_attn.out_proj": (1, queries),
+        "mlp.gate_proj": (0, block.kept_channels),
+        "mlp.up_proj": (0, block.kept_channels),
+        "mlp.down_proj": (1, block.kept_channels),
+        "mlp.fc1": (0, block.kept_channels),
+        "mlp.fc2": (1, block.kept_channels),
+    }
+    if module not in owners:
+        return None
+    axis, keep = owners[module]
+    if kind == "bias":
+        return Cut(0, tuple(keep)) if axis == 0 else None
+    return Cut(axis, tuple(keep))
+
+
+def _spread(heads: Sequence[int], head_dim: int) -> tuple[int, ...]:
+    return tuple(head * head_dim + i for head in heads for i in range(head_dim))

@@ -1,0 +1,172 @@
+"""LLaVA end to end as CoMP needs it: tower, projector, decoder, with masks, rules and observers."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration
+
+from comp.families.attention import attend
+from comp.families.llama_forward import (
+    DecoderCache,
+    DecoderOptions,
+    Kept,
+    run_decoder,
+)
+from comp.families.observe import Observer
+from comp.masks import Masks
+from comp.tokens import ANSWER, VISION, TokenState
+
+
+@dataclass(frozen=True)
+class LlavaBatch:
+    """Prompts and, when known, their answers; rows are padded on the right.
+
+    Attributes:
+        pixel_values: ``[I, 3, H, W]``, images in the order their tokens appear.
+        input_ids: ``[B, N]`` with image tokens expanded.
+        kind: ``VISION``, ``TEXT`` or ``ANSWER`` for each token, ``[B, N]``.
+        alive: 1 for tokens, 0 for padding, ``[B, N]`` float.
+        query: index of the last instruction token, ``[B]``.
+        labels: at each place the token to be predicted there, ``IGNORE`` elsewhere, ``[B, N]``.
+    """
+
+    pixel_values: Tensor
+    input_ids: Tensor
+    kind: Tensor
+    alive: Tensor
+    query: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> "LlavaBatch":
+        return LlavaBatch(*(value.to(device) for value in vars(self).values()))
+
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class LlavaOutput:
+    """Final tokens (normalised states, original indices) and what stayed at each drop place."""
+
+    tokens: TokenState
+    kept: dict[int, Kept]
+
+
+def image_features(
+    model: LlavaForConditionalGeneration,
+    pixel_values: Tensor,
+    masks: Masks | None = None,
+    observer: Observer | None = None,
+) -> Tensor:
+    """Projected features ``[I, T, d]``, by the config's feature layer and select strategy.
+
+    Tower layers behind the last feature layer are not run.
+    """
+    config, tower = model.config, model.model.vision_tower
+    wanted = used_feature_layers(config)
+    weight = tower.embeddings.patch_embedding.weight
+    states = tower.pre_layrnorm(tower.embeddings(pixel_values.to(weight.device, weight.dtype)))
+    layers = [states]
+    for number, layer in enumerate(tower.encoder.layers[: max(wanted)]):
+        layers.append(_clip_block(layer, number, layers[-1], masks, observer))
+    chosen = [layers[number] for number in wanted]
+    if config.vision_feature_select_strategy == "default":
+        chosen = [states[:, 1:] for states in chosen]
+    return model.model.multi_modal_projector(torch.cat(chosen, dim=-1))
+
+
+def used_feature_layers(config: object) -> list[int]:
+    """The feature layers as non-negative indices of hidden states (0: the embeddings)."""
+    wanted = config.vision_feature_layer
+    count = config.vision_config.num_hidden_layers + 1
+    return [index % count for index in ([wanted] if isinstance(wanted, int) else wanted)]
+
+
+def _clip_block(
+    layer: nn.Module, number: int, states: Tensor, masks: Masks | None, observer: Observer | None
+) -> Tensor:
+    module = layer.self_attn
+    batch, count, _ = states.shape
+    normed = layer.layer_norm1(states)
+    shape = (batch, count, -1, module.head_dim)
+    query, key, value = (
+        projection(normed).view(shape).transpose(1, 2)
+        for projection in (module.q_proj, module.k_proj, module.v_proj)
+    )
+    mixed = attend(query, key, value, None, module.scale)
+    importance = None
+    if observer is not None:
+        weights = torch.softmax((query.float() @ key.float().transpose(-1, -2)) * module.scale, -1)
+        if masks is not None:
+            head_mask = masks.heads["vision", number].to(weights.device)
+            weights = weights * head_mask[:, None, None]  # Eq. 7
+        importance = weights.amax(1).sum(1)  # Eq. 6: all queries, strongest head
+        observer.heads(("vision", number), mixed.reshape(batch, count, -1), importance)
+    if masks is not None:
+        mixed = mixed * masks.heads["vision", number].to(mixed.device, mixed.dtype)[:, None]
+    states = states + module.out_proj(mixed.reshape(batch, count, -1))
+    hidden = layer.mlp.activation_fn(layer.mlp.fc1(layer.layer_norm2(states)))
+    if observer is not None and importance is not None:
+        observer.channels(("vision", number), hidden, importance)
+    if masks is not None:
+        hidden = hidden * masks.channels["vision", number].to(hidden.device, hidden.dtype)
+    return states + layer.mlp.fc2(hidden)
+
+
+def embed(
+    model: LlavaForConditionalGeneration, input_ids: Tensor, features: Tensor | None
+) -> Tensor:
+    """Token embeddings ``[B, N, d]`` with image features in the places of image tokens."""
+    image_token = model.config.image_token_id
+    states = model.model.language_model.embed_tokens(input_ids)
+    if features is None:
+        return states
+    places = input_ids == image_token
+    if int(places.sum()) != features.shape[0] * features.shape[1]:
+        raise ValueError(
+            f"{int(places.sum())} image tokens for {features.shape[0]} images of "
+            f"{features.shape[1]} features each: expand <image> with the model's processor"
+        )
+    return states.masked_scatter(places[..., None], features.to(states.dtype))
+
+
+def run_llava(
+    model: LlavaForConditionalGeneration,
+    batch: LlavaBatch,
+    options: DecoderOptions,
+    cache: DecoderCache | None = None,
+    observer: Observer | None = None,
+    tower_masks: Masks | None = None,
+    freeze_tower: bool = False,
+) -> LlavaOutput:
+    """Prefill (and teacher forcing): everything of a batch through the whole model."""
+    with torch.set_grad_enabled(torch.is_grad_enabled() and not freeze_tower):
+        features = image_features(model, batch.pixel_values, tower_masks, observer)
+    states = embed(model, batch.input_ids, features)
+    batch_size, count = batch.input_ids.shape
+    index = torch.arange(count, device=states.device).expand(batch_size, -1)
+    tokens = TokenState(states, index, batch.kind, batch.alive, index, batch.query)
+    tokens, kept = run_decoder(model.model.language_model, tokens, options, cache, observer)
+    return LlavaOutput(tokens, kept)
+
+
+def prompt_kinds(input_ids: Tensor, image_token_id: int) -> Tensor:
+    """Kinds of a prompt's tokens, before any answer."""
+    return torch.where(input_ids == image_token_id, VISION, 1)
+
+
+def answer_step(
+    model: LlavaForConditionalGeneration,
+    token: Tensor,
+    options: DecoderOptions,
+    cache: DecoderCache,
+) -> Tensor:
+    """One decode step: ``token [B]`` in, logits ``[B, V]`` out."""
+    states = model.model.language_model.embed_tokens(token[:, None])
+    place = torch.full_like(token[:, None], cache.seen)
+    alive = torch.ones_like(place, dtype=torch.float32)
+    kind = torch.full_like(place, ANSWER)
+    tokens = TokenState(states, place, kind, alive, place, torch.zeros_like(token))
+    tokens, _ = run_decoder(model.model.language_model, tokens, options, cache)
+    return model.lm_head(tokens.states[:, -1])

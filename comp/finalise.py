@@ -1,0 +1,147 @@
+"""From thresholds to a plan: keep ratios, widths that kernels like, and exactly the asked rate."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from comp.families.base import FamilyAdapter
+from comp.importance import Scores
+from comp.masks import BlockKey, Masks, StructureCounts
+from comp.plan import KEEP_UNIT, BlockPlan, DropPlan, PruningPlan, Workload
+from comp.search import Shares
+
+
+@dataclass(frozen=True)
+class Final:
+    """What a search ended with: ranked structures and the shares of tokens kept."""
+
+    masks: Masks
+    scores: Scores
+    shares: Shares
+    align: int
+
+
+def final_plan(
+    adapter: FamilyAdapter, final: Final, workload: Workload, rate: float, model: str, method: str
+) -> PruningPlan:
+    """Fix head sets, channel sets (a multiple of ``align`` in pruned layers) and keep ratios.
+
+    Rounding moves the FLOPs a little; keep ratios, or, where no tokens are dropped, widths, are then
+    moved until the rate is the asked one.
+    """
+    counts = final.masks.counts()
+    dense = {block.key: block for block in adapter.blocks}
+    whole = StructureCounts(
+        {key: block.num_key_value_heads for key, block in dense.items()},
+        {key: block.intermediate_size for key, block in dense.items()},
+    )
+    macs_dense = adapter.macs(whole, {}, workload)
+    target = round((1 - rate) * macs_dense)
+    channels = {
+        key: _aligned(count, dense[key].intermediate_size, final.align)
+        for key, count in counts.channels.items()
+    }
+    widths = StructureCounts(counts.heads, channels)
+    shares = _thousandths(final.shares, 1.0)
+    if any(share < 1 for pair in shares.values() for share in pair):
+        shares = _fit_shares(final.shares, target, lambda s: adapter.macs(widths, s, workload))
+    widths = _fit_widths(adapter, final, widths, shares, workload, target)
+    macs = adapter.macs(widths, shares, workload)
+    return PruningPlan(
+        family=adapter.name,
+        model=model,
+        method=method,
+        rate=1 - macs / macs_dense,
+        workload=workload,
+        macs_dense=macs_dense,
+        macs=macs,
+        blocks=tuple(_block_plan(adapter, final, widths, key) for key in dense),
+        drops=tuple(
+            DropPlan(after_layer=place, vision_keep_ratio=vision, text_keep_ratio=text)
+            for place, (vision, text) in sorted(shares.items())
+        ),
+    )
+
+
+def _aligned(count: int, full: int, align: int) -> int:
+    """The nearest multiple of ``align``, at least one and no more than the layer has."""
+    if count == full:
+        return full
+    return min(full, max(align, round(count / align) * align))
+
+
+def _thousandths(shares: Shares, strength: float) -> Shares:
+    """Keep ratios in whole thousandths; ``strength`` scales how much each place drops."""
+
+    def ratio(share: float) -> float:
+        return min(KEEP_UNIT, max(1, round(KEEP_UNIT * (1 - strength * (1 - share))))) / KEEP_UNIT
+
+    return {place: (ratio(vision), ratio(text)) for place, (vision, text) in shares.items()}
+
+
+def _fit_shares(shares: Shares, target: int, macs: Callable[[Shares], int]) -> Shares:
+    """Scale the dropping of all places alike until ``target`` MACs are left."""
+    low, high = 0.0, 2.0
+    for _ in range(24):
+        middle = (low + high) / 2
+        if macs(_thousandths(shares, middle)) > target:
+            low = middle
+        else:
+            high = middle
+    return min(
+        (_thousandths(shares, strength) for strength in (low, high, 1.0)),
+        key=lambda tried: abs(macs(tried) - target),
+    )
+
+
+def _fit_widths(
+    adapter: FamilyAdapter,
+    final: Final,
+    widths: StructureCounts,
+    shares: Shares,
+    workload: Workload,
+    target: int,
+) -> StructureCounts:
+    """Move widths by ``align`` in the layers that were pruned while that brings the MACs nearer."""
+    channels = dict(widths.channels)
+    full = {block.key: block.intermediate_size for block in adapter.blocks}
+    movable = [key for key, count in channels.items() if count < full[key]]
+
+    def distance(tried: dict[BlockKey, int]) -> int:
+        return abs(adapter.macs(StructureCounts(widths.heads, tried), shares, workload) - target)
+
+    while movable:
+        now = distance(channels)
+        moves = [
+            channels | {key: channels[key] + step}
+            for key in movable
+            for step in (-final.align, final.align)
+            if final.align <= channels[key] + step <= full[key]
+        ]
+        best = min(moves, key=distance, default=channels)
+        if distance(best) >= now:
+            break
+        channels = best
+    return StructureCounts(widths.heads, channels)
+
+
+def _block_plan(
+    adapter: FamilyAdapter, final: Final, widths: StructureCounts, key: BlockKey
+) -> BlockPlan:
+    block = next(block for block in adapter.blocks if block.key == key)
+    heads, channels = final.masks.heads[key] > 0.5, final.masks.channels[key] > 0.5
+    width = widths.channels[key]
+    if key in final.scores.channels:
+        # What the search kept comes first; rounding up takes back the best of what it cut.
+        ranked = final.scores.channels[key] + channels * 1e9
+        kept = ranked.argsort(descending=True, stable=True)[:width].sort().values
+    else:
+        kept = channels.nonzero()[:, 0]
+    return BlockPlan(
+        part=block.part,
+        index=block.index,
+        num_attention_heads=block.num_attention_heads,
+        num_key_value_heads=block.num_key_value_heads,
+        intermediate_size=block.intermediate_size,
+        kept_key_value_heads=tuple(int(i) for i in heads.nonzero()[:, 0]),
+        kept_channels=tuple(int(i) for i in kept),
+    )

@@ -1,0 +1,140 @@
+"""CIM: the collaborative importance metric for parameters (Eq. 3 and 4)."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from comp.families.base import FamilyAdapter
+from comp.masks import BlockKey, BlockShape, Masks
+from comp.plan import Part
+
+
+def token_weights(importance: Tensor, has_cls: bool) -> Tensor:
+    """CIP's weights of tokens (Eq. 4), ``[B, N]``.
+
+    ``omega_0 = 1`` for [CLS] where there is one (token 0); the others share one by importance.
+    """
+    if not has_cls:
+        return importance / importance.sum(1, keepdim=True).clamp(min=1e-12)
+    others = importance[:, 1:]
+    shared = others / others.sum(1, keepdim=True).clamp(min=1e-12)
+    return torch.cat([torch.ones_like(importance[:, :1]), shared], dim=1)
+
+
+def weighted_norm(activations: Tensor, weights: Tensor) -> Tensor:
+    """``(sum_n w_n X_ni^2)^(1/2)``: ``[B, N, D]`` and ``[B, N]`` to ``[B, D]``."""
+    return torch.einsum("bn,bnd->bd", weights.float(), activations.float().square()).sqrt()
+
+
+@dataclass
+class ParameterImportance:
+    """Running means of weighted input norms, turned into scores of heads and channels.
+
+    An observer of forward passes (``comp.families.observe.Observer``).
+
+    Attributes:
+        token_weighted: Eq. 4 (CIP); otherwise every token that takes part counts one (Eq. 3).
+        cls_parts: parts whose token 0 is [CLS].
+    """
+
+    parts: set[Part]
+    token_weighted: bool = True
+    cls_parts: frozenset[Part] = frozenset({"vision"})
+    _head_norms: dict[BlockKey, Tensor] = field(default_factory=dict)
+    _channel_norms: dict[BlockKey, Tensor] = field(default_factory=dict)
+    _rows: dict[tuple[str, BlockKey], int] = field(default_factory=dict)
+
+    def heads(self, key: BlockKey, mixed: Tensor, importance: Tensor) -> None:
+        self._add("heads", self._head_norms, key, mixed, importance)
+
+    def channels(self, key: BlockKey, hidden: Tensor, importance: Tensor) -> None:
+        self._add("channels", self._channel_norms, key, hidden, importance)
+
+    def norms(self) -> tuple[dict[BlockKey, Tensor], dict[BlockKey, Tensor]]:
+        """Mean norms of each block's head outputs ``[H * hd]`` and channels ``[I]``."""
+        return self._head_norms, self._channel_norms
+
+    def scores(self, adapter: FamilyAdapter) -> "Scores":
+        """``S'^p`` of every KV head (mean over its channels) and every FFN channel."""
+        heads, channels = {}, {}
+        for block in adapter.blocks:
+            if block.part not in self.parts:
+                continue
+            attention, ffn = adapter.output_magnitude(block.key)
+            by_channel = self._head_norms[block.key].to(attention.device) * attention
+            heads[block.key] = by_channel.view(block.num_key_value_heads, -1).mean(1).cpu()
+            channels[block.key] = (self._channel_norms[block.key].to(ffn.device) * ffn).cpu()
+        return Scores(heads, channels)
+
+    def _add(
+        self,
+        what: str,
+        means: dict[BlockKey, Tensor],
+        key: BlockKey,
+        activations: Tensor,
+        importance: Tensor,
+    ) -> None:
+        if key[0] not in self.parts:
+            return
+        if self.token_weighted:
+            weights = token_weights(importance, key[0] in self.cls_parts)
+        else:
+            weights = (importance > 0).float()
+        norms = weighted_norm(activations, weights)
+        seen = self._rows.get((what, key), 0)
+        total = seen + len(norms)
+        mean = norms.mean(0)
+        old = means.get(key, torch.zeros_like(mean))
+        means[key] = old + (mean - old) * (len(norms) / total)
+        self._rows[what, key] = total
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Importance of KV heads ``[groups]`` and channels ``[intermediate]`` of each block."""
+
+    heads: dict[BlockKey, Tensor]
+    channels: dict[BlockKey, Tensor]
+
+    def standardised(self, masks: Masks) -> "Scores":
+        """Zero mean and unit deviation over what is left of each layer; ``inf`` for what is gone.
+
+        A layer whose scores are all equal gets zeros.
+        """
+
+        def standard(values: Tensor, mask: Tensor) -> Tensor:
+            left = mask > 0.5
+            kept = values[left]
+            deviation = kept.std(correction=0).clamp(min=1e-12)
+            scaled = (values - kept.mean()) / deviation
+            return torch.where(left, scaled, torch.inf)
+
+        return Scores(
+            {key: standard(values, masks.heads[key]) for key, values in self.heads.items()},
+            {key: standard(values, masks.channels[key]) for key, values in self.channels.items()},
+        )
+
+
+def cheapest_units(
+    scores: Scores, masks: Masks, blocks: tuple[BlockShape, ...], min_channels: int
+) -> list[tuple[float, str, BlockKey, int]]:
+    """Units that may be cut, least important first: ``(score, "heads" | "channels", block, index)``.
+
+    One threshold for the mode: heads and channels of all layers stand in one order. Each layer keeps
+    its best KV head and its ``min_channels`` best channels.
+    """
+    standard = scores.standardised(masks)
+    units: list[tuple[float, str, BlockKey, int]] = []
+    for block in blocks:
+        if block.key not in standard.heads:
+            continue
+        for kind, values, floor in (
+            ("heads", standard.heads[block.key], 1),
+            ("channels", standard.channels[block.key], min(min_channels, block.intermediate_size)),
+        ):
+            finite = int(torch.isfinite(values).sum())
+            order = values.argsort(stable=True)[: max(0, finite - floor)]
+            units.extend((float(values[i]), kind, block.key, int(i)) for i in order)
+    units.sort()
+    return units

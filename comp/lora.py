@@ -1,0 +1,39 @@
+"""LoRA for large models (through peft): small trainable matrices beside the frozen weights."""
+
+from contextlib import contextmanager
+from collections.abc import Iterator
+
+from comp.errors import CompExportError
+from comp.families.base import FamilyAdapter
+
+LARGE = 500_000_000  # parameters from which LoRA is the default
+TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+
+
+def is_large(adapter: FamilyAdapter) -> bool:
+    return sum(parameter.numel() for parameter in adapter.model.parameters()) >= LARGE
+
+
+@contextmanager
+def lora(adapter: FamilyAdapter, rank: int) -> Iterator[None]:
+    """Train through LoRA inside the block; merge into the weights when it ends well.
+
+    The adapter's model is changed in place, so masks and observers keep working: they call the
+    modules they always call.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise CompExportError(
+            "LoRA needs the package peft: pip install 'comp-export[train]', or use --recover full"
+        ) from error
+    wrapped = get_peft_model(
+        adapter.model,  # type: ignore[arg-type]
+        LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS, lora_dropout=0.0),
+    )
+    try:
+        yield
+    except BaseException:
+        wrapped.unload()
+        raise
+    wrapped.merge_and_unload()

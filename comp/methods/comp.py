@@ -1,0 +1,192 @@
+"""CoMP: collaborative multi-mode pruning, stage by stage (the outer loop, MPS)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from comp.compute import Compute
+from comp.errors import CompExportError
+from comp.families.base import FamilyAdapter, Mode
+from comp.finalise import Final, final_plan
+from comp.masks import Masks
+from comp.plan import PruningPlan
+from comp.progress import Progress
+from comp.pruning_data import PruningData
+from comp.search import ImportanceOptions, Search, SearchState
+from comp.search_state import SavedSearch, load_search, save_search
+from comp.strategy import ModeCost, StrategyOptions, choose_mode, stage_cost, updated_cost
+from comp.training_loop import StepOptions, Trainer, accuracy, examples_of, prefetched
+
+MAX_STAGES_FACTOR = 4  # a search that has run this many times its stages is going nowhere
+WORTHWHILE = 0.05  # a mode that removes less than this part of its share has nothing left
+
+
+@dataclass(frozen=True)
+class CompOptions:
+    """What CoMP is asked to do; see ``docs/concepts.md``."""
+
+    rate: float
+    modes: tuple[str, ...]
+    stages: int = 8
+    steps_per_stage: int = 12
+    align: int = 16
+    seed: int = 0
+    importance: ImportanceOptions = field(default_factory=ImportanceOptions)
+    strategy: StrategyOptions = field(default_factory=StrategyOptions)
+    training: StepOptions = field(default_factory=StepOptions)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The plan, the metric of the dense model and of the pruned one before recovery."""
+
+    plan: PruningPlan
+    dense_metric: float
+    pruned_metric: float
+
+
+def prune(
+    adapter: FamilyAdapter,
+    compute: Compute,
+    data: PruningData,
+    options: CompOptions,
+    model_name: str,
+    folder: Path,
+    progress: Progress,
+) -> Outcome:
+    """Search stage by stage until the FLOPs target is met; the adapter's trainable weights are
+    trained along.
+
+    ``folder`` holds the state after each stage: called again, the search goes on from there and ends
+    with the same plan.
+
+    Raises:
+        CompExportError: for a rate that the modes cannot reach (names the largest reachable).
+    """
+    modes = [_mode(adapter, name) for name in options.modes]
+    workload = adapter.workload(data.calibration)
+    search = Search(adapter, compute, data.calibration, options.importance, workload)
+    state = SearchState(Masks.ones(adapter.blocks))
+    dense_macs = search.macs(state)
+    target = round((1 - options.rate) * dense_macs)
+    _check_reachable(search, state, modes, dense_macs, options.rate)
+
+    saved = load_search(folder, adapter, options.modes)
+    if saved is None:
+        metric, _ = accuracy(adapter, data.validation, search.forwarding(state), compute)
+        saved = SavedSearch(state, 0, metric, metric, {mode.name: ModeCost() for mode in modes}, ())
+    runner = _Stages(adapter, compute, data, options, search, dense_macs, target)
+    with progress.task("pruning", 100) as task:
+        while search.macs(saved.state) > target:
+            task.at(100 * (dense_macs - search.macs(saved.state)) / (dense_macs - target))
+            saved, line = runner.run(saved, modes, task.note)
+            if compute.is_main:
+                save_search(folder, adapter, saved, line)
+            compute.accelerator.wait_for_everyone()
+    parts = {block.part for block in adapter.blocks} & {m.part for m in modes if m.part is not None}
+    scores = search.importance(saved.state, parts).scores(adapter)
+    final = Final(saved.state.masks, scores, search.measured_shares(saved.state), options.align)
+    plan = final_plan(adapter, final, workload, options.rate, model_name, "comp")
+    return Outcome(plan, saved.dense_metric, saved.metric)
+
+
+@dataclass(frozen=True)
+class _Stages:
+    adapter: FamilyAdapter
+    compute: Compute
+    data: PruningData
+    options: CompOptions
+    search: Search
+    dense_macs: int
+    target: int
+
+    def run(
+        self, saved: SavedSearch, modes: Sequence[Mode], note: Callable[[str], None]
+    ) -> tuple[SavedSearch, dict[str, Any]]:
+        """One stage: choose a mode, raise its threshold, train while masks decay, measure, book."""
+        stage = saved.stage + 1
+        if stage > MAX_STAGES_FACTOR * self.options.stages:
+            raise CompExportError(
+                f"rate {self.options.rate} was not reached in {stage - 1} stages: choose a smaller "
+                "--rate or add modes with --modes"
+            )
+        open_modes = {k: v for k, v in saved.costs.items() if k not in saved.exhausted}
+        if not open_modes:
+            raise CompExportError(
+                f"rate {self.options.rate} is beyond what modes {', '.join(saved.costs)} can reach "
+                "together: choose a smaller --rate or add modes with --modes"
+            )
+        name, explored = choose_mode(self.options.strategy, open_modes, stage, self.options.seed)
+        mode = next(mode for mode in modes if mode.name == name)
+        note(f"stage {stage}: {name}")
+        before = self.search.macs(saved.state)
+        share = (self.dense_macs - self.target) / self.options.stages
+        moved = self.search.advance(saved.state, mode, max(self.target, round(before - share)))
+        after = self.search.macs(moved)
+        exhausted = saved.exhausted
+        if before - after < WORTHWHILE * min(share, before - self.target):
+            exhausted = (*exhausted, name)
+        self._train(saved.state, moved, stage)
+        metric, loss = accuracy(
+            self.adapter, self.data.validation, self.search.forwarding(moved), self.compute
+        )
+        # Training changed the scores a little: what is kept at these thresholds is measured anew.
+        moved = replace(moved, shares=self.search.measured_shares(moved))
+        removed = max(1, before - after) / self.dense_macs
+        cost = stage_cost(saved.metric, metric, removed)
+        costs = saved.costs | {
+            name: updated_cost(self.options.strategy, saved.costs[name], stage, cost)
+        }
+        line = {
+            "stage": stage,
+            "mode": name,
+            "explored": explored,
+            "macs": after,
+            "rate": 1 - after / self.dense_macs,
+            "metric": metric,
+            "validation_loss": loss,
+            "cost": cost,
+            "costs": {key: value.cost for key, value in costs.items()},
+            "thresholds": asdict(moved.thresholds),
+            "keep_ratios": {str(place): list(share) for place, share in moved.shares.items()},
+        }
+        return SavedSearch(moved, stage, metric, saved.dense_metric, costs, exhausted), line
+
+    def _train(self, before: SearchState, after: SearchState, stage: int) -> None:
+        steps, training = self.options.steps_per_stage, self.options.training
+        if steps == 0:
+            return
+        trainer = Trainer(self.adapter, self.compute, training, steps)
+        first = (stage - 1) * steps
+
+        def make(step: int) -> Any:
+            examples = examples_of(
+                self.data.train, first + step, training.batch_size, self.options.seed
+            )
+            return self.adapter.collate(self.compute.shard(examples))
+
+        for step, batch in enumerate(prefetched(make, range(steps))):
+            how = self.search.softly(before, after, (step + 1) / steps)
+            trainer.step(batch, how, step)
+
+
+def _mode(adapter: FamilyAdapter, name: str) -> Mode:
+    for mode in adapter.modes:
+        if mode.name == name:
+            return mode
+    known = ", ".join(mode.name for mode in adapter.modes)
+    raise CompExportError(f"{adapter.name} models have no mode {name!r}: choose from {known}")
+
+
+def _check_reachable(
+    search: Search, state: SearchState, modes: Sequence[Mode], dense_macs: int, rate: float
+) -> None:
+    largest = 1 - search.floor(state, modes) / dense_macs
+    if rate > largest - 0.005:
+        unused = [m.name for m in search.adapter.modes if m not in modes]
+        more = f", or add --modes {','.join(unused)}" if unused else ""
+        raise CompExportError(
+            f"rate {rate:g} is beyond what modes {', '.join(m.name for m in modes)} can reach on this "
+            f"model: at most {largest - 0.005:.2f}; choose a smaller --rate{more}"
+        )

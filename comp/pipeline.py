@@ -1,0 +1,235 @@
+"""`comp-export prune` from start to end: search, cut, recover, measure, write a run directory."""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from comp.checkpoints import resolve_model
+from comp.compute import Compute
+from comp.data.example import Example
+from comp.errors import CompExportError
+from comp.families.base import FamilyAdapter, Forwarding
+from comp.families.loading import load_adapter
+from comp.files import disk_errors, write_text, writing_directory
+from comp.lora import is_large, lora
+from comp.methods.comp import CompOptions, Outcome, prune
+from comp.plan import Part, PruningPlan
+from comp.progress import Progress
+from comp.pruning_data import DataSizes, PruningData, embedded_data, own_data
+from comp.recover import RecoverOptions, recover
+from comp.runs import RUN_VERSION, RunDirectory
+from comp.tokens import rules_from_plan
+from comp.training_loop import accuracy
+
+Recovery = Literal["auto", "full", "lora", "none"]
+STATE_FOLDER = ".state"
+REQUEST = "request.json"
+
+
+@dataclass(frozen=True)
+class PruneRequest:
+    """Everything a pruning run depends on; stored, so that a resumed run is the same run."""
+
+    model: str
+    comp: CompOptions
+    recover: RecoverOptions
+    sizes: DataSizes
+    recovery: Recovery = "auto"
+    lora_rank: int = 32
+    data: str | None = None
+    images: str | None = None
+
+
+def run_pruning(
+    request: PruneRequest,
+    run: RunDirectory,
+    compute: Compute,
+    device_map: str | None,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Carry a request out in a run directory, going on where an earlier call was cut off.
+
+    Returns the content of ``run.json``.
+    """
+    progress = Progress(quiet or not compute.is_main)
+    began = time.time()
+    state = run.path / STATE_FOLDER
+    with disk_errors(run.path):
+        state.mkdir(parents=True, exist_ok=True)
+    write_text(state / REQUEST, json.dumps(_plain(request), indent=1))
+    torch.manual_seed(request.comp.seed)
+    directory = resolve_model(request.model)
+    adapter = load_adapter(directory, compute.device, device_map)
+    data = _data(request, adapter, compute)
+    settings = _settled(request, adapter)
+    adapter.train_parts(_trained_parts(adapter, request.comp.modes))
+
+    with settings.wrapping(adapter):
+        outcome = prune(
+            adapter, compute, data, settings.request.comp, request.model, state, progress
+        )
+    searched = time.time()
+    slim = adapter.cut(outcome.plan)
+    metric = _recovered(settings, slim, outcome.plan, compute, data, state, progress)
+    record = _record(request, run, directory, outcome, metric, settings)
+    record["seconds"] = {"search": searched - began, "recovery": time.time() - searched}
+    if compute.is_main:
+        _write_run(run, slim, outcome.plan, record, state)
+    compute.accelerator.wait_for_everyone()
+    return record
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """A request with ``auto`` decided by the size of the model."""
+
+    request: PruneRequest
+    recovery: Recovery
+
+    def wrapping(self, adapter: FamilyAdapter) -> AbstractContextManager[None]:
+        if self.recovery != "lora":
+            return nullcontext()
+        torch.manual_seed(self.request.comp.seed)  # LoRA starts from random matrices
+        return lora(adapter, self.request.lora_rank)
+
+
+def _settled(request: PruneRequest, adapter: FamilyAdapter) -> _Settled:
+    recovery = request.recovery
+    if recovery == "auto":
+        recovery = "lora" if is_large(adapter) else "full"
+    if recovery == "none":
+        request = replace(
+            request,
+            comp=replace(request.comp, steps_per_stage=0),
+            recover=replace(request.recover, steps=0),
+        )
+    return _Settled(request, recovery)
+
+
+def _trained_parts(adapter: FamilyAdapter, modes: tuple[str, ...]) -> set[Part]:
+    """The language model always; other parts when one of the modes prunes them."""
+    pruned: set[Part] = {mode.part for mode in adapter.modes if mode.part and mode.name in modes}
+    return pruned | {"language"}
+
+
+def _data(request: PruneRequest, adapter: FamilyAdapter, compute: Compute) -> PruningData:
+    if request.data is None:
+        return embedded_data(adapter, compute, request.sizes)
+    from comp.data.user_data import load_examples
+
+    examples: Sequence[Example] = load_examples(
+        Path(request.data), None if request.images is None else Path(request.images)
+    )
+    return own_data(adapter, compute, request.sizes, examples)
+
+
+def _recovered(
+    settings: _Settled,
+    slim: FamilyAdapter,
+    plan: PruningPlan,
+    compute: Compute,
+    data: PruningData,
+    state: Path,
+    progress: Progress,
+) -> float:
+    """Recover and return the metric of the slim model."""
+    request = settings.request
+    if request.recover.steps > 0:
+        slim.train_parts(_trained_parts(slim, request.comp.modes))
+        with settings.wrapping(slim):
+            recover(slim, plan, compute, data, request.recover, state, progress)
+    how = Forwarding(rules=rules_from_plan(plan.drops))
+    metric, _ = accuracy(slim, data.validation, how, compute)
+    return metric
+
+
+def _write_run(
+    run: RunDirectory,
+    slim: FamilyAdapter,
+    plan: PruningPlan,
+    record: dict[str, Any],
+    state: Path,
+) -> None:
+    with writing_directory(run.checkpoint) as temporary:
+        slim.save(temporary)
+    plan.save(run.plan_file)
+    write_text(run.stages, (state / "stages.jsonl").read_text())
+    # The record comes last: a run without it is not finished.
+    write_text(run.record, json.dumps(record, indent=1) + "\n")
+    run.point_latest_here()
+    shutil.rmtree(state)
+
+
+def _record(
+    request: PruneRequest,
+    run: RunDirectory,
+    directory: Path,
+    outcome: Outcome,
+    metric: float,
+    settings: _Settled,
+) -> dict[str, Any]:
+    plan = outcome.plan
+    return {
+        "version": RUN_VERSION,
+        "run": run.path.name,
+        "model": request.model,
+        "model_path": str(directory) if Path(request.model).is_dir() else None,
+        "method": plan.method,
+        "rate_asked": request.comp.rate,
+        "rate": plan.rate,
+        "macs": {"dense": plan.macs_dense, "compressed": plan.macs},
+        "metric": {
+            "name": "validation exact match",
+            "dense": outcome.dense_metric,
+            "before_recovery": outcome.pruned_metric,
+            "compressed": metric,
+        },
+        "recovery": settings.recovery,
+        "seed": request.comp.seed,
+        "request": _plain(request),
+        "versions": {
+            "python": sys.version.split()[0],
+            **{name: version(name) for name in ("comp-export", "torch", "transformers", "numpy")},
+        },
+    }
+
+
+def _plain(request: PruneRequest) -> dict[str, Any]:
+    return json.loads(json.dumps(asdict(request)))
+
+
+def check_resumable(run: RunDirectory, request: PruneRequest) -> None:
+    """Refuse to go on with other settings than the run was started with.
+
+    Raises:
+        CompExportError: naming the settings that differ, or when there is nothing to resume.
+    """
+    path = run.path / STATE_FOLDER / REQUEST
+    if not path.is_file():
+        raise CompExportError(f"nothing to resume in {run.path}: leave out --resume")
+    stored = _flat(json.loads(path.read_text()))
+    asked = _flat(_plain(request))
+    different = [name for name, value in asked.items() if stored.get(name) != value]
+    if different:
+        name = different[0]
+        raise CompExportError(
+            f"{run.path} was started with {name} {stored.get(name)!r}, not {asked[name]!r}: resume with "
+            "the same options, or start again with --force"
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat

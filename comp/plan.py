@@ -1,0 +1,126 @@
+"""The pruning plan: which heads, channels and tokens stay. The single contract between the stages.
+
+A plan is immutable data with a version and a JSON schema (``PruningPlan.model_json_schema()``).
+Indices always refer to the dense model.
+"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from comp.errors import CompExportError
+from comp.files import write_text
+
+PLAN_VERSION = 1
+KEEP_UNIT = 1000  # keep ratios are whole thousandths, so that ceil(ratio * n) is exact everywhere
+
+Part = Literal["vision", "language", "cross"]
+
+
+def keep_count(n: int, keep_ratio: float) -> int:
+    """How many of ``n`` tokens stay: ``ceil(keep_ratio * n)`` in whole thousandths (exact).
+
+    The exported graphs compute the same number from shapes with integer arithmetic.
+    """
+    return -(-n * round(keep_ratio * KEEP_UNIT) // KEEP_UNIT)
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BlockPlan(_Frozen):
+    """One Transformer block: its dense sizes and what stays of it.
+
+    ``kept_key_value_heads`` are KV groups; under grouped-query attention the query heads of a kept
+    group stay with it (without it, one query head a group).
+    """
+
+    part: Part
+    index: int = Field(ge=0, description="position within its part, from 0")
+    num_attention_heads: int = Field(ge=1)
+    num_key_value_heads: int = Field(ge=1)
+    intermediate_size: int = Field(ge=1)
+    kept_key_value_heads: tuple[int, ...] = Field(min_length=1)
+    kept_channels: tuple[int, ...] = Field(min_length=1)
+
+    @property
+    def group_size(self) -> int:
+        """Query heads a KV head serves."""
+        return self.num_attention_heads // self.num_key_value_heads
+
+    @property
+    def kept_heads(self) -> tuple[int, ...]:
+        """Query heads that stay, ascending."""
+        size = self.group_size
+        return tuple(group * size + i for group in self.kept_key_value_heads for i in range(size))
+
+
+class DropPlan(_Frozen):
+    """A place where tokens are dropped: after so many language blocks, the shares that stay."""
+
+    after_layer: int = Field(ge=1, description="language blocks passed before tokens are dropped")
+    vision_keep_ratio: float = Field(gt=0, le=1)
+    text_keep_ratio: float = Field(gt=0, le=1)
+
+
+class Workload(_Frozen):
+    """What FLOPs are counted on: one prompt of so many image and text tokens."""
+
+    image_tokens: int = Field(ge=0)
+    text_tokens: int = Field(ge=1)
+
+
+class PruningPlan(_Frozen):
+    """What to remove from which model; see ``docs/formats.md``."""
+
+    version: Literal[1] = PLAN_VERSION
+    family: str
+    model: str = Field(description="name or path of the dense checkpoint")
+    method: str
+    rate: float = Field(description="share of the model's multiply-accumulates removed (achieved)")
+    workload: Workload
+    macs_dense: int
+    macs: int
+    position_ids: Literal["kept"] = "kept"
+    blocks: tuple[BlockPlan, ...]
+    drops: tuple[DropPlan, ...] = ()
+
+    def part(self, part: Part) -> tuple[BlockPlan, ...]:
+        """The blocks of one part, in order."""
+        return tuple(block for block in self.blocks if block.part == part)
+
+    def save(self, path: Path) -> None:
+        write_text(path, self.model_dump_json(indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "PruningPlan":
+        """Read a plan.
+
+        Raises:
+            CompExportError: when the file is missing, is no plan, or is of another version.
+        """
+        try:
+            text = path.read_text()
+        except OSError as error:
+            raise CompExportError(
+                f"no plan at {path}: {error.strerror}; run `comp-export prune` first"
+            ) from error
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise CompExportError(f"{path} is not JSON ({error}); run `comp-export prune` again") from error
+        version = found.get("version") if isinstance(found, dict) else None
+        if version != PLAN_VERSION:
+            raise CompExportError(
+                f"{path} is a plan of version {version!r}, this release reads version {PLAN_VERSION}: "
+                "run `comp-export prune` again"
+            )
+        try:
+            return cls.model_validate(found)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise CompExportError(f"{path}: {where}: {first['msg']}; run `comp-export prune` again") from error

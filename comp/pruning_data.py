@@ -1,0 +1,97 @@
+"""The data a pruning run works with, prepared once from the embedded dataset or a user's own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from comp.compute import Compute
+from comp.data.emoji_scenes import EmojiScenes
+from comp.data.example import Example
+from comp.errors import CompExportError
+from comp.families.base import FamilyAdapter
+
+TRAIN_SIZE = 120_000
+VALIDATION_SHARE = 20  # of a user's own examples, every twentieth is for validation
+
+
+@dataclass(frozen=True)
+class PruningData:
+    """Training questions, and prepared batches to calibrate importances and to measure on."""
+
+    train: Sequence[Example]
+    calibration: Sequence[Any]
+    validation: Sequence[Any]
+
+
+@dataclass(frozen=True)
+class DataSizes:
+    """How many examples calibrate importances and measure the metric, and how many at a time."""
+
+    calibration: int = 64
+    validation: int = 256
+    batch_size: int = 32
+
+
+def embedded_data(adapter: FamilyAdapter, compute: Compute, sizes: DataSizes) -> PruningData:
+    """EmojiScenes: calibration and training from ``train``, the metric from ``validation``."""
+    train = EmojiScenes("train", TRAIN_SIZE)
+    return _prepared(adapter, compute, sizes, train, EmojiScenes("validation", sizes.validation))
+
+
+def own_data(
+    adapter: FamilyAdapter, compute: Compute, sizes: DataSizes, examples: Sequence[Example]
+) -> PruningData:
+    """A user's own questions: every twentieth validates, the others train and calibrate.
+
+    Raises:
+        CompExportError: for fewer than 40 examples.
+    """
+    if len(examples) < 2 * VALIDATION_SHARE:
+        raise CompExportError(
+            f"{len(examples)} examples are too few to train and validate on: give at least "
+            f"{2 * VALIDATION_SHARE}, or leave out --data"
+        )
+    held_out = range(0, len(examples), VALIDATION_SHARE)
+    validation = _Subset(examples, held_out)
+    train = _Subset(examples, [i for i in range(len(examples)) if i % VALIDATION_SHARE])
+    return _prepared(adapter, compute, sizes, train, validation)
+
+
+@dataclass(frozen=True)
+class _Subset(Sequence[Example]):
+    examples: Sequence[Example]
+    places: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> Example:  # type: ignore[override]
+        return self.examples[self.places[index]]
+
+
+def _prepared(
+    adapter: FamilyAdapter,
+    compute: Compute,
+    sizes: DataSizes,
+    train: Sequence[Example],
+    validation: Sequence[Example],
+) -> PruningData:
+    # Training reads its data in permuted order; calibration takes the last examples.
+    count = len(train)
+    calibration = [train[count - 1 - i] for i in range(min(sizes.calibration, count))]
+    measured = [validation[i] for i in range(min(sizes.validation, len(validation)))]
+    return PruningData(
+        train,
+        _batches(adapter, compute, calibration, sizes.batch_size),
+        _batches(adapter, compute, measured, sizes.batch_size),
+    )
+
+
+def _batches(
+    adapter: FamilyAdapter, compute: Compute, examples: list[Example], size: int
+) -> list[Any]:
+    return [
+        adapter.collate(compute.shard(examples[start : start + size]))
+        for start in range(0, len(examples), size)
+        if len(examples[start : start + size]) >= compute.processes
+    ]

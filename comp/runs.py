@@ -1,0 +1,93 @@
+"""The run directory: where every stage leaves what the next one reads."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from comp.errors import CompExportError
+from comp.files import disk_errors, write_text
+from comp.plan import PruningPlan
+
+RUN_VERSION = 1
+LATEST = "latest"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Names inside ``runs/<name>/`` (``docs/formats.md`` describes them)."""
+
+    path: Path
+
+    @property
+    def record(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def plan_file(self) -> Path:
+        return self.path / "plan.json"
+
+    @property
+    def stages(self) -> Path:
+        return self.path / "stages.jsonl"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.path / "checkpoint"
+
+    @property
+    def onnx(self) -> Path:
+        return self.path / "onnx"
+
+    @property
+    def onnx_dense(self) -> Path:
+        return self.path / "onnx-dense"
+
+    @property
+    def reports(self) -> Path:
+        return self.path / "reports"
+
+    def load_plan(self) -> PruningPlan:
+        return PruningPlan.load(self.plan_file)
+
+    def read_record(self) -> dict[str, Any]:
+        """``run.json``: what was asked, with ``model`` (name) and ``model_path`` (directory)."""
+        return json.loads(self.record.read_text())
+
+    def write_report(self, name: str, report: dict[str, Any]) -> Path:
+        """Write ``reports/<name>.json``."""
+        path = self.reports / f"{name}.json"
+        write_text(path, json.dumps(report, indent=1) + "\n")
+        return path
+
+    def point_latest_here(self) -> None:
+        """Make the link ``runs/latest`` lead to this run."""
+        link = self.path.parent / LATEST
+        temporary = link.with_name(f".{LATEST}.{os.getpid()}")
+        with disk_errors(link):
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(self.path.name, target_is_directory=True)
+            temporary.replace(link)
+
+
+def open_run(path: Path) -> RunDirectory:
+    """Open a run; ``runs/latest`` follows to the newest one.
+
+    Raises:
+        CompExportError: when there is no run there, or it is of another version.
+    """
+    target = path.resolve()
+    run = RunDirectory(target)
+    if not run.record.is_file():
+        raise CompExportError(f"no run at {path}: make one with `comp-export prune` or `quickstart`")
+    try:
+        version = run.read_record().get("version")
+    except ValueError as error:
+        raise CompExportError(f"{run.record} is not JSON: make the run again with --force") from error
+    if version != RUN_VERSION:
+        raise CompExportError(
+            f"{target} is a run of version {version!r}, this release reads version {RUN_VERSION}: "
+            "make it again with `comp-export prune --force`"
+        )
+    return run

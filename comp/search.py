@@ -1,0 +1,208 @@
+"""The state of a pruning search, and how one stage moves it: the inner loop of CoMP.
+
+Family and method neutral: parameters are cut by one threshold over standardised scores, tokens by
+one threshold over their relative importance; both stop when the stage's FLOPs are gone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from comp.compute import Compute
+from comp.families.base import FamilyAdapter, Forwarding, KeptShare, Mode, TokenKind
+from comp.importance import ParameterImportance, cheapest_units
+from comp.masks import BlockKey, Masks
+from comp.plan import Workload
+from comp.tokens import DropRules, ThresholdRule
+
+TOKEN_BISECTIONS = 11
+MAX_RELATIVE_IMPORTANCE = 1e3
+Shares = dict[int, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """theta^t of each kind of token, relative to the mean importance of the kind; 0 keeps all."""
+
+    vision: float = 0.0
+    text: float = 0.0
+
+    def with_kind(self, kind: TokenKind, value: float) -> "Thresholds":
+        return replace(self, **{kind: value})
+
+    def of(self, kind: TokenKind) -> float:
+        return self.vision if kind == "vision" else self.text
+
+
+@dataclass(frozen=True)
+class SearchState:
+    """Where the search stands: binary masks, token thresholds, measured keep shares."""
+
+    masks: Masks
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    shares: Shares = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ImportanceOptions:
+    """CIP and CIT, and the fewest channels a layer keeps."""
+
+    cip: bool = True
+    cit: bool = True
+    min_channels: int = 16
+
+
+class Search:
+    """Moves a state by one mode at a time; knows the model, the calibration batches and the FLOPs."""
+
+    def __init__(
+        self,
+        adapter: FamilyAdapter,
+        compute: Compute,
+        calibration: Sequence[Any],
+        options: ImportanceOptions,
+        workload: Workload,
+    ) -> None:
+        self.adapter, self.compute = adapter, compute
+        self.calibration, self.options, self.workload = calibration, options, workload
+
+    def macs(self, state: SearchState) -> int:
+        return self.adapter.macs(state.masks.counts(), state.shares, self.workload)
+
+    def rules(self, state: SearchState, before: SearchState | None = None, softness: float = 0.0) -> DropRules:
+        """The drop rules of a state; on the way from ``before``, newly cut tokens stay softly."""
+        now = state.thresholds
+        then = now if before is None else before.thresholds
+        if now.vision <= 0 and now.text <= 0:
+            return {}
+        rule = ThresholdRule(now.vision, now.text, then.vision, then.text, softness)
+        return {place: rule for place in self.adapter.drop_places}
+
+    def forwarding(self, state: SearchState) -> Forwarding:
+        return Forwarding(state.masks, self.rules(state), self.options.cit)
+
+    def softly(self, before: SearchState, after: SearchState, progress: float) -> Forwarding:
+        """Masks of a stage under way: what it cuts decays from 1 to 0 as progress goes to 1."""
+        masks = before.masks.towards(after.masks, progress)
+        return Forwarding(masks, self.rules(after, before, 1.0 - progress), self.options.cit)
+
+    def advance(self, state: SearchState, mode: Mode, target: int) -> SearchState:
+        """Raise the mode's threshold until ``target`` MACs are left, or the mode is exhausted."""
+        if mode.tokens is not None:
+            return self._drop_tokens(state, mode.tokens, target)
+        return self._cut_parameters(state, mode, target)
+
+    def floor(self, state: SearchState, modes: Sequence[Mode]) -> int:
+        """The fewest MACs these modes can leave: a head and ``min_channels`` a layer, a token a kind."""
+        counts = state.masks.counts()
+        heads, channels = dict(counts.heads), dict(counts.channels)
+        shares = dict(state.shares)
+        for mode in modes:
+            for block in self.adapter.blocks:
+                if mode.part == block.part:
+                    heads[block.key] = 1
+                    channels[block.key] = min(self.options.min_channels, channels[block.key])
+            if mode.tokens is not None:
+                for number, place in enumerate(self.adapter.drop_places):
+                    least = 0.001 if number == 0 else 1.0
+                    vision, text = shares.get(place, (1.0, 1.0))
+                    shares[place] = (least, text) if mode.tokens == "vision" else (vision, least)
+        return self.adapter.macs(type(counts)(heads, channels), shares, self.workload)
+
+    def importance(self, state: SearchState, parts: set[str]) -> ParameterImportance:
+        """Run the calibration batches and collect importances of heads and channels."""
+        observer = ParameterImportance(parts, token_weighted=self.options.cip)  # type: ignore[arg-type]
+        how = self.forwarding(state)
+        with torch.no_grad(), self.compute.autocast():
+            for batch in self.calibration:
+                self.adapter.score(batch, how, observer)
+        for means in observer.norms():
+            for key, value in means.items():
+                means[key] = self.compute.mean(value)
+        return observer
+
+    def measured_shares(self, state: SearchState) -> Shares:
+        """Keep ratio by drop place and kind, over the calibration set."""
+        rules = self.rules(state)
+        if not rules:
+            return {}
+        how = Forwarding(state.masks, rules, self.options.cit)
+        totals: dict[int, Tensor] = {}
+        with torch.no_grad(), self.compute.autocast():
+            for batch in self.calibration:
+                for place, share in self.adapter.score(batch, how).shares.items():
+                    totals[place] = totals.get(place, torch.zeros(4)) + _as_tensor(share)
+        shares = {}
+        for place, total in sorted(totals.items()):
+            vision, vision_kept, text, text_kept = self.compute.mean(total).tolist()
+            shares[place] = (vision_kept / max(vision, 1), text_kept / max(text, 1))
+        return shares
+
+    def _cut_parameters(self, state: SearchState, mode: Mode, target: int) -> SearchState:
+        assert mode.part is not None
+        scores = self.importance(state, {mode.part}).scores(self.adapter)
+        masks = Masks(
+            {key: mask.clone() for key, mask in state.masks.heads.items()},
+            {key: mask.clone() for key, mask in state.masks.channels.items()},
+        )
+        units = cheapest_units(scores, masks, self.adapter.blocks, self.options.min_channels)
+        ends = _first_reaching(self, state, masks, units, target)
+        for _, kind, key, index in units[:ends]:
+            _mask_of(masks, kind, key)[index] = 0
+        return replace(state, masks=masks)
+
+    def _drop_tokens(self, state: SearchState, kind: TokenKind, target: int) -> SearchState:
+        low, high = max(state.thresholds.of(kind), 1e-3), MAX_RELATIVE_IMPORTANCE
+        best = self._with_threshold(state, kind, high)
+        if self.macs(best) > target:
+            return best
+        for _ in range(TOKEN_BISECTIONS):
+            middle = (low * high) ** 0.5
+            tried = self._with_threshold(state, kind, middle)
+            if self.macs(tried) > target:
+                low = middle
+            else:
+                high, best = middle, tried
+        return best
+
+    def _with_threshold(self, state: SearchState, kind: TokenKind, value: float) -> SearchState:
+        moved = replace(state, thresholds=state.thresholds.with_kind(kind, value))
+        return replace(moved, shares=self.measured_shares(moved))
+
+
+def _first_reaching(
+    search: Search,
+    state: SearchState,
+    masks: Masks,
+    units: list[tuple[float, str, BlockKey, int]],
+    target: int,
+) -> int:
+    """How many of the units must go to leave at most ``target`` MACs (bisection: MACs fall)."""
+
+    def left(count: int) -> int:
+        counts = masks.counts()
+        for _, kind, key, _ in units[:count]:
+            (counts.heads if kind == "heads" else counts.channels)[key] -= 1
+        return search.adapter.macs(counts, state.shares, search.workload)
+
+    low, high = 0, len(units)
+    while low < high:
+        middle = (low + high) // 2
+        if left(middle) > target:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _mask_of(masks: Masks, kind: str, key: BlockKey) -> Tensor:
+    return (masks.heads if kind == "heads" else masks.channels)[key]
+
+
+def _as_tensor(share: KeptShare) -> Tensor:
+    return torch.tensor(
+        [share.vision, share.vision_kept, share.text, share.text_kept], dtype=torch.float32
+    )

@@ -1,0 +1,126 @@
+"""The state of a search on disk, written after every stage: a kill loses at most one."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from comp.errors import CompExportError
+from comp.families.base import FamilyAdapter
+from comp.files import write_text, writing
+from comp.masks import BlockKey, Masks
+from comp.search import SearchState, Thresholds
+from comp.strategy import ModeCost
+
+STATE, STAGES = "search.json", "stages.jsonl"
+
+
+@dataclass(frozen=True)
+class SavedSearch:
+    """A search between two stages."""
+
+    state: SearchState
+    stage: int
+    metric: float
+    dense_metric: float
+    costs: dict[str, ModeCost]
+    exhausted: tuple[str, ...]
+
+
+def save_search(
+    folder: Path, adapter: FamilyAdapter, saved: SavedSearch, line: dict[str, Any]
+) -> None:
+    """Write weights, then the state that names them, then the line of ``stages.jsonl``."""
+    weights = f"stage-{saved.stage}.safetensors"
+    save_trainable(folder / weights, adapter)
+    lines = _lines(folder, saved.stage - 1)
+    write_text(folder / STAGES, "".join(json.dumps(entry) + "\n" for entry in [*lines, line]))
+    record = {
+        "stage": saved.stage,
+        "metric": saved.metric,
+        "dense_metric": saved.dense_metric,
+        "costs": {name: asdict(cost) for name, cost in saved.costs.items()},
+        "exhausted": saved.exhausted,
+        "thresholds": asdict(saved.state.thresholds),
+        "shares": {str(place): share for place, share in saved.state.shares.items()},
+        "heads": _mask_lists(saved.state.masks.heads),
+        "channels": _mask_lists(saved.state.masks.channels),
+        "weights": weights,
+    }
+    write_text(folder / STATE, json.dumps(record))
+    for old in folder.glob("stage-*.safetensors"):
+        if old.name != weights:
+            old.unlink()
+
+
+def load_search(folder: Path, adapter: FamilyAdapter, modes: tuple[str, ...]) -> SavedSearch | None:
+    """Load a state and its weights into the adapter; ``None`` when there is none yet."""
+    path = folder / STATE
+    if not path.exists():
+        return None
+    record = json.loads(path.read_text())
+    if set(record["costs"]) != set(modes):
+        raise CompExportError(
+            f"{folder} was started with modes {', '.join(record['costs'])}: resume with the same ones, "
+            "or start again with --force"
+        )
+    load_trainable(folder / record["weights"], adapter)
+    masks = Masks(_masks(record["heads"]), _masks(record["channels"]))
+    shares = {int(place): tuple(share) for place, share in record["shares"].items()}
+    state = SearchState(masks, Thresholds(**record["thresholds"]), shares)
+    return SavedSearch(
+        state,
+        record["stage"],
+        record["metric"],
+        record["dense_metric"],
+        {name: ModeCost(**cost) for name, cost in record["costs"].items()},
+        tuple(record["exhausted"]),
+    )
+
+
+def save_trainable(path: Path, adapter: FamilyAdapter) -> None:
+    """Write the weights that training may change."""
+    tensors = {
+        name: parameter.detach().contiguous()
+        for name, parameter in adapter.model.named_parameters()
+        if parameter.requires_grad
+    }
+    with writing(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def load_trainable(path: Path, adapter: FamilyAdapter) -> None:
+    tensors = load_file(path)
+    parameters = dict(adapter.model.named_parameters())
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            parameters[name].copy_(tensor)
+
+
+def _lines(folder: Path, count: int) -> list[dict[str, Any]]:
+    path = folder / STAGES
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()][:count]
+
+
+def _mask_lists(masks: dict[BlockKey, Tensor]) -> dict[str, list[int]]:
+    """The indices that are left, by block."""
+    return {
+        f"{part}.{index}": [len(mask), *mask.nonzero()[:, 0].tolist()]
+        for (part, index), mask in masks.items()
+    }
+
+
+def _masks(lists: dict[str, list[int]]) -> dict[BlockKey, Tensor]:
+    masks: dict[BlockKey, Tensor] = {}
+    for name, (size, *left) in lists.items():
+        part, _, index = name.rpartition(".")
+        mask = torch.zeros(size)
+        mask[left] = 1
+        masks[part, int(index)] = mask  # type: ignore[index]
+    return masks

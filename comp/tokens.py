@@ -1,0 +1,151 @@
+"""Token importance and the rules that drop tokens (Eq. 1, 6, 7).
+
+Importance is the attention a token receives, the strongest head counting. Rules answer which tokens
+stay at a drop place; the query token and answer tokens always stay.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from comp.plan import KEEP_UNIT, DropPlan
+
+VISION, TEXT, ANSWER = 0, 1, 2
+ALWAYS = 2.0  # added to the query token's importance; importances are at most 1
+
+
+def received_attention(scores: Tensor, head_mask: Tensor, calibrated: bool) -> Tensor:
+    """Attention each token receives from the strongest head (Eq. 6, one query).
+
+    Args:
+        scores: attention logits of the ranking query, ``[B, H, N]``; ``-inf``-like where not seen.
+        head_mask: soft mask of each query head, ``[H]``.
+        calibrated: Eq. 7 (CIT): apply the mask to the attention itself. Otherwise masked heads take
+            part with their logits flattened, as masking them in the forward pass would do.
+
+    Returns:
+        ``[B, N]``.
+    """
+    if calibrated:
+        return (torch.softmax(scores.float(), dim=-1) * head_mask[:, None]).amax(1)
+    seen = scores > -1e8
+    flattened = torch.where(seen, scores.float() * head_mask[:, None], scores.float())
+    return torch.softmax(flattened, dim=-1).amax(1)
+
+
+class DropRule(Protocol):
+    """Decides at one drop place which tokens stay."""
+
+    def keep(self, importance: Tensor, kind: Tensor, alive: Tensor, query: Tensor) -> Tensor:
+        """New ``alive [B, N]`` in [0, 1] from importance, kind and alive ``[B, N]``, query ``[B]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class ThresholdRule:
+    """Keep tokens above a threshold on importance relative to the mean of their kind (Eq. 1).
+
+    While a stage runs, tokens between the ``previous`` thresholds and the new ones are not gone at
+    once: they keep the share ``softness`` of their presence, which decays from 1 to 0.
+    """
+
+    vision: float
+    text: float
+    previous_vision: float = 0.0
+    previous_text: float = 0.0
+    softness: float = 0.0
+
+    def keep(self, importance: Tensor, kind: Tensor, alive: Tensor, query: Tensor) -> Tensor:
+        kept = alive.clone()
+        for token_kind, new, old in (
+            (VISION, self.vision, self.previous_vision),
+            (TEXT, self.text, self.previous_text),
+        ):
+            mine = kind == token_kind
+            present = mine * alive
+            mean = (importance * present).sum(1) / present.sum(1).clamp(min=1)
+            relative = importance / mean.clamp(min=1e-12)[:, None]
+            soft = torch.where(relative > old, self.softness, 0.0)
+            share = torch.where(relative > new, 1.0, soft)
+            kept = torch.where(mine, kept * share, kept)
+            # The strongest token of a kind stays whatever the threshold.
+            best = torch.where(mine & (alive > 0), importance, -1.0).argmax(1, keepdim=True)
+            best_alive = torch.where(mine.gather(1, best), alive.gather(1, best), kept.gather(1, best))
+            kept = kept.scatter(1, best, best_alive)
+        return kept.scatter(1, query[:, None], alive.gather(1, query[:, None]))
+
+
+@dataclass(frozen=True)
+class RatioRule:
+    """Keep ``ceil(ratio * n)`` of the n tokens of each kind that reached the place."""
+
+    vision_keep_ratio: float
+    text_keep_ratio: float
+
+    @classmethod
+    def from_plan(cls, drop: DropPlan) -> "RatioRule":
+        return cls(drop.vision_keep_ratio, drop.text_keep_ratio)
+
+    def keep(self, importance: Tensor, kind: Tensor, alive: Tensor, query: Tensor) -> Tensor:
+        importance = importance.scatter_add(
+            1, query[:, None], torch.full_like(query, ALWAYS, dtype=importance.dtype)[:, None]
+        )
+        kept = torch.where(kind == ANSWER, alive, 0.0)
+        for token_kind, ratio in ((VISION, self.vision_keep_ratio), (TEXT, self.text_keep_ratio)):
+            mine = (kind == token_kind) & (alive > 0)
+            count = mine.sum(1, keepdim=True)
+            k = -(-count * round(ratio * KEEP_UNIT) // KEEP_UNIT)
+            order = torch.where(mine, importance, -1.0).argsort(dim=1, descending=True, stable=True)
+            rank = order.argsort(1)
+            kept = torch.where(mine & (rank < k), alive, kept)
+        return kept
+
+
+DropRules = dict[int, DropRule]
+"""Rules by place: the number of language blocks passed before the drop."""
+
+
+def rules_from_plan(drops: tuple[DropPlan, ...]) -> DropRules:
+    return {drop.after_layer: RatioRule.from_plan(drop) for drop in drops}
+
+
+@dataclass(frozen=True)
+class TokenState:
+    """The tokens that are present in the decoder, with what is known of each.
+
+    Attributes:
+        states: hidden states ``[B, N, d]``.
+        position: position ids ``[B, N]``; kept, never renumbered.
+        kind: ``VISION``, ``TEXT`` or ``ANSWER``, ``[B, N]``.
+        alive: presence in [0, 1], ``[B, N]``: 0 for padding and dropped tokens.
+        index: index in the original sequence, ``[B, N]``.
+        query: where the last instruction token stands, ``[B]``.
+    """
+
+    states: Tensor
+    position: Tensor
+    kind: Tensor
+    alive: Tensor
+    index: Tensor
+    query: Tensor
+
+    def drop(self, kept: Tensor) -> tuple["TokenState", Tensor]:
+        """Gather the tokens with ``kept > 0``, in order; rows with fewer are filled with dead ones.
+
+        Returns the new state and the gather indices ``[B, K]``.
+        """
+        width = int((kept > 0).sum(1).max())
+        taken = (kept <= 0).to(torch.int8).argsort(dim=1, stable=True)[:, :width].sort(1).values
+        return (
+            TokenState(
+                self.states.gather(1, taken[..., None].expand(-1, -1, self.states.shape[-1])),
+                self.position.gather(1, taken),
+                self.kind.gather(1, taken),
+                kept.gather(1, taken),
+                self.index.gather(1, taken),
+                (taken < self.query[:, None]).sum(1),
+            ),
+            taken,
+        )

@@ -1,0 +1,109 @@
+"""Gradient steps: during a stage with decaying masks, and to recover afterwards."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from comp.compute import Compute
+from comp.data.example import Example
+from comp.families.base import FamilyAdapter, Forwarding
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """Batch size (over all processes), peak learning rate, and weight decay."""
+
+    batch_size: int = 32
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.01
+    warmup_steps: int = 5
+
+
+def examples_of(
+    data: Sequence[Example], step: int, batch_size: int, seed: int
+) -> list[Example]:
+    """The examples of a step: each epoch is a permutation of its own; the same for the same step."""
+    found = []
+    for place in range(step * batch_size, (step + 1) * batch_size):
+        epoch, offset = divmod(place, len(data))
+        order = _permutation(len(data), epoch, seed)
+        found.append(data[int(order[offset])])
+    return found
+
+
+_PERMUTATIONS: dict[tuple[int, int, int], np.ndarray] = {}
+
+
+def _permutation(count: int, epoch: int, seed: int) -> np.ndarray:
+    key = (count, epoch, seed)
+    if key not in _PERMUTATIONS:
+        _PERMUTATIONS.clear()
+        _PERMUTATIONS[key] = np.random.default_rng([seed, epoch, 103]).permutation(count)
+    return _PERMUTATIONS[key]
+
+
+def prefetched(make: Callable[[int], Any], steps: range) -> Iterator[Any]:
+    """``make(step)`` for every step, one step ahead in a thread."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ahead = [pool.submit(make, step) for step in steps[:2]]
+        for step in steps:
+            ready = ahead.pop(0)
+            if step + 2 in steps:
+                ahead.append(pool.submit(make, step + 2))
+            yield ready.result()
+
+
+class Trainer:
+    """AdamW steps over an adapter's trainable weights."""
+
+    def __init__(
+        self, adapter: FamilyAdapter, compute: Compute, options: StepOptions, total: int
+    ) -> None:
+        self.adapter, self.compute, self.options, self.total = adapter, compute, options, total
+        self.parameters = [p for p in adapter.model.parameters() if p.requires_grad]
+        adamw = torch.optim.AdamW(
+            self.parameters, lr=0.0, weight_decay=options.weight_decay, betas=(0.9, 0.98)
+        )
+        self.optimiser = compute.accelerator.prepare_optimizer(adamw)  # scales losses in fp16
+
+    def step(self, batch: Any, how: Forwarding, number: int) -> float:
+        """One step (``number`` from 0 of ``total``); returns the loss."""
+        rate = self.options.learning_rate * _schedule(number, self.total, self.options.warmup_steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        with self.compute.autocast():
+            loss = self.adapter.score(batch, how).loss
+        self.compute.accelerator.backward(loss)
+        self.compute.average_gradients(self.parameters)
+        self.compute.accelerator.clip_grad_norm_(self.parameters, 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        return float(loss.detach())
+
+
+def _schedule(number: int, total: int, warmup: int) -> float:
+    """Linear warm-up, then a cosine to a twentieth."""
+    if number < warmup:
+        return (number + 1) / (warmup + 1)
+    progress = (number - warmup) / max(1, total - warmup)
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def accuracy(
+    adapter: FamilyAdapter, batches: Sequence[Any], how: Forwarding, compute: Compute
+) -> tuple[float, float]:
+    """Share of rows answered exactly right by greedy decoding, and the mean loss."""
+    right, rows, loss = 0, 0, 0.0
+    with torch.no_grad(), compute.autocast():
+        for batch in batches:
+            scored = adapter.score(batch, how)
+            right += int(scored.correct.sum())
+            rows += len(scored.correct)
+            loss += float(scored.loss) * len(scored.correct)
+    both = compute.mean(torch.tensor([right / rows, loss / rows], dtype=torch.float64))
+    return float(both[0]), float(both[1])
