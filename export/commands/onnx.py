@@ -1,0 +1,142 @@
+"""``comp-export onnx``: the artifacts of a run."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from comp.console import print_json, print_table, progress, say
+from comp.errors import CompExportError
+from comp.options import CommonOptions, common_options, run_argument
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+    from comp.runs import RunDirectory
+    from export.graph.builder import Target
+    from export.manifest import Flavour, Manifest, Precision
+
+MIB = 2**20
+
+
+@click.command(name="onnx")
+@run_argument
+@click.option(
+    "--flavour",
+    type=click.Choice(["onnxruntime", "standard"]),
+    default="onnxruntime",
+    show_default=True,
+    help="onnxruntime: its fused operators; standard: ONNX operators only (TensorRT, OpenVINO).",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of weights, computation and caches.",
+)
+@click.option(
+    "--dense/--no-dense",
+    default=True,
+    show_default=True,
+    help="Also export the model as it was before pruning: the fair baseline.",
+)
+@click.option("--force", is_flag=True, help="Replace artifacts that are there.")
+@common_options
+def command(
+    run: Path,
+    flavour: "Flavour",
+    precision: "Precision",
+    dense: bool,
+    force: bool,
+    options: CommonOptions,
+) -> None:
+    """Export RUN to ONNX: its slim checkpoint and, as the baseline, the dense model.
+
+    The defaults are written to onnx/ and onnx-dense/ of the run. Another flavour or precision is
+    added to the name: onnx-standard/, onnx-dense-standard/, onnx-float16/, onnx-standard-float16/.
+    """
+    from comp.runs import open_run
+    from export.artifact import artifact_directory
+    from export.graph.builder import Target
+
+    target = Target(flavour, precision)
+    found = open_run(run)
+    wanted = {
+        which: artifact_directory(found.path, which == "dense", target)
+        for which in (["compressed", "dense"] if dense else ["compressed"])
+    }
+    for directory in wanted.values():
+        if directory.exists() and not force:
+            raise CompExportError(f"{directory} exists already: pass --force to replace it")
+    manifests = _export(found, wanted, target, options)
+    result: dict[str, Any] = {
+        "run": str(found.path),
+        "flavour": flavour,
+        "precision": precision,
+        "files": [
+            str(wanted[which] / entry.name)
+            for which, manifest in manifests.items()
+            for entry in manifest.files
+        ],
+        "artifacts": {
+            which: {
+                "directory": str(wanted[which]),
+                "bytes": manifest.size_bytes,
+                "params": manifest.params,
+                "macs": None if manifest.macs is None else manifest.macs.artifact,
+            }
+            for which, manifest in manifests.items()
+        },
+    }
+    if options.json:
+        print_json(result)
+        return
+    rows = [
+        (
+            which,
+            wanted[which].name,
+            f"{manifest.size_bytes / MIB:.1f} MiB",
+            f"{manifest.params / 1e6:.2f} M",
+            "" if manifest.macs is None else f"{manifest.macs.artifact / 1e9:.3f} G",
+        )
+        for which, manifest in manifests.items()
+    ]
+    columns = ("artifact", "directory", "size", "parameters", "MACs a prompt")
+    print_table("", columns, rows, numbers_from=2)
+    say(f"prove it with `comp-export verify {run}`")
+
+
+def _export(
+    run: "RunDirectory", wanted: dict[str, Path], target: "Target", options: CommonOptions
+) -> dict[str, "Manifest"]:
+    from comp.checkpoints import resolve_model
+    from comp.plan import Workload
+    from export.artifact import Origin, export_artifact
+    from export.llava import GRAPHS
+
+    plan = run.load_plan()
+    record = run.read_record()
+    if not (run.checkpoint / "config.json").is_file():
+        raise CompExportError(
+            f"{run.path} has no slim checkpoint: finish it with `comp-export prune --resume`"
+        )
+    sources: dict[str, tuple[Path, Origin]] = {"compressed": (run.checkpoint, Origin.of_plan(plan))}
+    if "dense" in wanted:
+        workload: Workload = plan.workload
+        model = resolve_model(record.get("model_path") or record["model"])
+        sources["dense"] = model, Origin(plan.model, workload=workload)
+    manifests = {}
+    with progress(disable=options.json) as bar:
+        for which, (checkpoint, origin) in sources.items():
+            task = bar.add_task(which, total=len(GRAPHS))
+            advance = partial(_advance, bar, task)
+            manifests[which] = export_artifact(
+                checkpoint, wanted[which], origin, target, written=advance
+            )
+    return manifests
+
+
+def _advance(bar: "Progress", task: "TaskID", graph: str) -> None:
+    bar.update(task, advance=1, description=graph)

@@ -1,0 +1,100 @@
+"""``comp-export verify``: the parity chain of a run."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from comp.console import print_json, print_table, progress
+from comp.options import CommonOptions, common_options, run_argument
+
+if TYPE_CHECKING:
+    from export.verify import Examples
+
+EXIT_FAILED = 1
+
+
+@click.command(name="verify")
+@run_argument
+@click.option(
+    "--questions",
+    type=click.IntRange(min=1),
+    default=200,
+    show_default=True,
+    help="How many questions each form is asked.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Your own questions: LLaVA-Instruct .json, or .jsonl [default: EmojiScenes, test split].",
+)
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of --data's images.")
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Tokens of a greedy answer that are compared.",
+)
+@common_options
+def command(
+    run: Path,
+    questions: int,
+    data: Path | None,
+    images: Path | None,
+    max_new_tokens: int,
+    options: CommonOptions,
+) -> None:
+    """Prove that masked torch, slim torch and ONNX Runtime give the same answers for RUN.
+
+    Every artifact in the run is compared: largest logit difference, kept tokens at each drop place,
+    greedy answers. Writes reports/verify.json and verify.md, marks the artifacts, and exits with
+    status 1 when a link does not hold.
+    """
+    from comp.options import torch_device
+    from comp.runs import open_run
+    from export.verify import Asked, verify_run
+
+    found = open_run(run)
+    examples, source = _examples(data, images, questions)
+    asked = Asked(examples, source, questions, max_new_tokens)
+    # The proof is in float32: a GPU's own matrix formats would blur it, so "auto" is the CPU here.
+    device = "cpu" if options.device == "auto" else torch_device(options.device)
+    with progress(disable=options.json) as bar:
+
+        def started(name: str, total: int) -> Callable[[], None]:
+            task = bar.add_task(name, total=total)
+            return lambda: bar.advance(task)
+
+        report = verify_run(found, asked, device, started)
+    if options.json:
+        print_json(report)
+    else:
+        rows = [
+            (
+                link["name"],
+                "yes" if link["ok"] else "NO",
+                "not finite"
+                if link["max_logit_difference"] is None
+                else f"{link['max_logit_difference']:.1e}",
+                sum(len(place["different"]) for place in link["kept"]),
+                len(link["answers"]["different"]),
+                len(link["tied"]),
+            )
+            for link in report["links"]
+        ]
+        columns = ("link", "holds", "logits", "kept differ", "answers differ", "ties")
+        print_table(f"{report['questions']} questions of {source}", columns, rows, numbers_from=2)
+    if not report["ok"]:
+        click.get_current_context().exit(EXIT_FAILED)
+
+
+def _examples(data: Path | None, images: Path | None, questions: int) -> tuple["Examples", str]:
+    if data is not None:
+        from comp.data.user_data import load_examples
+
+        return load_examples(data, images), str(data)
+    from comp.data.emoji_scenes import EmojiScenes
+
+    return EmojiScenes("test", questions), "EmojiScenes test"

@@ -1,0 +1,1 @@
+"""Pieces that graphs of every family are built from."""

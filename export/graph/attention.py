@@ -1,0 +1,215 @@
+"""Attention with a cache (decoder) and without (vision tower), and the ranking of tokens.
+
+``fused``: GroupQueryAttention and MultiHeadAttention of onnxruntime. Otherwise MatMul and Softmax,
+which every runtime parses; the standard ``Attention`` operator is about half as fast on a CPU and
+refused by TensorRT in float32.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from comp.errors import CompExportError
+from export.graph.builder import MICROSOFT, GraphBuilder
+from export.graph.linear import axis_size, cast, cast_to_float32, split_heads
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Head counts of one block after pruning."""
+
+    query: int
+    key_value: int
+    dim: int
+
+    @property
+    def group(self) -> int:
+        return self.query // self.key_value
+
+
+@dataclass(frozen=True)
+class CacheWindow:
+    """What the blocks between two drop places share: how far present and past tokens reach.
+
+    ``fused``: ``lengths [B]`` (last index, int32) and ``total`` (int32 scalar). Standard: ``bias``
+    ``[N, P+N]``, 0 where a query may look and the lowest number elsewhere.
+    """
+
+    lengths: ir.Value | None = None
+    total: ir.Value | None = None
+    bias: ir.Value | None = None
+
+
+def cache_window(graph: GraphBuilder, tokens: ir.Value, past_key: ir.Value) -> CacheWindow:
+    """The window of blocks that see ``tokens [B, N]`` after a past ``past_key [B, Hkv, P, hd]``."""
+    present, past = axis_size(graph, tokens, 1), axis_size(graph, past_key, 2)
+    total = graph.op("Add", present, past)
+    if graph.target.fused:
+        last = cast(graph, graph.op("Sub", total, graph.constant([1])), ir.DataType.INT32)
+        return CacheWindow(
+            lengths=graph.op("Expand", last, axis_size(graph, tokens, 0)),
+            total=graph.op("Squeeze", cast(graph, total, ir.DataType.INT32), graph.constant([0])),
+        )
+    zero, one = graph.constant(0), graph.constant(1)
+    axis = graph.constant([0])
+
+    def count_to(start: ir.Value, end: ir.Value) -> ir.Value:
+        return graph.op("Range", start, end, one)
+
+    ends = [graph.op("Squeeze", end, axis) for end in (past, total)]
+    queries = graph.op("Unsqueeze", count_to(ends[0], ends[1]), graph.constant([1]))  # [N, 1]
+    keys = graph.op("Unsqueeze", count_to(zero, ends[1]), axis)  # [1, P+N]
+    lowest = graph.scalar(float(np.finfo(graph.target.numpy).min))
+    hidden = graph.op("Greater", keys, queries)
+    return CacheWindow(bias=graph.op("Where", hidden, lowest, graph.scalar(0.0)))
+
+
+@dataclass(frozen=True)
+class Attended:
+    """Output ``[B, N, H·hd]`` and the caches after it ``[B, Hkv, P+N, hd]``."""
+
+    output: ir.Value
+    present_key: ir.Value
+    present_value: ir.Value
+
+
+def cached_attention(
+    graph: GraphBuilder,
+    query: ir.Value,
+    key: ir.Value,
+    value: ir.Value,
+    past: tuple[ir.Value, ir.Value],
+    window: CacheWindow,
+    heads: Heads,
+) -> Attended:
+    """Causal attention of the present tokens to past and present ones.
+
+    ``query`` and ``key`` are rotated, in the layout of ``RotaryEmbedding.apply``; ``value`` is
+    ``[B, N, Hkv·hd]``.
+    """
+    if graph.target.fused:
+        output, present_key, present_value = graph.ops(
+            "GroupQueryAttention",
+            query,
+            key,
+            value,
+            past[0],
+            past[1],
+            window.lengths,
+            window.total,
+            outputs=3,
+            domain=MICROSOFT,
+            num_heads=heads.query,
+            kv_num_heads=heads.key_value,
+            scale=heads.dim**-0.5,
+            do_rotary=0,
+        )
+        return Attended(output, present_key, present_value)
+    order = (0, 2, 1, 3)
+    scaled = graph.op("Mul", query, graph.scalar(heads.dim**-0.5))
+    queries = graph.op("Transpose", scaled, perm=order)  # [B, H, N, hd]
+    new_key = graph.op("Transpose", key, perm=order)  # [B, Hkv, N, hd]
+    new_value = graph.op(
+        "Transpose", split_heads(graph, value, heads.dim, heads.key_value), perm=order
+    )
+    keys = graph.op("Concat", past[0], new_key, axis=2)
+    values = graph.op("Concat", past[1], new_value, axis=2)
+    scores = graph.op(
+        "MatMul", queries, graph.op("Transpose", _repeat(graph, keys, heads), perm=(0, 1, 3, 2))
+    )
+    weights = graph.op("Softmax", graph.op("Add", scores, window.bias), axis=-1)
+    mixed = graph.op("MatMul", weights, _repeat(graph, values, heads))
+    return Attended(_join_heads(graph, mixed, heads), keys, values)
+
+
+def full_attention(
+    graph: GraphBuilder, query: ir.Value, key: ir.Value, value: ir.Value, heads: Heads
+) -> ir.Value:
+    """Attention of all to all: ``[I, T, H·hd]`` in and out (the vision tower)."""
+    if graph.target.fused:
+        return graph.op(
+            "MultiHeadAttention",
+            query,
+            key,
+            value,
+            domain=MICROSOFT,
+            num_heads=heads.query,
+            scale=heads.dim**-0.5,
+        )
+    scaled = graph.op("Mul", query, graph.scalar(heads.dim**-0.5))
+    queries, keys, values = (
+        graph.op("Transpose", split_heads(graph, x, heads.dim, heads.query), perm=order)
+        for x, order in ((scaled, (0, 2, 1, 3)), (key, (0, 2, 3, 1)), (value, (0, 2, 1, 3)))
+    )
+    weights = graph.op("Softmax", graph.op("MatMul", queries, keys), axis=-1)
+    return _join_heads(graph, graph.op("MatMul", weights, values), heads)
+
+
+def importance_for_last(
+    graph: GraphBuilder, query: ir.Value, key: ir.Value, heads: Heads
+) -> ir.Value:
+    """Eq. 6 with the last query: ``S_i = max_h softmax_i(q_last·k_i/√hd)``, h kept heads (Eq. 7).
+
+    Only one row of scores is computed, beside the fused attention. ``query`` and ``key`` are the
+    rotated ones of the present tokens (a prefill has no past; in a decode step the single token is
+    kept whatever its score).
+
+    Returns:
+        ``[B, N]`` float32.
+    """
+    # Each KV head meets the group of queries it serves: [B, Hkv, G, hd] × [B, Hkv, hd, N].
+    last = graph.op(
+        "Slice", query, graph.constant([-1]), graph.constant([2**31 - 1]), graph.constant([1])
+    )
+    grouped = graph.op(
+        "Reshape", last, graph.constant([0, heads.key_value, heads.group, heads.dim])
+    )
+    keys = key if not graph.target.fused else split_heads(graph, key, heads.dim, heads.key_value)
+    keys = graph.op("Transpose", keys, perm=(0, 2, 3, 1))
+    scaled = graph.op(
+        "Mul", cast_to_float32(graph, grouped), graph.constant(heads.dim**-0.5, np.float32)
+    )
+    scores = graph.op("MatMul", scaled, cast_to_float32(graph, keys))  # [B, Hkv, G, N]
+    received = graph.op("Softmax", scores, axis=-1)
+    return graph.op("ReduceMax", received, graph.constant([1, 2]), keepdims=0)
+
+
+def check_heads(graph: GraphBuilder, head_dim: int) -> None:
+    """Refuse heads that the fused kernels cannot take.
+
+    Raises:
+        CompExportError: says which flavour can.
+    """
+    if graph.target.fused and head_dim % 8:
+        raise CompExportError(
+            f"head_dim {head_dim} is no multiple of 8, as GroupQueryAttention wants: "
+            "export with --flavour standard"
+        )
+
+
+def _repeat(graph: GraphBuilder, x: ir.Value, heads: Heads) -> ir.Value:
+    """``[B, Hkv, M, hd] → [B, H, M, hd]``: each KV head once for each query head it serves."""
+    if heads.group == 1:
+        return x
+    length = axis_size(graph, x, 2)
+    spread = graph.op("Unsqueeze", x, graph.constant([2]))
+    batch = axis_size(graph, x, 0)
+    wanted = graph.op(
+        "Concat",
+        batch,
+        graph.constant([heads.key_value, heads.group]),
+        length,
+        graph.constant([heads.dim]),
+        axis=0,
+    )
+    joined = graph.op(
+        "Concat", batch, graph.constant([heads.query]), length, graph.constant([heads.dim]), axis=0
+    )
+    return graph.op("Reshape", graph.op("Expand", spread, wanted), joined)
+
+
+def _join_heads(graph: GraphBuilder, x: ir.Value, heads: Heads) -> ir.Value:
+    """``[B, H, N, hd] → [B, N, H·hd]``."""
+    swapped = graph.op("Transpose", x, perm=(0, 2, 1, 3))
+    return graph.op("Reshape", swapped, graph.constant([0, 0, heads.query * heads.dim]))

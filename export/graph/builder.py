@@ -1,0 +1,200 @@
+"""Building an ONNX graph node by node, with weights that are read only when the file is written."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from export.manifest import Flavour, Precision
+
+# 18 is the oldest with every operator used here; TensorRT and OpenVINO parse all of it.
+OPSET = 18
+IR_VERSION = 10
+MICROSOFT = "com.microsoft"
+PRODUCER = "comp-export"
+INLINE_BYTES = 1024  # smaller constants stay in the graph file
+
+Dim = int | str
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a graph is built for."""
+
+    flavour: Flavour = "onnxruntime"
+    precision: Precision = "float32"
+
+    @property
+    def fused(self) -> bool:
+        """Whether the operators of ``com.microsoft`` may be used."""
+        return self.flavour == "onnxruntime"
+
+    @property
+    def numpy(self) -> np.dtype[Any]:
+        return np.dtype(self.precision)
+
+    @property
+    def dtype(self) -> ir.DataType:
+        return ir.DataType.from_numpy(self.numpy)
+
+
+class GraphBuilder:
+    """Collects inputs, nodes, weights and outputs; ``save`` streams the weights to disk.
+
+    Values of the graph are ``ir.Value``; names carry the scope they were made in.
+    """
+
+    def __init__(self, name: str, target: Target) -> None:
+        self.name = name
+        self.target = target
+        self._inputs: list[ir.Value] = []
+        self._outputs: list[ir.Value] = []
+        self._nodes: list[ir.Node] = []
+        self._initializers: dict[str, ir.Value] = {}
+        self._constants: dict[tuple[Any, ...], ir.Value] = {}
+        self._scope: list[str] = []
+        self._used: dict[str, int] = {}
+
+    def scope(self, name: str) -> "_Scope":
+        """``with graph.scope("layers.0"):`` names what is built inside."""
+        return _Scope(self._scope, name)
+
+    def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dim]) -> ir.Value:
+        """Declare a graph input; a dimension is a number or a name."""
+        value = ir.Value(name=name, type=ir.TensorType(dtype), shape=ir.Shape(shape))
+        self._inputs.append(value)
+        return value
+
+    def default_input(self, name: str, default: np.ndarray) -> ir.Value:
+        """An input that may be left out: an initializer that can be overridden."""
+        value = self._initializer(name, ir.tensor(default, name=name))
+        self._inputs.append(value)
+        return value
+
+    def output(self, name: str, value: ir.Value, dtype: ir.DataType, shape: Sequence[Dim]) -> None:
+        """Declare a graph output."""
+        named = self.op("Identity", value)
+        named.name = name
+        named.type = ir.TensorType(dtype)
+        named.shape = ir.Shape(shape)
+        self._outputs.append(named)
+
+    def op(
+        self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any
+    ) -> ir.Value:
+        """Add a node with one output and return that."""
+        return self.ops(op_type, *inputs, outputs=1, domain=domain, **attributes)[0]
+
+    def ops(
+        self,
+        op_type: str,
+        *inputs: ir.Value | None,
+        outputs: int | Sequence[bool],
+        domain: str = "",
+        **attributes: Any,
+    ) -> tuple[ir.Value, ...]:
+        """Add a node with several outputs.
+
+        ``outputs`` is their number, or a flag for each (an unwanted one has an empty name).
+        """
+        wanted = [True] * outputs if isinstance(outputs, int) else list(outputs)
+        name = self._unique(op_type)
+        values = [
+            ir.Value(name=f"{name}.{place}" if place else f"{name}.out")
+            if keep
+            else ir.Value(name="")
+            for place, keep in enumerate(wanted)
+        ]
+        node = ir.node(
+            op_type,
+            inputs,
+            attributes={key: value for key, value in attributes.items() if value is not None},
+            domain=domain,
+            outputs=values,
+            name=name,
+        )
+        self._nodes.append(node)
+        return tuple(value for value, keep in zip(values, wanted, strict=True) if keep)
+
+    def constant(self, value: Any, dtype: Any = np.int64) -> ir.Value:
+        """A small constant; equal ones are shared."""
+        array = np.asarray(value, dtype=dtype)
+        key = (array.dtype.str, array.shape, array.tobytes())
+        if key not in self._constants:
+            name = f"constant.{len(self._constants)}"
+            self._constants[key] = self._initializer(name, ir.tensor(array, name=name))
+        return self._constants[key]
+
+    def scalar(self, value: float) -> ir.Value:
+        """A constant of the graph's precision."""
+        return self.constant(value, self.target.numpy)
+
+    def weight(
+        self,
+        name: str,
+        shape: Sequence[int],
+        read: Callable[[], np.ndarray],
+        dtype: np.dtype[Any] | None = None,
+    ) -> ir.Value:
+        """A weight that ``read`` yields when the file is written, converted to the precision."""
+        stored = dtype or self.target.numpy
+
+        def load() -> ir.Tensor:
+            array = np.ascontiguousarray(read(), dtype=stored)  # one copy, also when transposed
+            if array.shape != tuple(shape):
+                raise ValueError(f"weight {name} is {array.shape}, the graph wants {tuple(shape)}")
+            return ir.Tensor(array, name=name)
+
+        tensor = ir.LazyTensor(
+            load, dtype=ir.DataType.from_numpy(stored), shape=ir.Shape(shape), name=name
+        )
+        return self._initializer(name, tensor)
+
+    def save(self, path: Path) -> None:
+        """Write ``path`` and ``path.data``; stale files of those names are deleted first."""
+        data = path.with_name(path.name + ".data")
+        for stale in (path, data):
+            stale.unlink(missing_ok=True)
+        opsets = {"": OPSET} | (
+            {MICROSOFT: 1} if any(n.domain == MICROSOFT for n in self._nodes) else {}
+        )
+        graph = ir.Graph(
+            self._inputs,
+            self._outputs,
+            nodes=self._nodes,
+            initializers=list(self._initializers.values()),
+            opset_imports=opsets,
+            name=self.name,
+        )
+        model = ir.Model(graph, ir_version=IR_VERSION, producer_name=PRODUCER)
+        ir.save(model, path, external_data=data.name, size_threshold_bytes=INLINE_BYTES)
+
+    def _initializer(self, name: str, tensor: Any) -> ir.Value:
+        if name in self._initializers:
+            raise ValueError(f"two initializers named {name}")
+        value = ir.Value(
+            name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
+        )
+        self._initializers[name] = value
+        return value
+
+    def _unique(self, op_type: str) -> str:
+        name = "/".join([*self._scope, op_type])
+        count = self._used.get(name, 0)
+        self._used[name] = count + 1
+        return f"{name}_{count}" if count else name
+
+
+class _Scope:
+    def __init__(self, stack: list[str], name: str) -> None:
+        self._stack = stack
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._stack.append(self._name)
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.pop()

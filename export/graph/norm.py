@@ -1,0 +1,70 @@
+"""Layer norm and RMS norm, alone or after a residual addition."""
+
+import onnx_ir as ir
+
+from export.graph.builder import MICROSOFT, GraphBuilder
+from export.graph.linear import cast_to_float32, cast_to_graph, vector
+from export.weights import WeightSource
+
+
+def layer_norm(
+    graph: GraphBuilder, weights: WeightSource, x: ir.Value, name: str, epsilon: float
+) -> ir.Value:
+    """``LayerNormalization`` over the last axis with scale and bias."""
+    scale = vector(graph, weights, f"{name}.weight")
+    bias = vector(graph, weights, f"{name}.bias")
+    return graph.op("LayerNormalization", x, scale, bias, axis=-1, epsilon=epsilon)
+
+
+def add_layer_norm(
+    graph: GraphBuilder,
+    weights: WeightSource,
+    x: ir.Value,
+    residual: ir.Value,
+    name: str,
+    epsilon: float,
+) -> tuple[ir.Value, ir.Value]:
+    """``(norm(residual + x), residual + x)``.
+
+    ONNX Runtime's SkipLayerNormalization made the tower of tiny-llava 13 % slower on a CPU.
+    """
+    total = graph.op("Add", residual, x)
+    return layer_norm(graph, weights, total, name, epsilon), total
+
+
+def rms_norm(
+    graph: GraphBuilder, weights: WeightSource, x: ir.Value, name: str, epsilon: float
+) -> ir.Value:
+    """``x / sqrt(mean(x²) + ε) · scale`` over the last axis, the mean in float32."""
+    scale = vector(graph, weights, f"{name}.weight")
+    if graph.target.fused:
+        return graph.op("SimplifiedLayerNormalization", x, scale, axis=-1, epsilon=epsilon)
+    wide = cast_to_float32(graph, x)
+    square = graph.op("Mul", wide, wide)
+    mean = graph.op("ReduceMean", square, graph.constant([-1]), keepdims=1)
+    root = graph.op("Sqrt", graph.op("Add", mean, graph.constant(epsilon, "float32")))
+    return graph.op("Mul", cast_to_graph(graph, graph.op("Div", wide, root)), scale)
+
+
+def add_rms_norm(
+    graph: GraphBuilder,
+    weights: WeightSource,
+    x: ir.Value,
+    residual: ir.Value,
+    name: str,
+    epsilon: float,
+) -> tuple[ir.Value, ir.Value]:
+    """``(norm(residual + x), residual + x)``."""
+    if graph.target.fused:
+        normed, total = graph.ops(
+            "SkipSimplifiedLayerNormalization",
+            x,
+            residual,
+            vector(graph, weights, f"{name}.weight"),
+            outputs=(True, False, False, True),
+            domain=MICROSOFT,
+            epsilon=epsilon,
+        )
+        return normed, total
+    total = graph.op("Add", residual, x)
+    return rms_norm(graph, weights, total, name, epsilon), total

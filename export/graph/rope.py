@@ -1,0 +1,98 @@
+"""Rotary position embedding: tables made at export, applied at the tokens' own positions."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from export.graph.builder import MICROSOFT, GraphBuilder
+from export.graph.linear import split_heads
+from export.llava_config import Rope
+
+
+def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
+    """Angle per position of each channel pair ``[hd/2]``, float32 as transformers computes it."""
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    plain = (np.float32(1.0) / np.float32(rope.theta) ** exponents).astype(np.float32)
+    if rope.kind == "default":
+        return plain
+    if rope.kind == "linear":
+        return plain / np.float32(rope.factor)
+    # Llama 3: long wavelengths are stretched by the factor, short ones kept, the middle blended.
+    length = rope.original_max_position_embeddings
+    low, high = rope.low_freq_factor, rope.high_freq_factor
+    wavelength = 2 * math.pi / plain
+    smooth = np.clip((length / wavelength - low) / (high - low), 0.0, 1.0)
+    return ((1 - smooth) * plain / rope.factor + smooth * plain).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class RopeTables:
+    """cos and sin: of all positions ``[P, hd/2]`` (fused), or present ones ``[B, N, 1, hd/2]``."""
+
+    position_ids: ir.Value
+    cos: ir.Value
+    sin: ir.Value
+
+
+class RotaryEmbedding:
+    """Rotates queries and keys (the two halves of a head are the pairs, as in Llama)."""
+
+    def __init__(self, graph: GraphBuilder, rope: Rope, head_dim: int, positions: int) -> None:
+        self._graph = graph
+        self._head_dim = head_dim
+        shape = (positions, head_dim // 2)
+
+        def angles() -> np.ndarray:
+            steps = np.arange(positions, dtype=np.float32)[:, None]
+            return steps * inverse_frequencies(rope, head_dim)[None]
+
+        self._cos = graph.weight("rope.cos", shape, lambda: np.cos(angles()))
+        self._sin = graph.weight("rope.sin", shape, lambda: np.sin(angles()))
+
+    def at(self, position_ids: ir.Value) -> RopeTables:
+        """Tables for tokens at ``position_ids [B, N]``; shared by all blocks with these tokens."""
+        if self._graph.target.fused:
+            return RopeTables(position_ids, self._cos, self._sin)
+        axis = self._graph.constant([2])
+        cos, sin = (
+            self._graph.op("Unsqueeze", self._graph.op("Gather", table, position_ids), axis)
+            for table in (self._cos, self._sin)
+        )
+        return RopeTables(position_ids, cos, sin)
+
+    def apply(self, x: ir.Value, tables: RopeTables, heads: int) -> ir.Value:
+        """Rotate ``x [B, N, H·hd]``.
+
+        Returns:
+            fused flavour: ``[B, N, H·hd]``; standard flavour: ``[B, N, H, hd]``.
+        """
+        graph = self._graph
+        if graph.target.fused:
+            return graph.op(
+                "RotaryEmbedding",
+                x,
+                tables.position_ids,
+                tables.cos,
+                tables.sin,
+                domain=MICROSOFT,
+                num_heads=heads,
+                interleaved=0,
+            )
+        split = split_heads(graph, x, self._head_dim, heads)
+        half = self._head_dim // 2
+        left, right = graph.ops("Split", split, graph.constant([half, half]), outputs=2, axis=-1)
+        rotated = (
+            graph.op(
+                "Sub",
+                graph.op("Mul", left, tables.cos),
+                graph.op("Mul", right, tables.sin),
+            ),
+            graph.op(
+                "Add",
+                graph.op("Mul", right, tables.cos),
+                graph.op("Mul", left, tables.sin),
+            ),
+        )
+        return graph.op("Concat", *rotated, axis=-1)

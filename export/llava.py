@@ -1,0 +1,320 @@
+"""The graphs of the LLaVA family: vision encoder, token embedding, one decoder for both phases.
+
+Built layer by layer from shapes and weights. Two observations make the decoder do less than the
+model it equals, and change nothing in its results. The tokens that a drop leaves are gathered right
+after the attention of the block before it: that block's output projection and FFN would work on
+rows that nobody reads. In the last block only the last token goes on, for only its logits are asked
+for.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from export.graph.attention import (
+    CacheWindow,
+    Heads,
+    cache_window,
+    cached_attention,
+    check_heads,
+    full_attention,
+    importance_for_last,
+)
+from export.graph.builder import GraphBuilder, Target
+from export.graph.linear import (
+    activation,
+    axis_size,
+    cast_to_float32,
+    cast_to_graph,
+    linear,
+    vector,
+)
+from export.graph.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
+from export.graph.rope import RopeTables, RotaryEmbedding
+from export.graph.token_gather import KEEP_FACTOR, Tokens, drop_tokens, gather_rows
+from export.llava_config import LlavaShape
+from export.weights import EMBEDDING, LM_HEAD, WeightSource
+
+FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
+TOWER = "model.vision_tower"
+PROJECTOR = "model.multi_modal_projector"
+DECODER = "model.language_model"
+GRAPHS = ("vision_encoder.onnx", "embed_tokens.onnx", "decoder_model.onnx")
+
+
+def build_graphs(
+    shape: LlavaShape,
+    weights: WeightSource,
+    target: Target,
+    directory: Path,
+    written: Callable[[str], None] = lambda name: None,
+) -> None:
+    """Write the three graphs and their external data into ``directory``.
+
+    Raises:
+        CompExportError: a tensor is missing, or the flavour cannot take the head size.
+    """
+    builders = (vision_encoder, embed_tokens, decoder_model)
+    for name, build in zip(GRAPHS, builders, strict=True):
+        build(shape, weights, target).save(directory / name)
+        written(name)
+
+
+def vision_encoder(shape: LlavaShape, weights: WeightSource, target: Target) -> GraphBuilder:
+    """``pixel_values [I, C, S, S] → image_features [I, T, d]``, both float32.
+
+    Blocks behind the last feature layer are left out.
+    """
+    graph = GraphBuilder("vision_encoder", target)
+    sizes, epsilon = shape.sizes, shape.layer_norm_eps
+    image = (sizes.num_channels, sizes.image_size, sizes.image_size)
+    pixels = graph.input("pixel_values", FLOAT, ("images", *image))
+    with graph.scope("embeddings"):
+        states = _patches(graph, shape, weights, cast_to_graph(graph, pixels), pixels)
+    residual = layer_norm(graph, weights, states, f"{TOWER}.pre_layrnorm", epsilon)
+    hidden = {0: residual}
+    last = max(shape.feature_layers)
+    normed = residual
+    for number in range(last):
+        name = f"{TOWER}.encoder.layers.{number}"
+        with graph.scope(f"layers.{number}"):
+            if number == 0:
+                normed = layer_norm(graph, weights, residual, f"{name}.layer_norm1", epsilon)
+            mixed = _tower_attention(graph, shape, weights, normed, name, number)
+            normed, residual = add_layer_norm(
+                graph, weights, mixed, residual, f"{name}.layer_norm2", epsilon
+            )
+            wide = linear(graph, weights, normed, f"{name}.mlp.fc1", bias=True)
+            wide = activation(graph, wide, shape.vision_act)
+            narrow = linear(graph, weights, wide, f"{name}.mlp.fc2", bias=True)
+            if number + 1 < last:
+                following = f"{TOWER}.encoder.layers.{number + 1}.layer_norm1"
+                normed, residual = add_layer_norm(
+                    graph, weights, narrow, residual, following, epsilon
+                )
+            else:
+                residual = graph.op("Add", residual, narrow)
+            hidden[number + 1] = residual
+    with graph.scope("projector"):
+        features = _project(
+            graph, shape, weights, [hidden[layer] for layer in shape.feature_layers]
+        )
+    graph.output(
+        "image_features",
+        cast_to_float32(graph, features),
+        FLOAT,
+        ("images", sizes.image_tokens, sizes.hidden_size),
+    )
+    return graph
+
+
+def embed_tokens(shape: LlavaShape, weights: WeightSource, target: Target) -> GraphBuilder:
+    """``input_ids [B, N] int64 → inputs_embeds [B, N, d] float32``."""
+    graph = GraphBuilder("embed_tokens", target)
+    ids = graph.input("input_ids", INT64, ("batch", "sequence"))
+    table = vector(graph, weights, EMBEDDING)
+    embeds = cast_to_float32(graph, graph.op("Gather", table, ids))
+    graph.output("inputs_embeds", embeds, FLOAT, ("batch", "sequence", shape.sizes.hidden_size))
+    return graph
+
+
+def decoder_model(shape: LlavaShape, weights: WeightSource, target: Target) -> GraphBuilder:
+    """The decoder, for prefill (empty past) and decode steps (one text token, no vision tokens).
+
+    Inputs ``inputs_embeds [B, N, d]``, ``position_ids [B, N]``, ``vision_positions [B, Nv]``,
+    ``text_positions [B, Nt]`` (ascending; together ``0..N-1``), ``past_key_values.{l}.key`` and
+    ``.value [B, Hkv_l, P_l, hd]``. Outputs ``logits [B, 1, V]`` of the last token, ``present.*``,
+    and per drop place ``kept.{m} [B, k_m]``, original indices ascending.
+    """
+    return _Decoder(shape, weights, target).build()
+
+
+class _Decoder:
+    def __init__(self, shape: LlavaShape, weights: WeightSource, target: Target) -> None:
+        self.graph = GraphBuilder("decoder_model", target)
+        self.shape = shape
+        self.sizes = shape.sizes
+        self.weights = weights
+        self.drops = {drop.after_layer: drop for drop in shape.sizes.drops}
+        check_heads(self.graph, shape.sizes.head_dim)
+
+    def build(self) -> GraphBuilder:
+        graph, sizes, weights = self.graph, self.sizes, self.weights
+        epsilon = self.shape.rms_norm_eps
+        embeds = graph.input("inputs_embeds", FLOAT, ("batch", "sequence", sizes.hidden_size))
+        tokens = Tokens(
+            position_ids=graph.input("position_ids", INT64, ("batch", "sequence")),
+            vision=graph.input("vision_positions", INT64, ("batch", "vision_tokens")),
+            text=graph.input("text_positions", INT64, ("batch", "text_tokens")),
+        )
+        pasts = self._pasts()
+        factor = None
+        if self.drops and graph.target.fused:
+            factor = graph.default_input(KEEP_FACTOR, np.array(1.0, np.float32))
+        rotary = RotaryEmbedding(
+            graph, self.shape.rope, sizes.head_dim, self.shape.max_position_embeddings
+        )
+        residual = cast_to_graph(graph, embeds)
+        with graph.scope("layers.0"):
+            first = f"{DECODER}.layers.0.input_layernorm"
+            normed = rms_norm(graph, weights, residual, first, epsilon)
+        window, tables = (
+            cache_window(graph, tokens.position_ids, pasts[0][0]),
+            rotary.at(tokens.position_ids),
+        )
+        segment = 0
+        for number in range(sizes.num_layers):
+            name = f"{DECODER}.layers.{number}"
+            with graph.scope(f"layers.{number}"):
+                mixed, scores = self._attention(
+                    normed, name, number, pasts[number], (window, rotary, tables), segment
+                )
+                drop = self.drops.get(number + 1)
+                if drop is not None and scores is not None:
+                    more = number + 1 < max(self.drops)
+                    gathered = drop_tokens(graph, tokens, scores, drop, factor, more)
+                    tokens = gathered.tokens
+                    mixed = gather_rows(graph, mixed, gathered.keep)
+                    residual = gather_rows(graph, residual, gathered.keep)
+                    assert tokens.original is not None
+                    graph.output(
+                        f"kept.{drop.after_layer}", tokens.original, INT64,
+                        ("batch", f"kept_{drop.after_layer}"),
+                    )  # fmt: skip
+                    window = cache_window(graph, tokens.position_ids, pasts[number + 1][0])
+                    tables = rotary.at(tokens.position_ids)
+                    segment += 1
+                if number + 1 == sizes.num_layers:
+                    mixed, residual = self._last_row(mixed), self._last_row(residual)
+                mixed = linear(
+                    graph, weights, mixed, f"{name}.self_attn.o_proj", sizes.attention_bias
+                )
+                normed, residual = add_rms_norm(
+                    graph, weights, mixed, residual, f"{name}.post_attention_layernorm", epsilon
+                )
+                ffn = self._feed_forward(normed, name)
+                following = (
+                    f"{DECODER}.layers.{number + 1}.input_layernorm"
+                    if number + 1 < sizes.num_layers
+                    else f"{DECODER}.norm"
+                )
+                normed, residual = add_rms_norm(graph, weights, ffn, residual, following, epsilon)
+        logits = linear(graph, weights, normed, LM_HEAD.removesuffix(".weight"))
+        graph.output(
+            "logits", cast_to_float32(graph, logits), FLOAT, ("batch", 1, sizes.vocab_size)
+        )
+        return graph
+
+    def _pasts(self) -> list[tuple[ir.Value, ir.Value]]:
+        """Declare the cache inputs; blocks between two drop places share the name of a length."""
+        sizes, dtype, segment = self.sizes, self.graph.target.dtype, 0
+        pasts = []
+        for number, heads in enumerate(sizes.kv_heads):
+            segment += number in self.drops
+            dims = ("batch", heads, f"past_{segment}", sizes.head_dim)
+            key, value = (
+                self.graph.input(f"past_key_values.{number}.{kind}", dtype, dims)
+                for kind in ("key", "value")
+            )
+            pasts.append((key, value))
+        return pasts
+
+    def _attention(
+        self,
+        normed: ir.Value,
+        name: str,
+        number: int,
+        past: tuple[ir.Value, ir.Value],
+        where: tuple[CacheWindow, RotaryEmbedding, RopeTables],
+        segment: int,
+    ) -> tuple[ir.Value, ir.Value | None]:
+        """The heads' outputs ``[B, N, H·hd]`` and, before a drop, the scores ``[B, N]``."""
+        graph, sizes = self.graph, self.sizes
+        window, rotary, tables = where
+        groups = sizes.kv_heads[number]
+        heads = Heads(groups * sizes.group_size, groups, sizes.head_dim)
+        query, key, value = (
+            linear(
+                graph, self.weights, normed, f"{name}.self_attn.{kind}_proj", sizes.attention_bias
+            )
+            for kind in "qkv"
+        )
+        query = rotary.apply(query, tables, heads.query)
+        key = rotary.apply(key, tables, heads.key_value)
+        attended = cached_attention(graph, query, key, value, past, window, heads)
+        dims = ("batch", heads.key_value, f"total_{segment}", heads.dim)
+        dtype = graph.target.dtype
+        graph.output(f"present.{number}.key", attended.present_key, dtype, dims)
+        graph.output(f"present.{number}.value", attended.present_value, dtype, dims)
+        scores = None
+        if number + 1 in self.drops:
+            scores = importance_for_last(graph, query, key, heads)
+        return attended.output, scores
+
+    def _feed_forward(self, normed: ir.Value, name: str) -> ir.Value:
+        graph, bias = self.graph, self.sizes.mlp_bias
+        gate = linear(graph, self.weights, normed, f"{name}.mlp.gate_proj", bias)
+        up = linear(graph, self.weights, normed, f"{name}.mlp.up_proj", bias)
+        wide = graph.op("Mul", activation(graph, gate, "silu"), up)
+        return linear(graph, self.weights, wide, f"{name}.mlp.down_proj", bias)
+
+    def _last_row(self, x: ir.Value) -> ir.Value:
+        """``[B, N, d] → [B, 1, d]``."""
+        graph = self.graph
+        end, axis = graph.constant([2**31 - 1]), graph.constant([1])
+        return graph.op("Slice", x, graph.constant([-1]), end, axis)
+
+
+def _patches(
+    graph: GraphBuilder,
+    shape: LlavaShape,
+    weights: WeightSource,
+    pixels: ir.Value,
+    counted: ir.Value,
+) -> ir.Value:
+    """Patch, class and position embeddings ``[I, 1 + patches, D]``."""
+    sizes = shape.sizes
+    width = sizes.vision_hidden_size
+    name = f"{TOWER}.embeddings"
+    kernel = vector(graph, weights, f"{name}.patch_embedding.weight")
+    edge = [sizes.patch_size] * 2
+    grid = graph.op("Conv", pixels, kernel, kernel_shape=edge, strides=edge)
+    flat = graph.op("Reshape", grid, graph.constant([0, width, -1]))
+    patches = graph.op("Transpose", flat, perm=(0, 2, 1))
+    images = axis_size(graph, counted, 0)
+    one_each = graph.op("Concat", images, graph.constant([1, width]), axis=0)
+    first = graph.op("Expand", vector(graph, weights, f"{name}.class_embedding"), one_each)
+    positions = vector(graph, weights, f"{name}.position_embedding.weight")
+    return graph.op("Add", graph.op("Concat", first, patches, axis=1), positions)
+
+
+def _tower_attention(
+    graph: GraphBuilder,
+    shape: LlavaShape,
+    weights: WeightSource,
+    normed: ir.Value,
+    name: str,
+    number: int,
+) -> ir.Value:
+    count = shape.sizes.vision_heads[number]
+    heads = Heads(count, count, shape.sizes.vision_head_dim)
+    query, key, value = (
+        linear(graph, weights, normed, f"{name}.self_attn.{kind}_proj", bias=True) for kind in "qkv"
+    )
+    mixed = full_attention(graph, query, key, value, heads)
+    return linear(graph, weights, mixed, f"{name}.self_attn.out_proj", bias=True)
+
+
+def _project(
+    graph: GraphBuilder, shape: LlavaShape, weights: WeightSource, chosen: list[ir.Value]
+) -> ir.Value:
+    """Select tokens of the feature layers, join them, and project to the decoder's width."""
+    if not shape.sizes.keeps_class_token:
+        bounds = [graph.constant([n]) for n in (1, 2**31 - 1, 1)]
+        chosen = [graph.op("Slice", states, *bounds) for states in chosen]
+    joined = chosen[0] if len(chosen) == 1 else graph.op("Concat", *chosen, axis=-1)
+    inner = linear(graph, weights, joined, f"{PROJECTOR}.linear_1", shape.sizes.projector_bias)
+    inner = activation(graph, inner, shape.projector_act)
+    return linear(graph, weights, inner, f"{PROJECTOR}.linear_2", shape.sizes.projector_bias)

@@ -1,0 +1,191 @@
+"""What the graphs of a LLaVA need to know besides its sizes, from ``config.json`` alone.
+
+``comp.shapes`` has the sizes; here are norms, activations, rotary embedding and feature layers,
+with the defaults of ``LlavaConfig``, ``CLIPVisionConfig`` and ``LlamaConfig``, and the refusal of
+what the graphs do not do.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from comp.checkpoints import read_config
+from comp.errors import CompExportError
+from comp.plan import PruningPlan
+from comp.shapes import SLIM_TYPE, ModelShape
+
+SLIM_ARCHITECTURE = "CompLlavaForConditionalGeneration"
+FAMILY = "llava"
+ACTIVATIONS = ("gelu", "quick_gelu", "gelu_pytorch_tanh", "silu", "relu")
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary embedding parameters (``rope_parameters`` of transformers 5)."""
+
+    kind: Literal["default", "linear", "llama3"]
+    theta: float
+    factor: float = 1.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_position_embeddings: int = 8192
+
+
+@dataclass(frozen=True)
+class LlavaShape:
+    """Everything but the weights that the graphs of a LLaVA are built from.
+
+    Attributes:
+        sizes: widths and counts, per layer where pruning changes them.
+        feature_layers: tower blocks passed before each hidden state that is projected (0: none).
+        max_position_embeddings: rows of the rotary tables.
+    """
+
+    sizes: ModelShape
+    feature_layers: tuple[int, ...]
+    vision_act: str
+    layer_norm_eps: float
+    projector_act: str
+    rms_norm_eps: float
+    max_position_embeddings: int
+    rope: Rope
+    image_token_id: int
+
+    def pruned(self, plan: PruningPlan) -> "LlavaShape":
+        """The shape that is left when ``plan`` has been carried out.
+
+        Raises:
+            CompExportError: when the plan is of another model, or its indices make no sense.
+        """
+        if plan.family != FAMILY:
+            raise CompExportError(
+                f"a plan of family {plan.family!r} for a LLaVA: pass the run of a LLaVA"
+            )
+        if self.sizes.drops:
+            raise CompExportError(
+                "the checkpoint is compressed already: pass its dense model with --model"
+            )
+        sizes = self.sizes.with_plan(plan)
+        _check_indices(plan)
+        _check_drops(sizes)
+        return replace(self, sizes=sizes)
+
+
+def read_llava(directory: Path) -> LlavaShape:
+    """Read a dense or a slim LLaVA-1.5 checkpoint's configuration.
+
+    Raises:
+        CompExportError: not a LLaVA-1.5 (CLIP tower, Llama decoder), or a feature of it that is not
+            supported; names the setting and its value.
+    """
+    return llava_of(read_config(directory), str(directory))
+
+
+def llava_of(config: dict[str, Any], where: str) -> LlavaShape:
+    """As ``read_llava`` for a configuration in memory; ``where`` names it in errors."""
+    sizes = ModelShape.from_config(config, where)
+    vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
+    vision_act = vision.get("hidden_act") or "quick_gelu"
+    projector_act = config.get("projector_hidden_act") or "gelu"
+    strategy = config.get("vision_feature_select_strategy", "default")
+    _require(where, "vision_feature_select_strategy", strategy, "default", "full")
+    _require(where, "text_config.hidden_act", text.get("hidden_act") or "silu", "silu")
+    _require(where, "vision_config.hidden_act", vision_act, *ACTIVATIONS)
+    _require(where, "projector_hidden_act", projector_act, *ACTIVATIONS)
+    if config.get("quantization_config"):
+        raise CompExportError(f"{where}: the weights are quantised: pass an unquantised checkpoint")
+    _check_drops(sizes)
+    layers = len(sizes.vision_heads)
+    found = config.get("vision_feature_layer", -2)
+    wanted = [found] if isinstance(found, int) else list(found)
+    return LlavaShape(
+        sizes=sizes,
+        feature_layers=tuple(layer if layer >= 0 else layers + 1 + layer for layer in wanted),
+        vision_act=vision_act,
+        layer_norm_eps=vision.get("layer_norm_eps") or 1e-5,
+        projector_act=projector_act,
+        rms_norm_eps=text.get("rms_norm_eps") or 1e-6,
+        max_position_embeddings=text.get("max_position_embeddings") or 2048,
+        rope=_rope(where, text),
+        image_token_id=config.get("image_token_index", config.get("image_token_id", 32000)),
+    )
+
+
+def slim_config(dense: dict[str, Any], sizes: ModelShape) -> dict[str, Any]:
+    """The ``config.json`` of a slim checkpoint: the dense one plus what was removed."""
+    return dense | {
+        "model_type": SLIM_TYPE,
+        "architectures": [SLIM_ARCHITECTURE],
+        "pruning": {
+            "language": {
+                "num_key_value_heads": list(sizes.kv_heads),
+                "intermediate_size": list(sizes.channels),
+            },
+            "vision": {
+                "num_attention_heads": list(sizes.vision_heads),
+                "intermediate_size": list(sizes.vision_channels),
+            },
+            "drops": [drop.model_dump() for drop in sizes.drops],
+        },
+    }
+
+
+def _rope(where: str, text: dict[str, Any]) -> Rope:
+    """Both spellings: ``rope_parameters``, and ``rope_theta`` with ``rope_scaling``."""
+    found = dict(text.get("rope_scaling") or {}) | dict(text.get("rope_parameters") or {})
+    kind = found.get("rope_type", found.get("type", "default"))
+    _require(where, "text_config rope_type", kind, "default", "linear", "llama3")
+    if found.get("partial_rotary_factor", 1.0) != 1.0:
+        raise CompExportError(
+            f"{where}: partial_rotary_factor is not supported: pass another --model"
+        )
+    theta = float(found.get("rope_theta") or text.get("rope_theta") or 10000.0)
+    if kind == "default":
+        return Rope("default", theta)
+    try:
+        if kind == "linear":
+            return Rope("linear", theta, float(found["factor"]))
+        return Rope(
+            "llama3",
+            theta,
+            float(found["factor"]),
+            float(found["low_freq_factor"]),
+            float(found["high_freq_factor"]),
+            int(found["original_max_position_embeddings"]),
+        )
+    except KeyError as error:
+        raise CompExportError(
+            f"{where}: rope of type {kind!r} without {error}: mend config.json"
+        ) from error
+
+
+def _check_drops(sizes: ModelShape) -> None:
+    """Drop places must ascend and have a block behind them."""
+    places = [drop.after_layer for drop in sizes.drops]
+    if places != sorted(set(places)) or any(place >= sizes.num_layers for place in places):
+        raise CompExportError(
+            f"drop places {places} of a decoder of {sizes.num_layers} layers: they must ascend "
+            "and be below it; run `comp-export prune` again"
+        )
+
+
+def _check_indices(plan: PruningPlan) -> None:
+    for block in plan.blocks:
+        for name, kept, size in (
+            ("kept_key_value_heads", block.kept_key_value_heads, block.num_key_value_heads),
+            ("kept_channels", block.kept_channels, block.intermediate_size),
+        ):
+            if list(kept) != sorted(set(kept)) or not 0 <= kept[0] <= kept[-1] < size:
+                raise CompExportError(
+                    f"plan, {block.part} block {block.index}: {name} must ascend within "
+                    f"0..{size - 1}; run `comp-export prune` again"
+                )
+
+
+def _require(where: str, setting: str, value: object, *allowed: object) -> None:
+    if value not in allowed:
+        names = " or ".join(repr(item) for item in allowed)
+        raise CompExportError(
+            f"{where}: {setting} is {value!r}, supported is {names}: "
+            "pass --model of a LLaVA-1.5 checkpoint"
+        )

@@ -1,0 +1,174 @@
+"""A plain ONNX Runtime runner of an artifact, for proving it against torch.
+
+No IO binding and no sampling: ``serve.Engine`` is what answers users.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from comp.errors import CompExportError
+from export.manifest import Artifact, load_artifact
+
+SESSION_ERRORS_ONLY = 3
+
+
+@dataclass(frozen=True)
+class OnnxState:
+    """Caches by input name after a prefill or a step, and the next position."""
+
+    caches: dict[str, np.ndarray]
+    position: int
+
+
+class OnnxRunner:
+    """Prefill, decode steps and greedy generation with the three graphs of an artifact.
+
+    Args:
+        artifact: an opened artifact, or its directory (files are then checked).
+        providers: ONNX Runtime execution providers.
+        threads: threads of one operator; 0 takes one for each core.
+
+    Raises:
+        CompExportError: ONNX Runtime is missing, or refuses a graph.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact | Path,
+        providers: tuple[str, ...] = ("CPUExecutionProvider",),
+        threads: int = 0,
+    ) -> None:
+        self.artifact = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+        paths = (
+            self.artifact.vision_encoder,
+            self.artifact.embed_tokens,
+            self.artifact.decoder_model,
+        )
+        self._vision, self._embed, self._decoder = (
+            _session(path, providers, threads) for path in paths
+        )
+        manifest = self.artifact.manifest
+        self._tokens = manifest.tokens
+        self._shape = manifest.decoder
+        self._cache_dtype = np.dtype(manifest.precision)
+
+    def prefill(
+        self, pixel_values: np.ndarray, input_ids: np.ndarray, keep_factor: float | None = None
+    ) -> tuple[np.ndarray, list[np.ndarray], OnnxState]:
+        """Run whole prompts of one length, with one number of image tokens.
+
+        Args:
+            pixel_values: ``[I, 3, H, W]`` float32, images in the order their tokens appear; may be
+                empty (``I = 0``) when there are no image tokens.
+            input_ids: ``[B, N]`` int64, image tokens expanded.
+            keep_factor: scales the keep ratios (onnxruntime flavour only).
+
+        Returns:
+            logits ``[B, V]``, per drop place the kept original indices ``[B, k]``, and the state.
+        """
+        embeds = self._embeds(pixel_values, input_ids)
+        is_image = input_ids == self._tokens.image_token_id
+        vision = np.stack([np.flatnonzero(row) for row in is_image]).astype(np.int64)
+        text = np.stack([np.flatnonzero(~row) for row in is_image]).astype(np.int64)
+        batch, length = input_ids.shape
+        positions = np.broadcast_to(np.arange(length, dtype=np.int64), (batch, length))
+        caches = {
+            f"past_key_values.{layer}.{kind}": np.zeros(
+                (batch, heads, 0, self._shape.head_dim), self._cache_dtype
+            )
+            for layer, heads in enumerate(self._shape.num_key_value_heads)
+            for kind in ("key", "value")
+        }
+        extra = {} if keep_factor is None else {"keep_factor": np.array(keep_factor, np.float32)}
+        return self._run(embeds, positions, vision, text, OnnxState(caches, 0), extra)
+
+    def step(self, token: np.ndarray, state: OnnxState) -> tuple[np.ndarray, OnnxState]:
+        """One decode step: ``token [B]`` int64 → logits ``[B, V]``."""
+        batch = len(token)
+        logits, _, state = self._run(
+            self._embed.run(None, {"input_ids": token[:, None].astype(np.int64)})[0],
+            np.full((batch, 1), state.position, np.int64),
+            np.zeros((batch, 0), np.int64),
+            np.zeros((batch, 1), np.int64),
+            state,
+            {},
+        )
+        return logits, state
+
+    def generate(
+        self, pixel_values: np.ndarray, input_ids: np.ndarray, max_new_tokens: int
+    ) -> list[int]:
+        """Greedy new tokens of one prompt, ``input_ids [1, N]``, up to and with EOS."""
+        logits, _, state = self.prefill(pixel_values, input_ids)
+        return self.continue_greedily(logits, state, max_new_tokens)
+
+    def continue_greedily(
+        self, logits: np.ndarray, state: OnnxState, max_new_tokens: int
+    ) -> list[int]:
+        """Greedy tokens from a prefill of one prompt."""
+        found: list[int] = []
+        while len(found) < max_new_tokens:
+            found.append(int(logits[0].argmax()))
+            if found[-1] in self._tokens.eos_token_ids or len(found) == max_new_tokens:
+                break
+            logits, state = self.step(np.array(found[-1:]), state)
+        return found
+
+    def image_features(self, pixel_values: np.ndarray) -> np.ndarray:
+        """``[I, 3, H, W] → [I, T, d]``."""
+        return self._vision.run(None, {"pixel_values": pixel_values.astype(np.float32)})[0]
+
+    def _embeds(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> np.ndarray:
+        embeds = self._embed.run(None, {"input_ids": input_ids.astype(np.int64)})[0]
+        places = input_ids == self._tokens.image_token_id
+        if places.any():
+            features = self.image_features(pixel_values)
+            embeds[places] = features.reshape(-1, features.shape[-1])
+        return embeds
+
+    def _run(
+        self,
+        embeds: np.ndarray,
+        position_ids: np.ndarray,
+        vision: np.ndarray,
+        text: np.ndarray,
+        state: OnnxState,
+        extra: dict[str, Any],
+    ) -> tuple[np.ndarray, list[np.ndarray], OnnxState]:
+        names = [output.name for output in self._decoder.get_outputs()]
+        feeds = {
+            "inputs_embeds": embeds,
+            "position_ids": position_ids,
+            "vision_positions": vision,
+            "text_positions": text,
+        }
+        values = self._decoder.run(names, feeds | state.caches | extra)
+        found = dict(zip(names, values, strict=True))
+        caches = {
+            name.replace("present.", "past_key_values."): value
+            for name, value in found.items()
+            if name.startswith("present.")
+        }
+        kept = [found[f"kept.{drop.after_layer}"] for drop in self._shape.drops]
+        position = state.position + position_ids.shape[1]
+        return found["logits"][:, 0], kept, OnnxState(caches, position)
+
+
+def _session(path: Path, providers: tuple[str, ...], threads: int) -> Any:
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise CompExportError(
+            "onnxruntime is not installed: pip install 'comp-export[serve]'"
+        ) from error
+    options = ort.SessionOptions()
+    options.log_severity_level = SESSION_ERRORS_ONLY
+    options.intra_op_num_threads = threads
+    try:
+        return ort.InferenceSession(str(path), options, providers=list(providers))
+    except Exception as error:  # onnxruntime's own classes have no public base
+        reason = str(error).splitlines()[0]
+        raise CompExportError(f"ONNX Runtime cannot load {path}: {reason}") from error

@@ -1,0 +1,183 @@
+"""One link of the proof: two forms of a model asked the same questions."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from export.manifest import Precision
+
+# Largest logit difference allowed; and scores this close count as tied: which of them is kept is a
+# matter of rounding, so such questions are counted and listed, and left out of the comparison.
+LOGIT_BOUND: dict[Precision, float] = {"float32": 1e-3, "float16": 0.25}
+TIE: dict[Precision, float] = {"float32": 1e-6, "float16": 2e-3}
+
+
+@dataclass(frozen=True)
+class Prefilled:
+    """What a prefill of one prompt gave.
+
+    Attributes:
+        logits: of the last token, ``[V]``.
+        kept: original indices kept at each drop place, ascending, ``[k]``.
+        scores: of every original token at each place, ``[N]`` (NaN: gone); may be empty.
+        state: whatever ``decode`` needs.
+    """
+
+    logits: np.ndarray
+    kept: list[np.ndarray]
+    scores: list[np.ndarray]
+    state: Any
+
+
+class Runner(Protocol):
+    """A form of the model: torch masked, torch slim, or an artifact."""
+
+    def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:
+        """``pixel_values [I, 3, H, W]`` float32, ``input_ids [1, N]`` int64."""
+        ...
+
+    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> list[int]:
+        """Greedy tokens, up to and with EOS."""
+        ...
+
+
+@dataclass(frozen=True)
+class Question:
+    """A tokenised prompt with its pictures."""
+
+    pixel_values: np.ndarray
+    input_ids: np.ndarray
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What one form said to one question."""
+
+    logits: np.ndarray
+    kept: list[np.ndarray]
+    scores: list[np.ndarray]
+    tokens: list[int]
+
+
+@dataclass
+class Link:
+    """Two forms compared over all questions; ``ok`` when nothing but exact ties differs."""
+
+    name: str
+    precision: Precision
+    places: tuple[int, ...]
+    questions: int = 0
+    max_logit_difference: float = 0.0
+    answers_different: list[int] = field(default_factory=list)
+    kept_different: dict[int, list[int]] = field(default_factory=dict)
+    tied: list[int] = field(default_factory=list)
+
+    @property
+    def bound(self) -> float:
+        return LOGIT_BOUND[self.precision]
+
+    @property
+    def ok(self) -> bool:
+        return (
+            self.questions > len(self.tied)
+            and self.max_logit_difference <= self.bound
+            and not self.answers_different
+            and not any(self.kept_different.values())
+        )
+
+    def add(self, expected: Answered, found: Answered) -> None:
+        """Compare the answers of both forms to the next question."""
+        number = self.questions
+        self.questions += 1
+        kept = zip(self.places, expected.kept, found.kept, strict=True)
+        for which, (place, mine, theirs) in enumerate(kept):
+            if np.array_equal(mine, theirs):
+                continue
+            score = expected.scores[which] if expected.scores else None
+            if score is not None and is_tie(mine, theirs, score, TIE[self.precision]):
+                self.tied.append(number)
+                return  # from here on the two see different tokens, and rightly so
+            self.kept_different.setdefault(place, []).append(number)
+        difference = np.abs(expected.logits.astype(np.float64) - found.logits).max()
+        if not difference <= self.max_logit_difference:  # NaN must not pass
+            self.max_logit_difference = float(difference)
+        if expected.tokens != found.tokens:
+            self.answers_different.append(number)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``verify.json``."""
+        compared = self.questions - len(self.tied)
+        finite = np.isfinite(self.max_logit_difference)
+        return {
+            "name": self.name,
+            "ok": self.ok,
+            "precision": self.precision,
+            "questions": self.questions,
+            "max_logit_difference": self.max_logit_difference if finite else None,
+            "bound": self.bound,
+            "kept": [
+                {
+                    "after_layer": place,
+                    "identical": compared - len(self.kept_different.get(place, [])),
+                    "different": self.kept_different.get(place, []),
+                }
+                for place in self.places
+            ],
+            "answers": {
+                "identical": compared - len(self.answers_different),
+                "different": self.answers_different,
+            },
+            "tied": self.tied,
+            "tie": TIE[self.precision],
+        }
+
+
+def is_tie(first: np.ndarray, second: np.ndarray, scores: np.ndarray, within: float) -> bool:
+    """Whether two kept sets of one size differ only in tokens whose scores are the same.
+
+    Args:
+        first, second: kept indices.
+        scores: by original index ``[N]``.
+        within: largest spread of the scores of the tokens that differ.
+    """
+    if len(first) != len(second):
+        return False
+    swapped = np.setxor1d(first, second)
+    return bool(np.ptp(scores[swapped]) <= within)
+
+
+def ask(runner: Runner, question: Question, max_new_tokens: int) -> Answered:
+    """One question, greedily answered."""
+    prefilled = runner.prefill(question.pixel_values, question.input_ids)
+    tokens = runner.decode(prefilled, max_new_tokens)
+    return Answered(prefilled.logits, prefilled.kept, prefilled.scores, tokens)
+
+
+def ask_all(
+    runner: Runner,
+    questions: Iterable[Question],
+    max_new_tokens: int,
+    asked: Callable[[], None] = lambda: None,
+) -> list[Answered]:
+    """Every question in turn; ``asked`` is called after each."""
+    answers = []
+    for question in questions:
+        answers.append(ask(runner, question, max_new_tokens))
+        asked()
+    return answers
+
+
+def compare(
+    name: str,
+    precision: Precision,
+    places: tuple[int, ...],
+    expected: list[Answered],
+    found: list[Answered],
+) -> Link:
+    """The link between two forms that were asked the same questions."""
+    link = Link(name, precision, places)
+    for mine, theirs in zip(expected, found, strict=True):
+        link.add(mine, theirs)
+    return link

@@ -1,0 +1,162 @@
+"""Physical removal: a checkpoint's tensors without the heads and channels a plan removes.
+
+``SlimWeights`` cuts a tensor when it is read; ``write_slim_checkpoint`` streams the cut tensors
+into a checkpoint that ``CompLlavaForConditionalGeneration`` loads. Nothing holds more than one.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from comp.checkpoints import read_config
+from comp.errors import CompExportError
+from comp.families.llava_cut import Cut, cut_of
+from comp.files import writing_directory
+from comp.plan import PruningPlan
+from export.llava_config import llava_of, read_llava, slim_config
+from export.weights import DTYPES, SINGLE, CheckpointWeights, WeightSource
+
+BUFFERS = ("rotary_emb.inv_freq",)  # saved by old releases, never read
+COMPANIONS = (  # what a tokenizer, an image processor and generate() need beside the weights
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.*",
+    "generation_config.json",
+)
+CHUNK = 1 << 24  # elements converted at a time
+
+
+class SlimWeights:
+    """The tensors of ``source``, cut as ``plan`` says (Eq. 2 with binary masks, made physical)."""
+
+    def __init__(self, source: WeightSource, plan: PruningPlan, head_dim: dict[str, int]) -> None:
+        self._source = source
+        self._plan = plan
+        self._head_dim = head_dim
+
+    def names(self) -> tuple[str, ...]:
+        return self._source.names()
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return self._source.dtype(name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        shape = self._source.shape(name)
+        cut = self._cut(name)
+        if cut is None:
+            return shape
+        return (*shape[: cut.axis], len(cut.keep), *shape[cut.axis + 1 :])
+
+    def read(self, name: str) -> np.ndarray:
+        values = self._source.read(name)
+        cut = self._cut(name)
+        return values if cut is None else np.take(values, np.asarray(cut.keep), axis=cut.axis)
+
+    def _cut(self, name: str) -> Cut | None:
+        return cut_of(name, self._plan, self._head_dim)
+
+
+def slim_weights(
+    directory: Path, plan: PruningPlan, source: WeightSource | None = None
+) -> SlimWeights:
+    """The cut tensors of a dense checkpoint (or of ``source``, weights of the same shape)."""
+    shape = read_llava(directory)
+    shape.pruned(plan)  # refuses a plan of another model
+    head_dim = {"language": shape.sizes.head_dim, "vision": shape.sizes.vision_head_dim}
+    return SlimWeights(source or CheckpointWeights(directory), plan, head_dim)
+
+
+def write_slim_checkpoint(
+    dense: Path,
+    plan: PruningPlan,
+    out: Path,
+    source: WeightSource | None = None,
+    dtype: str | None = None,
+) -> Path:
+    """Write the slim checkpoint: cut weights, configuration, tokenizer and processor.
+
+    Args:
+        dense: directory of the dense checkpoint: configuration, tokenizer and, by default, weights.
+        plan: what to remove.
+        out: directory to write; replaced whole.
+        source: weights of the dense shape to cut instead (a fine-tuned ``MemoryWeights``).
+        dtype: ``F32``, ``F16`` or ``BF16`` to convert to; by default each tensor keeps its own.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        CompExportError: the checkpoint is no LLaVA-1.5, the plan is of another model, disk trouble.
+    """
+    config = read_config(dense)
+    shape = llava_of(config, str(dense)).pruned(plan)
+    weights = slim_weights(dense, plan, source)
+    target = DTYPES[dtype] if dtype else None
+    with writing_directory(out) as directory:
+        write_safetensors(weights, directory / SINGLE, target)
+        new_config = slim_config(config, shape.sizes)
+        if dtype:
+            names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+            new_config["dtype"] = names[dtype]
+            new_config.pop("torch_dtype", None)
+        (directory / "config.json").write_text(json.dumps(new_config, indent=2) + "\n")
+        copy_companions(dense, directory)
+    return out
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy the tokenizer, processor and generation files of a checkpoint."""
+    for pattern in COMPANIONS:
+        for path in sorted(source.glob(pattern)):
+            if path.is_file():
+                shutil.copyfile(path, target / path.name)
+
+
+def write_safetensors(
+    weights: WeightSource, path: Path, dtype: np.dtype[Any] | None = None
+) -> None:
+    """Stream tensors into one safetensors file, under their canonical names.
+
+    Raises:
+        CompExportError: for a tensor of a type that is not stored.
+    """
+    names = [name for name in weights.names() if not name.endswith(BUFFERS)]
+    codes = {stored: code for code, stored in DTYPES.items()}
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name in names:
+        stored = dtype or weights.dtype(name)
+        if stored not in codes:
+            raise CompExportError(
+                f"{name} is {stored}: convert the model to float32, float16 or bfloat16"
+            )
+        shape = weights.shape(name)
+        size = int(np.prod(shape, dtype=np.int64)) * stored.itemsize
+        header[name] = {
+            "dtype": codes[stored],
+            "shape": list(shape),
+            "data_offsets": [offset, offset + size],
+        }
+        offset += size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            for chunk in _chunks(weights.read(name)):
+                file.write((chunk if dtype is None else chunk.astype(dtype)).tobytes())
+
+
+def _chunks(values: np.ndarray) -> Iterator[np.ndarray]:
+    flat = np.ascontiguousarray(values).reshape(-1)
+    for start in range(0, flat.size, CHUNK):
+        yield flat[start : start + CHUNK]

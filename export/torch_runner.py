@@ -1,0 +1,147 @@
+"""The torch side of the proof: the masked, the slim and the dense model, run like an artifact.
+
+They are run by ``comp``'s own decoder, so that drop rules can also be listened to: the scores tell
+an honest tie from a real difference.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LlavaForConditionalGeneration
+
+from comp.errors import CompExportError
+from comp.families.llama_forward import DecoderCache, DecoderOptions
+from comp.families.llava import LlavaAdapter
+from comp.families.llava_cut import cut_of
+from comp.families.llava_forward import IGNORE, LlavaBatch, answer_step, prompt_kinds, run_llava
+from comp.families.loading import load_adapter
+from comp.masks import Masks
+from comp.plan import DropPlan, PruningPlan
+from comp.tokens import DropRules, RatioRule
+from export.parity import Prefilled
+
+
+@dataclass
+class _Listening:
+    """A drop rule that remembers the scores it was asked about."""
+
+    rule: RatioRule
+    heard: list[Tensor] = field(default_factory=list)
+
+    def keep(self, importance: Tensor, kind: Tensor, alive: Tensor, query: Tensor) -> Tensor:
+        self.heard.append(importance)
+        return self.rule.keep(importance, kind, alive, query)
+
+
+class TorchRunner:
+    """A LLaVA with optional masks and drops (see ``export.parity.Runner``)."""
+
+    def __init__(
+        self,
+        model: LlavaForConditionalGeneration,
+        eos: tuple[int, ...],
+        drops: tuple[DropPlan, ...] = (),
+        masks: Masks | None = None,
+    ) -> None:
+        self._model = model.eval()
+        self._eos = eos
+        self._drops = drops
+        self._masks = masks
+
+    @torch.no_grad()
+    def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:
+        """One prompt: ``pixel_values [I, 3, H, W]``, ``input_ids [1, N]``."""
+        device = self._model.model.language_model.embed_tokens.weight.device
+        ids = torch.tensor(input_ids, device=device)
+        query = torch.full((1,), ids.shape[1] - 1, device=device)
+        batch = LlavaBatch(
+            pixel_values=torch.tensor(pixel_values, device=device),
+            input_ids=ids,
+            kind=prompt_kinds(ids, self._model.config.image_token_id),
+            alive=torch.ones(ids.shape, device=device),
+            query=query,
+            labels=torch.full_like(ids, IGNORE),
+        )
+        ears = {drop.after_layer: _Listening(RatioRule.from_plan(drop)) for drop in self._drops}
+        rules: DropRules = dict(ears)
+        options = DecoderOptions(masks=self._masks, rules=rules)
+        cache = DecoderCache()
+        output = run_llava(self._model, batch, options, cache, tower_masks=self._masks)
+        last = output.tokens.states[:, -1]
+        present = np.arange(ids.shape[1])
+        kept, scores = [], []
+        for place, ear in sorted(ears.items()):
+            row = np.full(ids.shape[1], np.nan)
+            row[present] = ear.heard[0][0].double().cpu().numpy()
+            present = output.kept[place].index[0].cpu().numpy()
+            kept.append(present)
+            scores.append(row)
+        logits = self._model.lm_head(last)[0].float().cpu().numpy()
+        return Prefilled(logits, kept, scores, (cache, DecoderOptions(masks=self._masks)))
+
+    @torch.no_grad()
+    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> list[int]:
+        """Greedy tokens after a prefill, up to and with EOS."""
+        cache, options = prefilled.state
+        device = self._model.model.language_model.embed_tokens.weight.device
+        found = [int(prefilled.logits.argmax())]
+        while len(found) < max_new_tokens and found[-1] not in self._eos:
+            token = torch.tensor(found[-1:], device=device)
+            found.append(int(answer_step(self._model, token, options, cache)[0].argmax()))
+        return found
+
+
+@dataclass(frozen=True)
+class TorchSide:
+    """The torch models of a run, on one device."""
+
+    dense: LlavaAdapter
+    slim: LlavaAdapter
+    plan: PruningPlan
+    eos: tuple[int, ...]
+
+    @classmethod
+    def load(
+        cls, dense: Path, slim: Path, plan: PruningPlan, eos: tuple[int, ...], device: str = "cpu"
+    ) -> "TorchSide":
+        """Load both checkpoints in float32."""
+        return cls(_llava(dense, device), _llava(slim, device), plan, eos)
+
+    def dense_runner(self) -> TorchRunner:
+        """The dense model as it was before pruning. Not valid after ``masked_runner``."""
+        return TorchRunner(self.dense.model, self.eos)
+
+    def slim_runner(self) -> TorchRunner:
+        return TorchRunner(self.slim.model, self.eos, self.plan.drops)
+
+    def masked_runner(self) -> TorchRunner:
+        """The dense model with the slim one's weights in their places and the rest masked.
+
+        Removed rows and columns keep their dense values: the masks alone silence them. Changes the
+        dense model's weights in place, so that a large model is not held twice.
+        """
+        shape = self.dense.shape
+        head_dim = {"language": shape.head_dim, "vision": shape.vision_head_dim}
+        trained = self.slim.model.state_dict()
+        with torch.no_grad():
+            for name, tensor in self.dense.model.state_dict().items():
+                cut = cut_of(name, self.plan, head_dim)
+                if cut is None:
+                    tensor.copy_(trained[name])
+                else:
+                    keep = torch.tensor(cut.keep, device=tensor.device)
+                    tensor.index_copy_(cut.axis, keep, trained[name].to(tensor.device))
+        whole, cuts = Masks.ones(self.dense.blocks), Masks.from_plan(self.plan.blocks)
+        masks = Masks(whole.heads | cuts.heads, whole.channels | cuts.channels)
+        return TorchRunner(self.dense.model, self.eos, self.plan.drops, masks)
+
+
+def _llava(directory: Path, device: str) -> LlavaAdapter:
+    adapter: Any = load_adapter(directory, device)
+    if not isinstance(adapter, LlavaAdapter):
+        raise CompExportError(f"{directory} is no LLaVA: verify proves LLaVA runs")
+    return adapter

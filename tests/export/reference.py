@@ -1,0 +1,119 @@
+"""A small torch reference of the compressed decoder, from the semantics, not from the graphs.
+
+It *masks*: removed heads and channels of the dense model are zeroed, so it also checks that cutting
+them physically is the same.
+"""
+
+import math
+
+import torch
+from transformers import LlavaForConditionalGeneration
+
+from comp.plan import PruningPlan, keep_count
+
+
+class MaskedReference:
+    """Batch of one prompt: prefill with drops, then decode steps with per-layer caches."""
+
+    def __init__(self, model: LlavaForConditionalGeneration, plan: PruningPlan | None) -> None:
+        self.model = model.eval()
+        self.text = model.model.language_model
+        self.config = model.config.text_config
+        self.drops = {drop.after_layer: drop for drop in plan.drops} if plan else {}
+        self.blocks = {block.index: block for block in plan.part("language")} if plan else {}
+        self.cache: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.position = 0
+
+    @torch.no_grad()
+    def prefill(
+        self, pixel_values: torch.Tensor | None, input_ids: torch.Tensor, keep_factor: float = 1.0
+    ) -> tuple[torch.Tensor, list[list[int]]]:
+        embeds = self.text.embed_tokens(input_ids)
+        is_image = input_ids[0] == self.model.config.image_token_id
+        if pixel_values is not None:
+            features = self.model.get_image_features(pixel_values).pooler_output
+            embeds[0, is_image] = torch.cat(list(features), 0)
+        self.cache = []
+        count = input_ids.shape[1]
+        self.position = count
+        return self._run(embeds[0], torch.arange(count), is_image, keep_factor)
+
+    @torch.no_grad()
+    def step(self, token: int) -> torch.Tensor:
+        embeds = self.text.embed_tokens(torch.tensor([token]))
+        position = torch.tensor([self.position])
+        self.position += 1
+        return self._run(embeds, position, torch.zeros(1, dtype=torch.bool), None)[0]
+
+    def generate(self, pixel_values, input_ids, max_new_tokens, eos=()) -> list[int]:
+        logits, _ = self.prefill(pixel_values, input_ids)
+        found = [int(logits.argmax())]
+        while len(found) < max_new_tokens and found[-1] not in eos:
+            found.append(int(self.step(found[-1]).argmax()))
+        return found
+
+    def _run(self, x, position, is_image, keep_factor):
+        """``x [N, d]``; returns logits ``[V]`` and kept original indices per place."""
+        decoding = keep_factor is None
+        original = torch.arange(len(x))
+        kept = []
+        for number, layer in enumerate(self.text.layers):
+            x, scores = self._block(number, layer, x, position)
+            drop = self.drops.get(number + 1)
+            if drop is None or decoding:
+                continue
+            scores[-1] += 2
+            keep = []
+            for mine, ratio in (
+                (is_image, drop.vision_keep_ratio),
+                (~is_image, drop.text_keep_ratio),
+            ):
+                thousandths = min(1000, max(1, round(round(ratio * 1000) * keep_factor)))
+                places = mine.nonzero()[:, 0]
+                k = keep_count(len(places), thousandths / 1000)
+                keep += places[scores[places].argsort(descending=True, stable=True)[:k]].tolist()
+            keep = sorted(keep)
+            x, position, is_image, original = (v[keep] for v in (x, position, is_image, original))
+            kept.append(original.tolist())
+        return self.model.lm_head(self.text.norm(x[-1])), kept
+
+    def _block(self, number, layer, x, position):
+        attention, config = layer.self_attn, self.config
+        heads, groups, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        block = self.blocks.get(number)
+        alive = torch.ones(heads) if block is None else torch.zeros(heads)
+        if block is not None:
+            alive[list(block.kept_heads)] = 1
+        normed = layer.input_layernorm(x)
+        cos, sin = self.text.rotary_emb(x[None], position[None])
+
+        def turned(y):  # [H, N, hd]
+            left, right = y[..., : dim // 2], y[..., dim // 2 :]
+            return y * cos[0] + torch.cat([-right, left], -1) * sin[0]
+
+        query = turned(attention.q_proj(normed).view(-1, heads, dim).transpose(0, 1))
+        key = turned(attention.k_proj(normed).view(-1, groups, dim).transpose(0, 1))
+        value = attention.v_proj(normed).view(-1, groups, dim).transpose(0, 1)
+        if number < len(self.cache):
+            key = torch.cat([self.cache[number][0], key], 1)
+            value = torch.cat([self.cache[number][1], value], 1)
+            self.cache[number] = (key, value)
+        else:
+            self.cache.append((key, value))
+        key, value = (y.repeat_interleave(heads // groups, 0) for y in (key, value))
+        logits = query @ key.transpose(1, 2) / math.sqrt(dim)  # [H, N, M]
+        n, m = logits.shape[1:]
+        logits = logits.masked_fill(
+            torch.arange(m)[None] > torch.arange(m - n, m)[:, None], -torch.inf
+        )
+        weights = logits.softmax(-1)
+        scores = (weights[:, -1] * alive[:, None]).amax(0)
+        mixed = (weights @ value) * alive[:, None, None]
+        x = x + attention.o_proj(mixed.transpose(0, 1).reshape(n, heads * dim))
+        normed = layer.post_attention_layernorm(x)
+        wide = torch.nn.functional.silu(layer.mlp.gate_proj(normed)) * layer.mlp.up_proj(normed)
+        if block is not None:
+            mask = torch.zeros(wide.shape[-1])
+            mask[list(block.kept_channels)] = 1
+            wide = wide * mask
+        return x + layer.mlp.down_proj(wide), scores

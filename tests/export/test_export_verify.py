@@ -1,0 +1,162 @@
+"""``comp-export onnx`` and ``verify`` on a run directory, and the comparison itself."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from comp.errors import CompExportError
+from comp.plan import PruningPlan
+from comp.runs import RUN_VERSION
+from export.commands.onnx import command as onnx_command
+from export.commands.verify import command as verify_command
+from export.manifest import load_artifact, sha256_of
+from export.parity import Answered, Link, compare, is_tie
+from export.slim import write_slim_checkpoint
+from tests.export.tiny import make_plan, save_checkpoint, tiny_config, tiny_model
+
+QUESTIONS = 8
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run of a tiny model whose slim weights were also trained a little."""
+    home = tmp_path_factory.mktemp("runs")
+    model = tiny_model(tiny_config(kv_heads=2), seed=6)
+    dense = save_checkpoint(model, home / "dense")
+    plan: PruningPlan = make_plan(model.config, vision=True, seed=7, model=str(dense))
+    run = home / "tiny-0.5"
+    run.mkdir()
+    plan.save(run / "plan.json")
+    tuned = tiny_model(tiny_config(kv_heads=2), seed=6)
+    for parameter in tuned.parameters():
+        parameter.data += 0.01 * parameter.data.sign()
+    shutil.copytree(dense, home / "tuned")
+    tuned.save_pretrained(home / "tuned")
+    write_slim_checkpoint(home / "tuned", plan, run / "checkpoint")
+    record = {"version": RUN_VERSION, "model": str(dense), "model_path": str(dense)}
+    (run / "run.json").write_text(json.dumps(record))
+    return run
+
+
+def invoke(command, *words):
+    result = CliRunner().invoke(command, [str(word) for word in words], catch_exceptions=False)
+    return result.exit_code, result.stdout
+
+
+@pytest.fixture(scope="module")
+def exported(run):
+    status, text = invoke(onnx_command, run, "--json")
+    assert status == 0
+    return json.loads(text)
+
+
+def test_onnx_writes_both_artifacts(run, exported):
+    assert {path.name for path in run.iterdir()} >= {"onnx", "onnx-dense"}
+    slim = load_artifact(run / "onnx").manifest
+    dense = load_artifact(run / "onnx-dense").manifest
+    assert (slim.dense, dense.dense) == (False, True)
+    assert len(slim.decoder.drops) == 2
+    assert dense.decoder.drops == ()
+    assert slim.rate == 0.5
+    assert slim.macs.artifact < dense.macs.artifact == dense.macs.dense
+    assert slim.params < dense.params
+    assert slim.verified is None
+    assert all(name.endswith((".onnx", ".data", ".json")) for name in exported["files"])
+    assert slim.prompt_template == "USER: <image>\n{prompt} ASSISTANT:"
+
+
+def test_onnx_refuses_to_overwrite(run, exported):
+    with pytest.raises(CompExportError, match="--force"):
+        invoke(onnx_command, run)
+    assert invoke(onnx_command, run, "--force", "--json")[0] == 0
+
+
+def test_verify_holds_and_is_recorded(run, exported):
+    status, text = invoke(onnx_command, run, "--flavour", "standard", "--no-dense", "--json")
+    assert status == 0
+    status, text = invoke(verify_command, run, "--questions", QUESTIONS, "--json")
+    report = json.loads(text)
+    assert status == 0
+    assert report["ok"]
+    names = [link["name"] for link in report["links"]]
+    assert names[0] == "masked torch = slim torch"
+    assert len(names) == 4  # and slim, dense, slim standard
+    for link in report["links"]:
+        assert link["questions"] == QUESTIONS
+        assert link["max_logit_difference"] <= 1e-3
+        assert link["answers"]["identical"] == QUESTIONS
+    assert json.loads((run / "reports" / "verify.json").read_text()) == report
+    assert "holds" in (run / "reports" / "verify.md").read_text()
+    for name in ("onnx", "onnx-dense", "onnx-standard"):
+        verified = load_artifact(run / name).manifest.verified
+        assert verified.ok
+        assert verified.report_sha256 == sha256_of(run / "reports" / "verify.json")
+    shutil.rmtree(run / "onnx-standard")
+
+
+def test_verify_fails_on_other_weights(run, exported, tmp_path):
+    """An artifact of weights that are not the checkpoint's: status 1, and said so."""
+    broken = tmp_path / "broken"
+    shutil.copytree(run, broken)
+    plan = PruningPlan.load(broken / "plan.json")
+    dense = json.loads((broken / "run.json").read_text())["model"]
+    write_slim_checkpoint(type(run)(dense), plan, broken / "checkpoint")  # without the training
+    status, text = invoke(verify_command, broken, "--questions", 4, "--json")
+    assert status == 1
+    report = json.loads(text)
+    assert not report["ok"]
+    assert not load_artifact(broken / "onnx").manifest.verified.ok
+    assert load_artifact(broken / "onnx-dense").manifest.verified.ok
+
+
+def test_verify_refuses_damage(run, exported, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(run, broken)
+    data = broken / "onnx" / "decoder_model.onnx.data"
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(CompExportError, match=r"decoder_model\.onnx\.data has"):
+        invoke(verify_command, broken)
+
+
+def test_verify_without_artifacts(run, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(run, bare, ignore=shutil.ignore_patterns("onnx*"))
+    with pytest.raises(CompExportError, match="comp-export onnx"):
+        invoke(verify_command, bare)
+
+
+def answered(kept, logits=(0.0, 1.0), tokens=(1,), scores=None):
+    return Answered(
+        np.array(logits),
+        [np.array(kept)],
+        [] if scores is None else [np.array(scores)],
+        list(tokens),
+    )
+
+
+def link_of(first, second) -> Link:
+    return compare("link", "float32", (1,), [answered([0, 1]), first], [answered([0, 1]), second])
+
+
+def test_link_tells_differences():
+    assert link_of(answered([0, 2]), answered([0, 2])).ok
+    assert not link_of(answered([0, 2]), answered([0, 1])).ok
+    assert not link_of(answered([0]), answered([0], logits=(0, 1.002))).ok
+    assert not link_of(answered([0]), answered([0], logits=(0, np.nan))).ok
+    assert not link_of(answered([0]), answered([0], tokens=(2,))).ok
+
+
+def test_ties_are_counted_and_not_hidden():
+    scores = [0.1, 0.3, 0.3 + 5e-7, 0.2]
+    tied = link_of(answered([1, 3], scores=scores), answered([2, 3], logits=(9, 9), tokens=(7,)))
+    assert tied.ok
+    assert tied.to_dict()["tied"] == [1]
+    assert tied.to_dict()["kept"][0]["identical"] == 1
+    clear = link_of(answered([1, 3], scores=[0.1, 0.3, 0.3001, 0.2]), answered([2, 3]))
+    assert not clear.ok
+    assert not is_tie(np.array([1]), np.array([1, 2]), np.zeros(4), 1)
+    only_ties = compare("link", "float32", (1,), [answered([1], scores=scores)], [answered([2])])
+    assert not only_ties.ok  # nothing was compared
