@@ -34,7 +34,9 @@ def resolve_model(name: str) -> Path:
             )
         return directory
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise CompExportError(f"no directory {name}: pass --model DIR with a Hugging Face checkpoint")
+        raise CompExportError(
+            f"no directory {name}: pass --model DIR with a Hugging Face checkpoint"
+        )
     return _from_hub(name)
 
 
@@ -72,6 +74,10 @@ def read_config(directory: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except OSError as error:
-        raise CompExportError(f"cannot read {path}: {error.strerror}; is this a checkpoint?") from error
+        raise CompExportError(
+            f"cannot read {path}: {error.strerror}; is this a checkpoint?"
+        ) from error
     except ValueError as error:
-        raise CompExportError(f"{path} is not JSON ({error}): fetch the checkpoint again") from error
+        raise CompExportError(
+            f"{path} is not JSON ({error}): fetch the checkpoint again"
+        ) from error

@@ -1,7 +1,7 @@
 """LoRA for large models (through peft): small trainable matrices beside the frozen weights."""
 
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter
@@ -28,7 +28,7 @@ def lora(adapter: FamilyAdapter, rank: int) -> Iterator[None]:
             "LoRA needs the package peft: pip install 'comp-export[train]', or use --recover full"
         ) from error
     wrapped = get_peft_model(
-        adapter.model,  # type: ignore[arg-type]
+        adapter.model,
         LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS, lora_dropout=0.0),
     )
     try:

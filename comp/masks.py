@@ -67,7 +67,9 @@ class Masks:
     def towards(self, target: "Masks", progress: float) -> "Masks":
         """Masks on their way from these to ``target`` (progress 1): the soft decay of a stage."""
 
-        def blend(old: dict[BlockKey, Tensor], new: dict[BlockKey, Tensor]) -> dict[BlockKey, Tensor]:
+        def blend(
+            old: dict[BlockKey, Tensor], new: dict[BlockKey, Tensor]
+        ) -> dict[BlockKey, Tensor]:
             return {key: torch.lerp(old[key], new[key], progress) for key in old}
 
         return Masks(blend(self.heads, target.heads), blend(self.channels, target.channels))

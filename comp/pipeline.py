@@ -19,6 +19,7 @@ from comp.data.example import Example
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter, Forwarding
 from comp.families.loading import load_adapter
+from comp.figures import save_figures
 from comp.files import disk_errors, write_text, writing_directory
 from comp.lora import is_large, lora
 from comp.methods.comp import CompOptions, Outcome, prune
@@ -27,6 +28,7 @@ from comp.progress import Progress
 from comp.pruning_data import DataSizes, PruningData, embedded_data, own_data
 from comp.recover import RecoverOptions, recover
 from comp.runs import RUN_VERSION, RunDirectory
+from comp.search_state import STAGES
 from comp.tokens import rules_from_plan
 from comp.training_loop import accuracy
 
@@ -40,6 +42,7 @@ class PruneRequest:
     """Everything a pruning run depends on; stored, so that a resumed run is the same run."""
 
     model: str
+    method: str
     comp: CompOptions
     recover: RecoverOptions
     sizes: DataSizes
@@ -159,12 +162,17 @@ def _write_run(
     record: dict[str, Any],
     state: Path,
 ) -> None:
+    # The record goes first and comes last: a run without it is not finished.
+    run.record.unlink(missing_ok=True)
+    for old in run.path.iterdir():
+        if old.is_dir() and old != state:
+            shutil.rmtree(old)
     with writing_directory(run.checkpoint) as temporary:
         slim.save(temporary)
     plan.save(run.plan_file)
-    write_text(run.stages, (state / "stages.jsonl").read_text())
-    # The record comes last: a run without it is not finished.
+    write_text(run.stages, (state / STAGES).read_text())
     write_text(run.record, json.dumps(record, indent=1) + "\n")
+    save_figures(run)
     run.point_latest_here()
     shutil.rmtree(state)
 

@@ -6,14 +6,14 @@ Indices always refer to the dense model.
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from comp.errors import CompExportError
 from comp.files import write_text
 
-PLAN_VERSION = 1
+PLAN_VERSION: Final = 1
 KEEP_UNIT = 1000  # keep ratios are whole thousandths, so that ceil(ratio * n) is exact everywhere
 
 Part = Literal["vision", "language", "cross"]
@@ -111,7 +111,9 @@ class PruningPlan(_Frozen):
         try:
             found = json.loads(text)
         except ValueError as error:
-            raise CompExportError(f"{path} is not JSON ({error}); run `comp-export prune` again") from error
+            raise CompExportError(
+                f"{path} is not JSON ({error}); run `comp-export prune` again"
+            ) from error
         version = found.get("version") if isinstance(found, dict) else None
         if version != PLAN_VERSION:
             raise CompExportError(
@@ -123,4 +125,6 @@ class PruningPlan(_Frozen):
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise CompExportError(f"{path}: {where}: {first['msg']}; run `comp-export prune` again") from error
+            raise CompExportError(
+                f"{path}: {where}: {first['msg']}; run `comp-export prune` again"
+            ) from error

@@ -80,11 +80,15 @@ def open_run(path: Path) -> RunDirectory:
     target = path.resolve()
     run = RunDirectory(target)
     if not run.record.is_file():
-        raise CompExportError(f"no run at {path}: make one with `comp-export prune` or `quickstart`")
+        raise CompExportError(
+            f"no run at {path}: make one with `comp-export prune` or `quickstart`"
+        )
     try:
         version = run.read_record().get("version")
     except ValueError as error:
-        raise CompExportError(f"{run.record} is not JSON: make the run again with --force") from error
+        raise CompExportError(
+            f"{run.record} is not JSON: make the run again with --force"
+        ) from error
     if version != RUN_VERSION:
         raise CompExportError(
             f"{target} is a run of version {version!r}, this release reads version {RUN_VERSION}: "

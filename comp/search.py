@@ -15,7 +15,7 @@ from comp.compute import Compute
 from comp.families.base import FamilyAdapter, Forwarding, KeptShare, Mode, TokenKind
 from comp.importance import ParameterImportance, cheapest_units
 from comp.masks import BlockKey, Masks
-from comp.plan import Workload
+from comp.plan import Part, Workload
 from comp.tokens import DropRules, ThresholdRule
 
 TOKEN_BISECTIONS = 11
@@ -72,14 +72,16 @@ class Search:
     def macs(self, state: SearchState) -> int:
         return self.adapter.macs(state.masks.counts(), state.shares, self.workload)
 
-    def rules(self, state: SearchState, before: SearchState | None = None, softness: float = 0.0) -> DropRules:
+    def rules(
+        self, state: SearchState, before: SearchState | None = None, softness: float = 0.0
+    ) -> DropRules:
         """The drop rules of a state; on the way from ``before``, newly cut tokens stay softly."""
         now = state.thresholds
         then = now if before is None else before.thresholds
         if now.vision <= 0 and now.text <= 0:
             return {}
         rule = ThresholdRule(now.vision, now.text, then.vision, then.text, softness)
-        return {place: rule for place in self.adapter.drop_places}
+        return dict.fromkeys(self.adapter.drop_places, rule)
 
     def forwarding(self, state: SearchState) -> Forwarding:
         return Forwarding(state.masks, self.rules(state), self.options.cit)
@@ -112,9 +114,9 @@ class Search:
                     shares[place] = (least, text) if mode.tokens == "vision" else (vision, least)
         return self.adapter.macs(type(counts)(heads, channels), shares, self.workload)
 
-    def importance(self, state: SearchState, parts: set[str]) -> ParameterImportance:
+    def importance(self, state: SearchState, parts: set[Part]) -> ParameterImportance:
         """Run the calibration batches and collect importances of heads and channels."""
-        observer = ParameterImportance(parts, token_weighted=self.options.cip)  # type: ignore[arg-type]
+        observer = ParameterImportance(parts, token_weighted=self.options.cip)
         how = self.forwarding(state)
         with torch.no_grad(), self.compute.autocast():
             for batch in self.calibration:

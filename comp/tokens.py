@@ -72,7 +72,9 @@ class ThresholdRule:
             kept = torch.where(mine, kept * share, kept)
             # The strongest token of a kind stays whatever the threshold.
             best = torch.where(mine & (alive > 0), importance, -1.0).argmax(1, keepdim=True)
-            best_alive = torch.where(mine.gather(1, best), alive.gather(1, best), kept.gather(1, best))
+            best_alive = torch.where(
+                mine.gather(1, best), alive.gather(1, best), kept.gather(1, best)
+            )
             kept = kept.scatter(1, best, best_alive)
         return kept.scatter(1, query[:, None], alive.gather(1, query[:, None]))
 

@@ -24,9 +24,7 @@ class StepOptions:
     warmup_steps: int = 5
 
 
-def examples_of(
-    data: Sequence[Example], step: int, batch_size: int, seed: int
-) -> list[Example]:
+def examples_of(data: Sequence[Example], step: int, batch_size: int, seed: int) -> list[Example]:
     """The examples of a step: each epoch is a permutation of its own; the same for the same step."""
     found = []
     for place in range(step * batch_size, (step + 1) * batch_size):

@@ -140,11 +140,11 @@ def command(
     _prepare(run, force, resume)
     from comp.checkpoints import resolve_model
     from comp.compute import Compute
-    from comp.search import ImportanceOptions
     from comp.methods.comp import CompOptions
     from comp.pipeline import PruneRequest, check_resumable, run_pruning
     from comp.pruning_data import DataSizes
     from comp.recover import RecoverOptions
+    from comp.search import ImportanceOptions
     from comp.shapes import read_shape
     from comp.strategy import StrategyOptions
     from comp.training_loop import StepOptions
@@ -158,6 +158,7 @@ def command(
     training = StepOptions(batch_size=batch_size, learning_rate=lr)
     request = PruneRequest(
         model=model,
+        method=method,
         comp=CompOptions(
             rate=rate,
             modes=_mode_names(modes),
@@ -203,7 +204,7 @@ def command(
 
 
 def _prepare(run: RunDirectory, force: bool, resume: bool) -> None:
-    """Refuse to overwrite; clear the place with --force."""
+    """Refuse to overwrite; with --force an interrupted run is forgotten."""
     state = run.path / ".state"
     if force and resume:
         raise CompExportError("--force starts again and --resume goes on: give one of them")
@@ -213,8 +214,9 @@ def _prepare(run: RunDirectory, force: bool, resume: bool) -> None:
         raise CompExportError(f"{run.path} is a file: choose another place with --out")
     if force:
         if not (run.record.exists() or state.exists()) and any(run.path.iterdir()):
-            raise CompExportError(f"{run.path} is no run directory: --force will not delete it")
-        shutil.rmtree(run.path)
+            raise CompExportError(f"{run.path} is no run directory: --force will not replace it")
+        # A finished run stays whole until the new one can take its place.
+        shutil.rmtree(state, ignore_errors=True)
     elif state.exists():
         raise CompExportError(
             f"{run.path} holds an interrupted run: go on with --resume, or start again with --force"

@@ -5,6 +5,8 @@ a hash of the layout (which thing in which cell of the grid) decides the only sp
 belong to, so no layout of ``test`` is ever seen in ``train``.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from comp.data.example import Example
@@ -17,7 +19,7 @@ VERSION = 1
 SPLITS = ("train", "validation", "test")
 
 
-class EmojiScenes:
+class EmojiScenes(Sequence[Example]):
     """An endless (``train``) or as-long-as-you-like split of visual questions.
 
     Args:
@@ -37,7 +39,7 @@ class EmojiScenes:
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, index: int) -> Example:
+    def __getitem__(self, index: int) -> Example:  # type: ignore[override]  # no slices
         scene, question = self.scene(index)
         image, _ = render(scene)
         return Example(image, question.text, question.answer, question.kind)

@@ -8,6 +8,7 @@ argue about the answer, by asking for a margin in pixels or in size.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -347,7 +348,7 @@ def ask_odd(scene: Scene, rng: np.random.Generator) -> Question | None:
 
 def ask_list(scene: Scene, rng: np.random.Generator) -> Question | None:
     ordered = sorted(scene.things, key=lambda thing: thing.x)
-    gaps = [b.x - a.x for a, b in zip(ordered, ordered[1:], strict=False)]
+    gaps = [b.x - a.x for a, b in pairwise(ordered)]
     if len(ordered) > 4 or any(gap < AXIS_MARGIN for gap in gaps):
         return None
     text = _pick(

@@ -142,8 +142,8 @@ def _background(rng: np.random.Generator) -> Image.Image:
         wave = np.cos(angle) * columns + np.sin(angle) * rows
         blend = 0.5 + 0.5 * np.sin(2 * np.pi * wave / period)
     elif style == 3:
-        period = rng.integers(14, 43)
-        blend = ((rows // period + columns // period) % 2).astype(np.float32) * 0.6
+        side = int(rng.integers(14, 43))
+        blend = ((rows // side + columns // side) % 2).astype(np.float32) * 0.6
     else:
         coarse = rng.integers(0, 256, size=(7, 7), dtype=np.uint8)
         smooth = Image.fromarray(coarse).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)

@@ -83,7 +83,9 @@ class FamilyAdapter(Protocol):
         """The typical prompt of these batches, which FLOPs are counted on."""
         ...
 
-    def macs(self, counts: StructureCounts, shares: dict[int, tuple[float, float]], on: Workload) -> int:
+    def macs(
+        self, counts: StructureCounts, shares: dict[int, tuple[float, float]], on: Workload
+    ) -> int:
         """Multiply-accumulates with so many heads and channels and these keep ratios by place."""
         ...
 

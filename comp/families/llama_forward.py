@@ -6,6 +6,7 @@ the slim model, so that they can only differ in their weights.
 """
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class DecoderOptions:
 
 
 def run_decoder(
-    language: nn.Module,
+    language: Any,
     tokens: TokenState,
     options: DecoderOptions,
     cache: DecoderCache | None = None,
@@ -109,7 +110,9 @@ def run_decoder(
     if observer is not None and pending is not None:
         pending.tell(observer, None)
     states = language.norm(tokens.states.to(_device(language.norm)))
-    done = TokenState(states, tokens.position, tokens.kind, tokens.alive, tokens.index, tokens.query)
+    done = TokenState(
+        states, tokens.position, tokens.kind, tokens.alive, tokens.index, tokens.query
+    )
     return done, kept
 
 
@@ -133,7 +136,7 @@ class _PendingChannels:
 
 @dataclass(frozen=True)
 class _Block:
-    layer: nn.Module
+    layer: Any
     number: int
     options: DecoderOptions
     ranks: bool
@@ -203,7 +206,7 @@ def _ranking_scores(
     return (scores + presence_bias(alive)[:, 0]).masked_fill(hidden[:, None], NEVER)
 
 
-def _rotary(language: nn.Module, tokens: TokenState) -> tuple[Tensor, ...]:
+def _rotary(language: Any, tokens: TokenState) -> tuple[Tensor, ...]:
     return language.rotary_emb(tokens.states.float(), position_ids=tokens.position)
 
 

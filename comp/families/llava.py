@@ -36,20 +36,30 @@ DROP_SHARES = (0.25, 0.5, 0.75)  # of the depth: after layers 8, 16, 24 of 32
 
 
 class LlavaAdapter(FamilyAdapter):
-    """A loaded LLaVA, dense or slim, as the algorithm sees it."""
+    """A loaded LLaVA, dense or slim, as the algorithm sees it.
+
+    Weights are fp32 in memory and ``stored_dtype`` on disk: that of the checkpoint they came from.
+    """
 
     name = "llava"
     modes = MODES
     default_modes = DEFAULT_MODES
 
-    def __init__(self, model: LlavaForConditionalGeneration, processor: ProcessorMixin) -> None:
+    def __init__(
+        self,
+        model: LlavaForConditionalGeneration,
+        processor: ProcessorMixin,
+        stored_dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.model = model
         self.processor = processor
+        self.stored_dtype = stored_dtype
         self.collator = LlavaCollator(processor, model.config)
         self.shape = ModelShape.from_config(model.config.to_dict())
         self.blocks = _blocks(model)
         depth = model.config.text_config.num_hidden_layers
-        self.drop_places = tuple(sorted({max(1, round(share * depth)) for share in DROP_SHARES}))
+        places = {max(1, round(share * depth)) for share in DROP_SHARES}
+        self.drop_places = tuple(sorted(place for place in places if place < depth))
         self._tower_frozen = True
 
     @property
@@ -59,9 +69,7 @@ class LlavaAdapter(FamilyAdapter):
     def collate(self, examples: Sequence[Example]) -> LlavaBatch:
         return self.collator(examples)
 
-    def score(
-        self, batch: LlavaBatch, how: Forwarding, observer: Observer | None = None
-    ) -> Scored:
+    def score(self, batch: LlavaBatch, how: Forwarding, observer: Observer | None = None) -> Scored:
         batch = batch.to(self.device)
         options = DecoderOptions(how.masks, how.rules or {}, how.calibrated)
         tower = self._tower_frozen and observer is None
@@ -105,9 +113,9 @@ class LlavaAdapter(FamilyAdapter):
 
     def train_parts(self, parts: set[Part]) -> None:
         self._tower_frozen = "vision" not in parts
-        self.model.requires_grad_(True)
+        self.model.requires_grad_(requires_grad=True)
         if self._tower_frozen:
-            self.model.model.vision_tower.requires_grad_(False)
+            self.model.model.vision_tower.requires_grad_(requires_grad=False)
 
     def cut(self, plan: PruningPlan) -> "LlavaAdapter":
         settings = self.model.config.to_dict() | {"pruning": pruning_of(plan)}
@@ -126,15 +134,16 @@ class LlavaAdapter(FamilyAdapter):
                 keep = torch.tensor(found.keep, device=tensor.device)
                 tensor = tensor.index_select(found.axis, keep)
             state[name] = tensor.clone()
-        buffers = {name: buffer for name, buffer in self.model.named_buffers()}
+        buffers = dict(self.model.named_buffers())
         slim.load_state_dict(state, strict=True, assign=True)
         _assign_buffers(slim, buffers)
         slim.tie_weights()
         slim.generation_config = self.model.generation_config
-        return LlavaAdapter(slim, self.processor)
+        return LlavaAdapter(slim, self.processor, self.stored_dtype)
 
     def save(self, directory: Path) -> None:
-        self.model.save_pretrained(directory)
+        self.model.to(self.stored_dtype).save_pretrained(directory)
+        self.model.float()
         self.processor.save_pretrained(directory)
 
 

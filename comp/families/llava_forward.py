@@ -1,10 +1,10 @@
 """LLaVA end to end as CoMP needs it: tower, projector, decoder, with masks, rules and observers."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration
+from torch import Tensor
 
 from comp.families.attention import attend
 from comp.families.llama_forward import (
@@ -54,7 +54,7 @@ class LlavaOutput:
 
 
 def image_features(
-    model: LlavaForConditionalGeneration,
+    model: Any,
     pixel_values: Tensor,
     masks: Masks | None = None,
     observer: Observer | None = None,
@@ -76,7 +76,7 @@ def image_features(
     return model.model.multi_modal_projector(torch.cat(chosen, dim=-1))
 
 
-def used_feature_layers(config: object) -> list[int]:
+def used_feature_layers(config: Any) -> list[int]:
     """The feature layers as non-negative indices of hidden states (0: the embeddings)."""
     wanted = config.vision_feature_layer
     count = config.vision_config.num_hidden_layers + 1
@@ -84,7 +84,7 @@ def used_feature_layers(config: object) -> list[int]:
 
 
 def _clip_block(
-    layer: nn.Module, number: int, states: Tensor, masks: Masks | None, observer: Observer | None
+    layer: Any, number: int, states: Tensor, masks: Masks | None, observer: Observer | None
 ) -> Tensor:
     module = layer.self_attn
     batch, count, _ = states.shape
@@ -114,9 +114,7 @@ def _clip_block(
     return states + layer.mlp.fc2(hidden)
 
 
-def embed(
-    model: LlavaForConditionalGeneration, input_ids: Tensor, features: Tensor | None
-) -> Tensor:
+def embed(model: Any, input_ids: Tensor, features: Tensor | None) -> Tensor:
     """Token embeddings ``[B, N, d]`` with image features in the places of image tokens."""
     image_token = model.config.image_token_id
     states = model.model.language_model.embed_tokens(input_ids)
@@ -132,7 +130,7 @@ def embed(
 
 
 def run_llava(
-    model: LlavaForConditionalGeneration,
+    model: Any,
     batch: LlavaBatch,
     options: DecoderOptions,
     cache: DecoderCache | None = None,
@@ -157,7 +155,7 @@ def prompt_kinds(input_ids: Tensor, image_token_id: int) -> Tensor:
 
 
 def answer_step(
-    model: LlavaForConditionalGeneration,
+    model: Any,
     token: Tensor,
     options: DecoderOptions,
     cache: DecoderCache,

@@ -32,13 +32,18 @@ def load_adapter(
             "(model_type 'llava')"
         )
     _require_weights(directory)
+    from transformers.utils import logging
+
     from comp.families.llava import LlavaAdapter
+
+    logging.disable_progress_bar()  # our own says what is going on
 
     model = _load_model(directory, config, device_map)
     processor = _load_processor(directory)
     if device_map is None:
         model.to(device)
-    return LlavaAdapter(model, processor)
+    stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
+    return LlavaAdapter(model, processor, stored)
 
 
 def _require_weights(directory: Path) -> None:
@@ -97,5 +102,7 @@ def _load_processor(directory: Path):  # type: ignore[no-untyped-def]
         ) from error
     if not isinstance(processor.image_processor, CLIPImageProcessorPil):
         # One image processor everywhere, whether or not torchvision is installed.
-        processor.image_processor = CLIPImageProcessorPil.from_dict(processor.image_processor.to_dict())
+        processor.image_processor = CLIPImageProcessorPil.from_dict(
+            processor.image_processor.to_dict()
+        )
     return processor

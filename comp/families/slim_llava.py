@@ -84,7 +84,7 @@ class CompLlavaForConditionalGeneration(LlavaForConditionalGeneration):
         labels: Tensor | None = None,
         logits_to_keep: int = 0,
         use_cache: bool | None = None,
-        **_: object,
+        **_unused: object,
     ) -> LlavaCausalLMOutputWithPast:
         """As ``LlavaForConditionalGeneration``; logits are those of the tokens that reach the end.
 
@@ -103,17 +103,17 @@ class CompLlavaForConditionalGeneration(LlavaForConditionalGeneration):
             features = image_features(self, pixel_values)
         states = embed(self, input_ids, features) if inputs_embeds is None else inputs_embeds
         tokens = self._tokens(input_ids, states, attention_mask, position_ids, cache)
-        tokens, _ = run_decoder(
+        tokens, _kept = run_decoder(
             self.model.language_model, tokens, self.decoder_options(), cache.decoder
         )
         cache.write_back()
         states = tokens.states
         if isinstance(logits_to_keep, int) and logits_to_keep == 1:
-            states = states.gather(
-                1, tokens.query[:, None, None].expand(-1, 1, states.shape[-1])
-            )
+            states = states.gather(1, tokens.query[:, None, None].expand(-1, 1, states.shape[-1]))
         return LlavaCausalLMOutputWithPast(
-            logits=self.lm_head(states), past_key_values=past_key_values, image_hidden_states=features
+            logits=self.lm_head(states),
+            past_key_values=past_key_values,
+            image_hidden_states=features,
         )
 
     def _tokens(
@@ -168,7 +168,7 @@ class _SharedCache:
         self.owner.comp_alive = {n: layer.alive for n, layer in self.decoder.layers.items()}
 
 
-def _resize(model: LlavaForConditionalGeneration, pruning: Pruning) -> None:
+def _resize(model: Any, pruning: Pruning) -> None:
     """Replace the projections of each block by ones of the recorded sizes."""
     language = pruning.get("language")
     if language is not None:

@@ -18,6 +18,7 @@ from comp.search_state import SavedSearch, load_search, save_search
 from comp.strategy import ModeCost, StrategyOptions, choose_mode, stage_cost, updated_cost
 from comp.training_loop import StepOptions, Trainer, accuracy, examples_of, prefetched
 
+METHOD = "comp"
 MAX_STAGES_FACTOR = 4  # a search that has run this many times its stages is going nowhere
 WORTHWHILE = 0.05  # a mode that removes less than this part of its share has nothing left
 
@@ -87,7 +88,7 @@ def prune(
     parts = {block.part for block in adapter.blocks} & {m.part for m in modes if m.part is not None}
     scores = search.importance(saved.state, parts).scores(adapter)
     final = Final(saved.state.masks, scores, search.measured_shares(saved.state), options.align)
-    plan = final_plan(adapter, final, workload, options.rate, model_name, "comp")
+    plan = final_plan(adapter, final, workload, options.rate, model_name, METHOD)
     return Outcome(plan, saved.dense_metric, saved.metric)
 
 

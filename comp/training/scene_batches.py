@@ -116,9 +116,7 @@ class SceneBatches(IterableDataset):
             if number > 0 and kind == "count" and question.answer == "one" and rng.random() < 0.7:
                 continue
             asked.add(question.text)
-            text = self.tokenizer.encode(
-                f"{question.text} ASSISTANT:", add_special_tokens=False
-            )
+            text = self.tokenizer.encode(f"{question.text} ASSISTANT:", add_special_tokens=False)
             answer = self.tokenizer.encode(question.answer, add_special_tokens=False)
             tokens = [*text, *answer, self.tokenizer.eos_token_id]
             if used + len(tokens) > self.text_length:

@@ -27,7 +27,20 @@ from comp.data.sprites import sprites
 
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 NOTHING = "nothing"
-EXTRA_WORDS = ("user", "assistant", NOTHING, "zero", "none", "a", "an", "and", "of", "in", "on", "no")
+EXTRA_WORDS = (
+    "user",
+    "assistant",
+    NOTHING,
+    "zero",
+    "none",
+    "a",
+    "an",
+    "and",
+    "of",
+    "in",
+    "on",
+    "no",
+)
 MODEL_MAX_LENGTH = 1024
 CHAT_TEMPLATE = (
     "{% for message in messages %}"

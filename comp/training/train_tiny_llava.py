@@ -11,6 +11,7 @@ import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +53,7 @@ class Recipe:
     seed: int = 0
 
     def curricula(self) -> list[tuple[int, Curriculum]]:
-        everything = {kind: 1.0 for kind in KINDS}
+        everything = dict.fromkeys(KINDS, 1.0)
         easy_end = self.dense_steps + self.easy_steps
         return [
             (0, Curriculum(7, everything)),
@@ -70,7 +71,7 @@ class Recipe:
 
 
 def packed_questions_attention(
-    module: torch.nn.Module,
+    _module: torch.nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -85,7 +86,9 @@ def packed_questions_attention(
     shared = query.shape[2] - attention_mask.shape[2]
     query = query * (scaling or query.shape[-1] ** -0.5)
     causal = attention_mask.new_ones(shared, shared).tril()
-    first = _masked_attention(query[:, :, :shared], key[:, :, :shared], value[:, :, :shared], causal)
+    first = _masked_attention(
+        query[:, :, :shared], key[:, :, :shared], value[:, :, :shared], causal
+    )
     rest = _masked_attention(query[:, :, shared:], key, value, attention_mask)
     return torch.cat([first, rest], dim=2).transpose(1, 2).contiguous(), None
 
@@ -125,7 +128,11 @@ class Trainee(torch.nn.Module):
         states = torch.cat([prefix.to(patches.dtype), patches, questions.to(patches.dtype)], dim=1)
         shared = prefix.shape[1] + patches.shape[1]
         position = torch.cat(
-            [torch.arange(shared, device=patches.device).expand(len(patches), -1), batch["position"]], dim=1
+            [
+                torch.arange(shared, device=patches.device).expand(len(patches), -1),
+                batch["position"],
+            ],
+            dim=1,
         )
         hidden = language(
             inputs_embeds=states,
@@ -135,9 +142,7 @@ class Trainee(torch.nn.Module):
         ).last_hidden_state
         logits = F.linear(hidden[:, shared:], language.embed_tokens.weight)
         labels = batch["labels"]
-        loss = F.cross_entropy(
-            logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE
-        )
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE)
         asked = labels != IGNORE
         right = ((logits.argmax(-1) == labels) & asked).sum() / asked.sum()
         return {"answer": loss, "token_accuracy": right}
@@ -147,20 +152,24 @@ def _packed_mask(segment: Tensor, shared: int) -> Tensor:
     """Causal mask ``[B, 1, L, N]`` in which a question sees the image and itself, no other question."""
     everyone = torch.full((len(segment), shared), -2, device=segment.device)
     owner = torch.cat([everyone, segment], dim=1)
-    causal = torch.ones(owner.shape[1], owner.shape[1], dtype=torch.bool, device=segment.device).tril()
+    causal = torch.ones(
+        owner.shape[1], owner.shape[1], dtype=torch.bool, device=segment.device
+    ).tril()
     same = owner[:, :, None] == owner[:, None, :]
     return ((same | (owner == -2)[:, None, :]) & causal)[:, None, shared:]
 
 
 def optimisers(trainee: Trainee, recipe: Recipe) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside blocks, AdamW for everything else."""
-    inner, decayed, other = [], [], []
+    inner: list[torch.nn.Parameter] = []
+    decayed: list[torch.nn.Parameter] = []
+    other: list[torch.nn.Parameter] = []
     for name, parameter in trainee.named_parameters():
         if parameter.ndim == 2 and ".layers." in name:
             inner.append(parameter)
         else:
             (decayed if parameter.ndim >= 2 and "embed" not in name else other).append(parameter)
-    groups = [{"params": decayed}, {"params": other, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": other, "weight_decay": 0.0}]
     decay = recipe.weight_decay
     return [
         torch.optim.Muon(inner, lr=0.0, weight_decay=decay, adjust_lr_fn="match_rms_adamw"),
@@ -198,7 +207,8 @@ def train(out: Path, recipe: Recipe, save_every: int, threads: int) -> None:
         recipe.seed,
     )
     loader = DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=8)
-    clock, running = time.time(), {}
+    clock = time.time()
+    running: dict[str, float] = {}
     for step, batch in enumerate(loader, start=begin):
         batch = {key: value.to(device) for key, value in batch.items()}
         rate = recipe.learning_rate_at(step)

@@ -1,0 +1,70 @@
+import math
+
+import pytest
+import torch
+
+from comp.importance import ParameterImportance, Scores, cheapest_units, token_weights
+from comp.masks import BlockShape, Masks
+
+
+def test_weights_without_cls_share_one_by_importance():
+    weights = token_weights(torch.tensor([[1.0, 3.0]]), has_cls=False)
+    assert weights.tolist() == [[0.25, 0.75]]
+
+
+def test_cls_weighs_one_and_the_others_share_one():
+    weights = token_weights(torch.tensor([[9.0, 1.0, 3.0]]), has_cls=True)
+    assert weights.tolist() == [[1.0, 0.25, 0.75]]
+
+
+class _Outputs:
+    """Stands for an adapter: two heads of one channel and three FFN channels."""
+
+    blocks = (BlockShape("language", 0, 2, 2, 2, 1, 3, gated=True),)
+
+    def output_magnitude(self, key):
+        return torch.tensor([2.0, 0.5]), torch.tensor([1.0, 2.0, 3.0])
+
+
+def test_eq4_by_hand_and_as_a_running_mean():
+    importance = ParameterImportance({"language"})
+    tokens = torch.tensor([[[3.0, 0.0], [0.0, 4.0]]])  # two tokens, two channels
+    importance.heads(("language", 0), tokens, torch.tensor([[1.0, 3.0]]))
+    importance.heads(("language", 0), 2 * tokens, torch.tensor([[1.0, 3.0]]))
+    hidden = torch.tensor([[[1.0, 2.0, 2.0], [1.0, 0.0, 2.0]]])
+    importance.channels(("language", 0), hidden, torch.tensor([[1.0, 1.0]]))
+    scores = importance.scores(_Outputs())
+    # head 0: sqrt(0.25 * 9) = 1.5, twice that in the second batch: mean 2.25, times |W| 2
+    assert scores.heads["language", 0].tolist() == pytest.approx([4.5, math.sqrt(12) * 1.5 * 0.5])
+    expected = [1.0, 2 * math.sqrt(2), 3 * 2.0]
+    assert scores.channels["language", 0].tolist() == pytest.approx(expected)
+
+
+def test_without_cip_every_token_counts_the_same():
+    importance = ParameterImportance({"language"}, token_weighted=False)
+    tokens = torch.tensor([[[3.0, 0.0], [4.0, 4.0], [9.0, 9.0]]])
+    # The last token takes no part (importance 0: an answer or padding).
+    importance.heads(("language", 0), tokens, torch.tensor([[0.1, 5.0, 0.0]]))
+    assert importance.norms()[0]["language", 0].tolist() == [5.0, 4.0]
+
+
+def test_scores_are_standardised_over_what_is_left():
+    key = ("language", 0)
+    scores = Scores({key: torch.tensor([1.0, 3.0])}, {key: torch.tensor([5.0, 1.0, 3.0])})
+    masks = Masks({key: torch.ones(2)}, {key: torch.tensor([0.0, 1.0, 1.0])})
+    standard = scores.standardised(masks)
+    assert standard.heads[key].tolist() == [-1.0, 1.0]
+    assert standard.channels[key].tolist() == [math.inf, -1.0, 1.0]
+
+
+def test_one_order_over_all_layers_leaves_a_floor_in_each():
+    blocks = tuple(BlockShape("language", i, 4, 2, 2, 2, 4, gated=True) for i in range(2))
+    heads = {b.key: torch.tensor([1.0, 2.0]) for b in blocks}
+    channels = {b.key: torch.tensor([4.0, 1.0, 2.0, 3.0]) for b in blocks}
+    units = cheapest_units(Scores(heads, channels), Masks.ones(blocks), blocks, min_channels=2)
+    assert [unit[0] for unit in units] == sorted(unit[0] for unit in units)
+    cut = [(kind, key[1], index) for _, kind, key, index in units]
+    assert sorted(cut) == sorted(
+        [("heads", 0, 0), ("heads", 1, 0)]
+        + [("channels", layer, index) for layer in range(2) for index in (1, 2)]
+    )
