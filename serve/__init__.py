@@ -1,0 +1,37 @@
+"""Running exported artifacts with numpy, ONNX Runtime, tokenizers and Pillow: no torch."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from serve.engine import Engine
+    from serve.options import GenerationOptions
+    from serve.results import Event, Finished, Generation, Prefilled, TokenText
+
+__all__ = [
+    "Engine",
+    "Event",
+    "Finished",
+    "Generation",
+    "GenerationOptions",
+    "Prefilled",
+    "TokenText",
+]
+
+_HOME = {
+    "Engine": "serve.engine",
+    "GenerationOptions": "serve.options",
+    "Event": "serve.results",
+    "Finished": "serve.results",
+    "Generation": "serve.results",
+    "Prefilled": "serve.results",
+    "TokenText": "serve.results",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load ONNX Runtime only when the engine is used: the commands' help must not wait for it."""
+    from importlib import import_module
+
+    if name not in _HOME:
+        raise AttributeError(f"module 'serve' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -1,0 +1,77 @@
+"""``comp-export bench``: dense against compressed, in turn."""
+
+from pathlib import Path
+
+import click
+
+from comp.console import print_json, print_table, progress, say
+from comp.files import write_text
+from comp.options import CommonOptions, common_options, run_argument
+from serve.artifacts import Form
+from serve.commands.forms import form_options
+
+
+@click.command(name="bench")
+@run_argument
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path),
+    help="Measure on this image [default: a test image of EmojiScenes].",
+)
+@click.option("--prompt", help="Measure on this question [default: that image's question].")
+@click.option("--new-tokens", type=click.IntRange(min=2), default=32, show_default=True)
+@click.option("--warmup", type=click.IntRange(min=0), default=3, show_default=True)
+@click.option("--repeats", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option("--cold-starts", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
+@form_options
+@common_options
+def command(
+    run: Path,
+    image: Path | None,
+    prompt: str | None,
+    new_tokens: int,
+    warmup: int,
+    repeats: int,
+    cold_starts: int,
+    threads: int | None,
+    form: Form,
+    options: CommonOptions,
+) -> None:
+    """Measure speed, memory and size of RUN, the dense and the compressed artifact in turn.
+
+    Writes reports/bench.json, bench.md and bench.png.
+    """
+    from comp.data.emoji_scenes import EmojiScenes
+    from comp.images import read_image
+    from serve.artifacts import artifacts_of
+    from serve.bench import BenchOptions, bench, steps_of
+    from serve.bench_report import bench_figure, bench_markdown, bench_rows
+
+    found, directories = artifacts_of(run, form)
+    example = EmojiScenes("test")[options.seed]
+    asked = BenchOptions(
+        image=example.image if image is None else read_image(image),
+        prompt=prompt or example.question,
+        new_tokens=new_tokens,
+        warmup=warmup,
+        repeats=repeats,
+        cold_starts=cold_starts,
+        device=options.device,
+        threads=threads,
+    )
+    with progress(disable=options.json) as bar:
+        task = bar.add_task("bench", total=steps_of(asked))
+        report = {"run": str(found.path), **bench(directories, asked, lambda: bar.advance(task))}
+    name = f"bench{form.suffix}"
+    found.write_report(name, report)
+    title = f"{found.path.name}: dense against compressed"
+    write_text(found.reports / f"{name}.md", bench_markdown(report, title))
+    bench_figure(report, found.reports / f"{name}.png", title)
+    if options.json:
+        print_json(report)
+        return
+    print_table(title, ("", "dense", "compressed", "gain"), bench_rows(report))
+    if not report["verified"]:
+        say("not verified: run `comp-export verify` to prove these artifacts equal to the model")
+    say(f"wrote {found.reports / name}.json, {name}.md, {name}.png")

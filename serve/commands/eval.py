@@ -1,0 +1,144 @@
+"""``comp-export eval``: accuracy of both artifacts of a run."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from comp.console import print_json, print_table, progress, say
+from comp.errors import CompExportError
+from comp.files import write_text
+from comp.options import CommonOptions, common_options, run_argument
+from serve.artifacts import Form
+from serve.commands.forms import form_options
+
+if TYPE_CHECKING:
+    from serve.evaluate import Examples, Score
+
+SPLITS = ("train", "validation", "test")
+DEFAULT_LIMIT = 2000
+
+
+@click.command(name="eval")
+@run_argument
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    help="Ask so many questions [default: 2000, or all of --data].",
+)
+@click.option("--split", type=click.Choice(SPLITS), help="Split of EmojiScenes [default: test].")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Your own questions: LLaVA-Instruct .json, or .jsonl of image, question, answer.",
+)
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of --data's images.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
+@form_options
+@common_options
+def command(
+    run: Path,
+    limit: int | None,
+    split: str | None,
+    data: Path | None,
+    images: Path | None,
+    batch_size: int,
+    max_new_tokens: int,
+    threads: int | None,
+    form: Form,
+    options: CommonOptions,
+) -> None:
+    """Measure accuracy of the dense and the compressed artifact of RUN.
+
+    Exact match for each kind of question with 95 % intervals; greedy answers. Writes
+    reports/eval.json and reports/eval.md.
+    """
+    from serve.artifacts import artifacts_of, engines_of, is_verified
+    from serve.evaluate import evaluate, markdown
+    from serve.machine import describe_machine, describe_versions
+    from serve.options import GenerationOptions
+
+    found, directories = artifacts_of(run, form)
+    examples, source = _examples(data, images, split, limit)
+    generation = GenerationOptions(max_new_tokens=max_new_tokens, seed=options.seed)
+    engines = engines_of(directories, options.device, threads)
+    results = {}
+    with progress(disable=options.json) as bar:
+        for which, engine in engines.items():
+            task = bar.add_task(which, total=len(examples))
+            advance = partial(bar.advance, task)
+            results[which] = evaluate(engine, examples, generation, batch_size, advance)
+    dense, compressed = results["dense"], results["compressed"]
+    report: dict[str, Any] = {
+        "run": str(found.path),
+        "data": source,
+        "metric": "exact match",
+        "device": engines["dense"].device,
+        "artifact": {"flavour": form.flavour, "precision": form.precision},
+        "dense": dense.to_dict(),
+        "compressed": compressed.to_dict(),
+        "same_answer": _same(dense.predictions, compressed.predictions),
+        "verified": all(is_verified(path) for path in directories.values()),
+        "machine": describe_machine(),
+        "versions": describe_versions(),
+    }
+    name = f"eval{form.suffix}"
+    found.write_report(name, report)
+    title = f"Accuracy of {found.path.name} on {source['name']}"
+    write_text(found.reports / f"{name}.md", markdown(dense, compressed, title))
+    if options.json:
+        print_json(report)
+        return
+    rows = [
+        (
+            kind,
+            dense.by_kind[kind].n,
+            _percent(dense.by_kind[kind]),
+            _percent(compressed.by_kind[kind]),
+        )
+        for kind in dense.by_kind
+    ]
+    rows.append(("all", dense.overall.n, _percent(dense.overall), _percent(compressed.overall)))
+    print_table(title, ("kind", "n", "dense", "compressed"), rows)
+    say(f"wrote {found.reports / name}.json, {name}.md")
+
+
+def _examples(
+    data: Path | None, images: Path | None, split: str | None, limit: int | None
+) -> "tuple[Examples, dict[str, Any]]":
+    """The questions, and a record of where they come from."""
+    if data is None:
+        if images is not None:
+            raise CompExportError(
+                f"--images {images} without --data: name the file with the questions"
+            )
+        from comp.data.emoji_scenes import EmojiScenes
+
+        chosen = EmojiScenes(split or "test", size=limit or DEFAULT_LIMIT)
+        return chosen, {"name": f"EmojiScenes {chosen.split}", "n": len(chosen)}
+    if split is not None:
+        raise CompExportError(
+            f"--split {split} is of EmojiScenes, --data {data} has none: leave one out"
+        )
+    from comp.data.user_data import load_examples
+
+    loaded = load_examples(data, images)
+    if limit is not None:
+        loaded = loaded[:limit]
+    if not loaded:
+        raise CompExportError(f"{data} holds no questions: give at least one")
+    return loaded, {"name": data.name, "n": len(loaded)}
+
+
+def _same(first: Sequence[str], second: Sequence[str]) -> float:
+    """Share of questions that both artifacts answer alike."""
+    return sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
+
+
+def _percent(score: "Score") -> str:
+    low, high = score.ci95
+    return f"{100 * score.accuracy:.1f} % ({100 * low:.1f}–{100 * high:.1f})"

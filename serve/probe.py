@@ -1,0 +1,105 @@
+"""A fresh process that loads an artifact and answers once: its cold start and its peak memory.
+
+``python -m serve.probe ARTIFACT IMAGE PROMPT NEW_TOKENS DEVICE THREADS STARTED`` prints JSON.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from comp.errors import CompExportError
+
+TIMEOUT = 600.0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Milliseconds from starting the process; memory in MiB."""
+
+    cold_start_ms: float  # until the first token of the first answer
+    load_ms: float  # of it, loading the artifact and checking its hashes
+    peak_rss_mb: float
+
+
+def probe(
+    artifact: Path, image: Image.Image, prompt: str, new_tokens: int, device: str, threads: int
+) -> Probe:
+    """Measure an artifact in a fresh process.
+
+    Raises:
+        CompExportError: with the process's last words, when it fails.
+    """
+    packages = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(filter(None, (packages, os.environ.get("PYTHONPATH"))))
+    with tempfile.TemporaryDirectory() as folder:
+        picture = Path(folder) / "image.png"
+        image.save(picture)
+        arguments = [str(artifact), str(picture), prompt, str(new_tokens), device, str(threads)]
+        command = [sys.executable, "-m", "serve.probe", *arguments, repr(time.time())]
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT,
+                env={**os.environ, "PYTHONPATH": path},
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise CompExportError(
+                f"measuring {artifact} in a fresh process took over {TIMEOUT:.0f} s: "
+                "use fewer tokens"
+            ) from error
+    if done.returncode != 0:
+        words = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise CompExportError(f"measuring {artifact} in a fresh process failed: {words[-1]}")
+    return Probe(**json.loads(done.stdout))
+
+
+def _main(arguments: list[str]) -> None:
+    artifact, picture, prompt, new_tokens, device, threads, started = arguments
+    from serve.engine import Engine
+    from serve.options import GenerationOptions
+    from serve.results import TokenText
+
+    begin = time.time()
+    engine = Engine.load(artifact, device, int(threads))  # type: ignore[arg-type]  # checked by load
+    loaded = time.time()
+    options = GenerationOptions(max_new_tokens=int(new_tokens), ignore_eos=True)
+    first = None
+    for event in engine.stream([picture], prompt, options):
+        if first is None and isinstance(event, TokenText):
+            first = time.time()
+    assert first is not None
+    result = Probe(
+        cold_start_ms=(first - float(started)) * 1000,
+        load_ms=(loaded - begin) * 1000,
+        peak_rss_mb=_peak_rss_mb(),
+    )
+    sys.stdout.write(json.dumps(result.__dict__))
+
+
+def _peak_rss_mb() -> float:
+    """Peak resident memory of this process image.
+
+    Linux's ``getrusage`` also counts what the parent had when it forked, ``VmHWM`` does not.
+    """
+    if sys.platform == "linux":
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

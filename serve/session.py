@@ -1,0 +1,152 @@
+"""One ONNX graph in ONNX Runtime, run through IO binding."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from comp.errors import CompExportError
+
+Device: TypeAlias = Literal["cpu", "cuda"]
+_CUDA = "CUDAExecutionProvider"
+_NUMPY_TYPES: dict[str, type[np.generic]] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+}
+
+
+def choose_device(asked: Literal["auto", "cpu", "cuda"]) -> Device:
+    """``cpu`` or ``cuda``; ``auto`` is ``cuda`` where this ONNX Runtime has it.
+
+    Raises:
+        CompExportError: when ``cuda`` is asked for and this ONNX Runtime has no CUDA.
+    """
+    if asked not in ("auto", "cpu", "cuda"):
+        raise CompExportError(f"unknown device {asked!r}: choose auto, cpu or cuda")
+    available = _CUDA in ort.get_available_providers()
+    if asked == "cuda" and not available:
+        raise CompExportError(
+            f"device cuda: this ONNX Runtime ({ort.__version__}) is built without CUDA; pip "
+            "uninstall onnxruntime, then pip install 'comp-export[gpu]'; or use --device cpu"
+        )
+    return "cuda" if available and asked != "cpu" else "cpu"
+
+
+@dataclass(frozen=True)
+class _Port:
+    """An input or output of a graph."""
+
+    name: str
+    dtype: type[np.generic]
+
+
+class Graph:
+    """A loaded graph.
+
+    Values that stay between runs (the key/value caches) are ``OrtValue`` on the device; numbers
+    that Python looks at are numpy arrays.
+    """
+
+    def __init__(self, path: Path, device: Device, threads: int | None) -> None:
+        """Load a graph.
+
+        Args:
+            path: the ``.onnx`` file; its external data lies beside it.
+            device: where to run.
+            threads: threads of one operator on the CPU; ``None`` takes one for each core.
+
+        Raises:
+            CompExportError: when the graph cannot be loaded, or CUDA was asked for and fails.
+        """
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = threads or 0
+        options.inter_op_num_threads = 1
+        # Idle threads of one graph must not take the cores from the next graph or the other engine.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        providers = (
+            [_CUDA, "CPUExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
+        )
+        try:
+            self._session = ort.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
+            reason = " ".join(str(error).split())
+            raise CompExportError(f"ONNX Runtime cannot load {path}: {reason}") from error
+        if device == "cuda" and _CUDA not in self._session.get_providers():
+            raise CompExportError(
+                "device cuda: ONNX Runtime has CUDA but cannot start it (a driver, CUDA or cuDNN "
+                "library is missing or of another version); use --device cpu"
+            )
+        self.device: Device = device
+        self.inputs = {port.name: _port(port) for port in self._session.get_inputs()}
+        self.settings = {
+            port.name: _port(port) for port in self._session.get_overridable_initializers()
+        }
+        self.outputs = [port.name for port in self._session.get_outputs()]
+
+    def run(
+        self,
+        feeds: Mapping[str, NDArray[Any] | ort.OrtValue],
+        numbers: Sequence[str] = (),
+        kept: Sequence[str] = (),
+    ) -> tuple[list[NDArray[Any]], list[ort.OrtValue]]:
+        """Run once.
+
+        Args:
+            feeds: inputs by name; the array's element type must be the input's.
+            numbers: outputs wanted as numpy arrays.
+            kept: outputs that stay on the device, for a later run.
+
+        Returns:
+            The arrays of ``numbers`` and the values of ``kept``, in their order. Outputs in neither
+            are not fetched.
+        """
+        if any(name in self.settings for name in feeds):
+            return self._run_with_settings(feeds, numbers, kept)
+        binding = self._session.io_binding()
+        alive = []  # bound arrays lend their memory to the run
+        for name, value in feeds.items():
+            if isinstance(value, ort.OrtValue):
+                binding.bind_ortvalue_input(name, value)
+            else:
+                alive.append(np.asarray(value, order="C"))
+                binding.bind_cpu_input(name, alive[-1])
+        for name in numbers:
+            binding.bind_output(name, "cpu")
+        for name in kept:
+            binding.bind_output(name, self.device)
+        self._session.run_with_iobinding(binding)
+        values = binding.get_outputs()
+        arrays = [value.numpy() for value in values[: len(numbers)]]
+        return arrays, values[len(numbers) :]
+
+    def _run_with_settings(
+        self,
+        feeds: Mapping[str, NDArray[Any] | ort.OrtValue],
+        numbers: Sequence[str],
+        kept: Sequence[str],
+    ) -> tuple[list[NDArray[Any]], list[ort.OrtValue]]:
+        """As ``run``, where initializers are overridden: IO binding does not know those."""
+        arrays = {
+            name: np.asarray(value, order="C")
+            for name, value in feeds.items()
+            if not isinstance(value, ort.OrtValue)
+        }
+        values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
+        values |= {name: value for name, value in feeds.items() if isinstance(value, ort.OrtValue)}
+        found = self._session.run_with_ort_values([*numbers, *kept], values)
+        return [value.numpy() for value in found[: len(numbers)]], found[len(numbers) :]
+
+
+def _port(port: Any) -> _Port:
+    dtype = _NUMPY_TYPES.get(port.type)
+    if dtype is None:
+        raise CompExportError(
+            f"graph input {port.name} has type {port.type}, which is not expected"
+        )
+    return _Port(port.name, dtype)

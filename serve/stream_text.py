@@ -1,0 +1,58 @@
+"""Turning tokens into text as they come, and stopping at stop strings."""
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+
+_UNFINISHED = "\ufffd"  # what a byte-level tokenizer shows for a character still being spelled
+
+
+class TextStream:
+    """The text of one answer, grown token by token.
+
+    A stop string is found wherever it lies, also across the borders of tokens; text that may be the
+    beginning of one is held back until that is known.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+        self._tokenizer = tokenizer
+        self._stop = tuple(stop)
+        self._ids: list[int] = []
+        self._shown = ""
+        self.text = ""
+        self.stopped = False
+
+    def add(self, token_id: int) -> str:
+        """Take a token; return the text that can be shown now (may be empty)."""
+        self._ids.append(token_id)
+        text = self._tokenizer.decode(self._ids, skip_special_tokens=True).lstrip()
+        places = [place for word in self._stop if (place := text.find(word)) >= 0]
+        if places:
+            self.stopped = True
+            text = text[: min(places)].rstrip()
+            return self._show(text, text)
+        return self._show(text, self._settled(text))
+
+    def finish(self) -> str:
+        """No token follows: return what was held back, and settle ``text``."""
+        self.text = self.text.rstrip()
+        return self._show(self.text, self.text)
+
+    def _show(self, text: str, safe: str) -> str:
+        self.text = text
+        if not safe.startswith(self._shown):
+            # A decoder's clean-up changed what was shown; the whole text comes with the end.
+            return ""
+        fresh = safe[len(self._shown) :]
+        self._shown = safe
+        return fresh
+
+    def _settled(self, text: str) -> str:
+        """The text without the end that may still change, begin a stop string or be stripped."""
+        text = text.rstrip(_UNFINISHED)
+        longest = max((len(word) for word in self._stop), default=1) - 1
+        for size in range(min(longest, len(text)), 0, -1):
+            if any(word.startswith(text[-size:]) for word in self._stop):
+                text = text[:-size]
+                break
+        return text.rstrip()
