@@ -1,0 +1,1 @@
+"""The page that shows it: original and compressed side by side."""

@@ -1,0 +1,85 @@
+"""``comp-export demo`` and ``comp-export quickstart``."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from comp.console import print_json, say
+from comp.options import CommonOptions, common_options, run_argument
+
+HOST, PORT = "127.0.0.1", 7860
+
+
+@click.command(name="demo")
+@run_argument
+@click.option("--host", default=HOST, show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
+@common_options
+def demo(run: Path, host: str, port: int, threads: int | None, options: CommonOptions) -> None:
+    """Serve the page of RUN: original and compressed side by side.
+
+    Pick or upload a picture and ask. The two models answer one after the other. Ctrl-C stops it.
+    """
+    from demo.server import serve_page
+
+    page = serve_page(run, host, port, options.device, threads, block=False)
+    address = f"http://{host}:{port}"
+    if options.json:
+        print_json({"url": address, "run": str(run)})
+    else:
+        say(f"the page is at {address}; Ctrl-C stops it")
+    page.block_thread()
+
+
+@click.command(name="quickstart")
+@click.option(
+    "--model", default="tiny-llava", show_default=True, help="Embedded model, directory or hub id."
+)
+@click.option("--rate", type=float, default=0.62, show_default=True, help="FLOPs to remove.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run directory [runs/MODEL-RATE].")
+@click.option(
+    "--questions", type=click.IntRange(min=1), default=600, show_default=True, help="For eval."
+)
+@click.option("--force", is_flag=True, help="Make the run again from the start.")
+@common_options
+def quickstart(
+    model: str,
+    rate: float,
+    out: Path | None,
+    questions: int,
+    force: bool,
+    options: CommonOptions,
+) -> None:
+    """Prune, export, verify, evaluate and bench: everything before the page.
+
+    Steps that are done are skipped, an interrupted step goes on where it stopped.
+    """
+    from comp.cli import cli
+    from comp.runs import RunDirectory
+    from demo.quickstart import perform, steps
+
+    run = RunDirectory(out or Path("runs") / f"{Path(model).name}-{rate:g}")
+    shared = ("--seed", str(options.seed), "--device", options.device)
+    outcomes = [
+        perform(step, cli, options.json, say)
+        for step in steps(run, model, rate, questions, shared, force)
+    ]
+    run.point_latest_here()
+    if options.json:
+        print_json(
+            {
+                "run": str(run.path),
+                "steps": [vars(outcome) for outcome in outcomes],
+                "reports": {name: _report(run, name) for name in ("verify", "eval", "bench")},
+            }
+        )
+    else:
+        say(f"{run.path} is ready: see it with `comp-export demo`")
+
+
+def _report(run: Any, name: str) -> Any:
+    path = run.reports / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None

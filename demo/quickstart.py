@@ -1,0 +1,158 @@
+"""Everything before the page: prune → onnx → verify → eval → bench, each only if not yet done."""
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from time import perf_counter
+
+import click
+
+from comp.errors import CompExportError
+from comp.runs import RunDirectory, open_run
+from export.manifest import MANIFEST_NAME, load_artifact, read_manifest
+
+SEARCH_STATE = ".state"  # in a run directory while `prune` is not finished
+
+
+@dataclass(frozen=True)
+class Step:
+    """One verb of the command line, and how to see that it is done."""
+
+    verb: str
+    arguments: tuple[str, ...]
+    is_done: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a step."""
+
+    verb: str
+    skipped: bool
+    seconds: float
+
+
+def steps(
+    run: RunDirectory, model: str, rate: float, questions: int, shared: Sequence[str], force: bool
+) -> tuple[Step, ...]:
+    """The steps to a run that can be shown.
+
+    Args:
+        run: the run directory to make or to complete.
+        model: embedded model, directory or hub id.
+        rate: share of the FLOPs to remove.
+        questions: how many questions ``eval`` asks.
+        shared: words every verb gets, such as ``--seed 0``.
+        force: make the run again.
+    """
+    place = str(run.path)
+    prune = ["--model", model, "--rate", f"{rate:g}", "--out", place]
+    if force and run.path.exists():
+        prune.append("--force")
+    elif _is_interrupted(run):
+        prune.append("--resume")
+    return (
+        Step("prune", (*prune, *shared), lambda: not force and _is_pruned(run, model, rate)),
+        Step("onnx", (place, "--force", *shared), lambda: _is_exported(run)),
+        Step("verify", (place, *shared), lambda: _is_verified(run)),
+        Step(
+            "eval",
+            (place, "--limit", str(questions), *shared),
+            lambda: _has_report(run, "eval"),
+        ),
+        Step("bench", (place, *shared), lambda: _has_report(run, "bench")),
+    )
+
+
+def perform(step: Step, group: click.Group, quiet: bool, say: Callable[[str], None]) -> Outcome:
+    """Do a step unless it is done, as the command line would.
+
+    Args:
+        step: what to do.
+        group: the command line's verbs.
+        quiet: send what the verb prints to stderr.
+        say: told what happens.
+
+    Raises:
+        CompExportError: as the verb does, and when it ends with a status other than 0.
+    """
+    if step.is_done():
+        say(f"{step.verb}: done before, skipped")
+        return Outcome(step.verb, skipped=True, seconds=0.0)
+    say(f"{step.verb}: {group.name} {step.verb} {' '.join(step.arguments)}")
+    start = perf_counter()
+    with click.Context(group, info_name=group.name) as context:
+        command = group.get_command(context, step.verb)
+        if command is None:
+            raise CompExportError(f"no verb {step.verb!r}: install comp-export again")
+        status = _run(command, step, context, quiet)
+    if status:
+        raise CompExportError(
+            f"`{group.name} {step.verb} {' '.join(step.arguments)}` ended with status {status}: "
+            "see what it printed, then run quickstart again"
+        )
+    return Outcome(step.verb, skipped=False, seconds=perf_counter() - start)
+
+
+def _run(command: click.Command, step: Step, parent: click.Context, quiet: bool) -> int:
+    def call() -> object:
+        return command.main(
+            list(step.arguments), prog_name=step.verb, standalone_mode=False, parent=parent
+        )
+
+    if not quiet:
+        status = call()
+    else:
+        with redirect_stdout(sys.stderr):
+            status = call()
+    return status if isinstance(status, int) else 0
+
+
+def _is_interrupted(run: RunDirectory) -> bool:
+    return (run.path / SEARCH_STATE).is_dir()
+
+
+def _is_pruned(run: RunDirectory, model: str, rate: float) -> bool:
+    """A finished run of this model at this rate.
+
+    Raises:
+        CompExportError: when it is a run of something else.
+    """
+    if not run.record.is_file() or _is_interrupted(run):
+        return False
+    record = open_run(run.path).read_record()  # refuses another version
+    found = (record.get("model"), record.get("rate_asked"))
+    if found != (model, rate):
+        raise CompExportError(
+            f"{run.path} is a run of {found[0]} at rate {found[1]}, not of {model} at rate {rate:g}: "
+            "choose another place with --out, or replace it with --force"
+        )
+    return run.plan_file.is_file() and (run.checkpoint / "config.json").is_file()
+
+
+def _is_exported(run: RunDirectory) -> bool:
+    """Both artifacts are there and whole, and not older than the plan."""
+    for directory in (run.onnx, run.onnx_dense):
+        manifest = directory / MANIFEST_NAME
+        if not manifest.is_file() or manifest.stat().st_mtime < run.plan_file.stat().st_mtime:
+            return False
+        try:
+            load_artifact(directory)
+        except CompExportError:
+            return False  # damaged: made again
+    return True
+
+
+def _is_verified(run: RunDirectory) -> bool:
+    manifests = [read_manifest(directory) for directory in (run.onnx, run.onnx_dense)]
+    return all(m.verified is not None and m.verified.ok for m in manifests)
+
+
+def _has_report(run: RunDirectory, name: str) -> bool:
+    """A report about these very artifacts: written after them and after their verification."""
+    report = run.reports / f"{name}.json"
+    if not report.is_file():
+        return False
+    newest = max((d / MANIFEST_NAME).stat().st_mtime for d in (run.onnx, run.onnx_dense))
+    return report.stat().st_mtime >= newest

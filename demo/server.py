@@ -1,0 +1,83 @@
+"""Starting the page on a host and port, and saying so when that does not work."""
+
+import errno
+import os
+import socket
+from pathlib import Path
+from typing import Any, Literal
+
+from comp.errors import CompExportError
+
+# Gradio reads these when it is imported: nothing is reported, nothing is asked of other hosts.
+PRIVATE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+def check_address(host: str, port: int) -> None:
+    """Refuse a host and port that cannot be listened on.
+
+    Raises:
+        CompExportError: when the port is taken or not allowed, or the host is not this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise CompExportError(f"--host {host}: {error.strerror}; use 127.0.0.1") from error
+    with socket.socket(family, kind, protocol) as probe:
+        if os.name == "posix":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise CompExportError(
+                    f"port {port} is taken on {host}: choose another one with --port"
+                ) from error
+            raise CompExportError(
+                f"cannot listen on {host}:{port}: {error.strerror}; use other --host and --port"
+            ) from error
+
+
+def serve_page(
+    run: Path,
+    host: str,
+    port: int,
+    device: Literal["auto", "cpu", "cuda"],
+    threads: int | None = None,
+    block: bool = True,
+) -> Any:
+    """Load a run's engines and serve the page about them.
+
+    Args:
+        run: the run directory.
+        host: address to listen on.
+        port: port to listen on.
+        device: of the engines.
+        threads: of the engines.
+        block: return only when the page is stopped.
+
+    Returns:
+        The running ``gradio.Blocks`` (close it with ``.close()``).
+
+    Raises:
+        CompExportError: for a run that cannot be loaded and an address that cannot be used.
+    """
+    for name, value in PRIVATE.items():
+        os.environ.setdefault(name, value)
+    import gradio  # noqa: F401  # first: a missing extra is said before anything is loaded
+
+    from demo.comparison import Pair
+    from demo.page import build_page, launch_options
+
+    check_address(host, port)
+    page = build_page(Pair.load(run, device, threads))
+    try:
+        page.queue(max_size=64).launch(
+            server_name=host, server_port=port, prevent_thread_lock=True, **launch_options()
+        )
+    except OSError as error:
+        raise CompExportError(f"cannot serve on {host}:{port}: {error}; use --port") from error
+    if block:
+        page.block_thread()
+    return page

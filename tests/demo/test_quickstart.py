@@ -1,0 +1,128 @@
+"""Quickstart does what is not done, says what is, and stops at what fails."""
+
+import json
+import os
+import time
+
+import click
+import pytest
+
+from comp.errors import CompExportError
+from comp.runs import RUN_VERSION, RunDirectory
+from demo.quickstart import perform, steps
+from export.manifest import Verified, mark_verified
+
+SHARED = ("--seed", "0")
+
+
+@pytest.fixture
+def group():
+    """A command line whose verbs note how they were called."""
+    made = click.Group("comp-export")
+    made.called = []
+
+    def add(name):
+        @made.command(name, context_settings={"ignore_unknown_options": True})
+        @click.argument("words", nargs=-1, type=click.UNPROCESSED)
+        @click.pass_context
+        def command(context, words):
+            made.called.append((name, words))
+            click.echo(f"{name} speaks")
+            context.exit(made.statuses.get(name, 0))
+
+    made.statuses = {}
+    for verb in ("prune", "onnx", "verify", "eval", "bench"):
+        add(verb)
+    return made
+
+
+def made_of(run, force=False):
+    return steps(run, "tiny-random", 0.4, 50, SHARED, force)
+
+
+def everything(run, group, said, **options):
+    return [perform(step, group, quiet=False, say=said.append) for step in made_of(run, **options)]
+
+
+@pytest.fixture
+def finished(run, dense_artifact, compressed_artifact, tmp_path):
+    """A run with every report, newer than its artifacts."""
+    import shutil
+
+    path = tmp_path / "finished"
+    shutil.copytree(run, path)
+    record = {"version": RUN_VERSION, "model": "tiny-random", "rate_asked": 0.4}
+    (path / "run.json").write_text(json.dumps(record))
+    (path / "checkpoint").mkdir()
+    (path / "checkpoint" / "config.json").write_text("{}")
+    (path / "plan.json").write_text("{}")
+    os.utime(path / "plan.json", (0, 0))
+    found = RunDirectory(path)
+    for directory in (found.onnx, found.onnx_dense):
+        mark_verified(directory, Verified(ok=True, report_sha256="0" * 64))
+    for name in ("verify", "eval", "bench"):
+        found.write_report(name, {})
+    return found
+
+
+def test_all_verbs_run_in_order_where_there_is_nothing(tmp_path, group):
+    run = RunDirectory(tmp_path / "new")
+    said = []
+    prune = made_of(run)[0]
+    outcome = perform(prune, group, quiet=False, say=said.append)
+    assert not outcome.skipped
+    words = ("--model", "tiny-random", "--rate", "0.4", "--out", str(run.path), *SHARED)
+    assert group.called == [("prune", words)]
+    assert [step.verb for step in made_of(run)] == ["prune", "onnx", "verify", "eval", "bench"]
+
+
+def test_an_interrupted_prune_is_resumed(tmp_path, group):
+    run = RunDirectory(tmp_path / "half")
+    (run.path / ".state").mkdir(parents=True)
+    assert "--resume" in made_of(run)[0].arguments
+    assert "--force" in made_of(run, force=True)[0].arguments
+
+
+def test_what_is_done_is_skipped_and_said(finished, group):
+    said = []
+    outcomes = everything(finished, group, said)
+    assert all(outcome.skipped for outcome in outcomes)
+    assert group.called == []
+    assert said == [
+        f"{v}: done before, skipped" for v in ("prune", "onnx", "verify", "eval", "bench")
+    ]
+
+
+def test_reports_older_than_their_artifacts_are_made_again(finished, group):
+    later = time.time() + 60
+    os.utime(finished.onnx / "manifest.json", (later, later))
+    everything(finished, group, [])
+    assert [name for name, _ in group.called] == ["eval", "bench"]
+
+
+def test_damaged_artifacts_are_exported_again(finished, group):
+    (finished.onnx / "tokenizer.json").write_text("{}")
+    everything(finished, group, [])
+    assert group.called[0] == ("onnx", (str(finished.path), "--force", *SHARED))
+
+
+def test_force_makes_it_again(finished, group):
+    everything(finished, group, [], force=True)
+    assert group.called[0][0] == "prune"
+    assert "--force" in group.called[0][1]
+
+
+def test_a_run_of_something_else_is_not_taken(finished, group):
+    other = steps(finished, "tiny-random", 0.7, 50, SHARED, force=False)
+    with pytest.raises(CompExportError, match=r"at rate 0\.4, not .* rate 0\.7"):
+        perform(other[0], group, quiet=False, say=lambda _: None)
+
+
+def test_a_failing_verb_ends_it(tmp_path, group, capsys):
+    group.statuses["prune"] = 3
+    step = made_of(RunDirectory(tmp_path / "new"))[0]
+    with pytest.raises(CompExportError, match="ended with status 3"):
+        perform(step, group, quiet=True, say=lambda _: None)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "prune speaks" in printed.err
