@@ -71,9 +71,7 @@ def test_prune_export_prove_and_run(checkpoint, tmp_path):
     run = tmp_path / "runs" / "full-width"
     quick = ["--stages", 2, "--steps-per-stage", 1, "--recover-steps", 2, "--batch-size", 1]
     quick += ["--calibration", 2, "--validation", 2]
-    pruned = command(
-        "prune", "--model", checkpoint, "--rate", 0.3, "--out", run, *quick, "--json"
-    )
+    pruned = command("prune", "--model", checkpoint, "--rate", 0.3, "--out", run, *quick, "--json")
     assert abs(pruned["rate"] - 0.3) < 0.01
     plan = json.loads((run / "plan.json").read_text())
     assert plan["workload"]["image_tokens"] == 576

@@ -33,6 +33,8 @@ from comp.training.tiny_tokenizer import build_tokenizer
 EASY = {"where": 2.0, "at": 2.0, "exists": 1.0, "extreme": 1.0, "relation": 1.0, "list": 0.5}
 BINDING_FIRST = {"where": 1.5, "at": 1.5, "exists": 1.5, "relation": 1.5}
 SLOWEST_LAST = {"size": 2.0, "count": 2.0, "count_category": 1.5, "odd": 1.5, "list": 1.5}
+COUNTING_LAST = {"size": 2.0, "count": 4.0, "count_category": 3.0, "odd": 2.0, "list": 2.0}
+REPEATS_LAST = COUNTING_LAST | {"count": 8.0}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,9 @@ class Recipe:
     dense_steps: int = 1000
     easy_steps: int = 250
     middle_steps: int = 350
-    total_steps: int = 2600
+    counting_step: int = 2320
+    repeats_step: int = 2680
+    total_steps: int = 3400
     batch_size: int = 32
     text_length: int = 160
     learning_rate: float = 1.5e-3
@@ -60,6 +64,8 @@ class Recipe:
             (self.dense_steps, Curriculum(3, EASY)),
             (easy_end, Curriculum(5, everything | BINDING_FIRST)),
             (easy_end + self.middle_steps, Curriculum(7, everything | SLOWEST_LAST)),
+            (self.counting_step, Curriculum(7, everything | COUNTING_LAST)),
+            (self.repeats_step, Curriculum(7, everything | REPEATS_LAST)),
         ]
 
     def learning_rate_at(self, step: int) -> float:

@@ -8,7 +8,7 @@ from comp.families.llava import LlavaAdapter
 from comp.training.tiny_llava import tiny_llava_processor
 from comp.training.tiny_tokenizer import build_tokenizer
 
-LAYERS, HEADS, GROUPS, HEAD_DIM, WIDTH, CHANNELS = 4, 4, 2, 8, 32, 48
+LAYERS, HEADS, GROUPS, HEAD_DIM, WIDTH, CHANNELS = 4, 4, 2, 8, 64, 160
 
 
 def small_config(tokenizer, **text_changes):

@@ -1,5 +1,6 @@
 """`comp-export prune` as a user runs it, on a small random checkpoint."""
 
+import itertools
 import json
 import os
 import signal
@@ -45,10 +46,12 @@ def test_a_run_directory_holds_everything(run):
     assert open_run(directory.path.parent / "latest").path == directory.path
     lines = [json.loads(line) for line in directory.stages.read_text().splitlines()]
     assert [line["stage"] for line in lines] == list(range(1, len(lines) + 1))
-    assert all(a["macs"] > b["macs"] for a, b in zip(lines, lines[1:], strict=False))
-    assert {line["mode"] for line in lines} <= set(
-        ("vision_tokens", "language_tokens", "language_parameters")
-    )
+    assert all(a["macs"] > b["macs"] for a, b in itertools.pairwise(lines))
+    assert {line["mode"] for line in lines} <= {
+        "vision_tokens",
+        "language_tokens",
+        "language_parameters",
+    }
     assert not (directory.path / ".state").exists()
     assert (directory.reports / "trajectory.png").is_file()
     assert (directory.checkpoint / "tokenizer.json").is_file()
@@ -60,7 +63,7 @@ def test_the_slim_checkpoint_has_the_plans_sizes(run):
     for block in directory.load_plan().part("language"):
         up = tensors[f"model.language_model.layers.{block.index}.mlp.up_proj.weight"]
         assert up.shape[0] == len(block.kept_channels)
-        assert len(block.kept_channels) in (48, 32, 16)
+        assert len(block.kept_channels) % 16 == 0
 
 
 def test_the_same_seed_gives_the_same_plan(run, checkpoint, tmp_path):
@@ -110,7 +113,16 @@ def test_a_killed_run_resumes_to_the_same_plan(run, checkpoint, tmp_path):
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_resumable_run(checkpoint, tmp_path):
     out = tmp_path / "interrupted"
-    command = [sys.executable, "-m", "comp.cli", "prune", "--model", str(checkpoint), "--rate", "0.4"]
+    command = [
+        sys.executable,
+        "-m",
+        "comp.cli",
+        "prune",
+        "--model",
+        str(checkpoint),
+        "--rate",
+        "0.4",
+    ]
     command += ["--out", str(out), *QUICK, "--stages", "20"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     state = out / ".state" / "search.json"
