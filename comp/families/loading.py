@@ -58,6 +58,7 @@ def _require_weights(directory: Path) -> None:
 
 
 def _load_model(directory: Path, config: dict, device_map: str | None):  # type: ignore[no-untyped-def]
+    from safetensors import SafetensorError
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
     from comp.families.slim_llava import CompLlavaConfig, CompLlavaForConditionalGeneration
@@ -84,7 +85,7 @@ def _load_model(directory: Path, config: dict, device_map: str | None):  # type:
             local_files_only=True,
             device_map=device_map,
         ).eval()
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise CompExportError(f"cannot load {directory}: {str(error).splitlines()[0]}") from error
 
 

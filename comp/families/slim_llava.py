@@ -16,6 +16,10 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 from transformers.cache_utils import Cache, DynamicCache
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
 from comp.families.llama_forward import DecoderCache, DecoderOptions, LayerCache, run_decoder
@@ -219,6 +223,13 @@ def _linear(like: nn.Linear, width_in: int, width_out: int) -> nn.Linear:
         dtype=like.weight.dtype,
     )
 
+
+# Tensors have the same names in slim checkpoints as in those of LLaVA.
+_names = get_checkpoint_conversion_mapping(LlavaConfig.model_type)
+if _names is not None:
+    register_checkpoint_conversion_mapping(
+        CompLlavaForConditionalGeneration.__name__, _names, overwrite=True
+    )
 
 AutoConfig.register(CompLlavaConfig.model_type, CompLlavaConfig, exist_ok=True)
 AutoModelForImageTextToText.register(
