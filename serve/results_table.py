@@ -1,6 +1,6 @@
 """The table of measured results: ``python -m serve.results_table RUN [RUN ...]``.
 
-Reads what ``prune``, ``verify``, ``eval`` and ``bench`` left in each run and prints Markdown; it
+Reads what ``prune``, ``onnx``, ``eval`` and ``bench`` left in each run and prints Markdown; it
 measures nothing itself. ``make results`` writes it to ``docs/results.md``.
 """
 
@@ -13,6 +13,8 @@ import click
 
 from comp.errors import CompExportError
 from comp.runs import RunDirectory, open_run
+from export.manifest import read_manifest
+from serve.artifacts import BOTH, Which, artifact_of
 
 COLUMNS = (
     "model",
@@ -34,8 +36,9 @@ def results_table(runs: list[RunDirectory]) -> str:
     Raises:
         CompExportError: when a run lacks a report, or the runs were measured on unlike machines.
     """
-    runs = sorted(runs, key=lambda run: run.load_plan().rate)
-    reports = [_Reports.of(run) for run in runs]
+    if not runs:
+        raise CompExportError("no runs named: give the run directories to compare")
+    reports = sorted(map(_Reports, runs), key=lambda reports: reports.record["rate"])
     first = reports[0]
     machines = {json.dumps([r.bench["machine"], r.bench["versions"]]) for r in reports}
     if len(machines) > 1:
@@ -58,31 +61,23 @@ class _Reports:
         self.record = run.read_record()
         self.eval = _read(run, "eval")
         self.bench = _read(run, "bench")
-        self.verify = _read(run, "verify")
-        self.macs = {"dense": run.load_plan().macs_dense, "compressed": run.load_plan().macs}
-        self.params = {
-            which: json.loads((folder / "manifest.json").read_text())["params"]
-            for which, folder in (("dense", run.onnx_dense), ("compressed", run.onnx))
-        }
+        self.params = {which: read_manifest(artifact_of(run, which)).params for which in BOTH}
 
-    @classmethod
-    def of(cls, run: RunDirectory) -> "_Reports":
-        return cls(run)
-
-    def row(self, which: str, name: str) -> list[str]:
+    def row(self, which: Which, name: str) -> list[str]:
+        macs = self.record["macs"]
         accuracy, timing = self.eval[which], self.bench[which]
         low, high = accuracy["ci95"]
         dense = which == "dense"
         return [
             name,
             f"{accuracy['accuracy']:.1%} ({low:.1%}–{high:.1%})",
-            f"{self.macs[which] / 1e9:.3f}",
+            f"{macs[which] / 1e9:.3f}",
             f"{self.params[which] / 1e6:.2f} M",
             _with_spread(timing, "ttft_ms"),
             _with_spread(timing, "tpot_ms"),
             f"{timing['size_mb']:.1f}",
             "1" if dense else f"{self.bench['speedup']['ttft']:.2f}×",
-            "1" if dense else f"{self.macs['dense'] / self.macs['compressed']:.2f}×",
+            "1" if dense else f"{macs['dense'] / macs['compressed']:.2f}×",
             "yes" if timing["verified"] else "NO",
         ]
 
