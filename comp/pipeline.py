@@ -66,9 +66,11 @@ def run_pruning(
     progress = Progress(quiet or not compute.is_main)
     began = time.time()
     state = run.path / STATE_FOLDER
-    with disk_errors(run.path):
-        state.mkdir(parents=True, exist_ok=True)
-    write_text(state / REQUEST, json.dumps(_plain(request), indent=1))
+    compute.accelerator.wait_for_everyone()  # until every process has found the place free
+    if compute.is_main:
+        with disk_errors(run.path):
+            state.mkdir(parents=True, exist_ok=True)
+        write_text(state / REQUEST, json.dumps(_plain(request), indent=1))
     torch.manual_seed(request.comp.seed)
     directory = resolve_model(request.model)
     adapter = load_adapter(directory, compute.device, device_map)
@@ -84,6 +86,7 @@ def run_pruning(
     slim = adapter.cut(outcome.plan)
     metric = _recovered(settings, slim, outcome.plan, compute, data, state, progress)
     record = _record(request, run, directory, outcome, metric, settings)
+    record["processes"] = compute.processes
     record["seconds"] = {"search": searched - began, "recovery": time.time() - searched}
     if compute.is_main:
         _write_run(run, slim, outcome.plan, record, state)

@@ -5,12 +5,14 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from comp.compute import Compute
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter, Mode
 from comp.finalise import Final, final_plan
 from comp.masks import Masks
-from comp.plan import PruningPlan
+from comp.plan import PruningPlan, Workload
 from comp.progress import Progress
 from comp.pruning_data import PruningData
 from comp.search import ImportanceOptions, Search, SearchState
@@ -66,7 +68,7 @@ def prune(
         CompExportError: for a rate that the modes cannot reach (names the largest reachable).
     """
     modes = [_mode(adapter, name) for name in options.modes]
-    workload = adapter.workload(data.calibration)
+    workload = _agreed(adapter.workload(data.calibration), compute)
     search = Search(adapter, compute, data.calibration, options.importance, workload)
     state = SearchState(Masks.ones(adapter.blocks))
     dense_macs = search.macs(state)
@@ -170,6 +172,13 @@ class _Stages:
         for step, batch in enumerate(prefetched(make, range(steps))):
             how = self.search.softly(before, after, (step + 1) / steps)
             trainer.step(batch, how, step)
+
+
+def _agreed(workload: Workload, compute: Compute) -> Workload:
+    """One workload for all processes, each of which saw its own share of the calibration set."""
+    sizes = torch.tensor([workload.image_tokens, workload.text_tokens], dtype=torch.float32)
+    image_tokens, text_tokens = compute.mean(sizes).round().int().tolist()
+    return Workload(image_tokens=image_tokens, text_tokens=text_tokens)
 
 
 def _mode(adapter: FamilyAdapter, name: str) -> Mode:

@@ -35,6 +35,7 @@ BINDING_FIRST = {"where": 1.5, "at": 1.5, "exists": 1.5, "relation": 1.5}
 SLOWEST_LAST = {"size": 2.0, "count": 2.0, "count_category": 1.5, "odd": 1.5, "list": 1.5}
 COUNTING_LAST = {"size": 2.0, "count": 4.0, "count_category": 3.0, "odd": 2.0, "list": 2.0}
 REPEATS_LAST = COUNTING_LAST | {"count": 8.0}
+MORE_REPEATS = COUNTING_LAST | {"count": 16.0}
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,8 @@ class Recipe:
     middle_steps: int = 350
     counting_step: int = 2320
     repeats_step: int = 2680
-    total_steps: int = 3400
+    more_repeats_step: int = 3400
+    total_steps: int = 3900
     batch_size: int = 32
     text_length: int = 160
     learning_rate: float = 1.5e-3
@@ -66,6 +68,7 @@ class Recipe:
             (easy_end + self.middle_steps, Curriculum(7, everything | SLOWEST_LAST)),
             (self.counting_step, Curriculum(7, everything | COUNTING_LAST)),
             (self.repeats_step, Curriculum(7, everything | REPEATS_LAST)),
+            (self.more_repeats_step, Curriculum(7, everything | MORE_REPEATS)),
         ]
 
     def learning_rate_at(self, step: int) -> float:
