@@ -48,7 +48,7 @@ class Recipe:
     counting_step: int = 2320
     repeats_step: int = 2680
     more_repeats_step: int = 3400
-    total_steps: int = 3900
+    ends: tuple[int, ...] = (2320, 2680, 3400, 3900)  # the learning rate decays to 0 at each
     batch_size: int = 32
     text_length: int = 160
     learning_rate: float = 1.5e-3
@@ -71,12 +71,16 @@ class Recipe:
             (self.more_repeats_step, Curriculum(7, everything | MORE_REPEATS)),
         ]
 
+    @property
+    def total_steps(self) -> int:
+        return self.ends[-1]
+
     def learning_rate_at(self, step: int) -> float:
-        """Warm-up in each stage, constant, then a linear decay to zero."""
+        """Warm-up, then constant, then a linear decay to zero at the next end, and up again."""
+        end = next(end for end in self.ends if step < end)
         since = step - self.dense_steps if step >= self.dense_steps else step
         warm = min(1.0, (since + 1) / self.warmup_steps)
-        decay_steps = self.decay_share * self.total_steps
-        return self.learning_rate * warm * min(1.0, (self.total_steps - step) / decay_steps)
+        return self.learning_rate * warm * min(1.0, (end - step) / (self.decay_share * end))
 
 
 def packed_questions_attention(
@@ -274,11 +278,15 @@ def main() -> None:
     parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     for name, value in asdict(Recipe()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value)
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, tuple):
+            parser.add_argument(flag, type=int, nargs="+", default=value)
+        else:
+            parser.add_argument(flag, type=type(value), default=value)
     arguments = vars(parser.parse_args())
     out, save_every, threads = (arguments.pop(k) for k in ("out", "save_every", "threads"))
     out.mkdir(parents=True, exist_ok=True)
-    train(out, Recipe(**arguments), save_every, threads)
+    train(out, Recipe(**arguments | {"ends": tuple(arguments["ends"])}), save_every, threads)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,135 @@
+"""Training tiny-llava: what its batches hold, packed questions, the schedule, going on after a cut."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import LlavaForConditionalGeneration
+
+from comp.training.scene_batches import IGNORE, SceneBatches
+from comp.training.tiny_llava import GRID, initialise, tiny_llava_config
+from comp.training.tiny_tokenizer import build_tokenizer
+from comp.training.train_tiny_llava import Recipe, Trainee, optimisers, train
+
+ROWS = 3
+
+
+def batches(tokenizer, start=0, stop=4):
+    recipe = Recipe(dense_steps=1, easy_steps=1, middle_steps=1)
+    return SceneBatches(tokenizer, recipe.curricula(), ROWS, 160, start, stop, recipe.seed)
+
+
+@pytest.fixture(autouse=True)
+def same_threads():
+    """Training chooses its number of threads; other tests must not inherit it."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def trainee(tokenizer):
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration(tiny_llava_config(tokenizer))
+    model.model.language_model.set_attn_implementation("packed_questions")
+    initialise(model)
+    return Trainee(model, tokenizer("USER:")["input_ids"])
+
+
+def test_a_batch_is_the_same_whenever_it_is_made(tokenizer):
+    ahead = list(batches(tokenizer))[2]
+    again = next(iter(batches(tokenizer, 2)))
+    assert all(torch.equal(ahead[key].nan_to_num(), again[key].nan_to_num()) for key in ahead)
+    other = batches(tokenizer).batch(3)
+    assert not torch.equal(ahead["pixels"], other["pixels"])
+
+
+def test_labels_stand_one_place_before_their_tokens(tokenizer):
+    batch = batches(tokenizer).batch(3)
+    ids, labels, segment = (batch[key] for key in ("ids", "labels", "segment"))
+    asked = labels != IGNORE
+    rows, places = asked.nonzero(as_tuple=True)
+    last = places + 1 == segment.shape[1]
+    assert torch.equal(ids[rows[~last], places[~last] + 1], labels[rows[~last], places[~last]])
+    for row in range(ROWS):
+        for number in segment[row].unique().tolist():
+            if number >= 0:
+                answer = labels[row][(segment[row] == number) & asked[row]]
+                assert answer[-1] == tokenizer.eos_token_id
+                assert len(answer) >= 2
+
+
+def test_packed_questions_cost_what_they_cost_alone(tokenizer, trainee):
+    batch = {key: value[:1] for key, value in batches(tokenizer).batch(3).items()}
+    with torch.no_grad():
+        together = trainee(batch, dense_only=False)["answer"]
+        model = trainee.model
+        pixels = trainee_pixels(batch)
+        features = model.get_image_features(pixel_values=pixels).pooler_output
+        features = torch.cat(list(features)).reshape(1, GRID * GRID, -1)
+        prefix = model.get_input_embeddings()(trainee.prefix)[None]
+        losses = []
+        language = model.model.language_model
+        language.set_attn_implementation("sdpa")
+        for number in batch["segment"][0].unique().tolist():
+            if number < 0:
+                continue
+            mine = batch["segment"] == number
+            words = model.get_input_embeddings()(batch["ids"][mine])[None]
+            states = language(inputs_embeds=torch.cat([prefix, features, words], 1))
+            logits = model.lm_head(states.last_hidden_state[0, -int(mine.sum()) :])
+            labels = batch["labels"][mine]
+            losses.append(
+                F.cross_entropy(logits, labels, ignore_index=IGNORE, reduction="none")[
+                    labels != IGNORE
+                ]
+            )
+        language.set_attn_implementation("packed_questions")
+    assert len(losses) > 3
+    assert together.item() == pytest.approx(torch.cat(losses).mean().item(), rel=1e-4)
+
+
+def trainee_pixels(batch):
+    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])
+    deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    return ((batch["pixels"].float() / 255 - mean) / deviation).permute(0, 3, 1, 2)
+
+
+def test_every_weight_is_optimised_once(trainee):
+    groups = [g for o in optimisers(trainee, Recipe()) for g in o.param_groups]
+    found = [parameter for group in groups for parameter in group["params"]]
+    assert len(found) == len({id(p) for p in found}) == len(list(trainee.parameters()))
+
+
+def test_the_learning_rate_falls_to_nothing_at_each_end():
+    recipe = Recipe()
+    rates = [recipe.learning_rate_at(step) for step in range(recipe.total_steps)]
+    assert max(rates) == recipe.learning_rate
+    for end in recipe.ends:
+        assert 0 < rates[end - 1] < 1e-5
+    for end in recipe.ends[:-1]:
+        assert rates[end] > 1e-4
+    assert rates[0] < rates[recipe.warmup_steps]
+    assert rates[recipe.dense_steps] < 0.02 * rates[recipe.dense_steps - 1]
+
+
+@pytest.mark.slow
+def test_training_goes_on_where_it_was_cut_off(tmp_path):
+    def recipe(*ends):
+        return Recipe(dense_steps=1, easy_steps=1, middle_steps=1, ends=ends, batch_size=2)
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for out in (whole, cut):
+        out.mkdir()
+    train(whole, recipe(2, 3), save_every=1, threads=1)
+    train(cut, recipe(2), save_every=1, threads=1)
+    train(cut, recipe(2, 3), save_every=1, threads=1)
+    first, second = (
+        torch.load(out / "training.pt", weights_only=True)["trainee"] for out in (whole, cut)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (cut / "model" / "model.safetensors").stat().st_size <= 16 * 2**20
