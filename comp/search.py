@@ -1,11 +1,14 @@
 """The state of a pruning search, and how one stage moves it: the inner loop of CoMP.
 
 Family and method neutral: parameters are cut by one threshold over standardised scores, tokens by
-one threshold over their relative importance; both stop when the stage's FLOPs are gone.
+one threshold over their relative importance; both stop when the stage's FLOPs are gone. A token
+threshold only decides how many tokens stay at each place; these shares are then held, because at a
+fixed threshold training would go on dropping tokens (it makes attention more peaked).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -15,17 +18,19 @@ from comp.compute import Compute
 from comp.families.base import FamilyAdapter, Forwarding, KeptShare, Mode, TokenKind
 from comp.importance import ParameterImportance, cheapest_units
 from comp.masks import BlockKey, Masks
-from comp.plan import Part, Workload
-from comp.tokens import DropRules, ThresholdRule
+from comp.plan import KEEP_UNIT, Part, Workload
+from comp.tokens import TEXT, VISION, DropRules, RaisedRule, RatioRule
 
-TOKEN_BISECTIONS = 11
+TOKEN_BISECTIONS = 9
+LEAST_LEFT = 0.5  # of a kind of token that is there; more in one stage would tear the model apart
 MAX_RELATIVE_IMPORTANCE = 1e3
 Shares = dict[int, tuple[float, float]]
+WHOLE = (1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """theta^t of each kind of token, relative to the mean importance of the kind; 0 keeps all."""
+    """theta^t of each kind of token when it was last raised; 0 keeps all."""
 
     vision: float = 0.0
     text: float = 0.0
@@ -33,13 +38,10 @@ class Thresholds:
     def with_kind(self, kind: TokenKind, value: float) -> "Thresholds":
         return replace(self, **{kind: value})
 
-    def of(self, kind: TokenKind) -> float:
-        return self.vision if kind == "vision" else self.text
-
 
 @dataclass(frozen=True)
 class SearchState:
-    """Where the search stands: binary masks, token thresholds, measured keep shares."""
+    """Where the search stands: binary masks, and the shares of image and text tokens kept at a place."""
 
     masks: Masks
     thresholds: Thresholds = field(default_factory=Thresholds)
@@ -76,12 +78,11 @@ class Search:
         self, state: SearchState, before: SearchState | None = None, softness: float = 0.0
     ) -> DropRules:
         """The drop rules of a state; on the way from ``before``, newly cut tokens stay softly."""
-        now = state.thresholds
-        then = now if before is None else before.thresholds
-        if now.vision <= 0 and now.text <= 0:
-            return {}
-        rule = ThresholdRule(now.vision, now.text, then.vision, then.text, softness)
-        return dict.fromkeys(self.adapter.drop_places, rule)
+        then = state.shares if before is None else before.shares
+        return {
+            place: RatioRule(*share, then.get(place, WHOLE), softness)
+            for place, share in state.shares.items()
+        }
 
     def forwarding(self, state: SearchState) -> Forwarding:
         return Forwarding(state.masks, self.rules(state), self.options.cit)
@@ -126,23 +127,6 @@ class Search:
                 means[key] = self.compute.mean(value)
         return observer
 
-    def measured_shares(self, state: SearchState) -> Shares:
-        """Keep ratio by drop place and kind, over the calibration set."""
-        rules = self.rules(state)
-        if not rules:
-            return {}
-        how = Forwarding(state.masks, rules, self.options.cit)
-        totals: dict[int, Tensor] = {}
-        with torch.no_grad(), self.compute.autocast():
-            for batch in self.calibration:
-                for place, share in self.adapter.score(batch, how).shares.items():
-                    totals[place] = totals.get(place, torch.zeros(4)) + _as_tensor(share)
-        shares = {}
-        for place, total in sorted(totals.items()):
-            vision, vision_kept, text, text_kept = self.compute.mean(total).tolist()
-            shares[place] = (vision_kept / max(vision, 1), text_kept / max(text, 1))
-        return shares
-
     def _cut_parameters(self, state: SearchState, mode: Mode, target: int) -> SearchState:
         assert mode.part is not None
         scores = self.importance(state, {mode.part}).scores(self.adapter)
@@ -157,22 +141,48 @@ class Search:
         return replace(state, masks=masks)
 
     def _drop_tokens(self, state: SearchState, kind: TokenKind, target: int) -> SearchState:
-        low, high = max(state.thresholds.of(kind), 1e-3), MAX_RELATIVE_IMPORTANCE
+        least = LEAST_LEFT * _reaching_the_end(state.shares, kind)
+
+        def is_enough(tried: SearchState) -> bool:
+            return self.macs(tried) <= target or _reaching_the_end(tried.shares, kind) <= least
+
+        low, high = 1e-3, MAX_RELATIVE_IMPORTANCE
         best = self._with_threshold(state, kind, high)
-        if self.macs(best) > target:
-            return best
         for _ in range(TOKEN_BISECTIONS):
             middle = (low * high) ** 0.5
             tried = self._with_threshold(state, kind, middle)
-            if self.macs(tried) > target:
-                low = middle
-            else:
+            if is_enough(tried):
                 high, best = middle, tried
+            else:
+                low = middle
         return best
 
     def _with_threshold(self, state: SearchState, kind: TokenKind, value: float) -> SearchState:
-        moved = replace(state, thresholds=state.thresholds.with_kind(kind, value))
-        return replace(moved, shares=self.measured_shares(moved))
+        code = VISION if kind == "vision" else TEXT
+        held = {place: state.shares.get(place, WHOLE) for place in self.adapter.drop_places}
+        rules: DropRules = {
+            place: RaisedRule(code, value, RatioRule(*share)) for place, share in held.items()
+        }
+        measured = self._measured_shares(state.masks, rules)
+        shares = {
+            place: (measured[place][0], text) if kind == "vision" else (vision, measured[place][1])
+            for place, (vision, text) in held.items()
+        }
+        return replace(state, thresholds=state.thresholds.with_kind(kind, value), shares=shares)
+
+    def _measured_shares(self, masks: Masks, rules: DropRules) -> Shares:
+        """Keep ratio by drop place and kind, over the calibration set."""
+        how = Forwarding(masks, rules, self.options.cit)
+        totals: dict[int, Tensor] = {}
+        with torch.no_grad(), self.compute.autocast():
+            for batch in self.calibration:
+                for place, share in self.adapter.score(batch, how).shares.items():
+                    totals[place] = totals.get(place, torch.zeros(4)) + _as_tensor(share)
+        shares = {}
+        for place, total in sorted(totals.items()):
+            vision, vision_kept, text, text_kept = self.compute.mean(total).tolist()
+            shares[place] = (_share(vision_kept, vision), _share(text_kept, text))
+        return shares
 
 
 def _first_reaching(
@@ -202,6 +212,16 @@ def _first_reaching(
 
 def _mask_of(masks: Masks, kind: str, key: BlockKey) -> Tensor:
     return (masks.heads if kind == "heads" else masks.channels)[key]
+
+
+def _reaching_the_end(shares: Shares, kind: TokenKind) -> float:
+    """Share of a kind's tokens that no place drops."""
+    return prod(share[0 if kind == "vision" else 1] for share in shares.values())
+
+
+def _share(kept: float, of: float) -> float:
+    """At least the smallest keep ratio there is: one token of a kind always stays."""
+    return max(kept / max(of, 1), 1 / KEEP_UNIT)
 
 
 def _as_tensor(share: KeptShare) -> Tensor:

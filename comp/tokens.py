@@ -45,31 +45,19 @@ class DropRule(Protocol):
 
 @dataclass(frozen=True)
 class ThresholdRule:
-    """Keep tokens above a threshold on importance relative to the mean of their kind (Eq. 1).
-
-    While a stage runs, tokens between the ``previous`` thresholds and the new ones are not gone at
-    once: they keep the share ``softness`` of their presence, which decays from 1 to 0.
-    """
+    """Keep tokens above a threshold on importance relative to the mean of their kind (Eq. 1)."""
 
     vision: float
     text: float
-    previous_vision: float = 0.0
-    previous_text: float = 0.0
-    softness: float = 0.0
 
     def keep(self, importance: Tensor, kind: Tensor, alive: Tensor, query: Tensor) -> Tensor:
         kept = alive.clone()
-        for token_kind, new, old in (
-            (VISION, self.vision, self.previous_vision),
-            (TEXT, self.text, self.previous_text),
-        ):
+        for token_kind, threshold in ((VISION, self.vision), (TEXT, self.text)):
             mine = kind == token_kind
             present = mine * alive
             mean = (importance * present).sum(1) / present.sum(1).clamp(min=1)
             relative = importance / mean.clamp(min=1e-12)[:, None]
-            soft = torch.where(relative > old, self.softness, 0.0)
-            share = torch.where(relative > new, 1.0, soft)
-            kept = torch.where(mine, kept * share, kept)
+            kept = torch.where(mine & (relative <= threshold), 0.0, kept)
             # The strongest token of a kind stays whatever the threshold.
             best = torch.where(mine & (alive > 0), importance, -1.0).argmax(1, keepdim=True)
             best_alive = torch.where(
@@ -81,10 +69,16 @@ class ThresholdRule:
 
 @dataclass(frozen=True)
 class RatioRule:
-    """Keep ``ceil(ratio * n)`` of the n tokens of each kind that reached the place."""
+    """Keep ``ceil(ratio * n)`` of the n tokens of each kind that reached the place.
+
+    While a stage runs, tokens that the ``previous`` ratios (vision, text) would have kept are not
+    gone at once: they keep the share ``softness`` of their presence, which decays from 1 to 0.
+    """
 
     vision_keep_ratio: float
     text_keep_ratio: float
+    previous: tuple[float, float] = (0.0, 0.0)
+    softness: float = 0.0
 
     @classmethod
     def from_plan(cls, drop: DropPlan) -> "RatioRule":
@@ -95,14 +89,38 @@ class RatioRule:
             1, query[:, None], torch.full_like(query, ALWAYS, dtype=importance.dtype)[:, None]
         )
         kept = torch.where(kind == ANSWER, alive, 0.0)
-        for token_kind, ratio in ((VISION, self.vision_keep_ratio), (TEXT, self.text_keep_ratio)):
+        ratios = (self.vision_keep_ratio, self.text_keep_ratio)
+        for token_kind, ratio, old in zip((VISION, TEXT), ratios, self.previous, strict=True):
             mine = (kind == token_kind) & (alive > 0)
             count = mine.sum(1, keepdim=True)
-            k = -(-count * round(ratio * KEEP_UNIT) // KEEP_UNIT)
             order = torch.where(mine, importance, -1.0).argsort(dim=1, descending=True, stable=True)
             rank = order.argsort(1)
-            kept = torch.where(mine & (rank < k), alive, kept)
+            soft = torch.where(rank < _keep_counts(count, old), self.softness, 0.0)
+            share = torch.where(rank < _keep_counts(count, ratio), 1.0, soft)
+            kept = torch.where(mine, alive * share, kept)
         return kept
+
+
+def _keep_counts(count: Tensor, ratio: float) -> Tensor:
+    """``comp.plan.keep_count`` of a tensor."""
+    return -(-count * round(ratio * KEEP_UNIT) // KEEP_UNIT)
+
+
+@dataclass(frozen=True)
+class RaisedRule:
+    """One kind of token by a threshold that is being raised, the other by the ratio it has."""
+
+    kind: int
+    threshold: float
+    held: RatioRule
+
+    def keep(self, importance: Tensor, kind: Tensor, alive: Tensor, query: Tensor) -> Tensor:
+        raised = ThresholdRule(self.threshold, self.threshold)
+        return torch.where(
+            kind == self.kind,
+            raised.keep(importance, kind, alive, query),
+            self.held.keep(importance, kind, alive, query),
+        )
 
 
 DropRules = dict[int, DropRule]

@@ -53,7 +53,7 @@ ALIGN_LARGE, ALIGN_SMALL, LARGE_WIDTH = 64, 16, 2048
     show_default=True,
     help="Fine-tuning: auto takes LoRA for large models; none prunes by calibration alone.",
 )
-@click.option("--recover-steps", type=click.IntRange(0), default=220, show_default=True)
+@click.option("--recover-steps", type=click.IntRange(0), default=300, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option(
     "--lr", type=float, help="Learning rate [5e-4 small models, 2e-4 LoRA, 2e-5 large full]."

@@ -1,7 +1,7 @@
 """CoMP: collaborative multi-mode pruning, stage by stage (the outer loop, MPS)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ def prune(
             compute.accelerator.wait_for_everyone()
     parts = {block.part for block in adapter.blocks} & {m.part for m in modes if m.part is not None}
     scores = search.importance(saved.state, parts).scores(adapter)
-    final = Final(saved.state.masks, scores, search.measured_shares(saved.state), options.align)
+    final = Final(saved.state.masks, scores, saved.state.shares, options.align)
     plan = final_plan(adapter, final, workload, options.rate, model_name, METHOD)
     return Outcome(plan, saved.dense_metric, saved.metric)
 
@@ -134,8 +134,6 @@ class _Stages:
         metric, loss = accuracy(
             self.adapter, self.data.validation, self.search.forwarding(moved), self.compute
         )
-        # Training changed the scores a little: what is kept at these thresholds is measured anew.
-        moved = replace(moved, shares=self.search.measured_shares(moved))
         removed = max(1, before - after) / self.dense_macs
         cost = stage_cost(saved.metric, metric, removed)
         costs = saved.costs | {

@@ -11,7 +11,7 @@ from comp.families.llava import LlavaAdapter
 from comp.families.llava_forward import answer_step, run_llava
 from comp.masks import Masks
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
-from comp.tokens import ANSWER, TEXT, VISION, RatioRule, ThresholdRule, rules_from_plan
+from comp.tokens import ANSWER, TEXT, VISION, RatioRule, rules_from_plan
 from tests.comp.small import GROUPS, questions, small_adapter
 
 DROPS = (
@@ -182,14 +182,14 @@ def test_softly_present_tokens_fade(adapter):
     batch = adapter.collate(questions(2))
 
     def loss(softness):
-        rule = ThresholdRule(1.0, 0.0, 0.2, 0.0, softness)
-        kept = ThresholdRule(0.2, 0.0)
+        rule = RatioRule(0.25, 1.0, (0.75, 1.0), softness)
+        kept = RatioRule(0.75, 1.0)
         with torch.no_grad():
             return float(
                 adapter.score(batch, Forwarding(rules={1: rule if softness >= 0 else kept})).loss
             )
 
-    # Fully present is the old threshold; almost gone is the new one.
+    # Fully present is the old ratio; almost gone is the new one.
     assert loss(1.0) == pytest.approx(loss(-1.0), abs=1e-5)
     assert loss(1e-7) == pytest.approx(loss(0.0), abs=1e-4)
 

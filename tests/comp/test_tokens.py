@@ -9,6 +9,7 @@ from comp.tokens import (
     ANSWER,
     TEXT,
     VISION,
+    RaisedRule,
     RatioRule,
     ThresholdRule,
     TokenState,
@@ -82,19 +83,35 @@ def test_without_cit_a_masked_head_is_flat_and_disturbs_the_ranks():
     assert calibrated[0, 2] < 0.01
 
 
-def test_soft_thresholds_decay_from_the_old_set_to_the_new():
+def test_a_threshold_is_relative_to_the_mean_of_the_kind():
     kind = torch.tensor([[VISION] * 4 + [TEXT]])
-    alive = torch.ones(1, 5)
-    importance = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.5]])  # relative: 0.4 0.8 1.2 1.6
-    query = torch.tensor([4])
+    importance = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.5]])  # relative: 0.4 0.8 1.2 1.6, 1
+    rule = ThresholdRule(1.0, 0.0)
+    kept = rule.keep(importance, kind, torch.ones(1, 5), torch.tensor([4]))
+    assert kept[0].tolist() == [0, 0, 1, 1, 1]
+
+
+def test_soft_ratios_decay_from_the_old_set_to_the_new():
+    kind = torch.tensor([[VISION] * 4 + [TEXT]])
+    importance = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.5]])
 
     def kept(softness):
-        rule = ThresholdRule(1.0, 0.0, 0.5, 0.0, softness)
-        return rule.keep(importance, kind, alive, query)[0].tolist()
+        rule = RatioRule(0.5, 1.0, (0.75, 1.0), softness)
+        return rule.keep(importance, kind, torch.ones(1, 5), torch.tensor([4]))[0].tolist()
 
     assert kept(0.0) == [0, 0, 1, 1, 1]
     assert kept(0.25) == [0, 0.25, 1, 1, 1]
     assert kept(1.0) == [0, 1, 1, 1, 1]
+
+
+def test_raising_one_kind_holds_the_other():
+    kind = torch.tensor([[VISION] * 4 + [TEXT] * 4])
+    importance = torch.tensor([[0.1, 0.2, 0.3, 0.4, 0.1, 0.2, 0.3, 0.4]])
+    arguments = (importance, kind, torch.ones(1, 8), torch.tensor([7]))
+    vision = RaisedRule(VISION, 1.4, RatioRule(1.0, 0.5)).keep(*arguments)
+    assert vision[0].tolist() == [0, 0, 0, 1, 0, 0, 1, 1]
+    text = RaisedRule(TEXT, 1.4, RatioRule(0.25, 1.0)).keep(*arguments)
+    assert text[0].tolist() == [0, 0, 0, 1, 0, 0, 0, 1]
 
 
 def test_a_threshold_beyond_everything_leaves_the_best_token_and_the_query():

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from comp.checkpoints import EMBEDDED, resolve_model
 from comp.cli import main
 from comp.figures import read_stages, structure_figure, tokens_by_layer, trajectory_figure
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
@@ -145,13 +144,6 @@ def test_flops_of_what_is_no_llava(capsys: pytest.CaptureFixture[str], tmp_path:
     assert "no run at" in call(capsys, "flops", "--plan", tmp_path)[2]
 
 
-needs_weights = pytest.mark.skipif(
-    not all((resolve_model(name) / "config.json").is_file() for name in EMBEDDED),
-    reason="the embedded model is not in this checkout",
-)
-
-
-@needs_weights
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     found = call_json(capsys, "models")
     assert [model["name"] for model in found["models"]] == ["tiny-llava", "llava-7b", "llava-13b"]
