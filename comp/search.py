@@ -146,36 +146,40 @@ class Search:
         def is_enough(tried: SearchState) -> bool:
             return self.macs(tried) <= target or _reaching_the_end(tried.shares, kind) <= least
 
+        with torch.no_grad(), self.compute.autocast():
+            seen = [self.adapter.with_features(batch, state.masks) for batch in self.calibration]
         low, high = 1e-3, MAX_RELATIVE_IMPORTANCE
-        best = self._with_threshold(state, kind, high)
+        best = self._with_threshold(seen, state, kind, high)
         for _ in range(TOKEN_BISECTIONS):
             middle = (low * high) ** 0.5
-            tried = self._with_threshold(state, kind, middle)
+            tried = self._with_threshold(seen, state, kind, middle)
             if is_enough(tried):
                 high, best = middle, tried
             else:
                 low = middle
         return best
 
-    def _with_threshold(self, state: SearchState, kind: TokenKind, value: float) -> SearchState:
+    def _with_threshold(
+        self, batches: Sequence[Any], state: SearchState, kind: TokenKind, value: float
+    ) -> SearchState:
         code = VISION if kind == "vision" else TEXT
         held = {place: state.shares.get(place, WHOLE) for place in self.adapter.drop_places}
         rules: DropRules = {
             place: RaisedRule(code, value, RatioRule(*share)) for place, share in held.items()
         }
-        measured = self._measured_shares(state.masks, rules)
+        measured = self._measured_shares(batches, state.masks, rules)
         shares = {
             place: (measured[place][0], text) if kind == "vision" else (vision, measured[place][1])
             for place, (vision, text) in held.items()
         }
         return replace(state, thresholds=state.thresholds.with_kind(kind, value), shares=shares)
 
-    def _measured_shares(self, masks: Masks, rules: DropRules) -> Shares:
-        """Keep ratio by drop place and kind, over the calibration set."""
+    def _measured_shares(self, batches: Sequence[Any], masks: Masks, rules: DropRules) -> Shares:
+        """Keep ratio by drop place and kind, over these batches."""
         how = Forwarding(masks, rules, self.options.cit)
         totals: dict[int, Tensor] = {}
         with torch.no_grad(), self.compute.autocast():
-            for batch in self.calibration:
+            for batch in batches:
                 for place, share in self.adapter.score(batch, how).shares.items():
                     totals[place] = totals.get(place, torch.zeros(4)) + _as_tensor(share)
         shares = {}

@@ -69,8 +69,8 @@ def command(*arguments):
 
 def test_prune_export_prove_and_run(checkpoint, tmp_path):
     run = tmp_path / "runs" / "full-width"
-    quick = ["--stages", 2, "--steps-per-stage", 1, "--recover-steps", 2, "--batch-size", 1]
-    quick += ["--calibration", 2, "--validation", 2]
+    quick = ["--stages", 2, "--steps-per-stage", 1, "--recover-steps", 1, "--batch-size", 1]
+    quick += ["--calibration", 1, "--validation", 1]
     pruned = command("prune", "--model", checkpoint, "--rate", 0.3, "--out", run, *quick, "--json")
     assert abs(pruned["rate"] - 0.3) < 0.01
     plan = json.loads((run / "plan.json").read_text())

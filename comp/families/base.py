@@ -79,6 +79,10 @@ class FamilyAdapter(Protocol):
         """Run a batch with teacher forcing."""
         ...
 
+    def with_features(self, batch: Any, masks: Masks | None) -> Any:
+        """The batch with its image features in it, for scoring it again with the same weights."""
+        ...
+
     def workload(self, batches: Iterable[Any]) -> Workload:
         """The typical prompt of these batches, which FLOPs are counted on."""
         ...

@@ -1,6 +1,7 @@
 """The LLaVA-1.5 family: CLIP tower, MLP projector, Llama decoder."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +14,13 @@ from comp.families.base import FamilyAdapter, Forwarding, KeptShare, Mode, Score
 from comp.families.llama_forward import DecoderOptions, Kept
 from comp.families.llava_batches import LlavaCollator
 from comp.families.llava_cut import cut_of
-from comp.families.llava_forward import IGNORE, LlavaBatch, run_llava, used_feature_layers
+from comp.families.llava_forward import (
+    IGNORE,
+    LlavaBatch,
+    image_features,
+    run_llava,
+    used_feature_layers,
+)
 from comp.families.observe import Observer
 from comp.families.slim_llava import (
     CompLlavaConfig,
@@ -21,7 +28,7 @@ from comp.families.slim_llava import (
     pruning_of,
 )
 from comp.flops import ModelShape, llava_macs_of_counts
-from comp.masks import BlockKey, BlockShape, StructureCounts
+from comp.masks import BlockKey, BlockShape, Masks, StructureCounts
 from comp.plan import Part, PruningPlan, Workload
 from comp.tokens import TEXT, VISION
 
@@ -86,6 +93,10 @@ class LlavaAdapter(FamilyAdapter):
         right[asked] = logits.argmax(-1) == labels[asked]
         shares = _shares(batch, output.kept)
         return Scored(loss, right.all(1), shares)
+
+    def with_features(self, batch: LlavaBatch, masks: Masks | None) -> LlavaBatch:
+        batch = batch.to(self.device)
+        return replace(batch, features=image_features(self.model, batch.pixel_values, masks))
 
     def workload(self, batches: Iterable[LlavaBatch]) -> Workload:
         vision, text, rows = 0, 0, 0

@@ -29,6 +29,7 @@ class LlavaBatch:
         alive: 1 for tokens, 0 for padding, ``[B, N]`` float.
         query: index of the last instruction token, ``[B]``.
         labels: at each place the token to be predicted there, ``IGNORE`` elsewhere, ``[B, N]``.
+        features: projected image features ``[I, T, d]``, when they are known already.
     """
 
     pixel_values: Tensor
@@ -37,9 +38,11 @@ class LlavaBatch:
     alive: Tensor
     query: Tensor
     labels: Tensor
+    features: Tensor | None = None
 
     def to(self, device: torch.device) -> "LlavaBatch":
-        return LlavaBatch(*(value.to(device) for value in vars(self).values()))
+        moved = {k: v.to(device) for k, v in vars(self).items() if v is not None}
+        return LlavaBatch(**moved)
 
 
 IGNORE = -100
@@ -139,8 +142,10 @@ def run_llava(
     freeze_tower: bool = False,
 ) -> LlavaOutput:
     """Prefill (and teacher forcing): everything of a batch through the whole model."""
-    with torch.set_grad_enabled(torch.is_grad_enabled() and not freeze_tower):
-        features = image_features(model, batch.pixel_values, tower_masks, observer)
+    features = batch.features
+    if features is None:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not freeze_tower):
+            features = image_features(model, batch.pixel_values, tower_masks, observer)
     states = embed(model, batch.input_ids, features)
     batch_size, count = batch.input_ids.shape
     index = torch.arange(count, device=states.device).expand(batch_size, -1)

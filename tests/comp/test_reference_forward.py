@@ -194,6 +194,16 @@ def test_softly_present_tokens_fade(adapter):
     assert loss(1e-7) == pytest.approx(loss(0.0), abs=1e-4)
 
 
+def test_known_image_features_change_nothing(adapter):
+    masks = Masks.from_plan(some_plan(adapter).blocks)
+    batch = adapter.collate(questions(2))
+    with torch.no_grad():
+        seen = adapter.with_features(batch, masks)
+        first, second = (adapter.score(b, Forwarding(masks)) for b in (batch, seen))
+    assert seen.features is not None
+    assert torch.equal(first.loss, second.loss)
+
+
 class _Importances:
     def __init__(self):
         self.seen = []
