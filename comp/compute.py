@@ -33,8 +33,8 @@ class Compute:
         if name == "float16" and place == "cpu":
             raise CompExportError("--dtype float16 needs a GPU: use bfloat16 or float32 on a CPU")
         self.dtype = DTYPES[name]
-        precision = {"float32": "no", "bfloat16": "bf16", "float16": "fp16"}[name]
-        self.accelerator = Accelerator(cpu=place == "cpu", mixed_precision=precision)
+        # Precision is ours, not accelerate's, which allows a process only one for all its life.
+        self.accelerator = Accelerator(cpu=place == "cpu", mixed_precision="no")
         self.device = self.accelerator.device
 
     def autocast(self) -> AbstractContextManager[Any]:

@@ -66,6 +66,7 @@ def _save(path: Path, trainer: Trainer, step: int) -> None:
         "step": step,
         "weights": [parameter.detach() for parameter in trainer.parameters],
         "optimiser": trainer.optimiser.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
     }
     with writing(path) as temporary:
         torch.save(state, temporary)
@@ -77,4 +78,5 @@ def _load(path: Path, trainer: Trainer) -> int:
         for parameter, weight in zip(trainer.parameters, state["weights"], strict=True):
             parameter.copy_(weight)
     trainer.optimiser.load_state_dict(state["optimiser"])
+    trainer.scaler.load_state_dict(state["scaler"])
     return int(state["step"])

@@ -64,10 +64,13 @@ class Trainer:
     ) -> None:
         self.adapter, self.compute, self.options, self.total = adapter, compute, options, total
         self.parameters = [p for p in adapter.model.parameters() if p.requires_grad]
-        adamw = torch.optim.AdamW(
+        self.optimiser = torch.optim.AdamW(
             self.parameters, lr=0.0, weight_decay=options.weight_decay, betas=(0.9, 0.98)
         )
-        self.optimiser = compute.accelerator.prepare_optimizer(adamw)  # scales losses in fp16
+        # Small fp16 gradients vanish unless scaled; torch's first scale, 65536, overflows them and
+        # skips steps, of which a stage has few.
+        half = compute.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(compute.device.type, init_scale=1024.0, enabled=half)
 
     def step(self, batch: Any, how: Forwarding, number: int) -> float:
         """One step (``number`` from 0 of ``total``); returns the loss."""
@@ -76,10 +79,12 @@ class Trainer:
             group["lr"] = rate
         with self.compute.autocast():
             loss = self.adapter.score(batch, how).loss
-        self.compute.accelerator.backward(loss)
+        self.scaler.scale(loss).backward()
         self.compute.average_gradients(self.parameters)
-        self.compute.accelerator.clip_grad_norm_(self.parameters, 1.0)
-        self.optimiser.step()
+        self.scaler.unscale_(self.optimiser)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
         return float(loss.detach())
 

@@ -1,0 +1,37 @@
+"""A gradient step in every precision."""
+
+import pytest
+import torch
+
+from comp.compute import Compute
+from comp.errors import CompExportError
+from comp.families.base import Forwarding
+from comp.training_loop import StepOptions, Trainer
+from tests.comp.small import questions, small_adapter
+
+
+def trained(compute):
+    """Two steps on four questions: the loss before each, and what the weights moved by."""
+    adapter = small_adapter()
+    before = {name: p.detach().clone() for name, p in adapter.model.named_parameters()}
+    trainer = Trainer(adapter, compute, StepOptions(batch_size=4, learning_rate=1e-3), total=2)
+    batch = adapter.collate(questions(4))
+    losses = [trainer.step(batch, Forwarding(), step) for step in range(2)]
+    moved = torch.cat([(p - before[n]).flatten() for n, p in adapter.model.named_parameters()])
+    return losses, moved
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_steps_go_where_single_precision_ones_go(dtype):
+    plain, expected = trained(Compute("cpu", "float32"))
+    compute = Compute("cpu", "bfloat16")  # a second precision in the same process
+    compute.dtype = dtype  # also float16, which the command line keeps for GPUs
+    losses, moved = trained(compute)
+    assert losses == pytest.approx(plain, rel=0.02)
+    assert losses[1] < losses[0]
+    assert torch.nn.functional.cosine_similarity(moved, expected, dim=0) > 0.9
+
+
+def test_float16_on_a_cpu_is_refused():
+    with pytest.raises(CompExportError, match="float16 needs a GPU"):
+        Compute("cpu", "float16")
