@@ -23,7 +23,7 @@ COLUMNS = (
     "parameters",
     "TTFT ms",
     "TPOT ms",
-    "size MB",
+    "size MiB",
     "TTFT speed-up",
     "FLOPs speed-up",
     "proved",
