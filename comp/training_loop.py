@@ -19,7 +19,7 @@ class StepOptions:
     """Batch size (over all processes), peak learning rate, and weight decay."""
 
     batch_size: int = 32
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-4
     weight_decay: float = 0.01
     warmup_steps: int = 5
 

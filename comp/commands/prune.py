@@ -56,7 +56,7 @@ ALIGN_LARGE, ALIGN_SMALL, LARGE_WIDTH = 64, 16, 2048
 @click.option("--recover-steps", type=click.IntRange(0), default=300, show_default=True)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option(
-    "--lr", type=float, help="Learning rate [5e-4 small models, 2e-4 LoRA, 2e-5 large full]."
+    "--lr", type=float, help="Learning rate [1e-4 small models, 2e-4 LoRA, 2e-5 large full]."
 )
 @click.option("--lora-rank", type=click.IntRange(1), default=32, show_default=True)
 @click.option(
@@ -154,7 +154,7 @@ def command(
     large = max(shape.channels) >= LARGE_WIDTH
     align = align or (ALIGN_LARGE if large else ALIGN_SMALL)
     if lr is None:
-        lr = (2e-5 if recover == "full" else 2e-4) if large else 5e-4
+        lr = (2e-5 if recover == "full" else 2e-4) if large else 1e-4
     training = StepOptions(batch_size=batch_size, learning_rate=lr)
     request = PruneRequest(
         model=model,
