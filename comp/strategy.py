@@ -27,8 +27,12 @@ class ModeCost:
 
 
 def stage_cost(metric_before: float, metric_after: float, macs_share: float) -> float:
-    """Eq. 8: metric lost per share of FLOPs removed; lower is better."""
-    return (metric_before - metric_after) / macs_share
+    """Eq. 8: metric lost per share of FLOPs removed; lower is better, and never below 0.
+
+    Where the metric rose, training made good what an earlier mode had broken. Booked as this mode's
+    merit, it would have the search take this mode to its end.
+    """
+    return max(0.0, metric_before - metric_after) / macs_share
 
 
 def history_weight(options: StrategyOptions, interval: int) -> float:

@@ -22,7 +22,8 @@ from comp.training_loop import StepOptions, Trainer, accuracy, examples_of, pref
 
 METHOD = "comp"
 MAX_STAGES_FACTOR = 4  # a search that has run this many times its stages is going nowhere
-WORTHWHILE = 0.05  # a mode that removes less than this part of its share has nothing left
+WORTHWHILE = 0.1  # a mode that removes less than this part of its share is exhausted,
+LITTLE = 0.01  # unless it is the only one left or never ran: then less than this
 
 
 @dataclass(frozen=True)
@@ -114,28 +115,14 @@ class _Stages:
                 f"rate {self.options.rate} was not reached in {stage - 1} stages: choose a smaller "
                 "--rate or add modes with --modes"
             )
-        open_modes = {k: v for k, v in saved.costs.items() if k not in saved.exhausted}
-        if not open_modes:
-            raise CompExportError(
-                f"rate {self.options.rate} is beyond what modes {', '.join(saved.costs)} can reach "
-                "together: choose a smaller --rate or add modes with --modes"
-            )
-        name, explored = choose_mode(self.options.strategy, open_modes, stage, self.options.seed)
-        mode = next(mode for mode in modes if mode.name == name)
-        note(f"stage {stage}: {name}")
-        before = self.search.macs(saved.state)
-        share = (self.dense_macs - self.target) / self.options.stages
-        moved = self.search.advance(saved.state, mode, max(self.target, round(before - share)))
-        after = self.search.macs(moved)
-        exhausted = saved.exhausted
-        if before - after < WORTHWHILE * min(share, before - self.target):
-            exhausted = (*exhausted, name)
+        name, explored, moved, exhausted = self._advanced(saved, modes, stage, note)
         self._train(saved.state, moved, stage)
         metric, loss = accuracy(
             self.adapter, self.data.validation, self.search.forwarding(moved), self.compute
         )
-        removed = max(1, before - after) / self.dense_macs
-        cost = stage_cost(saved.metric, metric, removed)
+        after = self.search.macs(moved)
+        removed = self.search.macs(saved.state) - after
+        cost = stage_cost(saved.metric, metric, removed / self.dense_macs)
         costs = saved.costs | {
             name: updated_cost(self.options.strategy, saved.costs[name], stage, cost)
         }
@@ -153,6 +140,35 @@ class _Stages:
             "keep_ratios": {str(place): list(share) for place, share in moved.shares.items()},
         }
         return SavedSearch(moved, stage, metric, saved.dense_metric, costs, exhausted), line
+
+    def _advanced(
+        self, saved: SavedSearch, modes: Sequence[Mode], stage: int, note: Callable[[str], None]
+    ) -> tuple[str, bool, SearchState, tuple[str, ...]]:
+        """The mode of a stage, whether it was drawn, what it leads to, and the exhausted modes.
+
+        A mode that would remove next to nothing is exhausted, and another is chosen: per FLOP of
+        next to nothing, the metric's noise would be a cost of millions.
+        """
+        before = self.search.macs(saved.state)
+        wanted = min((self.dense_macs - self.target) / self.options.stages, before - self.target)
+        exhausted = saved.exhausted
+        while open_modes := {k: v for k, v in saved.costs.items() if k not in exhausted}:
+            name, explored = choose_mode(
+                self.options.strategy, open_modes, stage, self.options.seed
+            )
+            note(f"stage {stage}: {name}")
+            mode = next(mode for mode in modes if mode.name == name)
+            moved = self.search.advance(saved.state, mode, round(before - wanted))
+            tried = open_modes[name].cost is not None
+            least = WORTHWHILE if tried and len(open_modes) > 1 else LITTLE
+            if before - self.search.macs(moved) >= least * wanted:
+                return name, explored, moved, exhausted
+            note(f"stage {stage}: {name} has next to nothing left to remove")
+            exhausted = (*exhausted, name)
+        raise CompExportError(
+            f"rate {self.options.rate} is beyond what modes {', '.join(saved.costs)} can reach "
+            "together: choose a smaller --rate or add modes with --modes"
+        )
 
     def _train(self, before: SearchState, after: SearchState, stage: int) -> None:
         steps, training = self.options.steps_per_stage, self.options.training

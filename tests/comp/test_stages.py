@@ -1,0 +1,74 @@
+"""Which mode a stage takes when one has little left: ``_Stages`` over a search of plain numbers."""
+
+from typing import Any
+
+import pytest
+
+from comp.errors import CompExportError
+from comp.families.base import Mode
+from comp.methods.comp import CompOptions, _Stages
+from comp.search_state import SavedSearch
+from comp.strategy import ModeCost, StrategyOptions
+
+MODES = [Mode("vision_tokens", tokens="vision"), Mode("language_tokens", tokens="text")]
+
+
+class Numbers:
+    """A search whose state is the MACs left; a mode removes what is asked, up to what it has."""
+
+    def __init__(self, **left: int) -> None:
+        self.left = left
+
+    def macs(self, state: int) -> int:
+        return state
+
+    def advance(self, state: int, mode: Mode, target: int) -> int:
+        return max(target, state - self.left[mode.name])
+
+
+def advanced(
+    search: Numbers, exhausted: tuple[str, ...] = (), macs: int = 1000, cost: float | None = 0.1
+) -> Any:
+    """Stage 5 of a search for half of 1000 MACs in five stages of 100; text tokens look cheaper."""
+    options = CompOptions(0.5, tuple(search.left), 5, strategy=StrategyOptions(exploration=0.0))
+    stages: Any = _Stages(None, None, None, options, search, 1000, 500)  # type: ignore[arg-type]
+    costs = {"vision_tokens": ModeCost(0.3, 1), "language_tokens": ModeCost(cost, 4)}
+    saved: Any = SavedSearch(macs, 4, 0.9, 0.95, costs, exhausted)  # type: ignore[arg-type]
+    name, _, moved, spent = stages._advanced(saved, MODES, 5, lambda line: None)
+    return name, moved, spent
+
+
+def test_the_cheapest_mode_removes_its_share():
+    assert advanced(Numbers(vision_tokens=400, language_tokens=400)) == ("language_tokens", 900, ())
+
+
+def test_a_mode_may_remove_less_than_its_share():
+    assert advanced(Numbers(vision_tokens=400, language_tokens=10)) == ("language_tokens", 990, ())
+
+
+def test_a_mode_with_next_to_nothing_left_gives_way_untouched():
+    found = advanced(Numbers(vision_tokens=400, language_tokens=9))
+    assert found == ("vision_tokens", 900, ("language_tokens",))
+
+
+def test_a_mode_that_never_ran_takes_the_little_it_has():
+    search = Numbers(vision_tokens=400, language_tokens=1)
+    assert advanced(search, cost=None) == ("language_tokens", 999, ())
+
+
+def test_the_last_mode_goes_on_for_less():
+    search = Numbers(vision_tokens=3, language_tokens=0)
+    assert advanced(search, ("language_tokens",)) == ("vision_tokens", 997, ("language_tokens",))
+
+
+def test_what_is_wanted_near_the_target_is_little():
+    assert advanced(Numbers(vision_tokens=9, language_tokens=2), macs=520) == (
+        "language_tokens",
+        518,
+        (),
+    )
+
+
+def test_no_mode_left_is_an_error():
+    with pytest.raises(CompExportError, match=r"0\.5 is beyond what modes vision_tokens"):
+        advanced(Numbers(vision_tokens=0, language_tokens=0))
