@@ -124,7 +124,13 @@ def test_ctrl_c_leaves_a_resumable_run(checkpoint, tmp_path):
         "0.4",
     ]
     command += ["--out", str(out), *QUICK, "--stages", "20"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A shell's background job ignores SIGINT, and so would its children.
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     state = out / ".state" / "search.json"
     deadline = time.monotonic() + 300
     while not state.exists() and process.poll() is None and time.monotonic() < deadline:

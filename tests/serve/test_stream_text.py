@@ -64,5 +64,6 @@ def test_what_is_shown_adds_up_to_the_text(tokenizer, text, stop):
     stream, shown = play(tokenizer, text, tuple(stop))
     assert "".join(shown) == stream.text
     settled = text.lstrip()
-    found = [settled.find(word) for word in stop if word in settled]
-    assert stream.text == (settled[: min(found)] if found else settled).rstrip()
+    # The stop that is complete first ends the text; of several complete at once, the longest.
+    found = [(settled.find(w) + len(w), settled.find(w)) for w in stop if w in settled]
+    assert stream.text == (settled[: min(found)[1]] if found else settled).rstrip()
