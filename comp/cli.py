@@ -40,6 +40,9 @@ VERBS: dict[str, Verb] = {
         "comp.commands.prune:command", "Prune a model: CoMP from start to end.", resumes=True
     ),
     "onnx": Verb("export.commands.onnx:command", "Export a run to ONNX, slim and dense."),
+    "tensorrt": Verb(
+        "export.commands.tensorrt:command", "Build TensorRT engines, with or without a GPU."
+    ),
     "verify": Verb(
         "export.commands.verify:command", "Prove that every form gives the same answers."
     ),

@@ -8,12 +8,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from comp.checkpoints import read_config
-from comp.errors import CompExportError
 from comp.files import writing_directory
 from comp.flops import llava_macs
 from comp.plan import PruningPlan, Workload
-from export.graph.builder import OPSET, Target
-from export.llava import GRAPHS, build_graphs
+from export.graph.builder import Target
+from export.llava import build_graphs
 from export.llava_config import FAMILY, LlavaShape, read_llava
 from export.manifest import (
     DecoderShape,
@@ -98,7 +97,7 @@ def export_artifact(
             family=FAMILY,
             flavour=target.flavour,
             precision=target.precision,
-            opset=OPSET,
+            opset=target.opset,
             model=origin.model,
             method=origin.method,
             rate=origin.rate,
@@ -141,14 +140,6 @@ def artifact_directory(run: Path, dense: bool, target: Target) -> Path:
     if target.precision != default.precision:
         words.append(target.precision)
     return run / "-".join(words)
-
-
-def files_of(directory: Path) -> list[Path]:
-    """Graphs and their data in an artifact directory, for a report of what was written."""
-    missing = [name for name in GRAPHS if not (directory / name).is_file()]
-    if missing:
-        raise CompExportError(f"{directory / missing[0]} is missing: export again with --force")
-    return sorted(path for path in directory.iterdir() if path.is_file())
 
 
 def _decoder_shape(shape: LlavaShape) -> DecoderShape:

@@ -19,10 +19,11 @@ from export.graph.attention import (
     cache_window,
     cached_attention,
     check_heads,
+    fixed_window,
     full_attention,
     importance_for_last,
 )
-from export.graph.builder import GraphBuilder, Target
+from export.graph.builder import IN_PLACE_OPSET, GraphBuilder, Target
 from export.graph.linear import (
     activation,
     axis_size,
@@ -42,6 +43,8 @@ TOWER = "model.vision_tower"
 PROJECTOR = "model.multi_modal_projector"
 DECODER = "model.language_model"
 GRAPHS = ("vision_encoder.onnx", "embed_tokens.onnx", "decoder_model.onnx")
+IN_PLACE = "decoder_in_place.onnx"
+CACHE_LENGTHS = "cache_lengths"
 
 
 def build_graphs(
@@ -51,7 +54,10 @@ def build_graphs(
     directory: Path,
     written: Callable[[str], None] = lambda name: None,
 ) -> None:
-    """Write the three graphs and their external data into ``directory``.
+    """Write the graphs and their external data into ``directory``.
+
+    The standard flavour has a second decoder, of the same weights: its caches have a fixed size and
+    are written in place, as TensorRT wants them.
 
     Raises:
         CompExportError: a tensor is missing, or the flavour cannot take the head size.
@@ -60,6 +66,15 @@ def build_graphs(
     for name, build in zip(GRAPHS, builders, strict=True):
         build(shape, weights, target).save(directory / name)
         written(name)
+    if not target.fused:
+        in_place = decoder_model(shape, weights, target, in_place=True)
+        in_place.save(directory / IN_PLACE, weights_of=directory / GRAPHS[-1])
+        written(IN_PLACE)
+
+
+def graphs_of(target: Target) -> tuple[str, ...]:
+    """Names of the graphs that ``build_graphs`` writes."""
+    return GRAPHS if target.fused else (*GRAPHS, IN_PLACE)
 
 
 def vision_encoder(shape: LlavaShape, weights: WeightSource, target: Target) -> GraphBuilder:
@@ -120,20 +135,33 @@ def embed_tokens(shape: LlavaShape, weights: WeightSource, target: Target) -> Gr
     return graph
 
 
-def decoder_model(shape: LlavaShape, weights: WeightSource, target: Target) -> GraphBuilder:
+def decoder_model(
+    shape: LlavaShape, weights: WeightSource, target: Target, in_place: bool = False
+) -> GraphBuilder:
     """The decoder, for prefill (empty past) and decode steps (one text token, no vision tokens).
 
     Inputs ``inputs_embeds [B, N, d]``, ``position_ids [B, N]``, ``vision_positions [B, Nv]``,
     ``text_positions [B, Nt]`` (ascending; together ``0..N-1``), ``past_key_values.{l}.key`` and
     ``.value [B, Hkv_l, P_l, hd]``. Outputs ``logits [B, 1, V]`` of the last token, ``present.*``,
     and per drop place ``kept.{m} [B, k_m]``, original indices ascending.
+
+    ``in_place``: past and present are one buffer ``[B, Hkv_l, S_s, hd]`` of fixed size, and
+    ``cache_lengths [segments, B]`` says how many of its places are filled; a segment is the blocks
+    between two drop places, whose caches are equally long.
     """
-    return _Decoder(shape, weights, target).build()
+    return _Decoder(shape, weights, target, in_place).build()
 
 
 class _Decoder:
-    def __init__(self, shape: LlavaShape, weights: WeightSource, target: Target) -> None:
-        self.graph = GraphBuilder("decoder_model", target)
+    def __init__(
+        self, shape: LlavaShape, weights: WeightSource, target: Target, in_place: bool
+    ) -> None:
+        opset = IN_PLACE_OPSET if in_place else None
+        self.graph = GraphBuilder(
+            "decoder_in_place" if in_place else "decoder_model", target, opset
+        )
+        self.in_place = in_place
+        self.lengths: ir.Value | None = None
         self.shape = shape
         self.sizes = shape.sizes
         self.weights = weights
@@ -149,6 +177,9 @@ class _Decoder:
             vision=graph.input("vision_positions", INT64, ("batch", "vision_tokens")),
             text=graph.input("text_positions", INT64, ("batch", "text_tokens")),
         )
+        if self.in_place:
+            rows = len(self.drops) + 1
+            self.lengths = graph.input(CACHE_LENGTHS, INT64, (rows, "batch"))
         pasts = self._pasts()
         factor = None
         if self.drops and graph.target.fused:
@@ -160,11 +191,11 @@ class _Decoder:
         with graph.scope("layers.0"):
             first = f"{DECODER}.layers.0.input_layernorm"
             normed = rms_norm(graph, weights, residual, first, epsilon)
+        segment = 0
         window, tables = (
-            cache_window(graph, tokens.position_ids, pasts[0][0]),
+            self._window(tokens.position_ids, pasts[0][0], segment),
             rotary.at(tokens.position_ids),
         )
-        segment = 0
         for number in range(sizes.num_layers):
             name = f"{DECODER}.layers.{number}"
             with graph.scope(f"layers.{number}"):
@@ -183,9 +214,9 @@ class _Decoder:
                         f"kept.{drop.after_layer}", tokens.original, INT64,
                         ("batch", f"kept_{drop.after_layer}"),
                     )  # fmt: skip
-                    window = cache_window(graph, tokens.position_ids, pasts[number + 1][0])
-                    tables = rotary.at(tokens.position_ids)
                     segment += 1
+                    window = self._window(tokens.position_ids, pasts[number + 1][0], segment)
+                    tables = rotary.at(tokens.position_ids)
                 if number + 1 == sizes.num_layers:
                     mixed, residual = self._last_row(mixed), self._last_row(residual)
                 mixed = linear(
@@ -213,13 +244,20 @@ class _Decoder:
         pasts = []
         for number, heads in enumerate(sizes.kv_heads):
             segment += number in self.drops
-            dims = ("batch", heads, f"past_{segment}", sizes.head_dim)
+            length = f"capacity_{segment}" if self.in_place else f"past_{segment}"
+            dims = ("batch", heads, length, sizes.head_dim)
             key, value = (
                 self.graph.input(f"past_key_values.{number}.{kind}", dtype, dims)
                 for kind in ("key", "value")
             )
             pasts.append((key, value))
         return pasts
+
+    def _window(self, present: ir.Value, past_key: ir.Value, segment: int) -> CacheWindow:
+        if self.lengths is None:
+            return cache_window(self.graph, present, past_key)
+        row = self.graph.op("Gather", self.lengths, self.graph.constant(segment), axis=0)
+        return fixed_window(self.graph, present, past_key, row)
 
     def _attention(
         self,
@@ -244,10 +282,11 @@ class _Decoder:
         query = rotary.apply(query, tables, heads.query)
         key = rotary.apply(key, tables, heads.key_value)
         attended = cached_attention(graph, query, key, value, past, window, heads)
-        dims = ("batch", heads.key_value, f"total_{segment}", heads.dim)
+        length = f"capacity_{segment}" if self.in_place else f"total_{segment}"
+        dims = ("batch", heads.key_value, length, heads.dim)
         dtype = graph.target.dtype
-        graph.output(f"present.{number}.key", attended.present_key, dtype, dims)
-        graph.output(f"present.{number}.value", attended.present_value, dtype, dims)
+        for kind, cache in (("key", attended.present_key), ("value", attended.present_value)):
+            graph.output(f"present.{number}.{kind}", cache, dtype, dims, renamed=self.in_place)
         scores = None
         if number + 1 in self.drops:
             scores = importance_for_last(graph, query, key, heads)

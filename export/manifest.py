@@ -5,9 +5,10 @@ Nothing here needs torch, transformers or onnx: the engine reads artifacts with 
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,8 +21,9 @@ MANIFEST_NAME = "manifest.json"
 REMEDY = "export it again with `comp-export onnx --force`"
 READ_BLOCK = 1 << 20  # bytes read at a time when hashing
 
+M = TypeVar("M", bound=BaseModel)
 Flavour = Literal["onnxruntime", "standard"]
-Precision = Literal["float32", "float16"]
+Precision = Literal["float32", "float16", "bfloat16"]
 
 
 class _Frozen(BaseModel):
@@ -181,6 +183,11 @@ class Artifact:
         return self.path / "decoder_model.onnx"
 
     @property
+    def decoder_in_place(self) -> Path:
+        """The decoder with caches of fixed size; of the standard flavour only."""
+        return self.path / "decoder_in_place.onnx"
+
+    @property
     def tokenizer(self) -> Path:
         return self.path / "tokenizer.json"
 
@@ -209,28 +216,36 @@ def read_manifest(directory: Path) -> Manifest:
     Raises:
         CompExportError: when there is none, it is no manifest, or it is of another version.
     """
-    path = directory / MANIFEST_NAME
+    return read_model(directory / MANIFEST_NAME, Manifest, "comp-export onnx")
+
+
+def read_model(path: Path, kind: type[M], verb: str) -> M:
+    """Read a manifest of one kind; ``verb`` is the command that makes it.
+
+    Raises:
+        CompExportError: as ``read_manifest``.
+    """
+    remedy = f"make it again with `{verb} --force`"
     try:
         found: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CompExportError(
-            f"no artifact at {directory}: {MANIFEST_NAME}: {error.strerror}; "
-            "make one with `comp-export onnx`"
+            f"no artifact at {path.parent}: {path.name}: {error.strerror}; make one with `{verb}`"
         ) from error
     except ValueError as error:
-        raise CompExportError(f"{path} is not JSON ({error}): {REMEDY}") from error
+        raise CompExportError(f"{path} is not JSON ({error}): {remedy}") from error
     version = found.get("version") if isinstance(found, dict) else None
     if version != MANIFEST_VERSION:
         raise CompExportError(
             f"{path} is a manifest of version {version!r}, this release reads version "
-            f"{MANIFEST_VERSION}: {REMEDY}"
+            f"{MANIFEST_VERSION}: {remedy}"
         )
     try:
-        return Manifest.model_validate(found)
+        return kind.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise CompExportError(f"{path}: {where}: {first['msg']}: {REMEDY}") from error
+        raise CompExportError(f"{path}: {where}: {first['msg']}: {remedy}") from error
 
 
 def load_artifact(directory: Path, check_hashes: bool = True) -> Artifact:
@@ -244,20 +259,31 @@ def load_artifact(directory: Path, check_hashes: bool = True) -> Artifact:
         CompExportError: names the first file that is missing, truncated or changed.
     """
     manifest = read_manifest(directory)
-    for entry in manifest.files:
+    check_files(directory, manifest.files, check_hashes, REMEDY)
+    return Artifact(directory, manifest)
+
+
+def check_files(
+    directory: Path, files: Iterable[FileEntry], check_hashes: bool, remedy: str
+) -> None:
+    """Compare files with their entries.
+
+    Raises:
+        CompExportError: names the first file that is missing, truncated or changed, and the remedy.
+    """
+    for entry in files:
         path = directory / entry.name
         if Path(entry.name).name != entry.name:
             raise CompExportError(
-                f"{directory / MANIFEST_NAME}: file name {entry.name!r}: {REMEDY}"
+                f"{directory / MANIFEST_NAME}: file name {entry.name!r}: {remedy}"
             )
         if not path.is_file():
-            raise CompExportError(f"{path} is missing: {REMEDY}")
+            raise CompExportError(f"{path} is missing: {remedy}")
         size = path.stat().st_size
         if size != entry.bytes:
-            raise CompExportError(f"{path} has {size} bytes instead of {entry.bytes}: {REMEDY}")
+            raise CompExportError(f"{path} has {size} bytes instead of {entry.bytes}: {remedy}")
         if check_hashes and sha256_of(path) != entry.sha256:
-            raise CompExportError(f"{path} is corrupted (its SHA-256 differs): {REMEDY}")
-    return Artifact(directory, manifest)
+            raise CompExportError(f"{path} is corrupted (its SHA-256 differs): {remedy}")
 
 
 def mark_verified(directory: Path, verified: Verified) -> Manifest:

@@ -3,6 +3,7 @@
 No IO binding and no sampling: ``serve.Engine`` is what answers users.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,14 @@ SESSION_ERRORS_ONLY = 3
 
 @dataclass(frozen=True)
 class OnnxState:
-    """Caches by input name after a prefill or a step, and the next position."""
+    """Caches by input name after a prefill or a step, and the next position.
+
+    ``filled``: places used in the caches of each segment, where their size is fixed.
+    """
 
     caches: dict[str, np.ndarray]
     position: int
+    filled: tuple[int, ...] = ()
 
 
 class OnnxRunner:
@@ -42,18 +47,22 @@ class OnnxRunner:
         threads: int = 0,
     ) -> None:
         self.artifact = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
-        paths = (
-            self.artifact.vision_encoder,
-            self.artifact.embed_tokens,
-            self.artifact.decoder_model,
-        )
+        paths = (self.artifact.vision_encoder, self.artifact.embed_tokens, self._decoder_path())
         self._vision, self._embed, self._decoder = (
             _session(path, providers, threads) for path in paths
         )
         manifest = self.artifact.manifest
         self._tokens = manifest.tokens
         self._shape = manifest.decoder
+        if manifest.precision == "bfloat16":
+            raise CompExportError(
+                f"{self.artifact.path}: ONNX Runtime has no bfloat16 kernels on a CPU: "
+                "export with --precision float16 or float32"
+            )
         self._cache_dtype = np.dtype(manifest.precision)
+
+    def _decoder_path(self) -> Path:
+        return self.artifact.decoder_model
 
     def prefill(
         self, pixel_values: np.ndarray, input_ids: np.ndarray, keep_factor: float | None = None
@@ -75,13 +84,7 @@ class OnnxRunner:
         text = np.stack([np.flatnonzero(~row) for row in is_image]).astype(np.int64)
         batch, length = input_ids.shape
         positions = np.broadcast_to(np.arange(length, dtype=np.int64), (batch, length))
-        caches = {
-            f"past_key_values.{layer}.{kind}": np.zeros(
-                (batch, heads, 0, self._shape.head_dim), self._cache_dtype
-            )
-            for layer, heads in enumerate(self._shape.num_key_value_heads)
-            for kind in ("key", "value")
-        }
+        caches = self._empty_caches(batch, vision.shape[1], text.shape[1])
         extra = {} if keep_factor is None else {"keep_factor": np.array(keep_factor, np.float32)}
         return self._run(embeds, positions, vision, text, OnnxState(caches, 0), extra)
 
@@ -120,6 +123,21 @@ class OnnxRunner:
     def image_features(self, pixel_values: np.ndarray) -> np.ndarray:
         """``[I, 3, H, W] → [I, T, d]``."""
         return self._vision.run(None, {"pixel_values": pixel_values.astype(np.float32)})[0]
+
+    def _empty_caches(self, batch: int, vision: int, text: int) -> dict[str, np.ndarray]:
+        """Inputs ``past_key_values.*`` before a prompt of so many image and text tokens."""
+        del vision, text  # these caches grow
+        return self._caches(batch, [0] * self._shape.num_layers)
+
+    def _caches(self, batch: int, lengths: Sequence[int]) -> dict[str, np.ndarray]:
+        heads = zip(self._shape.num_key_value_heads, lengths, strict=True)
+        return {
+            f"past_key_values.{layer}.{kind}": np.zeros(
+                (batch, count, length, self._shape.head_dim), self._cache_dtype
+            )
+            for layer, (count, length) in enumerate(heads)
+            for kind in ("key", "value")
+        }
 
     def _embeds(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> np.ndarray:
         embeds = self._embed.run(None, {"input_ids": input_ids.astype(np.int64)})[0]

@@ -31,10 +31,10 @@ MIB = 2**20
 )
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "float16"]),
+    type=click.Choice(["float32", "float16", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="Of weights, computation and caches.",
+    help="Of weights, computation and caches; bfloat16 for TensorRT only (flavour standard).",
 )
 @click.option(
     "--dense/--no-dense",
@@ -114,7 +114,7 @@ def _export(
     from comp.checkpoints import resolve_model
     from comp.plan import Workload
     from export.artifact import Origin, export_artifact
-    from export.llava import GRAPHS
+    from export.llava import graphs_of
 
     plan = run.load_plan()
     record = run.read_record()
@@ -130,7 +130,7 @@ def _export(
     manifests = {}
     with progress(disable=options.json) as bar:
         for which, (checkpoint, origin) in sources.items():
-            task = bar.add_task(which, total=len(GRAPHS))
+            task = bar.add_task(which, total=len(graphs_of(target)))
             advance = partial(_advance, bar, task)
             manifests[which] = export_artifact(
                 checkpoint, wanted[which], origin, target, written=advance

@@ -1,8 +1,8 @@
 """Attention with a cache (decoder) and without (vision tower), and the ranking of tokens.
 
-``fused``: GroupQueryAttention and MultiHeadAttention of onnxruntime. Otherwise MatMul and Softmax,
-which every runtime parses; the standard ``Attention`` operator is about half as fast on a CPU and
-refused by TensorRT in float32.
+``fused``: GroupQueryAttention and MultiHeadAttention of onnxruntime. Otherwise, in float32, MatMul
+and Softmax, which every runtime parses; in half precision ONNX's ``Attention``, which TensorRT turns
+into one fused kernel (in float32 it refuses it, and on a CPU it is about half as fast).
 """
 
 from dataclasses import dataclass
@@ -32,13 +32,15 @@ class Heads:
 class CacheWindow:
     """What the blocks between two drop places share: how far present and past tokens reach.
 
-    ``fused``: ``lengths [B]`` (last index, int32) and ``total`` (int32 scalar). Standard: ``bias``
-    ``[N, P+N]``, 0 where a query may look and the lowest number elsewhere.
+    ``fused``: ``lengths [B]`` (last index, int32) and ``total`` (int32 scalar). Standard: ``mask``
+    ``[B or 1, 1, N, keys]``, for ``Attention`` a boolean (may look), otherwise added to the scores
+    (0, or the lowest number). ``write [B]``: where the present tokens go in a cache of fixed size.
     """
 
     lengths: ir.Value | None = None
     total: ir.Value | None = None
-    bias: ir.Value | None = None
+    mask: ir.Value | None = None
+    write: ir.Value | None = None
 
 
 def cache_window(graph: GraphBuilder, tokens: ir.Value, past_key: ir.Value) -> CacheWindow:
@@ -51,18 +53,24 @@ def cache_window(graph: GraphBuilder, tokens: ir.Value, past_key: ir.Value) -> C
             lengths=graph.op("Expand", last, axis_size(graph, tokens, 0)),
             total=graph.op("Squeeze", cast(graph, total, ir.DataType.INT32), graph.constant([0])),
         )
-    zero, one = graph.constant(0), graph.constant(1)
-    axis = graph.constant([0])
+    queries = graph.op("Unsqueeze", _count(graph, past, total), graph.constant([0, 1, 3]))
+    return CacheWindow(mask=_causal_mask(graph, queries, total))  # [1, 1, N, P+N]
 
-    def count_to(start: ir.Value, end: ir.Value) -> ir.Value:
-        return graph.op("Range", start, end, one)
 
-    ends = [graph.op("Squeeze", end, axis) for end in (past, total)]
-    queries = graph.op("Unsqueeze", count_to(ends[0], ends[1]), graph.constant([1]))  # [N, 1]
-    keys = graph.op("Unsqueeze", count_to(zero, ends[1]), axis)  # [1, P+N]
-    lowest = graph.scalar(float(np.finfo(graph.target.numpy).min))
-    hidden = graph.op("Greater", keys, queries)
-    return CacheWindow(bias=graph.op("Where", hidden, lowest, graph.scalar(0.0)))
+def fixed_window(
+    graph: GraphBuilder, tokens: ir.Value, past_key: ir.Value, lengths: ir.Value
+) -> CacheWindow:
+    """The window over caches of fixed size ``past_key [B, Hkv, S, hd]``.
+
+    ``lengths [B]`` of the S places hold past tokens; the present ``tokens [B, N]`` go behind them.
+    All S places are compared, so that a step's shapes stay the same and nothing is cut out.
+    """
+    none = graph.constant([0])
+    places = _count(graph, none, axis_size(graph, tokens, 1))  # [N]
+    starts = graph.op("Unsqueeze", lengths, graph.constant([1, 2, 3]))  # [B, 1, 1, 1]
+    queries = graph.op("Add", starts, graph.op("Unsqueeze", places, graph.constant([1])))
+    mask = _causal_mask(graph, queries, axis_size(graph, past_key, 2))
+    return CacheWindow(mask=mask, write=lengths)  # [B, 1, N, S]
 
 
 @dataclass(frozen=True)
@@ -107,18 +115,26 @@ def cached_attention(
         )
         return Attended(output, present_key, present_value)
     order = (0, 2, 1, 3)
-    scaled = graph.op("Mul", query, graph.scalar(heads.dim**-0.5))
-    queries = graph.op("Transpose", scaled, perm=order)  # [B, H, N, hd]
+    if not graph.target.attention_operator:
+        query = graph.op("Mul", query, graph.scalar(heads.dim**-0.5))
+    queries = graph.op("Transpose", query, perm=order)  # [B, H, N, hd]
     new_key = graph.op("Transpose", key, perm=order)  # [B, Hkv, N, hd]
     new_value = graph.op(
         "Transpose", split_heads(graph, value, heads.dim, heads.key_value), perm=order
     )
-    keys = graph.op("Concat", past[0], new_key, axis=2)
-    values = graph.op("Concat", past[1], new_value, axis=2)
+    keys, values = (
+        graph.op("Concat", old, new, axis=2)
+        if window.write is None
+        else graph.op("TensorScatter", old, new, window.write, axis=2, mode="linear")
+        for old, new in zip(past, (new_key, new_value), strict=True)
+    )
+    if graph.target.attention_operator:
+        mixed = graph.op("Attention", queries, keys, values, window.mask, scale=heads.dim**-0.5)
+        return Attended(_join_heads(graph, mixed, heads), keys, values)
     scores = graph.op(
         "MatMul", queries, graph.op("Transpose", _repeat(graph, keys, heads), perm=(0, 1, 3, 2))
     )
-    weights = graph.op("Softmax", graph.op("Add", scores, window.bias), axis=-1)
+    weights = graph.op("Softmax", graph.op("Add", scores, window.mask), axis=-1)
     mixed = graph.op("MatMul", weights, _repeat(graph, values, heads))
     return Attended(_join_heads(graph, mixed, heads), keys, values)
 
@@ -135,6 +151,16 @@ def full_attention(
             value,
             domain=MICROSOFT,
             num_heads=heads.query,
+            scale=heads.dim**-0.5,
+        )
+    if graph.target.attention_operator:
+        return graph.op(
+            "Attention",
+            query,
+            key,
+            value,
+            q_num_heads=heads.query,
+            kv_num_heads=heads.key_value,
             scale=heads.dim**-0.5,
         )
     scaled = graph.op("Mul", query, graph.scalar(heads.dim**-0.5))
@@ -186,6 +212,22 @@ def check_heads(graph: GraphBuilder, head_dim: int) -> None:
             f"head_dim {head_dim} is no multiple of 8, as GroupQueryAttention wants: "
             "export with --flavour standard"
         )
+
+
+def _count(graph: GraphBuilder, start: ir.Value, end: ir.Value) -> ir.Value:
+    """``start, …, end - 1``, where both are ``[1]``."""
+    axis = graph.constant([0])
+    bounds = [graph.op("Squeeze", bound, axis) for bound in (start, end)]
+    return graph.op("Range", *bounds, graph.constant(1))
+
+
+def _causal_mask(graph: GraphBuilder, queries: ir.Value, total: ir.Value) -> ir.Value:
+    """Which of ``total [1]`` keys each query sees: those up to its own place ``[B, 1, N, 1]``."""
+    keys = _count(graph, graph.constant([0]), total)
+    if graph.target.attention_operator:
+        return graph.op("LessOrEqual", keys, queries)
+    lowest = graph.scalar(float(np.finfo(graph.target.numpy).min))
+    return graph.op("Where", graph.op("Greater", keys, queries), lowest, graph.scalar(0.0))
 
 
 def _repeat(graph: GraphBuilder, x: ir.Value, heads: Heads) -> ir.Value:

@@ -5,13 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from comp.errors import CompExportError
 from export.manifest import Flavour, Precision
 
-# 18 is the oldest with every operator used here; TensorRT and OpenVINO parse all of it.
+# 18 is the oldest with every operator used here; TensorRT and OpenVINO parse all of it. The Attention
+# operator came with 23, TensorScatter with 24.
 OPSET = 18
+ATTENTION_OPSET = 23
+IN_PLACE_OPSET = 24
 IR_VERSION = 10
 MICROSOFT = "com.microsoft"
 PRODUCER = "comp-export"
@@ -27,13 +32,34 @@ class Target:
     flavour: Flavour = "onnxruntime"
     precision: Precision = "float32"
 
+    def __post_init__(self) -> None:
+        if self.precision == "bfloat16" and self.flavour != "standard":
+            raise CompExportError(
+                f"precision bfloat16 with flavour {self.flavour}: ONNX Runtime has no bfloat16 "
+                "kernels on a CPU; take float16 here, or --flavour standard for TensorRT"
+            )
+
     @property
     def fused(self) -> bool:
         """Whether the operators of ``com.microsoft`` may be used."""
         return self.flavour == "onnxruntime"
 
     @property
+    def attention_operator(self) -> bool:
+        """Whether attention is ONNX's own ``Attention``, which TensorRT maps to one fused kernel.
+
+        In float32 it has no such kernel and refuses the operator; the parts are written out there.
+        """
+        return self.flavour == "standard" and self.precision != "float32"
+
+    @property
+    def opset(self) -> int:
+        return ATTENTION_OPSET if self.attention_operator else OPSET
+
+    @property
     def numpy(self) -> np.dtype[Any]:
+        if self.precision == "bfloat16":
+            return np.dtype(ml_dtypes.bfloat16)
         return np.dtype(self.precision)
 
     @property
@@ -47,9 +73,11 @@ class GraphBuilder:
     Values of the graph are ``ir.Value``; names carry the scope they were made in.
     """
 
-    def __init__(self, name: str, target: Target) -> None:
+    def __init__(self, name: str, target: Target, opset: int | None = None) -> None:
+        """``opset`` is the target's unless a graph needs a later one."""
         self.name = name
         self.target = target
+        self.opset = opset or target.opset
         self._inputs: list[ir.Value] = []
         self._outputs: list[ir.Value] = []
         self._nodes: list[ir.Node] = []
@@ -74,9 +102,19 @@ class GraphBuilder:
         self._inputs.append(value)
         return value
 
-    def output(self, name: str, value: ir.Value, dtype: ir.DataType, shape: Sequence[Dim]) -> None:
-        """Declare a graph output."""
-        named = self.op("Identity", value)
+    def output(
+        self,
+        name: str,
+        value: ir.Value,
+        dtype: ir.DataType,
+        shape: Sequence[Dim],
+        renamed: bool = False,
+    ) -> None:
+        """Declare a graph output: a copy of ``value``, or ``value`` itself under the new name.
+
+        TensorRT updates a cache in place only where the update itself is the output.
+        """
+        named = value if renamed else self.op("Identity", value)
         named.name = name
         named.type = ir.TensorType(dtype)
         named.shape = ir.Shape(shape)
@@ -153,12 +191,23 @@ class GraphBuilder:
         )
         return self._initializer(name, tensor)
 
-    def save(self, path: Path) -> None:
-        """Write ``path`` and ``path.data``; stale files of those names are deleted first."""
+    def save(self, path: Path, weights_of: Path | None = None) -> None:
+        """Write ``path`` and ``path.data``; stale files of those names are deleted first.
+
+        Args:
+            path: the ``.onnx`` file.
+            weights_of: a graph in the same directory with weights of the same names: they are read
+                from its data file, and none is written.
+
+        Raises:
+            ValueError: ``weights_of`` lacks a weight, or has it in another shape or type.
+        """
         data = path.with_name(path.name + ".data")
         for stale in (path, data):
             stale.unlink(missing_ok=True)
-        opsets = {"": OPSET} | (
+        if weights_of is not None:
+            self._take_weights(weights_of)
+        opsets = {"": self.opset} | (
             {MICROSOFT: 1} if any(n.domain == MICROSOFT for n in self._nodes) else {}
         )
         graph = ir.Graph(
@@ -170,7 +219,25 @@ class GraphBuilder:
             name=self.name,
         )
         model = ir.Model(graph, ir_version=IR_VERSION, producer_name=PRODUCER)
-        ir.save(model, path, external_data=data.name, size_threshold_bytes=INLINE_BYTES)
+        if weights_of is None:
+            ir.save(model, path, external_data=data.name, size_threshold_bytes=INLINE_BYTES)
+        else:
+            ir.save(model, path)
+
+    def _take_weights(self, path: Path) -> None:
+        """Point the weights at the data file of another graph."""
+        theirs = ir.load(path).graph.initializers
+        for name, mine in self._initializers.items():
+            tensor = mine.const_value
+            assert tensor is not None
+            if tensor.nbytes <= INLINE_BYTES:
+                continue
+            stored = theirs[name].const_value if name in theirs else None
+            if not isinstance(stored, ir.ExternalTensor):
+                raise ValueError(f"{path} has no weight {name} to share")
+            if (stored.dtype, stored.shape) != (tensor.dtype, tensor.shape):
+                raise ValueError(f"weight {name} is another one in {path}")
+            mine.const_value = stored
 
     def _initializer(self, name: str, tensor: Any) -> ir.Value:
         if name in self._initializers:

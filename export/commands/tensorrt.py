@@ -1,0 +1,240 @@
+"""``comp-export tensorrt``: engines of a run."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from comp.console import print_json, print_table, progress, say
+from comp.errors import CompExportError
+from comp.options import CommonOptions, common_options, run_argument
+
+if TYPE_CHECKING:
+    from comp.runs import RunDirectory
+    from export.engines.build import BuildOptions, Weights
+    from export.engines.limits import Limits
+    from export.engines.manifest import EngineManifest
+    from export.engines.module import ModuleName, TensorRT
+    from export.manifest import Precision
+
+MIB = 2**20
+STRIP_ABOVE = 4 * 2**30  # bytes of weights: above, a second copy of them is a burden
+MODULES = {"auto": None, "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
+
+
+@click.command(name="tensorrt")
+@run_argument
+@click.option(
+    "--precision",
+    type=click.Choice(["float16", "bfloat16", "float32"]),
+    default="float16",
+    show_default=True,
+    help="Which standard artifact to build from; attention is fused in float16 and bfloat16.",
+)
+@click.option(
+    "--compute-capability",
+    metavar="8.9,…",
+    help="GPUs to build for [default: the one that is here, or all from 8.0 on].",
+)
+@click.option("--max-batch", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--images", type=click.IntRange(min=1), default=1, show_default=True, help="Of one prompt."
+)
+@click.option(
+    "--max-prompt",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    help="Text tokens of one prompt, its template's included, image tokens not.",
+)
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option(
+    "--weights",
+    type=click.Choice(["auto", "embedded", "streamed", "stripped"]),
+    default="auto",
+    show_default=True,
+    help="embedded in the engine; streamed: embedded, for GPUs with less memory than weights; "
+    "stripped: taken from the ONNX files when loaded (needs a GPU to build). "
+    "auto strips above 4 GiB where a GPU is.",
+)
+@click.option(
+    "--module",
+    type=click.Choice(list(MODULES)),
+    default="auto",
+    show_default=True,
+    help="auto takes tensorrt where a GPU is, otherwise tensorrt-rtx.",
+)
+@click.option(
+    "--timing-cache",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Kernels measured before, read and written [default: timing.cache in the run; tensorrt "
+    "only: tensorrt-rtx measures none when it compiles ahead of time].",
+)
+@click.option(
+    "--dense/--no-dense",
+    default=True,
+    show_default=True,
+    help="Also build the model as it was before pruning: the fair baseline.",
+)
+@click.option("--force", is_flag=True, help="Replace engines that are there.")
+@common_options
+def command(
+    run: Path,
+    precision: "Precision",
+    compute_capability: str | None,
+    max_batch: int,
+    images: int,
+    max_prompt: int,
+    max_new_tokens: int,
+    weights: str,
+    module: str,
+    timing_cache: Path | None,
+    dense: bool,
+    force: bool,
+    options: CommonOptions,
+) -> None:
+    """Build TensorRT engines of RUN from its standard ONNX artifacts.
+
+    tensorrt builds on the GPU that the engines will run on; tensorrt-rtx compiles on any machine
+    for chosen compute capabilities. They are written to tensorrt/ and tensorrt-dense/ of the run,
+    in another precision than float16 to tensorrt-bfloat16/ and so on.
+    """
+    from comp.runs import open_run
+    from export.engines.build import BuildOptions
+    from export.engines.capability import choose_capabilities, parse_capabilities
+    from export.engines.gpu import gpu_capability
+    from export.engines.limits import Limits
+    from export.engines.module import find_tensorrt
+
+    asked = parse_capabilities(compute_capability) if compute_capability is not None else None
+    found = open_run(run)
+    limits = Limits(
+        max_batch=max_batch, images=images, max_prompt=max_prompt, max_new_tokens=max_new_tokens
+    )
+    name: ModuleName | None = MODULES[module]  # type: ignore[assignment]  # click checked it
+    tensorrt = find_tensorrt(name)
+    capabilities = choose_capabilities(tensorrt, asked, gpu_capability())
+    wanted = _wanted(found, precision, dense, force)
+    how = BuildOptions(
+        capabilities=capabilities,
+        weights=_weights(weights, wanted, tensorrt, gpu_capability()),
+        timing_cache=timing_cache or found.path / "timing.cache",
+    )
+    manifests = _build(tensorrt, wanted, limits, how, options)
+    if options.json:
+        print_json(_result(found, manifests))
+        return
+    rows = [
+        (
+            out.name,
+            f"{manifest.size_bytes / MIB:.1f} MiB",
+            ", ".join(manifest.compute_capabilities),
+            _attention(manifest),
+            sum(b.caches_in_place for e in manifest.engines.values() for b in e.blocks),
+        )
+        for out, manifest in manifests.items()
+    ]
+    columns = ("engines", "size", "compute capability", "fused attention", "caches in place")
+    title = f"{tensorrt.name} {tensorrt.version}, {precision}, weights {how.weights}"
+    print_table(title, columns, rows)
+    say(f"prove them on a GPU with `comp-export verify {run}`")
+
+
+def _wanted(
+    run: "RunDirectory", precision: "Precision", dense: bool, force: bool
+) -> dict[Path, Path]:
+    """Artifacts to build from, by the directory to write.
+
+    Raises:
+        CompExportError: an artifact is missing, or engines are there already.
+    """
+    from export.artifact import artifact_directory
+    from export.engines.directory import engine_directory
+    from export.graph.builder import Target
+    from export.manifest import MANIFEST_NAME
+
+    wanted = {}
+    for is_dense in (False, True) if dense else (False,):
+        source = artifact_directory(run.path, is_dense, Target("standard", precision))
+        if not (source / MANIFEST_NAME).is_file():
+            others = sorted(path.parent.name for path in run.path.glob(f"onnx*/{MANIFEST_NAME}"))
+            there = f" (it has {', '.join(others)})" if others else ""
+            raise CompExportError(
+                f"{run.path} has no {source.name}{there}: run `comp-export onnx {run.path} "
+                f"--flavour standard --precision {precision}`"
+            )
+        out = engine_directory(run.path, is_dense, precision)
+        if out.exists() and not force:
+            raise CompExportError(f"{out} exists already: pass --force to replace it")
+        wanted[out] = source
+    return wanted
+
+
+def _weights(
+    asked: str, wanted: dict[Path, Path], tensorrt: "TensorRT", gpu: str | None
+) -> "Weights":
+    from export.manifest import read_manifest
+
+    if asked == "stripped" and gpu is None:
+        raise CompExportError(
+            f"--weights stripped: {tensorrt.name} strips weights on a machine with a GPU only: "
+            "build there, or take --weights streamed"
+        )
+    if asked == "auto":
+        largest = max(read_manifest(source).size_bytes for source in wanted.values())
+        return "stripped" if gpu is not None and largest > STRIP_ABOVE else "embedded"
+    return asked  # type: ignore[return-value]  # click checked it
+
+
+def _build(
+    tensorrt: "TensorRT",
+    wanted: dict[Path, Path],
+    limits: "Limits",
+    how: "BuildOptions",
+    options: CommonOptions,
+) -> dict[Path, "EngineManifest"]:
+    from export.engines.directory import build_engines
+
+    manifests = {}
+    with progress(disable=options.json) as bar:
+        for out, source in wanted.items():
+            task = bar.add_task(out.name, total=None)
+
+            def phase(engine: str, phase: str, task: Any = task, out: Path = out) -> None:
+                bar.update(task, description=f"{out.name}/{engine}: {phase}"[:72], advance=1)
+
+            manifests[out] = build_engines(tensorrt, source, out, limits, how, phase)
+            bar.update(task, total=1, completed=1)
+    return manifests
+
+
+def _attention(manifest: "EngineManifest") -> str:
+    blocks = [block for engine in manifest.engines.values() for block in engine.blocks]
+    fused = sum(block.attention == "fused" for block in blocks)
+    return f"{fused} of {len(blocks)} blocks"
+
+
+def _result(run: "RunDirectory", manifests: dict[Path, "EngineManifest"]) -> dict[str, Any]:
+    return {
+        "run": str(run.path),
+        "engines": {
+            out.name: {
+                "directory": str(out),
+                "bytes": manifest.size_bytes,
+                **manifest.model_dump(
+                    mode="json",
+                    include={
+                        "module",
+                        "module_version",
+                        "compute_capabilities",
+                        "weights",
+                        "limits",
+                        "cache_capacities",
+                        "engines",
+                    },
+                ),
+                "precision": manifest.artifact.precision,
+            }
+            for out, manifest in manifests.items()
+        },
+    }

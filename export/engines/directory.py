@@ -1,0 +1,106 @@
+"""Building every engine of an artifact into a directory."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from comp.errors import CompExportError
+from comp.files import writing_directory
+from export.engines import llava
+from export.engines.build import BuildOptions, build_engine
+from export.engines.limits import Limits
+from export.engines.manifest import EngineEntry, EngineManifest, EngineProfile
+from export.engines.module import TensorRT
+from export.manifest import Artifact, Precision, describe_files, load_artifact
+from export.processor import TOKENIZER
+
+ENGINE_FAMILIES = {"llava": llava}
+DEFAULT_PRECISION: Precision = "float16"
+
+
+def engine_directory(run: Path, dense: bool, precision: Precision) -> Path:
+    """``tensorrt`` and ``tensorrt-dense`` in float16; another precision is added to the name."""
+    words = ["tensorrt", *(["dense"] if dense else [])]
+    if precision != DEFAULT_PRECISION:
+        words.append(precision)
+    return run / "-".join(words)
+
+
+def build_engines(
+    tensorrt: TensorRT,
+    source: Path,
+    out: Path,
+    limits: Limits,
+    options: BuildOptions,
+    progress: Callable[[str, str], None] = lambda engine, phase: None,
+) -> EngineManifest:
+    """Build the engines of an artifact.
+
+    Args:
+        tensorrt: what builds.
+        source: artifact directory, of the standard flavour.
+        out: directory to write; replaced whole when everything is built.
+        limits: the largest request.
+        options: how to build.
+        progress: told of each engine's phases.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        CompExportError: an artifact of another flavour or family, a damaged one, or a failed build.
+    """
+    artifact = load_artifact(source)
+    _check(artifact)
+    family = ENGINE_FAMILIES[artifact.manifest.family]
+    entries: dict[str, EngineEntry] = {}
+    with writing_directory(out) as directory:
+        for graph in family.engine_graphs(artifact.manifest, limits):
+            progress(graph.name, "")
+            built = build_engine(
+                tensorrt,
+                source,
+                graph,
+                options,
+                lambda phase, name=graph.name: progress(name, phase),  # type: ignore[misc]
+            )
+            file = f"{graph.name}.engine"
+            (directory / file).write_bytes(built.data)
+            entries[graph.name] = EngineEntry(
+                file=file,
+                graph=graph.graph,
+                profiles=tuple(
+                    EngineProfile(name=name, shapes=shapes)
+                    for name, shapes in built.profiles.items()
+                ),
+                blocks=built.blocks,
+            )
+        shutil.copyfile(artifact.tokenizer, directory / TOKENIZER)
+        manifest = EngineManifest(
+            module=tensorrt.name,
+            module_version=tensorrt.version,
+            compute_capabilities=options.capabilities,
+            weights=options.weights,
+            limits=limits,
+            cache_capacities=family.cache_capacities(artifact.manifest, limits),
+            engines=entries,
+            artifact=artifact.manifest.model_copy(update={"verified": None}),
+            artifact_directory=source.name,
+            files=describe_files(directory),
+        )
+        manifest.save(directory)
+    return manifest
+
+
+def _check(artifact: Artifact) -> None:
+    manifest = artifact.manifest
+    if manifest.flavour != "standard":
+        raise CompExportError(
+            f"{artifact.path} is of the {manifest.flavour} flavour, TensorRT reads the standard one: "
+            f"run `comp-export onnx --flavour standard --precision {manifest.precision}`"
+        )
+    if manifest.family not in ENGINE_FAMILIES:
+        known = ", ".join(ENGINE_FAMILIES)
+        raise CompExportError(
+            f"{artifact.path} is of the family {manifest.family}: engines are built for {known}"
+        )

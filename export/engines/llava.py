@@ -1,0 +1,72 @@
+"""The engines of a LLaVA: vision encoder, token embedding, and the decoder with caches in place."""
+
+from comp.errors import CompExportError
+from export.cache import cached_tokens
+from export.engines.limits import Limits
+from export.engines.profiles import EngineGraph, Profile, Range
+from export.llava import IN_PLACE
+from export.manifest import Manifest
+
+ALIGNMENT = 8  # places in a cache: whole vectors of half precision
+VISION, EMBED, DECODER = "vision_encoder", "embed_tokens", "decoder"
+PREFILL, DECODE = "prefill", "decode"
+
+
+def cache_capacities(manifest: Manifest, limits: Limits) -> tuple[int, ...]:
+    """Places in the caches of each segment of the decoder, for the largest request."""
+    image_tokens = limits.images * manifest.vision.image_tokens
+    filled = cached_tokens(manifest.decoder, image_tokens, limits.max_prompt)
+    return tuple(-(-(count + limits.max_new_tokens) // ALIGNMENT) * ALIGNMENT for count in filled)
+
+
+def engine_graphs(manifest: Manifest, limits: Limits) -> tuple[EngineGraph, ...]:
+    """What to build for a LLaVA.
+
+    The decoder has two profiles on one set of weights. A decode step is one text token; its profile
+    goes up to two, because TensorRT-RTX 1.7 finds no fused attention behind a drop where the number
+    of queries is the constant 1.
+
+    Raises:
+        CompExportError: the limits exceed the model's positions.
+    """
+    image_tokens = limits.images * manifest.vision.image_tokens
+    longest = image_tokens + limits.max_prompt
+    room = manifest.decoder.max_position_embeddings
+    if longest + limits.max_new_tokens > room:
+        raise CompExportError(
+            f"--images {limits.images} ({image_tokens} tokens), --max-prompt {limits.max_prompt} and "
+            f"--max-new-tokens {limits.max_new_tokens} are {longest + limits.max_new_tokens} tokens, "
+            f"the model has {room} positions: lower one of them"
+        )
+    batch = Range(1, 1, limits.max_batch)
+    usual_text = -(-limits.max_prompt // 2)
+    sequence = Range(1, image_tokens + usual_text, longest)
+    images = Range(1, limits.images, limits.images * limits.max_batch)
+    prefill = {
+        "batch": batch,
+        "sequence": sequence,
+        "vision_tokens": Range(0, image_tokens, image_tokens),
+        "text_tokens": Range(1, usual_text, limits.max_prompt),
+    }
+    step = Range(1, 1, 2)
+    decode = {
+        "batch": batch,
+        "sequence": step,
+        "vision_tokens": Range(0, 0, 0),
+        "text_tokens": step,
+    }
+    capacities = cache_capacities(manifest, limits)
+    return (
+        EngineGraph(VISION, "vision_encoder.onnx", (Profile(PREFILL, {"images": images}),)),
+        EngineGraph(
+            EMBED,
+            "embed_tokens.onnx",
+            (Profile(PREFILL, {"batch": batch, "sequence": sequence}),),
+        ),
+        EngineGraph(
+            DECODER,
+            IN_PLACE,
+            (Profile(PREFILL, prefill), Profile(DECODE, decode)),
+            {f"capacity_{segment}": places for segment, places in enumerate(capacities)},
+        ),
+    )

@@ -1,0 +1,152 @@
+"""``manifest.json`` of an engine directory: what the engines are, and where they run.
+
+Nothing here needs TensorRT: what cannot run is refused before anything is loaded.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from comp.errors import CompExportError
+from comp.files import write_text
+from export.engines.attention import BlockReport
+from export.engines.limits import Limits
+from export.engines.module import ModuleName
+from export.manifest import (
+    MANIFEST_NAME,
+    MANIFEST_VERSION,
+    FileEntry,
+    Manifest,
+    Verified,
+    check_files,
+    read_model,
+)
+
+VERB = "comp-export tensorrt"
+REMEDY = f"build it again with `{VERB} --force`"
+Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, usual, largest
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class EngineProfile(_Frozen):
+    """One optimisation profile."""
+
+    name: str
+    shapes: dict[str, Shapes] = Field(description="of each input: smallest, usual, largest")
+
+
+class EngineEntry(_Frozen):
+    """One engine file."""
+
+    file: str
+    graph: str = Field(description="the graph of the ONNX artifact it was built from")
+    profiles: tuple[EngineProfile, ...]
+    blocks: tuple[BlockReport, ...] = Field(description="attention and caches of each block")
+
+
+class EngineManifest(_Frozen):
+    """``manifest.json`` of an engine directory."""
+
+    version: Literal[1] = MANIFEST_VERSION
+    kind: Literal["tensorrt"] = "tensorrt"
+    module: ModuleName
+    module_version: str
+    compute_capabilities: tuple[str, ...]
+    weights: Literal["embedded", "streamed", "stripped"]
+    limits: Limits
+    cache_capacities: tuple[int, ...] = Field(description="places in the caches of each segment")
+    engines: dict[str, EngineEntry]
+    artifact: Manifest = Field(description="the ONNX artifact that the engines were built from")
+    artifact_directory: str = Field(description="its directory's name, in the same run")
+    files: tuple[FileEntry, ...]
+    verified: Verified | None = None
+
+    def save(self, directory: Path) -> None:
+        """Write ``directory/manifest.json``."""
+        write_text(directory / MANIFEST_NAME, self.model_dump_json(indent=1) + "\n")
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files together."""
+        return sum(entry.bytes for entry in self.files)
+
+    def check_runs(self, module: ModuleName, version: str, capability: str | None) -> None:
+        """Refuse engines that cannot run here.
+
+        Args:
+            module: the TensorRT that is installed.
+            version: of it.
+            capability: compute capability of the GPU, if there is one.
+
+        Raises:
+            CompExportError: names what differs and how to build anew.
+        """
+        if (module, version) != (self.module, self.module_version):
+            raise CompExportError(
+                f"the engines were built by {self.module} {self.module_version}, here is {module} "
+                f"{version}: install that version, or {REMEDY}"
+            )
+        built_for = ", ".join(self.compute_capabilities)
+        if capability is None:
+            raise CompExportError(
+                f"the engines run on an NVIDIA GPU (compute capability {built_for}), and there is "
+                "none here: use --backend onnxruntime"
+            )
+        if capability not in self.compute_capabilities:
+            raise CompExportError(
+                f"the engines were built for compute capability {built_for}, this GPU has "
+                f"{capability}: {REMEDY} --compute-capability {capability}"
+            )
+
+
+@dataclass(frozen=True)
+class Engines:
+    """An engine directory whose files are what the manifest says."""
+
+    path: Path
+    manifest: EngineManifest
+
+    def file(self, name: str) -> Path:
+        """The file of one engine."""
+        return self.path / self.manifest.engines[name].file
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / "tokenizer.json"
+
+    @property
+    def artifact(self) -> Path:
+        """The ONNX artifact; needed only where weights were stripped."""
+        return self.path.parent / self.manifest.artifact_directory
+
+
+def read_engine_manifest(directory: Path) -> EngineManifest:
+    """Read the manifest without looking at the other files.
+
+    Raises:
+        CompExportError: there is none, or it is of another kind or version.
+    """
+    return read_model(directory / MANIFEST_NAME, EngineManifest, VERB)
+
+
+def load_engines(directory: Path, check_hashes: bool = True) -> Engines:
+    """Open an engine directory, refusing one whose files are not what the manifest says.
+
+    Raises:
+        CompExportError: names the first file that is missing, truncated or changed.
+    """
+    manifest = read_engine_manifest(directory)
+    check_files(directory, manifest.files, check_hashes, REMEDY)
+    return Engines(directory, manifest)
+
+
+def mark_engines_verified(directory: Path, verified: Verified) -> EngineManifest:
+    """Record a verification in the manifest; returns the new one."""
+    manifest = read_engine_manifest(directory).model_copy(update={"verified": verified})
+    manifest.save(directory)
+    return manifest
