@@ -45,7 +45,7 @@ def header(pair: Pair) -> str:
     <span class="ce-chip ce-strong">{plain(manifest.model)}</span>
     <span class="ce-chip">{100 * manifest.rate:.0f} % of FLOPs removed</span>
     {method}{proof}
-    <span class="ce-chip">{plain(pair.compressed.device)} · {plain(manifest.precision)}</span>
+    <span class="ce-chip">{plain(pair.compressed.provider)} · {plain(manifest.precision)}</span>
   </div>
 </header>"""
 

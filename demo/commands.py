@@ -8,6 +8,8 @@ import click
 
 from comp.console import print_json, say
 from comp.options import CommonOptions, common_options, run_argument
+from serve.artifacts import Form
+from serve.commands.forms import form_options
 
 HOST, PORT = "127.0.0.1", 7860
 
@@ -17,15 +19,18 @@ HOST, PORT = "127.0.0.1", 7860
 @click.option("--host", default=HOST, show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
+@form_options
 @common_options
-def demo(run: Path, host: str, port: int, threads: int | None, options: CommonOptions) -> None:
+def demo(
+    run: Path, host: str, port: int, threads: int | None, form: Form, options: CommonOptions
+) -> None:
     """Serve the page of RUN: original and compressed side by side.
 
     Pick or upload a picture and ask. The two models answer one after the other. Ctrl-C stops it.
     """
     from demo.server import serve_page
 
-    page = serve_page(run, host, port, options.device, threads, block=False)
+    page = serve_page(run, host, port, options.device, threads, block=False, form=form)
     address = f"http://{host}:{port}"
     if options.json:
         print_json({"url": address, "run": str(run)})

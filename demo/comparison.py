@@ -11,7 +11,7 @@ from PIL import Image
 from comp.images import ImageSource
 from demo.kept_tokens import KeptPicture, kept_picture
 from export.manifest import Manifest
-from serve.artifacts import Which, artifacts_of, engines_of, is_verified
+from serve.artifacts import DEFAULT_FORM, Form, Which, artifacts_of, engines_of, is_verified
 from serve.engine import Engine
 from serve.options import GenerationOptions
 from serve.preprocess import model_view
@@ -51,15 +51,19 @@ class Pair:
 
     @classmethod
     def load(
-        cls, run: Path, device: Literal["auto", "cpu", "cuda"] = "auto", threads: int | None = None
+        cls,
+        run: Path,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        threads: int | None = None,
+        form: Form = DEFAULT_FORM,
     ) -> "Pair":
         """Load both artifacts of a run and let each answer once, so that no first question is cold.
 
         Raises:
             CompExportError: as ``serve.artifacts`` and ``Engine.load``.
         """
-        found, directories = artifacts_of(run)
-        engines = engines_of(directories, device, threads)
+        found, directories = artifacts_of(run, form)
+        engines = engines_of(directories, device, threads, form.provider)
         verified = all(is_verified(path) for path in directories.values())
         pair = cls(found.path.name, engines["dense"], engines["compressed"], verified)
         grey = Image.new("RGB", (64, 64), (128, 128, 128))

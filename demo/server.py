@@ -4,9 +4,12 @@ import errno
 import os
 import socket
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from comp.errors import CompExportError
+
+if TYPE_CHECKING:
+    from serve.artifacts import Form
 
 # Gradio reads these when it is imported: nothing is reported, nothing is asked of other hosts.
 PRIVATE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -46,6 +49,7 @@ def serve_page(
     device: Literal["auto", "cpu", "cuda"],
     threads: int | None = None,
     block: bool = True,
+    form: "Form | None" = None,
 ) -> Any:
     """Load a run's engines and serve the page about them.
 
@@ -56,6 +60,7 @@ def serve_page(
         device: of the engines.
         threads: of the engines.
         block: return only when the page is stopped.
+        form: which artifacts of the run, and what runs them.
 
     Returns:
         The running ``gradio.Blocks`` (close it with ``.close()``).
@@ -69,9 +74,10 @@ def serve_page(
 
     from demo.comparison import Pair
     from demo.page import build_page, launch_options
+    from serve.artifacts import DEFAULT_FORM
 
     check_address(host, port)
-    page = build_page(Pair.load(run, device, threads))
+    page = build_page(Pair.load(run, device, threads, form or DEFAULT_FORM))
     try:
         page.queue(max_size=64).launch(
             server_name=host, server_port=port, prevent_thread_lock=True, **launch_options()

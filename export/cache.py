@@ -6,6 +6,8 @@ A segment is the blocks between two places where tokens are dropped; all its cac
 from comp.plan import keep_count
 from export.manifest import DecoderShape
 
+CACHE_LENGTHS = "cache_lengths"  # input of the decoder with caches in place: [segments, B]
+
 
 def segments_of(shape: DecoderShape) -> tuple[int, ...]:
     """The segment of each decoder block."""

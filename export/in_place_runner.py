@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from comp.errors import CompExportError
-from export.cache import cached_tokens, segments_of
-from export.llava import CACHE_LENGTHS
+from export.cache import CACHE_LENGTHS, cached_tokens, segments_of
 from export.manifest import Artifact
 from export.ort_runner import OnnxRunner, OnnxState
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from export.cache import CACHE_LENGTHS
 from export.graph.attention import (
     CacheWindow,
     Heads,
@@ -44,7 +45,6 @@ PROJECTOR = "model.multi_modal_projector"
 DECODER = "model.language_model"
 GRAPHS = ("vision_encoder.onnx", "embed_tokens.onnx", "decoder_model.onnx")
 IN_PLACE = "decoder_in_place.onnx"
-CACHE_LENGTHS = "cache_lengths"
 
 
 def build_graphs(

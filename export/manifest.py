@@ -248,6 +248,16 @@ def read_model(path: Path, kind: type[M], verb: str) -> M:
         raise CompExportError(f"{path}: {where}: {first['msg']}: {remedy}") from error
 
 
+def kind_of(directory: Path) -> Literal["onnx", "tensorrt"]:
+    """What a directory's ``manifest.json`` describes; graphs where it says nothing."""
+    try:
+        found = json.loads((directory / MANIFEST_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "onnx"  # whoever opens it next says what is wrong
+    is_engines = isinstance(found, dict) and found.get("kind") == "tensorrt"
+    return "tensorrt" if is_engines else "onnx"
+
+
 def load_artifact(directory: Path, check_hashes: bool = True) -> Artifact:
     """Open an artifact, refusing one whose files are not what the manifest says.
 

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from comp.errors import CompExportError
 from comp.runs import RunDirectory, open_run
-from export.manifest import MANIFEST_NAME, Flavour, Manifest, Precision, read_manifest
+from export.engines.manifest import EngineManifest, read_engine_manifest
+from export.engines.names import engine_directory
+from export.manifest import MANIFEST_NAME, Flavour, Manifest, Precision, kind_of, read_manifest
+from serve.backends.base import BackendName, ProviderChoice
 
 if TYPE_CHECKING:
     from serve.engine import Engine
@@ -17,27 +20,113 @@ BOTH: tuple[Which, Which] = ("dense", "compressed")
 
 @dataclass(frozen=True)
 class Form:
-    """Which export of a run: a run may hold several side by side."""
+    """Which export of a run, and what runs it: a run may hold several side by side.
+
+    Attributes:
+        flavour, precision: of the graphs, or of those that the engines were built from.
+        backend: ``onnxruntime`` runs graphs, ``tensorrt`` runs engines.
+        provider: ONNX Runtime's execution provider; ``auto`` follows from the device.
+    """
 
     flavour: Flavour = "onnxruntime"
     precision: Precision = "float32"
+    backend: BackendName = "onnxruntime"
+    provider: ProviderChoice = "auto"
+
+    @classmethod
+    def choose(
+        cls,
+        backend: BackendName = "onnxruntime",
+        provider: ProviderChoice = "auto",
+        flavour: Flavour | None = None,
+        precision: Precision | None = None,
+    ) -> "Form":
+        """The form that a user means who says so much.
+
+        TensorRT takes the standard flavour, and engines are in float16 if nothing else is asked.
+
+        Raises:
+            CompExportError: the words contradict each other.
+        """
+        if backend == "tensorrt":
+            if provider != "auto" or flavour == "onnxruntime":
+                word = f"--provider {provider}" if provider != "auto" else f"--flavour {flavour}"
+                raise CompExportError(
+                    f"--backend tensorrt runs engines, {word} is for ONNX Runtime: leave one out"
+                )
+            return cls("standard", precision or "float16", backend)
+        usual: Flavour = "standard" if "tensorrt" in provider else "onnxruntime"
+        return cls(flavour or usual, precision or "float32", backend, provider)
+
+    @classmethod
+    def parse(cls, text: str) -> "Form":
+        """``onnxruntime[:PROVIDER[:PRECISION]]`` or ``tensorrt[:PRECISION]``.
+
+        Raises:
+            CompExportError: a word that is none of these; names it.
+        """
+        backend, *words = text.split(":")
+        known: list[tuple[str, ...]] = [get_args(Precision)]
+        if backend == "onnxruntime":
+            known.insert(0, get_args(ProviderChoice))
+        elif backend != "tensorrt":
+            known = []
+        chosen: list[Any] = []
+        for word, choices in zip(words, known, strict=False):
+            if word in choices:
+                chosen.append(word)
+        if not known or len(chosen) != len(words):
+            raise CompExportError(
+                f"{text!r} is no backend: write onnxruntime, onnxruntime:PROVIDER or "
+                f"onnxruntime:PROVIDER:PRECISION (providers {', '.join(get_args(ProviderChoice))}), "
+                f"tensorrt or tensorrt:PRECISION (precisions {', '.join(get_args(Precision))})"
+            )
+        if backend == "tensorrt":
+            return cls.choose("tensorrt", precision=chosen[0] if chosen else None)
+        provider, precision = [*chosen, None, None][:2]
+        return cls.choose("onnxruntime", provider or "auto", precision=precision)
 
     def directory(self, run: Path, which: Which) -> Path:
-        """``onnx`` and ``onnx-dense``, with whatever is not the default added to the name."""
-        return run / f"{'onnx-dense' if which == 'dense' else 'onnx'}{self.suffix}"
+        """``onnx`` and ``onnx-dense``, ``tensorrt`` and ``tensorrt-dense``; what is not the default
+        is added to the name.
+        """
+        if self.backend == "tensorrt":
+            return engine_directory(run, which == "dense", self.precision)
+        return run / f"{'onnx-dense' if which == 'dense' else 'onnx'}{self._graph_suffix}"
 
     @property
-    def suffix(self) -> str:
-        """What is added to names of directories and reports; nothing for the default form."""
+    def _graph_suffix(self) -> str:
         flavour = f"-{self.flavour}" if self.flavour != "onnxruntime" else ""
         return flavour + (f"-{self.precision}" if self.precision != "float32" else "")
 
     @property
-    def export_options(self) -> str:
-        """What ``comp-export onnx`` must be told to make it."""
+    def suffix(self) -> str:
+        """What is added to names of reports; nothing for the default form."""
+        if self.backend == "tensorrt":
+            return f"-{engine_directory(Path(), dense=False, precision=self.precision).name}"
+        provider = f"-{self.provider}" if self.provider not in ("auto", "cpu") else ""
+        return provider + self._graph_suffix
+
+    @property
+    def label(self) -> str:
+        """For people: ``onnxruntime cuda float16 standard``."""
+        words: list[str] = [self.backend]
+        if self.provider != "auto":
+            words.append(self.provider)
+        words.append(self.precision)
+        if self.backend == "onnxruntime" and self.flavour != "onnxruntime":
+            words.append(self.flavour)
+        return " ".join(words)
+
+    @property
+    def export_command(self) -> str:
+        """The verb and the options that make it."""
+        if self.backend == "tensorrt":
+            precision = f" --precision {self.precision}" if self.precision != "float16" else ""
+            return f"comp-export tensorrt {{run}}{precision}"
         words = [f" --flavour {self.flavour}"] if self.flavour != "onnxruntime" else []
         words += [f" --precision {self.precision}"] if self.precision != "float32" else []
-        return "".join(words)
+        return "comp-export onnx {run}" + "".join(words)
 
 
 DEFAULT_FORM = Form()
@@ -53,7 +142,7 @@ def artifact_of(run: RunDirectory, which: Which, form: Form = DEFAULT_FORM) -> P
     if not (directory / MANIFEST_NAME).is_file():
         raise CompExportError(
             f"{run.path} has no {which} artifact ({directory.name}/): "
-            f"run `comp-export onnx {run.path}{form.export_options}`"
+            f"run `{form.export_command.format(run=run.path)}`"
         )
     return directory
 
@@ -68,18 +157,24 @@ def engines_of(
     directories: dict[Which, Path],
     device: Literal["auto", "cpu", "cuda"],
     threads: int | None = None,
+    provider: ProviderChoice = "auto",
 ) -> "dict[Which, Engine]":
     """Both engines in one process."""
     from serve.engine import Engine
 
     return {
-        which: Engine.load(directory, device, threads) for which, directory in directories.items()
+        which: Engine.load(directory, device, threads, provider=provider)
+        for which, directory in directories.items()
     }
 
 
 def is_verified(directory: Path) -> bool:
     """Whether ``comp-export verify`` held for exactly these files."""
-    manifest = read_manifest(directory)
+    manifest: Manifest | EngineManifest
+    if kind_of(directory) == "tensorrt":
+        manifest = read_engine_manifest(directory)
+    else:
+        manifest = read_manifest(directory)
     return manifest.verified is not None and manifest.verified.ok
 
 

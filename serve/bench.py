@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from serve.artifacts import BOTH, Which, engines_of, flops_ratio, is_verified
+from serve.artifacts import BOTH, Form, Which, engines_of, flops_ratio, is_verified
 from serve.engine import Engine
 from serve.machine import describe_machine, describe_versions, usable_cores
 from serve.options import GenerationOptions
@@ -88,66 +88,94 @@ class Measured:
         }
 
 
+@dataclass(frozen=True)
+class Contestant:
+    """One way to run both artifacts."""
+
+    form: Form
+    directories: dict[Which, Path]
+
+
 def bench(
-    directories: dict[Which, Path],
+    contestants: Sequence[Contestant],
     options: BenchOptions,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Measure both artifacts and compare them.
+    """Measure both artifacts of every contestant and compare them.
 
-    Fresh processes come first (cold start, peak memory), then both engines in this one, in turn:
-    dense, compressed, dense, compressed, … so that a slow spell of the machine hits both.
+    Fresh processes come first (cold start, peak memory), then all engines in this one, in turn:
+    dense, compressed, of each contestant, dense, compressed, … so that a slow spell of the machine
+    hits all.
 
     Args:
-        directories: of both artifacts.
+        contestants: ways to run the artifacts; the report is about the first.
         options: what to measure on.
-        advance: told after every answer (``steps_of(options)`` in all).
+        advance: told after every answer (``steps_of(options, contestants)`` in all).
 
     Returns:
         The report: ``dense``, ``compressed``, ``speedup`` (dense over compressed), ``flops_ratio``
-        (compressed over dense), ``verified``, ``workload``, ``machine``, ``versions``.
+        (compressed over dense), ``verified``, ``backend``, ``artifact``, of the first contestant;
+        ``against``: the same of each other one; ``workload``, ``machine``, ``versions``.
     """
     threads = options.threads or usable_cores()
-    probes: dict[Which, list[Probe]] = {which: [] for which in BOTH}
+    probes: dict[tuple[int, Which], list[Probe]] = {}
     for _ in range(options.cold_starts):
-        for which in BOTH:
-            probes[which].append(
-                probe(
-                    directories[which],
-                    options.image,
-                    options.prompt,
-                    options.new_tokens,
-                    options.device,
-                    threads,
-                )
-            )
-            advance()
-    engines = engines_of(directories, options.device, threads)
-    timings: dict[Which, list[Timings]] = {which: [] for which in BOTH}
+        for number, contestant in enumerate(contestants):
+            for which in BOTH:
+                found = _probe(contestant, which, options, threads)
+                probes.setdefault((number, which), []).append(found)
+                advance()
+    engines = [
+        engines_of(c.directories, options.device, threads, c.form.provider) for c in contestants
+    ]
+    timings: dict[tuple[int, Which], list[Timings]] = {key: [] for key in probes}
     prompt_tokens = 0
     for turn in range(options.warmup + options.repeats):
-        for which in BOTH:
-            answer = _answer(engines[which], options)
+        for number, which in timings:
+            answer = _answer(engines[number][which], options)
             prompt_tokens = answer.prompt_tokens
             if turn >= options.warmup:
-                timings[which].append(answer.timings)
+                timings[number, which].append(answer.timings)
             advance()
-    measured = {
-        which: Measured(
-            timings=tuple(timings[which]),
-            probes=tuple(probes[which]),
-            size_mb=engines[which].manifest.size_bytes / 2**20,
-            verified=is_verified(directories[which]),
-            prompt_tokens=prompt_tokens,
-        )
-        for which in BOTH
+    reports = []
+    for number, contestant in enumerate(contestants):
+        measured = {
+            which: Measured(
+                timings=tuple(timings[number, which]),
+                probes=tuple(probes[number, which]),
+                size_mb=engines[number][which].manifest.size_bytes / 2**20,
+                verified=is_verified(contestant.directories[which]),
+                prompt_tokens=prompt_tokens,
+            )
+            for which in BOTH
+        }
+        reports.append(_report(contestant, measured, engines[number]))
+    first = engines[0]["compressed"].manifest
+    return {
+        **reports[0],
+        "against": reports[1:],
+        "workload": _workload(options, prompt_tokens, first.vision.image_tokens),
+        "threads": threads,
+        "machine": describe_machine(),
+        "versions": describe_versions(),
     }
-    return _report(measured, engines, options, threads)
 
 
-def steps_of(options: BenchOptions) -> int:
+def steps_of(options: BenchOptions, contestants: int = 1) -> int:
     """How often ``bench`` calls ``advance``."""
-    return 2 * (options.cold_starts + options.warmup + options.repeats)
+    return 2 * contestants * (options.cold_starts + options.warmup + options.repeats)
+
+
+def _probe(contestant: Contestant, which: Which, options: BenchOptions, threads: int) -> Probe:
+    return probe(
+        contestant.directories[which],
+        options.image,
+        options.prompt,
+        options.new_tokens,
+        options.device,
+        threads,
+        contestant.form.provider,
+    )
 
 
 def _answer(engine: Engine, options: BenchOptions) -> Generation:
@@ -156,10 +184,7 @@ def _answer(engine: Engine, options: BenchOptions) -> Generation:
 
 
 def _report(
-    measured: dict[Which, Measured],
-    engines: dict[Which, Engine],
-    options: BenchOptions,
-    threads: int,
+    contestant: Contestant, measured: dict[Which, Measured], engines: dict[Which, Engine]
 ) -> dict[str, Any]:
     dense, compressed = measured["dense"], measured["compressed"]
     manifests = {which: engine.manifest for which, engine in engines.items()}
@@ -168,28 +193,32 @@ def _report(
         for name in ("ttft", "tpot", "total")
         for value in [compressed.spread(f"{name}_ms").median]
     }
+    engine = engines["compressed"]
     return {
+        "name": contestant.form.label,
         "dense": dense.to_dict(),
         "compressed": compressed.to_dict(),
         "speedup": speedup,
         "flops_ratio": flops_ratio(manifests["dense"], manifests["compressed"]),
         "rate": manifests["compressed"].rate,
         "verified": dense.verified and compressed.verified,
-        "workload": {
-            "prompt": options.prompt,
-            "prompt_tokens": compressed.prompt_tokens,
-            "image_tokens": manifests["compressed"].vision.image_tokens,
-            "new_tokens": options.new_tokens,
-            "warmup": options.warmup,
-            "repeats": options.repeats,
-            "cold_starts": options.cold_starts,
-        },
+        "backend": engine.backend,
+        "provider": engine.provider,
+        "device": engine.device,
         "artifact": {
-            "flavour": manifests["compressed"].flavour,
-            "precision": manifests["compressed"].precision,
+            "flavour": engine.manifest.flavour,
+            "precision": engine.manifest.precision,
         },
-        "device": engines["compressed"].device,
-        "threads": threads,
-        "machine": describe_machine(),
-        "versions": describe_versions(),
+    }
+
+
+def _workload(options: BenchOptions, prompt_tokens: int, image_tokens: int) -> dict[str, Any]:
+    return {
+        "prompt": options.prompt,
+        "prompt_tokens": prompt_tokens,
+        "image_tokens": image_tokens,
+        "new_tokens": options.new_tokens,
+        "warmup": options.warmup,
+        "repeats": options.repeats,
+        "cold_starts": options.cold_starts,
     }

@@ -37,6 +37,33 @@ def bench_rows(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+AGAINST_COLUMNS = (
+    "backend",
+    "TTFT dense",
+    "TTFT compressed",
+    "gain",
+    "TPOT dense",
+    "TPOT compressed",
+    "gain",
+    "verified",
+)
+
+
+def against_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each backend; medians in milliseconds, with the p90 in parentheses."""
+    rows = []
+    for each in (report, *report["against"]):
+        cells = [each["name"]]
+        for key in ("ttft", "tpot"):
+            for which in ("dense", "compressed"):
+                spread = each[which]["spread"][f"{key}_ms"]
+                cells.append(f"{spread['median']:.2f} ({spread['p90']:.2f})")
+            gain = each["speedup"][key]
+            cells.append("–" if gain is None else f"{gain:.2f}×")
+        rows.append((*cells, "yes" if each["verified"] else "NO"))
+    return rows
+
+
 def bench_markdown(report: dict[str, Any], title: str) -> str:
     """The report as Markdown."""
     work, machine = report["workload"], report["machine"]
@@ -51,6 +78,7 @@ def bench_markdown(report: dict[str, Any], title: str) -> str:
         "|---|--:|--:|--:|",
         *(f"| {' | '.join(row)} |" for row in bench_rows(report)),
         "",
+        *_against_lines(report),
         (
             f"- Work: {work['prompt_tokens']} prompt tokens ({work['image_tokens']} of an image), "
             f"{work['new_tokens']} new tokens; {work['repeats']} repeats after "
@@ -63,12 +91,25 @@ def bench_markdown(report: dict[str, Any], title: str) -> str:
         ),
         (
             f"- {machine['cpu']}, {report['threads']} threads, {machine['system']}, "
-            f"on {report['device']}; {report['artifact']['precision']}, "
+            f"{report['backend']} ({report['provider']}); {report['artifact']['precision']}, "
             f"{report['artifact']['flavour']} flavour."
         ),
         f"- {', '.join(f'{name} {number}' for name, number in report['versions'].items())}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _against_lines(report: dict[str, Any]) -> list[str]:
+    if not report["against"]:
+        return []
+    return [
+        "Backends in the same turns, milliseconds:",
+        "",
+        f"| {' | '.join(AGAINST_COLUMNS)} |",
+        f"|---|{'--:|' * (len(AGAINST_COLUMNS) - 1)}",
+        *(f"| {' | '.join(row)} |" for row in against_rows(report)),
+        "",
+    ]
 
 
 def bench_figure(report: dict[str, Any], path: Path, title: str) -> None:

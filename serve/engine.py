@@ -7,20 +7,19 @@ from time import perf_counter
 from typing import Literal, TypeAlias
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from comp.errors import CompExportError
 from comp.images import ImageSource
-from export.manifest import Artifact, Manifest, load_artifact
+from export.manifest import Manifest, kind_of
 from serve.answer import Answer
-from serve.decoder import Decoder, Prefill
+from serve.backends.base import Backend, BackendName, Prefill, ProviderChoice, RequestSize
+from serve.backends.onnxruntime import OnnxRuntimeBackend
 from serve.options import GenerationOptions
 from serve.preprocess import preprocess
 from serve.prompt import EncodedPrompt, PromptEncoder
 from serve.results import Event, Finished, Generation, Prefilled, Timings, TokenText
 from serve.sampling import Sampler
-from serve.session import Graph, choose_device
 
 Request: TypeAlias = "tuple[Sequence[ImageSource], str]"  # images, prompt
 DEFAULT_OPTIONS = GenerationOptions()
@@ -32,18 +31,11 @@ class Engine:
     Requests may come from several threads. A dense and a compressed engine live in one process.
     """
 
-    def __init__(
-        self, artifact: Artifact, device: Literal["cpu", "cuda"], threads: int | None
-    ) -> None:
-        """Use ``Engine.load``."""
-        self.artifact = artifact
-        self.device = device
+    def __init__(self, backend: Backend, threads: int | None = None) -> None:
+        """Use ``Engine.load``; ``backend`` runs the graphs."""
+        self._backend = backend
         self.threads = threads or os.cpu_count() or 1
-        self._prompts = PromptEncoder(artifact)
-        self._vision = Graph(artifact.vision_encoder, device, threads)
-        # A table look-up: more than one thread only costs.
-        self._embed = Graph(artifact.embed_tokens, device, 1)
-        self._decoder = Decoder(Graph(artifact.decoder_model, device, threads), artifact.manifest)
+        self._prompts = PromptEncoder(backend.manifest, backend.tokenizer)
 
     @classmethod
     def load(
@@ -52,26 +44,51 @@ class Engine:
         device: Literal["auto", "cpu", "cuda"] = "auto",
         threads: int | None = None,
         check_hashes: bool = True,
+        provider: ProviderChoice = "auto",
     ) -> "Engine":
-        """Load an artifact directory (``onnx/`` or ``onnx-dense/`` of a run).
+        """Load an artifact or the engines of one: ``onnx/``, ``tensorrt/``, … of a run.
 
         Args:
-            directory: holds ``manifest.json``.
-            device: ``auto`` takes CUDA where this ONNX Runtime has it.
+            directory: holds ``manifest.json``, which says what it is.
+            device: ``auto`` takes a GPU where this ONNX Runtime can use one; engines need one.
             threads: of one operator on the CPU; ``None``: one for each core.
             check_hashes: compare the SHA-256 of every file with the manifest.
+            provider: ONNX Runtime's; ``auto`` follows from the device.
 
         Raises:
-            CompExportError: for a missing, damaged or unloadable artifact; ``cuda`` without it.
+            CompExportError: a missing, damaged or unloadable directory; a device or provider that
+                is not there.
         """
         if threads is not None and threads < 1:
             raise CompExportError(f"threads {threads}: choose 1 or more")
-        chosen = choose_device(device)
-        return cls(load_artifact(Path(directory), check_hashes), chosen, threads)
+        path = Path(directory)
+        backend: Backend
+        if kind_of(path) == "tensorrt":
+            backend = _native(path, device, provider, check_hashes)
+        else:
+            backend = OnnxRuntimeBackend.load(path, device, threads, check_hashes, provider)
+        return cls(backend, threads)
 
     @property
     def manifest(self) -> Manifest:
-        return self.artifact.manifest
+        """Of the ONNX artifact that runs, or that the engines were built from.
+
+        Its ``files`` are those that run.
+        """
+        return self._backend.manifest
+
+    @property
+    def backend(self) -> BackendName:
+        return self._backend.name
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        return self._backend.device
+
+    @property
+    def provider(self) -> str:
+        """ONNX Runtime's execution provider, or the TensorRT that runs the engines."""
+        return self._backend.provider
 
     def generate(
         self,
@@ -105,8 +122,8 @@ class Engine:
             CompExportError: at the call, for unreadable images and prompts that do not fit.
         """
         start = perf_counter()
-        self._decoder.check_keep_factor(options.keep_factor)
         encoded = self._prompts.encode(prompt, len(images))
+        self._check([encoded], len(images), options)
         pixels = self._pixels(images)
         return self._stream(encoded, pixels, options, _ms_since(start))
 
@@ -117,27 +134,30 @@ class Engine:
         options: GenerationOptions,
         prepare_ms: float,
     ) -> Iterator[Event]:
-        prefill, vision_ms, prefill_ms = self._prefill([prompt], pixels, options)
-        start = perf_counter()
-        sampler = Sampler(options)
-        answer = self._answer(prompt, prefill, 0, options)
-        token_id = sampler.pick(prefill.logits[0])
-        timings = Timings(prepare_ms, vision_ms, prefill_ms + _ms_since(start))
-        yield Prefilled(answer.kept, timings)
+        prefill, prefill_ms = self._prefill([prompt], pixels, options)
         state, decode_ms, steps = prefill.state, 0.0, 0
-        while True:
+        try:
             start = perf_counter()
-            text = answer.take(token_id)
-            decode_ms += _ms_since(start)
-            yield TokenText(token_id, text)  # the caller's time is not on our clock
-            if answer.finish_reason is not None:
-                break
-            start = perf_counter()
-            logits, state = self._decoder.step(self._embedded([token_id]), 1, state)
-            token_id = sampler.pick(logits[0])
-            steps += 1
-            decode_ms += _ms_since(start)
-        done = Timings(prepare_ms, vision_ms, timings.prefill_ms, decode_ms, steps)
+            sampler = Sampler(options)
+            answer = self._answer(prompt, prefill, 0, options)
+            token_id = sampler.pick(prefill.logits[0])
+            timings = Timings(prepare_ms, prefill.vision_ms, prefill_ms + _ms_since(start))
+            yield Prefilled(answer.kept, timings)
+            while True:
+                start = perf_counter()
+                text = answer.take(token_id)
+                decode_ms += _ms_since(start)
+                yield TokenText(token_id, text)  # the caller's time is not on our clock
+                if answer.finish_reason is not None:
+                    break
+                start = perf_counter()
+                logits, state = self._backend.step([token_id], state)
+                token_id = sampler.pick(logits[0])
+                steps += 1
+                decode_ms += _ms_since(start)
+        finally:  # also when the caller wants no more
+            self._backend.release(state)
+        done = Timings(prepare_ms, prefill.vision_ms, timings.prefill_ms, decode_ms, steps)
         yield answer.finished(done)
 
     def generate_batch(
@@ -150,7 +170,6 @@ class Engine:
 
         The timings of an answer are those of its batch. Arguments and errors as ``stream``.
         """
-        self._decoder.check_keep_factor(options.keep_factor)
         prompts = [self._prompts.encode(prompt, len(images)) for images, prompt in requests]
         groups: dict[tuple[int, int], list[int]] = {}
         for index, prompt in enumerate(prompts):
@@ -160,6 +179,7 @@ class Engine:
             for first in range(0, len(members), batch_size):
                 rows = members[first : first + batch_size]
                 images = [image for row in rows for image in requests[row][0]]
+                self._check([prompts[row] for row in rows], len(images) // len(rows), options)
                 found = self._batch([prompts[row] for row in rows], images, options, rows)
                 answers.update(zip(rows, found, strict=True))
         return [answers[index] for index in range(len(requests))]
@@ -175,21 +195,24 @@ class Engine:
         start = perf_counter()
         pixels = self._pixels(images)
         prepare_ms = _ms_since(start)
-        prefill, vision_ms, prefill_ms = self._prefill(prompts, pixels, options)
-        start = perf_counter()
-        samplers = [Sampler(options, stream) for stream in streams]
-        answers = [self._answer(p, prefill, row, options) for row, p in enumerate(prompts)]
+        prefill, prefill_ms = self._prefill(prompts, pixels, options)
         logits, state, steps = prefill.logits, prefill.state, 0
-        while True:
-            tokens = [sampler.pick(row) for sampler, row in zip(samplers, logits, strict=True)]
-            for answer, token_id in zip(answers, tokens, strict=True):
-                if answer.finish_reason is None:
-                    answer.take(token_id)
-            if all(answer.finish_reason is not None for answer in answers):
-                break
-            logits, state = self._decoder.step(self._embedded(tokens), len(tokens), state)
-            steps += 1
-        timings = Timings(prepare_ms, vision_ms, prefill_ms, _ms_since(start), steps)
+        try:
+            start = perf_counter()
+            samplers = [Sampler(options, stream) for stream in streams]
+            answers = [self._answer(p, prefill, row, options) for row, p in enumerate(prompts)]
+            while True:
+                tokens = [sampler.pick(row) for sampler, row in zip(samplers, logits, strict=True)]
+                for answer, token_id in zip(answers, tokens, strict=True):
+                    if answer.finish_reason is None:
+                        answer.take(token_id)
+                if all(answer.finish_reason is not None for answer in answers):
+                    break
+                logits, state = self._backend.step(tokens, state)
+                steps += 1
+        finally:
+            self._backend.release(state)
+        timings = Timings(prepare_ms, prefill.vision_ms, prefill_ms, _ms_since(start), steps)
         return [answer.finished(timings).generation for answer in answers]
 
     def _pixels(self, images: Sequence[ImageSource]) -> NDArray[np.float32] | None:
@@ -200,23 +223,25 @@ class Engine:
         prompts: Sequence[EncodedPrompt],
         pixels: NDArray[np.float32] | None,
         options: GenerationOptions,
-    ) -> tuple[Prefill, float, float]:
-        """Prefill and the milliseconds of the vision encoder and of the rest."""
+    ) -> tuple[Prefill, float]:
+        """Prefill, and the milliseconds of it but for the vision encoder's."""
         start = perf_counter()
-        features = None
-        if pixels is not None:
-            (features,), _ = self._vision.run({"pixel_values": pixels}, ["image_features"])
-        vision_ms = _ms_since(start)
-        start = perf_counter()
-        ids = np.stack([prompt.input_ids for prompt in prompts])  # [B, N]
-        (embeds,), _ = self._embed.run({"input_ids": ids}, ["inputs_embeds"])
-        vision = np.stack([prompt.vision for prompt in prompts])  # [B, Nv]
-        if features is not None:
-            rows = np.arange(len(prompts))[:, None]
-            embeds[rows, vision] = features.reshape(len(prompts), -1, features.shape[-1])
-        text = np.stack([prompt.text for prompt in prompts])  # [B, Nt]
-        prefill = self._decoder.prefill(embeds, vision, text, options.keep_factor)
-        return prefill, vision_ms, _ms_since(start)
+        prefill = self._backend.prefill(
+            pixels,
+            np.stack([prompt.input_ids for prompt in prompts]),  # [B, N]
+            np.stack([prompt.vision for prompt in prompts]),  # [B, Nv]
+            np.stack([prompt.text for prompt in prompts]),  # [B, Nt]
+            options.keep_factor,
+        )
+        return prefill, _ms_since(start) - prefill.vision_ms
+
+    def _check(
+        self, prompts: Sequence[EncodedPrompt], images: int, options: GenerationOptions
+    ) -> None:
+        """Refuse a batch of prompts, with so many images each, that the backend cannot run."""
+        text_tokens = max(prompt.text.size for prompt in prompts)
+        size = RequestSize(len(prompts), images, int(text_tokens), options.max_new_tokens)
+        self._backend.check(size, options.keep_factor)
 
     def _answer(
         self, prompt: EncodedPrompt, prefill: Prefill, row: int, options: GenerationOptions
@@ -224,11 +249,18 @@ class Engine:
         kept = {layer: places[row] for layer, places in prefill.kept.items()}
         return Answer(self.manifest, self._prompts.tokenizer, prompt, kept, options)
 
-    def _embedded(self, tokens: Sequence[int]) -> ort.OrtValue:
-        """``inputs_embeds [B, 1, d]`` of one token a sequence, left where the decoder runs."""
-        ids = np.array(tokens, dtype=np.int64)[:, None]
-        _, (embeds,) = self._embed.run({"input_ids": ids}, kept=["inputs_embeds"])
-        return embeds
+
+def _native(path: Path, device: str, provider: str, check_hashes: bool) -> Backend:
+    """The engines in a directory; TensorRT is imported only here."""
+    from serve.backends.tensorrt import TensorRTBackend
+
+    if device == "cpu" or provider != "auto":
+        option = "--device cpu" if device == "cpu" else f"--provider {provider}"
+        raise CompExportError(
+            f"{path} holds TensorRT engines, {option} is for ONNX Runtime: leave it out, or use "
+            "--backend onnxruntime"
+        )
+    return TensorRTBackend.load(path, check_hashes)
 
 
 def _ms_since(start: float) -> float:

@@ -1,6 +1,7 @@
 """A fresh process that loads an artifact and answers once: its cold start and its peak memory.
 
-``python -m serve.probe ARTIFACT IMAGE PROMPT NEW_TOKENS DEVICE THREADS STARTED`` prints JSON.
+``python -m serve.probe ARTIFACT IMAGE PROMPT NEW_TOKENS DEVICE THREADS PROVIDER STARTED`` prints
+JSON.
 """
 
 import json
@@ -29,7 +30,13 @@ class Probe:
 
 
 def probe(
-    artifact: Path, image: Image.Image, prompt: str, new_tokens: int, device: str, threads: int
+    artifact: Path,
+    image: Image.Image,
+    prompt: str,
+    new_tokens: int,
+    device: str,
+    threads: int,
+    provider: str = "auto",
 ) -> Probe:
     """Measure an artifact in a fresh process.
 
@@ -42,6 +49,7 @@ def probe(
         picture = Path(folder) / "image.png"
         image.save(picture)
         arguments = [str(artifact), str(picture), prompt, str(new_tokens), device, str(threads)]
+        arguments.append(provider)
         command = [sys.executable, "-m", "serve.probe", *arguments, repr(time.time())]
         try:
             done = subprocess.run(
@@ -64,13 +72,13 @@ def probe(
 
 
 def _main(arguments: list[str]) -> None:
-    artifact, picture, prompt, new_tokens, device, threads, started = arguments
+    artifact, picture, prompt, new_tokens, device, threads, provider, started = arguments
     from serve.engine import Engine
     from serve.options import GenerationOptions
     from serve.results import TokenText
 
     begin = time.time()
-    engine = Engine.load(artifact, device, int(threads))  # type: ignore[arg-type]  # checked by load
+    engine = Engine.load(artifact, device, int(threads), provider=provider)  # type: ignore[arg-type]  # checked by load
     loaded = time.time()
     options = GenerationOptions(max_new_tokens=int(new_tokens), ignore_eos=True)
     first = None

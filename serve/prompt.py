@@ -1,13 +1,14 @@
 """From a question to token ids: the checkpoint's template, tokenizer and image tokens."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from comp.errors import CompExportError
-from export.manifest import REMEDY, Artifact
+from export.manifest import REMEDY, Manifest
 
 _PROMPT = "{prompt}"
 
@@ -28,15 +29,12 @@ class EncodedPrompt:
 class PromptEncoder:
     """The prompt side of one artifact."""
 
-    def __init__(self, artifact: Artifact) -> None:
+    def __init__(self, manifest: Manifest, tokenizer: Path) -> None:
         """Raises ``CompExportError`` when ``tokenizer.json`` cannot be read."""
-        manifest = artifact.manifest
         try:
-            self.tokenizer = Tokenizer.from_file(str(artifact.tokenizer))
+            self.tokenizer = Tokenizer.from_file(str(tokenizer))
         except Exception as error:  # the tokenizers library raises bare Exception
-            raise CompExportError(
-                f"cannot read {artifact.tokenizer} ({error}): {REMEDY}"
-            ) from error
+            raise CompExportError(f"cannot read {tokenizer} ({error}): {REMEDY}") from error
         self._template = manifest.prompt_template
         self._tokens = manifest.tokens
         self._image_tokens = manifest.vision.image_tokens

@@ -149,7 +149,7 @@ def _wanted(
         CompExportError: an artifact is missing, or engines are there already.
     """
     from export.artifact import artifact_directory
-    from export.engines.directory import engine_directory
+    from export.engines.names import engine_directory
     from export.graph.builder import Target
     from export.manifest import MANIFEST_NAME
 

@@ -144,7 +144,7 @@ def _memory(what: str) -> str:
 def _logger(tensorrt: TensorRT) -> Any:
     trt = tensorrt.module
 
-    class Log(trt.ILogger):  # type: ignore[misc]  # the module is chosen at run time
+    class Log(trt.ILogger):  # type: ignore[name-defined]  # known at run time only
         """Keeps errors; warnings are about data types that the engine's manifest states."""
 
         def __init__(self) -> None:
@@ -161,7 +161,7 @@ def _logger(tensorrt: TensorRT) -> Any:
 def _monitor(tensorrt: TensorRT, progress: Progress, cancelled: Event) -> Any:
     trt = tensorrt.module
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
         """Passes phases on, and says whether to go on."""
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:

@@ -11,19 +11,10 @@ from export.engines.build import BuildOptions, build_engine
 from export.engines.limits import Limits
 from export.engines.manifest import EngineEntry, EngineManifest, EngineProfile
 from export.engines.module import TensorRT
-from export.manifest import Artifact, Precision, describe_files, load_artifact
+from export.manifest import Artifact, describe_files, load_artifact
 from export.processor import TOKENIZER
 
 ENGINE_FAMILIES = {"llava": llava}
-DEFAULT_PRECISION: Precision = "float16"
-
-
-def engine_directory(run: Path, dense: bool, precision: Precision) -> Path:
-    """``tensorrt`` and ``tensorrt-dense`` in float16; another precision is added to the name."""
-    words = ["tensorrt", *(["dense"] if dense else [])]
-    if precision != DEFAULT_PRECISION:
-        words.append(precision)
-    return run / "-".join(words)
 
 
 def build_engines(

@@ -1,28 +1,37 @@
 """Whether there is an NVIDIA GPU, and which."""
 
 from functools import cache
-from typing import Any
+
+
+def gpu_capability() -> str | None:
+    """The compute capability of the first GPU, such as ``8.9``; none without GPU or driver."""
+    return _look()[0]
+
+
+def why_no_gpu() -> str:
+    """Why ``gpu_capability`` found none, with the remedy."""
+    return _look()[1]
 
 
 @cache
-def gpu_capability() -> str | None:
-    """The compute capability of the first GPU, such as ``8.9``; none without GPU or driver."""
+def _look() -> tuple[str | None, str]:
     try:
         from cuda.bindings import runtime
     except ImportError:
-        return None
-    ok = runtime.cudaError_t.cudaSuccess
-    status, count = runtime.cudaGetDeviceCount()
-    if status != ok or not count:
-        return None
+        return None, (
+            "the package cuda-bindings is not installed: pip install 'comp-export[tensorrt]' or "
+            "'comp-export[tensorrt-rtx]'"
+        )
     attribute = runtime.cudaDeviceAttr
-    parts: list[Any] = []
+    status, count = runtime.cudaGetDeviceCount()
+    parts = []
     for name in (
         attribute.cudaDevAttrComputeCapabilityMajor,
         attribute.cudaDevAttrComputeCapabilityMinor,
     ):
-        status, value = runtime.cudaDeviceGetAttribute(name, 0)
-        if status != ok:
-            return None
-        parts.append(value)
-    return f"{parts[0]}.{parts[1]}"
+        if status == runtime.cudaError_t.cudaSuccess and count:
+            status, value = runtime.cudaDeviceGetAttribute(name, 0)
+            parts.append(value)
+    if status != runtime.cudaError_t.cudaSuccess or not count:
+        return None, f"there is none here, or no driver for it (CUDA says {status.name})"
+    return f"{parts[0]}.{parts[1]}", ""

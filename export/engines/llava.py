@@ -3,13 +3,12 @@
 from comp.errors import CompExportError
 from export.cache import cached_tokens
 from export.engines.limits import Limits
+from export.engines.names import DECODE, DECODER, EMBED, PREFILL, VISION
 from export.engines.profiles import EngineGraph, Profile, Range
 from export.llava import IN_PLACE
 from export.manifest import Manifest
 
 ALIGNMENT = 8  # places in a cache: whole vectors of half precision
-VISION, EMBED, DECODER = "vision_encoder", "embed_tokens", "decoder"
-PREFILL, DECODE = "prefill", "decode"
 
 
 def cache_capacities(manifest: Manifest, limits: Limits) -> tuple[int, ...]:

@@ -75,6 +75,10 @@ class EngineManifest(_Frozen):
         """Bytes of all files together."""
         return sum(entry.bytes for entry in self.files)
 
+    def as_artifact(self) -> Manifest:
+        """What the engine needs to know of the model, with the files that run."""
+        return self.artifact.model_copy(update={"files": self.files, "verified": self.verified})
+
     def check_runs(self, module: ModuleName, version: str, capability: str | None) -> None:
         """Refuse engines that cannot run here.
 
@@ -86,11 +90,6 @@ class EngineManifest(_Frozen):
         Raises:
             CompExportError: names what differs and how to build anew.
         """
-        if (module, version) != (self.module, self.module_version):
-            raise CompExportError(
-                f"the engines were built by {self.module} {self.module_version}, here is {module} "
-                f"{version}: install that version, or {REMEDY}"
-            )
         built_for = ", ".join(self.compute_capabilities)
         if capability is None:
             raise CompExportError(
@@ -101,6 +100,11 @@ class EngineManifest(_Frozen):
             raise CompExportError(
                 f"the engines were built for compute capability {built_for}, this GPU has "
                 f"{capability}: {REMEDY} --compute-capability {capability}"
+            )
+        if (module, version) != (self.module, self.module_version):
+            raise CompExportError(
+                f"the engines were built by {self.module} {self.module_version}, here is {module} "
+                f"{version}: install that version, or {REMEDY}"
             )
 
 

@@ -24,6 +24,13 @@ from serve.commands.forms import form_options
 @click.option("--repeats", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--cold-starts", type=click.IntRange(min=1), default=3, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="BACKEND",
+    help="Another way to run RUN, measured in the same turns: onnxruntime:cuda, "
+    "onnxruntime:cpu:float16, tensorrt, tensorrt:bfloat16; may be given again.",
+)
 @form_options
 @common_options
 def command(
@@ -35,20 +42,31 @@ def command(
     repeats: int,
     cold_starts: int,
     threads: int | None,
+    against: tuple[str, ...],
     form: Form,
     options: CommonOptions,
 ) -> None:
     """Measure speed, memory and size of RUN, the dense and the compressed artifact in turn.
+
+    With --against, backends are measured side by side.
 
     Writes reports/bench.json, bench.md and bench.png.
     """
     from comp.data.emoji_scenes import EmojiScenes
     from comp.images import read_image
     from serve.artifacts import artifacts_of
-    from serve.bench import BenchOptions, bench, steps_of
-    from serve.bench_report import bench_figure, bench_markdown, bench_rows
+    from serve.bench import BenchOptions, Contestant, bench, steps_of
+    from serve.bench_report import (
+        AGAINST_COLUMNS,
+        against_rows,
+        bench_figure,
+        bench_markdown,
+        bench_rows,
+    )
 
-    found, directories = artifacts_of(run, form)
+    forms = [form, *(Form.parse(text) for text in against)]
+    found, _ = artifacts_of(run, form)
+    contestants = [Contestant(each, artifacts_of(run, each)[1]) for each in forms]
     example = EmojiScenes("test")[options.seed]
     asked = BenchOptions(
         image=example.image if image is None else read_image(image),
@@ -61,8 +79,9 @@ def command(
         threads=threads,
     )
     with progress(disable=options.json) as bar:
-        task = bar.add_task("bench", total=steps_of(asked))
-        report = {"run": str(found.path), **bench(directories, asked, lambda: bar.advance(task))}
+        task = bar.add_task("bench", total=steps_of(asked, len(contestants)))
+        result = bench(contestants, asked, lambda: bar.advance(task))
+    report = {"run": str(found.path), **result}
     name = f"bench{form.suffix}"
     found.write_report(name, report)
     title = f"{found.path.name}: dense against compressed"
@@ -72,6 +91,8 @@ def command(
         print_json(report)
         return
     print_table(title, ("", "dense", "compressed", "gain"), bench_rows(report))
+    if report["against"]:
+        print_table("Side by side", AGAINST_COLUMNS, against_rows(report))
     if not report["verified"]:
         say("not verified: run `comp-export verify` to prove these artifacts equal to the model")
     say(f"wrote {found.reports / name}.json, {name}.md, {name}.png")

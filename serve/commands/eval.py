@@ -65,7 +65,7 @@ def command(
     found, directories = artifacts_of(run, form)
     examples, source = _examples(data, images, split, limit)
     generation = GenerationOptions(max_new_tokens=max_new_tokens, seed=options.seed)
-    engines = engines_of(directories, options.device, threads)
+    engines = engines_of(directories, options.device, threads, form.provider)
     results = {}
     with progress(disable=options.json) as bar:
         for which, engine in engines.items():
@@ -78,6 +78,8 @@ def command(
         "data": source,
         "metric": "exact match",
         "device": engines["dense"].device,
+        "backend": engines["dense"].backend,
+        "provider": engines["dense"].provider,
         "artifact": {"flavour": form.flavour, "precision": form.precision},
         "dense": dense.to_dict(),
         "compressed": compressed.to_dict(),

@@ -1,36 +1,55 @@
-"""The options that name which artifacts of a run a command uses."""
+"""The options that name which artifacts of a run a command uses, and what runs them."""
 
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, cast, get_args
 
 import click
 
 from export.manifest import Flavour, Precision
 from serve.artifacts import Form
+from serve.backends.base import BackendName, ProviderChoice
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def form_options(function: F) -> F:
-    """Add ``--flavour`` and ``--precision`` to a command; passed on as ``form: Form``."""
+    """Add ``--backend``, ``--provider``, ``--flavour`` and ``--precision``; pass ``form: Form``."""
 
     @click.option(
-        "--flavour",
-        type=click.Choice(["onnxruntime", "standard"]),
+        "--backend",
+        type=click.Choice(get_args(BackendName)),
         default="onnxruntime",
         show_default=True,
-        help="Flavour of the artifacts to use.",
+        help="onnxruntime runs the ONNX artifacts, tensorrt the engines (on an NVIDIA GPU).",
+    )
+    @click.option(
+        "--provider",
+        type=click.Choice(get_args(ProviderChoice)),
+        default="auto",
+        show_default=True,
+        help="Execution provider of ONNX Runtime; auto: cuda where there is one, else cpu.",
+    )
+    @click.option(
+        "--flavour",
+        type=click.Choice(get_args(Flavour)),
+        help="Flavour of the artifacts [default: what the provider takes best].",
     )
     @click.option(
         "--precision",
-        type=click.Choice(["float32", "float16"]),
-        default="float32",
-        show_default=True,
-        help="Precision of the artifacts to use.",
+        type=click.Choice(get_args(Precision)),
+        help="Precision of the artifacts [default: float32, for tensorrt float16].",
     )
     @functools.wraps(function)
-    def wrapper(*args: Any, flavour: Flavour, precision: Precision, **kwargs: Any) -> Any:
-        return function(*args, form=Form(flavour, precision), **kwargs)
+    def wrapper(
+        *args: Any,
+        backend: BackendName,
+        provider: ProviderChoice,
+        flavour: Flavour | None,
+        precision: Precision | None,
+        **kwargs: Any,
+    ) -> Any:
+        form = Form.choose(backend, provider, flavour, precision)
+        return function(*args, form=form, **kwargs)
 
     return cast(F, wrapper)

@@ -70,7 +70,10 @@ def command(
     )
     found = open_run(run)
     engine = Engine.load(
-        artifact_of(found, "dense" if dense else "compressed", form), options.device, threads
+        artifact_of(found, "dense" if dense else "compressed", form),
+        options.device,
+        threads,
+        provider=form.provider,
     )
     result: Generation | None = None
     for event in engine.stream(list(images), prompt, generation):
@@ -95,6 +98,8 @@ def command(
                 "finish_reason": result.finish_reason,
                 "artifact": "dense" if dense else "compressed",
                 "run": str(found.path),
+                "backend": engine.backend,
+                "provider": engine.provider,
                 "device": engine.device,
             }
         )

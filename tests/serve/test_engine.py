@@ -8,6 +8,7 @@ from comp.errors import CompExportError
 from comp.plan import keep_count
 from export.artifact import Origin, export_artifact
 from export.graph.builder import Target
+from serve.backends.onnxruntime import OnnxRuntimeBackend
 from serve.engine import Engine
 from serve.options import GenerationOptions
 from serve.results import Finished, Prefilled, TokenText
@@ -46,18 +47,15 @@ def test_prompt_and_greedy_answer_equal_transformers(dense, checkpoint, images, 
     assert answer.prompt_tokens == len(ids)
 
 
-def test_eos_ends_the_answer_as_in_transformers(dense, checkpoint):
+def test_eos_ends_the_answer_as_in_transformers(dense_artifact, checkpoint):
     """With the end-of-sequence bias raised, both stop at the same token."""
     pictures = [noise(5)]
     expected, _ = of_transformers(checkpoint, pictures, "what is at the top?")
     eos = expected[4]
-    manifest = dense.manifest
-    tokens = manifest.tokens.model_copy(update={"eos_token_ids": (eos,)})
-    changed = Engine(dense.artifact, "cpu", 1)
-    changed.artifact = type(dense.artifact)(
-        dense.artifact.path, manifest.model_copy(update={"tokens": tokens})
-    )
-    answer = changed.generate(pictures, "what is at the top?", GenerationOptions(max_new_tokens=12))
+    backend = OnnxRuntimeBackend.load(dense_artifact, "cpu", 1)
+    tokens = backend.manifest.tokens.model_copy(update={"eos_token_ids": (eos,)})
+    backend.manifest = backend.manifest.model_copy(update={"tokens": tokens})
+    answer = Engine(backend).generate(pictures, "what is at the top?", GenerationOptions(max_new_tokens=12))
     assert list(answer.token_ids) == expected[: expected.index(eos)]
     assert answer.finish_reason == "eos"
 

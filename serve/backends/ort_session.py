@@ -2,39 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
 from comp.errors import CompExportError
+from serve.backends.providers import Device
 
-Device: TypeAlias = Literal["cpu", "cuda"]
-_CUDA = "CUDAExecutionProvider"
 _NUMPY_TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
     "tensor(int64)": np.int64,
 }
-
-
-def choose_device(asked: Literal["auto", "cpu", "cuda"]) -> Device:
-    """``cpu`` or ``cuda``; ``auto`` is ``cuda`` where this ONNX Runtime has it.
-
-    Raises:
-        CompExportError: when ``cuda`` is asked for and this ONNX Runtime has no CUDA.
-    """
-    if asked not in ("auto", "cpu", "cuda"):
-        raise CompExportError(f"unknown device {asked!r}: choose auto, cpu or cuda")
-    available = _CUDA in ort.get_available_providers()
-    if asked == "cuda" and not available:
-        raise CompExportError(
-            f"device cuda: this ONNX Runtime ({ort.__version__}) is built without CUDA; pip "
-            "uninstall onnxruntime, then pip install 'comp-export[gpu]'; or use --device cpu"
-        )
-    return "cuda" if available and asked != "cpu" else "cpu"
 
 
 @dataclass(frozen=True)
@@ -52,36 +33,9 @@ class Graph:
     that Python looks at are numpy arrays.
     """
 
-    def __init__(self, path: Path, device: Device, threads: int | None) -> None:
-        """Load a graph.
-
-        Args:
-            path: the ``.onnx`` file; its external data lies beside it.
-            device: where to run.
-            threads: threads of one operator on the CPU; ``None`` takes one for each core.
-
-        Raises:
-            CompExportError: when the graph cannot be loaded, or CUDA was asked for and fails.
-        """
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.intra_op_num_threads = threads or 0
-        options.inter_op_num_threads = 1
-        # Idle threads of one graph must not take the cores from the next graph or the other engine.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        providers = (
-            [_CUDA, "CPUExecutionProvider"] if device == "cuda" else ["CPUExecutionProvider"]
-        )
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # ONNX Runtime's exceptions have no common base but this
-            reason = " ".join(str(error).split())
-            raise CompExportError(f"ONNX Runtime cannot load {path}: {reason}") from error
-        if device == "cuda" and _CUDA not in self._session.get_providers():
-            raise CompExportError(
-                "device cuda: ONNX Runtime has CUDA but cannot start it (a driver, CUDA or cuDNN "
-                "library is missing or of another version); use --device cpu"
-            )
+    def __init__(self, session: ort.InferenceSession, device: Device) -> None:
+        """``device`` is where kept values stay."""
+        self._session = session
         self.device: Device = device
         self.inputs = {port.name: _port(port) for port in self._session.get_inputs()}
         self.settings = {

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from comp.errors import CompExportError
 from export.manifest import Manifest
-from serve.session import Graph
+from serve.backends.ort_session import Graph
 
 KEEP_FACTOR = "keep_factor"
 
@@ -20,15 +20,6 @@ class DecoderState:
 
     caches: tuple[ort.OrtValue, ...]  # key, value of layer 0, key, value of layer 1, ...
     position: int  # of the next token: positions are kept, not renumbered
-
-
-@dataclass(frozen=True)
-class Prefill:
-    """A prefill's outcome: ``logits [B, V]`` of the last token, kept places ``[B, k]``."""
-
-    logits: NDArray[np.float32]
-    kept: dict[int, NDArray[np.int64]]
-    state: DecoderState
 
 
 class Decoder:
@@ -66,8 +57,8 @@ class Decoder:
         vision: NDArray[np.int64],
         text: NDArray[np.int64],
         keep_factor: float,
-    ) -> Prefill:
-        """Read the prompts.
+    ) -> tuple[NDArray[np.float32], dict[int, NDArray[np.int64]], DecoderState]:
+        """Read the prompts; logits ``[B, V]``, kept places ``[B, k]`` by drop place, and the state.
 
         Args:
             embeds: ``[B, N, d]``.
@@ -90,7 +81,7 @@ class Decoder:
         numbers = ["logits", *(f"kept.{layer}" for layer in self._drops)]
         (logits, *kept), caches = self._graph.run(feeds, numbers, self._present)
         state = DecoderState(tuple(caches), length)
-        return Prefill(logits[:, -1], dict(zip(self._drops, kept, strict=True)), state)
+        return logits[:, -1], dict(zip(self._drops, kept, strict=True)), state
 
     def step(
         self, embeds: ort.OrtValue, batch: int, state: DecoderState

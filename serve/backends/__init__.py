@@ -1,0 +1,1 @@
+"""Ways to run an artifact, behind one interface: ONNX Runtime and TensorRT."""

@@ -1,0 +1,90 @@
+"""What the engine asks of whatever runs the graphs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.manifest import Manifest
+
+BackendName: TypeAlias = Literal["onnxruntime", "tensorrt"]
+ProviderChoice: TypeAlias = Literal["auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx"]
+
+
+@dataclass(frozen=True)
+class RequestSize:
+    """Sizes that a request will reach."""
+
+    batch: int
+    images: int  # of one prompt
+    text_tokens: int  # of one prompt
+    new_tokens: int
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """A prefill's outcome: ``logits [B, V]`` of the last token, kept places ``[B, k]``.
+
+    ``state`` is handed to ``step`` and, when the answer is done, to ``release``.
+    """
+
+    logits: NDArray[np.float32]
+    kept: dict[int, NDArray[np.int64]]
+    state: Any
+    vision_ms: float
+
+
+class Backend(Protocol):
+    """Runs the graphs of one model; requests may come from several threads.
+
+    Attributes:
+        name: of the backend.
+        device: ``cpu`` or ``cuda``.
+        provider: ONNX Runtime's execution provider, or the TensorRT module.
+        manifest: of the ONNX artifact that runs, or that the engines were built from; ``files``
+            are those that run.
+        tokenizer: ``tokenizer.json``.
+    """
+
+    name: BackendName
+    device: Literal["cpu", "cuda"]
+    provider: str
+    manifest: Manifest
+    tokenizer: Path
+
+    def check(self, size: RequestSize, keep_factor: float) -> None:
+        """Raise ``CompExportError`` for a request that cannot be run."""
+        ...
+
+    def prefill(
+        self,
+        pixels: NDArray[np.float32] | None,
+        ids: NDArray[np.int64],
+        vision: NDArray[np.int64],
+        text: NDArray[np.int64],
+        keep_factor: float,
+    ) -> Prefill:
+        """Read prompts of one length.
+
+        Args:
+            pixels: ``[I, C, S, S]``, the images of all prompts in turn, or none.
+            ids: ``[B, N]``, image tokens expanded.
+            vision: places of image tokens ``[B, Nv]``, ascending.
+            text: places of text tokens ``[B, Nt]``, ascending; with ``vision`` all of ``0..N-1``.
+            keep_factor: multiplies the keep ratios.
+        """
+        ...
+
+    def step(self, tokens: Sequence[int], state: Any) -> tuple[NDArray[np.float32], Any]:
+        """One token a sequence: ``logits [B, V]`` and the state after it.
+
+        The state that went in is used up: its caches may have been written in place.
+        """
+        ...
+
+    def release(self, state: Any) -> None:
+        """Give back what a request held on the device."""
+        ...

@@ -1,0 +1,106 @@
+"""ONNX Runtime: the three graphs of an artifact, on a CPU or a GPU."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comp.errors import CompExportError
+from export.manifest import Artifact, load_artifact
+from serve.backends.base import BackendName, Prefill, ProviderChoice, RequestSize
+from serve.backends.ort_decoder import Decoder, DecoderState
+from serve.backends.ort_session import Graph
+from serve.backends.providers import Provider, SessionMaker, choose_provider, device_of
+from serve.caches import cache_directory
+
+
+class OnnxRuntimeBackend:
+    """The graphs of one artifact in ONNX Runtime (see ``Backend``); caches stay where they are."""
+
+    name: BackendName = "onnxruntime"
+
+    def __init__(self, artifact: Artifact, provider: Provider, threads: int | None) -> None:
+        """Use ``load``."""
+        self.manifest = artifact.manifest
+        self.tokenizer = artifact.tokenizer
+        self.provider: str = provider
+        self.device: Literal["cpu", "cuda"] = device_of(provider)
+        cache = cache_directory(provider, self.manifest) if "tensorrt" in provider else Path()
+        maker = SessionMaker(provider, self.manifest, cache, threads)
+        self._vision = Graph(maker.session(artifact.vision_encoder), self.device)
+        # A table look-up: more than one thread only costs, and there is nothing to compile.
+        plain: Provider = "cuda" if provider == "tensorrt" else provider
+        if provider == "tensorrt-rtx":
+            plain = "cpu"
+        table = SessionMaker(plain, self.manifest, cache, 1)
+        self._embed = Graph(table.session(artifact.embed_tokens), device_of(plain))
+        decoder = Graph(maker.session(artifact.decoder_model), self.device)
+        self._decoder = Decoder(decoder, self.manifest)
+
+    @classmethod
+    def load(
+        cls,
+        directory: Path,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        threads: int | None = None,
+        check_hashes: bool = True,
+        provider: ProviderChoice = "auto",
+    ) -> "OnnxRuntimeBackend":
+        """Load an artifact directory.
+
+        Raises:
+            CompExportError: a missing, damaged or unloadable artifact; a provider that is not there
+                or does not run this flavour or precision.
+        """
+        chosen = choose_provider(provider, device)
+        artifact = load_artifact(directory, check_hashes)
+        manifest = artifact.manifest
+        if "tensorrt" in chosen and manifest.flavour != "standard":
+            raise CompExportError(
+                f"provider {chosen}: {directory} is of the {manifest.flavour} flavour, TensorRT takes "
+                "the standard one: use --flavour standard (`comp-export onnx --flavour standard`)"
+            )
+        if chosen == "cpu" and manifest.precision == "bfloat16":
+            raise CompExportError(
+                f"{directory} is bfloat16, which ONNX Runtime does not compute on a CPU: use "
+                "--precision float16 or float32"
+            )
+        return cls(artifact, chosen, threads)
+
+    def check(self, size: RequestSize, keep_factor: float) -> None:
+        """See ``Backend.check``: any size that the model's positions allow will run."""
+        del size
+        self._decoder.check_keep_factor(keep_factor)
+
+    def prefill(
+        self,
+        pixels: NDArray[np.float32] | None,
+        ids: NDArray[np.int64],
+        vision: NDArray[np.int64],
+        text: NDArray[np.int64],
+        keep_factor: float,
+    ) -> Prefill:
+        """See ``Backend.prefill``."""
+        start = perf_counter()
+        features = None
+        if pixels is not None:
+            (features,), _ = self._vision.run({"pixel_values": pixels}, ["image_features"])
+        vision_ms = (perf_counter() - start) * 1000
+        (embeds,), _ = self._embed.run({"input_ids": ids}, ["inputs_embeds"])
+        if features is not None:
+            rows = np.arange(len(ids))[:, None]
+            embeds[rows, vision] = features.reshape(len(ids), -1, features.shape[-1])
+        logits, kept, state = self._decoder.prefill(embeds, vision, text, keep_factor)
+        return Prefill(logits, kept, state, vision_ms)
+
+    def step(self, tokens: Sequence[int], state: DecoderState) -> tuple[NDArray[Any], DecoderState]:
+        """See ``Backend.step``; here the state that went in stays as it was."""
+        ids = np.array(tokens, dtype=np.int64)[:, None]
+        _, (embeds,) = self._embed.run({"input_ids": ids}, kept=["inputs_embeds"])
+        return self._decoder.step(embeds, len(tokens), state)
+
+    def release(self, state: DecoderState) -> None:
+        """See ``Backend.release``: ONNX Runtime frees the caches with the state."""

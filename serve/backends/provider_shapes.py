@@ -1,0 +1,68 @@
+"""Sizes of the inputs of a LLaVA's ONNX graphs, for the providers that compile with TensorRT.
+
+Without them a provider compiles again whenever a cache grows beyond what it has seen.
+"""
+
+from export.cache import cached_tokens, segments_of
+from export.engines.limits import Limits
+from export.engines.profiles import Profile, Range
+from export.manifest import Manifest
+
+LIMITS = Limits(max_batch=16, images=1, max_prompt=256, max_new_tokens=256)
+
+
+def profile_options(manifest: Manifest, graph: str, prefix: str) -> dict[str, str]:
+    """A provider's options ``{prefix}_min_shapes``, ``_opt_shapes`` and ``_max_shapes``.
+
+    Args:
+        manifest: of the artifact.
+        graph: file name of the graph.
+        prefix: ``trt_profile`` or ``nv_profile``.
+    """
+    inputs = _inputs(manifest)[graph]
+    profile = Profile("requests", _sizes(manifest))
+    shapes = {name: profile.shapes(dims) for name, dims in inputs.items()}
+    return {
+        f"{prefix}_{which}_shapes": ",".join(
+            f"{name}:{'x'.join(map(str, found[place]))}" for name, found in shapes.items()
+        )
+        for place, which in enumerate(("min", "opt", "max"))
+    }
+
+
+def _sizes(manifest: Manifest) -> dict[str, Range]:
+    image_tokens = LIMITS.images * manifest.vision.image_tokens
+    longest = image_tokens + LIMITS.max_prompt
+    filled = cached_tokens(manifest.decoder, image_tokens, LIMITS.max_prompt)
+    pasts = {
+        f"past_{segment}": Range(0, count, count + LIMITS.max_new_tokens)
+        for segment, count in enumerate(filled)
+    }
+    return {
+        "images": Range(1, 1, LIMITS.max_batch * LIMITS.images),
+        "batch": Range(1, 1, LIMITS.max_batch),
+        "sequence": Range(1, longest, longest),
+        "vision_tokens": Range(0, image_tokens, image_tokens),
+        "text_tokens": Range(1, LIMITS.max_prompt, LIMITS.max_prompt),
+    } | pasts
+
+
+def _inputs(manifest: Manifest) -> dict[str, dict[str, tuple[int | str, ...]]]:
+    vision, shape = manifest.vision, manifest.decoder
+    side = vision.image_size
+    decoder: dict[str, tuple[int | str, ...]] = {
+        "inputs_embeds": ("batch", "sequence", shape.hidden_size),
+        "position_ids": ("batch", "sequence"),
+        "vision_positions": ("batch", "vision_tokens"),
+        "text_positions": ("batch", "text_tokens"),
+    }
+    layers = zip(shape.num_key_value_heads, segments_of(shape), strict=True)
+    for layer, (heads, segment) in enumerate(layers):
+        for kind in ("key", "value"):
+            dims = ("batch", heads, f"past_{segment}", shape.head_dim)
+            decoder[f"past_key_values.{layer}.{kind}"] = dims
+    return {
+        "vision_encoder.onnx": {"pixel_values": ("images", vision.num_channels, side, side)},
+        "embed_tokens.onnx": {"input_ids": ("batch", "sequence")},
+        "decoder_model.onnx": decoder,
+    }
