@@ -1,4 +1,4 @@
-"""``verify``: masked torch = slim torch = ONNX Runtime, and dense torch = its artifact.
+"""``verify``: masked torch = slim torch = ONNX Runtime = TensorRT, and dense torch = its artifact.
 
 A link compares neighbours of the chain on the same questions: the largest logit difference of the
 prefill, the kept token indices at each drop place, and the greedy answers.
@@ -6,6 +6,7 @@ prefill, the kept token indices at each drop place, and the greedy answers.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,33 +16,20 @@ from comp.data.example import Example
 from comp.errors import CompExportError
 from comp.files import write_text
 from comp.runs import RunDirectory
+from export.engines.manifest import Engines, load_engines, mark_engines_verified
+from export.forms import Form, Skipped, artifact_forms, engine_form
 from export.manifest import (
     MANIFEST_NAME,
     Artifact,
     Verified,
+    kind_of,
     load_artifact,
     mark_verified,
     sha256_of,
 )
-from export.ort_runner import OnnxRunner
-from export.parity import Answered, Prefilled, Question, Runner, ask_all, compare
+from export.parity import Answered, Question, Runner, ask_all, compare
 
 REPORT = "verify"
-
-
-class OnnxForm:
-    """An artifact as a ``Runner``."""
-
-    def __init__(self, runner: OnnxRunner) -> None:
-        self._runner = runner
-
-    def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:
-        logits, kept, state = self._runner.prefill(pixel_values, input_ids)
-        return Prefilled(logits[0], [place[0] for place in kept], [], state)
-
-    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> list[int]:
-        logits = prefilled.logits[None]
-        return self._runner.continue_greedily(logits, prefilled.state, max_new_tokens)
 
 
 class Questions:
@@ -102,7 +90,7 @@ def verify_run(
     """
     from export.torch_runner import TorchSide
 
-    artifacts = find_artifacts(run)
+    artifacts, engines = find_artifacts(run), find_engines(run)
     plan = run.load_plan()
     record = run.read_record()
     dense = resolve_model(record.get("model_path") or record["model"])
@@ -121,14 +109,18 @@ def verify_run(
     masked = answers("masked torch", side.masked_runner())
     links = [compare("masked torch = slim torch", "float32", places, masked, slim)]
     outcome: dict[str, bool] = {}
-    for artifact in artifacts:
-        manifest = artifact.manifest
-        found = answers(artifact.path.name, OnnxForm(OnnxRunner(artifact)))
-        torch_name, expected = ("dense", dense_torch) if manifest.dense else ("slim", slim)
-        name = f"{torch_name} torch = ONNX Runtime ({artifact.path.name})"
-        link = compare(name, manifest.precision, () if manifest.dense else places, expected, found)
+    skipped: list[Skipped] = []
+    for form in forms_of(artifacts, engines):
+        if isinstance(form, Skipped):
+            skipped.append(form)
+            continue
+        found = answers(form.name, form.load())
+        torch_name, expected = ("dense", dense_torch) if form.dense else ("slim", slim)
+        name = f"{torch_name} torch = {form.name}"
+        link = compare(name, form.precision, () if form.dense else places, expected, found)
         links.append(link)
-        outcome[artifact.path.name] = link.ok and (manifest.dense or links[0].ok)
+        holds = link.ok and (form.dense or links[0].ok)
+        outcome[form.directory.name] = outcome.get(form.directory.name, True) and holds
     report = {
         "ok": all(link.ok for link in links),
         "run": run.path.name,
@@ -136,14 +128,37 @@ def verify_run(
         "questions": len(questions),
         "max_new_tokens": asked.max_new_tokens,
         "links": [link.to_dict() for link in links],
+        "skipped": [{"name": form.name, "reason": form.reason} for form in skipped],
         "artifacts": outcome,
     }
     path = run.write_report(REPORT, report)
     write_text(path.with_suffix(".md"), markdown(report))
     digest = sha256_of(path)
-    for artifact in artifacts:
-        mark_verified(artifact.path, Verified(ok=outcome[artifact.path.name], report_sha256=digest))
+    for name, holds in outcome.items():
+        mark(run.path / name, Verified(ok=holds, report_sha256=digest))
     return report
+
+
+def forms_of(artifacts: list[Artifact], engines: list[Engines]) -> "Iterator[Form | Skipped]":
+    """Every form of every artifact, the engines' last."""
+    for artifact in artifacts:
+        yield from artifact_forms(artifact)
+    for each in engines:
+        yield engine_form(each)
+
+
+def mark(directory: Path, verified: Verified) -> None:
+    """Record an outcome in the manifest of an artifact or of engines."""
+    if kind_of(directory) == "tensorrt":
+        mark_engines_verified(directory, verified)
+    else:
+        mark_verified(directory, verified)
+
+
+def find_engines(run: RunDirectory) -> list[Engines]:
+    """Every engine directory of a run, checked against its manifest; there may be none."""
+    found = sorted(path.parent for path in run.path.glob(f"tensorrt*/{MANIFEST_NAME}"))
+    return [load_engines(path) for path in found]
 
 
 def find_artifacts(run: RunDirectory) -> list[Artifact]:
@@ -188,6 +203,10 @@ def markdown(report: dict[str, Any]) -> str:
             f"| {kept or 'no drops'} | {link['answers']['identical']}/{compared} "
             f"| {len(link['tied'])} |"
         )
+    lines += [
+        "",
+        *(f"- Not compared: {each['name']}: {each['reason']}." for each in report["skipped"]),
+    ]
     lines += [
         "",
         (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from comp.console import print_json, print_table, progress
+from comp.console import print_json, print_table, progress, say
 from comp.options import CommonOptions, common_options, run_argument
 
 if TYPE_CHECKING:
@@ -46,11 +46,12 @@ def command(
     max_new_tokens: int,
     options: CommonOptions,
 ) -> None:
-    """Prove that masked torch, slim torch and ONNX Runtime give the same answers for RUN.
+    """Prove that masked torch, slim torch, ONNX Runtime and TensorRT give the same answers for RUN.
 
     Every artifact in the run is compared: largest logit difference, kept tokens at each drop place,
-    greedy answers. Writes reports/verify.json and verify.md, marks the artifacts, and exits with
-    status 1 when a link does not hold.
+    greedy answers. Engines need an NVIDIA GPU; without one they are listed as not compared. Writes
+    reports/verify.json and verify.md, marks the artifacts, and exits with status 1 when a link does
+    not hold.
     """
     from comp.options import torch_device
     from comp.runs import open_run
@@ -86,6 +87,8 @@ def command(
         ]
         columns = ("link", "holds", "logits", "kept differ", "answers differ", "ties")
         print_table(f"{report['questions']} questions of {source}", columns, rows, numbers_from=2)
+    for each in report["skipped"] if not options.json else ():
+        say(f"not compared: {each['name']}: {each['reason']}")
     if not report["ok"]:
         click.get_current_context().exit(EXIT_FAILED)
 

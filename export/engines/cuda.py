@@ -12,6 +12,13 @@ MIB = 2**20
 SMALLEST = 256  # bytes: an address is never null, also for a tensor without elements
 
 
+def load_runtime() -> Any:
+    """``cuda.bindings.runtime``; whoever asks has seen with ``gpu_capability`` that it is there."""
+    from cuda.bindings import runtime
+
+    return runtime
+
+
 class Buffer:
     """Memory on the GPU, freed with this object."""
 
@@ -42,9 +49,7 @@ class Cuda:
     """
 
     def __init__(self) -> None:
-        from cuda.bindings import runtime
-
-        self.runtime = runtime
+        self.runtime = load_runtime()
 
     def stream(self) -> int:
         """A new stream."""

@@ -11,11 +11,10 @@ from numpy.typing import NDArray
 
 from comp.errors import CompExportError
 from export.cache import CACHE_LENGTHS, cached_tokens, segments_of
+from export.engines.cuda import Cuda, CudaGraph
+from export.engines.execution import Execution, LoadedEngine
 from export.engines.manifest import EngineManifest
 from export.engines.names import DECODE, DECODER, EMBED, PREFILL, VISION
-from serve.backends.base import Prefill
-from serve.backends.cuda import Cuda, CudaGraph
-from serve.backends.trt_engine import Execution, LoadedEngine
 
 FLOAT, INT64 = np.dtype(np.float32), np.dtype(np.int64)
 CACHE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -31,6 +30,16 @@ class SlotState:
     batch: int
     position: int  # of the next token: positions are kept, not renumbered
     lengths: tuple[int, ...]  # filled places in the caches of each segment
+
+
+@dataclass(frozen=True)
+class SlotPrefill:
+    """A prefill's outcome: ``logits [B, V]`` of the last token, kept places ``[B, k]``."""
+
+    logits: NDArray[np.float32]
+    kept: dict[int, NDArray[np.int64]]
+    state: SlotState
+    vision_ms: float
 
 
 class Slot:
@@ -117,8 +126,14 @@ class Slot:
         ids: NDArray[np.int64],
         vision: NDArray[np.int64],
         text: NDArray[np.int64],
-    ) -> Prefill:
-        """Arguments as ``Backend.prefill``."""
+    ) -> SlotPrefill:
+        """Read prompts of one length.
+
+        Args:
+            pixels: ``[I, C, S, S]``, the images of all prompts in turn, or none.
+            ids: ``[B, N]``, image tokens expanded.
+            vision, text: places of image tokens ``[B, Nv]`` and of text tokens ``[B, Nt]``.
+        """
         batch, length = ids.shape
         start = perf_counter()
         if pixels is not None:
@@ -151,10 +166,10 @@ class Slot:
         for layer, array in kept.items():
             self._cuda.download(array, self._address(f"kept.{layer}"), self._stream)
         state = SlotState(self, batch, length, counts)
-        return Prefill(self._logits(batch), kept, state, vision_ms)
+        return SlotPrefill(self._logits(batch), kept, state, vision_ms)
 
     def step(self, tokens: Sequence[int], state: SlotState) -> tuple[NDArray[Any], SlotState]:
-        """Arguments as ``Backend.step``.
+        """One token a sequence: ``logits [B, V]`` and the state after it.
 
         Raises:
             CompExportError: the caches are full.

@@ -1,0 +1,126 @@
+"""The forms of a model that ``verify`` compares with torch, and those that cannot run here."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.engines.gpu import gpu_capability, why_no_gpu
+from export.engines.manifest import Engines
+from export.engines.runtime import EngineRuntime
+from export.in_place_runner import InPlaceRunner
+from export.manifest import Artifact, Precision
+from export.ort_runner import OnnxRunner
+from export.parity import Prefilled, Runner
+
+TENSOR_SCATTER_SINCE = (1, 24)  # ONNX Runtime that knows the operator
+
+
+@dataclass(frozen=True)
+class Form:
+    """A way to run an artifact; ``load`` makes it ready."""
+
+    name: str
+    directory: Path
+    dense: bool
+    precision: Precision
+    load: Callable[[], Runner]
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A form that cannot run here."""
+
+    name: str
+    reason: str
+
+
+class OnnxForm:
+    """An artifact in ONNX Runtime as a ``Runner``."""
+
+    def __init__(self, runner: OnnxRunner) -> None:
+        self._runner = runner
+
+    def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:
+        logits, kept, state = self._runner.prefill(pixel_values, input_ids)
+        return Prefilled(logits[0], [place[0] for place in kept], [], state)
+
+    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> list[int]:
+        logits = prefilled.logits[None]
+        return self._runner.continue_greedily(logits, prefilled.state, max_new_tokens)
+
+
+class EngineForm:
+    """Engines on a GPU as a ``Runner``."""
+
+    def __init__(self, runtime: EngineRuntime) -> None:
+        self._slot = runtime.slot()
+        self._tokens = runtime.engines.manifest.artifact.tokens
+
+    def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:
+        is_image = input_ids[0] == self._tokens.image_token_id
+        places = [np.flatnonzero(kind)[None].astype(np.int64) for kind in (is_image, ~is_image)]
+        pixels = pixel_values if is_image.any() else None
+        found = self._slot.prefill(pixels, input_ids, *places)
+        kept = [found.kept[layer][0] for layer in sorted(found.kept)]
+        return Prefilled(found.logits[0], kept, [], found.state)
+
+    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> list[int]:
+        logits, state = prefilled.logits, prefilled.state
+        tokens: list[int] = []
+        while len(tokens) < max_new_tokens:
+            tokens.append(int(logits.argmax()))
+            if tokens[-1] in self._tokens.eos_token_ids or len(tokens) == max_new_tokens:
+                break
+            rows, state = self._slot.step(tokens[-1:], state)
+            logits = rows[0]
+        return tokens
+
+
+def artifact_forms(artifact: Artifact) -> Iterator[Form | Skipped]:
+    """ONNX Runtime, and once more with the decoder that TensorRT compiles."""
+    manifest, where = artifact.manifest, artifact.path.name
+    name = f"ONNX Runtime ({where})"
+    if manifest.precision == "bfloat16":
+        yield Skipped(name, "ONNX Runtime does not compute bfloat16 on a CPU")
+        return
+
+    def form(name: str, load: Callable[[], Any]) -> Form:
+        return Form(name, artifact.path, manifest.dense, manifest.precision, load)
+
+    yield form(name, lambda: OnnxForm(OnnxRunner(artifact)))
+    if manifest.flavour != "standard":
+        return
+    name = f"ONNX Runtime, caches in place ({where})"
+    if _onnxruntime_version() < TENSOR_SCATTER_SINCE:
+        since = ".".join(map(str, TENSOR_SCATTER_SINCE))
+        yield Skipped(name, f"TensorScatter needs ONNX Runtime {since}")
+    else:
+        yield form(name, lambda: OnnxForm(InPlaceRunner(artifact)))
+
+
+def engine_form(engines: Engines) -> Form | Skipped:
+    """TensorRT on this machine's GPU."""
+    manifest = engines.manifest
+    name = f"TensorRT ({engines.path.name})"
+    if gpu_capability() is None:
+        return Skipped(name, f"it needs an NVIDIA GPU, and {why_no_gpu()}")
+    return Form(
+        name,
+        engines.path,
+        manifest.artifact.dense,
+        manifest.artifact.precision,
+        lambda: EngineForm(EngineRuntime.load(engines.path, check_hashes=False)),
+    )
+
+
+def _onnxruntime_version() -> tuple[int, ...]:
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            return tuple(int(part) for part in version(name).split(".")[:2])
+        except PackageNotFoundError:
+            continue
+    return (0, 0)
