@@ -19,7 +19,14 @@ EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
 # Packages that only some extras bring; every other one comes with the base installation.
-EXTRA_OF_PACKAGE = {"gradio": "demo", "onnxruntime": "serve", "peft": "train"}
+EXTRA_OF_PACKAGE = {
+    "cuda": "tensorrt-rtx",
+    "gradio": "demo",
+    "onnxruntime": "serve",
+    "peft": "train",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt-rtx",
+}
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def test_commands_in_the_text_exist(path: Path) -> None:
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_options_in_the_text_exist(path: Path) -> None:
     known = set(re.findall(r"--[a-z][a-z-]+", pages()["cli.md"]))
-    tools = {"--no-deps", "--version"}  # of pip, of the program itself
+    tools = {"--no-deps", "--version", "--query-gpu", "--format"}  # of pip, nvidia-smi, the program
     assert set(re.findall(r"--[a-z][a-z-]+", path.read_text())) <= known | tools
 
 
