@@ -11,11 +11,15 @@ from comp.errors import CompExportError
 from comp.plan import PruningPlan
 from comp.runs import RUN_VERSION
 from export.commands.onnx import command as onnx_command
+from export.commands.tensorrt import command as tensorrt_command
 from export.commands.verify import command as verify_command
+from export.engines.gpu import gpu_capability
+from export.engines.manifest import load_engines
 from export.manifest import load_artifact, sha256_of
 from export.parity import Answered, Link, compare, is_tie
 from export.slim import write_slim_checkpoint
 from tests.export.tiny import make_plan, save_checkpoint, tiny_config, tiny_model
+from tests.fake_gpu import install
 
 QUESTIONS = 8
 
@@ -83,7 +87,13 @@ def test_verify_holds_and_is_recorded(run, exported):
     assert report["ok"]
     names = [link["name"] for link in report["links"]]
     assert names[0] == "masked torch = slim torch"
-    assert len(names) == 4  # and slim, dense, slim standard
+    assert names[1:] == [
+        "slim torch = ONNX Runtime (onnx)",
+        "dense torch = ONNX Runtime (onnx-dense)",
+        "slim torch = ONNX Runtime (onnx-standard)",
+        "slim torch = ONNX Runtime, caches in place (onnx-standard)",
+    ]
+    assert report["skipped"] == []
     for link in report["links"]:
         assert link["questions"] == QUESTIONS
         assert link["max_logit_difference"] <= 1e-3
@@ -95,6 +105,82 @@ def test_verify_holds_and_is_recorded(run, exported):
         assert verified.ok
         assert verified.report_sha256 == sha256_of(run / "reports" / "verify.json")
     shutil.rmtree(run / "onnx-standard")
+
+
+@pytest.fixture(scope="module")
+def with_engines(run, exported, tmp_path_factory):
+    """The run with standard artifacts and their engines, in float32."""
+    pytest.importorskip("tensorrt_rtx", reason="builds engines")
+    found = tmp_path_factory.mktemp("with-engines") / "tiny-0.5"
+    shutil.copytree(run, found)
+    words = ("--precision", "float32", "--json")
+    assert invoke(onnx_command, found, "--flavour", "standard", *words)[0] == 0
+    limits = ("--max-prompt", 64, "--max-new-tokens", 32, "--compute-capability", "8.9")
+    assert invoke(tensorrt_command, found, *limits, *words)[0] == 0
+    return found
+
+
+@pytest.mark.skipif(gpu_capability() is not None, reason="there is a GPU here")
+def test_engines_are_not_called_proved_without_a_gpu(with_engines):
+    status, text = invoke(verify_command, with_engines, "--questions", 2, "--json")
+    assert status == 0
+    skipped = json.loads(text)["skipped"]
+    assert [each["name"] for each in skipped] == [
+        "TensorRT (tensorrt-dense-float32)",
+        "TensorRT (tensorrt-float32)",
+    ]
+    assert all("NVIDIA GPU" in each["reason"] for each in skipped)
+    assert "Not compared: TensorRT" in (with_engines / "reports" / "verify.md").read_text()
+    assert load_engines(with_engines / "tensorrt-float32").manifest.verified is None
+
+
+def test_tensorrt_is_the_last_link(with_engines, monkeypatch):
+    """On a simulated GPU, where ONNX Runtime computes what the engines were built from."""
+    directories = [with_engines / name for name in ("tensorrt-float32", "tensorrt-dense-float32")]
+    install(monkeypatch, directories)
+    status, text = invoke(verify_command, with_engines, "--questions", 4, "--json")
+    report = json.loads(text)
+    assert status == 0
+    assert [link["name"] for link in report["links"]][-2:] == [
+        "dense torch = TensorRT (tensorrt-dense-float32)",
+        "slim torch = TensorRT (tensorrt-float32)",
+    ]
+    for link in report["links"][-2:]:
+        assert link["max_logit_difference"] <= 1e-3
+        assert link["answers"]["identical"] == 4
+    for directory in directories:
+        assert load_engines(directory).manifest.verified.ok
+
+
+def test_engines_that_answer_otherwise_do_not_hold(with_engines, monkeypatch, tmp_path):
+    """The compressed engines run the dense graphs: verify sees it, and marks just them."""
+    run = tmp_path / "tiny-0.5"
+    shutil.copytree(with_engines, run)
+    _, module = install(monkeypatch, [run / "tensorrt-float32", run / "tensorrt-dense-float32"])
+    compressed = run / "onnx-standard" / "vision_encoder.onnx"
+    dense = run / "onnx-dense-standard" / "vision_encoder.onnx"
+    for data, (graph, entry) in module.known.items():
+        if graph == compressed:
+            module.known[data] = (dense, entry)
+    status, text = invoke(verify_command, run, "--questions", 4, "--json")
+    assert status == 1
+    artifacts = json.loads(text)["artifacts"]
+    assert artifacts["tensorrt-dense-float32"]
+    assert not artifacts["tensorrt-float32"]
+    assert not load_engines(run / "tensorrt-float32").manifest.verified.ok
+
+
+def test_bfloat16_artifacts_are_listed_as_not_compared(run, exported, tmp_path):
+    found = tmp_path / "tiny-0.5"
+    shutil.copytree(run, found)
+    words = ("--flavour", "standard", "--precision", "bfloat16", "--no-dense", "--json")
+    assert invoke(onnx_command, found, *words)[0] == 0
+    status, text = invoke(verify_command, found, "--questions", 2, "--json")
+    assert status == 0
+    (skipped,) = json.loads(text)["skipped"]
+    assert skipped["name"] == "ONNX Runtime (onnx-standard-bfloat16)"
+    with pytest.raises(CompExportError, match="--flavour standard"):
+        invoke(onnx_command, found, "--precision", "bfloat16")
 
 
 def test_verify_fails_on_other_weights(run, exported, tmp_path):

@@ -115,6 +115,32 @@ def test_bench_reports_both_in_turn(run):
     assert (run / "reports" / "bench.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_bench_measures_backends_side_by_side(run, checkpoint, plan):
+    """A second form of the run, in the same turns; names that mean nothing are refused."""
+    half = Target(precision="float16")
+    for dense, origin, cut in ((True, Origin("t"), None), (False, Origin.of_plan(plan), plan)):
+        out = artifact_directory(run, dense, half)
+        export_artifact(checkpoint.path, out, origin, half, plan=cut)
+    few = ("--repeats", 2, "--warmup", 1, "--cold-starts", 1, "--new-tokens", 4, "--threads", 1)
+    report = json.loads(
+        invoke("bench", run, *few, "--against", "onnxruntime:cpu:float16", "--json").stdout
+    )
+    (other,) = report["against"]
+    assert (report["name"], other["name"]) == (
+        "onnxruntime float32",
+        "onnxruntime cpu float16",
+    )
+    assert other["artifact"]["precision"] == "float16"
+    assert other["dense"]["size_mb"] < report["dense"]["size_mb"]
+    assert all(other[which]["ttft_ms"] > 0 for which in ("dense", "compressed"))
+    page = (run / "reports" / "bench.md").read_text()
+    assert "| onnxruntime cpu float16 |" in page
+    with pytest.raises(CompExportError, match="is no backend"):
+        invoke("bench", run, *few, "--against", "openvino")
+    with pytest.raises(CompExportError, match="comp-export tensorrt"):
+        invoke("bench", run, *few, "--against", "tensorrt")
+
+
 def test_missing_artifacts_say_what_to_run(run):
     (run / "onnx").unlink()
     with pytest.raises(CompExportError, match="comp-export onnx"):

@@ -55,7 +55,9 @@ def test_eos_ends_the_answer_as_in_transformers(dense_artifact, checkpoint):
     backend = OnnxRuntimeBackend.load(dense_artifact, "cpu", 1)
     tokens = backend.manifest.tokens.model_copy(update={"eos_token_ids": (eos,)})
     backend.manifest = backend.manifest.model_copy(update={"tokens": tokens})
-    answer = Engine(backend).generate(pictures, "what is at the top?", GenerationOptions(max_new_tokens=12))
+    answer = Engine(backend).generate(
+        pictures, "what is at the top?", GenerationOptions(max_new_tokens=12)
+    )
     assert list(answer.token_ids) == expected[: expected.index(eos)]
     assert answer.finish_reason == "eos"
 

@@ -158,7 +158,7 @@ def test_tensorrt_providers_want_the_standard_flavour(compressed_artifact):
 
 def test_bfloat16_is_not_for_the_cpu(checkpoint, tmp_path):
     export_artifact(checkpoint.path, tmp_path / "a", Origin("t"), Target("standard", "bfloat16"))
-    with pytest.raises(CompExportError, match="bfloat16.*--precision float16"):
+    with pytest.raises(CompExportError, match=r"bfloat16.*--precision float16"):
         Engine.load(tmp_path / "a", device="cpu")
 
 

@@ -25,10 +25,12 @@ from export.graph.builder import Target
 from serve.engine import Engine
 from serve.options import GenerationOptions
 from serve.results import TokenText
-from tests.serve.fake_gpu import install
+from tests.fake_gpu import install
 from tests.serve.random_llava import noise
 
-pytest.importorskip("tensorrt_rtx", reason="builds engines: pip install 'comp-export[tensorrt-rtx]'")
+pytest.importorskip(
+    "tensorrt_rtx", reason="builds engines: pip install 'comp-export[tensorrt-rtx]'"
+)
 
 LIMITS = Limits(max_batch=3, images=2, max_prompt=64, max_new_tokens=24)
 OPTIONS = GenerationOptions(max_new_tokens=8, ignore_eos=True)
@@ -213,7 +215,9 @@ def test_a_full_gpu_is_said(built, monkeypatch):
 
 def test_another_gpu_is_refused_by_name(built, monkeypatch):
     install(monkeypatch, [built / "tensorrt-float32"], capability="9.0")
-    with pytest.raises(CompExportError, match=r"8\.9, this GPU has 9\.0.*--compute-capability 9\.0"):
+    with pytest.raises(
+        CompExportError, match=r"8\.9, this GPU has 9\.0.*--compute-capability 9\.0"
+    ):
         Engine.load(built / "tensorrt-float32")
 
 
