@@ -36,7 +36,7 @@ FAMILIES = (
         description="LLaVA-1.5: CLIP vision tower, MLP projector, Llama language model",
         modes=("vision_tokens", "language_tokens", "language_parameters", "vision_parameters"),
         default_modes=("vision_tokens", "language_tokens", "language_parameters"),
-        exports=("slim checkpoint", "onnx"),
+        exports=("slim checkpoint", "onnx", "tensorrt"),
     ),
 )
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from comp.plan import PruningPlan
 
 MANIFEST = "manifest.json"
-ARTIFACTS = ("onnx", "onnx-dense", "tensorrt")
+ARTIFACTS = ("onnx*", "tensorrt*")  # folders of a run
 
 
 @click.command()
@@ -38,12 +38,8 @@ def command(run: Path, out: Path | None, no_figures: bool, options: CommonOption
 
     opened = open_run(run)
     plan = opened.load_plan()
-    folders = [opened.path / name for name in ARTIFACTS]
-    manifests = {
-        folder: _read_manifest(folder / MANIFEST)
-        for folder in folders
-        if (folder / MANIFEST).is_file()
-    }
+    found = [path for name in ARTIFACTS for path in opened.path.glob(f"{name}/{MANIFEST}")]
+    manifests = {path.parent: _read_manifest(path) for path in sorted(found)}
     figures = []
     if not no_figures:
         from comp.figures import save_figures
@@ -54,7 +50,7 @@ def command(run: Path, out: Path | None, no_figures: bool, options: CommonOption
             {
                 "run": str(opened.path),
                 "plan": _summary(plan),
-                "artifacts": {folder.name: found for folder, found in manifests.items()},
+                "artifacts": {folder.name: each for folder, each in manifests.items()},
                 "figures": [str(path) for path in figures],
             }
         )
@@ -140,7 +136,11 @@ def _print_plan(path: Path, plan: "PruningPlan") -> None:
 
 
 def _print_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    words = [str(manifest[key]) for key in ("flavour", "precision", "model") if key in manifest]
+    engines = manifest.get("kind") == "tensorrt"
+    words = _engine_words(manifest) if engines else []
+    described = manifest["artifact"] if engines else manifest
+    keys = ("precision", "model") if engines else ("flavour", "precision", "model")
+    words += [str(described[key]) for key in keys if key in described]
     verified = manifest.get("verified")
     state = "not verified" if verified is None else f"verified: ok = {verified.get('ok')}"
     size = sum(int(entry["bytes"]) for entry in manifest["files"])
@@ -149,3 +149,34 @@ def _print_manifest(folder: Path, manifest: dict[str, Any]) -> None:
         ("file", "bytes", "SHA-256"),
         ((entry["name"], f"{entry['bytes']:,}", entry["sha256"]) for entry in manifest["files"]),
     )
+    if engines:
+        _print_engines(manifest)
+
+
+def _engine_words(manifest: dict[str, Any]) -> list[str]:
+    return [
+        f"{manifest['module']} {manifest['module_version']}",
+        "compute capability " + " ".join(manifest["compute_capabilities"]),
+        f"weights {manifest['weights']}",
+    ]
+
+
+def _print_engines(manifest: dict[str, Any]) -> None:
+    """What each engine takes, and what became of its attention and caches."""
+    rows = []
+    for name, engine in manifest["engines"].items():
+        for profile in engine["profiles"]:
+            for tensor, shapes in profile["shapes"].items():
+                if not tensor.startswith("past_key_values."):
+                    sizes = ["×".join(map(str, shape)) for shape in shapes]
+                    rows.append((name, profile["name"], tensor, *sizes))
+    columns = ("engine", "profile", "input", "smallest", "usual", "largest")
+    print_table("Profiles", columns, rows, numbers_from=3)
+    blocks = [
+        (name, block["block"], block["attention"], block["caches_in_place"])
+        for name, engine in manifest["engines"].items()
+        for block in engine["blocks"]
+    ]
+    columns = ("engine", "block", "attention", "caches in place")
+    capacities = ", ".join(map(str, manifest["cache_capacities"]))
+    print_table(f"Blocks (places in the caches of each segment: {capacities})", columns, blocks, 3)

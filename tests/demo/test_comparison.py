@@ -6,11 +6,15 @@ from PIL import Image
 
 from comp.errors import CompExportError
 from comp.plan import keep_count
-from demo.comparison import Comparison, Side
+from demo.comparison import Comparison, Pair, Side
 from demo.examples import QUESTIONS_EACH, page_examples
 from demo.kept_tokens import DIM, PAPER, data_uri, kept_picture
+from export.artifact import Origin, artifact_directory, export_artifact
+from export.graph.builder import Target
 from export.manifest import VisionShape
+from serve.artifacts import Form
 from serve.options import GenerationOptions
+from tests.serve.random_llava import noise
 
 OPTIONS = GenerationOptions(max_new_tokens=5, ignore_eos=True)
 
@@ -76,10 +80,27 @@ def test_pictures_are_inside_the_page():
 
 
 def test_a_run_without_artifacts_is_refused(tmp_path):
-    from demo.comparison import Pair
-
     with pytest.raises(CompExportError, match="no run at"):
         Pair.load(tmp_path)
+
+
+def test_another_form_of_the_run(run, checkpoint, plan, pair):
+    """The standard artifacts give the same answers, and have no factor for the keep ratios."""
+    target = Target("standard")
+    for dense, origin, cut in ((True, Origin("t"), None), (False, Origin.of_plan(plan), plan)):
+        out = artifact_directory(run, dense, target)
+        export_artifact(checkpoint.path, out, origin, target, cut)
+    other = Pair.load(run, device="cpu", threads=1, form=Form("standard"))
+    assert (pair.can_scale, other.can_scale) == (True, False)
+    options = GenerationOptions(max_new_tokens=4)
+    for first, second in ((pair.dense, other.dense), (pair.compressed, other.compressed)):
+        ids = [e.generate([noise(3)], "where?", options).token_ids for e in (first, second)]
+        assert ids[0] == ids[1]
+
+
+def test_engines_that_were_not_built_are_asked_for(run):
+    with pytest.raises(CompExportError, match="comp-export tensorrt"):
+        Pair.load(run, form=Form.choose("tensorrt"))
 
 
 def test_the_start_is_ready():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from comp.commands.inspect import command as inspect_command
 from comp.errors import CompExportError
 from comp.plan import PruningPlan
 from comp.runs import RUN_VERSION
@@ -118,6 +119,16 @@ def with_engines(run, exported, tmp_path_factory):
     limits = ("--max-prompt", 64, "--max-new-tokens", 32, "--compute-capability", "8.9")
     assert invoke(tensorrt_command, found, *limits, *words)[0] == 0
     return found
+
+
+def test_inspect_shows_engines(with_engines):
+    status, text = invoke(inspect_command, with_engines, "--no-figures")
+    assert status == 0
+    for words in ("tensorrt_rtx", "compute capability 8.9", "weights embedded", "decomposed"):
+        assert words in text
+    assert "1×0" in text  # a profile's smallest number of image tokens
+    status, text = invoke(inspect_command, with_engines / "tensorrt-float32", "--json")
+    assert json.loads(text)["manifest"]["kind"] == "tensorrt"
 
 
 @pytest.mark.skipif(gpu_capability() is not None, reason="there is a GPU here")
