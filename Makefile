@@ -56,4 +56,4 @@ results: $(INSTALLED)
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find comp export serve demo tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find comp export serve demo benchmarks tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -168,15 +168,21 @@ def _print_engines(manifest: dict[str, Any]) -> None:
         for profile in engine["profiles"]:
             for tensor, shapes in profile["shapes"].items():
                 if not tensor.startswith("past_key_values."):
-                    sizes = ["×".join(map(str, shape)) for shape in shapes]
-                    rows.append((name, profile["name"], tensor, *sizes))
-    columns = ("engine", "profile", "input", "smallest", "usual", "largest")
-    print_table("Profiles", columns, rows, numbers_from=3)
+                    rows.append(
+                        (name, profile["name"], tensor, *("×".join(map(str, s)) for s in shapes))
+                    )
+    sizes = ("engine", "profile", "input", "smallest", "usual", "largest")
+    print_table("Profiles", sizes, rows, numbers_from=3)
     blocks = [
         (name, block["block"], block["attention"], block["caches_in_place"])
         for name, engine in manifest["engines"].items()
         for block in engine["blocks"]
     ]
-    columns = ("engine", "block", "attention", "caches in place")
+    forms = ("engine", "block", "attention", "caches in place")
     capacities = ", ".join(map(str, manifest["cache_capacities"]))
-    print_table(f"Blocks (places in the caches of each segment: {capacities})", columns, blocks, 3)
+    print_table(
+        f"Blocks (places in the caches of each segment: {capacities})",
+        forms,
+        blocks,
+        numbers_from=3,
+    )

@@ -1,0 +1,154 @@
+"""The contestants: each loads one of the two models and answers one question about one image."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from PIL import Image
+
+from comp.errors import CompExportError
+from run_files import RunFiles, Which
+
+if TYPE_CHECKING:
+    from torch_models import TorchModels
+
+Device = Literal["cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One answer and its times; ``ttft_ms`` holds ``prepare_ms`` (image and text to numbers)."""
+
+    prepare_ms: float
+    ttft_ms: float
+    decode_ms: float
+    prompt_tokens: int
+    token_ids: tuple[int, ...]
+
+    @property
+    def forward_ms(self) -> float:
+        """From numbers to the first token: vision encoder, prefill, choice."""
+        return self.ttft_ms - self.prepare_ms
+
+    @property
+    def tpot_ms(self) -> float:
+        """Per token after the first."""
+        return self.decode_ms / max(1, len(self.token_ids) - 1)
+
+
+Answerer = Callable[[Image.Image], Answered]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model in memory; ``notes`` say how it runs."""
+
+    answer: Answerer
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What every contestant is asked; greedily, and past any end-of-sequence token."""
+
+    prompt: str
+    new_tokens: int
+    device: Device
+    threads: int
+
+
+@dataclass
+class Stage:
+    """What contestants are loaded with; torch's two share their models."""
+
+    files: RunFiles
+    asked: Asked
+    models: "TorchModels | None" = None
+
+    def torch_models(self) -> "TorchModels":
+        if self.models is None:
+            from torch_models import TorchModels
+
+            self.models = TorchModels(self.files, self.asked)
+        return self.models
+
+
+def onnx_runtime(stage: Stage, which: Which) -> Loaded:
+    """ONNX Runtime on the ``onnxruntime`` flavour, with CUDA or on the CPU."""
+    import onnxruntime
+
+    directory = stage.files.artifact(which, "onnxruntime")
+    loaded = _engine(stage, directory, {"onnxruntime": onnxruntime.__version__})
+    stage.files.loaded(directory)
+    return loaded
+
+
+def tensorrt(stage: Stage, which: Which) -> Loaded:
+    """Native TensorRT engines."""
+    from export.engines.manifest import load_engines
+
+    if stage.asked.device != "cuda":
+        raise CompExportError("native TensorRT needs an NVIDIA GPU")
+    directory = stage.files.engines(which)
+    engines = load_engines(directory, check_hashes=False)
+    blocks = engines.manifest.engines["decoder"].blocks
+    notes = {
+        "module": f"{engines.manifest.module} {engines.manifest.module_version}",
+        "weights": engines.manifest.weights,
+        "fused_attention": f"{sum(b.attention == 'fused' for b in blocks)} of {len(blocks)}",
+    }
+    loaded = _engine(stage, directory, notes)
+    stage.files.loaded(directory, *([engines.artifact] if notes["weights"] == "stripped" else []))
+    return loaded
+
+
+def torch_eager(stage: Stage, which: Which) -> Loaded:
+    """The LLaVA of transformers, or the project's slim one, run operator by operator."""
+    return stage.torch_models().eager(which)
+
+
+def torch_compile(stage: Stage, which: Which) -> Loaded:
+    """The LLaVA of transformers through torch.compile, with a static cache."""
+    if which == "compressed":
+        raise CompExportError(
+            "not measured: a slim model's caches have another length behind each drop place, which "
+            "transformers' static cache does not hold, and its drops are not traced as one graph"
+        )
+    return stage.torch_models().compiled()
+
+
+# Makes what a contestant is loaded from, and loads nothing.
+PREPARE: dict[str, Callable[[RunFiles, Which], object]] = {
+    "ort": lambda files, which: files.artifact(which, "onnxruntime"),
+    "tensorrt": lambda files, which: files.engines(which),
+    "torch": lambda files, which: files.checkpoint(which),
+    "torch-compile": lambda files, _which: files.checkpoint("dense"),
+}
+CONTESTANTS: dict[str, Callable[[Stage, Which], Loaded]] = {
+    "ort": onnx_runtime,
+    "tensorrt": tensorrt,
+    "torch": torch_eager,
+    "torch-compile": torch_compile,
+}
+
+
+def _engine(stage: Stage, directory: Path, notes: dict[str, Any]) -> Loaded:
+    """The engine that users run: its own times."""
+    from serve.engine import Engine
+    from serve.options import GenerationOptions
+
+    asked = stage.asked
+    engine = Engine.load(
+        directory, device=asked.device, threads=asked.threads, check_hashes=False
+    )  # just made: hashing gigabytes again proves nothing
+    options = GenerationOptions(max_new_tokens=asked.new_tokens, ignore_eos=True)
+
+    def answer(image: Image.Image) -> Answered:
+        done = engine.generate([image], asked.prompt, options)
+        times = done.timings
+        return Answered(
+            times.prepare_ms, times.ttft_ms, times.decode_ms, done.prompt_tokens, done.token_ids
+        )
+
+    return Loaded(answer, notes | {"provider": engine.provider})

@@ -1,0 +1,236 @@
+"""Measure a LLaVA dense and compressed, in several runtimes, in one run.
+
+    python benchmarks/gpu_llava.py --work DIR --out benchmarks/results/gpu-llava-7b.json
+
+Random weights, batch 1, greedy, a new image in every round. llava-7b takes some 100 GB of disk for all
+contestants, 45 GB with ``--discard``. ``--prepare`` makes the files and stops. On a machine without a
+GPU ``--device cpu --shape tiny`` tries the whole of it on a small model.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from comp.console import print_table, say
+from comp.errors import CompExportError
+from comp.files import write_text
+from comp.flops import llava_params
+from comp.plan import PruningPlan, Workload
+from comp.shapes import ModelShape
+from contestants import CONTESTANTS, Asked, Stage
+from export.engines.limits import Limits
+from plan_shape import find_plan
+from random_llava import SHAPES, config_of, prompt_of
+from rounds import RoundOptions, measure, prepare
+from run_files import RunFiles
+from serve.machine import usable_cores
+from speed_report import (
+    COLUMNS,
+    TARGET_SHARE,
+    contestants_report,
+    describe_device,
+    describe_versions,
+    model_report,
+    table_rows,
+)
+
+ON_CPU = ("ort", "torch")
+HALF_BYTES = 2
+REFERENCE = "torch"  # its answers are those that the others' are compared with
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(
+        description="TTFT and TPOT of a LLaVA, dense and compressed, in several runtimes."
+    )
+    add = found.add_argument
+    add("--shape", choices=SHAPES, default="llava-7b")
+    add("--rate", type=float, default=0.62, help="share of multiply-accumulates to remove")
+    add("--tower", action="store_true", help="also cut the vision tower")
+    add("--work", type=Path, default=Path("benchmarks/work"), help="checkpoints and artifacts")
+    add("--out", type=Path, required=True, help="JSON file to write")
+    add("--device", choices=("cuda", "cpu"), default="cuda")
+    add("--contestants", help=f"by comma, of {', '.join(CONTESTANTS)} [all; CPU: ort,torch]")
+    add("--repeats", type=int, default=30)
+    add("--warmup", type=int, default=5)
+    add("--text-tokens", type=int, default=64)
+    add("--new-tokens", type=int, default=32)
+    add("--picture", help="WIDTHxHEIGHT of the images [the model's own size]")
+    add("--threads", type=int, help="on the CPU [all usable cores]")
+    add("--seed", type=int, default=0, help="of weights, plan, prompt and images")
+    add("--engine-weights", choices=("embedded", "streamed", "stripped"), default="embedded")
+    add("--prepare", action="store_true", help="make checkpoints, artifacts and engines, and stop")
+    add("--fresh", action="store_true", help="make artifacts and engines anew")
+    add("--discard", action="store_true", help="remove files once loaded: for small disks")
+    return found
+
+
+def run(asked: argparse.Namespace) -> dict[str, Any] | None:
+    """Measure, write the report, print the table; the report, or none with ``--prepare``.
+
+    Raises:
+        CompExportError: no GPU where one was asked for, an option out of range, or a full disk.
+    """
+    names = _contestants(asked)
+    _check(asked)
+    shape = ModelShape.from_config(config_of(asked.shape))
+    workload = Workload(image_tokens=shape.image_tokens, text_tokens=asked.text_tokens)
+    plan = find_plan(shape, asked.rate, workload, asked.shape, asked.tower, asked.seed)
+    options = RoundOptions(asked.warmup, asked.repeats, asked.seed, _picture(asked, shape))
+    question = Asked(
+        prompt_of(asked.text_tokens, asked.seed),
+        asked.new_tokens,
+        asked.device,
+        asked.threads or usable_cores(),
+    )
+    files = _files(asked, plan)
+    if asked.prepare:
+        prepare(names, files)
+        return None
+    started = time.perf_counter()
+    about = _about(asked, shape, files, options, question)
+    records = measure(
+        names,
+        lambda: Stage(files, question),
+        options,
+        workload.image_tokens + workload.text_tokens,
+        _memory(asked, shape, plan),
+    )
+    reference = REFERENCE if REFERENCE in records else None
+    rows = contestants_report(records, about["flops_ratio"], reference)
+    about["target"]["met_by"] = [name for name, row in rows.items() if row["target_met"]]
+    minutes = (time.perf_counter() - started) / 60
+    report = {**about, "contestants": rows, "minutes": minutes}
+    write_text(asked.out, json.dumps(report, indent=1, allow_nan=False) + "\n")
+    title = (
+        f"{asked.shape} on {about['device']['name']}, {files.precision}, {workload.image_tokens} + "
+        f"{workload.text_tokens} prompt tokens, {asked.new_tokens} new ones; rate {plan.rate:.3f}, "
+        f"FLOPs {about['flops_ratio']:.2f}×"
+    )
+    print_table(title, COLUMNS, table_rows(rows), numbers_from=2)
+    say(f"wrote {asked.out}")
+    return report
+
+
+def _about(
+    asked: argparse.Namespace,
+    shape: ModelShape,
+    files: RunFiles,
+    options: RoundOptions,
+    question: Asked,
+) -> dict[str, Any]:
+    """What is known before anything is measured."""
+    model = model_report(shape, files.plan)
+    return {
+        "shape": asked.shape,
+        "rate_asked": asked.rate,
+        **model,
+        "precision": files.precision,
+        "workload": {
+            **files.plan.workload.model_dump(),
+            "new_tokens": asked.new_tokens,
+            "batch": 1,
+            "images": "a new one every round, the same for all contestants",
+            "picture": list(options.picture),
+            "warmup": asked.warmup,
+            "repeats": asked.repeats,
+            "seed": asked.seed,
+        },
+        "device": describe_device(asked.device),
+        "threads": question.threads,
+        "versions": describe_versions(),
+        "target": {
+            "measure": "ttft_ms",
+            "share_of_flops": TARGET_SHARE,
+            "speed_up": TARGET_SHARE * model["flops_ratio"],
+        },
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status: 0 when anything was measured, or was only to be prepared."""
+    asked = parser().parse_args(arguments)
+    try:
+        report = run(asked)
+    except CompExportError as error:
+        say(f"Error: {error}")
+        return 1
+    if report is None:
+        return 0
+    rows = report["contestants"].values()
+    return 0 if any(row["dense"] or row["compressed"] for row in rows) else 1
+
+
+def _contestants(asked: argparse.Namespace) -> list[str]:
+    given = asked.contestants or ",".join(CONTESTANTS if asked.device == "cuda" else ON_CPU)
+    names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
+    unknown = [name for name in names if name not in CONTESTANTS]
+    if unknown or not names:
+        raise CompExportError(
+            f"--contestants {given!r}: choose from {', '.join(CONTESTANTS)}, by comma"
+        )
+    return names
+
+
+def _check(asked: argparse.Namespace) -> None:
+    for name, least in (("repeats", 1), ("warmup", 0), ("new_tokens", 2), ("threads", 1)):
+        value = getattr(asked, name)
+        if value is not None and value < least:
+            raise CompExportError(f"--{name.replace('_', '-')} {value}: choose {least} or more")
+    if asked.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise CompExportError(
+                f"--device cuda: torch {torch.__version__} finds no NVIDIA GPU here; run it on a "
+                "machine with one, or try the script with --device cpu --shape tiny"
+            )
+
+
+def _picture(asked: argparse.Namespace, shape: ModelShape) -> tuple[int, int]:
+    if asked.picture is None:
+        return shape.image_size, shape.image_size
+    width, _, height = asked.picture.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
+        raise CompExportError(f"--picture {asked.picture!r}: write it as 640x480")
+    return int(width), int(height)
+
+
+def _files(asked: argparse.Namespace, plan: PruningPlan) -> RunFiles:
+    return RunFiles(
+        work=asked.work,
+        shape=asked.shape,
+        plan=plan,
+        # Kernels of a CPU have single precision.
+        precision="float16" if asked.device == "cuda" else "float32",
+        limits=Limits(
+            max_batch=1,
+            images=1,
+            max_prompt=asked.text_tokens,
+            max_new_tokens=asked.new_tokens,
+        ),
+        seed=asked.seed,
+        engine_weights=asked.engine_weights,
+        fresh=asked.fresh,
+        discard=asked.discard,
+    )
+
+
+def _memory(
+    asked: argparse.Namespace, shape: ModelShape, plan: PruningPlan
+) -> tuple[int, int] | None:
+    """Bytes of both models' weights, and free bytes on the GPU."""
+    if asked.device != "cuda":
+        return None
+    import torch
+
+    weights = sum(sum(llava_params(s).values()) for s in (shape, shape.with_plan(plan)))
+    return weights * HALF_BYTES, torch.cuda.mem_get_info()[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""What the contestants are loaded from, made when it is asked for and kept for the next run."""
+
+import hashlib
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from comp.console import say
+from comp.errors import CompExportError
+from comp.plan import PruningPlan
+from export.artifact import Origin, artifact_directory, export_artifact
+from export.engines.build import BuildOptions, Weights
+from export.engines.capability import choose_capabilities
+from export.engines.directory import build_engines
+from export.engines.gpu import gpu_capability, why_no_gpu
+from export.engines.limits import Limits
+from export.engines.module import find_tensorrt
+from export.graph.builder import Target
+from export.manifest import Flavour, Precision
+from export.slim import write_slim_checkpoint
+from random_llava import write_random_llava
+
+Which = Literal["dense", "compressed"]
+BOTH: tuple[Which, Which] = ("dense", "compressed")
+
+
+@dataclass
+class RunFiles:
+    """The files of one shape, seed and rate, below one directory.
+
+    What is there is taken as it is: each directory is written whole or not at all. ``fresh`` makes
+    artifacts and engines anew; ``discard`` removes what a contestant was loaded from, for disks that
+    do not hold all of a large model's forms at once.
+
+    Attributes:
+        work: where everything lies.
+        shape: name of the model's shape.
+        plan: what the compressed model leaves out.
+        precision: of artifacts and engines.
+        limits: the one request that engines are built for.
+    """
+
+    work: Path
+    shape: str
+    plan: PruningPlan
+    precision: Precision
+    limits: Limits
+    seed: int = 0
+    engine_weights: Weights = "embedded"
+    fresh: bool = False
+    discard: bool = False
+    _made: set[Path] = field(default_factory=set, init=False)
+
+    @property
+    def model(self) -> Path:
+        """What is the dense model's, and below it the rest."""
+        return self.work / f"{self.shape}-seed{self.seed}"
+
+    @property
+    def run(self) -> Path:
+        """What is the compressed model's; named by its plan, whatever options led to that."""
+        digest = hashlib.sha256(self.plan.model_dump_json().encode()).hexdigest()
+        return self.model / f"rate-{self.plan.rate:.3f}-{digest[:8]}"
+
+    def checkpoint(self, which: Which = "dense") -> Path:
+        """The random checkpoint, or the slim one cut from it."""
+        dense = self.model / "checkpoint"
+        if not dense.exists():
+            say(f"writing the checkpoint {dense}")
+            write_random_llava(self.shape, dense, self.seed)
+        if which == "dense":
+            return dense
+        slim = self.run / "slim"
+        if self._wanted(slim):
+            say(f"writing the slim checkpoint {slim}")
+            write_slim_checkpoint(dense, self.plan, slim)
+        return slim
+
+    def artifact(self, which: Which, flavour: Flavour) -> Path:
+        """The ONNX artifact."""
+        target = Target(flavour, self.precision)
+        out = artifact_directory(self._place(which), which == "dense", target)
+        if self._wanted(out):
+            say(f"exporting {out}")
+            origin = Origin(self.shape, workload=self.plan.workload)
+            plan = None
+            if which == "compressed":
+                origin, plan = Origin.of_plan(self.plan), self.plan
+            export_artifact(self.checkpoint(), out, origin, target, plan)
+        return out
+
+    def engines(self, which: Which) -> Path:
+        """TensorRT engines, built on this machine's GPU.
+
+        Raises:
+            CompExportError: no TensorRT, or no GPU.
+        """
+        here = gpu_capability()
+        if here is None:
+            raise CompExportError(f"native TensorRT needs an NVIDIA GPU, and {why_no_gpu()}")
+        tensorrt = find_tensorrt()
+        # Beside their artifact: that is where stripped weights are looked for.
+        sizes = f"{self.limits.max_prompt}-{self.limits.max_new_tokens}"
+        name = f"tensorrt-{which}-{self.precision}-{self.engine_weights}-{sizes}"
+        out = self._place(which) / name
+        if self._wanted(out):
+            artifact = self.artifact(which, "standard")
+            say(f"building engines in {out}")
+            options = BuildOptions(
+                capabilities=choose_capabilities(tensorrt, None, here),
+                weights=self.engine_weights,
+                timing_cache=self.model / "timing.cache",
+            )
+            build_engines(tensorrt, artifact, out, self.limits, options)
+            if self.engine_weights != "stripped":
+                self.loaded(artifact)
+        return out
+
+    def loaded(self, *directories: Path) -> None:
+        """Tell that these are in memory (the dense checkpoint always stays)."""
+        for directory in directories if self.discard else ():
+            shutil.rmtree(directory, ignore_errors=True)
+            self._made.discard(directory)
+
+    def _place(self, which: Which) -> Path:
+        return self.model if which == "dense" else self.run
+
+    def _wanted(self, directory: Path) -> bool:
+        """Whether it must be made now; it is then noted as made."""
+        if directory.exists() and (not self.fresh or directory in self._made):
+            return False
+        self._made.add(directory)
+        return True

@@ -1,0 +1,286 @@
+"""torch's contestants: the dense model of transformers and the project's slim one, on one device."""
+
+import os
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPImageProcessorPil, LlavaForConditionalGeneration, LlavaProcessor
+from transformers.cache_utils import DynamicCache, StaticCache
+from transformers.utils import logging
+
+from comp.errors import CompExportError
+from comp.families.llama_forward import DecoderCache, DecoderOptions
+from comp.families.llava_forward import IGNORE, LlavaBatch, answer_step, prompt_kinds, run_llava
+from comp.families.slim_llava import CompLlavaForConditionalGeneration
+from contestants import Answered, Answerer, Asked, Loaded
+from run_files import RunFiles, Which
+
+COMPILE_MODES = ("reduce-overhead", "default")
+COMPILED_TRIES = (
+    3  # answers before a mode counts as working: CUDA graphs are recorded at the second
+)
+
+
+class Decoding(Protocol):
+    """A model with its cache: one prompt, then a token at a time."""
+
+    def begin(self) -> None:
+        """Forget the last prompt; not on the clock."""
+        ...
+
+    def prefill(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
+        """``input_ids [1, N]``, ``pixel_values [1, 3, H, W]`` to the logits ``[1, V]``."""
+        ...
+
+    def step(self, token: Tensor) -> Tensor:
+        """``token [1]`` to the logits ``[1, V]`` of the next."""
+        ...
+
+
+class TorchModels:
+    """Both models, loaded when first asked for, in half precision on a GPU, single on a CPU."""
+
+    def __init__(self, files: RunFiles, asked: Asked) -> None:
+        torch.set_num_threads(asked.threads)
+        logging.disable_progress_bar()
+        # As transformers advises for production: a check of the image tokens splits compiled graphs.
+        os.environ.setdefault("TRANSFORMERS_DISABLE_TORCH_CHECK", "1")
+        self._files = files
+        self._asked = asked
+        self._dtype = getattr(torch, files.precision)
+        self._dense: LlavaForConditionalGeneration | None = None
+        self._processor = _processor(files)
+
+    def eager(self, which: Which) -> Loaded:
+        if which == "dense":
+            model = self._dense_model()
+            notes = {"attention": model.config.text_config._attn_implementation}
+            return Loaded(self._answerer(DenseDecoding(model)), self._notes(notes))
+        directory = self._files.checkpoint("compressed")
+        slim = CompLlavaForConditionalGeneration.from_pretrained(
+            directory, dtype=self._dtype, device_map=self._asked.device
+        ).eval()
+        self._files.loaded(directory)
+        return Loaded(self._answerer(SlimDecoding(slim)), self._notes({"attention": "sdpa"}))
+
+    def compiled(self) -> Loaded:
+        """The dense model, each phase in the first mode of ``COMPILE_MODES`` that works.
+
+        Raises:
+            CompExportError: a phase works in none; says what torch said.
+        """
+        model, asked = self._dense_model(), self._asked
+        length = self._files.plan.workload.image_tokens + self._files.plan.workload.text_tokens
+        decoding = StaticDecoding(model, length + asked.new_tokens)
+        answer = self._answerer(decoding)
+        side = model.config.vision_config.image_size
+        blank = Image.new("RGB", (side, side))
+        # transformers hangs its hooks into the model when it is first run; traced, that splits graphs.
+        self._answerer(DenseDecoding(model))(blank)
+        tried = 0
+        while tried < COMPILED_TRIES:
+            try:
+                answer(blank)
+                tried += 1
+            except PhaseError as failed:
+                failed.phase.next_mode(failed.reason)
+                tried = 0
+        phases = (decoding.prefill_phase, decoding.step_phase)
+        return Loaded(answer, self._notes({phase.name: phase.notes() for phase in phases}))
+
+    def _notes(self, more: dict[str, Any]) -> dict[str, Any]:
+        import transformers
+
+        return {"torch": torch.__version__, "transformers": transformers.__version__, **more}
+
+    def _dense_model(self) -> LlavaForConditionalGeneration:
+        if self._dense is None:
+            self._dense = LlavaForConditionalGeneration.from_pretrained(
+                self._files.checkpoint(),
+                dtype=self._dtype,
+                attn_implementation="sdpa",
+                device_map=self._asked.device,
+            ).eval()
+        return self._dense
+
+    def _answerer(self, decoding: Decoding) -> Answerer:
+        asked, processor, dtype = self._asked, self._processor, self._dtype
+        content = [{"type": "image"}, {"type": "text", "text": asked.prompt}]
+        text = processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True
+        )
+
+        @torch.no_grad()
+        def answer(image: Image.Image) -> Answered:
+            decoding.begin()
+            if asked.device == "cuda":
+                torch.cuda.synchronize()  # what came before is not on this clock
+            start = perf_counter()
+            inputs = processor(images=image, text=text, return_tensors="pt")
+            prepared = perf_counter()
+            pixels = inputs["pixel_values"].to(asked.device, dtype)
+            token = decoding.prefill(inputs["input_ids"].to(asked.device), pixels).argmax(-1)
+            found = [int(token)]  # waits for the GPU
+            first = perf_counter()
+            while len(found) < asked.new_tokens:
+                token = decoding.step(token).argmax(-1)
+                found.append(int(token))  # a caller that streams reads every token
+            end = perf_counter()
+            return Answered(
+                prepare_ms=(prepared - start) * 1000,
+                ttft_ms=(first - start) * 1000,
+                decode_ms=(end - first) * 1000,
+                prompt_tokens=inputs["input_ids"].shape[1],
+                token_ids=tuple(found),
+            )
+
+        return answer
+
+
+class DenseDecoding:
+    """transformers' model and its growing cache."""
+
+    def __init__(self, model: LlavaForConditionalGeneration) -> None:
+        self._model = model
+        self._cache: Any = None
+
+    def begin(self) -> None:
+        self._cache = DynamicCache(config=self._model.config)
+
+    def prefill(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
+        return _forward(self._model, input_ids, self._cache, pixel_values)
+
+    def step(self, token: Tensor) -> Tensor:
+        return _forward(self._model, token[:, None], self._cache)
+
+
+class SlimDecoding:
+    """The project's slim model: tokens are dropped in the prefill, caches grow."""
+
+    def __init__(self, model: CompLlavaForConditionalGeneration) -> None:
+        self._model = model
+        self._options = model.decoder_options()
+        self._cache = DecoderCache()
+
+    def begin(self) -> None:
+        self._cache = DecoderCache()
+
+    def prefill(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
+        batch = LlavaBatch(
+            pixel_values=pixel_values,
+            input_ids=input_ids,
+            kind=prompt_kinds(input_ids, self._model.config.image_token_id),
+            alive=torch.ones(input_ids.shape, device=input_ids.device),
+            query=torch.full((1,), input_ids.shape[1] - 1, device=input_ids.device),
+            labels=torch.full_like(input_ids, IGNORE),
+        )
+        output = run_llava(self._model, batch, self._options, self._cache)
+        return self._model.lm_head(output.tokens.states[:, -1])
+
+    def step(self, token: Tensor) -> Tensor:
+        return answer_step(self._model, token, DecoderOptions(), self._cache)
+
+
+class StaticDecoding:
+    """transformers' model with a cache of fixed size, both phases compiled."""
+
+    def __init__(self, model: LlavaForConditionalGeneration, length: int) -> None:
+        text = model.config.text_config
+        self._cache = StaticCache(config=model.config, max_cache_len=length)
+        # Before anything is traced, so that CUDA graphs may write it in place.
+        self._cache.early_initialization(
+            1, text.num_key_value_heads, text.head_dim, model.dtype, model.device
+        )
+
+        def prefill(input_ids: Tensor, pixel_values: Tensor) -> Tensor:
+            return _forward(model, input_ids, self._cache, pixel_values)
+
+        def step(token: Tensor) -> Tensor:
+            return _forward(model, token[:, None], self._cache)
+
+        self.prefill_phase = Phase("prefill", prefill)
+        self.step_phase = Phase("step", step)
+
+    def begin(self) -> None:
+        self._cache.reset()
+
+    def prefill(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
+        return self.prefill_phase(input_ids, pixel_values)
+
+    def step(self, token: Tensor) -> Tensor:
+        return self.step_phase(token)
+
+
+class Phase:
+    """A function compiled in one of ``COMPILE_MODES``."""
+
+    def __init__(self, name: str, function: Callable[..., Tensor]) -> None:
+        self.name = name
+        self._function = function
+        self._modes = list(COMPILE_MODES)
+        self._failed: dict[str, str] = {}
+        self._compile()
+
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        try:
+            torch.compiler.cudagraph_mark_step_begin()
+            return self._compiled(*tensors)
+        except Exception as error:  # the compiler's own, the C++ compiler's, CUDA's
+            raise PhaseError(self, f"{type(error).__name__}: {error}") from error
+
+    def next_mode(self, reason: str) -> None:
+        """Go on with the next mode.
+
+        Raises:
+            CompExportError: there is none.
+        """
+        self._failed[self._modes.pop(0)] = " ".join(reason.split())[:300]
+        if not self._modes:
+            said = "; ".join(f"{mode}: {why}" for mode, why in self._failed.items())
+            raise CompExportError(f"torch.compile of the {self.name} fails: {said}")
+        self._compile()
+
+    def notes(self) -> dict[str, Any]:
+        return {"mode": self._modes[0], "failed": self._failed}
+
+    def _compile(self) -> None:
+        self._compiled = torch.compile(self._function, mode=self._modes[0], dynamic=False)
+
+
+class PhaseError(Exception):
+    """A compiled phase could not be run."""
+
+    def __init__(self, phase: Phase, reason: str) -> None:
+        super().__init__(reason)
+        self.phase, self.reason = phase, reason
+
+
+def _forward(
+    model: LlavaForConditionalGeneration,
+    input_ids: Tensor,
+    cache: Any,
+    pixel_values: Tensor | None = None,
+) -> Tensor:
+    """Logits ``[1, V]`` of the last token."""
+    output = model(
+        input_ids=input_ids,
+        pixel_values=pixel_values,
+        past_key_values=cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    return output.logits[:, -1]
+
+
+def _processor(files: RunFiles) -> LlavaProcessor:
+    processor = LlavaProcessor.from_pretrained(files.checkpoint())
+    if not isinstance(processor.image_processor, CLIPImageProcessorPil):
+        # The same one whether or not torchvision is installed, and the one that exports equal.
+        processor.image_processor = CLIPImageProcessorPil.from_dict(
+            processor.image_processor.to_dict()
+        )
+    return processor
