@@ -47,18 +47,18 @@ class OnnxRunner:
         threads: int = 0,
     ) -> None:
         self.artifact = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
-        paths = (self.artifact.vision_encoder, self.artifact.embed_tokens, self._decoder_path())
-        self._vision, self._embed, self._decoder = (
-            _session(path, providers, threads) for path in paths
-        )
         manifest = self.artifact.manifest
-        self._tokens = manifest.tokens
-        self._shape = manifest.decoder
         if manifest.precision == "bfloat16":
             raise CompExportError(
                 f"{self.artifact.path}: ONNX Runtime has no bfloat16 kernels on a CPU: "
                 "export with --precision float16 or float32"
             )
+        paths = (self.artifact.vision_encoder, self.artifact.embed_tokens, self._decoder_path())
+        self._vision, self._embed, self._decoder = (
+            _session(path, providers, threads) for path in paths
+        )
+        self._tokens = manifest.tokens
+        self._shape = manifest.decoder
         self._cache_dtype = np.dtype(manifest.precision)
 
     def _decoder_path(self) -> Path:

@@ -19,7 +19,13 @@ Weights = Literal["embedded", "streamed", "stripped"]
 Progress = Callable[[str], None]  # told the phase that TensorRT is in
 
 POLL_SECONDS = 0.2  # how long Ctrl-C may go unnoticed
-OUT_OF_MEMORY = ("out of memory", "outofmemory", "bad_alloc", "insufficient memory", "cudaerror 2)")
+OUT_OF_MEMORY = (
+    "out of memory",
+    "outofmemory",
+    "bad_alloc",
+    "insufficient memory",
+    "myelin_tensor.h",
+)
 
 
 @dataclass(frozen=True)
@@ -66,19 +72,51 @@ def build_engine(
     Raises:
         CompExportError: the graph cannot be parsed or built, or memory ran out.
     """
-    trt = tensorrt.module
+    return _interruptibly(
+        lambda cancelled: _build(tensorrt, artifact, graph, options, progress, cancelled)
+    )
+
+
+def _interruptibly(work: Callable[[Event], Built]) -> Built:
+    """Run in a thread of its own, so that Ctrl-C is heard; TensorRT then stops at its next step.
+
+    It swallows what its callbacks raise, so none of them may run where Ctrl-C is raised.
+    """
+    cancelled = Event()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work, cancelled)
+        while True:
+            try:
+                return future.result(timeout=POLL_SECONDS)
+            except NotYet:
+                if future.done():
+                    raise
+            except BaseException:
+                cancelled.set()
+                raise
+
+
+def _build(
+    tensorrt: TensorRT,
+    artifact: Path,
+    graph: EngineGraph,
+    options: BuildOptions,
+    progress: Progress,
+    cancelled: Event,
+) -> Built:
     path = artifact / graph.graph
     model = read_graph(path, graph.fixed)
     dimensions = input_dimensions(model)
     log = _logger(tensorrt)
-    builder = trt.Builder(log)
+    builder = tensorrt.module.Builder(log)
     config = builder.create_builder_config()
     _configure(tensorrt, config, options)
+    config.progress_monitor = _monitor(tensorrt, progress, cancelled)
     network = parse(tensorrt, builder, model, path, log)
     for profile in graph.profiles:
         add_profile(builder, config, profile, dimensions)
     cache = _TimingCache.load(tensorrt, config, options.timing_cache)
-    data = _run(tensorrt, builder, network, config, progress)
+    data = _run(builder, network, config, path)
     if data is None:
         raise CompExportError(_why(tensorrt, path, log.errors))
     cache.save(config)
@@ -102,24 +140,12 @@ def _configure(tensorrt: TensorRT, config: Any, options: BuildOptions) -> None:
         config.set_flag(getattr(trt.BuilderFlag, flag))
 
 
-def _run(
-    tensorrt: TensorRT, builder: Any, network: Any, config: Any, progress: Progress
-) -> Any | None:
-    """Build in a thread of its own, so that Ctrl-C is heard; TensorRT then stops at its next step."""
-    cancelled = Event()
-    config.progress_monitor = _monitor(tensorrt, progress, cancelled)
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(builder.build_serialized_network, network, config)
-        while True:
-            try:
-                return future.result(timeout=POLL_SECONDS)
-            except NotYet:
-                continue
-            except MemoryError as error:
-                raise CompExportError(_memory(network.name or "the graph")) from error
-            except BaseException:
-                cancelled.set()
-                raise
+def _run(builder: Any, network: Any, config: Any, path: Path) -> Any | None:
+    """The serialised engine, or none where TensorRT failed and said why in its log."""
+    try:
+        return builder.build_serialized_network(network, config)
+    except MemoryError as error:
+        raise CompExportError(_memory(str(path))) from error
 
 
 def _why(tensorrt: TensorRT, path: Path, errors: list[str]) -> str:

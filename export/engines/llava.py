@@ -1,6 +1,7 @@
 """The engines of a LLaVA: vision encoder, token embedding, and the decoder with caches in place."""
 
 from comp.errors import CompExportError
+from comp.plan import KEEP_UNIT
 from export.cache import cached_tokens
 from export.engines.limits import Limits
 from export.engines.names import DECODE, DECODER, EMBED, PREFILL, VISION
@@ -8,6 +9,7 @@ from export.engines.profiles import EngineGraph, Profile, Range
 from export.llava import IN_PLACE
 from export.manifest import Manifest
 
+LARGEST_TOPK = 3840  # TensorRT's limit of k
 ALIGNMENT = 8  # places in a cache: whole vectors of half precision
 
 
@@ -18,15 +20,25 @@ def cache_capacities(manifest: Manifest, limits: Limits) -> tuple[int, ...]:
     return tuple(-(-(count + limits.max_new_tokens) // ALIGNMENT) * ALIGNMENT for count in filled)
 
 
+def longest_step(manifest: Manifest) -> int:
+    """The fewest text tokens of which every drop leaves two.
+
+    A decode step has one token, but TensorRT-RTX 1.7 finds no fused attention behind a drop where the
+    number of queries is the constant 1: the step's profile goes up to this number.
+    """
+    count = 2
+    for drop in reversed(manifest.decoder.drops):
+        count = (count - 1) * KEEP_UNIT // round(drop.text_keep_ratio * KEEP_UNIT) + 1
+    return min(count, LARGEST_TOPK)
+
+
 def engine_graphs(manifest: Manifest, limits: Limits) -> tuple[EngineGraph, ...]:
     """What to build for a LLaVA.
 
-    The decoder has two profiles on one set of weights. A decode step is one text token; its profile
-    goes up to two, because TensorRT-RTX 1.7 finds no fused attention behind a drop where the number
-    of queries is the constant 1.
+    The decoder has two profiles on one set of weights: a prefill, and a decode step of one text token.
 
     Raises:
-        CompExportError: the limits exceed the model's positions.
+        CompExportError: the limits exceed the model's positions, or what TensorRT can sort.
     """
     image_tokens = limits.images * manifest.vision.image_tokens
     longest = image_tokens + limits.max_prompt
@@ -36,6 +48,12 @@ def engine_graphs(manifest: Manifest, limits: Limits) -> tuple[EngineGraph, ...]
             f"--images {limits.images} ({image_tokens} tokens), --max-prompt {limits.max_prompt} and "
             f"--max-new-tokens {limits.max_new_tokens} are {longest + limits.max_new_tokens} tokens, "
             f"the model has {room} positions: lower one of them"
+        )
+    kept = cached_tokens(manifest.decoder, image_tokens, limits.max_prompt)[1:]
+    if kept and max(kept) > LARGEST_TOPK:
+        raise CompExportError(
+            f"--images {limits.images} and --max-prompt {limits.max_prompt} keep {max(kept)} tokens at "
+            f"a drop, TensorRT sorts at most {LARGEST_TOPK}: lower one of them"
         )
     batch = Range(1, 1, limits.max_batch)
     usual_text = -(-limits.max_prompt // 2)
@@ -47,7 +65,7 @@ def engine_graphs(manifest: Manifest, limits: Limits) -> tuple[EngineGraph, ...]
         "vision_tokens": Range(0, image_tokens, image_tokens),
         "text_tokens": Range(1, usual_text, limits.max_prompt),
     }
-    step = Range(1, 1, 2)
+    step = Range(1, 1, longest_step(manifest))
     decode = {
         "batch": batch,
         "sequence": step,

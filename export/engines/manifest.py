@@ -99,7 +99,7 @@ class EngineManifest(_Frozen):
         if capability not in self.compute_capabilities:
             raise CompExportError(
                 f"the engines were built for compute capability {built_for}, this GPU has "
-                f"{capability}: {REMEDY} --compute-capability {capability}"
+                f"{capability}: build again with `{VERB} --force --compute-capability {capability}`"
             )
         if (module, version) != (self.module, self.module_version):
             raise CompExportError(

@@ -129,7 +129,9 @@ def cached_attention(
         for old, new in zip(past, (new_key, new_value), strict=True)
     )
     if graph.target.attention_operator:
+        queries = _at_least_two(graph, queries, heads)
         mixed = graph.op("Attention", queries, keys, values, window.mask, scale=heads.dim**-0.5)
+        mixed = _of_heads(graph, mixed, heads)
         return Attended(_join_heads(graph, mixed, heads), keys, values)
     scores = graph.op(
         "MatMul", queries, graph.op("Transpose", _repeat(graph, keys, heads), perm=(0, 1, 3, 2))
@@ -228,6 +230,18 @@ def _causal_mask(graph: GraphBuilder, queries: ir.Value, total: ir.Value) -> ir.
         return graph.op("LessOrEqual", keys, queries)
     lowest = graph.scalar(float(np.finfo(graph.target.numpy).min))
     return graph.op("Where", graph.op("Greater", keys, queries), lowest, graph.scalar(0.0))
+
+
+def _at_least_two(graph: GraphBuilder, queries: ir.Value, heads: Heads) -> ir.Value:
+    """A single query head twice: behind a mask TensorRT-RTX 1.7 has no fused attention of one."""
+    return queries if heads.query > 1 else graph.op("Concat", queries, queries, axis=1)
+
+
+def _of_heads(graph: GraphBuilder, mixed: ir.Value, heads: Heads) -> ir.Value:
+    """The heads that there are, ``[B, H, N, hd]``."""
+    if heads.query > 1:
+        return mixed
+    return graph.op("Slice", mixed, graph.constant([0]), graph.constant([1]), graph.constant([1]))
 
 
 def _repeat(graph: GraphBuilder, x: ir.Value, heads: Heads) -> ir.Value:

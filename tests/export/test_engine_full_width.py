@@ -1,0 +1,136 @@
+"""Engines of the real architecture: LLaVA-1.5-7B at full width, two blocks of each part."""
+
+import shutil
+
+import pytest
+import torch
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
+from comp.training.tiny_llava import tiny_llava_processor
+from comp.training.tiny_tokenizer import build_tokenizer
+from export.artifact import Origin, export_artifact
+from export.engines.build import BuildOptions, build_engine
+from export.engines.limits import Limits
+from export.engines.llava import cache_capacities, engine_graphs
+from export.engines.module import find_tensorrt
+from export.graph.builder import Target
+from export.manifest import read_manifest
+
+pytest.importorskip("tensorrt_rtx")
+pytestmark = pytest.mark.slow
+
+HIDDEN, HEADS, WIDTH = 4096, 32, 11008
+KEPT = ((24, 6400), (17, 5504))  # heads and channels that stay of each decoder block
+DROP = DropPlan(after_layer=1, vision_keep_ratio=0.25, text_keep_ratio=0.9)
+LIMITS = Limits(max_prompt=128, max_new_tokens=128)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """Gigabytes: gone when the tests are."""
+    directory = tmp_path_factory.mktemp("engine-full-width")
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(home):
+    tokenizer = build_tokenizer()
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=2,
+            num_attention_heads=16,
+            image_size=336,
+            patch_size=14,
+            projection_dim=768,
+        ),
+        text_config=LlamaConfig(
+            vocab_size=32064,
+            hidden_size=HIDDEN,
+            intermediate_size=WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=HEADS,
+            num_key_value_heads=HEADS,
+            max_position_embeddings=4096,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_seq_length=576,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="default",
+    )
+    directory = home / "llava"
+    torch.manual_seed(0)
+    model = LlavaForConditionalGeneration._from_config(config, dtype=torch.float16)
+    model.save_pretrained(directory)
+    del model
+    processor = tiny_llava_processor(tokenizer)
+    processor.image_processor.size = {"shortest_edge": 336}
+    processor.image_processor.crop_size = {"height": 336, "width": 336}
+    processor.save_pretrained(directory)
+    return directory
+
+
+def full_width_plan():
+    generator = torch.Generator().manual_seed(0)
+
+    def some(count, of):
+        return tuple(sorted(torch.randperm(of, generator=generator)[:count].tolist()))
+
+    return PruningPlan(
+        family="llava",
+        model="full width",
+        method="comp",
+        rate=0.5,
+        workload=Workload(image_tokens=576, text_tokens=64),
+        macs_dense=200,
+        macs=100,
+        blocks=tuple(
+            BlockPlan(
+                part="language",
+                index=index,
+                num_attention_heads=HEADS,
+                num_key_value_heads=HEADS,
+                intermediate_size=WIDTH,
+                kept_key_value_heads=some(heads, HEADS),
+                kept_channels=some(channels, WIDTH),
+            )
+            for index, (heads, channels) in enumerate(KEPT)
+        ),
+        drops=(DROP,),
+    )
+
+
+@pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
+def test_full_width_is_fused_and_written_in_place(pruned, checkpoint, home):
+    plan = full_width_plan() if pruned else None
+    source = home / "onnx"
+    origin = Origin.of_plan(plan) if plan else Origin("full width")
+    export_artifact(checkpoint, source, origin, Target("standard", "float16"), plan)
+    manifest = read_manifest(source)
+    vision, _, decoder = engine_graphs(manifest, LIMITS)
+    # 576 image tokens, 128 of a prompt, 128 new: 832; behind the drop 144 + 116 + 128, up to eights.
+    assert cache_capacities(manifest, LIMITS) == ((832, 392) if pruned else (832,))
+    tensorrt, options = find_tensorrt("tensorrt_rtx"), BuildOptions(("8.9",))
+    built = build_engine(tensorrt, source, decoder, options)
+    assert [(b.block, b.attention, b.caches_in_place) for b in built.blocks] == [
+        ("layers.0", "fused", 2),
+        ("layers.1", "fused", 2),
+    ]
+    weights = source / "decoder_model.onnx.data"
+    assert built.data.nbytes >= weights.stat().st_size
+    prefill = built.profiles["prefill"]
+    heads = [count for count, _ in KEPT] if pruned else [HEADS] * 2
+    places = (832, 392) if pruned else (832, 832)
+    for layer in range(2):
+        assert prefill[f"past_key_values.{layer}.key"][2] == (1, heads[layer], places[layer], 128)
+    assert prefill["inputs_embeds"][2] == (1, 704, HIDDEN)
+    del built
+    tower = build_engine(tensorrt, source, vision, options)
+    assert [b.attention for b in tower.blocks] == ["fused"] * 2
+    assert tower.profiles["prefill"]["pixel_values"][2] == (1, 3, 336, 336)
