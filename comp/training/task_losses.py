@@ -1,0 +1,132 @@
+"""What the tiny BLIPs and tiny-clip are trained on: one loss a task, and the dense one of all."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from comp.training.task_batches import IGNORE, QUESTIONS_EACH, Task, normalised
+from comp.training.tiny_blip import WIDTH
+
+Losses = dict[str, Tensor]
+
+
+class Trainee(nn.Module):
+    """A model with what only training needs; the forward pass returns losses and shares of right."""
+
+    def __init__(self, task: Task, model: Any, tokens: "Tokens") -> None:
+        super().__init__()
+        self.task, self.tokens = task, tokens
+        self.model: Any = model
+        self.temperature = nn.Parameter(torch.tensor(2.66))  # of retrieval, as a logarithm
+        self.words = nn.Linear(WIDTH, tokens.vocabulary) if task == "clip" else None
+
+    def forward(self, batch: dict[str, Tensor]) -> Losses:
+        pixels = normalised(batch["pixels"])
+        images = self._images(pixels)
+        losses = self._dense(images[:, 1:], batch["patch_word"])
+        if self.task != "trunk":
+            losses |= getattr(self, f"_{self.task}")(images, batch)
+        return losses
+
+    def _images(self, pixels: Tensor) -> Tensor:
+        """States of [CLS] and of all patches ``[I, 145, D]``, normalised."""
+        vision = self.model.vision_model(pixels)
+        if self.task == "clip":
+            return self.model.vision_model.post_layernorm(vision.last_hidden_state)
+        return vision.last_hidden_state
+
+    def _dense(self, patches: Tensor, target: Tensor) -> Losses:
+        if self.words is not None:
+            logits = self.words(patches)
+        else:
+            text = getattr(self.model, "text_encoder", None)
+            text = self.model.text_decoder.bert if text is None else text
+            logits = F.linear(patches, text.embeddings.word_embeddings.weight) * WIDTH**-0.5
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten())
+        on_things = target != self.tokens.nothing
+        right = (logits.argmax(-1) == target) & on_things
+        return {"dense": loss, "patch_accuracy": right.sum() / on_things.sum()}
+
+    def _present(self, ids: Tensor) -> Tensor:
+        return (ids != self.tokens.pad).long()
+
+    def _encoded(self, ids: Tensor, images: Tensor | None) -> Tensor:
+        found = self.model.text_encoder(
+            input_ids=ids, attention_mask=self._present(ids), encoder_hidden_states=images
+        )
+        return found.last_hidden_state
+
+    def _answered(self, ids: Tensor, states: Tensor, present: Tensor | None) -> Losses:
+        """Teacher forcing of ``ids [B, L]``, whose first token becomes the decoder's start."""
+        inputs = ids.clone()
+        inputs[:, 0] = self.tokens.start
+        logits = self.model.text_decoder(
+            input_ids=inputs[:, :-1],
+            attention_mask=self._present(inputs[:, :-1]),
+            encoder_hidden_states=states,
+            encoder_attention_mask=present,
+        ).logits
+        wanted = ids[:, 1:].masked_fill(ids[:, 1:] == self.tokens.pad, IGNORE)
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=IGNORE)
+        right = (logits.argmax(-1) == wanted) | (wanted == IGNORE)
+        return {"loss": loss, "accuracy": right.all(1).float().mean()}
+
+    def _vqa(self, images: Tensor, batch: dict[str, Tensor]) -> Losses:
+        images = images.repeat_interleave(QUESTIONS_EACH, 0)
+        states = self._encoded(batch["ids"], images)
+        return self._answered(batch["answers"], states, self._present(batch["ids"]))
+
+    def _caption(self, images: Tensor, batch: dict[str, Tensor]) -> Losses:
+        return self._answered(batch["ids"], images, None)
+
+    def _nlvr(self, images: Tensor, batch: dict[str, Tensor]) -> Losses:
+        ids = batch["ids"]
+        pairs = images.unflatten(0, (len(ids), 2))
+        states = self.model.text_encoder(ids, self._present(ids), pairs)
+        return _judged(self.model.cls_head(states[:, 0]), batch["label"])
+
+    def _retrieval(self, images: Tensor, batch: dict[str, Tensor]) -> Losses:
+        """Contrast in the batch, and matching against the hardest other image and text."""
+        ids = batch["ids"]
+        texts = self._encoded(ids, None)
+        seen = F.normalize(self.model.vision_proj(images[:, 0]), dim=-1)
+        read = F.normalize(self.model.text_proj(texts[:, 0]), dim=-1)
+        losses = self._contrast(seen, read)
+        other = (seen @ read.T).detach().fill_diagonal_(-2)
+        wrong_text, wrong_image = other.argmax(1), other.argmax(0)
+        rows = torch.cat([ids, ids[wrong_text], ids])
+        looks = torch.cat([images, images, images[wrong_image]])
+        scores = self.model.itm_head(self._encoded(rows, looks)[:, 0])
+        label = torch.zeros(len(rows), dtype=torch.long, device=ids.device)
+        label[: len(ids)] = 1
+        matched = _judged(scores, label)
+        return losses | {"match": matched["loss"], "match_accuracy": matched["accuracy"]}
+
+    def _clip(self, images: Tensor, batch: dict[str, Tensor]) -> Losses:
+        ids = batch["ids"]
+        texts = self.model.text_model(input_ids=ids, attention_mask=self._present(ids))
+        seen = F.normalize(self.model.visual_projection(images[:, 0]), dim=-1)
+        read = F.normalize(self.model.text_projection(texts.pooler_output), dim=-1)
+        return self._contrast(seen, read)
+
+    def _contrast(self, images: Tensor, texts: Tensor) -> Losses:
+        scores = (images @ texts.T).float() * self.temperature.clamp(max=4.6).exp()
+        own = torch.arange(len(scores), device=scores.device)
+        loss = (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
+        return {"loss": loss, "accuracy": (scores.argmax(1) == own).float().mean()}
+
+
+class Tokens:
+    """The special tokens that losses need."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, nothing: int) -> None:
+        self.pad, self.start = tokenizer.pad_token_id, tokenizer.bos_token_id
+        self.nothing, self.vocabulary = nothing, len(tokenizer)
+
+
+def _judged(scores: Tensor, label: Tensor) -> Losses:
+    loss = F.cross_entropy(scores.float(), label)
+    return {"loss": loss, "accuracy": (scores.argmax(-1) == label).float().mean()}

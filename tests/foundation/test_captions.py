@@ -1,0 +1,65 @@
+"""Captions say what is there, and are scored by the things that they name."""
+
+from collections import Counter
+
+import pytest
+
+from comp.data.captions import EmojiCaptions, article, captions_of, names_in, things_score
+from comp.data.emoji_scenes import SPLITS, split_of
+from comp.data.scenes import Scene, Thing
+
+
+def test_captions_name_every_thing_once():
+    data = EmojiCaptions("test", 60)
+    for index in range(60):
+        found = data[index]
+        assert 1 <= len(found.names) <= 5
+        for caption in found.captions:
+            assert names_in(caption) == Counter(found.names)
+            assert caption.endswith(".")
+        assert len(set(found.captions)) == 5
+        assert split_of(data.scene(index)) == "test"
+        assert found.captions == data[index].captions
+
+
+def test_the_words_of_a_caption():
+    things = (
+        Thing("fox", 140, 84, 40, 0),
+        Thing("axe", 28, 28, 40, 0),
+        Thing("hot dog", 57, 140, 40, 0),  # a pixel from the line between two places
+    )
+    plain, other, *_ = captions_of(Scene(things, 0))
+    assert plain == "an axe at the top left, a hot dog and a fox at the right."
+    assert other == f"there is {plain}"
+    assert captions_of(Scene(things[:1], 0))[0] == "a fox at the right."
+
+
+def test_articles():
+    assert [article(name) for name in ("axe", "fox", "umbrella")] == ["an", "a", "an"]
+
+
+@pytest.mark.parametrize(
+    ("caption", "score"),
+    [
+        ("a fox and a cow.", (2, 2, 3)),
+        ("A  FOX, a cow and a red apple.", (3, 3, 3)),
+        ("a fox, a fox and a cow.", (2, 3, 3)),  # named twice, there once
+        ("a green apple.", (0, 1, 3)),
+        ("nothing.", (0, 0, 3)),
+        ("a foxglove.", (0, 0, 3)),
+    ],
+)
+def test_things_are_counted_with_copies(caption, score):
+    assert things_score(caption, ["fox", "cow", "red apple"]) == score
+
+
+def test_the_longer_of_overlapping_names_counts():
+    assert names_in("a hot dog.") == Counter({"hot dog": 1})
+    assert names_in("a dog and a hot dog.") == Counter({"dog": 1, "hot dog": 1})
+
+
+def test_splits_differ():
+    texts = {split: EmojiCaptions(split, 4)[0].captions for split in SPLITS}
+    assert len(set(texts.values())) == 3
+    with pytest.raises(ValueError, match="unknown split 'dev'"):
+        EmojiCaptions("dev")
