@@ -56,8 +56,8 @@ def final_plan(
         macs=macs,
         blocks=tuple(_block_plan(adapter, final, widths, key) for key in dense),
         drops=tuple(
-            DropPlan(after_layer=place, vision_keep_ratio=vision, text_keep_ratio=text)
-            for place, (vision, text) in sorted(shares.items())
+            DropPlan(part=part, after_layer=after, vision_keep_ratio=vision, text_keep_ratio=text)
+            for (part, after), (vision, text) in sorted(shares.items())
         ),
     )
 

@@ -17,6 +17,7 @@ PLAN_VERSION: Final = 1
 KEEP_UNIT = 1000  # keep ratios are whole thousandths, so that ceil(ratio * n) is exact everywhere
 
 Part = Literal["vision", "language", "cross"]
+Place = tuple[Part, int]  # where tokens are dropped: a part, and the blocks of it passed before
 
 
 def keep_count(n: int, keep_ratio: float) -> int:
@@ -59,11 +60,20 @@ class BlockPlan(_Frozen):
 
 
 class DropPlan(_Frozen):
-    """A place where tokens are dropped: after so many language blocks, the shares that stay."""
+    """A place where tokens are dropped: the shares that stay behind so many blocks of a part.
 
-    after_layer: int = Field(ge=1, description="language blocks passed before tokens are dropped")
+    What is dropped goes between the attention and the FFN of the block before. A part that holds no
+    tokens of a kind keeps all of that kind.
+    """
+
+    part: Part = Field(default="language", description="whose blocks are counted")
+    after_layer: int = Field(ge=1, description="blocks passed before tokens are dropped")
     vision_keep_ratio: float = Field(gt=0, le=1)
     text_keep_ratio: float = Field(gt=0, le=1)
+
+    @property
+    def place(self) -> Place:
+        return self.part, self.after_layer
 
 
 class Workload(_Frozen):

@@ -18,13 +18,13 @@ from comp.compute import Compute
 from comp.families.base import FamilyAdapter, Forwarding, KeptShare, Mode, TokenKind
 from comp.importance import ParameterImportance, cheapest_units
 from comp.masks import BlockKey, Masks
-from comp.plan import KEEP_UNIT, Part, Workload
+from comp.plan import KEEP_UNIT, Part, Place, Workload
 from comp.tokens import TEXT, VISION, DropRules, RaisedRule, RatioRule
 
 TOKEN_BISECTIONS = 9
 LEAST_LEFT = 0.5  # of a kind of token that is there; more in one stage would tear the model apart
 MAX_RELATIVE_IMPORTANCE = 1e3
-Shares = dict[int, tuple[float, float]]
+Shares = dict[Place, tuple[float, float]]
 WHOLE = (1.0, 1.0)
 
 
@@ -109,11 +109,15 @@ class Search:
                     heads[block.key] = 1
                     channels[block.key] = min(self.options.min_channels, channels[block.key])
             if mode.tokens is not None:
-                for number, place in enumerate(self.adapter.drop_places):
-                    least = 0.001 if number == 0 else 1.0
-                    vision, text = shares.get(place, (1.0, 1.0))
+                for number, place in enumerate(self._places(mode.tokens)):
+                    least = 1 / KEEP_UNIT if number == 0 else 1.0
+                    vision, text = shares.get(place, WHOLE)
                     shares[place] = (least, text) if mode.tokens == "vision" else (vision, least)
         return self.adapter.macs(type(counts)(heads, channels), shares, self.workload)
+
+    def _places(self, kind: TokenKind) -> list[Place]:
+        """Where tokens of a kind may be dropped."""
+        return [place for place, kinds in self.adapter.drop_places.items() if kind in kinds]
 
     def importance(self, state: SearchState, parts: set[Part]) -> ParameterImportance:
         """Run the calibration batches and collect importances of heads and channels."""
@@ -164,20 +168,25 @@ class Search:
     ) -> SearchState:
         code = VISION if kind == "vision" else TEXT
         held = {place: state.shares.get(place, WHOLE) for place in self.adapter.drop_places}
+        raised = self._places(kind)
         rules: DropRules = {
-            place: RaisedRule(code, value, RatioRule(*share)) for place, share in held.items()
+            place: RaisedRule(code, value, rule) if place in raised else rule
+            for place, rule in ((place, RatioRule(*share)) for place, share in held.items())
         }
         measured = self._measured_shares(batches, state.masks, rules)
-        shares = {
-            place: (measured[place][0], text) if kind == "vision" else (vision, measured[place][1])
-            for place, (vision, text) in held.items()
-        }
+        shares = dict(held)
+        for place in raised:
+            vision, text = held[place]
+            if kind == "vision":
+                shares[place] = (measured[place][0], text)
+            else:
+                shares[place] = (vision, measured[place][1])
         return replace(state, thresholds=state.thresholds.with_kind(kind, value), shares=shares)
 
     def _measured_shares(self, batches: Sequence[Any], masks: Masks, rules: DropRules) -> Shares:
         """Keep ratio by drop place and kind, over these batches."""
         how = Forwarding(masks, rules, self.options.cit)
-        totals: dict[int, Tensor] = {}
+        totals: dict[Place, Tensor] = {}
         with torch.no_grad(), self.compute.autocast():
             for batch in batches:
                 for place, share in self.adapter.score(batch, how).shares.items():

@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,6 +13,7 @@ from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter
 from comp.files import write_text, writing
 from comp.masks import BlockKey, Masks
+from comp.plan import Part, Place
 from comp.search import SearchState, Thresholds
 from comp.strategy import ModeCost
 
@@ -46,7 +47,7 @@ def save_search(
         "costs": {name: asdict(cost) for name, cost in saved.costs.items()},
         "exhausted": saved.exhausted,
         "thresholds": asdict(saved.state.thresholds),
-        "shares": {str(place): share for place, share in saved.state.shares.items()},
+        "shares": {name_of(place): share for place, share in saved.state.shares.items()},
         "heads": _mask_lists(saved.state.masks.heads),
         "channels": _mask_lists(saved.state.masks.channels),
         "weights": weights,
@@ -70,7 +71,7 @@ def load_search(folder: Path, adapter: FamilyAdapter, modes: tuple[str, ...]) ->
         )
     load_trainable(folder / record["weights"], adapter)
     masks = Masks(_masks(record["heads"]), _masks(record["channels"]))
-    shares = {int(place): tuple(share) for place, share in record["shares"].items()}
+    shares = {_key(name): tuple(share) for name, share in record["shares"].items()}
     state = SearchState(masks, Thresholds(**record["thresholds"]), shares)
     return SavedSearch(
         state,
@@ -111,16 +112,24 @@ def _lines(folder: Path, count: int) -> list[dict[str, Any]]:
 def _mask_lists(masks: dict[BlockKey, Tensor]) -> dict[str, list[int]]:
     """The indices that are left, by block."""
     return {
-        f"{part}.{index}": [len(mask), *mask.nonzero()[:, 0].tolist()]
-        for (part, index), mask in masks.items()
+        name_of(key): [len(mask), *mask.nonzero()[:, 0].tolist()] for key, mask in masks.items()
     }
 
 
 def _masks(lists: dict[str, list[int]]) -> dict[BlockKey, Tensor]:
     masks: dict[BlockKey, Tensor] = {}
     for name, (size, *left) in lists.items():
-        part, _, index = name.rpartition(".")
         mask = torch.zeros(size)
         mask[left] = 1
-        masks[part, int(index)] = mask  # type: ignore[index]
+        masks[_key(name)] = mask
     return masks
+
+
+def name_of(key: BlockKey | Place) -> str:
+    """``language.3``: a block, or a place where tokens are dropped."""
+    return f"{key[0]}.{key[1]}"
+
+
+def _key(name: str) -> BlockKey:
+    part, _, number = name.rpartition(".")
+    return cast(Part, part), int(number)

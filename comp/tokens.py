@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from comp.plan import KEEP_UNIT, DropPlan
+from comp.plan import KEEP_UNIT, DropPlan, Place
 
 VISION, TEXT, ANSWER = 0, 1, 2
 ALWAYS = 2.0  # added to the query token's importance; importances are at most 1
@@ -123,12 +123,12 @@ class RaisedRule:
         )
 
 
-DropRules = dict[int, DropRule]
-"""Rules by place: the number of language blocks passed before the drop."""
+DropRules = dict[Place, DropRule]
+"""Rules by place."""
 
 
 def rules_from_plan(drops: tuple[DropPlan, ...]) -> DropRules:
-    return {drop.after_layer: RatioRule.from_plan(drop) for drop in drops}
+    return {drop.place: RatioRule.from_plan(drop) for drop in drops}
 
 
 @dataclass(frozen=True)

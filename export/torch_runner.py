@@ -21,7 +21,7 @@ from comp.families.llava_forward import IGNORE, LlavaBatch, answer_step, prompt_
 from comp.families.loading import load_adapter
 from comp.masks import Masks
 from comp.plan import DropPlan, PruningPlan
-from comp.tokens import DropRules, RatioRule
+from comp.tokens import DropRule, RatioRule
 from export.parity import Prefilled
 
 
@@ -67,7 +67,7 @@ class TorchRunner:
             labels=torch.full_like(ids, IGNORE),
         )
         ears = {drop.after_layer: _Listening(RatioRule.from_plan(drop)) for drop in self._drops}
-        rules: DropRules = dict(ears)
+        rules: dict[int, DropRule] = dict(ears)
         options = DecoderOptions(masks=self._masks, rules=rules)
         cache = DecoderCache()
         output = run_llava(self._model, batch, options, cache, tower_masks=self._masks)

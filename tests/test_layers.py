@@ -9,7 +9,9 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = ("comp", "export", "serve", "demo")
 SERVE_MAY_IMPORT = {
     "comp.console", "comp.data", "comp.errors", "comp.files", "comp.images", "comp.options",
-    "comp.plan", "comp.runs", "export.manifest",
+    "comp.plan", "comp.runs", "export.cache", "export.engines.limits", "export.engines.manifest",
+    "export.engines.names", "export.engines.profiles", "export.engines.runtime",
+    "export.engines.slot", "export.manifest",
 }  # fmt: skip
 
 

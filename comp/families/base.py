@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from comp.data.example import Example
 from comp.families.observe import Observer
 from comp.masks import BlockKey, BlockShape, Masks, StructureCounts
-from comp.plan import Part, PruningPlan, Workload
+from comp.plan import Part, Place, PruningPlan, Workload
 from comp.tokens import DropRules
 
 TokenKind = Literal["vision", "text"]
@@ -49,7 +49,7 @@ class Scored:
 
     loss: Tensor
     correct: Tensor
-    shares: dict[int, KeptShare]
+    shares: dict[Place, KeptShare]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class FamilyAdapter(Protocol):
     default_modes: tuple[str, ...]
     model: nn.Module
     blocks: tuple[BlockShape, ...]
-    drop_places: tuple[int, ...]
+    drop_places: dict[Place, tuple[TokenKind, ...]]  # with the kinds of tokens there, in order
 
     def collate(self, examples: Sequence[Example]) -> Any:
         """A batch of questions with their answers."""
@@ -88,7 +88,7 @@ class FamilyAdapter(Protocol):
         ...
 
     def macs(
-        self, counts: StructureCounts, shares: dict[int, tuple[float, float]], on: Workload
+        self, counts: StructureCounts, shares: dict[Place, tuple[float, float]], on: Workload
     ) -> int:
         """Multiply-accumulates with so many heads and channels and these keep ratios by place."""
         ...

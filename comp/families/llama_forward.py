@@ -15,7 +15,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from comp.families.attention import NEVER, attend, causal_bias, presence_bias
 from comp.families.observe import Observer
 from comp.masks import Masks
-from comp.tokens import ANSWER, DropRules, TokenState, received_attention
+from comp.tokens import ANSWER, DropRule, DropRules, TokenState, received_attention
 
 
 @dataclass
@@ -58,8 +58,13 @@ class DecoderOptions:
     """How to run: masks (none: whole), drop rules by place, CIT on or off."""
 
     masks: Masks | None = None
-    rules: DropRules = field(default_factory=dict)
+    rules: dict[int, DropRule] = field(default_factory=dict)  # by blocks passed
     calibrated: bool = True
+
+
+def rules_by_layer(rules: DropRules) -> dict[int, DropRule]:
+    """Rules of the decoder's places, by the blocks passed before."""
+    return {layer: rule for (_, layer), rule in rules.items()}
 
 
 def run_decoder(

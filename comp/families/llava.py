@@ -10,8 +10,15 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration, ProcessorMixin
 
 from comp.data.example import Example
-from comp.families.base import FamilyAdapter, Forwarding, KeptShare, Mode, Scored
-from comp.families.llama_forward import DecoderOptions, Kept
+from comp.families.base import (
+    FamilyAdapter,
+    Forwarding,
+    KeptShare,
+    Mode,
+    Scored,
+    TokenKind,
+)
+from comp.families.llama_forward import DecoderOptions, Kept, rules_by_layer
 from comp.families.llava_batches import LlavaCollator
 from comp.families.llava_cut import cut_of
 from comp.families.llava_forward import (
@@ -29,7 +36,7 @@ from comp.families.slim_llava import (
 )
 from comp.flops import ModelShape, llava_macs_of_counts
 from comp.masks import BlockKey, BlockShape, Masks, StructureCounts
-from comp.plan import Part, PruningPlan, Workload
+from comp.plan import Part, Place, PruningPlan, Workload
 from comp.tokens import TEXT, VISION
 
 MODES = (
@@ -66,7 +73,8 @@ class LlavaAdapter(FamilyAdapter):
         self.blocks = _blocks(model)
         depth = model.config.text_config.num_hidden_layers
         places = {max(1, round(share * depth)) for share in DROP_SHARES}
-        self.drop_places = tuple(sorted(place for place in places if place < depth))
+        kinds: tuple[TokenKind, ...] = ("vision", "text")
+        self.drop_places = {("language", place): kinds for place in sorted(places) if place < depth}
         self._tower_frozen = True
 
     @property
@@ -78,7 +86,7 @@ class LlavaAdapter(FamilyAdapter):
 
     def score(self, batch: LlavaBatch, how: Forwarding, observer: Observer | None = None) -> Scored:
         batch = batch.to(self.device)
-        options = DecoderOptions(how.masks, how.rules or {}, how.calibrated)
+        options = DecoderOptions(how.masks, rules_by_layer(how.rules or {}), how.calibrated)
         tower = self._tower_frozen and observer is None
         output = run_llava(
             self.model, batch, options, observer=observer, tower_masks=how.masks, freeze_tower=tower
@@ -107,9 +115,10 @@ class LlavaAdapter(FamilyAdapter):
         return Workload(image_tokens=round(vision / rows), text_tokens=max(1, round(text / rows)))
 
     def macs(
-        self, counts: StructureCounts, shares: dict[int, tuple[float, float]], on: Workload
+        self, counts: StructureCounts, shares: dict[Place, tuple[float, float]], on: Workload
     ) -> int:
-        return llava_macs_of_counts(self.shape, counts.heads, counts.channels, shares, on)
+        by_layer = {layer: share for (_, layer), share in shares.items()}
+        return llava_macs_of_counts(self.shape, counts.heads, counts.channels, by_layer, on)
 
     def output_magnitude(self, key: BlockKey) -> tuple[Tensor, Tensor]:
         part, number = key
@@ -203,13 +212,13 @@ def _blocks(model: LlavaForConditionalGeneration) -> tuple[BlockShape, ...]:
     return tuple(found)
 
 
-def _shares(batch: LlavaBatch, kept: dict[int, Kept]) -> dict[int, KeptShare]:
+def _shares(batch: LlavaBatch, kept: dict[int, Kept]) -> dict[Place, KeptShare]:
     vision = int(((batch.kind == VISION) * (batch.alive > 0)).sum())
     text = int(((batch.kind == TEXT) * (batch.alive > 0)).sum())
-    shares = {}
+    shares: dict[Place, KeptShare] = {}
     for place, what in sorted(kept.items()):
         vision_kept = int(((what.kind == VISION) & (what.alive > 0)).sum())
         text_kept = int(((what.kind == TEXT) & (what.alive > 0)).sum())
-        shares[place] = KeptShare(vision, vision_kept, text, text_kept)
+        shares["language", place] = KeptShare(vision, vision_kept, text, text_kept)
         vision, text = vision_kept, text_kept
     return shares

@@ -22,7 +22,13 @@ from transformers.conversion_mapping import (
 )
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
-from comp.families.llama_forward import DecoderCache, DecoderOptions, LayerCache, run_decoder
+from comp.families.llama_forward import (
+    DecoderCache,
+    DecoderOptions,
+    LayerCache,
+    rules_by_layer,
+    run_decoder,
+)
 from comp.families.llava_forward import embed, image_features
 from comp.plan import DropPlan, PruningPlan
 from comp.tokens import TEXT, VISION, TokenState, rules_from_plan
@@ -75,7 +81,8 @@ class CompLlavaForConditionalGeneration(LlavaForConditionalGeneration):
 
     def decoder_options(self) -> DecoderOptions:
         drops = (self.config.pruning or {}).get("drops", [])
-        return DecoderOptions(rules=rules_from_plan(tuple(DropPlan(**drop) for drop in drops)))
+        rules = rules_from_plan(tuple(DropPlan(**drop) for drop in drops))
+        return DecoderOptions(rules=rules_by_layer(rules))
 
     def forward(
         self,

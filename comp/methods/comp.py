@@ -16,7 +16,7 @@ from comp.plan import PruningPlan, Workload
 from comp.progress import Progress
 from comp.pruning_data import PruningData
 from comp.search import ImportanceOptions, Search, SearchState
-from comp.search_state import SavedSearch, load_search, save_search
+from comp.search_state import SavedSearch, load_search, name_of, save_search
 from comp.strategy import ModeCost, StrategyOptions, choose_mode, stage_cost, updated_cost
 from comp.training_loop import StepOptions, Trainer, accuracy, examples_of, prefetched
 
@@ -137,7 +137,7 @@ class _Stages:
             "cost": cost,
             "costs": {key: value.cost for key, value in costs.items()},
             "thresholds": asdict(moved.thresholds),
-            "keep_ratios": {str(place): list(share) for place, share in moved.shares.items()},
+            "keep_ratios": {name_of(place): list(share) for place, share in moved.shares.items()},
         }
         return SavedSearch(moved, stage, metric, saved.dense_metric, costs, exhausted), line
 

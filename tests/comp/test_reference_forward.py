@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
 from comp.families.base import Forwarding
-from comp.families.llama_forward import DecoderCache, DecoderOptions
+from comp.families.llama_forward import DecoderCache, DecoderOptions, rules_by_layer
 from comp.families.llava import LlavaAdapter
 from comp.families.llava_forward import answer_step, run_llava
 from comp.masks import Masks
@@ -76,7 +76,7 @@ def test_masked_equals_slim_exactly_in_what_is_kept(adapter, seed):
     plan = some_plan(adapter, seed)
     batch = adapter.collate(questions(4))
     masks = Masks.from_plan(plan.blocks)
-    rules = rules_from_plan(plan.drops)
+    rules = rules_by_layer(rules_from_plan(plan.drops))
     with torch.no_grad():
         masked, one = masked_logits(adapter, batch, DecoderOptions(masks, rules), masks)
         slim = adapter.cut(plan)
@@ -145,7 +145,7 @@ def test_kept_tokens_are_those_the_last_prompt_token_looks_at(adapter):
 @pytest.mark.parametrize("drops", [(), DROPS])
 def test_decode_steps_equal_teacher_forcing(adapter, drops):
     batch = adapter.collate([q for q in questions(24) if q.kind == "list"][:1])
-    options = DecoderOptions(rules=rules_from_plan(drops))
+    options = DecoderOptions(rules=rules_by_layer(rules_from_plan(drops)))
     with torch.no_grad():
         whole, output = masked_logits(adapter, batch, options)
         length = int(batch.query[0]) + 1
@@ -186,7 +186,9 @@ def test_softly_present_tokens_fade(adapter):
         kept = RatioRule(0.75, 1.0)
         with torch.no_grad():
             return float(
-                adapter.score(batch, Forwarding(rules={1: rule if softness >= 0 else kept})).loss
+                adapter.score(
+                    batch, Forwarding(rules={("language", 1): rule if softness >= 0 else kept})
+                ).loss
             )
 
     # Fully present is the old ratio; almost gone is the new one.
