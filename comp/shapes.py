@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from comp.checkpoints import ALIASES, EMBEDDED, read_config, resolve_model
+from comp.encoder_shapes import PACKAGED
 from comp.errors import CompExportError
 from comp.plan import BlockPlan, DropPlan, PruningPlan
 
@@ -164,12 +165,22 @@ def read_shape(model: str) -> ModelShape:
     Raises:
         CompExportError: when there is no such model, or it is not a LLaVA-1.5.
     """
-    if model in ALIASES:
+    return ModelShape.from_config(config_of(model), model)
+
+
+def config_of(model: str) -> dict[str, Any]:
+    """The configuration of ``--model``: packaged, in a directory, or on the hub.
+
+    Raises:
+        CompExportError: when there is no such model.
+    """
+    if model in (*ALIASES, *PACKAGED):
         packaged = files("comp") / "models" / "configs" / f"{model}.json"
-        return ModelShape.from_config(json.loads(packaged.read_text(encoding="utf-8")), model)
+        found: dict[str, Any] = json.loads(packaged.read_text(encoding="utf-8"))
+        return found
     if model in EMBEDDED or Path(model).is_dir() or model.count("/") != 1:
-        return ModelShape.from_config(read_config(resolve_model(model)), model)
-    return ModelShape.from_config(_hub_config(model), model)
+        return read_config(resolve_model(model))
+    return _hub_config(model)
 
 
 def _hub_config(repository: str) -> dict[str, Any]:

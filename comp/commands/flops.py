@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "tiny-llava"
 DEFAULT_TEXT_TOKENS = 64
+ENCODER_TYPES = ("clip", "blip", "comp_blip_nlvr")
 
 
 @click.command()
@@ -62,13 +63,29 @@ def command(
     whole_tower: bool,
     options: CommonOptions,
 ) -> None:
-    """Count multiply-accumulates (one counts one) and parameters of a prompt, by part."""
+    """Count multiply-accumulates (one counts one) and parameters of a prompt, by part.
+
+    Of a CLIP or a BLIP (clip-b16, clip-l14-336, blip-retrieval, blip-vqa, blip-caption, blip-nlvr, or a
+    directory) it counts a request, and what the published figure stands for.
+    """
     from comp.flops import llava_macs
-    from comp.shapes import read_shape
+    from comp.shapes import ModelShape, config_of
 
     plan = None if plan_path is None else _load_plan(plan_path)
     name = model or (plan.model if plan else DEFAULT_MODEL)
-    shape = read_shape(name)
+    config = config_of(name)
+    if config.get("model_type") in ENCODER_TYPES:
+        llava_only = {
+            "--image-tokens": image_tokens is not None,
+            "--text-tokens": text_tokens is not None,
+            "--plan": plan is not None,
+            "--drop": bool(drops),
+            "--whole-tower": whole_tower,
+        }
+        _refuse([option for option, given in llava_only.items() if given], name)
+        _count_compositions(name, config, options)
+        return
+    shape = ModelShape.from_config(config, name)
     if image_tokens is None:
         image_tokens = plan.workload.image_tokens if plan else shape.image_tokens
     if text_tokens is None:
@@ -107,6 +124,34 @@ def command(
             f"Vision blocks behind the feature layer, which never run: {unused} of "
             f"{len(shape.vision_heads)}; --whole-tower counts them."
         )
+
+
+def _refuse(given: list[str], name: str) -> None:
+    from comp.errors import CompExportError
+
+    if given:
+        raise CompExportError(f"{given[0]} is of a LLaVA's prompt, {name} is none: leave it out")
+
+
+def _count_compositions(name: str, config: dict[str, Any], options: CommonOptions) -> None:
+    from comp.encoder_flops import compositions
+    from comp.encoder_shapes import EncoderShape
+
+    shape = EncoderShape.from_config(config, name)
+    found = compositions(shape)
+    if options.json:
+        print_json(
+            {
+                "model": name,
+                "family": shape.family,
+                "task": shape.task,
+                "compositions": [asdict(each) | {"macs": each.macs} for each in found],
+            }
+        )
+        return
+    for each in found:
+        rows = [("all", _giga(each.macs)), *((p, _giga(m)) for p, m in each.parts.items())]
+        print_table(f"{name}, {each.name}: {each.of}", ("part", "GMACs"), rows)
 
 
 def _load_plan(path: Path) -> "PruningPlan":
