@@ -22,17 +22,24 @@ STATEMENT_VERSION = 2  # keeps this stream apart from those of questions and cap
 MOST_THINGS = 5
 MOST_COPIES = 3
 ANSWERS = ("false", "true")
+CELLS = len(PLACES) * len(PLACES[0])
+FACTS = 2 + CELLS + MOST_COPIES  # no and yes, cells, copies
 
 Names = list[str]
 
 
 @dataclass(frozen=True)
 class Statement:
-    """What is said about two scenes, whether it is true, and its kind."""
+    """What is said about two scenes, whether it is true, and its kind.
+
+    ``facts``: what each picture alone says about the matter, as a code below ``FACTS``: no or yes; or the
+    cell that a thing stands in; or how often it is there. True or false follows from the two.
+    """
 
     text: str
     answer: bool
     kind: str
+    facts: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -59,6 +66,7 @@ class Plan:
 
     text: str
     wishes: tuple[Wish, Wish]
+    facts: tuple[int, int]
 
 
 class EmojiStatements(Sequence[PairExample]):
@@ -106,7 +114,7 @@ def draw_pair(
         plan = KINDS[kind](answer, rng)
         scenes = [_drawn(wish, split, rng) for wish in plan.wishes]
         if scenes[0] is not None and scenes[1] is not None:
-            return (scenes[0], scenes[1]), Statement(plan.text, answer, kind)
+            return (scenes[0], scenes[1]), Statement(plan.text, answer, kind, plan.facts)
 
 
 TRIES = 400  # of one picture; after that the pair is planned anew
@@ -135,7 +143,8 @@ def presence(answer: bool, rng: np.random.Generator) -> Plan:
     )
     bits = _bits(differ, rng)
     others = [other for other in sprites() if other != name]
-    return Plan(text, _both(lambda bit: Wish(_some(rng, others, [name] if bit else [])), bits))
+    wishes = _both(lambda bit: Wish(_some(rng, others, [name] if bit else [])), bits)
+    return Plan(text, wishes, _codes(bits))
 
 
 def category(answer: bool, rng: np.random.Generator) -> Plan:
@@ -155,7 +164,7 @@ def category(answer: bool, rng: np.random.Generator) -> Plan:
     def wish(bit: bool) -> Wish:
         return Wish(_some(rng, others, [_pick(rng, groups[kind])] if bit else []))
 
-    return Plan(text, _both(wish, bits))
+    return Plan(text, _both(wish, bits), _codes(bits))
 
 
 def place(answer: bool, rng: np.random.Generator) -> Plan:
@@ -179,7 +188,7 @@ def place(answer: bool, rng: np.random.Generator) -> Plan:
 
         return Wish(_some(rng, others, [name]), fits)
 
-    return Plan(text, (wish(cells[first]), wish(cells[second])))
+    return Plan(text, (wish(cells[first]), wish(cells[second])), (2 + first, 2 + second))
 
 
 def relation(answer: bool, rng: np.random.Generator) -> Plan:
@@ -207,7 +216,7 @@ def relation(answer: bool, rng: np.random.Generator) -> Plan:
 
         return Wish(_some(rng, rest, [one, other]), fits)
 
-    return Plan(text, _both(wish, bits))
+    return Plan(text, _both(wish, bits), _codes(bits))
 
 
 def count(answer: bool, rng: np.random.Generator) -> Plan:
@@ -227,7 +236,8 @@ def count(answer: bool, rng: np.random.Generator) -> Plan:
         more = int(rng.integers(0, MOST_THINGS - MOST_COPIES + 1))
         return Wish([name] * (copies + 1) + _distinct(rng, others, more))
 
-    return Plan(text, (wish(first), wish(second)))
+    codes = 2 + CELLS + first, 2 + CELLS + second
+    return Plan(text, (wish(first), wish(second)), codes)
 
 
 KINDS: dict[str, Callable[[bool, np.random.Generator], Plan]] = {
@@ -251,6 +261,10 @@ def _differing(
 def _bits(differ: bool, rng: np.random.Generator) -> tuple[bool, bool]:
     first = bool(rng.random() < 0.5)
     return first, first != differ
+
+
+def _codes(bits: tuple[bool, bool]) -> tuple[int, int]:
+    return int(bits[0]), int(bits[1])
 
 
 def _both(wish: Callable[[bool], Wish], bits: tuple[bool, bool]) -> tuple[Wish, Wish]:

@@ -40,7 +40,7 @@ class TaskBatches(IterableDataset):
     """Batches ``start`` to ``stop``; batch ``i`` is the same whenever it is made.
 
     Each is a dict of tensors: ``pixels [I, 168, 168, 3] uint8``, ``patch_word [I, 144]``, and by task
-    ``ids [B, L]`` (text, framed), ``answers [B, A]`` (framed), ``label [B]`` (nlvr).
+    ``ids [B, L]`` (text, framed), ``answers [B, A]`` (framed), ``label [B]`` and ``facts [B, 2]`` (nlvr).
     """
 
     def __init__(
@@ -83,14 +83,16 @@ class TaskBatches(IterableDataset):
         scenes: list[Scene] = []
         texts: list[str] = []
         labels: list[int] = []
+        facts: list[tuple[int, int]] = []
         for number in range(self.images // 2):
             kind = kinds[int(rng.choice(len(kinds), p=share))]
             pair, statement = draw_pair(SPLITS[0], kind, bool(number % 2), rng)
             scenes += pair
             texts.append(statement.text)
             labels.append(int(statement.answer))
+            facts.append(statement.facts)
         found = self._seen(scenes) | {"ids": self._ids(texts)}
-        return found | {"label": torch.tensor(labels)}
+        return found | {"label": torch.tensor(labels), "facts": torch.tensor(facts)}
 
     def _questions(self, rng: np.random.Generator, stage: Stage) -> dict[str, Tensor]:
         kinds, share = _shares(stage, KINDS)

@@ -44,6 +44,12 @@ def _named(scene, name):
     return next(thing for thing in scene.things if thing.name == name)
 
 
+def code_of(kind, fact):
+    if kind == "place":
+        return 2 + 3 * fact[0] + fact[1]
+    return 2 + 9 + fact - 1 if kind == "count" else int(fact)
+
+
 def says_they_differ(text):
     return any(words in text for words in ("exactly one", "different places", "more often"))
 
@@ -51,6 +57,7 @@ def says_they_differ(text):
 def test_statements_are_true_when_they_say_so(drawn):
     for scenes, statement in drawn:
         first, second = facts(scenes, statement)
+        assert [code_of(statement.kind, fact) for fact in (first, second)] == [*statement.facts]
         assert ((first != second) == says_they_differ(statement.text)) == statement.answer
     assert Counter(statement.kind for _, statement in drawn) == dict.fromkeys(
         KINDS, N // len(KINDS)

@@ -1,0 +1,200 @@
+"""A pre-norm Transformer encoder as CoMP needs it: soft masks, tokens dropped in any block, observers.
+
+The towers of CLIP and BLIP's vision tower. Works on the modules of ``transformers`` without patching
+them; what differs between families is behind ``PreNormBlock``. Tokens go between a block's attention,
+which ranks them, and its FFN.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from comp.families.attention import NEVER, attend, causal_bias, presence_bias
+from comp.families.observe import Observer
+from comp.masks import Masks
+from comp.plan import Part
+from comp.tokens import DropRule, TokenState
+
+
+class PreNormBlock(Protocol):
+    """One block of an encoder: its submodules, by what they do."""
+
+    @property
+    def head_dim(self) -> int: ...
+
+    def attention_inputs(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values ``[B, H, N, hd]`` of ``states [B, N, D]``, normalised first."""
+        ...
+
+    def attention_output(self, mixed: Tensor) -> Tensor:
+        """``[B, N, H·hd] → [B, N, D]``."""
+        ...
+
+    def hidden(self, states: Tensor) -> Tensor:
+        """FFN channels ``[B, N, I]`` behind their activation, normalised first."""
+        ...
+
+    def contract(self, hidden: Tensor) -> Tensor:
+        """``[B, N, I] → [B, N, D]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """How to run: masks (none: whole), drop rules by blocks passed, CIT on or off."""
+
+    masks: Masks | None = None
+    rules: dict[int, DropRule] = field(default_factory=dict)
+    calibrated: bool = True
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The tokens that reached the end, and at each drop place how many came and stayed."""
+
+    tokens: TokenState
+    kept: dict[int, TokenState]
+
+
+def run_encoder(
+    part: Part,
+    blocks: Sequence[PreNormBlock],
+    tokens: TokenState,
+    options: EncoderOptions,
+    causal: bool = False,
+    observer: Observer | None = None,
+) -> Encoded:
+    """Run every block; ``tokens.query`` is the token that always stays ([CLS], end of text).
+
+    A causal encoder's tokens stay in order, so that causality by place among those left is causality.
+    """
+    kept: dict[int, TokenState] = {}
+    pending: _Pending | None = None
+    for number, block in enumerate(blocks):
+        rule = options.rules.get(number + 1)
+        ranks = observer is not None or rule is not None
+        step = _Attention(part, number, block, options, causal, ranks)
+        states, importance, mixed = step(tokens)
+        tokens = _with_states(tokens, states)
+        if observer is not None and importance is not None:
+            observer.heads((part, number), mixed, importance)
+            if pending is not None:
+                pending.tell(observer, importance)
+        if rule is not None and importance is not None:
+            alive = rule.keep(importance, tokens.kind, tokens.alive, tokens.query)
+            tokens, taken = tokens.drop(alive)
+            importance = importance.gather(1, taken)
+            kept[number + 1] = tokens
+        hidden = block.hidden(tokens.states)
+        masked = hidden
+        if options.masks is not None:
+            mask = options.masks.channels[part, number]
+            masked = hidden * mask.to(hidden.device, hidden.dtype)
+        tokens = _with_states(tokens, tokens.states + block.contract(masked))
+        if observer is not None and importance is not None:
+            pending = _Pending(part, number, hidden, importance)
+    if observer is not None and pending is not None:
+        pending.tell(observer, pending.own)
+    return Encoded(tokens, kept)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """An FFN's activations, waiting for the *next* block's token importance (CIP)."""
+
+    part: Part
+    number: int
+    hidden: Tensor
+    own: Tensor
+
+    def tell(self, observer: Observer, following: Tensor) -> None:
+        observer.channels((self.part, self.number), self.hidden, following)
+
+
+@dataclass(frozen=True)
+class _Attention:
+    part: Part
+    number: int
+    block: PreNormBlock
+    options: EncoderOptions
+    causal: bool
+    ranks: bool
+
+    def __call__(self, tokens: TokenState) -> tuple[Tensor, Tensor | None, Tensor]:
+        """States after attention, importance ``[B, N]`` if asked, and the heads' outputs."""
+        query, key, value = self.block.attention_inputs(tokens.states)
+        bias = presence_bias(tokens.alive)
+        if self.causal:
+            bias = bias + causal_bias(query.shape[2], key.shape[2], key.device)
+        scale = self.block.head_dim**-0.5
+        mixed = attend(query, key, value, bias, scale)  # [B, N, H, hd]
+        head_mask = self._head_mask(query.shape[1], mixed)
+        importance = None
+        if self.ranks:
+            scores = (query.float() @ key.float().transpose(-1, -2)) * scale + bias
+            importance = attention_received(
+                scores, tokens.alive, head_mask.float(), self.options.calibrated
+            )
+        flat = mixed.flatten(2)
+        if self.options.masks is not None:
+            mixed = mixed * head_mask[:, None]
+        return tokens.states + self.block.attention_output(mixed.flatten(2)), importance, flat
+
+    def _head_mask(self, heads: int, like: Tensor) -> Tensor:
+        if self.options.masks is None:
+            return torch.ones(heads, device=like.device, dtype=like.dtype)
+        return self.options.masks.heads[self.part, self.number].to(like.device, like.dtype)
+
+
+def attention_received(
+    scores: Tensor, alive: Tensor, head_mask: Tensor, calibrated: bool
+) -> Tensor:
+    """Attention each token receives, the strongest head counting (Eq. 6): the mean over queries.
+
+    Args:
+        scores: attention logits ``[B, H, N, N]``, biases added.
+        alive: presence of the tokens ``[B, N]``; absent ones do not ask and receive nothing.
+        head_mask: soft mask of each head, ``[H]``.
+        calibrated: Eq. 7 (CIT): the mask applies to the attention itself. Otherwise masked heads take
+            part with flattened logits, as masking them in the forward pass would do.
+
+    Returns:
+        ``[B, N]``, at most 1.
+    """
+    mask = head_mask[:, None, None]
+    if calibrated:
+        attention = torch.softmax(scores, dim=-1) * mask
+    else:
+        attention = torch.softmax(torch.where(scores > NEVER / 10, scores * mask, scores), dim=-1)
+    strongest = attention.amax(1)  # [B, N, N]
+    asking = alive / alive.sum(1, keepdim=True).clamp(min=1e-12)
+    return torch.einsum("bn,bnm->bm", asking.to(strongest.dtype), strongest) * (alive > 0)
+
+
+def start_tokens(states: Tensor, kind: int, alive: Tensor, stays: Tensor) -> TokenState:
+    """Tokens before the first block.
+
+    Args:
+        states: ``[B, N, D]``.
+        kind: of all of them, ``VISION`` or ``TEXT``.
+        alive: presence ``[B, N]``.
+        stays: which one is never dropped ``[B]``.
+    """
+    places = torch.arange(states.shape[1], device=states.device).expand(states.shape[:2])
+    kinds = torch.full(states.shape[:2], kind, device=states.device)
+    return TokenState(states, places, kinds, alive, places, stays)
+
+
+def state_that_stays(tokens: TokenState) -> Tensor:
+    """State ``[B, D]`` of the token that is never dropped."""
+    row = tokens.query[:, None, None].expand(-1, 1, tokens.states.shape[-1])
+    return tokens.states.gather(1, row)[:, 0]
+
+
+def _with_states(tokens: TokenState, states: Tensor) -> TokenState:
+    return TokenState(
+        states, tokens.position, tokens.kind, tokens.alive, tokens.index, tokens.query
+    )
