@@ -14,7 +14,7 @@ import numpy as np
 
 from comp.checkpoints import read_config
 from comp.errors import CompExportError
-from comp.families.llava_cut import Cut, cut_of
+from comp.families.cuts import Cut, cut_of
 from comp.files import writing_directory
 from comp.plan import PruningPlan
 from export.llava_config import llava_of, read_llava, slim_config

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from comp.errors import CompExportError
+from comp.families.cuts import cut_of
 from comp.families.llama_forward import DecoderCache, DecoderOptions
 from comp.families.llava import LlavaAdapter
-from comp.families.llava_cut import cut_of
 from comp.families.llava_forward import IGNORE, LlavaBatch, answer_step, prompt_kinds, run_llava
 from comp.families.loading import load_adapter
 from comp.masks import Masks

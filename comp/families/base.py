@@ -41,9 +41,10 @@ class Scored:
     """One batch through the model.
 
     Attributes:
-        loss: mean cross-entropy of the answer tokens.
-        correct: for each row, whether greedy decoding would give exactly the answer (``[B]`` bool;
-            teacher-forced arg-max agrees at every answer token, which is the same thing).
+        loss: what training minimises; of answers the mean cross-entropy of their tokens.
+        correct: for each thing judged, whether it is right, ``[J]`` bool: of an answer, whether greedy
+            decoding would give exactly it (teacher-forced arg-max agrees at every answer token, which is
+            the same thing); of retrieval, whether the best candidate of an image, or a text, is its own.
         shares: what was kept at each drop place.
     """
 

@@ -52,9 +52,10 @@ class ClipBlock:
 
 @dataclass(frozen=True)
 class Embedded:
-    """Normalised embeddings ``[B, P]`` and what became of the tokens."""
+    """Normalised embeddings ``[B, P]``, how many tokens came, and what became of them."""
 
     embeds: Tensor
+    came: int
     encoded: Encoded
 
 
@@ -73,7 +74,8 @@ def embed_images(
     tokens = start_tokens(states, VISION, alive, stays)
     encoded = run_encoder("vision", blocks, tokens, options, observer=observer)
     pooled = tower.post_layernorm(state_that_stays(encoded.tokens))
-    return Embedded(F.normalize(model.visual_projection(pooled), dim=-1), encoded)
+    embeds = F.normalize(model.visual_projection(pooled), dim=-1)
+    return Embedded(embeds, alive.numel(), encoded)
 
 
 def embed_texts(
@@ -91,7 +93,8 @@ def embed_texts(
     tokens = start_tokens(states, TEXT, attention_mask.to(states.dtype), stays)
     encoded = run_encoder("language", blocks, tokens, options, causal=True, observer=observer)
     pooled = tower.final_layer_norm(state_that_stays(encoded.tokens))
-    return Embedded(F.normalize(model.text_projection(pooled), dim=-1), encoded)
+    embeds = F.normalize(model.text_projection(pooled), dim=-1)
+    return Embedded(embeds, int(attention_mask.sum()), encoded)
 
 
 def end_of_text(input_ids: Tensor, eos_token_id: int) -> Tensor:

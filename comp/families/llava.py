@@ -18,9 +18,9 @@ from comp.families.base import (
     Scored,
     TokenKind,
 )
+from comp.families.cuts import cut_of
 from comp.families.llama_forward import DecoderOptions, Kept, rules_by_layer
 from comp.families.llava_batches import LlavaCollator
-from comp.families.llava_cut import cut_of
 from comp.families.llava_forward import (
     IGNORE,
     LlavaBatch,

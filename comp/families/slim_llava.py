@@ -8,7 +8,7 @@ process.
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForImageTextToText,
@@ -30,6 +30,7 @@ from comp.families.llama_forward import (
     run_decoder,
 )
 from comp.families.llava_forward import embed, image_features
+from comp.families.resizing import set_in, set_out
 from comp.plan import DropPlan, PruningPlan
 from comp.tokens import TEXT, VISION, TokenState, rules_from_plan
 
@@ -191,44 +192,21 @@ def _resize(model: Any, pruning: Pruning) -> None:
         ):
             attention, head_dim = layer.self_attn, layer.self_attn.head_dim
             heads = groups * attention.num_key_value_groups
-            _set_out(attention, ("q_proj",), heads * head_dim)
-            _set_out(attention, ("k_proj", "v_proj"), groups * head_dim)
-            _set_in(attention, "o_proj", heads * head_dim)
-            _set_out(layer.mlp, ("gate_proj", "up_proj"), width)
-            _set_in(layer.mlp, "down_proj", width)
+            set_out(attention, ("q_proj",), heads * head_dim)
+            set_out(attention, ("k_proj", "v_proj"), groups * head_dim)
+            set_in(attention, "o_proj", heads * head_dim)
+            set_out(layer.mlp, ("gate_proj", "up_proj"), width)
+            set_in(layer.mlp, "down_proj", width)
     vision = pruning.get("vision")
     if vision is not None:
         layers = model.model.vision_tower.encoder.layers
         sizes = zip(vision["num_attention_heads"], vision["intermediate_size"], strict=True)
         for layer, (heads, width) in zip(layers, sizes, strict=False):
             attention = layer.self_attn
-            _set_out(attention, ("q_proj", "k_proj", "v_proj"), heads * attention.head_dim)
-            _set_in(attention, "out_proj", heads * attention.head_dim)
-            _set_out(layer.mlp, ("fc1",), width)
-            _set_in(layer.mlp, "fc2", width)
-
-
-def _set_out(owner: nn.Module, names: tuple[str, ...], width: int) -> None:
-    for name in names:
-        old = getattr(owner, name)
-        if old.out_features != width:
-            setattr(owner, name, _linear(old, old.in_features, width))
-
-
-def _set_in(owner: nn.Module, name: str, width: int) -> None:
-    old = getattr(owner, name)
-    if old.in_features != width:
-        setattr(owner, name, _linear(old, width, old.out_features))
-
-
-def _linear(like: nn.Linear, width_in: int, width_out: int) -> nn.Linear:
-    return nn.Linear(
-        width_in,
-        width_out,
-        bias=like.bias is not None,
-        device=like.weight.device,
-        dtype=like.weight.dtype,
-    )
+            set_out(attention, ("q_proj", "k_proj", "v_proj"), heads * attention.head_dim)
+            set_in(attention, "out_proj", heads * attention.head_dim)
+            set_out(layer.mlp, ("fc1",), width)
+            set_in(layer.mlp, "fc2", width)
 
 
 # Tensors have the same names in slim checkpoints as in those of LLaVA.

@@ -1,17 +1,24 @@
-"""Which rows and columns of which LLaVA tensors a head or a channel owns.
+"""Which rows and columns of which tensors a head or a channel owns.
 
 Names are those of ``transformers`` 5 without the leading ``model.``; this module needs no torch, so
 that checkpoints can be cut tensor by tensor from their files.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from comp.plan import BlockPlan, PruningPlan
+from comp.plan import BlockPlan, Part, PruningPlan
 
-_LANGUAGE = re.compile(r"(?:^|\.)language_model\.(?:model\.)?layers\.(\d+)\.(.+)$")
-_VISION = re.compile(r"(?:^|\.)vision_tower\.(?:vision_model\.)?encoder\.layers\.(\d+)\.(.+)$")
+Patterns = Mapping[Part, re.Pattern[str]]  # of names: the number of a block, and what is in it
+LLAVA: Patterns = {
+    "language": re.compile(r"(?:^|\.)language_model\.(?:model\.)?layers\.(\d+)\.(.+)$"),
+    "vision": re.compile(r"(?:^|\.)vision_tower\.(?:vision_model\.)?encoder\.layers\.(\d+)\.(.+)$"),
+}
+CLIP: Patterns = {
+    "language": re.compile(r"^text_model\.encoder\.layers\.(\d+)\.(.+)$"),
+    "vision": re.compile(r"^vision_model\.encoder\.layers\.(\d+)\.(.+)$"),
+}
 
 
 @dataclass(frozen=True)
@@ -22,15 +29,18 @@ class Cut:
     keep: tuple[int, ...]
 
 
-def cut_of(name: str, plan: PruningPlan, head_dim: dict[str, int]) -> Cut | None:
+def cut_of(
+    name: str, plan: PruningPlan, head_dim: Mapping[str, int], patterns: Patterns = LLAVA
+) -> Cut | None:
     """The cut of one tensor, in either key layout; ``None`` where it stays whole.
 
     Args:
         name: the tensor's name in the checkpoint.
         plan: the plan.
         head_dim: head size of each part, ``{"language": ..., "vision": ...}``.
+        patterns: of the family's names.
     """
-    for pattern, part in ((_LANGUAGE, "language"), (_VISION, "vision")):
+    for part, pattern in patterns.items():
         match = pattern.search(name)
         if match is None:
             continue

@@ -1,0 +1,246 @@
+"""The CLIP family: image and text towers, compared by their embeddings."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import CLIPModel, ProcessorMixin
+
+from comp.data.example import Example
+from comp.encoder_flops import Tokens, text_macs, tower_macs
+from comp.encoder_shapes import BlockSize, EncoderShape
+from comp.errors import CompExportError
+from comp.families.base import (
+    FamilyAdapter,
+    Forwarding,
+    KeptShare,
+    Mode,
+    Scored,
+    TokenKind,
+)
+from comp.families.clip_forward import Embedded, embed_images, embed_texts
+from comp.families.cuts import CLIP, cut_of
+from comp.families.encoder_forward import EncoderOptions
+from comp.families.observe import Observer
+from comp.families.slim_clip import CompCLIPConfig, CompCLIPModel, clip_pruning_of
+from comp.masks import BlockKey, BlockShape, StructureCounts
+from comp.plan import Part, Place, PruningPlan, Workload, keep_count
+
+MODES = (
+    Mode("vision_tokens", tokens="vision"),
+    Mode("language_tokens", tokens="text"),
+    Mode("vision_parameters", part="vision"),
+    Mode("language_parameters", part="language"),
+)
+PARTS: tuple[Part, ...] = ("vision", "language")
+KIND_OF: dict[Part, TokenKind] = {"vision": "vision", "language": "text"}
+Shares = dict[Place, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Images ``[B, C, S, S]`` with the text of each ``[B, L]``, framed and padded."""
+
+    pixel_values: Tensor
+    input_ids: Tensor
+    attention_mask: Tensor
+
+    def to(self, device: torch.device) -> "ClipBatch":
+        return ClipBatch(*(t.to(device) for t in vars(self).values()))
+
+
+class ClipAdapter(FamilyAdapter):
+    """A loaded CLIP, dense or slim, as the algorithm sees it.
+
+    A batch's texts are candidates for its images, and the other way round: ``Scored.correct`` has an
+    entry for each image and one for each text. Tokens may be dropped in every block but the last, whose
+    other tokens nobody reads.
+    """
+
+    name = "clip"
+    modes = MODES
+    default_modes = tuple(mode.name for mode in MODES)
+
+    def __init__(
+        self,
+        model: CLIPModel,
+        processor: ProcessorMixin,
+        stored_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.stored_dtype = stored_dtype
+        self.shape = EncoderShape.from_config(model.config.to_dict() | {"model_type": "clip"})
+        self.blocks = tuple(block for part in PARTS for block in _blocks(part, _tower(model, part)))
+        self.drop_places: dict[Place, tuple[TokenKind, ...]] = {
+            (part, number): (KIND_OF[part],)
+            for part in PARTS
+            for number in range(1, len(_tower(model, part).encoder.layers))
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.logit_scale.device
+
+    def collate(self, examples: Sequence[Example]) -> ClipBatch:
+        """Images with their captions, which are the answers of the examples.
+
+        Raises:
+            CompExportError: a caption longer than the model's positions.
+        """
+        images = self.processor.image_processor([example.image for example in examples])
+        pixels = np.stack([np.asarray(each, np.float32) for each in images["pixel_values"]])
+        texts = self.processor.tokenizer([example.answer for example in examples], padding=True)
+        ids = torch.tensor(texts["input_ids"])
+        if ids.shape[1] > self.shape.text.positions:
+            raise CompExportError(
+                f"a caption of {ids.shape[1]} tokens is longer than the model's "
+                f"{self.shape.text.positions} positions: shorten it"
+            )
+        return ClipBatch(torch.from_numpy(pixels), ids, torch.tensor(texts["attention_mask"]))
+
+    def score(self, batch: ClipBatch, how: Forwarding, observer: Observer | None = None) -> Scored:
+        batch = batch.to(self.device)
+        images = embed_images(self.model, batch.pixel_values, _options(how, "vision"), observer)
+        texts = embed_texts(
+            self.model,
+            batch.input_ids,
+            batch.attention_mask,
+            _options(how, "language"),
+            observer,
+        )
+        scores = (images.embeds @ texts.embeds.T).float() * self.model.logit_scale.exp()
+        own = torch.arange(len(scores), device=scores.device)
+        loss = (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
+        correct = torch.cat([scores.argmax(1) == own, scores.argmax(0) == own])
+        shares = _shares("vision", images) | _shares("language", texts)
+        return Scored(loss, correct, shares)
+
+    def with_features(self, batch: ClipBatch, masks: object) -> ClipBatch:
+        """Tokens are dropped inside both towers: there is nothing to keep."""
+        return batch.to(self.device)
+
+    def workload(self, batches: Iterable[ClipBatch]) -> Workload:
+        tokens, rows = 0, 0
+        for batch in batches:
+            tokens += int(batch.attention_mask.sum())
+            rows += len(batch.input_ids)
+        return Workload(
+            image_tokens=self.shape.vision.tokens, text_tokens=max(1, round(tokens / rows))
+        )
+
+    def macs(self, counts: StructureCounts, shares: Shares, on: Workload) -> int:
+        shape = self.shape
+        vision = replace(shape.vision, blocks=_left("vision", shape.vision.blocks, counts))
+        text = replace(shape.text, blocks=_left("language", shape.text.blocks, counts))
+        seen = _tokens("vision", len(vision.blocks), on.image_tokens, shares)
+        read = _tokens("language", len(text.blocks), on.text_tokens, shares)
+        projections = shape.projection * (vision.hidden_size + text.hidden_size)
+        return tower_macs(vision, seen) + text_macs(text, on.text_tokens, tokens=read) + projections
+
+    def output_magnitude(self, key: BlockKey) -> tuple[Tensor, Tensor]:
+        part, number = key
+        layer = _tower(self.model, part).encoder.layers[number]
+        outputs = (layer.self_attn.out_proj, layer.mlp.fc2)
+        attention, ffn = (module.weight.detach().float().abs().mean(0) for module in outputs)
+        return attention, ffn
+
+    def train_parts(self, parts: set[Part]) -> None:
+        """Both towers always: each is only worth what the other makes of it."""
+        del parts
+        self.model.requires_grad_(requires_grad=True)
+
+    def cut(self, plan: PruningPlan) -> "ClipAdapter":
+        settings = self.model.config.to_dict() | {"pruning": clip_pruning_of(plan)}
+        settings.pop("model_type", None)
+        with torch.device("meta"):
+            slim = CompCLIPModel(CompCLIPConfig(**settings))
+        head_dim = {"vision": self.shape.vision.head_dim, "language": self.shape.text.head_dim}
+        state = {}
+        for name, tensor in self.model.state_dict().items():
+            found = cut_of(name, plan, head_dim, CLIP)
+            if found is not None:
+                keep = torch.tensor(found.keep, device=tensor.device)
+                tensor = tensor.index_select(found.axis, keep)
+            state[name] = tensor.clone()
+        slim.load_state_dict(state, strict=True, assign=True)
+        for name, buffer in self.model.named_buffers():
+            owner, _, leaf = name.rpartition(".")
+            slim.get_submodule(owner)._buffers[leaf] = buffer.clone()
+        return ClipAdapter(slim.eval(), self.processor, self.stored_dtype)
+
+    def save(self, directory: Path) -> None:
+        self.model.to(self.stored_dtype).save_pretrained(directory)
+        self.model.float()
+        self.processor.save_pretrained(directory)
+
+
+def _options(how: Forwarding, part: Part) -> EncoderOptions:
+    rules = {layer: rule for (of, layer), rule in (how.rules or {}).items() if of == part}
+    return EncoderOptions(how.masks, rules, how.calibrated)
+
+
+def _tower(model: CLIPModel, part: Part) -> Any:
+    return model.vision_model if part == "vision" else model.text_model
+
+
+def _blocks(part: Part, tower: Any) -> list[BlockShape]:
+    found = []
+    for number, layer in enumerate(tower.encoder.layers):
+        attention = layer.self_attn
+        heads = attention.q_proj.out_features // attention.head_dim
+        found.append(
+            BlockShape(
+                part,
+                number,
+                attention.out_proj.out_features,
+                heads,
+                heads,
+                attention.head_dim,
+                layer.mlp.fc1.out_features,
+                gated=False,
+            )
+        )
+    return found
+
+
+def _left(
+    part: Part, blocks: Sequence[BlockSize], counts: StructureCounts
+) -> tuple[BlockSize, ...]:
+    """The blocks with so many heads and channels; those without an entry are whole."""
+    return tuple(
+        replace(
+            block,
+            heads=counts.heads.get((part, number), block.heads),
+            channels=counts.channels.get((part, number), block.channels),
+        )
+        for number, block in enumerate(blocks)
+    )
+
+
+def _tokens(part: Part, layers: int, count: int, shares: Shares) -> Tokens:
+    """Tokens that attend in each block, and those that its FFN sees."""
+    found = []
+    for number in range(1, layers + 1):
+        vision, text = shares.get((part, number), (1.0, 1.0))
+        behind = keep_count(count, vision if part == "vision" else text)
+        found.append((count, behind))
+        count = behind
+    return found
+
+
+def _shares(part: Part, embedded: Embedded) -> dict[Place, KeptShare]:
+    """What came and stayed at each place, of the one kind of token of a tower."""
+    found: dict[Place, KeptShare] = {}
+    came = embedded.came
+    for layer, tokens in sorted(embedded.encoded.kept.items()):
+        stayed = int((tokens.alive > 0).sum())
+        counts = (came, stayed, 0, 0) if part == "vision" else (0, 0, came, stayed)
+        found[part, layer] = KeptShare(*counts)
+        came = stayed
+    return found

@@ -1,0 +1,230 @@
+"""CLIP as the algorithm sees it: scored, counted, cut, searched, saved; the algorithm itself is as it was."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+
+from comp.compute import Compute
+from comp.data.captions import EmojiCaptions
+from comp.data.example import Example
+from comp.encoder_flops import text_macs, tower_macs
+from comp.errors import CompExportError
+from comp.families.base import Forwarding
+from comp.families.clip import ClipAdapter
+from comp.families.slim_clip import CompCLIPModel
+from comp.masks import Masks, StructureCounts
+from comp.methods.comp import CompOptions, prune
+from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload, keep_count
+from comp.progress import Progress
+from comp.pruning_data import PruningData
+from comp.tokens import rules_from_plan
+from comp.training.tiny_blip import clip_processor
+from comp.training_loop import StepOptions
+
+LAYERS, HEADS, WIDTH, FFN = 3, 4, 32, 48
+TOKENS = 145
+
+
+def random_clip(seed=0):
+    torch.manual_seed(seed)
+    processor = clip_processor()
+    tokenizer = processor.tokenizer
+    sizes = {
+        "hidden_size": WIDTH,
+        "intermediate_size": FFN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+    }
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        max_position_embeddings=64,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **sizes,
+    )
+    vision = CLIPVisionConfig(image_size=168, patch_size=14, **sizes)
+    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)).eval()
+    for parameter in model.parameters():
+        if parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=1.4 * parameter[0].numel() ** -0.5)
+    return ClipAdapter(model, processor)
+
+
+def captioned(count, start=0, split="validation"):
+    data = EmojiCaptions(split, start + count)
+    return [
+        Example(d.image, "", d.captions[0], "caption")
+        for d in map(data.__getitem__, range(start, start + count))
+    ]
+
+
+@pytest.fixture(scope="module")
+def adapter():
+    return random_clip()
+
+
+@pytest.fixture(scope="module")
+def batch(adapter):
+    return adapter.collate(captioned(6))
+
+
+def some_plan(seed=0):
+    rng = np.random.default_rng(seed)
+    blocks = tuple(
+        BlockPlan(
+            part=part,
+            index=index,
+            num_attention_heads=HEADS,
+            num_key_value_heads=HEADS,
+            intermediate_size=FFN,
+            kept_key_value_heads=tuple(
+                sorted(rng.permutation(HEADS)[: rng.integers(1, HEADS + 1)].tolist())
+            ),
+            kept_channels=tuple(sorted(rng.permutation(FFN)[: rng.integers(4, FFN)].tolist())),
+        )
+        for part in ("vision", "language")
+        for index in range(LAYERS)
+    )
+    drops = tuple(
+        DropPlan(part=part, after_layer=layer, vision_keep_ratio=vision, text_keep_ratio=text)
+        for part, vision, text in (("vision", 0.6, 1.0), ("language", 1.0, 0.7))
+        for layer in (1, 2)
+    )
+    return PruningPlan(
+        family="clip",
+        model="tiny",
+        method="test",
+        rate=0.5,
+        workload=Workload(image_tokens=TOKENS, text_tokens=12),
+        macs_dense=2,
+        macs=1,
+        blocks=blocks,
+        drops=drops,
+    )
+
+
+@torch.no_grad()
+def test_the_loss_is_that_of_clip(adapter, batch):
+    scored = adapter.score(batch, Forwarding())
+    output = adapter.model(**vars(batch), return_loss=True)
+    assert float(scored.loss) == pytest.approx(float(output.loss), abs=1e-5)
+    own = torch.arange(6)
+    expected = torch.cat(
+        [output.logits_per_image.argmax(1) == own, output.logits_per_text.argmax(1) == own]
+    )
+    assert torch.equal(scored.correct, expected)
+    assert scored.shares == {}
+
+
+@pytest.mark.parametrize("seed", range(3))
+@torch.no_grad()
+def test_masked_equals_cut(adapter, batch, seed):
+    plan = some_plan(seed)
+    rules = rules_from_plan(plan.drops)
+    masked = adapter.score(batch, Forwarding(Masks.from_plan(plan.blocks), rules))
+    slim = adapter.cut(plan)
+    cut = slim.score(batch, Forwarding(rules=rules))
+    assert float(cut.loss) == pytest.approx(float(masked.loss), abs=1e-4)
+    assert cut.shares == masked.shares
+    texts = batch.attention_mask.sum(1).tolist()
+    for layer in (1, 2):
+        share = masked.shares["vision", layer]
+        came = keep_count(TOKENS, 0.6) if layer == 2 else TOKENS
+        assert (share.vision, share.vision_kept) == (6 * came, 6 * keep_count(came, 0.6))
+        assert (share.text, share.text_kept) == (0, 0)
+        kept = [keep_count(n, 0.7) for n in texts]
+        share = masked.shares["language", layer]
+        assert (share.text, share.text_kept) == (sum(texts), sum(kept))
+        texts = kept
+    assert sum(p.numel() for p in slim.model.parameters()) < sum(
+        p.numel() for p in adapter.model.parameters()
+    )
+
+
+@torch.no_grad()
+def test_a_slim_checkpoint_is_loaded_by_transformers(adapter, batch, tmp_path):
+    plan = some_plan(1)
+    slim = adapter.cut(plan)
+    slim.save(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path).eval()
+    assert isinstance(loaded, CompCLIPModel)
+    assert loaded.drops == plan.drops
+    output = loaded(**vars(batch))
+    scored = slim.score(batch, Forwarding(rules=rules_from_plan(plan.drops)))
+    own = torch.arange(6)
+    assert torch.equal(
+        scored.correct,
+        torch.cat(
+            [output.logits_per_image.argmax(1) == own, output.logits_per_text.argmax(1) == own]
+        ),
+    )
+    assert (
+        adapter.model.vision_model.encoder.layers[0].mlp.fc1.out_features == FFN
+    )  # nothing was patched
+
+
+def test_macs_are_counted_by_part(adapter):
+    on = Workload(image_tokens=TOKENS, text_tokens=12)
+    nothing = StructureCounts({}, {})
+    shape = adapter.shape
+    whole = tower_macs(shape.vision) + text_macs(shape.text, 12) + 24 * 2 * WIDTH
+    assert adapter.macs(nothing, {}, on) == whole
+    heads = StructureCounts({("vision", 0): 1}, {("language", 2): 16})
+    width = WIDTH // HEADS * 3
+    less = 4 * TOKENS * WIDTH * width + 2 * TOKENS * TOKENS * width + 2 * 12 * WIDTH * (FFN - 16)
+    assert adapter.macs(heads, {}, on) == whole - less
+    left = keep_count(TOKENS, 0.5)
+    gone = TOKENS - left
+    later = LAYERS - 1
+    saved = 2 * gone * WIDTH * FFN + 5 * gone * WIDTH  # FFN and norm of the first block
+    saved += later * (4 * gone * WIDTH * WIDTH + 2 * (TOKENS**2 - left**2) * WIDTH)
+    saved += later * (2 * gone * WIDTH * FFN + 10 * gone * WIDTH) + 5 * gone * WIDTH
+    assert adapter.macs(nothing, {("vision", 1): (0.5, 1.0)}, on) == whole - saved
+
+
+def test_long_captions_are_refused(adapter):
+    example = captioned(1)[0]
+    long = Example(example.image, "", " ".join(["fox"] * 63), "caption")
+    with pytest.raises(CompExportError, match="65 tokens is longer than the model's 64 positions"):
+        adapter.collate([long])
+
+
+@pytest.mark.slow
+def test_comp_prunes_both_towers(tmp_path):
+    """The search as LLaVA has it, on four modes: the rate is met, and every part lost something."""
+    adapter = random_clip(1)
+    train = captioned(64, split="train")
+    data = PruningData(
+        train,
+        [adapter.collate(train[:16]), adapter.collate(train[16:32])],
+        [adapter.collate(captioned(32))],
+    )
+    adapter.train_parts({"vision", "language"})
+    options = CompOptions(
+        rate=0.5,
+        modes=adapter.default_modes,
+        stages=6,
+        steps_per_stage=2,
+        align=8,
+        training=StepOptions(batch_size=16),
+    )
+    compute = Compute("cpu", "float32")
+    (tmp_path / "state").mkdir()
+    outcome = prune(
+        adapter, compute, data, options, "tiny", tmp_path / "state", Progress(quiet=True)
+    )
+    plan = outcome.plan
+    assert plan.rate == pytest.approx(0.5, abs=0.02)
+    assert plan.family == "clip"
+    assert {drop.part for drop in plan.drops} == {"vision", "language"}
+    for drop in plan.drops:
+        assert (drop.text_keep_ratio if drop.part == "vision" else drop.vision_keep_ratio) == 1
+    slim = adapter.cut(plan)
+    batch = adapter.collate(captioned(8))
+    rules = rules_from_plan(plan.drops)
+    with torch.no_grad():
+        one = adapter.score(batch, Forwarding(Masks.from_plan(plan.blocks), rules))
+        two = slim.score(batch, Forwarding(rules=rules))
+    assert float(one.loss) == pytest.approx(float(two.loss), abs=1e-4)
