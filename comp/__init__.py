@@ -4,8 +4,8 @@ Once ``transformers`` has loaded its auto classes, slim models are registered wi
 """
 
 import sys
-from functools import partial
 from importlib import import_module
+from types import ModuleType
 
 from wrapt import when_imported
 
@@ -14,26 +14,22 @@ _SLIM = {
     "transformers.models.llava.modeling_llava": "comp.families.slim_llava",
     "transformers.models.clip.modeling_clip": "comp.families.slim_clip",
 }
+# What slim models are made of: some of it loads the auto classes while it is itself being loaded.
+_LLAMA = "transformers.models.llama.modeling_llama"
+_AWAITED = (_AUTO, "transformers.modeling_layers", _LLAMA, *_SLIM)
+_whole: set[str] = set()
 
 
-def _register(slim: str) -> None:
-    # The module registers its classes when it is whole; one that is being imported will do so.
-    if slim not in sys.modules:
-        import_module(slim)
+def _after(module: ModuleType) -> None:
+    """Register slim models when nothing they are made of is half loaded."""
+    _whole.add(module.__name__)
+    if _AUTO not in _whole or any(n in sys.modules and n not in _whole for n in _AWAITED):
+        return
+    for slim in _SLIM.values():
+        # The module registers its classes when it is whole; one that is being imported will do so.
+        if slim not in sys.modules:
+            import_module(slim)
 
 
-@when_imported(_AUTO)
-def _after_auto_classes(_: object) -> None:
-    # When a family's own module is what loads the auto classes, it is not whole yet: wait for it.
-    for family, slim in _SLIM.items():
-        if family not in sys.modules:
-            _register(slim)
-
-
-def _after_family(slim: str, _: object) -> None:
-    if _AUTO in sys.modules:
-        _register(slim)
-
-
-for _family, _slim in _SLIM.items():
-    when_imported(_family)(partial(_after_family, _slim))
+for _name in _AWAITED:
+    when_imported(_name)(_after)

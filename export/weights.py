@@ -6,7 +6,7 @@ without torch and without mapping the file: exporting a 7B model takes the memor
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,12 +76,13 @@ class CheckpointWeights:
             data type other than float32, float16 and bfloat16.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, naming: Callable[[str], str] = canonical_name) -> None:
+        """``naming`` gives the name that graphs ask for of a stored one."""
         self.directory = directory
         self._stored: dict[str, _Stored] = {}
         for file in _files(directory):
             for name, stored in _read_header(file).items():
-                self._stored[canonical_name(name)] = stored
+                self._stored[naming(name)] = stored
 
     def names(self) -> tuple[str, ...]:
         """Canonical names of the tensors in the files."""
@@ -109,7 +110,7 @@ class CheckpointWeights:
             return self._stored[name]
         except KeyError:
             raise CompExportError(
-                f"{self.directory} has no tensor {name}: not a whole LLaVA-1.5 checkpoint; "
+                f"{self.directory} has no tensor {name}: not a whole checkpoint of its kind; "
                 "download it again or pass another --model"
             ) from None
 

@@ -41,8 +41,8 @@ BLIP_CLASSES: dict[BlipTask, type] = {
     "nlvr": BlipForNlvr2,
 }
 WIDTH, HEADS, VISION_LAYERS, VISION_FFN, TEXT_FFN = 160, 5, 5, 640, 400
-TEXT_LAYERS: dict[BlipTask, int] = {"vqa": 3, "caption": 4, "retrieval": 4, "nlvr": 4}
-MERGE_FROM = 2  # half of the layers, as in the original
+TEXT_LAYERS: dict[BlipTask, int] = {"vqa": 3, "caption": 4, "retrieval": 4, "nlvr": 3}
+MERGE_FROM = 1  # the first layers take the mean, the others merge, as in the original
 PROJECTION = 96
 
 
@@ -179,3 +179,27 @@ def tower_from_llava(model: Any, source: LlavaForConditionalGeneration, pixels: 
         ours.self_attn.projection.load_state_dict(theirs.self_attn.out_proj.state_dict())
         for name in ("layer_norm1", "layer_norm2", "mlp"):
             getattr(ours, name).load_state_dict(getattr(theirs, name).state_dict())
+
+
+@torch.no_grad()
+def nlvr_from_vqa(model: Any, source: Any) -> None:
+    """Start a BLIP for two images where one that answers questions ended.
+
+    Both cross-attentions of a layer start as the one that finds what a question names; merging starts as
+    the mean.
+    """
+    model.vision_model.load_state_dict(source.vision_model.state_dict())
+    model.text_encoder.embeddings.load_state_dict(source.text_encoder.embeddings.state_dict())
+    layers = zip(model.text_encoder.encoder.layer, source.text_encoder.encoder.layer, strict=True)
+    for ours, theirs in layers:
+        for name in ("attention", "intermediate", "output"):
+            getattr(ours, name).load_state_dict(getattr(theirs, name).state_dict())
+        cross, single = ours.crossattention, theirs.crossattention
+        for branch, dense in ((cross.self0, "dense0"), (cross.self1, "dense1")):
+            branch.load_state_dict(single.self.state_dict())
+            getattr(cross.output, dense).load_state_dict(single.output.dense.state_dict())
+        cross.output.LayerNorm.load_state_dict(single.output.LayerNorm.state_dict())
+        if cross.output.merge_layer is not None:
+            half = torch.eye(cross.output.merge_layer.out_features) / 2
+            cross.output.merge_layer.weight.copy_(torch.cat([half, half], dim=1))
+            cross.output.merge_layer.bias.zero_()

@@ -1,9 +1,9 @@
 """Train tiny-clip and the tiny BLIPs: ``python -m comp.training.train_tiny_models TASK --out DIR``.
 
 ``trunk`` comes first: the tower of tiny-llava is fitted to BLIP, every patch trained to be the word for
-what covers it, through the text models' own word embeddings. The BLIPs (``vqa``, ``caption``,
-``retrieval``, ``nlvr``) start from it with ``--trunk``; ``clip`` takes tiny-llava's tower as it is. A run
-can be interrupted and continued with the same command.
+what covers it, through the text models' own word embeddings. ``vqa``, ``caption`` and ``retrieval``
+start from it with ``--start``; ``nlvr`` from ``vqa``, which has learned to find what a text names;
+``clip`` takes tiny-llava's tower as it is. A run can be interrupted and continued with the same command.
 """
 
 import argparse
@@ -16,7 +16,11 @@ from typing import Any, get_args
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import (
+    BlipForQuestionAnswering,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
 
 from comp.checkpoints import resolve_model
 from comp.data.questions import KINDS
@@ -27,6 +31,7 @@ from comp.training.tiny_blip import (
     blip_processor,
     clip_processor,
     initialise_text,
+    nlvr_from_vqa,
     text_models,
     tiny_blip,
     tiny_clip,
@@ -89,7 +94,7 @@ RECIPES: dict[Task, Recipe] = {
 }
 
 
-def build(task: Task, trunk: Path | None) -> tuple[Any, Any]:
+def build(task: Task, start: Path | None) -> tuple[Any, Any]:
     """The model of a task at its start, and its processor."""
     processor = clip_processor() if task == "clip" else blip_processor()
     source = LlavaForConditionalGeneration.from_pretrained(
@@ -105,11 +110,15 @@ def build(task: Task, trunk: Path | None) -> tuple[Any, Any]:
         batches = TaskBatches("trunk", processor.tokenizer, ANY, FOLDING_IMAGES, 0, 1, seed=1)
         tower_from_llava(model, source, normalised(batches.batch(0)["pixels"]))
         return model, processor
-    if trunk is None:
-        raise SystemExit(f"{task} starts from the trunk: train it first and pass --trunk DIR")
+    if start is None:
+        raise SystemExit(f"{task} starts from another model: train it first and pass --start DIR")
+    if task == "nlvr":
+        asked = BlipForQuestionAnswering.from_pretrained(start / "model", dtype=torch.float32)
+        nlvr_from_vqa(model, asked)
+        return model, processor
     from safetensors.torch import load_file
 
-    state = load_file(trunk / "model" / "model.safetensors")
+    state = load_file(start / "model" / "model.safetensors")
     tower = {k.removeprefix("vision_model."): v for k, v in state.items() if "vision_model." in k}
     model.vision_model.load_state_dict({k: v.float() for k, v in tower.items()})
     words = state["text_encoder.embeddings.word_embeddings.weight"].float()
@@ -137,13 +146,13 @@ def optimisers(trainee: Trainee, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def train(
-    task: Task, out: Path, trunk: Path | None, recipe: Recipe, save_every: int, threads: int
+    task: Task, out: Path, start: Path | None, recipe: Recipe, save_every: int, threads: int
 ) -> None:
     """Run, or continue, the recipe in ``out``."""
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model, processor = build(task, trunk)
+    model, processor = build(task, start)
     tokenizer: PreTrainedTokenizerFast = processor.tokenizer
     nothing = tokenizer.encode(NOTHING, add_special_tokens=False)[0]
     trainee = Trainee(task, model, Tokens(tokenizer, nothing)).to(device)
@@ -217,7 +226,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("task", choices=get_args(Task))
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--trunk", type=Path)
+    parser.add_argument("--start", type=Path)
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
     parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
@@ -226,7 +235,7 @@ def main() -> None:
     if asked.steps is not None:
         recipe = replace(recipe, steps=asked.steps)
     asked.out.mkdir(parents=True, exist_ok=True)
-    train(asked.task, asked.out, asked.trunk, recipe, asked.save_every, asked.threads)
+    train(asked.task, asked.out, asked.start, recipe, asked.save_every, asked.threads)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,9 @@ import onnx_ir as ir
 
 from comp.errors import CompExportError
 from export.graph.builder import MICROSOFT, GraphBuilder
-from export.graph.linear import axis_size, cast, cast_to_float32, split_heads
+from export.graph.linear import axis_size, cast, cast_to_float32, cast_to_graph, split_heads
+
+LOWEST = float(np.finfo(np.float32).min)
 
 
 @dataclass(frozen=True)
@@ -141,10 +143,65 @@ def cached_attention(
     return Attended(_join_heads(graph, mixed, heads), keys, values)
 
 
+def causal_square(graph: GraphBuilder, states: ir.Value) -> ir.Value:
+    """The mask of tokens ``states [B, N, D]`` that see themselves and those before: ``[1, 1, N, N]``."""
+    count = axis_size(graph, states, 1)
+    places = graph.op(
+        "Unsqueeze", _count(graph, graph.constant([0]), count), graph.constant([0, 1, 3])
+    )
+    return _causal_mask(graph, places, count)
+
+
+def ranked_attention(
+    graph: GraphBuilder,
+    query: ir.Value,
+    key: ir.Value,
+    value: ir.Value,
+    heads: Heads,
+    causal: bool = False,
+) -> tuple[ir.Value, ir.Value]:
+    """Attention whose weights also rank the tokens (Eq. 6): one matrix serves both.
+
+    Args:
+        query, key, value: ``[B, N, H·hd]``.
+        heads: as many key heads as query heads.
+        causal: tokens see themselves and those before.
+
+    Returns:
+        Output ``[B, N, H·hd]``, and what each token receives from the strongest head, the mean over
+        queries: ``[B, N]`` float32.
+    """
+    scaled = graph.op("Mul", query, graph.scalar(heads.dim**-0.5))
+    queries, keys, values = (
+        graph.op("Transpose", split_heads(graph, x, heads.dim, heads.query), perm=order)
+        for x, order in ((scaled, (0, 2, 1, 3)), (key, (0, 2, 3, 1)), (value, (0, 2, 1, 3)))
+    )
+    scores = cast_to_float32(graph, graph.op("MatMul", queries, keys))
+    if causal:
+        scores = _masked(graph, scores, causal_square(graph, query))
+    weights = graph.op("Softmax", scores, axis=-1)  # [B, H, N, N] float32
+    strongest = graph.op("ReduceMax", weights, graph.constant([1]), keepdims=0)
+    received = graph.op("ReduceMean", strongest, graph.constant([1]), keepdims=0)
+    mixed = graph.op("MatMul", cast_to_graph(graph, weights), values)
+    return _join_heads(graph, mixed, heads), received
+
+
+def _masked(graph: GraphBuilder, scores: ir.Value, mask: ir.Value) -> ir.Value:
+    """Float32 scores where a query may look, the lowest number elsewhere."""
+    if graph.target.attention_operator:
+        return graph.op("Where", mask, scores, graph.constant(LOWEST, np.float32))
+    return graph.op("Add", scores, cast_to_float32(graph, mask))
+
+
 def full_attention(
-    graph: GraphBuilder, query: ir.Value, key: ir.Value, value: ir.Value, heads: Heads
+    graph: GraphBuilder,
+    query: ir.Value,
+    key: ir.Value,
+    value: ir.Value,
+    heads: Heads,
+    causal: bool = False,
 ) -> ir.Value:
-    """Attention of all to all: ``[I, T, H·hd]`` in and out (the vision tower)."""
+    """Attention of all to all, or ``causal``: ``[I, T, H·hd]`` in and out."""
     if graph.target.fused:
         return graph.op(
             "MultiHeadAttention",
@@ -154,13 +211,16 @@ def full_attention(
             domain=MICROSOFT,
             num_heads=heads.query,
             scale=heads.dim**-0.5,
+            unidirectional=1 if causal else None,
         )
+    mask = causal_square(graph, query) if causal else None
     if graph.target.attention_operator:
         return graph.op(
             "Attention",
             query,
             key,
             value,
+            mask,
             q_num_heads=heads.query,
             kv_num_heads=heads.key_value,
             scale=heads.dim**-0.5,
@@ -170,7 +230,10 @@ def full_attention(
         graph.op("Transpose", split_heads(graph, x, heads.dim, heads.query), perm=order)
         for x, order in ((scaled, (0, 2, 1, 3)), (key, (0, 2, 3, 1)), (value, (0, 2, 1, 3)))
     )
-    weights = graph.op("Softmax", graph.op("MatMul", queries, keys), axis=-1)
+    scores = graph.op("MatMul", queries, keys)
+    if mask is not None:
+        scores = graph.op("Add", scores, mask)
+    weights = graph.op("Softmax", scores, axis=-1)
     return _join_heads(graph, graph.op("MatMul", weights, values), heads)
 
 

@@ -91,6 +91,23 @@ def drop_tokens(
     return Gathered(Tokens(position_ids, vision_places, text_places, original), keep)
 
 
+def keep_strongest(graph: GraphBuilder, scores: ir.Value, ratio: float, last: bool) -> ir.Value:
+    """Of tokens of one kind, the places ``[B, k]`` of the ``k = ceil(ratio · N)`` highest scores.
+
+    Args:
+        graph: where to build.
+        scores: importance ``[B, N]`` float32, at most 1.
+        ratio: keep ratio (whole thousandths).
+        last: the last token always stays, otherwise the first.
+    """
+    raised = _raise_last(graph, scores) if last else _raise_first(graph, scores)
+    k = _count(graph, scores, ratio, None)
+    _, chosen = graph.ops("TopK", raised, k, outputs=2, axis=1, largest=1, sorted=1)
+    places = cast(graph, chosen, ir.DataType.INT32)  # TensorRT sorts no int64
+    ordered, _ = graph.ops("TopK", places, k, outputs=2, axis=1, largest=0, sorted=1)
+    return cast(graph, ordered, ir.DataType.INT64)
+
+
 def gather_rows(graph: GraphBuilder, x: ir.Value, keep: ir.Value) -> ir.Value:
     """``x [B, N, d]``, ``keep [B, K] → [B, K, d]``."""
     indices = graph.op("Unsqueeze", keep, graph.constant([2]))
@@ -121,6 +138,15 @@ def _raise_last(graph: GraphBuilder, scores: ir.Value) -> ir.Value:
     others = graph.op("Slice", scores, zero, minus, axis)
     raised = graph.op("Add", last, graph.constant(ALWAYS, np.float32))
     return graph.op("Concat", others, raised, axis=1)
+
+
+def _raise_first(graph: GraphBuilder, scores: ir.Value) -> ir.Value:
+    zero, one = graph.constant([0]), graph.constant([1])
+    axis, end = graph.constant([1]), graph.constant([2**31 - 1])
+    first = graph.op("Slice", scores, zero, one, axis)
+    others = graph.op("Slice", scores, one, end, axis)
+    raised = graph.op("Add", first, graph.constant(ALWAYS, np.float32))
+    return graph.op("Concat", raised, others, axis=1)
 
 
 def _strongest(graph: GraphBuilder, scores: ir.Value, positions: ir.Value, k: ir.Value) -> ir.Value:

@@ -67,6 +67,28 @@ def test_comp_is_light_and_registers_whatever_came_first() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "first",
+    [
+        "LlamaForCausalLM",  # each of these loads the auto classes at another point of its own loading
+        "BlipForQuestionAnswering",
+        "CLIPModel",
+        "LlavaForConditionalGeneration",
+        "AutoModelForImageTextToText",
+    ],
+)
+def test_slim_models_are_registered_whatever_is_imported(first: str) -> None:
+    code = (
+        "import comp\n"
+        f"from transformers import {first}, AutoConfig\n"
+        "for name in ('comp_llava', 'comp_clip'):\n"
+        "    assert AutoConfig.for_model(name).model_type == name"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_edge_box_needs_only_its_requirements() -> None:
     code = (
         "import sys\n"

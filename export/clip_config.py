@@ -1,0 +1,125 @@
+"""What the graphs of a CLIP need to know besides its sizes, from ``config.json`` alone."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from comp.checkpoints import read_config
+from comp.encoder_shapes import BlockSize, EncoderShape
+from comp.errors import CompExportError
+from comp.plan import DropPlan, Part, PruningPlan
+
+FAMILY = "clip"
+TYPES = ("clip", "comp_clip")
+ACTIVATIONS = ("gelu", "quick_gelu", "gelu_pytorch_tanh", "silu", "relu")
+
+
+@dataclass(frozen=True)
+class TowerSettings:
+    """Activation and epsilon of one tower."""
+
+    act: str
+    layer_norm_eps: float
+
+
+@dataclass(frozen=True)
+class ClipShape:
+    """Everything but the weights that the graphs of a CLIP are built from.
+
+    Attributes:
+        sizes: widths and counts, per block where pruning changes them.
+        image_size, patch_size: of the vision tower, in pixels.
+        drops: of both towers.
+        eos_token_id: ends every text.
+    """
+
+    sizes: EncoderShape
+    image_size: int
+    patch_size: int
+    vision: TowerSettings
+    text: TowerSettings
+    eos_token_id: int
+    drops: tuple[DropPlan, ...] = ()
+
+    def drop(self, part: Part, after_layer: int) -> DropPlan | None:
+        """The drop at a place, if there is one."""
+        return next((d for d in self.drops if d.place == (part, after_layer)), None)
+
+    def pruned(self, plan: PruningPlan) -> "ClipShape":
+        """The shape that is left when ``plan`` has been carried out.
+
+        Raises:
+            CompExportError: the plan is of another family, or the checkpoint is compressed already.
+        """
+        if plan.family != FAMILY:
+            raise CompExportError(
+                f"a plan of family {plan.family!r} for a CLIP: pass the run of a CLIP"
+            )
+        if self.drops:
+            raise CompExportError(
+                "the checkpoint is compressed already: pass its dense model with --model"
+            )
+        parts: tuple[Part, ...] = ("vision", "language")
+        recorded = {
+            part: [(len(b.kept_heads), len(b.kept_channels)) for b in plan.part(part)]
+            for part in parts
+        }
+        return replace(self, sizes=_cut(self.sizes, recorded), drops=plan.drops)
+
+
+def read_clip(directory: Path) -> ClipShape:
+    """Read a dense or a slim CLIP checkpoint's configuration.
+
+    Raises:
+        CompExportError: not a CLIP, or a feature of it that is not supported.
+    """
+    return clip_of(read_config(directory), str(directory))
+
+
+def clip_of(config: dict[str, Any], where: str) -> ClipShape:
+    """As ``read_clip`` for a configuration in memory; ``where`` names it in errors."""
+    if config.get("model_type") not in TYPES:
+        raise CompExportError(f"{where}: model_type is {config.get('model_type')!r}, not 'clip'")
+    vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
+    settings = []
+    for name, part in (("vision_config", vision), ("text_config", text)):
+        act = part.get("hidden_act") or "quick_gelu"
+        if act not in ACTIVATIONS:
+            raise CompExportError(
+                f"{where}: {name}.hidden_act is {act!r}: supported are {', '.join(ACTIVATIONS)}"
+            )
+        settings.append(TowerSettings(act, part.get("layer_norm_eps") or 1e-5))
+    pruning = config.get("pruning") or {}
+    recorded = {
+        part: list(zip(sizes["num_attention_heads"], sizes["intermediate_size"], strict=True))
+        for part, sizes in pruning.items()
+        if part != "drops"
+    }
+    sizes = EncoderShape.from_config(config | {"model_type": "clip"}, where)
+    return ClipShape(
+        sizes=_cut(sizes, recorded),
+        image_size=vision.get("image_size") or 224,
+        patch_size=vision.get("patch_size") or 32,
+        vision=settings[0],
+        text=settings[1],
+        eos_token_id=text.get("eos_token_id") or 49407,
+        drops=tuple(DropPlan(**drop) for drop in pruning.get("drops", [])),
+    )
+
+
+def _cut(sizes: EncoderShape, recorded: dict[Any, list[tuple[int, int]]]) -> EncoderShape:
+    """The sizes with heads and channels of each block; a part without an entry is whole."""
+
+    def blocks(part: str, whole: tuple[BlockSize, ...]) -> tuple[BlockSize, ...]:
+        if not recorded.get(part):
+            return whole
+        return tuple(
+            replace(block, heads=heads, channels=channels)
+            for block, (heads, channels) in zip(whole, recorded[part], strict=True)
+        )
+
+    return replace(
+        sizes,
+        vision=replace(sizes.vision, blocks=blocks("vision", sizes.vision.blocks)),
+        text=replace(sizes.text, blocks=blocks("language", sizes.text.blocks)),
+    )
