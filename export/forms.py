@@ -58,6 +58,7 @@ class EngineForm:
 
     def __init__(self, runtime: EngineRuntime) -> None:
         self._slot = runtime.slot()
+        self.layers = runtime.layers()
         self._tokens = runtime.engines.manifest.artifact.tokens
 
     def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:

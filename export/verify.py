@@ -17,7 +17,7 @@ from comp.errors import CompExportError
 from comp.files import write_text
 from comp.runs import RunDirectory
 from export.engines.manifest import Engines, load_engines, mark_engines_verified
-from export.forms import Form, Skipped, artifact_forms, engine_form
+from export.forms import EngineForm, Form, Skipped, artifact_forms, engine_form
 from export.manifest import (
     MANIFEST_NAME,
     Artifact,
@@ -110,11 +110,15 @@ def verify_run(
     links = [compare("masked torch = slim torch", "float32", places, masked, slim)]
     outcome: dict[str, bool] = {}
     skipped: list[Skipped] = []
+    layers: dict[str, dict[str, tuple[str, ...]]] = {}
     for form in forms_of(artifacts, engines):
         if isinstance(form, Skipped):
             skipped.append(form)
             continue
-        found = answers(form.name, form.load())
+        runner = form.load()
+        if isinstance(runner, EngineForm):
+            layers[form.directory.name] = runner.layers
+        found = answers(form.name, runner)
         torch_name, expected = ("dense", dense_torch) if form.dense else ("slim", slim)
         name = f"{torch_name} torch = {form.name}"
         link = compare(name, form.precision, () if form.dense else places, expected, found)
@@ -130,6 +134,7 @@ def verify_run(
         "links": [link.to_dict() for link in links],
         "skipped": [{"name": form.name, "reason": form.reason} for form in skipped],
         "artifacts": outcome,
+        "engine_layers": layers,
     }
     path = run.write_report(REPORT, report)
     write_text(path.with_suffix(".md"), markdown(report))

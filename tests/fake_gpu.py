@@ -6,6 +6,7 @@ when it was captured, and nothing runs while capturing.
 """
 
 import ctypes
+import json
 from enum import Enum
 from pathlib import Path
 from types import SimpleNamespace
@@ -206,6 +207,11 @@ class FakeEngine:
     def create_execution_context(self, config):
         return FakeContext(self)
 
+    def create_engine_inspector(self):
+        layers = [{"Name": f"{node}_mha"} for node in self.outputs]
+        text = json.dumps({"Layers": [*layers, "reformat"]})
+        return SimpleNamespace(get_engine_information=lambda form: text)
+
     def get_weight_streaming_automatic_budget(self):
         return 1234
 
@@ -232,6 +238,7 @@ class FakeTensorRT:
                 self.known[engines.file(name).read_bytes()] = (graph, entry)
         self.cuda = cuda
         self.ExecutionContextAllocationStrategy = SimpleNamespace(ON_PROFILE_CHANGE=1)
+        self.LayerInformationFormat = SimpleNamespace(JSON=1)
         self.Logger = lambda severity: None
         self.Logger.ERROR = 1
         if captures_graphs:

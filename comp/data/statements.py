@@ -21,7 +21,6 @@ from comp.data.sprites import names_by_category, sprites
 STATEMENT_VERSION = 2  # keeps this stream apart from those of questions and captions
 MOST_THINGS = 5
 MOST_COPIES = 3
-ANSWERS = ("false", "true")
 CELLS = len(PLACES) * len(PLACES[0])
 FACTS = 2 + CELLS + MOST_COPIES  # no and yes, cells, copies
 

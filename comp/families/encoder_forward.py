@@ -78,7 +78,7 @@ def run_encoder(
         ranks = observer is not None or rule is not None
         step = _Attention(part, number, block, options, causal, ranks)
         states, importance, mixed = step(tokens)
-        tokens = _with_states(tokens, states)
+        tokens = with_states(tokens, states)
         if observer is not None and importance is not None:
             observer.heads((part, number), mixed, importance)
             if pending is not None:
@@ -93,7 +93,7 @@ def run_encoder(
         if options.masks is not None:
             mask = options.masks.channels[part, number]
             masked = hidden * mask.to(hidden.device, hidden.dtype)
-        tokens = _with_states(tokens, tokens.states + block.contract(masked))
+        tokens = with_states(tokens, tokens.states + block.contract(masked))
         if observer is not None and importance is not None:
             pending = _Pending(part, number, hidden, importance)
     if observer is not None and pending is not None:
@@ -194,7 +194,8 @@ def state_that_stays(tokens: TokenState) -> Tensor:
     return tokens.states.gather(1, row)[:, 0]
 
 
-def _with_states(tokens: TokenState, states: Tensor) -> TokenState:
+def with_states(tokens: TokenState, states: Tensor) -> TokenState:
+    """The same tokens in other states."""
     return TokenState(
         states, tokens.position, tokens.kind, tokens.alive, tokens.index, tokens.query
     )

@@ -38,12 +38,6 @@ class TensorRT:
         return tuple(f"{name[2:-1]}.{name[-1]}" for name in names if name.startswith("SM"))
 
 
-def installed_modules() -> tuple[ModuleName, ...]:
-    """Those that can be imported."""
-    names: tuple[ModuleName, ...] = ("tensorrt", "tensorrt_rtx")
-    return tuple(name for name in names if _load(name) is not None)
-
-
 def find_tensorrt(wanted: ModuleName | None = None) -> TensorRT:
     """The module to build or run with.
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from comp.errors import CompExportError
+from export.engines.attention import engine_kernels
 from export.engines.cuda import Cuda
 from export.engines.execution import LoadedEngine, captures_graphs
 from export.engines.gpu import gpu_capability, why_no_gpu
@@ -50,6 +51,13 @@ class EngineRuntime:
         """
         own_graphs = not captures_graphs(self._tensorrt)
         return Slot(self.engines.manifest, self._loaded, self._cuda, own_graphs)
+
+    def layers(self) -> dict[str, tuple[str, ...]]:
+        """Names of what TensorRT made of each engine, fused kernels among them."""
+        return {
+            name: engine_kernels(self._tensorrt, loaded.engine)
+            for name, loaded in self._loaded.items()
+        }
 
     def _load(self, name: str) -> LoadedEngine:
         manifest = self.engines.manifest

@@ -161,6 +161,10 @@ def test_tensorrt_is_the_last_link(with_engines, monkeypatch):
         assert link["answers"]["identical"] == 4
     for directory in directories:
         assert load_engines(directory).manifest.verified.ok
+        layers = report["engine_layers"][directory.name]
+        assert set(layers) == {"vision_encoder", "embed_tokens", "decoder"}
+        assert "logits_mha" in layers["decoder"]
+        assert "reformat" in layers["decoder"]
 
 
 def test_engines_that_answer_otherwise_do_not_hold(with_engines, monkeypatch, tmp_path):
