@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from comp.data.statements import FACTS
+from comp.families.blip_forward import Memory, TextOptions, read
 from comp.training.task_batches import IGNORE, QUESTIONS_EACH, Task, normalised
 from comp.training.tiny_blip import WIDTH
 
@@ -61,16 +62,18 @@ class Trainee(nn.Module):
         )
         return found.last_hidden_state
 
-    def _answered(self, ids: Tensor, states: Tensor, present: Tensor | None) -> Losses:
-        """Teacher forcing of ``ids [B, L]``, whose first token becomes the decoder's start."""
+    def _answered(self, ids: Tensor, memory: Memory) -> Losses:
+        """Teacher forcing of ``ids [B, L]``, whose first token becomes the decoder's start.
+
+        Not the decoder's own forward pass: transformers 5.23 does not hand the mask of padded questions
+        to cross-attention, and answers would come to depend on how much padding there was.
+        """
         inputs = ids.clone()
         inputs[:, 0] = self.tokens.start
-        logits = self.model.text_decoder(
-            input_ids=inputs[:, :-1],
-            attention_mask=self._present(inputs[:, :-1]),
-            encoder_hidden_states=states,
-            encoder_attention_mask=present,
-        ).logits
+        inputs = inputs[:, :-1]
+        decoder, present = self.model.text_decoder, self._present(inputs)
+        said = read(decoder.bert, inputs, present, [memory], TextOptions(causal=True))
+        logits = decoder.cls(said.tokens.states)
         wanted = ids[:, 1:].masked_fill(ids[:, 1:] == self.tokens.pad, IGNORE)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=IGNORE)
         right = (logits.argmax(-1) == wanted) | (wanted == IGNORE)
@@ -79,10 +82,10 @@ class Trainee(nn.Module):
     def _vqa(self, images: Tensor, batch: dict[str, Tensor]) -> Losses:
         images = images.repeat_interleave(QUESTIONS_EACH, 0)
         states = self._encoded(batch["ids"], images)
-        return self._answered(batch["answers"], states, self._present(batch["ids"]))
+        return self._answered(batch["answers"], Memory(states, self._present(batch["ids"]).float()))
 
     def _caption(self, images: Tensor, batch: dict[str, Tensor]) -> Losses:
-        return self._answered(batch["ids"], images, None)
+        return self._answered(batch["ids"], Memory.of_image(images))
 
     def _nlvr(self, images: Tensor, batch: dict[str, Tensor]) -> Losses:
         ids = batch["ids"]
