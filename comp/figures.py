@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 from matplotlib.patches import Patch
 
 from comp.errors import CompExportError
@@ -14,6 +15,9 @@ from comp.files import writing
 from comp.flops import keep_ratios, token_counts
 from comp.plan import BlockPlan, Part, PruningPlan
 from comp.runs import RunDirectory
+
+if TYPE_CHECKING:
+    from comp.masks import BlockKey
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 MODE_COLOURS = {
@@ -84,8 +88,7 @@ def structure_figure(plan: PruningPlan) -> Figure:
         _bars(channels, blocks, [len(block.kept_channels) for block in blocks], widths)
         _label(channels, f"{part}: FFN channels", "channels")
         channels.set_xlabel("block")
-    tokens = figure.add_subplot(grid[:, len(parts)])
-    _tokens(tokens, plan)
+    _tokens(figure, grid, len(parts), plan)
     removed = 1 - plan.macs / plan.macs_dense
     figure.suptitle(f"{Path(plan.model).name}, {plan.method}: {removed:.1%} of the FLOPs removed")
     return figure
@@ -104,30 +107,63 @@ def save_figures(run: RunDirectory, folder: Path | None = None) -> list[Path]:
     return [folder / name for name in figures]
 
 
-def tokens_by_layer(plan: PruningPlan) -> tuple[list[int], list[int]]:
-    """Vision and text tokens that each language block sees on the plan's workload."""
-    load, layers = plan.workload, len(plan.part("language"))
-    counts = token_counts(layers, load.image_tokens, load.text_tokens, keep_ratios(plan.drops))
-    return [vision for vision, _ in counts], [text for _, text in counts]
+def tokens_by_block(plan: PruningPlan) -> "dict[BlockKey, tuple[int, int]]":
+    """Vision and text tokens that reach each block on the plan's workload.
+
+    LLaVA's language blocks see both kinds, and its tower drops none; the towers of other families see
+    a kind each.
+    """
+    load = plan.workload
+    both = plan.family == "llava"
+    starts: dict[Part, tuple[int, int]] = {} if both else {"vision": (load.image_tokens, 0)}
+    starts["language"] = (load.image_tokens if both else 0, load.text_tokens)
+    found: dict[BlockKey, tuple[int, int]] = {}
+    for part, start in starts.items():
+        ratios = keep_ratios(drop for drop in plan.drops if drop.part == part)
+        counts = token_counts(len(plan.part(part)), *start, ratios)
+        found |= {(part, index): count for index, count in enumerate(counts)}
+    return found
 
 
-def _tokens(axes: Axes, plan: PruningPlan) -> None:
-    vision, text = tokens_by_layer(plan)
-    layers = range(len(vision))
-    axes.bar(layers, vision, color=MODE_COLOURS["vision_tokens"], label="vision")
-    axes.bar(layers, text, bottom=vision, color=MODE_COLOURS["language_tokens"], label="text")
+def _tokens(figure: Figure, grid: GridSpec, column: int, plan: PruningPlan) -> None:
+    """Tokens of each part that has some, one below the other."""
+    counts = tokens_by_block(plan)
+    parts = list(dict.fromkeys(part for part, _ in counts))
+    for row, part in enumerate(parts):
+        place = grid[:, column] if len(parts) == 1 else grid[row, column]
+        _tokens_of(figure.add_subplot(place), plan, part, counts)
+
+
+def _tokens_of(
+    axes: Axes, plan: PruningPlan, part: Part, counts: "Mapping[BlockKey, tuple[int, int]]"
+) -> None:
+    here = [count for (of, _), count in counts.items() if of == part]
+    vision, text = [count[0] for count in here], [count[1] for count in here]
+    layers = range(len(here))
+    if any(vision):
+        axes.bar(layers, vision, color=MODE_COLOURS["vision_tokens"], label="vision")
+    if any(text):
+        colour = MODE_COLOURS["language_tokens"]
+        axes.bar(layers, text, bottom=vision, color=colour, label="text")
     for drop in plan.drops:
-        top = vision[drop.after_layer] + text[drop.after_layer]
+        if drop.part != part:
+            continue
+        shown = [
+            f"{ratio:.1%}"
+            for ratio, kind in ((drop.vision_keep_ratio, vision), (drop.text_keep_ratio, text))
+            if any(kind)
+        ]
         axes.annotate(
-            f"{drop.vision_keep_ratio:.1%}\n{drop.text_keep_ratio:.1%}",
-            (drop.after_layer - 0.5, top),
+            "\n".join(shown),
+            (drop.after_layer - 0.5, vision[drop.after_layer] + text[drop.after_layer]),
             xytext=(3, 4),
             textcoords="offset points",
             fontsize=7,
             color=INK,
         )
     axes.legend(fontsize=8, frameon=False)
-    _label(axes, "tokens a block sees (keep ratios: vision, text)", "tokens")
+    kinds = "vision, text" if any(vision) and any(text) else "vision" if any(vision) else "text"
+    _label(axes, f"tokens a block of {part} sees (keep ratios: {kinds})", "tokens")
     axes.set_xlabel("block")
 
 

@@ -7,7 +7,6 @@ from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter
 
 LARGE = 500_000_000  # parameters from which LoRA is the default
-TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 
 
 def is_large(adapter: FamilyAdapter) -> bool:
@@ -29,7 +28,9 @@ def lora(adapter: FamilyAdapter, rank: int) -> Iterator[None]:
         ) from error
     wrapped = get_peft_model(
         adapter.model,
-        LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS, lora_dropout=0.0),
+        LoraConfig(
+            r=rank, lora_alpha=2 * rank, target_modules=adapter.lora_targets, lora_dropout=0.0
+        ),
     )
     try:
         yield

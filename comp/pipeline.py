@@ -17,7 +17,7 @@ from comp.checkpoints import resolve_model
 from comp.compute import Compute
 from comp.data.example import Example
 from comp.errors import CompExportError
-from comp.families.base import FamilyAdapter, Forwarding
+from comp.families.base import FamilyAdapter, Forwarding, TrainingTask
 from comp.families.loading import load_adapter
 from comp.figures import save_figures
 from comp.files import disk_errors, write_text, writing_directory
@@ -85,7 +85,7 @@ def run_pruning(
     searched = time.time()
     slim = adapter.cut(outcome.plan)
     metric = _recovered(settings, slim, outcome.plan, compute, data, state, progress)
-    record = _record(request, run, directory, outcome, metric, settings)
+    record = _record(request, run, directory, outcome, metric, settings, adapter.task)
     record["processes"] = compute.processes
     record["seconds"] = {"search": searched - began, "recovery": time.time() - searched}
     if compute.is_main:
@@ -133,7 +133,9 @@ def _data(request: PruneRequest, adapter: FamilyAdapter, compute: Compute) -> Pr
     from comp.data.user_data import load_examples
 
     examples: Sequence[Example] = load_examples(
-        Path(request.data), None if request.images is None else Path(request.images)
+        Path(request.data),
+        None if request.images is None else Path(request.images),
+        captions=adapter.task == "retrieval",
     )
     return own_data(adapter, compute, request.sizes, examples)
 
@@ -187,6 +189,7 @@ def _record(
     outcome: Outcome,
     metric: float,
     settings: _Settled,
+    task: TrainingTask,
 ) -> dict[str, Any]:
     plan = outcome.plan
     return {
@@ -199,7 +202,7 @@ def _record(
         "rate": plan.rate,
         "macs": {"dense": plan.macs_dense, "compressed": plan.macs},
         "metric": {
-            "name": "validation exact match",
+            "name": _metric_name(request, task),
             "dense": outcome.dense_metric,
             "before_recovery": outcome.pruned_metric,
             "compressed": metric,
@@ -212,6 +215,13 @@ def _record(
             **{name: version(name) for name in ("comp-export", "torch", "transformers", "numpy")},
         },
     }
+
+
+def _metric_name(request: PruneRequest, task: TrainingTask) -> str:
+    """What accuracy is of: answers, or the best of a batch of candidates, both ways."""
+    if task == "question":
+        return "validation exact match"
+    return f"validation R@1 among {request.sizes.batch_size}"
 
 
 def _plain(request: PruneRequest) -> dict[str, Any]:

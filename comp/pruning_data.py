@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from comp.compute import Compute
+from comp.data.captions import CaptionExamples
 from comp.data.emoji_scenes import EmojiScenes
 from comp.data.example import Example
 from comp.errors import CompExportError
@@ -34,8 +35,9 @@ class DataSizes:
 
 def embedded_data(adapter: FamilyAdapter, compute: Compute, sizes: DataSizes) -> PruningData:
     """EmojiScenes: calibration and training from ``train``, the metric from ``validation``."""
-    train = EmojiScenes("train", TRAIN_SIZE)
-    return _prepared(adapter, compute, sizes, train, EmojiScenes("validation", sizes.validation))
+    embedded = EmojiScenes if adapter.task == "question" else CaptionExamples
+    train, validation = embedded("train", TRAIN_SIZE), embedded("validation", sizes.validation)
+    return _prepared(adapter, compute, sizes, train, validation)
 
 
 def own_data(

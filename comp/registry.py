@@ -38,14 +38,32 @@ FAMILIES = (
         default_modes=("vision_tokens", "language_tokens", "language_parameters"),
         exports=("slim checkpoint", "onnx", "tensorrt"),
     ),
+    Family(
+        name="clip",
+        model_types=("clip", "comp_clip"),
+        description="CLIP: image and text towers, compared by their embeddings",
+        modes=("vision_tokens", "language_tokens", "vision_parameters", "language_parameters"),
+        default_modes=(
+            "vision_tokens",
+            "language_tokens",
+            "vision_parameters",
+            "language_parameters",
+        ),
+        exports=("slim checkpoint",),
+    ),
 )
 
 METHODS = (
     Method(
         name="comp",
         removes=("attention heads", "FFN channels", "tokens"),
-        families=("llava",),
+        families=("llava", "clip"),
         description="Collaborative multi-mode pruning: importances that weigh each other (CIM), "
         "and a strategy that picks the next mode by its cost (MPS)",
     ),
 )
+
+
+def family_of(model_type: str | None) -> Family | None:
+    """The family that a configuration's ``model_type`` belongs to."""
+    return next((family for family in FAMILIES if model_type in family.model_types), None)

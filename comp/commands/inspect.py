@@ -75,9 +75,10 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def _summary(plan: "PruningPlan") -> dict[str, Any]:
-    from comp.figures import tokens_by_layer
+    from comp.figures import tokens_by_block
 
-    vision, text = tokens_by_layer(plan)
+    counts = tokens_by_block(plan).values()
+    vision, text = ([each[kind] for each in counts if each[kind]] for kind in (0, 1))
     return {
         "model": plan.model,
         "family": plan.family,
@@ -103,18 +104,18 @@ def _summary(plan: "PruningPlan") -> dict[str, Any]:
 
 
 def _print_plan(path: Path, plan: "PruningPlan") -> None:
-    from comp.figures import tokens_by_layer
+    from comp.figures import tokens_by_block
 
-    vision, text = tokens_by_layer(plan)
+    tokens = tokens_by_block(plan)
     rows = []
     for block in plan.blocks:
-        language = block.part == "language"
+        vision, text = tokens.get((block.part, block.index), (0, 0))
         rows.append(
             (
                 f"{block.part} {block.index}",
                 f"{len(block.kept_heads)} of {block.num_attention_heads}",
                 f"{len(block.kept_channels)} of {block.intermediate_size}",
-                f"{vision[block.index]} + {text[block.index]}" if language else "",
+                f"{vision} + {text}" if vision + text else "",
             )
         )
     load = plan.workload
@@ -129,7 +130,11 @@ def _print_plan(path: Path, plan: "PruningPlan") -> None:
             "Tokens dropped",
             ("after block", "vision tokens kept", "text tokens kept"),
             (
-                (d.after_layer, f"{d.vision_keep_ratio:.1%}", f"{d.text_keep_ratio:.1%}")
+                (
+                    f"{d.part} {d.after_layer}",
+                    f"{d.vision_keep_ratio:.1%}",
+                    f"{d.text_keep_ratio:.1%}",
+                )
                 for d in plan.drops
             ),
         )

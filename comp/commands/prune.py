@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from comp.console import print_json, print_table, say
 from comp.errors import CompExportError
 from comp.options import CommonOptions, common_options
 from comp.runs import RunDirectory
+
+if TYPE_CHECKING:
+    from comp.registry import Family
 
 RUNS = Path("runs")
 SHORT_MODES = {
@@ -31,9 +35,8 @@ ALIGN_LARGE, ALIGN_SMALL, LARGE_WIDTH = 64, 16, 2048
 @click.option("--method", type=click.Choice(["comp"]), default="comp", show_default=True)
 @click.option(
     "--modes",
-    default="vt,lt,lp",
-    show_default=True,
-    help="What may be pruned: vt, lt (tokens), lp, vp (parameters); short or long names, by comma.",
+    help="What may be pruned: vt, lt (tokens), lp, vp (parameters); short or long names, by comma "
+    "[vt,lt,lp; of CLIP also vp].",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory [runs/MODEL-RATE].")
 @click.option("--force", is_flag=True, help="Replace an existing run.")
@@ -100,7 +103,7 @@ def command(
     model: str,
     rate: float,
     method: str,
-    modes: str,
+    modes: str | None,
     out: Path | None,
     force: bool,
     resume: bool,
@@ -145,23 +148,23 @@ def command(
     from comp.pruning_data import DataSizes
     from comp.recover import RecoverOptions
     from comp.search import ImportanceOptions
-    from comp.shapes import read_shape
     from comp.strategy import StrategyOptions
     from comp.training_loop import StepOptions
 
     resolve_model(model)
-    shape = read_shape(model)
-    large = max(shape.channels) >= LARGE_WIDTH
+    family, width = _family_and_width(model)
+    large = width >= LARGE_WIDTH
     align = align or (ALIGN_LARGE if large else ALIGN_SMALL)
     if lr is None:
-        lr = (2e-5 if recover == "full" else 2e-4) if large else 1e-4
+        adapted = recover == "lora" or (recover != "full" and family.name == "llava")
+        lr = (2e-4 if adapted else 2e-5) if large else 1e-4
     training = StepOptions(batch_size=batch_size, learning_rate=lr)
     request = PruneRequest(
         model=model,
         method=method,
         comp=CompOptions(
             rate=rate,
-            modes=_mode_names(modes),
+            modes=family.default_modes if modes is None else _mode_names(modes),
             stages=stages,
             steps_per_stage=steps_per_stage,
             align=align,
@@ -200,7 +203,27 @@ def command(
         (metric["name"], f"{metric['dense']:.1%}", f"{metric['compressed']:.1%}"),
     ]
     print_table(f"{run.path}: rate {record['rate']:.3f}", ("", "dense", "compressed"), rows)
-    say("next: comp-export onnx, then verify, eval and bench")
+    if "onnx" in family.exports:
+        say("next: comp-export onnx, then verify, eval and bench")
+
+
+def _family_and_width(model: str) -> tuple["Family", int]:
+    """The family of a model, and its widest FFN that may be cut by default."""
+    from comp.encoder_shapes import EncoderShape
+    from comp.registry import FAMILIES, family_of
+    from comp.shapes import ModelShape, config_of
+
+    config = config_of(model)
+    family = family_of(config.get("model_type"))
+    if family is None:
+        known = ", ".join(kind for each in FAMILIES for kind in each.model_types)
+        raise CompExportError(
+            f"{model}: model_type is {config.get('model_type')!r}: what can be pruned is {known}"
+        )
+    if family.name == "llava":
+        return family, max(ModelShape.from_config(config, model).channels)
+    shape = EncoderShape.from_config(config, model)
+    return family, max(block.channels for block in (*shape.vision.blocks, *shape.text.blocks))
 
 
 def _prepare(run: RunDirectory, force: bool, resume: bool) -> None:

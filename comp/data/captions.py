@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from comp.data.emoji_scenes import SPLITS, split_of
+from comp.data.example import Example
 from comp.data.questions import PLACE_MARGIN, compose_free
 from comp.data.scenes import Scene, Thing, place_things, render
 from comp.data.sprites import sprites
@@ -72,6 +73,20 @@ def draw_scene(split: str, rng: np.random.Generator) -> Scene:
         scene = place_things(compose_free(rng, high=MOST_THINGS), rng)
         if scene is not None and split_of(scene) == split:
             return scene
+
+
+class CaptionExamples(Sequence[Example]):
+    """The same scenes as pairs for retrieval: the answer of an example is one of its captions."""
+
+    def __init__(self, split: str, size: int = 2000) -> None:
+        self.scenes = EmojiCaptions(split, size)
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def __getitem__(self, index: int) -> Example:  # type: ignore[override]  # no slices
+        shown = self.scenes[index]
+        return Example(shown.image, "", shown.captions[index % len(shown.captions)], "caption")
 
 
 def captions_of(scene: Scene) -> tuple[str, ...]:

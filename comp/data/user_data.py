@@ -53,7 +53,7 @@ class UserData(Sequence[Example]):
         return Example(image, record.question, record.answer, record.kind)
 
 
-def load_examples(path: Path, image_folder: Path | None = None) -> UserData:
+def load_examples(path: Path, image_folder: Path | None = None, captions: bool = False) -> UserData:
     """Load a user's questions.
 
     ``*.jsonl`` holds one object a line: ``image``, ``question``, ``answer`` and, if wanted,
@@ -61,9 +61,12 @@ def load_examples(path: Path, image_folder: Path | None = None) -> UserData:
     ...]}``; each turn of a conversation becomes an example of its own, asked without the turns
     before it. Records without an image are left out, and their number is said on stderr.
 
+    Captions, for retrieval, are JSONL with ``image`` and ``caption``; the caption is the example's answer.
+
     Args:
         path: the file.
         image_folder: where image names start; the folder of ``path`` when left out.
+        captions: read captions, not questions.
 
     Raises:
         CompExportError: names the file, the line or record, and what to mend.
@@ -73,20 +76,45 @@ def load_examples(path: Path, image_folder: Path | None = None) -> UserData:
         raise CompExportError(
             f"no image folder {folder}: pass the folder that image names start in"
         )
-    readers = {".jsonl": _read_lines, ".json": _read_conversations}
+    readers = {".jsonl": _read_captions if captions else _read_lines}
+    if not captions:
+        readers[".json"] = _read_conversations
     reader = readers.get(path.suffix.lower())
     if reader is None:
+        if captions:
+            raise CompExportError(
+                f"{path}: unknown kind of data file: captions are .jsonl (image, caption a line)"
+            )
         raise CompExportError(
             f"{path}: unknown kind of data file: name it .json (LLaVA-Instruct) or .jsonl "
             "(image, question, answer a line)"
         )
     records = list(reader(path, folder))
     if not records:
-        raise CompExportError(f"{path} holds no question about an image: nothing to learn from it")
+        wanted = "caption of" if captions else "question about"
+        raise CompExportError(f"{path} holds no {wanted} an image: nothing to learn from it")
     return UserData(records)
 
 
 def _read_lines(path: Path, folder: Path) -> Iterator[Record]:
+    for found, where in _lines(path, "image, question, answer"):
+        yield Record(
+            image=_image(found, folder, where),
+            question=_string(found, "question", where),
+            answer=_string(found, "answer", where),
+            kind=_string(found, "kind", where) if "kind" in found else "question",
+            where=where,
+        )
+
+
+def _read_captions(path: Path, folder: Path) -> Iterator[Record]:
+    for found, where in _lines(path, "image, caption"):
+        image, caption = _image(found, folder, where), _string(found, "caption", where)
+        yield Record(image, "", caption, "caption", where)
+
+
+def _lines(path: Path, keys: str) -> Iterator[tuple[dict[str, Any], str]]:
+    """The objects of a JSONL file, and where each stands."""
     for number, line in enumerate(_text(path).splitlines(), start=1):
         where = f"{path}, line {number}"
         if not line.strip():
@@ -96,16 +124,8 @@ def _read_lines(path: Path, folder: Path) -> Iterator[Record]:
         except ValueError as error:
             raise CompExportError(f"{where} is not JSON ({error}): one object a line") from error
         if not isinstance(found, dict):
-            raise CompExportError(
-                f"{where} is no object: write {{image, question, answer}} on each line"
-            )
-        yield Record(
-            image=_image(found, folder, where),
-            question=_string(found, "question", where),
-            answer=_string(found, "answer", where),
-            kind=_string(found, "kind", where) if "kind" in found else "question",
-            where=where,
-        )
+            raise CompExportError(f"{where} is no object: write {{{keys}}} on each line")
+        yield found, where
 
 
 def _read_conversations(path: Path, folder: Path) -> Iterator[Record]:

@@ -15,6 +15,7 @@ from comp.plan import Part, Place, PruningPlan, Workload
 from comp.tokens import DropRules
 
 TokenKind = Literal["vision", "text"]
+TrainingTask = Literal["question", "retrieval"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,8 @@ class FamilyAdapter(Protocol):
     modes: tuple[Mode, ...]
     default_modes: tuple[str, ...]
     model: nn.Module
+    task: TrainingTask
+    lora_targets: str  # pattern of the names of the linear layers that LoRA adapts
     blocks: tuple[BlockShape, ...]
     drop_places: dict[Place, tuple[TokenKind, ...]]  # with the kinds of tokens there, in order
 

@@ -63,6 +63,8 @@ class ClipAdapter(FamilyAdapter):
     """
 
     name = "clip"
+    task = "retrieval"
+    lora_targets = r".*encoder\.layers.*\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)"
     modes = MODES
     default_modes = tuple(mode.name for mode in MODES)
 

@@ -56,6 +56,8 @@ class LlavaAdapter(FamilyAdapter):
     """
 
     name = "llava"
+    task = "question"
+    lora_targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
     modes = MODES
     default_modes = DEFAULT_MODES
 

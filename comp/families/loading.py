@@ -1,6 +1,8 @@
 """Load a checkpoint as the adapter of its family."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -8,7 +10,17 @@ from comp.checkpoints import read_config
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter
 
-FAMILIES = {"llava": "llava", "comp_llava": "llava"}
+FAMILIES = {"llava": "llava", "comp_llava": "llava", "clip": "clip", "comp_clip": "clip"}
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """What a checkpoint is made of."""
+
+    model: Any
+    config: Any
+    processor: Any
+    adapter: Any
 
 
 def load_adapter(
@@ -28,22 +40,26 @@ def load_adapter(
     family = FAMILIES.get(config.get("model_type", ""))
     if family is None:
         raise CompExportError(
-            f"{directory} is a {config.get('model_type')!r} model: supported are LLaVA-1.5 checkpoints "
-            "(model_type 'llava')"
+            f"{directory} is a {config.get('model_type')!r} model: supported are LLaVA-1.5 and CLIP "
+            "checkpoints (model_type 'llava', 'clip')"
+        )
+    if device_map is not None and family != "llava":
+        raise CompExportError(
+            f"--device-map {device_map} spreads a large LLaVA over GPUs, and {directory} is a {family} "
+            "model, which fits on one: leave it out"
         )
     _require_weights(directory)
     from transformers.utils import logging
 
-    from comp.families.llava import LlavaAdapter
-
     logging.disable_progress_bar()  # our own says what is going on
 
-    model = _load_model(directory, config, device_map)
-    processor = _load_processor(directory)
+    classes = _CLASSES[family](directory, config)
+    model = _load_model(directory, classes, device_map)
+    processor = _load_processor(directory, classes.processor)
     if device_map is None:
         model.to(device)
     stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
-    return LlavaAdapter(model, processor, stored)
+    return classes.adapter(model, processor, stored)
 
 
 def _require_weights(directory: Path) -> None:
@@ -57,10 +73,10 @@ def _require_weights(directory: Path) -> None:
     raise CompExportError(f"{directory} holds no *.safetensors: fetch the checkpoint's weights")
 
 
-def _load_model(directory: Path, config: dict, device_map: str | None):  # type: ignore[no-untyped-def]
-    from safetensors import SafetensorError
-    from transformers import LlavaConfig, LlavaForConditionalGeneration
+def _llava(directory: Path, config: dict[str, Any]) -> _Classes:
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
+    from comp.families.llava import LlavaAdapter
     from comp.families.slim_llava import CompLlavaConfig, CompLlavaForConditionalGeneration
 
     text, vision = (config.get(f"{part}_config", {}) for part in ("text", "vision"))
@@ -72,13 +88,34 @@ def _load_model(directory: Path, config: dict, device_map: str | None):  # type:
             raise CompExportError(
                 f"{directory} has a {kind!r} {part} model: LLaVA-1.5 has {wanted!r}, others are not supported"
             )
-    slim = config["model_type"] == "comp_llava"
-    model_class = CompLlavaForConditionalGeneration if slim else LlavaForConditionalGeneration
-    config_class = CompLlavaConfig if slim else LlavaConfig
+    if config["model_type"] == "comp_llava":
+        model, settings = CompLlavaForConditionalGeneration, CompLlavaConfig
+    else:
+        model, settings = LlavaForConditionalGeneration, LlavaConfig
+    return _Classes(model, settings, LlavaProcessor, LlavaAdapter)
+
+
+def _clip(_directory: Path, config: dict[str, Any]) -> _Classes:
+    from transformers import CLIPConfig, CLIPModel, CLIPProcessor
+
+    from comp.families.clip import ClipAdapter
+    from comp.families.slim_clip import CompCLIPConfig, CompCLIPModel
+
+    if config["model_type"] == "comp_clip":
+        return _Classes(CompCLIPModel, CompCLIPConfig, CLIPProcessor, ClipAdapter)
+    return _Classes(CLIPModel, CLIPConfig, CLIPProcessor, ClipAdapter)
+
+
+_CLASSES = {"llava": _llava, "clip": _clip}
+
+
+def _load_model(directory: Path, classes: _Classes, device_map: str | None) -> Any:
+    from safetensors import SafetensorError
+
     try:
-        return model_class.from_pretrained(
+        return classes.model.from_pretrained(
             directory,
-            config=config_class.from_pretrained(directory),
+            config=classes.config.from_pretrained(directory),
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,
@@ -89,13 +126,11 @@ def _load_model(directory: Path, config: dict, device_map: str | None):  # type:
         raise CompExportError(f"cannot load {directory}: {str(error).splitlines()[0]}") from error
 
 
-def _load_processor(directory: Path):  # type: ignore[no-untyped-def]
-    from transformers import CLIPImageProcessorPil, LlavaProcessor
+def _load_processor(directory: Path, kind: Any) -> Any:
+    from transformers import CLIPImageProcessorPil
 
     try:
-        processor = LlavaProcessor.from_pretrained(
-            directory, trust_remote_code=False, local_files_only=True
-        )
+        processor = kind.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CompExportError(
             f"{directory} has no complete processor ({str(error).splitlines()[0]}): it needs "

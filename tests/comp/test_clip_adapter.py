@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+from transformers import AutoModel
 
 from comp.compute import Compute
 from comp.data.captions import EmojiCaptions
@@ -11,7 +11,6 @@ from comp.data.example import Example
 from comp.encoder_flops import text_macs, tower_macs
 from comp.errors import CompExportError
 from comp.families.base import Forwarding
-from comp.families.clip import ClipAdapter
 from comp.families.slim_clip import CompCLIPModel
 from comp.masks import Masks, StructureCounts
 from comp.methods.comp import CompOptions, prune
@@ -19,37 +18,10 @@ from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload, keep_count
 from comp.progress import Progress
 from comp.pruning_data import PruningData
 from comp.tokens import rules_from_plan
-from comp.training.tiny_blip import clip_processor
 from comp.training_loop import StepOptions
+from tests.comp.small_clip import FFN, HEADS, LAYERS, WIDTH, random_clip
 
-LAYERS, HEADS, WIDTH, FFN = 3, 4, 32, 48
 TOKENS = 145
-
-
-def random_clip(seed=0):
-    torch.manual_seed(seed)
-    processor = clip_processor()
-    tokenizer = processor.tokenizer
-    sizes = {
-        "hidden_size": WIDTH,
-        "intermediate_size": FFN,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-    }
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        max_position_embeddings=64,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        **sizes,
-    )
-    vision = CLIPVisionConfig(image_size=168, patch_size=14, **sizes)
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)).eval()
-    for parameter in model.parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=1.4 * parameter[0].numel() ** -0.5)
-    return ClipAdapter(model, processor)
 
 
 def captioned(count, start=0, split="validation"):

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from comp.cli import main
-from comp.figures import read_stages, structure_figure, tokens_by_layer, trajectory_figure
+from comp.figures import read_stages, structure_figure, tokens_by_block, trajectory_figure
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
-from comp.registry import FAMILIES, METHODS
+from comp.registry import FAMILIES, METHODS, family_of
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -156,13 +156,18 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_registry_says_what_the_adapters_are() -> None:
-    from comp.families import llava
+    from comp.families import clip, llava
     from comp.families.loading import FAMILIES as LOADABLE
 
-    (family,) = FAMILIES
-    assert family.modes == tuple(mode.name for mode in llava.MODES)
-    assert family.default_modes == llava.DEFAULT_MODES
-    assert dict.fromkeys(family.model_types, family.name) == LOADABLE
+    adapters = {each.name: each for each in (llava.LlavaAdapter, clip.ClipAdapter)}
+    for family in FAMILIES:
+        adapter = adapters.pop(family.name)
+        assert family.modes == tuple(mode.name for mode in adapter.modes)
+        assert family.default_modes == adapter.default_modes
+        assert all(family_of(kind) is family for kind in family.model_types)
+    assert not adapters
+    assert {kind: f.name for f in FAMILIES for kind in f.model_types} == LOADABLE
+    assert family_of("blip") is None
     files = {path.stem for path in (Path(llava.__file__).parents[1] / "methods").glob("*.py")}
     assert {method.name for method in METHODS} == files - {"__init__"}
 
@@ -225,7 +230,7 @@ def test_figures_show_the_numbers() -> None:
     assert [bar.get_height() for bar in heads.patches[32:36]] == [16, 17, 16, 17]
     assert channels.patches[40].get_height() == 5504
     assert tokens.patches[8].get_height() == 288
-    assert tokens_by_layer(plan_for_7b())[1][8] == 54
+    assert tokens_by_block(plan_for_7b())["language", 8] == (288, 54)
 
 
 def test_damaged_stages_are_refused(tmp_path: Path) -> None:
