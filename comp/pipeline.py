@@ -25,7 +25,7 @@ from comp.lora import is_large, lora
 from comp.methods.comp import CompOptions, Outcome, prune
 from comp.plan import Part, PruningPlan
 from comp.progress import Progress
-from comp.pruning_data import DataSizes, PruningData, embedded_data, own_data
+from comp.pruning_data import DataSizes, PruningData, embedded_data, own_data, split_data
 from comp.recover import RecoverOptions, recover
 from comp.runs import RUN_VERSION, RunDirectory
 from comp.search_state import STAGES
@@ -66,15 +66,16 @@ def run_pruning(
     progress = Progress(quiet or not compute.is_main)
     began = time.time()
     state = run.path / STATE_FOLDER
+    torch.manual_seed(request.comp.seed)
+    directory = resolve_model(request.model)
+    adapter = load_adapter(directory, compute.device, device_map)
+    data = _data(request, adapter, compute)
+    # Not before: a model or data that are refused leave nothing to resume.
     compute.accelerator.wait_for_everyone()  # until every process has found the place free
     if compute.is_main:
         with disk_errors(run.path):
             state.mkdir(parents=True, exist_ok=True)
         write_text(state / REQUEST, json.dumps(_plain(request), indent=1))
-    torch.manual_seed(request.comp.seed)
-    directory = resolve_model(request.model)
-    adapter = load_adapter(directory, compute.device, device_map)
-    data = _data(request, adapter, compute)
     settings = _settled(request, adapter)
     adapter.train_parts(_trained_parts(adapter, request.comp.modes))
 
@@ -130,10 +131,16 @@ def _trained_parts(adapter: FamilyAdapter, modes: tuple[str, ...]) -> set[Part]:
 def _data(request: PruneRequest, adapter: FamilyAdapter, compute: Compute) -> PruningData:
     if request.data is None:
         return embedded_data(adapter, compute, request.sizes)
+    from comp.data.karpathy import load_karpathy
     from comp.data.user_data import load_examples
 
+    path = Path(request.data)
+    if adapter.task == "retrieval" and path.suffix.lower() == ".json":
+        folder = path.parent if request.images is None else Path(request.images)
+        train, validation = (load_karpathy(path, folder, of) for of in ("train", "validation"))
+        return split_data(adapter, compute, request.sizes, train, validation)
     examples: Sequence[Example] = load_examples(
-        Path(request.data),
+        path,
         None if request.images is None else Path(request.images),
         captions=adapter.task == "retrieval",
     )

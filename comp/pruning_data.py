@@ -37,7 +37,7 @@ def embedded_data(adapter: FamilyAdapter, compute: Compute, sizes: DataSizes) ->
     """EmojiScenes: calibration and training from ``train``, the metric from ``validation``."""
     embedded = EmojiScenes if adapter.task == "question" else CaptionExamples
     train, validation = embedded("train", TRAIN_SIZE), embedded("validation", sizes.validation)
-    return _prepared(adapter, compute, sizes, train, validation)
+    return split_data(adapter, compute, sizes, train, validation)
 
 
 def own_data(
@@ -56,7 +56,7 @@ def own_data(
     held_out = range(0, len(examples), VALIDATION_SHARE)
     validation = _Subset(examples, held_out)
     train = _Subset(examples, [i for i in range(len(examples)) if i % VALIDATION_SHARE])
-    return _prepared(adapter, compute, sizes, train, validation)
+    return split_data(adapter, compute, sizes, train, validation)
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,14 @@ class _Subset(Sequence[Example]):
         return self.examples[self.places[index]]
 
 
-def _prepared(
+def split_data(
     adapter: FamilyAdapter,
     compute: Compute,
     sizes: DataSizes,
     train: Sequence[Example],
     validation: Sequence[Example],
 ) -> PruningData:
+    """Data whose splits are given."""
     # Training reads its data in permuted order; calibration takes the last examples.
     count = len(train)
     calibration = [train[count - 1 - i] for i in range(min(sizes.calibration, count))]

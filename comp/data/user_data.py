@@ -62,6 +62,7 @@ def load_examples(path: Path, image_folder: Path | None = None, captions: bool =
     before it. Records without an image are left out, and their number is said on stderr.
 
     Captions, for retrieval, are JSONL with ``image`` and ``caption``; the caption is the example's answer.
+    (Karpathy's JSON, which has splits of its own, is read by ``comp.data.karpathy``.)
 
     Args:
         path: the file.
@@ -115,7 +116,7 @@ def _read_captions(path: Path, folder: Path) -> Iterator[Record]:
 
 def _lines(path: Path, keys: str) -> Iterator[tuple[dict[str, Any], str]]:
     """The objects of a JSONL file, and where each stands."""
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         where = f"{path}, line {number}"
         if not line.strip():
             continue
@@ -130,7 +131,7 @@ def _lines(path: Path, keys: str) -> Iterator[tuple[dict[str, Any], str]]:
 
 def _read_conversations(path: Path, folder: Path) -> Iterator[Record]:
     try:
-        found = json.loads(_text(path))
+        found = json.loads(read_text(path))
     except ValueError as error:
         raise CompExportError(
             f"{path} is not JSON ({error}): LLaVA-Instruct is one list; for an object a line, name "
@@ -183,8 +184,11 @@ def _said(turn: object, speakers: tuple[str, ...], where: str) -> str:
 
 
 def _image(entry: Mapping[str, Any], folder: Path, where: str) -> Path:
-    """The image's file; names may not leave the folder, by ``..`` or by a link."""
-    name = _string(entry, "image", where)
+    return image_file(_string(entry, "image", where), folder, where)
+
+
+def image_file(name: str, folder: Path, where: str) -> Path:
+    """An image's file in a folder that is resolved; names may not leave it, by ``..`` or by a link."""
     path = (folder / name).resolve()
     if PurePosixPath(name).is_absolute() or not path.is_relative_to(folder):
         raise CompExportError(
@@ -210,7 +214,8 @@ def _not_empty(text: str, key: str, where: str) -> str:
     return text.strip()
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A data file's text, in UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:

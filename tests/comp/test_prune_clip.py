@@ -7,7 +7,8 @@ import torch
 from click.testing import CliRunner
 
 from comp.cli import cli
-from comp.data.captions import CaptionExamples
+from comp.data.captions import CaptionExamples, EmojiCaptions
+from comp.data.karpathy import load_karpathy
 from comp.errors import CompExportError
 from comp.families.base import Forwarding
 from comp.families.loading import load_adapter
@@ -88,9 +89,59 @@ def test_own_captions(clip_checkpoint, tmp_path):
     (tmp_path / "asked.jsonl").write_text('{"image": "0.png", "question": "?", "answer": "fox"}\n')
     with pytest.raises(CompExportError, match="'caption' is None"):
         prune(clip_checkpoint, tmp_path / "other", "--data", str(tmp_path / "asked.jsonl"))
-    (tmp_path / "captions.json").write_text("[]")
+    (tmp_path / "captions.csv").write_text("")
     with pytest.raises(CompExportError, match=r"captions are \.jsonl"):
+        prune(clip_checkpoint, tmp_path / "third", "--data", str(tmp_path / "captions.csv"))
+    (tmp_path / "captions.json").write_text("[]")
+    with pytest.raises(CompExportError, match="no list 'images'"):
         prune(clip_checkpoint, tmp_path / "third", "--data", str(tmp_path / "captions.json"))
+    assert not (tmp_path / "third").exists()
+
+
+def test_karpathys_captions(clip_checkpoint, tmp_path):
+    """As COCO's file lays them out: a folder of each set, several sentences, splits in the records."""
+    (tmp_path / "val2014").mkdir()
+    data = EmojiCaptions("train", 24)
+    images = []
+    for number in range(24):
+        shown = data[number]
+        shown.image.save(tmp_path / "val2014" / f"{number}.jpg")
+        split = ("train", "restval", "val")[number % 3]
+        sentences = [{"raw": caption, "tokens": []} for caption in shown.captions]
+        record = {"filepath": "val2014", "filename": f"{number}.jpg", "split": split}
+        images.append(record | {"sentences": sentences, "imgid": number, "cocoid": number})
+    path = tmp_path / "dataset.json"
+    path.write_text(json.dumps({"images": images, "dataset": "coco"}))
+    train, validation = (load_karpathy(path, tmp_path, of) for of in ("train", "validation"))
+    assert len(train) == sum(len(data[n].captions) for n in range(24) if n % 3 < 2)
+    assert [example.answer for example in validation] == [
+        data[n].captions[0] for n in range(2, 24, 3)
+    ]
+    assert validation[0].image.size == data[2].image.size
+    result = prune(clip_checkpoint, tmp_path / "run", "--data", str(path))
+    assert result.exit_code == 0, result.output
+    with pytest.raises(CompExportError, match="no image of the test split"):
+        load_karpathy(path, tmp_path, "test")
+    with pytest.raises(CompExportError, match="pass it with --images"):
+        load_karpathy(path, tmp_path / "nowhere", "train")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"split": "dev"}, "image 1: split is 'dev'"),
+        ({"sentences": []}, "image 1 has no sentences"),
+        ({"sentences": [{"raw": " "}]}, "'raw' is ' '"),
+        ({"filename": "../x.jpg"}, "leads out of"),
+        ({"filename": "y.jpg"}, "no image 'y.jpg'"),
+    ],
+)
+def test_damaged_karpathy(tmp_path, change, message):
+    (tmp_path / "pictures").mkdir()
+    record = {"filename": "x.jpg", "split": "train", "sentences": [{"raw": "a fox"}]} | change
+    (tmp_path / "data.json").write_text(json.dumps({"images": [record]}))
+    with pytest.raises(CompExportError, match=message):
+        load_karpathy(tmp_path / "data.json", tmp_path / "pictures", "train")
 
 
 def test_lora_of_a_clip(clip_checkpoint, tmp_path):
