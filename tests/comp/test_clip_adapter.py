@@ -1,6 +1,5 @@
 """CLIP as the algorithm sees it: scored, counted, cut, searched, saved; the algorithm itself is as it was."""
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModel
@@ -14,12 +13,12 @@ from comp.families.base import Forwarding
 from comp.families.slim_clip import CompCLIPModel
 from comp.masks import Masks, StructureCounts
 from comp.methods.comp import CompOptions, prune
-from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload, keep_count
+from comp.plan import Workload, keep_count
 from comp.progress import Progress
 from comp.pruning_data import PruningData
 from comp.tokens import rules_from_plan
 from comp.training_loop import StepOptions
-from tests.comp.small_clip import FFN, HEADS, LAYERS, WIDTH, random_clip
+from tests.comp.small_clip import FFN, HEADS, LAYERS, WIDTH, random_clip, random_plan
 
 TOKENS = 145
 
@@ -42,41 +41,6 @@ def batch(adapter):
     return adapter.collate(captioned(6))
 
 
-def some_plan(seed=0):
-    rng = np.random.default_rng(seed)
-    blocks = tuple(
-        BlockPlan(
-            part=part,
-            index=index,
-            num_attention_heads=HEADS,
-            num_key_value_heads=HEADS,
-            intermediate_size=FFN,
-            kept_key_value_heads=tuple(
-                sorted(rng.permutation(HEADS)[: rng.integers(1, HEADS + 1)].tolist())
-            ),
-            kept_channels=tuple(sorted(rng.permutation(FFN)[: rng.integers(4, FFN)].tolist())),
-        )
-        for part in ("vision", "language")
-        for index in range(LAYERS)
-    )
-    drops = tuple(
-        DropPlan(part=part, after_layer=layer, vision_keep_ratio=vision, text_keep_ratio=text)
-        for part, vision, text in (("vision", 0.6, 1.0), ("language", 1.0, 0.7))
-        for layer in (1, 2)
-    )
-    return PruningPlan(
-        family="clip",
-        model="tiny",
-        method="test",
-        rate=0.5,
-        workload=Workload(image_tokens=TOKENS, text_tokens=12),
-        macs_dense=2,
-        macs=1,
-        blocks=blocks,
-        drops=drops,
-    )
-
-
 @torch.no_grad()
 def test_the_loss_is_that_of_clip(adapter, batch):
     scored = adapter.score(batch, Forwarding())
@@ -93,7 +57,7 @@ def test_the_loss_is_that_of_clip(adapter, batch):
 @pytest.mark.parametrize("seed", range(3))
 @torch.no_grad()
 def test_masked_equals_cut(adapter, batch, seed):
-    plan = some_plan(seed)
+    plan = random_plan(seed)
     rules = rules_from_plan(plan.drops)
     masked = adapter.score(batch, Forwarding(Masks.from_plan(plan.blocks), rules))
     slim = adapter.cut(plan)
@@ -117,7 +81,7 @@ def test_masked_equals_cut(adapter, batch, seed):
 
 @torch.no_grad()
 def test_a_slim_checkpoint_is_loaded_by_transformers(adapter, batch, tmp_path):
-    plan = some_plan(1)
+    plan = random_plan(1)
     slim = adapter.cut(plan)
     slim.save(tmp_path)
     loaded = AutoModel.from_pretrained(tmp_path).eval()

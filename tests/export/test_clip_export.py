@@ -7,23 +7,20 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from comp.errors import CompExportError
 from comp.families.base import Forwarding
-from comp.families.clip import ClipAdapter
 from comp.families.clip_forward import embed_images, embed_texts
 from comp.families.encoder_forward import EncoderOptions
 from comp.families.slim_clip import clip_options
 from comp.masks import Masks
-from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
-from comp.training.tiny_blip import clip_processor
 from export.clip import TEXT_GRAPH, VISION_GRAPH, build_clip_graphs
 from export.clip_config import clip_of, read_clip
 from export.graph.builder import Target
 from export.weights import CheckpointWeights
+from tests.comp.small_clip import random_clip, random_plan
 
-LAYERS, HEADS, WIDTH, FFN, TOKENS = 3, 4, 32, 48, 17
+TOKENS = 17
 BOUND = {"float32": 2e-5, "float16": 2e-2}
 TARGETS = [
     Target("onnxruntime"),
@@ -35,70 +32,11 @@ TARGETS = [
 
 @pytest.fixture(scope="module")
 def adapter():
-    torch.manual_seed(3)
-    processor = clip_processor()
-    tokenizer = processor.tokenizer
-    sizes = {
-        "hidden_size": WIDTH,
-        "intermediate_size": FFN,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": HEADS,
-    }
-    text = CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        max_position_embeddings=20,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        hidden_act="gelu",
-        **sizes,
-    )
-    vision = CLIPVisionConfig(image_size=56, patch_size=14, **sizes)
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)).eval()
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=1.4 * parameter[0].numel() ** -0.5)
-        else:
-            torch.nn.init.normal_(
-                parameter, mean=float("norm" in name and "weight" in name), std=0.1
-            )
-    return ClipAdapter(model, processor)
+    return random_clip(3, image_size=56, positions=20, act="gelu")
 
 
 def plan_of(ratio, seed=0):
-    """Random heads and channels, and the same share of tokens dropped in every block but the last."""
-    rng = np.random.default_rng(seed)
-    blocks = tuple(
-        BlockPlan(
-            part=part,
-            index=index,
-            num_attention_heads=HEADS,
-            num_key_value_heads=HEADS,
-            intermediate_size=FFN,
-            kept_key_value_heads=tuple(
-                sorted(rng.permutation(HEADS)[: rng.integers(1, HEADS + 1)].tolist())
-            ),
-            kept_channels=tuple(sorted(rng.permutation(FFN)[: rng.integers(8, FFN)].tolist())),
-        )
-        for part in ("vision", "language")
-        for index in range(LAYERS)
-    )
-    drops = tuple(
-        DropPlan(part=part, after_layer=layer, vision_keep_ratio=seen, text_keep_ratio=read)
-        for part, seen, read in (("vision", ratio, 1.0), ("language", 1.0, ratio))
-        for layer in range(1, LAYERS)
-    )
-    return PruningPlan(
-        family="clip",
-        model="tiny",
-        method="test",
-        rate=0.5,
-        workload=Workload(image_tokens=TOKENS, text_tokens=9),
-        macs_dense=2,
-        macs=1,
-        blocks=blocks,
-        drops=drops,
-    )
+    return random_plan(seed, ratio, ratio, image_tokens=TOKENS, text_tokens=9)
 
 
 class Graphs:
