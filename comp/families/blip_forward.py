@@ -17,6 +17,7 @@ from comp.families.blip_nlvr import TwinCrossAttention
 from comp.families.encoder_forward import (
     Encoded,
     EncoderOptions,
+    TowerBlock,
     attention_received,
     run_encoder,
     start_tokens,
@@ -27,15 +28,8 @@ from comp.masks import BlockKey, Masks
 from comp.tokens import TEXT, VISION, DropRule, TokenState
 
 
-@dataclass(frozen=True)
-class BlipVisionBlock:
+class BlipVisionBlock(TowerBlock):
     """A block of the vision tower (see ``PreNormBlock``)."""
-
-    layer: Any
-
-    @property
-    def head_dim(self) -> int:
-        return int(self.layer.self_attn.head_dim)
 
     def attention_inputs(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         module, normed = self.layer.self_attn, self.layer.layer_norm1(states)
@@ -45,13 +39,6 @@ class BlipVisionBlock:
 
     def attention_output(self, mixed: Tensor) -> Tensor:
         return self.layer.self_attn.projection(mixed)
-
-    def hidden(self, states: Tensor) -> Tensor:
-        mlp = self.layer.mlp
-        return mlp.activation_fn(mlp.fc1(self.layer.layer_norm2(states)))
-
-    def contract(self, hidden: Tensor) -> Tensor:
-        return self.layer.mlp.fc2(hidden)
 
 
 @dataclass(frozen=True)

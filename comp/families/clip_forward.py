@@ -11,6 +11,7 @@ from transformers import CLIPModel
 from comp.families.encoder_forward import (
     Encoded,
     EncoderOptions,
+    TowerBlock,
     run_encoder,
     start_tokens,
     state_that_stays,
@@ -21,15 +22,8 @@ from comp.tokens import TEXT, VISION
 LEGACY_EOS = 2  # configurations from before the end of text was stored: the largest id is it
 
 
-@dataclass(frozen=True)
-class ClipBlock:
+class ClipBlock(TowerBlock):
     """A block of either tower (see ``PreNormBlock``)."""
-
-    layer: Any
-
-    @property
-    def head_dim(self) -> int:
-        return int(self.layer.self_attn.head_dim)
 
     def attention_inputs(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         module, normed = self.layer.self_attn, self.layer.layer_norm1(states)
@@ -41,13 +35,6 @@ class ClipBlock:
 
     def attention_output(self, mixed: Tensor) -> Tensor:
         return self.layer.self_attn.out_proj(mixed)
-
-    def hidden(self, states: Tensor) -> Tensor:
-        mlp = self.layer.mlp
-        return mlp.activation_fn(mlp.fc1(self.layer.layer_norm2(states)))
-
-    def contract(self, hidden: Tensor) -> Tensor:
-        return self.layer.mlp.fc2(hidden)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ which ranks them, and its FFN.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -40,6 +40,24 @@ class PreNormBlock(Protocol):
     def contract(self, hidden: Tensor) -> Tensor:
         """``[B, N, I] → [B, N, D]``."""
         ...
+
+
+@dataclass(frozen=True)
+class TowerBlock:
+    """What the blocks of CLIP's towers and of BLIP's vision tower have in common."""
+
+    layer: Any
+
+    @property
+    def head_dim(self) -> int:
+        return int(self.layer.self_attn.head_dim)
+
+    def hidden(self, states: Tensor) -> Tensor:
+        mlp = self.layer.mlp
+        return mlp.activation_fn(mlp.fc1(self.layer.layer_norm2(states)))
+
+    def contract(self, hidden: Tensor) -> Tensor:
+        return self.layer.mlp.fc2(hidden)
 
 
 @dataclass(frozen=True)
