@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from comp.errors import CompExportError
 from comp.files import write_text
@@ -36,16 +36,25 @@ class BlockPlan(_Frozen):
     """One Transformer block: its dense sizes and what stays of it.
 
     ``kept_key_value_heads`` are KV groups; under grouped-query attention the query heads of a kept
-    group stay with it (without it, one query head a group).
+    group stay with it (without it, one query head a group). Cross-attention has heads and no channels.
     """
 
     part: Part
     index: int = Field(ge=0, description="position within its part, from 0")
     num_attention_heads: int = Field(ge=1)
     num_key_value_heads: int = Field(ge=1)
-    intermediate_size: int = Field(ge=1)
+    intermediate_size: int = Field(ge=0)
     kept_key_value_heads: tuple[int, ...] = Field(min_length=1)
-    kept_channels: tuple[int, ...] = Field(min_length=1)
+    kept_channels: tuple[int, ...]
+
+    @model_validator(mode="after")
+    def _has_channels(self) -> "BlockPlan":
+        """Every block but one of cross-attention keeps some."""
+        if (self.part == "cross") != (self.intermediate_size == 0):
+            raise ValueError(f"a {self.part} block of {self.intermediate_size} channels")
+        if bool(self.kept_channels) != bool(self.intermediate_size):
+            raise ValueError(f"{self.part} block {self.index} keeps no channel")
+        return self
 
     @property
     def group_size(self) -> int:

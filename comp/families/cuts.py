@@ -52,8 +52,8 @@ def cut_of(
 
 def _block_cut(name: str, block: BlockPlan, head_dim: int) -> Cut | None:
     module, _, kind = name.rpartition(".")
-    queries = _spread(block.kept_heads, head_dim)
-    groups = _spread(block.kept_key_value_heads, head_dim)
+    queries = spread(block.kept_heads, head_dim)
+    groups = spread(block.kept_key_value_heads, head_dim)
     owners = {
         "self_attn.q_proj": (0, queries),
         "self_attn.k_proj": (0, groups),
@@ -74,5 +74,6 @@ def _block_cut(name: str, block: BlockPlan, head_dim: int) -> Cut | None:
     return Cut(axis, tuple(keep))
 
 
-def _spread(heads: Sequence[int], head_dim: int) -> tuple[int, ...]:
+def spread(heads: Sequence[int], head_dim: int) -> tuple[int, ...]:
+    """The rows of these heads."""
     return tuple(head * head_dim + i for head in heads for i in range(head_dim))
