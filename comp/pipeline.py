@@ -4,7 +4,6 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
@@ -15,7 +14,6 @@ import torch
 
 from comp.checkpoints import resolve_model
 from comp.compute import Compute
-from comp.data.example import Example
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter, Forwarding, TrainingTask
 from comp.families.loading import load_adapter
@@ -131,20 +129,14 @@ def _trained_parts(adapter: FamilyAdapter, modes: tuple[str, ...]) -> set[Part]:
 def _data(request: PruneRequest, adapter: FamilyAdapter, compute: Compute) -> PruningData:
     if request.data is None:
         return embedded_data(adapter, compute, request.sizes)
-    from comp.data.karpathy import load_karpathy
-    from comp.data.user_data import load_examples
+    from comp.data.loading import has_splits, load_task_data
 
-    path = Path(request.data)
-    if adapter.task == "retrieval" and path.suffix.lower() == ".json":
-        folder = path.parent if request.images is None else Path(request.images)
-        train, validation = (load_karpathy(path, folder, of) for of in ("train", "validation"))
+    path, images = Path(request.data), None if request.images is None else Path(request.images)
+    if has_splits(path):
+        train = load_task_data(adapter.task, path, images, "train")
+        validation = load_task_data(adapter.task, path, images, "validation")
         return split_data(adapter, compute, request.sizes, train, validation)
-    examples: Sequence[Example] = load_examples(
-        path,
-        None if request.images is None else Path(request.images),
-        captions=adapter.task == "retrieval",
-    )
-    return own_data(adapter, compute, request.sizes, examples)
+    return own_data(adapter, compute, request.sizes, load_task_data(adapter.task, path, images))
 
 
 def _recovered(

@@ -1,12 +1,22 @@
-"""``comp-export data``: look at the embedded dataset."""
+"""``comp-export data``: look at the embedded datasets, or at one's own."""
 
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from comp.console import print_json, say
 from comp.options import CommonOptions, common_options
+
+if TYPE_CHECKING:
+    from comp.data.example import Example, PairExample
+    from comp.data.karpathy import KarpathySplit
+
+Shown = Literal["questions", "captions", "statements"]
+TASKS: tuple[Shown, ...] = ("questions", "captions", "statements")
+COLUMNS, COLUMNS_OF_PAIRS = 6, 3
 
 
 @click.group()
@@ -16,23 +26,26 @@ def command() -> None:
 
 @command.command()
 @click.option(
+    "--task", type=click.Choice(TASKS), default="questions", show_default=True, help="What to show."
+)
+@click.option(
     "--split",
     type=click.Choice(("train", "validation", "test")),
     default="test",
     show_default=True,
-    help="Split of EmojiScenes.",
+    help="Split of EmojiScenes, or of Karpathy's JSON.",
 )
 @click.option("--start", type=click.IntRange(min=0), default=0, help="First example shown.")
 @click.option(
     "--count", type=click.IntRange(1, 400), default=24, show_default=True, help="Examples shown."
 )
 @click.option(
-    "--columns", type=click.IntRange(1, 20), default=6, show_default=True, help="Pictures a row."
+    "--columns", type=click.IntRange(1, 20), help="Examples a row [default: 6; statements: 3]."
 )
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Show your own data instead: LLaVA-Instruct JSON, or JSONL of image, question, answer.",
+    help="Show your own data instead: any file that prune takes, NLVR2's too.",
 )
 @click.option(
     "--images", type=click.Path(path_type=Path), help="Folder that image names of --data start in."
@@ -46,40 +59,68 @@ def command() -> None:
 )
 @common_options
 def preview(
-    split: str,
+    task: Shown,
+    split: "KarpathySplit",
     start: int,
     count: int,
-    columns: int,
+    columns: int | None,
     data: Path | None,
     images: Path | None,
     out: Path,
     options: CommonOptions,
 ) -> None:
-    """Write a contact sheet (PNG): pictures with their questions and answers."""
+    """Write a contact sheet (PNG): pictures with their questions and answers, captions or statements."""
     from comp.data.contact_sheet import contact_sheet
-    from comp.data.emoji_scenes import EmojiScenes
-    from comp.data.user_data import load_examples
     from comp.errors import CompExportError
     from comp.files import writing
 
     if data is None:
-        scenes = EmojiScenes(split, start + count)
-        examples = [scenes[index] for index in range(start, start + count)]
-        source = f"EmojiScenes {split}"
+        found, source = _embedded(task, split, start + count), f"EmojiScenes {split}"
     else:
-        own = load_examples(data, images)
-        if start >= len(own):
-            raise CompExportError(f"--start {start}: {data} holds {len(own)} questions")
-        examples = list(islice((own[index] for index in range(start, len(own))), count))
-        source = str(data)
-    sheet = contact_sheet(examples, columns)
+        found, source = _own(task, data, images, split), str(data)
+    if start >= len(found):
+        raise CompExportError(f"--start {start}: {data} holds {len(found)} {task}")
+    examples = list(islice((found[index] for index in range(start, len(found))), count))
+    sheet = contact_sheet(
+        examples, columns or (COLUMNS_OF_PAIRS if task == "statements" else COLUMNS)
+    )
     with writing(out) as temporary:
         sheet.save(temporary, format="PNG")
     if options.json:
-        questions = [
-            {"kind": example.kind, "question": example.question, "answer": example.answer}
-            for example in examples
-        ]
-        print_json({"file": str(out), "source": source, "start": start, "examples": questions})
+        shown = [_words(example) for example in examples]
+        print_json({"file": str(out), "source": source, "start": start, "examples": shown})
     else:
-        say(f"{len(examples)} examples of {source}, from {start} on: {out}")
+        say(f"{len(examples)} {task} of {source}, from {start} on: {out}")
+
+
+def _embedded(task: Shown, split: str, size: int) -> "Sequence[Example] | Sequence[PairExample]":
+    from comp.data.captions import CaptionExamples
+    from comp.data.emoji_scenes import EmojiScenes
+    from comp.data.statements import EmojiStatements
+
+    if task == "questions":
+        return EmojiScenes(split, size)
+    return CaptionExamples(split, size) if task == "captions" else EmojiStatements(split, size)
+
+
+def _own(
+    task: Shown, data: Path, images: Path | None, split: "KarpathySplit"
+) -> "Sequence[Example] | Sequence[PairExample]":
+    from comp.data.loading import has_splits, load_task_data
+
+    of = split if has_splits(data) else None
+    if task == "statements":
+        return load_task_data("statement", data, images, of)
+    return load_task_data("question" if task == "questions" else "caption", data, images, of)
+
+
+def _words(example: "Example | PairExample") -> dict[str, Any]:
+    from comp.data.example import PairExample
+
+    if isinstance(example, PairExample):
+        words = {"statement": example.statement, "answer": example.answer}
+    elif example.question:
+        words = {"question": example.question, "answer": example.answer}
+    else:
+        words = {"caption": example.answer}
+    return {"kind": example.kind, **words}

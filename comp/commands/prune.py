@@ -42,7 +42,9 @@ ALIGN_LARGE, ALIGN_SMALL, LARGE_WIDTH = 64, 16, 2048
 @click.option("--force", is_flag=True, help="Replace an existing run.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")
 @click.option(
-    "--data", type=click.Path(path_type=Path), help="Own questions: LLaVA-Instruct JSON or JSONL."
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Own data, as docs/your-own-model.md has it: LLaVA-Instruct, VQAv2, Karpathy's JSON, JSONL.",
 )
 @click.option(
     "--images", type=click.Path(path_type=Path), help="Folder that --data's images lie in."

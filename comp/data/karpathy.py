@@ -4,12 +4,12 @@
 Images lie below one folder, in ``filepath`` (COCO: ``val2014``) or directly in it (Flickr30K).
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from comp.data.user_data import Record, UserData, image_file, read_text
+from comp.data.example import Example
+from comp.data.records import ImageRecord, Records, image_file, image_folder, read_list
 from comp.errors import CompExportError
 
 KarpathySplit = Literal["train", "validation", "test"]
@@ -21,28 +21,26 @@ SPLITS: dict[str, KarpathySplit] = {
 }
 
 
-def load_karpathy(path: Path, image_folder: Path, split: KarpathySplit) -> UserData:
+def load_karpathy(path: Path, images: Path | None, split: KarpathySplit) -> Records[Example]:
     """The images of a split with captions as answers.
 
     Training has an example for every caption of an image, the other splits one for every image, with its
-    first caption: candidates of one batch are then of different images.
+    first caption: candidates of one batch are then of different images. ``answers`` are all of an image.
 
     Raises:
         CompExportError: no such JSON, a record that is not whole, or none in the split.
     """
-    folder = image_folder.resolve()
-    if not folder.is_dir():
-        raise CompExportError(f"no image folder {folder}: pass it with --images")
-    records = list(_records(path, folder, split))
+    records = list(_records(path, image_folder(path, images), split))
     if not records:
         raise CompExportError(
             f"{path} holds no image of the {split} split: its records say split {', '.join(SPLITS)}"
         )
-    return UserData(records)
+    return Records(records)
 
 
-def _records(path: Path, folder: Path, split: KarpathySplit) -> Iterator[Record]:
-    for number, image in enumerate(_images(path), start=1):
+def _records(path: Path, folder: Path, split: KarpathySplit) -> Iterator[ImageRecord]:
+    images, _ = read_list(path, "images", "Karpathy's JSON")
+    for number, image in enumerate(images, start=1):
         where = f"{path}, image {number}"
         if not isinstance(image, dict) or image.get("split") not in SPLITS:
             found = image.get("split") if isinstance(image, dict) else image
@@ -53,20 +51,7 @@ def _records(path: Path, folder: Path, split: KarpathySplit) -> Iterator[Record]
         name = "/".join(str(image[key]) for key in ("filepath", "filename") if image.get(key))
         shown = image_file(name, folder, where)
         for caption in captions if split == "train" else captions[:1]:
-            yield Record(shown, "", caption, "caption", where)
-
-
-def _images(path: Path) -> list[Any]:
-    try:
-        found = json.loads(read_text(path))
-    except ValueError as error:
-        raise CompExportError(f"{path} is not JSON ({error}): download it again") from error
-    images = found.get("images") if isinstance(found, dict) else None
-    if not isinstance(images, list):
-        raise CompExportError(
-            f"{path} has no list 'images': captions are Karpathy's JSON, or .jsonl of image and caption"
-        )
-    return images
+            yield ImageRecord(shown, "", caption, "caption", where, tuple(captions))
 
 
 def _captions(sentences: object, where: str) -> list[str]:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from comp.data.captions import article
 from comp.data.emoji_scenes import SPLITS, split_of
+from comp.data.example import PairExample
 from comp.data.questions import AXIS_MARGIN, PLACE_MARGIN
 from comp.data.scenes import PLACES, Scene, Thing, place_things, render
 from comp.data.sprites import names_by_category, sprites
@@ -39,16 +39,6 @@ class Statement:
     answer: bool
     kind: str
     facts: tuple[int, int]
-
-
-@dataclass(frozen=True)
-class PairExample:
-    """Two images (RGB) and a statement about both."""
-
-    images: tuple[Image.Image, Image.Image]
-    statement: str
-    answer: bool
-    kind: str
 
 
 @dataclass(frozen=True)

@@ -89,11 +89,15 @@ def test_own_captions(clip_checkpoint, tmp_path):
     (tmp_path / "asked.jsonl").write_text('{"image": "0.png", "question": "?", "answer": "fox"}\n')
     with pytest.raises(CompExportError, match="'caption' is None"):
         prune(clip_checkpoint, tmp_path / "other", "--data", str(tmp_path / "asked.jsonl"))
-    (tmp_path / "captions.csv").write_text("")
-    with pytest.raises(CompExportError, match=r"captions are \.jsonl"):
+    (tmp_path / "captions.csv").write_text("image,caption")
+    with pytest.raises(
+        CompExportError, match=r"captions\.csv is neither JSON nor an object a line"
+    ):
         prune(clip_checkpoint, tmp_path / "third", "--data", str(tmp_path / "captions.csv"))
     (tmp_path / "captions.json").write_text("[]")
-    with pytest.raises(CompExportError, match="no list 'images'"):
+    with pytest.raises(
+        CompExportError, match="is LLaVA-Instruct JSON, not data for a retrieval task"
+    ):
         prune(clip_checkpoint, tmp_path / "third", "--data", str(tmp_path / "captions.json"))
     assert not (tmp_path / "third").exists()
 
@@ -122,7 +126,7 @@ def test_karpathys_captions(clip_checkpoint, tmp_path):
     assert result.exit_code == 0, result.output
     with pytest.raises(CompExportError, match="no image of the test split"):
         load_karpathy(path, tmp_path, "test")
-    with pytest.raises(CompExportError, match="pass it with --images"):
+    with pytest.raises(CompExportError, match="no image folder"):
         load_karpathy(path, tmp_path / "nowhere", "train")
 
 

@@ -257,7 +257,44 @@ def test_data_preview(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Non
     ]
     with Image.open(out) as sheet:
         assert sheet.format == "PNG"
-    assert call(capsys, "data", "preview", "--count", 1, "--out", out)[2].startswith("1 examples")
+    assert call(capsys, "data", "preview", "--count", 1, "--out", out)[2].startswith("1 questions")
+
+
+def test_data_preview_of_captions_and_statements(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "sheet.png"
+    command = ("data", "preview", "--count", 4, "--out", out)
+    captions = call_json(capsys, *command, "--task", "captions")["examples"]
+    assert [set(shown) for shown in captions] == [{"kind", "caption"}] * 4
+    with Image.open(out) as sheet:
+        narrow = sheet.size
+    statements = call_json(capsys, *command, "--task", "statements")["examples"]
+    assert {shown["answer"] for shown in statements} <= {True, False}
+    assert statements[0]["statement"].endswith(".")
+    with Image.open(out) as sheet:
+        assert sheet.height > narrow[1]  # three pairs a row, not six pictures
+
+
+def test_data_preview_of_own_captions_and_statements(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    records = [
+        {"filename": "a.png", "split": split, "sentences": [{"raw": f"for {split}"}]}
+        for split in ("train", "val")
+    ]
+    captions, pairs = tmp_path / "dataset.json", tmp_path / "pairs.jsonl"
+    captions.write_text(json.dumps({"images": records}))
+    pairs.write_text(
+        json.dumps({"images": ["a.png", "a.png"], "statement": "alike", "label": True})
+    )
+    command = ("data", "preview", "--out", tmp_path / "sheet.png", "--data")
+    shown = call_json(capsys, *command, captions, "--task", "captions", "--split", "validation")
+    assert shown["examples"] == [{"kind": "caption", "caption": "for val"}]
+    shown = call_json(capsys, *command, pairs, "--task", "statements")
+    assert shown["examples"] == [{"kind": "statement", "statement": "alike", "answer": True}]
+    assert "not data for a question task" in call(capsys, *command, pairs)[2]
 
 
 def test_data_preview_of_own_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

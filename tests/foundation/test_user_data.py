@@ -4,10 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from comp.data.contact_sheet import contact_sheet
-from comp.data.emoji_scenes import EmojiScenes
-from comp.data.example import Example
-from comp.data.user_data import load_examples
+from comp.data.loading import load_task_data
 from comp.errors import CompExportError
 
 
@@ -40,7 +37,7 @@ def instruct(**changes: object) -> list[dict[str, object]]:
 
 
 def test_llava_instruct_gives_an_example_a_turn(folder: Path, tmp_path: Path) -> None:
-    data = load_examples(write(tmp_path / "d.json", instruct()), folder)
+    data = load_task_data("question", write(tmp_path / "d.json", instruct()), folder)
     assert [(e.question, e.answer, e.kind) for e in data] == [
         ("What colour?", "Red.", "conversation"),
         ("Is it large?", "No.", "conversation"),
@@ -51,7 +48,9 @@ def test_llava_instruct_gives_an_example_a_turn(folder: Path, tmp_path: Path) ->
 
 def test_image_mark_may_stand_behind_the_question(folder: Path, tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "What colour?\n<image>"}, {"from": "gpt", "value": "Red"}]
-    data = load_examples(write(tmp_path / "d.json", instruct(conversations=turns)), folder)
+    data = load_task_data(
+        "question", write(tmp_path / "d.json", instruct(conversations=turns)), folder
+    )
     assert data[0].question == "What colour?"
 
 
@@ -59,7 +58,7 @@ def test_records_without_an_image_are_left_out_and_said(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text_only = {"id": "2", "conversations": instruct()[0]["conversations"]}
-    data = load_examples(write(tmp_path / "d.json", [*instruct(), text_only]), folder)
+    data = load_task_data("question", write(tmp_path / "d.json", [*instruct(), text_only]), folder)
     assert len(data) == 2
     assert "left out 1 of 2 records" in capsys.readouterr().err
 
@@ -70,7 +69,7 @@ def test_jsonl(folder: Path, tmp_path: Path) -> None:
         {"image": "a.png", "question": "Colour?", "answer": "red", "kind": "colour"},
     ]
     text = "\n\n".join(json.dumps(line) for line in lines) + "\n"
-    data = load_examples(write(tmp_path / "d.jsonl", text), folder)
+    data = load_task_data("question", write(tmp_path / "d.jsonl", text), folder)
     assert [(e.answer, e.kind, e.image.mode) for e in data] == [
         ("grey", "question", "RGB"),
         ("red", "colour", "RGB"),
@@ -80,14 +79,14 @@ def test_jsonl(folder: Path, tmp_path: Path) -> None:
 
 def test_folder_of_the_file_is_the_default(folder: Path) -> None:
     line = {"image": "a.png", "question": "?", "answer": "!"}
-    assert len(load_examples(write(folder / "d.jsonl", line))) == 1
+    assert len(load_task_data("question", write(folder / "d.jsonl", line))) == 1
 
 
 def test_images_are_opened_when_asked_for(folder: Path, tmp_path: Path) -> None:
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
     lines = [{"image": name, "question": "?", "answer": "!"} for name in ("a.png", "broken.png")]
     path = write(tmp_path / "d.jsonl", "\n".join(map(json.dumps, lines)))
-    data = load_examples(path, folder)
+    data = load_task_data("question", path, folder)
     assert data[0].image.size == (8, 6)
     with pytest.raises(CompExportError, match=r"d\.jsonl, line 2: image .*broken\.png"):
         data[1]
@@ -96,8 +95,9 @@ def test_images_are_opened_when_asked_for(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "line 1 is not JSON"),
-        ("[]", "line 1 is no object"),
+        ("{", r"neither JSON nor an object a line \(.*line 1 column 2"),
+        ("[]", "no question about an image"),
+        ({"question": "?", "answer": "x"}, "unknown kind of data"),
         ({"image": "a.png", "question": "?"}, "'answer' is None"),
         ({"image": "a.png", "question": 3, "answer": "x"}, "'question' is 3"),
         ({"image": "a.png", "question": " ", "answer": "x"}, "'question' is empty"),
@@ -112,8 +112,28 @@ def test_bad_lines(folder: Path, tmp_path: Path, line: object, message: str) -> 
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     path = write(tmp_path / "d.jsonl", line)
     with pytest.raises(CompExportError, match=message) as failure:
-        load_examples(path, folder)
-    assert "d.jsonl, line 1" in str(failure.value)
+        load_task_data("question", path, folder)
+    assert str(path) in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("{", "line 3 is not JSON"), ("[]", "line 3 is no object"), ("{}", "line 3: 'image'")],
+)
+def test_a_line_further_down_is_named(
+    folder: Path, tmp_path: Path, line: str, message: str
+) -> None:
+    good = json.dumps({"image": "a.png", "question": "?", "answer": "x"})
+    with pytest.raises(CompExportError, match=message):
+        load_task_data("question", write(tmp_path / "d.jsonl", f"{good}\n\n{line}"), folder)
+
+
+def test_only_line_feeds_end_a_line(folder: Path, tmp_path: Path) -> None:
+    """JSON allows U+2028 in a text, and Python's splitlines ends a line there."""
+    line = {"image": "a.png", "question": "one\u2028two", "answer": "x"}
+    path = tmp_path / "d.jsonl"
+    path.write_text(json.dumps(line, ensure_ascii=False) + "\r\n", encoding="utf-8")
+    assert load_task_data("question", path, folder)[0].question == "one\u2028two"
 
 
 HUMAN, GPT = {"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}
@@ -122,8 +142,8 @@ HUMAN, GPT = {"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", r"d\.json is not JSON"),
-        ({}, "no list of conversations"),
+        ("[\n{", r"d\.json is neither JSON"),
+        ({}, "unknown kind of data"),
         ([3], "record 1 is no object"),
         (instruct(conversations=[]), r"record 1 \(id 1\): conversations must be"),
         (instruct(conversations=None), "conversations must be"),
@@ -141,34 +161,18 @@ HUMAN, GPT = {"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}
 )
 def test_bad_conversations(folder: Path, tmp_path: Path, content: object, message: str) -> None:
     with pytest.raises(CompExportError, match=message):
-        load_examples(write(tmp_path / "d.json", content), folder)
+        load_task_data("question", write(tmp_path / "d.json", content), folder)
 
 
 def test_bad_files(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(CompExportError, match="unknown kind of data file"):
-        load_examples(write(tmp_path / "d.csv", "a"), folder)
+    with pytest.raises(CompExportError, match="neither JSON nor"):
+        load_task_data("question", write(tmp_path / "d.csv", "a"), folder)
+    with pytest.raises(CompExportError, match="is empty"):
+        load_task_data("question", write(tmp_path / "empty.json", " \n"), folder)
     with pytest.raises(CompExportError, match=r"cannot read .*none\.json"):
-        load_examples(tmp_path / "none.json", folder)
+        load_task_data("question", tmp_path / "none.json", folder)
     with pytest.raises(CompExportError, match="no image folder"):
-        load_examples(write(tmp_path / "d.json", instruct()), tmp_path / "nowhere")
+        load_task_data("question", write(tmp_path / "d.json", instruct()), tmp_path / "nowhere")
     (tmp_path / "latin.jsonl").write_bytes(b'{"question": "caf\xe9"}')
     with pytest.raises(CompExportError, match="not UTF-8"):
-        load_examples(tmp_path / "latin.jsonl", folder)
-
-
-def test_contact_sheet_holds_every_example() -> None:
-    examples = [EmojiScenes("test")[i] for i in range(5)]
-    sheet = contact_sheet(examples, columns=3)
-    assert sheet.size == (16 + 3 * 184, 16 + 2 * (168 + 85 + 16))
-    for place, example in enumerate(examples):
-        left, top = 16 + place % 3 * 184, 16 + place // 3 * 269
-        assert sheet.crop((left, top, left + 168, top + 168)).tobytes() == example.image.tobytes()
-        words = sheet.crop((left, top + 168, left + 168, top + 253))
-        assert len(words.getcolors(10_000)) > 2
-
-
-def test_contact_sheet_of_long_text_and_odd_sizes() -> None:
-    example = Example(Image.new("RGB", (900, 30), "blue"), "word " * 60, "x" * 300, "kind")
-    assert contact_sheet([example], columns=9).size == (200, 285)
-    with pytest.raises(ValueError, match="0 examples"):
-        contact_sheet([])
+        load_task_data("question", tmp_path / "latin.jsonl", folder)

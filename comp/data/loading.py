@@ -1,0 +1,142 @@
+"""The one way into data files: the task and what the file holds, not its name, choose the reader."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, overload
+
+from comp.data.example import Example, PairExample
+from comp.data.karpathy import KarpathySplit, load_karpathy
+from comp.data.nlvr2 import load_nlvr2
+from comp.data.records import Records, read_text
+from comp.data.user_data import load_captions, load_conversations, load_questions
+from comp.data.vqav2 import load_vqav2
+from comp.errors import CompExportError
+
+DataTask = Literal["question", "caption", "retrieval", "statement"]
+DataFormat = Literal["conversations", "vqav2", "annotations", "karpathy", "statements", "lines"]
+
+NAMES: dict[DataFormat, str] = {
+    "conversations": "LLaVA-Instruct JSON",
+    "vqav2": "VQAv2's questions",
+    "annotations": "VQAv2's annotations",
+    "karpathy": "Karpathy's JSON of captions",
+    "statements": "NLVR2's statements",
+    "lines": "JSONL about single images",
+}
+READ_BY: dict[DataTask, tuple[DataFormat, ...]] = {
+    "question": ("conversations", "vqav2", "lines"),
+    "caption": ("karpathy", "lines"),
+    "retrieval": ("karpathy", "lines"),
+    "statement": ("statements",),
+}
+WANTED: dict[DataTask, str] = {
+    "question": "LLaVA-Instruct JSON, VQAv2's questions, or JSONL of image, question, answer",
+    "caption": "Karpathy's JSON, or JSONL of image, caption",
+    "retrieval": "Karpathy's JSON, or JSONL of image, caption",
+    "statement": "NLVR2's JSON lines, or JSONL of images, statement, label",
+}
+# Of a JSON object: what it is by the list of objects it has.
+LISTS: dict[str, DataFormat] = {
+    "questions": "vqav2",
+    "images": "karpathy",
+    "annotations": "annotations",
+}
+
+
+@overload
+def load_task_data(
+    task: Literal["question", "caption", "retrieval"],
+    path: Path,
+    images: Path | None = None,
+    split: KarpathySplit | None = None,
+) -> Records[Example]: ...
+@overload
+def load_task_data(
+    task: Literal["statement"],
+    path: Path,
+    images: Path | None = None,
+    split: KarpathySplit | None = None,
+) -> Records[PairExample]: ...
+def load_task_data(
+    task: DataTask, path: Path, images: Path | None = None, split: KarpathySplit | None = None
+) -> Records[Example] | Records[PairExample]:
+    """The examples of a file, for a task. Files are read and checked whole; images are opened later.
+
+    Args:
+        task: what is learnt or measured; captions and retrieval read the same files.
+        path: LLaVA-Instruct JSON, VQAv2's questions (their annotations beside them), Karpathy's JSON, NLVR2,
+            or JSONL.
+        images: the folder that image names start in; that of ``path`` when left out.
+        split: of a file that has splits of its own (``has_splits``), and of no other.
+
+    Raises:
+        CompExportError: names the file, the line or record, and what to mend; or what a file of another
+            task is.
+    """
+    found = data_format(path)
+    if found not in READ_BY[task]:
+        remedy = WANTED[task] if found != "annotations" else "the file of the questions"
+        raise CompExportError(
+            f"{path} is {NAMES[found]}, not data for a {task} task: give {remedy}"
+        )
+    if found == "karpathy":
+        if split is None:
+            raise CompExportError(f"{path} has splits: choose train, validation or test")
+        return load_karpathy(path, images, split)
+    if split is not None:
+        raise CompExportError(f"{path} has no splits: leave out {split!r}")
+    if found == "statements":
+        return load_nlvr2(path, images)
+    if found == "conversations":
+        return load_conversations(path, images)
+    if found == "vqav2":
+        return load_vqav2(path, None, images)
+    return (load_questions if task == "question" else load_captions)(path, images)
+
+
+def has_splits(path: Path) -> bool:
+    """Whether a file says itself which examples train, validate and test."""
+    return data_format(path) == "karpathy"
+
+
+def data_format(path: Path) -> DataFormat:
+    """What a data file is, by its first line or, where that is no JSON, by the whole.
+
+    Raises:
+        CompExportError: it cannot be read, is empty, or of no known format.
+    """
+    found = _first(path)
+    if isinstance(found, list):
+        return "conversations"
+    if isinstance(found, dict):
+        if "identifier" in found or "statement" in found:
+            return "statements"
+        for key, of in LISTS.items():
+            if _objects(found.get(key)):
+                return of
+        if "images" in found:
+            return "statements"  # names of pictures
+        if "image" in found:
+            return "lines"
+    known = "; ".join(dict.fromkeys(WANTED.values()))
+    raise CompExportError(f"{path}: unknown kind of data: give {known}")
+
+
+def _objects(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(entry, dict) for entry in value)
+
+
+def _first(path: Path) -> Any:
+    text = read_text(path).strip()
+    if not text:
+        raise CompExportError(f"{path} is empty: give at least one example")
+    try:
+        return json.loads(text.partition("\n")[0])
+    except ValueError:
+        pass  # one JSON value over several lines
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise CompExportError(
+            f"{path} is neither JSON nor an object a line ({error}): mend that place"
+        ) from error
