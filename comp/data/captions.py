@@ -13,13 +13,12 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from comp.data.emoji_scenes import SPLITS, split_of
 from comp.data.example import Example
 from comp.data.questions import PLACE_MARGIN, compose_free
 from comp.data.scenes import Scene, Thing, place_things, render
+from comp.data.splits import SplitSequence, split_of
 from comp.data.sprites import sprites
 
-CAPTION_VERSION = 3  # keeps this stream apart from those of questions and statements
 MOST_THINGS = 5
 OPENINGS = ("{}.", "there is {}.", "you can see {}.", "a picture of {}.", "the picture shows {}.")
 
@@ -33,25 +32,10 @@ class Captioned:
     names: tuple[str, ...]
 
 
-class EmojiCaptions(Sequence[Captioned]):
-    """Scenes of one to five different things with their captions, deterministic by (split, index).
+class EmojiCaptions(SplitSequence[Captioned]):
+    """Scenes of one to five different things with their captions."""
 
-    Args:
-        split: ``train``, ``validation`` or ``test``.
-        size: how many examples ``len`` reports; any index may be asked for.
-
-    Raises:
-        ValueError: for an unknown split.
-    """
-
-    def __init__(self, split: str, size: int = 2000) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
-        self.split = split
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
+    version = 3
 
     def __getitem__(self, index: int) -> Captioned:  # type: ignore[override]  # no slices
         scene = self.scene(index)
@@ -61,10 +45,7 @@ class EmojiCaptions(Sequence[Captioned]):
 
     def scene(self, index: int) -> Scene:
         """The scene of an index, unpainted."""
-        if index < 0:
-            raise IndexError(index)
-        rng = np.random.default_rng([CAPTION_VERSION, SPLITS.index(self.split), index])
-        return draw_scene(self.split, rng)
+        return draw_scene(self.split, self.rng(index))
 
 
 def draw_scene(split: str, rng: np.random.Generator) -> Scene:

@@ -5,39 +5,18 @@ a hash of the layout (which thing in which cell of the grid) decides the only sp
 belong to, so no layout of ``test`` is ever seen in ``train``.
 """
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from comp.data.example import Example
 from comp.data.questions import KINDS, Question
 from comp.data.scenes import Scene, place_things, render
-
-__all__ = ["SPLITS", "EmojiScenes", "Example", "draw", "split_of"]
-
-VERSION = 1
-SPLITS = ("train", "validation", "test")
+from comp.data.splits import SplitSequence, split_of
 
 
-class EmojiScenes(Sequence[Example]):
-    """An endless (``train``) or as-long-as-you-like split of visual questions.
+class EmojiScenes(SplitSequence[Example]):
+    """Visual questions about scenes of one to seven things."""
 
-    Args:
-        split: ``train``, ``validation`` or ``test``.
-        size: how many examples ``len`` reports; any index may be asked for.
-
-    Raises:
-        ValueError: for an unknown split.
-    """
-
-    def __init__(self, split: str, size: int = 2000) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
-        self.split = split
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
+    version = 1
 
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]  # no slices
         scene, question = self.scene(index)
@@ -46,16 +25,7 @@ class EmojiScenes(Sequence[Example]):
 
     def scene(self, index: int) -> tuple[Scene, Question]:
         """The scene and the question of an index, unpainted."""
-        if index < 0:
-            raise IndexError(index)
-        rng = np.random.default_rng([VERSION, SPLITS.index(self.split), index])
-        return draw(self.split, list(KINDS)[index % len(KINDS)], rng)
-
-
-def split_of(scene: Scene) -> str:
-    """The one split a scene may belong to: a tenth each for test and validation."""
-    residue = scene.signature() % 10
-    return {0: "test", 1: "validation"}.get(residue, "train")
+        return draw(self.split, list(KINDS)[index % len(KINDS)], self.rng(index))
 
 
 def draw(split: str, kind: str, rng: np.random.Generator) -> tuple[Scene, Question]:

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from comp.data.captions import article
-from comp.data.emoji_scenes import SPLITS, split_of
 from comp.data.example import PairExample
 from comp.data.questions import AXIS_MARGIN, PLACE_MARGIN
 from comp.data.scenes import PLACES, Scene, Thing, place_things, render
+from comp.data.splits import SplitSequence, split_of
 from comp.data.sprites import names_by_category, sprites
 
-STATEMENT_VERSION = 2  # keeps this stream apart from those of questions and captions
 MOST_THINGS = 5
 MOST_COPIES = 3
 CELLS = len(PLACES) * len(PLACES[0])
@@ -58,27 +57,13 @@ class Plan:
     facts: tuple[int, int]
 
 
-class EmojiStatements(Sequence[PairExample]):
-    """Pairs of scenes with a statement, deterministic by (split, index), true and false in turn.
+class EmojiStatements(SplitSequence[PairExample]):
+    """Pairs of scenes with a statement, true and false in turn.
 
     Index ``i`` is of kind ``i mod 5``; every kind is true as often as false.
-
-    Args:
-        split: ``train``, ``validation`` or ``test``.
-        size: how many examples ``len`` reports; any index may be asked for.
-
-    Raises:
-        ValueError: for an unknown split.
     """
 
-    def __init__(self, split: str, size: int = 2000) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
-        self.split = split
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
+    version = 2
 
     def __getitem__(self, index: int) -> PairExample:  # type: ignore[override]  # no slices
         scenes, statement = self.scenes(index)
@@ -87,12 +72,9 @@ class EmojiStatements(Sequence[PairExample]):
 
     def scenes(self, index: int) -> tuple[tuple[Scene, Scene], Statement]:
         """Both scenes of an index, unpainted, and the statement."""
-        if index < 0:
-            raise IndexError(index)
-        rng = np.random.default_rng([STATEMENT_VERSION, SPLITS.index(self.split), index])
         kinds = list(KINDS)
         answer = bool((index // len(kinds)) % 2)
-        return draw_pair(self.split, kinds[index % len(kinds)], answer, rng)
+        return draw_pair(self.split, kinds[index % len(kinds)], answer, self.rng(index))
 
 
 def draw_pair(
@@ -123,15 +105,14 @@ def _drawn(wish: Wish, split: str, rng: np.random.Generator) -> Scene | None:
 
 def presence(answer: bool, rng: np.random.Generator) -> Plan:
     """A thing is in one picture and not in the other, or in both or neither."""
-    name = _pick(rng, tuple(sprites()))
+    name, others = _one(rng)
     text, differ = _differing(
         answer,
         rng,
-        (f"exactly one of the pictures shows {article(name)} {name}.",),
-        (f"both pictures or neither of them show {article(name)} {name}.",),
+        f"exactly one of the pictures shows {article(name)} {name}.",
+        f"both pictures or neither of them show {article(name)} {name}.",
     )
     bits = _bits(differ, rng)
-    others = [other for other in sprites() if other != name]
     wishes = _both(lambda bit: Wish(_some(rng, others, [name] if bit else [])), bits)
     return Plan(text, wishes, _codes(bits))
 
@@ -144,8 +125,8 @@ def category(answer: bool, rng: np.random.Generator) -> Plan:
     text, differ = _differing(
         answer,
         rng,
-        (f"exactly one of the pictures shows {named}.",),
-        (f"both pictures or neither of them show {named}.",),
+        f"exactly one of the pictures shows {named}.",
+        f"both pictures or neither of them show {named}.",
     )
     bits = _bits(differ, rng)
     others = [other for other in sprites() if other not in groups[kind]]
@@ -158,26 +139,24 @@ def category(answer: bool, rng: np.random.Generator) -> Plan:
 
 def place(answer: bool, rng: np.random.Generator) -> Plan:
     """A thing of both pictures stands in the same place, or in different ones."""
-    name = _pick(rng, tuple(sprites()))
+    name, others = _one(rng)
     text, differ = _differing(
         answer,
         rng,
-        (f"the {name} is in different places in the two pictures.",),
-        (f"the {name} is in the same place in both pictures.",),
+        f"the {name} is in different places in the two pictures.",
+        f"the {name} is in the same place in both pictures.",
     )
-    cells = [(row, column) for row in range(len(PLACES)) for column in range(len(PLACES[0]))]
-    first = int(rng.integers(len(cells)))
-    second = (first + int(rng.integers(1, len(cells))) * differ) % len(cells)
-    others = [other for other in sprites() if other != name]
+    first, second = _two_of(CELLS, differ, rng)
 
-    def wish(cell: tuple[int, int]) -> Wish:
+    def wish(place: int) -> Wish:
         def fits(scene: Scene) -> bool:
             thing = _thing(scene, name)
+            cell = divmod(place, len(PLACES[0]))
             return thing.cell == cell and thing.cell_margin() >= PLACE_MARGIN
 
         return Wish(_some(rng, others, [name]), fits)
 
-    return Plan(text, (wish(cells[first]), wish(cells[second])), (2 + first, 2 + second))
+    return Plan(text, (wish(first), wish(second)), (2 + first, 2 + second))
 
 
 def relation(answer: bool, rng: np.random.Generator) -> Plan:
@@ -191,8 +170,8 @@ def relation(answer: bool, rng: np.random.Generator) -> Plan:
     text, differ = _differing(
         answer,
         rng,
-        (f"the {one} is {word} the {other} in exactly one of the pictures.",),
-        (f"the {one} is {word} the {other} in both pictures or in neither of them.",),
+        f"the {one} is {word} the {other} in exactly one of the pictures.",
+        f"the {one} is {word} the {other} in both pictures or in neither of them.",
     )
     bits = _bits(differ, rng)
     rest = [name for name in names if name not in (one, other)]
@@ -210,16 +189,14 @@ def relation(answer: bool, rng: np.random.Generator) -> Plan:
 
 def count(answer: bool, rng: np.random.Generator) -> Plan:
     """A thing occurs equally often in both pictures, or not: one to three times."""
-    name = _pick(rng, tuple(sprites()))
+    name, others = _one(rng)
     text, differ = _differing(
         answer,
         rng,
-        (f"the {name} appears more often in one picture than in the other.",),
-        (f"the {name} appears equally often in both pictures.",),
+        f"the {name} appears more often in one picture than in the other.",
+        f"the {name} appears equally often in both pictures.",
     )
-    first = int(rng.integers(MOST_COPIES))
-    second = (first + int(rng.integers(1, MOST_COPIES)) * differ) % MOST_COPIES
-    others = [other for other in sprites() if other != name]
+    first, second = _two_of(MOST_COPIES, differ, rng)
 
     def wish(copies: int) -> Wish:
         more = int(rng.integers(0, MOST_THINGS - MOST_COPIES + 1))
@@ -238,13 +215,17 @@ KINDS: dict[str, Callable[[bool, np.random.Generator], Plan]] = {
 }
 
 
-def _differing(
-    answer: bool, rng: np.random.Generator, differ: tuple[str, ...], agree: tuple[str, ...]
-) -> tuple[str, bool]:
-    """A wording that the pictures differ, or that they agree; and whether they must differ."""
+def _differing(answer: bool, rng: np.random.Generator, differ: str, agree: str) -> tuple[str, bool]:
+    """The wording that the pictures differ, or that they agree; and whether they must differ."""
     if rng.random() < 0.5:
-        return _pick(rng, differ), answer
-    return _pick(rng, agree), not answer
+        return differ, answer
+    return agree, not answer
+
+
+def _two_of(number: int, differ: bool, rng: np.random.Generator) -> tuple[int, int]:
+    """Two of so many values, each as likely as any other: different ones, or the same twice."""
+    first = int(rng.integers(number))
+    return first, (first + int(rng.integers(1, number)) * differ) % number
 
 
 def _bits(differ: bool, rng: np.random.Generator) -> tuple[bool, bool]:
@@ -268,6 +249,12 @@ def _some(rng: np.random.Generator, others: Sequence[str], wanted: Names) -> Nam
 
 def _thing(scene: Scene, name: str) -> Thing:
     return next(thing for thing in scene.things if thing.name == name)
+
+
+def _one(rng: np.random.Generator) -> tuple[str, Names]:
+    """The name of a thing, and those of all others."""
+    name = _pick(rng, tuple(sprites()))
+    return name, [other for other in sprites() if other != name]
 
 
 def _pick(rng: np.random.Generator, options: Sequence[str]) -> str:

@@ -8,9 +8,9 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
-from comp.data.emoji_scenes import SPLITS, split_of
 from comp.data.questions import KINDS
 from comp.data.scenes import IMAGE_SIZE, Scene, place_things, render
+from comp.data.splits import SPLITS, split_of
 from comp.training.tiny_llava import GRID, PATCH_SIZE
 from comp.training.tiny_tokenizer import NOTHING
 

@@ -11,9 +11,9 @@ from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerFast
 
 from comp.data.captions import captions_of, draw_scene
-from comp.data.emoji_scenes import SPLITS, split_of
 from comp.data.questions import KINDS
 from comp.data.scenes import IMAGE_SIZE, Scene, place_things, render
+from comp.data.splits import SPLITS, split_of
 from comp.data.sprites import sprites
 from comp.data.statements import KINDS as STATEMENTS
 from comp.data.statements import draw_pair

@@ -8,13 +8,13 @@ from collections import Counter
 from importlib.resources import files
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comp.data.emoji_scenes import SPLITS, EmojiScenes, split_of
+from comp.data.emoji_scenes import EmojiScenes
 from comp.data.questions import KINDS, Question
 from comp.data.scenes import IMAGE_SIZE, PLACES, Scene, render
+from comp.data.splits import SPLITS, split_of
 from comp.data.sprites import CATEGORY_PLURALS, sprites
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven")
@@ -134,13 +134,6 @@ def test_answers_are_right() -> None:
     for index in range(SAMPLE):
         scene, question = EmojiScenes("test").scene(index)
         assert CHECKS[question.kind](scene, question), (index, scene, question)
-
-
-def test_unknown_split_and_negative_index() -> None:
-    with pytest.raises(ValueError, match="unknown split 'dev'"):
-        EmojiScenes("dev")
-    with pytest.raises(IndexError):
-        EmojiScenes("test")[-1]
 
 
 def test_sprites_and_their_attribution_are_in_the_package() -> None:

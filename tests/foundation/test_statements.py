@@ -6,7 +6,6 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from comp.data.emoji_scenes import SPLITS, split_of
 from comp.data.sprites import names_by_category
 from comp.data.statements import KINDS, EmojiStatements
 
@@ -85,13 +84,6 @@ def test_neither_picture_nor_the_words_decide(drawn):
         assert right / N < 0.58  # of chance alone some 0.54 in tables of this size
 
 
-def test_splits_share_no_scene():
-    for split in SPLITS:
-        data = EmojiStatements(split, 40)
-        for index in range(40):
-            assert {split_of(scene) for scene in data.scenes(index)[0]} == {split}
-
-
 def test_an_index_is_always_the_same_example():
     first, second = (EmojiStatements("test", 8)[5] for _ in range(2))
     assert first.statement == second.statement
@@ -100,10 +92,3 @@ def test_an_index_is_always_the_same_example():
         assert mine.size == (168, 168)
         assert mine.tobytes() == theirs.tobytes()
     assert EmojiStatements("train", 8)[5].statement != first.statement
-
-
-def test_what_is_no_split_or_index_is_refused():
-    with pytest.raises(ValueError, match="unknown split 'dev'"):
-        EmojiStatements("dev")
-    with pytest.raises(IndexError):
-        EmojiStatements("test")[-1]
