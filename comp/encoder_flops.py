@@ -6,11 +6,12 @@ figures stand for different *compositions* of the same parts: how many images, t
 composition here says what it is made of.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from comp.encoder_shapes import BlockSize, EncoderShape, TextShape, TowerShape
 from comp.flops import LAYER_NORM
+from comp.plan import Place, Workload, keep_count
 
 Tokens = Sequence[tuple[int, int]]  # of each block: those that attend, those that its FFN sees
 NLVR_LENGTH, CAPTION_LENGTH, RETRIEVAL_LENGTH = 36, 15, 35
@@ -84,6 +85,36 @@ def head_macs(shape: TextShape, length: int) -> int:
     """The language-model head on so many tokens."""
     width = shape.hidden_size
     return length * width * (width + shape.vocab_size) + LAYER_NORM * length * width
+
+
+def tokens_by_block(layers: int, count: int, ratios: Mapping[int, float]) -> Tokens:
+    """Of ``count`` tokens, those that attend in each block and those that its FFN sees.
+
+    ``ratios`` are the keep ratios by blocks passed; what is dropped goes behind the last of these
+    blocks' attention.
+    """
+    found = []
+    for passed in range(1, layers + 1):
+        behind = keep_count(count, ratios.get(passed, 1.0))
+        found.append((count, behind))
+        count = behind
+    return found
+
+
+def clip_macs(shape: EncoderShape, on: Workload, ratios: Mapping[Place, float]) -> dict[str, int]:
+    """One image and one text through a CLIP that keeps these shares at these places, by part."""
+    by_part = {
+        part: {passed: ratio for (of, passed), ratio in ratios.items() if of == part}
+        for part in ("vision", "language")
+    }
+    seen = tokens_by_block(len(shape.vision.blocks), on.image_tokens, by_part["vision"])
+    read = tokens_by_block(len(shape.text.blocks), on.text_tokens, by_part["language"])
+    vision, text = shape.vision, shape.text
+    return {
+        "vision": tower_macs(vision, seen) + shape.projection * vision.hidden_size,
+        "language": text_macs(text, on.text_tokens, tokens=read)
+        + shape.projection * text.hidden_size,
+    }
 
 
 def _block(

@@ -49,7 +49,7 @@ FAMILIES = (
             "vision_parameters",
             "language_parameters",
         ),
-        exports=("slim checkpoint",),
+        exports=("slim checkpoint", "onnx", "tensorrt"),
     ),
 )
 

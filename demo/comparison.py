@@ -8,9 +8,10 @@ from typing import Literal
 
 from PIL import Image
 
+from comp.errors import CompExportError
 from comp.images import ImageSource
 from demo.kept_tokens import KeptPicture, kept_picture
-from export.manifest import Manifest
+from export.llava_manifest import LlavaManifest
 from serve.artifacts import DEFAULT_FORM, Form, Which, artifacts_of, engines_of, is_verified
 from serve.engine import Engine
 from serve.options import GenerationOptions
@@ -65,14 +66,20 @@ class Pair:
         found, directories = artifacts_of(run, form)
         engines = engines_of(directories, device, threads, form.provider)
         verified = all(is_verified(path) for path in directories.values())
-        pair = cls(found.path.name, engines["dense"], engines["compressed"], verified)
+        answering = {which: each for which, each in engines.items() if isinstance(each, Engine)}
+        if len(answering) < len(engines):
+            raise CompExportError(
+                f"{found.path} answers no questions, and the page is for those: see it with "
+                "`comp-export run`"
+            )
+        pair = cls(found.path.name, answering["dense"], answering["compressed"], verified)
         grey = Image.new("RGB", (64, 64), (128, 128, 128))
-        for engine in engines.values():
+        for engine in answering.values():
             engine.generate([grey], "what is this?", GenerationOptions(max_new_tokens=2))
         return pair
 
     @property
-    def manifests(self) -> dict[Which, Manifest]:
+    def manifests(self) -> dict[Which, LlavaManifest]:
         return {"dense": self.dense.manifest, "compressed": self.compressed.manifest}
 
     @property

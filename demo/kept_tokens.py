@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.manifest import VisionShape
+from export.llava_manifest import VisionShape
 
 DIM = 0.82  # how far a dropped patch fades
 PAPER = 240.0  # the grey it fades to

@@ -10,7 +10,8 @@ import click
 
 from comp.errors import CompExportError
 from comp.runs import RunDirectory, open_run
-from export.manifest import MANIFEST_NAME, load_artifact, read_manifest
+from export.manifest import MANIFEST_NAME
+from export.reading import load_artifact, read_manifest
 
 SEARCH_STATE = ".state"  # in a run directory while `prune` is not finished
 

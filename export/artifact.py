@@ -6,30 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from comp.checkpoints import read_config
+from comp.errors import CompExportError
 from comp.files import writing_directory
-from comp.flops import llava_macs
 from comp.plan import PruningPlan, Workload
+from comp.registry import family_of as registered_family
+from export.clip_artifact import clip_artifact
+from export.contribution import Contribution
 from export.graph.builder import Target
-from export.llava import build_graphs
-from export.llava_config import FAMILY, LlavaShape, read_llava
-from export.manifest import (
-    DecoderShape,
-    Macs,
-    Manifest,
-    VisionShape,
-    describe_files,
-)
-from export.processor import (
-    TOKENIZER,
-    read_image_processing,
-    read_prompt_template,
-    read_special_tokens,
-)
-from export.slim import slim_weights
-from export.weights import CheckpointWeights, WeightSource
+from export.llava_artifact import llava_artifact
+from export.manifest import Macs, Manifest, describe_files
+from export.processor import TOKENIZER, read_image_processing
 
+FAMILIES: dict[str, Callable[..., Contribution]] = {"llava": llava_artifact, "clip": clip_artifact}
 PACKAGES = ("comp-export", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
 
@@ -78,53 +69,62 @@ def export_artifact(
     """
     target = target or Target()
     config = read_config(checkpoint)
-    shape = read_llava(checkpoint)
-    weights: WeightSource
-    if plan is None:
-        weights = CheckpointWeights(checkpoint)
-    else:
-        weights = slim_weights(checkpoint, plan)
-        shape = shape.pruned(plan)
-    tokens = read_special_tokens(checkpoint, config, shape.image_token_id)
+    family = family_of(config, checkpoint)
+    found = FAMILIES[family](checkpoint, config, target, plan, origin.workload)
     image_processing = read_image_processing(checkpoint)
-    template = read_prompt_template(checkpoint, tokens)
-    workload = origin.workload or Workload(image_tokens=shape.sizes.image_tokens, text_tokens=64)
-    report = llava_macs(shape.sizes, workload.image_tokens, workload.text_tokens)
     with writing_directory(out) as directory:
-        build_graphs(shape, weights, target, directory, written)
+        found.build(directory, written)
         shutil.copyfile(checkpoint / TOKENIZER, directory / TOKENIZER)
-        manifest = Manifest(
-            family=FAMILY,
-            flavour=target.flavour,
-            precision=target.precision,
-            opset=target.opset,
-            model=origin.model,
-            method=origin.method,
-            rate=origin.rate,
-            dense=not shape.sizes.drops and plan is None and origin.method is None,
-            decoder=_decoder_shape(shape),
-            vision=VisionShape(
-                image_size=shape.sizes.image_size,
-                patch_size=shape.sizes.patch_size,
-                num_channels=shape.sizes.num_channels,
-                image_tokens=shape.sizes.image_tokens,
-                select_strategy="full" if shape.sizes.keeps_class_token else "default",
+        total = sum(found.macs.values())
+        fields = found.fields | {
+            "family": family,
+            "flavour": target.flavour,
+            "precision": target.precision,
+            "opset": target.opset,
+            "model": origin.model,
+            "method": origin.method,
+            "rate": origin.rate,
+            "dense": not found.drops and plan is None and origin.method is None,
+            "image_processor": image_processing,
+            "macs": Macs(
+                dense=origin.dense_macs or total,
+                artifact=total,
+                parts=found.macs,
+                workload=found.workload,
             ),
-            image_processor=image_processing,
-            tokens=tokens,
-            prompt_template=template,
-            macs=Macs(
-                dense=origin.dense_macs or report.macs,
-                artifact=report.macs,
-                parts={name: part.macs for name, part in report.parts.items()},
-                workload=workload,
-            ),
-            params=report.params,
-            versions=_versions(),
-            files=describe_files(directory),
-        )
+            "params": found.params,
+            "versions": _versions(),
+            "files": describe_files(directory),
+        }
+        manifest = found.manifest.model_validate(fields)
         manifest.save(directory)
     return manifest
+
+
+def graphs_to_write(checkpoint: Path, target: Target) -> tuple[str, ...]:
+    """Names of the graphs that exporting a checkpoint writes.
+
+    Raises:
+        CompExportError: as ``export_artifact``.
+    """
+    config = read_config(checkpoint)
+    family = family_of(config, checkpoint)
+    return FAMILIES[family](checkpoint, config, target, None, None).graphs
+
+
+def family_of(config: dict[str, Any], checkpoint: Path) -> str:
+    """The family of a checkpoint that can be exported.
+
+    Raises:
+        CompExportError: it is of no such family.
+    """
+    kind = config.get("model_type")
+    found = registered_family(kind)
+    if found is None or found.name not in FAMILIES:
+        raise CompExportError(
+            f"{checkpoint}: model_type is {kind!r}: exported are {', '.join(FAMILIES)}"
+        )
+    return found.name
 
 
 def artifact_directory(run: Path, dense: bool, target: Target) -> Path:
@@ -140,21 +140,6 @@ def artifact_directory(run: Path, dense: bool, target: Target) -> Path:
     if target.precision != default.precision:
         words.append(target.precision)
     return run / "-".join(words)
-
-
-def _decoder_shape(shape: LlavaShape) -> DecoderShape:
-    sizes = shape.sizes
-    return DecoderShape(
-        num_layers=sizes.num_layers,
-        hidden_size=sizes.hidden_size,
-        head_dim=sizes.head_dim,
-        num_attention_heads=tuple(groups * sizes.group_size for groups in sizes.kv_heads),
-        num_key_value_heads=sizes.kv_heads,
-        intermediate_size=sizes.channels,
-        vocab_size=sizes.vocab_size,
-        max_position_embeddings=shape.max_position_embeddings,
-        drops=sizes.drops,
-    )
 
 
 def _versions() -> dict[str, str]:

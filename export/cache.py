@@ -4,7 +4,7 @@ A segment is the blocks between two places where tokens are dropped; all its cac
 """
 
 from comp.plan import keep_count
-from export.manifest import DecoderShape
+from export.llava_manifest import DecoderShape
 
 CACHE_LENGTHS = "cache_lengths"  # input of the decoder with caches in place: [segments, B]
 

@@ -1,9 +1,7 @@
-"""The forms of a model that ``verify`` compares with torch, and those that cannot run here."""
+"""The forms of a LLaVA that ``verify`` compares with torch, and those that cannot run here."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,34 +10,17 @@ from export.engines.gpu import gpu_capability, why_no_gpu
 from export.engines.manifest import Engines
 from export.engines.runtime import EngineRuntime
 from export.in_place_runner import InPlaceRunner
-from export.manifest import Artifact, Precision
+from export.llava_manifest import LlavaArtifact
+from export.ort_graph import NO_BFLOAT16
 from export.ort_runner import OnnxRunner
-from export.parity import Prefilled, Runner
+from export.prompts import Prefilled, PromptRunner
+from export.proof import Form, Skipped
 
 TENSOR_SCATTER_SINCE = (1, 24)  # ONNX Runtime that knows the operator
 
 
-@dataclass(frozen=True)
-class Form:
-    """A way to run an artifact; ``load`` makes it ready."""
-
-    name: str
-    directory: Path
-    dense: bool
-    precision: Precision
-    load: Callable[[], Runner]
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A form that cannot run here."""
-
-    name: str
-    reason: str
-
-
-class OnnxForm:
-    """An artifact in ONNX Runtime as a ``Runner``."""
+class OnnxForm(PromptRunner):
+    """An artifact in ONNX Runtime."""
 
     def __init__(self, runner: OnnxRunner) -> None:
         self._runner = runner
@@ -53,13 +34,13 @@ class OnnxForm:
         return self._runner.continue_greedily(logits, prefilled.state, max_new_tokens)
 
 
-class EngineForm:
-    """Engines on a GPU as a ``Runner``."""
+class EngineForm(PromptRunner):
+    """Engines on a GPU."""
 
     def __init__(self, runtime: EngineRuntime) -> None:
         self._slot = runtime.slot()
         self.layers = runtime.layers()
-        self._tokens = runtime.engines.manifest.artifact.tokens
+        self._tokens = runtime.engines.manifest.llava.tokens
 
     def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:
         is_image = input_ids[0] == self._tokens.image_token_id
@@ -81,12 +62,12 @@ class EngineForm:
         return tokens
 
 
-def artifact_forms(artifact: Artifact) -> Iterator[Form | Skipped]:
+def llava_forms(artifact: LlavaArtifact) -> Iterator[Form | Skipped]:
     """ONNX Runtime, and once more with the decoder that TensorRT compiles."""
     manifest, where = artifact.manifest, artifact.path.name
     name = f"ONNX Runtime ({where})"
     if manifest.precision == "bfloat16":
-        yield Skipped(name, "ONNX Runtime does not compute bfloat16 on a CPU")
+        yield Skipped(name, NO_BFLOAT16)
         return
 
     def form(name: str, load: Callable[[], Any]) -> Form:

@@ -10,7 +10,7 @@ import numpy as np
 
 from comp.errors import CompExportError
 from export.cache import CACHE_LENGTHS, cached_tokens, segments_of
-from export.manifest import Artifact
+from export.llava_manifest import LlavaArtifact
 from export.ort_runner import OnnxRunner, OnnxState
 
 ROOM = 64  # tokens that can be generated
@@ -27,7 +27,7 @@ class InPlaceRunner(OnnxRunner):
         CompExportError: another flavour, or an ONNX Runtime too old for ``TensorScatter``.
     """
 
-    def __init__(self, artifact: Artifact | Path, room: int = ROOM) -> None:
+    def __init__(self, artifact: LlavaArtifact | Path, room: int = ROOM) -> None:
         self._room = room
         super().__init__(artifact)
         self._segments = segments_of(self._shape)

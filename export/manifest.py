@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from comp.errors import CompExportError
 from comp.files import write_text
-from comp.plan import DropPlan, Workload
+from comp.plan import Workload
 
 MANIFEST_VERSION: Literal[1] = 1
 MANIFEST_NAME = "manifest.json"
@@ -24,13 +24,16 @@ READ_BLOCK = 1 << 20  # bytes read at a time when hashing
 M = TypeVar("M", bound=BaseModel)
 Flavour = Literal["onnxruntime", "standard"]
 Precision = Literal["float32", "float16", "bfloat16"]
+Task = Literal["question", "caption", "statement", "retrieval"]
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """Immutable, and nothing that is not known."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class FileEntry(_Frozen):
+class FileEntry(Frozen):
     """One file beside the manifest."""
 
     name: str
@@ -38,35 +41,7 @@ class FileEntry(_Frozen):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
-class DecoderShape(_Frozen):
-    """The decoder graph: what its caches look like and where tokens are dropped."""
-
-    num_layers: int = Field(ge=1)
-    hidden_size: int = Field(ge=1)
-    head_dim: int = Field(ge=1)
-    num_attention_heads: tuple[int, ...] = Field(description="query heads of each layer")
-    num_key_value_heads: tuple[int, ...] = Field(
-        description="key/value heads of each layer's cache"
-    )
-    intermediate_size: tuple[int, ...] = Field(description="FFN width of each layer")
-    vocab_size: int = Field(ge=1)
-    max_position_embeddings: int = Field(ge=1)
-    drops: tuple[DropPlan, ...] = ()
-
-
-class VisionShape(_Frozen):
-    """The vision encoder graph: ``pixel_values [I, C, S, S]`` in, ``image_tokens`` features out."""
-
-    image_size: int = Field(ge=1)
-    patch_size: int = Field(ge=1)
-    num_channels: int = 3
-    image_tokens: int = Field(ge=1, description="tokens an image becomes")
-    select_strategy: Literal["default", "full"] = Field(
-        "default", description="whether [CLS] is among the tokens (full: first) or not"
-    )
-
-
-class ImageSize(_Frozen):
+class ImageSize(Frozen):
     """Either the shorter edge, or height and width."""
 
     shortest_edge: int | None = None
@@ -74,12 +49,12 @@ class ImageSize(_Frozen):
     width: int | None = None
 
 
-class CropSize(_Frozen):
+class CropSize(Frozen):
     height: int
     width: int
 
 
-class ImageProcessing(_Frozen):
+class ImageProcessing(Frozen):
     """The image processor's settings, named as Hugging Face names them."""
 
     do_convert_rgb: bool = True
@@ -96,18 +71,7 @@ class ImageProcessing(_Frozen):
     image_std: tuple[float, ...]
 
 
-class SpecialTokens(_Frozen):
-    """Tokens the engine must know; a leading BOS comes from ``tokenizer.json`` when ``add_bos``."""
-
-    image_token: str
-    image_token_id: int
-    bos_token_id: int | None
-    eos_token_ids: tuple[int, ...]
-    pad_token_id: int | None
-    add_bos: bool
-
-
-class Macs(_Frozen):
+class Macs(Frozen):
     """Multiply-accumulates of one prefill of ``workload``, dense and as exported."""
 
     dense: int
@@ -116,18 +80,19 @@ class Macs(_Frozen):
     workload: Workload
 
 
-class Verified(_Frozen):
+class Verified(Frozen):
     """The outcome of ``comp-export verify`` on exactly these files."""
 
     ok: bool
     report_sha256: str
 
 
-class Manifest(_Frozen):
-    """``manifest.json``; ``files`` lists everything beside it that belongs to the artifact."""
+class Manifest(Frozen):
+    """What the manifests of all families say; ``files`` lists everything else in the artifact."""
 
     version: Literal[1] = MANIFEST_VERSION
     family: str
+    task: Task
     flavour: Flavour
     precision: Precision
     opset: int
@@ -135,11 +100,7 @@ class Manifest(_Frozen):
     method: str | None = Field(description="pruning method; none for a dense artifact")
     rate: float = Field(ge=0, lt=1, description="share of multiply-accumulates removed")
     dense: bool
-    decoder: DecoderShape
-    vision: VisionShape
     image_processor: ImageProcessing
-    tokens: SpecialTokens
-    prompt_template: str = Field(description="the prompt of one image; replace '{prompt}'")
     macs: Macs | None
     params: int = Field(description="parameters in the graphs, tied ones counted once")
     versions: dict[str, str]
@@ -171,23 +132,6 @@ class Artifact:
     manifest: Manifest
 
     @property
-    def vision_encoder(self) -> Path:
-        return self.path / "vision_encoder.onnx"
-
-    @property
-    def embed_tokens(self) -> Path:
-        return self.path / "embed_tokens.onnx"
-
-    @property
-    def decoder_model(self) -> Path:
-        return self.path / "decoder_model.onnx"
-
-    @property
-    def decoder_in_place(self) -> Path:
-        """The decoder with caches of fixed size; of the standard flavour only."""
-        return self.path / "decoder_in_place.onnx"
-
-    @property
     def tokenizer(self) -> Path:
         return self.path / "tokenizer.json"
 
@@ -210,20 +154,11 @@ def describe_files(directory: Path) -> tuple[FileEntry, ...]:
     )
 
 
-def read_manifest(directory: Path) -> Manifest:
-    """Read ``manifest.json`` without looking at the other files.
+def read_fields(path: Path, verb: str) -> dict[str, Any]:
+    """The fields of a manifest of this version; ``verb`` is the command that makes it.
 
     Raises:
-        CompExportError: when there is none, it is no manifest, or it is of another version.
-    """
-    return read_model(directory / MANIFEST_NAME, Manifest, "comp-export onnx")
-
-
-def read_model(path: Path, kind: type[M], verb: str) -> M:
-    """Read a manifest of one kind; ``verb`` is the command that makes it.
-
-    Raises:
-        CompExportError: as ``read_manifest``.
+        CompExportError: there is none, it is no manifest, or it is of another version.
     """
     remedy = f"make it again with `{verb} --force`"
     try:
@@ -240,37 +175,23 @@ def read_model(path: Path, kind: type[M], verb: str) -> M:
             f"{path} is a manifest of version {version!r}, this release reads version "
             f"{MANIFEST_VERSION}: {remedy}"
         )
+    return found
+
+
+def validated(path: Path, found: dict[str, Any], kind: type[M], verb: str) -> M:
+    """The fields of the manifest at ``path`` as one of its kind.
+
+    Raises:
+        CompExportError: a field is missing, unknown or wrong; names it.
+    """
     try:
         return kind.model_validate(found)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise CompExportError(f"{path}: {where}: {first['msg']}: {remedy}") from error
-
-
-def kind_of(directory: Path) -> Literal["onnx", "tensorrt"]:
-    """What a directory's ``manifest.json`` describes; graphs where it says nothing."""
-    try:
-        found = json.loads((directory / MANIFEST_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return "onnx"  # whoever opens it next says what is wrong
-    is_engines = isinstance(found, dict) and found.get("kind") == "tensorrt"
-    return "tensorrt" if is_engines else "onnx"
-
-
-def load_artifact(directory: Path, check_hashes: bool = True) -> Artifact:
-    """Open an artifact, refusing one whose files are not what the manifest says.
-
-    Args:
-        directory: holds ``manifest.json`` and the files it lists.
-        check_hashes: also read every file and compare its SHA-256 (sizes are always compared).
-
-    Raises:
-        CompExportError: names the first file that is missing, truncated or changed.
-    """
-    manifest = read_manifest(directory)
-    check_files(directory, manifest.files, check_hashes, REMEDY)
-    return Artifact(directory, manifest)
+        raise CompExportError(
+            f"{path}: {where}: {first['msg']}: make it again with `{verb} --force`"
+        ) from error
 
 
 def check_files(
@@ -294,10 +215,3 @@ def check_files(
             raise CompExportError(f"{path} has {size} bytes instead of {entry.bytes}: {remedy}")
         if check_hashes and sha256_of(path) != entry.sha256:
             raise CompExportError(f"{path} is corrupted (its SHA-256 differs): {remedy}")
-
-
-def mark_verified(directory: Path, verified: Verified) -> Manifest:
-    """Record a verification in the manifest; returns the new one."""
-    manifest = read_manifest(directory).model_copy(update={"verified": verified})
-    manifest.save(directory)
-    return manifest

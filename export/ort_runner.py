@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from comp.errors import CompExportError
-from export.manifest import Artifact, load_artifact
-
-SESSION_ERRORS_ONLY = 3
+from export.llava_manifest import LlavaArtifact
+from export.ort_graph import OrtGraph
+from export.reading import load_artifact_of
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,15 @@ class OnnxRunner:
 
     def __init__(
         self,
-        artifact: Artifact | Path,
+        artifact: LlavaArtifact | Path,
         providers: tuple[str, ...] = ("CPUExecutionProvider",),
         threads: int = 0,
     ) -> None:
-        self.artifact = artifact if isinstance(artifact, Artifact) else load_artifact(artifact)
+        self.artifact = (
+            artifact
+            if isinstance(artifact, LlavaArtifact)
+            else load_artifact_of(artifact, LlavaArtifact)
+        )
         manifest = self.artifact.manifest
         if manifest.precision == "bfloat16":
             raise CompExportError(
@@ -55,7 +59,7 @@ class OnnxRunner:
             )
         paths = (self.artifact.vision_encoder, self.artifact.embed_tokens, self._decoder_path())
         self._vision, self._embed, self._decoder = (
-            _session(path, providers, threads) for path in paths
+            OrtGraph(path, providers, threads) for path in paths
         )
         self._tokens = manifest.tokens
         self._shape = manifest.decoder
@@ -92,7 +96,7 @@ class OnnxRunner:
         """One decode step: ``token [B]`` int64 → logits ``[B, V]``."""
         batch = len(token)
         logits, _, state = self._run(
-            self._embed.run(None, {"input_ids": token[:, None].astype(np.int64)})[0],
+            self._embed.run({"input_ids": token[:, None].astype(np.int64)})["inputs_embeds"],
             np.full((batch, 1), state.position, np.int64),
             np.zeros((batch, 0), np.int64),
             np.zeros((batch, 1), np.int64),
@@ -122,7 +126,7 @@ class OnnxRunner:
 
     def image_features(self, pixel_values: np.ndarray) -> np.ndarray:
         """``[I, 3, H, W] → [I, T, d]``."""
-        return self._vision.run(None, {"pixel_values": pixel_values.astype(np.float32)})[0]
+        return self._vision.run({"pixel_values": pixel_values.astype(np.float32)})["image_features"]
 
     def _empty_caches(self, batch: int, vision: int, text: int) -> dict[str, np.ndarray]:
         """Inputs ``past_key_values.*`` before a prompt of so many image and text tokens."""
@@ -140,7 +144,7 @@ class OnnxRunner:
         }
 
     def _embeds(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> np.ndarray:
-        embeds = self._embed.run(None, {"input_ids": input_ids.astype(np.int64)})[0]
+        embeds = self._embed.run({"input_ids": input_ids.astype(np.int64)})["inputs_embeds"]
         places = input_ids == self._tokens.image_token_id
         if places.any():
             features = self.image_features(pixel_values)
@@ -156,15 +160,13 @@ class OnnxRunner:
         state: OnnxState,
         extra: dict[str, Any],
     ) -> tuple[np.ndarray, list[np.ndarray], OnnxState]:
-        names = [output.name for output in self._decoder.get_outputs()]
         feeds = {
             "inputs_embeds": embeds,
             "position_ids": position_ids,
             "vision_positions": vision,
             "text_positions": text,
         }
-        values = self._decoder.run(names, feeds | state.caches | extra)
-        found = dict(zip(names, values, strict=True))
+        found = self._decoder.run(feeds | state.caches | extra)
         caches = {
             name.replace("present.", "past_key_values."): value
             for name, value in found.items()
@@ -173,20 +175,3 @@ class OnnxRunner:
         kept = [found[f"kept.{drop.after_layer}"] for drop in self._shape.drops]
         position = state.position + position_ids.shape[1]
         return found["logits"][:, 0], kept, OnnxState(caches, position)
-
-
-def _session(path: Path, providers: tuple[str, ...], threads: int) -> Any:
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise CompExportError(
-            "onnxruntime is not installed: pip install 'comp-export[serve]'"
-        ) from error
-    options = ort.SessionOptions()
-    options.log_severity_level = SESSION_ERRORS_ONLY
-    options.intra_op_num_threads = threads
-    try:
-        return ort.InferenceSession(str(path), options, providers=list(providers))
-    except Exception as error:  # onnxruntime's own classes have no public base
-        reason = str(error).splitlines()[0]
-        raise CompExportError(f"ONNX Runtime cannot load {path}: {reason}") from error

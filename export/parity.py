@@ -1,64 +1,48 @@
 """One link of the proof: two forms of a model asked the same questions."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
+from comp.plan import Place
 from export.manifest import Precision
 
-# Largest logit difference allowed; and scores this close count as tied: which of them is kept is a
-# matter of rounding, so such questions are counted and listed, and left out of the comparison.
+# Largest difference of outputs allowed. Scores of tokens, and of candidates, this close count as tied:
+# which of them is chosen is a matter of rounding, so such questions are counted and listed, and what
+# follows from the choice is not compared.
 LOGIT_BOUND: dict[Precision, float] = {"float32": 1e-3, "float16": 0.25, "bfloat16": 1.0}
+CLOSE: dict[Precision, float] = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 3e-2}
 TIE: dict[Precision, float] = {"float32": 1e-6, "float16": 2e-3, "bfloat16": 1.6e-2}
 
 
 @dataclass(frozen=True)
-class Prefilled:
-    """What a prefill of one prompt gave.
+class Answered:
+    """What one form said to one question.
 
     Attributes:
-        logits: of the last token, ``[V]``.
+        outputs: every number that is compared: logits or embeddings, flat.
         kept: original indices kept at each drop place, ascending, ``[k]``.
         scores: of every original token at each place, ``[N]`` (NaN: gone); may be empty.
-        state: whatever ``decode`` needs.
+        decision: what a user gets to see: greedy tokens, or the ranks or classes chosen.
+        margin: by how much it was made, where that is one number; less than rounding is a tie.
     """
 
-    logits: np.ndarray
+    outputs: np.ndarray
     kept: list[np.ndarray]
     scores: list[np.ndarray]
-    state: Any
+    decision: list[int]
+    margin: float = math.inf
 
 
 class Runner(Protocol):
     """A form of the model: torch masked, torch slim, or an artifact."""
 
-    def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:
-        """``pixel_values [I, 3, H, W]`` float32, ``input_ids [1, N]`` int64."""
+    def ask(self, question: Any, max_new_tokens: int) -> Answered:
+        """One question of the family's kind; answers have so many tokens at most."""
         ...
-
-    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> list[int]:
-        """Greedy tokens, up to and with EOS."""
-        ...
-
-
-@dataclass(frozen=True)
-class Question:
-    """A tokenised prompt with its pictures."""
-
-    pixel_values: np.ndarray
-    input_ids: np.ndarray
-
-
-@dataclass(frozen=True)
-class Answered:
-    """What one form said to one question."""
-
-    logits: np.ndarray
-    kept: list[np.ndarray]
-    scores: list[np.ndarray]
-    tokens: list[int]
 
 
 @dataclass
@@ -67,11 +51,11 @@ class Link:
 
     name: str
     precision: Precision
-    places: tuple[int, ...]
+    places: tuple[Place, ...]
     questions: int = 0
     max_logit_difference: float = 0.0
     answers_different: list[int] = field(default_factory=list)
-    kept_different: dict[int, list[int]] = field(default_factory=dict)
+    kept_different: dict[Place, list[int]] = field(default_factory=dict)
     tied: list[int] = field(default_factory=list)
 
     @property
@@ -100,10 +84,14 @@ class Link:
                 self.tied.append(number)
                 return  # from here on the two see different tokens, and rightly so
             self.kept_different.setdefault(place, []).append(number)
-        difference = np.abs(expected.logits.astype(np.float64) - found.logits).max()
+        difference = np.abs(expected.outputs.astype(np.float64) - found.outputs).max()
         if not difference <= self.max_logit_difference:  # NaN must not pass
             self.max_logit_difference = float(difference)
-        if expected.tokens != found.tokens:
+        if expected.decision == found.decision:
+            return
+        if expected.margin <= CLOSE[self.precision]:
+            self.tied.append(number)
+        else:
             self.answers_different.append(number)
 
     def to_dict(self) -> dict[str, Any]:
@@ -119,7 +107,8 @@ class Link:
             "bound": self.bound,
             "kept": [
                 {
-                    "after_layer": place,
+                    "part": place[0],
+                    "after_layer": place[1],
                     "identical": compared - len(self.kept_different.get(place, [])),
                     "different": self.kept_different.get(place, []),
                 }
@@ -148,23 +137,16 @@ def is_tie(first: np.ndarray, second: np.ndarray, scores: np.ndarray, within: fl
     return bool(np.ptp(scores[swapped]) <= within)
 
 
-def ask(runner: Runner, question: Question, max_new_tokens: int) -> Answered:
-    """One question, greedily answered."""
-    prefilled = runner.prefill(question.pixel_values, question.input_ids)
-    tokens = runner.decode(prefilled, max_new_tokens)
-    return Answered(prefilled.logits, prefilled.kept, prefilled.scores, tokens)
-
-
 def ask_all(
     runner: Runner,
-    questions: Iterable[Question],
+    questions: Iterable[Any],
     max_new_tokens: int,
     asked: Callable[[], None] = lambda: None,
 ) -> list[Answered]:
     """Every question in turn; ``asked`` is called after each."""
     answers = []
     for question in questions:
-        answers.append(ask(runner, question, max_new_tokens))
+        answers.append(runner.ask(question, max_new_tokens))
         asked()
     return answers
 
@@ -172,7 +154,7 @@ def ask_all(
 def compare(
     name: str,
     precision: Precision,
-    places: tuple[int, ...],
+    places: tuple[Place, ...],
     expected: list[Answered],
     found: list[Answered],
 ) -> Link:

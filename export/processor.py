@@ -7,7 +7,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from comp.errors import CompExportError
-from export.manifest import ImageProcessing, ImageSize, SpecialTokens
+from export.llava_manifest import SpecialTokens
+from export.manifest import ImageProcessing, ImageSize
 
 TOKENIZER = "tokenizer.json"
 PROMPT = "{prompt}"

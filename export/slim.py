@@ -6,7 +6,7 @@ into a checkpoint that ``CompLlavaForConditionalGeneration`` loads. Nothing hold
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,11 @@ CHUNK = 1 << 24  # elements converted at a time
 
 
 class SlimWeights:
-    """The tensors of ``source``, cut as ``plan`` says (Eq. 2 with binary masks, made physical)."""
+    """The tensors of ``source`` as ``cut`` says of each (Eq. 2 with binary masks, made physical)."""
 
-    def __init__(self, source: WeightSource, plan: PruningPlan, head_dim: dict[str, int]) -> None:
+    def __init__(self, source: WeightSource, cut: Callable[[str], Cut | None]) -> None:
         self._source = source
-        self._plan = plan
-        self._head_dim = head_dim
+        self._cut = cut
 
     def names(self) -> tuple[str, ...]:
         return self._source.names()
@@ -61,9 +60,6 @@ class SlimWeights:
         cut = self._cut(name)
         return values if cut is None else np.take(values, np.asarray(cut.keep), axis=cut.axis)
 
-    def _cut(self, name: str) -> Cut | None:
-        return cut_of(name, self._plan, self._head_dim)
-
 
 def slim_weights(
     directory: Path, plan: PruningPlan, source: WeightSource | None = None
@@ -72,7 +68,9 @@ def slim_weights(
     shape = read_llava(directory)
     shape.pruned(plan)  # refuses a plan of another model
     head_dim = {"language": shape.sizes.head_dim, "vision": shape.sizes.vision_head_dim}
-    return SlimWeights(source or CheckpointWeights(directory), plan, head_dim)
+    return SlimWeights(
+        source or CheckpointWeights(directory), lambda name: cut_of(name, plan, head_dim)
+    )
 
 
 def write_slim_checkpoint(

@@ -7,55 +7,21 @@ prefill, the kept token indices at each drop place, and the greedy answers.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
+from typing import Any
 
 from comp.checkpoints import resolve_model
-from comp.data.example import Example
 from comp.errors import CompExportError
 from comp.files import write_text
 from comp.runs import RunDirectory
 from export.engines.manifest import Engines, load_engines, mark_engines_verified
-from export.forms import EngineForm, Form, Skipped, artifact_forms, engine_form
-from export.manifest import (
-    MANIFEST_NAME,
-    Artifact,
-    Verified,
-    kind_of,
-    load_artifact,
-    mark_verified,
-    sha256_of,
-)
-from export.parity import Answered, Question, Runner, ask_all, compare
+from export.forms import EngineForm, engine_form, llava_forms
+from export.manifest import MANIFEST_NAME, Artifact, Task, Verified, sha256_of
+from export.parity import Answered, Runner, ask_all, compare
+from export.proof import Examples, Form, Questions, Side, Skipped
+from export.reading import kind_of, load_artifact, mark_verified
 
 REPORT = "verify"
-
-
-class Questions:
-    """Examples as the model sees them, made when asked for (pictures are large)."""
-
-    def __init__(self, collator: Any, examples: "Examples", count: int) -> None:
-        self._collator = collator
-        self._examples = examples
-        self._count = min(count, len(examples))
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[Question]:
-        for index in range(self._count):
-            example = self._examples[index]
-            ids = np.array([self._collator.prompt_ids(example.question)], dtype=np.int64)
-            yield Question(self._collator.pixels([example]).numpy(), ids)
-
-
-class Examples(Protocol):
-    """A data set."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Example: ...
+FEW_PLACES = 4  # of which a table says each
 
 
 @dataclass(frozen=True)
@@ -88,30 +54,25 @@ def verify_run(
     Raises:
         CompExportError: nothing to verify, or a damaged artifact.
     """
-    from export.torch_runner import TorchSide
-
     artifacts, engines = find_artifacts(run), find_engines(run)
-    plan = run.load_plan()
-    record = run.read_record()
-    dense = resolve_model(record.get("model_path") or record["model"])
-    eos = artifacts[0].manifest.tokens.eos_token_ids
-    side = TorchSide.load(dense, run.checkpoint, plan, eos, device)
-    questions = Questions(side.dense.collator, asked.examples, asked.questions)
-    places = tuple(drop.after_layer for drop in plan.drops)
+    family = _Family.of(artifacts[0])
+    side = family.side(run, artifacts[0], device)
+    questions = Questions(asked.examples, asked.questions, side.prepare)
 
     def answers(name: str, runner: Runner) -> list[Answered]:
-        return ask_all(runner, questions, asked.max_new_tokens, started(name, len(questions)))
+        done = started(name, len(questions))
+        return side.conclude(ask_all(runner, questions, asked.max_new_tokens, done))
 
     dense_torch = []
     if any(artifact.manifest.dense for artifact in artifacts):
         dense_torch = answers("dense torch", side.dense_runner())
     slim = answers("slim torch", side.slim_runner())
     masked = answers("masked torch", side.masked_runner())
-    links = [compare("masked torch = slim torch", "float32", places, masked, slim)]
+    links = [compare("masked torch = slim torch", "float32", side.places, masked, slim)]
     outcome: dict[str, bool] = {}
     skipped: list[Skipped] = []
     layers: dict[str, dict[str, tuple[str, ...]]] = {}
-    for form in forms_of(artifacts, engines):
+    for form in family.all_forms(artifacts, engines):
         if isinstance(form, Skipped):
             skipped.append(form)
             continue
@@ -121,7 +82,8 @@ def verify_run(
         found = answers(form.name, runner)
         torch_name, expected = ("dense", dense_torch) if form.dense else ("slim", slim)
         name = f"{torch_name} torch = {form.name}"
-        link = compare(name, form.precision, () if form.dense else places, expected, found)
+        places = () if form.dense else side.places
+        link = compare(name, form.precision, places, expected, found)
         links.append(link)
         holds = link.ok and (form.dense or links[0].ok)
         outcome[form.directory.name] = outcome.get(form.directory.name, True) and holds
@@ -144,12 +106,47 @@ def verify_run(
     return report
 
 
-def forms_of(artifacts: list[Artifact], engines: list[Engines]) -> "Iterator[Form | Skipped]":
-    """Every form of every artifact, the engines' last."""
-    for artifact in artifacts:
-        yield from artifact_forms(artifact)
-    for each in engines:
-        yield engine_form(each)
+@dataclass(frozen=True)
+class _Family:
+    """How a family's runs are proved."""
+
+    load: Callable[..., Side]
+    forms: Callable[..., Iterator[Form | Skipped]]
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> "_Family":
+        from export.clip_proof import ClipSide, clip_forms
+        from export.llava_proof import LlavaSide
+
+        known = {
+            "llava": cls(LlavaSide.load, llava_forms),
+            "clip": cls(ClipSide.load, clip_forms),
+        }
+        return known[artifact.manifest.family]
+
+    def side(self, run: RunDirectory, artifact: Artifact, device: str) -> Side:
+        """The torch models of a run."""
+        record = run.read_record()
+        dense = resolve_model(record.get("model_path") or record["model"])
+        return self.load(dense, run.checkpoint, run.load_plan(), artifact, device)
+
+    def all_forms(
+        self, artifacts: list[Artifact], engines: list[Engines]
+    ) -> Iterator[Form | Skipped]:
+        """Every form of every artifact, the engines' last."""
+        for artifact in artifacts:
+            yield from self.forms(artifact)
+        for each in engines:
+            yield engine_form(each)
+
+
+def task_of(run: RunDirectory) -> Task:
+    """What the model of a run does, as its artifacts say.
+
+    Raises:
+        CompExportError: there is no artifact, or a damaged one.
+    """
+    return find_artifacts(run, check_hashes=False)[0].manifest.task
 
 
 def mark(directory: Path, verified: Verified) -> None:
@@ -166,7 +163,7 @@ def find_engines(run: RunDirectory) -> list[Engines]:
     return [load_engines(path) for path in found]
 
 
-def find_artifacts(run: RunDirectory) -> list[Artifact]:
+def find_artifacts(run: RunDirectory, check_hashes: bool = True) -> list[Artifact]:
     """Every ONNX artifact of a run, checked against its manifest.
 
     Raises:
@@ -175,7 +172,7 @@ def find_artifacts(run: RunDirectory) -> list[Artifact]:
     found = sorted(path.parent for path in run.path.glob(f"onnx*/{MANIFEST_NAME}"))
     if not found:
         raise CompExportError(f"{run.path} has no artifact: run `comp-export onnx {run.path}`")
-    return [load_artifact(path) for path in found]
+    return [load_artifact(path, check_hashes) for path in found]
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -191,21 +188,18 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         (
             "| link | holds | largest logit difference (bound) | kept sets identical | "
-            "greedy answers identical | ties |"
+            "answers identical | ties |"
         ),
         "|---|---|---|---|---|---|",
     ]
     for link in report["links"]:
         compared = link["questions"] - len(link["tied"])
-        kept = ", ".join(
-            f"after {place['after_layer']}: {place['identical']}/{compared}"
-            for place in link["kept"]
-        )
+        kept = _kept(link, compared)
         worst = link["max_logit_difference"]
         lines.append(
             f"| {link['name']} | {'yes' if link['ok'] else 'NO'} "
             f"| {'not finite' if worst is None else f'{worst:.2e}'} ({link['bound']:g}) "
-            f"| {kept or 'no drops'} | {link['answers']['identical']}/{compared} "
+            f"| {kept} | {link['answers']['identical']}/{compared} "
             f"| {len(link['tied'])} |"
         )
     lines += [
@@ -222,3 +216,16 @@ def markdown(report: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _kept(link: dict[str, Any], compared: int) -> str:
+    """``language 8: 200/200, …``; of many places only those where something differs."""
+    if not link["kept"]:
+        return "no drops"
+    different = [place for place in link["kept"] if place["different"]]
+    told = link["kept"] if len(link["kept"]) <= FEW_PLACES else different
+    if not told:
+        return f"{compared}/{compared} at each of {len(link['kept'])} places"
+    return ", ".join(
+        f"{place['part']} {place['after_layer']}: {place['identical']}/{compared}" for place in told
+    )

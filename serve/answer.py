@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from export.manifest import Manifest
+from export.llava_manifest import LlavaManifest
 from serve.options import GenerationOptions
 from serve.prompt import EncodedPrompt
 from serve.results import Finished, FinishReason, Generation, KeptTokens, Timings
@@ -16,7 +16,7 @@ class Answer:
 
     def __init__(
         self,
-        manifest: Manifest,
+        manifest: LlavaManifest,
         tokenizer: Tokenizer,
         prompt: EncodedPrompt,
         kept: dict[int, NDArray[np.int64]],

@@ -8,11 +8,12 @@ from comp.errors import CompExportError
 from comp.runs import RunDirectory, open_run
 from export.engines.manifest import EngineManifest, read_engine_manifest
 from export.engines.names import engine_directory
-from export.manifest import MANIFEST_NAME, Flavour, Manifest, Precision, kind_of, read_manifest
+from export.manifest import MANIFEST_NAME, Flavour, Manifest, Precision
+from export.reading import kind_of, read_manifest
 from serve.backends.base import BackendName, ProviderChoice
 
 if TYPE_CHECKING:
-    from serve.engine import Engine
+    from serve.loading import TaskEngine
 
 Which = Literal["dense", "compressed"]
 BOTH: tuple[Which, Which] = ("dense", "compressed")
@@ -158,12 +159,12 @@ def engines_of(
     device: Literal["auto", "cpu", "cuda"],
     threads: int | None = None,
     provider: ProviderChoice = "auto",
-) -> "dict[Which, Engine]":
+) -> "dict[Which, TaskEngine]":
     """Both engines in one process."""
-    from serve.engine import Engine
+    from serve.loading import load_engine
 
     return {
-        which: Engine.load(directory, device, threads, provider=provider)
+        which: load_engine(directory, device, threads, provider=provider)
         for which, directory in directories.items()
     }
 

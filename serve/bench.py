@@ -7,14 +7,13 @@ from statistics import median
 from typing import Any, Literal
 
 import numpy as np
-from PIL import Image
 
 from serve.artifacts import BOTH, Form, Which, engines_of, flops_ratio, is_verified
-from serve.engine import Engine
+from serve.loading import TaskEngine
 from serve.machine import describe_machine, describe_versions, usable_cores
-from serve.options import GenerationOptions
 from serve.probe import Probe, probe
-from serve.results import Generation, Timings
+from serve.results import Timings
+from serve.work import Work, perform
 
 MEASURES = (
     "ttft_ms",
@@ -31,13 +30,10 @@ MEASURES = (
 class BenchOptions:
     """What to measure on.
 
-    Every answer has ``new_tokens`` tokens whatever the model says, so that both models do the same
-    amount of work. ``threads`` is fixed for both; ``None`` takes all usable cores.
+    Both models do the same work. ``threads`` is fixed for both; ``None`` takes all usable cores.
     """
 
-    image: Image.Image
-    prompt: str
-    new_tokens: int = 32
+    work: Work
     warmup: int = 3
     repeats: int = 20
     cold_starts: int = 3
@@ -67,7 +63,6 @@ class Measured:
     probes: tuple[Probe, ...]
     size_mb: float
     verified: bool
-    prompt_tokens: int
 
     def spread(self, measure: str) -> Spread:
         """Spread of one of ``MEASURES``."""
@@ -129,13 +124,13 @@ def bench(
         engines_of(c.directories, options.device, threads, c.form.provider) for c in contestants
     ]
     timings: dict[tuple[int, Which], list[Timings]] = {key: [] for key in probes}
-    prompt_tokens = 0
+    size: dict[str, int] = {}
     for turn in range(options.warmup + options.repeats):
         for number, which in timings:
-            answer = _answer(engines[number][which], options)
-            prompt_tokens = answer.prompt_tokens
+            done = perform(engines[number][which], options.work)
+            size = done.size
             if turn >= options.warmup:
-                timings[number, which].append(answer.timings)
+                timings[number, which].append(done.timings)
             advance()
     reports = []
     for number, contestant in enumerate(contestants):
@@ -145,16 +140,14 @@ def bench(
                 probes=tuple(probes[number, which]),
                 size_mb=engines[number][which].manifest.size_bytes / 2**20,
                 verified=is_verified(contestant.directories[which]),
-                prompt_tokens=prompt_tokens,
             )
             for which in BOTH
         }
         reports.append(_report(contestant, measured, engines[number]))
-    first = engines[0]["compressed"].manifest
     return {
         **reports[0],
         "against": reports[1:],
-        "workload": _workload(options, prompt_tokens, first.vision.image_tokens),
+        "workload": _workload(options, size),
         "threads": threads,
         "machine": describe_machine(),
         "versions": describe_versions(),
@@ -169,22 +162,15 @@ def steps_of(options: BenchOptions, contestants: int = 1) -> int:
 def _probe(contestant: Contestant, which: Which, options: BenchOptions, threads: int) -> Probe:
     return probe(
         contestant.directories[which],
-        options.image,
-        options.prompt,
-        options.new_tokens,
+        options.work,
         options.device,
         threads,
         contestant.form.provider,
     )
 
 
-def _answer(engine: Engine, options: BenchOptions) -> Generation:
-    generation = GenerationOptions(max_new_tokens=options.new_tokens, ignore_eos=True)
-    return engine.generate([options.image], options.prompt, generation)
-
-
 def _report(
-    contestant: Contestant, measured: dict[Which, Measured], engines: dict[Which, Engine]
+    contestant: Contestant, measured: dict[Which, Measured], engines: dict[Which, TaskEngine]
 ) -> dict[str, Any]:
     dense, compressed = measured["dense"], measured["compressed"]
     manifests = {which: engine.manifest for which, engine in engines.items()}
@@ -212,12 +198,13 @@ def _report(
     }
 
 
-def _workload(options: BenchOptions, prompt_tokens: int, image_tokens: int) -> dict[str, Any]:
+def _workload(options: BenchOptions, size: dict[str, int]) -> dict[str, Any]:
+    work = options.work
     return {
-        "prompt": options.prompt,
-        "prompt_tokens": prompt_tokens,
-        "image_tokens": image_tokens,
-        "new_tokens": options.new_tokens,
+        "task": work.task,
+        "texts": list(work.texts),
+        **size,
+        "new_tokens": work.new_tokens,
         "warmup": options.warmup,
         "repeats": options.repeats,
         "cold_starts": options.cold_starts,

@@ -5,7 +5,8 @@ from typing import Any
 
 from comp.files import writing
 
-DENSE_COLOUR, COMPRESSED_COLOUR = "#8a94a6", "#0f766e"
+_NAMES = ("dense", "compressed")
+_COLOURS = ("#8a94a6", "#0f766e")
 _ROWS = (
     ("Time to first token", "ttft_ms", "ms", ".1f"),
     ("· preparing", "prepare_ms", "ms", ".1f"),
@@ -18,12 +19,21 @@ _ROWS = (
     ("Peak memory", "peak_rss_mb", "MiB", ".0f"),
     ("Files", "size_mb", "MiB", ".1f"),
 )
+_OTHERWISE = {  # where nothing is generated
+    "Time to first token": "Time to the result",
+    "Cold start to first token": "Cold start to the result",
+    "· prefill": "· texts",
+}
+_OF_ANSWERS = ("tpot_ms", "total_ms", "tokens_per_s")  # where tokens are generated
 
 
 def bench_rows(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     """Rows of measure, dense, compressed, gain; medians, with the p90 in parentheses."""
     rows = []
+    generates = _generates(report)
     for label, key, unit, style in _ROWS:
+        if key in _OF_ANSWERS and not generates:
+            continue
         cells: list[str] = []
         for which in ("dense", "compressed"):
             cell = f"{report[which][key]:{style}} {unit}".strip()
@@ -33,8 +43,14 @@ def bench_rows(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
         low, high = report["compressed"][key], report["dense"][key]
         if key == "tokens_per_s":
             low, high = high, low
-        rows.append((label, cells[0], cells[1], f"{high / low:.2f}×" if low else "–"))
+        name = label if generates else _OTHERWISE.get(label, label)
+        rows.append((name, cells[0], cells[1], f"{high / low:.2f}×" if low else "–"))
     return rows
+
+
+def _generates(report: dict[str, Any]) -> bool:
+    """Whether there were tokens after the first."""
+    return bool(report["dense"]["tpot_ms"] or report["compressed"]["tpot_ms"])
 
 
 AGAINST_COLUMNS = (
@@ -79,11 +95,7 @@ def bench_markdown(report: dict[str, Any], title: str) -> str:
         *(f"| {' | '.join(row)} |" for row in bench_rows(report)),
         "",
         *_against_lines(report),
-        (
-            f"- Work: {work['prompt_tokens']} prompt tokens ({work['image_tokens']} of an image), "
-            f"{work['new_tokens']} new tokens; {work['repeats']} repeats after "
-            f"{work['warmup']} to warm up."
-        ),
+        f"- Work: {_work(report)}; {work['repeats']} repeats after {work['warmup']} to warm up.",
         *(
             [f"- Multiply-accumulates of a prefill: {100 * ratio:.1f} % of the dense model's."]
             if ratio is not None
@@ -97,6 +109,16 @@ def bench_markdown(report: dict[str, Any], title: str) -> str:
         f"- {', '.join(f'{name} {number}' for name, number in report['versions'].items())}.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _work(report: dict[str, Any]) -> str:
+    work = report["workload"]
+    if "prompt_tokens" in work:
+        return (
+            f"{work['prompt_tokens']} prompt tokens ({work['image_tokens']} of images), "
+            f"{work['new_tokens']} new tokens"
+        )
+    return f"{work['task']}, images {work['images']}, text tokens {work['text_tokens']}"
 
 
 def _against_lines(report: dict[str, Any]) -> list[str]:
@@ -113,27 +135,45 @@ def _against_lines(report: dict[str, Any]) -> list[str]:
 
 
 def bench_figure(report: dict[str, Any], path: Path, title: str) -> None:
-    """Draw the report: time to first token by part, time per token, memory and files."""
+    """Draw the report: time to the first token or the result by part, time per token, MiB."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.6, 3.4), dpi=150, layout="constrained")
-    first, second, third = figure.subplots(1, 3, width_ratios=(1.4, 1, 1.4))
-    names = ("dense", "compressed")
-    colours = (DENSE_COLOUR, COMPRESSED_COLOUR)
+    generates = _generates(report)
+    figure = Figure(figsize=(9.6 if generates else 7.2, 3.4), dpi=150, layout="constrained")
+    widths = (1.4, 1, 1.4) if generates else (1.4, 1.4)
+    panels = list(figure.subplots(1, len(widths), width_ratios=widths))
+    _draw_parts(panels[0], report, generates)
+    if generates:
+        values = [report[name]["tpot_ms"] for name in _NAMES]
+        bars = panels[1].bar(_NAMES, values, color=_COLOURS, width=0.6)
+        panels[1].bar_label(bars, fmt="%.2f", padding=2, fontsize=9)
+        panels[1].set_title("Time per output token, ms", fontsize=10)
+    _draw_sizes(panels[-1], report)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(y=0.15)
+        axes.tick_params(labelsize=9)
+    note = "" if report["verified"] else "  (not verified)"
+    figure.suptitle(f"{title}{note}", fontsize=11, fontweight="bold")
+    with writing(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def _draw_parts(axes: Any, report: dict[str, Any], generates: bool) -> None:
     base = [0.0, 0.0]
-    parts = (
+    longest = max(report[name]["ttft_ms"] for name in _NAMES)
+    for key, label, strength in (
         ("prepare_ms", "preparing", 0.35),
         ("vision_ms", "vision", 0.65),
-        ("prefill_ms", "prefill", 1),
-    )
-    for key, label, strength in parts:
-        values = [report[name][key] for name in names]
-        bars = first.bar(names, values, bottom=base, color=colours, alpha=strength, width=0.6)
+        ("prefill_ms", "prefill" if generates else "texts", 1),
+    ):
+        values = [report[name][key] for name in _NAMES]
+        bars = axes.bar(_NAMES, values, bottom=base, color=_COLOURS, alpha=strength, width=0.6)
+        ink = "white" if strength == 1 else "black"
         for bar, value, below in zip(bars, values, base, strict=True):
-            if value > 0.08 * max(report[name]["ttft_ms"] for name in names):
-                ink = "white" if strength == 1 else "black"
+            if value > 0.08 * longest:
                 middle = bar.get_x() + bar.get_width() / 2
-                first.text(
+                axes.text(
                     middle,
                     below + value / 2,
                     label,
@@ -143,28 +183,18 @@ def bench_figure(report: dict[str, Any], path: Path, title: str) -> None:
                     color=ink,
                 )
         base = [a + b for a, b in zip(base, values, strict=True)]
-    first.set_title("Time to first token, ms", fontsize=10)
-    first.bar_label(first.containers[-1], [f"{value:.1f}" for value in base], padding=2, fontsize=9)
-    values = [report[name]["tpot_ms"] for name in names]
-    second.bar_label(
-        second.bar(names, values, color=colours, width=0.6), fmt="%.2f", padding=2, fontsize=9
-    )
-    second.set_title("Time per output token, ms", fontsize=10)
+    what = "first token" if generates else "the result"
+    axes.set_title(f"Time to {what}, ms", fontsize=10)
+    axes.bar_label(axes.containers[-1], [f"{value:.1f}" for value in base], padding=2, fontsize=9)
+
+
+def _draw_sizes(axes: Any, report: dict[str, Any]) -> None:
     places = {"peak_rss_mb": "peak memory", "size_mb": "files"}
-    for offset, name, colour in zip((-0.2, 0.2), names, colours, strict=True):
+    for offset, name, colour in zip((-0.2, 0.2), _NAMES, _COLOURS, strict=True):
         sizes = [report[name][key] for key in places]
-        bars = third.bar(
-            [p + offset for p in range(2)], sizes, width=0.38, color=colour, label=name
-        )
-        third.bar_label(bars, fmt="%.0f", padding=2, fontsize=9)
-    third.set_xticks(range(2), places.values())
-    third.set_title("MiB", fontsize=10)
-    third.legend(frameon=False, fontsize=8)
-    for axes in (first, second, third):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.margins(y=0.15)
-        axes.tick_params(labelsize=9)
-    note = "" if report["verified"] else "  (not verified)"
-    figure.suptitle(f"{title}{note}", fontsize=11, fontweight="bold")
-    with writing(path) as temporary:
-        figure.savefig(temporary, format="png")
+        where = [place + offset for place in range(len(places))]
+        bars = axes.bar(where, sizes, width=0.38, color=colour, label=name)
+        axes.bar_label(bars, fmt="%.0f", padding=2, fontsize=9)
+    axes.set_xticks(range(len(places)), places.values())
+    axes.set_title("MiB", fontsize=10)
+    axes.legend(frameon=False, fontsize=8)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from comp.errors import CompExportError
 from comp.images import ImageSource
-from export.manifest import Manifest, kind_of
+from export.llava_manifest import LlavaManifest
+from export.reading import kind_of
 from serve.answer import Answer
 from serve.backends.base import Backend, BackendName, Prefill, ProviderChoice, RequestSize
 from serve.backends.onnxruntime import OnnxRuntimeBackend
@@ -70,7 +71,7 @@ class Engine:
         return cls(backend, threads)
 
     @property
-    def manifest(self) -> Manifest:
+    def manifest(self) -> LlavaManifest:
         """Of the ONNX artifact that runs, or that the engines were built from.
 
         Its ``files`` are those that run.

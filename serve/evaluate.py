@@ -1,14 +1,15 @@
-"""Accuracy of an artifact: exact match, overall and for each kind of question."""
+"""Answers of an artifact: exact match, overall and for each kind of question."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from comp.data.example import Example
-from comp.data.scoring import exact_match, wilson_interval
+from comp.data.scoring import exact_match
 from serve.engine import Engine
 from serve.options import GenerationOptions
+from serve.scores import Evaluation, Score
 
+METRIC = "exact match"
 CHUNK = 128  # questions held in memory at a time, sorted into batches of equal length
 
 
@@ -17,43 +18,6 @@ class Examples(Protocol):
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Example: ...
-
-
-@dataclass(frozen=True)
-class Score:
-    """So many right of so many asked; the interval is Wilson's, at 95 %."""
-
-    right: int
-    n: int
-
-    @property
-    def accuracy(self) -> float:
-        return self.right / self.n if self.n else 0.0
-
-    @property
-    def ci95(self) -> tuple[float, float]:
-        return wilson_interval(self.right, self.n)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "accuracy": self.accuracy,
-            "ci95": list(self.ci95),
-            "n": self.n,
-            "right": self.right,
-        }
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores of one artifact, and what it answered."""
-
-    overall: Score
-    by_kind: dict[str, Score]
-    predictions: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        kinds = {kind: score.to_dict() for kind, score in self.by_kind.items()}
-        return {**self.overall.to_dict(), "by_kind": kinds}
 
 
 def evaluate(
@@ -94,25 +58,3 @@ def evaluate(
 def _chunks(examples: Examples) -> Iterator[list[Example]]:
     for first in range(0, len(examples), CHUNK):
         yield [examples[i] for i in range(first, min(first + CHUNK, len(examples)))]
-
-
-def markdown(dense: Evaluation, compressed: Evaluation, title: str) -> str:
-    """A table of both, one row a kind."""
-
-    def cell(score: Score) -> str:
-        low, high = score.ci95
-        return f"{100 * score.accuracy:.1f} % ({100 * low:.1f}–{100 * high:.1f})"
-
-    lines = [
-        f"# {title}",
-        "",
-        "Exact match with 95 % Wilson intervals, measured on the ONNX artifacts.",
-        "",
-        "| kind | n | dense | compressed | difference |",
-        "|---|--:|--:|--:|--:|",
-    ]
-    rows = [(kind, dense.by_kind[kind], compressed.by_kind[kind]) for kind in dense.by_kind]
-    for kind, first, second in [*rows, ("**all**", dense.overall, compressed.overall)]:
-        change = 100 * (second.accuracy - first.accuracy)
-        lines.append(f"| {kind} | {first.n} | {cell(first)} | {cell(second)} | {change:+.1f} |")
-    return "\n".join(lines) + "\n"

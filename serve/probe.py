@@ -1,7 +1,6 @@
 """A fresh process that loads an artifact and answers once: its cold start and its peak memory.
 
-``python -m serve.probe ARTIFACT IMAGE PROMPT NEW_TOKENS DEVICE THREADS PROVIDER STARTED`` prints
-JSON.
+``python -m serve.probe ARTIFACT WORK DEVICE THREADS PROVIDER STARTED`` prints JSON.
 """
 
 import json
@@ -12,10 +11,12 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from comp.errors import CompExportError
+
+if TYPE_CHECKING:
+    from serve.work import Work
 
 TIMEOUT = 600.0
 
@@ -24,16 +25,14 @@ TIMEOUT = 600.0
 class Probe:
     """Milliseconds from starting the process; memory in MiB."""
 
-    cold_start_ms: float  # until the first token of the first answer
+    cold_start_ms: float  # until there was something to see of the first answer
     load_ms: float  # of it, loading the artifact and checking its hashes
     peak_rss_mb: float
 
 
 def probe(
     artifact: Path,
-    image: Image.Image,
-    prompt: str,
-    new_tokens: int,
+    work: "Work",
     device: str,
     threads: int,
     provider: str = "auto",
@@ -46,10 +45,8 @@ def probe(
     packages = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(filter(None, (packages, os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryDirectory() as folder:
-        picture = Path(folder) / "image.png"
-        image.save(picture)
-        arguments = [str(artifact), str(picture), prompt, str(new_tokens), device, str(threads)]
-        arguments.append(provider)
+        request = work.save(Path(folder))
+        arguments = [str(artifact), str(request), device, str(threads), provider]
         command = [sys.executable, "-m", "serve.probe", *arguments, repr(time.time())]
         try:
             done = subprocess.run(
@@ -72,22 +69,17 @@ def probe(
 
 
 def _main(arguments: list[str]) -> None:
-    artifact, picture, prompt, new_tokens, device, threads, provider, started = arguments
-    from serve.engine import Engine
-    from serve.options import GenerationOptions
-    from serve.results import TokenText
+    artifact, request, device, threads, provider, started = arguments
+    from serve.loading import load_engine
+    from serve.work import Work, perform_noting
 
     begin = time.time()
-    engine = Engine.load(artifact, device, int(threads), provider=provider)  # type: ignore[arg-type]  # checked by load
+    engine = load_engine(Path(artifact), device, int(threads), provider=provider)  # type: ignore[arg-type]  # checked by load
     loaded = time.time()
-    options = GenerationOptions(max_new_tokens=int(new_tokens), ignore_eos=True)
-    first = None
-    for event in engine.stream([picture], prompt, options):
-        if first is None and isinstance(event, TokenText):
-            first = time.time()
-    assert first is not None
+    shown: list[float] = []
+    perform_noting(engine, Work.load(Path(request)), lambda: shown.append(time.time()))
     result = Probe(
-        cold_start_ms=(first - float(started)) * 1000,
+        cold_start_ms=(shown[0] - float(started)) * 1000,
         load_ms=(loaded - begin) * 1000,
         peak_rss_mb=_peak_rss_mb(),
     )

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from comp.errors import CompExportError
-from export.manifest import REMEDY, Manifest
+from export.llava_manifest import LlavaManifest
+from export.manifest import REMEDY
 
 _PROMPT = "{prompt}"
 
@@ -29,7 +30,7 @@ class EncodedPrompt:
 class PromptEncoder:
     """The prompt side of one artifact."""
 
-    def __init__(self, manifest: Manifest, tokenizer: Path) -> None:
+    def __init__(self, manifest: LlavaManifest, tokenizer: Path) -> None:
         """Raises ``CompExportError`` when ``tokenizer.json`` cannot be read."""
         try:
             self.tokenizer = Tokenizer.from_file(str(tokenizer))

@@ -13,7 +13,7 @@ import click
 
 from comp.errors import CompExportError
 from comp.runs import RunDirectory, open_run
-from export.manifest import read_manifest
+from export.reading import read_manifest
 from serve.artifacts import BOTH, Which, artifact_of
 
 COLUMNS = (

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 DEPTHS = (1, 5, 10)
+Places = NDArray[np.int64]
 
 
-def ranks(scores: Tensor, owner: Sequence[int]) -> tuple[Tensor, Tensor]:
+def ranks(scores: NDArray[np.floating], owner: Sequence[int]) -> tuple[Places, Places]:
     """Where one's own comes, counted from 0; ties go against it.
 
     Args:
@@ -23,19 +24,27 @@ def ranks(scores: Tensor, owner: Sequence[int]) -> tuple[Tensor, Tensor]:
         ValueError: counts that do not fit, or an image without a text.
     """
     if scores.ndim != 2 or scores.shape[1] != len(owner) or not len(owner):
-        raise ValueError(f"scores {tuple(scores.shape)} for {len(owner)} texts")
-    own = torch.as_tensor(owner, device=scores.device)
-    mine = own[None] == torch.arange(len(scores), device=scores.device)[:, None]  # [I, T]
-    if not bool(mine.any(1).all()):
-        lone = int((~mine.any(1)).nonzero()[0])
-        raise ValueError(f"image {lone} has no text")
-    best = scores.masked_fill(~mine, -torch.inf).amax(1, keepdim=True)
-    of_images = ((scores >= best) & ~mine).sum(1)
-    right = scores.gather(0, own[None])
-    of_texts = (scores >= right).sum(0) - 1
-    return of_images, of_texts
+        raise ValueError(f"scores {scores.shape} for {len(owner)} texts")
+    return ranks_of_images(scores, owner), ranks_of_texts(scores.T, owner)
 
 
-def recall_at(places: Tensor, depth: int) -> int:
+def ranks_of_images(of_texts: NDArray[np.floating], owner: Sequence[int]) -> Places:
+    """Of each image the place of the best of its texts, from scores ``[I, T]``; as ``ranks``."""
+    mine = np.asarray(owner)[None] == np.arange(len(of_texts))[:, None]  # [I, T]
+    if not mine.any(1).all():
+        raise ValueError(f"image {int(np.flatnonzero(~mine.any(1))[0])} has no text")
+    best = np.where(mine, of_texts, -np.inf).max(1, keepdims=True)
+    places: Places = ((of_texts >= best) & ~mine).sum(1)
+    return places
+
+
+def ranks_of_texts(of_images: NDArray[np.floating], owner: Sequence[int]) -> Places:
+    """Of each text the place of its image, from scores ``[T, I]``; as ``ranks``."""
+    right = np.take_along_axis(of_images, np.asarray(owner)[:, None], axis=1)
+    places: Places = (of_images >= right).sum(1) - 1
+    return places
+
+
+def recall_at(places: Places, depth: int) -> int:
     """How many of these places are among the first ``depth``."""
     return int((places < depth).sum())

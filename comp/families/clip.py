@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import CLIPModel, ProcessorMixin
 
 from comp.data.example import Example
-from comp.encoder_flops import Tokens, text_macs, tower_macs
+from comp.encoder_flops import clip_macs
 from comp.encoder_shapes import BlockSize, EncoderShape
 from comp.errors import CompExportError
 from comp.families.base import (
@@ -29,7 +29,7 @@ from comp.families.encoder_forward import EncoderOptions
 from comp.families.observe import Observer
 from comp.families.slim_clip import CompCLIPConfig, CompCLIPModel, clip_pruning_of
 from comp.masks import BlockKey, BlockShape, StructureCounts
-from comp.plan import Part, Place, PruningPlan, Workload, keep_count
+from comp.plan import Part, Place, PruningPlan, Workload
 
 MODES = (
     Mode("vision_tokens", tokens="vision"),
@@ -138,12 +138,16 @@ class ClipAdapter(FamilyAdapter):
 
     def macs(self, counts: StructureCounts, shares: Shares, on: Workload) -> int:
         shape = self.shape
-        vision = replace(shape.vision, blocks=_left("vision", shape.vision.blocks, counts))
-        text = replace(shape.text, blocks=_left("language", shape.text.blocks, counts))
-        seen = _tokens("vision", len(vision.blocks), on.image_tokens, shares)
-        read = _tokens("language", len(text.blocks), on.text_tokens, shares)
-        projections = shape.projection * (vision.hidden_size + text.hidden_size)
-        return tower_macs(vision, seen) + text_macs(text, on.text_tokens, tokens=read) + projections
+        cut = replace(
+            shape,
+            vision=replace(shape.vision, blocks=_left("vision", shape.vision.blocks, counts)),
+            text=replace(shape.text, blocks=_left("language", shape.text.blocks, counts)),
+        )
+        kept = {
+            place: vision if place[0] == "vision" else text
+            for place, (vision, text) in shares.items()
+        }
+        return sum(clip_macs(cut, on, kept).values())
 
     def output_magnitude(self, key: BlockKey) -> tuple[Tensor, Tensor]:
         part, number = key
@@ -223,17 +227,6 @@ def _left(
         )
         for number, block in enumerate(blocks)
     )
-
-
-def _tokens(part: Part, layers: int, count: int, shares: Shares) -> Tokens:
-    """Tokens that attend in each block, and those that its FFN sees."""
-    found = []
-    for number in range(1, layers + 1):
-        vision, text = shares.get((part, number), (1.0, 1.0))
-        behind = keep_count(count, vision if part == "vision" else text)
-        found.append((count, behind))
-        count = behind
-    return found
 
 
 def _shares(part: Part, embedded: Embedded) -> dict[Place, KeptShare]:

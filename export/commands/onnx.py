@@ -113,8 +113,7 @@ def _export(
 ) -> dict[str, "Manifest"]:
     from comp.checkpoints import resolve_model
     from comp.plan import Workload
-    from export.artifact import Origin, export_artifact
-    from export.llava import graphs_of
+    from export.artifact import Origin, export_artifact, graphs_to_write
 
     plan = run.load_plan()
     record = run.read_record()
@@ -130,7 +129,7 @@ def _export(
     manifests = {}
     with progress(disable=options.json) as bar:
         for which, (checkpoint, origin) in sources.items():
-            task = bar.add_task(which, total=len(graphs_of(target)))
+            task = bar.add_task(which, total=len(graphs_to_write(checkpoint, target)))
             advance = partial(_advance, bar, task)
             manifests[which] = export_artifact(
                 checkpoint, wanted[which], origin, target, written=advance

@@ -173,7 +173,7 @@ def _wanted(
 def _weights(
     asked: str, wanted: dict[Path, Path], tensorrt: "TensorRT", gpu: str | None
 ) -> "Weights":
-    from export.manifest import read_manifest
+    from export.reading import read_manifest
 
     if asked == "stripped" and gpu is None:
         raise CompExportError(

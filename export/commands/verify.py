@@ -10,7 +10,8 @@ from comp.console import print_json, print_table, progress, say
 from comp.options import CommonOptions, common_options, run_argument
 
 if TYPE_CHECKING:
-    from export.verify import Examples
+    from export.manifest import Task
+    from export.proof import Examples
 
 EXIT_FAILED = 1
 
@@ -55,10 +56,10 @@ def command(
     """
     from comp.options import torch_device
     from comp.runs import open_run
-    from export.verify import Asked, verify_run
+    from export.verify import Asked, task_of, verify_run
 
     found = open_run(run)
-    examples, source = _examples(data, images, questions)
+    examples, source = _examples(task_of(found), data, images, questions)
     asked = Asked(examples, source, questions, max_new_tokens)
     # The proof is in float32: a GPU's own matrix formats would blur it, so "auto" is the CPU here.
     device = "cpu" if options.device == "auto" else torch_device(options.device)
@@ -93,11 +94,13 @@ def command(
         click.get_current_context().exit(EXIT_FAILED)
 
 
-def _examples(data: Path | None, images: Path | None, questions: int) -> tuple["Examples", str]:
+def _examples(
+    task: "Task", data: Path | None, images: Path | None, questions: int
+) -> tuple["Examples", str]:
     if data is not None:
         from comp.data.user_data import load_examples
 
-        return load_examples(data, images), str(data)
-    from comp.data.emoji_scenes import EmojiScenes
+        return load_examples(data, images, captions=task == "retrieval"), str(data)
+    from comp.data.embedded import embedded_examples
 
-    return EmojiScenes("test", questions), "EmojiScenes test"
+    return embedded_examples(task, "test", questions), "EmojiScenes test"

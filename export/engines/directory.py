@@ -3,18 +3,22 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from comp.errors import CompExportError
 from comp.files import writing_directory
-from export.engines import llava
+from export.encoder_manifest import EncoderManifest
+from export.engines import encoder, llava
 from export.engines.build import BuildOptions, build_engine
 from export.engines.limits import Limits
 from export.engines.manifest import EngineEntry, EngineManifest, EngineProfile
 from export.engines.module import TensorRT
-from export.manifest import Artifact, describe_files, load_artifact
+from export.llava_manifest import LlavaManifest
+from export.manifest import Artifact, describe_files
 from export.processor import TOKENIZER
+from export.reading import load_artifact
 
-ENGINE_FAMILIES = {"llava": llava}
+ENGINE_FAMILIES: dict[str, Any] = {"llava": llava, "clip": encoder}
 
 
 def build_engines(
@@ -42,11 +46,11 @@ def build_engines(
         CompExportError: an artifact of another flavour or family, a damaged one, or a failed build.
     """
     artifact = load_artifact(source)
-    _check(artifact)
-    family = ENGINE_FAMILIES[artifact.manifest.family]
+    model = _checked(artifact)
+    family = ENGINE_FAMILIES[model.family]
     entries: dict[str, EngineEntry] = {}
     with writing_directory(out) as directory:
-        for graph in family.engine_graphs(artifact.manifest, limits):
+        for graph in family.engine_graphs(model, limits):
             progress(graph.name, "")
             built = build_engine(
                 tensorrt,
@@ -73,9 +77,9 @@ def build_engines(
             compute_capabilities=options.capabilities,
             weights=options.weights,
             limits=limits,
-            cache_capacities=family.cache_capacities(artifact.manifest, limits),
+            cache_capacities=family.cache_capacities(model, limits),
             engines=entries,
-            artifact=artifact.manifest.model_copy(update={"verified": None}),
+            artifact=model.model_copy(update={"verified": None}),
             artifact_directory=source.name,
             files=describe_files(directory),
         )
@@ -83,15 +87,19 @@ def build_engines(
     return manifest
 
 
-def _check(artifact: Artifact) -> None:
+def _checked(artifact: Artifact) -> LlavaManifest | EncoderManifest:
+    """The manifest of an artifact that engines can be built from."""
     manifest = artifact.manifest
     if manifest.flavour != "standard":
         raise CompExportError(
             f"{artifact.path} is of the {manifest.flavour} flavour, TensorRT reads the standard one: "
             f"run `comp-export onnx --flavour standard --precision {manifest.precision}`"
         )
-    if manifest.family not in ENGINE_FAMILIES:
-        known = ", ".join(ENGINE_FAMILIES)
+    if manifest.family not in ENGINE_FAMILIES or not isinstance(
+        manifest, (LlavaManifest, EncoderManifest)
+    ):
         raise CompExportError(
-            f"{artifact.path} is of the family {manifest.family}: engines are built for {known}"
+            f"{artifact.path} is of the family {manifest.family}: engines are built for "
+            f"{', '.join(ENGINE_FAMILIES)}"
         )
+    return manifest

@@ -7,20 +7,20 @@ from export.engines.limits import Limits
 from export.engines.names import DECODE, DECODER, EMBED, PREFILL, VISION
 from export.engines.profiles import EngineGraph, Profile, Range
 from export.llava import IN_PLACE
-from export.manifest import Manifest
+from export.llava_manifest import LlavaManifest
 
 LARGEST_TOPK = 3840  # TensorRT's limit of k
 ALIGNMENT = 8  # places in a cache: whole vectors of half precision
 
 
-def cache_capacities(manifest: Manifest, limits: Limits) -> tuple[int, ...]:
+def cache_capacities(manifest: LlavaManifest, limits: Limits) -> tuple[int, ...]:
     """Places in the caches of each segment of the decoder, for the largest request."""
     image_tokens = limits.images * manifest.vision.image_tokens
     filled = cached_tokens(manifest.decoder, image_tokens, limits.max_prompt)
     return tuple(-(-(count + limits.max_new_tokens) // ALIGNMENT) * ALIGNMENT for count in filled)
 
 
-def longest_step(manifest: Manifest) -> int:
+def longest_step(manifest: LlavaManifest) -> int:
     """The fewest text tokens of which every drop leaves two.
 
     A decode step has one token, but TensorRT-RTX 1.7 finds no fused attention behind a drop where the
@@ -32,7 +32,7 @@ def longest_step(manifest: Manifest) -> int:
     return min(count, LARGEST_TOPK)
 
 
-def engine_graphs(manifest: Manifest, limits: Limits) -> tuple[EngineGraph, ...]:
+def engine_graphs(manifest: LlavaManifest, limits: Limits) -> tuple[EngineGraph, ...]:
     """What to build for a LLaVA.
 
     The decoder has two profiles on one set of weights: a prefill, and a decode step of one text token.

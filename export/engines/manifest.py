@@ -7,21 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from comp.errors import CompExportError
 from comp.files import write_text
+from export.encoder_manifest import EncoderManifest
 from export.engines.attention import BlockReport
 from export.engines.limits import Limits
 from export.engines.module import ModuleName
+from export.llava_manifest import LlavaManifest
 from export.manifest import (
     MANIFEST_NAME,
     MANIFEST_VERSION,
     FileEntry,
-    Manifest,
+    Frozen,
     Verified,
     check_files,
-    read_model,
+    read_fields,
+    validated,
 )
 
 VERB = "comp-export tensorrt"
@@ -29,18 +32,14 @@ REMEDY = f"build it again with `{VERB} --force`"
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, usual, largest
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class EngineProfile(_Frozen):
+class EngineProfile(Frozen):
     """One optimisation profile."""
 
     name: str
     shapes: dict[str, Shapes] = Field(description="of each input: smallest, usual, largest")
 
 
-class EngineEntry(_Frozen):
+class EngineEntry(Frozen):
     """One engine file."""
 
     file: str
@@ -49,7 +48,7 @@ class EngineEntry(_Frozen):
     blocks: tuple[BlockReport, ...] = Field(description="attention and caches of each block")
 
 
-class EngineManifest(_Frozen):
+class EngineManifest(Frozen):
     """``manifest.json`` of an engine directory."""
 
     version: Literal[1] = MANIFEST_VERSION
@@ -61,7 +60,9 @@ class EngineManifest(_Frozen):
     limits: Limits
     cache_capacities: tuple[int, ...] = Field(description="places in the caches of each segment")
     engines: dict[str, EngineEntry]
-    artifact: Manifest = Field(description="the ONNX artifact that the engines were built from")
+    artifact: LlavaManifest | EncoderManifest = Field(
+        discriminator="family", description="the ONNX artifact that the engines were built from"
+    )
     artifact_directory: str = Field(description="its directory's name, in the same run")
     files: tuple[FileEntry, ...]
     verified: Verified | None = None
@@ -75,9 +76,23 @@ class EngineManifest(_Frozen):
         """Bytes of all files together."""
         return sum(entry.bytes for entry in self.files)
 
-    def as_artifact(self) -> Manifest:
-        """What the engine needs to know of the model, with the files that run."""
-        return self.artifact.model_copy(update={"files": self.files, "verified": self.verified})
+    @property
+    def llava(self) -> LlavaManifest:
+        """The model, where it is a LLaVA.
+
+        Raises:
+            CompExportError: it is of another family.
+        """
+        if not isinstance(self.artifact, LlavaManifest):
+            raise CompExportError(
+                f"these are engines of a {self.artifact.family} model, and a LLaVA's are needed: "
+                "pass another run"
+            )
+        return self.artifact
+
+    def as_artifact(self) -> LlavaManifest:
+        """What the engine needs to know of a LLaVA, with the files that run."""
+        return self.llava.model_copy(update={"files": self.files, "verified": self.verified})
 
     def check_runs(self, module: ModuleName, version: str, capability: str | None) -> None:
         """Refuse engines that cannot run here.
@@ -135,7 +150,8 @@ def read_engine_manifest(directory: Path) -> EngineManifest:
     Raises:
         CompExportError: there is none, or it is of another kind or version.
     """
-    return read_model(directory / MANIFEST_NAME, EngineManifest, VERB)
+    path = directory / MANIFEST_NAME
+    return validated(path, read_fields(path, VERB), EngineManifest, VERB)
 
 
 def load_engines(directory: Path, check_hashes: bool = True) -> Engines:

@@ -6,6 +6,7 @@ from export.manifest import Precision
 
 VISION, EMBED, DECODER = "vision_encoder", "embed_tokens", "decoder"  # engines of a LLaVA
 PREFILL, DECODE = "prefill", "decode"  # profiles
+ENCODE = "encode"  # the one profile of a tower
 DEFAULT_PRECISION: Precision = "float16"
 
 

@@ -59,7 +59,7 @@ class Slot:
         """``own_graphs``: capture decode steps as CUDA graphs here (TensorRT does not)."""
         self._cuda = cuda
         self._manifest = manifest
-        self._shape = manifest.artifact.decoder
+        self._shape = manifest.llava.decoder
         self._stream = cuda.stream()
         self._own_graphs = own_graphs
         self._graph: CudaGraph | None = None
@@ -87,7 +87,7 @@ class Slot:
 
     def _sizes(self) -> dict[str, int]:
         """Bytes of each buffer, for the largest request."""
-        limits, shape, vision = self._manifest.limits, self._shape, self._manifest.artifact.vision
+        limits, shape, vision = self._manifest.limits, self._shape, self._manifest.llava.vision
         batch, pictures = limits.max_batch, limits.max_batch * limits.images
         image_tokens = limits.images * vision.image_tokens
         longest = image_tokens + limits.max_prompt

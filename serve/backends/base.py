@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from export.manifest import Manifest
+from export.llava_manifest import LlavaManifest
 
 BackendName: TypeAlias = Literal["onnxruntime", "tensorrt"]
 ProviderChoice: TypeAlias = Literal["auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx"]
@@ -52,7 +52,7 @@ class Backend(Protocol):
     name: BackendName
     device: Literal["cpu", "cuda"]
     provider: str
-    manifest: Manifest
+    manifest: LlavaManifest
     tokenizer: Path
 
     def check(self, size: RequestSize, keep_factor: float) -> None:

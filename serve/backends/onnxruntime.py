@@ -1,6 +1,7 @@
 """ONNX Runtime: the three graphs of an artifact, on a CPU or a GPU."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Literal
@@ -8,13 +9,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from comp.errors import CompExportError
-from export.manifest import Artifact, load_artifact
+from export.llava_manifest import LlavaArtifact
 from serve.backends.base import BackendName, Prefill, ProviderChoice, RequestSize
+from serve.backends.opening import open_artifact, session_maker
 from serve.backends.ort_decoder import Decoder, DecoderState
 from serve.backends.ort_session import Graph
-from serve.backends.providers import Provider, SessionMaker, choose_provider, device_of
-from serve.caches import cache_directory
+from serve.backends.providers import Provider, device_of
 
 
 class OnnxRuntimeBackend:
@@ -22,20 +22,19 @@ class OnnxRuntimeBackend:
 
     name: BackendName = "onnxruntime"
 
-    def __init__(self, artifact: Artifact, provider: Provider, threads: int | None) -> None:
+    def __init__(self, artifact: LlavaArtifact, provider: Provider, threads: int | None) -> None:
         """Use ``load``."""
         self.manifest = artifact.manifest
         self.tokenizer = artifact.tokenizer
         self.provider: str = provider
         self.device: Literal["cpu", "cuda"] = device_of(provider)
-        cache = cache_directory(provider, self.manifest) if "tensorrt" in provider else Path()
-        maker = SessionMaker(provider, self.manifest, cache, threads)
+        maker = session_maker(self.manifest, provider, threads)
         self._vision = Graph(maker.session(artifact.vision_encoder), self.device)
         # A table look-up: more than one thread only costs, and there is nothing to compile.
         plain: Provider = "cuda" if provider == "tensorrt" else provider
         if provider == "tensorrt-rtx":
             plain = "cpu"
-        table = SessionMaker(plain, self.manifest, cache, 1)
+        table = replace(maker, provider=plain, threads=1)
         self._embed = Graph(table.session(artifact.embed_tokens), device_of(plain))
         decoder = Graph(maker.session(artifact.decoder_model), self.device)
         self._decoder = Decoder(decoder, self.manifest)
@@ -55,19 +54,7 @@ class OnnxRuntimeBackend:
             CompExportError: a missing, damaged or unloadable artifact; a provider that is not there
                 or does not run this flavour or precision.
         """
-        chosen = choose_provider(provider, device)
-        artifact = load_artifact(directory, check_hashes)
-        manifest = artifact.manifest
-        if "tensorrt" in chosen and manifest.flavour != "standard":
-            raise CompExportError(
-                f"provider {chosen}: {directory} is of the {manifest.flavour} flavour, TensorRT takes "
-                "the standard one: use --flavour standard (`comp-export onnx --flavour standard`)"
-            )
-        if chosen == "cpu" and manifest.precision == "bfloat16":
-            raise CompExportError(
-                f"{directory} is bfloat16, which ONNX Runtime does not compute on a CPU: use "
-                "--precision float16 or float32"
-            )
+        artifact, chosen = open_artifact(directory, LlavaArtifact, device, check_hashes, provider)
         return cls(artifact, chosen, threads)
 
     def check(self, size: RequestSize, keep_factor: float) -> None:

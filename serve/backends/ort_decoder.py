@@ -8,7 +8,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from comp.errors import CompExportError
-from export.manifest import Manifest
+from export.llava_manifest import LlavaManifest
 from serve.backends.ort_session import Graph
 
 KEEP_FACTOR = "keep_factor"
@@ -25,7 +25,7 @@ class DecoderState:
 class Decoder:
     """``decoder_model.onnx`` of one artifact."""
 
-    def __init__(self, graph: Graph, manifest: Manifest) -> None:
+    def __init__(self, graph: Graph, manifest: LlavaManifest) -> None:
         self._graph = graph
         shape = manifest.decoder
         self._past = [

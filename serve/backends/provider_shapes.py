@@ -1,11 +1,16 @@
-"""Sizes of the inputs of a LLaVA's ONNX graphs, for the providers that compile with TensorRT.
+"""Sizes of the inputs of ONNX graphs, for the providers that compile with TensorRT.
 
 Without them a provider compiles again whenever a cache grows beyond what it has seen.
 """
 
+from pathlib import Path
+
 from export.cache import cached_tokens, segments_of
+from export.encoder_manifest import EncoderManifest
+from export.engines import encoder
 from export.engines.limits import Limits
 from export.engines.profiles import Profile, Range
+from export.llava_manifest import LlavaManifest
 from export.manifest import Manifest
 
 LIMITS = Limits(max_batch=16, images=1, max_prompt=256, max_new_tokens=256)
@@ -19,8 +24,12 @@ def profile_options(manifest: Manifest, graph: str, prefix: str) -> dict[str, st
         graph: file name of the graph.
         prefix: ``trt_profile`` or ``nv_profile``.
     """
-    inputs = _inputs(manifest)[graph]
-    profile = Profile("requests", _sizes(manifest))
+    if isinstance(manifest, EncoderManifest):
+        inputs, sizes = encoder.inputs(manifest)[Path(graph).stem], encoder.sizes(manifest, LIMITS)
+    else:
+        assert isinstance(manifest, LlavaManifest)
+        inputs, sizes = _inputs(manifest)[graph], _sizes(manifest)
+    profile = Profile("requests", sizes)
     shapes = {name: profile.shapes(dims) for name, dims in inputs.items()}
     return {
         f"{prefix}_{which}_shapes": ",".join(
@@ -30,7 +39,7 @@ def profile_options(manifest: Manifest, graph: str, prefix: str) -> dict[str, st
     }
 
 
-def _sizes(manifest: Manifest) -> dict[str, Range]:
+def _sizes(manifest: LlavaManifest) -> dict[str, Range]:
     image_tokens = LIMITS.images * manifest.vision.image_tokens
     longest = image_tokens + LIMITS.max_prompt
     filled = cached_tokens(manifest.decoder, image_tokens, LIMITS.max_prompt)
@@ -47,7 +56,7 @@ def _sizes(manifest: Manifest) -> dict[str, Range]:
     } | pasts
 
 
-def _inputs(manifest: Manifest) -> dict[str, dict[str, tuple[int | str, ...]]]:
+def _inputs(manifest: LlavaManifest) -> dict[str, dict[str, tuple[int | str, ...]]]:
     vision, shape = manifest.vision, manifest.decoder
     side = vision.image_size
     decoder: dict[str, tuple[int | str, ...]] = {

@@ -15,10 +15,17 @@ from serve.commands.forms import form_options
 @run_argument
 @click.option(
     "--image",
+    "images",
+    multiple=True,
     type=click.Path(path_type=Path),
-    help="Measure on this image [default: a test image of EmojiScenes].",
+    help="Measure on this image [default: one of EmojiScenes]; may be given again.",
 )
-@click.option("--prompt", help="Measure on this question [default: that image's question].")
+@click.option(
+    "--prompt",
+    "prompts",
+    multiple=True,
+    help="Measure on this question, statement or candidate text [default: that image's own].",
+)
 @click.option("--new-tokens", type=click.IntRange(min=2), default=32, show_default=True)
 @click.option("--warmup", type=click.IntRange(min=0), default=3, show_default=True)
 @click.option("--repeats", type=click.IntRange(min=1), default=20, show_default=True)
@@ -35,8 +42,8 @@ from serve.commands.forms import form_options
 @common_options
 def command(
     run: Path,
-    image: Path | None,
-    prompt: str | None,
+    images: tuple[Path, ...],
+    prompts: tuple[str, ...],
     new_tokens: int,
     warmup: int,
     repeats: int,
@@ -52,8 +59,6 @@ def command(
 
     Writes reports/bench.json, bench.md and bench.png.
     """
-    from comp.data.emoji_scenes import EmojiScenes
-    from comp.images import read_image
     from serve.artifacts import artifacts_of
     from serve.bench import BenchOptions, Contestant, bench, steps_of
     from serve.bench_report import (
@@ -63,15 +68,20 @@ def command(
         bench_markdown,
         bench_rows,
     )
+    from serve.measure import task_of
+    from serve.work import work_of
 
     forms = [form, *(Form.parse(text) for text in against)]
     found, _ = artifacts_of(run, form)
     contestants = [Contestant(each, artifacts_of(run, each)[1]) for each in forms]
-    example = EmojiScenes("test")[options.seed]
     asked = BenchOptions(
-        image=example.image if image is None else read_image(image),
-        prompt=prompt or example.question,
-        new_tokens=new_tokens,
+        work=work_of(
+            task_of(contestants[0].directories["compressed"]),
+            images,
+            prompts,
+            new_tokens,
+            options.seed,
+        ),
         warmup=warmup,
         repeats=repeats,
         cold_starts=cold_starts,

@@ -15,7 +15,8 @@ from serve.artifacts import Form
 from serve.commands.forms import form_options
 
 if TYPE_CHECKING:
-    from serve.evaluate import Examples, Score
+    from export.manifest import Task
+    from serve.scores import Score
 
 SPLITS = ("train", "validation", "test")
 DEFAULT_LIMIT = 2000
@@ -37,6 +38,13 @@ DEFAULT_LIMIT = 2000
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of --data's images.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option(
+    "--gallery",
+    type=click.IntRange(min=2),
+    default=200,
+    show_default=True,
+    help="Retrieval: how many images, and texts, compete.",
+)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
 @form_options
 @common_options
@@ -48,6 +56,7 @@ def command(
     images: Path | None,
     batch_size: int,
     max_new_tokens: int,
+    gallery: int,
     threads: int | None,
     form: Form,
     options: CommonOptions,
@@ -58,25 +67,26 @@ def command(
     reports/eval.json and reports/eval.md.
     """
     from serve.artifacts import artifacts_of, engines_of, is_verified
-    from serve.evaluate import evaluate, markdown
     from serve.machine import describe_machine, describe_versions
-    from serve.options import GenerationOptions
+    from serve.measure import Measure, task_of
+    from serve.scores import markdown
 
     found, directories = artifacts_of(run, form)
-    examples, source = _examples(data, images, split, limit)
-    generation = GenerationOptions(max_new_tokens=max_new_tokens, seed=options.seed)
+    task = task_of(directories["compressed"])
+    examples, source = _examples(task, data, images, split, limit)
+    measure = Measure.of(task, batch_size, max_new_tokens, gallery, options.seed)
     engines = engines_of(directories, options.device, threads, form.provider)
     results = {}
     with progress(disable=options.json) as bar:
         for which, engine in engines.items():
-            task = bar.add_task(which, total=len(examples))
-            advance = partial(bar.advance, task)
-            results[which] = evaluate(engine, examples, generation, batch_size, advance)
+            shown = bar.add_task(which, total=len(examples))
+            results[which] = measure(engine, examples, partial(bar.advance, shown))
     dense, compressed = results["dense"], results["compressed"]
     report: dict[str, Any] = {
         "run": str(found.path),
         "data": source,
-        "metric": "exact match",
+        "task": task,
+        "metric": measure.metric,
         "device": engines["dense"].device,
         "backend": engines["dense"].backend,
         "provider": engines["dense"].provider,
@@ -91,7 +101,7 @@ def command(
     name = f"eval{form.suffix}"
     found.write_report(name, report)
     title = f"Accuracy of {found.path.name} on {source['name']}"
-    write_text(found.reports / f"{name}.md", markdown(dense, compressed, title))
+    write_text(found.reports / f"{name}.md", markdown(dense, compressed, title, measure.metric))
     if options.json:
         print_json(report)
         return
@@ -104,31 +114,34 @@ def command(
         )
         for kind in dense.by_kind
     ]
-    rows.append(("all", dense.overall.n, _percent(dense.overall), _percent(compressed.overall)))
+    rows.append(
+        (dense.whole, dense.overall.n, _percent(dense.overall), _percent(compressed.overall))
+    )
     print_table(title, ("kind", "n", "dense", "compressed"), rows)
     say(f"wrote {found.reports / name}.json, {name}.md")
 
 
 def _examples(
-    data: Path | None, images: Path | None, split: str | None, limit: int | None
-) -> "tuple[Examples, dict[str, Any]]":
-    """The questions, and a record of where they come from."""
+    task: "Task", data: Path | None, images: Path | None, split: str | None, limit: int | None
+) -> "tuple[Sequence[Any], dict[str, Any]]":
+    """The examples, and a record of where they come from."""
     if data is None:
         if images is not None:
             raise CompExportError(
                 f"--images {images} without --data: name the file with the questions"
             )
-        from comp.data.emoji_scenes import EmojiScenes
+        from comp.data.embedded import embedded_examples
 
-        chosen = EmojiScenes(split or "test", size=limit or DEFAULT_LIMIT)
-        return chosen, {"name": f"EmojiScenes {chosen.split}", "n": len(chosen)}
+        where = split or "test"
+        chosen = embedded_examples(task, where, limit or DEFAULT_LIMIT)
+        return chosen, {"name": f"EmojiScenes {where}", "n": len(chosen)}
     if split is not None:
         raise CompExportError(
             f"--split {split} is of EmojiScenes, --data {data} has none: leave one out"
         )
     from comp.data.user_data import load_examples
 
-    loaded = load_examples(data, images)
+    loaded = load_examples(data, images, captions=task == "retrieval")
     if limit is not None:
         loaded = loaded[:limit]
     if not loaded:

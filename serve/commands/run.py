@@ -1,10 +1,9 @@
-"""``comp-export run``: one answer, streamed to the terminal."""
+"""``comp-export run``: one request, its result in the terminal."""
 
 from pathlib import Path
 
 import click
 
-from comp.console import print_json, say
 from comp.options import CommonOptions, common_options, run_argument
 from serve.artifacts import Form
 from serve.commands.forms import form_options
@@ -20,7 +19,12 @@ from serve.commands.forms import form_options
     type=click.Path(path_type=Path),
     help="An image file; give it again for several images.",
 )
-@click.option("--prompt", required=True, help="The question.")
+@click.option(
+    "--prompt",
+    "prompts",
+    multiple=True,
+    help="The question; of retrieval a candidate text: give it again for each.",
+)
 @click.option("--dense", is_flag=True, help="Use the dense artifact.")
 @click.option("--max-new-tokens", type=int, default=64, show_default=True)
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
@@ -39,7 +43,7 @@ from serve.commands.forms import form_options
 def command(
     run: Path,
     images: tuple[Path, ...],
-    prompt: str,
+    prompts: tuple[str, ...],
     dense: bool,
     max_new_tokens: int,
     temperature: float,
@@ -50,15 +54,19 @@ def command(
     form: Form,
     options: CommonOptions,
 ) -> None:
-    """Answer one question about an image with the compressed artifact of RUN.
+    """Answer a question about an image, or rank texts for images, with the compressed artifact of RUN.
 
     The answer goes to stdout as it comes, its times to stderr.
     """
     from comp.runs import open_run
+    from serve.answers import print_answer
     from serve.artifacts import artifact_of
-    from serve.engine import Engine
+    from serve.encoder.retriever import Retriever
+    from serve.loading import load_engine
+    from serve.measure import task_of
     from serve.options import GenerationOptions
-    from serve.results import Finished, Generation, TokenText
+    from serve.rankings import print_ranking
+    from serve.work import check_counts
 
     generation = GenerationOptions(
         max_new_tokens=max_new_tokens,
@@ -69,44 +77,17 @@ def command(
         keep_factor=keep_factor,
     )
     found = open_run(run)
-    engine = Engine.load(
-        artifact_of(found, "dense" if dense else "compressed", form),
-        options.device,
-        threads,
-        provider=form.provider,
-    )
-    result: Generation | None = None
-    for event in engine.stream(list(images), prompt, generation):
-        if isinstance(event, TokenText) and not options.json:
-            click.echo(event.text, nl=False)
-        elif isinstance(event, Finished):
-            result = event.generation
-            if not options.json:
-                click.echo(event.text)
-    assert result is not None
-    if options.json:
-        print_json(
-            {
-                "text": result.text,
-                "ttft_ms": result.ttft_ms,
-                "tpot_ms": result.tpot_ms,
-                "total_ms": result.total_ms,
-                "kept": {str(m): places.tolist() for m, places in result.kept.by_layer.items()},
-                "prompt_tokens": result.prompt_tokens,
-                "image_tokens": result.image_tokens,
-                "token_ids": list(result.token_ids),
-                "finish_reason": result.finish_reason,
-                "artifact": "dense" if dense else "compressed",
-                "run": str(found.path),
-                "backend": engine.backend,
-                "provider": engine.provider,
-                "device": engine.device,
-            }
-        )
-        return
-    say(
-        f"{len(result.token_ids)} tokens · first after {result.ttft_ms:.1f} ms · "
-        f"{result.tpot_ms:.2f} ms a token · total {result.total_ms:.1f} ms"
-    )
-    for layer, places in result.kept.by_layer.items():
-        say(f"after layer {layer}: {places.size} of {result.prompt_tokens} tokens kept")
+    directory = artifact_of(found, "dense" if dense else "compressed", form)
+    check_counts(task_of(directory), len(images), len(prompts))
+    engine = load_engine(directory, options.device, threads, provider=form.provider)
+    origin = {
+        "artifact": "dense" if dense else "compressed",
+        "run": str(found.path),
+        "backend": engine.backend,
+        "provider": engine.provider,
+        "device": engine.device,
+    }
+    if isinstance(engine, Retriever):
+        print_ranking(engine.rank(images, prompts), images, prompts, origin, options.json)
+    else:
+        print_answer(engine.stream(images, prompts[0], generation), origin, options.json)

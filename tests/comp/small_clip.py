@@ -11,13 +11,13 @@ from comp.training.tiny_blip import clip_processor
 LAYERS, HEADS, WIDTH, FFN = 3, 4, 32, 48
 
 
-def random_clip(seed=0, image_size=168, positions=64, act="quick_gelu"):
+def random_clip(seed=0, image_size=168, positions=64, act="quick_gelu", width=WIDTH):
     """Weights large enough that attention is not flat, biases that matter."""
     torch.manual_seed(seed)
     processor = clip_processor()
     tokenizer = processor.tokenizer
     sizes = {
-        "hidden_size": WIDTH,
+        "hidden_size": width,
         "intermediate_size": FFN,
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,

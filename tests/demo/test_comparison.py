@@ -11,7 +11,7 @@ from demo.examples import QUESTIONS_EACH, page_examples
 from demo.kept_tokens import DIM, PAPER, data_uri, kept_picture
 from export.artifact import Origin, artifact_directory, export_artifact
 from export.graph.builder import Target
-from export.manifest import VisionShape
+from export.llava_manifest import VisionShape
 from serve.artifacts import Form
 from serve.options import GenerationOptions
 from tests.serve.random_llava import noise

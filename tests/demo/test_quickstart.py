@@ -10,7 +10,8 @@ import pytest
 from comp.errors import CompExportError
 from comp.runs import RUN_VERSION, RunDirectory
 from demo.quickstart import perform, steps
-from export.manifest import Verified, mark_verified
+from export.manifest import Verified
+from export.reading import mark_verified
 
 SHARED = ("--seed", "0")
 

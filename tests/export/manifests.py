@@ -1,14 +1,8 @@
 """Manifests that no export wrote, for what is decided from a manifest alone."""
 
 from comp.plan import DropPlan
-from export.manifest import (
-    DecoderShape,
-    ImageProcessing,
-    ImageSize,
-    Manifest,
-    SpecialTokens,
-    VisionShape,
-)
+from export.llava_manifest import DecoderShape, LlavaManifest, SpecialTokens, VisionShape
+from export.manifest import ImageProcessing, ImageSize
 
 
 def artifact_manifest(
@@ -17,9 +11,9 @@ def artifact_manifest(
     positions: int = 4096,
     layers: int = 4,
     **changes,
-) -> Manifest:
+) -> LlavaManifest:
     """A LLaVA of the standard flavour in float16; ``changes`` are fields of the manifest."""
-    return Manifest(
+    return LlavaManifest(
         **{
             "family": "llava",
             "flavour": "standard",

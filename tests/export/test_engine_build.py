@@ -33,7 +33,7 @@ from export.engines.module import TensorRT, find_tensorrt
 from export.engines.names import engine_directory
 from export.engines.profiles import EngineGraph
 from export.graph.builder import Target
-from export.manifest import read_manifest
+from export.reading import read_manifest
 from export.slim import write_slim_checkpoint
 from tests.export.manifests import artifact_manifest
 from tests.export.tiny import make_plan, save_checkpoint, tiny_config, tiny_model
@@ -330,8 +330,8 @@ def test_other_artifacts_are_refused(tensorrt, artifact, tmp_path):
     assert "comp-export onnx --flavour standard --precision float16" in message
     copy = tmp_path / "copy"
     shutil.copytree(artifact(), copy)
-    read_manifest(copy).model_copy(update={"family": "blip"}).save(copy)
-    assert "built for llava" in refused(tensorrt, copy, out, "family blip")
+    read_manifest(copy).model_copy(update={"family": "flamingo"}).save(copy)
+    assert "knows llava" in refused(tensorrt, copy, out, "family is .flamingo.")
     read_manifest(artifact()).save(copy)
     data = copy / "decoder_model.onnx.data"
     data.write_bytes(b"?" + data.read_bytes()[1:])

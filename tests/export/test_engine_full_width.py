@@ -15,7 +15,7 @@ from export.engines.limits import Limits
 from export.engines.llava import cache_capacities, engine_graphs
 from export.engines.module import find_tensorrt
 from export.graph.builder import Target
-from export.manifest import read_manifest
+from export.reading import read_manifest
 
 pytest.importorskip("tensorrt_rtx")
 pytestmark = pytest.mark.slow

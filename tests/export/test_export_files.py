@@ -18,8 +18,9 @@ from comp.errors import CompExportError
 from export.artifact import Origin, artifact_directory, export_artifact
 from export.graph.builder import GraphBuilder, Target
 from export.llava_config import read_llava
-from export.manifest import MANIFEST_NAME, load_artifact
+from export.manifest import MANIFEST_NAME
 from export.processor import read_image_processing, read_prompt_template, read_special_tokens
+from export.reading import load_artifact
 from export.slim import write_slim_checkpoint
 from export.weights import CheckpointWeights, MemoryWeights, canonical_name
 from tests.export.tiny import (

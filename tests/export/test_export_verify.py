@@ -16,8 +16,9 @@ from export.commands.tensorrt import command as tensorrt_command
 from export.commands.verify import command as verify_command
 from export.engines.gpu import gpu_capability
 from export.engines.manifest import load_engines
-from export.manifest import load_artifact, sha256_of
+from export.manifest import sha256_of
 from export.parity import Answered, Link, compare, is_tie
+from export.reading import load_artifact
 from export.slim import write_slim_checkpoint
 from tests.export.tiny import make_plan, save_checkpoint, tiny_config, tiny_model
 from tests.fake_gpu import install
@@ -229,6 +230,9 @@ def test_verify_without_artifacts(run, tmp_path):
         invoke(verify_command, bare)
 
 
+PLACES = (("language", 1),)
+
+
 def answered(kept, logits=(0.0, 1.0), tokens=(1,), scores=None):
     return Answered(
         np.array(logits),
@@ -239,7 +243,7 @@ def answered(kept, logits=(0.0, 1.0), tokens=(1,), scores=None):
 
 
 def link_of(first, second) -> Link:
-    return compare("link", "float32", (1,), [answered([0, 1]), first], [answered([0, 1]), second])
+    return compare("link", "float32", PLACES, [answered([0, 1]), first], [answered([0, 1]), second])
 
 
 def test_link_tells_differences():
@@ -259,5 +263,5 @@ def test_ties_are_counted_and_not_hidden():
     clear = link_of(answered([1, 3], scores=[0.1, 0.3, 0.3001, 0.2]), answered([2, 3]))
     assert not clear.ok
     assert not is_tie(np.array([1]), np.array([1, 2]), np.zeros(4), 1)
-    only_ties = compare("link", "float32", (1,), [answered([1], scores=scores)], [answered([2])])
+    only_ties = compare("link", "float32", PLACES, [answered([1], scores=scores)], [answered([2])])
     assert not only_ties.ok  # nothing was compared

@@ -13,8 +13,8 @@ from export.artifact import Origin, export_artifact
 from export.cache import segments_of
 from export.graph.builder import INLINE_BYTES, Target
 from export.in_place_runner import InPlaceRunner
-from export.manifest import load_artifact
 from export.ort_runner import OnnxRunner, OnnxState
+from export.reading import load_artifact
 from tests.export.reference import MaskedReference
 from tests.export.tiny import make_plan, prompt, save_checkpoint, tiny_config, tiny_model
 

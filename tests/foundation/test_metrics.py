@@ -111,7 +111,7 @@ def test_cider_refuses(captions, references, message):
 def test_recall_by_hand():
     """Two images; the first has two texts, of which the better counts. Ties go against one's own."""
     scores = torch.tensor([[0.9, 0.1, 0.5], [0.9, 0.3, 0.3]])
-    of_images, of_texts = ranks(scores, [0, 0, 1])
+    of_images, of_texts = ranks(scores.numpy(), [0, 0, 1])
     assert of_images.tolist() == [0, 2]
     assert of_texts.tolist() == [1, 1, 1]
     assert [recall_at(of_images, depth) for depth in (1, 2, 3)] == [1, 1, 2]
@@ -121,7 +121,7 @@ def test_recall_by_hand():
 def test_recall_against_sorting(images, texts_each, seed):
     scores = torch.rand(images, images * texts_each, generator=torch.Generator().manual_seed(seed))
     owner = [image for image in range(images) for _ in range(texts_each)]
-    of_images, of_texts = ranks(scores, owner)
+    of_images, of_texts = ranks(scores.numpy(), owner)
     for image in range(images):
         order = scores[image].argsort(descending=True).tolist()
         assert of_images[image] == min(order.index(t) for t, o in enumerate(owner) if o == image)
@@ -131,8 +131,8 @@ def test_recall_against_sorting(images, texts_each, seed):
 
 def test_recall_refuses():
     with pytest.raises(ValueError, match="image 1 has no text"):
-        ranks(torch.rand(2, 2), [0, 0])
+        ranks(torch.rand(2, 2).numpy(), [0, 0])
     with pytest.raises(ValueError, match="for 1 texts"):
-        ranks(torch.rand(2, 2), [0])
+        ranks(torch.rand(2, 2).numpy(), [0])
     with pytest.raises(ValueError, match="for 0 texts"):
-        ranks(torch.rand(2, 0), [])
+        ranks(torch.rand(2, 0).numpy(), [])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from comp.errors import CompExportError
 from export.artifact import Origin, export_artifact
 from export.graph.builder import Target
-from export.manifest import read_manifest
+from export.reading import read_manifest
 from serve.artifacts import Form
 from serve.backends.provider_shapes import LIMITS, profile_options
 from serve.backends.providers import CPU, CUDA, RTX, TENSORRT, SessionMaker, choose_provider

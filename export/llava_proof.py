@@ -1,18 +1,16 @@
-"""The torch side of the proof: the masked, the slim and the dense model, run like an artifact.
+"""The torch side of a LLaVA's proof: the masked, the slim and the dense model, run like an artifact.
 
-They are run by ``comp``'s own decoder, so that drop rules can also be listened to: the scores tell
-an honest tie from a real difference.
+They are run by ``comp``'s own decoder, so that drop rules can also be listened to.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
+from comp.data.example import Example
 from comp.errors import CompExportError
 from comp.families.cuts import cut_of
 from comp.families.llama_forward import DecoderCache, DecoderOptions
@@ -20,25 +18,16 @@ from comp.families.llava import LlavaAdapter
 from comp.families.llava_forward import IGNORE, LlavaBatch, answer_step, prompt_kinds, run_llava
 from comp.families.loading import load_adapter
 from comp.masks import Masks
-from comp.plan import DropPlan, PruningPlan
+from comp.plan import DropPlan, Place, PruningPlan
 from comp.tokens import DropRule, RatioRule
-from export.parity import Prefilled
+from export.llava_manifest import LlavaArtifact
+from export.masked import Listening, fill_kept, masks_of
+from export.parity import Answered
+from export.prompts import Prefilled, PromptRunner, Question
 
 
-@dataclass
-class _Listening:
-    """A drop rule that remembers the scores it was asked about."""
-
-    rule: RatioRule
-    heard: list[Tensor] = field(default_factory=list)
-
-    def keep(self, importance: Tensor, kind: Tensor, alive: Tensor, query: Tensor) -> Tensor:
-        self.heard.append(importance)
-        return self.rule.keep(importance, kind, alive, query)
-
-
-class TorchRunner:
-    """A LLaVA with optional masks and drops (see ``export.parity.Runner``)."""
+class TorchRunner(PromptRunner):
+    """A LLaVA with optional masks and drops."""
 
     def __init__(
         self,
@@ -66,7 +55,7 @@ class TorchRunner:
             query=query,
             labels=torch.full_like(ids, IGNORE),
         )
-        ears = {drop.after_layer: _Listening(RatioRule.from_plan(drop)) for drop in self._drops}
+        ears = {drop.after_layer: Listening(RatioRule.from_plan(drop)) for drop in self._drops}
         rules: dict[int, DropRule] = dict(ears)
         options = DecoderOptions(masks=self._masks, rules=rules)
         cache = DecoderCache()
@@ -96,8 +85,8 @@ class TorchRunner:
 
 
 @dataclass(frozen=True)
-class TorchSide:
-    """The torch models of a run, on one device."""
+class LlavaSide:
+    """The torch models of a LLaVA's run, on one device (see ``export.proof.Side``)."""
 
     dense: LlavaAdapter
     slim: LlavaAdapter
@@ -106,10 +95,20 @@ class TorchSide:
 
     @classmethod
     def load(
-        cls, dense: Path, slim: Path, plan: PruningPlan, eos: tuple[int, ...], device: str = "cpu"
-    ) -> "TorchSide":
-        """Load both checkpoints in float32."""
+        cls, dense: Path, slim: Path, plan: PruningPlan, artifact: LlavaArtifact, device: str
+    ) -> "LlavaSide":
+        """Load both checkpoints in float32; ``artifact`` says how answers end."""
+        eos = artifact.manifest.tokens.eos_token_ids
         return cls(_llava(dense, device), _llava(slim, device), plan, eos)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return tuple(drop.place for drop in self.plan.drops)
+
+    def prepare(self, example: Example) -> Question:
+        collator = self.dense.collator
+        ids = np.array([collator.prompt_ids(example.question)], dtype=np.int64)
+        return Question(collator.pixels([example]).numpy(), ids)
 
     def dense_runner(self) -> TorchRunner:
         """The dense model as it was before pruning. Not valid after ``masked_runner``."""
@@ -119,29 +118,19 @@ class TorchSide:
         return TorchRunner(self.slim.model, self.eos, self.plan.drops)
 
     def masked_runner(self) -> TorchRunner:
-        """The dense model with the slim one's weights in their places and the rest masked.
-
-        Removed rows and columns keep their dense values: the masks alone silence them. Changes the
-        dense model's weights in place, so that a large model is not held twice.
-        """
+        """The dense model with the slim one's weights in their places and the rest masked."""
         shape = self.dense.shape
         head_dim = {"language": shape.head_dim, "vision": shape.vision_head_dim}
-        trained = self.slim.model.state_dict()
-        with torch.no_grad():
-            for name, tensor in self.dense.model.state_dict().items():
-                cut = cut_of(name, self.plan, head_dim)
-                if cut is None:
-                    tensor.copy_(trained[name])
-                else:
-                    keep = torch.tensor(cut.keep, device=tensor.device)
-                    tensor.index_copy_(cut.axis, keep, trained[name].to(tensor.device))
-        whole, cuts = Masks.ones(self.dense.blocks), Masks.from_plan(self.plan.blocks)
-        masks = Masks(whole.heads | cuts.heads, whole.channels | cuts.channels)
+        fill_kept(self.dense, self.slim, lambda name: cut_of(name, self.plan, head_dim))
+        masks = masks_of(self.dense, self.plan)
         return TorchRunner(self.dense.model, self.eos, self.plan.drops, masks)
+
+    def conclude(self, answers: list[Answered]) -> list[Answered]:
+        return answers
 
 
 def _llava(directory: Path, device: str) -> LlavaAdapter:
-    adapter: Any = load_adapter(directory, device)
+    adapter = load_adapter(directory, device)
     if not isinstance(adapter, LlavaAdapter):
-        raise CompExportError(f"{directory} is no LLaVA: verify proves LLaVA runs")
+        raise CompExportError(f"{directory} is no LLaVA, and the plan is of one: pass another run")
     return adapter

@@ -1,0 +1,69 @@
+"""What a CLIP contributes to its artifact: graphs, and what the engine must know."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from comp.encoder_flops import clip_macs
+from comp.families.cuts import CLIP, cut_of
+from comp.plan import PruningPlan, Workload
+from export.clip import TEXT_GRAPH, VISION_GRAPH, build_clip_graphs
+from export.clip_config import clip_of
+from export.contribution import Contribution
+from export.encoder_manifest import EncoderManifest, TextInfo, TowerInfo
+from export.graph.builder import Target
+from export.slim import SlimWeights
+from export.weights import CheckpointWeights, WeightSource
+
+LOGIT_SCALE = "logit_scale"
+UNUSED = ("position_ids",)  # buffers that old releases saved
+
+
+def clip_artifact(
+    checkpoint: Path,
+    config: dict[str, Any],
+    target: Target,
+    plan: PruningPlan | None,
+    workload: Workload | None,
+) -> Contribution:
+    """See ``export.contribution``."""
+    shape = clip_of(config, str(checkpoint))
+    weights: WeightSource = CheckpointWeights(checkpoint, naming=str)
+    if plan is not None:
+        shape = shape.pruned(plan)
+        head_dim = {"vision": shape.sizes.vision.head_dim, "language": shape.sizes.text.head_dim}
+        whole = plan
+        weights = SlimWeights(weights, lambda name: cut_of(name, whole, head_dim, CLIP))
+    vision, text = shape.sizes.vision, shape.sizes.text
+    on = workload or Workload(image_tokens=vision.tokens, text_tokens=text.positions)
+    ratios = {
+        drop.place: drop.vision_keep_ratio if drop.part == "vision" else drop.text_keep_ratio
+        for drop in shape.drops
+    }
+    return Contribution(
+        manifest=EncoderManifest,
+        graphs=(VISION_GRAPH, TEXT_GRAPH),
+        build=lambda out, written: build_clip_graphs(shape, weights, target, out, written),
+        fields={
+            "task": "retrieval",
+            "vision": TowerInfo(
+                image_size=shape.image_size, patch_size=shape.patch_size, tokens=vision.tokens
+            ),
+            "text": TextInfo(max_position_embeddings=text.positions, hidden_size=text.hidden_size),
+            "logit_scale": math.exp(float(weights.read(LOGIT_SCALE).astype(np.float64))),
+            "drops": shape.drops,
+        },
+        drops=shape.drops,
+        params=parameters(weights),
+        macs=clip_macs(shape.sizes, on, ratios),
+        workload=on,
+    )
+
+
+def parameters(weights: WeightSource) -> int:
+    """How many numbers the tensors of a checkpoint hold, buffers not counted."""
+    return sum(
+        math.prod(weights.shape(name)) for name in weights.names() if not name.endswith(UNUSED)
+    )

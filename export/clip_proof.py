@@ -1,0 +1,172 @@
+"""A CLIP's proof: image and text of each pair through torch and through the graphs.
+
+What is compared are both embeddings, the tokens kept in both towers, and the ranking: which text is
+nearest to each image among all that were asked, and which image to each text.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from comp.data.example import Example
+from comp.errors import CompExportError
+from comp.families.clip import ClipAdapter, ClipBatch
+from comp.families.clip_forward import Embedded, embed_images, embed_texts
+from comp.families.cuts import CLIP, cut_of
+from comp.families.encoder_forward import EncoderOptions
+from comp.families.loading import load_adapter
+from comp.masks import Masks
+from comp.plan import DropPlan, Place, PruningPlan
+from comp.tokens import DropRule, RatioRule
+from export.encoder_manifest import EncoderArtifact
+from export.masked import Listening, fill_kept, masks_of
+from export.ort_graph import NO_BFLOAT16, OrtGraph
+from export.parity import Answered
+from export.proof import Form, Skipped
+
+
+class ClipTorch:
+    """A CLIP with optional masks and drops (see ``export.parity.Runner``)."""
+
+    def __init__(
+        self, adapter: ClipAdapter, drops: tuple[DropPlan, ...] = (), masks: Masks | None = None
+    ) -> None:
+        self._adapter = adapter
+        self._drops = drops
+        self._masks = masks
+
+    @torch.no_grad()
+    def ask(self, question: ClipBatch, max_new_tokens: int) -> Answered:
+        """One image with its text."""
+        del max_new_tokens  # nothing is generated
+        batch, model = question.to(self._adapter.device), self._adapter.model
+        ears = {drop.place: Listening(RatioRule.from_plan(drop)) for drop in self._drops}
+
+        def options(part: str) -> EncoderOptions:
+            rules: dict[int, DropRule] = {n: ear for (of, n), ear in ears.items() if of == part}
+            return EncoderOptions(self._masks, rules)
+
+        images = embed_images(model, batch.pixel_values, options("vision"))
+        texts = embed_texts(model, batch.input_ids, batch.attention_mask, options("language"))
+        both = {"vision": images, "language": texts}
+        kept = [both[part].encoded.kept[n].index[0].cpu().numpy() for part, n in ears]
+        scores = [_scores(ear, both[part], n) for (part, n), ear in ears.items()]
+        embeds = torch.cat([images.embeds[0], texts.embeds[0]]).float().cpu().numpy()
+        return Answered(embeds, kept, scores, [])
+
+
+def _scores(ear: Listening, embedded: Embedded, number: int) -> np.ndarray:
+    """What a rule heard, by original index ``[N]``; NaN for tokens that did not come so far."""
+    earlier = [n for n in embedded.encoded.kept if n < number]
+    present = np.arange(embedded.came)
+    if earlier:
+        present = embedded.encoded.kept[max(earlier)].index[0].cpu().numpy()
+    row = np.full(embedded.came, np.nan)
+    row[present] = ear.heard[0][0].double().cpu().numpy()
+    return row
+
+
+class ClipGraphs:
+    """A CLIP's artifact in ONNX Runtime (see ``export.parity.Runner``)."""
+
+    def __init__(self, artifact: EncoderArtifact) -> None:
+        self._vision = OrtGraph(artifact.graph("vision_model"))
+        self._text = OrtGraph(artifact.graph("text_model"))
+        self._drops = artifact.manifest.drops
+
+    def ask(self, question: ClipBatch, max_new_tokens: int) -> Answered:
+        """One image with its text, which is not padded."""
+        del max_new_tokens
+        seen = self._vision.run({"pixel_values": question.pixel_values.numpy()})
+        read = self._text.run({"input_ids": question.input_ids.numpy()})
+        both = {"vision": seen, "language": read}
+        kept = [both[drop.part][f"kept.{drop.after_layer}"][0] for drop in self._drops]
+        embeds = np.concatenate([seen["image_embeds"][0], read["text_embeds"][0]])
+        return Answered(embeds, kept, [], [])
+
+
+@dataclass(frozen=True)
+class ClipSide:
+    """The torch models of a CLIP's run (see ``export.proof.Side``)."""
+
+    dense: ClipAdapter
+    slim: ClipAdapter
+    plan: PruningPlan
+
+    @classmethod
+    def load(
+        cls, dense: Path, slim: Path, plan: PruningPlan, artifact: EncoderArtifact, device: str
+    ) -> "ClipSide":
+        """Load both checkpoints in float32."""
+        del artifact
+        return cls(_clip(dense, device), _clip(slim, device), plan)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return tuple(drop.place for drop in self.plan.drops)
+
+    def prepare(self, example: Example) -> ClipBatch:
+        return self.dense.collate([example])
+
+    def dense_runner(self) -> ClipTorch:
+        """Not valid after ``masked_runner``."""
+        return ClipTorch(self.dense)
+
+    def slim_runner(self) -> ClipTorch:
+        return ClipTorch(self.slim, self.plan.drops)
+
+    def masked_runner(self) -> ClipTorch:
+        sizes = self.dense.shape
+        head_dim = {"vision": sizes.vision.head_dim, "language": sizes.text.head_dim}
+        fill_kept(self.dense, self.slim, lambda name: cut_of(name, self.plan, head_dim, CLIP))
+        return ClipTorch(self.dense, self.plan.drops, masks_of(self.dense, self.plan))
+
+    def conclude(self, answers: list[Answered]) -> list[Answered]:
+        """Rank: the nearest text of each image and the nearest image of each text."""
+        both = np.stack([answer.outputs for answer in answers]).astype(np.float64)
+        images, texts = np.split(both, 2, axis=1)
+        return ranked(answers, images @ texts.T)
+
+
+def clip_forms(artifact: EncoderArtifact) -> Iterator[Form | Skipped]:
+    """An artifact in ONNX Runtime."""
+    name = f"ONNX Runtime ({artifact.path.name})"
+    manifest = artifact.manifest
+    if manifest.precision == "bfloat16":
+        yield Skipped(name, NO_BFLOAT16)
+        return
+    yield Form(
+        name, artifact.path, manifest.dense, manifest.precision, lambda: ClipGraphs(artifact)
+    )
+
+
+def ranked(answers: list[Answered], scores: np.ndarray) -> list[Answered]:
+    """The answers with the best candidate both ways, and how far the next one is behind.
+
+    Args:
+        answers: of pairs.
+        scores: of every image with every text ``[n, n]``.
+    """
+    best = [scores.argmax(1), scores.argmax(0)]
+    margin = np.minimum(_lead(scores), _lead(scores.T))
+    return [
+        replace(answer, decision=[int(text), int(image)], margin=float(lead))
+        for answer, text, image, lead in zip(answers, *best, margin, strict=True)
+    ]
+
+
+def _lead(scores: np.ndarray) -> np.ndarray:
+    """How far the best of each row is ahead of the best that is not equal to it, ``[n]``."""
+    top = scores.max(1, keepdims=True)
+    others = np.where(scores < top, scores, -np.inf).max(1)
+    return top[:, 0] - others
+
+
+def _clip(directory: Path, device: str) -> ClipAdapter:
+    adapter = load_adapter(directory, device)
+    if not isinstance(adapter, ClipAdapter):
+        raise CompExportError(f"{directory} is no CLIP, and the plan is of one: pass another run")
+    return adapter

@@ -1,0 +1,74 @@
+"""What a LLaVA contributes to its artifact: graphs, and what the engine must know."""
+
+from pathlib import Path
+from typing import Any
+
+from comp.flops import llava_macs
+from comp.plan import PruningPlan, Workload
+from export.contribution import Contribution
+from export.graph.builder import Target
+from export.llava import build_graphs, graphs_of
+from export.llava_config import LlavaShape, llava_of
+from export.llava_manifest import DecoderShape, LlavaManifest, VisionShape
+from export.processor import read_prompt_template, read_special_tokens
+from export.slim import slim_weights
+from export.weights import CheckpointWeights, WeightSource
+
+TEXT_TOKENS = 64  # of the workload, where no plan says how many
+
+
+def llava_artifact(
+    checkpoint: Path,
+    config: dict[str, Any],
+    target: Target,
+    plan: PruningPlan | None,
+    workload: Workload | None,
+) -> Contribution:
+    """See ``export.contribution``."""
+    shape = llava_of(config, str(checkpoint))
+    weights: WeightSource
+    if plan is None:
+        weights = CheckpointWeights(checkpoint)
+    else:
+        weights = slim_weights(checkpoint, plan)
+        shape = shape.pruned(plan)
+    tokens = read_special_tokens(checkpoint, config, shape.image_token_id)
+    sizes = shape.sizes
+    on = workload or Workload(image_tokens=sizes.image_tokens, text_tokens=TEXT_TOKENS)
+    report = llava_macs(sizes, on.image_tokens, on.text_tokens)
+    return Contribution(
+        manifest=LlavaManifest,
+        graphs=graphs_of(target),
+        build=lambda out, written: build_graphs(shape, weights, target, out, written),
+        fields={
+            "decoder": _decoder_shape(shape),
+            "vision": VisionShape(
+                image_size=sizes.image_size,
+                patch_size=sizes.patch_size,
+                num_channels=sizes.num_channels,
+                image_tokens=sizes.image_tokens,
+                select_strategy="full" if sizes.keeps_class_token else "default",
+            ),
+            "tokens": tokens,
+            "prompt_template": read_prompt_template(checkpoint, tokens),
+        },
+        drops=sizes.drops,
+        params=report.params,
+        macs={name: part.macs for name, part in report.parts.items()},
+        workload=on,
+    )
+
+
+def _decoder_shape(shape: LlavaShape) -> DecoderShape:
+    sizes = shape.sizes
+    return DecoderShape(
+        num_layers=sizes.num_layers,
+        hidden_size=sizes.hidden_size,
+        head_dim=sizes.head_dim,
+        num_attention_heads=tuple(groups * sizes.group_size for groups in sizes.kv_heads),
+        num_key_value_heads=sizes.kv_heads,
+        intermediate_size=sizes.channels,
+        vocab_size=sizes.vocab_size,
+        max_position_embeddings=shape.max_position_embeddings,
+        drops=sizes.drops,
+    )

@@ -1,0 +1,1 @@
+"""Engines of CLIP and BLIP: retrieval, statements, answers and captions."""

@@ -1,0 +1,67 @@
+"""What the engines of all tasks of CLIP and BLIP have in common."""
+
+import os
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comp.images import ImageSource
+from comp.plan import Part, Place
+from export.encoder_manifest import EncoderManifest
+from serve.backends.base import BackendName
+from serve.encoder.graphs import EncoderGraphs
+from serve.encoder.texts import TextEncoder
+from serve.preprocess import preprocess
+
+KEPT = "kept."  # outputs of graphs: places of the tokens that stayed
+
+
+class EncoderEngine:
+    """One artifact; holds no state between requests, which may come from several threads."""
+
+    def __init__(self, graphs: EncoderGraphs, threads: int | None = None) -> None:
+        """Use ``serve.loading.load_engine``."""
+        self.graphs = graphs
+        self.threads = threads or os.cpu_count() or 1
+        self.texts = TextEncoder(graphs.tokenizer, graphs.manifest.text.max_position_embeddings)
+
+    @property
+    def manifest(self) -> EncoderManifest:
+        """Of the ONNX artifact that runs."""
+        return self.graphs.manifest
+
+    @property
+    def backend(self) -> BackendName:
+        return self.graphs.name
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        return self.graphs.device
+
+    @property
+    def provider(self) -> str:
+        """ONNX Runtime's execution provider."""
+        return self.graphs.provider
+
+    def pixels(self, images: Sequence[ImageSource]) -> NDArray[np.float32]:
+        """``pixel_values [I, 3, S, S]``."""
+        return preprocess(images, self.manifest.image_processor)
+
+
+def kept_of(
+    part: Part, batches: Sequence[dict[str, NDArray[Any]]]
+) -> dict[Place, list[NDArray[np.int64]]]:
+    """Of each row of these runs of one graph, the tokens that stayed at each place of a part."""
+    names = [name for name in batches[0] if name.startswith(KEPT)]
+    return {
+        (part, int(name.removeprefix(KEPT))): [row for batch in batches for row in batch[name]]
+        for name in names
+    }
+
+
+def ms_since(start: float) -> float:
+    """Milliseconds since ``perf_counter`` said ``start``."""
+    return (perf_counter() - start) * 1000

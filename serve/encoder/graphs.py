@@ -1,0 +1,56 @@
+"""The graphs of a CLIP's or a BLIP's artifact in ONNX Runtime."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from numpy.typing import NDArray
+
+from export.encoder_manifest import EncoderArtifact
+from serve.backends.base import BackendName, ProviderChoice
+from serve.backends.opening import open_artifact, session_maker
+from serve.backends.ort_session import Graph
+from serve.backends.providers import Provider, device_of
+
+
+class EncoderGraphs:
+    """Every graph of an artifact by name; runs may come from several threads."""
+
+    name: BackendName = "onnxruntime"
+
+    def __init__(self, artifact: EncoderArtifact, provider: Provider, threads: int | None) -> None:
+        """Use ``load``."""
+        self.manifest = artifact.manifest
+        self.tokenizer = artifact.tokenizer
+        self.provider: str = provider
+        self.device: Literal["cpu", "cuda"] = device_of(provider)
+        maker = session_maker(self.manifest, provider, threads)
+        self.graphs = {
+            path.stem: Graph(maker.session(path), self.device)
+            for entry in self.manifest.files
+            for path in [artifact.path / entry.name]
+            if path.suffix == ".onnx"
+        }
+
+    @classmethod
+    def load(
+        cls,
+        directory: Path,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        threads: int | None = None,
+        check_hashes: bool = True,
+        provider: ProviderChoice = "auto",
+    ) -> "EncoderGraphs":
+        """Load an artifact directory.
+
+        Raises:
+            CompExportError: as ``open_artifact``, or ONNX Runtime refuses a graph.
+        """
+        artifact, chosen = open_artifact(directory, EncoderArtifact, device, check_hashes, provider)
+        return cls(artifact, chosen, threads)
+
+    def run(self, graph: str, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Every output of a graph by its name."""
+        found = self.graphs[graph]
+        arrays, _ = found.run(feeds, found.outputs)
+        return dict(zip(found.outputs, arrays, strict=True))

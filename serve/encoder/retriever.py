@@ -1,0 +1,117 @@
+"""Retrieval: images and texts become embeddings, and each is ranked by those of the other kind."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comp.errors import CompExportError
+from comp.images import ImageSource
+from comp.plan import Place
+from serve.encoder.engine import EncoderEngine, kept_of, ms_since
+from serve.encoder.texts import by_length
+from serve.results import Timings
+
+BATCH = 16  # images, or texts of one length, at a time
+Kept = dict[Place, list[NDArray[np.int64]]]  # of each image, or text, which of its tokens stayed
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Embeddings of length one ``[N, P]`` float32, and the tokens that stayed at each drop place."""
+
+    embeds: NDArray[np.float32]
+    kept: Kept = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How well every image and every text fit, as logits.
+
+    Attributes:
+        of_texts: the texts of each image ``[I, T]``.
+        of_images: the images of each text ``[T, I]``.
+        kept: tokens that stayed, of the images' tower and of the texts'.
+        timings: prefill is what the texts take; nothing is decoded.
+    """
+
+    of_texts: NDArray[np.float32]
+    of_images: NDArray[np.float32]
+    kept: Kept
+    timings: Timings
+
+    def probabilities(self, image: int) -> NDArray[np.float32]:
+        """Of the texts ``[T]``, for one image, when it is one of them."""
+        scores = self.of_texts[image] - self.of_texts[image].max()
+        shares: NDArray[np.float32] = np.exp(scores) / np.exp(scores).sum()
+        return shares
+
+
+class Retriever(EncoderEngine):
+    """Ranks texts for images and images for texts, by the cosine of their embeddings."""
+
+    def embed_images(self, images: Sequence[ImageSource], batch_size: int = BATCH) -> Embedded:
+        """Embed pictures as ``comp.images.read_image`` takes them.
+
+        Raises:
+            CompExportError: no picture, or one that cannot be read.
+        """
+        if not images:
+            raise CompExportError("no image: give at least one")
+        found: list[dict[str, NDArray[Any]]] = []
+        for first in range(0, len(images), batch_size):
+            pixels = self.pixels(images[first : first + batch_size])
+            found.append(self.graphs.run("vision_model", {"pixel_values": pixels}))
+        embeds = np.concatenate([each["image_embeds"] for each in found])
+        return Embedded(embeds, kept_of("vision", found))
+
+    def embed_texts(self, texts: Sequence[str], batch_size: int = BATCH) -> Embedded:
+        """Embed texts.
+
+        Raises:
+            CompExportError: no text, an empty one, or one that is too long.
+        """
+        if not texts:
+            raise CompExportError("no candidate texts: give at least one")
+        ids = [self.texts.encode(text, "candidate") for text in texts]
+        embeds: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
+        kept: Kept = {}
+        for places, batch in by_length(ids, batch_size):
+            found = self.graphs.run("text_model", {"input_ids": batch})
+            stayed = kept_of("language", [found])
+            for row, place in enumerate(places):
+                embeds[place] = found["text_embeds"][row]
+            for where, tokens in stayed.items():
+                rows = kept.setdefault(where, [np.empty(0, np.int64)] * len(texts))
+                for row, place in enumerate(places):
+                    rows[place] = tokens[row]
+        return Embedded(np.stack(embeds), kept)
+
+    def rank(self, images: Sequence[ImageSource], texts: Sequence[str]) -> Ranking:
+        """Rank every text for every image, and the other way round.
+
+        Raises:
+            CompExportError: as ``embed_images`` and ``embed_texts``.
+        """
+        start = perf_counter()
+        if not images or not texts:
+            missing = "image" if not images else "candidate texts"
+            raise CompExportError(f"no {missing}: give at least one")
+        pixels = [
+            self.pixels(images[first : first + BATCH]) for first in range(0, len(images), BATCH)
+        ]
+        prepare_ms = ms_since(start)
+        start = perf_counter()
+        found = [self.graphs.run("vision_model", {"pixel_values": each}) for each in pixels]
+        seen = Embedded(
+            np.concatenate([each["image_embeds"] for each in found]), kept_of("vision", found)
+        )
+        vision_ms = ms_since(start)
+        start = perf_counter()
+        read = self.embed_texts(texts)
+        scores = seen.embeds @ read.embeds.T * np.float32(self.manifest.logit_scale or 1.0)
+        timings = Timings(prepare_ms, vision_ms, ms_since(start))
+        return Ranking(scores, scores.T, seen.kept | read.kept, timings)
