@@ -3,62 +3,17 @@
 import json
 
 import pytest
-import torch
 from click.testing import CliRunner
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from comp.cli import cli
-from comp.training.tiny_llava import tiny_llava_processor
-from comp.training.tiny_tokenizer import build_tokenizer
+from tests.full_width import save_full_width
 
 pytestmark = pytest.mark.slow
 
 
-def full_width_config(tokenizer):
-    return LlavaConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=1024,
-            intermediate_size=4096,
-            num_hidden_layers=24,
-            num_attention_heads=16,
-            image_size=336,
-            patch_size=14,
-            projection_dim=768,
-        ),
-        text_config=LlamaConfig(
-            vocab_size=32064,
-            hidden_size=4096,
-            intermediate_size=11008,
-            num_hidden_layers=2,
-            num_attention_heads=32,
-            num_key_value_heads=32,
-            max_position_embeddings=4096,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        ),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=576,
-        vision_feature_layer=-2,
-        vision_feature_select_strategy="default",
-    )
-
-
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("full-width") / "llava"
-    tokenizer = build_tokenizer()
-    torch.manual_seed(0)
-    model = LlavaForConditionalGeneration._from_config(
-        full_width_config(tokenizer), dtype=torch.float16
-    )
-    model.save_pretrained(directory)
-    del model
-    processor = tiny_llava_processor(tokenizer)
-    processor.image_processor.size = {"shortest_edge": 336}
-    processor.image_processor.crop_size = {"height": 336, "width": 336}
-    processor.save_pretrained(directory)
-    return directory
+    return save_full_width(tmp_path_factory.mktemp("full-width") / "llava", 24, -2)
 
 
 def command(*arguments):

@@ -15,6 +15,7 @@ from comp.families.blip_nlvr import BlipForNlvr2, BlipNlvrConfig
 from comp.families.encoder_forward import EncoderOptions
 from comp.masks import Masks
 from comp.plan import BlockPlan, PruningPlan, Workload
+from tests.comp.towers import shaken
 
 WIDTH, HEADS, LAYERS, FFN = 32, 4, 2, 40
 HEAD_DIM = WIDTH // HEADS
@@ -33,16 +34,6 @@ TEXT = BlipTextConfig(
     sep_token_id=2,
     **SIZES,
 )
-
-
-def shaken(model, seed):
-    torch.manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=1.5 * parameter[0].numel() ** -0.5)
-        else:
-            nn.init.normal_(parameter, mean=float("Norm.weight" in name), std=0.1)
-    return model.eval()
 
 
 def plan_of(language, cross, seed):

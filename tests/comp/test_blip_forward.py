@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 from transformers import BlipTextConfig, BlipVisionConfig, BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
@@ -12,6 +11,7 @@ from comp.families.encoder_forward import EncoderOptions
 from comp.masks import Masks
 from comp.plan import keep_count
 from comp.tokens import RatioRule
+from tests.comp.towers import Observed, shaken
 
 WIDTH, HEADS, LAYERS, FFN = 32, 4, 3, 40
 SPAN = WIDTH // HEADS
@@ -24,20 +24,9 @@ SIZES = {
 }
 
 
-def shake(model):
-    """Weights large enough that attention is not flat and norms are not the identity."""
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=1.5 * parameter[0].numel() ** -0.5)
-        else:
-            nn.init.normal_(parameter, mean=float("Norm.weight" in name), std=0.1)
-    return model.eval()
-
-
 @pytest.fixture(scope="module")
 def vision():
-    torch.manual_seed(0)
-    return shake(BlipVisionModel(BlipVisionConfig(image_size=56, patch_size=14, **SIZES)))
+    return shaken(BlipVisionModel(BlipVisionConfig(image_size=56, patch_size=14, **SIZES)), 0)
 
 
 @pytest.fixture(scope="module")
@@ -49,19 +38,17 @@ def text_config():
 
 @pytest.fixture(scope="module")
 def text(text_config):
-    torch.manual_seed(1)
-    return shake(BlipTextModel(text_config, add_pooling_layer=False))
+    return shaken(BlipTextModel(text_config, add_pooling_layer=False), 1)
 
 
 @pytest.fixture(scope="module")
 def twins(text_config):
-    torch.manual_seed(2)
     config = BlipNlvrConfig(
         vision_config=BlipVisionConfig(image_size=56, patch_size=14, **SIZES),
         text_config=text_config,
         merge_from_layer=1,
     )
-    return shake(BlipForNlvr2(config)).text_encoder
+    return shaken(BlipForNlvr2(config), 2).text_encoder
 
 
 @pytest.fixture(scope="module")
@@ -271,20 +258,12 @@ def test_keys_of_cross_attention():
 @torch.no_grad()
 def test_observers_see_every_output_projection(twins, texts, memories):
     """Heads with their block's importance, channels with the next block's, of the tokens there."""
-    seen = []
-
-    class Observer:
-        def heads(self, key, mixed, importance):
-            seen.append(("heads", key, mixed.shape[1], importance.shape[1]))
-
-        def channels(self, key, hidden, importance):
-            seen.append(("channels", key, hidden.shape[1], importance.shape[1]))
-
+    observed = Observed()
     ids, mask = texts
     options = TextOptions(rules={1: RatioRule(1.0, 0.5)})
-    read(twins, ids, mask, memories, options, Observer())
+    read(twins, ids, mask, memories, options, observed)
     left = keep_count(9, 0.5)
-    assert seen == [
+    assert observed.seen == [
         ("heads", ("language", 0), 9, 9),
         ("heads", ("cross", 0), left, left),
         ("heads", ("cross", 1), left, left),

@@ -41,16 +41,20 @@ def batch(adapter):
     return adapter.collate(captioned(6))
 
 
+def right_both_ways(output):
+    """Whose own text is the best of each image, then whose own image is the best of each text."""
+    own = torch.arange(len(output.logits_per_image))
+    return torch.cat(
+        [scores.argmax(1) == own for scores in (output.logits_per_image, output.logits_per_text)]
+    )
+
+
 @torch.no_grad()
 def test_the_loss_is_that_of_clip(adapter, batch):
     scored = adapter.score(batch, Forwarding())
     output = adapter.model(**vars(batch), return_loss=True)
     assert float(scored.loss) == pytest.approx(float(output.loss), abs=1e-5)
-    own = torch.arange(6)
-    expected = torch.cat(
-        [output.logits_per_image.argmax(1) == own, output.logits_per_text.argmax(1) == own]
-    )
-    assert torch.equal(scored.correct, expected)
+    assert torch.equal(scored.correct, right_both_ways(output))
     assert scored.shares == {}
 
 
@@ -89,13 +93,7 @@ def test_a_slim_checkpoint_is_loaded_by_transformers(adapter, batch, tmp_path):
     assert loaded.drops == plan.drops
     output = loaded(**vars(batch))
     scored = slim.score(batch, Forwarding(rules=rules_from_plan(plan.drops)))
-    own = torch.arange(6)
-    assert torch.equal(
-        scored.correct,
-        torch.cat(
-            [output.logits_per_image.argmax(1) == own, output.logits_per_text.argmax(1) == own]
-        ),
-    )
+    assert torch.equal(scored.correct, right_both_ways(output))
     assert (
         adapter.model.vision_model.encoder.layers[0].mlp.fc1.out_features == FFN
     )  # nothing was patched

@@ -9,6 +9,7 @@ from comp.families.encoder_forward import EncoderOptions, attention_received
 from comp.masks import Masks
 from comp.plan import keep_count
 from comp.tokens import RatioRule
+from tests.comp.towers import Observed, shaken
 
 WIDTH, HEADS, LAYERS, FFN, EOS = 32, 4, 3, 40, 49
 PATCHES = 16
@@ -16,7 +17,6 @@ PATCHES = 16
 
 @pytest.fixture(scope="module")
 def model():
-    torch.manual_seed(0)
     sizes = {
         "hidden_size": WIDTH,
         "intermediate_size": FFN,
@@ -27,14 +27,8 @@ def model():
         vocab_size=50, max_position_embeddings=12, eos_token_id=EOS, bos_token_id=48, **sizes
     )
     vision = CLIPVisionConfig(image_size=56, patch_size=14, **sizes)
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)).eval()
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1:
-            torch.nn.init.normal_(parameter, std=1.5 * parameter[0].numel() ** -0.5)
-        else:
-            norm = "norm" in name and "weight" in name
-            torch.nn.init.normal_(parameter, mean=float(norm), std=0.1)
-    return model
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
+    return shaken(CLIPModel(config), 0)
 
 
 @pytest.fixture(scope="module")
@@ -183,24 +177,15 @@ def test_attention_received_of_a_small_case():
 @torch.no_grad()
 def test_observers_see_every_output_projection(model, pixels):
     """Heads with their block's importance, channels with the next block's, of the tokens there."""
-    seen = []
-
-    class Observer:
-        def heads(self, key, mixed, importance):
-            seen.append(("heads", key, mixed.shape[:2], importance.shape))
-
-        def channels(self, key, hidden, importance):
-            seen.append(("channels", key, hidden.shape[:2], importance.shape))
-
+    observed = Observed()
     rules = {1: RatioRule(0.5, 1.0)}
-    embed_images(model, pixels, EncoderOptions(rules=rules), Observer())
+    embed_images(model, pixels, EncoderOptions(rules=rules), observed)
     left = keep_count(PATCHES + 1, 0.5)
-    whole = (3, PATCHES + 1)
-    assert seen == [
-        ("heads", ("vision", 0), whole, whole),
-        ("heads", ("vision", 1), (3, left), (3, left)),
-        ("channels", ("vision", 0), (3, left), (3, left)),
-        ("heads", ("vision", 2), (3, left), (3, left)),
-        ("channels", ("vision", 1), (3, left), (3, left)),
-        ("channels", ("vision", 2), (3, left), (3, left)),
+    assert observed.seen == [
+        ("heads", ("vision", 0), PATCHES + 1, PATCHES + 1),
+        ("heads", ("vision", 1), left, left),
+        ("channels", ("vision", 0), left, left),
+        ("heads", ("vision", 2), left, left),
+        ("channels", ("vision", 1), left, left),
+        ("channels", ("vision", 2), left, left),
     ]

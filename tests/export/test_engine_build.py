@@ -35,6 +35,7 @@ from export.engines.profiles import EngineGraph
 from export.graph.builder import Target
 from export.reading import read_manifest
 from export.slim import write_slim_checkpoint
+from tests.export.damage import assert_damage_is_refused
 from tests.export.manifests import artifact_manifest
 from tests.export.tiny import make_plan, save_checkpoint, tiny_config, tiny_model
 
@@ -179,20 +180,9 @@ def test_damaged_engines_are_refused_by_name(engines, tmp_path):
     assert set(names) == {
         "vision_encoder.engine", "embed_tokens.engine", "decoder.engine", "tokenizer.json",
     }  # fmt: skip
-    for name in names:
-        for damage, words in (
-            (lambda file: file.unlink(), "is missing"),
-            (lambda file: file.write_bytes(file.read_bytes()[:-1]), "bytes instead of"),
-            (lambda file: file.write_bytes(b"?" + file.read_bytes()[1:]), "corrupted"),
-        ):
-            copy = tmp_path / "copy"
-            shutil.copytree(directory, copy)
-            damage(copy / name)
-            with pytest.raises(CompExportError, match=words) as caught:
-                load_engines(copy)
-            assert name in str(caught.value)
-            assert "comp-export tensorrt --force" in str(caught.value)
-            shutil.rmtree(copy)
+    assert_damage_is_refused(
+        directory, names, load_engines, "comp-export tensorrt --force", tmp_path
+    )
 
 
 def with_builder(tensorrt, build):

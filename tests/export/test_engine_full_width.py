@@ -4,11 +4,8 @@ import shutil
 
 import pytest
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
-from comp.training.tiny_llava import tiny_llava_processor
-from comp.training.tiny_tokenizer import build_tokenizer
 from export.artifact import Origin, export_artifact
 from export.engines.build import BuildOptions, build_engine
 from export.engines.limits import Limits
@@ -16,11 +13,11 @@ from export.engines.llava import cache_capacities, engine_graphs
 from export.engines.module import find_tensorrt
 from export.graph.builder import Target
 from export.reading import read_manifest
+from tests.full_width import CHANNELS, HEADS, HIDDEN, save_full_width
 
 pytest.importorskip("tensorrt_rtx")
 pytestmark = pytest.mark.slow
 
-HIDDEN, HEADS, WIDTH = 4096, 32, 11008
 KEPT = ((24, 6400), (17, 5504))  # heads and channels that stay of each decoder block
 DROP = DropPlan(after_layer=1, vision_keep_ratio=0.25, text_keep_ratio=0.9)
 LIMITS = Limits(max_prompt=128, max_new_tokens=128)
@@ -36,44 +33,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(home):
-    tokenizer = build_tokenizer()
-    config = LlavaConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=1024,
-            intermediate_size=4096,
-            num_hidden_layers=2,
-            num_attention_heads=16,
-            image_size=336,
-            patch_size=14,
-            projection_dim=768,
-        ),
-        text_config=LlamaConfig(
-            vocab_size=32064,
-            hidden_size=HIDDEN,
-            intermediate_size=WIDTH,
-            num_hidden_layers=2,
-            num_attention_heads=HEADS,
-            num_key_value_heads=HEADS,
-            max_position_embeddings=4096,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        ),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=576,
-        vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
-    )
-    directory = home / "llava"
-    torch.manual_seed(0)
-    model = LlavaForConditionalGeneration._from_config(config, dtype=torch.float16)
-    model.save_pretrained(directory)
-    del model
-    processor = tiny_llava_processor(tokenizer)
-    processor.image_processor.size = {"shortest_edge": 336}
-    processor.image_processor.crop_size = {"height": 336, "width": 336}
-    processor.save_pretrained(directory)
-    return directory
+    return save_full_width(home / "llava", 2, -1)
 
 
 def full_width_plan():
@@ -96,9 +56,9 @@ def full_width_plan():
                 index=index,
                 num_attention_heads=HEADS,
                 num_key_value_heads=HEADS,
-                intermediate_size=WIDTH,
+                intermediate_size=CHANNELS,
                 kept_key_value_heads=some(heads, HEADS),
-                kept_channels=some(channels, WIDTH),
+                kept_channels=some(channels, CHANNELS),
             )
             for index, (heads, channels) in enumerate(KEPT)
         ),

@@ -23,6 +23,7 @@ from export.processor import read_image_processing, read_prompt_template, read_s
 from export.reading import load_artifact
 from export.slim import write_slim_checkpoint
 from export.weights import CheckpointWeights, MemoryWeights, canonical_name
+from tests.export.damage import assert_damage_is_refused
 from tests.export.tiny import (
     IMAGE_TOKEN,
     make_plan,
@@ -253,20 +254,7 @@ def artifact(gqa, tmp_path_factory):
 def test_damaged_artifacts_are_refused_by_name(artifact, tmp_path):
     names = [entry.name for entry in load_artifact(artifact).manifest.files]
     assert {"decoder_model.onnx", "decoder_model.onnx.data", "tokenizer.json"} <= set(names)
-    for name in names:
-        for damage, words in (
-            (lambda file: file.unlink(), "is missing"),
-            (lambda file: file.write_bytes(file.read_bytes()[:-1]), "bytes instead of"),
-            (lambda file: file.write_bytes(b"?" + file.read_bytes()[1:]), "corrupted"),
-        ):
-            copy = tmp_path / "copy"
-            shutil.copytree(artifact, copy)
-            damage(copy / name)
-            with pytest.raises(CompExportError, match=words) as caught:
-                load_artifact(copy)
-            assert name in str(caught.value)
-            assert "comp-export onnx" in str(caught.value)
-            shutil.rmtree(copy)
+    assert_damage_is_refused(artifact, names, load_artifact, "comp-export onnx", tmp_path)
 
 
 def test_manifest_of_another_version(artifact, tmp_path):
