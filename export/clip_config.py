@@ -5,21 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from comp.checkpoints import read_config
-from comp.encoder_shapes import BlockSize, EncoderShape
+from comp.encoder_shapes import EncoderShape
 from comp.errors import CompExportError
 from comp.plan import DropPlan, Part, PruningPlan
+from export.encoder_config import TowerSettings, cut_blocks, recorded_sizes, tower_settings
 
 FAMILY = "clip"
 TYPES = ("clip", "comp_clip")
-ACTIVATIONS = ("gelu", "quick_gelu", "gelu_pytorch_tanh", "silu", "relu")
-
-
-@dataclass(frozen=True)
-class TowerSettings:
-    """Activation and epsilon of one tower."""
-
-    act: str
-    layer_norm_eps: float
+PARTS: tuple[Part, ...] = ("vision", "language")
 
 
 @dataclass(frozen=True)
@@ -59,10 +52,9 @@ class ClipShape:
             raise CompExportError(
                 "the checkpoint is compressed already: pass its dense model with --model"
             )
-        parts: tuple[Part, ...] = ("vision", "language")
         recorded = {
             part: [(len(b.kept_heads), len(b.kept_channels)) for b in plan.part(part)]
-            for part in parts
+            for part in PARTS
         }
         return replace(self, sizes=_cut(self.sizes, recorded), drops=plan.drops)
 
@@ -81,23 +73,14 @@ def clip_of(config: dict[str, Any], where: str) -> ClipShape:
     if config.get("model_type") not in TYPES:
         raise CompExportError(f"{where}: model_type is {config.get('model_type')!r}, not 'clip'")
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
-    settings = []
-    for name, part in (("vision_config", vision), ("text_config", text)):
-        act = part.get("hidden_act") or "quick_gelu"
-        if act not in ACTIVATIONS:
-            raise CompExportError(
-                f"{where}: {name}.hidden_act is {act!r}: supported are {', '.join(ACTIVATIONS)}"
-            )
-        settings.append(TowerSettings(act, part.get("layer_norm_eps") or 1e-5))
+    settings = [
+        tower_settings(config, part, where, "quick_gelu", 1e-5)
+        for part in ("vision_config", "text_config")
+    ]
     pruning = config.get("pruning") or {}
-    recorded = {
-        part: list(zip(sizes["num_attention_heads"], sizes["intermediate_size"], strict=True))
-        for part, sizes in pruning.items()
-        if part != "drops"
-    }
     sizes = EncoderShape.from_config(config | {"model_type": "clip"}, where)
     return ClipShape(
-        sizes=_cut(sizes, recorded),
+        sizes=_cut(sizes, {part: recorded_sizes(pruning, part) for part in PARTS}),
         image_size=vision.get("image_size") or 224,
         patch_size=vision.get("patch_size") or 32,
         vision=settings[0],
@@ -107,19 +90,11 @@ def clip_of(config: dict[str, Any], where: str) -> ClipShape:
     )
 
 
-def _cut(sizes: EncoderShape, recorded: dict[Any, list[tuple[int, int]]]) -> EncoderShape:
+def _cut(sizes: EncoderShape, recorded: dict[Part, list[tuple[int, int]]]) -> EncoderShape:
     """The sizes with heads and channels of each block; a part without an entry is whole."""
-
-    def blocks(part: str, whole: tuple[BlockSize, ...]) -> tuple[BlockSize, ...]:
-        if not recorded.get(part):
-            return whole
-        return tuple(
-            replace(block, heads=heads, channels=channels)
-            for block, (heads, channels) in zip(whole, recorded[part], strict=True)
-        )
-
+    vision, text = sizes.vision, sizes.text
     return replace(
         sizes,
-        vision=replace(sizes.vision, blocks=blocks("vision", sizes.vision.blocks)),
-        text=replace(sizes.text, blocks=blocks("language", sizes.text.blocks)),
+        vision=replace(vision, blocks=cut_blocks(vision.blocks, recorded["vision"])),
+        text=replace(text, blocks=cut_blocks(text.blocks, recorded["language"])),
     )

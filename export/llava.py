@@ -27,15 +27,15 @@ from export.graph.attention import (
 from export.graph.builder import IN_PLACE_OPSET, GraphBuilder, Target
 from export.graph.linear import (
     activation,
-    axis_size,
     cast_to_float32,
     cast_to_graph,
     linear,
     vector,
 )
 from export.graph.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
+from export.graph.patches import embed_patches
 from export.graph.rope import RopeTables, RotaryEmbedding
-from export.graph.token_gather import KEEP_FACTOR, Tokens, drop_tokens, gather_rows
+from export.graph.token_gather import KEEP_FACTOR, Tokens, drop_tokens, gather_rows, last_row
 from export.llava_config import LlavaShape
 from export.weights import EMBEDDING, LM_HEAD, WeightSource
 
@@ -87,7 +87,14 @@ def vision_encoder(shape: LlavaShape, weights: WeightSource, target: Target) -> 
     image = (sizes.num_channels, sizes.image_size, sizes.image_size)
     pixels = graph.input("pixel_values", FLOAT, ("images", *image))
     with graph.scope("embeddings"):
-        states = _patches(graph, shape, weights, cast_to_graph(graph, pixels), pixels)
+        states = embed_patches(
+            graph,
+            weights,
+            pixels,
+            f"{TOWER}.embeddings",
+            sizes.patch_size,
+            "position_embedding.weight",
+        )
     residual = layer_norm(graph, weights, states, f"{TOWER}.pre_layrnorm", epsilon)
     hidden = {0: residual}
     last = max(shape.feature_layers)
@@ -218,7 +225,7 @@ class _Decoder:
                     window = self._window(tokens.position_ids, pasts[number + 1][0], segment)
                     tables = rotary.at(tokens.position_ids)
                 if number + 1 == sizes.num_layers:
-                    mixed, residual = self._last_row(mixed), self._last_row(residual)
+                    mixed, residual = last_row(graph, mixed), last_row(graph, residual)
                 mixed = linear(
                     graph, weights, mixed, f"{name}.self_attn.o_proj", sizes.attention_bias
                 )
@@ -298,35 +305,6 @@ class _Decoder:
         up = linear(graph, self.weights, normed, f"{name}.mlp.up_proj", bias)
         wide = graph.op("Mul", activation(graph, gate, "silu"), up)
         return linear(graph, self.weights, wide, f"{name}.mlp.down_proj", bias)
-
-    def _last_row(self, x: ir.Value) -> ir.Value:
-        """``[B, N, d] → [B, 1, d]``."""
-        graph = self.graph
-        end, axis = graph.constant([2**31 - 1]), graph.constant([1])
-        return graph.op("Slice", x, graph.constant([-1]), end, axis)
-
-
-def _patches(
-    graph: GraphBuilder,
-    shape: LlavaShape,
-    weights: WeightSource,
-    pixels: ir.Value,
-    counted: ir.Value,
-) -> ir.Value:
-    """Patch, class and position embeddings ``[I, 1 + patches, D]``."""
-    sizes = shape.sizes
-    width = sizes.vision_hidden_size
-    name = f"{TOWER}.embeddings"
-    kernel = vector(graph, weights, f"{name}.patch_embedding.weight")
-    edge = [sizes.patch_size] * 2
-    grid = graph.op("Conv", pixels, kernel, kernel_shape=edge, strides=edge)
-    flat = graph.op("Reshape", grid, graph.constant([0, width, -1]))
-    patches = graph.op("Transpose", flat, perm=(0, 2, 1))
-    images = axis_size(graph, counted, 0)
-    one_each = graph.op("Concat", images, graph.constant([1, width]), axis=0)
-    first = graph.op("Expand", vector(graph, weights, f"{name}.class_embedding"), one_each)
-    positions = vector(graph, weights, f"{name}.position_embedding.weight")
-    return graph.op("Add", graph.op("Concat", first, patches, axis=1), positions)
 
 
 def _tower_attention(

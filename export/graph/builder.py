@@ -196,17 +196,18 @@ class GraphBuilder:
 
         Args:
             path: the ``.onnx`` file.
-            weights_of: a graph in the same directory with weights of the same names: they are read
-                from its data file, and none is written.
+            weights_of: a graph in the same directory: weights that it has are read from its data
+                file, and only the others are written; without any there is no ``path.data``.
 
         Raises:
-            ValueError: ``weights_of`` lacks a weight, or has it in another shape or type.
+            ValueError: ``weights_of`` has a weight in another shape or type.
         """
         data = path.with_name(path.name + ".data")
         for stale in (path, data):
             stale.unlink(missing_ok=True)
         if weights_of is not None:
             self._take_weights(weights_of)
+            self._write_others(data)
         opsets = {"": self.opset} | (
             {MICROSOFT: 1} if any(n.domain == MICROSOFT for n in self._nodes) else {}
         )
@@ -234,10 +235,26 @@ class GraphBuilder:
                 continue
             stored = theirs[name].const_value if name in theirs else None
             if not isinstance(stored, ir.ExternalTensor):
-                raise ValueError(f"{path} has no weight {name} to share")
+                continue
             if (stored.dtype, stored.shape) != (tensor.dtype, tensor.shape):
                 raise ValueError(f"weight {name} is another one in {path}")
             mine.const_value = stored
+
+    def _write_others(self, data: Path) -> None:
+        """Write the large weights that are in no file yet."""
+        others = [
+            value
+            for value in self._initializers.values()
+            if value.const_value is not None
+            and not isinstance(value.const_value, ir.ExternalTensor)
+            and value.const_value.nbytes > INLINE_BYTES
+        ]
+        if not others:
+            return
+        tensors = [value.const_value for value in others if value.const_value is not None]
+        written = ir.external_data.convert_tensors_to_external(tensors, data.parent, data.name)
+        for value, tensor in zip(others, written, strict=True):
+            value.const_value = tensor
 
     def _initializer(self, name: str, tensor: Any) -> ir.Value:
         if name in self._initializers:

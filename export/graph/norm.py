@@ -1,10 +1,13 @@
-"""Layer norm and RMS norm, alone or after a residual addition."""
+"""Layer norm and RMS norm, alone or after a residual addition; embeddings of length 1."""
 
+import numpy as np
 import onnx_ir as ir
 
 from export.graph.builder import MICROSOFT, GraphBuilder
 from export.graph.linear import cast_to_float32, cast_to_graph, vector
 from export.weights import WeightSource
+
+NORM_FLOOR = 1e-12  # torch's smallest length when it normalises
 
 
 def layer_norm(
@@ -68,3 +71,12 @@ def add_rms_norm(
         return normed, total
     total = graph.op("Add", residual, x)
     return rms_norm(graph, weights, total, name, epsilon), total
+
+
+def unit_length(graph: GraphBuilder, x: ir.Value, width: int) -> ir.Value:
+    """One embedding of each, ``[B, 1, P]``, divided by its length: ``[B, P]`` float32."""
+    flat = graph.op("Reshape", cast_to_float32(graph, x), graph.constant([-1, width]))
+    square = graph.op("Mul", flat, flat)
+    total = graph.op("ReduceSum", square, graph.constant([1]), keepdims=1)
+    floor = graph.constant(NORM_FLOOR, np.float32)
+    return graph.op("Div", flat, graph.op("Max", graph.op("Sqrt", total), floor))

@@ -1,0 +1,42 @@
+"""What a vision tower starts from: patches, the class token and positions."""
+
+import onnx_ir as ir
+
+from export.graph.builder import GraphBuilder
+from export.graph.linear import axis_size, cast_to_graph, vector
+from export.weights import WeightSource
+
+
+def embed_patches(
+    graph: GraphBuilder,
+    weights: WeightSource,
+    pixels: ir.Value,
+    name: str,
+    patch_size: int,
+    positions: str,
+    bias: bool = False,
+) -> ir.Value:
+    """``pixels [I, C, S, S]`` float32 to states ``[I, 1 + patches, D]``, the class token first.
+
+    Args:
+        graph: where to build.
+        weights: with ``name.patch_embedding``, ``name.class_embedding`` and positions.
+        pixels: normalised.
+        name: of the embeddings.
+        patch_size: in pixels.
+        positions: name of the positions within ``name``.
+        bias: whether patches have one.
+    """
+    kernel = vector(graph, weights, f"{name}.patch_embedding.weight")
+    offset = vector(graph, weights, f"{name}.patch_embedding.bias") if bias else None
+    width = weights.shape(f"{name}.patch_embedding.weight")[0]
+    edge = [patch_size] * 2
+    grid = graph.op(
+        "Conv", cast_to_graph(graph, pixels), kernel, offset, kernel_shape=edge, strides=edge
+    )
+    flat = graph.op("Reshape", grid, graph.constant([0, width, -1]))
+    patches = graph.op("Transpose", flat, perm=(0, 2, 1))
+    one_each = graph.op("Concat", axis_size(graph, pixels, 0), graph.constant([1, width]), axis=0)
+    first = graph.op("Expand", vector(graph, weights, f"{name}.class_embedding"), one_each)
+    states = graph.op("Concat", first, patches, axis=1)
+    return graph.op("Add", states, vector(graph, weights, f"{name}.{positions}"))
