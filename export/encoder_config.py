@@ -46,9 +46,18 @@ def recorded_sizes(pruning: Mapping[str, Any], part: str) -> list[tuple[int, int
 def cut_blocks(
     whole: tuple[BlockSize, ...], recorded: Sequence[tuple[int, int]]
 ) -> tuple[BlockSize, ...]:
-    """Blocks of other heads and channels; nothing recorded leaves them whole."""
+    """Blocks of other heads and channels; nothing recorded leaves them whole.
+
+    Raises:
+        CompExportError: sizes of another number of blocks.
+    """
     if not recorded:
         return whole
+    if len(recorded) != len(whole):
+        raise CompExportError(
+            f"pruning records {len(recorded)} blocks of a part that has {len(whole)}: not a whole "
+            "configuration; prune the model again"
+        )
     return tuple(
         replace(block, heads=heads, channels=channels)
         for block, (heads, channels) in zip(whole, recorded, strict=True)

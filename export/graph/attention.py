@@ -201,7 +201,10 @@ def full_attention(
     heads: Heads,
     causal: bool = False,
 ) -> ir.Value:
-    """Attention of all to all, or ``causal``: ``[I, T, H·hd]`` in and out."""
+    """Attention of all to all, or ``causal``: ``[I, T, H·hd]`` in and out.
+
+    Not causal, keys and values may be of other tokens than the queries, and of another number.
+    """
     if graph.target.fused:
         return graph.op(
             "MultiHeadAttention",
@@ -236,6 +239,44 @@ def full_attention(
         scores = graph.op("Add", scores, mask)
     weights = graph.op("Softmax", scores, axis=-1)
     return _join_heads(graph, graph.op("MatMul", weights, values), heads)
+
+
+def cross_keys(graph: GraphBuilder, x: ir.Value, heads: Heads) -> ir.Value:
+    """Keys or values for ``cross_attention``: ``[B, M, H·hd] → [B, H, M, hd]``."""
+    return graph.op("Transpose", split_heads(graph, x, heads.dim, heads.query), perm=(0, 2, 1, 3))
+
+
+def cross_attention(
+    graph: GraphBuilder, query: ir.Value, key: ir.Value, value: ir.Value, heads: Heads
+) -> ir.Value:
+    """Attention to keys and values that were made before.
+
+    Args:
+        query: ``[B, N, H·hd]``.
+        key, value: ``[B, H, M, hd]``, as ``cross_keys`` makes them.
+        heads: as many key heads as query heads.
+
+    Returns:
+        ``[B, N, H·hd]``.
+    """
+    if graph.target.fused:
+        return graph.op(
+            "MultiHeadAttention",
+            query,
+            key,
+            value,
+            domain=MICROSOFT,
+            num_heads=heads.query,
+            scale=heads.dim**-0.5,
+        )
+    if graph.target.attention_operator:
+        queries = cross_keys(graph, query, heads)
+        mixed = graph.op("Attention", queries, key, value, scale=heads.dim**-0.5)
+        return _join_heads(graph, mixed, heads)
+    queries = cross_keys(graph, graph.op("Mul", query, graph.scalar(heads.dim**-0.5)), heads)
+    scores = graph.op("MatMul", queries, graph.op("Transpose", key, perm=(0, 1, 3, 2)))
+    mixed = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), value)
+    return _join_heads(graph, mixed, heads)
 
 
 def importance_for_last(
