@@ -97,7 +97,7 @@ def vision_model(shape: BlipShape, weights: WeightSource, target: Target) -> Gra
     if shape.task == "retrieval":
         pooled = first_row(graph, states)
         _embeds(graph, shape, weights, pooled, "vision_proj", "image_embeds")
-    dims = ("images", "image_tokens", tower.hidden_size)
+    dims = ("images", shape.image_tokens, tower.hidden_size)
     graph.output("last_hidden_state", cast_to_float32(graph, states), FLOAT, dims)
     return graph
 
@@ -152,11 +152,11 @@ def cross_kv(shape: BlipShape, weights: WeightSource, target: Target) -> GraphBu
     sizes = _decoder(shape)
     asked = shape.encoder is not None
     width = sizes.hidden_size if asked else shape.sizes.vision.hidden_size
-    memory = graph.input(STATES, FLOAT, ("batch", "cross_tokens", width))
+    memory = graph.input(STATES, FLOAT, ("batch", _looked_at(shape), width))
     model = TextModel(graph, shape, weights, DECODER, sizes)
     for number, found in enumerate(model.cross_kv(cast_to_graph(graph, memory))):
         for kind, value in zip(KINDS, found, strict=True):
-            graph.output(f"cross.{number}.{kind}", value, target.dtype, _cross(sizes, number))
+            graph.output(f"cross.{number}.{kind}", value, target.dtype, _cross(shape, number))
     return graph
 
 
@@ -180,7 +180,7 @@ def decoder_model(shape: BlipShape, weights: WeightSource, target: Target) -> Gr
 
     layers = range(len(sizes.blocks))
     pasts = [pair(f"past_key_values.{number}", cache(number, "past")) for number in layers]
-    cross = [pair(f"cross.{number}", _cross(sizes, number)) for number in layers]
+    cross = [pair(f"cross.{number}", _cross(shape, number)) for number in layers]
     model = TextModel(graph, shape, weights, DECODER, sizes)
     logits, presents = model.decode(ids, pasts, cross)
     dims = ("batch", 1, sizes.vocab_size)
@@ -204,7 +204,7 @@ def _text_graph(
 
 def _states(graph: GraphBuilder, shape: BlipShape, name: str) -> ir.Value:
     """An input with states of images ``[T, K, D]``."""
-    dims = ("texts", "image_tokens", shape.sizes.vision.hidden_size)
+    dims = ("texts", shape.image_tokens, shape.sizes.vision.hidden_size)
     return cast_to_graph(graph, graph.input(name, FLOAT, dims))
 
 
@@ -213,8 +213,14 @@ def _decoder(shape: BlipShape) -> TextShape:
     return shape.decoder
 
 
-def _cross(sizes: TextShape, number: int) -> tuple[int | str, ...]:
-    return ("batch", sizes.blocks[number].cross_heads[0], "cross_tokens", sizes.head_dim)
+def _looked_at(shape: BlipShape) -> int | str:
+    """How many tokens a decoder looks at: those of a question, or those left of an image."""
+    return shape.image_tokens if shape.encoder is None else "cross_tokens"
+
+
+def _cross(shape: BlipShape, number: int) -> tuple[int | str, ...]:
+    sizes = _decoder(shape)
+    return ("batch", sizes.blocks[number].cross_heads[0], _looked_at(shape), sizes.head_dim)
 
 
 def _embeds(

@@ -8,7 +8,7 @@ from typing import Any
 from comp.checkpoints import read_config
 from comp.encoder_shapes import BlockSize, EncoderShape, Task, TextShape
 from comp.errors import CompExportError
-from comp.plan import BlockPlan, DropPlan, Part, PruningPlan
+from comp.plan import BlockPlan, DropPlan, Part, PruningPlan, keep_count
 from export.encoder_config import TowerSettings, cut_blocks, recorded_sizes, tower_settings
 
 FAMILY = "blip"
@@ -74,6 +74,15 @@ class BlipShape:
     def branches(self) -> int:
         """Cross-attentions of a block."""
         return len(self.sizes.text.blocks[0].cross_heads)
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of an image that are left behind the vision tower."""
+        count = self.sizes.vision.tokens
+        for drop in sorted(self.drops, key=lambda drop: drop.after_layer):
+            if drop.part == "vision":
+                count = keep_count(count, drop.vision_keep_ratio)
+        return count
 
     def drop(self, part: Part, after_layer: int) -> DropPlan | None:
         """The drop at a place, if there is one."""

@@ -270,9 +270,9 @@ def cross_attention(
             scale=heads.dim**-0.5,
         )
     if graph.target.attention_operator:
-        queries = cross_keys(graph, query, heads)
+        queries = _at_least_two(graph, cross_keys(graph, query, heads), heads)
         mixed = graph.op("Attention", queries, key, value, scale=heads.dim**-0.5)
-        return _join_heads(graph, mixed, heads)
+        return _join_heads(graph, _of_heads(graph, mixed, heads), heads)
     queries = cross_keys(graph, graph.op("Mul", query, graph.scalar(heads.dim**-0.5)), heads)
     scores = graph.op("MatMul", queries, graph.op("Transpose", key, perm=(0, 1, 3, 2)))
     mixed = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), value)

@@ -28,7 +28,7 @@ from export.blip_config import read_blip
 from export.weights import CheckpointWeights
 
 TASKS = ("vqa", "caption", "retrieval", "nlvr")
-LAYERS, FFN, WIDTH, HEADS = 3, 40, 32, 4
+LAYERS, FFN, WIDTH, HEADS = 3, 40, 64, 4
 HEAD_DIM = WIDTH // HEADS
 VISION_WIDTH, VISION_HEADS, VISION_DIM = 48, 3, 16
 VOCAB, POSITIONS, PROJECTION = 60, 16, 24
