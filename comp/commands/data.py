@@ -94,13 +94,10 @@ def preview(
 
 
 def _embedded(task: Shown, split: str, size: int) -> "Sequence[Example] | Sequence[PairExample]":
-    from comp.data.captions import CaptionExamples
-    from comp.data.emoji_scenes import EmojiScenes
-    from comp.data.statements import EmojiStatements
+    from comp.data.embedded import embedded_examples
 
-    if task == "questions":
-        return EmojiScenes(split, size)
-    return CaptionExamples(split, size) if task == "captions" else EmojiStatements(split, size)
+    of = {"questions": "question", "captions": "retrieval", "statements": "statement"}
+    return embedded_examples(of[task], split, size)
 
 
 def _own(
