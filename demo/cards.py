@@ -158,7 +158,7 @@ def kept_row(view: Image.Image, pictures: list[KeptPicture]) -> str:
     figures = [_figure(data_uri(view), "the model's view", f"{total} image tokens")]
     for kept in pictures:
         numbers = f"{kept.kept} of {kept.of} stay"
-        figures.append(_figure(data_uri(kept.picture), f"after layer {kept.after_layer}", numbers))
+        figures.append(_figure(data_uri(kept.picture), f"after {kept.place}", numbers))
     return _panel(
         title, f'<div class="ce-figures">{"".join(figures)}</div>', "dropped patches fade"
     )

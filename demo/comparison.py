@@ -10,7 +10,7 @@ from PIL import Image
 
 from comp.errors import CompExportError
 from comp.images import ImageSource
-from demo.kept_tokens import KeptPicture, kept_picture
+from demo.kept_tokens import KeptPicture, Patches, kept_picture
 from export.llava_manifest import LlavaManifest
 from serve.artifacts import DEFAULT_FORM, Form, Which, artifacts_of, engines_of, is_verified
 from serve.engine import Engine
@@ -119,8 +119,8 @@ class Pair:
         manifest = self.compressed.manifest
         view = model_view(image, manifest.image_processor)
         pictures = [
-            kept_picture(view, manifest.vision, generation.kept.image_tokens(layer), layer)
-            for layer in sorted(generation.kept.by_layer)
+            kept_picture(view, Patches.of(manifest), tokens, place)
+            for place, tokens in generation.kept.seen()
         ]
         return view, pictures
 

@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from export.llava_manifest import VisionShape
+from export.encoder_manifest import EncoderManifest
+from export.llava_manifest import LlavaManifest
+from export.manifest import Manifest
 
 DIM = 0.82  # how far a dropped patch fades
 PAPER = 240.0  # the grey it fades to
@@ -18,29 +20,55 @@ PAPER = 240.0  # the grey it fades to
 class KeptPicture:
     """One drop place: the picture with dropped patches dimmed, and the numbers beside it."""
 
-    after_layer: int
+    place: str
     picture: Image.Image
     kept: int
     of: int
 
 
+@dataclass(frozen=True)
+class Patches:
+    """How a picture is cut into tokens.
+
+    Attributes:
+        image_size, patch_size: in pixels.
+        tokens: of an image.
+        class_token: whether the first of them is [CLS], which has no place in the picture.
+    """
+
+    image_size: int
+    patch_size: int
+    tokens: int
+    class_token: bool
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> "Patches":
+        """Those of an artifact."""
+        if isinstance(manifest, LlavaManifest):
+            llava = manifest.vision
+            first = llava.select_strategy == "full"
+            return cls(llava.image_size, llava.patch_size, llava.image_tokens, first)
+        assert isinstance(manifest, EncoderManifest)
+        tower = manifest.vision
+        return cls(tower.image_size, tower.patch_size, tower.tokens, class_token=True)
+
+
 def kept_picture(
-    view: Image.Image, vision: VisionShape, kept: NDArray[np.int64], after_layer: int
+    view: Image.Image, patches: Patches, kept: NDArray[np.int64], place: str
 ) -> KeptPicture:
     """Dim what was dropped.
 
     Args:
         view: what the model sees, square, ``image_size`` pixels wide.
-        vision: the artifact's vision shape.
+        patches: how it is cut into tokens.
         kept: which of the image's tokens ``0..T-1`` stayed.
-        after_layer: decoder blocks before the drop.
+        place: where tokens were dropped, as it is called.
     """
-    grid = vision.image_size // vision.patch_size
-    # With the strategy "full" the class token comes first; it has no place in the picture.
-    patches = kept - 1 if vision.select_strategy == "full" else kept
+    grid = patches.image_size // patches.patch_size
+    shown_at = kept - 1 if patches.class_token else kept
     stays = np.zeros(grid * grid, dtype=bool)
-    stays[patches[patches >= 0]] = True
-    mask = np.kron(stays.reshape(grid, grid), np.ones((vision.patch_size,) * 2, dtype=bool))
+    stays[shown_at[shown_at >= 0]] = True
+    mask = np.kron(stays.reshape(grid, grid), np.ones((patches.patch_size,) * 2, dtype=bool))
     pixels = np.asarray(view.convert("RGB"), dtype=np.float32)  # [H, W, 3]
     side = mask.shape[0]  # image_size, unless the patches leave a margin
     shown = np.zeros(pixels.shape[:2], dtype=bool)
@@ -48,7 +76,7 @@ def kept_picture(
     grey = pixels.mean(axis=-1, keepdims=True)
     faded = (1 - DIM) * grey + DIM * PAPER
     drawn = np.where(shown[..., None], pixels, faded).round().astype(np.uint8)
-    return KeptPicture(after_layer, Image.fromarray(drawn), int(kept.size), vision.image_tokens)
+    return KeptPicture(place, Image.fromarray(drawn), int(kept.size), patches.tokens)
 
 
 def data_uri(picture: Image.Image) -> str:

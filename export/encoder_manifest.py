@@ -25,12 +25,24 @@ class TextInfo(Frozen):
     hidden_size: int = Field(ge=1)
 
 
+class DecoderInfo(Frozen):
+    """A BLIP's text decoder: what its caches look like, and how a text begins and ends."""
+
+    head_dim: int = Field(ge=1)
+    num_attention_heads: tuple[int, ...] = Field(description="of each layer's self-attention")
+    vocab_size: int = Field(ge=1)
+    max_position_embeddings: int = Field(ge=1)
+    bos_token_id: int
+    eos_token_id: int
+
+
 class EncoderManifest(Manifest):
     """What the engine needs to know of a CLIP or a BLIP."""
 
     family: Literal["clip", "blip"]
     vision: TowerInfo
     text: TextInfo
+    decoder: DecoderInfo | None = Field(None, description="of answers and captions")
     logit_scale: float | None = Field(
         None, description="what cosines are multiplied with (retrieval)"
     )

@@ -5,18 +5,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from comp.data.example import Example
 from comp.plan import Place
 from export.manifest import Precision
 from export.parity import Answered, Runner
 
 
 class Examples(Protocol):
-    """A data set."""
+    """A data set of the family's task."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Example: ...
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,7 @@ class Questions:
 
     examples: Examples
     count: int
-    prepare: Callable[[Example], Any]
+    prepare: Callable[[Any], Any]
 
     def __len__(self) -> int:
         return min(self.count, len(self.examples))
@@ -62,7 +61,7 @@ class Side(Protocol):
         """Where tokens are dropped, in the order of what runners keep."""
         ...
 
-    def prepare(self, example: Example) -> Any:
+    def prepare(self, example: Any) -> Any:
         """A question as the runners take it."""
         ...
 

@@ -1,41 +1,47 @@
 """One answer in the making: tokens in, text out, until something ends it."""
 
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass
+
 from tokenizers import Tokenizer
 
-from export.llava_manifest import LlavaManifest
 from serve.options import GenerationOptions
-from serve.prompt import EncodedPrompt
-from serve.results import Finished, FinishReason, Generation, KeptTokens, Timings
+from serve.results import Finished, FinishReason, Generation, Kept, Timings
 from serve.stream_text import TextStream
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is known of a prompt when its first token is chosen.
+
+    Attributes:
+        prompt_tokens, image_tokens: of the prompt; image tokens count as prompt tokens where they are
+            part of it.
+        kept: which of them stayed.
+        ends: tokens that end an answer.
+        room: positions left for the answer.
+    """
+
+    prompt_tokens: int
+    image_tokens: int
+    kept: Kept
+    ends: tuple[int, ...]
+    room: int
 
 
 class Answer:
     """Collects the tokens of one sequence and says why it ended."""
 
-    def __init__(
-        self,
-        manifest: LlavaManifest,
-        tokenizer: Tokenizer,
-        prompt: EncodedPrompt,
-        kept: dict[int, NDArray[np.int64]],
-        options: GenerationOptions,
-    ) -> None:
-        """``kept`` are the prompt places that stayed at each drop place."""
+    def __init__(self, tokenizer: Tokenizer, asked: Asked, options: GenerationOptions) -> None:
         self._stream = TextStream(tokenizer, options.stop)
-        self._eos = () if options.ignore_eos else manifest.tokens.eos_token_ids
-        room = manifest.decoder.max_position_embeddings - prompt.length
-        self._most = min(options.max_new_tokens, room)
+        self._ends = () if options.ignore_eos else asked.ends
+        self._most = min(options.max_new_tokens, asked.room)
         self._ids: list[int] = []
-        self._prompt = prompt
-        places = prompt.vision.reshape(-1, manifest.vision.image_tokens)
-        self.kept = KeptTokens(kept, tuple(places))
+        self.asked = asked
         self.finish_reason: FinishReason | None = None
 
     def take(self, token_id: int) -> str:
         """Add a token; return the text to show, and set ``finish_reason`` when it was the last."""
-        if token_id in self._eos:
+        if token_id in self._ends:
             self.finish_reason = "eos"
             return ""
         self._ids.append(token_id)
@@ -55,9 +61,9 @@ class Answer:
             text=self._stream.text,
             token_ids=tuple(self._ids),
             finish_reason=self.finish_reason,
-            prompt_tokens=self._prompt.length,
-            image_tokens=int(self._prompt.vision.size),
-            kept=self.kept,
+            prompt_tokens=self.asked.prompt_tokens,
+            image_tokens=self.asked.image_tokens,
+            kept=self.asked.kept,
             timings=timings,
         )
         return Finished(rest, generation)

@@ -27,7 +27,7 @@ def print_answer(events: Iterator[Event], origin: dict[str, Any], as_json: bool)
                 "ttft_ms": result.ttft_ms,
                 "tpot_ms": result.tpot_ms,
                 "total_ms": result.total_ms,
-                "kept": {str(m): places.tolist() for m, places in result.kept.by_layer.items()},
+                "kept": result.kept.to_dict(),
                 "prompt_tokens": result.prompt_tokens,
                 "image_tokens": result.image_tokens,
                 "token_ids": list(result.token_ids),
@@ -40,5 +40,5 @@ def print_answer(events: Iterator[Event], origin: dict[str, Any], as_json: bool)
         f"{len(result.token_ids)} tokens · first after {result.ttft_ms:.1f} ms · "
         f"{result.tpot_ms:.2f} ms a token · total {result.total_ms:.1f} ms"
     )
-    for layer, places in result.kept.by_layer.items():
-        say(f"after layer {layer}: {places.size} of {result.prompt_tokens} tokens kept")
+    for line in result.kept.lines():
+        say(f"{line} of {result.prompt_tokens} tokens")

@@ -13,14 +13,14 @@ from comp.errors import CompExportError
 from comp.images import ImageSource
 from export.llava_manifest import LlavaManifest
 from export.reading import kind_of
-from serve.answer import Answer
-from serve.backends.base import Backend, BackendName, Prefill, ProviderChoice, RequestSize
+from serve.answer import Answer, Asked
+from serve.backends.base import Backend, BackendName, ProviderChoice, RequestSize
 from serve.backends.onnxruntime import OnnxRuntimeBackend
+from serve.generation import Started, answer_in_step, stream_answer
 from serve.options import GenerationOptions
 from serve.preprocess import preprocess
 from serve.prompt import EncodedPrompt, PromptEncoder
-from serve.results import Event, Finished, Generation, Prefilled, Timings, TokenText
-from serve.sampling import Sampler
+from serve.results import Event, Finished, Generation, KeptTokens, Timings
 
 Request: TypeAlias = "tuple[Sequence[ImageSource], str]"  # images, prompt
 DEFAULT_OPTIONS = GenerationOptions()
@@ -135,31 +135,8 @@ class Engine:
         options: GenerationOptions,
         prepare_ms: float,
     ) -> Iterator[Event]:
-        prefill, prefill_ms = self._prefill([prompt], pixels, options)
-        state, decode_ms, steps = prefill.state, 0.0, 0
-        try:
-            start = perf_counter()
-            sampler = Sampler(options)
-            answer = self._answer(prompt, prefill, 0, options)
-            token_id = sampler.pick(prefill.logits[0])
-            timings = Timings(prepare_ms, prefill.vision_ms, prefill_ms + _ms_since(start))
-            yield Prefilled(answer.kept, timings)
-            while True:
-                start = perf_counter()
-                text = answer.take(token_id)
-                decode_ms += _ms_since(start)
-                yield TokenText(token_id, text)  # the caller's time is not on our clock
-                if answer.finish_reason is not None:
-                    break
-                start = perf_counter()
-                logits, state = self._backend.step([token_id], state)
-                token_id = sampler.pick(logits[0])
-                steps += 1
-                decode_ms += _ms_since(start)
-        finally:  # also when the caller wants no more
-            self._backend.release(state)
-        done = Timings(prepare_ms, prefill.vision_ms, timings.prefill_ms, decode_ms, steps)
-        yield answer.finished(done)
+        started, kept = self._prefill([prompt], pixels, options, prepare_ms)
+        yield from stream_answer(self._answer(prompt, kept, 0, options), started, options)
 
     def generate_batch(
         self,
@@ -196,25 +173,9 @@ class Engine:
         start = perf_counter()
         pixels = self._pixels(images)
         prepare_ms = _ms_since(start)
-        prefill, prefill_ms = self._prefill(prompts, pixels, options)
-        logits, state, steps = prefill.logits, prefill.state, 0
-        try:
-            start = perf_counter()
-            samplers = [Sampler(options, stream) for stream in streams]
-            answers = [self._answer(p, prefill, row, options) for row, p in enumerate(prompts)]
-            while True:
-                tokens = [sampler.pick(row) for sampler, row in zip(samplers, logits, strict=True)]
-                for answer, token_id in zip(answers, tokens, strict=True):
-                    if answer.finish_reason is None:
-                        answer.take(token_id)
-                if all(answer.finish_reason is not None for answer in answers):
-                    break
-                logits, state = self._backend.step(tokens, state)
-                steps += 1
-        finally:
-            self._backend.release(state)
-        timings = Timings(prepare_ms, prefill.vision_ms, prefill_ms, _ms_since(start), steps)
-        return [answer.finished(timings).generation for answer in answers]
+        started, kept = self._prefill(prompts, pixels, options, prepare_ms)
+        answers = [self._answer(p, kept, row, options) for row, p in enumerate(prompts)]
+        return answer_in_step(answers, started, options, streams)
 
     def _pixels(self, images: Sequence[ImageSource]) -> NDArray[np.float32] | None:
         return preprocess(images, self.manifest.image_processor) if images else None
@@ -224,17 +185,22 @@ class Engine:
         prompts: Sequence[EncodedPrompt],
         pixels: NDArray[np.float32] | None,
         options: GenerationOptions,
-    ) -> tuple[Prefill, float]:
-        """Prefill, and the milliseconds of it but for the vision encoder's."""
+        prepare_ms: float,
+    ) -> tuple[Started, dict[int, NDArray[np.int64]]]:
+        """Read prompts; also the places ``[B, k]`` that were kept, by drop place."""
         start = perf_counter()
-        prefill = self._backend.prefill(
+        backend = self._backend
+        prefill = backend.prefill(
             pixels,
             np.stack([prompt.input_ids for prompt in prompts]),  # [B, N]
             np.stack([prompt.vision for prompt in prompts]),  # [B, Nv]
             np.stack([prompt.text for prompt in prompts]),  # [B, Nt]
             options.keep_factor,
         )
-        return prefill, _ms_since(start) - prefill.vision_ms
+        rest_ms = _ms_since(start) - prefill.vision_ms
+        timings = Timings(prepare_ms, prefill.vision_ms, rest_ms)
+        started = Started(prefill.logits, prefill.state, backend.step, backend.release, timings)
+        return started, prefill.kept
 
     def _check(
         self, prompts: Sequence[EncodedPrompt], images: int, options: GenerationOptions
@@ -245,10 +211,22 @@ class Engine:
         self._backend.check(size, options.keep_factor)
 
     def _answer(
-        self, prompt: EncodedPrompt, prefill: Prefill, row: int, options: GenerationOptions
+        self,
+        prompt: EncodedPrompt,
+        kept: dict[int, NDArray[np.int64]],
+        row: int,
+        options: GenerationOptions,
     ) -> Answer:
-        kept = {layer: places[row] for layer, places in prefill.kept.items()}
-        return Answer(self.manifest, self._prompts.tokenizer, prompt, kept, options)
+        manifest = self.manifest
+        images = prompt.vision.reshape(-1, manifest.vision.image_tokens)
+        asked = Asked(
+            prompt_tokens=prompt.length,
+            image_tokens=int(prompt.vision.size),
+            kept=KeptTokens({m: places[row] for m, places in kept.items()}, tuple(images)),
+            ends=manifest.tokens.eos_token_ids,
+            room=manifest.decoder.max_position_embeddings - prompt.length,
+        )
+        return Answer(self._prompts.tokenizer, asked, options)
 
 
 def _native(path: Path, device: str, provider: str, check_hashes: bool) -> Backend:

@@ -1,28 +1,21 @@
-"""Answers of an artifact: exact match, overall and for each kind of question."""
+"""Answers of an artifact: how many are right, overall and for each kind of question."""
 
-from collections.abc import Callable, Iterator
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 from comp.data.example import Example
 from comp.data.scoring import exact_match
+from comp.data.vqa_accuracy import vqa_accuracy
+from serve.encoder.reader import Reader
 from serve.engine import Engine
 from serve.options import GenerationOptions
-from serve.scores import Evaluation, Score
+from serve.scores import Evaluation, Examples, Figure, Mean, Score, chunks
 
-METRIC = "exact match"
-CHUNK = 128  # questions held in memory at a time, sorted into batches of equal length
-
-
-class Examples(Protocol):
-    """Questions by index, read only when asked for."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Example: ...
+METRIC = "exact match; where several people answered, the official accuracy of VQAv2"
 
 
 def evaluate(
-    engine: Engine,
-    examples: Examples,
+    engine: Engine | Reader,
+    examples: Examples[Example],
     options: GenerationOptions,
     batch_size: int = 16,
     advance: Callable[[int], None] = lambda _: None,
@@ -31,7 +24,8 @@ def evaluate(
 
     Args:
         engine: the artifact.
-        examples: the questions; read once, in order.
+        examples: the questions; read once, in order. ``answers``, where there are any, are those that people
+            gave.
         options: how to generate.
         batch_size: questions of equal length answered together (the answers do not depend on it).
         advance: told after every chunk how many questions it had.
@@ -39,22 +33,29 @@ def evaluate(
     Returns:
         Kinds in the order in which they first occur.
     """
-    right: dict[str, int] = {}
-    asked: dict[str, int] = {}
+    values: dict[str, list[float]] = {}
     predictions: list[str] = []
-    for chunk in _chunks(examples):
+    shared = False
+    for chunk in chunks(examples):
         requests = [([example.image], example.question) for example in chunk]
         answers = engine.generate_batch(requests, options, batch_size)
         for example, answer in zip(chunk, answers, strict=True):
-            asked[example.kind] = asked.get(example.kind, 0) + 1
-            hit = exact_match(example.answer, answer.text)
-            right[example.kind] = right.get(example.kind, 0) + hit
+            shared = shared or bool(example.answers)
+            values.setdefault(example.kind, []).append(_value(example, answer.text))
             predictions.append(answer.text)
         advance(len(chunk))
-    overall = Score(sum(right.values()), sum(asked.values()))
-    return Evaluation(overall, {k: Score(right[k], asked[k]) for k in asked}, tuple(predictions))
+    kinds = {kind: _figure(each, shared) for kind, each in values.items()}
+    everything = [value for each in values.values() for value in each]
+    return Evaluation(_figure(everything, shared), kinds, tuple(predictions))
 
 
-def _chunks(examples: Examples) -> Iterator[list[Example]]:
-    for first in range(0, len(examples), CHUNK):
-        yield [examples[i] for i in range(first, min(first + CHUNK, len(examples)))]
+def _value(example: Example, said: str) -> float:
+    """How right an answer is, in [0, 1]."""
+    if example.answers:
+        return vqa_accuracy(said, example.answers)
+    return float(exact_match(example.answer, said))
+
+
+def _figure(values: Sequence[float], shared: bool) -> Figure:
+    """A count of right answers, or a mean where answers are more or less right."""
+    return Mean.of(values, share=True) if shared else Score(int(sum(values)), len(values))

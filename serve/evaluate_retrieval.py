@@ -1,27 +1,19 @@
 """Retrieval of an artifact: R@1, R@5 and R@10 both ways, in galleries of so many candidates."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from comp.data.example import Example
 from comp.data.recall import DEPTHS, ranks_of_images, ranks_of_texts, recall_at
 from serve.encoder.retriever import Retriever
-from serve.scores import Evaluation, Score
+from serve.scores import Evaluation, Examples, Figure, Score
 
 METRIC = "R@1, both ways"
 TEXTS, IMAGES = "texts of an image", "images of a text"
 
 
-class Pairs(Protocol):
-    """Images with a text each, as the answers of examples."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Example: ...
-
-
 def evaluate_retrieval(
     engine: Retriever,
-    pairs: Pairs,
+    pairs: Examples[Example],
     gallery: int,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
@@ -29,7 +21,7 @@ def evaluate_retrieval(
 
     Args:
         engine: the artifact.
-        pairs: read once, in order; neighbours compete.
+        pairs: read once, in order; neighbours compete. An image has the texts of ``answers``, or ``answer``.
         gallery: how many compete; what is left over at the end is a smaller gallery.
         advance: told after every gallery how many pairs it had.
 
@@ -38,28 +30,30 @@ def evaluate_retrieval(
         each image and then of each text of a gallery, the place of what came first.
     """
     right: dict[str, int] = {}
-    total = 0
+    asked: dict[str, int] = {}
     first: list[str] = []
     for begin in range(0, len(pairs), gallery):
         members = [pairs[index] for index in range(begin, min(begin + gallery, len(pairs)))]
-        ranking = engine.rank([pair.image for pair in members], [pair.answer for pair in members])
-        own = range(len(members))
+        said = [pair.answers or (pair.answer,) for pair in members]
+        owner = [number for number, texts in enumerate(said) for _ in texts]
+        texts = [text for each in said for text in each]
+        ranking = engine.rank([pair.image for pair in members], texts)
         places = {
-            TEXTS: ranks_of_images(ranking.of_texts, own),
-            IMAGES: ranks_of_texts(ranking.of_images, own),
+            TEXTS: ranks_of_images(ranking.of_texts, owner),
+            IMAGES: ranks_of_texts(ranking.of_images, owner),
         }
         for way, found in places.items():
             for depth in DEPTHS:
                 kind = f"R@{depth}, {way}"
                 right[kind] = right.get(kind, 0) + recall_at(found, depth)
+                asked[kind] = asked.get(kind, 0) + len(found)
         for scores in (ranking.of_texts, ranking.of_images):
             first += [str(place) for place in scores.argmax(1)]
-        total += len(members)
         advance(len(members))
-    return _evaluation(right, total, first)
+    return _evaluation(right, asked, first)
 
 
-def _evaluation(right: dict[str, int], total: int, first: Sequence[str]) -> Evaluation:
-    both = sum(right[f"R@1, {way}"] for way in (TEXTS, IMAGES))
-    kinds = {kind: Score(hits, total) for kind, hits in right.items()}
-    return Evaluation(Score(both, 2 * total), kinds, tuple(first), METRIC)
+def _evaluation(right: dict[str, int], asked: dict[str, int], first: Sequence[str]) -> Evaluation:
+    both, n = (sum(counts[f"R@1, {way}"] for way in (TEXTS, IMAGES)) for counts in (right, asked))
+    kinds: dict[str, Figure] = {kind: Score(hits, asked[kind]) for kind, hits in right.items()}
+    return Evaluation(Score(both, n), kinds, tuple(first), METRIC)

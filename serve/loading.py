@@ -9,11 +9,18 @@ from export.manifest import Task
 from export.reading import kind_of, read_manifest
 from serve.backends.base import ProviderChoice
 from serve.encoder.graphs import EncoderGraphs
+from serve.encoder.judge import Judge
+from serve.encoder.reader import Reader
 from serve.encoder.retriever import Retriever
 from serve.engine import Engine
 
-TaskEngine: TypeAlias = Engine | Retriever
-ENCODERS: dict[Task, type[Retriever]] = {"retrieval": Retriever}
+TaskEngine: TypeAlias = Engine | Reader | Judge | Retriever
+ENCODERS: dict[Task, type[Reader | Judge | Retriever]] = {
+    "question": Reader,
+    "caption": Reader,
+    "statement": Judge,
+    "retrieval": Retriever,
+}
 
 
 def load_engine(

@@ -8,7 +8,7 @@ from typing import Any
 from export.engines.manifest import read_engine_manifest
 from export.manifest import Task
 from export.reading import kind_of, read_manifest
-from serve import evaluate, evaluate_retrieval
+from serve import evaluate, evaluate_captions, evaluate_retrieval, evaluate_statements
 from serve.options import GenerationOptions
 from serve.scores import Evaluation
 
@@ -41,6 +41,18 @@ class Measure:
                 evaluate.METRIC,
                 lambda engine, examples, advance: evaluate.evaluate(
                     engine, examples, options, batch_size, advance
+                ),
+            ),
+            "caption": cls(
+                evaluate_captions.METRIC,
+                lambda engine, examples, advance: evaluate_captions.evaluate_captions(
+                    engine, examples, options, batch_size, advance
+                ),
+            ),
+            "statement": cls(
+                evaluate_statements.METRIC,
+                lambda engine, examples, advance: evaluate_statements.evaluate_statements(
+                    engine, examples, batch_size, advance
                 ),
             ),
             "retrieval": cls(

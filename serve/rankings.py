@@ -28,10 +28,7 @@ def print_ranking(
                 "best_text": ranking.of_texts.argmax(1).tolist(),
                 "best_image": ranking.of_images.argmax(1).tolist(),
                 "total_ms": ranking.timings.total_ms,
-                "kept": {
-                    f"{part} {layer}": [tokens.tolist() for tokens in rows]
-                    for (part, layer), rows in ranking.kept.items()
-                },
+                "kept": ranking.kept.to_dict(),
                 **origin,
             }
         )
@@ -45,7 +42,5 @@ def print_ranking(
         print_table(str(image), ("text", "score", "probability"), rows)
     times = ranking.timings
     say(f"images {times.vision_ms:.1f} ms · texts {times.prefill_ms:.1f} ms")
-    for (part, layer), kept in sorted(ranking.kept.items()):
-        counts = sorted({tokens.size for tokens in kept})
-        many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        say(f"after {part} layer {layer}: {many} tokens kept")
+    for line in ranking.kept.lines():
+        say(line)

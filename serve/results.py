@@ -1,10 +1,12 @@
 """What a generation gives back: events while it runs, a record when it is done."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from comp.plan import Place
 
 FinishReason: TypeAlias = Literal["eos", "stop", "length"]
 
@@ -38,9 +40,25 @@ class Timings:
         return self.ttft_ms + self.decode_ms
 
 
+class Kept(Protocol):
+    """Which tokens stayed at each place where some are dropped, for people."""
+
+    def seen(self, image: int = 0) -> list[tuple[str, NDArray[np.int64]]]:
+        """By place, in order: its name, and which of one image's tokens ``0..T-1`` stayed."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        ...
+
+    def lines(self) -> list[str]:
+        """For a terminal, one line a place."""
+        ...
+
+
 @dataclass(frozen=True)
 class KeptTokens:
-    """Which tokens of the prompt stayed at each place where tokens are dropped.
+    """Which tokens of a LLaVA's prompt stayed at each place where tokens are dropped (see ``Kept``).
 
     ``by_layer[m]`` are the places ``0..N-1`` in the prompt that stayed after ``m`` decoder blocks,
     ascending.
@@ -52,6 +70,46 @@ class KeptTokens:
     def image_tokens(self, after_layer: int, image: int = 0) -> NDArray[np.int64]:
         """Which of one image's tokens ``0..T-1`` stayed."""
         return np.flatnonzero(np.isin(self.image_places[image], self.by_layer[after_layer]))
+
+    def seen(self, image: int = 0) -> list[tuple[str, NDArray[np.int64]]]:
+        return [(f"layer {m}", self.image_tokens(m, image)) for m in sorted(self.by_layer)]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {str(m): places.tolist() for m, places in self.by_layer.items()}
+
+    def lines(self) -> list[str]:
+        return [f"after layer {m}: {places.size} kept" for m, places in self.by_layer.items()]
+
+
+@dataclass(frozen=True)
+class TowerKept:
+    """Which tokens stayed in the towers of a CLIP or a BLIP (see ``Kept``).
+
+    ``by_place`` has, of each image, or of each text, the tokens that stayed there, ascending.
+    """
+
+    by_place: dict[Place, list[NDArray[np.int64]]]
+
+    def seen(self, image: int = 0) -> list[tuple[str, NDArray[np.int64]]]:
+        return [
+            (f"layer {layer}", rows[image])
+            for (part, layer), rows in sorted(self.by_place.items())
+            if part == "vision"
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            f"{part} {layer}": [tokens.tolist() for tokens in rows]
+            for (part, layer), rows in self.by_place.items()
+        }
+
+    def lines(self) -> list[str]:
+        found = []
+        for (part, layer), rows in sorted(self.by_place.items()):
+            counts = sorted({tokens.size for tokens in rows})
+            many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+            found.append(f"after {part} layer {layer}: {many} kept")
+        return found
 
 
 @dataclass(frozen=True)
@@ -67,7 +125,7 @@ class Generation:
     finish_reason: FinishReason
     prompt_tokens: int
     image_tokens: int
-    kept: KeptTokens
+    kept: Kept
     timings: Timings
 
     @property
@@ -87,7 +145,7 @@ class Generation:
 class Prefilled:
     """The prompt is read: the kept tokens are known, the first token follows at once."""
 
-    kept: KeptTokens
+    kept: Kept
     timings: Timings
 
 

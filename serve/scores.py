@@ -1,9 +1,33 @@
 """Scores of an artifact with their intervals, and the table of two."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
 
 from comp.data.scoring import wilson_interval
+
+CHUNK = 128  # examples held in memory at a time, sorted into batches of equal length
+RESAMPLES, SEED = 1000, 0
+T = TypeVar("T", covariant=True)
+
+
+class Figure(Protocol):
+    """A measured quantity with its interval."""
+
+    @property
+    def n(self) -> int: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+    def cell(self) -> str:
+        """For a table, with the interval."""
+        ...
+
+    def change(self, other: Any) -> str:
+        """How much more the other, a figure of the same kind, has."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,38 +53,101 @@ class Score:
             "right": self.right,
         }
 
+    def cell(self) -> str:
+        return _percent(self.accuracy, self.ci95)
+
+    def change(self, other: "Score") -> str:
+        return f"{100 * (other.accuracy - self.accuracy):+.1f}"
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of a measure that examples get more or less of; the interval is a bootstrap's, at 95 %.
+
+    ``share``: whether it lies between 0 and 1 and is said in per cent.
+    """
+
+    value: float
+    ci95: tuple[float, float]
+    n: int
+    share: bool = False
+
+    @classmethod
+    def of(cls, values: Sequence[float], share: bool = False) -> "Mean":
+        """Of one value an example: the middle 95 % of the means of resampled examples."""
+        found = np.asarray(values, dtype=np.float64)
+        rng = np.random.default_rng(SEED)
+        drawn = [found[rng.integers(found.size, size=found.size)].mean() for _ in range(RESAMPLES)]
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        return cls(float(found.mean()), (float(low), float(high)), found.size, share)
+
+    def to_dict(self) -> dict[str, Any]:
+        name = "accuracy" if self.share else "mean"
+        return {name: self.value, "ci95": list(self.ci95), "n": self.n}
+
+    def cell(self) -> str:
+        if self.share:
+            return _percent(self.value, self.ci95)
+        return f"{self.value:.3f} ({self.ci95[0]:.3f}–{self.ci95[1]:.3f})"
+
+    def change(self, other: "Mean") -> str:
+        change = other.value - self.value
+        return f"{100 * change:+.1f}" if self.share else f"{change:+.3f}"
+
+
+def _percent(value: float, interval: tuple[float, float]) -> str:
+    return f"{100 * value:.1f} % ({100 * interval[0]:.1f}–{100 * interval[1]:.1f})"
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores of one artifact, by kind of question or of measure, and what it answered."""
+    """Figures of one artifact, by kind of question or of measure, and what it answered."""
 
-    overall: Score
-    by_kind: dict[str, Score]
+    overall: Figure
+    by_kind: dict[str, Figure]
     predictions: tuple[str, ...]
-    whole: str = "all"  # what the overall score is of
+    whole: str = "all"  # what the overall figure is of
 
     def to_dict(self) -> dict[str, Any]:
-        kinds = {kind: score.to_dict() for kind, score in self.by_kind.items()}
+        kinds = {kind: figure.to_dict() for kind, figure in self.by_kind.items()}
         return {**self.overall.to_dict(), "by_kind": kinds}
+
+    @property
+    def rows(self) -> dict[str, Figure]:
+        """Every figure by its name, the whole last."""
+        return {**self.by_kind, self.whole: self.overall}
+
+
+class Examples(Protocol[T]):
+    """Examples by index, read only when asked for."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> T: ...
+
+
+def chunks(examples: Examples[T]) -> Iterator[list[T]]:
+    """Examples in order, so many at a time as are held in memory."""
+    for first in range(0, len(examples), CHUNK):
+        yield [examples[i] for i in range(first, min(first + CHUNK, len(examples)))]
 
 
 def markdown(dense: Evaluation, compressed: Evaluation, title: str, metric: str) -> str:
     """A table of both, one row a kind."""
-
-    def cell(score: Score) -> str:
-        low, high = score.ci95
-        return f"{100 * score.accuracy:.1f} % ({100 * low:.1f}–{100 * high:.1f})"
-
     lines = [
         f"# {title}",
         "",
-        f"{metric}, with 95 % Wilson intervals, measured on the exported artifacts.",
+        (
+            f"{metric[0].upper()}{metric[1:]}, with 95 % intervals (of counts Wilson's, of means by "
+            "bootstrap), measured on the exported artifacts."
+        ),
         "",
-        "| kind | n | dense | compressed | difference |",
+        "| | n | dense | compressed | difference |",
         "|---|--:|--:|--:|--:|",
     ]
-    rows = [(kind, dense.by_kind[kind], compressed.by_kind[kind]) for kind in dense.by_kind]
-    for kind, first, second in [*rows, (f"**{dense.whole}**", dense.overall, compressed.overall)]:
-        change = 100 * (second.accuracy - first.accuracy)
-        lines.append(f"| {kind} | {first.n} | {cell(first)} | {cell(second)} | {change:+.1f} |")
+    second = compressed.rows
+    for kind, figure in dense.rows.items():
+        name = f"**{kind}**" if kind == dense.whole else kind
+        other = second[kind]
+        cells = (name, str(figure.n), figure.cell(), other.cell(), figure.change(other))
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -11,6 +11,7 @@ from comp.data.embedded import embedded_examples
 from comp.errors import CompExportError
 from comp.images import ImageSource, read_image
 from export.manifest import Task
+from serve.encoder.judge import Judge
 from serve.encoder.retriever import Retriever
 from serve.loading import TaskEngine
 from serve.options import GenerationOptions
@@ -128,7 +129,11 @@ def perform(engine: TaskEngine, work: Work) -> Done:
         timings = engine.rank(work.images, work.texts).timings
         tokens = sum(engine.texts.encode(text).size for text in work.texts)
         return Done(timings, {"images": len(work.images), "text_tokens": tokens})
-    answer = engine.generate(work.images, work.texts[0], _options(work))
+    if isinstance(engine, Judge):
+        timings = engine.judge(work.images, work.texts[0]).timings
+        tokens = engine.texts.encode(work.texts[0]).size
+        return Done(timings, {"images": len(work.images), "text_tokens": tokens})
+    answer = engine.generate(work.images, _prompt(work), _options(work))
     return Done(
         answer.timings,
         {"prompt_tokens": answer.prompt_tokens, "image_tokens": answer.image_tokens},
@@ -137,15 +142,19 @@ def perform(engine: TaskEngine, work: Work) -> Done:
 
 def perform_noting(engine: TaskEngine, work: Work, shown: Callable[[], None]) -> None:
     """As ``perform``; ``shown`` is called when there is something that a user would see."""
-    if isinstance(engine, Retriever):
+    if isinstance(engine, (Retriever, Judge)):
         perform(engine, work)
         shown()
         return
     waiting = True
-    for event in engine.stream(work.images, work.texts[0], _options(work)):
+    for event in engine.stream(work.images, _prompt(work), _options(work)):
         if waiting and isinstance(event, TokenText):
             shown()
             waiting = False
+
+
+def _prompt(work: Work) -> str:
+    return work.texts[0] if work.texts else ""
 
 
 def _options(work: Work) -> GenerationOptions:

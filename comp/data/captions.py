@@ -57,17 +57,23 @@ def draw_scene(split: str, rng: np.random.Generator) -> Scene:
 
 
 class CaptionExamples(Sequence[Example]):
-    """The same scenes as pairs for retrieval: the answer of an example is one of its captions."""
+    """The same scenes as examples: the answer is one of the captions, ``answers`` are all, if wanted.
 
-    def __init__(self, split: str, size: int = 2000) -> None:
+    Retrieval wants one, so that as many texts as images compete.
+    """
+
+    def __init__(self, split: str, size: int = 2000, all_captions: bool = False) -> None:
         self.scenes = EmojiCaptions(split, size)
+        self.all_captions = all_captions
 
     def __len__(self) -> int:
         return len(self.scenes)
 
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]  # no slices
         shown = self.scenes[index]
-        return Example(shown.image, "", shown.captions[index % len(shown.captions)], "caption")
+        answers = shown.captions if self.all_captions else ()
+        one = shown.captions[index % len(shown.captions)]
+        return Example(shown.image, "", one, "caption", answers)
 
 
 def captions_of(scene: Scene) -> tuple[str, ...]:

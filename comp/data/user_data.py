@@ -65,15 +65,6 @@ def load_captions(path: Path, images: Path | None = None) -> Records[Example]:
     return Records(records)
 
 
-def load_examples(
-    path: Path, images: Path | None = None, captions: bool = False
-) -> Records[Example]:
-    """Questions, or captions, from any file that ``comp.data.loading`` reads whole."""
-    from comp.data.loading import load_task_data  # which reads this module's formats, too
-
-    return load_task_data("caption" if captions else "question", path, images)
-
-
 def _conversations(path: Path, folder: Path) -> Iterator[ImageRecord]:
     try:
         found = json.loads(read_text(path))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -28,7 +28,8 @@ EXIT_FAILED = 1
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Your own questions: LLaVA-Instruct .json, or .jsonl [default: EmojiScenes, test split].",
+    help="Your own data: LLaVA-Instruct, VQAv2, Karpathy's JSON, NLVR2, or JSONL [default: EmojiScenes, "
+    "test split].",
 )
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of --data's images.")
 @click.option(
@@ -98,9 +99,10 @@ def _examples(
     task: "Task", data: Path | None, images: Path | None, questions: int
 ) -> tuple["Examples", str]:
     if data is not None:
-        from comp.data.user_data import load_examples
+        from comp.data.loading import has_splits, load_task_data
 
-        return load_examples(data, images, captions=task == "retrieval"), str(data)
+        of: Any = "test" if has_splits(data) else None
+        return load_task_data(task, data, images, of), str(data)
     from comp.data.embedded import embedded_examples
 
     return embedded_examples(task, "test", questions), "EmojiScenes test"

@@ -138,6 +138,9 @@ class GraphBuilder:
 
         ``outputs`` is their number, or a flag for each (an unwanted one has an empty name).
         """
+        # What is left out at the end must not be there at all: TensorRT refuses it as an empty name.
+        while inputs and inputs[-1] is None:
+            inputs = inputs[:-1]
         wanted = [True] * outputs if isinstance(outputs, int) else list(outputs)
         name = self._unique(op_type)
         values = [

@@ -23,7 +23,8 @@ from serve.commands.forms import form_options
     "--prompt",
     "prompts",
     multiple=True,
-    help="The question; of retrieval a candidate text: give it again for each.",
+    help="The question or statement; of a caption its beginning; of retrieval a candidate text: give it "
+    "again for each.",
 )
 @click.option("--dense", is_flag=True, help="Use the dense artifact.")
 @click.option("--max-new-tokens", type=int, default=64, show_default=True)
@@ -54,14 +55,17 @@ def command(
     form: Form,
     options: CommonOptions,
 ) -> None:
-    """Answer a question about an image, or rank texts for images, with the compressed artifact of RUN.
+    """Use the compressed artifact of RUN on your images, for what its model does.
 
-    The answer goes to stdout as it comes, its times to stderr.
+    It answers a question, writes a caption, judges a statement about two images, or ranks texts for
+    images. The answer goes to stdout as it comes, its times to stderr.
     """
     from comp.runs import open_run
     from serve.answers import print_answer
     from serve.artifacts import artifact_of
+    from serve.encoder.judge import Judge
     from serve.encoder.retriever import Retriever
+    from serve.judgements import print_judgement
     from serve.loading import load_engine
     from serve.measure import task_of
     from serve.options import GenerationOptions
@@ -89,5 +93,8 @@ def command(
     }
     if isinstance(engine, Retriever):
         print_ranking(engine.rank(images, prompts), images, prompts, origin, options.json)
+    elif isinstance(engine, Judge):
+        print_judgement(engine.judge(images, prompts[0]), origin, options.json)
     else:
-        print_answer(engine.stream(images, prompts[0], generation), origin, options.json)
+        prompt = prompts[0] if prompts else ""
+        print_answer(engine.stream(images, prompt, generation), origin, options.json)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from numpy.typing import NDArray
 
 from export.encoder_manifest import EncoderArtifact
@@ -48,6 +49,21 @@ class EncoderGraphs:
         """
         artifact, chosen = open_artifact(directory, EncoderArtifact, device, check_hashes, provider)
         return cls(artifact, chosen, threads)
+
+    def keep(self, graph: str, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Every output of a graph by its name, left on the device for later runs."""
+        found = self.graphs[graph]
+        _, values = found.run(feeds, kept=found.outputs)
+        return dict(zip(found.outputs, values, strict=True))
+
+    def step(
+        self, graph: str, feeds: Mapping[str, Any]
+    ) -> tuple[NDArray[np.float32], dict[str, Any]]:
+        """The logits of a decoder, and its other outputs by name, left on the device."""
+        found = self.graphs[graph]
+        rest = [name for name in found.outputs if name != "logits"]
+        (logits,), values = found.run(feeds, ["logits"], rest)
+        return logits, dict(zip(rest, values, strict=True))
 
     def run(self, graph: str, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Every output of a graph by its name."""

@@ -13,7 +13,7 @@ from comp.images import ImageSource
 from comp.plan import Place
 from serve.encoder.engine import EncoderEngine, kept_of, ms_since
 from serve.encoder.texts import by_length
-from serve.results import Timings
+from serve.results import Timings, TowerKept
 
 BATCH = 16  # images, or texts of one length, at a time
 Kept = dict[Place, list[NDArray[np.int64]]]  # of each image, or text, which of its tokens stayed
@@ -40,7 +40,7 @@ class Ranking:
 
     of_texts: NDArray[np.float32]
     of_images: NDArray[np.float32]
-    kept: Kept
+    kept: TowerKept
     timings: Timings
 
     def probabilities(self, image: int) -> NDArray[np.float32]:
@@ -114,4 +114,4 @@ class Retriever(EncoderEngine):
         read = self.embed_texts(texts)
         scores = seen.embeds @ read.embeds.T * np.float32(self.manifest.logit_scale or 1.0)
         timings = Timings(prepare_ms, vision_ms, ms_since(start))
-        return Ranking(scores, scores.T, seen.kept | read.kept, timings)
+        return Ranking(scores, scores.T, TowerKept(seen.kept | read.kept), timings)

@@ -8,10 +8,9 @@ from comp.errors import CompExportError
 from comp.plan import keep_count
 from demo.comparison import Comparison, Pair, Side
 from demo.examples import QUESTIONS_EACH, page_examples
-from demo.kept_tokens import DIM, PAPER, data_uri, kept_picture
+from demo.kept_tokens import DIM, PAPER, Patches, data_uri, kept_picture
 from export.artifact import Origin, artifact_directory, export_artifact
 from export.graph.builder import Target
-from export.llava_manifest import VisionShape
 from serve.artifacts import Form
 from serve.options import GenerationOptions
 from tests.serve.random_llava import noise
@@ -41,22 +40,17 @@ def test_kept_pictures_of_an_answer(pair, picture):
     answer = pair.compressed.generate([picture], "where?", OPTIONS)
     view, pictures = pair.kept_pictures(picture, answer)
     assert view.size == (56, 56)
-    assert [p.after_layer for p in pictures] == [1, 3]
+    assert [p.place for p in pictures] == ["layer 1", "layer 3"]
     assert [p.kept for p in pictures] == [8, 4]
     assert {p.of for p in pictures} == {16}
 
 
-@pytest.mark.parametrize("strategy", ["default", "full"])
-def test_dropped_patches_fade_and_kept_ones_stay(strategy):
-    vision = VisionShape(
-        image_size=28,
-        patch_size=14,
-        image_tokens=4 + (strategy == "full"),
-        select_strategy=strategy,
-    )
+@pytest.mark.parametrize("class_token", [False, True])
+def test_dropped_patches_fade_and_kept_ones_stay(class_token):
+    patches = Patches(image_size=28, patch_size=14, tokens=4 + class_token, class_token=class_token)
     view = Image.fromarray(np.full((28, 28, 3), (200, 100, 0), dtype=np.uint8))
-    kept = np.array([1, 2]) + (strategy == "full")
-    drawn = np.asarray(kept_picture(view, vision, kept, 2).picture)
+    kept = np.array([1, 2]) + class_token
+    drawn = np.asarray(kept_picture(view, patches, kept, "layer 2").picture)
     assert (drawn[:14, 14:] == (200, 100, 0)).all()
     assert (drawn[14:, :14] == (200, 100, 0)).all()
     faded = round((1 - DIM) * 100 + DIM * PAPER)

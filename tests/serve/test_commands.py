@@ -84,8 +84,10 @@ def test_eval_on_emoji_scenes(run):
 
 
 def test_eval_refuses_contradicting_options(run, tmp_path):
-    with pytest.raises(CompExportError, match="leave one out"):
-        invoke("eval", run, "--data", tmp_path / "a.jsonl", "--split", "test")
+    data = tmp_path / "a.jsonl"
+    data.write_text('{"image": "a.png", "question": "what?", "answer": "that"}\n')
+    with pytest.raises(CompExportError, match="has no splits: leave it out"):
+        invoke("eval", run, "--data", data, "--split", "test")
     with pytest.raises(CompExportError, match="--images"):
         invoke("eval", run, "--images", tmp_path)
 
@@ -149,9 +151,10 @@ def test_missing_artifacts_say_what_to_run(run):
 
 def test_a_failing_fresh_process_is_one_line(run, picture):
     from serve.probe import probe
+    from serve.work import Work
 
     with pytest.raises(CompExportError, match="failed") as caught:
-        probe(run / "nothing", picture, "where?", 2, "cpu", 1)
+        probe(run / "nothing", Work("question", (picture,), ("where?",), 2), "cpu", 1)
     assert "no artifact" in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -1,0 +1,90 @@
+"""Generating: one answer token by token, or several in step; whatever runs the steps."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve.answer import Answer
+from serve.options import GenerationOptions
+from serve.results import Event, Generation, Prefilled, Timings, TokenText
+from serve.sampling import Sampler
+
+
+@dataclass(frozen=True)
+class Started:
+    """A batch of prompts that were read.
+
+    Attributes:
+        logits: of the next token of each, ``[B, V]``.
+        state: what ``step`` goes on from and ``release`` gives back.
+        step: one token a sequence and the state, to the logits and the state after it.
+        release: gives back what the state holds; called once, with the last state.
+        timings: so far.
+    """
+
+    logits: NDArray[np.float32]
+    state: Any
+    step: Callable[[Sequence[int], Any], tuple[NDArray[np.float32], Any]]
+    release: Callable[[Any], None]
+    timings: Timings
+
+
+def stream_answer(answer: Answer, started: Started, options: GenerationOptions) -> Iterator[Event]:
+    """One ``Prefilled``, one ``TokenText`` a token, one ``Finished``; times leave out the caller's."""
+    state, decode_ms, steps = started.state, 0.0, 0
+    try:
+        start = perf_counter()
+        sampler = Sampler(options)
+        token_id = sampler.pick(started.logits[0])
+        before = started.timings
+        timings = replace(before, prefill_ms=before.prefill_ms + _ms_since(start))
+        yield Prefilled(answer.asked.kept, timings)
+        while True:
+            start = perf_counter()
+            text = answer.take(token_id)
+            decode_ms += _ms_since(start)
+            yield TokenText(token_id, text)  # the caller's time is not on our clock
+            if answer.finish_reason is not None:
+                break
+            start = perf_counter()
+            logits, state = started.step([token_id], state)
+            token_id = sampler.pick(logits[0])
+            steps += 1
+            decode_ms += _ms_since(start)
+    finally:  # also when the caller wants no more
+        started.release(state)
+    yield answer.finished(replace(timings, decode_ms=decode_ms, decode_steps=steps))
+
+
+def answer_in_step(
+    answers: Sequence[Answer],
+    started: Started,
+    options: GenerationOptions,
+    streams: Sequence[int],
+) -> list[Generation]:
+    """All answers of a batch; ``streams`` number their random draws."""
+    logits, state, steps = started.logits, started.state, 0
+    try:
+        start = perf_counter()
+        samplers = [Sampler(options, stream) for stream in streams]
+        while True:
+            tokens = [sampler.pick(row) for sampler, row in zip(samplers, logits, strict=True)]
+            for answer, token_id in zip(answers, tokens, strict=True):
+                if answer.finish_reason is None:
+                    answer.take(token_id)
+            if all(answer.finish_reason is not None for answer in answers):
+                break
+            logits, state = started.step(tokens, state)
+            steps += 1
+    finally:
+        started.release(state)
+    timings = replace(started.timings, decode_ms=_ms_since(start), decode_steps=steps)
+    return [answer.finished(timings).generation for answer in answers]
+
+
+def _ms_since(start: float) -> float:
+    return (perf_counter() - start) * 1000
