@@ -13,6 +13,8 @@ _AUTO = "transformers.models.auto.modeling_auto"
 _SLIM = {
     "transformers.models.llava.modeling_llava": "comp.families.slim_llava",
     "transformers.models.clip.modeling_clip": "comp.families.slim_clip",
+    "transformers.models.blip.modeling_blip": "comp.families.slim_blip",
+    "transformers.models.blip.modeling_blip_text": "comp.families.blip_nlvr",
 }
 # What slim models are made of: some of it loads the auto classes while it is itself being loaded.
 _LLAMA = "transformers.models.llama.modeling_llama"

@@ -9,7 +9,7 @@ composition here says what it is made of.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from comp.encoder_shapes import BlockSize, EncoderShape, TextShape, TowerShape
+from comp.encoder_shapes import BlockSize, EncoderShape, Task, TextShape, TowerShape
 from comp.flops import LAYER_NORM
 from comp.plan import Place, Workload, keep_count
 
@@ -103,18 +103,57 @@ def tokens_by_block(layers: int, count: int, ratios: Mapping[int, float]) -> Tok
 
 def clip_macs(shape: EncoderShape, on: Workload, ratios: Mapping[Place, float]) -> dict[str, int]:
     """One image and one text through a CLIP that keeps these shares at these places, by part."""
-    by_part = {
-        part: {passed: ratio for (of, passed), ratio in ratios.items() if of == part}
-        for part in ("vision", "language")
-    }
-    seen = tokens_by_block(len(shape.vision.blocks), on.image_tokens, by_part["vision"])
-    read = tokens_by_block(len(shape.text.blocks), on.text_tokens, by_part["language"])
+    seen, read = _tokens_seen(shape, on, ratios)
     vision, text = shape.vision, shape.text
     return {
         "vision": tower_macs(vision, seen) + shape.projection * vision.hidden_size,
         "language": text_macs(text, on.text_tokens, tokens=read)
         + shape.projection * text.hidden_size,
     }
+
+
+def blip_macs(shape: EncoderShape, on: Workload, ratios: Mapping[Place, float]) -> dict[str, int]:
+    """One request of a BLIP that keeps these shares at these places, by part, as it is served.
+
+    Of retrieval a text alone and one matching pass; of a question an answer of ``ANSWER_LENGTH`` tokens; of
+    a statement two images, whose tokens ``on`` counts together. Cross-attention looks at the image tokens
+    that the tower leaves, a decoder of answers at the question's that its encoder leaves.
+    """
+    seen, read = _tokens_seen(shape, on, ratios)
+    text, length = shape.text, on.text_tokens
+    image = Memory(seen[-1][1], shape.vision.hidden_size)
+    passed = text_macs(text, length, image, tokens=read)
+    parts = {"vision": images_of(shape.task) * tower_macs(shape.vision, seen), "language": passed}
+    if shape.task == "retrieval":
+        alone = text_macs(text, length, tokens=read)
+        return parts | {"language": alone, "matching": passed}
+    if shape.task == "caption":
+        return parts | {"lm_head": head_macs(text, length)}
+    if shape.task == "nlvr":
+        return parts | {"head": text.hidden_size * text.hidden_size + 2 * text.hidden_size}
+    assert shape.decoder is not None
+    said = text_macs(shape.decoder, ANSWER_LENGTH, Memory(read[-1][1], text.hidden_size))
+    return parts | {"decoder": said, "lm_head": head_macs(shape.decoder, ANSWER_LENGTH)}
+
+
+def images_of(task: Task) -> int:
+    """Images of one request."""
+    return 2 if task == "nlvr" else 1
+
+
+def _tokens_seen(
+    shape: EncoderShape, on: Workload, ratios: Mapping[Place, float]
+) -> tuple[Tokens, Tokens]:
+    """Tokens in the blocks of the tower, of one image, and of the text model."""
+    by_part = {
+        part: {passed: ratio for (of, passed), ratio in ratios.items() if of == part}
+        for part in ("vision", "language")
+    }
+    seen = on.image_tokens // images_of(shape.task)
+    return (
+        tokens_by_block(len(shape.vision.blocks), seen, by_part["vision"]),
+        tokens_by_block(len(shape.text.blocks), on.text_tokens, by_part["language"]),
+    )
 
 
 def _block(

@@ -48,6 +48,7 @@ def final_plan(
     macs = adapter.macs(widths, shares, workload)
     return PruningPlan(
         family=adapter.name,
+        task=adapter.task,
         model=model,
         method=method,
         rate=1 - macs / macs_dense,

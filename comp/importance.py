@@ -1,5 +1,6 @@
 """CIM: the collaborative importance metric for parameters (Eq. 3 and 4)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -35,12 +36,12 @@ class ParameterImportance:
 
     Attributes:
         token_weighted: Eq. 4 (CIP); otherwise every token that takes part counts one (Eq. 3).
-        cls_parts: parts whose token 0 is [CLS].
+        has_cls: whether token 0 of a block is [CLS].
     """
 
     parts: set[Part]
     token_weighted: bool = True
-    cls_parts: frozenset[Part] = frozenset({"vision"})
+    has_cls: Callable[[BlockKey], bool] = lambda key: key[0] == "vision"
     _head_norms: dict[BlockKey, Tensor] = field(default_factory=dict)
     _channel_norms: dict[BlockKey, Tensor] = field(default_factory=dict)
     _rows: dict[tuple[str, BlockKey], int] = field(default_factory=dict)
@@ -64,7 +65,8 @@ class ParameterImportance:
             attention, ffn = adapter.output_magnitude(block.key)
             by_channel = self._head_norms[block.key].to(attention.device) * attention
             heads[block.key] = by_channel.view(block.num_key_value_heads, -1).mean(1).cpu()
-            channels[block.key] = (self._channel_norms[block.key].to(ffn.device) * ffn).cpu()
+            if block.intermediate_size:
+                channels[block.key] = (self._channel_norms[block.key].to(ffn.device) * ffn).cpu()
         return Scores(heads, channels)
 
     def _add(
@@ -78,7 +80,7 @@ class ParameterImportance:
         if key[0] not in self.parts:
             return
         if self.token_weighted:
-            weights = token_weights(importance, key[0] in self.cls_parts)
+            weights = token_weights(importance, self.has_cls(key))
         else:
             weights = (importance > 0).float()
         norms = weighted_norm(activations, weights)
@@ -92,7 +94,7 @@ class ParameterImportance:
 
 @dataclass(frozen=True)
 class Scores:
-    """Importance of KV heads ``[groups]`` and channels ``[intermediate]`` of each block."""
+    """Importance of KV heads ``[groups]`` and channels ``[intermediate]`` of each block that has some."""
 
     heads: dict[BlockKey, Tensor]
     channels: dict[BlockKey, Tensor]
@@ -129,10 +131,11 @@ def cheapest_units(
     for block in blocks:
         if block.key not in standard.heads:
             continue
-        for kind, values, floor in (
-            ("heads", standard.heads[block.key], 1),
-            ("channels", standard.channels[block.key], min(min_channels, block.intermediate_size)),
-        ):
+        ranked = [("heads", standard.heads[block.key], 1)]
+        if block.key in standard.channels:
+            least = min(min_channels, block.intermediate_size)
+            ranked.append(("channels", standard.channels[block.key], least))
+        for kind, values, floor in ranked:
             finite = int(torch.isfinite(values).sum())
             order = values.argsort(stable=True)[: max(0, finite - floor)]
             units.extend((float(values[i]), kind, block.key, int(i)) for i in order)

@@ -15,13 +15,13 @@ import torch
 from comp.checkpoints import resolve_model
 from comp.compute import Compute
 from comp.errors import CompExportError
-from comp.families.base import FamilyAdapter, Forwarding, TrainingTask
+from comp.families.base import FamilyAdapter, Forwarding
 from comp.families.loading import load_adapter
 from comp.figures import save_figures
 from comp.files import disk_errors, write_text, writing_directory
 from comp.lora import is_large, lora
-from comp.methods.comp import CompOptions, Outcome, prune
-from comp.plan import Part, PruningPlan
+from comp.methods.comp import CompOptions, Outcome, modes_of, prune
+from comp.plan import Part, PruningPlan, Task
 from comp.progress import Progress
 from comp.pruning_data import DataSizes, PruningData, embedded_data, own_data, split_data
 from comp.recover import RecoverOptions, recover
@@ -67,8 +67,9 @@ def run_pruning(
     torch.manual_seed(request.comp.seed)
     directory = resolve_model(request.model)
     adapter = load_adapter(directory, compute.device, device_map)
+    modes_of(adapter, request.comp.modes)
     data = _data(request, adapter, compute)
-    # Not before: a model or data that are refused leave nothing to resume.
+    # Not before: a model, modes or data that are refused leave nothing to resume.
     compute.accelerator.wait_for_everyone()  # until every process has found the place free
     if compute.is_main:
         with disk_errors(run.path):
@@ -188,7 +189,7 @@ def _record(
     outcome: Outcome,
     metric: float,
     settings: _Settled,
-    task: TrainingTask,
+    task: Task,
 ) -> dict[str, Any]:
     plan = outcome.plan
     return {
@@ -216,11 +217,14 @@ def _record(
     }
 
 
-def _metric_name(request: PruneRequest, task: TrainingTask) -> str:
-    """What accuracy is of: answers, or the best of a batch of candidates, both ways."""
-    if task == "question":
-        return "validation exact match"
-    return f"validation R@1 among {request.sizes.batch_size}"
+def _metric_name(request: PruneRequest, task: Task) -> str:
+    """What accuracy is of: see ``Scored.correct``; of retrieval, the best of a batch, both ways."""
+    return {
+        "question": "validation exact match",
+        "caption": "validation next-token accuracy",
+        "statement": "validation accuracy",
+        "retrieval": f"validation R@1 among {request.sizes.batch_size}",
+    }[task]
 
 
 def _plain(request: PruneRequest) -> dict[str, Any]:

@@ -17,6 +17,7 @@ PLAN_VERSION: Final = 1
 KEEP_UNIT = 1000  # keep ratios are whole thousandths, so that ceil(ratio * n) is exact everywhere
 
 Part = Literal["vision", "language", "cross"]
+Task = Literal["question", "retrieval", "caption", "statement"]  # what a model is asked to do
 Place = tuple[Part, int]  # where tokens are dropped: a part, and the blocks of it passed before
 
 
@@ -97,6 +98,9 @@ class PruningPlan(_Frozen):
 
     version: Literal[1] = PLAN_VERSION
     family: str
+    task: Task | None = Field(
+        default=None, description="what the model is asked to do; BLIP's models differ by it"
+    )
     model: str = Field(description="name or path of the dense checkpoint")
     method: str
     rate: float = Field(description="share of the model's multiply-accumulates removed (achieved)")

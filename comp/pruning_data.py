@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from comp.compute import Compute
-from comp.data.captions import CaptionExamples
-from comp.data.emoji_scenes import EmojiScenes
-from comp.data.example import Example
+from comp.data.embedded import embedded_examples
+from comp.data.example import AnyExample
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter
 
@@ -19,7 +18,7 @@ VALIDATION_SHARE = 20  # of a user's own examples, every twentieth is for valida
 class PruningData:
     """Training questions, and prepared batches to calibrate importances and to measure on."""
 
-    train: Sequence[Example]
+    train: Sequence[AnyExample]
     calibration: Sequence[Any]
     validation: Sequence[Any]
 
@@ -35,13 +34,15 @@ class DataSizes:
 
 def embedded_data(adapter: FamilyAdapter, compute: Compute, sizes: DataSizes) -> PruningData:
     """EmojiScenes: calibration and training from ``train``, the metric from ``validation``."""
-    embedded = EmojiScenes if adapter.task == "question" else CaptionExamples
-    train, validation = embedded("train", TRAIN_SIZE), embedded("validation", sizes.validation)
+    # An image with one of its captions is what both of these learn from.
+    task = "retrieval" if adapter.task == "caption" else adapter.task
+    train = embedded_examples(task, "train", TRAIN_SIZE)
+    validation = embedded_examples(task, "validation", sizes.validation)
     return split_data(adapter, compute, sizes, train, validation)
 
 
 def own_data(
-    adapter: FamilyAdapter, compute: Compute, sizes: DataSizes, examples: Sequence[Example]
+    adapter: FamilyAdapter, compute: Compute, sizes: DataSizes, examples: Sequence[AnyExample]
 ) -> PruningData:
     """A user's own questions: every twentieth validates, the others train and calibrate.
 
@@ -60,14 +61,14 @@ def own_data(
 
 
 @dataclass(frozen=True)
-class _Subset(Sequence[Example]):
-    examples: Sequence[Example]
+class _Subset(Sequence[AnyExample]):
+    examples: Sequence[AnyExample]
     places: Sequence[int]
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, index: int) -> Example:  # type: ignore[override]
+    def __getitem__(self, index: int) -> AnyExample:  # type: ignore[override]
         return self.examples[self.places[index]]
 
 
@@ -75,8 +76,8 @@ def split_data(
     adapter: FamilyAdapter,
     compute: Compute,
     sizes: DataSizes,
-    train: Sequence[Example],
-    validation: Sequence[Example],
+    train: Sequence[AnyExample],
+    validation: Sequence[AnyExample],
 ) -> PruningData:
     """Data whose splits are given."""
     # Training reads its data in permuted order; calibration takes the last examples.
@@ -91,7 +92,7 @@ def split_data(
 
 
 def _batches(
-    adapter: FamilyAdapter, compute: Compute, examples: list[Example], size: int
+    adapter: FamilyAdapter, compute: Compute, examples: list[AnyExample], size: int
 ) -> list[Any]:
     return [
         adapter.collate(compute.shard(examples[start : start + size]))

@@ -4,12 +4,16 @@ A test holds these lines against the adapters in ``comp/families`` and the files
 ``comp/methods``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
 class Family:
-    """A family of models: which configurations belong to it and what can be done with them."""
+    """A family of models: which configurations belong to it and what can be done with them.
+
+    Attributes:
+        lacks: modes that models of an architecture do not have.
+    """
 
     name: str
     model_types: tuple[str, ...]
@@ -17,6 +21,12 @@ class Family:
     modes: tuple[str, ...]
     default_modes: tuple[str, ...]
     exports: tuple[str, ...]
+    lacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def defaults_of(self, architecture: str) -> tuple[str, ...]:
+        """The default modes of models of an architecture."""
+        lacking = self.lacks.get(architecture, ())
+        return tuple(mode for mode in self.default_modes if mode not in lacking)
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,13 @@ class Method:
     description: str
 
 
+BLIP_MODES = (
+    "vision_tokens",
+    "language_tokens",
+    "vision_parameters",
+    "language_parameters",
+    "cross_parameters",
+)
 FAMILIES = (
     Family(
         name="llava",
@@ -51,13 +68,22 @@ FAMILIES = (
         ),
         exports=("slim checkpoint", "onnx", "tensorrt"),
     ),
+    Family(
+        name="blip",
+        model_types=("blip", "comp_blip", "comp_blip_nlvr"),
+        description="BLIP for captions, questions, retrieval, or statements about two images (NLVR2)",
+        modes=BLIP_MODES,
+        default_modes=BLIP_MODES,
+        exports=("slim checkpoint",),
+        lacks={"BlipForConditionalGeneration": ("language_tokens",)},
+    ),
 )
 
 METHODS = (
     Method(
         name="comp",
         removes=("attention heads", "FFN channels", "tokens"),
-        families=("llava", "clip"),
+        families=("llava", "clip", "blip"),
         description="Collaborative multi-mode pruning: importances that weigh each other (CIM), "
         "and a strategy that picks the next mode by its cost (MPS)",
     ),

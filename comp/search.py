@@ -121,7 +121,7 @@ class Search:
 
     def importance(self, state: SearchState, parts: set[Part]) -> ParameterImportance:
         """Run the calibration batches and collect importances of heads and channels."""
-        observer = ParameterImportance(parts, token_weighted=self.options.cip)
+        observer = ParameterImportance(parts, self.options.cip, self.adapter.has_cls)
         how = self.forwarding(state)
         with torch.no_grad(), self.compute.autocast():
             for batch in self.calibration:

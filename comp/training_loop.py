@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from comp.compute import Compute
-from comp.data.example import Example
+from comp.data.example import AnyExample
 from comp.families.base import FamilyAdapter, Forwarding
 
 
@@ -24,7 +24,9 @@ class StepOptions:
     warmup_steps: int = 5
 
 
-def examples_of(data: Sequence[Example], step: int, batch_size: int, seed: int) -> list[Example]:
+def examples_of(
+    data: Sequence[AnyExample], step: int, batch_size: int, seed: int
+) -> list[AnyExample]:
     """The examples of a step: each epoch is a permutation of its own; the same for the same step."""
     found = []
     for place in range(step * batch_size, (step + 1) * batch_size):
@@ -100,13 +102,14 @@ def _schedule(number: int, total: int, warmup: int) -> float:
 def accuracy(
     adapter: FamilyAdapter, batches: Sequence[Any], how: Forwarding, compute: Compute
 ) -> tuple[float, float]:
-    """Share of rows answered exactly right by greedy decoding, and the mean loss."""
+    """Share of what is right among all that is judged (``Scored.correct``), and the mean loss."""
     right, rows, loss = 0, 0, 0.0
     with torch.no_grad(), compute.autocast():
         for batch in batches:
             scored = adapter.score(batch, how)
-            right += int(scored.correct.sum())
-            rows += len(scored.correct)
-            loss += float(scored.loss) * len(scored.correct)
+            correct = scored.correct
+            right += int(correct.sum())
+            rows += len(correct)
+            loss += float(scored.loss) * len(correct)
     both = compute.mean(torch.tensor([right / rows, loss / rows], dtype=torch.float64))
     return float(both[0]), float(both[1])

@@ -28,3 +28,6 @@ class PairExample:
     statement: str
     answer: bool
     kind: str
+
+
+AnyExample = Example | PairExample

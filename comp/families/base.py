@@ -1,6 +1,6 @@
 """What the algorithm needs to know of a family of models: the adapter contract."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -8,14 +8,12 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from comp.data.example import Example
 from comp.families.observe import Observer
 from comp.masks import BlockKey, BlockShape, Masks, StructureCounts
-from comp.plan import Part, Place, PruningPlan, Workload
+from comp.plan import Part, Place, PruningPlan, Task, Workload
 from comp.tokens import DropRules
 
 TokenKind = Literal["vision", "text"]
-TrainingTask = Literal["question", "retrieval"]
 
 
 @dataclass(frozen=True)
@@ -43,15 +41,24 @@ class Scored:
 
     Attributes:
         loss: what training minimises; of answers the mean cross-entropy of their tokens.
-        correct: for each thing judged, whether it is right, ``[J]`` bool: of an answer, whether greedy
-            decoding would give exactly it (teacher-forced arg-max agrees at every answer token, which is
-            the same thing); of retrieval, whether the best candidate of an image, or a text, is its own.
+        judge: says what is right, when it is asked for: ranking costs more than the loss.
         shares: what was kept at each drop place.
     """
 
     loss: Tensor
-    correct: Tensor
+    judge: Callable[[], Tensor]
     shares: dict[Place, KeptShare]
+
+    @property
+    def correct(self) -> Tensor:
+        """For each thing judged, whether it is right, ``[J]`` bool.
+
+        Of an answer, whether greedy decoding would give exactly it (teacher-forced arg-max agrees at
+        every answer token, which is the same thing); of a caption, each of its tokens by itself; of
+        retrieval, whether the best candidate of an image, or a text, is its own; of a statement, whether
+        it was judged rightly.
+        """
+        return self.judge()
 
 
 @dataclass(frozen=True)
@@ -70,13 +77,13 @@ class FamilyAdapter(Protocol):
     modes: tuple[Mode, ...]
     default_modes: tuple[str, ...]
     model: nn.Module
-    task: TrainingTask
+    task: Task
     lora_targets: str  # pattern of the names of the linear layers that LoRA adapts
     blocks: tuple[BlockShape, ...]
     drop_places: dict[Place, tuple[TokenKind, ...]]  # with the kinds of tokens there, in order
 
-    def collate(self, examples: Sequence[Example]) -> Any:
-        """A batch of questions with their answers."""
+    def collate(self, examples: Sequence[Any]) -> Any:
+        """A batch of the task's examples: ``Example``, or ``PairExample`` of statements."""
         ...
 
     def score(self, batch: Any, how: Forwarding, observer: Observer | None = None) -> Scored:
@@ -100,6 +107,10 @@ class FamilyAdapter(Protocol):
     def output_magnitude(self, key: BlockKey) -> tuple[Tensor, Tensor]:
         """``(1/d) sum_j |W_ij|`` of the attention's and the FFN's output projection (Eq. 3)."""
         ...
+
+    def has_cls(self, key: BlockKey) -> bool:
+        """Whether token 0 of a block is [CLS], which token weights leave alone (Eq. 4)."""
+        return key[0] == "vision"
 
     def train_parts(self, parts: set[Part]) -> None:
         """Choose which weights training may change."""

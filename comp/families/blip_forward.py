@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from comp.families.attention import attend, causal_bias, presence_bias
-from comp.families.blip_nlvr import TwinCrossAttention
 from comp.families.encoder_forward import (
     Encoded,
     EncoderOptions,
@@ -94,6 +93,16 @@ class Memory:
         """All tokens of an image that are left."""
         return cls(states, torch.ones(states.shape[:2], device=states.device))
 
+    @classmethod
+    def of_seen(cls, seen: Seen) -> "Memory":
+        """What a tower left of its images; rows may have kept different numbers."""
+        return cls(seen.states, seen.encoded.tokens.alive)
+
+    @classmethod
+    def of_text(cls, read: Encoded) -> "Memory":
+        """What a text encoder left, padding not counted."""
+        return cls(read.tokens.states, read.tokens.alive)
+
 
 def read(
     text: Any,
@@ -146,7 +155,7 @@ def branches_of(layer: Any) -> list[Any]:
     cross = getattr(layer, "crossattention", None)
     if cross is None:
         return []
-    return [cross.self0, cross.self1] if isinstance(cross, TwinCrossAttention) else [cross.self]
+    return [cross.self0, cross.self1] if hasattr(cross, "self1") else [cross.self]
 
 
 def cross_key(block: int, branch: int, branches: int) -> BlockKey:

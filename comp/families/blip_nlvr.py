@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import BlipConfig, BlipPreTrainedModel, BlipVisionModel
+from transformers import AutoConfig, AutoModel, BlipConfig, BlipPreTrainedModel, BlipVisionModel
 from transformers.models.blip.modeling_blip_text import (
     BlipTextAttention,
     BlipTextEmbeddings,
@@ -24,16 +24,21 @@ from transformers.models.blip.modeling_blip_text import (
 from transformers.utils import ModelOutput
 
 from comp.errors import CompExportError
+from comp.families.blip_passes import encoded_by, memories_of, seen_by
+from comp.families.blip_sizes import drops_of, forwarding_of, resize
+from comp.plan import DropPlan
 
 NLVR_TYPE = "comp_blip_nlvr"
+IMAGES = 2
 HIDDEN = -1e9  # added to the score of a padded key
 
 
 class BlipNlvrConfig(BlipConfig):
-    """A BLIP with a classification head over two images."""
+    """A BLIP with a classification head over two images; ``pruning`` (``blip_sizes``) where it is slim."""
 
     model_type = NLVR_TYPE
     merge_from_layer: int = 6
+    pruning: dict | None = None
 
 
 @dataclass
@@ -140,6 +145,7 @@ class BlipForNlvr2(BlipPreTrainedModel):
         self.text_encoder = NlvrTextModel(config.text_config, config.merge_from_layer)
         width = config.text_config.hidden_size
         self.cls_head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
+        resize(self, config.pruning or {})
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -148,6 +154,11 @@ class BlipForNlvr2(BlipPreTrainedModel):
         if isinstance(module, BlipTextEmbeddings):
             places = torch.arange(module.position_ids.shape[-1], device=module.position_ids.device)
             module.position_ids.copy_(places[None])
+
+    @property
+    def drops(self) -> tuple[DropPlan, ...]:
+        """Where tokens are dropped."""
+        return drops_of(self.config.pruning)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_encoder.embeddings.word_embeddings
@@ -169,11 +180,19 @@ class BlipForNlvr2(BlipPreTrainedModel):
             pixel_values: ``[B, 2, C, S, S]``.
             attention_mask: ``[B, L]``, 0 where padded.
             labels: ``[B]``, 1 where the statement is true.
+
+        Raises:
+            CompExportError: not two images to each statement.
         """
-        images = self.vision_model(pixel_values.flatten(0, 1)).last_hidden_state
-        images = images.unflatten(0, (len(input_ids), 2))
-        states = self.text_encoder(input_ids, attention_mask, images)
-        logits = self.cls_head(states[:, 0])
+        if pixel_values.shape[:2] != (len(input_ids), IMAGES):
+            raise CompExportError(
+                f"pixel_values of shape {tuple(pixel_values.shape)} are not two images to each of "
+                f"{len(input_ids)} statements: pass [{len(input_ids)}, {IMAGES}, C, S, S]"
+            )
+        how = forwarding_of(self.config.pruning)
+        memories = memories_of(seen_by(self, pixel_values.flatten(0, 1), how), IMAGES)
+        read = encoded_by(self, input_ids, attention_mask, memories, how)
+        logits = self.cls_head(read.tokens.states[:, 0])
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return BlipNlvrOutput(loss=loss, logits=logits)
 
@@ -232,3 +251,7 @@ def load_original(path: Path, config: BlipNlvrConfig) -> BlipForNlvr2:
         what = f"lacks {missing[0]}" if missing else f"has {unexpected[0]}, which is not expected"
         raise CompExportError(f"{path} {what}: pass a BLIP-NLVR checkpoint of these sizes")
     return model
+
+
+AutoConfig.register(NLVR_TYPE, BlipNlvrConfig)
+AutoModel.register(BlipNlvrConfig, BlipForNlvr2)

@@ -13,19 +13,24 @@ from transformers import CLIPModel, ProcessorMixin
 
 from comp.data.example import Example
 from comp.encoder_flops import clip_macs
-from comp.encoder_shapes import BlockSize, EncoderShape
+from comp.encoder_shapes import EncoderShape
 from comp.errors import CompExportError
 from comp.families.base import (
     FamilyAdapter,
     Forwarding,
-    KeptShare,
     Mode,
     Scored,
     TokenKind,
 )
-from comp.families.clip_forward import Embedded, embed_images, embed_texts
+from comp.families.clip_forward import embed_images, embed_texts
 from comp.families.cuts import CLIP, cut_of
-from comp.families.encoder_forward import EncoderOptions
+from comp.families.encoder_adapter import (
+    Shares,
+    blocks_left,
+    kept_shares,
+    options_of,
+    ratios_of,
+)
 from comp.families.observe import Observer
 from comp.families.slim_clip import CompCLIPConfig, CompCLIPModel, clip_pruning_of
 from comp.masks import BlockKey, BlockShape, StructureCounts
@@ -39,7 +44,6 @@ MODES = (
 )
 PARTS: tuple[Part, ...] = ("vision", "language")
 KIND_OF: dict[Part, TokenKind] = {"vision": "vision", "language": "text"}
-Shares = dict[Place, tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -108,20 +112,21 @@ class ClipAdapter(FamilyAdapter):
 
     def score(self, batch: ClipBatch, how: Forwarding, observer: Observer | None = None) -> Scored:
         batch = batch.to(self.device)
-        images = embed_images(self.model, batch.pixel_values, _options(how, "vision"), observer)
+        images = embed_images(self.model, batch.pixel_values, options_of(how, "vision"), observer)
         texts = embed_texts(
             self.model,
             batch.input_ids,
             batch.attention_mask,
-            _options(how, "language"),
+            options_of(how, "language"),
             observer,
         )
         scores = (images.embeds @ texts.embeds.T).float() * self.model.logit_scale.exp()
         own = torch.arange(len(scores), device=scores.device)
         loss = (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
         correct = torch.cat([scores.argmax(1) == own, scores.argmax(0) == own])
-        shares = _shares("vision", images) | _shares("language", texts)
-        return Scored(loss, correct, shares)
+        shares = kept_shares("vision", images.came, images.encoded.kept)
+        shares |= kept_shares("language", texts.came, texts.encoded.kept)
+        return Scored(loss, lambda: correct, shares)
 
     def with_features(self, batch: ClipBatch, masks: object) -> ClipBatch:
         """Tokens are dropped inside both towers: there is nothing to keep."""
@@ -140,14 +145,10 @@ class ClipAdapter(FamilyAdapter):
         shape = self.shape
         cut = replace(
             shape,
-            vision=replace(shape.vision, blocks=_left("vision", shape.vision.blocks, counts)),
-            text=replace(shape.text, blocks=_left("language", shape.text.blocks, counts)),
+            vision=replace(shape.vision, blocks=blocks_left("vision", shape.vision.blocks, counts)),
+            text=replace(shape.text, blocks=blocks_left("language", shape.text.blocks, counts)),
         )
-        kept = {
-            place: vision if place[0] == "vision" else text
-            for place, (vision, text) in shares.items()
-        }
-        return sum(clip_macs(cut, on, kept).values())
+        return sum(clip_macs(cut, on, ratios_of(shares)).values())
 
     def output_magnitude(self, key: BlockKey) -> tuple[Tensor, Tensor]:
         part, number = key
@@ -186,11 +187,6 @@ class ClipAdapter(FamilyAdapter):
         self.processor.save_pretrained(directory)
 
 
-def _options(how: Forwarding, part: Part) -> EncoderOptions:
-    rules = {layer: rule for (of, layer), rule in (how.rules or {}).items() if of == part}
-    return EncoderOptions(how.masks, rules, how.calibrated)
-
-
 def _tower(model: CLIPModel, part: Part) -> Any:
     return model.vision_model if part == "vision" else model.text_model
 
@@ -212,30 +208,4 @@ def _blocks(part: Part, tower: Any) -> list[BlockShape]:
                 gated=False,
             )
         )
-    return found
-
-
-def _left(
-    part: Part, blocks: Sequence[BlockSize], counts: StructureCounts
-) -> tuple[BlockSize, ...]:
-    """The blocks with so many heads and channels; those without an entry are whole."""
-    return tuple(
-        replace(
-            block,
-            heads=counts.heads.get((part, number), block.heads),
-            channels=counts.channels.get((part, number), block.channels),
-        )
-        for number, block in enumerate(blocks)
-    )
-
-
-def _shares(part: Part, embedded: Embedded) -> dict[Place, KeptShare]:
-    """What came and stayed at each place, of the one kind of token of a tower."""
-    found: dict[Place, KeptShare] = {}
-    came = embedded.came
-    for layer, tokens in sorted(embedded.encoded.kept.items()):
-        stayed = int((tokens.alive > 0).sum())
-        counts = (came, stayed, 0, 0) if part == "vision" else (0, 0, came, stayed)
-        found[part, layer] = KeptShare(*counts)
-        came = stayed
     return found

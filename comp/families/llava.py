@@ -102,7 +102,7 @@ class LlavaAdapter(FamilyAdapter):
         right = torch.ones_like(asked)
         right[asked] = logits.argmax(-1) == labels[asked]
         shares = _shares(batch, output.kept)
-        return Scored(loss, right.all(1), shares)
+        return Scored(loss, lambda: right.all(1), shares)
 
     def with_features(self, batch: LlavaBatch, masks: Masks | None) -> LlavaBatch:
         batch = batch.to(self.device)

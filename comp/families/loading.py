@@ -10,7 +10,15 @@ from comp.checkpoints import read_config
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter
 
-FAMILIES = {"llava": "llava", "comp_llava": "llava", "clip": "clip", "comp_clip": "clip"}
+FAMILIES = {
+    "llava": "llava",
+    "comp_llava": "llava",
+    "clip": "clip",
+    "comp_clip": "clip",
+    "blip": "blip",
+    "comp_blip": "blip",
+    "comp_blip_nlvr": "blip",
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,7 @@ class _Classes:
     config: Any
     processor: Any
     adapter: Any
+    images: Any  # image processor: one everywhere, whether or not torchvision is installed
 
 
 def load_adapter(
@@ -40,8 +49,8 @@ def load_adapter(
     family = FAMILIES.get(config.get("model_type", ""))
     if family is None:
         raise CompExportError(
-            f"{directory} is a {config.get('model_type')!r} model: supported are LLaVA-1.5 and CLIP "
-            "checkpoints (model_type 'llava', 'clip')"
+            f"{directory} is a {config.get('model_type')!r} model: supported are LLaVA-1.5, CLIP and "
+            "BLIP checkpoints (model_type 'llava', 'clip', 'blip')"
         )
     if device_map is not None and family != "llava":
         raise CompExportError(
@@ -55,7 +64,7 @@ def load_adapter(
 
     classes = _CLASSES[family](directory, config)
     model = _load_model(directory, classes, device_map)
-    processor = _load_processor(directory, classes.processor)
+    processor = _load_processor(directory, classes)
     if device_map is None:
         model.to(device)
     stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
@@ -74,7 +83,12 @@ def _require_weights(directory: Path) -> None:
 
 
 def _llava(directory: Path, config: dict[str, Any]) -> _Classes:
-    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+    from transformers import (
+        CLIPImageProcessorPil,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
 
     from comp.families.llava import LlavaAdapter
     from comp.families.slim_llava import CompLlavaConfig, CompLlavaForConditionalGeneration
@@ -92,28 +106,57 @@ def _llava(directory: Path, config: dict[str, Any]) -> _Classes:
         model, settings = CompLlavaForConditionalGeneration, CompLlavaConfig
     else:
         model, settings = LlavaForConditionalGeneration, LlavaConfig
-    return _Classes(model, settings, LlavaProcessor, LlavaAdapter)
+    return _Classes(model, settings, LlavaProcessor, LlavaAdapter, CLIPImageProcessorPil)
 
 
 def _clip(_directory: Path, config: dict[str, Any]) -> _Classes:
-    from transformers import CLIPConfig, CLIPModel, CLIPProcessor
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
 
     from comp.families.clip import ClipAdapter
     from comp.families.slim_clip import CompCLIPConfig, CompCLIPModel
 
+    model, settings = CLIPModel, CLIPConfig
     if config["model_type"] == "comp_clip":
-        return _Classes(CompCLIPModel, CompCLIPConfig, CLIPProcessor, ClipAdapter)
-    return _Classes(CLIPModel, CLIPConfig, CLIPProcessor, ClipAdapter)
+        model, settings = CompCLIPModel, CompCLIPConfig
+    return _Classes(model, settings, CLIPProcessor, ClipAdapter, CLIPImageProcessorPil)
 
 
-_CLASSES = {"llava": _llava, "clip": _clip}
+def _blip(directory: Path, config: dict[str, Any]) -> _Classes:
+    import transformers
+    from transformers import BlipConfig, BlipImageProcessorPil, BlipProcessor
+
+    from comp.families.blip_nlvr import BlipNlvrConfig
+    from comp.families.blip_retrieval import BlipRetrieval
+    from comp.families.blip_tasks import BlipCaptions, BlipQuestions, BlipStatements
+    from comp.families.slim_blip import CompBlipConfig
+
+    tasks = (BlipCaptions, BlipQuestions, BlipRetrieval, BlipStatements)
+    kind, named = config["model_type"], (config.get("architectures") or [""])[0]
+    known = {adapter.architecture: adapter for adapter in tasks}
+    if kind == "comp_blip":
+        known = {adapter.slim_type.__name__: adapter for adapter in tasks}
+    adapter = known.get(named)
+    if adapter is None or (adapter is BlipStatements) != (kind == "comp_blip_nlvr"):
+        raise CompExportError(
+            f"{directory} is a {kind!r} model of architecture {named!r}: supported are "
+            f"{', '.join(known)}"
+        )
+    if kind == "blip":
+        model, settings = getattr(transformers, named), BlipConfig
+    else:
+        model = adapter.slim_type
+        settings = BlipNlvrConfig if adapter is BlipStatements else CompBlipConfig
+    return _Classes(model, settings, BlipProcessor, adapter, BlipImageProcessorPil)
+
+
+_CLASSES = {"llava": _llava, "clip": _clip, "blip": _blip}
 
 
 def _load_model(directory: Path, classes: _Classes, device_map: str | None) -> Any:
     from safetensors import SafetensorError
 
     try:
-        return classes.model.from_pretrained(
+        model, found = classes.model.from_pretrained(
             directory,
             config=classes.config.from_pretrained(directory),
             dtype=torch.float32,
@@ -121,24 +164,30 @@ def _load_model(directory: Path, classes: _Classes, device_map: str | None) -> A
             trust_remote_code=False,
             local_files_only=True,
             device_map=device_map,
-        ).eval()
+            output_loading_info=True,
+        )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise CompExportError(f"cannot load {directory}: {str(error).splitlines()[0]}") from error
 
+    if found["missing_keys"]:
+        name = sorted(found["missing_keys"])[0]
+        raise CompExportError(
+            f"{directory} lacks {name} and {len(found['missing_keys']) - 1} more tensors of a "
+            f"{classes.model.__name__}, which would be random: fetch the whole checkpoint of that class"
+        )
+    return model.eval()
 
-def _load_processor(directory: Path, kind: Any) -> Any:
-    from transformers import CLIPImageProcessorPil
 
+def _load_processor(directory: Path, classes: _Classes) -> Any:
     try:
-        processor = kind.from_pretrained(directory, trust_remote_code=False, local_files_only=True)
+        processor = classes.processor.from_pretrained(
+            directory, trust_remote_code=False, local_files_only=True
+        )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise CompExportError(
             f"{directory} has no complete processor ({str(error).splitlines()[0]}): it needs "
             "tokenizer.json, tokenizer_config.json and preprocessor_config.json or processor_config.json"
         ) from error
-    if not isinstance(processor.image_processor, CLIPImageProcessorPil):
-        # One image processor everywhere, whether or not torchvision is installed.
-        processor.image_processor = CLIPImageProcessorPil.from_dict(
-            processor.image_processor.to_dict()
-        )
+    if not isinstance(processor.image_processor, classes.images):
+        processor.image_processor = classes.images.from_dict(processor.image_processor.to_dict())
     return processor

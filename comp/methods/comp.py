@@ -68,7 +68,7 @@ def prune(
     Raises:
         CompExportError: for a rate that the modes cannot reach (names the largest reachable).
     """
-    modes = [_mode(adapter, name) for name in options.modes]
+    modes = modes_of(adapter, options.modes)
     workload = _agreed(adapter.workload(data.calibration), compute)
     search = Search(adapter, compute, data.calibration, options.importance, workload)
     state = SearchState(Masks.ones(adapter.blocks))
@@ -195,12 +195,20 @@ def _agreed(workload: Workload, compute: Compute) -> Workload:
     return Workload(image_tokens=image_tokens, text_tokens=text_tokens)
 
 
-def _mode(adapter: FamilyAdapter, name: str) -> Mode:
-    for mode in adapter.modes:
-        if mode.name == name:
-            return mode
-    known = ", ".join(mode.name for mode in adapter.modes)
-    raise CompExportError(f"{adapter.name} models have no mode {name!r}: choose from {known}")
+def modes_of(adapter: FamilyAdapter, names: Sequence[str]) -> list[Mode]:
+    """The modes of these names.
+
+    Raises:
+        CompExportError: the model has no such mode (names those it has).
+    """
+    known = {mode.name: mode for mode in adapter.modes}
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise CompExportError(
+            f"{adapter.name} models of the task {adapter.task} have no mode {unknown!r}: choose from "
+            f"{', '.join(known)}"
+        )
+    return [known[name] for name in names]
 
 
 def _check_reachable(

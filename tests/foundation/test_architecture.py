@@ -82,7 +82,7 @@ def test_slim_models_are_registered_whatever_is_imported(first: str) -> None:
     code = (
         "import comp\n"
         f"from transformers import {first}, AutoConfig\n"
-        "for name in ('comp_llava', 'comp_clip'):\n"
+        "for name in ('comp_llava', 'comp_clip', 'comp_blip', 'comp_blip_nlvr'):\n"
         "    assert AutoConfig.for_model(name).model_type == name"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -156,10 +156,12 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_registry_says_what_the_adapters_are() -> None:
-    from comp.families import clip, llava
+    from comp.families import blip, blip_tasks, clip, llava
     from comp.families.loading import FAMILIES as LOADABLE
 
-    adapters = {each.name: each for each in (llava.LlavaAdapter, clip.ClipAdapter)}
+    adapters = {
+        each.name: each for each in (llava.LlavaAdapter, clip.ClipAdapter, blip.BlipAdapter)
+    }
     for family in FAMILIES:
         adapter = adapters.pop(family.name)
         assert family.modes == tuple(mode.name for mode in adapter.modes)
@@ -167,7 +169,11 @@ def test_registry_says_what_the_adapters_are() -> None:
         assert all(family_of(kind) is family for kind in family.model_types)
     assert not adapters
     assert {kind: f.name for f in FAMILIES for kind in f.model_types} == LOADABLE
-    assert family_of("blip") is None
+    captions, other = blip_tasks.BlipCaptions, blip_tasks.BlipStatements
+    for of in (captions, other):
+        assert family_of("blip").defaults_of(of.architecture) == of.default_modes
+    assert len(captions.default_modes) == 4
+    assert family_of("blip-2") is None
     files = {path.stem for path in (Path(llava.__file__).parents[1] / "methods").glob("*.py")}
     assert {method.name for method in METHODS} == files - {"__init__"}
 

@@ -1,0 +1,114 @@
+"""Small random BLIPs of the four tasks, their examples, and random plans for them."""
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import (
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipForImageTextRetrieval,
+    BlipForQuestionAnswering,
+    BlipTextConfig,
+    BlipVisionConfig,
+)
+
+from comp.data.captions import CaptionExamples
+from comp.data.emoji_scenes import EmojiScenes
+from comp.data.statements import EmojiStatements
+from comp.families.blip_nlvr import BlipForNlvr2, BlipNlvrConfig
+from comp.families.blip_retrieval import BlipRetrieval
+from comp.families.blip_tasks import BlipCaptions, BlipQuestions, BlipStatements
+from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
+from comp.training.tiny_blip import blip_processor
+
+WIDTH, HEADS, LAYERS, FFN, SEEN = 32, 4, 3, 48, 145
+PROCESSOR = blip_processor()
+CLASSES = {
+    "question": (BlipQuestions, BlipForQuestionAnswering, EmojiScenes),
+    "caption": (BlipCaptions, BlipForConditionalGeneration, CaptionExamples),
+    "retrieval": (BlipRetrieval, BlipForImageTextRetrieval, CaptionExamples),
+    "statement": (BlipStatements, BlipForNlvr2, EmojiStatements),
+}
+TASKS = tuple(CLASSES)
+
+
+def random_blip(task, seed=0, positions=64):
+    """Weights large enough that attention is not flat, biases and norms that matter."""
+    torch.manual_seed(seed)
+    tokenizer = PROCESSOR.tokenizer
+    sizes = {
+        "hidden_size": WIDTH,
+        "intermediate_size": FFN,
+        "num_hidden_layers": LAYERS,
+        "num_attention_heads": HEADS,
+    }
+    text = BlipTextConfig(
+        vocab_size=len(tokenizer),
+        encoder_hidden_size=WIDTH,
+        max_position_embeddings=positions,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.sep_token_id,
+        sep_token_id=tokenizer.sep_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **sizes,
+    )
+    vision = BlipVisionConfig(image_size=168, patch_size=14, **sizes)
+    adapter, kind, _ = CLASSES[task]
+    parts = {"text_config": text, "vision_config": vision}
+    if task == "statement":
+        model = kind(BlipNlvrConfig(**parts, merge_from_layer=1))
+    else:
+        model = kind(BlipConfig(**parts, image_text_hidden_size=24))
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=1.4 * parameter[0].numel() ** -0.5)
+        else:
+            norm = "norm" in name.lower() and "weight" in name
+            nn.init.normal_(parameter, mean=float(norm), std=0.1)
+    model.tie_weights()
+    return adapter(model.eval(), PROCESSOR)
+
+
+def examples_of(task, count, split="validation"):
+    data = CLASSES[task][2](split, count)
+    return [data[number] for number in range(count)]
+
+
+def random_plan(adapter, seed=0, seen=0.7, read=0.7):
+    """Random heads and channels of every block; these shares of tokens stay at every place."""
+    rng = np.random.default_rng(seed)
+
+    def some(of, least):
+        return tuple(sorted(rng.permutation(of)[: rng.integers(least, of + 1)].tolist()))
+
+    return PruningPlan(
+        family="blip",
+        task=adapter.task,
+        model="tiny",
+        method="test",
+        rate=0.5,
+        workload=Workload(image_tokens=SEEN * adapter.images, text_tokens=12),
+        macs_dense=2,
+        macs=1,
+        blocks=tuple(
+            BlockPlan(
+                part=block.part,
+                index=block.index,
+                num_attention_heads=HEADS,
+                num_key_value_heads=HEADS,
+                intermediate_size=block.intermediate_size,
+                kept_key_value_heads=some(HEADS, 1),
+                kept_channels=some(FFN, 4) if block.intermediate_size else (),
+            )
+            for block in adapter.blocks
+        ),
+        drops=tuple(
+            DropPlan(
+                part=part,
+                after_layer=layer,
+                vision_keep_ratio=seen if part == "vision" else 1.0,
+                text_keep_ratio=read if part == "language" else 1.0,
+            )
+            for part, layer in adapter.drop_places
+        ),
+    )
