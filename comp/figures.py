@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 from matplotlib.patches import Patch
 
+from comp.encoder_flops import ANSWER_LENGTH
 from comp.errors import CompExportError
 from comp.files import writing
 from comp.flops import keep_ratios, token_counts
-from comp.plan import BlockPlan, Part, PruningPlan
+from comp.plan import BlockPlan, Part, PruningPlan, Task
 from comp.runs import RunDirectory
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ MODE_COLOURS = {
     "cross_parameters": "#009e73",
 }
 PARTS: tuple[Part, ...] = ("vision", "cross", "language")
+IMAGES_OF: dict[Task | None, int] = {"statement": 2}
 OTHER_COLOUR = "#999999"
 INK = "#333333"
 DPI = 144
@@ -83,6 +85,9 @@ def structure_figure(plan: PruningPlan) -> Figure:
         totals = [block.num_attention_heads for block in blocks]
         _bars(heads, blocks, [len(block.kept_heads) for block in blocks], totals)
         _label(heads, f"{part}: attention heads", "heads")
+        if part == "cross":  # heads only
+            heads.set_xlabel("block")
+            continue
         channels = figure.add_subplot(grid[1, column])
         widths = [block.intermediate_size for block in blocks]
         _bars(channels, blocks, [len(block.kept_channels) for block in blocks], widths)
@@ -111,17 +116,28 @@ def tokens_by_block(plan: PruningPlan) -> "dict[BlockKey, tuple[int, int]]":
     """Vision and text tokens that reach each block on the plan's workload.
 
     LLaVA's language blocks see both kinds, and its tower drops none; the towers of other families see
-    a kind each.
+    a kind each. Of statements about two images the tokens of both are counted, which the tower sees one
+    after the other. The decoder of BLIP's question answering, the second half of the language blocks, sees
+    the tokens of an answer.
     """
-    load = plan.workload
+    load, images = plan.workload, IMAGES_OF.get(plan.task, 1)
     both = plan.family == "llava"
-    starts: dict[Part, tuple[int, int]] = {} if both else {"vision": (load.image_tokens, 0)}
+    starts: dict[Part, tuple[int, int]] = {}
+    if not both:
+        starts["vision"] = (load.image_tokens // images, 0)
     starts["language"] = (load.image_tokens if both else 0, load.text_tokens)
     found: dict[BlockKey, tuple[int, int]] = {}
     for part, start in starts.items():
+        blocks = len(plan.part(part))
         ratios = keep_ratios(drop for drop in plan.drops if drop.part == part)
-        counts = token_counts(len(plan.part(part)), *start, ratios)
-        found |= {(part, index): count for index, count in enumerate(counts)}
+        if part == "language" and (plan.family, plan.task) == ("blip", "question"):
+            counts = token_counts(blocks // 2, *start, ratios)
+            counts += [(0, ANSWER_LENGTH)] * (blocks - blocks // 2)
+        else:
+            counts = token_counts(blocks, *start, ratios)
+        found |= {
+            (part, index): (vision * images, text) for index, (vision, text) in enumerate(counts)
+        }
     return found
 
 
@@ -153,9 +169,12 @@ def _tokens_of(
             for ratio, kind in ((drop.vision_keep_ratio, vision), (drop.text_keep_ratio, text))
             if any(kind)
         ]
+        behind = min(
+            drop.after_layer, len(here) - 1
+        )  # the last block may drop, and none is behind it
         axes.annotate(
             "\n".join(shown),
-            (drop.after_layer - 0.5, vision[drop.after_layer] + text[drop.after_layer]),
+            (drop.after_layer - 0.5, vision[behind] + text[behind]),
             xytext=(3, 4),
             textcoords="offset points",
             fontsize=7,

@@ -82,6 +82,7 @@ def _summary(plan: "PruningPlan") -> dict[str, Any]:
     return {
         "model": plan.model,
         "family": plan.family,
+        "task": plan.task,
         "method": plan.method,
         "rate": plan.rate,
         "macs": plan.macs,
@@ -114,7 +115,9 @@ def _print_plan(path: Path, plan: "PruningPlan") -> None:
             (
                 f"{block.part} {block.index}",
                 f"{len(block.kept_heads)} of {block.num_attention_heads}",
-                f"{len(block.kept_channels)} of {block.intermediate_size}",
+                f"{len(block.kept_channels)} of {block.intermediate_size}"
+                if block.intermediate_size
+                else "",
                 f"{vision} + {text}" if vision + text else "",
             )
         )

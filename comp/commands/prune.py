@@ -21,6 +21,7 @@ SHORT_MODES = {
     "lt": "language_tokens",
     "lp": "language_parameters",
     "vp": "vision_parameters",
+    "cp": "cross_parameters",
 }
 ALIGN_LARGE, ALIGN_SMALL, LARGE_WIDTH = 64, 16, 2048
 
@@ -35,8 +36,8 @@ ALIGN_LARGE, ALIGN_SMALL, LARGE_WIDTH = 64, 16, 2048
 @click.option("--method", type=click.Choice(["comp"]), default="comp", show_default=True)
 @click.option(
     "--modes",
-    help="What may be pruned: vt, lt (tokens), lp, vp (parameters); short or long names, by comma "
-    "[vt,lt,lp; of CLIP also vp].",
+    help="What may be pruned: vt, lt (tokens), lp, vp, cp (parameters; cp: cross-attention of BLIP); "
+    "short or long names, by comma [all that the model has; of LLaVA vt,lt,lp].",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory [runs/MODEL-RATE].")
 @click.option("--force", is_flag=True, help="Replace an existing run.")
@@ -154,7 +155,7 @@ def command(
     from comp.training_loop import StepOptions
 
     resolve_model(model)
-    family, width = _family_and_width(model)
+    family, defaults, width = _of_model(model)
     large = width >= LARGE_WIDTH
     align = align or (ALIGN_LARGE if large else ALIGN_SMALL)
     if lr is None:
@@ -166,7 +167,7 @@ def command(
         method=method,
         comp=CompOptions(
             rate=rate,
-            modes=family.default_modes if modes is None else _mode_names(modes),
+            modes=defaults if modes is None else _mode_names(modes),
             stages=stages,
             steps_per_stage=steps_per_stage,
             align=align,
@@ -209,8 +210,8 @@ def command(
         say("next: comp-export onnx, then verify, eval and bench")
 
 
-def _family_and_width(model: str) -> tuple["Family", int]:
-    """The family of a model, and its widest FFN that may be cut by default."""
+def _of_model(model: str) -> tuple["Family", tuple[str, ...], int]:
+    """The family of a model, its default modes, and its widest FFN that may be cut by default."""
     from comp.encoder_shapes import EncoderShape
     from comp.registry import FAMILIES, family_of
     from comp.shapes import ModelShape, config_of
@@ -223,9 +224,16 @@ def _family_and_width(model: str) -> tuple["Family", int]:
             f"{model}: model_type is {config.get('model_type')!r}: what can be pruned is {known}"
         )
     if family.name == "llava":
-        return family, max(ModelShape.from_config(config, model).channels)
+        widest = max(ModelShape.from_config(config, model).channels)
+        return family, family.default_modes, widest
+    if config.get("pruning"):
+        raise CompExportError(
+            f"{model} is pruned already: prune the dense {family.name} model it was made of"
+        )
     shape = EncoderShape.from_config(config, model)
-    return family, max(block.channels for block in (*shape.vision.blocks, *shape.text.blocks))
+    defaults = family.defaults_of((config.get("architectures") or [""])[0])
+    blocks = (*shape.vision.blocks, *shape.text.blocks)
+    return family, defaults, max(block.channels for block in blocks)
 
 
 def _prepare(run: RunDirectory, force: bool, resume: bool) -> None:
@@ -255,5 +263,5 @@ def _mode_names(modes: str) -> tuple[str, ...]:
         SHORT_MODES.get(mode.strip(), mode.strip()) for mode in modes.split(",") if mode.strip()
     ]
     if not names:
-        raise CompExportError("--modes names no mode: give at least one of vt, lt, lp, vp")
+        raise CompExportError("--modes names no mode: give at least one of vt, lt, lp, vp, cp")
     return tuple(dict.fromkeys(names))

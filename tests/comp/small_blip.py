@@ -1,8 +1,6 @@
 """Small random BLIPs of the four tasks, their examples, and random plans for them."""
 
 import numpy as np
-import torch
-from torch import nn
 from transformers import (
     BlipConfig,
     BlipForConditionalGeneration,
@@ -20,6 +18,7 @@ from comp.families.blip_retrieval import BlipRetrieval
 from comp.families.blip_tasks import BlipCaptions, BlipQuestions, BlipStatements
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
 from comp.training.tiny_blip import blip_processor
+from tests.comp.towers import shaken
 
 WIDTH, HEADS, LAYERS, FFN, SEEN = 32, 4, 3, 48, 145
 PROCESSOR = blip_processor()
@@ -34,7 +33,6 @@ TASKS = tuple(CLASSES)
 
 def random_blip(task, seed=0, positions=64):
     """Weights large enough that attention is not flat, biases and norms that matter."""
-    torch.manual_seed(seed)
     tokenizer = PROCESSOR.tokenizer
     sizes = {
         "hidden_size": WIDTH,
@@ -59,14 +57,9 @@ def random_blip(task, seed=0, positions=64):
         model = kind(BlipNlvrConfig(**parts, merge_from_layer=1))
     else:
         model = kind(BlipConfig(**parts, image_text_hidden_size=24))
-    for name, parameter in model.named_parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=1.4 * parameter[0].numel() ** -0.5)
-        else:
-            norm = "norm" in name.lower() and "weight" in name
-            nn.init.normal_(parameter, mean=float(norm), std=0.1)
+    shaken(model, seed, std=1.4)
     model.tie_weights()
-    return adapter(model.eval(), PROCESSOR)
+    return adapter(model, PROCESSOR)
 
 
 def examples_of(task, count, split="validation"):
