@@ -72,14 +72,14 @@ class TextModel:
             drop = None if alone else self.shape.drop("language", number + 1)
             with graph.scope(f"layers.{number}"):
                 asking = kept.only(states) if alone else states
-                mixed, scores = self._attention(asking, states, name, block, drop)
+                mixed, scores = self._attention(asking, states, name, block, drop, alone)
                 residual = asking
                 if drop is not None and scores is not None:
                     mixed, residual = kept.drop(scores, drop, mixed, residual)
                 states = self._added(mixed, residual, f"{name}.attention.output")
                 if memories:
                     found = [
-                        self._look(states, memory, f"{name}.crossattention", branch, block)
+                        self._look(states, memory, f"{name}.crossattention", branch, block, alone)
                         for branch, memory in enumerate(memories)
                     ]
                     states = self._crossed(found, states, f"{name}.crossattention.output", block)
@@ -127,12 +127,13 @@ class TextModel:
             with graph.scope(f"layers.{number}"):
                 mixed, present = self._cached(states, name, block, pasts[number], window)
                 presents.append(present)
-                if number + 1 == len(self.sizes.blocks):
+                ends = number + 1 == len(self.sizes.blocks)
+                if ends:
                     mixed, states = last_row(graph, mixed), last_row(graph, states)
                 states = self._added(mixed, states, f"{name}.attention.output")
                 query = self._linear(states, f"{name}.crossattention.self.query")
                 heads = self._heads(block.cross_heads[0])
-                mixed = cross_attention(graph, query, *cross[number], heads)
+                mixed = cross_attention(graph, query, *cross[number], heads, one_query=ends)
                 states = self._crossed([mixed], states, f"{name}.crossattention.output", block)
                 states = self._feed_forward(states, name)
         return self._logits(states, words), presents
@@ -168,13 +169,14 @@ class TextModel:
         name: str,
         block: BlockSize,
         drop: DropPlan | None,
+        alone: bool,
     ) -> tuple[ir.Value, ir.Value | None]:
         """The heads' outputs ``[T, N, H·hd]`` and, before a drop, the scores ``[T, N]``."""
         query, key, value = self._projected(asking, states, f"{name}.attention.self")
         heads = self._heads(block.heads)
         if drop is not None:
             return ranked_attention(self.graph, query, key, value, heads)
-        return full_attention(self.graph, query, key, value, heads), None
+        return full_attention(self.graph, query, key, value, heads, one_query=alone), None
 
     def _projected(
         self, asking: ir.Value, states: ir.Value, module: str
@@ -200,13 +202,19 @@ class TextModel:
         return attended.output, (attended.present_key, attended.present_value)
 
     def _look(
-        self, states: ir.Value, memory: ir.Value, name: str, branch: int, block: BlockSize
+        self,
+        states: ir.Value,
+        memory: ir.Value,
+        name: str,
+        branch: int,
+        block: BlockSize,
+        alone: bool,
     ) -> ir.Value:
         """What one branch of cross-attention finds in ``memory [T, M, D]``: ``[T, N, H·hd]``."""
         suffix = "" if len(block.cross_heads) == 1 else str(branch)
         query, key, value = self._projected(states, memory, f"{name}.self{suffix}")
         heads = self._heads(block.cross_heads[branch])
-        return full_attention(self.graph, query, key, value, heads)
+        return full_attention(self.graph, query, key, value, heads, one_query=alone)
 
     def _crossed(
         self, found: list[ir.Value], residual: ir.Value, name: str, block: BlockSize

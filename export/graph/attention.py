@@ -200,10 +200,13 @@ def full_attention(
     value: ir.Value,
     heads: Heads,
     causal: bool = False,
+    one_query: bool = False,
 ) -> ir.Value:
     """Attention of all to all, or ``causal``: ``[I, T, H·hd]`` in and out.
 
     Not causal, keys and values may be of other tokens than the queries, and of another number.
+    ``one_query``: that there is never more than one, for which TensorRT-RTX 1.7 has not always a fused
+    kernel; written out it costs nothing.
     """
     if graph.target.fused:
         return graph.op(
@@ -216,7 +219,7 @@ def full_attention(
             scale=heads.dim**-0.5,
             unidirectional=1 if causal else None,
         )
-    if graph.target.attention_operator:
+    if graph.target.attention_operator and not one_query:
         # Not with a mask: behind one TensorRT-RTX 1.7 has no fused attention of a single head.
         return graph.op(
             "Attention",
@@ -247,7 +250,12 @@ def cross_keys(graph: GraphBuilder, x: ir.Value, heads: Heads) -> ir.Value:
 
 
 def cross_attention(
-    graph: GraphBuilder, query: ir.Value, key: ir.Value, value: ir.Value, heads: Heads
+    graph: GraphBuilder,
+    query: ir.Value,
+    key: ir.Value,
+    value: ir.Value,
+    heads: Heads,
+    one_query: bool = False,
 ) -> ir.Value:
     """Attention to keys and values that were made before.
 
@@ -255,6 +263,7 @@ def cross_attention(
         query: ``[B, N, H·hd]``.
         key, value: ``[B, H, M, hd]``, as ``cross_keys`` makes them.
         heads: as many key heads as query heads.
+        one_query: as of ``full_attention``.
 
     Returns:
         ``[B, N, H·hd]``.
@@ -269,10 +278,10 @@ def cross_attention(
             num_heads=heads.query,
             scale=heads.dim**-0.5,
         )
-    if graph.target.attention_operator:
-        queries = _at_least_two(graph, cross_keys(graph, query, heads), heads)
+    if graph.target.attention_operator and not one_query:
+        queries = cross_keys(graph, query, heads)
         mixed = graph.op("Attention", queries, key, value, scale=heads.dim**-0.5)
-        return _join_heads(graph, _of_heads(graph, mixed, heads), heads)
+        return _join_heads(graph, mixed, heads)
     queries = cross_keys(graph, graph.op("Mul", query, graph.scalar(heads.dim**-0.5)), heads)
     scores = graph.op("MatMul", queries, graph.op("Transpose", key, perm=(0, 1, 3, 2)))
     mixed = graph.op("MatMul", graph.op("Softmax", scores, axis=-1), value)
