@@ -15,6 +15,7 @@ from comp.errors import CompExportError
 from export.blip import blip_graphs_of, build_blip_graphs
 from export.blip_config import blip_of, read_blip
 from export.graph.builder import Target
+from export.slim import SlimWeights
 from export.weights import CheckpointWeights
 from tests.export.small_blip import (
     BOS,
@@ -24,6 +25,7 @@ from tests.export.small_blip import (
     VOCAB,
     Graphs,
     Reference,
+    cuts_of,
     places,
     random_blip,
     random_plan,
@@ -383,6 +385,24 @@ def test_a_plan_gives_the_shape_of_its_checkpoint(models, tmp_path, task):
     assert dense.pruned(few).sizes.vision.blocks[0] == dense.sizes.vision.blocks[0]
     with pytest.raises(CompExportError, match=r"vision block 1 of .*which the model has not"):
         dense.pruned(few).pruned(plan.model_copy(update={"blocks": plan.blocks[1:]}))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_dense_checkpoint_and_a_plan_are_the_cut_one(models, tmp_path, task):
+    """No slim checkpoint has to be written: the graphs of both are the same, byte for byte."""
+    plan = random_plan(task, 4)
+    dense = save_blip(task, models[task], tmp_path / "dense")
+    slim = save_blip(task, models[task], tmp_path / "slim", plan)
+    cut = SlimWeights(CheckpointWeights(dense, naming=str), cuts_of(task, plan).of)
+    made = {
+        "cut": (read_blip(dense).pruned(plan), cut),
+        "slim": (read_blip(slim), CheckpointWeights(slim, naming=str)),
+    }
+    for name, (shape, weights) in made.items():
+        (tmp_path / name / "onnx").mkdir(parents=True)
+        build_blip_graphs(shape, weights, ONNX, tmp_path / name / "onnx")
+    for path in sorted((tmp_path / "slim" / "onnx").iterdir()):
+        assert (tmp_path / "cut" / "onnx" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_configurations_that_are_refused(models, tmp_path):
