@@ -34,10 +34,8 @@ class DataSizes:
 
 def embedded_data(adapter: FamilyAdapter, compute: Compute, sizes: DataSizes) -> PruningData:
     """EmojiScenes: calibration and training from ``train``, the metric from ``validation``."""
-    # An image with one of its captions is what both of these learn from.
-    task = "retrieval" if adapter.task == "caption" else adapter.task
-    train = embedded_examples(task, "train", TRAIN_SIZE)
-    validation = embedded_examples(task, "validation", sizes.validation)
+    train = embedded_examples(adapter.task, "train", TRAIN_SIZE)
+    validation = embedded_examples(adapter.task, "validation", sizes.validation)
     return split_data(adapter, compute, sizes, train, validation)
 
 
