@@ -112,6 +112,16 @@ class Retriever(EncoderEngine):
         vision_ms = ms_since(start)
         start = perf_counter()
         read = self.embed_texts(texts)
-        scores = seen.embeds @ read.embeds.T * np.float32(self.manifest.logit_scale or 1.0)
+        of_texts, of_images = self.match(seen, read)
         timings = Timings(prepare_ms, vision_ms, ms_since(start))
-        return Ranking(scores, scores.T, TowerKept(seen.kept | read.kept), timings)
+        return Ranking(of_texts, of_images, TowerKept(seen.kept | read.kept), timings)
+
+    def match(
+        self, seen: Embedded, read: Embedded
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """How well embedded images and texts fit: logits ``[I, T]`` and ``[T, I]``, as ``Ranking`` has them.
+
+        What is embedded once can be ranked against many others.
+        """
+        scores = seen.embeds @ read.embeds.T * np.float32(self.manifest.logit_scale or 1.0)
+        return scores, scores.T
