@@ -74,7 +74,7 @@ FAMILIES = (
         description="BLIP for captions, questions, retrieval, or statements about two images (NLVR2)",
         modes=BLIP_MODES,
         default_modes=BLIP_MODES,
-        exports=("slim checkpoint",),
+        exports=("slim checkpoint", "onnx", "tensorrt"),
         lacks={"BlipForConditionalGeneration": ("language_tokens",)},
     ),
 )

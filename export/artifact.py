@@ -13,6 +13,7 @@ from comp.errors import CompExportError
 from comp.files import writing_directory
 from comp.plan import PruningPlan, Workload
 from comp.registry import family_of as registered_family
+from export.blip_artifact import blip_artifact
 from export.clip_artifact import clip_artifact
 from export.contribution import Contribution
 from export.graph.builder import Target
@@ -20,7 +21,11 @@ from export.llava_artifact import llava_artifact
 from export.manifest import Macs, Manifest, describe_files
 from export.processor import TOKENIZER, read_image_processing
 
-FAMILIES: dict[str, Callable[..., Contribution]] = {"llava": llava_artifact, "clip": clip_artifact}
+FAMILIES: dict[str, Callable[..., Contribution]] = {
+    "llava": llava_artifact,
+    "clip": clip_artifact,
+    "blip": blip_artifact,
+}
 PACKAGES = ("comp-export", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
 

@@ -14,7 +14,7 @@ import torch
 from comp.data.example import Example
 from comp.errors import CompExportError
 from comp.families.clip import ClipAdapter, ClipBatch
-from comp.families.clip_forward import Embedded, embed_images, embed_texts
+from comp.families.clip_forward import embed_images, embed_texts
 from comp.families.cuts import CLIP, cut_of
 from comp.families.encoder_forward import EncoderOptions
 from comp.families.loading import load_adapter
@@ -22,7 +22,7 @@ from comp.masks import Masks
 from comp.plan import DropPlan, Place, PruningPlan
 from comp.tokens import DropRule, RatioRule
 from export.encoder_manifest import EncoderArtifact
-from export.masked import Listening, fill_kept, masks_of
+from export.masked import Listening, fill_kept, heard_scores, masks_of
 from export.ort_graph import NO_BFLOAT16, OrtGraph
 from export.parity import Answered
 from export.proof import Form, Skipped
@@ -53,20 +53,12 @@ class ClipTorch:
         texts = embed_texts(model, batch.input_ids, batch.attention_mask, options("language"))
         both = {"vision": images, "language": texts}
         kept = [both[part].encoded.kept[n].index[0].cpu().numpy() for part, n in ears]
-        scores = [_scores(ear, both[part], n) for (part, n), ear in ears.items()]
+        scores = [
+            heard_scores(ear, both[part].came, both[part].encoded, n)
+            for (part, n), ear in ears.items()
+        ]
         embeds = torch.cat([images.embeds[0], texts.embeds[0]]).float().cpu().numpy()
         return Answered(embeds, kept, scores, [])
-
-
-def _scores(ear: Listening, embedded: Embedded, number: int) -> np.ndarray:
-    """What a rule heard, by original index ``[N]``; NaN for tokens that did not come so far."""
-    earlier = [n for n in embedded.encoded.kept if n < number]
-    present = np.arange(embedded.came)
-    if earlier:
-        present = embedded.encoded.kept[max(earlier)].index[0].cpu().numpy()
-    row = np.full(embedded.came, np.nan)
-    row[present] = ear.heard[0][0].double().cpu().numpy()
-    return row
 
 
 class ClipGraphs:

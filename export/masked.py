@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from comp.families.base import FamilyAdapter
 from comp.families.cuts import Cut
+from comp.families.encoder_forward import Encoded
 from comp.masks import Masks
 from comp.plan import PruningPlan
 from comp.tokens import RatioRule
@@ -23,6 +25,27 @@ class Listening:
     def keep(self, importance: Tensor, kind: Tensor, alive: Tensor, query: Tensor) -> Tensor:
         self.heard.append(importance)
         return self.rule.keep(importance, kind, alive, query)
+
+
+def heard_scores(
+    ear: Listening, came: int, encoded: Encoded, number: int, row: int = 0
+) -> np.ndarray:
+    """What a rule heard of one row, by original index ``[N]``; NaN for tokens that did not come so far.
+
+    Args:
+        ear: the rule.
+        came: tokens ``N`` of the row before the first block.
+        encoded: what became of them.
+        number: blocks before the rule's place.
+        row: of the batch.
+    """
+    earlier = [passed for passed in encoded.kept if passed < number]
+    present = np.arange(came)
+    if earlier:
+        present = encoded.kept[max(earlier)].index[row].cpu().numpy()
+    scores = np.full(came, np.nan)
+    scores[present] = ear.heard[0][row].double().cpu().numpy()
+    return scores
 
 
 def fill_kept(dense: FamilyAdapter, slim: FamilyAdapter, cut: Callable[[str], Cut | None]) -> None:

@@ -115,12 +115,14 @@ class _Family:
 
     @classmethod
     def of(cls, artifact: Artifact) -> "_Family":
+        from export.blip_proof import BlipSide, blip_forms
         from export.clip_proof import ClipSide, clip_forms
         from export.llava_proof import LlavaSide
 
         known = {
             "llava": cls(LlavaSide.load, llava_forms),
             "clip": cls(ClipSide.load, clip_forms),
+            "blip": cls(BlipSide.load, blip_forms),
         }
         return known[artifact.manifest.family]
 

@@ -8,6 +8,7 @@ from export.encoder_manifest import EncoderManifest
 from export.manifest import Task
 from export.reading import kind_of, read_manifest
 from serve.backends.base import ProviderChoice
+from serve.encoder.blip_retriever import BlipRetriever
 from serve.encoder.graphs import EncoderGraphs
 from serve.encoder.judge import Judge
 from serve.encoder.reader import Reader
@@ -44,4 +45,6 @@ def load_engine(
     if threads is not None and threads < 1:
         raise CompExportError(f"threads {threads}: choose 1 or more")
     graphs = EncoderGraphs.load(directory, device, threads, check_hashes, provider)
+    if manifest.family == "blip" and manifest.task == "retrieval":
+        return BlipRetriever(graphs, threads)
     return ENCODERS[manifest.task](graphs, threads)

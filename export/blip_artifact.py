@@ -1,0 +1,95 @@
+"""What a BLIP contributes to its artifact: graphs, and what the engine must know."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from comp.encoder_flops import blip_macs, images_of
+from comp.encoder_shapes import Task as BlipTask
+from comp.families.blip_cuts import BlipCuts
+from comp.plan import Part, PruningPlan, Workload
+from export.blip import blip_graphs_of, build_blip_graphs
+from export.blip_config import BlipShape, blip_of
+from export.clip_artifact import parameters
+from export.contribution import Contribution
+from export.encoder_manifest import DecoderInfo, EncoderManifest, TextInfo, TowerInfo
+from export.graph.builder import Target
+from export.manifest import Task
+from export.slim import SlimWeights
+from export.weights import CheckpointWeights, WeightSource
+
+TASKS: Mapping[BlipTask, Task] = {
+    "vqa": "question",
+    "caption": "caption",
+    "retrieval": "retrieval",
+    "nlvr": "statement",
+}
+TEXT_TOKENS = 20  # of the workload, where no plan says how many
+
+
+def blip_artifact(
+    checkpoint: Path,
+    config: dict[str, Any],
+    target: Target,
+    plan: PruningPlan | None,
+    workload: Workload | None,
+) -> Contribution:
+    """See ``export.contribution``."""
+    shape = blip_of(config, str(checkpoint))
+    weights: WeightSource = CheckpointWeights(checkpoint, naming=str)
+    if plan is not None:
+        cuts = BlipCuts(plan, head_dims(shape), _encoder_blocks(shape), shape.branches)
+        shape = shape.pruned(plan)
+        weights = SlimWeights(weights, cuts.of)
+    vision = shape.sizes.vision
+    images = images_of(shape.task) * vision.tokens
+    on = workload or Workload(image_tokens=images, text_tokens=TEXT_TOKENS)
+    ratios = {
+        drop.place: drop.vision_keep_ratio if drop.part == "vision" else drop.text_keep_ratio
+        for drop in shape.drops
+    }
+    return Contribution(
+        manifest=EncoderManifest,
+        graphs=blip_graphs_of(shape),
+        build=lambda out, written: build_blip_graphs(shape, weights, target, out, written),
+        fields={
+            "task": TASKS[shape.task],
+            "vision": TowerInfo(
+                image_size=shape.image_size, patch_size=shape.patch_size, tokens=vision.tokens
+            ),
+            "text": TextInfo(
+                max_position_embeddings=shape.sizes.text.positions,
+                hidden_size=shape.sizes.text.hidden_size,
+            ),
+            "decoder": _decoder(shape),
+            "drops": shape.drops,
+        },
+        drops=shape.drops,
+        params=parameters(weights),
+        macs=blip_macs(shape.sizes, on, ratios),
+        workload=on,
+    )
+
+
+def head_dims(shape: BlipShape) -> dict[Part, int]:
+    """Head size of each part."""
+    text = shape.sizes.text.head_dim
+    return {"vision": shape.sizes.vision.head_dim, "language": text, "cross": text}
+
+
+def _encoder_blocks(shape: BlipShape) -> int:
+    return 0 if shape.encoder is None else len(shape.encoder.blocks)
+
+
+def _decoder(shape: BlipShape) -> DecoderInfo | None:
+    sizes = shape.decoder
+    if sizes is None:
+        return None
+    return DecoderInfo(
+        head_dim=sizes.head_dim,
+        num_attention_heads=tuple(block.heads for block in sizes.blocks),
+        vocab_size=sizes.vocab_size,
+        max_position_embeddings=sizes.positions,
+        bos_token_id=shape.tokens.bos,
+        eos_token_id=shape.tokens.sep,
+    )

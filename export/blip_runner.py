@@ -1,0 +1,109 @@
+"""A BLIP's artifact in plain ONNX Runtime, for proving it against torch (see ``export.parity.Runner``)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from comp.plan import Part
+from export.encoder_manifest import EncoderArtifact
+from export.ort_graph import OrtGraph
+from export.parity import Answered
+
+STATES = "encoder_hidden_states"
+Values = dict[str, np.ndarray]
+
+
+class BlipGraphs:
+    """All graphs of an artifact; one question at a time.
+
+    ``ask`` takes what the torch side takes: ``pixel_values`` of one or two images and ``input_ids [1, L]``,
+    not padded (of a caption nothing but the images is read).
+    """
+
+    def __init__(self, artifact: EncoderArtifact) -> None:
+        self._manifest = artifact.manifest
+        self._graphs = {
+            entry.name.removesuffix(".onnx"): OrtGraph(artifact.path / entry.name)
+            for entry in artifact.manifest.files
+            if entry.name.endswith(".onnx")
+        }
+
+    def ask(self, question: Any, max_new_tokens: int) -> Answered:
+        seen = self._graphs["vision_model"].run({"pixel_values": question.pixel_values.numpy()})
+        ids = question.input_ids.numpy()
+        task = self._manifest.task
+        if task == "statement":
+            return self._judged(seen, ids)
+        if task == "retrieval":
+            return self._matched(seen, ids)
+        return self._answered(seen, ids, max_new_tokens)
+
+    def _judged(self, seen: Values, ids: np.ndarray) -> Answered:
+        states = seen["last_hidden_state"]
+        images = {f"{STATES}.{number}": states[number][None] for number in range(len(states))}
+        read = self._graphs["text_encoder"].run({"input_ids": ids} | images)
+        logits = read["logits"][0]
+        kept = self._kept("vision", seen) + self._kept("language", read)
+        return Answered(logits, kept, [], [int(logits.argmax())], float(abs(np.diff(logits)[0])))
+
+    def _matched(self, seen: Values, ids: np.ndarray) -> Answered:
+        alone = self._graphs["text_model"].run({"input_ids": ids})
+        both = self._graphs["itm_model"].run({"input_ids": ids, STATES: seen["last_hidden_state"]})
+        kept = self._kept("vision", seen)
+        kept += self._kept("language", alone) + self._kept("language", both)
+        outputs = [seen["image_embeds"][0], alone["text_embeds"][0], both["logits"][0]]
+        return Answered(np.concatenate(outputs), kept, [], [])
+
+    def _answered(self, seen: Values, ids: np.ndarray, max_new_tokens: int) -> Answered:
+        memory, kept = seen["last_hidden_state"], self._kept("vision", seen)
+        if self._manifest.task == "question":
+            read = self._graphs["text_encoder"].run({"input_ids": ids, STATES: memory})
+            memory = read["last_hidden_state"]
+            kept += self._kept("language", read)
+        state = _Decoding(self._graphs["decoder_model"], self._graphs["cross_kv"], self._manifest)
+        logits, tokens = state.greedy(memory, max_new_tokens)
+        return Answered(logits, kept, [], tokens)
+
+    def _kept(self, part: Part, found: Values) -> list[np.ndarray]:
+        """Kept places of a part; those of a second image are counted on from the first's."""
+        step = self._manifest.vision.tokens
+        return [
+            np.concatenate([row + step * n for n, row in enumerate(found[f"kept.{passed}"])])
+            for of, passed in (drop.place for drop in self._manifest.drops)
+            if of == part
+        ]
+
+
+@dataclass(frozen=True)
+class _Decoding:
+    decoder: OrtGraph
+    cross: OrtGraph
+    manifest: Any
+
+    def greedy(self, memory: np.ndarray, max_new_tokens: int) -> tuple[np.ndarray, list[int]]:
+        """Logits of the first token ``[V]``, and the tokens up to and with the end."""
+        shape = self.manifest.decoder
+        looked = self.cross.run({STATES: memory})
+        dtype = np.dtype(self.manifest.precision)
+        caches = {
+            f"past_key_values.{layer}.{kind}": np.zeros((1, heads, 0, shape.head_dim), dtype)
+            for layer, heads in enumerate(shape.num_attention_heads)
+            for kind in ("key", "value")
+        }
+        token, first, tokens = shape.bos_token_id, None, list[int]()
+        while len(tokens) < max_new_tokens:
+            found = self.decoder.run({"input_ids": np.array([[token]])} | caches | looked)
+            logits = found["logits"][0, -1]
+            first = logits if first is None else first
+            token = int(logits.argmax())
+            tokens.append(token)
+            if token == shape.eos_token_id:
+                break
+            caches = {
+                name.replace("present.", "past_key_values."): value
+                for name, value in found.items()
+                if name.startswith("present.")
+            }
+        assert first is not None
+        return first, tokens
