@@ -41,4 +41,4 @@ def print_answer(events: Iterator[Event], origin: dict[str, Any], as_json: bool)
         f"{result.tpot_ms:.2f} ms a token · total {result.total_ms:.1f} ms"
     )
     for line in result.kept.lines():
-        say(f"{line} of {result.prompt_tokens} tokens")
+        say(line)

@@ -222,7 +222,9 @@ class Engine:
         asked = Asked(
             prompt_tokens=prompt.length,
             image_tokens=int(prompt.vision.size),
-            kept=KeptTokens({m: places[row] for m, places in kept.items()}, tuple(images)),
+            kept=KeptTokens(
+                {m: places[row] for m, places in kept.items()}, tuple(images), prompt.length
+            ),
             ends=manifest.tokens.eos_token_ids,
             room=manifest.decoder.max_position_embeddings - prompt.length,
         )

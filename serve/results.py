@@ -66,6 +66,7 @@ class KeptTokens:
 
     by_layer: dict[int, NDArray[np.int64]]
     image_places: tuple[NDArray[np.int64], ...]  # for each image, the prompt places of its tokens
+    length: int  # of the prompt
 
     def image_tokens(self, after_layer: int, image: int = 0) -> NDArray[np.int64]:
         """Which of one image's tokens ``0..T-1`` stayed."""
@@ -78,7 +79,10 @@ class KeptTokens:
         return {str(m): places.tolist() for m, places in self.by_layer.items()}
 
     def lines(self) -> list[str]:
-        return [f"after layer {m}: {places.size} kept" for m, places in self.by_layer.items()]
+        return [
+            f"after layer {m}: {places.size} of {self.length} tokens kept"
+            for m, places in self.by_layer.items()
+        ]
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ class TowerKept:
         for (part, layer), rows in sorted(self.by_place.items()):
             counts = sorted({tokens.size for tokens in rows})
             many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-            found.append(f"after {part} layer {layer}: {many} kept")
+            found.append(f"after {part} layer {layer}: {many} tokens kept")
         return found
 
 

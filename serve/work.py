@@ -12,6 +12,7 @@ from comp.errors import CompExportError
 from comp.images import ImageSource, read_image
 from export.manifest import Task
 from serve.encoder.judge import Judge
+from serve.encoder.reader import Reader
 from serve.encoder.retriever import Retriever
 from serve.loading import TaskEngine
 from serve.options import GenerationOptions
@@ -71,7 +72,8 @@ def work_of(
     known = {"retrieval": "answer", "statement": "statement", "question": "question"}
     said = list(texts) or ([getattr(example, known[task])] if task in known else [])
     check_counts(task, len(pictures), len(said))
-    return Work(task, tuple(pictures), tuple(said), new_tokens)
+    generates = task in ("question", "caption")
+    return Work(task, tuple(pictures), tuple(said), new_tokens if generates else 0)
 
 
 def check_counts(task: Task, images: int, texts: int) -> None:
@@ -134,10 +136,11 @@ def perform(engine: TaskEngine, work: Work) -> Done:
         tokens = engine.texts.encode(work.texts[0]).size
         return Done(timings, {"images": len(work.images), "text_tokens": tokens})
     answer = engine.generate(work.images, _prompt(work), _options(work))
-    return Done(
-        answer.timings,
-        {"prompt_tokens": answer.prompt_tokens, "image_tokens": answer.image_tokens},
-    )
+    if isinstance(engine, Reader):
+        size = {"images": len(work.images), "text_tokens": answer.prompt_tokens}
+    else:
+        size = {"prompt_tokens": answer.prompt_tokens, "image_tokens": answer.image_tokens}
+    return Done(answer.timings, size)
 
 
 def perform_noting(engine: TaskEngine, work: Work, shown: Callable[[], None]) -> None:

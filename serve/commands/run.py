@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from comp.errors import CompExportError
 from comp.options import CommonOptions, common_options, run_argument
 from serve.artifacts import Form
 from serve.commands.forms import form_options
@@ -82,7 +83,13 @@ def command(
     )
     found = open_run(run)
     directory = artifact_of(found, "dense" if dense else "compressed", form)
-    check_counts(task_of(directory), len(images), len(prompts))
+    task = task_of(directory)
+    check_counts(task, len(images), len(prompts))
+    if task in ("statement", "retrieval") and generation != GenerationOptions(seed=options.seed):
+        raise CompExportError(
+            f"a {task} model generates no text: leave out --max-new-tokens, --temperature, --top-p, "
+            "--stop and --keep-factor"
+        )
     engine = load_engine(directory, options.device, threads, provider=form.provider)
     origin = {
         "artifact": "dense" if dense else "compressed",
