@@ -22,6 +22,12 @@ from export.reading import kind_of, load_artifact, mark_verified
 
 REPORT = "verify"
 FEW_PLACES = 4  # of which a table says each
+COMPARED: dict[Task, str] = {
+    "question": "questions of {data}, greedy answers of up to {max_new_tokens} tokens",
+    "caption": "pictures of {data}, greedy captions of up to {max_new_tokens} tokens",
+    "statement": "statements of {data}",
+    "retrieval": "pairs of {data}, ranked among each other",
+}
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ def verify_run(
     report = {
         "ok": all(link.ok for link in links),
         "run": run.path.name,
+        "task": artifacts[0].manifest.task,
         "data": asked.source,
         "questions": len(questions),
         "max_new_tokens": asked.max_new_tokens,
@@ -183,13 +190,10 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [
         f"# Parity of {report['run']}: {verdict}",
         "",
-        (
-            f"{report['questions']} questions of {report['data']}, greedy answers of up to "
-            f"{report['max_new_tokens']} tokens."
-        ),
+        f"{report['questions']} {COMPARED[report['task']].format(**report)}.",
         "",
         (
-            "| link | holds | largest logit difference (bound) | kept sets identical | "
+            "| link | holds | largest difference of outputs (bound) | kept sets identical | "
             "answers identical | ties |"
         ),
         "|---|---|---|---|---|---|",
@@ -211,9 +215,9 @@ def markdown(report: dict[str, Any]) -> str:
     lines += [
         "",
         (
-            "A tie is a question where two forms keep different tokens whose scores are equal "
-            "within the rounding of the link's precision; it is counted here and not compared "
-            "further."
+            "A tie is a question where two forms keep different tokens, or choose different candidates, "
+            "whose scores are equal within the rounding of the link's precision; it is counted here and "
+            "not compared further."
         ),
         "",
     ]

@@ -199,10 +199,13 @@ def test_ranking_is_embeddings_then_matching(runs):
         ]
     matched = torch.stack(rows)  # [I, T]
     for likely in (2, 5):
-        found = engine.rank([e.image for e in examples], [e.answer for e in examples], likely)
+        seen = engine.embed_images([each.image for each in examples])
+        of_texts, of_images = engine.match(
+            seen, engine.embed_texts([each.answer for each in examples]), likely
+        )
         for scores, cosine, match in (
-            (found.of_texts, cosines, matched),
-            (found.of_images, cosines.T, matched.T),
+            (of_texts, cosines, matched),
+            (of_images, cosines.T, matched.T),
         ):
             for row in range(5):
                 best = cosine[row].topk(likely).indices.tolist()

@@ -87,8 +87,8 @@ def command(
             )
             for link in report["links"]
         ]
-        columns = ("link", "holds", "logits", "kept differ", "answers differ", "ties")
-        print_table(f"{report['questions']} questions of {source}", columns, rows, numbers_from=2)
+        columns = ("link", "holds", "outputs", "kept differ", "answers differ", "ties")
+        print_table(f"{report['questions']} examples of {source}", columns, rows, numbers_from=2)
     for each in report["skipped"] if not options.json else ():
         say(f"not compared: {each['name']}: {each['reason']}")
     if not report["ok"]:

@@ -1,9 +1,8 @@
 """Retrieval: images and texts become embeddings, and each is ranked by those of the other kind."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +19,27 @@ Kept = dict[Place, list[NDArray[np.int64]]]  # of each image, or text, which of 
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """Embeddings of length one ``[N, P]`` float32, and the tokens that stayed at each drop place."""
+class EmbeddedImages:
+    """Embeddings of length one ``[I, P]`` float32.
+
+    Attributes:
+        embeds: the embeddings.
+        kept: the tokens that stayed at each drop place.
+        states: of those that are left at the end ``[I, K, D]``, where matching looks at them.
+    """
 
     embeds: NDArray[np.float32]
-    kept: Kept = field(default_factory=dict)
+    kept: Kept
+    states: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class EmbeddedTexts:
+    """Embeddings of length one ``[T, P]`` float32, the tokens that stayed, and the ids of each text."""
+
+    embeds: NDArray[np.float32]
+    kept: Kept
+    ids: list[NDArray[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -53,22 +68,34 @@ class Ranking:
 class Retriever(EncoderEngine):
     """Ranks texts for images and images for texts, by the cosine of their embeddings."""
 
-    def embed_images(self, images: Sequence[ImageSource], batch_size: int = BATCH) -> Embedded:
+    def embed_images(
+        self, images: Sequence[ImageSource], batch_size: int = BATCH
+    ) -> EmbeddedImages:
         """Embed pictures as ``comp.images.read_image`` takes them.
 
         Raises:
             CompExportError: no picture, or one that cannot be read.
         """
+        return self._see(self._batches(images, batch_size))
+
+    def _batches(
+        self, images: Sequence[ImageSource], batch_size: int = BATCH
+    ) -> list[NDArray[np.float32]]:
         if not images:
             raise CompExportError("no image: give at least one")
-        found: list[dict[str, NDArray[Any]]] = []
-        for first in range(0, len(images), batch_size):
-            pixels = self.pixels(images[first : first + batch_size])
-            found.append(self.graphs.run("vision_model", {"pixel_values": pixels}))
-        embeds = np.concatenate([each["image_embeds"] for each in found])
-        return Embedded(embeds, kept_of("vision", found))
+        starts = range(0, len(images), batch_size)
+        return [self.pixels(images[first : first + batch_size]) for first in starts]
 
-    def embed_texts(self, texts: Sequence[str], batch_size: int = BATCH) -> Embedded:
+    def _see(self, pixels: list[NDArray[np.float32]]) -> EmbeddedImages:
+        found = [self.graphs.run("vision_model", {"pixel_values": each}) for each in pixels]
+
+        def all_of(name: str) -> NDArray[np.float32]:
+            return np.concatenate([each[name] for each in found])
+
+        states = all_of("last_hidden_state") if "last_hidden_state" in found[0] else None
+        return EmbeddedImages(all_of("image_embeds"), kept_of("vision", found), states)
+
+    def embed_texts(self, texts: Sequence[str], batch_size: int = BATCH) -> EmbeddedTexts:
         """Embed texts.
 
         Raises:
@@ -88,7 +115,7 @@ class Retriever(EncoderEngine):
                 rows = kept.setdefault(where, [np.empty(0, np.int64)] * len(texts))
                 for row, place in enumerate(places):
                     rows[place] = tokens[row]
-        return Embedded(np.stack(embeds), kept)
+        return EmbeddedTexts(np.stack(embeds), kept, ids)
 
     def rank(self, images: Sequence[ImageSource], texts: Sequence[str]) -> Ranking:
         """Rank every text for every image, and the other way round.
@@ -97,18 +124,12 @@ class Retriever(EncoderEngine):
             CompExportError: as ``embed_images`` and ``embed_texts``.
         """
         start = perf_counter()
-        if not images or not texts:
-            missing = "image" if not images else "candidate texts"
-            raise CompExportError(f"no {missing}: give at least one")
-        pixels = [
-            self.pixels(images[first : first + BATCH]) for first in range(0, len(images), BATCH)
-        ]
+        if not texts:
+            raise CompExportError("no candidate texts: give at least one")
+        pixels = self._batches(images)
         prepare_ms = ms_since(start)
         start = perf_counter()
-        found = [self.graphs.run("vision_model", {"pixel_values": each}) for each in pixels]
-        seen = Embedded(
-            np.concatenate([each["image_embeds"] for each in found]), kept_of("vision", found)
-        )
+        seen = self._see(pixels)
         vision_ms = ms_since(start)
         start = perf_counter()
         read = self.embed_texts(texts)
@@ -117,7 +138,7 @@ class Retriever(EncoderEngine):
         return Ranking(of_texts, of_images, TowerKept(seen.kept | read.kept), timings)
 
     def match(
-        self, seen: Embedded, read: Embedded
+        self, seen: EmbeddedImages, read: EmbeddedTexts
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """How well embedded images and texts fit: logits ``[I, T]`` and ``[T, I]``, as ``Ranking`` has them.
 
