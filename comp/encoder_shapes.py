@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal
 
+from comp import plan
 from comp.errors import CompExportError
 
 Task = Literal["retrieval", "vqa", "caption", "nlvr"]
@@ -49,6 +50,12 @@ ARCHITECTURES: Mapping[str, Task] = {
     "BlipForImageTextRetrieval": "retrieval",
     "BlipForNlvr2": "nlvr",
     "CLIPModel": "retrieval",
+}
+ASKED: Mapping[Task, plan.Task] = {  # what the task is called where its data and metric are chosen
+    "vqa": "question",
+    "caption": "caption",
+    "retrieval": "retrieval",
+    "nlvr": "statement",
 }
 PACKAGED = ("clip-b16", "clip-l14-336", "blip-retrieval", "blip-vqa", "blip-caption", "blip-nlvr")
 

@@ -1,11 +1,10 @@
 """What a BLIP contributes to its artifact: graphs, and what the engine must know."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from comp.encoder_flops import blip_macs, images_of
-from comp.encoder_shapes import Task as BlipTask
+from comp.encoder_shapes import ASKED
 from comp.families.blip_cuts import BlipCuts
 from comp.plan import Part, PruningPlan, Workload
 from export.blip import blip_graphs_of, build_blip_graphs
@@ -14,16 +13,9 @@ from export.clip_artifact import parameters
 from export.contribution import Contribution
 from export.encoder_manifest import DecoderInfo, EncoderManifest, TextInfo, TowerInfo
 from export.graph.builder import Target
-from export.manifest import Task
 from export.slim import SlimWeights
 from export.weights import CheckpointWeights, WeightSource
 
-TASKS: Mapping[BlipTask, Task] = {
-    "vqa": "question",
-    "caption": "caption",
-    "retrieval": "retrieval",
-    "nlvr": "statement",
-}
 TEXT_TOKENS = 20  # of the workload, where no plan says how many
 
 
@@ -53,7 +45,7 @@ def blip_artifact(
         graphs=blip_graphs_of(shape),
         build=lambda out, written: build_blip_graphs(shape, weights, target, out, written),
         fields={
-            "task": TASKS[shape.task],
+            "task": ASKED[shape.task],
             "vision": TowerInfo(
                 image_size=shape.image_size, patch_size=shape.patch_size, tokens=vision.tokens
             ),

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from comp.errors import CompExportError
 from comp.files import write_text
-from comp.plan import Workload
+from comp.plan import Task, Workload
 
 MANIFEST_VERSION: Literal[1] = 1
 MANIFEST_NAME = "manifest.json"
@@ -24,7 +24,6 @@ READ_BLOCK = 1 << 20  # bytes read at a time when hashing
 M = TypeVar("M", bound=BaseModel)
 Flavour = Literal["onnxruntime", "standard"]
 Precision = Literal["float32", "float16", "bfloat16"]
-Task = Literal["question", "caption", "statement", "retrieval"]
 
 
 class Frozen(BaseModel):

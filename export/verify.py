@@ -12,10 +12,11 @@ from typing import Any
 from comp.checkpoints import resolve_model
 from comp.errors import CompExportError
 from comp.files import write_text
+from comp.plan import Task
 from comp.runs import RunDirectory
 from export.engines.manifest import Engines, load_engines, mark_engines_verified
 from export.forms import EngineForm, engine_form, llava_forms
-from export.manifest import MANIFEST_NAME, Artifact, Task, Verified, sha256_of
+from export.manifest import MANIFEST_NAME, Artifact, Verified, sha256_of
 from export.parity import Answered, Runner, ask_all, compare
 from export.proof import Examples, Form, Questions, Side, Skipped
 from export.reading import kind_of, load_artifact, mark_verified

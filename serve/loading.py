@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from comp.errors import CompExportError
+from comp.plan import Task
 from export.encoder_manifest import EncoderManifest
-from export.manifest import Task
 from export.reading import kind_of, read_manifest
 from serve.backends.base import ProviderChoice
 from serve.encoder.blip_retriever import BlipRetriever

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from comp.plan import Task
 from export.engines.manifest import read_engine_manifest
-from export.manifest import Task
 from export.reading import kind_of, read_manifest
 from serve import evaluate, evaluate_captions, evaluate_retrieval, evaluate_statements
 from serve.options import GenerationOptions

@@ -10,7 +10,7 @@ from PIL import Image
 from comp.data.embedded import embedded_examples
 from comp.errors import CompExportError
 from comp.images import ImageSource, read_image
-from export.manifest import Task
+from comp.plan import Task
 from serve.encoder.judge import Judge
 from serve.encoder.reader import Reader
 from serve.encoder.retriever import Retriever

@@ -1,6 +1,8 @@
 """``comp-export models``: what can be compressed, and how."""
 
+import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import click
@@ -23,11 +25,12 @@ def command(options: CommonOptions) -> None:
         return
     print_table(
         "Models (--model also takes a directory or a hub id)",
-        ("name", "family", "from", "layers", "image tokens", "parameters"),
+        ("name", "family", "task", "from", "layers", "image tokens", "parameters"),
         (
             (
                 model["name"],
                 model["family"],
+                model["task"],
                 model["source"],
                 model["layers"],
                 model["image_tokens"],
@@ -35,7 +38,7 @@ def command(options: CommonOptions) -> None:
             )
             for model in models
         ),
-        numbers_from=3,
+        numbers_from=4,
     )
     print_table(
         "Families",
@@ -61,20 +64,50 @@ def command(options: CommonOptions) -> None:
 
 def _models() -> list[dict[str, Any]]:
     from comp.checkpoints import ALIASES, EMBEDDED
-    from comp.flops import llava_params
-    from comp.shapes import read_shape
 
-    found = []
-    for name in (*EMBEDDED, *ALIASES):
-        shape = read_shape(name)
-        found.append(
-            {
-                "name": name,
-                "family": "llava",
-                "source": ALIASES.get(name, "embedded in the package"),
-                "layers": shape.num_layers,
-                "image_tokens": shape.image_tokens,
-                "params": sum(llava_params(shape).values()),
-            }
-        )
-    return found
+    return [
+        {"name": name, "source": ALIASES.get(name, "embedded in the package")} | _sizes(name)
+        for name in (*EMBEDDED, *ALIASES)
+    ]
+
+
+def _sizes(name: str) -> dict[str, Any]:
+    """Family, task, blocks, tokens of an image, and parameters of a model."""
+    from comp.checkpoints import resolve_model
+    from comp.encoder_shapes import ASKED, EncoderShape
+    from comp.flops import llava_params
+    from comp.registry import family_of
+    from comp.shapes import ModelShape, config_of
+
+    config = config_of(name)
+    family = family_of(config.get("model_type"))
+    assert family is not None
+    if family.name == "llava":
+        shape = ModelShape.from_config(config, name)
+        return {
+            "family": "llava",
+            "task": "question",
+            "layers": shape.num_layers,
+            "image_tokens": shape.image_tokens,
+            "params": sum(llava_params(shape).values()),
+        }
+    encoder = EncoderShape.from_config(config, name)
+    decoder = 0 if encoder.decoder is None else len(encoder.decoder.blocks)
+    return {
+        "family": family.name,
+        "task": ASKED[encoder.task],
+        "layers": len(encoder.vision.blocks) + len(encoder.text.blocks) + decoder,
+        "image_tokens": encoder.vision.tokens,
+        "params": _stored_params(resolve_model(name)),
+    }
+
+
+def _stored_params(directory: Path) -> int:
+    """Numbers in a checkpoint's tensors, from the files' headers."""
+    from safetensors import safe_open
+
+    total = 0
+    for path in sorted(directory.glob("*.safetensors")):
+        with safe_open(path, "np") as file:
+            total += sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+    return total

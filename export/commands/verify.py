@@ -10,7 +10,7 @@ from comp.console import print_json, print_table, progress, say
 from comp.options import CommonOptions, common_options, run_argument
 
 if TYPE_CHECKING:
-    from export.manifest import Task
+    from comp.plan import Task
     from export.proof import Examples
 
 EXIT_FAILED = 1

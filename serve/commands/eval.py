@@ -15,7 +15,7 @@ from serve.artifacts import Form
 from serve.commands.forms import form_options
 
 if TYPE_CHECKING:
-    from export.manifest import Task
+    from comp.plan import Task
 
 SPLITS = ("train", "validation", "test")
 DEFAULT_LIMIT = 2000
