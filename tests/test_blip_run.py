@@ -287,3 +287,72 @@ def test_keep_factors_are_refused(runs, pictures):
     both = ("--image", pictures[0], "--image", pictures[1], "--prompt", "both are red")
     with pytest.raises(CompExportError, match="a statement model generates no text"):
         call("run", runs("statement"), *both, "--keep-factor", "2")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number in range(3):
+        example = embedded_examples("caption", "test", 3)[number]
+        example.image.save(tmp_path / f"COCO_val2014_{number:012d}.jpg", quality=100)
+    return tmp_path
+
+
+def test_eval_of_vqav2_is_its_official_accuracy(runs, folder):
+    """Two of ten people say what the model says: 0.6 by the official rule, over all leave-one-outs."""
+    engine = load_engine(runs("question") / "onnx")
+    names = sorted(folder.glob("*.jpg"))
+    said = engine.generate([names[0]], "what is it?", GenerationOptions(max_new_tokens=3)).text
+    people = [said] * 2 + ["nothing of the kind"] * 8
+    asked = [{"image_id": 0, "question": "what is it?", "question_id": 7}]
+    answered = [
+        {
+            "question_id": 7,
+            "image_id": 0,
+            "answer_type": "other",
+            "multiple_choice_answer": "nothing of the kind",
+            "answers": [{"answer": answer} for answer in people],
+        }
+    ]
+    questions = folder / "v2_OpenEnded_mscoco_val2014_questions.json"
+    questions.write_text(json.dumps({"questions": asked, "data_subtype": "val2014"}))
+    annotations = folder / "v2_mscoco_val2014_annotations.json"
+    annotations.write_text(json.dumps({"annotations": answered, "data_subtype": "val2014"}))
+    words = ("--data", questions, "--images", folder, "--max-new-tokens", "3")
+    report = called("eval", runs("question"), *words)
+    assert report["compressed"]["accuracy"] == pytest.approx(0.6)
+    assert report["compressed"]["n"] == 1
+
+
+def test_eval_of_karpathy_has_all_captions_of_an_image(runs, folder):
+    records = [
+        {
+            "filename": name.name,
+            "split": "test",
+            "sentences": [{"raw": f"{word} number {number}"} for word in ("a", "the", "one")],
+        }
+        for number, name in enumerate(sorted(folder.glob("*.jpg")))
+    ]
+    path = folder / "dataset.json"
+    path.write_text(json.dumps({"images": records}))
+    report = called("eval", runs("retrieval"), "--data", path, "--images", folder)
+    kinds = report["compressed"]["by_kind"]
+    assert kinds["R@1, texts of an image"]["n"] == 3
+    assert kinds["R@1, images of a text"]["n"] == 9
+    assert kinds["R@10, images of a text"]["right"] == 9
+    said = called("eval", runs("caption"), "--data", path, "--images", folder)
+    # No thing of EmojiScenes is in these captions: the consensus with people is the only measure.
+    assert set(said["compressed"]) == {"mean", "ci95", "n", "by_kind"}
+    assert not said["compressed"]["by_kind"]
+
+
+def test_eval_of_nlvr2(runs, folder):
+    names = sorted(path.name for path in folder.glob("*.jpg"))
+    lines = [
+        {"images": names[:2], "statement": "both show a fox", "label": label}
+        for label in (True, False)
+    ]
+    path = folder / "mine.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    report = called("eval", runs("statement"), "--data", path, "--images", folder)
+    assert report["compressed"]["right"] == 1  # one of the two must be so
+    assert report["compressed"]["n"] == 2
