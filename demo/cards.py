@@ -1,100 +1,156 @@
-"""The page's pieces as HTML: header, answer cards, bars, kept tokens. Pure functions."""
+"""What every view shows: header, a card a model, bars, kept tokens. Pure functions."""
 
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
-from PIL import Image
+from demo.comparison import Comparison, Side
+from demo.html import chip, figure, milliseconds, panel, plain, quiet
+from demo.kept_tokens import KeptView, data_uri
+from demo.pair import Pair
+from export.manifest import Manifest, Task
+from serve.artifacts import Which
 
-from comp.data.scoring import exact_match
-from demo.comparison import Comparison, Pair, Side
-from demo.kept_tokens import KeptPicture, data_uri
-from export.manifest import Manifest
-
-NAMES = {"dense": "Original", "compressed": "Compressed"}
+NAMES: dict[Which, str] = {"dense": "Original", "compressed": "Compressed"}
 ALIKE = 0.02  # a smaller difference is not worth a word
 KEPT_TITLE = "What the compressed model keeps looking at"
-_STATES = {
-    "ready": "ready",
-    "waiting": "waits for the original",
-    "answering": "answering",
-    "done": "done",
+NOTHING = '<span class="ce-quiet">–</span>'
+Shown = tuple[str, str, str, str]  # the two cards, the bars, the kept tokens
+R_contra = TypeVar("R_contra", contravariant=True)
+
+
+@dataclass(frozen=True)
+class Words:
+    """How the page speaks of a task.
+
+    Attributes:
+        title, lead: of the page.
+        working: what a model is doing.
+        invitation: how to see something.
+        result: what a model gives.
+    """
+
+    title: str
+    lead: str
+    working: str
+    invitation: str
+    result: str
+
+
+WORDS: dict[Task, Words] = {
+    "question": Words(
+        "Same question, two models", "The original answers first", "answering", "Ask", "this answer"
+    ),
+    "caption": Words(
+        "Same picture, two captions",
+        "The original describes it first",
+        "describing",
+        "Describe a picture",
+        "this caption",
+    ),
+    "statement": Words(
+        "Same statement, two verdicts",
+        "The original judges first",
+        "judging",
+        "Judge a statement",
+        "this verdict",
+    ),
+    "retrieval": Words(
+        "Same search, two models",
+        "The original searches first",
+        "searching",
+        "Search",
+        "this search",
+    ),
 }
 
 
-def plain(text: str) -> str:
-    """Text as HTML; braces and dollars too, which the page's templates would read as their own."""
-    escaped = escape(text)
-    return escaped.replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;")
+class Face(Protocol[R_contra]):
+    """How the results of a task look on a card."""
+
+    def body(self, side: Side[Any]) -> str:
+        """What the model says, as HTML."""
+        ...
+
+    def chip(self, result: R_contra) -> str:
+        """Whether it is right, as HTML; empty where nobody knows."""
+        ...
+
+    def clocks(self, result: R_contra | None) -> tuple[tuple[str, float | None], ...]:
+        """Names and milliseconds; none where there is nothing to measure."""
+        ...
 
 
-def header(pair: Pair) -> str:
+def header(pair: Pair[Any]) -> str:
     """What is compared: the model, how much was removed, whether that is proved."""
     manifest = pair.compressed.manifest
-    proof = (
-        '<span class="ce-chip ce-good" title="torch and ONNX give equal answers">verified</span>'
+    words = WORDS[pair.task]
+    model = Path(manifest.model)  # or a name
+    chips = [
+        chip(model.name if model.is_absolute() else manifest.model, "strong", manifest.model),
+        chip(f"{100 * manifest.rate:.0f} % of FLOPs removed"),
+        chip(manifest.method) if manifest.method else "",
+        chip("verified", "good", "torch and ONNX give equal results")
         if pair.verified
-        else '<span class="ce-chip ce-warn" title="Run comp-export verify">not verified</span>'
-    )
-    method = f'<span class="ce-chip">{plain(manifest.method)}</span>' if manifest.method else ""
+        else chip("not verified", "warn", "Run comp-export verify"),
+        chip(f"{pair.compressed.provider} · {manifest.precision}"),
+    ]
     return f"""
 <header class="ce-header">
   <div>
-    <h1>Same question, two models</h1>
-    <p>The original answers first, then its compressed twin: on this machine, now.</p>
+    <h1>{words.title}</h1>
+    <p>{words.lead}, then its compressed twin: on this machine, now.</p>
   </div>
-  <div class="ce-chips">
-    <span class="ce-chip ce-strong">{plain(manifest.model)}</span>
-    <span class="ce-chip">{100 * manifest.rate:.0f} % of FLOPs removed</span>
-    {method}{proof}
-    <span class="ce-chip">{plain(pair.compressed.provider)} · {plain(manifest.precision)}</span>
-  </div>
+  <div class="ce-chips">{"".join(chips)}</div>
 </header>"""
 
 
-def answer_card(side: Side, manifest: Manifest, dense: Manifest, expected: str | None) -> str:
-    """One model's answer, its times, and what it costs."""
-    text = plain(side.text)
-    if side.state == "answering":
-        text += '<span class="ce-caret"></span>'
-    elif not text:
-        text = '<span class="ce-quiet">–</span>'
-    verdict = ""
-    if side.state == "done" and expected is not None:
-        right = exact_match(expected, side.text)
-        mark, kind = ("✓ right", "ce-good") if right else (f"✗ {plain(expected)}", "ce-warn")
-        verdict = f'<span class="ce-chip {kind}">{mark}</span>'
+def shown(pair: Pair[Any], face: Face[Any], now: Comparison[Any]) -> Shown:
+    """All that changes of the page; kept tokens come when both models are done."""
+    first, second = (card(side, pair, face) for side in (now.dense, now.compressed))
+    kept = panel(KEPT_TITLE, _empty(pair, now, "to see which image tokens stay."))
+    return first, second, bars(pair, face, now), kept
+
+
+def card(side: Side[Any], pair: Pair[Any], face: Face[Any]) -> str:
+    """One model's result, its times, and what it costs."""
+    states = {
+        "ready": "ready",
+        "waiting": "waits for the original",
+        "working": WORDS[pair.task].working,
+        "done": "done",
+    }
+    verdict = face.chip(side.result) if side.result is not None else ""
     return f"""
 <article class="ce-card ce-{side.which}" data-state="{side.state}">
   <div class="ce-card-head">
-    <h2>{NAMES[side.which]}</h2><span class="ce-state">{_STATES[side.state]}</span>{verdict}
+    <h2>{NAMES[side.which]}</h2><span class="ce-state">{states[side.state]}</span>{verdict}
   </div>
-  <p class="ce-answer" aria-live="polite">{text}</p>
-  <dl class="ce-times">{_times(side)}</dl>
-  <dl class="ce-costs">{_costs(manifest, dense)}</dl>
+  <div class="ce-body" aria-live="polite">{face.body(side)}</div>
+  <dl class="ce-times">{_times(face, side)}</dl>
+  <dl class="ce-costs">{_costs(pair, side.which)}</dl>
 </article>"""
 
 
-def _times(side: Side) -> str:
-    done = side.generation
-    values = (
-        ("first token", f"{done.ttft_ms:.1f}" if done else None),
-        ("per token", f"{done.tpot_ms:.2f}" if done and done.timings.decode_steps else None),
-        ("total", f"{done.total_ms:.1f}" if done else None),
-    )
+def said(side: Side[Any], text: str) -> str:
+    """A sentence of the model as HTML, with a caret where it goes on; ``text`` is HTML."""
+    caret = '<span class="ce-caret"></span>' if side.state == "working" else ""
+    return f'<p class="ce-answer">{text + caret or NOTHING}</p>'
+
+
+def _times(face: Face[Any], side: Side[Any]) -> str:
     return "".join(
-        f"<div><dt>{name}</dt><dd>{value + '<small>ms</small>' if value else '–'}</dd></div>"
-        for name, value in values
+        f"<div><dt>{name}</dt><dd>"
+        f"{'–' if value is None else milliseconds(value) + '<small>ms</small>'}</dd></div>"
+        for name, value in face.clocks(side.result)
     )
 
 
-def _costs(manifest: Manifest, dense: Manifest) -> str:
-    macs = "–"
-    share = ""
-    if manifest.macs is not None:
-        macs = _engineering(manifest.macs.artifact)
-        if dense.macs is not None and manifest is not dense:
-            share = f"<small>{100 * manifest.macs.artifact / dense.macs.artifact:.0f} %</small>"
+def _costs(pair: Pair[Any], which: Which) -> str:
+    manifest, dense = pair.manifests[which], pair.manifests["dense"]
     values = (
-        ("FLOPs", macs + share, "multiply-accumulates of reading one prompt"),
+        ("FLOPs", _macs(manifest, dense), "multiply-accumulates of one request"),
         ("parameters", _engineering(manifest.params), "in the exported graphs"),
         ("size", f"{manifest.size_bytes / 2**20:.1f} MiB", "files of the artifact"),
     )
@@ -104,6 +160,15 @@ def _costs(manifest: Manifest, dense: Manifest) -> str:
     )
 
 
+def _macs(manifest: Manifest, dense: Manifest) -> str:
+    if manifest.macs is None:
+        return "–"
+    share = ""
+    if dense.macs is not None and manifest is not dense:
+        share = f"<small>{100 * manifest.macs.artifact / dense.macs.artifact:.0f} %</small>"
+    return _engineering(manifest.macs.artifact) + share
+
+
 def _engineering(number: int) -> str:
     for unit, size in (("T", 10**12), ("G", 10**9), ("M", 10**6), ("k", 10**3)):
         if number >= size:
@@ -111,17 +176,18 @@ def _engineering(number: int) -> str:
     return str(number)
 
 
-def bars(now: Comparison) -> str:
-    """A bar chart of the times of both answers, with what was gained."""
-    first, second = now.dense.generation, now.compressed.generation
-    if first is None or second is None:
-        return _panel("Time", _empty(now, "Ask to see the clocks."))
-    groups = [("First token", first.ttft_ms, second.ttft_ms)]
-    if first.timings.decode_steps and second.timings.decode_steps:
-        groups.append(("Per token", first.tpot_ms, second.tpot_ms))
-    groups.append(("Whole answer", first.total_ms, second.total_ms))
-    rows = "".join(_bar_group(name, before, after) for name, before, after in groups)
-    return _panel("Time", f'<div class="ce-bars">{rows}</div>', "milliseconds, this answer")
+def bars(pair: Pair[Any], face: Face[Any], now: Comparison[Any]) -> str:
+    """A bar chart of the clocks of both models, with what was gained."""
+    if now.dense.result is None or now.compressed.result is None:
+        return panel("Time", _empty(pair, now, "to see the clocks."))
+    both = zip(face.clocks(now.dense.result), face.clocks(now.compressed.result), strict=True)
+    rows = "".join(
+        _bar_group(name, before, after)
+        for (name, before), (_, after) in both
+        if before is not None and after is not None
+    )
+    note = f"milliseconds, {WORDS[pair.task].result}"
+    return panel("Time", f'<div class="ce-bars">{rows}</div>', note)
 
 
 def _bar_group(name: str, before: float, after: float) -> str:
@@ -130,54 +196,46 @@ def _bar_group(name: str, before: float, after: float) -> str:
     label = f"{gain:.2f}× faster" if gain >= 1 else f"{1 / gain:.2f}× slower"
     label = "alike" if abs(gain - 1) < ALIKE else label
 
-    def bar(kind: str, value: float) -> str:
+    def bar(kind: Which, value: float) -> str:
         style = f"width:{max(100 * value / longest, 1):.1f}%"
-        number = f"{value:.1f}" if value >= 10 else f"{value:.2f}"
         return (
             f'<div class="ce-bar" title="{NAMES[kind]}"><div class="ce-track">'
-            f'<i class="ce-fill-{kind}" style="{style}"></i></div><b>{number}</b></div>'
+            f'<i class="ce-fill-{kind}" style="{style}"></i></div><b>{milliseconds(value)}</b></div>'
         )
 
     return (
-        f'<div class="ce-bar-group"><div class="ce-bar-name"><span>{name}</span>'
+        f'<div class="ce-bar-group"><div class="ce-bar-name"><span>{name.capitalize()}</span>'
         f"<em>{label}</em></div>{bar('dense', before)}{bar('compressed', after)}</div>"
     )
 
 
-def kept_nothing_yet(now: Comparison) -> str:
-    """The panel of kept tokens before there is an answer."""
-    return _panel(KEPT_TITLE, _empty(now, "Ask to see which image tokens stay."))
+def kept_panel(views: Sequence[KeptView]) -> str:
+    """Each picture as the model sees it, and what stays of it after drops."""
+    if not any(view.places for view in views):
+        body = '<p class="ce-quiet ce-final">This plan drops no image tokens.</p>'
+        return panel(KEPT_TITLE, body)
+    rows = "".join(f'<div class="ce-figures ce-final">{_figures(view)}</div>' for view in views)
+    note = "dropped patches fade"
+    if len(views[0].pictures) < views[0].places:
+        note = f"{len(views[0].pictures)} of {views[0].places} drop places · {note}"
+    return panel(KEPT_TITLE, rows, note)
 
 
-def kept_row(view: Image.Image, pictures: list[KeptPicture]) -> str:
-    """The picture as the model sees it, and what stays of it after each drop."""
-    title = KEPT_TITLE
-    if not pictures:
-        return _panel(title, '<p class="ce-quiet">This plan drops no tokens.</p>')
-    total = pictures[0].of
-    figures = [_figure(data_uri(view), "the model's view", f"{total} image tokens")]
-    for kept in pictures:
+def _figures(view: KeptView) -> str:
+    figures = [figure(data_uri(view.seen), view.name, f"{view.pictures[0].of} image tokens")]
+    for kept in view.pictures:
         numbers = f"{kept.kept} of {kept.of} stay"
-        figures.append(_figure(data_uri(kept.picture), f"after {kept.place}", numbers))
-    return _panel(
-        title, f'<div class="ce-figures">{"".join(figures)}</div>', "dropped patches fade"
-    )
+        figures.append(figure(data_uri(kept.picture), f"after {kept.place}", numbers))
+    return "".join(figures)
 
 
-def _empty(now: Comparison, invitation: str) -> str:
-    words = invitation if now.dense.state == "ready" else "Answering …"
-    return f'<p class="ce-quiet">{words}</p>'
+def _empty(pair: Pair[Any], now: Comparison[Any], purpose: str) -> str:
+    words = WORDS[pair.task]
+    if now.dense.state == "ready":
+        return quiet(f"{words.invitation} {purpose}")
+    return quiet(f"{words.working.capitalize()} …")
 
 
-def _figure(address: str, name: str, numbers: str) -> str:
-    return (
-        f'<figure><img src="{address}" alt="{plain(name)}: {plain(numbers)}">'
-        f"<figcaption><b>{plain(name)}</b><span>{plain(numbers)}</span></figcaption></figure>"
-    )
-
-
-def _panel(title: str, body: str, note: str = "") -> str:
-    return (
-        f'<section class="ce-panel"><div class="ce-panel-head"><h3>{title}</h3>'
-        f"<span>{note}</span></div>{body}</section>"
-    )
+def missing(text: str) -> str:
+    """What a result lacks, below it."""
+    return f'<p class="ce-missing">{plain(text)}</p>'

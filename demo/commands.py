@@ -26,7 +26,9 @@ def demo(
 ) -> None:
     """Serve the page of RUN: original and compressed side by side.
 
-    Pick or upload a picture and ask. The two models answer one after the other. Ctrl-C stops it.
+    The page is of the model's task: ask about a picture, have it described, judge a statement about two
+    pictures, or search pictures by captions and captions by pictures. The two models work one after the
+    other. Ctrl-C stops it.
     """
     from demo.server import serve_page
 
@@ -46,7 +48,13 @@ def demo(
 @click.option("--rate", type=float, default=0.62, show_default=True, help="FLOPs to remove.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory [runs/MODEL-RATE].")
 @click.option(
-    "--questions", type=click.IntRange(min=1), default=600, show_default=True, help="For eval."
+    "--limit",
+    "--questions",
+    "limit",
+    type=click.IntRange(min=1),
+    default=600,
+    show_default=True,
+    help="For eval: so many questions, pictures, statements or pairs.",
 )
 @click.option("--force", is_flag=True, help="Make the run again from the start.")
 @common_options
@@ -54,7 +62,7 @@ def quickstart(
     model: str,
     rate: float,
     out: Path | None,
-    questions: int,
+    limit: int,
     force: bool,
     options: CommonOptions,
 ) -> None:
@@ -70,7 +78,7 @@ def quickstart(
     shared = ("--seed", str(options.seed), "--device", options.device)
     outcomes = [
         perform(step, cli, options.json, say)
-        for step in steps(run, model, rate, questions, shared, force)
+        for step in steps(run, model, rate, limit, shared, force)
     ]
     run.point_latest_here()
     if options.json:

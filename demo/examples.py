@@ -1,4 +1,4 @@
-"""Pictures to start from, each with questions whose answers are known."""
+"""Pictures to start from, of EmojiScenes' test split: what there is to know about them is known."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -6,9 +6,12 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
+from comp.data.captions import Captioned, CaptionExamples, EmojiCaptions, article
 from comp.data.emoji_scenes import EmojiScenes
 from comp.data.questions import KINDS
 from comp.data.scenes import Scene, render
+from comp.data.statements import COUNT as COUNT_WORDS
+from comp.data.statements import PRESENCE, EmojiStatements
 
 COUNT = 6
 QUESTIONS_EACH = 6
@@ -70,3 +73,112 @@ def _questions(scene: Scene, index: int) -> tuple[tuple[str, str], ...]:
         if question is not None:
             asked.append((question.text, question.answer))
     return tuple(asked[:QUESTIONS_EACH])
+
+
+BEGINNINGS = ("there is", "you can see", "a picture of", "the picture shows")
+
+
+@cache
+def page_captions() -> tuple[Captioned, ...]:
+    """Pictures to be described, with enough in them."""
+    captions = EmojiCaptions("test")
+    found: list[Captioned] = []
+    index = 0
+    while len(found) < COUNT:
+        if len(captions.scene(index).things) >= FEWEST_THINGS:
+            found.append(captions[index])
+        index += 1
+    return tuple(found)
+
+
+# Of the five kinds, in turn; true and false alike.
+PAIRS = (0, 6, 2, 8, 4, 5)
+
+
+@dataclass(frozen=True)
+class PagePair:
+    """Two pictures and ``(statement, truth)`` pairs about both."""
+
+    images: tuple[Image.Image, Image.Image]
+    statements: tuple[tuple[str, bool], ...]
+
+    def truth_of(self, statement: str) -> bool | None:
+        """Whether it is true, where the statement is one of the known ones."""
+        return dict(self.statements).get(statement.strip())
+
+    @property
+    def side_by_side(self) -> Image.Image:
+        """Both pictures in one, for a list of pairs."""
+        first, second = self.images
+        gap = first.width // 16
+        both = Image.new("RGB", (first.width + gap + second.width, first.height), "white")
+        both.paste(first, (0, 0))
+        both.paste(second, (first.width + gap, 0))
+        return both
+
+
+@cache
+def page_pairs() -> tuple[PagePair, ...]:
+    """Pairs with the statement they were drawn for, and others."""
+    pairs = EmojiStatements("test")
+    found = []
+    for index in PAIRS:
+        scenes, statement = pairs.scenes(index)
+        first, second = (render(scene)[0] for scene in scenes)
+        known = {statement.text: statement.answer, **statements_about(scenes)}
+        found.append(PagePair((first, second), tuple(known.items())))
+    return tuple(found)
+
+
+def statements_about(scenes: tuple[Scene, Scene]) -> dict[str, bool]:
+    """Statements about what two scenes show, and whether each is true; they differ or they agree.
+
+    One is about a thing of one picture alone, one about a thing of both or of neither, where there is
+    one; one is about how often a thing is there.
+    """
+    first, second = ([thing.name for thing in scene.things] for scene in scenes)
+    alone = sorted(set(first) ^ set(second))
+    shared = sorted(set(first) & set(second))
+    said: dict[str, bool] = {}
+    if alone:
+        named = f"{article(alone[0])} {alone[0]}"
+        said[PRESENCE[0].format(named)] = True
+        named = f"{article(alone[-1])} {alone[-1]}"
+        said[PRESENCE[1].format(named)] = False
+    if shared:
+        named = f"{article(shared[0])} {shared[0]}"
+        said[PRESENCE[0].format(named)] = False
+        often = first.count(shared[-1]), second.count(shared[-1])
+        said[COUNT_WORDS[1].format(shared[-1])] = often[0] == often[1]
+    return said
+
+
+GALLERY = 24
+SHORT_THINGS = 3  # so that captions stay short
+
+
+@dataclass(frozen=True)
+class PageGallery:
+    """Pictures to search in, and of each the caption that fits it."""
+
+    pictures: tuple[Image.Image, ...]
+    captions: tuple[str, ...]
+
+    def place_of(self, caption: str) -> int | None:
+        """The picture that a caption is of, where it is one of the known ones."""
+        known = {text: place for place, text in enumerate(self.captions)}
+        return known.get(" ".join(caption.split()))
+
+
+@cache
+def page_gallery() -> PageGallery:
+    """Pictures of few things with their captions."""
+    examples, scenes = CaptionExamples("test"), EmojiCaptions("test")
+    places: list[int] = []
+    index = 0
+    while len(places) < GALLERY:
+        if 2 <= len(scenes.scene(index).things) <= SHORT_THINGS:
+            places.append(index)
+        index += 1
+    found = [examples[place] for place in places]
+    return PageGallery(tuple(each.image for each in found), tuple(each.answer for each in found))

@@ -2,18 +2,25 @@
 
 import base64
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from comp.images import ImageSource
 from export.encoder_manifest import EncoderManifest
 from export.llava_manifest import LlavaManifest
 from export.manifest import Manifest
+from serve.preprocess import model_view
+from serve.results import Kept
 
+MOST_PLACES = 4  # of a picture that are shown: where every layer drops, neighbours look alike
 DIM = 0.82  # how far a dropped patch fades
 PAPER = 240.0  # the grey it fades to
+P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -24,6 +31,53 @@ class KeptPicture:
     picture: Image.Image
     kept: int
     of: int
+
+
+@dataclass(frozen=True)
+class KeptView:
+    """One picture as the model sees it, and what is left of it at some of the places that drop.
+
+    Attributes:
+        name: of the picture as it is.
+        seen: the picture at the model's size.
+        pictures: at most ``MOST_PLACES`` of the drop places.
+        places: how many there are.
+    """
+
+    name: str
+    seen: Image.Image
+    pictures: tuple[KeptPicture, ...]
+    places: int
+
+    @classmethod
+    def of(
+        cls,
+        manifest: Manifest,
+        image: ImageSource,
+        kept: Kept,
+        number: int = 0,
+        name: str = "the model's view",
+    ) -> "KeptView":
+        """Of one image of a request.
+
+        Args:
+            manifest: of the artifact that saw it.
+            image: the picture.
+            kept: which tokens stayed, of all images of the request.
+            number: of the image among them.
+            name: what to call the picture.
+        """
+        view = model_view(image, manifest.image_processor)
+        patches, places = Patches.of(manifest), kept.seen(number)
+        pictures = [kept_picture(view, patches, tokens, place) for place, tokens in spread(places)]
+        return cls(name, view, tuple(pictures), len(places))
+
+
+def spread(places: Sequence[P], most: int = MOST_PLACES) -> list[P]:
+    """The first, the last, and evenly between them: at most so many, in order."""
+    if len(places) <= most:
+        return list(places)
+    return [places[round(step)] for step in np.linspace(0, len(places) - 1, most)]
 
 
 @dataclass(frozen=True)

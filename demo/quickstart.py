@@ -35,7 +35,7 @@ class Outcome:
 
 
 def steps(
-    run: RunDirectory, model: str, rate: float, questions: int, shared: Sequence[str], force: bool
+    run: RunDirectory, model: str, rate: float, limit: int, shared: Sequence[str], force: bool
 ) -> tuple[Step, ...]:
     """The steps to a run that can be shown.
 
@@ -43,7 +43,7 @@ def steps(
         run: the run directory to make or to complete.
         model: embedded model, directory or hub id.
         rate: share of the FLOPs to remove.
-        questions: how many questions ``eval`` asks.
+        limit: how many examples of the model's task ``eval`` measures.
         shared: words every verb gets, such as ``--seed 0``.
         force: make the run again.
     """
@@ -59,7 +59,7 @@ def steps(
         Step("verify", (place, *shared), lambda: _is_verified(run)),
         Step(
             "eval",
-            (place, "--limit", str(questions), *shared),
+            (place, "--limit", str(limit), *shared),
             lambda: _has_report(run, "eval"),
         ),
         Step("bench", (place, *shared), lambda: _has_report(run, "bench")),

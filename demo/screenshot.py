@@ -11,6 +11,7 @@ from comp.files import writing
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDTH, HEIGHT = 1280, 860
 PATIENCE_MS = 120_000
+SETTLING_MS = 600  # for a choice to arrive, and for the last transitions
 
 
 def find_browser() -> str | None:
@@ -18,14 +19,22 @@ def find_browser() -> str | None:
     return next((path for name in BROWSERS if (path := shutil.which(name))), None)
 
 
-def photograph(url: str, path: Path, question: str | None = None, width: int = WIDTH) -> None:
-    """Open the page, ask, wait for both answers, and save a picture of it.
+def photograph(
+    url: str,
+    path: Path,
+    question: str | None = None,
+    width: int = WIDTH,
+    picture: int | None = None,
+) -> None:
+    """Open the page of any task, ask, wait for both results, and save a picture of it.
 
     Args:
         url: where the page is served.
         path: PNG to write.
-        question: what to ask; the page's first question when left out.
+        question: what to ask, judge or search, or how a caption begins; the page's first words when
+            left out.
         width: of the window, in pixels.
+        picture: which of the page's pictures to click first; of retrieval it is then described.
 
     Raises:
         CompExportError: when no Chromium is installed.
@@ -43,11 +52,15 @@ def photograph(url: str, path: Path, question: str | None = None, width: int = W
         page.set_default_timeout(PATIENCE_MS)
         page.goto(url)
         page.wait_for_selector("#ce-ask")
+        if picture is not None:
+            page.locator("#ce-gallery .thumbnail-item").nth(picture).click()
+            page.wait_for_timeout(SETTLING_MS)
         if question is not None:
             page.fill("#ce-question textarea", question)
-        page.click("#ce-ask")
-        page.wait_for_selector("#ce-kept figure img")
-        page.wait_for_timeout(600)  # for the last transitions
+        if picture is None or not page.locator("#ce-gallery.ce-asks").count():
+            page.click("#ce-ask")
+        page.wait_for_selector("#ce-kept .ce-final")
+        page.wait_for_timeout(SETTLING_MS)
         with writing(path) as temporary:
             temporary.write_bytes(page.screenshot(full_page=True))
         browser.close()
@@ -57,15 +70,18 @@ def photograph(url: str, path: Path, question: str | None = None, width: int = W
 @click.argument("run", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--question")
+@click.option("--picture", type=int)
 @click.option("--width", type=int, default=WIDTH, show_default=True)
 @click.option("--port", type=int, default=7869, show_default=True)
-def _main(run: Path, out: Path, question: str | None, width: int, port: int) -> None:
+def _main(
+    run: Path, out: Path, question: str | None, picture: int | None, width: int, port: int
+) -> None:
     """Serve RUN's page and save a picture of it as OUT."""
     from demo.server import serve_page
 
     page = serve_page(run, "127.0.0.1", port, "auto", block=False)
     try:
-        photograph(f"http://127.0.0.1:{port}", out, question, width)
+        photograph(f"http://127.0.0.1:{port}", out, question, width, picture)
     finally:
         page.close()
 

@@ -72,8 +72,8 @@ def serve_page(
         os.environ.setdefault(name, value)
     import gradio  # noqa: F401  # first: a missing extra is said before anything is loaded
 
-    from demo.comparison import Pair
     from demo.page import build_page, launch_options
+    from demo.pair import Pair
     from serve.artifacts import DEFAULT_FORM
 
     check_address(host, port)

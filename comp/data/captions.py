@@ -90,7 +90,7 @@ def article(name: str) -> str:
 
 def names_in(caption: str) -> Counter[str]:
     """The things that a caption names; of overlapping names the longer one counts."""
-    return Counter(_pattern().findall(" ".join(caption.lower().split())))
+    return Counter(name_pattern().findall(" ".join(caption.lower().split())))
 
 
 def things_score(caption: str, names: Sequence[str]) -> tuple[int, int, int]:
@@ -115,6 +115,7 @@ def _listed(parts: Sequence[str]) -> str:
 
 
 @cache
-def _pattern() -> re.Pattern[str]:
+def name_pattern() -> re.Pattern[str]:
+    """Finds names of things; of overlapping ones the longer."""
     names = sorted(sprites(), key=len, reverse=True)
-    return re.compile(r"\b(?:" + "|".join(map(re.escape, names)) + r")\b")
+    return re.compile(r"\b(?:" + "|".join(map(re.escape, names)) + r")\b", re.IGNORECASE)

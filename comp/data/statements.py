@@ -20,6 +20,12 @@ from comp.data.sprites import names_by_category, sprites
 
 MOST_THINGS = 5
 MOST_COPIES = 3
+# Wordings that the pictures differ, and that they agree.
+PRESENCE = ("exactly one of the pictures shows {}.", "both pictures or neither of them show {}.")
+COUNT = (
+    "the {} appears more often in one picture than in the other.",
+    "the {} appears equally often in both pictures.",
+)
 CELLS = len(PLACES) * len(PLACES[0])
 FACTS = 2 + CELLS + MOST_COPIES  # no and yes, cells, copies
 
@@ -106,12 +112,8 @@ def _drawn(wish: Wish, split: str, rng: np.random.Generator) -> Scene | None:
 def presence(answer: bool, rng: np.random.Generator) -> Plan:
     """A thing is in one picture and not in the other, or in both or neither."""
     name, others = _one(rng)
-    text, differ = _differing(
-        answer,
-        rng,
-        f"exactly one of the pictures shows {article(name)} {name}.",
-        f"both pictures or neither of them show {article(name)} {name}.",
-    )
+    named = f"{article(name)} {name}"
+    text, differ = _differing(answer, rng, *(each.format(named) for each in PRESENCE))
     bits = _bits(differ, rng)
     wishes = _both(lambda bit: Wish(_some(rng, others, [name] if bit else [])), bits)
     return Plan(text, wishes, _codes(bits))
@@ -122,12 +124,7 @@ def category(answer: bool, rng: np.random.Generator) -> Plan:
     groups = names_by_category()
     kind = _pick(rng, tuple(groups))
     named = f"{article(kind)} {kind}" if kind != "nature" else "a nature thing"
-    text, differ = _differing(
-        answer,
-        rng,
-        f"exactly one of the pictures shows {named}.",
-        f"both pictures or neither of them show {named}.",
-    )
+    text, differ = _differing(answer, rng, *(each.format(named) for each in PRESENCE))
     bits = _bits(differ, rng)
     others = [other for other in sprites() if other not in groups[kind]]
 
@@ -190,12 +187,7 @@ def relation(answer: bool, rng: np.random.Generator) -> Plan:
 def count(answer: bool, rng: np.random.Generator) -> Plan:
     """A thing occurs equally often in both pictures, or not: one to three times."""
     name, others = _one(rng)
-    text, differ = _differing(
-        answer,
-        rng,
-        f"the {name} appears more often in one picture than in the other.",
-        f"the {name} appears equally often in both pictures.",
-    )
+    text, differ = _differing(answer, rng, *(each.format(name) for each in COUNT))
     first, second = _two_of(MOST_COPIES, differ, rng)
 
     def wish(copies: int) -> Wish:

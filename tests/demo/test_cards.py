@@ -2,29 +2,63 @@
 
 from html.parser import HTMLParser
 
+import numpy as np
+from PIL import Image
+
 from demo import cards
+from demo.answers import AnswerFace
 from demo.comparison import Comparison, Side
+from demo.html import milliseconds, plain
+from demo.kept_tokens import KeptView
+from export.encoder_manifest import EncoderManifest
 from serve.options import GenerationOptions
+from serve.results import TowerKept
+
+SMALL_TOWER = EncoderManifest(
+    family="blip",
+    task="caption",
+    flavour="onnxruntime",
+    precision="float32",
+    opset=21,
+    model="small",
+    method=None,
+    rate=0,
+    dense=True,
+    image_processor={
+        "size": {"height": 70, "width": 70},
+        "do_center_crop": False,
+        "image_mean": (0.5, 0.5, 0.5),
+        "image_std": (0.5, 0.5, 0.5),
+    },
+    macs=None,
+    params=1,
+    versions={},
+    files=(),
+    vision={"image_size": 70, "patch_size": 14, "tokens": 26},
+    text={"max_position_embeddings": 16, "hidden_size": 8},
+)
 
 VOID = {"img", "br"}
 
 
 class Balanced(HTMLParser):
-    """Raises when tags do not close in order."""
+    """Raises when tags do not close in order; tags part words, but for ``mark``."""
 
     def __init__(self):
         super().__init__()
         self.open, self.text = [], ""
 
     def handle_starttag(self, tag, attrs):
+        self.text += " " * (tag != "mark")
         if tag not in VOID:
             self.open.append(tag)
 
     def handle_endtag(self, tag):
+        self.text += " " * (tag != "mark")
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.text += f" {data}"
+        self.text += data
 
 
 def text_of(html):
@@ -35,53 +69,64 @@ def text_of(html):
 
 
 def done(pair, which, picture):
-    engine = pair.dense if which == "dense" else pair.compressed
     options = GenerationOptions(max_new_tokens=4, ignore_eos=True)
-    generation = engine.generate([picture], "where?", options)
+    generation = pair.engine(which).generate([picture], "where?", options)
     return Side(which, "done", generation.text, generation)
 
 
 def test_text_from_models_cannot_become_markup_or_a_template():
     hostile = "<script>alert(1)</script> {{value}} ${value}"
-    assert cards.plain(hostile).count("<") == 0
+    assert plain(hostile).count("<") == 0
     for sign in "{}$":
-        assert sign not in cards.plain(hostile)
-    assert text_of(f"<p>{cards.plain(hostile)}</p>") == hostile
+        assert sign not in plain(hostile)
+    assert text_of(f"<p>{plain(hostile)}</p>") == hostile
 
 
 def test_a_finished_card_shows_times_and_costs(pair, picture):
     side = done(pair, "compressed", picture)
-    manifests = pair.manifests
-    card = cards.answer_card(side, manifests["compressed"], manifests["dense"], side.text)
-    text = text_of(card)
-    assert f"{side.generation.ttft_ms:.1f}" in text
-    assert f"{side.generation.tpot_ms:.2f}" in text
-    assert f"{side.generation.total_ms:.1f}" in text
+    text = text_of(cards.card(side, pair, AnswerFace(side.text)))
+    assert milliseconds(side.result.ttft_ms) in text
+    assert milliseconds(side.result.tpot_ms) in text
+    assert milliseconds(side.result.total_ms) in text
     assert "✓ right" in text
-    wrong = cards.answer_card(side, manifests["compressed"], manifests["dense"], "<else>")
-    assert "✗ <else>" in text_of(wrong)
-    waiting = cards.answer_card(Side("dense", "waiting"), *[manifests["dense"]] * 2, None)
-    assert "waits" in text_of(waiting)
+    assert "✗ <else>" in text_of(cards.card(side, pair, AnswerFace("<else>")))
+    unknown = text_of(cards.card(side, pair, AnswerFace()))
+    assert "✓" not in unknown
+    assert "✗" not in unknown
+    assert "waits" in text_of(cards.card(Side("dense", "waiting"), pair, AnswerFace()))
 
 
 def test_bars_compare_both(pair, picture):
     now = Comparison(done(pair, "dense", picture), done(pair, "compressed", picture))
-    chart = cards.bars(now)
+    chart = cards.bars(pair, AnswerFace(), now)
     text = text_of(chart)
     assert "First token" in text
     assert any(word in text for word in ("faster", "slower", "alike"))
     assert chart.count("width:100.0%") >= 3  # the longer bar of each group fills its track
-    assert "Ask" in text_of(cards.bars(Comparison()))
+    assert "Ask" in text_of(cards.bars(pair, AnswerFace(), Comparison()))
 
 
-def test_kept_row_names_each_drop(pair, picture):
+def test_kept_panel_names_each_drop(pair, picture):
     side = done(pair, "compressed", picture)
-    row = cards.kept_row(*pair.kept_pictures(picture, side.generation))
+    view = KeptView.of(pair.compressed.manifest, picture, side.result.kept)
+    row = cards.kept_panel([view])
     text = text_of(row)
     assert "after layer 1 8 of 16 stay" in text
     assert "after layer 3 4 of 16 stay" in text
+    assert "drop places" not in text
     assert row.count("data:image/webp") == 3
     assert "http" not in row
+
+
+def test_kept_panel_says_how_many_places_it_shows():
+    kept = TowerKept({("vision", layer): [np.arange(20 - layer)] for layer in range(1, 13)})
+    manifest = SMALL_TOWER
+    view = KeptView.of(manifest, Image.new("RGB", (70, 70)), kept)
+    text = text_of(cards.kept_panel([view]))
+    assert "4 of 12 drop places · dropped patches fade" in text
+    assert [n for n in range(1, 13) if f"after layer {n} " in text] == [1, 5, 8, 12]
+    none = KeptView.of(manifest, Image.new("RGB", (70, 70)), TowerKept({}))
+    assert "drops no image tokens" in text_of(cards.kept_panel([none]))
 
 
 def test_header_says_when_nothing_is_proved(pair):

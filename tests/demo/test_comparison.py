@@ -6,9 +6,9 @@ from PIL import Image
 
 from comp.errors import CompExportError
 from comp.plan import keep_count
-from demo.comparison import Comparison, Pair, Side
-from demo.examples import QUESTIONS_EACH, page_examples
-from demo.kept_tokens import DIM, PAPER, Patches, data_uri, kept_picture
+from demo.comparison import Comparison, Side, answering, in_turn
+from demo.kept_tokens import DIM, PAPER, KeptView, Patches, data_uri, kept_picture, spread
+from demo.pair import Pair
 from export.artifact import Origin, artifact_directory, export_artifact
 from export.graph.builder import Target
 from serve.artifacts import Form
@@ -18,12 +18,16 @@ from tests.serve.random_llava import noise
 OPTIONS = GenerationOptions(max_new_tokens=5, ignore_eos=True)
 
 
+def compared(pair, picture, options):
+    return list(in_turn(answering(pair, picture, "where?", options)))
+
+
 def test_the_original_is_done_before_the_compressed_begins(pair, picture):
-    moments = list(pair.compare(picture, "where?", OPTIONS))
+    moments = compared(pair, picture, OPTIONS)
     states = [(now.dense.state, now.compressed.state) for now in moments]
-    assert states[0] == ("answering", "waiting")
+    assert states[0] == ("working", "waiting")
     assert states[-1] == ("done", "done")
-    assert ("answering", "answering") not in states
+    assert ("working", "working") not in states
     alone = pair.compressed.generate([picture], "where?", OPTIONS)
     assert moments[-1].compressed.text == alone.text
     assert moments[-1].dense.text == pair.dense.generate([picture], "where?", OPTIONS).text
@@ -31,18 +35,27 @@ def test_the_original_is_done_before_the_compressed_begins(pair, picture):
 
 def test_a_keep_factor_is_of_the_compressed_model_alone(pair, picture):
     options = GenerationOptions(max_new_tokens=2, keep_factor=0.5, ignore_eos=True)
-    last = list(pair.compare(picture, "where?", options))[-1]
-    assert last.compressed.generation.kept.image_tokens(1).size == keep_count(16, 0.25)
+    last = compared(pair, picture, options)[-1]
+    assert last.compressed.result.kept.image_tokens(1).size == keep_count(16, 0.25)
     assert pair.can_scale
 
 
 def test_kept_pictures_of_an_answer(pair, picture):
     answer = pair.compressed.generate([picture], "where?", OPTIONS)
-    view, pictures = pair.kept_pictures(picture, answer)
-    assert view.size == (56, 56)
-    assert [p.place for p in pictures] == ["layer 1", "layer 3"]
-    assert [p.kept for p in pictures] == [8, 4]
-    assert {p.of for p in pictures} == {16}
+    view = KeptView.of(pair.compressed.manifest, picture, answer.kept)
+    assert view.seen.size == (56, 56)
+    assert view.places == 2
+    assert [p.place for p in view.pictures] == ["layer 1", "layer 3"]
+    assert [p.kept for p in view.pictures] == [8, 4]
+    assert {p.of for p in view.pictures} == {16}
+
+
+@pytest.mark.parametrize(
+    ("places", "shown"),
+    [(0, []), (1, [1]), (4, [1, 2, 3, 4]), (5, [1, 2, 4, 5]), (12, [1, 5, 8, 12])],
+)
+def test_of_many_drop_places_four_are_shown(places, shown):
+    assert spread(range(1, places + 1)) == shown
 
 
 @pytest.mark.parametrize("class_token", [False, True])
@@ -56,17 +69,6 @@ def test_dropped_patches_fade_and_kept_ones_stay(class_token):
     faded = round((1 - DIM) * 100 + DIM * PAPER)
     assert (drawn[:14, :14] == faded).all()
     assert (drawn[14:, 14:] == faded).all()
-
-
-def test_examples_are_the_same_every_time_and_of_the_test_split():
-    examples = page_examples()
-    assert all(len(example.questions) == QUESTIONS_EACH for example in examples)
-    first = examples[0]
-    text, answer = first.questions[0]
-    assert first.answer_to(f" {text} ") == answer
-    assert first.answer_to("something else?") is None
-    page_examples.cache_clear()
-    assert [e.questions for e in page_examples()] == [e.questions for e in examples]
 
 
 def test_pictures_are_inside_the_page():

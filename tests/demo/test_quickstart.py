@@ -6,7 +6,9 @@ import time
 
 import click
 import pytest
+from click.testing import CliRunner
 
+from comp.cli import cli
 from comp.errors import CompExportError
 from comp.runs import RUN_VERSION, RunDirectory
 from demo.quickstart import perform, steps
@@ -127,3 +129,21 @@ def test_a_failing_verb_ends_it(tmp_path, group, capsys):
     printed = capsys.readouterr()
     assert printed.out == ""
     assert "prune speaks" in printed.err
+
+
+# A LLaVA's whole quickstart is `make demo`; here what is behind the pruning, of another task.
+@pytest.mark.slow
+def test_the_steps_behind_a_pruning_of_clip(run_of):
+    run = run_of("clip")
+    words = ["--model", str(run.parent / "dense"), "--rate", "0.5", "--out", str(run)]
+    command = ["quickstart", *words, "--limit", "12", "--device", "cpu", "--json"]
+    result = CliRunner().invoke(cli, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    skipped = {step["verb"]: step["skipped"] for step in found["steps"]}
+    assert skipped == {"prune": True, "onnx": True, "verify": False, "eval": False, "bench": False}
+    assert found["reports"]["verify"]["ok"]
+    assert found["reports"]["eval"]["compressed"]["n"] == 24  # twelve pairs, both ways
+    assert found["reports"]["bench"]["workload"]["task"] == "retrieval"
+    again = json.loads(CliRunner().invoke(cli, command, catch_exceptions=False).stdout)
+    assert all(step["skipped"] for step in again["steps"])

@@ -13,15 +13,10 @@ from demo import comparison
 from demo.examples import page_examples
 from demo.screenshot import find_browser
 from demo.server import check_address, serve_page
+from tests.demo.conftest import free_port
 from tests.serve.random_llava import make_run
 
 PATIENCE_MS = 60_000
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def test_a_taken_port_is_named(run):
@@ -53,7 +48,7 @@ def url(dense_artifact, compressed_artifact, tmp_path_factory):
 
 def test_the_page_is_served(url):
     with urllib.request.urlopen(url) as response:
-        assert b"comp-export" in response.read()
+        assert b"Same question, two models" in response.read()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,107 @@
+"""Pictures and captions that are embedded once and searched often."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from comp.images import ImageSource
+from serve.encoder.engine import ms_since
+from serve.encoder.retriever import EmbeddedTexts, Retriever
+from serve.results import TowerKept
+
+
+@dataclass(frozen=True)
+class Found:
+    """Candidates for a query, best first.
+
+    Attributes:
+        order: places of the candidates.
+        scores: of each candidate, by its place, as logits.
+        kept: tokens that stayed, of the pictures of the gallery or of the one that is described.
+        query_ms: embedding the query.
+        candidates_ms: embedding the candidates; none where that was done at the start.
+        ranking_ms: matching and sorting.
+    """
+
+    order: NDArray[np.int64]
+    scores: NDArray[np.float32]
+    kept: TowerKept
+    query_ms: float
+    candidates_ms: float | None
+    ranking_ms: float
+
+    @property
+    def shares(self) -> NDArray[np.float32]:
+        """How probably each candidate is the one, when one of them is."""
+        above: NDArray[np.float32] = np.exp(self.scores - self.scores.max())
+        return above / above.sum()
+
+    @property
+    def total_ms(self) -> float:
+        return self.query_ms + (self.candidates_ms or 0.0) + self.ranking_ms
+
+    def rank(self, place: int) -> int:
+        """Where a candidate came, from 1."""
+        return int(np.flatnonzero(self.order == place)[0]) + 1
+
+
+class Gallery:
+    """The pictures and their captions as one model embeds them; nothing is embedded twice."""
+
+    def __init__(
+        self, engine: Retriever, pictures: Sequence[Image.Image], captions: Sequence[str]
+    ) -> None:
+        self.engine = engine
+        self.captions = tuple(captions)
+        start = perf_counter()
+        self._seen = engine.embed_images(pictures)
+        self.pictures_ms = ms_since(start)
+        start = perf_counter()
+        self._read = engine.embed_texts(captions)
+        self.captions_ms = ms_since(start)
+
+    def search(self, caption: str) -> Found:
+        """Rank the pictures for a caption.
+
+        Raises:
+            CompExportError: as ``Retriever.embed_texts``.
+        """
+        start = perf_counter()
+        query = self.engine.embed_texts([caption])
+        query_ms = ms_since(start)
+        start = perf_counter()
+        scores = self.engine.match(self._seen, query)[1][0]
+        order = best_first(scores)
+        return Found(order, scores, TowerKept(self._seen.kept), query_ms, None, ms_since(start))
+
+    def describe(self, picture: ImageSource, captions: Sequence[str]) -> Found:
+        """Rank captions for a picture.
+
+        Raises:
+            CompExportError: as ``Retriever.embed_images`` and ``embed_texts``.
+        """
+        start = perf_counter()
+        query = self.engine.embed_images([picture])
+        query_ms = ms_since(start)
+        candidates, candidates_ms = self._candidates(captions)
+        start = perf_counter()
+        scores = self.engine.match(query, candidates)[0][0]
+        order = best_first(scores)
+        kept = TowerKept(query.kept)
+        return Found(order, scores, kept, query_ms, candidates_ms, ms_since(start))
+
+    def _candidates(self, captions: Sequence[str]) -> tuple[EmbeddedTexts, float | None]:
+        if tuple(captions) == self.captions:
+            return self._read, None
+        start = perf_counter()
+        found = self.engine.embed_texts(captions)
+        return found, ms_since(start)
+
+
+def best_first(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Places by score; of equal ones the first comes first."""
+    return np.argsort(-scores, kind="stable")

@@ -1,0 +1,48 @@
+"""Small pieces of HTML that all cards and panels are made of. Pure functions."""
+
+from html import escape
+from typing import Literal
+
+
+def plain(text: str) -> str:
+    """Text as HTML; braces and dollars too, which the page's templates would read as their own."""
+    escaped = escape(text)
+    return escaped.replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;")
+
+
+def chip(text: str, kind: Literal["", "strong", "good", "warn"] = "", title: str = "") -> str:
+    """A word or two in a rounded frame."""
+    classes = f"ce-chip ce-{kind}" if kind else "ce-chip"
+    hint = f' title="{plain(title)}"' if title else ""
+    return f'<span class="{classes}"{hint}>{plain(text)}</span>'
+
+
+def figure(address: str, name: str, numbers: str) -> str:
+    """A picture, what it is, and numbers about it."""
+    return (
+        f'<figure><img src="{address}" alt="{plain(name)}: {plain(numbers)}">'
+        f"<figcaption><b>{plain(name)}</b><span>{plain(numbers)}</span></figcaption></figure>"
+    )
+
+
+def panel(title: str, body: str, note: str = "") -> str:
+    """A framed part of the page; ``body`` is HTML."""
+    return (
+        f'<section class="ce-panel"><div class="ce-panel-head"><h3>{plain(title)}</h3>'
+        f"<span>{plain(note)}</span></div>{body}</section>"
+    )
+
+
+def quiet(text: str) -> str:
+    """A line that says there is nothing to see."""
+    return f'<p class="ce-quiet">{plain(text)}</p>'
+
+
+def milliseconds(value: float) -> str:
+    """Three or so digits."""
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def percent(share: float) -> str:
+    """One decimal, and never a certainty that there is not."""
+    return f"{100 * min(share, 0.999):.1f} %" if share < 1 else "100 %"

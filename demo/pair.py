@@ -1,0 +1,65 @@
+"""The two engines of a run."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+from export.llava_manifest import LlavaManifest
+from export.manifest import Manifest, Task
+from serve.artifacts import DEFAULT_FORM, Form, Which, artifacts_of, engines_of, is_verified
+from serve.loading import TaskEngine
+from serve.work import perform, work_of
+
+E = TypeVar("E", bound=TaskEngine)
+
+
+@dataclass(frozen=True)
+class Pair(Generic[E]):
+    """Both do one task: the original, and what was made of it."""
+
+    name: str
+    dense: E
+    compressed: E
+    verified: bool
+
+    @staticmethod
+    def load(
+        run: Path,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        threads: int | None = None,
+        form: Form = DEFAULT_FORM,
+    ) -> "Pair[TaskEngine]":
+        """Load both artifacts of a run and let each work once, so that no first request is cold.
+
+        Raises:
+            CompExportError: as ``serve.artifacts`` and ``serve.loading.load_engine``.
+        """
+        found, directories = artifacts_of(run, form)
+        engines = engines_of(directories, device, threads, form.provider)
+        verified = all(is_verified(path) for path in directories.values())
+        pair = Pair(found.path.name, engines["dense"], engines["compressed"], verified)
+        work = work_of(pair.task, [], [], new_tokens=2)
+        for engine in engines.values():
+            perform(engine, work)
+        return pair
+
+    @property
+    def task(self) -> Task:
+        return self.compressed.manifest.task
+
+    @property
+    def manifests(self) -> dict[Which, Manifest]:
+        return {"dense": self.dense.manifest, "compressed": self.compressed.manifest}
+
+    @property
+    def can_scale(self) -> bool:
+        """Whether the compressed artifact takes a factor on its keep ratios."""
+        manifest = self.compressed.manifest
+        return (
+            isinstance(manifest, LlavaManifest)
+            and bool(manifest.decoder.drops)
+            and manifest.flavour == "onnxruntime"
+        )
+
+    def engine(self, which: Which) -> E:
+        return self.dense if which == "dense" else self.compressed

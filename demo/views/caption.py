@@ -1,0 +1,86 @@
+"""What is in a picture: BLIP."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from demo.captions import CaptionFace
+from demo.cards import Shown
+from demo.comparison import answering
+from demo.examples import BEGINNINGS, page_captions
+from demo.html import plain
+from demo.kept_tokens import KeptView
+from demo.pair import Pair
+from demo.widgets import (
+    Asked,
+    chip_list,
+    chips_of,
+    picture_gallery,
+    picture_input,
+    request,
+    result_column,
+    words_and_button,
+)
+from serve.encoder.reader import Reader
+from serve.options import GenerationOptions
+from serve.results import Generation
+
+MAX_NEW_TOKENS = 64
+
+
+def build(pair: Pair[Reader]) -> None:
+    """Lay it out in the page that is being made."""
+    examples = page_captions()
+    chosen = gr.State(0)  # which example is shown; None for the visitor's own picture
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=300):
+            picture = picture_input(examples[0].image, "ce-picture")
+            gallery = picture_gallery([example.image for example in examples])
+            beginning, ask = words_and_button("", "Begins with … (or leave it empty)", "Describe")
+            chips = chip_list(BEGINNINGS)
+            reference = gr.HTML(_reference(0), elem_id="ce-reference")
+        shown = result_column(pair, CaptionFace())
+
+    def describe(image: str | None, begins: str, example: int | None) -> Iterator[Shown]:
+        yield from _describe(pair, image, begins, example)
+
+    asked = request(describe, [picture, beginning, chosen], shown)
+    ask.click(**asked)
+    beginning.submit(**asked)
+    chips.select(lambda text: text, chips, beginning, show_progress="hidden").then(**asked)
+    gallery.select(
+        _choose_example,
+        None,
+        [picture, beginning, chips, reference, chosen],
+        show_progress="hidden",
+    )
+    picture.upload(lambda: (_reference(None), None), None, [reference, chosen])
+    picture.clear(lambda: (_reference(None), None), None, [reference, chosen])
+
+
+def _describe(
+    pair: Pair[Reader], image: str | None, begins: str, example: int | None
+) -> Iterator[Shown]:
+    """Both captions as they come; then the bars and the kept tokens."""
+    names = None if example is None else page_captions()[example].names
+    options = GenerationOptions(max_new_tokens=MAX_NEW_TOKENS)
+
+    def kept(done: Generation) -> list[KeptView]:
+        return [KeptView.of(pair.compressed.manifest, image or "", done.kept)]
+
+    asked = Asked(pair, CaptionFace(names, begins.strip()), [image])
+    yield from asked.shown(answering(pair, image or "", begins, options), kept)
+
+
+def _choose_example(event: gr.SelectData) -> tuple[Any, str, Any, str, int]:
+    image = page_captions()[event.index].image
+    return image, "", chips_of(BEGINNINGS), _reference(event.index), event.index
+
+
+def _reference(example: int | None) -> str:
+    """What is known to be in the picture."""
+    if example is None:
+        return ""
+    caption = plain(page_captions()[example].captions[0])
+    return f'<p class="ce-reference"><b>Known to be there:</b> {caption}</p>'

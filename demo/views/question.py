@@ -1,0 +1,94 @@
+"""A question about a picture: LLaVA, BLIP."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from demo.answers import AnswerFace
+from demo.cards import Shown
+from demo.comparison import answering
+from demo.examples import GENERAL_QUESTIONS, page_examples
+from demo.kept_tokens import KeptView
+from demo.pair import Pair
+from demo.widgets import (
+    Asked,
+    chip_list,
+    chips_of,
+    picture_gallery,
+    picture_input,
+    request,
+    result_column,
+    words_and_button,
+)
+from serve.encoder.reader import Reader
+from serve.engine import Engine
+from serve.options import GenerationOptions
+from serve.results import Generation
+
+MAX_NEW_TOKENS = 64
+
+
+def build(pair: Pair[Engine] | Pair[Reader]) -> None:
+    """Lay it out in the page that is being made."""
+    examples = page_examples()
+    first = examples[0]
+    chosen = gr.State(0)  # which example is shown; None for the visitor's own picture
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=300):
+            picture = picture_input(first.image, "ce-picture")
+            gallery = picture_gallery([example.image for example in examples])
+            question, ask = words_and_button(first.questions[0][0], "Ask about the picture", "Ask")
+            chips = chip_list([text for text, _ in first.questions])
+            keep = gr.Slider(
+                0.25,
+                2.0,
+                1.0,
+                step=0.05,
+                label="Tokens kept, × the plan's",
+                visible=pair.can_scale,
+                elem_id="ce-keep",
+                buttons=[],
+            )
+        shown = result_column(pair, AnswerFace())
+
+    def answer(image: str | None, text: str, example: int | None, factor: float) -> Iterator[Shown]:
+        yield from _answer(pair, image, text, example, factor)
+
+    asked = request(answer, [picture, question, chosen, keep], shown)
+    ask.click(**asked)
+    question.submit(**asked)
+    chips.select(lambda text: text, chips, question, show_progress="hidden").then(**asked)
+    gallery.select(
+        _choose_example, None, [picture, question, chips, chosen], show_progress="hidden"
+    )
+    picture.upload(_own_picture, None, [question, chips, chosen], show_progress="hidden")
+    picture.clear(lambda: None, None, chosen, show_progress="hidden")
+
+
+def _answer(
+    pair: Pair[Engine] | Pair[Reader],
+    image: str | None,
+    text: str,
+    example: int | None,
+    factor: float,
+) -> Iterator[Shown]:
+    """Both answers as they come; then the bars and the kept tokens."""
+    expected = None if example is None else page_examples()[example].answer_to(text)
+    options = GenerationOptions(max_new_tokens=MAX_NEW_TOKENS, keep_factor=factor)
+
+    def kept(done: Generation) -> list[KeptView]:
+        return [KeptView.of(pair.compressed.manifest, image or "", done.kept)]
+
+    asked = Asked(pair, AnswerFace(expected), [image])
+    yield from asked.shown(answering(pair, image or "", text, options), kept)
+
+
+def _choose_example(event: gr.SelectData) -> tuple[Any, str, Any, int]:
+    example = page_examples()[event.index]
+    texts = [text for text, _ in example.questions]
+    return example.image, texts[0], chips_of(texts), event.index
+
+
+def _own_picture() -> tuple[str, Any, None]:
+    return GENERAL_QUESTIONS[0], chips_of(GENERAL_QUESTIONS), None

@@ -1,0 +1,180 @@
+"""Pictures for a caption and captions for a picture: CLIP, BLIP."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import gradio as gr
+from PIL import Image
+
+from comp.errors import CompExportError
+from comp.images import ImageSource
+from demo.cards import NAMES, Shown
+from demo.comparison import at_once
+from demo.examples import PageGallery, page_gallery
+from demo.gallery import Found, Gallery
+from demo.html import milliseconds
+from demo.kept_tokens import KeptView, data_uri
+from demo.pair import Pair
+from demo.rankings import RankingFace
+from demo.widgets import (
+    NO_PICTURE,
+    Asked,
+    chip_list,
+    picture_gallery,
+    picture_input,
+    request,
+    result_column,
+    words_and_button,
+)
+from serve.artifacts import BOTH, Which
+from serve.encoder.retriever import Retriever
+
+CHIPS = 4
+THUMBNAIL = 112  # pixels
+MOST_CANDIDATES = 200
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Both models and the gallery as each of them embeds it."""
+
+    pair: Pair[Retriever]
+    known: PageGallery
+    embedded: dict[Which, Gallery]
+    thumbnails: tuple[str, ...]
+
+    @classmethod
+    def prepare(cls, pair: Pair[Retriever]) -> "_Search":
+        known = page_gallery()
+        embedded = {
+            which: Gallery(pair.engine(which), known.pictures, known.captions) for which in BOTH
+        }
+        return cls(pair, known, embedded, tuple(map(_thumbnail, known.pictures)))
+
+    def pictures_for(self, caption: str) -> Iterator[Shown]:
+        """Rank the gallery's pictures for a caption."""
+        face = RankingFace(self.known.captions, self.known.place_of(caption), self.thumbnails)
+        asked = Asked(self.pair, face)
+        if not caption.strip():
+            yield asked.refused(
+                "Write what the picture should show, or pick a caption.", "No words"
+            )
+            return
+
+        def kept(found: Found) -> list[KeptView]:
+            best = int(found.order[0])
+            picture = self.known.pictures[best]
+            manifest = self.pair.compressed.manifest
+            return [KeptView.of(manifest, picture, found.kept, best, "its first picture")]
+
+        work = at_once(lambda which: self.embedded[which].search(caption))
+        yield from asked.shown(work, kept)
+
+    def captions_for(
+        self, picture: ImageSource, captions: Sequence[str], right: int | None, file: str | None
+    ) -> Iterator[Shown]:
+        """Rank captions for a picture; ``file`` is its name when it is the visitor's own."""
+        face = RankingFace(captions, right)
+
+        def kept(found: Found) -> list[KeptView]:
+            return [KeptView.of(self.pair.compressed.manifest, picture, found.kept)]
+
+        work = at_once(lambda which: self.embedded[which].describe(picture, captions))
+        yield from Asked(self.pair, face, [file] if file else []).shown(work, kept)
+
+
+def build(pair: Pair[Retriever]) -> None:
+    """Embed the gallery and lay it out in the page that is being made."""
+    search = _Search.prepare(pair)
+    known = search.known
+    chosen = gr.State(None)  # which picture of the gallery is described; None for the visitor's own
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=300):
+            gr.HTML('<h3 class="ce-step">Find a picture by its caption</h3>')
+            caption, ask = words_and_button(known.captions[0], "Describe a picture", "Search")
+            chips = chip_list(known.captions[:CHIPS], ["ce-lines"])
+            gr.HTML('<h3 class="ce-step">Or click a picture to find its caption</h3>')
+            gallery = picture_gallery(known.pictures, 8, ["ce-asks", "ce-many"])
+            gr.HTML(_embedding_times(search), elem_id="ce-embedding")
+            with gr.Accordion("Your own picture, other captions", open=False, elem_id="ce-own"):
+                picture = picture_input(None, "ce-picture", 170)
+                candidates = gr.Textbox(
+                    "\n".join(known.captions),
+                    label="Candidate captions, one a line",
+                    lines=5,
+                    max_lines=8,
+                    elem_id="ce-candidates",
+                )
+                rank = gr.Button("Rank captions", elem_id="ce-rank")
+        shown = result_column(pair, RankingFace((), pictures=()))
+
+    asked = request(search.pictures_for, [caption], shown)
+    ask.click(**asked)
+    caption.submit(**asked)
+    chips.select(lambda text: text, chips, caption, show_progress="hidden").then(**asked)
+
+    def describe(file: str | None, number: int | None, lines: str) -> Iterator[Shown]:
+        yield from _describe(search, file, number, lines)
+
+    described = request(describe, [picture, chosen, candidates], shown)
+    rank.click(**described)
+    gallery.select(_choose_picture, None, [chosen, picture], show_progress="hidden").then(
+        **described
+    )
+    picture.upload(lambda: None, None, chosen, show_progress="hidden").then(**described)
+
+
+def _describe(search: _Search, file: str | None, number: int | None, lines: str) -> Iterator[Shown]:
+    """Rank captions for the visitor's own picture, or for one of the gallery."""
+    captions = [line.strip() for line in lines.splitlines() if line.strip()]
+    asked = Asked(search.pair, RankingFace(captions))
+    try:
+        check_candidates(captions)
+    except CompExportError as error:
+        yield asked.refused(str(error), "Not possible")
+        return
+    if file is not None:
+        yield from search.captions_for(file, captions, None, file)
+    elif number is None:
+        yield asked.refused(NO_PICTURE, "No picture")
+    else:
+        own = search.known.captions[number]
+        right = captions.index(own) if own in captions else None
+        yield from search.captions_for(search.known.pictures[number], captions, right, None)
+
+
+def check_candidates(captions: Sequence[str]) -> None:
+    """Refuse none, and more than a page should ask for.
+
+    Raises:
+        CompExportError: says how many.
+    """
+    if not captions:
+        raise CompExportError("no candidate captions: write at least one, one a line")
+    if len(captions) > MOST_CANDIDATES:
+        raise CompExportError(
+            f"{len(captions)} candidate captions: give at most {MOST_CANDIDATES} here, more with "
+            "`comp-export run`"
+        )
+
+
+def _choose_picture(event: gr.SelectData) -> tuple[int, None]:
+    return event.index, None
+
+
+def _thumbnail(picture: Image.Image) -> str:
+    return data_uri(picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS))
+
+
+def _embedding_times(search: _Search) -> str:
+    """How long the start took, which no clock of a search has in it."""
+    count = len(search.known.pictures)
+    times = ", ".join(
+        f"{NAMES[which].lower()} {milliseconds(each.pictures_ms)} + "
+        f"{milliseconds(each.captions_ms)} ms"
+        for which, each in search.embedded.items()
+    )
+    return (
+        f'<p class="ce-quiet">{count} pictures + {count} captions, embedded once when the page '
+        f"started: {times}. Clocks leave this out.</p>"
+    )

@@ -1,0 +1,90 @@
+"""A statement about two pictures, true or false: BLIP as for NLVR2."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from demo.cards import Shown
+from demo.comparison import at_once
+from demo.examples import page_pairs
+from demo.kept_tokens import KeptView
+from demo.pair import Pair
+from demo.verdicts import VerdictFace
+from demo.widgets import (
+    Asked,
+    chip_list,
+    chips_of,
+    picture_gallery,
+    picture_input,
+    request,
+    result_column,
+    words_and_button,
+)
+from serve.artifacts import Which
+from serve.encoder.judge import Judge, Judgement
+
+SIDES = ("the first picture", "the second picture")
+
+
+def build(pair: Pair[Judge]) -> None:
+    """Lay it out in the page that is being made."""
+    examples = page_pairs()
+    first = examples[0]
+    chosen = gr.State(0)  # which pair is shown; None when a picture is the visitor's own
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=4, min_width=300):
+            with gr.Row(equal_height=True, elem_id="ce-two"):
+                left = picture_input(first.images[0], "ce-picture", 210)
+                right = picture_input(first.images[1], "ce-second", 210)
+            gallery = picture_gallery(
+                [example.side_by_side for example in examples], 3, ["ce-pairs"]
+            )
+            statement, ask = words_and_button(
+                first.statements[0][0], "Say something about both pictures", "Judge"
+            )
+            chips = chip_list([text for text, _ in first.statements], ["ce-lines"])
+        shown = result_column(pair, VerdictFace())
+
+    def judge(
+        one: str | None, other: str | None, text: str, example: int | None
+    ) -> Iterator[Shown]:
+        yield from _judge(pair, one, other, text, example)
+
+    asked = request(judge, [left, right, statement, chosen], shown)
+    ask.click(**asked)
+    statement.submit(**asked)
+    chips.select(lambda text: text, chips, statement, show_progress="hidden").then(**asked)
+    gallery.select(
+        _choose_pair, None, [left, right, statement, chips, chosen], show_progress="hidden"
+    )
+    for picture in (left, right):
+        # Statements of the pair are no longer known to be true or false.
+        picture.upload(lambda: (chips_of([]), None), None, [chips, chosen], show_progress="hidden")
+        picture.clear(lambda: (chips_of([]), None), None, [chips, chosen], show_progress="hidden")
+
+
+def _judge(
+    pair: Pair[Judge], one: str | None, other: str | None, text: str, example: int | None
+) -> Iterator[Shown]:
+    """Both verdicts; then the bars and the kept tokens of both pictures."""
+    truth = None if example is None else page_pairs()[example].truth_of(text)
+    images = (one or "", other or "")
+
+    def verdict(which: Which) -> Judgement:
+        return pair.engine(which).judge(images, text)
+
+    def kept(done: Judgement) -> list[KeptView]:
+        manifest = pair.compressed.manifest
+        return [
+            KeptView.of(manifest, image, done.kept, number, SIDES[number])
+            for number, image in enumerate(images)
+        ]
+
+    yield from Asked(pair, VerdictFace(truth), [one, other]).shown(at_once(verdict), kept)
+
+
+def _choose_pair(event: gr.SelectData) -> tuple[Any, Any, str, Any, int]:
+    example = page_pairs()[event.index]
+    texts = [text for text, _ in example.statements]
+    return *example.images, texts[0], chips_of(texts), event.index

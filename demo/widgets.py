@@ -1,0 +1,155 @@
+"""What the views are made of: Gradio's parts, set up once."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gradio as gr
+from PIL import Image
+
+from comp.errors import CompExportError
+from demo import cards
+from demo.cards import Face, Shown
+from demo.comparison import Comparison, Work, in_turn
+from demo.html import plain
+from demo.kept_tokens import KeptView
+from demo.pair import Pair
+
+R = TypeVar("R")
+NO_PICTURE = "Choose one of the pictures or upload one."
+
+
+def picture_input(first: Image.Image | None, name: str, height: int = 300) -> Any:
+    """Where a picture is shown, dropped or pasted; its value is the file as it was uploaded."""
+    picture = gr.Image(
+        first,
+        type="filepath",
+        format="png",
+        sources=["upload", "clipboard"],
+        show_label=False,
+        height=height,
+        buttons=[],
+        elem_id=name,
+        elem_classes="ce-picture",
+    )
+    # The engine reads the file itself: Gradio would convert it, and fail without a word.
+    picture.preprocess = lambda payload: None if payload is None else payload.path
+    return picture
+
+
+def picture_gallery(
+    pictures: Sequence[Image.Image], columns: int = 6, classes: Sequence[str] = ()
+) -> Any:
+    """Pictures to choose from."""
+    return gr.Gallery(
+        list(pictures),
+        columns=columns,
+        allow_preview=False,
+        show_label=False,
+        interactive=False,
+        buttons=[],
+        height="auto",
+        format="png",
+        elem_id="ce-gallery",
+        elem_classes=list(classes),
+    )
+
+
+def words_and_button(text: str, placeholder: str, button: str) -> tuple[Any, Any]:
+    """A line to write in and the button beside it."""
+    with gr.Row(equal_height=True):
+        box = gr.Textbox(
+            text,
+            show_label=False,
+            container=False,
+            placeholder=placeholder,
+            lines=1,
+            max_lines=3,
+            scale=5,
+            min_width=160,
+            elem_id="ce-question",
+        )
+        ask = gr.Button(button, variant="primary", scale=1, min_width=70, elem_id="ce-ask")
+    return box, ask
+
+
+def chip_list(texts: Sequence[str], classes: Sequence[str] = ()) -> Any:
+    """Texts to choose from."""
+    return gr.Radio(
+        list(texts),
+        show_label=False,
+        container=False,
+        elem_id="ce-chips",
+        elem_classes=list(classes),
+    )
+
+
+def chips_of(texts: Sequence[str]) -> Any:
+    """Other texts to choose from."""
+    return gr.Radio(choices=list(texts), value=None)
+
+
+def result_column(pair: Pair[Any], face: Face[Any]) -> list[Any]:
+    """The right half of every view: both cards, the bars, the kept tokens."""
+    start = cards.shown(pair, face, Comparison())
+    with gr.Column(scale=7, min_width=320):
+        with gr.Row(elem_id="ce-cards", equal_height=True):
+            with gr.Column(min_width=270):
+                dense = gr.HTML(start[0], elem_id="ce-dense")
+            with gr.Column(min_width=270):
+                compressed = gr.HTML(start[1], elem_id="ce-compressed")
+        bars = gr.HTML(start[2], elem_id="ce-bars")
+        kept = gr.HTML(start[3], elem_id="ce-kept")
+    return [dense, compressed, bars, kept]
+
+
+def request(fn: Callable[..., Iterator[Shown]], inputs: list[Any], shown: list[Any]) -> Any:
+    """Arguments of an event that sets both models to work."""
+    return {
+        "fn": fn,
+        "inputs": inputs,
+        "outputs": shown,
+        "show_progress": "hidden",
+        "concurrency_limit": 1,  # two visitors' clocks must not run at once
+        "concurrency_id": "engines",
+        "trigger_mode": "once",
+    }
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One visitor's request.
+
+    Attributes:
+        pair: the models.
+        face: how results look.
+        files: of uploaded pictures, ``None`` where one is lacking; errors name them as the visitor did.
+    """
+
+    pair: Pair[Any]
+    face: Face[Any]
+    files: Sequence[str | None] = ()
+
+    def shown(self, work: Work[R], kept: Callable[[R], list[KeptView]]) -> Iterator[Shown]:
+        """Both results as they come, then the kept tokens; what cannot be done is said."""
+        if None in self.files:
+            yield self.refused(NO_PICTURE, "No picture")
+            return
+        try:
+            now: Comparison[R] = Comparison()
+            for now in in_turn(work):
+                yield cards.shown(self.pair, self.face, now)
+            if now.compressed.result is not None:
+                views = kept(now.compressed.result)
+                yield (*cards.shown(self.pair, self.face, now)[:3], cards.kept_panel(views))
+        except CompExportError as error:
+            words = str(error)
+            for file in filter(None, self.files):
+                words = words.replace(file, Path(file).name)
+            yield self.refused(words, "Not possible")
+
+    def refused(self, words: str, title: str) -> Shown:
+        """Say why not, and start anew."""
+        gr.Warning(plain(words), title=title)
+        return cards.shown(self.pair, self.face, Comparison())

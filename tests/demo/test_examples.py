@@ -1,0 +1,83 @@
+"""What the page offers is of the test split, the same every time, and true."""
+
+import pytest
+
+from comp.data.captions import names_in
+from comp.data.statements import EmojiStatements
+from demo import examples
+from demo.examples import (
+    PAIRS,
+    QUESTIONS_EACH,
+    page_captions,
+    page_examples,
+    page_gallery,
+    page_pairs,
+)
+
+
+@pytest.mark.parametrize(
+    ("offered", "words"),
+    [
+        (page_examples, lambda found: [each.questions for each in found]),
+        (page_captions, lambda found: [each.captions for each in found]),
+        (page_pairs, lambda found: [each.statements for each in found]),
+        (page_gallery, lambda found: found.captions),
+    ],
+)
+def test_the_same_every_time(offered, words):
+    first = words(offered())
+    offered.cache_clear()
+    assert words(offered()) == first
+
+
+def test_questions_have_their_answers():
+    first = page_examples()[0]
+    assert all(len(example.questions) == QUESTIONS_EACH for example in page_examples())
+    text, answer = first.questions[0]
+    assert first.answer_to(f" {text} ") == answer
+    assert first.answer_to("something else?") is None
+
+
+def test_statements_are_true_where_the_page_says_so():
+    """By what stands in both scenes, for every wording."""
+    for index, pair in zip(PAIRS, page_pairs(), strict=True):
+        scenes, own = EmojiStatements("test").scenes(index)
+        assert pair.statements[0] == (own.text, own.answer)
+        first, second = ([thing.name for thing in scene.things] for scene in scenes)
+        checked = 0
+        for text, truth in examples.statements_about(scenes).items():
+            (name,) = names_in(text)
+            here, there = first.count(name), second.count(name)
+            if text.startswith("exactly one"):
+                expected = bool(here) != bool(there)
+            elif text.startswith("both pictures or neither"):
+                expected = bool(here) == bool(there)
+            else:
+                assert text.endswith("appears equally often in both pictures.")
+                expected = here == there
+            assert truth == expected, text
+            checked += 1
+        assert checked >= 2
+        assert pair.truth_of(f" {own.text} ") is own.answer
+        assert pair.truth_of("both pictures are blue.") is None
+    offered = [truth for pair in page_pairs() for _, truth in pair.statements]
+    assert 0.3 < sum(offered) / len(offered) < 0.7
+
+
+def test_both_pictures_of_a_pair_are_in_its_thumbnail():
+    pair = page_pairs()[0]
+    both = pair.side_by_side
+    width = pair.images[0].width
+    assert both.crop((0, 0, width, width)).tobytes() == pair.images[0].tobytes()
+    assert both.crop((both.width - width, 0, both.width, width)).tobytes() == (
+        pair.images[1].tobytes()
+    )
+
+
+def test_each_picture_of_the_gallery_has_one_caption():
+    gallery = page_gallery()
+    assert len(set(gallery.captions)) == len(gallery.pictures) == examples.GALLERY
+    said = [names_in(caption) for caption in gallery.captions]
+    assert len({tuple(sorted(each.elements())) for each in said}) == examples.GALLERY
+    assert gallery.place_of(f"  {gallery.captions[5]} ") == 5
+    assert gallery.place_of("a picture of nothing.") is None

@@ -1,0 +1,158 @@
+"""Captions, verdicts and rankings as HTML: escaped, marked as they should be, telling the truth."""
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comp.data.captions import names_in, things_score
+from comp.data.sprites import sprites
+from demo.captions import CaptionFace, marked
+from demo.comparison import Side
+from demo.gallery import Found
+from demo.rankings import SHOWN, RankingFace
+from demo.verdicts import VerdictFace
+from serve.encoder.judge import Judgement
+from serve.results import Generation, Timings, TowerKept
+from tests.demo.test_cards import text_of
+
+NAMES = list(sprites())[:8]
+HOSTILE = "<img src=x onerror=alert(1)> {{a}} ${b}"
+
+
+def caption(text):
+    made = Generation(text, (1, 2), "eos", 1, 145, TowerKept({}), Timings(1, 2, 3, 4, 1))
+    return Side("dense", "done", text, made)
+
+
+def test_things_are_marked_right_wrong_and_missed():
+    face = CaptionFace(["fox", "magnet"])
+    side = caption("A  Fox and a cow & <b>.")
+    body = face.body(side)
+    assert '<mark class="ce-right" title="is there">Fox</mark>' in body
+    assert '<mark class="ce-wrong" title="is not there">cow</mark>' in body
+    assert text_of(body) == "A Fox and a cow & <b>. missed: magnet"
+    assert text_of(face.chip(side.result)) == "1 of 2 things, 1 wrong"
+    right = caption("a magnet and a fox.")
+    assert "missed" not in face.body(right)
+    assert "ce-good" in face.chip(right.result)
+
+
+def test_a_thing_named_twice_is_right_once():
+    assert marked("a fox and a fox", Counter(["fox"])).count("ce-right") == 1
+    assert marked("a fox and a fox", Counter(["fox"])).count("ce-wrong") == 1
+    assert marked("a fox and a fox", Counter(["fox", "fox"])).count("ce-right") == 2
+
+
+def test_what_a_caption_was_given_is_not_its_own():
+    face = CaptionFace(["fox", "magnet"], "there is a <fox> and")
+    body = face.body(caption("a fox."))
+    assert text_of(body) == "there is a <fox> and a fox. missed: magnet"
+    assert "ce-right" not in body
+    assert text_of(face.chip(caption("a magnet.").result)) == "1 of 1 things"
+
+
+def test_nothing_is_marked_where_nobody_knows():
+    face = CaptionFace()
+    assert text_of(face.body(caption("a fox."))) == "a fox."
+    assert face.chip(caption("a fox.").result) == ""
+    assert "mark" not in CaptionFace(["fox"]).body(Side("dense", "working", "a fox"))
+
+
+@given(
+    said=st.lists(st.sampled_from(NAMES), max_size=5),
+    there=st.lists(st.sampled_from(NAMES), min_size=1, max_size=5),
+)
+def test_marks_count_what_the_score_counts(said, there):
+    text = "you can see " + ", a ".join(said) + "."
+    found = marked(text, Counter(there))
+    right, named, total = things_score(text, there)
+    assert found.count('class="ce-right"') == right
+    assert found.count("<mark") == named
+    assert text_of(found) == text
+    missed = CaptionFace(there).body(caption(text)).partition("missed: ")[2].removesuffix("</p>")
+    assert sum(names_in(missed).values()) == total - right
+
+
+def judged(probability):
+    return Side("dense", "done", result=Judgement(probability, TowerKept({}), Timings(1, 2, 4)))
+
+
+@pytest.mark.parametrize(
+    ("probability", "verdict", "number", "width"),
+    [
+        (0.932, "True", "93.2 %", "93.2%"),
+        (0.2, "False", "20.0 %", "20.0%"),
+        (0.5, "False", "50.0 %", "50.0%"),
+    ],
+)
+def test_a_verdict_has_its_probability(probability, verdict, number, width):
+    side = judged(probability)
+    body = VerdictFace().body(side)
+    assert text_of(body) == f"{verdict} probability of true {number}"
+    assert f"width:{width}" in body
+    assert VerdictFace().chip(side.result) == ""
+    right = verdict == "True"
+    assert text_of(VerdictFace(right).chip(side.result)) == "✓ right"
+    assert text_of(VerdictFace(not right).chip(side.result)) == f"✗ {str(not right).lower()}"
+    assert VerdictFace().clocks(side.result) == (("pictures", 3), ("statement", 4), ("total", 7))
+
+
+def test_hardly_ever_is_not_never():
+    assert "99.9 %" in VerdictFace().body(judged(0.99999))
+
+
+def found(scores, candidates_ms=None):
+    scores = np.array(scores, np.float32)
+    order = np.argsort(-scores, kind="stable")
+    return Side(
+        "dense", "done", result=Found(order, scores, TowerKept({}), 1.0, candidates_ms, 0.5)
+    )
+
+
+def test_pictures_are_ranked_and_the_right_one_is_outlined():
+    names = [f"a {n}" for n in range(8)]
+    face = RankingFace(names, 3, [f"data:{n}" for n in range(8)])
+    body = face.body(found([0, 5, 1, 4, 2, 3, -1, -2]))
+    assert [body.index(f'src="data:{n}"') for n in (1, 3, 5, 4, 2, 0)] == sorted(
+        body.index(f'src="data:{n}"') for n in range(6)
+    )
+    assert body.count("<li") == SHOWN
+    (mark,) = [part for part in body.split("<li")[1:] if "ce-is-right" in part]
+    assert 'src="data:3"' in mark
+    share = math.exp(5) / sum(math.exp(x) for x in [0, 5, 1, 4, 2, 3, -1, -2])
+    assert f"{100 * share:.1f} %" in text_of(body)
+    assert text_of(face.chip(found([0, 5, 1, 4, 2, 3, -1, -2]).result)) == "✗ right one: 2 of 8"
+    assert text_of(face.chip(found([0, 0, 0, 4, 0, 0, 0, 0]).result)) == "✓ right one first"
+
+
+def test_captions_are_ranked_and_escaped():
+    face = RankingFace([HOSTILE, "a fox"])
+    body = face.body(found([1, 2]))
+    assert text_of(body).startswith("1. a fox")
+    assert HOSTILE in text_of(body)
+    assert "<img" not in body
+    assert face.chip(found([1, 2]).result) == ""
+
+
+def test_new_captions_have_a_clock_of_their_own():
+    face = RankingFace(["a", "b"])
+    assert face.clocks(found([1, 2]).result) == (("query", 1), ("ranking", 0.5), ("total", 1.5))
+    assert face.clocks(found([1, 2], 2.0).result) == (
+        ("query", 1),
+        ("captions", 2),
+        ("ranking", 0.5),
+        ("total", 3.5),
+    )
+
+
+@given(st.lists(st.integers(-200, 60), min_size=1, max_size=30))
+def test_shares_are_of_the_whole(scores):
+    """Also where candidates that were not matched are far behind."""
+    result = found(scores).result
+    assert result.shares.sum() == pytest.approx(1, abs=1e-5)
+    assert (np.diff(result.scores[result.order]) <= 0).all()
+    assert [result.rank(int(place)) for place in result.order] == list(range(1, len(scores) + 1))
