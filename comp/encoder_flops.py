@@ -136,6 +136,33 @@ def blip_macs(shape: EncoderShape, on: Workload, ratios: Mapping[Place, float]) 
     return parts | {"decoder": said, "lm_head": head_macs(shape.decoder, ANSWER_LENGTH)}
 
 
+def usual_request(shape: EncoderShape, text_tokens: int | None = None) -> Workload:
+    """What one request of a model reads: the images of its task and a text.
+
+    Args:
+        shape: the model.
+        text_tokens: of the text; by default as published figures count it.
+    """
+    usual = {
+        "nlvr": NLVR_LENGTH,
+        "caption": CAPTION_LENGTH,
+        "vqa": QUESTION_LENGTH,
+        "retrieval": RETRIEVAL_LENGTH,
+    }
+    length = shape.text.positions if shape.family == "clip" else usual[shape.task]
+    images = images_of(shape.task) * shape.vision.tokens
+    return Workload(
+        image_tokens=images, text_tokens=text_tokens or min(length, shape.text.positions)
+    )
+
+
+def request_macs(
+    shape: EncoderShape, on: Workload, ratios: Mapping[Place, float]
+) -> dict[str, int]:
+    """One request of a CLIP or a BLIP, by part."""
+    return (clip_macs if shape.family == "clip" else blip_macs)(shape, on, ratios)
+
+
 def images_of(task: Task) -> int:
     """Images of one request."""
     return 2 if task == "nlvr" else 1

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from comp.checkpoints import read_config
-from comp.encoder_shapes import BlockSize, EncoderShape, Task, TextShape
+from comp.encoder_shapes import EncoderShape, Task, TextShape
 from comp.errors import CompExportError
-from comp.plan import BlockPlan, DropPlan, Part, PruningPlan, keep_count
-from export.encoder_config import TowerSettings, cut_blocks, recorded_sizes, tower_settings
+from comp.plan import DropPlan, Part, PruningPlan, keep_count
+from comp.slim_shapes import SlimShape
+from export.encoder_config import TowerSettings, tower_settings
 
 FAMILY = "blip"
 TYPES = ("blip", "comp_blip", "comp_blip_nlvr")
-SLIM = "Comp"  # what the architecture of a slim checkpoint starts with
 VISION_EPSILON, TEXT_EPSILON = 1e-5, 1e-12
 IMAGE_SIZE, PATCH_SIZE = 384, 16
 BOS, SEP, PAD = 30522, 102, 0
@@ -94,26 +94,8 @@ class BlipShape:
         Raises:
             CompExportError: the plan is of another model, or the checkpoint is compressed already.
         """
-        if plan.family != FAMILY:
-            raise CompExportError(
-                f"a plan of family {plan.family!r} for a BLIP: pass the run of a BLIP"
-            )
-        if self.drops:
-            raise CompExportError(
-                "the checkpoint is compressed already: pass its dense model with --model"
-            )
-        language = self.sizes.text.blocks + (
-            self.sizes.decoder.blocks if self.sizes.decoder else ()
-        )
-        cross = [heads for block in language for heads in block.cross_heads]
-        vision = [(block.heads, block.channels) for block in self.sizes.vision.blocks]
-        read = [(block.heads, block.channels) for block in language]
-        left = {
-            "vision": _left(vision, plan.part("vision")),
-            "language": _left(read, plan.part("language")),
-        }
-        crossed = [heads for heads, _ in _left([(h, 0) for h in cross], plan.part("cross"))]
-        return _checked(replace(self, sizes=_cut(self.sizes, left, crossed), drops=plan.drops))
+        found = SlimShape(self.sizes, self.sizes, self.drops).planned(plan)
+        return _checked(replace(self, sizes=found.slim, drops=found.drops))
 
 
 def read_blip(directory: Path) -> BlipShape:
@@ -135,14 +117,9 @@ def blip_of(config: dict[str, Any], where: str) -> BlipShape:
             f"{where}: tie_word_embeddings is false: only a BLIP whose output layer is its word "
             "embedding can be exported"
         )
-    architecture = (config.get("architectures") or [""])[0].removeprefix(SLIM)
-    dense = config | {"model_type": FAMILY, "architectures": [architecture]}
-    sizes = EncoderShape.from_config(dense, where)
-    pruning = config.get("pruning") or {}
-    recorded = {part: recorded_sizes(pruning, part) for part in ("vision", "language")}
-    cross = (pruning.get("cross") or {}).get("num_attention_heads") or []
+    found = SlimShape.from_config(config, where)
     shape = BlipShape(
-        sizes=_cut(sizes, recorded, cross),
+        sizes=found.slim,
         image_size=_number(vision, "image_size", IMAGE_SIZE),
         patch_size=_number(vision, "patch_size", PATCH_SIZE),
         vision=tower_settings(config, "vision_config", where, "gelu", VISION_EPSILON),
@@ -152,7 +129,7 @@ def blip_of(config: dict[str, Any], where: str) -> BlipShape:
             sep=_number(text, "sep_token_id", SEP),
             pad=_number(text, "pad_token_id", PAD),
         ),
-        drops=tuple(DropPlan(**drop) for drop in pruning.get("drops", [])),
+        drops=found.drops,
     )
     return _checked(shape)
 
@@ -160,52 +137,6 @@ def blip_of(config: dict[str, Any], where: str) -> BlipShape:
 def _number(values: Mapping[str, Any], name: str, default: int) -> int:
     found = values.get(name)
     return default if found is None else int(found)
-
-
-def _left(whole: list[tuple[int, int]], blocks: tuple[BlockPlan, ...]) -> list[tuple[int, int]]:
-    """Heads and channels of each block behind a plan; a block it does not name stays whole."""
-    left = list(whole)
-    for block in blocks:
-        dense = (block.num_attention_heads, block.intermediate_size)
-        if block.index >= len(whole) or whole[block.index] != dense:
-            raise CompExportError(
-                f"the plan has {block.part} block {block.index} of {dense[0]} heads and {dense[1]} "
-                "channels, which the model has not: pass the dense model of the plan's run"
-            )
-        left[block.index] = (len(block.kept_heads), len(block.kept_channels))
-    return left
-
-
-def _cut(
-    sizes: EncoderShape, recorded: Mapping[str, list[tuple[int, int]]], cross: list[int]
-) -> EncoderShape:
-    """The sizes with what is left of each block; a part without an entry is whole."""
-    vision, text, decoder = sizes.vision, sizes.text, sizes.decoder
-    language = text.blocks + (decoder.blocks if decoder else ())
-    blocks = _cross_heads(cut_blocks(language, recorded["language"]), cross)
-    first = len(text.blocks)
-    return replace(
-        sizes,
-        vision=replace(vision, blocks=cut_blocks(vision.blocks, recorded["vision"])),
-        text=replace(text, blocks=blocks[:first]),
-        decoder=replace(decoder, blocks=blocks[first:]) if decoder else None,
-    )
-
-
-def _cross_heads(blocks: tuple[BlockSize, ...], cross: list[int]) -> tuple[BlockSize, ...]:
-    """Blocks with the heads of each branch of each block, counted block by block."""
-    if not cross:
-        return blocks
-    branches = len(blocks[0].cross_heads)
-    if len(cross) != branches * len(blocks):
-        raise CompExportError(
-            f"pruning.cross has {len(cross)} entries for {len(blocks)} blocks of {branches} "
-            "cross-attentions: not a whole configuration; prune the model again"
-        )
-    return tuple(
-        replace(block, cross_heads=tuple(cross[branches * number : branches * (number + 1)]))
-        for number, block in enumerate(blocks)
-    )
 
 
 def _checked(shape: BlipShape) -> BlipShape:

@@ -8,11 +8,11 @@ from comp.checkpoints import read_config
 from comp.encoder_shapes import EncoderShape
 from comp.errors import CompExportError
 from comp.plan import DropPlan, Part, PruningPlan
-from export.encoder_config import TowerSettings, cut_blocks, recorded_sizes, tower_settings
+from comp.slim_shapes import SlimShape
+from export.encoder_config import TowerSettings, tower_settings
 
 FAMILY = "clip"
 TYPES = ("clip", "comp_clip")
-PARTS: tuple[Part, ...] = ("vision", "language")
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,8 @@ class ClipShape:
         Raises:
             CompExportError: the plan is of another family, or the checkpoint is compressed already.
         """
-        if plan.family != FAMILY:
-            raise CompExportError(
-                f"a plan of family {plan.family!r} for a CLIP: pass the run of a CLIP"
-            )
-        if self.drops:
-            raise CompExportError(
-                "the checkpoint is compressed already: pass its dense model with --model"
-            )
-        recorded = {
-            part: [(len(b.kept_heads), len(b.kept_channels)) for b in plan.part(part)]
-            for part in PARTS
-        }
-        return replace(self, sizes=_cut(self.sizes, recorded), drops=plan.drops)
+        found = SlimShape(self.sizes, self.sizes, self.drops).planned(plan)
+        return replace(self, sizes=found.slim, drops=found.drops)
 
 
 def read_clip(directory: Path) -> ClipShape:
@@ -77,24 +66,13 @@ def clip_of(config: dict[str, Any], where: str) -> ClipShape:
         tower_settings(config, part, where, "quick_gelu", 1e-5)
         for part in ("vision_config", "text_config")
     ]
-    pruning = config.get("pruning") or {}
-    sizes = EncoderShape.from_config(config | {"model_type": "clip"}, where)
+    found = SlimShape.from_config(config, where)
     return ClipShape(
-        sizes=_cut(sizes, {part: recorded_sizes(pruning, part) for part in PARTS}),
+        sizes=found.slim,
         image_size=vision.get("image_size") or 224,
         patch_size=vision.get("patch_size") or 32,
         vision=settings[0],
         text=settings[1],
         eos_token_id=text.get("eos_token_id") or 49407,
-        drops=tuple(DropPlan(**drop) for drop in pruning.get("drops", [])),
-    )
-
-
-def _cut(sizes: EncoderShape, recorded: dict[Part, list[tuple[int, int]]]) -> EncoderShape:
-    """The sizes with heads and channels of each block; a part without an entry is whole."""
-    vision, text = sizes.vision, sizes.text
-    return replace(
-        sizes,
-        vision=replace(vision, blocks=cut_blocks(vision.blocks, recorded["vision"])),
-        text=replace(text, blocks=cut_blocks(text.blocks, recorded["language"])),
+        drops=found.drops,
     )

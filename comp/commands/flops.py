@@ -11,11 +11,11 @@ from comp.options import CommonOptions, common_options
 
 if TYPE_CHECKING:
     from comp.flops import FlopsReport
-    from comp.plan import DropPlan, PruningPlan
+    from comp.plan import DropPlan, PruningPlan, Workload
+    from comp.slim_shapes import SlimShape
 
 DEFAULT_MODEL = "tiny-llava"
 DEFAULT_TEXT_TOKENS = 64
-ENCODER_TYPES = ("clip", "blip", "comp_blip_nlvr")
 
 
 @click.command()
@@ -66,10 +66,12 @@ def command(
     """Count multiply-accumulates (one counts one) and parameters of a prompt, by part.
 
     Of a CLIP or a BLIP (clip-b16, clip-l14-336, blip-retrieval, blip-vqa, blip-caption, blip-nlvr, or a
-    directory) it counts a request, and what the published figure stands for.
+    directory) it counts a request, and what the published figure stands for; of a slim one, or with
+    --plan, what a request costs beside the dense model's.
     """
     from comp.flops import llava_macs
     from comp.shapes import ModelShape, config_of
+    from comp.slim_shapes import ENCODER_TYPES, SlimShape
 
     plan = None if plan_path is None else _load_plan(plan_path)
     name = model or (plan.model if plan else DEFAULT_MODEL)
@@ -77,13 +79,18 @@ def command(
     if config.get("model_type") in ENCODER_TYPES:
         llava_only = {
             "--image-tokens": image_tokens is not None,
-            "--text-tokens": text_tokens is not None,
-            "--plan": plan is not None,
             "--drop": bool(drops),
             "--whole-tower": whole_tower,
         }
         _refuse([option for option, given in llava_only.items() if given], name)
-        _count_compositions(name, config, options)
+        encoder = SlimShape.from_config(config, name)
+        if plan is not None:
+            encoder = encoder.planned(plan)
+        if encoder.dense == encoder.slim and not encoder.drops and text_tokens is None:
+            _count_compositions(name, encoder, options)
+        else:
+            on = plan.workload if plan and text_tokens is None else None
+            _count_request(name, encoder, on or _request(encoder, text_tokens), options)
         return
     shape = ModelShape.from_config(config, name)
     if image_tokens is None:
@@ -133,18 +140,28 @@ def _refuse(given: list[str], name: str) -> None:
         raise CompExportError(f"{given[0]} is of a LLaVA's prompt, {name} is none: leave it out")
 
 
-def _count_compositions(name: str, config: dict[str, Any], options: CommonOptions) -> None:
-    from comp.encoder_flops import compositions
-    from comp.encoder_shapes import EncoderShape
+def _request(shape: "SlimShape", text_tokens: int | None) -> "Workload":
+    from comp.encoder_flops import usual_request
+    from comp.errors import CompExportError
 
-    shape = EncoderShape.from_config(config, name)
-    found = compositions(shape)
+    longest = shape.dense.text.positions
+    if text_tokens is not None and not 1 <= text_tokens <= longest:
+        raise CompExportError(
+            f"--text-tokens {text_tokens}: the model reads texts of 1 to {longest} tokens"
+        )
+    return usual_request(shape.dense, text_tokens)
+
+
+def _count_compositions(name: str, shape: "SlimShape", options: CommonOptions) -> None:
+    from comp.encoder_flops import compositions
+
+    found = compositions(shape.dense)
     if options.json:
         print_json(
             {
                 "model": name,
-                "family": shape.family,
-                "task": shape.task,
+                "family": shape.dense.family,
+                "task": shape.dense.task,
                 "compositions": [asdict(each) | {"macs": each.macs} for each in found],
             }
         )
@@ -152,6 +169,35 @@ def _count_compositions(name: str, config: dict[str, Any], options: CommonOption
     for each in found:
         rows = [("all", _giga(each.macs)), *((p, _giga(m)) for p, m in each.parts.items())]
         print_table(f"{name}, {each.name}: {each.of}", ("part", "GMACs"), rows)
+
+
+def _count_request(name: str, shape: "SlimShape", on: "Workload", options: CommonOptions) -> None:
+    """One request of a cut model beside the dense one's, by part."""
+    from comp.encoder_flops import request_macs
+
+    dense = request_macs(shape.dense, on, {})
+    slim = request_macs(shape.slim, on, shape.ratios)
+    before, after = sum(dense.values()), sum(slim.values())
+    if options.json:
+        print_json(
+            {
+                "model": name,
+                "family": shape.dense.family,
+                "task": shape.dense.task,
+                "workload": on.model_dump(),
+                "macs": after,
+                "parts": slim,
+                "rate": 1 - after / before,
+                "dense": {"macs": before, "parts": dense},
+            }
+        )
+        return
+    rows = [("all", before, after), *((part, dense[part], macs) for part, macs in slim.items())]
+    print_table(
+        f"{name}: a request of {on.image_tokens} image and {on.text_tokens} text tokens",
+        ("part", "GMACs dense", "GMACs", "removed"),
+        [(part, _giga(old), _giga(new), f"{1 - new / old:.1%}") for part, old, new in rows],
+    )
 
 
 def _load_plan(path: Path) -> "PruningPlan":

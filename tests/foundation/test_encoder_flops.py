@@ -11,6 +11,9 @@ from comp.cli import cli
 from comp.encoder_flops import Memory, compositions, text_macs, tower_macs
 from comp.encoder_shapes import PACKAGED, BlockSize, EncoderShape, TextShape, packaged_shape
 from comp.errors import CompExportError
+from comp.masks import StructureCounts
+from comp.plan import Workload
+from tests.comp import small_blip, small_clip
 
 # Published GMACs, to four places as the papers' own formulas give them.
 PUBLISHED = {
@@ -135,3 +138,62 @@ def test_the_command_says_what_a_figure_stands_for(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "blip"}))
     with pytest.raises(CompExportError, match="BlipForQuestionAnswering"):
         call("--model", tmp_path)
+
+
+def flops(*words):
+    result = CliRunner().invoke(cli, ["flops", *map(str, words), "--json"], catch_exceptions=False)
+    return json.loads(result.stdout)
+
+
+def counted(adapter, plan, on):
+    """What the search counts: on the dense model, from numbers of heads, channels and tokens."""
+    keys = [((block.part, block.index), block) for block in plan.blocks]
+    counts = StructureCounts(
+        {key: len(block.kept_heads) for key, block in keys},
+        {key: len(block.kept_channels) for key, block in keys if block.intermediate_size},
+    )
+    shares = {drop.place: (drop.vision_keep_ratio, drop.text_keep_ratio) for drop in plan.drops}
+    return adapter.macs(counts, shares, on)
+
+
+@pytest.mark.parametrize("task", small_blip.TASKS)
+def test_a_cut_blip_is_counted_as_the_search_counts_it(task, tmp_path):
+    adapter = small_blip.random_blip(task)
+    plan = small_blip.random_plan(adapter, seed=3)
+    adapter.save(tmp_path / "dense")
+    adapter.cut(plan).save(tmp_path / "slim")
+    check_cut(adapter, plan, tmp_path)
+
+
+def test_a_cut_clip_is_counted_as_the_search_counts_it(tmp_path):
+    adapter = small_clip.random_clip()
+    plan = small_clip.random_plan(seed=3)
+    adapter.save(tmp_path / "dense")
+    adapter.cut(plan).save(tmp_path / "slim")
+    check_cut(adapter, plan, tmp_path)
+
+
+def check_cut(adapter, plan, folder):
+    found = flops("--model", folder / "slim")
+    on = Workload(**found["workload"])
+    assert on.image_tokens == getattr(adapter, "images", 1) * adapter.shape.vision.tokens
+    assert found["macs"] == sum(found["parts"].values()) == counted(adapter, plan, on)
+    assert found["dense"]["macs"] == adapter.macs(StructureCounts({}, {}), {}, on)
+    assert found["rate"] == 1 - found["macs"] / found["dense"]["macs"] > 0
+    other = flops("--model", folder / "slim", "--text-tokens", 5)
+    assert other["workload"] == {"image_tokens": on.image_tokens, "text_tokens": 5}
+    # Of a run: the plan's own workload, and the dense model that it names.
+    plan.model_copy(update={"model": str(folder / "dense")}).save(folder / "plan.json")
+    of_plan = flops("--plan", folder / "plan.json")
+    assert of_plan["workload"] == plan.workload.model_dump()
+    assert of_plan["macs"] == counted(adapter, plan, plan.workload)
+    with pytest.raises(CompExportError, match="compressed already"):
+        flops("--model", folder / "slim", "--plan", folder / "plan.json")
+    with pytest.raises(CompExportError, match=r"--text-tokens 5000: the model reads texts of 1 to"):
+        flops("--model", folder / "slim", "--text-tokens", 5000)
+    name = "clip-b16" if plan.family == "clip" else f"blip-{adapter.shape.task}"
+    with pytest.raises(CompExportError, match="which the model has not"):
+        flops("--model", name, "--plan", folder / "plan.json")
+    table = CliRunner().invoke(cli, ["flops", "--model", str(folder / "slim")]).stdout
+    assert f"{on.image_tokens} image and {on.text_tokens} text tokens" in table
+    assert f"{found['rate']:.1%}" in table
