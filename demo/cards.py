@@ -238,4 +238,4 @@ def _empty(pair: Pair[Any], now: Comparison[Any], purpose: str) -> str:
 
 def missing(text: str) -> str:
     """What a result lacks, below it."""
-    return f'<p class="ce-missing">{plain(text)}</p>'
+    return f'<p class="ce-missed">{plain(text)}</p>'

@@ -1,7 +1,9 @@
 """Captions, verdicts and rankings as HTML: escaped, marked as they should be, telling the truth."""
 
 import math
+import re
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,3 +158,15 @@ def test_shares_are_of_the_whole(scores):
     assert result.shares.sum() == pytest.approx(1, abs=1e-5)
     assert (np.diff(result.scores[result.order]) <= 0).all()
     assert [result.rank(int(place)) for place in result.order] == list(range(1, len(scores) + 1))
+
+
+def test_every_class_has_a_style():
+    """Names in the modules' HTML are names in the style sheet, but for those that only mark a place."""
+    folder = Path(__file__).parents[2] / "demo"
+    used = set()
+    for path in folder.rglob("*.py"):
+        for names in re.findall(r'class="([^"]*)"', path.read_text()):
+            used |= set(re.findall(r"ce-[a-z-]*[a-z](?![a-z-]*\{)", names))
+    assert {"ce-card", "ce-missed", "ce-share"} <= used
+    styled = set(re.findall(r"\.(ce-[a-z-]+)", (folder / "style.css").read_text()))
+    assert used - styled <= {"ce-final", "ce-probability", "ce-bar-group"}
