@@ -47,7 +47,10 @@ def blip_artifact(
         fields={
             "task": ASKED[shape.task],
             "vision": TowerInfo(
-                image_size=shape.image_size, patch_size=shape.patch_size, tokens=vision.tokens
+                image_size=shape.image_size,
+                patch_size=shape.patch_size,
+                tokens=vision.tokens,
+                hidden_size=vision.hidden_size,
             ),
             "text": TextInfo(
                 max_position_embeddings=shape.sizes.text.positions,
@@ -80,6 +83,7 @@ def _decoder(shape: BlipShape) -> DecoderInfo | None:
     return DecoderInfo(
         head_dim=sizes.head_dim,
         num_attention_heads=tuple(block.heads for block in sizes.blocks),
+        num_cross_attention_heads=tuple(block.cross_heads[0] for block in sizes.blocks),
         vocab_size=sizes.vocab_size,
         max_position_embeddings=sizes.positions,
         bos_token_id=shape.tokens.bos,

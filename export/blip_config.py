@@ -8,9 +8,10 @@ from typing import Any
 from comp.checkpoints import read_config
 from comp.encoder_shapes import EncoderShape, Task, TextShape
 from comp.errors import CompExportError
-from comp.plan import DropPlan, Part, PruningPlan, keep_count
+from comp.plan import DropPlan, Part, PruningPlan
 from comp.slim_shapes import SlimShape
 from export.encoder_config import TowerSettings, tower_settings
+from export.encoder_manifest import tokens_left
 
 FAMILY = "blip"
 TYPES = ("blip", "comp_blip", "comp_blip_nlvr")
@@ -78,11 +79,7 @@ class BlipShape:
     @property
     def image_tokens(self) -> int:
         """Tokens of an image that are left behind the vision tower."""
-        count = self.sizes.vision.tokens
-        for drop in sorted(self.drops, key=lambda drop: drop.after_layer):
-            if drop.part == "vision":
-                count = keep_count(count, drop.vision_keep_ratio)
-        return count
+        return tokens_left(self.sizes.vision.tokens, "vision", self.drops)
 
     def drop(self, part: Part, after_layer: int) -> DropPlan | None:
         """The drop at a place, if there is one."""

@@ -131,9 +131,10 @@ class TextModel:
                 if ends:
                     mixed, states = last_row(graph, mixed), last_row(graph, states)
                 states = self._added(mixed, states, f"{name}.attention.output")
-                query = self._linear(states, f"{name}.crossattention.self.query")
                 heads = self._heads(block.cross_heads[0])
-                mixed = cross_attention(graph, query, *cross[number], heads, one_query=ends)
+                with graph.scope("cross"):
+                    query = self._linear(states, f"{name}.crossattention.self.query")
+                    mixed = cross_attention(graph, query, *cross[number], heads, one_query=ends)
                 states = self._crossed([mixed], states, f"{name}.crossattention.output", block)
                 states = self._feed_forward(states, name)
         return self._logits(states, words), presents
@@ -212,9 +213,10 @@ class TextModel:
     ) -> ir.Value:
         """What one branch of cross-attention finds in ``memory [T, M, D]``: ``[T, N, H·hd]``."""
         suffix = "" if len(block.cross_heads) == 1 else str(branch)
-        query, key, value = self._projected(states, memory, f"{name}.self{suffix}")
         heads = self._heads(block.cross_heads[branch])
-        return full_attention(self.graph, query, key, value, heads, one_query=alone)
+        with self.graph.scope(f"cross{suffix}"):
+            query, key, value = self._projected(states, memory, f"{name}.self{suffix}")
+            return full_attention(self.graph, query, key, value, heads, one_query=alone)
 
     def _crossed(
         self, found: list[ir.Value], residual: ir.Value, name: str, block: BlockSize

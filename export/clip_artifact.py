@@ -49,7 +49,10 @@ def clip_artifact(
         fields={
             "task": "retrieval",
             "vision": TowerInfo(
-                image_size=shape.image_size, patch_size=shape.patch_size, tokens=vision.tokens
+                image_size=shape.image_size,
+                patch_size=shape.patch_size,
+                tokens=vision.tokens,
+                hidden_size=vision.hidden_size,
             ),
             "text": TextInfo(max_position_embeddings=text.positions, hidden_size=text.hidden_size),
             "logit_scale": math.exp(float(weights.read(LOGIT_SCALE).astype(np.float64))),

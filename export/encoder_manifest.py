@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from comp.plan import DropPlan
+from comp.plan import DropPlan, Part, keep_count
 from export.manifest import Artifact, Frozen, Manifest
 
 
@@ -16,6 +16,7 @@ class TowerInfo(Frozen):
     image_size: int = Field(ge=1)
     patch_size: int = Field(ge=1)
     tokens: int = Field(ge=1, description="patches and [CLS]")
+    hidden_size: int = Field(ge=1)
 
 
 class TextInfo(Frozen):
@@ -30,6 +31,9 @@ class DecoderInfo(Frozen):
 
     head_dim: int = Field(ge=1)
     num_attention_heads: tuple[int, ...] = Field(description="of each layer's self-attention")
+    num_cross_attention_heads: tuple[int, ...] = Field(
+        description="of each layer's attention to what was read or seen"
+    )
     vocab_size: int = Field(ge=1)
     max_position_embeddings: int = Field(ge=1)
     bos_token_id: int
@@ -47,6 +51,20 @@ class EncoderManifest(Manifest):
         None, description="what cosines are multiplied with (retrieval)"
     )
     drops: tuple[DropPlan, ...] = ()
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of an image that are left behind the vision tower."""
+        return tokens_left(self.vision.tokens, "vision", self.drops)
+
+
+def tokens_left(count: int, part: Part, drops: tuple[DropPlan, ...]) -> int:
+    """How many of ``count`` tokens every drop of a part leaves, ``vision`` or ``language``."""
+    for drop in sorted(drops, key=lambda drop: drop.after_layer):
+        if drop.part == part:
+            ratio = drop.vision_keep_ratio if part == "vision" else drop.text_keep_ratio
+            count = keep_count(count, ratio)
+    return count
 
 
 @dataclass(frozen=True)

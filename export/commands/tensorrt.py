@@ -38,16 +38,21 @@ MODULES = {"auto": None, "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 )
 @click.option("--max-batch", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option(
-    "--images", type=click.IntRange(min=1), default=1, show_default=True, help="Of one prompt."
+    "--images",
+    type=click.IntRange(min=1),
+    help="Of one prompt [default: 1; of a statement always 2].",
 )
 @click.option(
     "--max-prompt",
     type=click.IntRange(min=1),
-    default=128,
-    show_default=True,
-    help="Text tokens of one prompt, its template's included, image tokens not.",
+    help="Text tokens of one prompt, its template's included, image tokens not [default: 128, or "
+    "all that a CLIP or BLIP has positions for].",
 )
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    help="Of one answer [default: 128, or all that a BLIP has positions for].",
+)
 @click.option(
     "--weights",
     type=click.Choice(["auto", "embedded", "streamed", "stripped"]),
@@ -83,9 +88,9 @@ def command(
     precision: "Precision",
     compute_capability: str | None,
     max_batch: int,
-    images: int,
-    max_prompt: int,
-    max_new_tokens: int,
+    images: int | None,
+    max_prompt: int | None,
+    max_new_tokens: int | None,
     weights: str,
     module: str,
     timing_cache: Path | None,
@@ -102,19 +107,23 @@ def command(
     from comp.runs import open_run
     from export.engines.build import BuildOptions
     from export.engines.capability import choose_capabilities, parse_capabilities
+    from export.engines.directory import choose_limits
     from export.engines.gpu import gpu_capability
-    from export.engines.limits import Limits
     from export.engines.module import find_tensorrt
 
     asked = parse_capabilities(compute_capability) if compute_capability is not None else None
     found = open_run(run)
-    limits = Limits(
-        max_batch=max_batch, images=images, max_prompt=max_prompt, max_new_tokens=max_new_tokens
-    )
     name: ModuleName | None = MODULES[module]  # type: ignore[assignment]  # click checked it
     tensorrt = find_tensorrt(name)
     capabilities = choose_capabilities(tensorrt, asked, gpu_capability())
     wanted = _wanted(found, precision, dense, force)
+    limits = choose_limits(
+        next(iter(wanted.values())),
+        max_batch=max_batch,
+        images=images,
+        max_prompt=max_prompt,
+        max_new_tokens=max_new_tokens,
+    )
     how = BuildOptions(
         capabilities=capabilities,
         weights=_weights(weights, wanted, tensorrt, gpu_capability()),
@@ -211,7 +220,7 @@ def _build(
 def _attention(manifest: "EngineManifest") -> str:
     blocks = [block for engine in manifest.engines.values() for block in engine.blocks]
     fused = sum(block.attention == "fused" for block in blocks)
-    return f"{fused} of {len(blocks)} blocks"
+    return f"{fused} of {len(blocks)}"
 
 
 def _result(run: "RunDirectory", manifests: dict[Path, "EngineManifest"]) -> dict[str, Any]:

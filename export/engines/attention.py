@@ -14,11 +14,11 @@ from pydantic import BaseModel, ConfigDict
 from export.engines.module import TensorRT
 
 Form = Literal["fused", "decomposed"]
-BLOCK = re.compile(r"(layers\.\d+)/")
+BLOCK = re.compile(r"(layers\.\d+(?:/cross\d?)?)/")  # cross-attention counts by itself
 
 
 class BlockReport(BaseModel):
-    """One Transformer block of an engine."""
+    """The attention of one Transformer block of an engine; ``layers.0/cross`` is its cross-attention."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,9 +28,10 @@ class BlockReport(BaseModel):
 
 
 def inspect_network(tensorrt: TensorRT, network: Any) -> tuple[BlockReport, ...]:
-    """Attention and caches of every block, in order; nothing for a graph without blocks."""
+    """Every attention with its caches, in order; nothing for a graph without blocks."""
     kinds = tensorrt.module.LayerType
     fused: set[str] = set()
+    written_out: set[str] = set()
     caches: Counter[str] = Counter()
     blocks: dict[str, None] = {}
     for number in range(network.num_layers):
@@ -41,6 +42,8 @@ def inspect_network(tensorrt: TensorRT, network: Any) -> tuple[BlockReport, ...]
         blocks[found[1]] = None
         if layer.type == kinds.ATTENTION_INPUT:
             fused.add(found[1])
+        elif layer.type == kinds.SOFTMAX:
+            written_out.add(found[1])
         elif layer.type == kinds.KV_CACHE_UPDATE:
             caches[found[1]] += 1
     return tuple(
@@ -50,6 +53,7 @@ def inspect_network(tensorrt: TensorRT, network: Any) -> tuple[BlockReport, ...]
             caches_in_place=caches[block],
         )
         for block in blocks
+        if block in fused | written_out  # others only project
     )
 
 

@@ -16,9 +16,22 @@ from export.engines.module import TensorRT
 from export.llava_manifest import LlavaManifest
 from export.manifest import Artifact, describe_files
 from export.processor import TOKENIZER
-from export.reading import load_artifact
+from export.reading import load_artifact, read_manifest
 
-ENGINE_FAMILIES: dict[str, Any] = {"llava": llava, "clip": encoder}
+ENGINE_FAMILIES: dict[str, Any] = {"llava": llava, "clip": encoder, "blip": encoder}
+
+
+def choose_limits(source: Path, **asked: int | None) -> Limits:
+    """The limits that were asked for; those that were not (none) are usual for the model.
+
+    Args:
+        source: artifact directory.
+        asked: fields of ``Limits``.
+    """
+    manifest = read_manifest(source)
+    usual: Limits = ENGINE_FAMILIES[manifest.family].usual_limits(manifest)
+    chosen = {name: value for name, value in asked.items() if value is not None}
+    return usual.model_copy(update=chosen)
 
 
 def build_engines(
@@ -43,7 +56,8 @@ def build_engines(
         The manifest.
 
     Raises:
-        CompExportError: an artifact of another flavour or family, a damaged one, or a failed build.
+        CompExportError: an artifact of another flavour, a damaged one, limits that are too large for the
+            model, or a failed build.
     """
     artifact = load_artifact(source)
     model = _checked(artifact)
@@ -95,11 +109,5 @@ def _checked(artifact: Artifact) -> LlavaManifest | EncoderManifest:
             f"{artifact.path} is of the {manifest.flavour} flavour, TensorRT reads the standard one: "
             f"run `comp-export onnx --flavour standard --precision {manifest.precision}`"
         )
-    if manifest.family not in ENGINE_FAMILIES or not isinstance(
-        manifest, (LlavaManifest, EncoderManifest)
-    ):
-        raise CompExportError(
-            f"{artifact.path} is of the family {manifest.family}: engines are built for "
-            f"{', '.join(ENGINE_FAMILIES)}"
-        )
+    assert isinstance(manifest, (LlavaManifest, EncoderManifest))
     return manifest

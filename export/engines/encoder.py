@@ -1,40 +1,177 @@
-"""The engines of a CLIP: one for each tower."""
+"""The engines of a CLIP and of BLIP's tasks: one for each graph.
 
-from export.encoder_manifest import EncoderManifest
+A decoder has two profiles on one set of weights, a prefill and a decode step; its caches grow, and every
+step has one place more of them.
+"""
+
+from comp.errors import CompExportError
+from export.encoder_manifest import EncoderManifest, tokens_left
 from export.engines.limits import Limits
-from export.engines.names import ENCODE
+from export.engines.names import DECODE, ENCODE, PREFILL
 from export.engines.profiles import EngineGraph, Profile, Range
 
 SHORTEST = 2  # tokens of a text: its frame
+# TensorRT-RTX 1.7 finds no fused attention where the queries are the constant 1, nor of a single head
+# where the batch is: both go up to two.
+STEP = Range(1, 1, 2)
+STATES = "encoder_hidden_states"
+DECODER_MODEL = "decoder_model"
+KINDS = ("key", "value")
 Dims = tuple[int | str, ...]
+Inputs = dict[str, Dims]
 
 
 def cache_capacities(manifest: EncoderManifest, limits: Limits) -> tuple[int, ...]:
-    """No graph of a CLIP has caches."""
+    """No cache is of fixed size."""
     del manifest, limits
     return ()
 
 
+def usual_limits(manifest: EncoderManifest) -> Limits:
+    """What engines are built for if nothing else is asked."""
+    return within(manifest, Limits())
+
+
+def within(manifest: EncoderManifest, limits: Limits) -> Limits:
+    """As much of the limits as the model has positions, and as many images as its task looks at."""
+    positions = _positions(manifest)
+    return Limits(
+        max_batch=limits.max_batch,
+        images=_images(manifest) or limits.images,
+        max_prompt=min(limits.max_prompt, positions),
+        max_new_tokens=min(limits.max_new_tokens, positions),
+    )
+
+
 def engine_graphs(manifest: EncoderManifest, limits: Limits) -> tuple[EngineGraph, ...]:
-    """What to build: up to ``max_batch`` images, and texts of up to ``max_prompt`` tokens, at a time."""
-    profile = Profile(ENCODE, sizes(manifest, limits))
-    return tuple(EngineGraph(name, f"{name}.onnx", (profile,)) for name in inputs(manifest))
+    """What to build: so many images, texts of so many tokens, answers of so many.
+
+    Raises:
+        CompExportError: the limits exceed the model's positions, or are of images that its task has not.
+    """
+    _check(manifest, limits)
+    found = sizes(manifest, limits)
+    once = (Profile(ENCODE, found),)
+    phases = {DECODER_MODEL: _phases(manifest, limits, found)} if manifest.decoder else {}
+    return tuple(
+        EngineGraph(name, f"{name}.onnx", phases.get(name, once)) for name in inputs(manifest)
+    )
 
 
-def inputs(manifest: EncoderManifest) -> dict[str, dict[str, Dims]]:
-    """Dimensions of the inputs of each graph."""
+def inputs(manifest: EncoderManifest) -> dict[str, Inputs]:
+    """Dimensions of the inputs of each graph that the artifact has."""
     side = manifest.vision.image_size
-    return {
+    ids: Inputs = {"input_ids": ("texts", "length")}
+    states: Dims = ("texts", manifest.image_tokens, manifest.vision.hidden_size)
+    pair = {f"{STATES}.{number}": states for number in range(_images(manifest) or 1)}
+    looking = ids | (pair if manifest.task == "statement" else {STATES: states})
+    known: dict[str, Inputs] = {
         "vision_model": {"pixel_values": ("images", 3, side, side)},
-        "text_model": {"input_ids": ("texts", "length")},
+        "text_encoder": looking,
+        "itm_model": looking,
+        "text_model": ids,
+        "cross_kv": {STATES: ("batch", *_looked_at(manifest))},
+        DECODER_MODEL: {"input_ids": ("batch", "sequence")} | _caches(manifest),
     }
+    there = {entry.name for entry in manifest.files}
+    return {name: dims for name, dims in known.items() if f"{name}.onnx" in there}
 
 
 def sizes(manifest: EncoderManifest, limits: Limits) -> dict[str, Range]:
-    """Sizes that the named dimensions take."""
-    longest = min(limits.max_prompt, manifest.text.max_position_embeddings)
+    """Sizes that the named dimensions take; a decoder's of all its phases together."""
+    longest = limits.max_prompt
+    each = _images(manifest) or 1
+    batch = Range(1, 1, max(limits.max_batch, 2))
+    first, past = _first(manifest, limits), _past(manifest, limits)
     return {
-        "images": Range(1, 1, limits.max_batch * limits.images),
-        "texts": Range(1, 1, limits.max_batch),
-        "length": Range(SHORTEST, (SHORTEST + longest) // 2, longest),
+        "images": Range(1, each, limits.max_batch * limits.images),
+        "texts": batch,
+        "batch": batch,
+        "length": _between(min(SHORTEST, longest), longest),
+        "cross_tokens": _between(_read(manifest, min(SHORTEST, longest)), _read(manifest, longest)),
+        "sequence": Range(1, 1, max(first, STEP.high)),
+        "past": Range(0, past.usual, past.high),
     }
+
+
+def _phases(
+    manifest: EncoderManifest, limits: Limits, found: dict[str, Range]
+) -> tuple[Profile, Profile]:
+    none, past = Range(0, 0, 0), _past(manifest, limits)
+    return (
+        Profile(PREFILL, found | {"past": none}),
+        Profile(DECODE, found | {"sequence": STEP, "past": past}),
+    )
+
+
+def _first(manifest: EncoderManifest, limits: Limits) -> int:
+    """Tokens that a decoder reads before it says one: the beginning of a caption, or its start alone."""
+    return limits.max_prompt if manifest.task == "caption" else 1
+
+
+def _past(manifest: EncoderManifest, limits: Limits) -> Range:
+    """Tokens before a decode step; two more, the largest step, must have positions."""
+    behind = min(_first(manifest, limits) + limits.max_new_tokens, _positions(manifest))
+    return _between(1, max(behind - STEP.high, 1))
+
+
+def _between(low: int, high: int) -> Range:
+    return Range(low, (low + high) // 2, high)
+
+
+def _read(manifest: EncoderManifest, length: int) -> int:
+    """Tokens left of a text behind its encoder."""
+    return tokens_left(length, "language", manifest.drops)
+
+
+def _looked_at(manifest: EncoderManifest) -> Dims:
+    """What a decoder looks at: tokens and width of a question that was read, or of an image."""
+    if manifest.task == "caption":
+        return manifest.image_tokens, manifest.vision.hidden_size
+    return "cross_tokens", manifest.text.hidden_size
+
+
+def _caches(manifest: EncoderManifest) -> Inputs:
+    """Keys and values of past tokens, and of what the decoder looks at."""
+    decoder = manifest.decoder
+    if decoder is None:
+        return {}
+    looked = _looked_at(manifest)[0]
+    found: Inputs = {}
+    for name, counts, length in (
+        ("past_key_values", decoder.num_attention_heads, "past"),
+        ("cross", decoder.num_cross_attention_heads, looked),
+    ):
+        for layer, heads in enumerate(counts):
+            dims: Dims = ("batch", heads, length, decoder.head_dim)
+            found |= {f"{name}.{layer}.{kind}": dims for kind in KINDS}
+    return found
+
+
+def _positions(manifest: EncoderManifest) -> int:
+    """Tokens of the longest text, read or said."""
+    decoder = manifest.decoder
+    read = manifest.text.max_position_embeddings
+    return min(read, decoder.max_position_embeddings) if decoder else read
+
+
+def _images(manifest: EncoderManifest) -> int | None:
+    """Images of one request; none where there may be any number."""
+    return {"retrieval": None, "statement": 2}.get(manifest.task, 1)
+
+
+def _check(manifest: EncoderManifest, limits: Limits) -> None:
+    """Refuse limits that no request could reach."""
+    images, positions = _images(manifest), _positions(manifest)
+    if images is not None and limits.images != images:
+        raise CompExportError(
+            f"--images {limits.images}: a {manifest.task} is about {images}: leave it out"
+        )
+    for option, asked in (
+        ("--max-prompt", limits.max_prompt),
+        *([("--max-new-tokens", limits.max_new_tokens)] if manifest.decoder else []),
+    ):
+        if asked > positions:
+            raise CompExportError(
+                f"{option} {asked}: the model has {positions} positions: lower it to {positions}"
+            )

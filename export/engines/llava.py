@@ -20,6 +20,12 @@ def cache_capacities(manifest: LlavaManifest, limits: Limits) -> tuple[int, ...]
     return tuple(-(-(count + limits.max_new_tokens) // ALIGNMENT) * ALIGNMENT for count in filled)
 
 
+def usual_limits(manifest: LlavaManifest) -> Limits:
+    """What engines are built for if nothing else is asked."""
+    del manifest
+    return Limits()
+
+
 def longest_step(manifest: LlavaManifest) -> int:
     """The fewest text tokens of which every drop leaves two.
 

@@ -25,7 +25,8 @@ def profile_options(manifest: Manifest, graph: str, prefix: str) -> dict[str, st
         prefix: ``trt_profile`` or ``nv_profile``.
     """
     if isinstance(manifest, EncoderManifest):
-        inputs, sizes = encoder.inputs(manifest)[Path(graph).stem], encoder.sizes(manifest, LIMITS)
+        inputs = encoder.inputs(manifest)[Path(graph).stem]
+        sizes = encoder.sizes(manifest, encoder.within(manifest, LIMITS))
     else:
         assert isinstance(manifest, LlavaManifest)
         inputs, sizes = _inputs(manifest)[graph], _sizes(manifest)

@@ -31,18 +31,18 @@ CLASSES = {
 TASKS = tuple(CLASSES)
 
 
-def random_blip(task, seed=0, positions=64):
+def random_blip(task, seed=0, positions=64, width=WIDTH):
     """Weights large enough that attention is not flat, biases and norms that matter."""
     tokenizer = PROCESSOR.tokenizer
     sizes = {
-        "hidden_size": WIDTH,
+        "hidden_size": width,
         "intermediate_size": FFN,
         "num_hidden_layers": LAYERS,
         "num_attention_heads": HEADS,
     }
     text = BlipTextConfig(
         vocab_size=len(tokenizer),
-        encoder_hidden_size=WIDTH,
+        encoder_hidden_size=width,
         max_position_embeddings=positions,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.sep_token_id,

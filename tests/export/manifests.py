@@ -1,8 +1,9 @@
 """Manifests that no export wrote, for what is decided from a manifest alone."""
 
 from comp.plan import DropPlan
+from export.encoder_manifest import DecoderInfo, EncoderManifest, TextInfo, TowerInfo
 from export.llava_manifest import DecoderShape, LlavaManifest, SpecialTokens, VisionShape
-from export.manifest import ImageProcessing, ImageSize
+from export.manifest import FileEntry, ImageProcessing, ImageSize
 
 
 def artifact_manifest(
@@ -53,4 +54,52 @@ def artifact_manifest(
             "files": (),
         }
         | changes
+    )
+
+
+ENCODER_GRAPHS = {
+    "question": ("vision_model", "text_encoder", "cross_kv", "decoder_model"),
+    "caption": ("vision_model", "cross_kv", "decoder_model"),
+    "statement": ("vision_model", "text_encoder"),
+    "retrieval": ("vision_model", "text_model", "itm_model"),
+}
+
+
+def encoder_manifest(
+    task: str, drops: tuple[DropPlan, ...] = (), positions: int = 64, tokens: int = 17
+) -> EncoderManifest:
+    """A BLIP of the standard flavour in float16, two layers each."""
+    decoder = DecoderInfo(
+        head_dim=16,
+        num_attention_heads=(4, 1),
+        num_cross_attention_heads=(2, 3),
+        vocab_size=60,
+        max_position_embeddings=positions,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return EncoderManifest(
+        family="blip",
+        task=task,
+        flavour="standard",
+        precision="float16",
+        opset=23,
+        model="made up",
+        method=None,
+        rate=0.0,
+        dense=not drops,
+        image_processor=ImageProcessing(
+            size=ImageSize(shortest_edge=56), image_mean=(0.5,) * 3, image_std=(0.5,) * 3
+        ),
+        macs=None,
+        params=1,
+        versions={},
+        files=tuple(
+            FileEntry(name=f"{name}.onnx", bytes=1, sha256="0" * 64)
+            for name in ENCODER_GRAPHS[task]
+        ),
+        vision=TowerInfo(image_size=56, patch_size=14, tokens=tokens, hidden_size=48),
+        text=TextInfo(max_position_embeddings=positions, hidden_size=64),
+        decoder=decoder if "decoder_model" in ENCODER_GRAPHS[task] else None,
+        drops=drops,
     )

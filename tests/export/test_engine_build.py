@@ -563,7 +563,7 @@ def test_the_command_replaces_only_when_forced(run, no_gpu, tmp_path):
     assert title[0] == "tensorrt_rtx"
     assert [row for row in rows if row[0].startswith("tensorrt")] == [rows[-1]]
     assert rows[-1][0] == "tensorrt"
-    assert rows[-1][3:] == ["8.9", "5", "of", "5", "blocks", "6"]
+    assert rows[-1][3:] == ["8.9", "5", "of", "5", "6"]
 
 
 def test_the_command_names_the_export_that_is_missing(run, no_gpu, tmp_path):
