@@ -16,6 +16,7 @@ from export.reading import kind_of
 from serve.answer import Answer, Asked
 from serve.backends.base import Backend, BackendName, ProviderChoice, RequestSize
 from serve.backends.onnxruntime import OnnxRuntimeBackend
+from serve.backends.opening import check_native
 from serve.generation import Started, answer_in_step, stream_answer
 from serve.options import GenerationOptions
 from serve.preprocess import preprocess
@@ -235,12 +236,7 @@ def _native(path: Path, device: str, provider: str, check_hashes: bool) -> Backe
     """The engines in a directory; TensorRT is imported only here."""
     from serve.backends.tensorrt import TensorRTBackend
 
-    if device == "cpu" or provider != "auto":
-        option = "--device cpu" if device == "cpu" else f"--provider {provider}"
-        raise CompExportError(
-            f"{path} holds TensorRT engines, {option} is for ONNX Runtime: leave it out, or use "
-            "--backend onnxruntime"
-        )
+    check_native(path, device, provider)
     return TensorRTBackend.load(path, check_hashes)
 
 

@@ -6,10 +6,12 @@ from typing import Literal, TypeAlias
 from comp.errors import CompExportError
 from comp.plan import Task
 from export.encoder_manifest import EncoderManifest
+from export.engines.manifest import read_engine_manifest
 from export.reading import kind_of, read_manifest
 from serve.backends.base import ProviderChoice
+from serve.backends.opening import check_native
 from serve.encoder.blip_retriever import BlipRetriever
-from serve.encoder.graphs import EncoderGraphs
+from serve.encoder.graphs import EncoderGraphs, Graphs
 from serve.encoder.judge import Judge
 from serve.encoder.reader import Reader
 from serve.encoder.retriever import Retriever
@@ -37,14 +39,25 @@ def load_engine(
         CompExportError: a missing, damaged or unloadable directory; a device or provider that is not
             there.
     """
-    if kind_of(directory) == "tensorrt":
-        return Engine.load(directory, device, threads, check_hashes, provider)
-    manifest = read_manifest(directory)
+    native = kind_of(directory) == "tensorrt"
+    manifest = read_engine_manifest(directory).artifact if native else read_manifest(directory)
     if not isinstance(manifest, EncoderManifest):
         return Engine.load(directory, device, threads, check_hashes, provider)
     if threads is not None and threads < 1:
         raise CompExportError(f"threads {threads}: choose 1 or more")
-    graphs = EncoderGraphs.load(directory, device, threads, check_hashes, provider)
+    graphs: Graphs
+    if native:
+        graphs = _native(directory, device, check_hashes, provider)
+    else:
+        graphs = EncoderGraphs.load(directory, device, threads, check_hashes, provider)
     if manifest.family == "blip" and manifest.task == "retrieval":
         return BlipRetriever(graphs, threads)
     return ENCODERS[manifest.task](graphs, threads)
+
+
+def _native(directory: Path, device: str, check_hashes: bool, provider: str) -> Graphs:
+    """The engines in a directory; TensorRT is imported only here."""
+    from serve.encoder.engines import EncoderEngines
+
+    check_native(directory, device, provider)
+    return EncoderEngines.load(directory, check_hashes)

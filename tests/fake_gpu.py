@@ -23,6 +23,14 @@ TYPES = {
 }
 
 
+TRT_NAMES = {"float32": "FLOAT", "float16": "HALF", "int64": "INT64"}
+
+
+class TensorIOMode(Enum):
+    INPUT = 1
+    OUTPUT = 2
+
+
 class Status(Enum):
     cudaSuccess = 0
     cudaErrorMemoryAllocation = 2
@@ -151,6 +159,11 @@ class FakeContext:
             self.shapes[name] = tuple(shape)
         return fits
 
+    def get_tensor_shape(self, name):
+        if name in self.engine.ports:
+            return self.shapes[name]
+        return self.engine.output_shapes(self.shapes)[name]
+
     def set_tensor_address(self, name, address):
         if name not in self.engine.names:
             return False
@@ -160,7 +173,7 @@ class FakeContext:
     def execute_async_v3(self, stream):
         cuda = self.engine.cuda
         addresses, shapes = dict(self.addresses), dict(self.shapes)
-        assert set(addresses) == self.engine.names, "a tensor has no address"
+        assert set(addresses) == set(self.engine.names), "a tensor has no address"
         if cuda.recording is not None:
             cuda.recording.append(lambda: self.engine.run(addresses, shapes))
         else:
@@ -179,7 +192,11 @@ class FakeEngine:
         self.cuda = cuda
         self.ports = {p.name: TYPES[p.type] for p in self.session.get_inputs()}
         self.outputs = [p.name for p in self.session.get_outputs()]
-        self.names = {*self.ports, *self.outputs}
+        self.names = [*self.ports, *self.outputs]
+        self.num_io_tensors = len(self.names)
+        types = {p.name: TYPES[p.type] for p in self.session.get_outputs()}
+        self.types = self.ports | types
+        self.known_shapes = {}
         self.runs = 0
         self.budget = None
 
@@ -189,14 +206,40 @@ class FakeEngine:
             name: self.cuda.view(addresses[name], shapes[name], dtype).copy()
             for name, dtype in self.ports.items()
         }
-        for name in self.outputs:  # a cache is one buffer, before and after
+        places = [addresses[name] for name in self.outputs]
+        assert len(set(places)) == len(places), "two outputs go to one place"
+        for name in self.outputs:
             if name.startswith("present."):
                 past = name.replace("present.", "past_key_values.")
-                assert addresses[name] == addresses[past]
+                # In place a cache is one buffer, before and after; one that grows must not overwrite itself.
+                in_place = "cache_lengths" in self.ports
+                assert (addresses[name] == addresses[past]) == in_place
         found = self.session.run(self.outputs, feeds)
         for name, value in zip(self.outputs, found, strict=True):
             if value.size:
                 self.cuda.view(addresses[name], value.shape, value.dtype)[...] = value
+
+    def output_shapes(self, shapes):
+        """From the shapes of the inputs alone, as TensorRT knows them before anything runs."""
+        assert set(shapes) == set(self.ports), "an input has no shape"
+        key = tuple(sorted(shapes.items()))
+        if key not in self.known_shapes:
+            feeds = {name: np.zeros(shapes[name], dtype) for name, dtype in self.ports.items()}
+            found = self.session.run(self.outputs, feeds)
+            self.known_shapes[key] = dict(
+                zip(self.outputs, (value.shape for value in found), strict=True)
+            )
+        return self.known_shapes[key]
+
+    def get_tensor_name(self, number):
+        return self.names[number]
+
+    def get_tensor_mode(self, name):
+        return TensorIOMode.INPUT if name in self.ports else TensorIOMode.OUTPUT
+
+    def get_tensor_dtype(self, name):
+        dtype = np.dtype(self.types[name])
+        return SimpleNamespace(name=TRT_NAMES[dtype.name], itemsize=dtype.itemsize)
 
     def create_runtime_config(self):
         return SimpleNamespace(
@@ -239,6 +282,7 @@ class FakeTensorRT:
         self.cuda = cuda
         self.ExecutionContextAllocationStrategy = SimpleNamespace(ON_PROFILE_CHANGE=1)
         self.LayerInformationFormat = SimpleNamespace(JSON=1)
+        self.TensorIOMode = TensorIOMode
         self.Logger = lambda severity: None
         self.Logger.ERROR = 1
         if captures_graphs:

@@ -1,7 +1,10 @@
 """One TensorRT engine on the GPU, and contexts to run it in."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from comp.errors import CompExportError
 from export.engines.manifest import REMEDY
@@ -25,12 +28,29 @@ class Execution:
         Raises:
             CompExportError: the shape is outside the profile.
         """
+        self.shape_input(name, shape)
+        self.bind_output(name, address)
+
+    def shape_input(self, name: str, shape: tuple[int, ...]) -> None:
+        """The shape of an input, wherever it lies; raises as ``bind_input``."""
         if not self._context.set_input_shape(name, shape):
             raise CompExportError(
                 f"{self._name}: {name} of shape {list(shape)} is outside the engine's profile: "
                 f"{REMEDY} and larger limits"
             )
-        self.bind_output(name, address)
+
+    def output_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of an output, once every input has one.
+
+        Raises:
+            CompExportError: it depends on more than the inputs' shapes.
+        """
+        shape = tuple(self._context.get_tensor_shape(name))
+        if min(shape, default=0) < 0:
+            raise CompExportError(
+                f"{self._name}: the shape {list(shape)} of {name} is not known before it runs: {REMEDY}"
+            )
+        return shape
 
     def bind_output(self, name: str, address: int) -> None:
         """Where an output goes."""
@@ -44,6 +64,24 @@ class Execution:
                 f"{self._name} failed to run: see TensorRT's message above; use --backend "
                 "onnxruntime to go on without it"
             )
+
+
+# NumPy has no bfloat16: such a tensor stays on the GPU.
+NUMPY_TYPES: dict[str, type[np.generic]] = {
+    "FLOAT": np.float32,
+    "HALF": np.float16,
+    "INT64": np.int64,
+}
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output of an engine; ``dtype`` is NumPy's, or none where it has none."""
+
+    name: str
+    is_input: bool
+    itemsize: int
+    dtype: type[np.generic] | None
 
 
 class LoadedEngine:
@@ -64,6 +102,16 @@ class LoadedEngine:
                 f"{tensorrt.name} {tensorrt.version} does not take {path} (its reason is above; "
                 f"often the GPU's memory is used up): {REMEDY}"
             )
+
+    def ports(self) -> dict[str, Port]:
+        """Inputs and outputs by name."""
+        found = {}
+        for number in range(self.engine.num_io_tensors):
+            name = self.engine.get_tensor_name(number)
+            dtype = self.engine.get_tensor_dtype(name)
+            is_input = self.engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT
+            found[name] = Port(name, is_input, dtype.itemsize, NUMPY_TYPES.get(dtype.name))
+        return found
 
     def stream_weights(self) -> None:
         """Keep as many weights on the GPU as its memory allows, bring the others when needed."""

@@ -5,7 +5,7 @@ Nothing here needs TensorRT: what cannot run is refused before anything is loade
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import Field
 
@@ -21,6 +21,7 @@ from export.manifest import (
     MANIFEST_VERSION,
     FileEntry,
     Frozen,
+    Manifest,
     Verified,
     check_files,
     read_fields,
@@ -28,6 +29,7 @@ from export.manifest import (
 )
 
 VERB = "comp-export tensorrt"
+M = TypeVar("M", bound=Manifest)
 REMEDY = f"build it again with `{VERB} --force`"
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, usual, largest
 
@@ -78,21 +80,21 @@ class EngineManifest(Frozen):
 
     @property
     def llava(self) -> LlavaManifest:
-        """The model, where it is a LLaVA.
+        """The model, where it is a LLaVA; otherwise as ``as_artifact``."""
+        return self.as_artifact(LlavaManifest)
+
+    def as_artifact(self, kind: type[M]) -> M:
+        """What the engine needs to know of a model of this kind, with the files that run.
 
         Raises:
             CompExportError: it is of another family.
         """
-        if not isinstance(self.artifact, LlavaManifest):
+        if not isinstance(self.artifact, kind):
             raise CompExportError(
-                f"these are engines of a {self.artifact.family} model, and a LLaVA's are needed: "
-                "pass another run"
+                f"these are engines of a {self.artifact.family} model, and this runs others: pass "
+                "another run"
             )
-        return self.artifact
-
-    def as_artifact(self) -> LlavaManifest:
-        """What the engine needs to know of a LLaVA, with the files that run."""
-        return self.llava.model_copy(update={"files": self.files, "verified": self.verified})
+        return self.artifact.model_copy(update={"files": self.files, "verified": self.verified})
 
     def check_runs(self, module: ModuleName, version: str, capability: str | None) -> None:
         """Refuse engines that cannot run here.

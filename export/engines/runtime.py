@@ -5,6 +5,7 @@ from pathlib import Path
 from comp.errors import CompExportError
 from export.engines.attention import engine_kernels
 from export.engines.cuda import Cuda
+from export.engines.encoder_runner import EncoderRunner
 from export.engines.execution import LoadedEngine, captures_graphs
 from export.engines.gpu import gpu_capability, why_no_gpu
 from export.engines.manifest import Engines, load_engines
@@ -13,7 +14,7 @@ from export.engines.slot import Slot
 
 
 class EngineRuntime:
-    """Weights are on the GPU once; every slot has caches and contexts of its own."""
+    """Weights are on the GPU once; whatever runs them has buffers and contexts of its own."""
 
     def __init__(self, engines: Engines, tensorrt: TensorRT) -> None:
         """Use ``load``."""
@@ -44,13 +45,17 @@ class EngineRuntime:
         return cls(engines, tensorrt)
 
     def slot(self) -> Slot:
-        """A place for one request at a time.
+        """A place for one request of a LLaVA at a time.
 
         Raises:
             CompExportError: the GPU's memory is used up.
         """
         own_graphs = not captures_graphs(self._tensorrt)
         return Slot(self.engines.manifest, self._loaded, self._cuda, own_graphs)
+
+    def runner(self) -> EncoderRunner:
+        """What runs the engines of a CLIP or a BLIP by their names."""
+        return EncoderRunner(self.engines.manifest, self._loaded, self._cuda)
 
     def layers(self) -> dict[str, tuple[str, ...]]:
         """Names of what TensorRT made of each engine, fused kernels among them."""

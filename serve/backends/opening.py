@@ -1,4 +1,4 @@
-"""Opening an artifact for ONNX Runtime: the provider is chosen, and what it cannot run refused."""
+"""Opening an artifact: ONNX Runtime's provider is chosen, and what cannot run refused."""
 
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -40,6 +40,20 @@ def open_artifact(
             "--precision float16 or float32"
         )
     return artifact, chosen
+
+
+def check_native(directory: Path, device: str, provider: str) -> None:
+    """Refuse options that engines do not take.
+
+    Raises:
+        CompExportError: names the option.
+    """
+    if device == "cpu" or provider != "auto":
+        option = "--device cpu" if device == "cpu" else f"--provider {provider}"
+        raise CompExportError(
+            f"{directory} holds TensorRT engines, {option} is for ONNX Runtime: leave it out, or use "
+            "--backend onnxruntime"
+        )
 
 
 def session_maker(manifest: Manifest, provider: Provider, threads: int | None) -> SessionMaker:

@@ -26,7 +26,7 @@ class TensorRTBackend:
 
     def __init__(self, runtime: EngineRuntime) -> None:
         """Use ``load``."""
-        self.manifest = runtime.engines.manifest.as_artifact()
+        self.manifest = runtime.engines.manifest.llava
         self.tokenizer = runtime.engines.tokenizer
         self.provider = runtime.label
         self._runtime = runtime

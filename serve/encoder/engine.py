@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from comp.images import ImageSource
 from comp.plan import Part, Place
 from export.encoder_manifest import EncoderManifest
-from serve.backends.base import BackendName
-from serve.encoder.graphs import EncoderGraphs
+from serve.backends.base import BackendName, RequestSize
+from serve.encoder.graphs import Graphs
 from serve.encoder.texts import TextEncoder
 from serve.preprocess import preprocess
 
@@ -22,7 +22,7 @@ KEPT = "kept."  # outputs of graphs: places of the tokens that stayed
 class EncoderEngine:
     """One artifact; holds no state between requests, which may come from several threads."""
 
-    def __init__(self, graphs: EncoderGraphs, threads: int | None = None) -> None:
+    def __init__(self, graphs: Graphs, threads: int | None = None) -> None:
         """Use ``serve.loading.load_engine``."""
         self.graphs = graphs
         self.threads = threads or os.cpu_count() or 1
@@ -30,7 +30,7 @@ class EncoderEngine:
 
     @property
     def manifest(self) -> EncoderManifest:
-        """Of the ONNX artifact that runs."""
+        """Of the ONNX artifact that runs, or that the engines were built from."""
         return self.graphs.manifest
 
     @property
@@ -43,8 +43,18 @@ class EncoderEngine:
 
     @property
     def provider(self) -> str:
-        """ONNX Runtime's execution provider."""
+        """ONNX Runtime's execution provider, or the TensorRT that runs the engines."""
         return self.graphs.provider
+
+    def encode(self, text: str, what: str) -> NDArray[np.int64]:
+        """Token ids ``[L]`` of a text with its frame.
+
+        Raises:
+            CompExportError: an empty text, or one that is too long.
+        """
+        ids = self.texts.encode(text, what)
+        self.graphs.check(RequestSize(batch=1, images=0, text_tokens=ids.size, new_tokens=0))
+        return ids
 
     def pixels(self, images: Sequence[ImageSource]) -> NDArray[np.float32]:
         """``pixel_values [I, 3, S, S]``."""

@@ -2,16 +2,39 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.encoder_manifest import EncoderArtifact
-from serve.backends.base import BackendName, ProviderChoice
+from export.encoder_graphs import NamedGraphs
+from export.encoder_manifest import EncoderArtifact, EncoderManifest
+from serve.backends.base import BackendName, ProviderChoice, RequestSize
 from serve.backends.opening import open_artifact, session_maker
 from serve.backends.ort_session import Graph
 from serve.backends.providers import Provider, device_of
+
+
+class Graphs(NamedGraphs, Protocol):
+    """The graphs of one model, and what is known of them; runs may come from several threads.
+
+    Attributes:
+        name, device, provider, manifest, tokenizer: as of ``serve.backends.base.Backend``.
+    """
+
+    name: BackendName
+    device: Literal["cpu", "cuda"]
+    provider: str
+    manifest: EncoderManifest
+    tokenizer: Path
+
+    def check(self, size: RequestSize) -> None:
+        """Refuse a request that what runs the graphs is too small for.
+
+        Raises:
+            CompExportError: names the limit.
+        """
+        ...
 
 
 class EncoderGraphs:
@@ -49,6 +72,9 @@ class EncoderGraphs:
         """
         artifact, chosen = open_artifact(directory, EncoderArtifact, device, check_hashes, provider)
         return cls(artifact, chosen, threads)
+
+    def check(self, size: RequestSize) -> None:
+        """Any size will do."""
 
     def keep(self, graph: str, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Every output of a graph by its name, left on the device for later runs."""

@@ -55,7 +55,7 @@ class Judge(EncoderEngine):
                 raise CompExportError(
                     f"{len(images)} images for a statement about {IMAGES}: give {IMAGES}"
                 )
-        ids = [self.texts.encode(statement, "statement") for _, statement in requests]
+        ids = [self.encode(statement, "statement") for _, statement in requests]
         found: dict[int, Judgement] = {}
         for places, batch in by_length(ids, batch_size):
             pictures = [image for place in places for image in requests[place][0]]

@@ -12,8 +12,9 @@ from comp.errors import CompExportError
 from comp.images import ImageSource
 from export.encoder_manifest import DecoderInfo
 from serve.answer import Answer, Asked
+from serve.backends.base import RequestSize
 from serve.encoder.engine import EncoderEngine, kept_of, ms_since
-from serve.encoder.graphs import EncoderGraphs
+from serve.encoder.graphs import Graphs
 from serve.encoder.texts import by_length
 from serve.generation import Started, answer_in_step, stream_answer
 from serve.options import GenerationOptions
@@ -38,7 +39,7 @@ class Reader(EncoderEngine):
     A caption may be given a beginning as its prompt, and goes on from there.
     """
 
-    def __init__(self, graphs: EncoderGraphs, threads: int | None = None) -> None:
+    def __init__(self, graphs: Graphs, threads: int | None = None) -> None:
         super().__init__(graphs, threads)
         decoder = graphs.manifest.decoder
         assert decoder is not None
@@ -81,6 +82,7 @@ class Reader(EncoderEngine):
         start = perf_counter()
         self._check(len(images), options)
         ids = self._encode(prompt)
+        self._fit(1, ids.size, options)
         pixels = self.pixels(images)
         return self._stream(pixels, ids, options, ms_since(start))
 
@@ -109,7 +111,10 @@ class Reader(EncoderEngine):
             self._check(len(images), options)
         ids = [self._encode(prompt) for _, prompt in requests]
         answers: dict[int, Generation] = {}
-        for places, batch in by_length(ids, batch_size):
+        groups = by_length(ids, batch_size)
+        for places, batch in groups:
+            self._fit(len(places), batch.shape[1], options)
+        for places, batch in groups:
             start = perf_counter()
             pixels = self.pixels([requests[place][0][0] for place in places])
             started, asked = self._start(pixels, batch, ms_since(start))
@@ -125,6 +130,15 @@ class Reader(EncoderEngine):
                 f"keep_factor {options.keep_factor}: BLIP's graphs have their keep ratios built in; "
                 "leave it at 1"
             )
+
+    def _fit(self, batch: int, length: int, options: GenerationOptions) -> None:
+        """Refuse prompts of one length that what runs the graphs is too small for."""
+        new_tokens = min(options.max_new_tokens, self._room(1 if self.asks else length))
+        self.graphs.check(RequestSize(batch, 1, length, new_tokens))
+
+    def _room(self, first: int) -> int:
+        """Positions of the decoder behind its first tokens."""
+        return self._decoder.max_position_embeddings - first
 
     def _encode(self, prompt: str) -> NDArray[np.int64]:
         """The question with its frame; or what a caption begins with, first the decoder's start."""
@@ -162,7 +176,7 @@ class Reader(EncoderEngine):
         cross = self.graphs.keep("cross_kv", {"encoder_hidden_states": memory})
         logits, state = self._run(first, _Caches(self._empty(len(ids)), cross))
         timings = Timings(prepare_ms, vision_ms, ms_since(start))
-        room = self._decoder.max_position_embeddings - first.shape[1]
+        room = self._room(first.shape[1])
         asked = [
             Asked(
                 prompt_tokens=ids.shape[1],
@@ -190,7 +204,8 @@ class Reader(EncoderEngine):
 
     def _empty(self, batch: int) -> dict[str, Any]:
         shape = self._decoder
-        dtype = np.dtype(self.manifest.precision)
+        # Without elements; engines in bfloat16, which NumPy has not, do not look at the type.
+        dtype = np.float32 if self.manifest.precision == "float32" else np.float16
         return {
             f"past_key_values.{layer}.{kind}": np.zeros((batch, heads, 0, shape.head_dim), dtype)
             for layer, heads in enumerate(shape.num_attention_heads)

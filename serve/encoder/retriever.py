@@ -103,7 +103,7 @@ class Retriever(EncoderEngine):
         """
         if not texts:
             raise CompExportError("no candidate texts: give at least one")
-        ids = [self.texts.encode(text, "candidate") for text in texts]
+        ids = [self.encode(text, "candidate") for text in texts]
         embeds: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
         kept: Kept = {}
         for places, batch in by_length(ids, batch_size):

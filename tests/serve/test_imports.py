@@ -36,7 +36,7 @@ engines = [Engine.load(path, device="cpu", threads=1) for path in sys.argv[3:]]
 for engine in engines:
     options = GenerationOptions(max_new_tokens=8, ignore_eos=True)
     answers.append(engine.generate([sys.argv[2]], "where is the fox?", options).token_ids)
-import serve.backends.tensorrt, serve.bench, serve.commands.run, serve.evaluate
+import serve.backends.tensorrt, serve.encoder.engines, serve.bench, serve.commands.run, serve.evaluate
 assert not BLOCKED & set(sys.modules)
 print(json.dumps(answers))
 """
