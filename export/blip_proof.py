@@ -4,7 +4,7 @@ Questions and captions are compared by the first token's logits and the greedy t
 logits, retrieval by both embeddings, the matching logits of each pair and the ranking of all.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,10 @@ from comp.families.loading import load_adapter
 from comp.masks import Masks
 from comp.plan import DropPlan, Place, PruningPlan
 from comp.tokens import RatioRule
-from export.blip_runner import BlipGraphs
 from export.clip_proof import ranked
 from export.encoder_manifest import EncoderArtifact
 from export.masked import Listening, fill_kept, heard_scores, masks_of
-from export.ort_graph import NO_BFLOAT16
 from export.parity import Answered
-from export.proof import Form, Skipped
 
 Ears = dict[Place, Listening]
 
@@ -189,17 +186,6 @@ class BlipSide:
         width = self.dense.shape.projection
         both = np.stack([answer.outputs for answer in answers]).astype(np.float64)
         return ranked(answers, both[:, :width] @ both[:, width : 2 * width].T)
-
-
-def blip_forms(artifact: EncoderArtifact) -> Iterator[Form | Skipped]:
-    """An artifact in ONNX Runtime."""
-    name, manifest = f"ONNX Runtime ({artifact.path.name})", artifact.manifest
-    if manifest.precision == "bfloat16":
-        yield Skipped(name, NO_BFLOAT16)
-        return
-    yield Form(
-        name, artifact.path, manifest.dense, manifest.precision, lambda: BlipGraphs(artifact)
-    )
 
 
 def _blip(directory: Path, device: str) -> BlipAdapter:

@@ -1,4 +1,4 @@
-"""A BLIP's artifact in plain ONNX Runtime, for proving it against torch (see ``export.parity.Runner``)."""
+"""A BLIP's graphs, whatever runs them, for proving them against torch (see ``export.parity.Runner``)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from comp.plan import Part
-from export.encoder_manifest import EncoderArtifact
-from export.ort_graph import OrtGraph
+from export.encoder_graphs import NamedGraphs
+from export.encoder_manifest import EncoderManifest
 from export.parity import Answered
 
 STATES = "encoder_hidden_states"
@@ -21,16 +21,12 @@ class BlipGraphs:
     not padded (of a caption nothing but the images is read).
     """
 
-    def __init__(self, artifact: EncoderArtifact) -> None:
-        self._manifest = artifact.manifest
-        self._graphs = {
-            entry.name.removesuffix(".onnx"): OrtGraph(artifact.path / entry.name)
-            for entry in artifact.manifest.files
-            if entry.name.endswith(".onnx")
-        }
+    def __init__(self, manifest: EncoderManifest, graphs: NamedGraphs) -> None:
+        self._manifest = manifest
+        self._graphs = graphs
 
     def ask(self, question: Any, max_new_tokens: int) -> Answered:
-        seen = self._graphs["vision_model"].run({"pixel_values": question.pixel_values.numpy()})
+        seen = self._graphs.run("vision_model", {"pixel_values": question.pixel_values.numpy()})
         ids = question.input_ids.numpy()
         task = self._manifest.task
         if task == "statement":
@@ -42,14 +38,15 @@ class BlipGraphs:
     def _judged(self, seen: Values, ids: np.ndarray) -> Answered:
         states = seen["last_hidden_state"]
         images = {f"{STATES}.{number}": states[number][None] for number in range(len(states))}
-        read = self._graphs["text_encoder"].run({"input_ids": ids} | images)
+        read = self._graphs.run("text_encoder", {"input_ids": ids} | images)
         logits = read["logits"][0]
         kept = self._kept("vision", seen) + self._kept("language", read)
         return Answered(logits, kept, [], [int(logits.argmax())], float(abs(np.diff(logits)[0])))
 
     def _matched(self, seen: Values, ids: np.ndarray) -> Answered:
-        alone = self._graphs["text_model"].run({"input_ids": ids})
-        both = self._graphs["itm_model"].run({"input_ids": ids, STATES: seen["last_hidden_state"]})
+        alone = self._graphs.run("text_model", {"input_ids": ids})
+        feeds = {"input_ids": ids, STATES: seen["last_hidden_state"]}
+        both = self._graphs.run("itm_model", feeds)
         kept = self._kept("vision", seen)
         kept += self._kept("language", alone) + self._kept("language", both)
         outputs = [seen["image_embeds"][0], alone["text_embeds"][0], both["logits"][0]]
@@ -58,11 +55,10 @@ class BlipGraphs:
     def _answered(self, seen: Values, ids: np.ndarray, max_new_tokens: int) -> Answered:
         memory, kept = seen["last_hidden_state"], self._kept("vision", seen)
         if self._manifest.task == "question":
-            read = self._graphs["text_encoder"].run({"input_ids": ids, STATES: memory})
+            read = self._graphs.run("text_encoder", {"input_ids": ids, STATES: memory})
             memory = read["last_hidden_state"]
             kept += self._kept("language", read)
-        state = _Decoding(self._graphs["decoder_model"], self._graphs["cross_kv"], self._manifest)
-        logits, tokens = state.greedy(memory, max_new_tokens)
+        logits, tokens = _Decoding(self._graphs, self._manifest).greedy(memory, max_new_tokens)
         return Answered(logits, kept, [], tokens)
 
     def _kept(self, part: Part, found: Values) -> list[np.ndarray]:
@@ -77,24 +73,26 @@ class BlipGraphs:
 
 @dataclass(frozen=True)
 class _Decoding:
-    decoder: OrtGraph
-    cross: OrtGraph
-    manifest: Any
+    graphs: NamedGraphs
+    manifest: EncoderManifest
 
     def greedy(self, memory: np.ndarray, max_new_tokens: int) -> tuple[np.ndarray, list[int]]:
         """Logits of the first token ``[V]``, and the tokens up to and with the end."""
         shape = self.manifest.decoder
-        looked = self.cross.run({STATES: memory})
-        dtype = np.dtype(self.manifest.precision)
-        caches = {
+        assert shape is not None
+        looked = self.graphs.keep("cross_kv", {STATES: memory})
+        # Without elements; engines in bfloat16, which NumPy has not, do not look at the type.
+        dtype = np.float32 if self.manifest.precision == "float32" else np.float16
+        caches: dict[str, Any] = {
             f"past_key_values.{layer}.{kind}": np.zeros((1, heads, 0, shape.head_dim), dtype)
             for layer, heads in enumerate(shape.num_attention_heads)
             for kind in ("key", "value")
         }
         token, first, tokens = shape.bos_token_id, None, list[int]()
         while len(tokens) < max_new_tokens:
-            found = self.decoder.run({"input_ids": np.array([[token]])} | caches | looked)
-            logits = found["logits"][0, -1]
+            feeds = {"input_ids": np.array([[token]])} | caches | looked
+            found, present = self.graphs.step("decoder_model", feeds)
+            logits = found[0, -1]
             first = logits if first is None else first
             token = int(logits.argmax())
             tokens.append(token)
@@ -102,8 +100,7 @@ class _Decoding:
                 break
             caches = {
                 name.replace("present.", "past_key_values."): value
-                for name, value in found.items()
-                if name.startswith("present.")
+                for name, value in present.items()
             }
         assert first is not None
         return first, tokens

@@ -4,7 +4,7 @@ What is compared are both embeddings, the tokens kept in both towers, and the ra
 nearest to each image among all that were asked, and which image to each text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,10 +21,11 @@ from comp.families.loading import load_adapter
 from comp.masks import Masks
 from comp.plan import DropPlan, Place, PruningPlan
 from comp.tokens import DropRule, RatioRule
-from export.encoder_manifest import EncoderArtifact
+from export.encoder_graphs import NamedGraphs, OrtGraphs
+from export.encoder_manifest import EncoderArtifact, EncoderManifest
 from export.masked import Listening, fill_kept, heard_scores, masks_of
-from export.ort_graph import NO_BFLOAT16, OrtGraph
-from export.parity import Answered
+from export.ort_graph import NO_BFLOAT16
+from export.parity import Answered, Runner
 from export.proof import Form, Skipped
 
 
@@ -62,18 +63,17 @@ class ClipTorch:
 
 
 class ClipGraphs:
-    """A CLIP's artifact in ONNX Runtime (see ``export.parity.Runner``)."""
+    """A CLIP's graphs, whatever runs them (see ``export.parity.Runner``)."""
 
-    def __init__(self, artifact: EncoderArtifact) -> None:
-        self._vision = OrtGraph(artifact.graph("vision_model"))
-        self._text = OrtGraph(artifact.graph("text_model"))
-        self._drops = artifact.manifest.drops
+    def __init__(self, manifest: EncoderManifest, graphs: NamedGraphs) -> None:
+        self._drops = manifest.drops
+        self._graphs = graphs
 
     def ask(self, question: ClipBatch, max_new_tokens: int) -> Answered:
         """One image with its text, which is not padded."""
         del max_new_tokens
-        seen = self._vision.run({"pixel_values": question.pixel_values.numpy()})
-        read = self._text.run({"input_ids": question.input_ids.numpy()})
+        seen = self._graphs.run("vision_model", {"pixel_values": question.pixel_values.numpy()})
+        read = self._graphs.run("text_model", {"input_ids": question.input_ids.numpy()})
         both = {"vision": seen, "language": read}
         kept = [both[drop.part][f"kept.{drop.after_layer}"][0] for drop in self._drops]
         embeds = np.concatenate([seen["image_embeds"][0], read["text_embeds"][0]])
@@ -123,16 +123,19 @@ class ClipSide:
         return ranked(answers, images @ texts.T)
 
 
-def clip_forms(artifact: EncoderArtifact) -> Iterator[Form | Skipped]:
-    """An artifact in ONNX Runtime."""
-    name = f"ONNX Runtime ({artifact.path.name})"
-    manifest = artifact.manifest
+def graph_forms(
+    artifact: EncoderArtifact, runner: Callable[[EncoderManifest, NamedGraphs], Runner]
+) -> Iterator[Form | Skipped]:
+    """An artifact in ONNX Runtime; ``runner`` asks the graphs of the family."""
+    name, manifest = f"ONNX Runtime ({artifact.path.name})", artifact.manifest
     if manifest.precision == "bfloat16":
         yield Skipped(name, NO_BFLOAT16)
         return
-    yield Form(
-        name, artifact.path, manifest.dense, manifest.precision, lambda: ClipGraphs(artifact)
-    )
+
+    def load() -> Runner:
+        return runner(manifest, OrtGraphs(artifact))
+
+    yield Form(name, artifact.path, manifest.dense, manifest.precision, load)
 
 
 def ranked(answers: list[Answered], scores: np.ndarray) -> list[Answered]:

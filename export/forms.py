@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from export.engines.gpu import gpu_capability, why_no_gpu
-from export.engines.manifest import Engines
 from export.engines.runtime import EngineRuntime
 from export.in_place_runner import InPlaceRunner
 from export.llava_manifest import LlavaArtifact
@@ -34,12 +32,11 @@ class OnnxForm(PromptRunner):
         return self._runner.continue_greedily(logits, prefilled.state, max_new_tokens)
 
 
-class EngineForm(PromptRunner):
+class LlavaEngines(PromptRunner):
     """Engines on a GPU."""
 
     def __init__(self, runtime: EngineRuntime) -> None:
         self._slot = runtime.slot()
-        self.layers = runtime.layers()
         self._tokens = runtime.engines.manifest.llava.tokens
 
     def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:
@@ -82,21 +79,6 @@ def llava_forms(artifact: LlavaArtifact) -> Iterator[Form | Skipped]:
         yield Skipped(name, f"TensorScatter needs ONNX Runtime {since}")
     else:
         yield form(name, lambda: OnnxForm(InPlaceRunner(artifact)))
-
-
-def engine_form(engines: Engines) -> Form | Skipped:
-    """TensorRT on this machine's GPU."""
-    manifest = engines.manifest
-    name = f"TensorRT ({engines.path.name})"
-    if gpu_capability() is None:
-        return Skipped(name, f"it needs an NVIDIA GPU, and {why_no_gpu()}")
-    return Form(
-        name,
-        engines.path,
-        manifest.artifact.dense,
-        manifest.artifact.precision,
-        lambda: EngineForm(EngineRuntime.load(engines.path, check_hashes=False)),
-    )
 
 
 def _onnxruntime_version() -> tuple[int, ...]:

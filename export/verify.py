@@ -6,6 +6,7 @@ prefill, the kept token indices at each drop place, and the greedy answers.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from comp.errors import CompExportError
 from comp.files import write_text
 from comp.plan import Task
 from comp.runs import RunDirectory
+from export.engine_form import Asking, EngineForm, asking_graphs, engine_form
 from export.engines.manifest import Engines, load_engines, mark_engines_verified
-from export.forms import EngineForm, engine_form, llava_forms
 from export.manifest import MANIFEST_NAME, Artifact, Verified, sha256_of
 from export.parity import Answered, Runner, ask_all, compare
 from export.proof import Examples, Form, Questions, Side, Skipped
@@ -120,17 +121,24 @@ class _Family:
 
     load: Callable[..., Side]
     forms: Callable[..., Iterator[Form | Skipped]]
+    engines: Asking
 
     @classmethod
     def of(cls, artifact: Artifact) -> "_Family":
-        from export.blip_proof import BlipSide, blip_forms
-        from export.clip_proof import ClipSide, clip_forms
+        from export.blip_proof import BlipSide
+        from export.blip_runner import BlipGraphs
+        from export.clip_proof import ClipGraphs, ClipSide, graph_forms
+        from export.forms import LlavaEngines, llava_forms
         from export.llava_proof import LlavaSide
 
+        def of_graphs(side: Callable[..., Side], runner: Callable[..., Runner]) -> "_Family":
+            forms = partial(graph_forms, runner=runner)
+            return cls(side, forms, asking_graphs(runner))
+
         known = {
-            "llava": cls(LlavaSide.load, llava_forms),
-            "clip": cls(ClipSide.load, clip_forms),
-            "blip": cls(BlipSide.load, blip_forms),
+            "llava": cls(LlavaSide.load, llava_forms, LlavaEngines),
+            "clip": of_graphs(ClipSide.load, ClipGraphs),
+            "blip": of_graphs(BlipSide.load, BlipGraphs),
         }
         return known[artifact.manifest.family]
 
@@ -147,7 +155,7 @@ class _Family:
         for artifact in artifacts:
             yield from self.forms(artifact)
         for each in engines:
-            yield engine_form(each)
+            yield engine_form(each, self.engines)
 
 
 def task_of(run: RunDirectory) -> Task:

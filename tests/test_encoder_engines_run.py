@@ -1,0 +1,206 @@
+"""Engines of CLIP and of BLIP's four tasks through every verb, on small random models.
+
+They are built by TensorRT for RTX; where something runs them, the simulated GPU does.
+"""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from comp.cli import cli
+from comp.data.embedded import embedded_examples
+from comp.errors import CompExportError
+from export.engines.manifest import read_engine_manifest
+from serve import bench
+from serve.probe import Probe
+from tests.comp import small_blip, small_clip
+from tests.fake_gpu import install
+
+pytest.importorskip("tensorrt_rtx")
+pytestmark = [
+    pytest.mark.slow,
+    # TensorRT's own, of every Python class derived from one of its classes.
+    pytest.mark.filterwarnings("ignore:Use del obj instead:DeprecationWarning"),
+]
+QUICK = ("--stages", "2", "--steps-per-stage", "1", "--recover-steps", "1", "--batch-size", "4")
+QUICK += ("--calibration", "4", "--validation", "4", "--dtype", "float32", "--device", "cpu")
+WIDTH = 64  # heads of 16: TensorRT-RTX has no fused attention of 8 in half precision
+KINDS = ("clip", *small_blip.TASKS)
+TASK = {"clip": "retrieval"}
+BACKEND = ("--backend", "tensorrt")
+# Attention of each engine of the dense model: fused, but where only one token asks.
+FUSED, ALONE = "fused", "decomposed"
+DENSE = {
+    "vision_model": [FUSED] * 3,
+    "text_encoder": [FUSED] * 6,
+    "decoder_model": [FUSED] * 5 + [ALONE],
+    "cross_kv": [],
+    "text_model": [FUSED, FUSED, ALONE],
+    "itm_model": [FUSED] * 4 + [ALONE] * 2,
+}
+ENGINES = {
+    "clip": {"vision_model", "text_model"},
+    "question": {"vision_model", "text_encoder", "cross_kv", "decoder_model"},
+    "caption": {"vision_model", "cross_kv", "decoder_model"},
+    "statement": {"vision_model", "text_encoder"},
+    "retrieval": {"vision_model", "text_model", "itm_model"},
+}
+
+
+def call(*arguments):
+    return CliRunner().invoke(cli, [str(each) for each in arguments], catch_exceptions=False)
+
+
+def called(*arguments):
+    result = call(*arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def verified(run, questions):
+    """The report; half precision may decide otherwise where a random model is of two minds."""
+    return json.loads(call("verify", run, "--questions", questions, "--json").stdout)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Of each kind a run with engines in half precision, and what the command said of them."""
+    made = {}
+
+    def of(kind):
+        if kind not in made:
+            base = tmp_path_factory.mktemp(kind)
+            random = small_clip.random_clip if kind == "clip" else small_blip.random_blip
+            words = () if kind == "clip" else (kind,)
+            random(*words, seed=2, width=WIDTH).save(base / "dense")
+            run = base / "run"
+            called("prune", "--model", base / "dense", "--rate", "0.5", "--out", run, *QUICK)
+            called("onnx", run, "--flavour", "standard", "--precision", "float16")
+            limits = ("--max-batch", "4")
+            made[kind] = run, called("tensorrt", run, "--compute-capability", "8.9", *limits)
+        return made[kind]
+
+    return of
+
+
+@pytest.fixture
+def on_a_gpu(runs, monkeypatch):
+    def of(kind):
+        run, _ = runs(kind)
+        install(monkeypatch, [run / "tensorrt", run / "tensorrt-dense"])
+        return run
+
+    return of
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    paths = [tmp_path / f"{number}.png" for number in range(2)]
+    for number, path in enumerate(paths):
+        embedded_examples("caption", "test", 2)[number].image.save(path)
+    return paths
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_engine_is_built(runs, kind):
+    run, built = runs(kind)
+    whole, cut = (built["engines"][name] for name in ("tensorrt-dense", "tensorrt"))
+    assert set(whole["engines"]) == set(cut["engines"]) == ENGINES[kind]
+    for name, engine in whole["engines"].items():
+        attention = [block["attention"] for block in engine["blocks"]]
+        wanted = DENSE[name]
+        if kind == "clip":
+            wanted = [FUSED] * 3
+        elif kind == "statement" and name == "text_encoder":
+            wanted = [FUSED] * 6 + [ALONE] * 3
+        assert attention == wanted, name
+    ranking = [block for engine in cut["engines"].values() for block in engine["blocks"]]
+    if (
+        kind != "caption"
+    ):  # what ranks tokens needs the weights, which a fused kernel keeps to itself
+        assert sum(b["attention"] == FUSED for b in ranking) < sum(
+            form == FUSED for name in ENGINES[kind] for form in DENSE[name]
+        )
+    manifest = read_engine_manifest(run / "tensorrt")
+    assert manifest.artifact.task == TASK.get(kind, kind)
+    assert manifest.limits.max_batch == 4
+    assert manifest.limits.images == (2 if kind == "statement" else 1)
+    assert manifest.limits.max_prompt == 64
+    (profile,) = manifest.engines["vision_model"].profiles
+    most = 8 if kind == "statement" else 4
+    assert [shape[0] for shape in profile.shapes["pixel_values"]][::2] == [1, most]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_verify_says_what_is_not_compared(runs, kind):
+    run, _ = runs(kind)
+    report = verified(run, 4)
+    assert {each["name"] for each in report["skipped"]} == {
+        "TensorRT (tensorrt)",
+        "TensorRT (tensorrt-dense)",
+    }
+    assert all("NVIDIA GPU" in each["reason"] for each in report["skipped"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_verify_has_engines_as_its_last_link(on_a_gpu, kind):
+    run = on_a_gpu(kind)
+    report = verified(run, 6)
+    assert not report["skipped"]
+    links = {link["name"]: link for link in report["links"]}
+    for side, name in (("slim", ""), ("dense", "-dense")):
+        engines = links[f"{side} torch = TensorRT (tensorrt{name})"]
+        graphs = links[f"{side} torch = ONNX Runtime (onnx{name}-standard-float16)"]
+        assert engines["max_logit_difference"] == pytest.approx(
+            graphs["max_logit_difference"], abs=1e-3
+        )
+        assert engines["kept"] == graphs["kept"]
+        assert engines["ok"] == graphs["ok"]
+        marked = read_engine_manifest(run / f"tensorrt{name}").verified
+        assert marked.ok == (engines["ok"] and (side == "dense" or report["links"][0]["ok"]))
+    assert set(report["engine_layers"]) == {"tensorrt", "tensorrt-dense"}
+    assert set(report["engine_layers"]["tensorrt"]) == ENGINES[kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_run_and_eval_take_engines(on_a_gpu, pictures, kind):
+    run, task = on_a_gpu(kind), TASK.get(kind, kind)
+    images = pictures if task in ("statement", "retrieval") else pictures[:1]
+    words = [] if task == "caption" else ["there is a fox"]
+    asked = [word for image in images for word in ("--image", image)]
+    asked += [word for text in words for word in ("--prompt", text)]
+    graphs = ("--flavour", "standard", "--precision", "float16")
+    found, expected = (called("run", run, *asked, *form) for form in (BACKEND, graphs))
+    assert (found["backend"], found["device"]) == ("tensorrt", "cuda")
+    told = {"question": "token_ids", "caption": "token_ids", "statement": "verdict"}
+    key = told.get(task, "kept")
+    assert found[key] == expected[key]
+    some = ("--limit", "6", "--gallery", "6", "--batch-size", "4", "--max-new-tokens", "4")
+    found, expected = (called("eval", run, *some, *form) for form in (BACKEND, graphs))
+    assert found["backend"] == "tensorrt"
+    assert found["compressed"] == expected["compressed"]
+    assert found["dense"] == expected["dense"]
+    assert (run / "reports" / "eval-tensorrt.json").is_file()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bench_takes_engines(on_a_gpu, kind, monkeypatch):
+    """But for the fresh processes, in which there is no simulated GPU."""
+    monkeypatch.setattr(bench, "probe", lambda *words: Probe(1.0, 1.0, 1.0))
+    short = ("--repeats", "2", "--warmup", "1", "--cold-starts", "1", "--new-tokens", "4")
+    report = called("bench", on_a_gpu(kind), *short, *BACKEND)
+    assert report["backend"] == "tensorrt"
+    assert 0 < report["flops_ratio"] < 0.6
+    assert report["speedup"]["ttft"] > 0
+
+
+def test_limits_that_no_request_reaches_are_refused(runs):
+    run, _ = runs("question")
+    for option, message in (
+        (("--max-prompt", "65"), "the model has 64 positions"),
+        (("--max-new-tokens", "65"), "the model has 64 positions"),
+        (("--images", "2"), "a question is about 1"),
+    ):
+        with pytest.raises(CompExportError, match=message):
+            call("tensorrt", run, "--compute-capability", "8.9", "--force", *option)
