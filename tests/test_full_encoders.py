@@ -1,0 +1,110 @@
+"""Full BLIP-base and CLIP, random weights saved by transformers, through prune, onnx and verify.
+
+Each command is a process of its own whose peak memory is held below what a machine of 24 GiB can spare.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from comp.encoder_flops import request_macs
+from comp.encoder_shapes import packaged_shape
+from comp.plan import PruningPlan
+from comp.slim_shapes import SlimShape
+from tests.benchmarks.conftest import BENCHMARKS
+
+pytestmark = pytest.mark.slow
+
+LIMIT = 16 * 2**20  # of resident memory, KiB
+QUICK = ("--stages", 2, "--steps-per-stage", 1)
+ONE = ("--batch-size", 1, "--calibration", 1, "--validation", 1)
+PAIR = ("--batch-size", 2, "--calibration", 2, "--validation", 2)  # training by contrast takes
+TRAINED = ("--recover-steps", 1)
+UNTRAINED = ("--recover", "none")  # a step of these on two cores takes as long as the rest
+
+
+@dataclass(frozen=True)
+class Case:
+    """A shape, how it is pruned, and the tensors and tokens that the original checkpoint has."""
+
+    shape: str
+    options: tuple[str | int, ...]
+    parameters: int
+    image_tokens: int
+    words: int
+
+
+CASES = (
+    Case("blip-nlvr", (*TRAINED, *ONE), 259_372_034, 2 * 577, 30524),
+    Case("blip-vqa", (*UNTRAINED, *ONE), 361_478_972, 901, 30524),
+    Case("clip-b16", (*TRAINED, *PAIR), 149_620_737, 197, 49408),
+    Case("clip-l14-336", (*UNTRAINED, *ONE), 427_944_193, 577, 49408),
+)
+
+
+def called(module, *arguments):
+    """What a process prints as JSON; fails when it does, or when it took too much memory."""
+    words = [sys.executable, "-m", module, *(str(each) for each in arguments)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    printed = process.stdout.read()
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, printed
+    assert used.ru_maxrss < LIMIT, f"{arguments[0]} took {used.ru_maxrss / 2**20:.1f} GiB"
+    return printed
+
+
+def command(*arguments):
+    return json.loads(called("comp.cli", *arguments, "--json"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Gone afterwards: pytest keeps what is in ``tmp_path``, here gigabytes."""
+    yield tmp_path
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.shape)
+def test_prune_export_and_prove(case: Case, folder: Path):
+    checkpoint, run = folder / "dense", folder / "runs" / case.shape
+    script = BENCHMARKS / "random_encoder.py"
+    written = [sys.executable, script, "--shape", case.shape, "--out", checkpoint]
+    subprocess.run(written, check=True, capture_output=True)
+    assert (checkpoint / "model.safetensors").is_file()
+    tokenizer = json.loads((checkpoint / "tokenizer.json").read_text())
+    added = {each["content"] for each in tokenizer["added_tokens"]}
+    assert len(added | set(tokenizer["model"]["vocab"])) == case.words
+
+    pruned = command(
+        "prune", "--model", checkpoint, "--rate", 0.25, "--out", run, *QUICK, *case.options
+    )
+    assert abs(pruned["rate"] - 0.25) < 0.005
+    plan = PruningPlan.load(run / "plan.json")
+    assert plan.workload.image_tokens == case.image_tokens
+    shape = packaged_shape(case.shape)
+    cut = SlimShape(shape, shape).planned(plan)
+    assert sum(request_macs(cut.slim, plan.workload, cut.ratios).values()) == plan.macs
+    counted = command(
+        "flops", "--model", run / "checkpoint", "--text-tokens", plan.workload.text_tokens
+    )
+    assert (counted["macs"], counted["dense"]["macs"]) == (plan.macs, plan.macs_dense)
+
+    exported = command("onnx", run)["artifacts"]
+    assert exported["dense"]["params"] == case.parameters
+    assert exported["compressed"]["params"] < case.parameters
+    assert exported["compressed"]["macs"] == plan.macs
+    report = command("verify", run, "--questions", 2, "--max-new-tokens", 2)
+    assert report["ok"]
+    assert [link["name"] for link in report["links"]] == [
+        "masked torch = slim torch",
+        "slim torch = ONNX Runtime (onnx)",
+        "dense torch = ONNX Runtime (onnx-dense)",
+    ]
