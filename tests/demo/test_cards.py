@@ -34,7 +34,7 @@ SMALL_TOWER = EncoderManifest(
     params=1,
     versions={},
     files=(),
-    vision={"image_size": 70, "patch_size": 14, "tokens": 26},
+    vision={"image_size": 70, "patch_size": 14, "tokens": 26, "hidden_size": 8},
     text={"max_position_embeddings": 16, "hidden_size": 8},
 )
 
