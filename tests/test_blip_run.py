@@ -5,6 +5,7 @@ The checkpoints are saved by transformers (NLVR's by our own class).
 
 import json
 import shutil
+from functools import cache
 
 import numpy as np
 import pytest
@@ -23,10 +24,8 @@ from export.reading import read_manifest
 from serve.encoder.blip_retriever import BlipRetriever
 from serve.loading import load_engine
 from serve.options import GenerationOptions
-from tests.comp.small_blip import TASKS, examples_of, random_blip
+from tests.comp.small_blip import TASKS, examples_of
 
-QUICK = ("--stages", "2", "--steps-per-stage", "1", "--recover-steps", "1", "--batch-size", "4")
-QUICK += ("--calibration", "4", "--validation", "4", "--dtype", "float32", "--device", "cpu")
 GRAPHS = {
     "question": {"vision_model", "text_encoder", "cross_kv", "decoder_model"},
     "caption": {"vision_model", "cross_kv", "decoder_model"},
@@ -47,21 +46,9 @@ def called(*arguments):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """Of each task a run, pruned and exported when first asked for."""
-    made = {}
-
-    def run_of(task):
-        if task not in made:
-            base = tmp_path_factory.mktemp(task)
-            random_blip(task, seed=2).save(base / "dense")
-            model, run = base / "dense", base / "run"
-            called("prune", "--model", model, "--rate", "0.5", "--out", run, *QUICK)
-            called("onnx", run)
-            made[task] = run
-        return made[task]
-
-    return run_of
+def runs(fresh_run):
+    """Of each task a run, pruned and exported."""
+    return cache(fresh_run)
 
 
 @pytest.fixture
@@ -101,7 +88,7 @@ def test_verify_holds_and_finds_other_weights(runs, task, tmp_path):
     shutil.copytree(run, copy)
     adapter = load_adapter(copy / "checkpoint")
     with torch.no_grad():
-        adapter.layers[-1].output.dense.bias += 0.3 * torch.randn(32)
+        adapter.layers[-1].output.dense.bias += 0.3 * torch.randn(64)
     adapter.save(copy / "checkpoint")
     result = call("verify", copy, "--questions", "3", "--json")
     assert result.exit_code == 1

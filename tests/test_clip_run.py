@@ -16,10 +16,6 @@ from comp.families.loading import load_adapter
 from export.reading import read_manifest
 from serve.encoder.retriever import Retriever
 from serve.loading import load_engine
-from tests.comp.small_clip import random_clip
-
-QUICK = ("--stages", "2", "--steps-per-stage", "1", "--recover-steps", "1", "--batch-size", "4")
-QUICK += ("--calibration", "4", "--validation", "4", "--dtype", "float32", "--device", "cpu")
 
 
 def call(*arguments):
@@ -33,13 +29,8 @@ def called(*arguments):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """Pruned and exported; heads are 16 wide, as TensorRT's fused attention wants them at least."""
-    base = tmp_path_factory.mktemp("clip")
-    random_clip(2, width=64).save(base / "dense")
-    called("prune", "--model", base / "dense", "--rate", "0.5", "--out", base / "run", *QUICK)
-    called("onnx", base / "run")
-    return base / "run"
+def run(fresh_run):
+    return fresh_run("clip")
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ They are built by TensorRT for RTX; where something runs them, the simulated GPU
 """
 
 import json
+import shutil
 
 import pytest
 from click.testing import CliRunner
@@ -14,8 +15,8 @@ from comp.errors import CompExportError
 from export.engines.manifest import read_engine_manifest
 from serve import bench
 from serve.probe import Probe
-from tests.comp import small_blip, small_clip
 from tests.fake_gpu import install
+from tests.small_runs import KINDS
 
 pytest.importorskip("tensorrt_rtx")
 pytestmark = [
@@ -23,10 +24,6 @@ pytestmark = [
     # TensorRT's own, of every Python class derived from one of its classes.
     pytest.mark.filterwarnings("ignore:Use del obj instead:DeprecationWarning"),
 ]
-QUICK = ("--stages", "2", "--steps-per-stage", "1", "--recover-steps", "1", "--batch-size", "4")
-QUICK += ("--calibration", "4", "--validation", "4", "--dtype", "float32", "--device", "cpu")
-WIDTH = 64  # heads of 16: TensorRT-RTX has no fused attention of 8 in half precision
-KINDS = ("clip", *small_blip.TASKS)
 TASK = {"clip": "retrieval"}
 BACKEND = ("--backend", "tensorrt")
 # Attention of each engine of the dense model: fused, but where only one token asks.
@@ -64,18 +61,15 @@ def verified(run, questions):
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(fresh_run):
     """Of each kind a run with engines in half precision, and what the command said of them."""
     made = {}
 
     def of(kind):
         if kind not in made:
-            base = tmp_path_factory.mktemp(kind)
-            random = small_clip.random_clip if kind == "clip" else small_blip.random_blip
-            words = () if kind == "clip" else (kind,)
-            random(*words, seed=2, width=WIDTH).save(base / "dense")
-            run = base / "run"
-            called("prune", "--model", base / "dense", "--rate", "0.5", "--out", run, *QUICK)
+            run = fresh_run(kind)
+            for artifact in run.glob("onnx*"):
+                shutil.rmtree(artifact)
             called("onnx", run, "--flavour", "standard", "--precision", "float16")
             limits = ("--max-batch", "4")
             made[kind] = run, called("tensorrt", run, "--compute-capability", "8.9", *limits)

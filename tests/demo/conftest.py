@@ -1,15 +1,12 @@
 """The engines of tests/serve on a run directory; small random runs of the other tasks."""
 
 import socket
+from functools import cache
 
 import pytest
-from click.testing import CliRunner
 
-from comp.cli import cli
 from demo import comparison
 from demo.pair import Pair
-from tests.comp.small_blip import random_blip
-from tests.comp.small_clip import random_clip
 from tests.serve.conftest import (  # noqa: F401
     checkpoint,
     compressed_artifact,
@@ -19,17 +16,6 @@ from tests.serve.conftest import (  # noqa: F401
     run,
 )
 
-QUICK = ("--stages", "2", "--steps-per-stage", "1", "--recover-steps", "1", "--batch-size", "4")
-QUICK += ("--calibration", "4", "--validation", "4", "--dtype", "float32", "--device", "cpu")
-# What is served: models of every task.
-MODELS = {
-    "clip": lambda: random_clip(2, width=64),
-    "question": lambda: random_blip("question", seed=2),
-    "caption": lambda: random_blip("caption", seed=2),
-    "statement": lambda: random_blip("statement", seed=2),
-    "retrieval": lambda: random_blip("retrieval", seed=2),
-}
-
 
 @pytest.fixture
 def pair(run, monkeypatch):  # noqa: F811
@@ -37,29 +23,13 @@ def pair(run, monkeypatch):  # noqa: F811
     return Pair.load(run, device="cpu", threads=1)
 
 
-def call(*words):
-    result = CliRunner().invoke(cli, [str(word) for word in words], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
+@pytest.fixture(scope="module")
+def run_of(fresh_run):
+    """The run of a model, pruned and exported."""
+    return cache(fresh_run)
 
 
-@pytest.fixture(scope="session")
-def run_of(tmp_path_factory):
-    """The run of a model, pruned and exported when first asked for."""
-    made = {}
-
-    def found(name):
-        if name not in made:
-            base = tmp_path_factory.mktemp(name)
-            MODELS[name]().save(base / "dense")
-            call("prune", "--model", base / "dense", "--rate", "0.5", "--out", base / "run", *QUICK)
-            call("onnx", base / "run")
-            made[name] = base / "run"
-        return made[name]
-
-    return found
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pair_of(run_of):
     """Both engines of a model, loaded when first asked for."""
     made = {}

@@ -135,7 +135,8 @@ def test_a_failing_verb_ends_it(tmp_path, group, capsys):
 @pytest.mark.slow
 def test_the_steps_behind_a_pruning_of_clip(run_of):
     run = run_of("clip")
-    words = ["--model", str(run.parent / "dense"), "--rate", "0.5", "--out", str(run)]
+    model = json.loads((run / "run.json").read_text())["model"]
+    words = ["--model", model, "--rate", "0.5", "--out", str(run)]
     command = ["quickstart", *words, "--limit", "12", "--device", "cpu", "--json"]
     result = CliRunner().invoke(cli, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output

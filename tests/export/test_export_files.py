@@ -209,7 +209,7 @@ def test_broken_checkpoints_are_refused(gqa, tmp_path):
         "truncated": (truncate, "truncated or no safetensors"),
         "missing": (lambda copy: (copy / "model.safetensors").unlink(), "no model.safetensors"),
         "tensor": (drop_tensor, "no tensor model.language_model.norm.weight"),
-        "blip": (configure(model_type="blip"), "model_type"),
+        "bert": (configure(model_type="bert"), "model_type"),
         "mistral": (configure(text_config__model_type="mistral"), "mistral"),
         "siglip": (configure(vision_config__model_type="siglip_vision_model"), "siglip"),
         "act": (configure(text_config__hidden_act="gelu"), "text_config.hidden_act"),

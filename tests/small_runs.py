@@ -1,0 +1,49 @@
+"""Runs of small random models of CLIP and of BLIP's four tasks, pruned and exported once a session."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from click.testing import CliRunner
+
+from comp.cli import cli
+from tests.comp.small_blip import TASKS, random_blip
+from tests.comp.small_clip import random_clip
+
+KINDS = ("clip", *TASKS)
+WIDTH = 64  # heads of 16: TensorRT-RTX has no fused attention of 8 in half precision
+QUICK = ("--stages", "2", "--steps-per-stage", "1", "--recover-steps", "1", "--batch-size", "4")
+QUICK += ("--calibration", "4", "--validation", "4", "--dtype", "float32", "--device", "cpu")
+
+
+def fresh_runs(folder: Callable[[str], Path]) -> Callable[[str], Path]:
+    """What gives a run of a kind: a copy of its own each time, so that tests do not see each other.
+
+    Args:
+        folder: makes a new directory with a name.
+    """
+    made: dict[str, Path] = {}
+
+    def fresh(kind: str) -> Path:
+        if kind not in made:
+            made[kind] = _made(kind, folder(kind))
+        copy = folder(f"{kind}-copy") / "run"
+        shutil.copytree(made[kind], copy)
+        return copy
+
+    return fresh
+
+
+def _made(kind: str, base: Path) -> Path:
+    adapter = (
+        random_clip(2, width=WIDTH) if kind == "clip" else random_blip(kind, seed=2, width=WIDTH)
+    )
+    adapter.save(base / "dense")
+    _call("prune", "--model", base / "dense", "--rate", "0.5", "--out", base / "run", *QUICK)
+    _call("onnx", base / "run")
+    return base / "run"
+
+
+def _call(*words: object) -> None:
+    result = CliRunner().invoke(cli, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
