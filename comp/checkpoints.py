@@ -11,7 +11,7 @@ ALIASES = {
     "llava-7b": "llava-hf/llava-1.5-7b-hf",
     "llava-13b": "llava-hf/llava-1.5-13b-hf",
 }
-EMBEDDED = ("tiny-llava",)
+EMBEDDED = ("tiny-llava", "tiny-clip")
 WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 

@@ -77,12 +77,13 @@ RECIPES: dict[Task, Recipe] = {
     "trunk": Recipe(32, 500, ANY, dense_weight=1.0),
     "vqa": Recipe(
         32,
-        3000,
+        4500,
         (
             (0, Stage(3, BINDING)),
             (300, Stage(5, EVERYTHING | BINDING)),
             (700, Stage(7, EVERYTHING | {"size": 2.0, "count": 2.0, "list": 1.5})),
             (1500, Stage(7, EVERYTHING | COUNTING)),
+            (3000, Stage(7, EVERYTHING | COUNTING | {"relation": 5.0})),
         ),
     ),
     "caption": Recipe(32, 1500, ANY),
@@ -90,7 +91,7 @@ RECIPES: dict[Task, Recipe] = {
     "nlvr": Recipe(
         48, 3000, ((0, Stage(5, FIRST_PAIRS)), (600, Stage(5, ALL_PAIRS | {"count": 1.5})))
     ),
-    "clip": Recipe(64, 1500, ANY),
+    "clip": Recipe(64, 600, ANY),
 }
 
 

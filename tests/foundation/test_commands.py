@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from comp.checkpoints import EMBEDDED
 from comp.cli import main
 from comp.figures import read_stages, structure_figure, tokens_by_block, trajectory_figure
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
@@ -146,9 +147,13 @@ def test_flops_of_what_is_no_llava(capsys: pytest.CaptureFixture[str], tmp_path:
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     found = call_json(capsys, "models")
-    assert [model["name"] for model in found["models"]] == ["tiny-llava", "llava-7b", "llava-13b"]
-    assert [model["params"] for model in found["models"][1:]] == [7_063_427_072, 13_351_494_656]
-    assert found["models"][0]["image_tokens"] == 144
+    models = {model["name"]: model for model in found["models"]}
+    assert list(models) == [*EMBEDDED, "llava-7b", "llava-13b"]
+    params = [models[name]["params"] for name in ("llava-7b", "llava-13b")]
+    assert params == [7_063_427_072, 13_351_494_656]
+    assert models["tiny-llava"]["image_tokens"] == 144
+    assert models["tiny-clip"]["image_tokens"] == 145
+    assert (models["tiny-clip"]["family"], models["tiny-clip"]["task"]) == ("clip", "retrieval")
     code, out, _ = call(capsys, "models")
     assert code == 0
     for name in ("tiny-llava", "llava-hf/llava-1.5-7b-hf", "vision_tokens*", "comp"):

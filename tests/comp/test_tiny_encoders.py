@@ -1,0 +1,48 @@
+"""The embedded CLIP (and what all embedded models have in common): a checkpoint like any other."""
+
+import pytest
+import torch
+from transformers import AutoModel, AutoProcessor, CLIPModel
+
+from comp.checkpoints import EMBEDDED, resolve_model
+from comp.data.captions import CaptionExamples
+
+MIB = 2**20
+MOST = 48 * MIB  # of all embedded weights together
+PAIRS = 100
+
+
+def test_embedded_weights_are_small_together():
+    files = [path for name in EMBEDDED for path in resolve_model(name).glob("*.safetensors")]
+    assert len(files) == len(EMBEDDED)
+    assert sum(path.stat().st_size for path in files) <= MOST
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_each_is_safe_and_has_a_card(name):
+    directory = resolve_model(name)
+    assert not [path for path in directory.iterdir() if path.suffix in (".bin", ".pt", ".py")]
+    card = (directory / "README.md").read_text(encoding="utf-8")
+    for heading in ("## Data", "## Accuracy", "## Recipe", "## Limits"):
+        assert heading in card
+
+
+@pytest.mark.slow
+def test_tiny_clip_finds_its_captions_through_transformers_alone():
+    directory = resolve_model("tiny-clip")
+    model = AutoModel.from_pretrained(directory, dtype=torch.float32, local_files_only=True).eval()
+    processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
+    assert type(model) is CLIPModel
+    pairs = [CaptionExamples("test", PAIRS)[index] for index in range(PAIRS)]
+    inputs = processor(
+        text=[pair.answer for pair in pairs],
+        images=[pair.image for pair in pairs],
+        return_tensors="pt",
+        padding=True,
+    )
+    with torch.no_grad():
+        scores = model(**inputs).logits_per_image
+    own = torch.arange(PAIRS)
+    # Far above what is measured for many more candidates would be luck, far below a lost model.
+    assert int((scores.argmax(1) == own).sum()) >= 85
+    assert int((scores.argmax(0) == own).sum()) >= 85
