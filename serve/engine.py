@@ -17,11 +17,11 @@ from serve.answer import Answer, Asked
 from serve.backends.base import Backend, BackendName, ProviderChoice, RequestSize
 from serve.backends.onnxruntime import OnnxRuntimeBackend
 from serve.backends.opening import check_native
-from serve.generation import Started, answer_in_step, stream_answer
+from serve.generation import Started, answer_in_step, finished, stream_answer
 from serve.options import GenerationOptions
 from serve.preprocess import preprocess
 from serve.prompt import EncodedPrompt, PromptEncoder
-from serve.results import Event, Finished, Generation, KeptTokens, Timings
+from serve.results import Event, Generation, KeptTokens, Timings
 
 Request: TypeAlias = "tuple[Sequence[ImageSource], str]"  # images, prompt
 DEFAULT_OPTIONS = GenerationOptions()
@@ -99,10 +99,7 @@ class Engine:
         options: GenerationOptions = DEFAULT_OPTIONS,
     ) -> Generation:
         """Answer one question. Arguments and errors as ``stream``."""
-        for event in self.stream(images, prompt, options):
-            if isinstance(event, Finished):
-                return event.generation
-        raise AssertionError("a stream ends with Finished")
+        return finished(self.stream(images, prompt, options))
 
     def stream(
         self,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from serve.answer import Answer
 from serve.options import GenerationOptions
-from serve.results import Event, Generation, Prefilled, Timings, TokenText
+from serve.results import Event, Finished, Generation, Prefilled, Timings, TokenText
 from serve.sampling import Sampler
 
 
@@ -58,6 +58,14 @@ def stream_answer(answer: Answer, started: Started, options: GenerationOptions) 
     finally:  # also when the caller wants no more
         started.release(state)
     yield answer.finished(replace(timings, decode_ms=decode_ms, decode_steps=steps))
+
+
+def finished(events: Iterator[Event]) -> Generation:
+    """The answer that a stream ends with."""
+    for event in events:
+        if isinstance(event, Finished):
+            return event.generation
+    raise AssertionError("a stream ends with Finished")
 
 
 def answer_in_step(

@@ -20,7 +20,7 @@ from comp.families.base import FamilyAdapter, Forwarding, Mode, Scored, TokenKin
 from comp.families.blip_cuts import BlipCuts
 from comp.families.blip_forward import branches_of, cross_key
 from comp.families.blip_sizes import blip_pruning_of, cross_outputs, text_layers
-from comp.families.encoder_adapter import Shares, blocks_left, ratios_of
+from comp.families.encoder_adapter import Shares, blocks_left, ratios_of, typical_workload
 from comp.families.observe import Observer
 from comp.masks import BlockKey, BlockShape, StructureCounts
 from comp.plan import Part, Place, PruningPlan, Workload
@@ -108,12 +108,7 @@ class BlipAdapter(FamilyAdapter):
         return batch.to(self.device)
 
     def workload(self, batches: Iterable[BlipBatch]) -> Workload:
-        tokens, rows = 0, 0
-        for batch in batches:
-            tokens += int(batch.attention_mask.sum())
-            rows += len(batch.input_ids)
-        seen = self.images * self.shape.vision.tokens
-        return Workload(image_tokens=seen, text_tokens=max(1, round(tokens / rows)))
+        return typical_workload(batches, self.images * self.shape.vision.tokens)
 
     def macs(self, counts: StructureCounts, shares: Shares, on: Workload) -> int:
         """Of one request as it is served."""

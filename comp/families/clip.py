@@ -30,6 +30,7 @@ from comp.families.encoder_adapter import (
     kept_shares,
     options_of,
     ratios_of,
+    typical_workload,
 )
 from comp.families.observe import Observer
 from comp.families.slim_clip import CompCLIPConfig, CompCLIPModel, clip_pruning_of
@@ -133,13 +134,7 @@ class ClipAdapter(FamilyAdapter):
         return batch.to(self.device)
 
     def workload(self, batches: Iterable[ClipBatch]) -> Workload:
-        tokens, rows = 0, 0
-        for batch in batches:
-            tokens += int(batch.attention_mask.sum())
-            rows += len(batch.input_ids)
-        return Workload(
-            image_tokens=self.shape.vision.tokens, text_tokens=max(1, round(tokens / rows))
-        )
+        return typical_workload(batches, self.shape.vision.tokens)
 
     def macs(self, counts: StructureCounts, shares: Shares, on: Workload) -> int:
         shape = self.shape

@@ -1,17 +1,34 @@
 """What the adapters of CLIP and BLIP have in common: options, counts and shares of parts of an encoder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Protocol
+
+from torch import Tensor
 
 from comp.encoder_shapes import BlockSize
 from comp.families.base import Forwarding, KeptShare
 from comp.families.encoder_forward import EncoderOptions
 from comp.masks import StructureCounts
-from comp.plan import Part, Place
+from comp.plan import Part, Place, Workload
 from comp.tokens import DropRule, TokenState
 
 Shares = Mapping[Place, tuple[float, float]]
 Kept = dict[Place, KeptShare]
+
+
+class TextBatch(Protocol):
+    """A batch with texts ``[B, L]``, 0 in the mask where they are padded."""
+
+    @property
+    def attention_mask(self) -> Tensor: ...
+
+
+def typical_workload(batches: Iterable[TextBatch], image_tokens: int) -> Workload:
+    """One request: so many image tokens, and a text as long as these are in the mean."""
+    masks = [batch.attention_mask for batch in batches]
+    tokens, rows = sum(int(mask.sum()) for mask in masks), sum(len(mask) for mask in masks)
+    return Workload(image_tokens=image_tokens, text_tokens=max(1, round(tokens / rows)))
 
 
 def rules_of(how: Forwarding, part: Part) -> dict[int, DropRule]:

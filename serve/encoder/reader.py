@@ -16,9 +16,9 @@ from serve.backends.base import RequestSize
 from serve.encoder.engine import EncoderEngine, kept_of, ms_since
 from serve.encoder.graphs import Graphs
 from serve.encoder.texts import by_length
-from serve.generation import Started, answer_in_step, stream_answer
+from serve.generation import Started, answer_in_step, finished, stream_answer
 from serve.options import GenerationOptions
-from serve.results import Event, Finished, Generation, Timings, TowerKept
+from serve.results import Event, Generation, Timings, TowerKept
 
 DEFAULT_OPTIONS = GenerationOptions()
 Request = tuple[Sequence[ImageSource], str]  # one image, question or beginning
@@ -57,10 +57,7 @@ class Reader(EncoderEngine):
         options: GenerationOptions = DEFAULT_OPTIONS,
     ) -> Generation:
         """One answer or caption. Arguments and errors as ``stream``."""
-        for event in self.stream(images, prompt, options):
-            if isinstance(event, Finished):
-                return event.generation
-        raise AssertionError("a stream ends with Finished")
+        return finished(self.stream(images, prompt, options))
 
     def stream(
         self,
