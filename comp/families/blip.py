@@ -21,6 +21,7 @@ from comp.families.blip_cuts import BlipCuts
 from comp.families.blip_forward import branches_of, cross_key
 from comp.families.blip_sizes import blip_pruning_of, cross_outputs, text_layers
 from comp.families.encoder_adapter import Shares, blocks_left, ratios_of, typical_workload
+from comp.families.filling import fill_slim
 from comp.families.observe import Observer
 from comp.masks import BlockKey, BlockShape, StructureCounts
 from comp.plan import Part, Place, PruningPlan, Workload
@@ -172,18 +173,8 @@ class BlipAdapter(FamilyAdapter):
             "cross": self.shape.text.head_dim,
         }
         cuts = BlipCuts(plan, dims, self.encoder_blocks, self.images)
-        state = {}
-        for name, tensor in self.model.state_dict().items():
-            found = cuts.of(name)
-            if found is not None:
-                keep = torch.tensor(found.keep, device=tensor.device)
-                tensor = tensor.index_select(found.axis, keep)
-            state[name] = tensor.clone()
-        slim.load_state_dict(state, strict=True, assign=True)
+        fill_slim(slim, self.model, cuts.of)
         slim.tie_weights()
-        for name, buffer in self.model.named_buffers():
-            owner, _, leaf = name.rpartition(".")
-            slim.get_submodule(owner)._buffers[leaf] = buffer.clone()
         return type(self)(slim.eval(), self.processor, self.stored_dtype)
 
     def save(self, directory: Path) -> None:

@@ -32,6 +32,7 @@ from comp.families.encoder_adapter import (
     ratios_of,
     typical_workload,
 )
+from comp.families.filling import fill_slim
 from comp.families.observe import Observer
 from comp.families.slim_clip import CompCLIPConfig, CompCLIPModel, clip_pruning_of
 from comp.masks import BlockKey, BlockShape, StructureCounts
@@ -163,17 +164,7 @@ class ClipAdapter(FamilyAdapter):
         with torch.device("meta"):
             slim = CompCLIPModel(CompCLIPConfig(**settings))
         head_dim = {"vision": self.shape.vision.head_dim, "language": self.shape.text.head_dim}
-        state = {}
-        for name, tensor in self.model.state_dict().items():
-            found = cut_of(name, plan, head_dim, CLIP)
-            if found is not None:
-                keep = torch.tensor(found.keep, device=tensor.device)
-                tensor = tensor.index_select(found.axis, keep)
-            state[name] = tensor.clone()
-        slim.load_state_dict(state, strict=True, assign=True)
-        for name, buffer in self.model.named_buffers():
-            owner, _, leaf = name.rpartition(".")
-            slim.get_submodule(owner)._buffers[leaf] = buffer.clone()
+        fill_slim(slim, self.model, lambda name: cut_of(name, plan, head_dim, CLIP))
         return ClipAdapter(slim.eval(), self.processor, self.stored_dtype)
 
     def save(self, directory: Path) -> None:

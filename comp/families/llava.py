@@ -19,6 +19,7 @@ from comp.families.base import (
     TokenKind,
 )
 from comp.families.cuts import cut_of
+from comp.families.filling import fill_slim
 from comp.families.llama_forward import DecoderOptions, Kept, rules_by_layer
 from comp.families.llava_batches import LlavaCollator
 from comp.families.llava_forward import (
@@ -149,16 +150,7 @@ class LlavaAdapter(FamilyAdapter):
             "language": self.shape.head_dim,
             "vision": self.shape.vision_hidden_size // self.shape.vision_num_heads,
         }
-        state = {}
-        for name, tensor in self.model.state_dict().items():
-            found = cut_of(name, plan, head_dim)
-            if found is not None:
-                keep = torch.tensor(found.keep, device=tensor.device)
-                tensor = tensor.index_select(found.axis, keep)
-            state[name] = tensor.clone()
-        buffers = dict(self.model.named_buffers())
-        slim.load_state_dict(state, strict=True, assign=True)
-        _assign_buffers(slim, buffers)
+        fill_slim(slim, self.model, lambda name: cut_of(name, plan, head_dim))
         slim.tie_weights()
         slim.generation_config = self.model.generation_config
         return LlavaAdapter(slim, self.processor, self.stored_dtype)
@@ -167,13 +159,6 @@ class LlavaAdapter(FamilyAdapter):
         self.model.to(self.stored_dtype).save_pretrained(directory)
         self.model.float()
         self.processor.save_pretrained(directory)
-
-
-def _assign_buffers(model: torch.nn.Module, buffers: dict[str, Tensor]) -> None:
-    """Non-persistent buffers (RoPE frequencies, position ids) are not in the state dict."""
-    for name, _ in list(model.named_buffers()):
-        owner, _, leaf = name.rpartition(".")
-        model.get_submodule(owner)._buffers[leaf] = buffers[name].clone()
 
 
 def _blocks(model: LlavaForConditionalGeneration) -> tuple[BlockShape, ...]:
