@@ -20,7 +20,7 @@ from comp.families.loading import load_adapter
 from comp.figures import save_figures
 from comp.files import disk_errors, write_text, writing_directory
 from comp.lora import is_large, lora
-from comp.methods.comp import CompOptions, Outcome, modes_of, prune
+from comp.methods.base import Job, MethodOptions, Outcome, method, modes_of
 from comp.plan import Part, PruningPlan, Task
 from comp.progress import Progress
 from comp.pruning_data import DataSizes, PruningData, embedded_data, own_data, split_data
@@ -41,7 +41,7 @@ class PruneRequest:
 
     model: str
     method: str
-    comp: CompOptions
+    search: MethodOptions
     recover: RecoverOptions
     sizes: DataSizes
     recovery: Recovery = "auto"
@@ -64,10 +64,10 @@ def run_pruning(
     progress = Progress(quiet or not compute.is_main)
     began = time.time()
     state = run.path / STATE_FOLDER
-    torch.manual_seed(request.comp.seed)
+    torch.manual_seed(request.search.seed)
     directory = resolve_model(request.model)
     adapter = load_adapter(directory, compute.device, device_map)
-    modes_of(adapter, request.comp.modes)
+    modes_of(adapter, request.search.modes)
     data = _data(request, adapter, compute)
     # Not before: a model, modes or data that are refused leave nothing to resume.
     compute.accelerator.wait_for_everyone()  # until every process has found the place free
@@ -76,14 +76,16 @@ def run_pruning(
             state.mkdir(parents=True, exist_ok=True)
         write_text(state / REQUEST, json.dumps(_plain(request), indent=1))
     settings = _settled(request, adapter)
-    adapter.train_parts(_trained_parts(adapter, request.comp.modes))
+    adapter.train_parts(_trained_parts(adapter, request.search.modes))
 
     with settings.wrapping(adapter):
+        prune = method(request.method)
         outcome = prune(
-            adapter, compute, data, settings.request.comp, request.model, state, progress
+            Job(adapter, compute, data, settings.request.search, request.model, state, progress)
         )
     searched = time.time()
     slim = adapter.cut(outcome.plan)
+    settings = settings.with_steps_left_by(outcome)
     metric = _recovered(settings, slim, outcome.plan, compute, data, state, progress)
     record = _record(request, run, directory, outcome, metric, settings, adapter.task)
     record["processes"] = compute.processes
@@ -101,10 +103,17 @@ class _Settled:
     request: PruneRequest
     recovery: Recovery
 
+    def with_steps_left_by(self, outcome: Outcome) -> "_Settled":
+        """Recovery takes the steps of the search that the method left, or gives those it took more."""
+        request = self.request
+        steps = request.recover.steps + request.search.steps - outcome.steps
+        recovery = replace(request.recover, steps=max(0, steps))
+        return replace(self, request=replace(request, recover=recovery))
+
     def wrapping(self, adapter: FamilyAdapter) -> AbstractContextManager[None]:
         if self.recovery != "lora":
             return nullcontext()
-        torch.manual_seed(self.request.comp.seed)  # LoRA starts from random matrices
+        torch.manual_seed(self.request.search.seed)  # LoRA starts from random matrices
         return lora(adapter, self.request.lora_rank)
 
 
@@ -115,16 +124,20 @@ def _settled(request: PruneRequest, adapter: FamilyAdapter) -> _Settled:
     if recovery == "none":
         request = replace(
             request,
-            comp=replace(request.comp, steps_per_stage=0),
+            search=replace(request.search, steps_per_stage=0),
             recover=replace(request.recover, steps=0),
         )
     return _Settled(request, recovery)
 
 
 def _trained_parts(adapter: FamilyAdapter, modes: tuple[str, ...]) -> set[Part]:
-    """The language model always; other parts when one of the modes prunes them."""
-    pruned: set[Part] = {mode.part for mode in adapter.modes if mode.part and mode.name in modes}
-    return pruned | {"language"}
+    """The language model, and the parts that these modes or those of CoMP by default prune.
+
+    So that a method which drops tokens alone trains, and recovers, as much of the model as CoMP.
+    """
+    pruning = {*modes, *adapter.default_modes}
+    parts: set[Part] = {mode.part for mode in adapter.modes if mode.part and mode.name in pruning}
+    return parts | {"language"}
 
 
 def _data(request: PruneRequest, adapter: FamilyAdapter, compute: Compute) -> PruningData:
@@ -152,7 +165,7 @@ def _recovered(
     """Recover and return the metric of the slim model."""
     request = settings.request
     if request.recover.steps > 0:
-        slim.train_parts(_trained_parts(slim, request.comp.modes))
+        slim.train_parts(_trained_parts(slim, request.search.modes))
         with settings.wrapping(slim):
             recover(slim, plan, compute, data, request.recover, state, progress)
     how = Forwarding(rules=rules_from_plan(plan.drops))
@@ -198,7 +211,8 @@ def _record(
         "model": request.model,
         "model_path": str(directory) if Path(request.model).is_dir() else None,
         "method": plan.method,
-        "rate_asked": request.comp.rate,
+        "modes": list(request.search.modes),
+        "rate_asked": request.search.rate,
         "rate": plan.rate,
         "macs": {"dense": plan.macs_dense, "compressed": plan.macs},
         "metric": {
@@ -208,7 +222,7 @@ def _record(
             "compressed": metric,
         },
         "recovery": settings.recovery,
-        "seed": request.comp.seed,
+        "seed": request.search.seed,
         "request": _plain(request),
         "versions": {
             "python": sys.version.split()[0],

@@ -49,7 +49,7 @@ def results_table(runs: list[RunDirectory]) -> str:
     lines.append(" | ".join(first.row("dense", "dense")))
     for report in reports:
         name = f"rate {report.record['rate']:.2f}"
-        if "vision_parameters" in report.record["request"]["comp"]["modes"]:
+        if "vision_parameters" in report.record["modes"]:
             name += ", tower too"
         lines.append(" | ".join(report.row("compressed", name)))
     table = "\n".join(f"| {line} |" for line in lines)

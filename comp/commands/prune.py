@@ -146,7 +146,7 @@ def command(
     _prepare(run, force, resume)
     from comp.checkpoints import resolve_model
     from comp.compute import Compute
-    from comp.methods.comp import CompOptions
+    from comp.methods.base import MethodOptions
     from comp.pipeline import PruneRequest, check_resumable, run_pruning
     from comp.pruning_data import DataSizes
     from comp.recover import RecoverOptions
@@ -165,7 +165,7 @@ def command(
     request = PruneRequest(
         model=model,
         method=method,
-        comp=CompOptions(
+        search=MethodOptions(
             rate=rate,
             modes=defaults if modes is None else _mode_names(modes),
             stages=stages,

@@ -1,24 +1,20 @@
 """CoMP: collaborative multi-mode pruning, stage by stage (the outer loop, MPS)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import Any
-
-import torch
 
 from comp.compute import Compute
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter, Mode
 from comp.finalise import Final, final_plan
 from comp.masks import Masks
-from comp.plan import PruningPlan, Workload
-from comp.progress import Progress
+from comp.methods.base import Job, MethodOptions, Outcome, agreed_workload, modes_of
 from comp.pruning_data import PruningData
-from comp.search import ImportanceOptions, Search, SearchState
+from comp.search import Search, SearchState
 from comp.search_state import SavedSearch, load_search, name_of, save_search
-from comp.strategy import ModeCost, StrategyOptions, choose_mode, stage_cost, updated_cost
-from comp.training_loop import StepOptions, Trainer, accuracy, examples_of, prefetched
+from comp.strategy import ModeCost, choose_mode, stage_cost, updated_cost
+from comp.training_loop import Trainer, accuracy, examples_of, prefetched
 
 METHOD = "comp"
 MAX_STAGES_FACTOR = 4  # a search that has run this many times its stages is going nowhere
@@ -26,73 +22,35 @@ WORTHWHILE = 0.1  # a mode that removes less than this part of its share is exha
 LITTLE = 0.01  # unless it is the only one left or never ran: then less than this
 
 
-@dataclass(frozen=True)
-class CompOptions:
-    """What CoMP is asked to do; see ``docs/concepts.md``."""
-
-    rate: float
-    modes: tuple[str, ...]
-    stages: int = 8
-    steps_per_stage: int = 12
-    align: int = 16
-    seed: int = 0
-    importance: ImportanceOptions = field(default_factory=ImportanceOptions)
-    strategy: StrategyOptions = field(default_factory=StrategyOptions)
-    training: StepOptions = field(default_factory=StepOptions)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The plan, the metric of the dense model and of the pruned one before recovery."""
-
-    plan: PruningPlan
-    dense_metric: float
-    pruned_metric: float
-
-
-def prune(
-    adapter: FamilyAdapter,
-    compute: Compute,
-    data: PruningData,
-    options: CompOptions,
-    model_name: str,
-    folder: Path,
-    progress: Progress,
-) -> Outcome:
-    """Search stage by stage until the FLOPs target is met; the adapter's trainable weights are
-    trained along.
-
-    ``folder`` holds the state after each stage: called again, the search goes on from there and ends
-    with the same plan.
-
-    Raises:
-        CompExportError: for a rate that the modes cannot reach (names the largest reachable).
-    """
+def prune(job: Job) -> Outcome:
+    """Search stage by stage until the FLOPs target is met; see ``comp.methods.base.method``."""
+    adapter, compute, options = job.adapter, job.compute, job.options
     modes = modes_of(adapter, options.modes)
-    workload = _agreed(adapter.workload(data.calibration), compute)
-    search = Search(adapter, compute, data.calibration, options.importance, workload)
+    workload = agreed_workload(job)
+    search = Search(adapter, compute, job.data.calibration, options.importance, workload)
     state = SearchState(Masks.ones(adapter.blocks))
     dense_macs = search.macs(state)
     target = round((1 - options.rate) * dense_macs)
     _check_reachable(search, state, modes, dense_macs, options.rate)
 
-    saved = load_search(folder, adapter, options.modes)
+    saved = load_search(job.folder, adapter, options.modes)
     if saved is None:
-        metric, _ = accuracy(adapter, data.validation, search.forwarding(state), compute)
+        metric, _ = accuracy(adapter, job.data.validation, search.forwarding(state), compute)
         saved = SavedSearch(state, 0, metric, metric, {mode.name: ModeCost() for mode in modes}, ())
-    runner = _Stages(adapter, compute, data, options, search, dense_macs, target)
-    with progress.task("pruning", 100) as task:
+    runner = _Stages(adapter, compute, job.data, options, search, dense_macs, target)
+    with job.progress.task("pruning", 100) as task:
         while search.macs(saved.state) > target:
             task.at(100 * (dense_macs - search.macs(saved.state)) / (dense_macs - target))
             saved, line = runner.run(saved, modes, task.note)
             if compute.is_main:
-                save_search(folder, adapter, saved, line)
+                save_search(job.folder, adapter, saved, line)
             compute.accelerator.wait_for_everyone()
     parts = {block.part for block in adapter.blocks} & {m.part for m in modes if m.part is not None}
     scores = search.importance(saved.state, parts).scores(adapter)
     final = Final(saved.state.masks, scores, saved.state.shares, options.align)
-    plan = final_plan(adapter, final, workload, options.rate, model_name, METHOD)
-    return Outcome(plan, saved.dense_metric, saved.metric)
+    plan = final_plan(adapter, final, workload, options.rate, job.model_name, METHOD)
+    steps = saved.stage * options.steps_per_stage
+    return Outcome(plan, saved.dense_metric, saved.metric, steps)
 
 
 @dataclass(frozen=True)
@@ -100,7 +58,7 @@ class _Stages:
     adapter: FamilyAdapter
     compute: Compute
     data: PruningData
-    options: CompOptions
+    options: MethodOptions
     search: Search
     dense_macs: int
     target: int
@@ -186,29 +144,6 @@ class _Stages:
         for step, batch in enumerate(prefetched(make, range(steps))):
             how = self.search.softly(before, after, (step + 1) / steps)
             trainer.step(batch, how, step)
-
-
-def _agreed(workload: Workload, compute: Compute) -> Workload:
-    """One workload for all processes, each of which saw its own share of the calibration set."""
-    sizes = torch.tensor([workload.image_tokens, workload.text_tokens], dtype=torch.float32)
-    image_tokens, text_tokens = compute.mean(sizes).round().int().tolist()
-    return Workload(image_tokens=image_tokens, text_tokens=text_tokens)
-
-
-def modes_of(adapter: FamilyAdapter, names: Sequence[str]) -> list[Mode]:
-    """The modes of these names.
-
-    Raises:
-        CompExportError: the model has no such mode (names those it has).
-    """
-    known = {mode.name: mode for mode in adapter.modes}
-    unknown = next((name for name in names if name not in known), None)
-    if unknown is not None:
-        raise CompExportError(
-            f"{adapter.name} models of the task {adapter.task} have no mode {unknown!r}: choose from "
-            f"{', '.join(known)}"
-        )
-    return [known[name] for name in names]
 
 
 def _check_reachable(

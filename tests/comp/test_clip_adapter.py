@@ -12,7 +12,8 @@ from comp.errors import CompExportError
 from comp.families.base import Forwarding
 from comp.families.slim_clip import CompCLIPModel
 from comp.masks import Masks, StructureCounts
-from comp.methods.comp import CompOptions, prune
+from comp.methods.base import Job, MethodOptions
+from comp.methods.comp import prune
 from comp.plan import Workload, keep_count
 from comp.progress import Progress
 from comp.pruning_data import PruningData
@@ -136,7 +137,7 @@ def test_comp_prunes_both_towers(tmp_path):
         [adapter.collate(captioned(32))],
     )
     adapter.train_parts({"vision", "language"})
-    options = CompOptions(
+    options = MethodOptions(
         rate=0.5,
         modes=adapter.default_modes,
         stages=6,
@@ -147,7 +148,7 @@ def test_comp_prunes_both_towers(tmp_path):
     compute = Compute("cpu", "float32")
     (tmp_path / "state").mkdir()
     outcome = prune(
-        adapter, compute, data, options, "tiny", tmp_path / "state", Progress(quiet=True)
+        Job(adapter, compute, data, options, "tiny", tmp_path / "state", Progress(quiet=True))
     )
     plan = outcome.plan
     assert plan.rate == pytest.approx(0.5, abs=0.02)

@@ -99,7 +99,7 @@ def test_a_killed_run_resumes_to_the_same_plan(run, checkpoint, tmp_path):
         open_run(out)
     with pytest.raises(CompExportError, match="--resume"):
         prune(checkpoint, out)
-    with pytest.raises(CompExportError, match=r"comp\.stages 3, not 4"):
+    with pytest.raises(CompExportError, match=r"search\.stages 3, not 4"):
         prune(checkpoint, out, "--resume", "--stages", "4")
     prune(checkpoint, out, "--resume")
     resumed, whole = open_run(out), run[1]
@@ -155,7 +155,7 @@ def test_ctrl_c_leaves_a_resumable_run(checkpoint, tmp_path):
 )
 def test_switches_reach_the_run(checkpoint, tmp_path, option, check):
     prune(checkpoint, tmp_path / "run", option, "--recover", "none", rate="0.2")
-    assert check(open_run(tmp_path / "run").read_record()["request"]["comp"])
+    assert check(open_run(tmp_path / "run").read_record()["request"]["search"])
 
 
 def test_calibration_only_changes_no_kept_weight(checkpoint, tmp_path):

@@ -14,7 +14,7 @@ RECORD = {
     "rate": 0.4,
     "seed": 3,
     "macs": {"dense": 1_000_000, "compressed": 600_000},
-    "request": {"comp": {"modes": ["language_tokens", "vision_parameters"]}},
+    "modes": ["language_tokens", "vision_parameters"],
 }
 
 

@@ -1,0 +1,106 @@
+"""What every pruning method is given and what it returns."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+import torch
+
+from comp.compute import Compute
+from comp.errors import CompExportError
+from comp.families.base import FamilyAdapter, Mode
+from comp.plan import PruningPlan, Workload
+from comp.progress import Progress
+from comp.pruning_data import PruningData
+from comp.search import ImportanceOptions
+from comp.strategy import StrategyOptions
+from comp.training_loop import StepOptions
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """What a method is asked to do; see ``docs/concepts.md``.
+
+    ``stages * steps_per_stage`` are the training steps it may take: those that it does not take are
+    given to recovery, so that every method trains equally long.
+    """
+
+    rate: float
+    modes: tuple[str, ...]
+    stages: int = 8
+    steps_per_stage: int = 12
+    align: int = 16
+    seed: int = 0
+    importance: ImportanceOptions = field(default_factory=ImportanceOptions)
+    strategy: StrategyOptions = field(default_factory=StrategyOptions)
+    training: StepOptions = field(default_factory=StepOptions)
+
+    @property
+    def steps(self) -> int:
+        """Training steps of a whole search."""
+        return self.stages * self.steps_per_stage
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to prune.
+
+    ``folder`` is where a method writes what it needs to go on after a cut, and the lines of
+    ``stages.jsonl``; called again with what is there, it ends with the same plan.
+    """
+
+    adapter: FamilyAdapter
+    compute: Compute
+    data: PruningData
+    options: MethodOptions
+    model_name: str
+    folder: Path
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The plan, the metric of the dense model and of the pruned one before recovery.
+
+    Attributes:
+        steps: training steps taken along.
+    """
+
+    plan: PruningPlan
+    dense_metric: float
+    pruned_metric: float
+    steps: int
+
+
+def method(name: str) -> Callable[[Job], Outcome]:
+    """``prune`` of ``comp/methods/NAME.py``, one of ``comp.registry.METHODS``.
+
+    It trains the adapter's trainable weights along, and raises ``CompExportError`` for a rate that the
+    modes cannot reach (naming the largest reachable).
+    """
+    return import_module(f"comp.methods.{name}").prune
+
+
+def modes_of(adapter: FamilyAdapter, names: Sequence[str]) -> list[Mode]:
+    """The modes of these names.
+
+    Raises:
+        CompExportError: the model has no such mode (names those it has).
+    """
+    known = {mode.name: mode for mode in adapter.modes}
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise CompExportError(
+            f"{adapter.name} models of the task {adapter.task} have no mode {unknown!r}: choose from "
+            f"{', '.join(known)}"
+        )
+    return [known[name] for name in names]
+
+
+def agreed_workload(job: Job) -> Workload:
+    """One workload for all processes, each of which saw its own share of the calibration set."""
+    mine = job.adapter.workload(job.data.calibration)
+    sizes = torch.tensor([mine.image_tokens, mine.text_tokens], dtype=torch.float32)
+    image_tokens, text_tokens = job.compute.mean(sizes).round().int().tolist()
+    return Workload(image_tokens=image_tokens, text_tokens=text_tokens)
