@@ -4,7 +4,13 @@ A test holds these lines against the adapters in ``comp/families`` and the files
 ``comp/methods``.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
+
+from comp.errors import CompExportError
+
+Kind = Literal["parameters", "tokens"]  # what a mode prunes: the last word of its name
 
 
 @dataclass(frozen=True)
@@ -31,12 +37,46 @@ class Family:
 
 @dataclass(frozen=True)
 class Method:
-    """A pruning method: what it removes, and for which families."""
+    """A pruning method: what it removes, for which families, and why not for the others.
+
+    Attributes:
+        prunes: the kinds of modes it works with; modes of other kinds are left alone.
+        elsewhere: by family that it is not for, the reason.
+    """
 
     name: str
     removes: tuple[str, ...]
+    prunes: tuple[Kind, ...]
     families: tuple[str, ...]
     description: str
+    elsewhere: dict[str, str] = field(default_factory=dict)
+
+    def modes_among(self, modes: Sequence[str], family: Family) -> tuple[str, ...]:
+        """Those of the modes that the method prunes in a model of the family.
+
+        Names that the family does not know are kept, for whoever loads the model to refuse.
+
+        Raises:
+            CompExportError: the method is not for the family, or none of the modes is for the method.
+        """
+        if family.name not in self.families:
+            fitting = ", ".join(m.name for m in METHODS if family.name in m.families)
+            raise CompExportError(
+                f"--method {self.name} is not for {family.name} models: {self.elsewhere[family.name]}; "
+                f"choose from {fitting}"
+            )
+        found = tuple(
+            mode
+            for mode in modes
+            if mode not in family.modes or mode.rpartition("_")[2] in self.prunes
+        )
+        if not found:
+            fitting = ", ".join(m for m in family.modes if m.rpartition("_")[2] in self.prunes)
+            raise CompExportError(
+                f"--method {self.name} prunes {' and '.join(self.prunes)} alone, and --modes names only "
+                f"{', '.join(modes)}: name some of {fitting}, or choose another --method"
+            )
+        return found
 
 
 BLIP_MODES = (
@@ -83,9 +123,17 @@ METHODS = (
     Method(
         name="comp",
         removes=("attention heads", "FFN channels", "tokens"),
+        prunes=("parameters", "tokens"),
         families=("llava", "clip", "blip"),
         description="Collaborative multi-mode pruning: importances that weigh each other (CIM), "
         "and a strategy that picks the next mode by its cost (MPS)",
+    ),
+    Method(
+        name="wanda",
+        removes=("attention heads", "FFN channels"),
+        prunes=("parameters",),
+        families=("llava", "clip", "blip"),
+        description="Weight magnitude times input norm, the same share of every layer, no training",
     ),
 )
 
@@ -93,3 +141,8 @@ METHODS = (
 def family_of(model_type: str | None) -> Family | None:
     """The family that a configuration's ``model_type`` belongs to."""
     return next((family for family in FAMILIES if model_type in family.model_types), None)
+
+
+def method_called(name: str) -> Method:
+    """The method of this name, which is one of ``METHODS``."""
+    return next(method for method in METHODS if method.name == name)

@@ -1,6 +1,7 @@
 """The state of a search on disk, written after every stage: a kill loses at most one."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -38,8 +39,7 @@ def save_search(
     """Write weights, then the state that names them, then the line of ``stages.jsonl``."""
     weights = f"stage-{saved.stage}.safetensors"
     save_trainable(folder / weights, adapter)
-    lines = _lines(folder, saved.stage - 1)
-    write_text(folder / STAGES, "".join(json.dumps(entry) + "\n" for entry in [*lines, line]))
+    write_stages(folder, [*read_lines(folder, saved.stage - 1), line])
     record = {
         "stage": saved.stage,
         "metric": saved.metric,
@@ -102,7 +102,13 @@ def load_trainable(path: Path, adapter: FamilyAdapter) -> None:
             parameters[name].copy_(tensor)
 
 
-def _lines(folder: Path, count: int) -> list[dict[str, Any]]:
+def write_stages(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
+    """Write ``stages.jsonl``, one line a stage."""
+    write_text(folder / STAGES, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def read_lines(folder: Path, count: int) -> list[dict[str, Any]]:
+    """The first ``count`` lines of ``stages.jsonl``; none where it is not written yet."""
     path = folder / STAGES
     if not path.exists():
         return []

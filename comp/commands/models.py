@@ -12,16 +12,24 @@ from comp.options import CommonOptions, common_options
 
 
 @click.command()
+@click.option(
+    "--methods",
+    is_flag=True,
+    help="Only the pruning methods: for which families, and why not others.",
+)
 @common_options
-def command(options: CommonOptions) -> None:
+def command(methods: bool, options: CommonOptions) -> None:
     """Show embedded models and aliases, families and methods, and what each supports."""
     from comp.registry import FAMILIES, METHODS
 
+    if methods:
+        _show_methods(options)
+        return
     models = _models()
     if options.json:
         families = [asdict(family) for family in FAMILIES]
-        methods = [asdict(method) for method in METHODS]
-        print_json({"models": models, "families": families, "methods": methods})
+        described = [asdict(method) for method in METHODS]
+        print_json({"models": models, "families": families, "methods": described})
         return
     print_table(
         "Models (--model also takes a directory or a hub id)",
@@ -59,6 +67,29 @@ def command(options: CommonOptions) -> None:
         ("name", "removes", "families", "description"),
         ((m.name, ", ".join(m.removes), ", ".join(m.families), m.description) for m in METHODS),
         numbers_from=4,
+    )
+
+
+def _show_methods(options: CommonOptions) -> None:
+    from comp.registry import FAMILIES, METHODS
+
+    if options.json:
+        print_json({"methods": [asdict(method) for method in METHODS]})
+        return
+    names = [family.name for family in FAMILIES]
+    print_table(
+        "Methods (--method)",
+        ("name", "removes", "description", *names),
+        (
+            (
+                method.name,
+                ", ".join(method.removes),
+                method.description,
+                *("yes" if n in method.families else f"no: {method.elsewhere[n]}" for n in names),
+            )
+            for method in METHODS
+        ),
+        numbers_from=3 + len(names),
     )
 
 

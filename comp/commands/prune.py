@@ -1,4 +1,4 @@
-"""``comp-export prune``: the whole of CoMP on one model."""
+"""``comp-export prune``: a pruning method, from start to end, on one model."""
 
 import shutil
 from dataclasses import replace
@@ -10,6 +10,7 @@ import click
 from comp.console import print_json, print_table, say
 from comp.errors import CompExportError
 from comp.options import CommonOptions, common_options
+from comp.registry import METHODS, method_called
 from comp.runs import RunDirectory
 
 if TYPE_CHECKING:
@@ -33,11 +34,18 @@ ALIGN_LARGE, ALIGN_SMALL, LARGE_WIDTH = 64, 16, 2048
 @click.option(
     "--rate", type=float, required=True, help="Share of the model's FLOPs to remove, in (0, 1)."
 )
-@click.option("--method", type=click.Choice(["comp"]), default="comp", show_default=True)
+@click.option(
+    "--method",
+    type=click.Choice([method.name for method in METHODS]),
+    default="comp",
+    show_default=True,
+    help="How to choose what goes: docs/methods.md.",
+)
 @click.option(
     "--modes",
     help="What may be pruned: vt, lt (tokens), lp, vp, cp (parameters; cp: cross-attention of BLIP); "
-    "short or long names, by comma [all that the model has; of LLaVA vt,lt,lp].",
+    "short or long names, by comma [all that the model has; of LLaVA vt,lt,lp]. Methods that remove "
+    "one kind alone take those of that kind.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory [runs/MODEL-RATE].")
 @click.option("--force", is_flag=True, help="Replace an existing run.")
@@ -156,6 +164,8 @@ def command(
 
     resolve_model(model)
     family, defaults, width = _of_model(model)
+    asked = defaults if modes is None else _mode_names(modes)
+    pruned_modes = method_called(method).modes_among(asked, family)
     large = width >= LARGE_WIDTH
     align = align or (ALIGN_LARGE if large else ALIGN_SMALL)
     if lr is None:
@@ -167,7 +177,7 @@ def command(
         method=method,
         search=MethodOptions(
             rate=rate,
-            modes=defaults if modes is None else _mode_names(modes),
+            modes=pruned_modes,
             stages=stages,
             steps_per_stage=steps_per_stage,
             align=align,

@@ -13,9 +13,11 @@ from comp.families.base import FamilyAdapter, Mode
 from comp.plan import PruningPlan, Workload
 from comp.progress import Progress
 from comp.pruning_data import PruningData
-from comp.search import ImportanceOptions
+from comp.search import ImportanceOptions, Search, SearchState
 from comp.strategy import StrategyOptions
 from comp.training_loop import StepOptions
+
+REACHABLE_MARGIN = 0.005  # of the rate: widths in whole multiples do not reach the last bit
 
 
 @dataclass(frozen=True)
@@ -104,3 +106,25 @@ def agreed_workload(job: Job) -> Workload:
     sizes = torch.tensor([mine.image_tokens, mine.text_tokens], dtype=torch.float32)
     image_tokens, text_tokens = job.compute.mean(sizes).round().int().tolist()
     return Workload(image_tokens=image_tokens, text_tokens=text_tokens)
+
+
+def check_reachable(
+    search: Search,
+    state: SearchState,
+    modes: Sequence[Mode],
+    rate: float,
+    usable: Sequence[Mode],
+) -> None:
+    """Refuse a rate beyond what these modes can remove of the whole model ``state``.
+
+    Raises:
+        CompExportError: naming the largest reachable rate, and the ``usable`` modes that would add to it.
+    """
+    largest = 1 - search.floor(state, modes) / search.macs(state) - REACHABLE_MARGIN
+    if rate > largest:
+        unused = [mode.name for mode in usable if mode not in modes]
+        more = f", or add --modes {','.join(unused)}" if unused else ""
+        raise CompExportError(
+            f"rate {rate:g} is beyond what modes {', '.join(m.name for m in modes)} can reach on this "
+            f"model: at most {largest:.2f}; choose a smaller --rate{more}"
+        )

@@ -9,7 +9,14 @@ from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter, Mode
 from comp.finalise import Final, final_plan
 from comp.masks import Masks
-from comp.methods.base import Job, MethodOptions, Outcome, agreed_workload, modes_of
+from comp.methods.base import (
+    Job,
+    MethodOptions,
+    Outcome,
+    agreed_workload,
+    check_reachable,
+    modes_of,
+)
 from comp.pruning_data import PruningData
 from comp.search import Search, SearchState
 from comp.search_state import SavedSearch, load_search, name_of, save_search
@@ -31,7 +38,7 @@ def prune(job: Job) -> Outcome:
     state = SearchState(Masks.ones(adapter.blocks))
     dense_macs = search.macs(state)
     target = round((1 - options.rate) * dense_macs)
-    _check_reachable(search, state, modes, dense_macs, options.rate)
+    check_reachable(search, state, modes, options.rate, adapter.modes)
 
     saved = load_search(job.folder, adapter, options.modes)
     if saved is None:
@@ -144,16 +151,3 @@ class _Stages:
         for step, batch in enumerate(prefetched(make, range(steps))):
             how = self.search.softly(before, after, (step + 1) / steps)
             trainer.step(batch, how, step)
-
-
-def _check_reachable(
-    search: Search, state: SearchState, modes: Sequence[Mode], dense_macs: int, rate: float
-) -> None:
-    largest = 1 - search.floor(state, modes) / dense_macs
-    if rate > largest - 0.005:
-        unused = [m.name for m in search.adapter.modes if m not in modes]
-        more = f", or add --modes {','.join(unused)}" if unused else ""
-        raise CompExportError(
-            f"rate {rate:g} is beyond what modes {', '.join(m.name for m in modes)} can reach on this "
-            f"model: at most {largest - 0.005:.2f}; choose a smaller --rate{more}"
-        )

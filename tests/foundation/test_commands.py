@@ -1,6 +1,7 @@
 """models, flops, inspect and data preview, as a user calls them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ from PIL import Image
 
 from comp.checkpoints import EMBEDDED
 from comp.cli import main
+from comp.errors import CompExportError
 from comp.figures import read_stages, structure_figure, tokens_by_block, trajectory_figure
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
-from comp.registry import FAMILIES, METHODS, family_of
+from comp.registry import FAMILIES, METHODS, family_of, method_called
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -183,6 +185,41 @@ def test_registry_says_what_the_adapters_are() -> None:
     assert {method.name for method in METHODS} == files - {"__init__", "base"}
 
 
+def test_every_method_says_where_it_fits_and_why_not_elsewhere(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = {
+        method["name"]: method for method in call_json(capsys, "models", "--methods")["methods"]
+    }
+    assert list(found) == [method.name for method in METHODS]
+    families = {family.name for family in FAMILIES}
+    for method in METHODS:
+        assert set(method.families).isdisjoint(method.elsewhere)
+        assert {*method.families, *method.elsewhere} == families
+        assert found[method.name]["elsewhere"] == method.elsewhere
+    code, out, _ = call(capsys, "models", "--methods")
+    assert code == 0
+    for words in ("wanda", "blip", "yes", *(m.name for m in METHODS)):
+        assert words in out
+    assert "Embedded" not in out
+    assert "tiny-llava" not in out
+
+
+def test_a_method_takes_the_modes_it_prunes() -> None:
+    llava, wanda = family_of("llava"), method_called("wanda")
+    assert llava is not None
+    assert wanda.modes_among(llava.default_modes, llava) == ("language_parameters",)
+    # A name that no family has is left for the model to refuse.
+    assert wanda.modes_among(("vision_tokens", "heads"), llava) == ("heads",)
+    with pytest.raises(CompExportError, match=r"wanda prunes parameters alone.*vision_tokens: name"):
+        wanda.modes_among(("vision_tokens",), llava)
+    of_clip = replace(wanda, families=("clip",), elsewhere={"llava": "a made-up reason"})
+    with pytest.raises(
+        CompExportError, match=r"not for llava models: a made-up reason; choose .*comp"
+    ):
+        of_clip.modes_among(llava.modes, llava)
+
+
 def test_inspect_a_run(capsys: pytest.CaptureFixture[str], run: Path) -> None:
     code, out, err = call(capsys, "inspect", run)
     assert code == 0
@@ -245,8 +282,6 @@ def test_figures_show_the_numbers() -> None:
 
 
 def test_damaged_stages_are_refused(tmp_path: Path) -> None:
-    from comp.errors import CompExportError
-
     path = tmp_path / "stages.jsonl"
     with pytest.raises(CompExportError, match="cannot read"):
         read_stages(path)

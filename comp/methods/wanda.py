@@ -1,0 +1,102 @@
+"""Wanda for structures: weight magnitude times input norm (Eq. 3), the same share of every layer.
+
+After Sun et al., "A Simple and Effective Pruning Approach for Large Language Models" (ICLR 2024), which
+zeroes single weights of every output; here heads and channels go, so that the model becomes faster.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from comp.importance import Scores
+from comp.masks import BlockKey, BlockShape, Masks, StructureCounts
+from comp.methods.base import Job, Outcome
+from comp.parameter_pruning import Chosen, Ground, concluded, ground_of, measured
+
+METHOD = "wanda"
+BISECTIONS = 40
+
+
+def prune(job: Job) -> Outcome:
+    """Measure once, cut once: nothing is trained; see ``comp.methods.base.method``."""
+    ground = ground_of(job)
+    with job.progress.task("pruning", 3) as task:
+        dense_metric, _ = measured(job, None)
+        task.at(1)
+        scores = ground.search.importance(ground.whole(), ground.parts).scores(job.adapter)
+        task.at(2)
+        counts = counts_at_target(ground, job.options.align)
+        masks = best_kept(job.adapter.blocks, scores, counts)
+        return concluded(job, ground, Chosen(masks, scores), METHOD, dense_metric)
+
+
+def counts_at_target(ground: Ground, align: int) -> StructureCounts:
+    """The counts at the smallest share, the same of every layer, that leaves at most the target.
+
+    A head is a coarse step: where one too many went, the channels' share falls again.
+    """
+    heads = _smallest(ground, lambda share: uniform_counts(ground, share, share, align))
+    channels = _smallest(ground, lambda share: uniform_counts(ground, heads, share, align))
+    return uniform_counts(ground, heads, channels, align)
+
+
+def _smallest(ground: Ground, counts: Callable[[float], StructureCounts]) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(BISECTIONS):
+        middle = (low + high) / 2
+        if ground.macs(counts(middle)) > ground.target:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def uniform_counts(
+    ground: Ground, of_heads: float, of_channels: float, align: int
+) -> StructureCounts:
+    """Heads and channels of each block when these shares are gone from every one."""
+    heads: dict[BlockKey, int] = {}
+    channels: dict[BlockKey, int] = {}
+    for part in ground.parts:
+        blocks = [block for block in ground.blocks if block.part == part]
+        keys = [block.key for block in blocks]
+        groups = [block.num_key_value_heads for block in blocks]
+        widths = [block.intermediate_size for block in blocks]
+        heads |= dict(zip(keys, carried(groups, of_heads, 1, 1), strict=True))
+        left = carried(widths, of_channels, align, ground.min_channels)
+        channels |= dict(zip(keys, left, strict=True))
+    return StructureCounts(heads, channels)
+
+
+def carried(sizes: Sequence[int], share: float, unit: int, least: int) -> list[int]:
+    """What is left of each size in whole ``unit``s, the remainder carried on to the next.
+
+    So each is the share's to within a unit, and their sum too. No less than ``least`` stays of any.
+    """
+    left: list[int] = []
+    owed = 0.0
+    for size in sizes:
+        wanted = (1 - share) * size + owed
+        count = min(size, max(min(least, size), unit * round(wanted / unit)))
+        owed = wanted - count
+        left.append(count)
+    return left
+
+
+def best_kept(blocks: Sequence[BlockShape], scores: Scores, counts: StructureCounts) -> Masks:
+    """Masks that keep so many of the best of each block; blocks without a count are whole."""
+    masks = Masks.ones(blocks)
+    for kept, scored, left in (
+        (masks.heads, scores.heads, counts.heads),
+        (masks.channels, scores.channels, counts.channels),
+    ):
+        for key, values in scored.items():
+            kept[key] = _top(values, left[key])
+    return masks
+
+
+def _top(values: Tensor, count: int) -> Tensor:
+    mask = torch.zeros(len(values))
+    mask[values.argsort(descending=True, stable=True)[:count]] = 1
+    return mask

@@ -1,0 +1,60 @@
+"""`comp-export prune --method` as a user runs it, and what it refuses."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from comp.cli import cli
+from comp.errors import CompExportError
+from comp.families.loading import load_adapter
+from comp.runs import open_run
+from tests.comp.small_clip import random_clip
+
+QUICK = ("--stages", "3", "--steps-per-stage", "2", "--recover-steps", "3", "--batch-size", "4")
+QUICK += ("--calibration", "8", "--validation", "8", "--dtype", "float32", "--device", "cpu")
+
+
+def prune(checkpoint, out, *more, rate="0.4"):
+    arguments = ["prune", "--model", str(checkpoint), "--rate", rate, "--out", str(out)]
+    return CliRunner().invoke(cli, [*arguments, *QUICK, *more], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def clip_checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("clip") / "dense"
+    random_clip().save(path)
+    return path
+
+
+def test_wanda_from_the_command_line(clip_checkpoint, tmp_path):
+    """Of all default modes those of parameters are pruned; the steps it leaves are recovery's."""
+    result = prune(clip_checkpoint, tmp_path / "run", "--method", "wanda", "--json")
+    assert result.exit_code == 0, result.output
+    run = open_run(tmp_path / "run")
+    plan, record = run.load_plan(), run.read_record()
+    assert json.loads(result.stdout)["rate"] == plan.rate == pytest.approx(0.4, abs=0.01)
+    assert (plan.method, plan.drops, record["method"]) == ("wanda", (), "wanda")
+    assert record["modes"] == ["vision_parameters", "language_parameters"]
+    slim = load_adapter(run.checkpoint)
+    for block in slim.blocks:
+        (planned,) = [b for b in plan.blocks if (b.part, b.index) == block.key]
+        assert block.intermediate_size == len(planned.kept_channels)
+    for name in ("structure.png", "trajectory.png"):
+        assert (run.reports / name).is_file()
+
+
+def test_only_known_methods(clip_checkpoint, tmp_path):
+    result = prune(clip_checkpoint, tmp_path / "run", "--method", "wander")
+    assert result.exit_code == 2
+    assert "'comp'" in result.stderr
+    assert "'wanda'" in result.stderr
+
+
+def test_modes_that_do_not_fit_the_method(clip_checkpoint, tmp_path):
+    with pytest.raises(CompExportError, match="wanda prunes parameters alone"):
+        prune(clip_checkpoint, tmp_path / "run", "--method", "wanda", "--modes", "vt,lt")
+    with pytest.raises(CompExportError, match="no mode 'cross_parameters'"):
+        prune(clip_checkpoint, tmp_path / "run", "--method", "wanda", "--modes", "vt,cp")
+    with pytest.raises(CompExportError, match=r"at most 0\.\d\d; choose a smaller --rate$"):
+        prune(clip_checkpoint, tmp_path / "run", "--method", "wanda", rate="0.98")
