@@ -211,7 +211,9 @@ def test_a_method_takes_the_modes_it_prunes() -> None:
     assert wanda.modes_among(llava.default_modes, llava) == ("language_parameters",)
     # A name that no family has is left for the model to refuse.
     assert wanda.modes_among(("vision_tokens", "heads"), llava) == ("heads",)
-    with pytest.raises(CompExportError, match=r"wanda prunes parameters alone.*vision_tokens: name"):
+    with pytest.raises(
+        CompExportError, match=r"wanda prunes parameters alone.*vision_tokens: name"
+    ):
         wanda.modes_among(("vision_tokens",), llava)
     of_clip = replace(wanda, families=("clip",), elsewhere={"llava": "a made-up reason"})
     with pytest.raises(
