@@ -1,11 +1,12 @@
 """Exact multiply-accumulates and parameters of a LLaVA, from its sizes.
 
 One multiply-accumulate counts one; biases, softmax, activations, rotary embedding, embedding
-lookups and the scoring of tokens at a drop place (one more row of an attention matrix) are
-uncounted. An affine LayerNorm of the vision tower counts 5 per element, as fvcore does; the
-language model's RMSNorm counts nothing, so that its figures are the published
-``4nd² + 2n²d + 3ndm`` a block. Attention counts the full n² of a block, causal or not. A prompt is
-counted up to its first new token: the LM head sees one token.
+lookups and the scoring of tokens at a drop place (one more row of an attention matrix, or the
+similarity to a few pivots) are uncounted; but a place that ranks with the next block's q and k
+makes keys of tokens that then go, and those are counted. An affine LayerNorm of the vision tower
+counts 5 per element, as fvcore does; the language model's RMSNorm counts nothing, so that its
+figures are the published ``4nd² + 2n²d + 3ndm`` a block. Attention counts the full n² of a block,
+causal or not. A prompt is counted up to its first new token: the LM head sees one token.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -106,6 +107,25 @@ def language_block_macs(
     )
 
 
+def ranking_macs(shape: ModelShape, tokens: Sequence[int]) -> int:
+    """What ``next_layer`` costs beside the blocks: keys of the dropped tokens, and a query.
+
+    The keys of those that stay are the next block's own.
+
+    Args:
+        shape: with its drops and what is left of its blocks.
+        tokens: that each block sees.
+    """
+    total = 0
+    for drop in shape.drops:
+        if drop.ranking != "next_layer":
+            continue
+        after, width = drop.after_layer, shape.kv_heads[drop.after_layer] * shape.head_dim
+        gone = tokens[after - 1] - tokens[after]
+        total += (gone + shape.group_size) * shape.hidden_size * width
+    return total
+
+
 def llava_macs(
     shape: ModelShape,
     image_tokens: int,
@@ -132,6 +152,7 @@ def llava_macs(
         language_block_macs(slim, count, groups, channels)
         for count, groups, channels in zip(tokens, slim.kv_heads, slim.channels, strict=True)
     )
+    language += ranking_macs(slim, tokens)
     run = len(slim.vision_heads) if whole_tower else slim.vision_used_layers
     vision = _tower(slim, slim.vision_heads[:run], slim.vision_channels[:run])
     images = image_count(slim, image_tokens)

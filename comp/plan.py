@@ -19,6 +19,9 @@ KEEP_UNIT = 1000  # keep ratios are whole thousandths, so that ceil(ratio * n) i
 Part = Literal["vision", "language", "cross"]
 Task = Literal["question", "retrieval", "caption", "statement"]  # what a model is asked to do
 Place = tuple[Part, int]  # where tokens are dropped: a part, and the blocks of it passed before
+Ranking = Literal["received", "mean_head", "next_layer", "diversity"]  # see docs/formats.md
+DECODER_RANKINGS = ("mean_head", "next_layer", "diversity")  # of LLaVA's language part alone
+PIVOTS = 4  # tokens of each kind that others are compared with by "diversity", as in DART
 
 
 def keep_count(n: int, keep_ratio: float) -> int:
@@ -80,6 +83,11 @@ class DropPlan(_Frozen):
     after_layer: int = Field(ge=1, description="blocks passed before tokens are dropped")
     vision_keep_ratio: float = Field(gt=0, le=1)
     text_keep_ratio: float = Field(gt=0, le=1)
+    ranking: Ranking = Field(
+        default="received",
+        description="what ranks the tokens: the attention they receive from the strongest head "
+        "(Eq. 6), from all heads on average, from those of the next block, or how little they repeat",
+    )
 
     @property
     def place(self) -> Place:
@@ -110,6 +118,17 @@ class PruningPlan(_Frozen):
     position_ids: Literal["kept"] = "kept"
     blocks: tuple[BlockPlan, ...]
     drops: tuple[DropPlan, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_rank(self) -> "PruningPlan":
+        for drop in self.drops:
+            of_decoder = (self.family, drop.part) == ("llava", "language")
+            if drop.ranking in DECODER_RANKINGS and not of_decoder:
+                raise ValueError(
+                    f"ranking {drop.ranking!r} in the {drop.part} part of a {self.family}: only the "
+                    "language part of a llava ranks so"
+                )
+        return self
 
     def part(self, part: Part) -> tuple[BlockPlan, ...]:
         """The blocks of one part, in order."""

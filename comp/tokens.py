@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from comp.plan import KEEP_UNIT, DropPlan, Place
+from comp.plan import KEEP_UNIT, DropPlan, Place, Ranking
 
 VISION, TEXT, ANSWER = 0, 1, 2
 ALWAYS = 2.0  # added to the query token's importance; importances are at most 1
@@ -38,13 +38,18 @@ def received_attention(scores: Tensor, head_mask: Tensor, calibrated: bool) -> T
 class DropRule(Protocol):
     """Decides at one drop place which tokens stay."""
 
+    @property
+    def ranking(self) -> Ranking:
+        """What the importance it wants is."""
+        return "received"
+
     def keep(self, importance: Tensor, kind: Tensor, alive: Tensor, query: Tensor) -> Tensor:
         """New ``alive [B, N]`` in [0, 1] from importance, kind and alive ``[B, N]``, query ``[B]``."""
         ...
 
 
 @dataclass(frozen=True)
-class ThresholdRule:
+class ThresholdRule(DropRule):
     """Keep tokens above a threshold on importance relative to the mean of their kind (Eq. 1)."""
 
     vision: float
@@ -68,7 +73,7 @@ class ThresholdRule:
 
 
 @dataclass(frozen=True)
-class RatioRule:
+class RatioRule(DropRule):
     """Keep ``ceil(ratio * n)`` of the n tokens of each kind that reached the place.
 
     While a stage runs, tokens that the ``previous`` ratios (vision, text) would have kept are not
@@ -79,10 +84,11 @@ class RatioRule:
     text_keep_ratio: float
     previous: tuple[float, float] = (0.0, 0.0)
     softness: float = 0.0
+    ranking: Ranking = "received"
 
     @classmethod
     def from_plan(cls, drop: DropPlan) -> "RatioRule":
-        return cls(drop.vision_keep_ratio, drop.text_keep_ratio)
+        return cls(drop.vision_keep_ratio, drop.text_keep_ratio, ranking=drop.ranking)
 
     def keep(self, importance: Tensor, kind: Tensor, alive: Tensor, query: Tensor) -> Tensor:
         importance = importance.scatter_add(
@@ -107,7 +113,7 @@ def _keep_counts(count: Tensor, ratio: float) -> Tensor:
 
 
 @dataclass(frozen=True)
-class RaisedRule:
+class RaisedRule(DropRule):
     """One kind of token by a threshold that is being raised, the other by the ratio it has."""
 
     kind: int

@@ -2,17 +2,20 @@
 
 Built layer by layer from shapes and weights. Two observations make the decoder do less than the
 model it equals, and change nothing in its results. The tokens that a drop leaves are gathered right
-after the attention of the block before it: that block's output projection and FFN would work on
-rows that nobody reads. In the last block only the last token goes on, for only its logits are asked
-for.
+after the attention of the block before it, where that is what ranks them: that block's output
+projection and FFN would work on rows that nobody reads. In the last block only the last token goes
+on, for only its logits are asked for.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from comp.plan import DropPlan
 from export.cache import CACHE_LENGTHS
 from export.graph.attention import (
     CacheWindow,
@@ -22,7 +25,6 @@ from export.graph.attention import (
     check_heads,
     fixed_window,
     full_attention,
-    importance_for_last,
 )
 from export.graph.builder import IN_PLACE_OPSET, GraphBuilder, Target
 from export.graph.linear import (
@@ -34,6 +36,7 @@ from export.graph.linear import (
 )
 from export.graph.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
 from export.graph.patches import embed_patches
+from export.graph.ranking import diversity, importance_for_last
 from export.graph.rope import RopeTables, RotaryEmbedding
 from export.graph.token_gather import KEEP_FACTOR, Tokens, drop_tokens, gather_rows, last_row
 from export.llava_config import LlavaShape
@@ -45,6 +48,7 @@ PROJECTOR = "model.multi_modal_projector"
 DECODER = "model.language_model"
 GRAPHS = ("vision_encoder.onnx", "embed_tokens.onnx", "decoder_model.onnx")
 IN_PLACE = "decoder_in_place.onnx"
+LATE = ("next_layer", "diversity")  # rank by what the next block begins with
 
 
 def build_graphs(
@@ -159,6 +163,17 @@ def decoder_model(
     return _Decoder(shape, weights, target, in_place).build()
 
 
+@dataclass(frozen=True)
+class _Stretch:
+    """The blocks between two drop places: their tokens, and what follows from those."""
+
+    tokens: Tokens
+    rotary: RotaryEmbedding
+    tables: RopeTables
+    window: CacheWindow
+    segment: int
+
+
 class _Decoder:
     def __init__(
         self, shape: LlavaShape, weights: WeightSource, target: Target, in_place: bool
@@ -198,32 +213,21 @@ class _Decoder:
         with graph.scope("layers.0"):
             first = f"{DECODER}.layers.0.input_layernorm"
             normed = rms_norm(graph, weights, residual, first, epsilon)
-        segment = 0
-        window, tables = (
-            self._window(tokens.position_ids, pasts[0][0], segment),
-            rotary.at(tokens.position_ids),
-        )
+        here = self._stretch(tokens, rotary, pasts[0][0], 0)
+        ready = None
         for number in range(sizes.num_layers):
             name = f"{DECODER}.layers.{number}"
+            drop = self.drops.get(number + 1)
+            early = drop is not None and drop.ranking not in LATE
             with graph.scope(f"layers.{number}"):
-                mixed, scores = self._attention(
-                    normed, name, number, pasts[number], (window, rotary, tables), segment
-                )
-                drop = self.drops.get(number + 1)
-                if drop is not None and scores is not None:
-                    more = number + 1 < max(self.drops)
-                    gathered = drop_tokens(graph, tokens, scores, drop, factor, more)
-                    tokens = gathered.tokens
-                    mixed = gather_rows(graph, mixed, gathered.keep)
-                    residual = gather_rows(graph, residual, gathered.keep)
-                    assert tokens.original is not None
-                    graph.output(
-                        f"kept.{drop.after_layer}", tokens.original, INT64,
-                        ("batch", f"kept_{drop.after_layer}"),
-                    )  # fmt: skip
-                    segment += 1
-                    window = self._window(tokens.position_ids, pasts[number + 1][0], segment)
-                    tables = rotary.at(tokens.position_ids)
+                mixed, query, key = self._attention(normed, number, pasts[number], here, ready)
+                ready = None
+                if drop is not None and early:
+                    mean = drop.ranking == "mean_head"
+                    scores = importance_for_last(graph, query, key, self._heads(number), mean)
+                    here, mixed, residual = self._dropped(
+                        here, scores, drop, factor, pasts[number + 1][0], mixed, residual
+                    )
                 if number + 1 == sizes.num_layers:
                     mixed, residual = last_row(graph, mixed), last_row(graph, residual)
                 mixed = linear(
@@ -239,6 +243,19 @@ class _Decoder:
                     else f"{DECODER}.norm"
                 )
                 normed, residual = add_rms_norm(graph, weights, ffn, residual, following, epsilon)
+            if drop is None or early:
+                continue
+            with graph.scope(f"layers.{number + 1}"):
+                behind = [normed, residual]
+                if drop.ranking == "next_layer":
+                    scores, key = self._scores_ahead(normed, number + 1, here)
+                    behind.append(key)
+                else:
+                    scores = diversity(graph, key, normed, here.tokens, self._heads(number))
+                here, normed, residual, *others = self._dropped(
+                    here, scores, drop, factor, pasts[number + 1][0], *behind
+                )
+                ready = others[0] if others else None
         logits = linear(graph, weights, normed, LM_HEAD.removesuffix(".weight"))
         graph.output(
             "logits", cast_to_float32(graph, logits), FLOAT, ("batch", 1, sizes.vocab_size)
@@ -260,44 +277,83 @@ class _Decoder:
             pasts.append((key, value))
         return pasts
 
-    def _window(self, present: ir.Value, past_key: ir.Value, segment: int) -> CacheWindow:
+    def _stretch(
+        self, tokens: Tokens, rotary: RotaryEmbedding, past_key: ir.Value, segment: int
+    ) -> "_Stretch":
+        """What the blocks up to the next place share; ``past_key`` is of the first of them."""
+        present = tokens.position_ids
         if self.lengths is None:
-            return cache_window(self.graph, present, past_key)
-        row = self.graph.op("Gather", self.lengths, self.graph.constant(segment), axis=0)
-        return fixed_window(self.graph, present, past_key, row)
+            window = cache_window(self.graph, present, past_key)
+        else:
+            row = self.graph.op("Gather", self.lengths, self.graph.constant(segment), axis=0)
+            window = fixed_window(self.graph, present, past_key, row)
+        return _Stretch(tokens, rotary, rotary.at(present), window, segment)
+
+    def _dropped(
+        self,
+        here: "_Stretch",
+        scores: ir.Value,
+        drop: DropPlan,
+        factor: ir.Value | None,
+        past_key: ir.Value,
+        *rows: ir.Value,
+    ) -> tuple[Any, ...]:
+        """The stretch behind a place, and the ``rows [B, N, …]`` of the tokens that are left."""
+        graph = self.graph
+        more = drop.after_layer < max(self.drops)
+        gathered = drop_tokens(graph, here.tokens, scores, drop, factor, more)
+        assert gathered.tokens.original is not None
+        graph.output(
+            f"kept.{drop.after_layer}", gathered.tokens.original, INT64,
+            ("batch", f"kept_{drop.after_layer}"),
+        )  # fmt: skip
+        left = [gather_rows(graph, x, gathered.keep) for x in rows]
+        return self._stretch(gathered.tokens, here.rotary, past_key, here.segment + 1), *left
+
+    def _heads(self, number: int) -> Heads:
+        groups = self.sizes.kv_heads[number]
+        return Heads(groups * self.sizes.group_size, groups, self.sizes.head_dim)
+
+    def _project(self, normed: ir.Value, number: int, kind: str) -> ir.Value:
+        name = f"{DECODER}.layers.{number}.self_attn.{kind}_proj"
+        return linear(self.graph, self.weights, normed, name, self.sizes.attention_bias)
+
+    def _scores_ahead(
+        self, normed: ir.Value, number: int, here: "_Stretch"
+    ) -> tuple[ir.Value, ir.Value]:
+        """Scores ``[B, N]`` by a block that is yet to come, and its rotated keys."""
+        graph, heads = self.graph, self._heads(number)
+        key = here.rotary.apply(self._project(normed, number, "k"), here.tables, heads.key_value)
+        query = self._project(last_row(graph, normed), number, "q")
+        query = here.rotary.apply(query, here.tables.last(graph), heads.query)
+        return importance_for_last(graph, query, key, heads, mean=True), key
 
     def _attention(
         self,
         normed: ir.Value,
-        name: str,
         number: int,
         past: tuple[ir.Value, ir.Value],
-        where: tuple[CacheWindow, RotaryEmbedding, RopeTables],
-        segment: int,
-    ) -> tuple[ir.Value, ir.Value | None]:
-        """The heads' outputs ``[B, N, H·hd]`` and, before a drop, the scores ``[B, N]``."""
-        graph, sizes = self.graph, self.sizes
-        window, rotary, tables = where
-        groups = sizes.kv_heads[number]
-        heads = Heads(groups * sizes.group_size, groups, sizes.head_dim)
-        query, key, value = (
-            linear(
-                graph, self.weights, normed, f"{name}.self_attn.{kind}_proj", sizes.attention_bias
+        here: "_Stretch",
+        key: ir.Value | None,
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """The heads' outputs ``[B, N, H·hd]``, and the rotated query and key.
+
+        ``key`` is given where the ranking has made it already.
+        """
+        graph, heads = self.graph, self._heads(number)
+        query, value = (self._project(normed, number, kind) for kind in "qv")
+        query = here.rotary.apply(query, here.tables, heads.query)
+        if key is None:
+            key = here.rotary.apply(
+                self._project(normed, number, "k"), here.tables, heads.key_value
             )
-            for kind in "qkv"
-        )
-        query = rotary.apply(query, tables, heads.query)
-        key = rotary.apply(key, tables, heads.key_value)
-        attended = cached_attention(graph, query, key, value, past, window, heads)
-        length = f"capacity_{segment}" if self.in_place else f"total_{segment}"
+        attended = cached_attention(graph, query, key, value, past, here.window, heads)
+        length = f"capacity_{here.segment}" if self.in_place else f"total_{here.segment}"
         dims = ("batch", heads.key_value, length, heads.dim)
         dtype = graph.target.dtype
         for kind, cache in (("key", attended.present_key), ("value", attended.present_value)):
             graph.output(f"present.{number}.{kind}", cache, dtype, dims, renamed=self.in_place)
-        scores = None
-        if number + 1 in self.drops:
-            scores = importance_for_last(graph, query, key, heads)
-        return attended.output, scores
+        return attended.output, query, key
 
     def _feed_forward(self, normed: ir.Value, name: str) -> ir.Value:
         graph, bias = self.graph, self.sizes.mlp_bias

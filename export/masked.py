@@ -11,7 +11,7 @@ from comp.families.base import FamilyAdapter
 from comp.families.cuts import Cut
 from comp.families.encoder_forward import Encoded
 from comp.masks import Masks
-from comp.plan import PruningPlan
+from comp.plan import PruningPlan, Ranking
 from comp.tokens import RatioRule
 
 
@@ -21,6 +21,10 @@ class Listening:
 
     rule: RatioRule
     heard: list[Tensor] = field(default_factory=list)
+
+    @property
+    def ranking(self) -> Ranking:
+        return self.rule.ranking
 
     def keep(self, importance: Tensor, kind: Tensor, alive: Tensor, query: Tensor) -> Tensor:
         self.heard.append(importance)

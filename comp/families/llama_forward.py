@@ -5,7 +5,7 @@ patching them: it calls their submodules. One implementation serves pruning, rec
 the slim model, so that they can only differ in their weights.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,6 +15,8 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from comp.families.attention import NEVER, attend, causal_bias, presence_bias
 from comp.families.observe import Observer
 from comp.masks import Masks
+from comp.plan import Ranking
+from comp.rankings import diversity, mean_attention
 from comp.tokens import ANSWER, DropRule, DropRules, TokenState, received_attention
 
 
@@ -46,11 +48,15 @@ class DecoderCache:
 
 @dataclass(frozen=True)
 class Kept:
-    """What stayed at a drop place: original indices ``[B, K]`` with presence, and kind ``[B, K]``."""
+    """What stayed at a drop place: original indices ``[B, K]`` with presence, and kind ``[B, K]``.
+
+    ``margin [B]``: how far the ranking is from another one, where its pivots are chosen (``diversity``).
+    """
 
     index: Tensor
     alive: Tensor
     kind: Tensor
+    margin: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -91,34 +97,29 @@ def run_decoder(
     for number, layer in enumerate(language.layers):
         tokens = _to_device(tokens, layer)
         rotary = tuple(part.to(tokens.states.device) for part in rotary)
-        ranks = observer is not None or (number + 1 in options.rules and not decoding)
-        block = _Block(layer, number, options, ranks)
-        states, importance, mixed = block.attention(tokens, rotary, cache)
-        if observer is not None and importance is not None:
-            observer.heads(("language", number), mixed, importance)
-            if pending is not None:
-                pending.tell(observer, importance)
+        rule = None if decoding else options.rules.get(number + 1)
+        block = _Block(layer, number, options)
+        states, mixed, looked = block.attention(tokens, rotary, cache)
         states, hidden = block.feed_forward(states)
-        tokens = TokenState(
-            states, tokens.position, tokens.kind, tokens.alive, tokens.index, tokens.query
-        )
-        if observer is not None and importance is not None:
-            pending = _PendingChannels(number, hidden, importance, None)
-        rule = options.rules.get(number + 1)
-        if rule is not None and importance is not None and not decoding:
+        tokens = replace(tokens, states=states)
+        if observer is not None:
+            received = looked.received(tokens)
+            observer.heads(("language", number), mixed, received)
+            if pending is not None:
+                pending.tell(observer, received)
+            pending = _PendingChannels(number, hidden, received, None)
+        if rule is not None:
+            importance, margin = looked.importance(rule.ranking, tokens, rotary, language.layers)
             alive = rule.keep(importance, tokens.kind, tokens.alive, tokens.query)
             tokens, taken = tokens.drop(alive)
             rotary = tuple(part.gather(1, _last(taken, part)) for part in rotary)
-            kept[number + 1] = Kept(tokens.index, tokens.alive, tokens.kind)
+            kept[number + 1] = Kept(tokens.index, tokens.alive, tokens.kind, margin)
             if pending is not None:
                 pending = _PendingChannels(number, hidden, pending.own, taken)
     if observer is not None and pending is not None:
         pending.tell(observer, None)
     states = language.norm(tokens.states.to(_device(language.norm)))
-    done = TokenState(
-        states, tokens.position, tokens.kind, tokens.alive, tokens.index, tokens.query
-    )
-    return done, kept
+    return replace(tokens, states=states), kept
 
 
 @dataclass(frozen=True)
@@ -144,22 +145,16 @@ class _Block:
     layer: Any
     number: int
     options: DecoderOptions
-    ranks: bool
 
     def attention(
         self, tokens: TokenState, rotary: tuple[Tensor, ...], cache: DecoderCache | None
-    ) -> tuple[Tensor, Tensor | None, Tensor]:
-        """States after attention, token importance ``[B, N]`` if asked, and the heads' outputs."""
+    ) -> tuple[Tensor, Tensor, "_Looked"]:
+        """States after attention, the heads' outputs ``[B, N, H·hd]``, and what ranks tokens."""
         module = self.layer.self_attn
         batch, count, _ = tokens.states.shape
         normed = self.layer.input_layernorm(tokens.states)
-        shape = (batch, count, -1, module.head_dim)
-        query, key, value = (
-            projection(normed).view(shape).transpose(1, 2)
-            for projection in (module.q_proj, module.k_proj, module.v_proj)
-        )
-        query, key = apply_rotary_pos_emb(query, key, *rotary)
-        query, key = query.to(value.dtype), key.to(value.dtype)
+        value = module.v_proj(normed).view(batch, count, -1, module.head_dim).transpose(1, 2)
+        query, key = self.rotated(normed, rotary)
         alive = tokens.alive
         if cache is not None:
             whole = cache.extend(self.number, key, value, alive)
@@ -168,17 +163,22 @@ class _Block:
         if count > 1:
             bias = bias + causal_bias(count, key.shape[2], key.device)
         mixed = attend(query, key, value, bias, module.scaling)
-        head_mask = self._head_mask(query.shape[1], key.shape[1], mixed)
-        importance = None
-        if self.ranks:
-            scores = _ranking_scores(query, key, tokens, alive, module.scaling)
-            importance = received_attention(scores, head_mask.float(), self.options.calibrated)
-            importance = importance * (tokens.kind != ANSWER)
+        head_mask = self.head_mask(query, key)
+        looked = _Looked(self, query, key, alive, head_mask)
         flat = mixed.reshape(batch, count, -1)
         if self.options.masks is not None:
-            mixed = mixed * head_mask[:, None]
+            mixed = mixed * head_mask.to(mixed.dtype)[:, None]
         projected = module.o_proj(mixed.reshape(batch, count, -1))
-        return tokens.states + projected, importance, flat
+        return tokens.states + projected, flat, looked
+
+    def rotated(self, normed: Tensor, rotary: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """Query ``[B, H, N, hd]`` and key ``[B, Hkv, N, hd]`` of normalised states."""
+        module = self.layer.self_attn
+        shape = (*normed.shape[:2], -1, module.head_dim)
+        query = module.q_proj(normed).view(shape).transpose(1, 2)
+        key = module.k_proj(normed).view(shape).transpose(1, 2)
+        turned = apply_rotary_pos_emb(query, key, *rotary)
+        return turned[0].to(query.dtype), turned[1].to(key.dtype)
 
     def feed_forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
         module = self.layer.mlp
@@ -190,12 +190,60 @@ class _Block:
             masked = hidden * mask.to(hidden.device, hidden.dtype)
         return states + module.down_proj(masked), hidden
 
-    def _head_mask(self, heads: int, groups: int, like: Tensor) -> Tensor:
-        """Soft mask of every query head, ``[H]``."""
+    def head_mask(self, query: Tensor, key: Tensor) -> Tensor:
+        """Soft mask of every query head, ``[H]`` float32."""
+        heads, groups = query.shape[1], key.shape[1]
         if self.options.masks is None:
-            return torch.ones(heads, device=like.device, dtype=like.dtype)
-        mask = self.options.masks.heads["language", self.number].to(like.device, like.dtype)
-        return mask.repeat_interleave(heads // groups)
+            return torch.ones(heads, device=query.device)
+        mask = self.options.masks.heads["language", self.number].to(query.device)
+        return mask.float().repeat_interleave(heads // groups)
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """A block's rotated ``query [B, H, N, hd]`` and ``key [B, Hkv, N, hd]``: what tokens are ranked by."""
+
+    block: _Block
+    query: Tensor
+    key: Tensor
+    alive: Tensor
+    head_mask: Tensor
+
+    @torch.no_grad()
+    def importance(
+        self, ranking: Ranking, tokens: TokenState, rotary: tuple[Tensor, ...], layers: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        """Importance ``[B, N]`` of the tokens behind this block, and the margin of ``Kept``."""
+        if ranking == "received":
+            return self.received(tokens), None
+        if ranking == "mean_head":
+            return self.mean_head(tokens), None
+        following = replace(
+            self.block, layer=layers[self.block.number + 1], number=self.block.number + 1
+        )
+        ahead = _to_device(tokens, following.layer)
+        normed = following.layer.input_layernorm(ahead.states)
+        if ranking == "diversity":
+            mask = self.head_mask[:: self.query.shape[1] // self.key.shape[1]]
+            normed = normed.to(self.key.device)
+            found, margin = diversity(self.key, mask, normed, tokens.kind, tokens.alive)
+            return found * (tokens.kind != ANSWER), margin
+        query, key = following.rotated(normed, tuple(part.to(normed.device) for part in rotary))
+        looked = _Looked(following, query, key, ahead.alive, following.head_mask(query, key))
+        return looked.mean_head(ahead).to(tokens.states.device), None
+
+    def received(self, tokens: TokenState) -> Tensor:
+        """Eq. 6 and 7."""
+        calibrated = self.block.options.calibrated
+        found = received_attention(self._scores(tokens), self.head_mask, calibrated)
+        return found * (tokens.kind != ANSWER)
+
+    def mean_head(self, tokens: TokenState) -> Tensor:
+        return mean_attention(self._scores(tokens), self.head_mask) * (tokens.kind != ANSWER)
+
+    def _scores(self, tokens: TokenState) -> Tensor:
+        scale = self.block.layer.self_attn.scaling
+        return _ranking_scores(self.query, self.key, tokens, self.alive, scale)
 
 
 def _ranking_scores(

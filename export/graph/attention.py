@@ -288,35 +288,6 @@ def cross_attention(
     return _join_heads(graph, mixed, heads)
 
 
-def importance_for_last(
-    graph: GraphBuilder, query: ir.Value, key: ir.Value, heads: Heads
-) -> ir.Value:
-    """Eq. 6 with the last query: ``S_i = max_h softmax_i(q_last·k_i/√hd)``, h kept heads (Eq. 7).
-
-    Only one row of scores is computed, beside the fused attention. ``query`` and ``key`` are the
-    rotated ones of the present tokens (a prefill has no past; in a decode step the single token is
-    kept whatever its score).
-
-    Returns:
-        ``[B, N]`` float32.
-    """
-    # Each KV head meets the group of queries it serves: [B, Hkv, G, hd] × [B, Hkv, hd, N].
-    last = graph.op(
-        "Slice", query, graph.constant([-1]), graph.constant([2**31 - 1]), graph.constant([1])
-    )
-    grouped = graph.op(
-        "Reshape", last, graph.constant([0, heads.key_value, heads.group, heads.dim])
-    )
-    keys = key if not graph.target.fused else split_heads(graph, key, heads.dim, heads.key_value)
-    keys = graph.op("Transpose", keys, perm=(0, 2, 3, 1))
-    scaled = graph.op(
-        "Mul", cast_to_float32(graph, grouped), graph.constant(heads.dim**-0.5, np.float32)
-    )
-    scores = graph.op("MatMul", scaled, cast_to_float32(graph, keys))  # [B, Hkv, G, N]
-    received = graph.op("Softmax", scores, axis=-1)
-    return graph.op("ReduceMax", received, graph.constant([1, 2]), keepdims=0)
-
-
 def check_heads(graph: GraphBuilder, head_dim: int) -> None:
     """Refuse heads that the fused kernels cannot take.
 

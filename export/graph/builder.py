@@ -82,6 +82,7 @@ class GraphBuilder:
         self._outputs: list[ir.Value] = []
         self._nodes: list[ir.Node] = []
         self._initializers: dict[str, ir.Value] = {}
+        self._weights: dict[str, ir.Value] = {}
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
         self._scope: list[str] = []
         self._used: dict[str, int] = {}
@@ -180,8 +181,13 @@ class GraphBuilder:
         read: Callable[[], np.ndarray],
         dtype: np.dtype[Any] | None = None,
     ) -> ir.Value:
-        """A weight that ``read`` yields when the file is written, converted to the precision."""
+        """A weight that ``read`` yields when the file is written, converted to the precision.
+
+        Asked for again, the same weight serves once more.
+        """
         stored = dtype or self.target.numpy
+        if name in self._weights:
+            return self._weights[name]
 
         def load() -> ir.Tensor:
             array = np.ascontiguousarray(read(), dtype=stored)  # one copy, also when transposed
@@ -192,7 +198,8 @@ class GraphBuilder:
         tensor = ir.LazyTensor(
             load, dtype=ir.DataType.from_numpy(stored), shape=ir.Shape(shape), name=name
         )
-        return self._initializer(name, tensor)
+        self._weights[name] = self._initializer(name, tensor)
+        return self._weights[name]
 
     def save(self, path: Path, weights_of: Path | None = None) -> None:
         """Write ``path`` and ``path.data``; stale files of those names are deleted first.

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from export.graph.builder import MICROSOFT, GraphBuilder
 from export.graph.linear import split_heads
+from export.graph.token_gather import last_row
 from export.llava_config import Rope
 
 
@@ -34,6 +35,13 @@ class RopeTables:
     position_ids: ir.Value
     cos: ir.Value
     sin: ir.Value
+
+    def last(self, graph: GraphBuilder) -> "RopeTables":
+        """Those of the last present token alone."""
+        position = last_row(graph, self.position_ids)
+        if graph.target.fused:
+            return RopeTables(position, self.cos, self.sin)
+        return RopeTables(position, last_row(graph, self.cos), last_row(graph, self.sin))
 
 
 class RotaryEmbedding:

@@ -58,10 +58,18 @@ class MaskedReference:
         original = torch.arange(len(x))
         kept = []
         for number, layer in enumerate(self.text.layers):
-            x, scores = self._block(number, layer, x, position)
+            x, weights, key = self._block(number, layer, x, position)
             drop = self.drops.get(number + 1)
             if drop is None or decoding:
                 continue
+            if drop.ranking == "received":
+                scores = weights[:, -1].amax(0)
+            elif drop.ranking == "mean_head":
+                scores = weights[:, -1].sum(0) / len(self._alive(number).nonzero())
+            elif drop.ranking == "next_layer":
+                scores = self._by_next(number + 1, x, position)
+            else:
+                scores = self._distances(number, key, x, is_image)
             scores[-1] += 2
             keep = []
             for mine, ratio in (
@@ -77,13 +85,53 @@ class MaskedReference:
             kept.append(original.tolist())
         return self.model.lm_head(self.text.norm(x[-1])), kept
 
+    def _alive(self, number):
+        block = self.blocks.get(number)
+        heads = range(self.config.num_attention_heads) if block is None else block.kept_heads
+        return torch.zeros(self.config.num_attention_heads).scatter(0, torch.tensor([*heads]), 1.0)
+
+    def _by_next(self, number, x, position):
+        """PyramidDrop, one head and token at a time."""
+        layer, config = self.text.layers[number], self.config
+        heads, groups, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        normed = layer.input_layernorm(x)
+        cos, sin = (table[0] for table in self.text.rotary_emb(x[None], position[None]))
+
+        def turned(row, at):
+            return row * cos[at] + torch.cat([-row[dim // 2 :], row[: dim // 2]]) * sin[at]
+
+        queries = layer.self_attn.q_proj(normed[-1]).view(heads, dim)
+        keys = layer.self_attn.k_proj(normed).view(-1, groups, dim)
+        rows = []
+        for head in self._alive(number).nonzero()[:, 0].tolist():
+            query = turned(queries[head], -1)
+            seen = [
+                query @ turned(keys[at, head * groups // heads], at) / math.sqrt(dim)
+                for at in range(len(x))
+            ]
+            rows.append(torch.stack(seen).softmax(0))
+        return torch.stack(rows).mean(0)
+
+    def _distances(self, number, key, x, is_image):
+        """DART, one pair of tokens at a time; key ``[H, N, hd]`` of the block before."""
+        group = self.config.num_attention_heads // self.config.num_key_value_heads
+        heads = [h for h in self._alive(number).nonzero()[:, 0].tolist() if h % group == 0]
+        norm = [float(key[heads, at].abs().sum()) for at in range(len(x))]
+        pivots = []
+        for image in (True, False):
+            mine = [at for at in range(len(x)) if bool(is_image[at]) == image]
+            pivots += sorted(mine, key=lambda at: -norm[at])[:4]
+        normed = self.text.layers[number + 1].input_layernorm(x)
+        scores = []
+        for at in range(len(x)):
+            least = min(float(torch.cosine_similarity(normed[at], normed[p], 0)) for p in pivots)
+            scores.append((1 - least) / 4 + (0.5 if at in pivots else 0))
+        return torch.tensor(scores)
+
     def _block(self, number, layer, x, position):
         attention, config = layer.self_attn, self.config
         heads, groups, dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        block = self.blocks.get(number)
-        alive = torch.ones(heads) if block is None else torch.zeros(heads)
-        if block is not None:
-            alive[list(block.kept_heads)] = 1
+        block, alive = self.blocks.get(number), self._alive(number)
         normed = layer.input_layernorm(x)
         cos, sin = self.text.rotary_emb(x[None], position[None])
 
@@ -107,7 +155,6 @@ class MaskedReference:
             torch.arange(m)[None] > torch.arange(m - n, m)[:, None], -torch.inf
         )
         weights = logits.softmax(-1)
-        scores = (weights[:, -1] * alive[:, None]).amax(0)
         mixed = (weights @ value) * alive[:, None, None]
         x = x + attention.o_proj(mixed.transpose(0, 1).reshape(n, heads * dim))
         normed = layer.post_attention_layernorm(x)
@@ -116,4 +163,4 @@ class MaskedReference:
             mask = torch.zeros(wide.shape[-1])
             mask[list(block.kept_channels)] = 1
             wide = wide * mask
-        return x + layer.mlp.down_proj(wide), scores
+        return x + layer.mlp.down_proj(wide), weights * alive[:, None, None], key

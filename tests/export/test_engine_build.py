@@ -678,3 +678,14 @@ def test_an_interrupted_command_leaves_nothing_half_written(tmp_path):
     assert out == ""
     assert sorted(run.iterdir()) == before
     assert old.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("ranking", ["mean_head", "next_layer", "diversity"])
+def test_every_ranking_is_built(ranking, checkpoint, tensorrt, tmp_path):
+    """With no image token at the smallest: a decode step has none."""
+    plan = make_plan(fusable(), DROPS, seed=4, ranking=ranking)
+    source = tmp_path / "onnx"
+    export_artifact(checkpoint, source, Origin.of_plan(plan), Target("standard", "float16"), plan)
+    built = build_engine(tensorrt, source, decoder_graph(source), ADA)
+    assert [block.attention for block in built.blocks] == ["fused"] * 3
+    assert [block.caches_in_place for block in built.blocks] == [2] * 3

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
+from comp.plan import BlockPlan, DropPlan, PruningPlan, Ranking, Workload
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 WORDS = (
@@ -141,6 +141,7 @@ def make_plan(
     vision: bool = False,
     seed: int = 0,
     model: str = "tiny",
+    ranking: Ranking = "received",
 ) -> PruningPlan:
     """A plan that removes random heads and channels, other ones in every block."""
     rng = np.random.default_rng(seed)
@@ -183,7 +184,8 @@ def make_plan(
         macs=100,
         blocks=tuple(blocks),
         drops=tuple(
-            DropPlan(after_layer=m, vision_keep_ratio=v, text_keep_ratio=t) for m, v, t in drops
+            DropPlan(after_layer=m, vision_keep_ratio=v, text_keep_ratio=t, ranking=ranking)
+            for m, v, t in drops
         ),
     )
 

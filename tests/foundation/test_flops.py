@@ -280,3 +280,19 @@ def test_packaged_configs_are_read_by_transformers_as_by_us() -> None:
 def test_other_models_are_refused_by_name(changes, message: str) -> None:
     with pytest.raises(CompExportError, match=message):
         ModelShape.from_config({"model_type": "llava"} | changes, "here")
+
+
+def test_ranking_with_the_next_block_counts_the_keys_of_tokens_that_go() -> None:
+    shape = read_shape("llava-7b")
+    drops = [(8, 0.5), (16, 0.5), (24, 0.5)]
+    macs = {}
+    for ranking in ("received", "mean_head", "next_layer", "diversity"):
+        planned = tuple(
+            DropPlan(after_layer=m, vision_keep_ratio=v, text_keep_ratio=1.0, ranking=ranking)
+            for m, v in drops
+        )
+        macs[ranking] = llava_macs(replace(shape, drops=planned), 576, 1).parts["language"].macs
+    # Image tokens 576, 288, 144, 72: 288 + 144 + 72 go, and each place asks with one query.
+    d = 4096
+    assert macs["next_layer"] - macs["received"] == (288 + 144 + 72 + 3) * d * d
+    assert macs["received"] == macs["mean_head"] == macs["diversity"]

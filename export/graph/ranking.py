@@ -1,0 +1,88 @@
+"""The ranking of a decoder's tokens: by the attention they receive, or by how little they repeat."""
+
+import numpy as np
+import onnx_ir as ir
+
+from comp.plan import PIVOTS
+from export.graph.attention import Heads
+from export.graph.builder import GraphBuilder
+from export.graph.linear import axis_size, cast_to_float32, split_heads
+from export.graph.norm import NORM_FLOOR
+from export.graph.token_gather import Tokens, gather_rows, last_row
+
+
+def importance_for_last(
+    graph: GraphBuilder, query: ir.Value, key: ir.Value, heads: Heads, mean: bool = False
+) -> ir.Value:
+    """Eq. 6 with the last query: ``S_i = max_h softmax_i(q_last·k_i/√hd)``, h kept heads (Eq. 7).
+
+    Only one row of scores is computed, beside the fused attention. ``query`` and ``key`` are the
+    rotated ones of the present tokens (a prefill has no past; in a decode step the single token is
+    kept whatever its score); ``query`` may be that of the last token alone. ``mean``: over heads, as
+    FastV and PyramidDrop rank, instead of the strongest.
+
+    Returns:
+        ``[B, N]`` float32.
+    """
+    # Each KV head meets the group of queries it serves: [B, Hkv, G, hd] × [B, Hkv, hd, N].
+    grouped = graph.op(
+        "Reshape",
+        last_row(graph, query),
+        graph.constant([0, heads.key_value, heads.group, heads.dim]),
+    )
+    keys = key if not graph.target.fused else split_heads(graph, key, heads.dim, heads.key_value)
+    keys = graph.op("Transpose", keys, perm=(0, 2, 3, 1))
+    scaled = graph.op(
+        "Mul", cast_to_float32(graph, grouped), graph.constant(heads.dim**-0.5, np.float32)
+    )
+    scores = graph.op("MatMul", scaled, cast_to_float32(graph, keys))  # [B, Hkv, G, N]
+    received = graph.op("Softmax", scores, axis=-1)
+    over = "ReduceMean" if mean else "ReduceMax"
+    return graph.op(over, received, graph.constant([1, 2]), keepdims=0)
+
+
+def diversity(
+    graph: GraphBuilder, key: ir.Value, normed: ir.Value, tokens: Tokens, heads: Heads
+) -> ir.Value:
+    """How little a token repeats a few pivots (DART), as ``comp.rankings.diversity`` has it.
+
+    There are at most 4 pivots of a kind, and as many as there are tokens: none of the image in a decode
+    step, whose token is a pivot of itself.
+
+    Args:
+        graph: where to build.
+        key: rotated keys of the block before, in the layout of ``RotaryEmbedding.apply``.
+        normed: states that the next block begins with, ``[B, N, d]``.
+        tokens: what is present.
+        heads: of the block before.
+
+    Returns:
+        ``[B, N]`` float32.
+    """
+    flat = key
+    if not graph.target.fused:
+        width = heads.key_value * heads.dim
+        flat = graph.op("Reshape", key, graph.constant([0, 0, width]))
+    norm = graph.op("ReduceL1", cast_to_float32(graph, flat), graph.constant([2]), keepdims=0)
+    pivots = graph.op(
+        "Concat", *(_greatest(graph, norm, kind) for kind in (tokens.vision, tokens.text)), axis=1
+    )  # [B, P]
+    wide = cast_to_float32(graph, normed)
+    square = graph.op("ReduceSum", graph.op("Mul", wide, wide), graph.constant([2]), keepdims=1)
+    floor = graph.constant(NORM_FLOOR, np.float32)
+    unit = graph.op("Div", wide, graph.op("Max", graph.op("Sqrt", square), floor))
+    theirs = graph.op("Transpose", gather_rows(graph, unit, pivots), perm=(0, 2, 1))
+    cosine = graph.op("MatMul", unit, theirs)  # [B, N, P]
+    least = graph.op("ReduceMin", cosine, graph.constant([2]), keepdims=0)
+    one, quarter, half = (graph.constant(value, np.float32) for value in (1.0, 0.25, 0.5))
+    scores = graph.op("Mul", graph.op("Sub", one, least), quarter)
+    raised = graph.op("Add", graph.op("GatherElements", scores, pivots, axis=1), half)
+    return graph.op("ScatterElements", scores, pivots, raised, axis=1)
+
+
+def _greatest(graph: GraphBuilder, norm: ir.Value, positions: ir.Value) -> ir.Value:
+    """The positions ``[B, min(4, n)]`` of the greatest norms among ``positions [B, n]``."""
+    k = graph.op("Min", axis_size(graph, positions, 1), graph.constant([PIVOTS]))
+    mine = graph.op("GatherElements", norm, positions, axis=1)
+    _, chosen = graph.ops("TopK", mine, k, outputs=2, axis=1, largest=1, sorted=1)
+    return graph.op("GatherElements", positions, chosen, axis=1)
