@@ -81,7 +81,7 @@ def place_things(names: list[str], rng: np.random.Generator) -> Scene | None:
         for _ in range(24):
             x, y = rng.uniform(size / 2, IMAGE_SIZE - size / 2, size=2)
             thing = Thing(name, float(x), float(y), size, float(rng.uniform(-MAX_ANGLE, MAX_ANGLE)))
-            if all(_overlap(thing, other) <= MAX_OVERLAP for other in placed):
+            if all(overlap(thing, other) <= MAX_OVERLAP for other in placed):
                 placed.append(thing)
                 break
         else:
@@ -116,7 +116,7 @@ def render(scene: Scene) -> tuple[Image.Image, np.ndarray]:
     return canvas, owner
 
 
-def _overlap(a: Thing, b: Thing) -> float:
+def overlap(a: Thing, b: Thing) -> float:
     """Share of the smaller thing's box that the other covers (boxes shrunk to the usual outline)."""
     reach = 0.45 * (a.size + b.size)
     width, height = reach - abs(a.x - b.x), reach - abs(a.y - b.y)

@@ -26,6 +26,14 @@ COUNT = (
     "the {} appears more often in one picture than in the other.",
     "the {} appears equally often in both pictures.",
 )
+PLACE = (
+    "the {} is in different places in the two pictures.",
+    "the {} is in the same place in both pictures.",
+)
+RELATION = (
+    "the {} is {} the {} in exactly one of the pictures.",
+    "the {} is {} the {} in both pictures or in neither of them.",
+)
 CELLS = len(PLACES) * len(PLACES[0])
 FACTS = 2 + CELLS + MOST_COPIES  # no and yes, cells, copies
 
@@ -123,7 +131,7 @@ def category(answer: bool, rng: np.random.Generator) -> Plan:
     """As ``presence``, for any thing of a category."""
     groups = names_by_category()
     kind = _pick(rng, tuple(groups))
-    named = f"{article(kind)} {kind}" if kind != "nature" else "a nature thing"
+    named = named_category(kind)
     text, differ = _differing(answer, rng, *(each.format(named) for each in PRESENCE))
     bits = _bits(differ, rng)
     others = [other for other in sprites() if other not in groups[kind]]
@@ -134,15 +142,15 @@ def category(answer: bool, rng: np.random.Generator) -> Plan:
     return Plan(text, _both(wish, bits), _codes(bits))
 
 
+def named_category(kind: str) -> str:
+    """A category with its article."""
+    return f"{article(kind)} {kind}" if kind != "nature" else "a nature thing"
+
+
 def place(answer: bool, rng: np.random.Generator) -> Plan:
     """A thing of both pictures stands in the same place, or in different ones."""
     name, others = _one(rng)
-    text, differ = _differing(
-        answer,
-        rng,
-        f"the {name} is in different places in the two pictures.",
-        f"the {name} is in the same place in both pictures.",
-    )
+    text, differ = _differing(answer, rng, *(each.format(name) for each in PLACE))
     first, second = _two_of(CELLS, differ, rng)
 
     def wish(place: int) -> Wish:
@@ -164,12 +172,7 @@ def relation(answer: bool, rng: np.random.Generator) -> Plan:
     one, other = (names[i] for i in rng.permutation(len(names))[:2])
     horizontal = rng.random() < 0.5
     word = "left of" if horizontal else "above"
-    text, differ = _differing(
-        answer,
-        rng,
-        f"the {one} is {word} the {other} in exactly one of the pictures.",
-        f"the {one} is {word} the {other} in both pictures or in neither of them.",
-    )
+    text, differ = _differing(answer, rng, *(each.format(one, word, other) for each in RELATION))
     bits = _bits(differ, rng)
     rest = [name for name in names if name not in (one, other)]
 

@@ -17,6 +17,7 @@ from comp.data.splits import SPLITS, split_of
 from comp.data.sprites import sprites
 from comp.data.statements import KINDS as STATEMENTS
 from comp.data.statements import draw_pair
+from comp.training.pairs import Pair, Said, draw_pair_of_pool, statements_about
 from comp.training.tiny_llava import GRID, PATCH_SIZE
 from comp.training.tiny_tokenizer import NOTHING
 
@@ -25,6 +26,7 @@ IGNORE = -100
 TASK_STREAM = 11  # keeps these streams apart from those that datasets are drawn from
 TASKS: tuple[Task, ...] = ("trunk", "vqa", "caption", "retrieval", "nlvr", "clip")
 QUESTIONS_EACH = 6  # of one image
+STATEMENTS_EACH = 6  # of one pair
 COVERED = 0.25  # of a patch, for it to be the word of what covers it
 
 
@@ -40,7 +42,8 @@ class TaskBatches(IterableDataset):
     """Batches ``start`` to ``stop``; batch ``i`` is the same whenever it is made.
 
     Each is a dict of tensors: ``pixels [I, 168, 168, 3] uint8``, ``patch_word [I, 144]``, and by task
-    ``ids [B, L]`` (text, framed), ``answers [B, A]`` (framed), ``label [B]`` and ``facts [B, 2]`` (nlvr).
+    ``ids [B, L]`` (text, framed), ``answers [B, A]`` (framed); of nlvr ``label [B]`` and, as
+    ``comp.training.pairs.Said`` has them, ``facts [B, 2]`` and ``cells [B, 2, 2]``.
     """
 
     def __init__(
@@ -81,18 +84,18 @@ class TaskBatches(IterableDataset):
     def _pairs(self, rng: np.random.Generator, stage: Stage) -> dict[str, Tensor]:
         kinds, share = _shares(stage, STATEMENTS)
         scenes: list[Scene] = []
-        texts: list[str] = []
-        labels: list[int] = []
-        facts: list[tuple[int, int]] = []
+        said: list[Said] = []
         for number in range(self.images // 2):
-            kind = kinds[int(rng.choice(len(kinds), p=share))]
-            pair, statement = draw_pair(SPLITS[0], kind, bool(number % 2), rng)
+            pair, first = _pair(rng, number, kinds, share)
             scenes += pair
-            texts.append(statement.text)
-            labels.append(int(statement.answer))
-            facts.append(statement.facts)
-        found = self._seen(scenes) | {"ids": self._ids(texts)}
-        return found | {"label": torch.tensor(labels), "facts": torch.tensor(facts)}
+            more = statements_about(pair, kinds, share, STATEMENTS_EACH - len(first), rng)
+            said += [*first, *more]
+        found = self._seen(scenes) | {"ids": self._ids([each.text for each in said])}
+        return found | {
+            "label": torch.tensor([int(each.answer) for each in said]),
+            "facts": torch.tensor([each.facts for each in said]),
+            "cells": torch.tensor([each.cells for each in said]),
+        }
 
     def _questions(self, rng: np.random.Generator, stage: Stage) -> dict[str, Tensor]:
         kinds, share = _shares(stage, KINDS)
@@ -157,6 +160,17 @@ def _scene(
             continue
         if KINDS[kind].ask(scene, rng) is not None:
             return kind, scene
+
+
+def _pair(
+    rng: np.random.Generator, number: int, kinds: list[str], share: np.ndarray
+) -> tuple[Pair, list[Said]]:
+    """In turn a pair made for one statement, as those of the dataset are, and one of a pool."""
+    if number % 2:
+        return draw_pair_of_pool(SPLITS[0], rng), []
+    kind = kinds[int(rng.choice(len(kinds), p=share))]
+    pair, statement = draw_pair(SPLITS[0], kind, bool(number // 2 % 2), rng)
+    return pair, [Said(statement.text, statement.answer, kind, statement.facts)]
 
 
 def _shares(stage: Stage, known: dict) -> tuple[list[str], np.ndarray]:

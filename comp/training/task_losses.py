@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
-from comp.data.statements import FACTS
+from comp.data.statements import CELLS, FACTS
 from comp.families.blip_forward import Memory, TextOptions, read
-from comp.training.task_batches import IGNORE, QUESTIONS_EACH, Task, normalised
+from comp.training.task_batches import IGNORE, QUESTIONS_EACH, STATEMENTS_EACH, Task, normalised
 from comp.training.tiny_blip import WIDTH
 
 Losses = dict[str, Tensor]
@@ -23,7 +23,7 @@ class Trainee(nn.Module):
         self.task, self.tokens = task, tokens
         self.model: Any = model
         self.temperature = nn.Parameter(torch.tensor(2.66))  # of retrieval, as a logarithm
-        self.facts = nn.Linear(WIDTH, 2 * FACTS) if task == "nlvr" else None
+        self.facts = _PairFacts() if task == "nlvr" else None
         self.words = nn.Linear(WIDTH, tokens.vocabulary) if task == "clip" else None
 
     def forward(self, batch: dict[str, Tensor]) -> Losses:
@@ -89,15 +89,11 @@ class Trainee(nn.Module):
 
     def _nlvr(self, images: Tensor, batch: dict[str, Tensor]) -> Losses:
         ids = batch["ids"]
-        pairs = images.unflatten(0, (len(ids), 2))
+        pairs = images.unflatten(0, (-1, 2)).repeat_interleave(STATEMENTS_EACH, 0)
         states = self.model.text_encoder(ids, self._present(ids), pairs)
         judged = _judged(self.model.cls_head(states[:, 0]), batch["label"])
-        # What each picture alone says: without this, nothing was learned in the first 250 steps, for
-        # one picture's fact is worth nothing before the other's is known.
         assert self.facts is not None
-        told = self.facts(states[:, 0]).unflatten(-1, (2, FACTS)).flatten(0, 1)
-        known = _judged(told, batch["facts"].flatten())
-        return judged | {"match": known["loss"], "fact_accuracy": known["accuracy"]}
+        return judged | self.facts(states[:, 0], batch)
 
     def _retrieval(self, images: Tensor, batch: dict[str, Tensor]) -> Losses:
         """Contrast in the batch, and matching against the hardest other image and text."""
@@ -128,6 +124,35 @@ class Trainee(nn.Module):
         own = torch.arange(len(scores), device=scores.device)
         loss = (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
         return {"loss": loss, "accuracy": (scores.argmax(1) == own).float().mean()}
+
+
+class _PairFacts(nn.Module):
+    """What [CLS] of a statement must know of two pictures, read from it linearly.
+
+    True or false is the parity of the wording and of a fact of each picture, each of them worthless
+    without the others: by its label alone nothing was learned in 250 steps, and with the facts of each
+    picture, known in 86 of 100, still nothing in 850. So it is also told whether they differ, and where
+    the things named stand.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each = nn.Linear(WIDTH, 2 * FACTS)
+        self.differ = nn.Linear(WIDTH, 2)
+        self.cells = nn.Linear(WIDTH, 2 * 2 * CELLS)
+
+    def forward(self, state: Tensor, batch: dict[str, Tensor]) -> Losses:
+        """Losses of ``state [B, D]``."""
+        facts = batch["facts"]
+        told = _judged(self.each(state).unflatten(-1, (2, FACTS)).flatten(0, 1), facts.flatten())
+        differ = _judged(self.differ(state), (facts[:, 0] != facts[:, 1]).long())
+        cells = self.cells(state).unflatten(-1, (2, 2, CELLS)).flatten(0, 2).float()
+        where = F.cross_entropy(cells, batch["cells"].flatten(), ignore_index=IGNORE)
+        return {
+            "match": told["loss"] + differ["loss"] + 0.5 * where.nan_to_num(),
+            "fact_accuracy": told["accuracy"],
+            "differ_accuracy": differ["accuracy"],
+        }
 
 
 class Tokens:

@@ -87,9 +87,12 @@ RECIPES: dict[Task, Recipe] = {
         ),
     ),
     "caption": Recipe(32, 1500, ANY),
-    "retrieval": Recipe(64, 1500, ANY),
+    "retrieval": Recipe(64, 900, ANY),
     "nlvr": Recipe(
-        48, 3000, ((0, Stage(5, FIRST_PAIRS)), (600, Stage(5, ALL_PAIRS | {"count": 1.5})))
+        48,
+        2400,
+        ((0, Stage(5, FIRST_PAIRS)), (300, Stage(5, ALL_PAIRS | {"place": 2.0, "relation": 3.0}))),
+        learning_rate=1e-3,
     ),
     "clip": Recipe(64, 600, ANY),
 }

@@ -6,8 +6,10 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
+from comp.data.splits import split_of
 from comp.data.sprites import names_by_category
 from comp.data.statements import KINDS, EmojiStatements
+from comp.training.pairs import UNKNOWN, draw_pair_of_pool, statements_about
 
 N = 600
 
@@ -92,3 +94,45 @@ def test_an_index_is_always_the_same_example():
         assert mine.size == (168, 168)
         assert mine.tobytes() == theirs.tobytes()
     assert EmojiStatements("train", 8)[5].statement != first.statement
+
+
+@pytest.fixture(scope="module")
+def said():
+    """What is said, for training, about pairs that hold things of one pool."""
+    rng = np.random.default_rng(5)
+    share = np.full(len(KINDS), 1 / len(KINDS))
+    pairs = [draw_pair_of_pool("train", rng) for _ in range(100)]
+    return [
+        (pair, each) for pair in pairs for each in statements_about(pair, [*KINDS], share, 6, rng)
+    ]
+
+
+def test_statements_about_a_pool_are_true_when_they_say_so(said):
+    for pair, each in said:
+        assert [split_of(scene) for scene in pair] == ["train", "train"]
+        first, second = facts(pair, each)
+        assert [code_of(each.kind, fact) for fact in (first, second)] == [*each.facts]
+        assert ((first != second) == says_they_differ(each.text)) == each.answer
+
+
+def test_all_kinds_are_said_of_pools_and_words_leave_them_open(said):
+    assert {each.kind for _, each in said} == set(KINDS)
+    for says in (False, True):
+        answers = [each.answer for _, each in said if says_they_differ(each.text) == says]
+        assert np.mean(answers) == pytest.approx(0.5, abs=0.1)
+
+
+def test_cells_are_those_of_the_things_named(said):
+    known = 0
+    for pair, each in said:
+        named = re.match(r"the (.+?) is (?:(?:left of|above) the (.+?) )?in ", each.text)
+        names = named.groups() if named else (None, None)
+        for scene, cells in zip(pair, each.cells, strict=True):
+            for name, cell in zip(names, cells, strict=True):
+                if name is None:
+                    assert cell == UNKNOWN
+                else:
+                    row, column = _named(scene, name).cell
+                    assert cell == 3 * row + column
+                    known += 1
+    assert known
