@@ -38,3 +38,18 @@ def lora(adapter: FamilyAdapter, rank: int) -> Iterator[None]:
         wrapped.unload()
         raise
     wrapped.merge_and_unload()
+
+
+@contextmanager
+def without_lora(adapter: FamilyAdapter) -> Iterator[None]:
+    """Inside the block a model that is trained through LoRA is the one it was before."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in adapter.model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(enabled=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(enabled=True)

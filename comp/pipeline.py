@@ -4,8 +4,9 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +15,13 @@ import torch
 
 from comp.checkpoints import resolve_model
 from comp.compute import Compute
+from comp.distillation import Distiller, DistillOptions
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter, Forwarding
 from comp.families.loading import load_adapter
 from comp.figures import save_figures
 from comp.files import disk_errors, write_text, writing_directory
-from comp.lora import is_large, lora
+from comp.lora import is_large, lora, without_lora
 from comp.methods.base import Job, MethodOptions, Outcome, method, modes_of
 from comp.plan import Part, PruningPlan, Task
 from comp.progress import Progress
@@ -48,6 +50,14 @@ class PruneRequest:
     lora_rank: int = 32
     data: str | None = None
     images: str | None = None
+    distill: DistillOptions = field(default_factory=DistillOptions)
+
+    def __post_init__(self) -> None:
+        if self.distill.what != "none" and self.recovery == "none":
+            raise CompExportError(
+                f"--distill {self.distill.what} is for training, and --recover none trains nothing: "
+                "leave one of them out"
+            )
 
 
 def run_pruning(
@@ -66,7 +76,11 @@ def run_pruning(
     state = run.path / STATE_FOLDER
     torch.manual_seed(request.search.seed)
     directory = resolve_model(request.model)
-    adapter = load_adapter(directory, compute.device, device_map)
+
+    def load() -> FamilyAdapter:
+        return load_adapter(directory, compute.device, device_map)
+
+    adapter = load()
     modes_of(adapter, request.search.modes)
     data = _data(request, adapter, compute)
     # Not before: a model, modes or data that are refused leave nothing to resume.
@@ -78,16 +92,22 @@ def run_pruning(
     settings = _settled(request, adapter)
     adapter.train_parts(_trained_parts(adapter, request.search.modes))
 
+    search = settings.request.search
+    distiller = settings.distiller(compute, load, adapter)
     with settings.wrapping(adapter):
         prune = method(request.method)
         outcome = prune(
-            Job(adapter, compute, data, settings.request.search, request.model, state, progress)
+            Job(adapter, compute, data, search, request.model, state, progress, distiller)
         )
     searched = time.time()
     slim = adapter.cut(outcome.plan)
+    if settings.recovery == "lora":
+        distiller = None  # its teacher was this model, which holds what LoRA learnt now
+    del adapter  # recovery needs the memory
     settings = settings.with_steps_left_by(outcome)
-    metric = _recovered(settings, slim, outcome.plan, compute, data, state, progress)
-    record = _record(request, run, directory, outcome, metric, settings, adapter.task)
+    distiller = distiller or settings.distiller(compute, load)
+    metric = _recovered(settings, slim, outcome.plan, compute, data, state, progress, distiller)
+    record = _record(request, run, directory, outcome, metric, settings, slim.task)
     record["processes"] = compute.processes
     record["seconds"] = {"search": searched - began, "recovery": time.time() - searched}
     if compute.is_main:
@@ -115,6 +135,29 @@ class _Settled:
             return nullcontext()
         torch.manual_seed(self.request.search.seed)  # LoRA starts from random matrices
         return lora(adapter, self.request.lora_rank)
+
+    def distiller(
+        self,
+        compute: Compute,
+        load: Callable[[], FamilyAdapter],
+        student: FamilyAdapter | None = None,
+    ) -> Distiller | None:
+        """The dense model to learn from, if that is asked for.
+
+        Args:
+            compute: where it runs.
+            load: makes a second model of the dense weights.
+            student: the dense model that is being pruned. Under LoRA its own weights do not change, so
+                that it is its own teacher.
+        """
+        options = self.request.distill
+        if options.what == "none":
+            return None
+        if self.recovery == "lora" and student is not None:
+            return Distiller(options, student, compute, lambda: without_lora(student))
+        teacher = load()
+        teacher.model.requires_grad_(requires_grad=False)
+        return Distiller(options, teacher, compute)
 
 
 def _settled(request: PruneRequest, adapter: FamilyAdapter) -> _Settled:
@@ -161,13 +204,14 @@ def _recovered(
     data: PruningData,
     state: Path,
     progress: Progress,
+    distiller: Distiller | None,
 ) -> float:
     """Recover and return the metric of the slim model."""
     request = settings.request
     if request.recover.steps > 0:
         slim.train_parts(_trained_parts(slim, request.search.modes))
         with settings.wrapping(slim):
-            recover(slim, plan, compute, data, request.recover, state, progress)
+            recover(slim, plan, compute, data, request.recover, state, progress, distiller)
     how = Forwarding(rules=rules_from_plan(plan.drops))
     metric, _ = accuracy(slim, data.validation, how, compute)
     return metric
@@ -222,6 +266,7 @@ def _record(
             "compressed": metric,
         },
         "recovery": settings.recovery,
+        "steps": {"search": outcome.steps, "recovery": settings.request.recover.steps},
         "seed": request.search.seed,
         "request": _plain(request),
         "versions": {

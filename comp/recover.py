@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from comp.compute import Compute
+from comp.distillation import Distiller
 from comp.families.base import FamilyAdapter, Forwarding
 from comp.files import writing
 from comp.plan import PruningPlan
@@ -36,11 +37,12 @@ def recover(
     options: RecoverOptions,
     folder: Path,
     progress: Progress,
+    distiller: Distiller | None = None,
 ) -> None:
     """Train the adapter's weights in place; resumes from ``folder`` when it was interrupted."""
     how = Forwarding(rules=rules_from_plan(plan.drops))
     training = options.training
-    trainer = Trainer(adapter, compute, training, options.steps)
+    trainer = Trainer(adapter, compute, training, options.steps, distiller)
     state_file = folder / "recover.pt"
     begin = _load(state_file, trainer) if state_file.exists() else 0
 

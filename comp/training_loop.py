@@ -11,6 +11,7 @@ import torch
 
 from comp.compute import Compute
 from comp.data.example import AnyExample
+from comp.distillation import Distiller
 from comp.families.base import FamilyAdapter, Forwarding
 
 
@@ -59,12 +60,18 @@ def prefetched(make: Callable[[int], Any], steps: range) -> Iterator[Any]:
 
 
 class Trainer:
-    """AdamW steps over an adapter's trainable weights."""
+    """AdamW steps over an adapter's trainable weights; with a distiller, also towards its teacher."""
 
     def __init__(
-        self, adapter: FamilyAdapter, compute: Compute, options: StepOptions, total: int
+        self,
+        adapter: FamilyAdapter,
+        compute: Compute,
+        options: StepOptions,
+        total: int,
+        distiller: Distiller | None = None,
     ) -> None:
         self.adapter, self.compute, self.options, self.total = adapter, compute, options, total
+        self.distiller = distiller
         self.parameters = [p for p in adapter.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(
             self.parameters, lr=0.0, weight_decay=options.weight_decay, betas=(0.9, 0.98)
@@ -75,12 +82,17 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(compute.device.type, init_scale=1024.0, enabled=half)
 
     def step(self, batch: Any, how: Forwarding, number: int) -> float:
-        """One step (``number`` from 0 of ``total``); returns the loss."""
+        """One step (``number`` from 0 of ``total``); returns the task's loss."""
         rate = self.options.learning_rate * _schedule(number, self.total, self.options.warmup_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
+        # The teacher goes first: its activations are gone before the student's are kept.
+        taught = None if self.distiller is None else self.distiller.known(batch)
         with self.compute.autocast():
-            loss = self.adapter.score(batch, how).loss
+            scored = self.adapter.score(batch, how)
+            loss = scored.loss
+            if self.distiller is not None and taught is not None:
+                loss = loss + self.distiller.loss(scored.known(), taught)
         self.scaler.scale(loss).backward()
         self.compute.average_gradients(self.parameters)
         self.scaler.unscale_(self.optimiser)
@@ -88,7 +100,7 @@ class Trainer:
         self.scaler.step(self.optimiser)
         self.scaler.update()
         self.optimiser.zero_grad(set_to_none=True)
-        return float(loss.detach())
+        return float(scored.loss.detach())
 
 
 def _schedule(number: int, total: int, warmup: int) -> float:

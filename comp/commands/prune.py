@@ -101,6 +101,27 @@ ALIGN_LARGE, ALIGN_SMALL, LARGE_WIDTH = 64, 16, 2048
 @click.option(
     "--device-map", type=click.Choice(["auto"]), help="Spread a large model over all GPUs."
 )
+@click.option(
+    "--distill",
+    type=click.Choice(["none", "logits", "features", "both"]),
+    default="none",
+    show_default=True,
+    help="Learn from the dense model too, in the search and in recovery.",
+)
+@click.option(
+    "--distill-weight",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Of that loss, beside 1 of the task's.",
+)
+@click.option(
+    "--distill-temperature",
+    type=click.FloatRange(0, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="That softens logits.",
+)
 @click.option("--exploration", type=float, default=0.2, show_default=True, help="rho of Eq. 9.")
 @click.option("--temperature", type=float, default=5.0, show_default=True, help="tau of Eq. 9.")
 @click.option("--history", type=float, default=0.4, show_default=True, help="lambda_0 of Eq. 10.")
@@ -132,6 +153,9 @@ def command(
     align: int | None,
     dtype: str,
     device_map: str | None,
+    distill: str,
+    distill_weight: float,
+    distill_temperature: float,
     exploration: float,
     temperature: float,
     history: float,
@@ -154,6 +178,7 @@ def command(
     _prepare(run, force, resume)
     from comp.checkpoints import resolve_model
     from comp.compute import Compute
+    from comp.distillation import DistillOptions
     from comp.methods.base import MethodOptions
     from comp.pipeline import PruneRequest, check_resumable, run_pruning
     from comp.pruning_data import DataSizes
@@ -199,6 +224,7 @@ def command(
         lora_rank=lora_rank,
         data=None if data is None else str(data),
         images=None if images is None else str(images),
+        distill=DistillOptions(distill, distill_weight, distill_temperature),  # type: ignore[arg-type]
     )
     if resume:
         check_resumable(run, request)

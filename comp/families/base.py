@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from comp.families.observe import Observer
 from comp.masks import BlockKey, BlockShape, Masks, StructureCounts
 from comp.plan import Part, Place, PruningPlan, Task, Workload
-from comp.tokens import DropRules
+from comp.tokens import DropRules, TokenState
 
 TokenKind = Literal["vision", "text"]
 
@@ -36,6 +36,24 @@ class KeptShare:
 
 
 @dataclass(frozen=True)
+class Knowledge:
+    """What a model makes of a batch, as far as another can learn it (``comp.distillation``).
+
+    A dense model and a pruned one give as many logits, row by row of the same thing, and tokens of the
+    same parts, of which the pruned one has fewer.
+
+    Attributes:
+        logits: each ``[J, C]``; of answers and captions over the vocabulary, a row a token of theirs; of
+            retrieval over the texts, a row an image, and over the images, a row a text; of statements
+            over false and true.
+        tokens: those that reached the end of an encoder or of the language model, in normalised states.
+    """
+
+    logits: tuple[Tensor, ...]
+    tokens: tuple[TokenState, ...]
+
+
+@dataclass(frozen=True)
 class Scored:
     """One batch through the model.
 
@@ -43,11 +61,13 @@ class Scored:
         loss: what training minimises; of answers the mean cross-entropy of their tokens.
         judge: says what is right, when it is asked for: ranking costs more than the loss.
         shares: what was kept at each drop place.
+        known: gives what distillation compares, when it is asked for.
     """
 
     loss: Tensor
     judge: Callable[[], Tensor]
     shares: dict[Place, KeptShare]
+    known: Callable[[], Knowledge]
 
     @property
     def correct(self) -> Tensor:

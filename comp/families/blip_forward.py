@@ -48,6 +48,11 @@ class Seen:
     came: int
     encoded: Encoded
 
+    @property
+    def tokens(self) -> TokenState:
+        """The tokens that are left, in these states."""
+        return with_states(self.encoded.tokens, self.states)
+
 
 def see(
     vision: Any, pixel_values: Tensor, options: EncoderOptions, observer: Observer | None = None

@@ -1,5 +1,6 @@
 """BLIP's adapter for image-text retrieval: contrast of all pairs, matching of the likely ones."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -7,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from comp.data.example import AnyExample
-from comp.families.base import Forwarding, Scored
+from comp.families.base import Forwarding, Knowledge, Scored
 from comp.families.blip import BlipAdapter, BlipBatch, one_image
 from comp.families.blip_forward import Memory
 from comp.families.blip_passes import encoded_by, seen_by
@@ -47,17 +48,20 @@ class BlipRetrieval(BlipAdapter):
         products = (images @ texts.T).float()
         rows, looks, label = hard_pairs(products.detach())
         matched = self._matched(batch, image, how, rows, looks, observer)
-        loss = self._contrast(products) + F.cross_entropy(self._match_scores(matched), label)
+        scores = products * self._scale()
+        loss = _contrast(scores) + F.cross_entropy(self._match_scores(matched), label)
         shares = kept_shares("language", int(mask.sum()), alone.kept)
         shares = added(shares, kept_shares("language", int(mask[rows].sum()), matched.kept))
         shares |= kept_shares("vision", seen.came, seen.encoded.kept)
-        return Scored(loss, lambda: self._ranked(batch, image, how, products), shares)
+        # Each model picks hard pairs of its own: what matching says of them cannot be compared.
+        known = Knowledge((scores, scores.T), (seen.tokens, alone.tokens))
+        return Scored(
+            loss, lambda: self._ranked(batch, image, how, products), shares, lambda: known
+        )
 
-    def _contrast(self, products: Tensor) -> Tensor:
+    def _scale(self) -> float:
         # transformers keeps no learnt temperature of this class: its configuration's first one.
-        scores = products * torch.tensor(self.model.config.logit_scale_init_value).exp()
-        own = torch.arange(len(scores), device=scores.device)
-        return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
+        return math.exp(self.model.config.logit_scale_init_value)
 
     def _matched(
         self,
@@ -91,6 +95,11 @@ class BlipRetrieval(BlipAdapter):
                 best[row] = candidates[final.argmax()]
             right.append(best == own)
         return torch.cat(right)
+
+
+def _contrast(scores: Tensor) -> Tensor:
+    own = torch.arange(len(scores), device=scores.device)
+    return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
 
 
 def hard_pairs(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:

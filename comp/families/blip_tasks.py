@@ -9,7 +9,7 @@ from torch import Tensor
 
 from comp.data.example import AnyExample, PairExample
 from comp.errors import CompExportError
-from comp.families.base import Forwarding, Scored
+from comp.families.base import Forwarding, Knowledge, Scored
 from comp.families.blip import MODES, BlipAdapter, BlipBatch, one_image
 from comp.families.blip_forward import Memory
 from comp.families.blip_nlvr import IMAGES, BlipForNlvr2
@@ -57,7 +57,11 @@ class BlipQuestions(BlipAdapter):
         right = (logits.argmax(-1) == wanted) | (wanted == IGNORE)
         shares = kept_shares("vision", seen.came, seen.encoded.kept)
         shares |= kept_shares("language", int(batch.attention_mask.sum()), asked.kept)
-        return Scored(_token_loss(logits, wanted), lambda: right.all(1), shares)
+
+        def known() -> Knowledge:
+            return Knowledge((logits[wanted != IGNORE],), (seen.tokens, asked.tokens))
+
+        return Scored(_token_loss(logits, wanted), lambda: right.all(1), shares, known)
 
 
 class BlipCaptions(BlipAdapter):
@@ -82,7 +86,10 @@ class BlipCaptions(BlipAdapter):
         said = wanted != IGNORE
         right = logits.argmax(-1)[said] == wanted[said]
         shares = kept_shares("vision", seen.came, seen.encoded.kept)
-        return Scored(_token_loss(logits, wanted), lambda: right, shares)
+        loss = _token_loss(logits, wanted)
+        return Scored(
+            loss, lambda: right, shares, lambda: Knowledge((logits[said],), (seen.tokens,))
+        )
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,9 @@ class BlipStatements(BlipAdapter):
         shares = kept_shares("vision", seen.came, seen.encoded.kept)
         shares |= kept_shares("language", int(batch.attention_mask.sum()), read.kept)
         right = logits.argmax(-1) == batch.labels
-        return Scored(F.cross_entropy(logits, batch.labels), lambda: right, shares)
+        known = Knowledge((logits,), (seen.tokens, read.tokens))
+        loss = F.cross_entropy(logits, batch.labels)
+        return Scored(loss, lambda: right, shares, lambda: known)
 
 
 def _pair(example: AnyExample) -> PairExample:

@@ -18,11 +18,12 @@ from comp.errors import CompExportError
 from comp.families.base import (
     FamilyAdapter,
     Forwarding,
+    Knowledge,
     Mode,
     Scored,
     TokenKind,
 )
-from comp.families.clip_forward import embed_images, embed_texts
+from comp.families.clip_forward import Embedded, embed_images, embed_texts
 from comp.families.cuts import CLIP, cut_of
 from comp.families.encoder_adapter import (
     Shares,
@@ -32,6 +33,7 @@ from comp.families.encoder_adapter import (
     ratios_of,
     typical_workload,
 )
+from comp.families.encoder_forward import with_states
 from comp.families.filling import fill_slim
 from comp.families.observe import Observer
 from comp.families.slim_clip import CompCLIPConfig, CompCLIPModel, clip_pruning_of
@@ -128,7 +130,14 @@ class ClipAdapter(FamilyAdapter):
         correct = torch.cat([scores.argmax(1) == own, scores.argmax(0) == own])
         shares = kept_shares("vision", images.came, images.encoded.kept)
         shares |= kept_shares("language", texts.came, texts.encoded.kept)
-        return Scored(loss, lambda: correct, shares)
+        return Scored(loss, lambda: correct, shares, lambda: self._known(scores, images, texts))
+
+    def _known(self, scores: Tensor, images: Embedded, texts: Embedded) -> Knowledge:
+        """All tokens behind the norm that is otherwise applied to the one that is pooled."""
+        seen, read = images.encoded.tokens, texts.encoded.tokens
+        seen = with_states(seen, self.model.vision_model.post_layernorm(seen.states))
+        read = with_states(read, self.model.text_model.final_layer_norm(read.states))
+        return Knowledge((scores, scores.T), (seen, read))
 
     def with_features(self, batch: ClipBatch, masks: object) -> ClipBatch:
         """Tokens are dropped inside both towers: there is nothing to keep."""

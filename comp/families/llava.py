@@ -14,6 +14,7 @@ from comp.families.base import (
     FamilyAdapter,
     Forwarding,
     KeptShare,
+    Knowledge,
     Mode,
     Scored,
     TokenKind,
@@ -103,7 +104,8 @@ class LlavaAdapter(FamilyAdapter):
         right = torch.ones_like(asked)
         right[asked] = logits.argmax(-1) == labels[asked]
         shares = _shares(batch, output.kept)
-        return Scored(loss, lambda: right.all(1), shares)
+        known = Knowledge((logits,), (tokens,))
+        return Scored(loss, lambda: right.all(1), shares, lambda: known)
 
     def with_features(self, batch: LlavaBatch, masks: Masks | None) -> LlavaBatch:
         batch = batch.to(self.device)

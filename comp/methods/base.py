@@ -4,18 +4,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from comp.compute import Compute
+from comp.distillation import Distiller
 from comp.errors import CompExportError
-from comp.families.base import FamilyAdapter, Mode
+from comp.families.base import FamilyAdapter, Forwarding, Mode
 from comp.plan import PruningPlan, Workload
 from comp.progress import Progress
 from comp.pruning_data import PruningData
 from comp.search import ImportanceOptions, Search, SearchState
 from comp.strategy import StrategyOptions
-from comp.training_loop import StepOptions
+from comp.training_loop import StepOptions, Trainer, examples_of, prefetched
 
 REACHABLE_MARGIN = 0.005  # of the rate: widths in whole multiples do not reach the last bit
 
@@ -49,7 +51,8 @@ class Job:
     """One model to prune.
 
     ``folder`` is where a method writes what it needs to go on after a cut, and the lines of
-    ``stages.jsonl``; called again with what is there, it ends with the same plan.
+    ``stages.jsonl``; called again with what is there, it ends with the same plan. ``distiller`` is the
+    dense model beside it where training is to follow that.
     """
 
     adapter: FamilyAdapter
@@ -59,6 +62,27 @@ class Job:
     model_name: str
     folder: Path
     progress: Progress
+    distiller: Distiller | None = None
+
+    def train(self, first: int, steps: int, how: Callable[[int], Forwarding]) -> None:
+        """Train the adapter with an optimiser and a schedule of this call's own.
+
+        Args:
+            first: steps taken before, which the training data goes on behind.
+            steps: to take.
+            how: the forward pass of each, numbered from 0.
+        """
+        if steps == 0:
+            return
+        options, seed = self.options.training, self.options.seed
+        trainer = Trainer(self.adapter, self.compute, options, steps, self.distiller)
+
+        def make(step: int) -> Any:
+            examples = examples_of(self.data.train, first + step, options.batch_size, seed)
+            return self.adapter.collate(self.compute.shard(examples))
+
+        for step, batch in enumerate(prefetched(make, range(steps))):
+            trainer.step(batch, how(step), step)
 
 
 @dataclass(frozen=True)

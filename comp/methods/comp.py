@@ -4,24 +4,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from comp.compute import Compute
 from comp.errors import CompExportError
-from comp.families.base import FamilyAdapter, Mode
+from comp.families.base import Forwarding, Mode
 from comp.finalise import Final, final_plan
 from comp.masks import Masks
-from comp.methods.base import (
-    Job,
-    MethodOptions,
-    Outcome,
-    agreed_workload,
-    check_reachable,
-    modes_of,
-)
-from comp.pruning_data import PruningData
+from comp.methods.base import Job, Outcome, agreed_workload, check_reachable, modes_of
 from comp.search import Search, SearchState
 from comp.search_state import SavedSearch, load_search, name_of, save_search
 from comp.strategy import ModeCost, choose_mode, stage_cost, updated_cost
-from comp.training_loop import Trainer, accuracy, examples_of, prefetched
+from comp.training_loop import accuracy
 
 METHOD = "comp"
 MAX_STAGES_FACTOR = 4  # a search that has run this many times its stages is going nowhere
@@ -44,7 +35,7 @@ def prune(job: Job) -> Outcome:
     if saved is None:
         metric, _ = accuracy(adapter, job.data.validation, search.forwarding(state), compute)
         saved = SavedSearch(state, 0, metric, metric, {mode.name: ModeCost() for mode in modes}, ())
-    runner = _Stages(adapter, compute, job.data, options, search, dense_macs, target)
+    runner = _Stages(job, search, dense_macs, target)
     with job.progress.task("pruning", 100) as task:
         while search.macs(saved.state) > target:
             task.at(100 * (dense_macs - search.macs(saved.state)) / (dense_macs - target))
@@ -62,10 +53,7 @@ def prune(job: Job) -> Outcome:
 
 @dataclass(frozen=True)
 class _Stages:
-    adapter: FamilyAdapter
-    compute: Compute
-    data: PruningData
-    options: MethodOptions
+    job: Job
     search: Search
     dense_macs: int
     target: int
@@ -75,21 +63,29 @@ class _Stages:
     ) -> tuple[SavedSearch, dict[str, Any]]:
         """One stage: choose a mode, raise its threshold, train while masks decay, measure, book."""
         stage = saved.stage + 1
-        if stage > MAX_STAGES_FACTOR * self.options.stages:
+        if stage > MAX_STAGES_FACTOR * self.job.options.stages:
             raise CompExportError(
-                f"rate {self.options.rate} was not reached in {stage - 1} stages: choose a smaller "
+                f"rate {self.job.options.rate} was not reached in {stage - 1} stages: choose a smaller "
                 "--rate or add modes with --modes"
             )
         name, explored, moved, exhausted = self._advanced(saved, modes, stage, note)
-        self._train(saved.state, moved, stage)
+        steps = self.job.options.steps_per_stage
+
+        def fading(step: int) -> Forwarding:
+            return self.search.softly(saved.state, moved, (step + 1) / steps)
+
+        self.job.train((stage - 1) * steps, steps, fading)
         metric, loss = accuracy(
-            self.adapter, self.data.validation, self.search.forwarding(moved), self.compute
+            self.job.adapter,
+            self.job.data.validation,
+            self.search.forwarding(moved),
+            self.job.compute,
         )
         after = self.search.macs(moved)
         removed = self.search.macs(saved.state) - after
         cost = stage_cost(saved.metric, metric, removed / self.dense_macs)
         costs = saved.costs | {
-            name: updated_cost(self.options.strategy, saved.costs[name], stage, cost)
+            name: updated_cost(self.job.options.strategy, saved.costs[name], stage, cost)
         }
         line = {
             "stage": stage,
@@ -115,11 +111,13 @@ class _Stages:
         next to nothing, the metric's noise would be a cost of millions.
         """
         before = self.search.macs(saved.state)
-        wanted = min((self.dense_macs - self.target) / self.options.stages, before - self.target)
+        wanted = min(
+            (self.dense_macs - self.target) / self.job.options.stages, before - self.target
+        )
         exhausted = saved.exhausted
         while open_modes := {k: v for k, v in saved.costs.items() if k not in exhausted}:
             name, explored = choose_mode(
-                self.options.strategy, open_modes, stage, self.options.seed
+                self.job.options.strategy, open_modes, stage, self.job.options.seed
             )
             note(f"stage {stage}: {name}")
             mode = next(mode for mode in modes if mode.name == name)
@@ -131,23 +129,6 @@ class _Stages:
             note(f"stage {stage}: {name} has next to nothing left to remove")
             exhausted = (*exhausted, name)
         raise CompExportError(
-            f"rate {self.options.rate} is beyond what modes {', '.join(saved.costs)} can reach "
+            f"rate {self.job.options.rate} is beyond what modes {', '.join(saved.costs)} can reach "
             "together: choose a smaller --rate or add modes with --modes"
         )
-
-    def _train(self, before: SearchState, after: SearchState, stage: int) -> None:
-        steps, training = self.options.steps_per_stage, self.options.training
-        if steps == 0:
-            return
-        trainer = Trainer(self.adapter, self.compute, training, steps)
-        first = (stage - 1) * steps
-
-        def make(step: int) -> Any:
-            examples = examples_of(
-                self.data.train, first + step, training.batch_size, self.options.seed
-            )
-            return self.adapter.collate(self.compute.shard(examples))
-
-        for step, batch in enumerate(prefetched(make, range(steps))):
-            how = self.search.softly(before, after, (step + 1) / steps)
-            trainer.step(batch, how, step)

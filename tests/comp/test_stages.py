@@ -6,7 +6,7 @@ import pytest
 
 from comp.errors import CompExportError
 from comp.families.base import Mode
-from comp.methods.base import MethodOptions
+from comp.methods.base import Job, MethodOptions
 from comp.methods.comp import _Stages
 from comp.search_state import SavedSearch
 from comp.strategy import ModeCost, StrategyOptions
@@ -32,7 +32,9 @@ def advanced(
 ) -> Any:
     """Stage 5 of a search for half of 1000 MACs in five stages of 100; text tokens look cheaper."""
     options = MethodOptions(0.5, tuple(search.left), 5, strategy=StrategyOptions(exploration=0.0))
-    stages: Any = _Stages(None, None, None, options, search, 1000, 500)  # type: ignore[arg-type]
+    nothing: Any = None
+    job = Job(nothing, nothing, nothing, options, "numbers", nothing, nothing)
+    stages: Any = _Stages(job, search, 1000, 500)  # type: ignore[arg-type]
     costs = {"vision_tokens": ModeCost(0.3, 1), "language_tokens": ModeCost(cost, 4)}
     saved: Any = SavedSearch(macs, 4, 0.9, 0.95, costs, exhausted)  # type: ignore[arg-type]
     name, _, moved, spent = stages._advanced(saved, MODES, 5, lambda line: None)
