@@ -10,7 +10,8 @@ from typing import Literal
 
 from comp.errors import CompExportError
 
-Kind = Literal["parameters", "tokens"]  # what a mode prunes: the last word of its name
+# What a mode prunes: the last word of its name; image tokens alone are the mode itself.
+Kind = Literal["parameters", "tokens", "vision_tokens"]
 
 
 @dataclass(frozen=True)
@@ -65,18 +66,17 @@ class Method:
                 f"--method {self.name} is not for {family.name} models: {self.elsewhere[family.name]}; "
                 f"choose from {fitting}"
             )
-        found = tuple(
-            mode
-            for mode in modes
-            if mode not in family.modes or mode.rpartition("_")[2] in self.prunes
-        )
+        found = tuple(mode for mode in modes if mode not in family.modes or self._fits(mode))
         if not found:
-            fitting = ", ".join(m for m in family.modes if m.rpartition("_")[2] in self.prunes)
+            fitting = ", ".join(m for m in family.modes if self._fits(m))
             raise CompExportError(
                 f"--method {self.name} prunes {' and '.join(self.prunes)} alone, and --modes names only "
                 f"{', '.join(modes)}: name some of {fitting}, or choose another --method"
             )
         return found
+
+    def _fits(self, mode: str) -> bool:
+        return mode in self.prunes or mode.rpartition("_")[2] in self.prunes
 
 
 BLIP_MODES = (
@@ -119,6 +119,20 @@ FAMILIES = (
     ),
 )
 
+
+def _of_image_tokens(name: str, description: str) -> Method:
+    """A method that drops image tokens in the language model of a LLaVA."""
+    reason = "it drops image tokens between the blocks of a language model that reads them"
+    return Method(
+        name=name,
+        removes=("image tokens",),
+        prunes=("vision_tokens",),
+        families=("llava",),
+        description=description,
+        elsewhere={"clip": reason, "blip": reason},
+    )
+
+
 METHODS = (
     Method(
         name="comp",
@@ -134,6 +148,16 @@ METHODS = (
         prunes=("parameters",),
         families=("llava", "clip", "blip"),
         description="Weight magnitude times input norm, the same share of every layer, no training",
+    ),
+    _of_image_tokens(
+        "fastv", "Once, after two layers: the least attended by the last token, heads averaged"
+    ),
+    _of_image_tokens(
+        "pdrop", "The same share at three depths, ranked by the attention of the layer that follows"
+    ),
+    _of_image_tokens(
+        "dart",
+        "Once, after two layers: those that repeat a few pivot tokens, whatever attends to them",
     ),
 )
 

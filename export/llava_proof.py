@@ -3,6 +3,7 @@
 They are run by ``comp``'s own decoder, so that drop rules can also be listened to.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,15 +63,18 @@ class TorchRunner(PromptRunner):
         output = run_llava(self._model, batch, options, cache, tower_masks=self._masks)
         last = output.tokens.states[:, -1]
         present = np.arange(ids.shape[1])
-        kept, scores = [], []
+        kept, scores, margins = [], [], []
         for place, ear in sorted(ears.items()):
             row = np.full(ids.shape[1], np.nan)
             row[present] = ear.heard[0][0].double().cpu().numpy()
             present = output.kept[place].index[0].cpu().numpy()
             kept.append(present)
             scores.append(row)
+            margin = output.kept[place].margin
+            margins.append(math.inf if margin is None else float(margin[0]))
         logits = self._model.lm_head(last)[0].float().cpu().numpy()
-        return Prefilled(logits, kept, scores, (cache, DecoderOptions(masks=self._masks)))
+        state = (cache, DecoderOptions(masks=self._masks))
+        return Prefilled(logits, kept, scores, state, margins)
 
     @torch.no_grad()
     def decode(self, prefilled: Prefilled, max_new_tokens: int) -> list[int]:

@@ -28,6 +28,8 @@ class Answered:
         scores: of every original token at each place, ``[N]`` (NaN: gone); may be empty.
         decision: what a user gets to see: greedy tokens, or the ranks or classes chosen.
         margin: by how much it was made, where that is one number; less than rounding is a tie.
+        ranking_margins: by how much each place's scores are those, where they hang on a choice of
+            pivots; may be empty.
     """
 
     outputs: np.ndarray
@@ -35,6 +37,7 @@ class Answered:
     scores: list[np.ndarray]
     decision: list[int]
     margin: float = math.inf
+    ranking_margins: list[float] = field(default_factory=list)
 
 
 class Runner(Protocol):
@@ -80,7 +83,10 @@ class Link:
             if np.array_equal(mine, theirs):
                 continue
             score = expected.scores[which] if expected.scores else None
-            if score is not None and is_tie(mine, theirs, score, TIE[self.precision]):
+            tie = TIE[self.precision]
+            if expected.ranking_margins and expected.ranking_margins[which] <= tie:
+                score = np.zeros(max(*mine, *theirs) + 1)  # any tokens may have been the nearest
+            if score is not None and is_tie(mine, theirs, score, tie):
                 self.tied.append(number)
                 return  # from here on the two see different tokens, and rightly so
             self.kept_different.setdefault(place, []).append(number)

@@ -1,7 +1,7 @@
 """A LLaVA's prompts, and what runs them: a prefill, then greedy steps."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,12 +26,14 @@ class Prefilled:
         kept: original indices kept at each drop place, ascending, ``[k]``.
         scores: of every original token at each place, ``[N]`` (NaN: gone); may be empty.
         state: whatever ``decode`` needs.
+        ranking_margins: as of ``export.parity.Answered``.
     """
 
     logits: np.ndarray
     kept: list[np.ndarray]
     scores: list[np.ndarray]
     state: Any
+    ranking_margins: list[float] = field(default_factory=list)
 
 
 class PromptRunner(ABC):
@@ -49,4 +51,5 @@ class PromptRunner(ABC):
         """One prompt, greedily answered."""
         found = self.prefill(question.pixel_values, question.input_ids)
         tokens = self.decode(found, max_new_tokens)
-        return Answered(found.logits, found.kept, found.scores, tokens)
+        margins = found.ranking_margins
+        return Answered(found.logits, found.kept, found.scores, tokens, ranking_margins=margins)

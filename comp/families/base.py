@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from comp.families.observe import Observer
 from comp.masks import BlockKey, BlockShape, Masks, StructureCounts
-from comp.plan import Part, Place, PruningPlan, Task, Workload
+from comp.plan import DropPlan, Part, Place, PruningPlan, Task, Workload
 from comp.tokens import DropRules, TokenState
 
 TokenKind = Literal["vision", "text"]
@@ -123,6 +123,15 @@ class FamilyAdapter(Protocol):
     ) -> int:
         """Multiply-accumulates with so many heads and channels and these keep ratios by place."""
         ...
+
+    def macs_of_drops(self, drops: tuple[DropPlan, ...], on: Workload) -> int:
+        """Multiply-accumulates of the whole model with these drops, what their ranking costs included."""
+        whole = StructureCounts(
+            {block.key: block.num_key_value_heads for block in self.blocks},
+            {block.key: block.intermediate_size for block in self.blocks},
+        )
+        shares = {drop.place: (drop.vision_keep_ratio, drop.text_keep_ratio) for drop in drops}
+        return self.macs(whole, shares, on)
 
     def output_magnitude(self, key: BlockKey) -> tuple[Tensor, Tensor]:
         """``(1/d) sum_j |W_ij|`` of the attention's and the FFN's output projection (Eq. 3)."""

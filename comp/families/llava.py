@@ -36,9 +36,9 @@ from comp.families.slim_llava import (
     CompLlavaForConditionalGeneration,
     pruning_of,
 )
-from comp.flops import ModelShape, llava_macs_of_counts
+from comp.flops import ModelShape, llava_macs, llava_macs_of_counts
 from comp.masks import BlockKey, BlockShape, Masks, StructureCounts
-from comp.plan import Part, Place, PruningPlan, Workload
+from comp.plan import DropPlan, Part, Place, PruningPlan, Workload
 from comp.tokens import TEXT, VISION
 
 MODES = (
@@ -124,6 +124,10 @@ class LlavaAdapter(FamilyAdapter):
     ) -> int:
         by_layer = {layer: share for (_, layer), share in shares.items()}
         return llava_macs_of_counts(self.shape, counts.heads, counts.channels, by_layer, on)
+
+    def macs_of_drops(self, drops: tuple[DropPlan, ...], on: Workload) -> int:
+        dropping = replace(self.shape, drops=drops)
+        return llava_macs(dropping, on.image_tokens, on.text_tokens).macs
 
     def output_magnitude(self, key: BlockKey) -> tuple[Tensor, Tensor]:
         part, number = key

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -265,3 +266,14 @@ def test_ties_are_counted_and_not_hidden():
     assert not is_tie(np.array([1]), np.array([1, 2]), np.zeros(4), 1)
     only_ties = compare("link", "float32", PLACES, [answered([1], scores=scores)], [answered([2])])
     assert not only_ties.ok  # nothing was compared
+
+
+def test_a_choice_of_pivots_within_rounding_is_a_tie():
+    scores = [0.1, 0.9, 0.5, 0.2]
+
+    def ranked(margin, kept):
+        return replace(answered(kept, scores=scores), ranking_margins=[margin])
+
+    assert link_of(ranked(5e-7, [1, 2]), answered([0, 3], tokens=(7,))).to_dict()["tied"] == [1]
+    assert not link_of(ranked(1e-3, [1, 2]), answered([0, 3])).ok
+    assert not link_of(ranked(5e-7, [1, 2]), answered([1])).ok  # the count is no matter of rounding

@@ -1,0 +1,151 @@
+"""Plans that drop image tokens of a LLaVA and nothing else, by one share that meets the rate."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+from comp.errors import CompExportError
+from comp.families.base import FamilyAdapter, Forwarding
+from comp.masks import BlockShape
+from comp.methods.base import Job, Outcome, agreed_workload
+from comp.plan import KEEP_UNIT, BlockPlan, DropPlan, PruningPlan, Ranking, Workload
+from comp.search import Thresholds
+from comp.search_state import name_of, write_stages
+from comp.strategy import stage_cost
+from comp.tokens import rules_from_plan
+from comp.training_loop import accuracy
+
+MODE = "vision_tokens"
+TOLERANCE = 0.005  # of the rate, where single tokens are no coarser
+FASTV_LAYERS = (2, 32)  # FastV and DART drop after 2 layers of 32
+
+Drops = tuple[DropPlan, ...]
+
+
+def early_place(adapter: FamilyAdapter) -> int:
+    """FastV's place at the model's depth: ``max(1, floor(2 · layers / 32))`` blocks passed."""
+    after, of = FASTV_LAYERS
+    depth = sum(block.part == "language" for block in adapter.blocks)
+    return max(1, after * depth // of)
+
+
+def same_share(places: list[int], ranking: Ranking) -> Callable[[float], Drops]:
+    """Drops that keep one share of the image tokens at every one of these places, and all text."""
+
+    def drops(share: float) -> Drops:
+        return tuple(
+            DropPlan(
+                after_layer=place, vision_keep_ratio=share, text_keep_ratio=1.0, ranking=ranking
+            )
+            for place in places
+        )
+
+    return drops
+
+
+def prune_tokens(job: Job, method: str, drops_at: Callable[[float], Drops]) -> Outcome:
+    """Fix the share that meets the rate and measure; nothing is trained.
+
+    Raises:
+        CompExportError: the rate is beyond these places (names the largest reachable).
+    """
+    adapter, compute, name = job.adapter, job.compute, job.model_name
+    workload = agreed_workload(job)
+    with job.progress.task("pruning", 2) as task:
+        drops = solved(adapter, workload, job.options.rate, drops_at)
+        plan = plan_of_drops(adapter, workload, drops, name, method)
+        validation = job.data.validation
+        dense_metric, _ = accuracy(adapter, validation, Forwarding(), compute)
+        task.at(1)
+        how = Forwarding(rules=rules_from_plan(plan.drops))
+        metric, loss = accuracy(adapter, validation, how, compute)
+    if compute.is_main:
+        write_stages(job.folder, [_line(plan, dense_metric, metric, loss)])
+    compute.accelerator.wait_for_everyone()
+    return Outcome(plan, dense_metric, metric, 0)
+
+
+def solved(
+    adapter: FamilyAdapter, workload: Workload, rate: float, drops_at: Callable[[float], Drops]
+) -> Drops:
+    """The drops whose rate is nearest to ``rate``: a bisection over thousandths of a share.
+
+    That is within 0.5 % of the dense FLOPs, or within half of what one token costs where that is more.
+
+    Raises:
+        CompExportError: more has to go than these places can drop.
+    """
+    dense = adapter.macs_of_drops((), workload)
+
+    def macs(thousandths: int) -> int:
+        return adapter.macs_of_drops(drops_at(thousandths / KEEP_UNIT), workload)
+
+    target = (1 - rate) * dense
+    largest = 1 - macs(1) / dense
+    if rate > largest + TOLERANCE:
+        where = ", ".join(str(drop.after_layer) for drop in drops_at(1.0))
+        raise CompExportError(
+            f"rate {rate:g} is beyond what dropping image tokens after layer {where} can reach on this "
+            f"model: at most {largest:.2f}; choose a smaller --rate, or a --method that also removes "
+            "parameters"
+        )
+    low, high = 1, KEEP_UNIT  # macs(low) <= target < macs(high), or as near as there is
+    while high - low > 1:
+        middle = (low + high) // 2
+        if macs(middle) > target:
+            high = middle
+        else:
+            low = middle
+    best = min((low, high), key=lambda thousandths: abs(macs(thousandths) - target))
+    return drops_at(best / KEEP_UNIT)
+
+
+def plan_of_drops(
+    adapter: FamilyAdapter, workload: Workload, drops: Drops, model: str, method: str
+) -> PruningPlan:
+    """A plan that leaves every block whole."""
+    dense, left = adapter.macs_of_drops((), workload), adapter.macs_of_drops(drops, workload)
+    return PruningPlan(
+        family=adapter.name,
+        task=adapter.task,
+        model=model,
+        method=method,
+        rate=1 - left / dense,
+        workload=workload,
+        macs_dense=dense,
+        macs=left,
+        blocks=tuple(_whole(block) for block in adapter.blocks),
+        drops=drops,
+    )
+
+
+def _whole(block: BlockShape) -> BlockPlan:
+    return BlockPlan(
+        part=block.part,
+        index=block.index,
+        num_attention_heads=block.num_attention_heads,
+        num_key_value_heads=block.num_key_value_heads,
+        intermediate_size=block.intermediate_size,
+        kept_key_value_heads=tuple(range(block.num_key_value_heads)),
+        kept_channels=tuple(range(block.intermediate_size)),
+    )
+
+
+def _line(plan: PruningPlan, before: float, metric: float, loss: float) -> dict[str, object]:
+    """The one line of ``stages.jsonl``."""
+    cost = stage_cost(before, metric, plan.rate) if plan.rate > 0 else 0.0
+    return {
+        "stage": 1,
+        "mode": MODE,
+        "explored": False,
+        "macs": plan.macs,
+        "rate": plan.rate,
+        "metric": metric,
+        "validation_loss": loss,
+        "cost": cost,
+        "costs": {MODE: cost},
+        "thresholds": asdict(Thresholds()),
+        "keep_ratios": {
+            name_of(drop.place): [drop.vision_keep_ratio, drop.text_keep_ratio]
+            for drop in plan.drops
+        },
+    }
