@@ -22,7 +22,9 @@ from comp.plan import KEEP_UNIT, Part, Place, Workload
 from comp.tokens import TEXT, VISION, DropRules, RaisedRule, RatioRule
 
 TOKEN_BISECTIONS = 9
-LEAST_LEFT = 0.5  # of a kind of token that is there; more in one stage would tear the model apart
+# More in one stage would tear the model apart, and training of a stage could not make it good:
+LEAST_LEFT = 0.5  # of a kind of token that is there
+MOST_CUT = 0.25  # of what can be cut of a part: a small one would be gone before its cost is known
 MAX_RELATIVE_IMPORTANCE = 1e3
 Shares = dict[Place, tuple[float, float]]
 WHOLE = (1.0, 1.0)
@@ -93,10 +95,12 @@ class Search:
         return Forwarding(masks, self.rules(after, before, 1.0 - progress), self.options.cit)
 
     def advance(self, state: SearchState, mode: Mode, target: int) -> SearchState:
-        """Raise the mode's threshold until ``target`` MACs are left, or the mode is exhausted."""
+        """Raise the mode's threshold until ``target`` MACs are left, or as far as one stage may go."""
         if mode.tokens is not None:
             return self._drop_tokens(state, mode.tokens, target)
-        return self._cut_parameters(state, mode, target)
+        before = self.macs(state)
+        furthest = before - MOST_CUT * (before - self.floor(state, [mode]))
+        return self._cut_parameters(state, mode, max(target, round(furthest)))
 
     def floor(self, state: SearchState, modes: Sequence[Mode]) -> int:
         """The fewest MACs these modes can leave: a head and ``min_channels`` a layer, a token a kind."""

@@ -1,0 +1,38 @@
+"""How far one stage of a search may go."""
+
+import pytest
+
+from comp.compute import Compute
+from comp.masks import Masks
+from comp.search import MOST_CUT, ImportanceOptions, Search, SearchState
+from tests.comp.small_clip import random_clip
+from tests.comp.test_clip_adapter import captioned
+
+
+@pytest.fixture(scope="module")
+def search():
+    adapter = random_clip(2)
+    calibration = [adapter.collate(captioned(4))]
+    options = ImportanceOptions(min_channels=4)
+    workload = adapter.workload(calibration)
+    return Search(adapter, Compute("cpu", "float32"), calibration, options, workload)
+
+
+@pytest.mark.parametrize("part", ["vision", "language"])
+def test_a_stage_cuts_no_more_than_its_share_of_a_part(search, part):
+    """However much is asked for: a stage's share of all FLOPs may be more than a small part has."""
+    mode = next(mode for mode in search.adapter.modes if mode.part == part)
+    whole = SearchState(Masks.ones(search.adapter.blocks))
+    before, floor = search.macs(whole), search.floor(whole, [mode])
+    cut = before - search.macs(search.advance(whole, mode, 0))
+    largest_unit = 0.1 * (before - floor)
+    assert MOST_CUT * (before - floor) <= cut <= MOST_CUT * (before - floor) + largest_unit
+
+
+def test_a_stage_that_asks_for_little_gets_it(search):
+    mode = next(mode for mode in search.adapter.modes if mode.part == "vision")
+    whole = SearchState(Masks.ones(search.adapter.blocks))
+    before = search.macs(whole)
+    target = round(0.98 * before)
+    left = search.macs(search.advance(whole, mode, target))
+    assert 0.9 * before < left <= target
