@@ -11,7 +11,7 @@ ALIASES = {
     "llava-7b": "llava-hf/llava-1.5-7b-hf",
     "llava-13b": "llava-hf/llava-1.5-13b-hf",
 }
-EMBEDDED = ("tiny-llava", "tiny-clip", "tiny-blip-vqa", "tiny-blip-caption")
+EMBEDDED = ("tiny-llava", "tiny-clip", "tiny-blip-vqa", "tiny-blip-caption", "tiny-blip-retrieval")
 WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
