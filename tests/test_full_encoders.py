@@ -22,7 +22,7 @@ from tests.benchmarks.conftest import BENCHMARKS
 pytestmark = pytest.mark.slow
 
 LIMIT = 16 * 2**20  # of resident memory, KiB
-QUICK = ("--stages", 1, "--steps-per-stage", 1)
+QUICK = ("--modes", "vt,vp", "--no-cas", "--stages", 2, "--steps-per-stage", 1)  # one of each
 ONE = ("--batch-size", 1, "--calibration", 1, "--validation", 1)
 PAIR = ("--batch-size", 2, "--calibration", 2, "--validation", 2)  # training by contrast takes
 TRAINED = ("--recover-steps", 1)
@@ -99,6 +99,7 @@ def test_prune_export_and_prove(case: Case, folder: Path):
     exported = command("onnx", run)["artifacts"]
     assert exported["dense"]["params"] == case.parameters
     assert exported["compressed"]["params"] < case.parameters
+    assert any(drop.vision_keep_ratio < 1 for drop in plan.drops)
     assert exported["compressed"]["macs"] == plan.macs
     report = command("verify", run, "--questions", 2, "--max-new-tokens", 2)
     assert report["ok"]
