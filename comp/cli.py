@@ -31,11 +31,11 @@ EXTRA_OF_PACKAGE = {
 
 @dataclass(frozen=True)
 class Verb:
-    """Where a command lives (``module:attribute``), its help line, and whether it resumes."""
+    """Where a command lives (``module:attribute``), its help line, and how it goes on when cut off."""
 
     target: str
     help: str
-    resumes: bool = False
+    goes_on: str = ""
 
 
 VERBS: dict[str, Verb] = {
@@ -44,7 +44,9 @@ VERBS: dict[str, Verb] = {
     ),
     "flops": Verb("comp.commands.flops:command", "Count multiply-accumulates and parameters."),
     "prune": Verb(
-        "comp.commands.prune:command", "Prune a model: CoMP from start to end.", resumes=True
+        "comp.commands.prune:command",
+        "Prune a model: CoMP from start to end.",
+        goes_on="run the same command with --resume to go on",
     ),
     "onnx": Verb("export.commands.onnx:command", "Export a run to ONNX, slim and dense."),
     "tensorrt": Verb(
@@ -55,6 +57,11 @@ VERBS: dict[str, Verb] = {
     ),
     "eval": Verb("serve.commands.eval:command", "Measure accuracy, dense and compressed."),
     "bench": Verb("serve.commands.bench:command", "Measure speed, memory and size, in turn."),
+    "study": Verb(
+        "serve.commands.study:command",
+        "Compare methods at equal training: a grid of runs.",
+        goes_on="run the same command to go on",
+    ),
     "run": Verb("serve.commands.run:command", "Answer one question about one image, streamed."),
     "inspect": Verb(
         "comp.commands.inspect:command", "Show a plan and artifacts as tables and figures."
@@ -110,8 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         verb = VERBS.get(next((word for word in words if not word.startswith("-")), ""))
-        remedy = "; run the same command with --resume to go on" if verb and verb.resumes else ""
-        _say(f"interrupted{remedy}")
+        _say(f"interrupted; {verb.goes_on}" if verb and verb.goes_on else "interrupted")
         sys.exit(EXIT_INTERRUPTED)
     except CompExportError as error:
         if debug:

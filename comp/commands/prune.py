@@ -189,7 +189,7 @@ def command(
 
     resolve_model(model)
     family, defaults, width = _of_model(model)
-    asked = defaults if modes is None else _mode_names(modes)
+    asked = defaults if modes is None else mode_names(modes)
     pruned_modes = method_called(method).modes_among(asked, family)
     large = width >= LARGE_WIDTH
     align = align or (ALIGN_LARGE if large else ALIGN_SMALL)
@@ -294,7 +294,12 @@ def _prepare(run: RunDirectory, force: bool, resume: bool) -> None:
         raise CompExportError(f"{run.path} exists: replace it with --force, or choose --out")
 
 
-def _mode_names(modes: str) -> tuple[str, ...]:
+def mode_names(modes: str) -> tuple[str, ...]:
+    """The long names of modes given by comma.
+
+    Raises:
+        CompExportError: there are none.
+    """
     names = [
         SHORT_MODES.get(mode.strip(), mode.strip()) for mode in modes.split(",") if mode.strip()
     ]

@@ -3,22 +3,17 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from comp.console import print_json, print_table, progress, say
-from comp.errors import CompExportError
 from comp.files import write_text
 from comp.options import CommonOptions, common_options, run_argument
 from serve.artifacts import Form
 from serve.commands.forms import form_options
 
-if TYPE_CHECKING:
-    from comp.plan import Task
-
 SPLITS = ("train", "validation", "test")
-DEFAULT_LIMIT = 2000
 
 
 @click.command(name="eval")
@@ -71,13 +66,14 @@ def command(
     ways. With 95 % intervals; greedy. Writes reports/eval.json and reports/eval.md.
     """
     from serve.artifacts import artifacts_of, engines_of, is_verified
+    from serve.examples import examples_of
     from serve.machine import describe_machine, describe_versions
     from serve.measure import Measure, task_of
     from serve.scores import markdown
 
     found, directories = artifacts_of(run, form)
     task = task_of(directories["compressed"])
-    examples, source = _examples(task, data, images, split, limit)
+    examples, source = examples_of(task, data, images, split, limit)
     measure = Measure.of(task, batch_size, max_new_tokens, gallery, options.seed)
     engines = engines_of(directories, options.device, threads, form.provider)
     results = {}
@@ -115,31 +111,6 @@ def command(
     ]
     print_table(title, ("", "n", "dense", "compressed"), rows)
     say(f"wrote {found.reports / name}.json, {name}.md")
-
-
-def _examples(
-    task: "Task", data: Path | None, images: Path | None, split: str | None, limit: int | None
-) -> "tuple[Sequence[Any], dict[str, Any]]":
-    """The examples, and a record of where they come from."""
-    if data is None:
-        if images is not None:
-            raise CompExportError(
-                f"--images {images} without --data: name the file with the questions"
-            )
-        from comp.data.embedded import embedded_examples
-
-        where = split or "test"
-        chosen = embedded_examples(task, where, limit or DEFAULT_LIMIT)
-        return chosen, {"name": f"EmojiScenes {where}", "n": len(chosen)}
-    from comp.data.loading import has_splits, load_task_data
-
-    if split is not None and not has_splits(data):
-        raise CompExportError(f"--split {split}: {data} has no splits: leave it out")
-    of: Any = (split or "test") if has_splits(data) else None
-    loaded = load_task_data(task, data, images, of)
-    if limit is not None:
-        loaded = loaded[:limit]
-    return loaded, {"name": data.name, "n": len(loaded)}
 
 
 def _same(first: Sequence[str], second: Sequence[str]) -> float:

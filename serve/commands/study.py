@@ -1,0 +1,54 @@
+"""``comp-export study``: a grid of methods, rates and seeds, and its report."""
+
+from pathlib import Path
+
+import click
+
+from comp.console import print_json, print_table, say
+from comp.errors import CompExportError
+from comp.options import CommonOptions, common_options
+
+STUDIES = Path("runs") / "studies"
+
+
+@click.command(name="study")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="The study's folder [runs/studies/NAME of FILE]."
+)
+@click.option("--retry", is_flag=True, help="Try cells that failed once more.")
+@click.option(
+    "--report-only", is_flag=True, help="Write the report of the cells that are done; run nothing."
+)
+@common_options
+def command(
+    file: Path, out: Path | None, retry: bool, report_only: bool, options: CommonOptions
+) -> None:
+    """Carry out the study that FILE (TOML) describes, cell after cell, and report it.
+
+    A cell is one method at one rate with one seed: pruned, exported, measured on the test split and
+    timed. The same command goes on where an earlier one was cut off; a cell that fails does not stop
+    the others. Writes report.md, report.json and figures into the study's folder.
+    """
+    from serve.study.loading import load_study
+    from serve.study.progress import carry_out
+    from serve.study.report import COLUMNS, save_report, table_rows
+    from serve.study.summary import summarise
+
+    study = load_study(file)
+    folder = out or STUDIES / file.stem
+    if not report_only:
+        carry_out(study, folder, options, retry)
+    summary = summarise(study, folder, file.stem)
+    save_report(summary, folder)
+    if options.json:
+        print_json(summary.to_dict())
+    else:
+        print_table(f"{summary.name}: {summary.metric}", COLUMNS, table_rows(summary), 2)
+        say(f"wrote {folder / 'report.md'}, report.json and figures")
+    if summary.failed and not report_only:
+        first = summary.failed[0]
+        raise CompExportError(
+            f"{len(summary.failed)} of {summary.cells} cells failed, {first.cell} at {first.step} "
+            f"({first.reason}): see {folder / 'report.md'}; --retry tries them again"
+        )

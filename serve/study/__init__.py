@@ -1,0 +1,1 @@
+"""Studies: a grid of methods, rates and seeds on one model, resumable cell by cell."""

@@ -1,0 +1,223 @@
+"""Carrying out a cell: prune, export, measure, and one record when it is over."""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from comp.errors import CompExportError
+from comp.files import write_text
+from comp.options import CommonOptions
+from comp.plan import PruningPlan
+from serve.machine import describe_machine, describe_versions
+from serve.study.folder import Accuracy, CellRecord, DenseRecord, Latency, Result, Step, StudyFolder
+from serve.study.grid import Cell, dense_settings_of, prune_options_of, settings_of
+from serve.study.measuring import MeasureRequest
+from serve.study.processes import StepError, run_process
+from serve.study.schema import Study, prune_options
+
+STATE, REQUEST = ".state", "request.json"  # of an interrupted run; see ``comp.pipeline``
+
+
+@dataclass(frozen=True)
+class Runner:
+    """Carries out cells of a study in its folder.
+
+    Attributes:
+        lock: an open file that keeps other studies out of the folder.
+        note: told what is being done.
+    """
+
+    study: Study
+    folder: StudyFolder
+    options: CommonOptions
+    lock: int
+    note: Callable[[str], None]
+
+    def run(self, cell: Cell) -> CellRecord:
+        """Carry a cell out, going on where an earlier call was cut off; write its record."""
+        steps = _Steps(self, cell)
+        result: Result | None = None
+        failed: dict[str, Any] = {}
+        try:
+            result = steps.all()
+        except CompExportError as error:
+            failed = {"step": steps.now, "reason": str(error)}
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+        ) as error:  # files of a run that are not what they were
+            failed = {"step": steps.now, "reason": f"{type(error).__name__}: {error}"}
+        record = CellRecord(
+            cell=cell.name,
+            settings=settings_of(self.study, cell),
+            result=result,
+            seconds=steps.seconds,
+            machine=describe_machine(),
+            versions=self._versions(cell),
+            **failed,
+        )
+        self.folder.write(self.folder.cell_file(cell), record)
+        return record
+
+    def _versions(self, cell: Cell) -> dict[str, str]:
+        """Of what pruned, where it came so far, and of what measures."""
+        run = self.folder.run(cell)
+        pruned = run.read_record()["versions"] if run.record.is_file() else {}
+        return {**pruned, **describe_versions()}
+
+
+@dataclass
+class _Steps:
+    """The steps of one cell; ``seconds`` has those that were taken, also the one that failed."""
+
+    runner: Runner
+    cell: Cell
+    seconds: dict[str, float] = field(default_factory=dict)
+    now: Step = "prune"
+
+    def all(self) -> Result:
+        folder, run = self.runner.folder, self.runner.folder.run(self.cell)
+        with self._step("prune"):
+            plan = self._prune()
+        if not (run.onnx / "manifest.json").is_file():
+            with self._step("onnx"):
+                self._process(_verb("onnx", str(run.path), "--no-dense", "--force"))
+        if not _measured_dense(self.runner):
+            with self._step("dense"):
+                self._dense(plan)
+        with self._step("measure"):
+            found = self._measure(run.onnx, dense=str(folder.dense_artifact))
+        if not run.onnx_dense.is_symlink():  # a kept run is whole: eval, bench and demo take it
+            run.onnx_dense.symlink_to(os.path.relpath(folder.dense_artifact, run.path))
+        record = run.read_record()
+        metric = record["metric"]
+        return Result(
+            accuracy=Accuracy.model_validate(found["accuracy"]),
+            latency=Latency.model_validate(found["latency"]),
+            rate=plan.rate,
+            macs=plan.macs,
+            macs_dense=plan.macs_dense,
+            params=found["params"],
+            steps=sum(record["steps"].values()),
+            validation={key: metric[key] for key in ("dense", "before_recovery", "compressed")},
+        )
+
+    def _prune(self) -> PruningPlan:
+        """A finished run that meets the target."""
+        study, run = self.runner.study, self.runner.folder.run(self.cell)
+        self._forget_other_settings()
+        state = run.path / STATE
+        if not (run.record.is_file() and run.checkpoint.is_dir()) or state.exists():
+            going_on = (state / REQUEST).is_file()
+            if not going_on and run.path.exists():
+                shutil.rmtree(run.path)
+            self._process(prune_words(self.runner, self.cell, going_on))
+        plan = run.load_plan()
+        target = (1 - self.cell.rate) * plan.macs_dense
+        if abs(plan.macs - target) > study.tolerance * target:
+            raise StepError(
+                f"its rate is {plan.rate:.4f}, not {self.cell.rate:g}: the FLOPs left are "
+                f"{plan.macs / target - 1:+.1%} from the target, tolerated are "
+                f"{study.tolerance:.1%}"
+            )
+        return plan
+
+    def _forget_other_settings(self) -> None:
+        """Remove a run that was begun before the study file was changed."""
+        folder = self.runner.folder
+        run, begun = folder.run(self.cell), folder.begun_file(self.cell)
+        settings = json.dumps(settings_of(self.runner.study, self.cell), indent=1) + "\n"
+        if begun.is_file() and begun.read_text(encoding="utf-8") == settings:
+            return
+        if run.path.exists():
+            shutil.rmtree(run.path)
+        write_text(begun, settings)
+
+    def _dense(self, plan: PruningPlan) -> None:
+        """Export and evaluate the dense model, once a study."""
+        folder, study = self.runner.folder, self.runner.study
+        run = str(folder.run(self.cell).path)
+        found = self._measure(folder.dense_artifact, run=run)
+        record = DenseRecord(
+            settings=dense_settings_of(study),
+            metric=found["metric"],
+            test=found["test"],
+            accuracy=Accuracy.model_validate(found["accuracy"]),
+            macs=plan.macs_dense,
+            params=found["params"],
+        )
+        folder.write(folder.dense_file, record)
+
+    def _measure(
+        self, artifact: Path, run: str | None = None, dense: str | None = None
+    ) -> dict[str, Any]:
+        study = self.runner.study
+        own = study.test_data is not None
+        request = MeasureRequest(
+            artifact=str(artifact),
+            evaluation=study.evaluation.model_dump(),
+            bench=study.bench.model_dump(),
+            device=self.runner.options.device,
+            seed=self.runner.options.seed,
+            data=study.test_data if own else study.data,
+            images=study.test_images if own else study.images,
+            run=run,
+            dense=dense,
+        )
+        found: dict[str, Any] = json.loads(self._process(request.words()))
+        return found
+
+    def _process(self, words: list[str]) -> str:
+        return run_process(words, self.runner.folder.log(self.cell), self.runner.lock)
+
+    @contextmanager
+    def _step(self, name: Step) -> Iterator[None]:
+        self.now = name
+        self.runner.note(SAID[name])
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(time.monotonic() - began, 1)
+
+
+SAID: dict[Step, str] = {
+    "prune": "pruning",
+    "onnx": "exporting",
+    "dense": "measuring the dense model",
+    "measure": "measuring",
+}
+
+
+def prune_words(runner: Runner, cell: Cell, going_on: bool) -> list[str]:
+    """The command that prunes a cell."""
+    study, known = runner.study, prune_options()
+    words = ["--model", study.model, "--method", cell.row.method, "--rate", repr(cell.rate)]
+    words += ["--seed", str(cell.seed), "--out", str(runner.folder.run(cell).path)]
+    words += ["--device", runner.options.device]
+    for key, value in (("data", study.data), ("images", study.images)):
+        words += [] if value is None else [f"--{key}", value]
+    for key, value in prune_options_of(study, cell.row).items():
+        name = known[key].opts[0]
+        if value is True:
+            words.append(name)
+        elif value is not False:
+            words += [name, str(value)]
+    return _verb("prune", *words, *(["--resume"] if going_on else []))
+
+
+def _measured_dense(runner: Runner) -> bool:
+    found = runner.folder.read_dense(dense_settings_of(runner.study))
+    return found is not None and (runner.folder.dense_artifact / "manifest.json").is_file()
+
+
+def _verb(*words: str) -> list[str]:
+    return [sys.executable, "-m", "comp.cli", *words]

@@ -1,0 +1,224 @@
+"""The folder of a study: what is done, what a cell left, and who works in it."""
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from comp.errors import CompExportError
+from comp.files import disk_errors, write_text
+from comp.runs import RunDirectory
+from serve.study.grid import Cell
+
+VERSION = 1
+Step = Literal["prune", "onnx", "dense", "measure"]
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Accuracy(_Stored):
+    """The metric on the test split.
+
+    ``interval`` is that of the examples asked: Wilson's of counts, a bootstrap's of means.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    n: int
+    share: bool  # lies in [0, 1] and is said in per cent
+
+
+class Latency(_Stored):
+    """Medians in milliseconds, compressed and dense in turn in the same rounds."""
+
+    ttft_ms: float
+    dense_ttft_ms: float
+    tpot_ms: float
+    dense_tpot_ms: float
+
+
+class Result(_Stored):
+    """What a cell measured."""
+
+    accuracy: Accuracy
+    latency: Latency
+    rate: float
+    macs: int
+    macs_dense: int
+    params: int
+    steps: int  # of training, search and recovery together
+    validation: dict[str, float]  # of the dense model, before recovery, and compressed
+
+
+class CellRecord(_Stored):
+    """``cells/NAME.json``: a cell that is over.
+
+    Attributes:
+        settings: everything that the result depends on.
+        result: of a cell that is done; else ``step`` and ``reason`` say where and why it failed.
+        seconds: of each step.
+    """
+
+    version: int = VERSION
+    cell: str
+    settings: dict[str, Any]
+    result: Result | None = None
+    step: Step | None = None
+    reason: str | None = None
+    seconds: dict[str, float]
+    machine: dict[str, Any]
+    versions: dict[str, str]
+
+    @property
+    def own_seconds(self) -> float:
+        """Without the dense model, which one cell measures for all."""
+        return sum(seconds for step, seconds in self.seconds.items() if step != "dense")
+
+
+class DenseRecord(_Stored):
+    """``dense.json``: the model before pruning, measured once."""
+
+    version: int = VERSION
+    settings: dict[str, Any]
+    metric: str
+    test: str  # what was asked
+    accuracy: Accuracy
+    macs: int
+    params: int
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """Names inside a study's folder (``docs/study.md`` describes them)."""
+
+    path: Path
+
+    def cell_file(self, cell: Cell) -> Path:
+        return self.path / "cells" / f"{cell.name}.json"
+
+    def run(self, cell: Cell) -> RunDirectory:
+        return RunDirectory(self.path / "runs" / cell.name)
+
+    def begun_file(self, cell: Cell) -> Path:
+        """The settings that the cell's run was begun with."""
+        return self.path / "runs" / f"{cell.name}.json"
+
+    def log(self, cell: Cell) -> Path:
+        return self.path / "logs" / f"{cell.name}.log"
+
+    @property
+    def dense_artifact(self) -> Path:
+        return self.path / "dense" / "onnx"
+
+    @property
+    def dense_file(self) -> Path:
+        return self.path / "dense.json"
+
+    def read_cell(self, cell: Cell, settings: dict[str, Any]) -> CellRecord | None:
+        """The record of a cell that is over; ``None`` of one that is not.
+
+        Raises:
+            CompExportError: it is damaged, or was made with other settings (names the first).
+        """
+        path = self.cell_file(cell)
+        if not path.is_file():
+            return None
+        record = _read(CellRecord, path)
+        check_settings(path, record.settings, settings)
+        return record
+
+    def read_dense(self, settings: dict[str, Any]) -> DenseRecord | None:
+        """The dense model's record; ``None`` when it was not measured yet.
+
+        Raises:
+            CompExportError: as ``read_cell``.
+        """
+        if not self.dense_file.is_file():
+            return None
+        record = _read(DenseRecord, self.dense_file)
+        check_settings(self.dense_file, record.settings, settings)
+        return record
+
+    def write(self, path: Path, record: BaseModel) -> None:
+        """Write a record whole or not at all."""
+        write_text(path, json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
+
+    def tidy(self, cell: Cell) -> None:
+        """Delete a finished cell's checkpoint and graphs; its plan, stages and records stay."""
+        run = self.run(cell)
+        for directory in (run.checkpoint, run.onnx):
+            if directory.is_dir():
+                shutil.rmtree(directory)
+        run.onnx_dense.unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[int]:
+        """Yield the file of a lock; it is held until all processes that have the file are over.
+
+        So an orphan of a killed study, still pruning, keeps the next one out of its run.
+
+        Raises:
+            CompExportError: another process works in the folder.
+        """
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise CompExportError(
+                    f"a study is running in {self.path}: wait for it or end it, or choose another "
+                    "folder with --out"
+                ) from None
+            yield lock.fileno()
+
+
+def check_settings(path: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Refuse to mix results of different settings.
+
+    Raises:
+        CompExportError: names the first setting that differs.
+    """
+    was, now = _flat(stored), _flat(json.loads(json.dumps(asked)))
+    for name in sorted(was.keys() | now.keys()):
+        if was.get(name) != now.get(name):
+            raise CompExportError(
+                f"{path} was made with {name} {_said(was, name)}, the study says {_said(now, name)}: "
+                "choose another folder with --out, or delete that file to make it again"
+            )
+
+
+def unasked_cells(cells: Sequence[Cell], path: Path) -> list[str]:
+    """Names of recorded cells that are not among ``cells``."""
+    names = {cell.name for cell in cells}
+    return sorted(file.stem for file in (path / "cells").glob("*.json") if file.stem not in names)
+
+
+def _said(values: dict[str, Any], name: str) -> str:
+    return repr(values[name]) if name in values else "left out"
+
+
+def _read(kind: type[Any], path: Path) -> Any:
+    try:
+        return kind.model_validate_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValidationError) as error:
+        raise CompExportError(
+            f"{path} cannot be read ({str(error).splitlines()[0]}): delete it to make it again"
+        ) from error
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat

@@ -1,0 +1,132 @@
+"""A process that measures one artifact of a study: ``python -m serve.study.measuring REQUEST``.
+
+A fresh process for each, so that nothing of a cell's pruning is left in memory while times are taken.
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from comp.errors import CompExportError
+
+NAMES = ("accuracy", "mean")  # of a share, of another quantity; see ``serve.scores``
+
+
+@dataclass(frozen=True)
+class MeasureRequest:
+    """What to measure.
+
+    Attributes:
+        artifact: of the compressed model, or of the dense one.
+        run: of the dense artifact: a run whose model is exported there first.
+        dense: of a compressed artifact: the dense one, timed in turn with it.
+        evaluation, bench: tables of the study file.
+    """
+
+    artifact: str
+    evaluation: dict[str, int]
+    bench: dict[str, Any]
+    device: Literal["auto", "cpu", "cuda"]
+    seed: int
+    data: str | None = None
+    images: str | None = None
+    run: str | None = None
+    dense: str | None = None
+
+    def words(self) -> list[str]:
+        """The command of the process."""
+        return [sys.executable, "-m", "serve.study.measuring", json.dumps(asdict(self))]
+
+
+def measure(request: MeasureRequest) -> dict[str, Any]:
+    """Evaluate the artifact on the test split, then take its times where a dense one is named."""
+    artifact = Path(request.artifact)
+    if request.run is not None:
+        _export_dense(Path(request.run), artifact)
+    found = _evaluated(artifact, request)
+    if request.dense is not None:
+        found["latency"] = _timed(artifact, Path(request.dense), request)
+    return found
+
+
+def _export_dense(run: Path, out: Path) -> None:
+    """The model that a run was made of, with costs on that run's workload."""
+    from comp.checkpoints import resolve_model
+    from comp.runs import open_run
+    from export.artifact import Origin, export_artifact
+
+    found = open_run(run)
+    plan, record = found.load_plan(), found.read_record()
+    model = resolve_model(record["model_path"] or record["model"])
+    export_artifact(model, out, Origin(plan.model, workload=plan.workload))
+
+
+def _evaluated(artifact: Path, request: MeasureRequest) -> dict[str, Any]:
+    from export.reading import read_manifest
+    from serve.examples import examples_of
+    from serve.loading import load_engine
+    from serve.measure import Measure, task_of
+
+    asked = request.evaluation
+    task = task_of(artifact)
+    measure = Measure.of(
+        task, asked["batch_size"], asked["max_new_tokens"], asked["gallery"], request.seed
+    )
+    data = None if request.data is None else Path(request.data)
+    images = None if request.images is None else Path(request.images)
+    examples, source = examples_of(task, data, images, None, asked["limit"])
+    engine = load_engine(artifact, request.device, request.bench["threads"])
+    figure = measure(engine, examples, lambda _: None).overall.to_dict()
+    name = next(name for name in NAMES if name in figure)
+    manifest = read_manifest(artifact)
+    return {
+        "accuracy": {
+            "value": figure[name],
+            "interval": figure["ci95"],
+            "n": figure["n"],
+            "share": name == "accuracy",
+        },
+        "metric": measure.metric,
+        "test": source["name"],
+        "params": manifest.params,
+    }
+
+
+def _timed(artifact: Path, dense: Path, request: MeasureRequest) -> dict[str, float]:
+    from serve.artifacts import DEFAULT_FORM
+    from serve.bench import BenchOptions, Contestant, bench
+    from serve.measure import task_of
+    from serve.work import work_of
+
+    asked = request.bench
+    work = work_of(task_of(artifact), (), (), asked["new_tokens"], request.seed)
+    options = BenchOptions(
+        work=work,
+        warmup=asked["warmup"],
+        repeats=asked["repeats"],
+        cold_starts=1,
+        device=request.device,
+        threads=asked["threads"],
+    )
+    report = bench([Contestant(DEFAULT_FORM, {"dense": dense, "compressed": artifact})], options)
+    ours, theirs = report["compressed"], report["dense"]
+    return {
+        "ttft_ms": ours["ttft_ms"],
+        "dense_ttft_ms": theirs["ttft_ms"],
+        "tpot_ms": ours["tpot_ms"],
+        "dense_tpot_ms": theirs["tpot_ms"],
+    }
+
+
+def _main(arguments: list[str]) -> None:
+    request = MeasureRequest(**json.loads(arguments[0]))
+    try:
+        sys.stdout.write(json.dumps(measure(request), allow_nan=False))
+    except CompExportError as error:
+        sys.exit(f"Error: {' '.join(str(error).split())}")
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

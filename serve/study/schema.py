@@ -1,0 +1,121 @@
+"""What a study file may say: frozen models of its tables."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import click
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from comp.commands.prune import command as prune_command
+
+# The study itself says these to prune.
+OWNED = frozenset(
+    {"model", "rate", "method", "out", "force", "resume", "data", "images"}
+    | {"device", "seed", "as_json", "debug"}
+)
+# What training costs: the same for every cell, so that methods are compared and not budgets.
+BUDGET = frozenset(
+    {"stages", "steps_per_stage", "recover", "recover_steps", "batch_size", "lr", "lora_rank"}
+    | {"calibration", "validation", "dtype", "device_map"}
+)
+
+
+class Table(BaseModel):
+    """A table of the file: no key that is not known, no value of another type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def _type_of(option: click.Option) -> Any:
+    """The type of an option's values in a file."""
+    kind = option.type
+    if option.is_flag:
+        return bool
+    if isinstance(kind, click.Choice):
+        return Literal[tuple(kind.choices)]
+    if isinstance(kind, click.IntRange):
+        return Annotated[int, Field(ge=kind.min, le=kind.max)]
+    if isinstance(kind, click.FloatRange):
+        lower = Field(gt=kind.min) if kind.min_open else Field(ge=kind.min)
+        upper = Field(lt=kind.max) if kind.max_open else Field(le=kind.max)
+        return Annotated[float, lower, upper]
+    return {"integer": int, "float": float}.get(kind.name, str)
+
+
+def prune_options() -> dict[str, click.Option]:
+    """The options of ``comp-export prune`` that a study may set, by their key in a file."""
+    return {
+        option.name: option
+        for option in prune_command.params
+        if isinstance(option, click.Option) and option.name and option.name not in OWNED
+    }
+
+
+def _fields(keys: frozenset[str]) -> dict[str, Any]:
+    return {
+        key: (_type_of(option) | None, None)
+        for key, option in prune_options().items()
+        if key not in keys
+    }
+
+
+if TYPE_CHECKING:
+
+    class PruneTable(Table):
+        """``[prune]``: options of prune for every cell; what is left out has prune's default."""
+
+    class Variant(Table):
+        """``[variants.NAME]``: a method, and the options in which this row differs."""
+
+        method: str
+
+else:
+    # Made from the command, so that what prune learns a study may vary.
+    PruneTable = create_model("PruneTable", __base__=Table, **_fields(frozenset()))
+    Variant = create_model("Variant", __base__=Table, method=(str, "comp"), **_fields(BUDGET))
+
+
+class EvaluationTable(Table):
+    """``[evaluation]``: how the test split is asked; see ``comp-export eval``."""
+
+    limit: int = Field(default=2000, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    max_new_tokens: int = Field(default=32, ge=1)
+    gallery: int = Field(default=200, ge=2)
+
+
+class BenchTable(Table):
+    """``[bench]``: how time is measured; see ``comp-export bench``."""
+
+    warmup: int = Field(default=3, ge=0)
+    repeats: int = Field(default=20, ge=1)
+    new_tokens: int = Field(default=8, ge=2)
+    threads: int | None = Field(default=None, ge=1)
+
+
+class Study(Table):
+    """A study file.
+
+    Attributes:
+        methods: rows of the table by method; ``variants`` are further rows.
+        reference: the row that the others are compared with; ``comp`` where there is one.
+        data, images: own data to train on; by default EmojiScenes.
+        test_data, test_images: what accuracy is measured on, where ``data`` has no test split itself.
+        tolerance: how far the FLOPs left may be from the target, as a share of the target.
+        keep_runs: keep checkpoints and graphs of cells that are done.
+    """
+
+    model: str
+    rates: Annotated[tuple[float, ...], Field(min_length=1, strict=False)]
+    seeds: Annotated[tuple[int, ...], Field(min_length=1, strict=False)]
+    methods: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    reference: str | None = None
+    data: str | None = None
+    images: str | None = None
+    test_data: str | None = None
+    test_images: str | None = None
+    tolerance: float = Field(default=0.01, gt=0, lt=1)
+    keep_runs: bool = False
+    prune: PruneTable = PruneTable()
+    evaluation: EvaluationTable = EvaluationTable()
+    bench: BenchTable = BenchTable()
+    variants: dict[str, Variant] = {}

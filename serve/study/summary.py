@@ -1,0 +1,260 @@
+"""What the cells of a study say together: rows, margins over other rows, the ablation, failures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+from comp.errors import CompExportError
+from serve.study.folder import (
+    CellRecord,
+    DenseRecord,
+    Result,
+    Step,
+    StudyFolder,
+    unasked_cells,
+)
+from serve.study.grid import (
+    Cell,
+    Removes,
+    Row,
+    cells_of,
+    dense_settings_of,
+    reference_of,
+    removes_of,
+    rows_of,
+    settings_of,
+)
+from serve.study.intervals import Estimate, Interval, paired
+from serve.study.schema import Study
+
+OVER_SEEDS, OF_EXAMPLES = "t over seeds", "of the examples, one seed"
+
+
+@dataclass(frozen=True)
+class RowSummary:
+    """A row at a rate, over the seeds that are done.
+
+    Attributes:
+        interval: 95 %: of several seeds by Student's t over them; of one, of the examples it was asked.
+        spread: which of the two.
+        macs, params: means.
+        steps: of training, the least and the most of a cell.
+        ttft_share, tpot_share: median of the cells' time to the first token, and for each further one,
+            over that of the dense model timed in the same rounds: what the machine's slow and fast
+            hours do not touch. No ``tpot_share`` where no text is generated.
+        seconds: mean of a cell.
+    """
+
+    row: str
+    method: str
+    removes: Removes
+    rate: float
+    seeds: tuple[int, ...]
+    accuracy: float
+    interval: Interval
+    spread: str
+    macs: float
+    params: float
+    steps: tuple[int, int]
+    ttft_share: float
+    tpot_share: float | None
+    seconds: float
+    by_seed: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Margin:
+    """How much more accurate the reference is than another row, paired by seed."""
+
+    rate: float
+    row: str
+    removes: Removes
+    margin: float
+    interval: Interval | None
+    n: int
+    best_single: bool  # of those that remove parameters alone or tokens alone, the most accurate
+    ablation: bool  # the reference's method without a part, or with another setting
+
+    @property
+    def verdict(self) -> str:
+        """Whether the interval leaves the sign open."""
+        if self.interval is None:
+            return "one seed: unknown"
+        low, high = self.interval
+        return "better" if low > 0 else "worse" if high < 0 else "no difference shown"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that failed."""
+
+    cell: str
+    step: Step | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A study's report, for machines.
+
+    Attributes:
+        cells: how many were asked for; ``done`` and ``failed`` are over.
+        share: whether the metric lies in [0, 1].
+        dense_ttft_ms, dense_tpot_ms: medians of the cells' medians.
+        seconds: of all cells that are over.
+        unasked: recorded cells that the file does not ask for (any more).
+    """
+
+    name: str
+    model: str
+    metric: str
+    test: str
+    share: bool
+    reference: str | None
+    cells: int
+    done: int
+    dense: DenseRecord
+    dense_ttft_ms: float
+    dense_tpot_ms: float
+    rows: tuple[RowSummary, ...]
+    margins: tuple[Margin, ...]
+    failed: tuple[Failure, ...]
+    seconds: float
+    machines: tuple[str, ...]
+    versions: dict[str, str]
+    unasked: tuple[str, ...]
+    settings: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        margins = [{**asdict(margin), "verdict": margin.verdict} for margin in self.margins]
+        dense = self.dense.model_dump(mode="json")
+        return {"version": 1, **asdict(self), "margins": margins, "dense": dense}
+
+
+def summarise(study: Study, path: Path, name: str) -> Summary:
+    """Read the records of a study's folder and put them together.
+
+    Raises:
+        CompExportError: no cell is done yet, or a record is damaged or of other settings.
+    """
+    folder = StudyFolder(path)
+    cells = cells_of(study)
+    found = {cell: folder.read_cell(cell, settings_of(study, cell)) for cell in cells}
+    records = {cell: record for cell, record in found.items() if record is not None}
+    failed = tuple(
+        Failure(record.cell, record.step, record.reason or "")
+        for record in records.values()
+        if record.result is None
+    )
+    dense = folder.read_dense(dense_settings_of(study))
+    done = {cell: record for cell, record in records.items() if record.result is not None}
+    if dense is None or not done:
+        why = f": {failed[0].cell} failed at {failed[0].step}: {failed[0].reason}" if failed else ""
+        raise CompExportError(
+            f"no cell of {path} is done{why}; "
+            + ("--retry tries again" if failed else "run the study without --report-only")
+        )
+    rows = tuple(
+        _row(study, row, rate, done)
+        for rate in study.rates
+        for row in rows_of(study)
+        if any(cell.row == row and cell.rate == rate for cell in done)
+    )
+    last = next(reversed(done.values()))
+    return Summary(
+        name=name,
+        model=study.model,
+        metric=dense.metric,
+        test=f"{dense.test}, {dense.accuracy.n:,}",
+        share=dense.accuracy.share,
+        reference=reference_of(study),
+        cells=len(cells),
+        done=len(done),
+        dense=dense,
+        dense_ttft_ms=median(_result(record).latency.dense_ttft_ms for record in done.values()),
+        dense_tpot_ms=median(_result(record).latency.dense_tpot_ms for record in done.values()),
+        rows=rows,
+        margins=tuple(_margins(study, rows)),
+        failed=failed,
+        seconds=sum(sum(record.seconds.values()) for record in records.values()),
+        machines=tuple(sorted({_machine(record.machine) for record in done.values()})),
+        versions=last.versions,
+        unasked=tuple(unasked_cells(cells, folder.path)),
+        settings=study.model_dump(mode="json", exclude_none=True),
+    )
+
+
+def _row(study: Study, row: Row, rate: float, done: Mapping[Cell, CellRecord]) -> RowSummary:
+    here = {
+        cell.seed: record for cell, record in done.items() if cell.row == row and cell.rate == rate
+    }
+    results = [_result(record) for record in here.values()]
+    accuracy = Estimate.of([result.accuracy.value for result in results])
+    return RowSummary(
+        row=row.name,
+        method=row.method,
+        removes=removes_of(study, row),
+        rate=rate,
+        seeds=tuple(here),
+        accuracy=accuracy.mean,
+        interval=accuracy.interval or results[0].accuracy.interval,
+        spread=OVER_SEEDS if accuracy.interval else OF_EXAMPLES,
+        macs=mean(result.macs for result in results),
+        params=mean(result.params for result in results),
+        steps=(min(result.steps for result in results), max(result.steps for result in results)),
+        ttft_share=median(
+            result.latency.ttft_ms / result.latency.dense_ttft_ms for result in results
+        ),
+        tpot_share=median(
+            result.latency.tpot_ms / result.latency.dense_tpot_ms for result in results
+        )
+        if all(result.latency.dense_tpot_ms for result in results)
+        else None,
+        seconds=mean(record.own_seconds for record in here.values()),
+        by_seed=tuple(result.accuracy.value for result in results),
+    )
+
+
+def _margins(study: Study, rows: Sequence[RowSummary]) -> list[Margin]:
+    """Of the reference over every other row, rate by rate."""
+    reference = reference_of(study)
+    known = {row.name: row for row in rows_of(study)}
+    margins = []
+    for ours in (row for row in rows if row.row == reference):
+        others = [row for row in rows if row.rate == ours.rate and row.row != reference]
+        single = [row for row in others if row.removes != "both"]
+        best = max(single, key=lambda row: row.accuracy, default=None)
+        for row in others:
+            found = paired(_by_seed(ours), _by_seed(row))
+            if found is None:
+                continue
+            part = row.method == ours.method and row.removes == ours.removes
+            margins.append(
+                Margin(
+                    rate=ours.rate,
+                    row=row.row,
+                    removes=row.removes,
+                    margin=found.mean,
+                    interval=found.interval,
+                    n=found.n,
+                    best_single=row is best,
+                    ablation=part and known[row.row].name in study.variants,
+                )
+            )
+    return margins
+
+
+def _by_seed(row: RowSummary) -> dict[int, float]:
+    return dict(zip(row.seeds, row.by_seed, strict=True))
+
+
+def _result(record: CellRecord) -> Result:
+    assert record.result is not None
+    return record.result
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    return f"{machine['cpu']}, {machine['cores']} cores"
