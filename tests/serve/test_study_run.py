@@ -1,11 +1,13 @@
 """A study as a user runs it, on a small random model: real processes, killed and gone on with."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -112,14 +114,20 @@ def test_ended_while_it_prunes_it_goes_on(model, tmp_path, ending):
 
 
 def end_orphans(folder):
-    """End what a killed study has left running; it holds the folder's lock."""
-    lock = str((folder / ".lock").resolve())
-    for entry in Path("/proc").iterdir():
-        try:
-            held = [str(link.readlink()) for link in (entry / "fd").iterdir()]
-        except OSError:
-            continue
-        if entry.name.isdigit() and lock in held:
-            os.kill(int(entry.name), signal.SIGKILL)
-            while (entry / "fd" / "0").is_symlink():
-                time.sleep(0.02)
+    """End what a killed study has left running, which holds the folder's lock; wait for the lock."""
+    lock = (folder / ".lock").resolve()
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and lock in opened_by(process):
+            os.kill(int(process.name), signal.SIGKILL)
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def opened_by(process):
+    """The files that a process has open; it may close some meanwhile, or end."""
+    found = set()
+    with suppress(OSError):
+        for link in (process / "fd").iterdir():
+            with suppress(OSError):
+                found.add(link.readlink())
+    return found
