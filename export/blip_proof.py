@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from comp.errors import CompExportError
 from comp.families.base import Forwarding
@@ -28,7 +27,7 @@ from comp.tokens import RatioRule
 from export.clip_proof import ranked
 from export.encoder_manifest import EncoderArtifact
 from export.masked import Listening, fill_kept, heard_scores, masks_of
-from export.parity import Answered
+from export.parity import Answered, Greedy
 
 Ears = dict[Place, Listening]
 
@@ -93,17 +92,19 @@ class BlipTorch:
         """Greedy tokens up to and with the end; whole texts each time, without a cache."""
         text = self._model.config.text_config
         ids = torch.full((1, 1), text.bos_token_id, device=memory.states.device)
-        first: Tensor | None = None
-        while ids.shape[1] <= max_new_tokens:
+        said, first = Greedy(), None
+        while len(said.tokens) < max_new_tokens:
             how = Forwarding(self._masks)
-            logits = said_by(self._model, ids, torch.ones_like(ids), memory, how)[:, -1]
-            first = logits[0] if first is None else first
-            ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
-            if ids[0, -1] == text.sep_token_id:
+            found = said_by(self._model, ids, torch.ones_like(ids), memory, how)[0, -1]
+            logits = found.float().cpu().numpy()
+            first = logits if first is None else first
+            last = said.add(logits)
+            if last == text.sep_token_id:
                 break
+            ids = torch.cat([ids, ids.new_tensor([[last]])], dim=1)
         assert first is not None
-        outputs = first.float().cpu().numpy()
-        return Answered(outputs, heard.kept, heard.scores, ids[0, 1:].tolist())
+        margins = said.margins
+        return Answered(first, heard.kept, heard.scores, said.tokens, step_margins=margins)
 
 
 class _Heard:

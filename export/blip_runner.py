@@ -8,7 +8,7 @@ import numpy as np
 from comp.plan import Part
 from export.encoder_graphs import NamedGraphs
 from export.encoder_manifest import EncoderManifest
-from export.parity import Answered
+from export.parity import Answered, Greedy
 
 STATES = "encoder_hidden_states"
 Values = dict[str, np.ndarray]
@@ -58,8 +58,8 @@ class BlipGraphs:
             read = self._graphs.run("text_encoder", {"input_ids": ids, STATES: memory})
             memory = read["last_hidden_state"]
             kept += self._kept("language", read)
-        logits, tokens = _Decoding(self._graphs, self._manifest).greedy(memory, max_new_tokens)
-        return Answered(logits, kept, [], tokens)
+        logits, said = _Decoding(self._graphs, self._manifest).greedy(memory, max_new_tokens)
+        return Answered(logits, kept, [], said.tokens, step_margins=said.margins)
 
     def _kept(self, part: Part, found: Values) -> list[np.ndarray]:
         """Kept places of a part; those of a second image are counted on from the first's."""
@@ -76,8 +76,8 @@ class _Decoding:
     graphs: NamedGraphs
     manifest: EncoderManifest
 
-    def greedy(self, memory: np.ndarray, max_new_tokens: int) -> tuple[np.ndarray, list[int]]:
-        """Logits of the first token ``[V]``, and the tokens up to and with the end."""
+    def greedy(self, memory: np.ndarray, max_new_tokens: int) -> tuple[np.ndarray, Greedy]:
+        """Logits of the first token ``[V]``, and the text up to and with its end."""
         shape = self.manifest.decoder
         assert shape is not None
         looked = self.graphs.keep("cross_kv", {STATES: memory})
@@ -88,14 +88,13 @@ class _Decoding:
             for layer, heads in enumerate(shape.num_attention_heads)
             for kind in ("key", "value")
         }
-        token, first, tokens = shape.bos_token_id, None, list[int]()
-        while len(tokens) < max_new_tokens:
+        token, first, said = shape.bos_token_id, None, Greedy()
+        while len(said.tokens) < max_new_tokens:
             feeds = {"input_ids": np.array([[token]])} | caches | looked
             found, present = self.graphs.step("decoder_model", feeds)
             logits = found[0, -1]
             first = logits if first is None else first
-            token = int(logits.argmax())
-            tokens.append(token)
+            token = said.add(logits)
             if token == shape.eos_token_id:
                 break
             caches = {
@@ -103,4 +102,4 @@ class _Decoding:
                 for name, value in present.items()
             }
         assert first is not None
-        return first, tokens
+        return first, said

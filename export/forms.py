@@ -11,6 +11,7 @@ from export.in_place_runner import InPlaceRunner
 from export.llava_manifest import LlavaArtifact
 from export.ort_graph import NO_BFLOAT16
 from export.ort_runner import OnnxRunner
+from export.parity import Greedy
 from export.prompts import Prefilled, PromptRunner
 from export.proof import Form, Skipped
 
@@ -27,7 +28,7 @@ class OnnxForm(PromptRunner):
         logits, kept, state = self._runner.prefill(pixel_values, input_ids)
         return Prefilled(logits[0], [place[0] for place in kept], [], state)
 
-    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> list[int]:
+    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> Greedy:
         logits = prefilled.logits[None]
         return self._runner.continue_greedily(logits, prefilled.state, max_new_tokens)
 
@@ -47,16 +48,16 @@ class LlavaEngines(PromptRunner):
         kept = [found.kept[layer][0] for layer in sorted(found.kept)]
         return Prefilled(found.logits[0], kept, [], found.state)
 
-    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> list[int]:
+    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> Greedy:
         logits, state = prefilled.logits, prefilled.state
-        tokens: list[int] = []
-        while len(tokens) < max_new_tokens:
-            tokens.append(int(logits.argmax()))
-            if tokens[-1] in self._tokens.eos_token_ids or len(tokens) == max_new_tokens:
+        said = Greedy()
+        while len(said.tokens) < max_new_tokens:
+            last = said.add(logits)
+            if last in self._tokens.eos_token_ids or len(said.tokens) == max_new_tokens:
                 break
-            rows, state = self._slot.step(tokens[-1:], state)
+            rows, state = self._slot.step([last], state)
             logits = rows[0]
-        return tokens
+        return said
 
 
 def llava_forms(artifact: LlavaArtifact) -> Iterator[Form | Skipped]:

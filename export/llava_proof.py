@@ -23,7 +23,7 @@ from comp.plan import DropPlan, Place, PruningPlan
 from comp.tokens import DropRule, RatioRule
 from export.llava_manifest import LlavaArtifact
 from export.masked import Listening, fill_kept, masks_of
-from export.parity import Answered
+from export.parity import Answered, Greedy
 from export.prompts import Prefilled, PromptRunner, Question
 
 
@@ -77,15 +77,17 @@ class TorchRunner(PromptRunner):
         return Prefilled(logits, kept, scores, state, margins)
 
     @torch.no_grad()
-    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> list[int]:
+    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> Greedy:
         """Greedy tokens after a prefill, up to and with EOS."""
         cache, options = prefilled.state
         device = self._model.model.language_model.embed_tokens.weight.device
-        found = [int(prefilled.logits.argmax())]
-        while len(found) < max_new_tokens and found[-1] not in self._eos:
-            token = torch.tensor(found[-1:], device=device)
-            found.append(int(answer_step(self._model, token, options, cache)[0].argmax()))
-        return found
+        said = Greedy()
+        last = said.add(prefilled.logits)
+        while len(said.tokens) < max_new_tokens and last not in self._eos:
+            token = torch.tensor([last], device=device)
+            logits = answer_step(self._model, token, options, cache)[0]
+            last = said.add(logits.float().cpu().numpy())
+        return said
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 from comp.errors import CompExportError
 from export.llava_manifest import LlavaArtifact
 from export.ort_graph import OrtGraph
+from export.parity import Greedy
 from export.reading import load_artifact_of
 
 
@@ -110,19 +111,19 @@ class OnnxRunner:
     ) -> list[int]:
         """Greedy new tokens of one prompt, ``input_ids [1, N]``, up to and with EOS."""
         logits, _, state = self.prefill(pixel_values, input_ids)
-        return self.continue_greedily(logits, state, max_new_tokens)
+        return self.continue_greedily(logits, state, max_new_tokens).tokens
 
     def continue_greedily(
         self, logits: np.ndarray, state: OnnxState, max_new_tokens: int
-    ) -> list[int]:
+    ) -> Greedy:
         """Greedy tokens from a prefill of one prompt."""
-        found: list[int] = []
-        while len(found) < max_new_tokens:
-            found.append(int(logits[0].argmax()))
-            if found[-1] in self._tokens.eos_token_ids or len(found) == max_new_tokens:
+        said = Greedy()
+        while len(said.tokens) < max_new_tokens:
+            last = said.add(logits[0])
+            if last in self._tokens.eos_token_ids or len(said.tokens) == max_new_tokens:
                 break
-            logits, state = self.step(np.array(found[-1:]), state)
-        return found
+            logits, state = self.step(np.array([last]), state)
+        return said
 
     def image_features(self, pixel_values: np.ndarray) -> np.ndarray:
         """``[I, 3, H, W] → [I, T, d]``."""

@@ -16,6 +16,22 @@ from export.manifest import Precision
 LOGIT_BOUND: dict[Precision, float] = {"float32": 1e-3, "float16": 0.25, "bfloat16": 1.0}
 CLOSE: dict[Precision, float] = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 3e-2}
 TIE: dict[Precision, float] = {"float32": 1e-6, "float16": 2e-3, "bfloat16": 1.6e-2}
+NEAR: dict[Precision, float] = {"float32": 2e-4, "float16": 0.05, "bfloat16": 0.2}  # two logits
+
+
+@dataclass
+class Greedy:
+    """A greedy text under way: its tokens, and by how much the logit of each led the next best."""
+
+    tokens: list[int] = field(default_factory=list)
+    margins: list[float] = field(default_factory=list)
+
+    def add(self, logits: np.ndarray) -> int:
+        """The likeliest token of ``logits [V]``."""
+        second, first = np.partition(logits.astype(np.float64), -2)[-2:]
+        self.tokens.append(int(logits.argmax()))
+        self.margins.append(float(first - second))
+        return self.tokens[-1]
 
 
 @dataclass(frozen=True)
@@ -28,6 +44,7 @@ class Answered:
         scores: of every original token at each place, ``[N]`` (NaN: gone); may be empty.
         decision: what a user gets to see: greedy tokens, or the ranks or classes chosen.
         margin: by how much it was made, where that is one number; less than rounding is a tie.
+        step_margins: of a text, by how much each of its tokens was chosen (``Greedy.margins``).
         ranking_margins: by how much each place's scores are those, where they hang on a choice of
             pivots; may be empty.
     """
@@ -37,6 +54,7 @@ class Answered:
     scores: list[np.ndarray]
     decision: list[int]
     margin: float = math.inf
+    step_margins: list[float] = field(default_factory=list)
     ranking_margins: list[float] = field(default_factory=list)
 
 
@@ -95,10 +113,16 @@ class Link:
             self.max_logit_difference = float(difference)
         if expected.decision == found.decision:
             return
-        if expected.margin <= CLOSE[self.precision]:
+        if expected.margin <= CLOSE[self.precision] or self._parted_at_a_tie(expected, found):
             self.tied.append(number)
         else:
             self.answers_different.append(number)
+
+    def _parted_at_a_tie(self, expected: Answered, found: Answered) -> bool:
+        """Whether two texts part at a token that was chosen by less than rounding."""
+        pairs = zip(expected.decision, found.decision, expected.step_margins, strict=False)
+        parted = (margin for mine, theirs, margin in pairs if mine != theirs)
+        return next(parted, math.inf) <= NEAR[self.precision]
 
     def to_dict(self) -> dict[str, Any]:
         """For ``verify.json``."""

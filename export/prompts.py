@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from export.parity import Answered
+from export.parity import Answered, Greedy
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,18 @@ class PromptRunner(ABC):
         """``pixel_values [I, 3, H, W]`` float32, ``input_ids [1, N]`` int64."""
 
     @abstractmethod
-    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> list[int]:
+    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> Greedy:
         """Greedy tokens, up to and with EOS."""
 
     def ask(self, question: Question, max_new_tokens: int) -> Answered:
         """One prompt, greedily answered."""
         found = self.prefill(question.pixel_values, question.input_ids)
-        tokens = self.decode(found, max_new_tokens)
-        margins = found.ranking_margins
-        return Answered(found.logits, found.kept, found.scores, tokens, ranking_margins=margins)
+        said = self.decode(found, max_new_tokens)
+        return Answered(
+            found.logits,
+            found.kept,
+            found.scores,
+            said.tokens,
+            step_margins=said.margins,
+            ranking_margins=found.ranking_margins,
+        )

@@ -224,9 +224,9 @@ def markdown(report: dict[str, Any]) -> str:
     lines += [
         "",
         (
-            "A tie is a question where two forms keep different tokens, or choose different candidates, "
-            "whose scores are equal within the rounding of the link's precision; it is counted here and "
-            "not compared further."
+            "A tie is a question where two forms keep different tokens, choose different candidates, or "
+            "go on with different words, whose scores are equal within the rounding of the link's "
+            "precision; it is counted here and not compared further."
         ),
         "",
     ]

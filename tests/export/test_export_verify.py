@@ -18,7 +18,7 @@ from export.commands.verify import command as verify_command
 from export.engines.gpu import gpu_capability
 from export.engines.manifest import load_engines
 from export.manifest import sha256_of
-from export.parity import Answered, Link, compare, is_tie
+from export.parity import Answered, Greedy, Link, compare, is_tie
 from export.reading import load_artifact
 from export.slim import write_slim_checkpoint
 from tests.export.tiny import make_plan, save_checkpoint, tiny_config, tiny_model
@@ -266,6 +266,24 @@ def test_ties_are_counted_and_not_hidden():
     assert not is_tie(np.array([1]), np.array([1, 2]), np.zeros(4), 1)
     only_ties = compare("link", "float32", PLACES, [answered([1], scores=scores)], [answered([2])])
     assert not only_ties.ok  # nothing was compared
+
+
+def test_texts_may_part_at_a_word_chosen_within_rounding():
+    def said(tokens, margins):
+        return replace(answered([0], tokens=tokens), step_margins=margins)
+
+    text = said((3, 5, 7), [2.0, 1e-4, 3.0])
+    assert link_of(text, answered([0], tokens=(3, 6, 8))).to_dict()["tied"] == [1]
+    assert not link_of(text, answered([0], tokens=(4, 6, 8))).ok  # parted earlier, at a clear word
+    assert not link_of(text, answered([0], tokens=(3, 5, 8))).ok
+    assert not link_of(text, answered([0], tokens=(3, 5))).ok  # ends early where all agree
+
+
+def test_greedy_takes_the_likeliest_and_by_how_much():
+    text = Greedy()
+    assert text.add(np.array([0.5, 2.0, -1.0, 1.25], np.float32)) == 1
+    assert text.add(np.array([3.0, 3.0], np.float32)) == 0
+    assert (text.tokens, text.margins) == ([1, 0], [0.75, 0.0])
 
 
 def test_a_choice_of_pivots_within_rounding_is_a_tie():
