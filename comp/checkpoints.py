@@ -11,7 +11,14 @@ ALIASES = {
     "llava-7b": "llava-hf/llava-1.5-7b-hf",
     "llava-13b": "llava-hf/llava-1.5-13b-hf",
 }
-EMBEDDED = ("tiny-llava", "tiny-clip", "tiny-blip-vqa", "tiny-blip-caption", "tiny-blip-retrieval")
+EMBEDDED = (
+    "tiny-llava",
+    "tiny-clip",
+    "tiny-blip-vqa",
+    "tiny-blip-caption",
+    "tiny-blip-retrieval",
+    "tiny-blip-nlvr",
+)
 WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 

@@ -90,7 +90,7 @@ RECIPES: dict[Task, Recipe] = {
     "retrieval": Recipe(64, 900, ANY),
     "nlvr": Recipe(
         48,
-        2400,
+        1300,
         ((0, Stage(5, FIRST_PAIRS)), (300, Stage(5, ALL_PAIRS | {"place": 2.0, "relation": 3.0}))),
         learning_rate=1e-3,
     ),

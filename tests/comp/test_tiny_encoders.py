@@ -6,6 +6,9 @@ from transformers import AutoModel, AutoProcessor, CLIPModel
 
 from comp.checkpoints import EMBEDDED, resolve_model
 from comp.data.captions import CaptionExamples
+from comp.data.embedded import embedded_examples
+from comp.families.base import Forwarding
+from comp.families.loading import load_adapter
 
 MIB = 2**20
 MOST = 48 * MIB  # of all embedded weights together
@@ -46,3 +49,20 @@ def test_tiny_clip_finds_its_captions_through_transformers_alone():
     # Far above what is measured for many more candidates would be luck, far below a lost model.
     assert int((scores.argmax(1) == own).sum()) >= 85
     assert int((scores.argmax(0) == own).sum()) >= 85
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "least"),
+    # Below the cards' figures by what chance does to so few; captions word by word, of many wordings.
+    [("vqa", 0.75), ("caption", 0.8), ("retrieval", 0.95), ("nlvr", 0.82)],
+)
+def test_tiny_blips_do_what_their_cards_say(name, least):
+    adapter = load_adapter(resolve_model(f"tiny-blip-{name}"))
+    examples = embedded_examples(adapter.task, "test", 96)
+    right = []
+    for start in range(0, 96, 32):
+        batch = adapter.collate([examples[index] for index in range(start, start + 32)])
+        with torch.no_grad():
+            right += adapter.score(batch, Forwarding()).correct.tolist()
+    assert sum(right) / len(right) >= least
