@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
+
 from comp.families.base import FamilyAdapter
 from comp.importance import Scores
 from comp.masks import BlockKey, Masks, StructureCounts
@@ -132,9 +134,11 @@ def _block_plan(
     heads, channels = final.masks.heads[key] > 0.5, final.masks.channels[key] > 0.5
     width = widths.channels[key]
     if key in final.scores.channels:
-        # What the search kept comes first; rounding up takes back the best of what it cut.
-        ranked = final.scores.channels[key] + channels * 1e9
-        kept = ranked.argsort(descending=True, stable=True)[:width].sort().values
+        # What the search kept comes first; rounding up takes back the best of what it cut, rounding down
+        # gives up the least of what it kept.
+        ranked = final.scores.channels[key].argsort(descending=True, stable=True)
+        first = channels[ranked].to(torch.int8).argsort(descending=True, stable=True)
+        kept = ranked[first][:width].sort().values
     else:
         kept = channels.nonzero()[:, 0]
     return BlockPlan(
