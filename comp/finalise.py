@@ -1,13 +1,13 @@
 """From thresholds to a plan: keep ratios, widths that kernels like, and exactly the asked rate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
 
 from comp.families.base import FamilyAdapter
 from comp.importance import Scores
-from comp.masks import BlockKey, Masks, StructureCounts
+from comp.masks import BlockKey, BlockShape, Masks, StructureCounts
 from comp.plan import KEEP_UNIT, BlockPlan, DropPlan, PruningPlan, Workload
 from comp.search import Shares
 
@@ -48,20 +48,49 @@ def final_plan(
         shares = _fit_shares(final.shares, target, lambda s: adapter.macs(widths, s, workload))
     widths = _fit_widths(adapter, final, widths, shares, workload, target)
     macs = adapter.macs(widths, shares, workload)
+    blocks = tuple(_block_plan(adapter, final, widths, key) for key in dense)
+    drops = tuple(
+        DropPlan(part=part, after_layer=after, vision_keep_ratio=vision, text_keep_ratio=text)
+        for (part, after), (vision, text) in sorted(shares.items())
+    )
+    return plan_of(adapter, workload, (macs_dense, macs), model, method, blocks, drops)
+
+
+def plan_of(
+    adapter: FamilyAdapter,
+    workload: Workload,
+    macs: tuple[int, int],
+    model: str,
+    method: str,
+    blocks: tuple[BlockPlan, ...],
+    drops: tuple[DropPlan, ...],
+) -> PruningPlan:
+    """The plan of a method for a model; ``macs`` are those before and after."""
+    before, after = macs
     return PruningPlan(
         family=adapter.name,
         task=adapter.task,
         model=model,
         method=method,
-        rate=1 - macs / macs_dense,
+        rate=1 - after / before,
         workload=workload,
-        macs_dense=macs_dense,
-        macs=macs,
-        blocks=tuple(_block_plan(adapter, final, widths, key) for key in dense),
-        drops=tuple(
-            DropPlan(part=part, after_layer=after, vision_keep_ratio=vision, text_keep_ratio=text)
-            for (part, after), (vision, text) in sorted(shares.items())
-        ),
+        macs_dense=before,
+        macs=after,
+        blocks=blocks,
+        drops=drops,
+    )
+
+
+def block_plan(block: BlockShape, groups: Iterable[int], channels: Iterable[int]) -> BlockPlan:
+    """What stays of a block: these KV heads and these channels."""
+    return BlockPlan(
+        part=block.part,
+        index=block.index,
+        num_attention_heads=block.num_attention_heads,
+        num_key_value_heads=block.num_key_value_heads,
+        intermediate_size=block.intermediate_size,
+        kept_key_value_heads=tuple(groups),
+        kept_channels=tuple(channels),
     )
 
 
@@ -141,12 +170,4 @@ def _block_plan(
         kept = ranked[first][:width].sort().values
     else:
         kept = channels.nonzero()[:, 0]
-    return BlockPlan(
-        part=block.part,
-        index=block.index,
-        num_attention_heads=block.num_attention_heads,
-        num_key_value_heads=block.num_key_value_heads,
-        intermediate_size=block.intermediate_size,
-        kept_key_value_heads=tuple(int(i) for i in heads.nonzero()[:, 0]),
-        kept_channels=tuple(int(i) for i in kept),
-    )
+    return block_plan(block, heads.nonzero()[:, 0].tolist(), kept.tolist())

@@ -1,7 +1,7 @@
 """What methods that prune parameters alone have in common: where they start, and how they end."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from comp.families.base import Forwarding, Mode
@@ -10,9 +10,8 @@ from comp.importance import Scores
 from comp.masks import BlockShape, Masks, StructureCounts
 from comp.methods.base import Job, Outcome, agreed_workload, check_reachable, modes_of
 from comp.plan import Part
-from comp.search import Search, SearchState, Thresholds
-from comp.search_state import write_stages
-from comp.strategy import stage_cost
+from comp.search import Search, SearchState
+from comp.search_state import stage_line, write_stages
 from comp.training_loop import accuracy
 
 
@@ -81,27 +80,6 @@ def measured(job: Job, masks: Masks | None) -> tuple[float, float]:
     return accuracy(job.adapter, job.data.validation, Forwarding(masks), job.compute)
 
 
-def stage_line(
-    ground: Ground, stage: int, macs: int, before: float, metric: float, loss: float, removed: int
-) -> dict[str, Any]:
-    """A line of ``stages.jsonl`` for a stage that advanced all modes together by ``removed`` MACs."""
-    mode = "+".join(mode.name for mode in ground.modes)
-    cost = stage_cost(before, metric, removed / ground.dense_macs) if removed > 0 else 0.0
-    return {
-        "stage": stage,
-        "mode": mode,
-        "explored": False,
-        "macs": macs,
-        "rate": 1 - macs / ground.dense_macs,
-        "metric": metric,
-        "validation_loss": loss,
-        "cost": cost,
-        "costs": {mode: cost},
-        "thresholds": asdict(Thresholds()),
-        "keep_ratios": {},
-    }
-
-
 @dataclass(frozen=True)
 class Chosen:
     """What a method chose to keep, and the scores by which widths are rounded."""
@@ -127,7 +105,9 @@ def concluded(
     before, left = (
         (lines[-1]["metric"], lines[-1]["macs"]) if lines else (dense_metric, plan.macs_dense)
     )
-    line = stage_line(ground, len(lines) + 1, plan.macs, before, metric, loss, left - plan.macs)
+    mode = "+".join(mode.name for mode in ground.modes)
+    macs = ground.dense_macs, left, plan.macs
+    line = stage_line(len(lines) + 1, mode, macs, (before, metric, loss))
     if job.compute.is_main:
         write_stages(job.folder, [*lines, line])
     job.compute.accelerator.wait_for_everyone()

@@ -27,7 +27,7 @@ from comp.plan import Part, PruningPlan, Task
 from comp.progress import Progress
 from comp.pruning_data import DataSizes, PruningData, embedded_data, own_data, split_data
 from comp.recover import RecoverOptions, recover
-from comp.runs import RUN_VERSION, RunDirectory
+from comp.runs import RUN_VERSION, RunDirectory, dotted
 from comp.search_state import STAGES
 from comp.tokens import rules_from_plan
 from comp.training_loop import accuracy
@@ -299,8 +299,8 @@ def check_resumable(run: RunDirectory, request: PruneRequest) -> None:
     path = run.path / STATE_FOLDER / REQUEST
     if not path.is_file():
         raise CompExportError(f"nothing to resume in {run.path}: leave out --resume")
-    stored = _flat(json.loads(path.read_text()))
-    asked = _flat(_plain(request))
+    stored = dotted(json.loads(path.read_text()))
+    asked = dotted(_plain(request))
     different = [name for name, value in asked.items() if stored.get(name) != value]
     if different:
         name = different[0]
@@ -308,11 +308,3 @@ def check_resumable(run: RunDirectory, request: PruneRequest) -> None:
             f"{run.path} was started with {name} {stored.get(name)!r}, not {asked[name]!r}: resume with "
             "the same options, or start again with --force"
         )
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
-    return flat

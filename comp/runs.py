@@ -95,3 +95,12 @@ def open_run(path: Path) -> RunDirectory:
             "make it again with `comp-export prune --force`"
         )
     return run
+
+
+def dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by names such as ``search.stages``."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat.update(dotted(value, f"{name}.") if isinstance(value, dict) else {name: value})
+    return flat

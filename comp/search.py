@@ -24,7 +24,9 @@ from comp.tokens import TEXT, VISION, DropRules, RaisedRule, RatioRule
 TOKEN_BISECTIONS = 9
 # More in one stage would tear the model apart, and training of a stage could not make it good:
 LEAST_LEFT = 0.5  # of a kind of token that is there
-MOST_CUT = 0.25  # of what can be cut of a part: a small one would be gone before its cost is known
+EVEN_SHARES = (
+    2  # of a part, cut evenly over all stages: a small one would be gone before its cost is known
+)
 MAX_RELATIVE_IMPORTANCE = 1e3
 Shares = dict[Place, tuple[float, float]]
 WHOLE = (1.0, 1.0)
@@ -69,8 +71,9 @@ class Search:
         calibration: Sequence[Any],
         options: ImportanceOptions,
         workload: Workload,
+        stages: int = 1,
     ) -> None:
-        self.adapter, self.compute = adapter, compute
+        self.adapter, self.compute, self.stages = adapter, compute, stages
         self.calibration, self.options, self.workload = calibration, options, workload
 
     def macs(self, state: SearchState) -> int:
@@ -99,8 +102,8 @@ class Search:
         if mode.tokens is not None:
             return self._drop_tokens(state, mode.tokens, target)
         before = self.macs(state)
-        furthest = before - MOST_CUT * (before - self.floor(state, [mode]))
-        return self._cut_parameters(state, mode, max(target, round(furthest)))
+        most = min(1.0, EVEN_SHARES / self.stages) * (before - self.floor(state, [mode]))
+        return self._cut_parameters(state, mode, max(target, round(before - most)))
 
     def floor(self, state: SearchState, modes: Sequence[Mode]) -> int:
         """The fewest MACs these modes can leave: a head and ``min_channels`` a layer, a token a kind."""

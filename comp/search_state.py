@@ -1,7 +1,7 @@
 """The state of a search on disk, written after every stage: a kill loses at most one."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from comp.files import write_text, writing
 from comp.masks import BlockKey, Masks
 from comp.plan import Part, Place
 from comp.search import SearchState, Thresholds
-from comp.strategy import ModeCost
+from comp.strategy import ModeCost, stage_cost
 
 STATE, STAGES = "search.json", "stages.jsonl"
 
@@ -56,6 +56,39 @@ def save_search(
     for old in folder.glob("stage-*.safetensors"):
         if old.name != weights:
             old.unlink()
+
+
+def stage_line(
+    stage: int,
+    mode: str,
+    macs: tuple[int, int, int],
+    measured: tuple[float, float, float],
+    keep_ratios: Mapping[str, Sequence[float]] | None = None,
+) -> dict[str, Any]:
+    """A line of ``stages.jsonl`` for a stage of a method that chooses no mode and raises no threshold.
+
+    Args:
+        stage: its number, from 1.
+        mode: what it advanced.
+        macs: of the dense model, before the stage, and after it.
+        measured: the validation metric before the stage, the metric and the loss after it.
+        keep_ratios: by place.
+    """
+    (dense, had, left), (before, metric, loss) = macs, measured
+    cost = stage_cost(before, metric, (had - left) / dense) if had > left else 0.0
+    return {
+        "stage": stage,
+        "mode": mode,
+        "explored": False,
+        "macs": left,
+        "rate": 1 - left / dense,
+        "metric": metric,
+        "validation_loss": loss,
+        "cost": cost,
+        "costs": {mode: cost},
+        "thresholds": asdict(Thresholds()),
+        "keep_ratios": dict(keep_ratios or {}),
+    }
 
 
 def load_search(folder: Path, adapter: FamilyAdapter, modes: tuple[str, ...]) -> SavedSearch | None:

@@ -1,16 +1,13 @@
 """Plans that drop image tokens of a LLaVA and nothing else, by one share that meets the rate."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter, Forwarding
-from comp.masks import BlockShape
+from comp.finalise import block_plan, plan_of
 from comp.methods.base import Job, Outcome, agreed_workload
-from comp.plan import KEEP_UNIT, BlockPlan, DropPlan, PruningPlan, Ranking, Workload
-from comp.search import Thresholds
-from comp.search_state import name_of, write_stages
-from comp.strategy import stage_cost
+from comp.plan import KEEP_UNIT, DropPlan, PruningPlan, Ranking, Workload
+from comp.search_state import name_of, stage_line, write_stages
 from comp.tokens import rules_from_plan
 from comp.training_loop import accuracy
 
@@ -59,7 +56,13 @@ def prune_tokens(job: Job, method: str, drops_at: Callable[[float], Drops]) -> O
         how = Forwarding(rules=rules_from_plan(plan.drops))
         metric, loss = accuracy(adapter, validation, how, compute)
     if compute.is_main:
-        write_stages(job.folder, [_line(plan, dense_metric, metric, loss)])
+        ratios = {
+            name_of(drop.place): [drop.vision_keep_ratio, drop.text_keep_ratio]
+            for drop in plan.drops
+        }
+        macs = plan.macs_dense, plan.macs_dense, plan.macs
+        line = stage_line(1, MODE, macs, (dense_metric, metric, loss), ratios)
+        write_stages(job.folder, [line])
     compute.accelerator.wait_for_everyone()
     return Outcome(plan, dense_metric, metric, 0)
 
@@ -103,49 +106,9 @@ def plan_of_drops(
     adapter: FamilyAdapter, workload: Workload, drops: Drops, model: str, method: str
 ) -> PruningPlan:
     """A plan that leaves every block whole."""
-    dense, left = adapter.macs_of_drops((), workload), adapter.macs_of_drops(drops, workload)
-    return PruningPlan(
-        family=adapter.name,
-        task=adapter.task,
-        model=model,
-        method=method,
-        rate=1 - left / dense,
-        workload=workload,
-        macs_dense=dense,
-        macs=left,
-        blocks=tuple(_whole(block) for block in adapter.blocks),
-        drops=drops,
+    macs = adapter.macs_of_drops((), workload), adapter.macs_of_drops(drops, workload)
+    blocks = tuple(
+        block_plan(block, range(block.num_key_value_heads), range(block.intermediate_size))
+        for block in adapter.blocks
     )
-
-
-def _whole(block: BlockShape) -> BlockPlan:
-    return BlockPlan(
-        part=block.part,
-        index=block.index,
-        num_attention_heads=block.num_attention_heads,
-        num_key_value_heads=block.num_key_value_heads,
-        intermediate_size=block.intermediate_size,
-        kept_key_value_heads=tuple(range(block.num_key_value_heads)),
-        kept_channels=tuple(range(block.intermediate_size)),
-    )
-
-
-def _line(plan: PruningPlan, before: float, metric: float, loss: float) -> dict[str, object]:
-    """The one line of ``stages.jsonl``."""
-    cost = stage_cost(before, metric, plan.rate) if plan.rate > 0 else 0.0
-    return {
-        "stage": 1,
-        "mode": MODE,
-        "explored": False,
-        "macs": plan.macs,
-        "rate": plan.rate,
-        "metric": metric,
-        "validation_loss": loss,
-        "cost": cost,
-        "costs": {MODE: cost},
-        "thresholds": asdict(Thresholds()),
-        "keep_ratios": {
-            name_of(drop.place): [drop.vision_keep_ratio, drop.text_keep_ratio]
-            for drop in plan.drops
-        },
-    }
+    return plan_of(adapter, workload, macs, model, method, blocks, drops)

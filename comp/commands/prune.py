@@ -67,7 +67,13 @@ ALIGN_LARGE, ALIGN_SMALL, LARGE_WIDTH = 64, 16, 2048
     show_default=True,
     help="Fine-tuning: auto takes LoRA for large models; none prunes by calibration alone.",
 )
-@click.option("--recover-steps", type=click.IntRange(0), default=300, show_default=True)
+@click.option(
+    "--recover-steps",
+    type=click.IntRange(0),
+    default=300,
+    show_default=True,
+    help="Besides those of stages x steps-per-stage that the search leaves.",
+)
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option(
     "--lr", type=float, help="Learning rate [1e-4 small models, 2e-4 LoRA, 2e-5 large full]."

@@ -25,7 +25,9 @@ def prune(job: Job) -> Outcome:
     adapter, compute, options = job.adapter, job.compute, job.options
     modes = modes_of(adapter, options.modes)
     workload = agreed_workload(job)
-    search = Search(adapter, compute, job.data.calibration, options.importance, workload)
+    search = Search(
+        adapter, compute, job.data.calibration, options.importance, workload, options.stages
+    )
     state = SearchState(Masks.ones(adapter.blocks))
     dense_macs = search.macs(state)
     target = round((1 - options.rate) * dense_macs)

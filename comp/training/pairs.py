@@ -79,6 +79,8 @@ def statements_about(
     """So many statements: of each kind the pictures differ as often as they agree, and either wording
     is as likely; so that words alone leave the answer open.
     """
+    if not any(MATTERS[kind](pair, rng) for kind in kinds):
+        raise ValueError(f"nothing to say of these pictures: {', '.join(kinds)}")
     found: list[Said] = []
     known: dict[str, list[_Matter]] = {}
     while len(found) < number:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from comp.errors import CompExportError
 from comp.files import disk_errors, write_text
-from comp.runs import RunDirectory
+from comp.runs import RunDirectory, dotted
 from serve.study.grid import Cell
 
 VERSION = 1
@@ -188,7 +188,7 @@ def check_settings(path: Path, stored: dict[str, Any], asked: dict[str, Any]) ->
     Raises:
         CompExportError: names the first setting that differs.
     """
-    was, now = _flat(stored), _flat(json.loads(json.dumps(asked)))
+    was, now = dotted(stored), dotted(json.loads(json.dumps(asked)))
     for name in sorted(was.keys() | now.keys()):
         if was.get(name) != now.get(name):
             raise CompExportError(
@@ -214,11 +214,3 @@ def _read(kind: type[Any], path: Path) -> Any:
         raise CompExportError(
             f"{path} cannot be read ({str(error).splitlines()[0]}): delete it to make it again"
         ) from error
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        flat.update(_flat(value, f"{name}.") if isinstance(value, dict) else {name: value})
-    return flat

@@ -4,7 +4,7 @@ import pytest
 
 from comp.compute import Compute
 from comp.masks import Masks
-from comp.search import MOST_CUT, ImportanceOptions, Search, SearchState
+from comp.search import ImportanceOptions, Search, SearchState
 from tests.comp.small_clip import random_clip
 from tests.comp.test_clip_adapter import captioned
 
@@ -15,7 +15,8 @@ def search():
     calibration = [adapter.collate(captioned(4))]
     options = ImportanceOptions(min_channels=4)
     workload = adapter.workload(calibration)
-    return Search(adapter, Compute("cpu", "float32"), calibration, options, workload)
+    compute = Compute("cpu", "float32")
+    return Search(adapter, compute, calibration, options, workload, stages=8)
 
 
 @pytest.mark.parametrize("part", ["vision", "language"])
@@ -26,7 +27,16 @@ def test_a_stage_cuts_no_more_than_its_share_of_a_part(search, part):
     before, floor = search.macs(whole), search.floor(whole, [mode])
     cut = before - search.macs(search.advance(whole, mode, 0))
     largest_unit = 0.1 * (before - floor)
-    assert MOST_CUT * (before - floor) <= cut <= MOST_CUT * (before - floor) + largest_unit
+    most = (before - floor) / 4
+    assert most <= cut <= most + largest_unit
+
+
+def test_a_search_of_one_stage_may_cut_all_that_can_go(search):
+    mode = next(mode for mode in search.adapter.modes if mode.part == "language")
+    whole = SearchState(Masks.ones(search.adapter.blocks))
+    parts = (search.adapter, search.compute, search.calibration, search.options, search.workload)
+    coarse = Search(*parts, stages=1)
+    assert coarse.macs(coarse.advance(whole, mode, 0)) == coarse.floor(whole, [mode])
 
 
 def test_a_stage_that_asks_for_little_gets_it(search):
