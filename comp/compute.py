@@ -1,6 +1,8 @@
 """Where and in which precision torch works: device, autocast, several processes."""
 
-from contextlib import AbstractContextManager, nullcontext
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -36,6 +38,24 @@ class Compute:
         # Precision is ours, not accelerate's, which allows a process only one for all its life.
         self.accelerator = Accelerator(cpu=place == "cpu", mixed_precision="no")
         self.device = self.accelerator.device
+        self.seconds: dict[str, float] = {}
+        self._timing = False
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Add the wall seconds of the block to ``seconds[what]``; inside another block that counts them."""
+        if self._timing:
+            yield
+            return
+        self._timing = True
+        began = time.perf_counter()
+        try:
+            yield
+            if self.device.type == "cuda":  # kernels run behind: wait for those of this block
+                torch.cuda.synchronize(self.device)
+        finally:
+            self._timing = False
+            self.seconds[what] = self.seconds.get(what, 0.0) + time.perf_counter() - began
 
     def autocast(self) -> AbstractContextManager[Any]:
         if self.dtype == torch.float32:

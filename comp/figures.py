@@ -62,13 +62,17 @@ def trajectory_figure(stages: Sequence[Mapping[str, Any]]) -> Figure:
             removed.text(stage["stage"], 100 * stage["rate"], "?", ha="center", va="bottom")
     _explain_modes(removed, stages)
     _label(removed, "Mode of each stage (?: drawn by exploration)", "FLOPs removed, %")
-    metric.plot(numbers, [100 * stage["metric"] for stage in stages], "o-", color=INK)
-    _label(metric, "Validation metric after the stage", "%")
+    if all(stage["metric"] is not None for stage in stages):
+        metric.plot(numbers, [100 * stage["metric"] for stage in stages], "o-", color=INK)
+        _label(metric, "Validation metric after the stage", "%")
+    else:
+        metric.plot(numbers, [stage["validation_loss"] for stage in stages], "o-", color=INK)
+        _label(metric, "Validation loss after the stage, on the examples of the cost", "nats")
     for mode in _modes(stages):
         values = [stage["costs"].get(mode) for stage in stages]
         colour = MODE_COLOURS.get(mode, OTHER_COLOUR)
         costs.plot(numbers, values, "o-", color=colour, label=mode, markersize=4)
-    _label(costs, "Running cost of each mode (metric lost per FLOP removed)", "cost")
+    _label(costs, "Running cost of each mode (what is lost per FLOP removed)", "cost")
     costs.set_xlabel("stage")
     costs.set_xticks(numbers)
     return figure

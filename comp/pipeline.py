@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -73,7 +73,9 @@ def run_pruning(
     """
     progress = Progress(quiet or not compute.is_main)
     began = time.time()
+    compute.seconds.clear()
     state = run.path / STATE_FOLDER
+    resumed = (state / REQUEST).exists()
     torch.manual_seed(request.search.seed)
     directory = resolve_model(request.model)
 
@@ -93,13 +95,14 @@ def run_pruning(
     adapter.train_parts(_trained_parts(adapter, request.search.modes))
 
     search = settings.request.search
+    prepared = time.time()
     distiller = settings.distiller(compute, load, adapter)
     with settings.wrapping(adapter):
         prune = method(request.method)
         outcome = prune(
             Job(adapter, compute, data, search, request.model, state, progress, distiller)
         )
-    searched = time.time()
+    searched, of_search = time.time(), dict(compute.seconds)
     slim = adapter.cut(outcome.plan)
     if settings.recovery == "lora":
         distiller = None  # its teacher was this model, which holds what LoRA learnt now
@@ -109,7 +112,14 @@ def run_pruning(
     metric = _recovered(settings, slim, outcome.plan, compute, data, state, progress, distiller)
     record = _record(request, run, directory, outcome, metric, settings, slim.task)
     record["processes"] = compute.processes
-    record["seconds"] = {"search": searched - began, "recovery": time.time() - searched}
+    record["resumed"] = resumed
+    ended = time.time()
+    record["seconds"] = {"search": searched - began, "recovery": ended - searched}
+    record["seconds"] |= compute.seconds
+    record["times_fine_tuning"] = {
+        "search": _times_fine_tuning(searched - prepared, of_search),
+        "whole": _times_fine_tuning(ended - prepared, compute.seconds),
+    }
     if compute.is_main:
         _write_run(run, slim, outcome.plan, record, state)
     compute.accelerator.wait_for_everyone()
@@ -274,6 +284,17 @@ def _record(
             **{name: version(name) for name in ("comp-export", "torch", "transformers", "numpy")},
         },
     }
+
+
+def _times_fine_tuning(wall: float, seconds: Mapping[str, float]) -> float | None:
+    """How many times as long as plain fine-tuning of as many steps; none where nothing was trained.
+
+    That is taken to last as long as this run's own steps did and the wait for their batches: steps with
+    masks in the search, of the cut model in recovery, both without the teacher's pass.
+    """
+    if "training" not in seconds:
+        return None
+    return wall / (seconds["training"] + seconds["data"])
 
 
 def _metric_name(request: PruneRequest, task: Task) -> str:

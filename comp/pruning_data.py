@@ -16,20 +16,38 @@ VALIDATION_SHARE = 20  # of a user's own examples, every twentieth is for valida
 
 @dataclass(frozen=True)
 class PruningData:
-    """Training questions, and prepared batches to calibrate importances and to measure on."""
+    """Training questions, and prepared batches to calibrate importances and to measure on.
+
+    ``cost`` are the batches of the cost of a stage (Eq. 8); none: those of the whole validation set.
+    """
 
     train: Sequence[AnyExample]
     calibration: Sequence[Any]
     validation: Sequence[Any]
+    cost: Sequence[Any] | None = None
 
 
 @dataclass(frozen=True)
 class DataSizes:
-    """How many examples calibrate importances and measure the metric, and how many at a time."""
+    """How many examples calibrate importances and measure the metric, and how many at a time.
+
+    ``cost`` is how many of the validation examples, the first ones, measure the cost of a stage.
+
+    Raises:
+        CompExportError: more of them than there are validation examples.
+    """
 
     calibration: int = 64
     validation: int = 256
     batch_size: int = 32
+    cost: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.cost is not None and self.cost > self.validation:
+            raise CompExportError(
+                f"{self.cost} examples for the cost are more than the {self.validation} that validate: "
+                "give fewer --cost-examples or more --validation"
+            )
 
 
 def embedded_data(adapter: FamilyAdapter, compute: Compute, sizes: DataSizes) -> PruningData:
@@ -86,6 +104,9 @@ def split_data(
         train,
         _batches(adapter, compute, calibration, sizes.batch_size),
         _batches(adapter, compute, measured, sizes.batch_size),
+        None
+        if sizes.cost is None
+        else _batches(adapter, compute, measured[: sizes.cost], sizes.batch_size),
     )
 
 

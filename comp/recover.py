@@ -53,7 +53,8 @@ def recover(
         )
 
     with progress.task("recovering", options.steps) as task:
-        for step, batch in enumerate(prefetched(make, range(begin, options.steps)), start=begin):
+        batches = prefetched(compute, make, range(begin, options.steps))
+        for step, batch in enumerate(batches, start=begin):
             loss = trainer.step(batch, how, step)
             task.at(step + 1)
             if (step + 1) % options.save_every == 0:

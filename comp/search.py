@@ -99,11 +99,12 @@ class Search:
 
     def advance(self, state: SearchState, mode: Mode, target: int) -> SearchState:
         """Raise the mode's threshold until ``target`` MACs are left, or as far as one stage may go."""
-        if mode.tokens is not None:
-            return self._drop_tokens(state, mode.tokens, target)
-        before = self.macs(state)
-        most = min(1.0, EVEN_SHARES / self.stages) * (before - self.floor(state, [mode]))
-        return self._cut_parameters(state, mode, max(target, round(before - most)))
+        with self.compute.timed("importance"):
+            if mode.tokens is not None:
+                return self._drop_tokens(state, mode.tokens, target)
+            before = self.macs(state)
+            most = min(1.0, EVEN_SHARES / self.stages) * (before - self.floor(state, [mode]))
+            return self._cut_parameters(state, mode, max(target, round(before - most)))
 
     def floor(self, state: SearchState, modes: Sequence[Mode]) -> int:
         """The fewest MACs these modes can leave: a head and ``min_channels`` a layer, a token a kind."""
@@ -130,7 +131,8 @@ class Search:
         """Run the calibration batches and collect importances of heads and channels."""
         observer = ParameterImportance(parts, self.options.cip, self.adapter.has_cls)
         how = self.forwarding(state)
-        with torch.no_grad(), self.compute.autocast():
+        timed = self.compute.timed("importance")
+        with timed, torch.no_grad(), self.compute.autocast():
             for batch in self.calibration:
                 self.adapter.score(batch, how, observer)
         for means in observer.norms():

@@ -23,7 +23,12 @@ STATE, STAGES = "search.json", "stages.jsonl"
 
 @dataclass(frozen=True)
 class SavedSearch:
-    """A search between two stages."""
+    """A search between two stages.
+
+    Attributes:
+        metric: when it was last measured, on the whole validation set.
+        quality: what the next stage's cost compares with (``comp.gauge``); none: the metric.
+    """
 
     state: SearchState
     stage: int
@@ -31,6 +36,7 @@ class SavedSearch:
     dense_metric: float
     costs: dict[str, ModeCost]
     exhausted: tuple[str, ...]
+    quality: float | None = None
 
 
 def save_search(
@@ -46,6 +52,7 @@ def save_search(
         "dense_metric": saved.dense_metric,
         "costs": {name: asdict(cost) for name, cost in saved.costs.items()},
         "exhausted": saved.exhausted,
+        "quality": saved.quality,
         "thresholds": asdict(saved.state.thresholds),
         "shares": {name_of(place): share for place, share in saved.state.shares.items()},
         "heads": _mask_lists(saved.state.masks.heads),
@@ -113,6 +120,7 @@ def load_search(folder: Path, adapter: FamilyAdapter, modes: tuple[str, ...]) ->
         record["dense_metric"],
         {name: ModeCost(**cost) for name, cost in record["costs"].items()},
         tuple(record["exhausted"]),
+        record["quality"],
     )
 
 

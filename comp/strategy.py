@@ -3,8 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
+
+from comp.errors import CompExportError
+
+CostMetric = Literal["accuracy", "loss"]
 
 
 @dataclass(frozen=True)
@@ -16,6 +21,13 @@ class StrategyOptions:
     history: float = 0.4  # lambda_0
     max_interval: int = 5  # I_max
     cost_aware: bool = True  # CAS
+    cost_metric: CostMetric = "accuracy"  # of which what is lost per FLOP is the cost
+
+    def __post_init__(self) -> None:
+        if self.cost_metric not in get_args(CostMetric):
+            raise CompExportError(
+                f"cost metric {self.cost_metric!r}: choose from {', '.join(get_args(CostMetric))}"
+            )
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,10 @@ class ModeCost:
 
 def stage_cost(metric_before: float, metric_after: float, macs_share: float) -> float:
     """Eq. 8: metric lost per share of FLOPs removed; lower is better, and never below 0.
+
+    The metric rises as the model gets better: of the validation loss (``cost_metric``) it is minus the
+    loss, and the cost is in nats per share of FLOPs instead of accuracy. The scale does not matter: costs
+    are compared with each other alone, and history averages them.
 
     Where the metric rose, training made good what an earlier mode had broken. Booked as this mode's
     merit, it would have the search take this mode to its end.

@@ -12,7 +12,7 @@ import torch
 from comp.compute import Compute
 from comp.data.example import AnyExample
 from comp.distillation import Distiller
-from comp.families.base import FamilyAdapter, Forwarding
+from comp.families.base import FamilyAdapter, Forwarding, Knowledge
 
 
 @dataclass(frozen=True)
@@ -48,15 +48,17 @@ def _permutation(count: int, epoch: int, seed: int) -> np.ndarray:
     return _PERMUTATIONS[key]
 
 
-def prefetched(make: Callable[[int], Any], steps: range) -> Iterator[Any]:
-    """``make(step)`` for every step, one step ahead in a thread."""
+def prefetched(compute: Compute, make: Callable[[int], Any], steps: range) -> Iterator[Any]:
+    """``make(step)`` for every step, one step ahead in a thread; waiting for it is timed as ``data``."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead = [pool.submit(make, step) for step in steps[:2]]
         for step in steps:
             ready = ahead.pop(0)
             if step + 2 in steps:
                 ahead.append(pool.submit(make, step + 2))
-            yield ready.result()
+            with compute.timed("data"):
+                made = ready.result()
+            yield made
 
 
 class Trainer:
@@ -87,7 +89,14 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         # The teacher goes first: its activations are gone before the student's are kept.
-        taught = None if self.distiller is None else self.distiller.known(batch)
+        taught = None
+        if self.distiller is not None:
+            with self.compute.timed("distillation"):
+                taught = self.distiller.known(batch)
+        with self.compute.timed("training"):
+            return self._step(batch, how, taught)
+
+    def _step(self, batch: Any, how: Forwarding, taught: Knowledge | None) -> float:
         with self.compute.autocast():
             scored = self.adapter.score(batch, how)
             loss = scored.loss
@@ -116,7 +125,7 @@ def accuracy(
 ) -> tuple[float, float]:
     """Share of what is right among all that is judged (``Scored.correct``), and the mean loss."""
     right, rows, loss = 0, 0, 0.0
-    with torch.no_grad(), compute.autocast():
+    with compute.timed("evaluation"), torch.no_grad(), compute.autocast():
         for batch in batches:
             scored = adapter.score(batch, how)
             correct = scored.correct
@@ -125,3 +134,12 @@ def accuracy(
             loss += float(scored.loss) * len(correct)
     both = compute.mean(torch.tensor([right / rows, loss / rows], dtype=torch.float64))
     return float(both[0]), float(both[1])
+
+
+def mean_loss(
+    adapter: FamilyAdapter, batches: Sequence[Any], how: Forwarding, compute: Compute
+) -> float:
+    """The loss, mean over batches; nothing is judged, which of retrieval costs more than the loss."""
+    with compute.timed("evaluation"), torch.no_grad(), compute.autocast():
+        losses = [adapter.score(batch, how).loss.double().cpu() for batch in batches]
+    return float(compute.mean(torch.stack(losses).mean()))

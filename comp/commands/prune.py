@@ -25,6 +25,7 @@ SHORT_MODES = {
     "cp": "cross_parameters",
 }
 ALIGN_LARGE, ALIGN_SMALL, LARGE_WIDTH = 64, 16, 2048
+COST_EXAMPLES = 64  # of the loss
 
 
 @click.command()
@@ -131,6 +132,18 @@ ALIGN_LARGE, ALIGN_SMALL, LARGE_WIDTH = 64, 16, 2048
 @click.option("--exploration", type=float, default=0.2, show_default=True, help="rho of Eq. 9.")
 @click.option("--temperature", type=float, default=5.0, show_default=True, help="tau of Eq. 9.")
 @click.option("--history", type=float, default=0.4, show_default=True, help="lambda_0 of Eq. 10.")
+@click.option(
+    "--cost-metric",
+    type=click.Choice(["accuracy", "loss"]),
+    default="accuracy",
+    show_default=True,
+    help="What Eq. 8 compares after a stage: the validation metric, or the loss.",
+)
+@click.option(
+    "--cost-examples",
+    type=click.IntRange(1),
+    help="Validation examples that it is measured on [all; 64 of the loss].",
+)
 @click.option("--no-cip", is_flag=True, help="Importance of parameters without token weights.")
 @click.option("--no-cit", is_flag=True, help="Importance of tokens without head masks.")
 @click.option("--no-cas", is_flag=True, help="Modes take turns instead of cheapest first.")
@@ -165,6 +178,8 @@ def command(
     exploration: float,
     temperature: float,
     history: float,
+    cost_metric: str,
+    cost_examples: int | None,
     no_cip: bool,
     no_cit: bool,
     no_cas: bool,
@@ -202,6 +217,8 @@ def command(
     if lr is None:
         adapted = recover == "lora" or (recover != "full" and family.name == "llava")
         lr = (2e-4 if adapted else 2e-5) if large else 1e-4
+    if cost_metric == "loss" and cost_examples is None:
+        cost_examples = min(COST_EXAMPLES, validation)
     training = StepOptions(batch_size=batch_size, learning_rate=lr)
     request = PruneRequest(
         model=model,
@@ -219,13 +236,14 @@ def command(
                 temperature=temperature,
                 history=0.0 if no_history else history,
                 cost_aware=not no_cas,
+                cost_metric=cost_metric,  # type: ignore[arg-type]
             ),
             training=training,
         ),
         recover=RecoverOptions(
             steps=recover_steps, seed=options.seed, training=replace(training, warmup_steps=10)
         ),
-        sizes=DataSizes(calibration, validation, min(batch_size, calibration)),
+        sizes=DataSizes(calibration, validation, min(batch_size, calibration), cost_examples),
         recovery=recover,  # type: ignore[arg-type]
         lora_rank=lora_rank,
         data=None if data is None else str(data),
@@ -239,7 +257,7 @@ def command(
     if not compute.is_main:
         return
     if options.json:
-        keys = ("rate", "rate_asked", "macs", "metric", "seconds")
+        keys = ("rate", "rate_asked", "macs", "metric", "seconds", "times_fine_tuning")
         print_json({"run": str(run.path), **{key: record[key] for key in keys}})
         return
     metric = record["metric"]

@@ -81,7 +81,7 @@ class Job:
             examples = examples_of(self.data.train, first + step, options.batch_size, seed)
             return self.adapter.collate(self.compute.shard(examples))
 
-        for step, batch in enumerate(prefetched(make, range(steps))):
+        for step, batch in enumerate(prefetched(self.compute, make, range(steps))):
             trainer.step(batch, how(step), step)
 
 

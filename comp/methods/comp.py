@@ -7,12 +7,12 @@ from typing import Any
 from comp.errors import CompExportError
 from comp.families.base import Forwarding, Mode
 from comp.finalise import Final, final_plan
+from comp.gauge import gauged
 from comp.masks import Masks
 from comp.methods.base import Job, Outcome, agreed_workload, check_reachable, modes_of
 from comp.search import Search, SearchState
 from comp.search_state import SavedSearch, load_search, name_of, save_search
 from comp.strategy import ModeCost, choose_mode, stage_cost, updated_cost
-from comp.training_loop import accuracy
 
 METHOD = "comp"
 MAX_STAGES_FACTOR = 4  # a search that has run this many times its stages is going nowhere
@@ -35,8 +35,10 @@ def prune(job: Job) -> Outcome:
 
     saved = load_search(job.folder, adapter, options.modes)
     if saved is None:
-        metric, _ = accuracy(adapter, job.data.validation, search.forwarding(state), compute)
-        saved = SavedSearch(state, 0, metric, metric, {mode.name: ModeCost() for mode in modes}, ())
+        dense = gauged(job, search.forwarding(state), at_an_end=True)
+        assert dense.metric is not None
+        untried = {mode.name: ModeCost() for mode in modes}
+        saved = SavedSearch(state, 0, dense.metric, dense.metric, untried, (), dense.quality)
     runner = _Stages(job, search, dense_macs, target)
     with job.progress.task("pruning", 100) as task:
         while search.macs(saved.state) > target:
@@ -77,15 +79,11 @@ class _Stages:
             return self.search.softly(saved.state, moved, (step + 1) / steps)
 
         self.job.train((stage - 1) * steps, steps, fading)
-        metric, loss = accuracy(
-            self.job.adapter,
-            self.job.data.validation,
-            self.search.forwarding(moved),
-            self.job.compute,
-        )
         after = self.search.macs(moved)
+        read = gauged(self.job, self.search.forwarding(moved), at_an_end=after <= self.target)
         removed = self.search.macs(saved.state) - after
-        cost = stage_cost(saved.metric, metric, removed / self.dense_macs)
+        before = saved.metric if saved.quality is None else saved.quality
+        cost = stage_cost(before, read.quality, removed / self.dense_macs)
         costs = saved.costs | {
             name: updated_cost(self.job.options.strategy, saved.costs[name], stage, cost)
         }
@@ -95,14 +93,16 @@ class _Stages:
             "explored": explored,
             "macs": after,
             "rate": 1 - after / self.dense_macs,
-            "metric": metric,
-            "validation_loss": loss,
+            "metric": read.metric,
+            "validation_loss": read.loss,
             "cost": cost,
             "costs": {key: value.cost for key, value in costs.items()},
             "thresholds": asdict(moved.thresholds),
             "keep_ratios": {name_of(place): list(share) for place, share in moved.shares.items()},
         }
-        return SavedSearch(moved, stage, metric, saved.dense_metric, costs, exhausted), line
+        metric = saved.metric if read.metric is None else read.metric
+        dense = saved.dense_metric
+        return SavedSearch(moved, stage, metric, dense, costs, exhausted, read.quality), line
 
     def _advanced(
         self, saved: SavedSearch, modes: Sequence[Mode], stage: int, note: Callable[[str], None]
