@@ -51,6 +51,7 @@ class PruneRequest:
     data: str | None = None
     images: str | None = None
     distill: DistillOptions = field(default_factory=DistillOptions)
+    faithful: bool = False  # asked to be the paper's recipe
 
     def __post_init__(self) -> None:
         if self.distill.what != "none" and self.recovery == "none":
@@ -265,6 +266,7 @@ def _record(
         "model": request.model,
         "model_path": str(directory) if Path(request.model).is_dir() else None,
         "method": plan.method,
+        "faithful": request.faithful,
         "modes": list(request.search.modes),
         "rate_asked": request.search.rate,
         "rate": plan.rate,

@@ -9,6 +9,7 @@ import click
 
 from comp.console import print_json, print_table, say
 from comp.errors import CompExportError
+from comp.faithful import check_faithful, take_as_defaults
 from comp.options import CommonOptions, common_options
 from comp.registry import METHODS, method_called
 from comp.runs import RunDirectory
@@ -41,6 +42,13 @@ COST_EXAMPLES = 64  # of the loss
     default="comp",
     show_default=True,
     help="How to choose what goes: docs/methods.md.",
+)
+@click.option(
+    "--faithful",
+    is_flag=True,
+    is_eager=True,
+    callback=take_as_defaults,
+    help="The paper's recipe, whatever the defaults are; refuses options that leave it.",
 )
 @click.option(
     "--modes",
@@ -154,6 +162,7 @@ def command(
     model: str,
     rate: float,
     method: str,
+    faithful: bool,
     modes: str | None,
     out: Path | None,
     force: bool,
@@ -195,6 +204,8 @@ def command(
         raise CompExportError(
             f"--rate {rate:g} is outside (0, 1): it is the share of FLOPs to remove, such as 0.62"
         )
+    if faithful:
+        check_faithful(click.get_current_context().params)
     run = RunDirectory(out or RUNS / f"{Path(model).name}-{rate:g}")
     _prepare(run, force, resume)
     from comp.checkpoints import resolve_model
@@ -248,6 +259,7 @@ def command(
         lora_rank=lora_rank,
         data=None if data is None else str(data),
         images=None if images is None else str(images),
+        faithful=faithful,
         distill=DistillOptions(distill, distill_weight, distill_temperature),  # type: ignore[arg-type]
     )
     if resume:

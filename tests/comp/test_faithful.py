@@ -1,0 +1,74 @@
+"""`comp-export prune --faithful` is the paper's recipe whatever the defaults are."""
+
+import pytest
+from click.testing import CliRunner
+
+from comp import pipeline
+from comp.cli import cli
+from comp.commands.prune import command
+from comp.errors import CompExportError
+from comp.faithful import RECIPE
+from comp.strategy import StrategyOptions
+
+
+class Asked(Exception):
+    """Carries the request that a command would have carried out."""
+
+
+@pytest.fixture(autouse=True)
+def no_run(monkeypatch):
+    def asked(request, *_, **__):
+        raise Asked(request)
+
+    monkeypatch.setattr(pipeline, "run_pruning", asked)
+
+
+def request_of(checkpoint, out, *more):
+    words = ["prune", "--model", str(checkpoint), "--rate", "0.5", "--out", str(out), *more]
+    with pytest.raises(Asked) as caught:
+        CliRunner().invoke(cli, words, catch_exceptions=False)
+    return caught.value.args[0]
+
+
+def test_today_the_recipe_is_what_the_defaults_are(checkpoint, tmp_path):
+    plain = request_of(checkpoint, tmp_path / "run")
+    faithful = request_of(checkpoint, tmp_path / "run", "--faithful")
+    assert (plain.faithful, faithful.faithful) == (False, True)
+    assert plain.search == faithful.search
+    assert (plain.distill, plain.sizes) == (faithful.distill, faithful.sizes)
+    assert faithful.search.strategy == StrategyOptions(0.2, 5.0, 0.4, 5, True, "accuracy")
+
+
+def test_other_defaults_do_not_change_it(checkpoint, tmp_path, monkeypatch):
+    before = request_of(checkpoint, tmp_path / "run", "--faithful")
+    others = {"distill": "both", "cost_metric": "loss", "exploration": 0.5, "no_cit": True}
+    for option in command.params:
+        if option.name in others:
+            monkeypatch.setattr(option, "default", others[option.name])
+    changed = request_of(checkpoint, tmp_path / "run")
+    assert changed.distill.what == "both"
+    assert changed.search.strategy.cost_metric == "loss"
+    assert changed.search.importance.cit is False
+    assert request_of(checkpoint, tmp_path / "run", "--faithful") == before
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--distill", "logits"),
+        ("--cost-metric", "loss"),
+        ("--cost-examples", "8"),
+        ("--modes", "vt"),
+        ("--exploration", "0.1"),
+        ("--no-cip",),
+    ],
+)
+def test_options_that_leave_the_recipe_are_refused(checkpoint, tmp_path, option):
+    words = ["prune", "--model", str(checkpoint), "--rate", "0.5", "--out", str(tmp_path / "run")]
+    with pytest.raises(CompExportError, match=f"^{' '.join(option)} is not of the paper's recipe"):
+        CliRunner().invoke(cli, [*words, *option, "--faithful"], catch_exceptions=False)
+    request_of(checkpoint, tmp_path / "run", "--faithful", "--stages", "3", "--lr", "1e-3")
+
+
+def test_the_recipe_names_options_of_the_command():
+    assert set(RECIPE) <= {option.name for option in command.params}
