@@ -18,9 +18,14 @@ KEEP_UNIT = 1000  # keep ratios are whole thousandths, so that ceil(ratio * n) i
 
 Part = Literal["vision", "language", "cross"]
 Task = Literal["question", "retrieval", "caption", "statement"]  # what a model is asked to do
+# What becomes of dropped tokens: gone; each joins the most similar kept one; all join the weakest kept one.
+Merge = Literal["none", "similar", "one"]
 Place = tuple[Part, int]  # where tokens are dropped: a part, and the blocks of it passed before
-Ranking = Literal["received", "mean_head", "next_layer", "diversity"]  # see docs/formats.md
+Ranking = Literal[  # see docs/formats.md
+    "received", "mean_head", "next_layer", "diversity", "informativity", "aligned"
+]
 DECODER_RANKINGS = ("mean_head", "next_layer", "diversity")  # of LLaVA's language part alone
+ENCODER_RANKINGS = ("informativity", "aligned")  # of CLIP and BLIP alone
 PIVOTS = 4  # tokens of each kind that others are compared with by "diversity", as in DART
 
 
@@ -86,8 +91,15 @@ class DropPlan(_Frozen):
     ranking: Ranking = Field(
         default="received",
         description="what ranks the tokens: the attention they receive from the strongest head "
-        "(Eq. 6), from all heads on average, from those of the next block, or how little they repeat",
+        "(Eq. 6), from all heads on average, from those of the next block, how little they repeat, how "
+        "informative they are, or MADTP's three scores",
     )
+    merge: Merge = Field(default="none", description="what becomes of the tokens that are dropped")
+
+    @property
+    def keep_ratio(self) -> float:
+        """Of a part whose tokens are of one kind, the share that stays."""
+        return self.vision_keep_ratio if self.part == "vision" else self.text_keep_ratio
 
     @property
     def place(self) -> Place:
@@ -127,6 +139,12 @@ class PruningPlan(_Frozen):
                 raise ValueError(
                     f"ranking {drop.ranking!r} in the {drop.part} part of a {self.family}: only the "
                     "language part of a llava ranks so"
+                )
+            of_encoder = drop.ranking in ENCODER_RANKINGS or drop.merge != "none"
+            if of_encoder and self.family == "llava":
+                raise ValueError(
+                    f"ranking {drop.ranking!r} and merge {drop.merge!r} in a llava: its tokens are not "
+                    "ranked or merged as those of clip and blip are"
                 )
         return self
 

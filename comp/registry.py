@@ -159,6 +159,30 @@ METHODS = (
         "dart",
         "Once, after two layers: those that repeat a few pivot tokens, whatever attends to them",
     ),
+    Method(
+        name="turbo",
+        removes=("tokens",),
+        prunes=("tokens",),
+        families=("clip", "blip"),
+        description="Attention of [CLS] less redundancy; what goes is merged into what is most like it, "
+        "no training",
+        elsewhere={
+            "llava": "its language model sees image and text tokens in one causal sequence, where none is "
+            "[CLS] and a merged token would tell earlier ones of later ones"
+        },
+    ),
+    Method(
+        name="madtp",
+        removes=("tokens",),
+        prunes=("tokens",),
+        families=("clip", "blip"),
+        description="Attention received, attention of [CLS], and response to a learned dictionary that "
+        "both encoders share; what goes is merged into one token",
+        elsewhere={
+            "llava": "it aligns the tokens of an image encoder with those of a text encoder, and a llava "
+            "has no text encoder"
+        },
+    ),
 )
 
 

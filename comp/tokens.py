@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from comp.plan import KEEP_UNIT, DropPlan, Place, Ranking
+from comp.plan import KEEP_UNIT, DropPlan, Merge, Place, Ranking
 
 VISION, TEXT, ANSWER = 0, 1, 2
 ALWAYS = 2.0  # added to the query token's importance; importances are at most 1
@@ -42,6 +42,11 @@ class DropRule(Protocol):
     def ranking(self) -> Ranking:
         """What the importance it wants is."""
         return "received"
+
+    @property
+    def merge(self) -> Merge:
+        """What becomes of the tokens that go."""
+        return "none"
 
     def keep(self, importance: Tensor, kind: Tensor, alive: Tensor, query: Tensor) -> Tensor:
         """New ``alive [B, N]`` in [0, 1] from importance, kind and alive ``[B, N]``, query ``[B]``."""
@@ -85,10 +90,13 @@ class RatioRule(DropRule):
     previous: tuple[float, float] = (0.0, 0.0)
     softness: float = 0.0
     ranking: Ranking = "received"
+    merge: Merge = "none"
 
     @classmethod
     def from_plan(cls, drop: DropPlan) -> "RatioRule":
-        return cls(drop.vision_keep_ratio, drop.text_keep_ratio, ranking=drop.ranking)
+        return cls(
+            drop.vision_keep_ratio, drop.text_keep_ratio, ranking=drop.ranking, merge=drop.merge
+        )
 
     def keep(self, importance: Tensor, kind: Tensor, alive: Tensor, query: Tensor) -> Tensor:
         importance = importance.scatter_add(
@@ -148,6 +156,7 @@ class TokenState:
         alive: presence in [0, 1], ``[B, N]``: 0 for padding and dropped tokens.
         index: index in the original sequence, ``[B, N]``.
         query: where the last instruction token stands, ``[B]``.
+        size: how many tokens were merged into each, itself with it, ``[B, N]``; none before a merge.
     """
 
     states: Tensor
@@ -156,6 +165,7 @@ class TokenState:
     alive: Tensor
     index: Tensor
     query: Tensor
+    size: Tensor | None = None
 
     def drop(self, kept: Tensor) -> tuple["TokenState", Tensor]:
         """Gather the tokens with ``kept > 0``, in order; rows with fewer are filled with dead ones.
@@ -172,6 +182,7 @@ class TokenState:
                 kept.gather(1, taken),
                 self.index.gather(1, taken),
                 (taken < self.query[:, None]).sum(1),
+                None if self.size is None else self.size.gather(1, taken),
             ),
             taken,
         )

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from comp.encoder_flops import blip_macs, images_of
+from comp.dropped_flops import dropped_macs
+from comp.encoder_flops import images_of
 from comp.encoder_shapes import ASKED
 from comp.families.blip_cuts import BlipCuts
 from comp.plan import Part, PruningPlan, Workload
@@ -36,10 +37,6 @@ def blip_artifact(
     vision = shape.sizes.vision
     images = images_of(shape.task) * vision.tokens
     on = workload or Workload(image_tokens=images, text_tokens=TEXT_TOKENS)
-    ratios = {
-        drop.place: drop.vision_keep_ratio if drop.part == "vision" else drop.text_keep_ratio
-        for drop in shape.drops
-    }
     return Contribution(
         manifest=EncoderManifest,
         graphs=blip_graphs_of(shape),
@@ -61,7 +58,7 @@ def blip_artifact(
         },
         drops=shape.drops,
         params=parameters(weights),
-        macs=blip_macs(shape.sizes, on, ratios),
+        macs=dropped_macs(shape.sizes, on, shape.drops),
         workload=on,
     )
 

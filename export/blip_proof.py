@@ -21,6 +21,7 @@ from comp.families.blip_forward import Memory, Seen
 from comp.families.blip_passes import encoded_by, memories_of, said_by, seen_by
 from comp.families.encoder_forward import Encoded
 from comp.families.loading import load_adapter
+from comp.families.token_dictionary import attach_dictionary
 from comp.masks import Masks
 from comp.plan import DropPlan, Place, PruningPlan
 from comp.tokens import RatioRule
@@ -177,6 +178,7 @@ class BlipSide:
         text = shape.text.head_dim
         dims = {"vision": shape.vision.head_dim, "language": text, "cross": text}
         cuts = BlipCuts(self.plan, dims, adapter.encoder_blocks, adapter.images)  # type: ignore[arg-type]
+        attach_dictionary(self.dense.model, self.plan.drops)
         fill_kept(adapter, self.slim, cuts.of)
         return BlipTorch(adapter, self.plan.drops, masks_of(adapter, self.plan))
 

@@ -26,9 +26,12 @@ from export.graph.attention import (
     ranked_attention,
 )
 from export.graph.builder import GraphBuilder
+from export.graph.kept_tokens import KeptTokens, drops_early
 from export.graph.linear import activation, axis_size, linear, split_heads, vector
 from export.graph.norm import add_layer_norm, layer_norm
-from export.graph.token_gather import KeptTokens, last_row
+from export.graph.token_dictionary import TokenDictionary
+from export.graph.token_gather import last_row
+from export.graph.token_ranking import Looked
 from export.weights import WeightSource
 
 ENCODER, DECODER = "text_encoder", "text_decoder.bert"
@@ -65,6 +68,7 @@ class TextModel:
         """
         graph = self.graph
         kept = KeptTokens(graph, last=False)
+        dictionary = TokenDictionary(graph, self.weights, "language")
         states = self._embeddings(self._words(), input_ids, graph.constant([0]))
         for number, block in enumerate(self.sizes.blocks):
             name = self._block(number)
@@ -72,11 +76,14 @@ class TextModel:
             drop = None if alone else self.shape.drop("language", number + 1)
             with graph.scope(f"layers.{number}"):
                 asking = kept.only(states) if alone else states
-                mixed, scores = self._attention(asking, states, name, block, drop, alone)
+                mixed, looked = self._attention(asking, states, name, block, drop, alone)
                 residual = asking
-                if drop is not None and scores is not None:
-                    mixed, residual = kept.drop(scores, drop, mixed, residual)
+                early = drop is not None and drops_early(drop)
+                if drop is not None and looked is not None and early:
+                    mixed, residual = kept.drop(looked, drop, mixed, residual)
                 states = self._added(mixed, residual, f"{name}.attention.output")
+                if drop is not None and looked is not None and not early:
+                    states = kept.left(looked, drop, states, dictionary.responses)
                 if memories:
                     found = [
                         self._look(states, memory, f"{name}.crossattention", branch, block, alone)
@@ -171,12 +178,13 @@ class TextModel:
         block: BlockSize,
         drop: DropPlan | None,
         alone: bool,
-    ) -> tuple[ir.Value, ir.Value | None]:
-        """The heads' outputs ``[T, N, H·hd]`` and, before a drop, the scores ``[T, N]``."""
+    ) -> tuple[ir.Value, Looked | None]:
+        """The heads' outputs ``[T, N, H·hd]`` and, before a drop, what to rank by."""
         query, key, value = self._projected(asking, states, f"{name}.attention.self")
         heads = self._heads(block.heads)
         if drop is not None:
-            return ranked_attention(self.graph, query, key, value, heads)
+            mixed, seen = ranked_attention(self.graph, query, key, value, heads)
+            return mixed, Looked(seen, key, mixed, heads, last=False)
         return full_attention(self.graph, query, key, value, heads, one_query=alone), None
 
     def _projected(

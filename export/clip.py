@@ -98,6 +98,7 @@ def _tower(
         settings=shape.text if causal else shape.vision,
         drop=lambda layer: shape.drop(part, layer),
         causal=causal,
+        part=part,
     )
 
 

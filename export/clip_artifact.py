@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from comp.encoder_flops import clip_macs
+from comp.dropped_flops import dropped_macs
 from comp.families.cuts import CLIP, cut_of
 from comp.plan import PruningPlan, Workload
 from export.clip import TEXT_GRAPH, VISION_GRAPH, build_clip_graphs
@@ -38,10 +38,6 @@ def clip_artifact(
         weights = SlimWeights(weights, lambda name: cut_of(name, whole, head_dim, CLIP))
     vision, text = shape.sizes.vision, shape.sizes.text
     on = workload or Workload(image_tokens=vision.tokens, text_tokens=text.positions)
-    ratios = {
-        drop.place: drop.vision_keep_ratio if drop.part == "vision" else drop.text_keep_ratio
-        for drop in shape.drops
-    }
     return Contribution(
         manifest=EncoderManifest,
         graphs=(VISION_GRAPH, TEXT_GRAPH),
@@ -60,7 +56,7 @@ def clip_artifact(
         },
         drops=shape.drops,
         params=parameters(weights),
-        macs=clip_macs(shape.sizes, on, ratios),
+        macs=dropped_macs(shape.sizes, on, shape.drops),
         workload=on,
     )
 

@@ -18,6 +18,7 @@ from comp.families.clip_forward import embed_images, embed_texts
 from comp.families.cuts import CLIP, cut_of
 from comp.families.encoder_forward import EncoderOptions
 from comp.families.loading import load_adapter
+from comp.families.token_dictionary import attach_dictionary
 from comp.masks import Masks
 from comp.plan import DropPlan, Place, PruningPlan
 from comp.tokens import DropRule, RatioRule
@@ -113,6 +114,7 @@ class ClipSide:
     def masked_runner(self) -> ClipTorch:
         sizes = self.dense.shape
         head_dim = {"vision": sizes.vision.head_dim, "language": sizes.text.head_dim}
+        attach_dictionary(self.dense.model, self.plan.drops)
         fill_kept(self.dense, self.slim, lambda name: cut_of(name, self.plan, head_dim, CLIP))
         return ClipTorch(self.dense, self.plan.drops, masks_of(self.dense, self.plan))
 

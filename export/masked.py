@@ -11,7 +11,7 @@ from comp.families.base import FamilyAdapter
 from comp.families.cuts import Cut
 from comp.families.encoder_forward import Encoded
 from comp.masks import Masks
-from comp.plan import PruningPlan, Ranking
+from comp.plan import Merge, PruningPlan, Ranking
 from comp.tokens import RatioRule
 
 
@@ -25,6 +25,10 @@ class Listening:
     @property
     def ranking(self) -> Ranking:
         return self.rule.ranking
+
+    @property
+    def merge(self) -> Merge:
+        return self.rule.merge
 
     def keep(self, importance: Tensor, kind: Tensor, alive: Tensor, query: Tensor) -> Tensor:
         self.heard.append(importance)

@@ -173,10 +173,10 @@ def _count_compositions(name: str, shape: "SlimShape", options: CommonOptions) -
 
 def _count_request(name: str, shape: "SlimShape", on: "Workload", options: CommonOptions) -> None:
     """One request of a cut model beside the dense one's, by part."""
-    from comp.encoder_flops import request_macs
+    from comp.dropped_flops import dropped_macs
 
-    dense = request_macs(shape.dense, on, {})
-    slim = request_macs(shape.slim, on, shape.ratios)
+    dense = dropped_macs(shape.dense, on, ())
+    slim = dropped_macs(shape.slim, on, shape.drops)
     before, after = sum(dense.values()), sum(slim.values())
     if options.json:
         print_json(

@@ -16,13 +16,16 @@ from comp.families.attention import attend, causal_bias, presence_bias
 from comp.families.encoder_forward import (
     Encoded,
     EncoderOptions,
+    Ranker,
+    Responses,
     TowerBlock,
-    attention_received,
+    drop_tokens,
     run_encoder,
     start_tokens,
     with_states,
 )
 from comp.families.observe import Observer
+from comp.families.token_ranking import Looked
 from comp.masks import BlockKey, Masks
 from comp.tokens import TEXT, VISION, DropRule, TokenState
 
@@ -77,6 +80,7 @@ class TextOptions:
         calibrated: CIT on.
         causal: a decoder.
         first: number of this model's first block among the language blocks.
+        responses: to the entries of a dictionary.
     """
 
     masks: Masks | None = None
@@ -84,6 +88,7 @@ class TextOptions:
     calibrated: bool = True
     causal: bool = False
     first: int = 0
+    responses: Responses | None = None
 
 
 @dataclass(frozen=True)
@@ -135,15 +140,17 @@ def read(
     for number, layer in enumerate(text.encoder.layer):
         rule = options.rules.get(number + 1)
         block = _TextBlock(layer, options.first + number, options, rule is not None, observer)
-        states, importance = block.attention(tokens)
+        states, looked = block.attention(tokens)
         tokens = with_states(tokens, states)
+        ranker = Ranker(options.calibrated, options.responses)
+        importance = None if looked is None else ranker.importance(rule, looked, states)
+        if observer is not None and looked is not None and importance is not None:
+            observer.heads(("language", block.number), looked.mixed.flatten(2), importance)
         if observer is not None and importance is not None and pending is not None:
             observer.channels(("language", pending[0]), pending[1], importance)
-        if rule is not None and importance is not None:
-            alive = rule.keep(importance, tokens.kind, tokens.alive, tokens.query)
-            tokens, taken = tokens.drop(alive)
-            importance = importance.gather(1, taken)
-            kept[number + 1] = tokens
+        if rule is not None and looked is not None and importance is not None:
+            dropped, importance = drop_tokens(rule, looked, tokens, importance)
+            tokens = kept[number + 1] = dropped
         if memories:
             tokens = with_states(tokens, block.cross(tokens, memories, importance))
         states, hidden = block.feed_forward(tokens.states)
@@ -176,8 +183,8 @@ class _TextBlock:
     ranks: bool
     observer: Observer | None
 
-    def attention(self, tokens: TokenState) -> tuple[Tensor, Tensor | None]:
-        """States behind self-attention and its norm, and the tokens' importance if it is asked for."""
+    def attention(self, tokens: TokenState) -> tuple[Tensor, Looked | None]:
+        """States behind self-attention and its norm, and what to rank by if it is asked for."""
         module = self.layer.attention.self
         query, key, value = (
             _heads(projection(tokens.states), module.attention_head_size)
@@ -189,17 +196,13 @@ class _TextBlock:
         scale = module.attention_head_size**-0.5
         mixed = attend(query, key, value, bias, scale)
         mask = self._head_mask(("language", self.number), mixed)
-        importance = None
+        looked = None
         if self.ranks or self.observer is not None:
             scores = (query.float() @ key.float().transpose(-1, -2)) * scale + bias
-            importance = attention_received(
-                scores, tokens.alive, mask.float(), self.options.calibrated
-            )
-        if self.observer is not None and importance is not None:
-            self.observer.heads(("language", self.number), mixed.flatten(2), importance)
+            looked = Looked(scores, key, mixed, mask.float(), tokens)
         output = self.layer.attention.output
         projected = output.dense((mixed * mask[:, None]).flatten(2))
-        return output.LayerNorm(projected + tokens.states), importance
+        return output.LayerNorm(projected + tokens.states), looked
 
     def cross(
         self, tokens: TokenState, memories: Sequence[Memory], importance: Tensor | None

@@ -26,6 +26,7 @@ from transformers.utils import ModelOutput
 from comp.errors import CompExportError
 from comp.families.blip_passes import encoded_by, memories_of, seen_by
 from comp.families.blip_sizes import drops_of, forwarding_of, resize
+from comp.families.token_dictionary import attach_dictionary
 from comp.plan import DropPlan
 
 NLVR_TYPE = "comp_blip_nlvr"
@@ -146,6 +147,7 @@ class BlipForNlvr2(BlipPreTrainedModel):
         width = config.text_config.hidden_size
         self.cls_head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
         resize(self, config.pruning or {})
+        attach_dictionary(self, self.drops)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

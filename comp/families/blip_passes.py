@@ -4,6 +4,7 @@ Which of a forwarding's masks and rules belong to which model is said here once.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -13,13 +14,15 @@ from comp.families.blip_forward import Memory, Seen, TextOptions, read, see
 from comp.families.encoder_adapter import options_of, rules_of
 from comp.families.encoder_forward import Encoded
 from comp.families.observe import Observer
+from comp.families.token_dictionary import responses_of
 
 
 def seen_by(
     model: Any, pixel_values: Tensor, how: Forwarding, observer: Observer | None = None
 ) -> Seen:
     """``pixel_values [I, C, S, S]`` through the tower."""
-    return see(model.vision_model, pixel_values, options_of(how, "vision"), observer)
+    options = replace(options_of(how, "vision"), responses=responses_of(model, "vision"))
+    return see(model.vision_model, pixel_values, options, observer)
 
 
 def memories_of(seen: Seen, images: int) -> list[Memory]:
@@ -42,7 +45,8 @@ def encoded_by(
 ) -> Encoded:
     """Texts ``[B, L]`` through the text encoder; without memories, as they read alone."""
     mask = input_ids.new_ones(input_ids.shape) if attention_mask is None else attention_mask
-    options = TextOptions(how.masks, rules_of(how, "language"), how.calibrated)
+    rules, responses = rules_of(how, "language"), responses_of(model, "language")
+    options = TextOptions(how.masks, rules, how.calibrated, responses=responses)
     return read(model.text_encoder, input_ids, mask, memories, options, observer)
 
 

@@ -1,6 +1,6 @@
 """The two towers of CLIP on ``transformers``' modules, for pruning and as the reference of exports."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from comp.families.encoder_forward import (
     state_that_stays,
 )
 from comp.families.observe import Observer
+from comp.families.token_dictionary import responses_of
 from comp.tokens import TEXT, VISION
 
 LEGACY_EOS = 2  # configurations from before the end of text was stored: the largest id is it
@@ -59,6 +60,7 @@ def embed_images(
     stays = torch.zeros(len(states), dtype=torch.long, device=states.device)
     blocks = [ClipBlock(layer) for layer in tower.encoder.layers]
     tokens = start_tokens(states, VISION, alive, stays)
+    options = replace(options, responses=responses_of(model, "vision"))
     encoded = run_encoder("vision", blocks, tokens, options, observer=observer)
     pooled = tower.post_layernorm(state_that_stays(encoded.tokens))
     embeds = F.normalize(model.visual_projection(pooled), dim=-1)
@@ -78,6 +80,7 @@ def embed_texts(
     blocks = [ClipBlock(layer) for layer in tower.encoder.layers]
     stays = end_of_text(input_ids, model.config.text_config.eos_token_id)
     tokens = start_tokens(states, TEXT, attention_mask.to(states.dtype), stays)
+    options = replace(options, responses=responses_of(model, "language"))
     encoded = run_encoder("language", blocks, tokens, options, causal=True, observer=observer)
     pooled = tower.final_layer_norm(state_that_stays(encoded.tokens))
     embeds = F.normalize(model.text_projection(pooled), dim=-1)

@@ -5,18 +5,23 @@ them; what differs between families is behind ``PreNormBlock``. Tokens go betwee
 which ranks them, and its FFN.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from comp.families.attention import NEVER, attend, causal_bias, presence_bias
+from comp.families.attention import attend, causal_bias, presence_bias
 from comp.families.observe import Observer
+from comp.families.token_ranking import Looked, importance_of, similarity
 from comp.masks import Masks
 from comp.plan import Part
+from comp.token_merging import Dropped, merge_into_one, merge_similar
 from comp.tokens import DropRule, TokenState
+
+Responses = Callable[[Tensor, Tensor], Tensor]
+"""Of states ``[B, N, D]`` with their presence ``[B, N]`` to the entries of a dictionary, ``[B, N, T]``."""
 
 
 class PreNormBlock(Protocol):
@@ -62,11 +67,12 @@ class TowerBlock:
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """How to run: masks (none: whole), drop rules by blocks passed, CIT on or off."""
+    """How to run: masks (none: whole), drop rules by blocks passed, CIT on or off, and a dictionary."""
 
     masks: Masks | None = None
     rules: dict[int, DropRule] = field(default_factory=dict)
     calibrated: bool = True
+    responses: Responses | None = None
 
 
 @dataclass(frozen=True)
@@ -95,17 +101,17 @@ def run_encoder(
         rule = options.rules.get(number + 1)
         ranks = observer is not None or rule is not None
         step = _Attention(part, number, block, options, causal, ranks)
-        states, importance, mixed = step(tokens)
+        states, looked, mixed = step(tokens)
         tokens = with_states(tokens, states)
+        ranker = Ranker(options.calibrated, options.responses)
+        importance = None if looked is None else ranker.importance(rule, looked, states)
         if observer is not None and importance is not None:
             observer.heads((part, number), mixed, importance)
             if pending is not None:
                 pending.tell(observer, importance)
-        if rule is not None and importance is not None:
-            alive = rule.keep(importance, tokens.kind, tokens.alive, tokens.query)
-            tokens, taken = tokens.drop(alive)
-            importance = importance.gather(1, taken)
-            kept[number + 1] = tokens
+        if rule is not None and looked is not None and importance is not None:
+            dropped, importance = drop_tokens(rule, looked, tokens, importance)
+            tokens = kept[number + 1] = dropped
         hidden = block.hidden(tokens.states)
         masked = hidden
         if options.masks is not None:
@@ -141,8 +147,8 @@ class _Attention:
     causal: bool
     ranks: bool
 
-    def __call__(self, tokens: TokenState) -> tuple[Tensor, Tensor | None, Tensor]:
-        """States after attention, importance ``[B, N]`` if asked, and the heads' outputs."""
+    def __call__(self, tokens: TokenState) -> tuple[Tensor, Looked | None, Tensor]:
+        """States after attention, what to rank by if asked, and the heads' outputs."""
         query, key, value = self.block.attention_inputs(tokens.states)
         bias = presence_bias(tokens.alive)
         if self.causal:
@@ -150,16 +156,14 @@ class _Attention:
         scale = self.block.head_dim**-0.5
         mixed = attend(query, key, value, bias, scale)  # [B, N, H, hd]
         head_mask = self._head_mask(query.shape[1], mixed)
-        importance = None
+        looked = None
         if self.ranks:
             scores = (query.float() @ key.float().transpose(-1, -2)) * scale + bias
-            importance = attention_received(
-                scores, tokens.alive, head_mask.float(), self.options.calibrated
-            )
+            looked = Looked(scores, key, mixed, head_mask.float(), tokens)
         flat = mixed.flatten(2)
         if self.options.masks is not None:
             mixed = mixed * head_mask[:, None]
-        return tokens.states + self.block.attention_output(mixed.flatten(2)), importance, flat
+        return tokens.states + self.block.attention_output(mixed.flatten(2)), looked, flat
 
     def _head_mask(self, heads: int, like: Tensor) -> Tensor:
         if self.options.masks is None:
@@ -167,29 +171,34 @@ class _Attention:
         return self.options.masks.heads[self.part, self.number].to(like.device, like.dtype)
 
 
-def attention_received(
-    scores: Tensor, alive: Tensor, head_mask: Tensor, calibrated: bool
-) -> Tensor:
-    """Attention each token receives, the strongest head counting (Eq. 6): the mean over queries.
+@dataclass(frozen=True)
+class Ranker:
+    """What ranking needs besides a block's attention: CIT on or off, and a dictionary."""
 
-    Args:
-        scores: attention logits ``[B, H, N, N]``, biases added.
-        alive: presence of the tokens ``[B, N]``; absent ones do not ask and receive nothing.
-        head_mask: soft mask of each head, ``[H]``.
-        calibrated: Eq. 7 (CIT): the mask applies to the attention itself. Otherwise masked heads take
-            part with flattened logits, as masking them in the forward pass would do.
+    calibrated: bool
+    responses: Responses | None
 
-    Returns:
-        ``[B, N]``, at most 1.
-    """
-    mask = head_mask[:, None, None]
-    if calibrated:
-        attention = torch.softmax(scores, dim=-1) * mask
-    else:
-        attention = torch.softmax(torch.where(scores > NEVER / 10, scores * mask, scores), dim=-1)
-    strongest = attention.amax(1)  # [B, N, N]
-    asking = alive / alive.sum(1, keepdim=True).clamp(min=1e-12)
-    return torch.einsum("bn,bnm->bm", asking.to(strongest.dtype), strongest) * (alive > 0)
+    def importance(self, rule: DropRule | None, looked: Looked, states: Tensor) -> Tensor:
+        """What a rule wants, or without one what an observer is shown, ``[B, N]``."""
+        wanted = "received" if rule is None else rule.ranking
+        found = None
+        if wanted == "aligned" and self.responses is not None:
+            found = self.responses(states, looked.came.alive)
+        return importance_of(wanted, looked, self.calibrated, found)
+
+
+def drop_tokens(
+    rule: DropRule, looked: Looked, tokens: TokenState, importance: Tensor
+) -> tuple[TokenState, Tensor]:
+    """The tokens that a rule leaves, those that go merged into them as it says, and their importance."""
+    alive = rule.keep(importance, tokens.kind, tokens.alive, tokens.query)
+    left, taken = tokens.drop(alive)
+    dropped = Dropped(tokens, left, taken)
+    if rule.merge == "similar":
+        left = merge_similar(dropped, similarity(looked))
+    elif rule.merge == "one":
+        left = merge_into_one(dropped, importance)
+    return left, importance.gather(1, taken)
 
 
 def start_tokens(states: Tensor, kind: int, alive: Tensor, stays: Tensor) -> TokenState:
@@ -214,6 +223,4 @@ def state_that_stays(tokens: TokenState) -> Tensor:
 
 def with_states(tokens: TokenState, states: Tensor) -> TokenState:
     """The same tokens in other states."""
-    return TokenState(
-        states, tokens.position, tokens.kind, tokens.alive, tokens.index, tokens.query
-    )
+    return replace(tokens, states=states)

@@ -28,6 +28,7 @@ from comp.families.base import Forwarding
 from comp.families.blip_forward import Memory
 from comp.families.blip_passes import encoded_by, memories_of, seen_by
 from comp.families.blip_sizes import drops_of, forwarding_of, resize
+from comp.families.token_dictionary import attach_dictionary
 from comp.plan import DropPlan
 
 SLIM_BLIP = "comp_blip"
@@ -84,6 +85,7 @@ class _Slim:
                 self.config.text_config, is_cross_attention=True, layer_idx=number
             )
         resize(self, self.config.pruning or {})
+        attach_dictionary(self, self.drops)
 
 
 class CompBlipForConditionalGeneration(_Slim, BlipForConditionalGeneration):

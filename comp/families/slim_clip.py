@@ -9,6 +9,7 @@ from transformers.models.clip.modeling_clip import CLIPOutput
 from comp.families.clip_forward import Embedded, embed_images, embed_texts
 from comp.families.encoder_forward import EncoderOptions
 from comp.families.resizing import set_in, set_out
+from comp.families.token_dictionary import attach_dictionary
 from comp.plan import DropPlan, Part, PruningPlan
 from comp.tokens import rules_from_plan
 
@@ -55,6 +56,7 @@ class CompCLIPModel(CLIPModel):
     def __init__(self, config: CompCLIPConfig) -> None:
         super().__init__(config)
         _resize(self, config.pruning or {})
+        attach_dictionary(self, self.drops)
 
     @property
     def drops(self) -> tuple[DropPlan, ...]:

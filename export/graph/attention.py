@@ -160,7 +160,7 @@ def ranked_attention(
     heads: Heads,
     causal: bool = False,
 ) -> tuple[ir.Value, ir.Value]:
-    """Attention whose weights also rank the tokens (Eq. 6): one matrix serves both.
+    """Attention whose weights also rank the tokens: one matrix serves both.
 
     Args:
         query, key, value: ``[B, N, H·hd]``.
@@ -168,8 +168,7 @@ def ranked_attention(
         causal: tokens see themselves and those before.
 
     Returns:
-        Output ``[B, N, H·hd]``, and what each token receives from the strongest head, the mean over
-        queries: ``[B, N]`` float32.
+        Output ``[B, N, H·hd]``, and the weights ``[B, H, N, N]`` float32.
     """
     scaled = graph.op("Mul", query, graph.scalar(heads.dim**-0.5))
     queries, keys, values = (
@@ -180,10 +179,8 @@ def ranked_attention(
     if causal:
         scores = _masked(graph, scores, causal_square(graph, query))
     weights = graph.op("Softmax", scores, axis=-1)  # [B, H, N, N] float32
-    strongest = graph.op("ReduceMax", weights, graph.constant([1]), keepdims=0)
-    received = graph.op("ReduceMean", strongest, graph.constant([1]), keepdims=0)
     mixed = graph.op("MatMul", cast_to_graph(graph, weights), values)
-    return _join_heads(graph, mixed, heads), received
+    return _join_heads(graph, mixed, heads), weights
 
 
 def _masked(graph: GraphBuilder, scores: ir.Value, mask: ir.Value) -> ir.Value:

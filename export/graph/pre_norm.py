@@ -1,7 +1,7 @@
 """A pre-norm Transformer encoder that drops tokens: the towers of CLIP, and BLIP's of images.
 
-Tokens go right behind the attention that ranks them: the block's output projection and FFN would work
-on rows that nobody reads.
+Tokens that are dropped go right behind the attention that ranks them: the block's output projection and
+FFN would work on rows that nobody reads. Those that are merged go behind the output projection.
 """
 
 from collections.abc import Callable
@@ -10,13 +10,15 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from comp.encoder_shapes import BlockSize
-from comp.plan import DropPlan
+from comp.plan import DropPlan, Part
 from export.encoder_config import TowerSettings
 from export.graph.attention import Heads, full_attention, ranked_attention
 from export.graph.builder import GraphBuilder
+from export.graph.kept_tokens import KeptTokens, drops_early
 from export.graph.linear import activation, linear
 from export.graph.norm import add_layer_norm, layer_norm
-from export.graph.token_gather import KeptTokens
+from export.graph.token_dictionary import TokenDictionary
+from export.graph.token_ranking import Looked
 from export.weights import WeightSource
 
 
@@ -45,6 +47,7 @@ class PreNormTower:
         settings: activation and epsilon.
         drop: the drop behind so many blocks, if there is one.
         causal: tokens see those before them, and the last one stays; otherwise the first stays.
+        part: whose tokens these are.
         projections: names within a block's ``self_attn``.
     """
 
@@ -57,6 +60,7 @@ class PreNormTower:
     settings: TowerSettings
     drop: Callable[[int], DropPlan | None]
     causal: bool = False
+    part: Part = "vision"
     projections: Projections = Projections()
 
     def pooled(self, states: ir.Value) -> ir.Value:
@@ -73,22 +77,28 @@ class PreNormTower:
     def _run(self, residual: ir.Value, one: bool) -> ir.Value:
         graph, weights, eps = self.graph, self.weights, self.settings.layer_norm_eps
         kept = KeptTokens(graph, last=self.causal)
+        dictionary = TokenDictionary(graph, weights, self.part)
         count = len(self.blocks)
         normed = layer_norm(graph, weights, residual, f"{self.name}.0.layer_norm1", eps)
         for number, block in enumerate(self.blocks):
             name, ends = f"{self.name}.{number}", number + 1 == count
             drop = None if ends and one else self.drop(number + 1)
             with graph.scope(f"layers.{number}"):
-                mixed, scores = self._attention(normed, f"{name}.self_attn", block, drop)
-                if drop is not None and scores is not None:
-                    mixed, residual = kept.drop(scores, drop, mixed, residual)
+                mixed, looked = self._attention(normed, f"{name}.self_attn", block, drop)
+                early = drop is not None and drops_early(drop)
+                if drop is not None and looked is not None and early:
+                    mixed, residual = kept.drop(looked, drop, mixed, residual)
                 if ends and one:
                     mixed, residual = kept.only(mixed), kept.only(residual)
                 output = f"{name}.self_attn.{self.projections.output}"
                 mixed = linear(graph, weights, mixed, output, bias=True)
-                normed, residual = add_layer_norm(
-                    graph, weights, mixed, residual, f"{name}.layer_norm2", eps
-                )
+                norm = f"{name}.layer_norm2"
+                if drop is not None and looked is not None and not early:
+                    states = graph.op("Add", residual, mixed)
+                    residual = kept.left(looked, drop, states, dictionary.responses)
+                    normed = layer_norm(graph, weights, residual, norm, eps)
+                else:
+                    normed, residual = add_layer_norm(graph, weights, mixed, residual, norm, eps)
                 wide = linear(graph, weights, normed, f"{name}.mlp.fc1", bias=True)
                 wide = activation(graph, wide, self.settings.act)
                 narrow = linear(graph, weights, wide, f"{name}.mlp.fc2", bias=True)
@@ -98,8 +108,8 @@ class PreNormTower:
 
     def _attention(
         self, normed: ir.Value, name: str, block: BlockSize, drop: DropPlan | None
-    ) -> tuple[ir.Value, ir.Value | None]:
-        """The heads' outputs ``[B, N, H·hd]`` and, before a drop, the scores ``[B, N]``."""
+    ) -> tuple[ir.Value, Looked | None]:
+        """The heads' outputs ``[B, N, H·hd]`` and, before a drop, what to rank by."""
         graph = self.graph
         heads = Heads(block.heads, block.heads, self.head_dim)
         found = [
@@ -113,5 +123,6 @@ class PreNormTower:
         else:
             query, key, value = found
         if drop is not None:
-            return ranked_attention(graph, query, key, value, heads, self.causal)
+            mixed, seen = ranked_attention(graph, query, key, value, heads, self.causal)
+            return mixed, Looked(seen, key, mixed, heads, self.causal)
         return full_attention(graph, query, key, value, heads, self.causal), None

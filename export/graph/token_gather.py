@@ -91,8 +91,16 @@ def drop_tokens(
     return Gathered(Tokens(position_ids, vision_places, text_places, original), keep)
 
 
-def keep_strongest(graph: GraphBuilder, scores: ir.Value, ratio: float, last: bool) -> ir.Value:
-    """Of tokens of one kind, the places ``[B, k]`` of the ``k = ceil(ratio · N)`` highest scores.
+@dataclass(frozen=True)
+class Strongest:
+    """The kept tokens of one kind: places ``[B, k]`` ascending, and that of the weakest ``[B, 1]``."""
+
+    places: ir.Value
+    weakest: ir.Value
+
+
+def keep_strongest(graph: GraphBuilder, scores: ir.Value, ratio: float, last: bool) -> Strongest:
+    """Of tokens of one kind, the ``k = ceil(ratio · N)`` highest scores.
 
     Args:
         graph: where to build.
@@ -105,42 +113,7 @@ def keep_strongest(graph: GraphBuilder, scores: ir.Value, ratio: float, last: bo
     _, chosen = graph.ops("TopK", raised, k, outputs=2, axis=1, largest=1, sorted=1)
     places = cast(graph, chosen, ir.DataType.INT32)  # TensorRT sorts no int64
     ordered, _ = graph.ops("TopK", places, k, outputs=2, axis=1, largest=0, sorted=1)
-    return cast(graph, ordered, ir.DataType.INT64)
-
-
-class KeptTokens:
-    """Which tokens of an encoder are left, all of one kind; each drop declares ``kept.{m} [B, k]``."""
-
-    def __init__(self, graph: GraphBuilder, last: bool) -> None:
-        """``last``: the last token always stays, otherwise the first."""
-        self._graph = graph
-        self._last = last
-        self._original: ir.Value | None = None
-
-    def drop(self, scores: ir.Value, drop: DropPlan, *rows: ir.Value) -> list[ir.Value]:
-        """The rows ``[B, k, d]`` of the strongest tokens, of each of ``rows [B, N, d]``.
-
-        Args:
-            scores: importance ``[B, N]`` float32, at most 1.
-            drop: the place, and the ratio for its kind of tokens.
-            rows: what to gather.
-        """
-        graph = self._graph
-        is_vision = drop.part == "vision"
-        ratio = drop.vision_keep_ratio if is_vision else drop.text_keep_ratio
-        keep = keep_strongest(graph, scores, ratio, self._last)
-        if self._original is not None:
-            self._original = graph.op("GatherElements", self._original, keep, axis=1)
-        else:
-            self._original = keep
-        name = f"kept.{drop.after_layer}"
-        dims = ("batch", f"kept_{drop.after_layer}")
-        graph.output(name, self._original, ir.DataType.INT64, dims)
-        return [gather_rows(graph, x, keep) for x in rows]
-
-    def only(self, x: ir.Value) -> ir.Value:
-        """The row of the token that always stays: ``[B, N, d] → [B, 1, d]``."""
-        return last_row(self._graph, x) if self._last else first_row(self._graph, x)
+    return Strongest(cast(graph, ordered, ir.DataType.INT64), last_row(graph, chosen))
 
 
 def first_row(graph: GraphBuilder, x: ir.Value) -> ir.Value:
@@ -149,7 +122,7 @@ def first_row(graph: GraphBuilder, x: ir.Value) -> ir.Value:
 
 
 def last_row(graph: GraphBuilder, x: ir.Value) -> ir.Value:
-    """``[B, N, d] → [B, 1, d]``."""
+    """``[B, N, ...] → [B, 1, ...]``."""
     end, axis = graph.constant([2**31 - 1]), graph.constant([1])
     return graph.op("Slice", x, graph.constant([-1]), end, axis)
 

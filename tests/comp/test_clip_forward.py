@@ -5,7 +5,8 @@ import torch
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
 from comp.families.clip_forward import embed_images, embed_texts, end_of_text
-from comp.families.encoder_forward import EncoderOptions, attention_received
+from comp.families.encoder_forward import EncoderOptions
+from comp.families.token_ranking import attention_received
 from comp.masks import Masks
 from comp.plan import keep_count
 from comp.tokens import RatioRule

@@ -58,3 +58,28 @@ def test_modes_that_do_not_fit_the_method(clip_checkpoint, tmp_path):
         prune(clip_checkpoint, tmp_path / "run", "--method", "wanda", "--modes", "vt,cp")
     with pytest.raises(CompExportError, match=r"at most 0\.\d\d; choose a smaller --rate$"):
         prune(clip_checkpoint, tmp_path / "run", "--method", "wanda", rate="0.98")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "merge"), [("turbo", "similar"), ("madtp", "one")])
+def test_merging_methods_from_the_command_line(clip_checkpoint, tmp_path, method, merge):
+    """Through the slim checkpoint and the graphs, to a proof of all."""
+    run = tmp_path / "run"
+    result = prune(clip_checkpoint, run, "--method", method, "--json", rate="0.4")
+    assert result.exit_code == 0, result.output
+    plan, record = open_run(run).load_plan(), open_run(run).read_record()
+    assert json.loads(result.stdout)["rate"] == plan.rate == pytest.approx(0.4, abs=0.005)
+    assert record["modes"] == ["vision_tokens", "language_tokens"]
+    assert {drop.merge for drop in plan.drops} == {merge}
+    for arguments in (("onnx",), ("verify", "--questions", "3"), ("inspect",), ("flops", "--plan")):
+        shown = CliRunner().invoke(cli, [*arguments, str(run)], catch_exceptions=False)
+        assert shown.exit_code == 0, shown.output
+    report = json.loads((run / "reports" / "verify.json").read_text())
+    assert all(link["ok"] for link in report["links"])
+
+
+def test_merging_methods_are_not_for_llava(tmp_path):
+    arguments = ["prune", "--rate", "0.4", "--out", str(tmp_path / "llava"), "--method"]
+    for method, reason in (("turbo", "its language model"), ("madtp", "it aligns the tokens")):
+        with pytest.raises(CompExportError, match=f"{method} is not for llava models: {reason}"):
+            CliRunner().invoke(cli, [*arguments, method], catch_exceptions=False)

@@ -20,6 +20,7 @@ from comp.families.blip_cuts import BlipCuts
 from comp.families.blip_forward import Memory, TextOptions, read, see
 from comp.families.blip_nlvr import BlipForNlvr2, BlipNlvrConfig
 from comp.families.encoder_forward import EncoderOptions
+from comp.families.token_dictionary import responses_of
 from comp.masks import Masks
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
 from comp.tokens import RatioRule
@@ -265,14 +266,15 @@ class Reference:
 
     @torch.no_grad()
     def see(self, pixels):
-        return see(
-            self.model.vision_model, pixels, EncoderOptions(self.masks, self.rules["vision"])
-        )
+        responses = responses_of(self.model, "vision")
+        options = EncoderOptions(self.masks, self.rules["vision"], responses=responses)
+        return see(self.model.vision_model, pixels, options)
 
     @torch.no_grad()
     def read(self, ids, *states):
         memories = [Memory.of_image(each) for each in states]
-        options = TextOptions(self.masks, self.rules["language"])
+        responses = responses_of(self.model, "language")
+        options = TextOptions(self.masks, self.rules["language"], responses=responses)
         return read(self.model.text_encoder, ids, torch.ones_like(ids), memories, options)
 
     @torch.no_grad()

@@ -1,0 +1,111 @@
+"""MADTP: drop tokens of both encoders by three scores and a dictionary that both share, merged into one.
+
+After Cao et al., "MADTP: Multimodal Alignment-Guided Dynamic Token Pruning for Accelerating
+Vision-Language Transformer" (CVPR 2024). The original's threshold keeps another number of tokens for
+each input; deployed shapes are fixed, so one keep ratio takes its place, in training too.
+"""
+
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+
+from comp.errors import CompExportError
+from comp.families.base import FamilyAdapter, Forwarding, Scored
+from comp.families.token_dictionary import TokenDictionary, attach_dictionary, dictionary_of
+from comp.masks import Masks
+from comp.methods.base import Job, Outcome
+from comp.search import SearchState
+from comp.search_state import SavedSearch, load_search, save_search
+from comp.strategy import ModeCost
+from comp.token_pruning import TokenGround, measured, stage_line, token_ground
+from comp.tokens import rules_from_plan
+
+METHOD = "madtp"
+ALIGNMENT = 0.1  # weight of the alignment loss beside the task's
+
+
+def prune(job: Job) -> Outcome:
+    """Lower the ratio stage by stage while the dictionary learns; see ``comp.methods.base.method``."""
+    adapter, options = job.adapter, job.options
+    ground = token_ground(job, "aligned", "one")
+    _check(job, ground)
+    strength = ground.strength()
+    if strength < len(ground.places):
+        raise CompExportError(
+            f"rate {options.rate:g} needs fewer drops than the {len(ground.places)} places of both "
+            "encoders, of which --method madtp learns: choose a larger --rate"
+        )
+    torch.manual_seed(options.seed)  # the entries start at random
+    attach_dictionary(adapter.model, ground.drops(strength))
+    saved = load_search(job.folder, adapter, options.modes)
+    if saved is None:
+        metric, _ = measured(job, ())
+        costs = dict.fromkeys(options.modes, ModeCost())
+        state = SearchState(Masks.ones(adapter.blocks))
+        saved = SavedSearch(state, 0, metric, metric, costs, ())
+    with job.progress.task("pruning", options.stages) as task:
+        while saved.stage < options.stages:
+            task.at(saved.stage)
+            saved, line = _stage(job, ground, strength, saved)
+            if job.compute.is_main:
+                save_search(job.folder, adapter, saved, line)
+            job.compute.accelerator.wait_for_everyone()
+    plan = ground.plan(ground.drops(strength), job.model_name, METHOD)
+    return Outcome(plan, saved.dense_metric, saved.metric, options.steps)
+
+
+def _stage(
+    job: Job, ground: TokenGround, strength: int, saved: SavedSearch
+) -> tuple[SavedSearch, dict[str, Any]]:
+    """Train at the ratio of one stage, and measure."""
+    options, stage = job.options, saved.stage + 1
+    least = len(ground.places)  # every place drops from the first stage on
+    earlier, drops = (
+        ground.drops(max(least, strength * number // options.stages)) if number else ()
+        for number in (saved.stage, stage)
+    )
+    dictionary = dictionary_of(job.adapter.model)
+    assert dictionary is not None
+    how = Forwarding(rules=rules_from_plan(drops))
+    guided = replace(job, adapter=cast(FamilyAdapter, Guided(job.adapter, dictionary)))
+    guided.train(saved.stage * options.steps_per_stage, options.steps_per_stage, lambda _: how)
+    metric, loss = measured(job, drops)
+    before = saved.metric, ground.rate_of(earlier)
+    shares = {drop.place: (drop.vision_keep_ratio, drop.text_keep_ratio) for drop in drops}
+    state = replace(saved.state, shares=shares)
+    line = stage_line(ground, stage, drops, before, (metric, loss))
+    return replace(saved, state=state, stage=stage, metric=metric), line
+
+
+class Guided:
+    """An adapter whose loss has the dictionary's alignment in it: all that a trainer asks of one."""
+
+    def __init__(self, adapter: FamilyAdapter, dictionary: TokenDictionary) -> None:
+        self.model = adapter.model
+        self._adapter, self._dictionary = adapter, dictionary
+
+    def collate(self, examples: Any) -> Any:
+        return self._adapter.collate(examples)
+
+    def score(self, batch: Any, how: Forwarding) -> Scored:
+        """Task loss + 0.1 · alignment loss."""
+        with self._dictionary.listening():
+            scored = self._adapter.score(batch, how)
+            loss = scored.loss + ALIGNMENT * self._dictionary.alignment_loss()
+        return replace(scored, loss=loss)
+
+
+def _check(job: Job, ground: TokenGround) -> None:
+    """Both encoders drop tokens, and there are steps to learn in."""
+    if set(ground.places.values()) != {"vision", "text"}:
+        raise CompExportError(
+            "--method madtp aligns the tokens of two encoders, and modes "
+            f"{', '.join(ground.modes)} are of one: name vision_tokens and language_tokens in --modes; "
+            "a captioner has no text encoder, choose another --method for it"
+        )
+    if job.options.steps == 0:
+        raise CompExportError(
+            "--method madtp learns its dictionary while it prunes, and no steps are left for that: "
+            "give it --steps-per-stage, and another --recover than none"
+        )

@@ -1,0 +1,202 @@
+"""What methods that drop tokens of encoders by one ratio have in common: their plan, and how they end."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from comp.dropped_flops import dropped_macs
+from comp.encoder_shapes import EncoderShape
+from comp.errors import CompExportError
+from comp.families.base import FamilyAdapter, Forwarding, TokenKind
+from comp.masks import BlockShape
+from comp.methods.base import Job, agreed_workload, modes_of
+from comp.plan import KEEP_UNIT, BlockPlan, DropPlan, Merge, Place, PruningPlan, Ranking, Workload
+from comp.search import Thresholds
+from comp.search_state import name_of
+from comp.strategy import stage_cost
+from comp.tokens import rules_from_plan
+from comp.training_loop import accuracy
+
+TOLERANCE = 0.005  # of the rate
+LEAST = KEEP_UNIT - 1  # thousandths that may go at a place
+
+
+@dataclass(frozen=True)
+class TokenGround:
+    """A whole encoder, and how its tokens are to go.
+
+    Attributes:
+        shape: sizes of the model.
+        modes: of tokens.
+        places: where tokens of these modes may be dropped, with their kind, in order.
+        ranking, merge: how at every place.
+        rate: asked for.
+    """
+
+    adapter: FamilyAdapter
+    shape: EncoderShape
+    workload: Workload
+    modes: tuple[str, ...]
+    places: Mapping[Place, TokenKind]
+    ranking: Ranking
+    merge: Merge
+    rate: float
+
+    @property
+    def dense_macs(self) -> int:
+        return self.macs(())
+
+    def macs(self, drops: tuple[DropPlan, ...]) -> int:
+        """Left with these drops, ranking and merging counted."""
+        return sum(dropped_macs(self.shape, self.workload, drops).values())
+
+    def rate_of(self, drops: tuple[DropPlan, ...]) -> float:
+        return 1 - self.macs(drops) / self.dense_macs
+
+    def drops(self, strength: int) -> tuple[DropPlan, ...]:
+        """The same ratio at every place: ``strength`` thousandths go, spread over all places.
+
+        What does not divide is one thousandth more at the first places; a place that keeps all is none.
+        """
+        share, more = divmod(strength, len(self.places))
+        found = []
+        for number, ((part, layer), kind) in enumerate(self.places.items()):
+            gone = share + (number < more)
+            if gone == 0:
+                continue
+            ratio = (KEEP_UNIT - gone) / KEEP_UNIT
+            found.append(
+                DropPlan(
+                    part=part,
+                    after_layer=layer,
+                    vision_keep_ratio=ratio if kind == "vision" else 1.0,
+                    text_keep_ratio=ratio if kind == "text" else 1.0,
+                    ranking=self.ranking,
+                    merge=self.merge,
+                )
+            )
+        return tuple(found)
+
+    def strength(self) -> int:
+        """That whose rate is nearest to the one asked for, by bisection of the ratio.
+
+        Raises:
+            CompExportError: it is beyond them (names the largest reachable), or between two that they
+                can reach, further than ``TOLERANCE`` from both.
+        """
+        low, high, rate = 0, LEAST * len(self.places), self.rate
+        largest = self.rate_of(self.drops(high))
+        if rate > largest + TOLERANCE:
+            raise CompExportError(
+                f"rate {rate:g} is beyond what modes {', '.join(self.modes)} can reach on this model: "
+                f"at most {int(100 * largest) / 100:.2f}; choose a smaller --rate"
+            )
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self.rate_of(self.drops(middle)) < rate:
+                low = middle
+            else:
+                high = middle
+        reached = {each: self.rate_of(self.drops(each)) for each in (low, high) if each > 0}
+        nearest = min(reached, key=lambda each: abs(reached[each] - rate))
+        found = reached[nearest]
+        if abs(found - rate) > TOLERANCE:
+            raise CompExportError(
+                f"rate {rate:g} falls between two keep ratios: modes {', '.join(self.modes)} reach "
+                f"{found:.4f} on texts of {self.workload.text_tokens} tokens; ask for that --rate"
+            )
+        return nearest
+
+    def plan(self, drops: tuple[DropPlan, ...], model: str, method: str) -> PruningPlan:
+        """Every block whole, these drops."""
+        return PruningPlan(
+            family=self.adapter.name,
+            task=self.adapter.task,
+            model=model,
+            method=method,
+            rate=self.rate_of(drops),
+            workload=self.workload,
+            macs_dense=self.dense_macs,
+            macs=self.macs(drops),
+            blocks=tuple(_whole(block) for block in self.adapter.blocks),
+            drops=drops,
+        )
+
+
+def token_ground(job: Job, ranking: Ranking, merge: Merge) -> TokenGround:
+    """Where a method starts.
+
+    Raises:
+        CompExportError: none of the modes is of tokens, or the model is no CLIP or BLIP.
+    """
+    adapter = job.adapter
+    shape = getattr(adapter, "shape", None)
+    if not isinstance(shape, EncoderShape):
+        raise CompExportError(f"tokens of a {adapter.name} are not merged: choose another --method")
+    modes = [mode for mode in modes_of(adapter, job.options.modes) if mode.tokens is not None]
+    kinds = {mode.tokens for mode in modes}
+    places = {
+        place: here[0] for place, here in sorted(adapter.drop_places.items()) if here[0] in kinds
+    }
+    if not places:
+        raise CompExportError(
+            f"modes {', '.join(job.options.modes)} drop no tokens of this model: name vision_tokens or "
+            "language_tokens in --modes"
+        )
+    names = tuple(mode.name for mode in modes)
+    workload, rate = agreed_workload(job), job.options.rate
+    return TokenGround(adapter, shape, workload, names, places, ranking, merge, rate)
+
+
+def measured(job: Job, drops: tuple[DropPlan, ...]) -> tuple[float, float]:
+    """Validation metric and loss of the model with these drops."""
+    how = Forwarding(rules=rules_from_plan(drops))
+    return accuracy(job.adapter, job.data.validation, how, job.compute)
+
+
+def stage_line(
+    ground: TokenGround,
+    stage: int,
+    drops: tuple[DropPlan, ...],
+    before: tuple[float, float],
+    after: tuple[float, float],
+) -> dict[str, Any]:
+    """A line of ``stages.jsonl`` for a stage that advanced all modes together.
+
+    Args:
+        ground: the model.
+        stage: from 1.
+        drops: now.
+        before: metric and rate of the stage before.
+        after: metric and loss now.
+    """
+    mode, rate = "+".join(ground.modes), ground.rate_of(drops)
+    removed = rate - before[1]
+    cost = stage_cost(before[0], after[0], removed) if removed > 0 else 0.0
+    return {
+        "stage": stage,
+        "mode": mode,
+        "explored": False,
+        "macs": ground.macs(drops),
+        "rate": rate,
+        "metric": after[0],
+        "validation_loss": after[1],
+        "cost": cost,
+        "costs": {mode: cost},
+        "thresholds": asdict(Thresholds()),
+        "keep_ratios": {
+            name_of(drop.place): [drop.vision_keep_ratio, drop.text_keep_ratio] for drop in drops
+        },
+    }
+
+
+def _whole(block: BlockShape) -> BlockPlan:
+    return BlockPlan(
+        part=block.part,
+        index=block.index,
+        num_attention_heads=block.num_attention_heads,
+        num_key_value_heads=block.num_key_value_heads,
+        intermediate_size=block.intermediate_size,
+        kept_key_value_heads=tuple(range(block.num_key_value_heads)),
+        kept_channels=tuple(range(block.intermediate_size)),
+    )

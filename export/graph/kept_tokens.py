@@ -1,0 +1,87 @@
+"""Which tokens of an encoder are left: ranked, dropped or merged at each drop place."""
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from comp.plan import DropPlan
+from export.graph.builder import GraphBuilder
+from export.graph.linear import cast_to_graph
+from export.graph.token_gather import Strongest, first_row, gather_rows, keep_strongest, last_row
+from export.graph.token_merging import one_row, similar_rows
+from export.graph.token_ranking import Looked, importance_of, received, similarity
+
+
+def drops_early(drop: DropPlan) -> bool:
+    """Whether tokens go before the attention's output projection, which then sees fewer rows.
+
+    Not where they are merged, or ranked by their states behind it.
+    """
+    return drop.merge == "none" and drop.ranking == "received"
+
+
+class KeptTokens:
+    """The tokens of an encoder, all of one kind; each drop declares ``kept.{m} [B, k]``."""
+
+    def __init__(self, graph: GraphBuilder, last: bool) -> None:
+        """``last``: the last token always stays, otherwise the first."""
+        self._graph = graph
+        self._last = last
+        self._original: ir.Value | None = None
+        self._size: ir.Value | None = None
+
+    def drop(self, looked: Looked, drop: DropPlan, *rows: ir.Value) -> list[ir.Value]:
+        """The rows ``[B, k, d]`` of the tokens that receive most, of each of ``rows [B, N, d]``."""
+        graph = self._graph
+        strongest = self._strongest(received(graph, looked.weights), drop)
+        self._gather_sizes(strongest)
+        return [gather_rows(graph, x, strongest.places) for x in rows]
+
+    def left(
+        self,
+        looked: Looked,
+        drop: DropPlan,
+        states: ir.Value,
+        responses: Callable[[ir.Value], ir.Value],
+    ) -> ir.Value:
+        """The states ``[B, k, d]`` of the tokens left, those that go merged into them.
+
+        Args:
+            looked: what the block's attention leaves to rank by.
+            drop: how to rank and merge, and the ratio for its kind of tokens.
+            states: behind the attention ``[B, N, d]``.
+            responses: of states to the entries of a dictionary, ``[B, N, T]``.
+        """
+        graph = self._graph
+        importance = importance_of(graph, drop.ranking, looked, lambda: responses(states))
+        strongest = self._strongest(importance, drop)
+        if drop.merge == "similar":
+            alike = similarity(graph, looked)
+            shares, self._size = similar_rows(graph, strongest, alike, self._size, self._last)
+            return graph.op("MatMul", cast_to_graph(graph, shares), states)
+        self._gather_sizes(strongest)
+        if drop.merge == "none":
+            return gather_rows(graph, states, strongest.places)
+        shares = one_row(graph, strongest, importance, self._last)
+        return graph.op("MatMul", cast_to_graph(graph, shares), states)
+
+    def only(self, x: ir.Value) -> ir.Value:
+        """The row of the token that always stays: ``[B, N, d] → [B, 1, d]``."""
+        return last_row(self._graph, x) if self._last else first_row(self._graph, x)
+
+    def _gather_sizes(self, strongest: Strongest) -> None:
+        if self._size is not None:
+            self._size = self._graph.op("GatherElements", self._size, strongest.places, axis=1)
+
+    def _strongest(self, scores: ir.Value, drop: DropPlan) -> Strongest:
+        """Keep these tokens, and declare which of the first ones they are."""
+        graph = self._graph
+        found = keep_strongest(graph, scores, drop.keep_ratio, self._last)
+        if self._original is not None:
+            self._original = graph.op("GatherElements", self._original, found.places, axis=1)
+        else:
+            self._original = found.places
+        name = f"kept.{drop.after_layer}"
+        dims = ("batch", f"kept_{drop.after_layer}")
+        graph.output(name, self._original, ir.DataType.INT64, dims)
+        return found

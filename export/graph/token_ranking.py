@@ -1,0 +1,154 @@
+"""How graphs of encoders rank tokens at a drop place: as ``comp/families/token_ranking.py`` does in torch.
+
+A graph has neither padding nor masked heads: every token is present, every head counts.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from comp.plan import Ranking
+from export.graph.attention import Heads
+from export.graph.builder import GraphBuilder
+from export.graph.linear import axis_size, cast, cast_to_float32, split_heads
+from export.graph.norm import NORM_FLOOR
+
+FLAT, FAR = 1e-6, 1e4  # as in torch
+INT32, FLOAT = ir.DataType.INT32, ir.DataType.FLOAT
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What the attention of a block leaves to rank by.
+
+    Attributes:
+        weights: attention ``[B, H, N, N]`` float32.
+        key, mixed: keys, and the heads' outputs, ``[B, N, H·hd]``.
+        heads: of the block.
+        last: the last token always stays, otherwise the first.
+    """
+
+    weights: ir.Value
+    key: ir.Value
+    mixed: ir.Value
+    heads: Heads
+    last: bool
+
+
+def importance_of(
+    graph: GraphBuilder, ranking: Ranking, looked: Looked, responses: Callable[[], ir.Value]
+) -> ir.Value:
+    """Importance ``[B, N]`` float32 in [0, 1]; ``responses`` to a dictionary are ``[B, N, T]``."""
+    if ranking == "received":
+        return received(graph, looked.weights)
+    if ranking == "informativity":
+        return _informativity(graph, looked)
+    return _three_scores(graph, looked, responses())
+
+
+def received(graph: GraphBuilder, weights: ir.Value) -> ir.Value:
+    """What each token receives from the strongest head, the mean over queries (Eq. 6): ``[B, N]``."""
+    strongest = graph.op("ReduceMax", weights, graph.constant([1]), keepdims=0)
+    return graph.op("ReduceMean", strongest, graph.constant([1]), keepdims=0)
+
+
+def similarity(graph: GraphBuilder, looked: Looked) -> ir.Value:
+    """Cosine similarities of the tokens by their keys ``[B, N, N]`` float32."""
+    unit = unit_rows(graph, looked.key)
+    return graph.op("MatMul", unit, graph.op("Transpose", unit, perm=(0, 2, 1)))
+
+
+def unit_rows(graph: GraphBuilder, x: ir.Value) -> ir.Value:
+    """``[B, N, d]`` divided by its rows' lengths, in float32."""
+    wide = cast_to_float32(graph, x)
+    square = graph.op("ReduceSum", graph.op("Mul", wide, wide), graph.constant([2]), keepdims=1)
+    floor = graph.constant(NORM_FLOOR, np.float32)
+    return graph.op("Div", wide, graph.op("Max", graph.op("Sqrt", square), floor))
+
+
+def indices(graph: GraphBuilder, x: ir.Value, axis: int) -> ir.Value:
+    """``0, 1, …`` along an axis of ``x``, int32."""
+    # int64 up to here: ONNX Runtime takes a size that it knows for int64 even behind a cast.
+    end = graph.op("Squeeze", axis_size(graph, x, axis), graph.constant([0]))
+    return cast(graph, graph.op("Range", graph.constant(0), end, graph.constant(1)), INT32)
+
+
+def place_that_stays(graph: GraphBuilder, x: ir.Value, last: bool) -> ir.Value:
+    """Place of the token of ``x [B, N, ...]`` that is never dropped, int32 ``[1]``."""
+    if not last:
+        return graph.constant([0], np.int32)
+    size = cast(graph, axis_size(graph, x, 1), INT32)
+    return graph.op("Sub", size, graph.constant([1], np.int32))
+
+
+def _informativity(graph: GraphBuilder, looked: Looked) -> ir.Value:
+    """Turbo's attention less redundancy, as a number in [0, 1]."""
+    places, others = _others(graph, looked)
+    attention = graph.op("ReduceMean", _of_query(graph, looked), graph.constant([1]), keepdims=0)
+    columns, rows = graph.constant([0]), graph.constant([1])
+    same = graph.op(
+        "Equal", graph.op("Unsqueeze", places, columns), graph.op("Unsqueeze", places, rows)
+    )
+    both = graph.op(
+        "And", graph.op("Unsqueeze", others, columns), graph.op("Unsqueeze", others, rows)
+    )
+    pairs = graph.op("And", both, graph.op("Not", same))  # [N, N]
+    near = graph.op("Where", pairs, similarity(graph, looked), _number(graph, -1.0))
+    redundancy = graph.op("ReduceMax", near, graph.constant([2]), keepdims=0)
+    difference = graph.op("Sub", _stretched(graph, attention, others), redundancy)
+    found = graph.op("Div", graph.op("Add", difference, _number(graph, 1)), _number(graph, 3))
+    clipped = graph.op("Clip", found, _number(graph, 0), _number(graph, 1))
+    return graph.op("Where", others, clipped, _number(graph, 0))
+
+
+def _three_scores(graph: GraphBuilder, looked: Looked, responses: ir.Value) -> ir.Value:
+    """MADTP's mean of attention received, response to the dictionary, and attention that is asked."""
+    _, others = _others(graph, looked)
+    heads = split_heads(graph, looked.mixed, looked.heads.dim, looked.heads.query)
+    wide = cast_to_float32(graph, graph.op("Transpose", heads, perm=(0, 2, 1, 3)))
+    square = graph.op("ReduceSum", graph.op("Mul", wide, wide), graph.constant([3]), keepdims=0)
+    lengths = graph.op("Sqrt", square)  # [B, H, N]
+    total = graph.op("ReduceSum", lengths, graph.constant([1]), keepdims=1)
+    share = graph.op("Div", lengths, graph.op("Max", total, _number(graph, FLAT)))
+    asked = graph.op("Mul", share, _of_query(graph, looked))
+    scores = (
+        received(graph, looked.weights),
+        graph.op("ReduceMax", responses, graph.constant([2]), keepdims=0),
+        graph.op("ReduceSum", asked, graph.constant([1]), keepdims=0),
+    )
+    first, second, third = (_stretched(graph, score, others) for score in scores)
+    added = graph.op("Add", graph.op("Add", first, second), third)
+    return graph.op("Div", added, _number(graph, 3))
+
+
+def _stretched(graph: GraphBuilder, scores: ir.Value, others: ir.Value) -> ir.Value:
+    """``scores [B, N]`` moved and scaled to [0, 1] over the ``others [N]``; 0 elsewhere."""
+    axis = graph.constant([1])
+    above = graph.op("Where", others, scores, _number(graph, FAR))
+    below = graph.op("Where", others, scores, _number(graph, -FAR))
+    low = graph.op("ReduceMin", above, axis, keepdims=1)
+    high = graph.op("ReduceMax", below, axis, keepdims=1)
+    spread = graph.op("Max", graph.op("Sub", high, low), _number(graph, FLAT))
+    found = graph.op("Div", graph.op("Sub", scores, low), spread)
+    return graph.op("Where", others, found, _number(graph, 0))
+
+
+def _of_query(graph: GraphBuilder, looked: Looked) -> ir.Value:
+    """Attention of the token that stays to all others, ``[B, H, N]``."""
+    axis = graph.constant([2])
+    begin, end = ([-1], [2**31 - 1]) if looked.last else ([0], [1])
+    row = graph.op("Slice", looked.weights, graph.constant(begin), graph.constant(end), axis)
+    return graph.op("Squeeze", row, axis)
+
+
+def _others(graph: GraphBuilder, looked: Looked) -> tuple[ir.Value, ir.Value]:
+    """Places ``[N]`` int32, and which of them may go."""
+    places = indices(graph, looked.key, 1)
+    stays = place_that_stays(graph, looked.key, looked.last)
+    return places, graph.op("Not", graph.op("Equal", places, stays))
+
+
+def _number(graph: GraphBuilder, value: float) -> ir.Value:
+    return graph.constant(value, np.float32)
