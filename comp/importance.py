@@ -10,6 +10,9 @@ from comp.families.base import FamilyAdapter
 from comp.masks import BlockKey, BlockShape, Masks
 from comp.plan import Part
 
+Unit = tuple[float, str, BlockKey, int]
+"""What can be cut: score, ``heads`` or ``channels``, block, index there."""
+
 
 def token_weights(importance: Tensor, has_cls: bool) -> Tensor:
     """CIP's weights of tokens (Eq. 4), ``[B, N]``.
@@ -120,21 +123,25 @@ class Scores:
 
 def cheapest_units(
     scores: Scores, masks: Masks, blocks: tuple[BlockShape, ...], min_channels: int
-) -> list[tuple[float, str, BlockKey, int]]:
-    """Units that may be cut, least important first: ``(score, "heads" | "channels", block, index)``.
+) -> list[Unit]:
+    """Units that may be cut, least important of its layer first: one threshold for the mode."""
+    return ordered_units(scores.standardised(masks), blocks, min_channels)
 
-    One threshold for the mode: heads and channels of all layers stand in one order. Each layer keeps
-    its best KV head and its ``min_channels`` best channels.
+
+def ordered_units(scores: Scores, blocks: tuple[BlockShape, ...], min_channels: int) -> list[Unit]:
+    """Units that may be cut, lowest score first; ``inf`` is for what is gone.
+
+    Heads and channels of all layers stand in one order. Each layer keeps its best KV head and its
+    ``min_channels`` best channels.
     """
-    standard = scores.standardised(masks)
-    units: list[tuple[float, str, BlockKey, int]] = []
+    units: list[Unit] = []
     for block in blocks:
-        if block.key not in standard.heads:
+        if block.key not in scores.heads:
             continue
-        ranked = [("heads", standard.heads[block.key], 1)]
-        if block.key in standard.channels:
+        ranked = [("heads", scores.heads[block.key], 1)]
+        if block.key in scores.channels:
             least = min(min_channels, block.intermediate_size)
-            ranked.append(("channels", standard.channels[block.key], least))
+            ranked.append(("channels", scores.channels[block.key], least))
         for kind, values, floor in ranked:
             finite = int(torch.isfinite(values).sum())
             order = values.argsort(stable=True)[: max(0, finite - floor)]

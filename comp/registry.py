@@ -149,6 +149,14 @@ METHODS = (
         families=("llava", "clip", "blip"),
         description="Weight magnitude times input norm, the same share of every layer, no training",
     ),
+    Method(
+        name="upop",
+        removes=("attention heads", "FFN channels"),
+        prunes=("parameters",),
+        families=("llava", "clip", "blip"),
+        description="Unified and progressive pruning: masks shrink while the model trains; what goes is "
+        "ranked anew by the masks' gradients in every stage",
+    ),
     _of_image_tokens(
         "fastv", "Once, after two layers: the least attended by the last token, heads averaged"
     ),

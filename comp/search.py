@@ -16,7 +16,7 @@ from torch import Tensor
 
 from comp.compute import Compute
 from comp.families.base import FamilyAdapter, Forwarding, KeptShare, Mode, TokenKind
-from comp.importance import ParameterImportance, cheapest_units
+from comp.importance import ParameterImportance, Unit, cheapest_units
 from comp.masks import BlockKey, Masks
 from comp.plan import KEEP_UNIT, Part, Place, Workload
 from comp.tokens import TEXT, VISION, DropRules, RaisedRule, RatioRule
@@ -148,9 +148,8 @@ class Search:
             {key: mask.clone() for key, mask in state.masks.channels.items()},
         )
         units = cheapest_units(scores, masks, self.adapter.blocks, self.options.min_channels)
-        ends = _first_reaching(self, state, masks, units, target)
-        for _, kind, key, index in units[:ends]:
-            _mask_of(masks, kind, key)[index] = 0
+        for _, kind, key, index in first_reaching(self, state, masks, units, target):
+            mask_of(masks, kind, key)[index] = 0
         return replace(state, masks=masks)
 
     def _drop_tokens(self, state: SearchState, kind: TokenKind, target: int) -> SearchState:
@@ -207,14 +206,10 @@ class Search:
         return shares
 
 
-def _first_reaching(
-    search: Search,
-    state: SearchState,
-    masks: Masks,
-    units: list[tuple[float, str, BlockKey, int]],
-    target: int,
-) -> int:
-    """How many of the units must go to leave at most ``target`` MACs (bisection: MACs fall)."""
+def first_reaching(
+    search: Search, state: SearchState, masks: Masks, units: Sequence[Unit], target: int
+) -> Sequence[Unit]:
+    """The first of the units that must go to leave at most ``target`` MACs (bisection: MACs fall)."""
 
     def left(count: int) -> int:
         counts = masks.counts()
@@ -229,10 +224,11 @@ def _first_reaching(
             low = middle + 1
         else:
             high = middle
-    return low
+    return units[:low]
 
 
-def _mask_of(masks: Masks, kind: str, key: BlockKey) -> Tensor:
+def mask_of(masks: Masks, kind: str, key: BlockKey) -> Tensor:
+    """The mask that holds a unit."""
     return (masks.heads if kind == "heads" else masks.channels)[key]
 
 

@@ -44,7 +44,8 @@ def save_search(
 ) -> None:
     """Write weights, then the state that names them, then the line of ``stages.jsonl``."""
     weights = f"stage-{saved.stage}.safetensors"
-    save_trainable(folder / weights, adapter)
+    with writing(folder / weights) as temporary:
+        save_file(trainable(adapter), temporary)
     write_stages(folder, [*read_lines(folder, saved.stage - 1), line])
     record = {
         "stage": saved.stage,
@@ -109,7 +110,7 @@ def load_search(folder: Path, adapter: FamilyAdapter, modes: tuple[str, ...]) ->
             f"{folder} was started with modes {', '.join(record['costs'])}: resume with the same ones, "
             "or start again with --force"
         )
-    load_trainable(folder / record["weights"], adapter)
+    fill_trainable(adapter, load_file(folder / record["weights"]))
     masks = Masks(_masks(record["heads"]), _masks(record["channels"]))
     shares = {_key(name): tuple(share) for name, share in record["shares"].items()}
     state = SearchState(masks, Thresholds(**record["thresholds"]), shares)
@@ -124,19 +125,17 @@ def load_search(folder: Path, adapter: FamilyAdapter, modes: tuple[str, ...]) ->
     )
 
 
-def save_trainable(path: Path, adapter: FamilyAdapter) -> None:
-    """Write the weights that training may change."""
-    tensors = {
+def trainable(adapter: FamilyAdapter) -> dict[str, Tensor]:
+    """The weights that training may change, by name."""
+    return {
         name: parameter.detach().contiguous()
         for name, parameter in adapter.model.named_parameters()
         if parameter.requires_grad
     }
-    with writing(path) as temporary:
-        save_file(tensors, temporary)
 
 
-def load_trainable(path: Path, adapter: FamilyAdapter) -> None:
-    tensors = load_file(path)
+def fill_trainable(adapter: FamilyAdapter, tensors: Mapping[str, Tensor]) -> None:
+    """Put such weights back."""
     parameters = dict(adapter.model.named_parameters())
     with torch.no_grad():
         for name, tensor in tensors.items():

@@ -64,13 +64,20 @@ class Job:
     progress: Progress
     distiller: Distiller | None = None
 
-    def train(self, first: int, steps: int, how: Callable[[int], Forwarding]) -> None:
+    def train(
+        self,
+        first: int,
+        steps: int,
+        how: Callable[[int], Forwarding],
+        stepped: Callable[[float], None] | None = None,
+    ) -> None:
         """Train the adapter with an optimiser and a schedule of this call's own.
 
         Args:
             first: steps taken before, which the training data goes on behind.
             steps: to take.
             how: the forward pass of each, numbered from 0.
+            stepped: told behind each step the scale of the gradients that its backward pass left.
         """
         if steps == 0:
             return
@@ -82,7 +89,10 @@ class Job:
             return self.adapter.collate(self.compute.shard(examples))
 
         for step, batch in enumerate(prefetched(self.compute, make, range(steps))):
+            scale = trainer.scaler.get_scale()
             trainer.step(batch, how(step), step)
+            if stepped is not None:
+                stepped(scale)
 
 
 @dataclass(frozen=True)

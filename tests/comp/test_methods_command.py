@@ -27,19 +27,21 @@ def clip_checkpoint(tmp_path_factory):
     return path
 
 
-def test_wanda_from_the_command_line(clip_checkpoint, tmp_path):
-    """Of all default modes those of parameters are pruned; the steps it leaves are recovery's."""
-    result = prune(clip_checkpoint, tmp_path / "run", "--method", "wanda", "--json")
+@pytest.mark.parametrize("method", ["wanda", "upop"])
+def test_a_method_from_the_command_line(clip_checkpoint, tmp_path, method):
+    """Of all default modes those of parameters are pruned; widths are multiples of --align."""
+    result = prune(clip_checkpoint, tmp_path / "run", "--method", method, "--align", "8", "--json")
     assert result.exit_code == 0, result.output
     run = open_run(tmp_path / "run")
     plan, record = run.load_plan(), run.read_record()
     assert json.loads(result.stdout)["rate"] == plan.rate == pytest.approx(0.4, abs=0.01)
-    assert (plan.method, plan.drops, record["method"]) == ("wanda", (), "wanda")
+    assert (plan.method, plan.drops, record["method"]) == (method, (), method)
     assert record["modes"] == ["vision_parameters", "language_parameters"]
     slim = load_adapter(run.checkpoint)
     for block in slim.blocks:
         (planned,) = [b for b in plan.blocks if (b.part, b.index) == block.key]
         assert block.intermediate_size == len(planned.kept_channels)
+        assert block.intermediate_size % 8 == 0
     for name in ("structure.png", "trajectory.png"):
         assert (run.reports / name).is_file()
 

@@ -1,0 +1,230 @@
+"""UPop: unified and progressive pruning, with masks that shrink while the model trains.
+
+After Shi et al., "UPop: Unified and Progressive Pruning for Compressing Vision-Language Transformers"
+(ICML 2023). Every head and every FFN channel has a mask alpha, 1 at first. The gradients of the loss by
+them are added up over the search. Every interval the units with the largest, which would raise the loss
+most if they grew, are those to go: their alpha becomes ``1 - p_t / p``, that of all others 1.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from comp.families.base import Forwarding
+from comp.files import writing
+from comp.importance import Scores, Unit, ordered_units
+from comp.masks import BlockKey, Masks
+from comp.methods.base import Job, Outcome
+from comp.parameter_pruning import Chosen, Ground, concluded, ground_of, measured, stage_line
+from comp.search import first_reaching, mask_of
+from comp.search_state import fill_trainable, name_of, read_lines, trainable, write_stages
+
+METHOD = "upop"
+STATE = "upop.safetensors"
+
+
+@dataclass(frozen=True)
+class Progressive:
+    """A search between two intervals.
+
+    Attributes:
+        stage: intervals done.
+        alpha: the masks of all blocks.
+        gradients: of the loss by alpha, added up since the start; of the blocks to prune.
+    """
+
+    stage: int
+    dense_metric: float
+    alpha: Masks
+    gradients: Scores
+
+
+def prune(job: Job) -> Outcome:
+    """Train while masks shrink, interval by interval; see ``comp.methods.base.method``."""
+    ground, options = ground_of(job), job.options
+    found = _load(job, ground)
+    if found is None:
+        found = Progressive(0, measured(job, None)[0], ground.whole().masks, _nothing(ground))
+    with job.progress.task("pruning", options.stages) as task:
+        while found.stage < options.stages:
+            task.at(found.stage)
+            found = _interval(job, ground, found, task.note)
+    scores = scores_of(found.gradients)
+    masks = masked(ground, going(ground, scores, 1.0), 0.0)
+    lines = read_lines(job.folder, options.stages - 1)
+    return concluded(
+        job, ground, Chosen(masks, scores), METHOD, found.dense_metric, lines, options.steps
+    )
+
+
+def ramp(progress: float) -> float:
+    """``p_t / p = sqrt((1 - cos(pi (t + 1) / T)) / 2)``, ``progress`` being ``(t + 1) / T``."""
+    return math.sqrt((1 - math.cos(math.pi * progress)) / 2)
+
+
+def scores_of(gradients: Scores) -> Scores:
+    """Importance: the gradients, standardised over all attention and over all FFNs apart, negated.
+
+    An L1 penalty would add the same to every gradient, as long as alphas are positive, and falls out here.
+    """
+    return Scores(_standardised(gradients.heads), _standardised(gradients.channels))
+
+
+def _standardised(gradients: dict[BlockKey, Tensor]) -> dict[BlockKey, Tensor]:
+    if not gradients:
+        return {}
+    every = torch.cat(list(gradients.values()))
+    mean, deviation = every.mean(), every.std(correction=0).clamp(min=1e-12)
+    return {key: (mean - values) / deviation for key, values in gradients.items()}
+
+
+def going(ground: Ground, scores: Scores, share: float) -> Sequence[Unit]:
+    """The units to go once ``share`` of the FLOPs to remove is removed; each weighs its FLOPs."""
+    whole = ground.whole()
+    units = ordered_units(scores, ground.blocks, ground.min_channels)
+    target = round(ground.dense_macs - share * (ground.dense_macs - ground.target))
+    return first_reaching(ground.search, whole, whole.masks, units, target)
+
+
+def masked(ground: Ground, units: Sequence[Unit], value: float) -> Masks:
+    """Masks of ones, but of these units ``value``."""
+    masks = ground.whole().masks
+    for _, kind, key, index in units:
+        mask_of(masks, kind, key)[index] = value
+    return masks
+
+
+def _interval(
+    job: Job, ground: Ground, before: Progressive, note: Callable[[str], None]
+) -> Progressive:
+    """Train for an interval under the masks, add up their gradients, shrink the masks, measure."""
+    stage, stages = before.stage + 1, job.options.stages
+    gradients = _gradients(job, ground, before)
+    share = ramp(stage / stages)
+    cut = going(ground, scores_of(gradients), share)
+    after = Progressive(stage, before.dense_metric, masked(ground, cut, 1 - share), gradients)
+    lines = read_lines(job.folder, before.stage)
+    if stage < stages:  # the last stage's line is that of the plan
+        metric, loss = measured(job, after.alpha)
+        note(f"stage {stage}: {share:.0%} of the way, metric {metric:.3f}")
+        macs = ground.macs(masked(ground, cut, 0.0).counts())
+        earlier = lines[-1]["metric"] if lines else before.dense_metric
+        removed = int(lines[-1]["macs"] if lines else ground.dense_macs) - macs
+        lines.append(stage_line(ground, stage, macs, earlier, metric, loss, removed))
+    if job.compute.is_main:
+        write_stages(job.folder, lines)
+        _save(job, after)
+    job.compute.accelerator.wait_for_everyone()
+    return after
+
+
+def _gradients(job: Job, ground: Ground, search: Progressive) -> Scores:
+    """Gradients by alpha with those of an interval added: of its steps, or without of calibration."""
+    leaves = _Leaves.of(ground, search)
+    how = Forwarding(leaves.masks)
+    steps = job.options.steps_per_stage
+    job.train(search.stage * steps, steps, lambda step: how, leaves.take)
+    if steps == 0:
+        for batch in job.data.calibration:
+            with job.compute.autocast():
+                loss = job.adapter.score(batch, how).loss
+            leaves.add(torch.autograd.grad(loss, leaves.tensors))
+    return leaves.summed(job)
+
+
+class _Leaves:
+    """The masks of an interval, to be differentiated by, and what their gradients add up to."""
+
+    def __init__(self, masks: Masks, names: list[tuple[str, BlockKey]], past: Scores) -> None:
+        self.masks, self.names, self.past = masks, names, past
+        self.tensors = [mask_of(masks, kind, key) for kind, key in names]
+        self.sums = [torch.zeros_like(tensor) for tensor in self.tensors]
+
+    @classmethod
+    def of(cls, ground: Ground, search: Progressive) -> "_Leaves":
+        heads, channels = dict(search.alpha.heads), dict(search.alpha.channels)
+        names: list[tuple[str, BlockKey]] = []
+        for kind, masks, past in (
+            ("heads", heads, search.gradients.heads),
+            ("channels", channels, search.gradients.channels),
+        ):
+            for key in past:
+                masks[key] = masks[key].clone().requires_grad_()
+                names.append((kind, key))
+        return cls(Masks(heads, channels), names, search.gradients)
+
+    def take(self, scale: float) -> None:
+        """Add the gradients that a scaled backward pass left, and clear them."""
+        found = []
+        for (kind, key), tensor in zip(self.names, self.tensors, strict=True):
+            if tensor.grad is None:
+                raise RuntimeError(f"no gradient reached the {kind} of block {name_of(key)}")
+            found.append(tensor.grad / scale)
+            tensor.grad = None
+        self.add(found)
+
+    def add(self, gradients: Sequence[Tensor]) -> None:
+        # Scaled half-precision gradients overflow now and then: such a step is left out everywhere.
+        if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
+            for total, gradient in zip(self.sums, gradients, strict=True):
+                total += gradient
+
+    def summed(self, job: Job) -> Scores:
+        """With the past ones, over all processes."""
+        heads, channels = dict(self.past.heads), dict(self.past.channels)
+        for (kind, key), total in zip(self.names, self.sums, strict=True):
+            of = heads if kind == "heads" else channels
+            of[key] = of[key] + job.compute.mean(total).cpu()
+        return Scores(heads, channels)
+
+
+def _nothing(ground: Ground) -> Scores:
+    return Scores(
+        {block.key: torch.zeros(block.num_key_value_heads) for block in ground.blocks},
+        {
+            block.key: torch.zeros(block.intermediate_size)
+            for block in ground.blocks
+            if block.intermediate_size
+        },
+    )
+
+
+def _save(job: Job, search: Progressive) -> None:
+    """Masks, gradients and weights in one file: a kill leaves the last whole one."""
+    tensors = {
+        f"{what}/{kind}/{name_of(key)}": tensor
+        for what, held in (("alpha", search.alpha), ("gradient", search.gradients))
+        for kind, of in (("heads", held.heads), ("channels", held.channels))
+        for key, tensor in of.items()
+        if len(tensor)
+    }
+    weights = {f"weight/{name}": tensor for name, tensor in trainable(job.adapter).items()}
+    known = {"stage": str(search.stage), "dense_metric": repr(search.dense_metric)}
+    with writing(job.folder / STATE) as temporary:
+        save_file(tensors | weights, temporary, known)
+
+
+def _load(job: Job, ground: Ground) -> Progressive | None:
+    """The search that a cut left, its weights loaded into the adapter; none when there is none."""
+    path = job.folder / STATE
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as file:
+        known = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    fill_trainable(job.adapter, _below(tensors, "weight/"))
+    alpha, gradients = ground.whole().masks, _nothing(ground)
+    for what, held in (("alpha", alpha), ("gradient", gradients)):
+        for kind, of in (("heads", held.heads), ("channels", held.channels)):
+            found = _below(tensors, f"{what}/{kind}/")
+            of.update({key: found[name_of(key)] for key in of if name_of(key) in found})
+    return Progressive(int(known["stage"]), float(known["dense_metric"]), alpha, gradients)
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
