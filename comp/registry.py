@@ -157,6 +157,14 @@ METHODS = (
         description="Unified and progressive pruning: masks shrink while the model trains; what goes is "
         "ranked anew by the masks' gradients in every stage",
     ),
+    Method(
+        name="mope",
+        removes=("attention heads", "FFN channels"),
+        prunes=("parameters",),
+        families=("llava", "clip", "blip"),
+        description="Module-wise pruning error: what the loss rises by without a module; width first, "
+        "then depth, no training",
+    ),
     _of_image_tokens(
         "fastv", "Once, after two layers: the least attended by the last token, heads averaged"
     ),

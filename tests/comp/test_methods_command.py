@@ -27,7 +27,7 @@ def clip_checkpoint(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("method", ["wanda", "upop"])
+@pytest.mark.parametrize("method", ["wanda", "upop", "mope"])
 def test_a_method_from_the_command_line(clip_checkpoint, tmp_path, method):
     """Of all default modes those of parameters are pruned; widths are multiples of --align."""
     result = prune(clip_checkpoint, tmp_path / "run", "--method", method, "--align", "8", "--json")

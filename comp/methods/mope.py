@@ -1,0 +1,214 @@
+"""MoPE: what a module is worth is what the task loses without it; width first, then depth.
+
+After Lin et al., "MoPE-CLIP: Structured Pruning for Efficient Vision-Language Models with Module-wise
+Pruning Error Metric" (CVPR 2024). A module is a head, a group of an FFN's channels, or, for the depth, what
+a block can do without. Its error is how much the loss on the calibration examples rises when it alone is
+masked: accuracy is too coarse there, most single modules change no answer of a few dozen.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from comp.families.base import Forwarding
+from comp.files import write_text
+from comp.importance import Scores, Unit, ordered_units
+from comp.masks import BlockKey, BlockShape, Masks
+from comp.methods.base import Job, Outcome
+from comp.parameter_pruning import Chosen, Ground, concluded, ground_of, measured, stage_line
+from comp.search import SearchState, first_reaching, mask_of
+from comp.search_state import name_of
+from comp.training_loop import accuracy
+
+METHOD = "mope"
+STATE = "mope.json"
+FFN_GROUPS = 8  # of an FFN's channels: a pass for every single one would take longer than training
+WIDTH_SHARE = 0.5  # of the FLOPs to remove; the rest is the depth's
+
+
+def prune(job: Job) -> Outcome:
+    """Mask each module in turn, then cut; nothing is trained; see ``comp.methods.base.method``."""
+    ground = ground_of(job)
+    dense_metric, _ = measured(job, None)
+    norms = ground.search.importance(ground.whole(), ground.parts).scores(job.adapter)
+    known = Losses(job.folder / STATE, job.compute.is_main)
+    job.compute.accelerator.wait_for_everyone()  # until every process has read what is known
+    with job.progress.task("pruning", 100) as task:
+        loss = _loss_on_calibration(job, ground)
+        scores = width_scores(ground, norms, known, loss, task.at)
+        narrow = narrowed(ground, scores)
+        metric, validation_loss = measured(job, narrow)
+        task.note(f"width cut: metric {metric:.3f}")
+        macs = ground.macs(narrow.counts())
+        removed = ground.dense_macs - macs
+        line = stage_line(ground, 1, macs, dense_metric, metric, validation_loss, removed)
+        layers = layers_by_error(ground, narrow, scores, known, loss)
+        masks = shallower(ground, narrow, layers)
+    return concluded(job, ground, Chosen(masks, scores), METHOD, dense_metric, [line])
+
+
+@dataclass
+class Losses:
+    """Losses by what was masked, written down as they come: measuring goes on after a cut.
+
+    Attributes:
+        writes: one process does; all of them have measured the same means.
+    """
+
+    path: Path
+    writes: bool = True
+    found: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.path.exists():
+            self.found = json.loads(self.path.read_text())
+
+    def of(self, name: str, measure: Callable[[], float]) -> float:
+        """The loss under this name, measured unless it is known."""
+        if name not in self.found:
+            self.found[name] = measure()
+            if self.writes:
+                write_text(self.path, json.dumps(self.found))
+        return self.found[name]
+
+
+Loss = Callable[[Masks], float]
+
+
+def _loss_on_calibration(job: Job, ground: Ground) -> Loss:
+    """The loss under masks. Image features that no mask changes are computed once."""
+    batches: Sequence[Any] = job.data.calibration
+    if "vision" not in ground.parts:
+        with torch.no_grad(), job.compute.autocast():
+            batches = [job.adapter.with_features(batch, None) for batch in batches]
+    return lambda masks: accuracy(job.adapter, batches, Forwarding(masks), job.compute)[1]
+
+
+def width_scores(
+    ground: Ground, norms: Scores, known: Losses, loss: Loss, at: Callable[[float], None]
+) -> Scores:
+    """Importance of heads and channels: their place, 0 to 1, among all of their kind and part.
+
+    So that of heads and of channels, and of each part, the same share goes, as in the original. Channels
+    of a group stand together, those with the smallest ``norms`` (Eq. 3) first.
+    """
+    whole = known.of("whole", lambda: loss(ground.whole().masks))
+    heads: dict[BlockKey, Tensor] = {}
+    channels: dict[BlockKey, Tensor] = {}
+    for number, block in enumerate(ground.blocks):
+        rises = torch.zeros(block.num_key_value_heads)
+        for index in range(block.num_key_value_heads):
+            name = f"head {name_of(block.key)} {index}"
+            rises[index] = known.of(name, _masked_loss(ground, loss, "heads", block, [index]))
+        heads[block.key] = rises - whole
+        if block.intermediate_size:
+            channels[block.key] = _channel_rises(ground, block, norms, known, loss) - whole
+        at(100 * (number + 1) / len(ground.blocks))
+    within = {key: torch.zeros(len(values)) for key, values in heads.items()}
+    return Scores(_places(heads, within), _places(channels, norms.channels))
+
+
+def _channel_rises(
+    ground: Ground, block: BlockShape, norms: Scores, known: Losses, loss: Loss
+) -> Tensor:
+    """The loss without each channel's group, ``[intermediate_size]``."""
+    found = torch.zeros(block.intermediate_size)
+    order = norms.channels[block.key].argsort(stable=True)
+    for number, group in enumerate(order.tensor_split(min(FFN_GROUPS, len(order)))):
+        name = f"channels {name_of(block.key)} {number}"
+        measure = _masked_loss(ground, loss, "channels", block, group.tolist())
+        found[group] = known.of(name, measure)
+    return found
+
+
+def _masked_loss(
+    ground: Ground, loss: Loss, kind: str, block: BlockShape, indices: list[int]
+) -> Callable[[], float]:
+    def measure() -> float:
+        masks = ground.whole().masks
+        mask_of(masks, kind, block.key)[indices] = 0
+        return loss(masks)
+
+    return measure
+
+
+def _places(
+    rises: dict[BlockKey, Tensor], within: dict[BlockKey, Tensor]
+) -> dict[BlockKey, Tensor]:
+    """Each unit's place among all of its part, by what the loss rises without it, then by ``within``."""
+    places = {key: torch.zeros(len(values)) for key, values in rises.items()}
+    for part in {key[0] for key in rises}:
+        units = [
+            (float(rises[key][index]), float(within[key][index]), key, index)
+            for key in rises
+            if key[0] == part
+            for index in range(len(rises[key]))
+        ]
+        for place, (_, _, key, index) in enumerate(sorted(units)):
+            places[key][index] = (place + 0.5) / len(units)
+    return places
+
+
+def narrowed(ground: Ground, scores: Scores) -> Masks:
+    """Masks of the width: the lowest scores are gone, until ``WIDTH_SHARE`` of the FLOPs to remove is."""
+    target = ground.dense_macs - round(WIDTH_SHARE * (ground.dense_macs - ground.target))
+    units = ordered_units(scores, ground.blocks, ground.min_channels)
+    return _without(ground, ground.whole().masks, units, target)
+
+
+def layers_by_error(
+    ground: Ground, narrow: Masks, scores: Scores, known: Losses, loss: Loss
+) -> list[list[Unit]]:
+    """What each block can do without, best to lose first: the rise of the loss by FLOPs removed."""
+    before = known.of("narrow", lambda: loss(narrow))
+    macs = ground.macs(narrow.counts())
+    found: list[tuple[float, list[Unit]]] = []
+    for block, units in _spare(ground, narrow, scores):
+        flat = _cut(narrow, units)
+        removed = macs - ground.macs(flat.counts())
+        name = f"layer {name_of(block.key)}"
+        rise = known.of(name, lambda flat=flat: loss(flat)) - before  # type: ignore[misc]
+        found.append((rise / removed, units))
+    return [units for _, units in sorted(found, key=lambda pair: pair[0])]
+
+
+def _spare(
+    ground: Ground, narrow: Masks, scores: Scores
+) -> Iterator[tuple[BlockShape, list[Unit]]]:
+    """Of each block that has more than its best head and ``min_channels`` channels, the rest."""
+    for block in ground.blocks:
+        key = block.key
+        left = {key: torch.where(narrow.heads[key] > 0.5, scores.heads[key], torch.inf)}
+        wide = {}
+        if key in scores.channels:
+            wide[key] = torch.where(narrow.channels[key] > 0.5, scores.channels[key], torch.inf)
+        units = ordered_units(Scores(left, wide), (block,), ground.min_channels)
+        if units:
+            yield block, units
+
+
+def shallower(ground: Ground, narrow: Masks, layers: Sequence[Sequence[Unit]]) -> Masks:
+    """Masks with one layer after the other brought to its least, until the target is met."""
+    units = [unit for layer in layers for unit in layer]
+    return _without(ground, narrow, units, ground.target)
+
+
+def _without(ground: Ground, masks: Masks, units: Sequence[Unit], target: int) -> Masks:
+    """Masks without the first of the units that must go to leave ``target`` MACs."""
+    state = SearchState(masks)
+    return _cut(masks, first_reaching(ground.search, state, masks, units, target))
+
+
+def _cut(masks: Masks, units: Sequence[Unit]) -> Masks:
+    found = Masks(
+        {key: mask.clone() for key, mask in masks.heads.items()},
+        {key: mask.clone() for key, mask in masks.channels.items()},
+    )
+    for _, kind, key, index in units:
+        mask_of(found, kind, key)[index] = 0
+    return found
