@@ -94,6 +94,14 @@ def block_plan(block: BlockShape, groups: Iterable[int], channels: Iterable[int]
     )
 
 
+def whole_blocks(blocks: Iterable[BlockShape]) -> tuple[BlockPlan, ...]:
+    """Plans that leave every block as it is."""
+    return tuple(
+        block_plan(block, range(block.num_key_value_heads), range(block.intermediate_size))
+        for block in blocks
+    )
+
+
 def _aligned(count: int, full: int, align: int) -> int:
     """The nearest multiple of ``align``, at least one and no more than the layer has."""
     if count == full:

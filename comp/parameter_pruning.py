@@ -37,6 +37,11 @@ class Ground:
         return {block.part for block in self.blocks}
 
     @property
+    def name(self) -> str:
+        """Its modes together, as ``stages.jsonl`` names them."""
+        return "+".join(mode.name for mode in self.modes)
+
+    @property
     def min_channels(self) -> int:
         """That a layer keeps."""
         return self.search.options.min_channels
@@ -105,9 +110,8 @@ def concluded(
     before, left = (
         (lines[-1]["metric"], lines[-1]["macs"]) if lines else (dense_metric, plan.macs_dense)
     )
-    mode = "+".join(mode.name for mode in ground.modes)
     macs = ground.dense_macs, left, plan.macs
-    line = stage_line(len(lines) + 1, mode, macs, (before, metric, loss))
+    line = stage_line(len(lines) + 1, ground.name, macs, (before, metric, loss))
     if job.compute.is_main:
         write_stages(job.folder, [*lines, line])
     job.compute.accelerator.wait_for_everyone()

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter, Forwarding
-from comp.finalise import block_plan, plan_of
+from comp.finalise import plan_of, whole_blocks
 from comp.methods.base import Job, Outcome, agreed_workload
 from comp.plan import KEEP_UNIT, DropPlan, PruningPlan, Ranking, Workload
 from comp.search_state import name_of, stage_line, write_stages
@@ -107,8 +107,5 @@ def plan_of_drops(
 ) -> PruningPlan:
     """A plan that leaves every block whole."""
     macs = adapter.macs_of_drops((), workload), adapter.macs_of_drops(drops, workload)
-    blocks = tuple(
-        block_plan(block, range(block.num_key_value_heads), range(block.intermediate_size))
-        for block in adapter.blocks
-    )
+    blocks = whole_blocks(adapter.blocks)
     return plan_of(adapter, workload, macs, model, method, blocks, drops)

@@ -1,19 +1,17 @@
 """What methods that drop tokens of encoders by one ratio have in common: their plan, and how they end."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from comp.dropped_flops import dropped_macs
 from comp.encoder_shapes import EncoderShape
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter, Forwarding, TokenKind
-from comp.masks import BlockShape
+from comp.finalise import plan_of, whole_blocks
 from comp.methods.base import Job, agreed_workload, modes_of
-from comp.plan import KEEP_UNIT, BlockPlan, DropPlan, Merge, Place, PruningPlan, Ranking, Workload
-from comp.search import Thresholds
-from comp.search_state import name_of
-from comp.strategy import stage_cost
+from comp.plan import KEEP_UNIT, DropPlan, Merge, Place, PruningPlan, Ranking, Workload
+from comp.search_state import name_of, stage_line
 from comp.tokens import rules_from_plan
 from comp.training_loop import accuracy
 
@@ -109,18 +107,9 @@ class TokenGround:
 
     def plan(self, drops: tuple[DropPlan, ...], model: str, method: str) -> PruningPlan:
         """Every block whole, these drops."""
-        return PruningPlan(
-            family=self.adapter.name,
-            task=self.adapter.task,
-            model=model,
-            method=method,
-            rate=self.rate_of(drops),
-            workload=self.workload,
-            macs_dense=self.dense_macs,
-            macs=self.macs(drops),
-            blocks=tuple(_whole(block) for block in self.adapter.blocks),
-            drops=drops,
-        )
+        macs = self.dense_macs, self.macs(drops)
+        blocks = whole_blocks(self.adapter.blocks)
+        return plan_of(self.adapter, self.workload, macs, model, method, blocks, drops)
 
 
 def token_ground(job: Job, ranking: Ranking, merge: Merge) -> TokenGround:
@@ -154,49 +143,21 @@ def measured(job: Job, drops: tuple[DropPlan, ...]) -> tuple[float, float]:
     return accuracy(job.adapter, job.data.validation, how, job.compute)
 
 
-def stage_line(
+def line_of(
     ground: TokenGround,
     stage: int,
+    earlier: tuple[DropPlan, ...],
     drops: tuple[DropPlan, ...],
-    before: tuple[float, float],
-    after: tuple[float, float],
+    measured: tuple[float, float, float],
 ) -> dict[str, Any]:
     """A line of ``stages.jsonl`` for a stage that advanced all modes together.
 
     Args:
         ground: the model.
         stage: from 1.
-        drops: now.
-        before: metric and rate of the stage before.
-        after: metric and loss now.
+        earlier, drops: those of the stage before and those now.
+        measured: the metric of the stage before, metric and loss now.
     """
-    mode, rate = "+".join(ground.modes), ground.rate_of(drops)
-    removed = rate - before[1]
-    cost = stage_cost(before[0], after[0], removed) if removed > 0 else 0.0
-    return {
-        "stage": stage,
-        "mode": mode,
-        "explored": False,
-        "macs": ground.macs(drops),
-        "rate": rate,
-        "metric": after[0],
-        "validation_loss": after[1],
-        "cost": cost,
-        "costs": {mode: cost},
-        "thresholds": asdict(Thresholds()),
-        "keep_ratios": {
-            name_of(drop.place): [drop.vision_keep_ratio, drop.text_keep_ratio] for drop in drops
-        },
-    }
-
-
-def _whole(block: BlockShape) -> BlockPlan:
-    return BlockPlan(
-        part=block.part,
-        index=block.index,
-        num_attention_heads=block.num_attention_heads,
-        num_key_value_heads=block.num_key_value_heads,
-        intermediate_size=block.intermediate_size,
-        kept_key_value_heads=tuple(range(block.num_key_value_heads)),
-        kept_channels=tuple(range(block.intermediate_size)),
-    )
+    macs = ground.dense_macs, ground.macs(earlier), ground.macs(drops)
+    ratios = {name_of(drop.place): [drop.vision_keep_ratio, drop.text_keep_ratio] for drop in drops}
+    return stage_line(stage, "+".join(ground.modes), macs, measured, ratios)

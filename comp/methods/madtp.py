@@ -18,7 +18,7 @@ from comp.methods.base import Job, Outcome
 from comp.search import SearchState
 from comp.search_state import SavedSearch, load_search, save_search
 from comp.strategy import ModeCost
-from comp.token_pruning import TokenGround, measured, stage_line, token_ground
+from comp.token_pruning import TokenGround, line_of, measured, token_ground
 from comp.tokens import rules_from_plan
 
 METHOD = "madtp"
@@ -71,10 +71,9 @@ def _stage(
     guided = replace(job, adapter=cast(FamilyAdapter, Guided(job.adapter, dictionary)))
     guided.train(saved.stage * options.steps_per_stage, options.steps_per_stage, lambda _: how)
     metric, loss = measured(job, drops)
-    before = saved.metric, ground.rate_of(earlier)
     shares = {drop.place: (drop.vision_keep_ratio, drop.text_keep_ratio) for drop in drops}
     state = replace(saved.state, shares=shares)
-    line = stage_line(ground, stage, drops, before, (metric, loss))
+    line = line_of(ground, stage, earlier, drops, (saved.metric, metric, loss))
     return replace(saved, state=state, stage=stage, metric=metric), line
 
 

@@ -20,9 +20,9 @@ from comp.files import write_text
 from comp.importance import Scores, Unit, ordered_units
 from comp.masks import BlockKey, BlockShape, Masks
 from comp.methods.base import Job, Outcome
-from comp.parameter_pruning import Chosen, Ground, concluded, ground_of, measured, stage_line
+from comp.parameter_pruning import Chosen, Ground, concluded, ground_of, measured
 from comp.search import SearchState, first_reaching, mask_of
-from comp.search_state import name_of
+from comp.search_state import name_of, stage_line
 from comp.training_loop import accuracy
 
 METHOD = "mope"
@@ -44,9 +44,8 @@ def prune(job: Job) -> Outcome:
         narrow = narrowed(ground, scores)
         metric, validation_loss = measured(job, narrow)
         task.note(f"width cut: metric {metric:.3f}")
-        macs = ground.macs(narrow.counts())
-        removed = ground.dense_macs - macs
-        line = stage_line(ground, 1, macs, dense_metric, metric, validation_loss, removed)
+        macs = ground.dense_macs, ground.dense_macs, ground.macs(narrow.counts())
+        line = stage_line(1, ground.name, macs, (dense_metric, metric, validation_loss))
         layers = layers_by_error(ground, narrow, scores, known, loss)
         masks = shallower(ground, narrow, layers)
     return concluded(job, ground, Chosen(masks, scores), METHOD, dense_metric, [line])

@@ -6,7 +6,7 @@ After Ju et al., "Turbo: Informativity-Driven Acceleration Plug-In for Vision-La
 
 from comp.methods.base import Job, Outcome
 from comp.search_state import write_stages
-from comp.token_pruning import measured, stage_line, token_ground
+from comp.token_pruning import line_of, measured, token_ground
 
 METHOD = "turbo"
 
@@ -21,7 +21,8 @@ def prune(job: Job) -> Outcome:
         after = measured(job, drops)
         task.at(2)
     if job.compute.is_main:
-        write_stages(job.folder, [stage_line(ground, 1, drops, (dense_metric, 0.0), after)])
+        line = line_of(ground, 1, (), drops, (dense_metric, *after))
+        write_stages(job.folder, [line])
     job.compute.accelerator.wait_for_everyone()
     plan = ground.plan(drops, job.model_name, METHOD)
     return Outcome(plan, dense_metric, after[0], steps=0)

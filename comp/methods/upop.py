@@ -20,9 +20,16 @@ from comp.files import writing
 from comp.importance import Scores, Unit, ordered_units
 from comp.masks import BlockKey, Masks
 from comp.methods.base import Job, Outcome
-from comp.parameter_pruning import Chosen, Ground, concluded, ground_of, measured, stage_line
+from comp.parameter_pruning import Chosen, Ground, concluded, ground_of, measured
 from comp.search import first_reaching, mask_of
-from comp.search_state import fill_trainable, name_of, read_lines, trainable, write_stages
+from comp.search_state import (
+    fill_trainable,
+    name_of,
+    read_lines,
+    stage_line,
+    trainable,
+    write_stages,
+)
 
 METHOD = "upop"
 STATE = "upop.safetensors"
@@ -114,8 +121,9 @@ def _interval(
         note(f"stage {stage}: {share:.0%} of the way, metric {metric:.3f}")
         macs = ground.macs(masked(ground, cut, 0.0).counts())
         earlier = lines[-1]["metric"] if lines else before.dense_metric
-        removed = int(lines[-1]["macs"] if lines else ground.dense_macs) - macs
-        lines.append(stage_line(ground, stage, macs, earlier, metric, loss, removed))
+        had = int(lines[-1]["macs"] if lines else ground.dense_macs)
+        all_macs = ground.dense_macs, had, macs
+        lines.append(stage_line(stage, ground.name, all_macs, (earlier, metric, loss)))
     if job.compute.is_main:
         write_stages(job.folder, lines)
         _save(job, after)
