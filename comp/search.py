@@ -24,9 +24,8 @@ from comp.tokens import TEXT, VISION, DropRules, RaisedRule, RatioRule
 TOKEN_BISECTIONS = 9
 # More in one stage would tear the model apart, and training of a stage could not make it good:
 LEAST_LEFT = 0.5  # of a kind of token that is there
-EVEN_SHARES = (
-    2  # of a part, cut evenly over all stages: a small one would be gone before its cost is known
-)
+# Of a part, were it cut evenly over all stages: a small one would be gone before its cost is known.
+EVEN_SHARES = 2
 MAX_RELATIVE_IMPORTANCE = 1e3
 Shares = dict[Place, tuple[float, float]]
 WHOLE = (1.0, 1.0)
@@ -102,8 +101,9 @@ class Search:
         with self.compute.timed("importance"):
             if mode.tokens is not None:
                 return self._drop_tokens(state, mode.tokens, target)
-            before = self.macs(state)
-            most = min(1.0, EVEN_SHARES / self.stages) * (before - self.floor(state, [mode]))
+            before, whole = self.macs(state), replace(state, masks=Masks.ones(self.adapter.blocks))
+            removable = self.macs(whole) - self.floor(whole, [mode])
+            most = min(1.0, EVEN_SHARES / self.stages) * removable
             return self._cut_parameters(state, mode, max(target, round(before - most)))
 
     def floor(self, state: SearchState, modes: Sequence[Mode]) -> int:

@@ -112,10 +112,11 @@ class _Stages:
         A mode that would remove next to nothing is exhausted, and another is chosen: per FLOP of
         next to nothing, the metric's noise would be a cost of millions.
         """
-        before = self.search.macs(saved.state)
-        wanted = min(
-            (self.dense_macs - self.target) / self.job.options.stages, before - self.target
-        )
+        before, stages = self.search.macs(saved.state), self.job.options.stages
+        rest = before - self.target
+        share = min((self.dense_macs - self.target) / stages, rest)
+        # What earlier stages could not remove, of small modes, those that are left share.
+        wanted = max(share, rest / max(1, stages - saved.stage))
         exhausted = saved.exhausted
         while open_modes := {k: v for k, v in saved.costs.items() if k not in exhausted}:
             name, explored = choose_mode(
@@ -126,7 +127,7 @@ class _Stages:
             moved = self.search.advance(saved.state, mode, round(before - wanted))
             tried = open_modes[name].cost is not None
             least = WORTHWHILE if tried and len(open_modes) > 1 else LITTLE
-            if before - self.search.macs(moved) >= least * wanted:
+            if before - self.search.macs(moved) >= least * share:
                 return name, explored, moved, exhausted
             note(f"stage {stage}: {name} has next to nothing left to remove")
             exhausted = (*exhausted, name)
