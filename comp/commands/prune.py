@@ -26,6 +26,8 @@ SHORT_MODES = {
     "cp": "cross_parameters",
 }
 ALIGN_LARGE, ALIGN_SMALL, LARGE_WIDTH = 64, 16, 2048
+# A stage is a few steps of a new optimiser: at the rate of recovery, eight cost dense tiny-llava 15 points.
+SMALL_LR, SMALL_RECOVER_LR = 1e-4, 5e-4
 COST_EXAMPLES = 64  # of the loss
 
 
@@ -85,7 +87,14 @@ COST_EXAMPLES = 64  # of the loss
 )
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
 @click.option(
-    "--lr", type=float, help="Learning rate [1e-4 small models, 2e-4 LoRA, 2e-5 large full]."
+    "--lr",
+    type=click.FloatRange(0, min_open=True),
+    help="Learning rate while pruning [1e-4 small models, 2e-4 LoRA, 2e-5 large full].",
+)
+@click.option(
+    "--recover-lr",
+    type=click.FloatRange(0, min_open=True),
+    help="Learning rate of recovery [as --lr; 5e-4 for small models where neither is given].",
 )
 @click.option("--lora-rank", type=click.IntRange(1), default=32, show_default=True)
 @click.option(
@@ -175,6 +184,7 @@ def command(
     recover_steps: int,
     batch_size: int,
     lr: float | None,
+    recover_lr: float | None,
     lora_rank: int,
     calibration: int,
     validation: int,
@@ -225,12 +235,11 @@ def command(
     pruned_modes = method_called(method).modes_among(asked, family)
     large = width >= LARGE_WIDTH
     align = align or (ALIGN_LARGE if large else ALIGN_SMALL)
-    if lr is None:
-        adapted = recover == "lora" or (recover != "full" and family.name == "llava")
-        lr = (2e-4 if adapted else 2e-5) if large else 1e-4
+    adapted = recover == "lora" or (recover != "full" and family.name == "llava")
+    rates = learning_rates(lr, recover_lr, large, adapted)
     if cost_metric == "loss" and cost_examples is None:
         cost_examples = min(COST_EXAMPLES, validation)
-    training = StepOptions(batch_size=batch_size, learning_rate=lr)
+    training = StepOptions(batch_size=batch_size, learning_rate=rates[0])
     request = PruneRequest(
         model=model,
         method=method,
@@ -252,7 +261,9 @@ def command(
             training=training,
         ),
         recover=RecoverOptions(
-            steps=recover_steps, seed=options.seed, training=replace(training, warmup_steps=10)
+            steps=recover_steps,
+            seed=options.seed,
+            training=replace(training, learning_rate=rates[1], warmup_steps=10),
         ),
         sizes=DataSizes(calibration, validation, min(batch_size, calibration), cost_examples),
         recovery=recover,  # type: ignore[arg-type]
@@ -280,6 +291,22 @@ def command(
     print_table(f"{run.path}: rate {record['rate']:.3f}", ("", "dense", "compressed"), rows)
     if "onnx" in family.exports:
         say("next: comp-export onnx, then verify, eval and bench")
+
+
+def learning_rates(
+    lr: float | None, recover_lr: float | None, large: bool, adapted: bool
+) -> tuple[float, float]:
+    """Peak rates while pruning and of recovery: those given, or what suits the model's size.
+
+    Args:
+        lr, recover_lr: given, if they are.
+        large: the model's FFNs are wide.
+        adapted: a large one is trained by LoRA.
+    """
+    if large:
+        default = 2e-4 if adapted else 2e-5
+        return lr or default, recover_lr or lr or default
+    return lr or SMALL_LR, recover_lr or lr or SMALL_RECOVER_LR
 
 
 def _of_model(model: str) -> tuple["Family", tuple[str, ...], int]:

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from comp.cli import cli
+from comp.commands.prune import learning_rates
 from comp.errors import CompExportError
 from comp.plan import PruningPlan
 from comp.runs import open_run
@@ -254,3 +255,18 @@ def test_own_data_is_used(checkpoint, tmp_path):
     few = ("--data", str(tmp_path / "few.jsonl"), "--images", str(tmp_path))
     with pytest.raises(CompExportError, match="too few"):
         prune(checkpoint, tmp_path / "run2", *few)
+
+
+@pytest.mark.parametrize(
+    ("given", "large", "adapted", "rates"),
+    [
+        ((None, None), False, False, (1e-4, 5e-4)),
+        ((3e-4, None), False, False, (3e-4, 3e-4)),
+        ((None, 1e-3), False, False, (1e-4, 1e-3)),
+        ((None, None), True, True, (2e-4, 2e-4)),
+        ((None, None), True, False, (2e-5, 2e-5)),
+        ((None, 1e-5), True, True, (2e-4, 1e-5)),
+    ],
+)
+def test_learning_rates_suit_the_model_unless_given(given, large, adapted, rates):
+    assert learning_rates(*given, large, adapted) == rates
