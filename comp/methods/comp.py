@@ -16,7 +16,7 @@ from comp.strategy import ModeCost, choose_mode, stage_cost, updated_cost
 
 METHOD = "comp"
 MAX_STAGES_FACTOR = 4  # a search that has run this many times its stages is going nowhere
-WORTHWHILE = 0.1  # a mode that removes less than this part of its share is exhausted,
+WORTHWHILE = 0.25  # a mode that removes less than this part of its share is exhausted,
 LITTLE = 0.01  # unless it is the only one left or never ran: then less than this
 
 
@@ -51,8 +51,7 @@ def prune(job: Job) -> Outcome:
     scores = search.importance(saved.state, parts).scores(adapter)
     final = Final(saved.state.masks, scores, saved.state.shares, options.align)
     plan = final_plan(adapter, final, workload, options.rate, job.model_name, METHOD)
-    steps = saved.stage * options.steps_per_stage
-    return Outcome(plan, saved.dense_metric, saved.metric, steps)
+    return Outcome(plan, saved.dense_metric, saved.metric, options.steps)
 
 
 @dataclass(frozen=True)
@@ -73,13 +72,14 @@ class _Stages:
                 "--rate or add modes with --modes"
             )
         name, explored, moved, exhausted = self._advanced(saved, modes, stage, note)
-        steps = self.job.options.steps_per_stage
+        after = self.search.macs(moved)
+        taken = self._steps_at(self.search.macs(saved.state))
+        steps = self._steps_at(after) - taken
 
         def fading(step: int) -> Forwarding:
             return self.search.softly(saved.state, moved, (step + 1) / steps)
 
-        self.job.train((stage - 1) * steps, steps, fading)
-        after = self.search.macs(moved)
+        self.job.train(taken, steps, fading)
         read = gauged(self.job, self.search.forwarding(moved), at_an_end=after <= self.target)
         removed = self.search.macs(saved.state) - after
         before = saved.metric if saved.quality is None else saved.quality
@@ -104,33 +104,38 @@ class _Stages:
         dense = saved.dense_metric
         return SavedSearch(moved, stage, metric, dense, costs, exhausted, read.quality), line
 
+    def _steps_at(self, macs: int) -> int:
+        """Steps taken when so much is left: a stage trains in proportion to what it removes."""
+        progress = (self.dense_macs - macs) / (self.dense_macs - self.target)
+        return round(min(1.0, progress) * self.job.options.steps)
+
     def _advanced(
         self, saved: SavedSearch, modes: Sequence[Mode], stage: int, note: Callable[[str], None]
     ) -> tuple[str, bool, SearchState, tuple[str, ...]]:
         """The mode of a stage, whether it was drawn, what it leads to, and the exhausted modes.
 
-        A mode that would remove next to nothing is exhausted, and another is chosen: per FLOP of
-        next to nothing, the metric's noise would be a cost of millions.
+        A mode that would remove little is exhausted, and another is chosen: per FLOP of next to nothing,
+        the metric's noise would be a cost of millions. When all are, what little they have is taken.
         """
         before, stages = self.search.macs(saved.state), self.job.options.stages
         rest = before - self.target
         share = min((self.dense_macs - self.target) / stages, rest)
         # What earlier stages could not remove, of small modes, those that are left share.
         wanted = max(share, rest / max(1, stages - saved.stage))
-        exhausted = saved.exhausted
-        while open_modes := {k: v for k, v in saved.costs.items() if k not in exhausted}:
-            name, explored = choose_mode(
-                self.job.options.strategy, open_modes, stage, self.job.options.seed
-            )
-            note(f"stage {stage}: {name}")
-            mode = next(mode for mode in modes if mode.name == name)
-            moved = self.search.advance(saved.state, mode, round(before - wanted))
-            tried = open_modes[name].cost is not None
-            least = WORTHWHILE if tried and len(open_modes) > 1 else LITTLE
-            if before - self.search.macs(moved) >= least * share:
-                return name, explored, moved, exhausted
-            note(f"stage {stage}: {name} has next to nothing left to remove")
-            exhausted = (*exhausted, name)
+        for worthwhile, exhausted in ((WORTHWHILE, saved.exhausted), (LITTLE, ())):
+            while open_modes := {k: v for k, v in saved.costs.items() if k not in exhausted}:
+                name, explored = choose_mode(
+                    self.job.options.strategy, open_modes, stage, self.job.options.seed
+                )
+                note(f"stage {stage}: {name}")
+                mode = next(mode for mode in modes if mode.name == name)
+                moved = self.search.advance(saved.state, mode, round(before - wanted))
+                tried = open_modes[name].cost is not None
+                least = worthwhile if tried and len(open_modes) > 1 else LITTLE
+                if before - self.search.macs(moved) >= least * share:
+                    return name, explored, moved, exhausted
+                note(f"stage {stage}: {name} has little left to remove")
+                exhausted = (*exhausted, name)
         raise CompExportError(
             f"rate {self.job.options.rate} is beyond what modes {', '.join(saved.costs)} can reach "
             "together: choose a smaller --rate or add modes with --modes"

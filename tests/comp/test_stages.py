@@ -56,11 +56,11 @@ def test_what_earlier_stages_missed_is_shared_by_those_that_are_left(done, left)
 
 
 def test_a_mode_may_remove_less_than_its_share():
-    assert advanced(Numbers(vision_tokens=400, language_tokens=10)) == ("language_tokens", 990, ())
+    assert advanced(Numbers(vision_tokens=400, language_tokens=25)) == ("language_tokens", 975, ())
 
 
 def test_a_mode_with_next_to_nothing_left_gives_way_untouched():
-    found = advanced(Numbers(vision_tokens=400, language_tokens=9))
+    found = advanced(Numbers(vision_tokens=400, language_tokens=24))
     assert found == ("vision_tokens", 900, ("language_tokens",))
 
 
@@ -74,10 +74,15 @@ def test_the_last_mode_goes_on_for_less():
     assert advanced(search, ("language_tokens",)) == ("vision_tokens", 997, ("language_tokens",))
 
 
+def test_when_all_have_little_it_is_taken_all_the_same():
+    search = Numbers(vision_tokens=0, language_tokens=3)
+    assert advanced(search, ("language_tokens",)) == ("language_tokens", 997, ())
+
+
 def test_what_is_wanted_near_the_target_is_little():
-    assert advanced(Numbers(vision_tokens=9, language_tokens=2), macs=520) == (
+    assert advanced(Numbers(vision_tokens=9, language_tokens=5), macs=520) == (
         "language_tokens",
-        518,
+        515,
         (),
     )
 
@@ -85,3 +90,18 @@ def test_what_is_wanted_near_the_target_is_little():
 def test_no_mode_left_is_an_error():
     with pytest.raises(CompExportError, match=r"0\.5 is beyond what modes vision_tokens"):
         advanced(Numbers(vision_tokens=0, language_tokens=0))
+
+
+def test_a_stage_trains_in_proportion_to_what_it_removes():
+    options = MethodOptions(0.5, ("vision_tokens",), 5, steps_per_stage=4)
+    nothing: Any = None
+    job = Job(nothing, nothing, nothing, options, "numbers", nothing, nothing)
+    stages: Any = _Stages(job, Numbers(), 1000, 500)  # type: ignore[arg-type]
+    assert [stages._steps_at(macs) for macs in (1000, 900, 885, 520, 500, 480)] == [
+        0,
+        4,
+        5,
+        19,
+        20,
+        20,
+    ]
