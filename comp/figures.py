@@ -125,11 +125,14 @@ def tokens_by_block(plan: PruningPlan) -> "dict[BlockKey, tuple[int, int]]":
     the tokens of an answer.
     """
     load, images = plan.workload, IMAGES_OF.get(plan.task, 1)
+    seen, selection = load.image_tokens, plan.image_selection
+    if selection is not None:
+        seen = selection.arriving(seen)
     both = plan.family == "llava"
     starts: dict[Part, tuple[int, int]] = {}
     if not both:
         starts["vision"] = (load.image_tokens // images, 0)
-    starts["language"] = (load.image_tokens if both else 0, load.text_tokens)
+    starts["language"] = (seen if both else 0, load.text_tokens)
     found: dict[BlockKey, tuple[int, int]] = {}
     for part, start in starts.items():
         blocks = len(plan.part(part))

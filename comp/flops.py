@@ -3,7 +3,8 @@
 One multiply-accumulate counts one; biases, softmax, activations, rotary embedding, embedding
 lookups and the scoring of tokens at a drop place (one more row of an attention matrix, or the
 similarity to a few pivots) are uncounted; but a place that ranks with the next block's q and k
-makes keys of tokens that then go, and those are counted. An affine LayerNorm of the vision tower
+makes keys of tokens that then go, and those are counted; so are the products of matrices that merge
+image tokens behind the tower. An affine LayerNorm of the vision tower
 counts 5 per element, as fvcore does; the language model's RMSNorm counts nothing, so that its
 figures are the published ``4nd² + 2n²d + 3ndm`` a block. Attention counts the full n² of a block,
 causal or not. A prompt is counted up to its first new token: the LM head sees one token.
@@ -137,7 +138,7 @@ def llava_macs(
 
     Args:
         shape: the dense model; a slim one when there is no plan.
-        image_tokens: of all its images; every image begun is run through the tower.
+        image_tokens: of all its images, as the tower gives them; every image begun is run through it.
         plan: what to remove from ``shape``.
         whole_tower: also count tower blocks behind the feature layer, as published figures do.
 
@@ -146,7 +147,8 @@ def llava_macs(
     """
     slim = shape if plan is None else shape.with_plan(plan)
     ratios = keep_ratios(slim.drops)
-    counts = token_counts(slim.num_layers, image_tokens, text_tokens, ratios)
+    arriving = _arriving(slim, image_tokens)
+    counts = token_counts(slim.num_layers, arriving, text_tokens, ratios)
     tokens = [image + text for image, text in counts]
     language = sum(
         language_block_macs(slim, count, groups, channels)
@@ -158,7 +160,7 @@ def llava_macs(
     images = image_count(slim, image_tokens)
     parameters = llava_params(slim)
     macs = {
-        "vision": images * vision,
+        "vision": images * (vision + selection_macs(slim)),
         "projector": images * _projector_macs(slim),
         "language": language,
         "lm_head": slim.vocab_size * slim.hidden_size,
@@ -178,7 +180,8 @@ def llava_macs_of_counts(
 
     Blocks without an entry are as ``shape`` has them. Made for the pruning loop, which asks often.
     """
-    tokens = token_counts(shape.num_layers, on.image_tokens, on.text_tokens, ratios)
+    arriving = _arriving(shape, on.image_tokens)
+    tokens = token_counts(shape.num_layers, arriving, on.text_tokens, ratios)
     total = shape.vocab_size * shape.hidden_size
     for layer, (image, text) in enumerate(tokens):
         total += language_block_macs(
@@ -195,13 +198,25 @@ def llava_macs_of_counts(
             [heads.get(("vision", layer), shape.vision_heads[layer]) for layer in used],
             [channels.get(("vision", layer), shape.vision_channels[layer]) for layer in used],
         )
-        total += images * (tower + _projector_macs(shape))
+        total += images * (tower + selection_macs(shape) + _projector_macs(shape))
     return total
 
 
 def image_count(shape: ModelShape, image_tokens: int) -> int:
     """How many images give so many tokens; one begun is run whole."""
-    return -(-image_tokens // shape.image_tokens)
+    return -(-image_tokens // shape.tower_tokens)
+
+
+def selection_macs(shape: ModelShape) -> int:
+    """What choosing and merging one image's tokens takes: cosines to the targets, and the mixtures.
+
+    The attention of [CLS] is there anyway. Keys are compared as their mean over heads.
+    """
+    if shape.image_selection is None:
+        return 0
+    rest = shape.tower_tokens - shape.image_selection.dominant
+    width = shape.vision_head_dim + shape.feature_layers * shape.vision_hidden_size
+    return rest * shape.image_selection.contextual * width
 
 
 def llava_params(shape: ModelShape) -> dict[str, int]:
@@ -224,6 +239,11 @@ def llava_params(shape: ModelShape) -> dict[str, int]:
         "language": shape.vocab_size * d + layers + d,
         "lm_head": 0 if shape.tie_word_embeddings else shape.vocab_size * d,
     }
+
+
+def _arriving(shape: ModelShape, image_tokens: int) -> int:
+    selection = shape.image_selection
+    return image_tokens if selection is None else selection.arriving(image_tokens)
 
 
 def _tower(shape: ModelShape, heads: Sequence[int], channels: Sequence[int]) -> int:

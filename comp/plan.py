@@ -106,8 +106,52 @@ class DropPlan(_Frozen):
         return self.part, self.after_layer
 
 
+class ImageSelection(_Frozen):
+    """What is left of each image's tokens between a LLaVA's vision tower and its projector (VisionZip).
+
+    ``dominant`` tokens stay as they are, those that [CLS] attends to most; the rest of them become
+    ``contextual`` ones, each the mean of what is alike.
+    """
+
+    tower_tokens: int = Field(ge=1, description="tokens of an image that the tower gives")
+    dominant: int = Field(ge=1, description="tokens that stay as they are")
+    contextual: int = Field(ge=0, description="tokens that all others are merged into")
+
+    @model_validator(mode="after")
+    def _are_there(self) -> "ImageSelection":
+        if self.count > self.tower_tokens:
+            raise ValueError(
+                f"{self.dominant} dominant and {self.contextual} contextual tokens of an image of "
+                f"{self.tower_tokens}"
+            )
+        return self
+
+    @property
+    def count(self) -> int:
+        """Tokens that are left of an image."""
+        return self.dominant + self.contextual
+
+    def arriving(self, image_tokens: int) -> int:
+        """How many of so many image tokens of the tower get on; an image begun counts whole."""
+        return -(-image_tokens // self.tower_tokens) * self.count
+
+    @property
+    def target_places(self) -> list[int]:
+        """Which of an image's tokens that are not dominant others join.
+
+        Every s-th of the r that are not, s = floor(r / contextual), the first ones.
+        """
+        if self.contextual == 0:
+            return []
+        rest = self.tower_tokens - self.dominant
+        return list(range(0, rest, rest // self.contextual))[: self.contextual]
+
+
 class Workload(_Frozen):
-    """What FLOPs are counted on: one prompt of so many image and text tokens."""
+    """What FLOPs are counted on: one prompt of so many image and text tokens.
+
+    Image tokens are those that the vision tower of the dense model gives.
+    """
 
     image_tokens: int = Field(ge=0)
     text_tokens: int = Field(ge=1)
@@ -130,9 +174,16 @@ class PruningPlan(_Frozen):
     position_ids: Literal["kept"] = "kept"
     blocks: tuple[BlockPlan, ...]
     drops: tuple[DropPlan, ...] = ()
+    image_selection: ImageSelection | None = Field(
+        default=None, description="what is left of an image behind a LLaVA's tower; none: all of it"
+    )
 
     @model_validator(mode="after")
     def _can_rank(self) -> "PruningPlan":
+        if self.image_selection is not None and self.family != "llava":
+            raise ValueError(
+                f"image_selection in a {self.family}: only a llava hands image tokens to a projector"
+            )
         for drop in self.drops:
             of_decoder = (self.family, drop.part) == ("llava", "language")
             if drop.ranking in DECODER_RANKINGS and not of_decoder:

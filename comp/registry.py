@@ -176,6 +176,19 @@ METHODS = (
         "Once, after two layers: those that repeat a few pivot tokens, whatever attends to them",
     ),
     Method(
+        name="visionzip",
+        removes=("image tokens",),
+        prunes=("vision_tokens",),
+        families=("llava",),
+        description="Behind the vision tower: the tokens that [CLS] attends to most, and a few that all "
+        "others are merged into, no training",
+        elsewhere=dict.fromkeys(
+            ("clip", "blip"),
+            "it leaves out tokens between an image encoder and the language model that reads them; turbo "
+            "and madtp drop them within the encoder",
+        ),
+    ),
+    Method(
         name="turbo",
         removes=("tokens",),
         prunes=("tokens",),

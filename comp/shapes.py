@@ -14,7 +14,7 @@ from typing import Any
 from comp.checkpoints import ALIASES, EMBEDDED, read_config, resolve_model
 from comp.encoder_shapes import PACKAGED
 from comp.errors import CompExportError
-from comp.plan import BlockPlan, DropPlan, PruningPlan
+from comp.plan import BlockPlan, DropPlan, ImageSelection, PruningPlan
 
 DENSE_TYPE = "llava"
 SLIM_TYPE = "comp_llava"
@@ -60,6 +60,7 @@ class ModelShape:
         vision_used_layers: tower blocks that the features come from; those behind are never run.
         feature_layers: how many hidden states of the tower are concatenated.
         drops: where tokens are dropped (empty for a dense model).
+        image_selection: what is left of an image behind the tower; none: all of it.
     """
 
     hidden_size: int
@@ -83,6 +84,7 @@ class ModelShape:
     keeps_class_token: bool
     projector_bias: bool
     drops: tuple[DropPlan, ...] = ()
+    image_selection: ImageSelection | None = None
 
     @property
     def num_layers(self) -> int:
@@ -98,9 +100,14 @@ class ModelShape:
         return (self.image_size // self.patch_size) ** 2
 
     @property
+    def tower_tokens(self) -> int:
+        """Tokens that the vision tower gives of one image."""
+        return self.num_patches + self.keeps_class_token
+
+    @property
     def image_tokens(self) -> int:
         """Tokens one image becomes in the language model."""
-        return self.num_patches + self.keeps_class_token
+        return self.tower_tokens if self.image_selection is None else self.image_selection.count
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], where: str = "config.json") -> "ModelShape":
@@ -135,7 +142,7 @@ class ModelShape:
             ),
             projector_bias=bool(config.get("multimodal_projector_bias", True)),
             drops=tuple(DropPlan.model_validate(drop) for drop in pruning.get("drops", ())),
-        )
+        ).selecting(selection_of(pruning))
 
     def with_plan(self, plan: PruningPlan) -> "ModelShape":
         """The sizes that are left when ``plan`` has been carried out on this dense model.
@@ -147,13 +154,40 @@ class ModelShape:
         kv_heads, channels = _kept(language, self.kv_heads, self.channels)
         vision_heads, vision_channels = _kept(vision, self.vision_heads, self.vision_channels)
         return replace(
-            self,
+            self.selecting(plan.image_selection),
             kv_heads=kv_heads,
             channels=channels,
             vision_heads=vision_heads,
             vision_channels=vision_channels,
             drops=plan.drops,
         )
+
+    def selecting(self, selection: ImageSelection | None) -> "ModelShape":
+        """The same sizes, with so much left of an image behind the tower.
+
+        Raises:
+            CompExportError: the tower gives another number of tokens, or has no block whose attention
+                could choose.
+        """
+        if selection is None:
+            return self
+        if selection.tower_tokens != self.tower_tokens:
+            raise CompExportError(
+                f"the plan's image_selection is of {selection.tower_tokens} tokens of an image, the "
+                f"model's tower gives {self.tower_tokens}: pass the --model that the plan was made for"
+            )
+        if self.vision_used_layers == 0:
+            raise CompExportError(
+                "image tokens are chosen by the attention of the tower's last block that is used, and "
+                "vision_feature_layer leaves none: choose another --method"
+            )
+        return replace(self, image_selection=selection)
+
+
+def selection_of(pruning: Mapping[str, Any]) -> ImageSelection | None:
+    """What the ``pruning`` entry of a slim configuration says is left of an image."""
+    found = pruning.get("image_selection")
+    return None if found is None else ImageSelection.model_validate(found)
 
 
 def read_shape(model: str) -> ModelShape:

@@ -7,6 +7,7 @@ from comp.families.base import FamilyAdapter, Forwarding
 from comp.finalise import plan_of, whole_blocks
 from comp.methods.base import Job, Outcome, agreed_workload
 from comp.plan import KEEP_UNIT, DropPlan, PruningPlan, Ranking, Workload
+from comp.search import Shares
 from comp.search_state import name_of, stage_line, write_stages
 from comp.tokens import rules_from_plan
 from comp.training_loop import accuracy
@@ -45,21 +46,30 @@ def prune_tokens(job: Job, method: str, drops_at: Callable[[float], Drops]) -> O
     Raises:
         CompExportError: the rate is beyond these places (names the largest reachable).
     """
-    adapter, compute, name = job.adapter, job.compute, job.model_name
-    workload = agreed_workload(job)
+    adapter, workload = job.adapter, agreed_workload(job)
+    drops = solved(adapter, workload, job.options.rate, drops_at)
+    plan = plan_of_drops(adapter, workload, drops, job.model_name, method)
+    shares = {drop.place: (drop.vision_keep_ratio, drop.text_keep_ratio) for drop in plan.drops}
+    return measured(job, plan, adapter, shares)
+
+
+def measured(job: Job, plan: PruningPlan, pruned: FamilyAdapter, shares: Shares) -> Outcome:
+    """What comes of a plan without any training, and its line among the stages.
+
+    Args:
+        job: with the dense adapter.
+        plan: what it ends with.
+        pruned: the adapter that runs as the plan says, given the plan's drops.
+        shares: of vision and text tokens that stay, by place.
+    """
+    compute, validation = job.compute, job.data.validation
     with job.progress.task("pruning", 2) as task:
-        drops = solved(adapter, workload, job.options.rate, drops_at)
-        plan = plan_of_drops(adapter, workload, drops, name, method)
-        validation = job.data.validation
-        dense_metric, _ = accuracy(adapter, validation, Forwarding(), compute)
+        dense_metric, _ = accuracy(job.adapter, validation, Forwarding(), compute)
         task.at(1)
         how = Forwarding(rules=rules_from_plan(plan.drops))
-        metric, loss = accuracy(adapter, validation, how, compute)
+        metric, loss = accuracy(pruned, validation, how, compute)
     if compute.is_main:
-        ratios = {
-            name_of(drop.place): [drop.vision_keep_ratio, drop.text_keep_ratio]
-            for drop in plan.drops
-        }
+        ratios = {name_of(place): list(pair) for place, pair in shares.items()}
         macs = plan.macs_dense, plan.macs_dense, plan.macs
         line = stage_line(1, MODE, macs, (dense_metric, metric, loss), ratios)
         write_stages(job.folder, [line])

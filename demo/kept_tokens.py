@@ -101,7 +101,7 @@ class Patches:
         if isinstance(manifest, LlavaManifest):
             llava = manifest.vision
             first = llava.select_strategy == "full"
-            return cls(llava.image_size, llava.patch_size, llava.image_tokens, first)
+            return cls(llava.image_size, llava.patch_size, llava.tower_tokens, first)
         assert isinstance(manifest, EncoderManifest)
         tower = manifest.vision
         return cls(tower.image_size, tower.patch_size, tower.tokens, class_token=True)

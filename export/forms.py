@@ -12,7 +12,7 @@ from export.llava_manifest import LlavaArtifact
 from export.ort_graph import NO_BFLOAT16
 from export.ort_runner import OnnxRunner
 from export.parity import Greedy
-from export.prompts import Prefilled, PromptRunner
+from export.prompts import Prefilled, PromptRunner, places_in_all
 from export.proof import Form, Skipped
 
 TENSOR_SCATTER_SINCE = (1, 24)  # ONNX Runtime that knows the operator
@@ -23,6 +23,7 @@ class OnnxForm(PromptRunner):
 
     def __init__(self, runner: OnnxRunner) -> None:
         self._runner = runner
+        self.image = runner.artifact.manifest.image
 
     def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:
         logits, kept, state = self._runner.prefill(pixel_values, input_ids)
@@ -38,7 +39,9 @@ class LlavaEngines(PromptRunner):
 
     def __init__(self, runtime: EngineRuntime) -> None:
         self._slot = runtime.slot()
-        self._tokens = runtime.engines.manifest.llava.tokens
+        manifest = runtime.engines.manifest.llava
+        self._tokens, self._images = manifest.tokens, manifest.vision
+        self.image = manifest.image
 
     def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:
         is_image = input_ids[0] == self._tokens.image_token_id
@@ -46,6 +49,8 @@ class LlavaEngines(PromptRunner):
         pixels = pixel_values if is_image.any() else None
         found = self._slot.prefill(pixels, input_ids, *places)
         kept = [found.kept[layer][0] for layer in sorted(found.kept)]
+        if found.selected is not None:
+            kept.insert(0, places_in_all(found.selected, self._images.tower_tokens)[0])
         return Prefilled(found.logits[0], kept, [], found.state)
 
     def decode(self, prefilled: Prefilled, max_new_tokens: int) -> Greedy:

@@ -24,7 +24,6 @@ from export.graph.attention import (
     cached_attention,
     check_heads,
     fixed_window,
-    full_attention,
 )
 from export.graph.builder import IN_PLACE_OPSET, GraphBuilder, Target
 from export.graph.linear import (
@@ -34,17 +33,15 @@ from export.graph.linear import (
     linear,
     vector,
 )
-from export.graph.norm import add_layer_norm, add_rms_norm, layer_norm, rms_norm
-from export.graph.patches import embed_patches
+from export.graph.norm import add_rms_norm, rms_norm
 from export.graph.ranking import diversity, importance_for_last
 from export.graph.rope import RopeTables, RotaryEmbedding
 from export.graph.token_gather import KEEP_FACTOR, Tokens, drop_tokens, gather_rows, last_row
 from export.llava_config import LlavaShape
+from export.llava_vision import vision_encoder
 from export.weights import EMBEDDING, LM_HEAD, WeightSource
 
 FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
-TOWER = "model.vision_tower"
-PROJECTOR = "model.multi_modal_projector"
 DECODER = "model.language_model"
 GRAPHS = ("vision_encoder.onnx", "embed_tokens.onnx", "decoder_model.onnx")
 IN_PLACE = "decoder_in_place.onnx"
@@ -79,61 +76,6 @@ def build_graphs(
 def graphs_of(target: Target) -> tuple[str, ...]:
     """Names of the graphs that ``build_graphs`` writes."""
     return GRAPHS if target.fused else (*GRAPHS, IN_PLACE)
-
-
-def vision_encoder(shape: LlavaShape, weights: WeightSource, target: Target) -> GraphBuilder:
-    """``pixel_values [I, C, S, S] → image_features [I, T, d]``, both float32.
-
-    Blocks behind the last feature layer are left out.
-    """
-    graph = GraphBuilder("vision_encoder", target)
-    sizes, epsilon = shape.sizes, shape.layer_norm_eps
-    image = (sizes.num_channels, sizes.image_size, sizes.image_size)
-    pixels = graph.input("pixel_values", FLOAT, ("images", *image))
-    with graph.scope("embeddings"):
-        states = embed_patches(
-            graph,
-            weights,
-            pixels,
-            f"{TOWER}.embeddings",
-            sizes.patch_size,
-            "position_embedding.weight",
-        )
-    residual = layer_norm(graph, weights, states, f"{TOWER}.pre_layrnorm", epsilon)
-    hidden = {0: residual}
-    last = max(shape.feature_layers)
-    normed = residual
-    for number in range(last):
-        name = f"{TOWER}.encoder.layers.{number}"
-        with graph.scope(f"layers.{number}"):
-            if number == 0:
-                normed = layer_norm(graph, weights, residual, f"{name}.layer_norm1", epsilon)
-            mixed = _tower_attention(graph, shape, weights, normed, name, number)
-            normed, residual = add_layer_norm(
-                graph, weights, mixed, residual, f"{name}.layer_norm2", epsilon
-            )
-            wide = linear(graph, weights, normed, f"{name}.mlp.fc1", bias=True)
-            wide = activation(graph, wide, shape.vision_act)
-            narrow = linear(graph, weights, wide, f"{name}.mlp.fc2", bias=True)
-            if number + 1 < last:
-                following = f"{TOWER}.encoder.layers.{number + 1}.layer_norm1"
-                normed, residual = add_layer_norm(
-                    graph, weights, narrow, residual, following, epsilon
-                )
-            else:
-                residual = graph.op("Add", residual, narrow)
-            hidden[number + 1] = residual
-    with graph.scope("projector"):
-        features = _project(
-            graph, shape, weights, [hidden[layer] for layer in shape.feature_layers]
-        )
-    graph.output(
-        "image_features",
-        cast_to_float32(graph, features),
-        FLOAT,
-        ("images", sizes.image_tokens, sizes.hidden_size),
-    )
-    return graph
 
 
 def embed_tokens(shape: LlavaShape, weights: WeightSource, target: Target) -> GraphBuilder:
@@ -361,33 +303,3 @@ class _Decoder:
         up = linear(graph, self.weights, normed, f"{name}.mlp.up_proj", bias)
         wide = graph.op("Mul", activation(graph, gate, "silu"), up)
         return linear(graph, self.weights, wide, f"{name}.mlp.down_proj", bias)
-
-
-def _tower_attention(
-    graph: GraphBuilder,
-    shape: LlavaShape,
-    weights: WeightSource,
-    normed: ir.Value,
-    name: str,
-    number: int,
-) -> ir.Value:
-    count = shape.sizes.vision_heads[number]
-    heads = Heads(count, count, shape.sizes.vision_head_dim)
-    query, key, value = (
-        linear(graph, weights, normed, f"{name}.self_attn.{kind}_proj", bias=True) for kind in "qkv"
-    )
-    mixed = full_attention(graph, query, key, value, heads)
-    return linear(graph, weights, mixed, f"{name}.self_attn.out_proj", bias=True)
-
-
-def _project(
-    graph: GraphBuilder, shape: LlavaShape, weights: WeightSource, chosen: list[ir.Value]
-) -> ir.Value:
-    """Select tokens of the feature layers, join them, and project to the decoder's width."""
-    if not shape.sizes.keeps_class_token:
-        bounds = [graph.constant([n]) for n in (1, 2**31 - 1, 1)]
-        chosen = [graph.op("Slice", states, *bounds) for states in chosen]
-    joined = chosen[0] if len(chosen) == 1 else graph.op("Concat", *chosen, axis=-1)
-    inner = linear(graph, weights, joined, f"{PROJECTOR}.linear_1", shape.sizes.projector_bias)
-    inner = activation(graph, inner, shape.projector_act)
-    return linear(graph, weights, inner, f"{PROJECTOR}.linear_2", shape.sizes.projector_bias)

@@ -34,7 +34,7 @@ def llava_artifact(
         shape = shape.pruned(plan)
     tokens = read_special_tokens(checkpoint, config, shape.image_token_id)
     sizes = shape.sizes
-    on = workload or Workload(image_tokens=sizes.image_tokens, text_tokens=TEXT_TOKENS)
+    on = workload or Workload(image_tokens=sizes.tower_tokens, text_tokens=TEXT_TOKENS)
     report = llava_macs(sizes, on.image_tokens, on.text_tokens)
     return Contribution(
         manifest=LlavaManifest,
@@ -48,6 +48,7 @@ def llava_artifact(
                 num_channels=sizes.num_channels,
                 image_tokens=sizes.image_tokens,
                 select_strategy="full" if sizes.keeps_class_token else "default",
+                selection=sizes.image_selection,
             ),
             "tokens": tokens,
             "prompt_template": read_prompt_template(checkpoint, tokens),

@@ -61,7 +61,7 @@ class LlavaShape:
             raise CompExportError(
                 f"a plan of family {plan.family!r} for a LLaVA: pass the run of a LLaVA"
             )
-        if self.sizes.drops:
+        if self.sizes.drops or self.sizes.image_selection:
             raise CompExportError(
                 "the checkpoint is compressed already: pass its dense model with --model"
             )
@@ -113,20 +113,23 @@ def llava_of(config: dict[str, Any], where: str) -> LlavaShape:
 
 def slim_config(dense: dict[str, Any], sizes: ModelShape) -> dict[str, Any]:
     """The ``config.json`` of a slim checkpoint: the dense one plus what was removed."""
+    pruning: dict[str, Any] = {
+        "language": {
+            "num_key_value_heads": list(sizes.kv_heads),
+            "intermediate_size": list(sizes.channels),
+        },
+        "vision": {
+            "num_attention_heads": list(sizes.vision_heads),
+            "intermediate_size": list(sizes.vision_channels),
+        },
+        "drops": [drop.model_dump() for drop in sizes.drops],
+    }
+    if sizes.image_selection is not None:
+        pruning["image_selection"] = sizes.image_selection.model_dump()
     return dense | {
         "model_type": SLIM_TYPE,
         "architectures": [SLIM_ARCHITECTURE],
-        "pruning": {
-            "language": {
-                "num_key_value_heads": list(sizes.kv_heads),
-                "intermediate_size": list(sizes.channels),
-            },
-            "vision": {
-                "num_attention_heads": list(sizes.vision_heads),
-                "intermediate_size": list(sizes.vision_channels),
-            },
-            "drops": [drop.model_dump() for drop in sizes.drops],
-        },
+        "pruning": pruning,
     }
 
 

@@ -6,8 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from comp.plan import DropPlan
+from comp.plan import DropPlan, ImageSelection
 from export.manifest import Artifact, Frozen, Manifest
+
+KEPT = "kept_image_tokens"  # output of a vision encoder: which tokens stay as they are
 
 
 class DecoderShape(Frozen):
@@ -36,6 +38,14 @@ class VisionShape(Frozen):
     select_strategy: Literal["default", "full"] = Field(
         "default", description="whether [CLS] is among the tokens (full: first) or not"
     )
+    selection: ImageSelection | None = Field(
+        default=None, description="what is left of the tower's tokens; none: all of them"
+    )
+
+    @property
+    def tower_tokens(self) -> int:
+        """Tokens of an image that the tower gives."""
+        return (self.image_size // self.patch_size) ** 2 + (self.select_strategy == "full")
 
 
 class SpecialTokens(Frozen):
@@ -58,6 +68,11 @@ class LlavaManifest(Manifest):
     vision: VisionShape
     tokens: SpecialTokens
     prompt_template: str = Field(description="the prompt of one image; replace '{prompt}'")
+
+    @property
+    def image(self) -> tuple[int, int]:
+        """The token that stands for an image, and how many places an image takes."""
+        return self.tokens.image_token_id, self.vision.image_tokens
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,17 @@ from comp.families.llava import LlavaAdapter
 from comp.families.llava_forward import IGNORE, LlavaBatch, answer_step, prompt_kinds, run_llava
 from comp.families.loading import load_adapter
 from comp.masks import Masks
-from comp.plan import DropPlan, Place, PruningPlan
+from comp.plan import DropPlan, ImageSelection, Place, PruningPlan
+from comp.shapes import ModelShape
 from comp.tokens import DropRule, RatioRule
 from export.llava_manifest import LlavaArtifact
 from export.masked import Listening, fill_kept, masks_of
 from export.parity import Answered, Greedy
-from export.prompts import Prefilled, PromptRunner, Question
+from export.prompts import Prefilled, PromptRunner, Question, places_in_all
 
 
 class TorchRunner(PromptRunner):
-    """A LLaVA with optional masks and drops."""
+    """A LLaVA with optional masks, drops and choice of image tokens."""
 
     def __init__(
         self,
@@ -36,8 +37,12 @@ class TorchRunner(PromptRunner):
         eos: tuple[int, ...],
         drops: tuple[DropPlan, ...] = (),
         masks: Masks | None = None,
+        selection: ImageSelection | None = None,
     ) -> None:
         self._model = model.eval()
+        self._selection = selection
+        sizes = ModelShape.from_config(model.config.to_dict())
+        self.image = (model.config.image_token_id, sizes.selecting(selection).image_tokens)
         self._eos = eos
         self._drops = drops
         self._masks = masks
@@ -60,10 +65,23 @@ class TorchRunner(PromptRunner):
         rules: dict[int, DropRule] = dict(ears)
         options = DecoderOptions(masks=self._masks, rules=rules)
         cache = DecoderCache()
-        output = run_llava(self._model, batch, options, cache, tower_masks=self._masks)
+        output = run_llava(
+            self._model,
+            batch,
+            options,
+            cache,
+            tower_masks=self._masks,
+            selection=self._selection,
+        )
         last = output.tokens.states[:, -1]
         present = np.arange(ids.shape[1])
         kept, scores, margins = [], [], []
+        if self._selection is not None and output.selected is not None:
+            chosen = output.selected.places[:, : self._selection.dominant].cpu().numpy()
+            of_all = output.selected.scores.double().cpu().numpy()
+            kept.append(places_in_all(chosen, of_all.shape[1])[0])
+            scores.append(of_all.reshape(-1))
+            margins.append(math.inf)
         for place, ear in sorted(ears.items()):
             row = np.full(ids.shape[1], np.nan)
             row[present] = ear.heard[0][0].double().cpu().numpy()
@@ -109,11 +127,14 @@ class LlavaSide:
 
     @property
     def places(self) -> tuple[Place, ...]:
-        return tuple(drop.place for drop in self.plan.drops)
+        first: tuple[Place, ...] = ()
+        if self.plan.image_selection is not None:
+            first = (("vision", self.dense.shape.vision_used_layers),)
+        return first + tuple(drop.place for drop in self.plan.drops)
 
     def prepare(self, example: Example) -> Question:
         collator = self.dense.collator
-        ids = np.array([collator.prompt_ids(example.question)], dtype=np.int64)
+        ids = np.array([collator.short_ids(example.question)], dtype=np.int64)
         return Question(collator.pixels([example]).numpy(), ids)
 
     def dense_runner(self) -> TorchRunner:
@@ -121,7 +142,8 @@ class LlavaSide:
         return TorchRunner(self.dense.model, self.eos)
 
     def slim_runner(self) -> TorchRunner:
-        return TorchRunner(self.slim.model, self.eos, self.plan.drops)
+        plan = self.plan
+        return TorchRunner(self.slim.model, self.eos, plan.drops, selection=plan.image_selection)
 
     def masked_runner(self) -> TorchRunner:
         """The dense model with the slim one's weights in their places and the rest masked."""
@@ -129,7 +151,8 @@ class LlavaSide:
         head_dim = {"language": shape.head_dim, "vision": shape.vision_head_dim}
         fill_kept(self.dense, self.slim, lambda name: cut_of(name, self.plan, head_dim))
         masks = masks_of(self.dense, self.plan)
-        return TorchRunner(self.dense.model, self.eos, self.plan.drops, masks)
+        plan = self.plan
+        return TorchRunner(self.dense.model, self.eos, plan.drops, masks, plan.image_selection)
 
     def conclude(self, answers: list[Answered]) -> list[Answered]:
         return answers

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from comp.errors import CompExportError
-from export.llava_manifest import LlavaArtifact
+from export.llava_manifest import KEPT, LlavaArtifact
 from export.ort_graph import OrtGraph
 from export.parity import Greedy
+from export.prompts import places_in_all
 from export.reading import load_artifact_of
 
 
@@ -63,7 +64,7 @@ class OnnxRunner:
             OrtGraph(path, providers, threads) for path in paths
         )
         self._tokens = manifest.tokens
-        self._shape = manifest.decoder
+        self._shape, self._images = manifest.decoder, manifest.vision
         self._cache_dtype = np.dtype(manifest.precision)
 
     def _decoder_path(self) -> Path:
@@ -81,9 +82,9 @@ class OnnxRunner:
             keep_factor: scales the keep ratios (onnxruntime flavour only).
 
         Returns:
-            logits ``[B, V]``, per drop place the kept original indices ``[B, k]``, and the state.
+            logits ``[B, V]``, what is kept ``[B, k]`` (see ``export.prompts.Prefilled``), and the state.
         """
-        embeds = self._embeds(pixel_values, input_ids)
+        embeds, chosen = self._embeds(pixel_values, input_ids)
         is_image = input_ids == self._tokens.image_token_id
         vision = np.stack([np.flatnonzero(row) for row in is_image]).astype(np.int64)
         text = np.stack([np.flatnonzero(~row) for row in is_image]).astype(np.int64)
@@ -91,7 +92,9 @@ class OnnxRunner:
         positions = np.broadcast_to(np.arange(length, dtype=np.int64), (batch, length))
         caches = self._empty_caches(batch, vision.shape[1], text.shape[1])
         extra = {} if keep_factor is None else {"keep_factor": np.array(keep_factor, np.float32)}
-        return self._run(embeds, positions, vision, text, OnnxState(caches, 0), extra)
+        state = OnnxState(caches, 0)
+        logits, kept, state = self._run(embeds, positions, vision, text, state, extra)
+        return logits, chosen + kept, state
 
     def step(self, token: np.ndarray, state: OnnxState) -> tuple[np.ndarray, OnnxState]:
         """One decode step: ``token [B]`` int64 → logits ``[B, V]``."""
@@ -127,7 +130,10 @@ class OnnxRunner:
 
     def image_features(self, pixel_values: np.ndarray) -> np.ndarray:
         """``[I, 3, H, W] → [I, T, d]``."""
-        return self._vision.run({"pixel_values": pixel_values.astype(np.float32)})["image_features"]
+        return self._see(pixel_values)["image_features"]
+
+    def _see(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
+        return self._vision.run({"pixel_values": pixel_values.astype(np.float32)})
 
     def _empty_caches(self, batch: int, vision: int, text: int) -> dict[str, np.ndarray]:
         """Inputs ``past_key_values.*`` before a prompt of so many image and text tokens."""
@@ -144,13 +150,22 @@ class OnnxRunner:
             for kind in ("key", "value")
         }
 
-    def _embeds(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> np.ndarray:
+    def _embeds(
+        self, pixel_values: np.ndarray, input_ids: np.ndarray
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Embeddings ``[B, N, d]``, and where the tower's tokens are chosen from, those kept."""
         embeds = self._embed.run({"input_ids": input_ids.astype(np.int64)})["inputs_embeds"]
-        places = input_ids == self._tokens.image_token_id
-        if places.any():
-            features = self.image_features(pixel_values)
-            embeds[places] = features.reshape(-1, features.shape[-1])
-        return embeds
+        places, images = input_ids == self._tokens.image_token_id, self._images
+        chosen = images.selection is not None
+        batch = len(input_ids)
+        if not places.any():
+            return embeds, [np.zeros((batch, 0), np.int64)] * chosen
+        seen = self._see(pixel_values)
+        features = seen["image_features"]
+        embeds[places] = features.reshape(-1, features.shape[-1])
+        if not chosen:
+            return embeds, []
+        return embeds, [places_in_all(seen[KEPT], images.tower_tokens, batch)]
 
     def _run(
         self,

@@ -11,7 +11,7 @@ from export.parity import Answered, Greedy
 
 @dataclass(frozen=True)
 class Question:
-    """A tokenised prompt with its pictures."""
+    """A tokenised prompt ``[1, N]`` with its pictures; an image is one token of it."""
 
     pixel_values: np.ndarray
     input_ids: np.ndarray
@@ -23,7 +23,8 @@ class Prefilled:
 
     Attributes:
         logits: of the last token, ``[V]``.
-        kept: original indices kept at each drop place, ascending, ``[k]``.
+        kept: original indices kept at each drop place, ascending, ``[k]``; first of all which of the
+            tower's tokens stayed as they are, those of one image after those of the other, where any go.
         scores: of every original token at each place, ``[N]`` (NaN: gone); may be empty.
         state: whatever ``decode`` needs.
         ranking_margins: as of ``export.parity.Answered``.
@@ -37,7 +38,13 @@ class Prefilled:
 
 
 class PromptRunner(ABC):
-    """A form of a LLaVA (see ``export.parity.Runner``)."""
+    """A form of a LLaVA (see ``export.parity.Runner``).
+
+    Attributes:
+        image: the token that stands for an image, and how many places an image takes.
+    """
+
+    image: tuple[int, int]
 
     @abstractmethod
     def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:
@@ -49,7 +56,10 @@ class PromptRunner(ABC):
 
     def ask(self, question: Question, max_new_tokens: int) -> Answered:
         """One prompt, greedily answered."""
-        found = self.prefill(question.pixel_values, question.input_ids)
+        token, count = self.image
+        repeats = np.where(question.input_ids[0] == token, count, 1)
+        ids = np.repeat(question.input_ids, repeats, axis=1)
+        found = self.prefill(question.pixel_values, ids)
         said = self.decode(found, max_new_tokens)
         return Answered(
             found.logits,
@@ -59,3 +69,14 @@ class PromptRunner(ABC):
             step_margins=said.margins,
             ranking_margins=found.ranking_margins,
         )
+
+
+def places_in_all(kept: np.ndarray, tower_tokens: int, prompts: int = 1) -> np.ndarray:
+    """Which tokens ``kept [I, k]`` of each image are among those of all images of its prompt.
+
+    Returns:
+        ``[prompts, I / prompts · k]``, ascending.
+    """
+    images = len(kept) // prompts
+    of_prompts = kept.reshape(prompts, images, kept.shape[1])
+    return (of_prompts + np.arange(images)[:, None] * tower_tokens).reshape(prompts, -1)

@@ -17,6 +17,7 @@ from comp.errors import CompExportError
 from comp.families.cuts import Cut, cut_of
 from comp.files import writing_directory
 from comp.plan import PruningPlan
+from comp.shapes import ModelShape
 from export.llava_config import llava_of, read_llava, slim_config
 from export.weights import DTYPES, SINGLE, CheckpointWeights, WeightSource
 
@@ -108,6 +109,7 @@ def write_slim_checkpoint(
             new_config.pop("torch_dtype", None)
         (directory / "config.json").write_text(json.dumps(new_config, indent=2) + "\n")
         copy_companions(dense, directory)
+        _narrow_images(directory, shape.sizes)
     return out
 
 
@@ -117,6 +119,20 @@ def copy_companions(source: Path, target: Path) -> None:
         for path in sorted(source.glob(pattern)):
             if path.is_file():
                 shutil.copyfile(path, target / path.name)
+
+
+def _narrow_images(directory: Path, sizes: ModelShape) -> None:
+    """Let the processor of transformers write as many image tokens as are left of an image.
+
+    It writes one for each patch and so many additional ones, of which there may be less than none.
+    """
+    path = directory / "processor_config.json"
+    if sizes.image_selection is None or not path.is_file():
+        return
+    settings = json.loads(path.read_text())
+    more = settings.get("num_additional_image_tokens", 0)
+    settings["num_additional_image_tokens"] = more + sizes.image_tokens - sizes.tower_tokens
+    path.write_text(json.dumps(settings, indent=2) + "\n")
 
 
 def write_safetensors(

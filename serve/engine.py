@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Literal, TypeAlias
@@ -21,7 +22,7 @@ from serve.generation import Started, answer_in_step, finished, stream_answer
 from serve.options import GenerationOptions
 from serve.preprocess import preprocess
 from serve.prompt import EncodedPrompt, PromptEncoder
-from serve.results import Event, Generation, KeptTokens, Timings
+from serve.results import Event, Generation, KeptTokens, SelectedTokens, Timings
 
 Request: TypeAlias = "tuple[Sequence[ImageSource], str]"  # images, prompt
 DEFAULT_OPTIONS = GenerationOptions()
@@ -184,8 +185,8 @@ class Engine:
         pixels: NDArray[np.float32] | None,
         options: GenerationOptions,
         prepare_ms: float,
-    ) -> tuple[Started, dict[int, NDArray[np.int64]]]:
-        """Read prompts; also the places ``[B, k]`` that were kept, by drop place."""
+    ) -> tuple[Started, "_Kept"]:
+        """Read prompts; also what was kept."""
         start = perf_counter()
         backend = self._backend
         prefill = backend.prefill(
@@ -198,7 +199,7 @@ class Engine:
         rest_ms = _ms_since(start) - prefill.vision_ms
         timings = Timings(prepare_ms, prefill.vision_ms, rest_ms)
         started = Started(prefill.logits, prefill.state, backend.step, backend.release, timings)
-        return started, prefill.kept
+        return started, _Kept(prefill.kept, prefill.selected)
 
     def _check(
         self, prompts: Sequence[EncodedPrompt], images: int, options: GenerationOptions
@@ -211,7 +212,7 @@ class Engine:
     def _answer(
         self,
         prompt: EncodedPrompt,
-        kept: dict[int, NDArray[np.int64]],
+        kept: "_Kept",
         row: int,
         options: GenerationOptions,
     ) -> Answer:
@@ -221,12 +222,30 @@ class Engine:
             prompt_tokens=prompt.length,
             image_tokens=int(prompt.vision.size),
             kept=KeptTokens(
-                {m: places[row] for m, places in kept.items()}, tuple(images), prompt.length
+                {m: places[row] for m, places in kept.places.items()},
+                tuple(images),
+                prompt.length,
+                kept.selected_of(row, len(images), manifest.vision.tower_tokens),
             ),
             ends=manifest.tokens.eos_token_ids,
             room=manifest.decoder.max_position_embeddings - prompt.length,
         )
         return Answer(self._prompts.tokenizer, asked, options)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a prefill kept: places ``[B, k]`` by drop place, and of the tower's tokens ``[I, k]``."""
+
+    places: dict[int, NDArray[np.int64]]
+    selected: NDArray[np.int64] | None
+
+    def selected_of(self, row: int, images: int, tower_tokens: int) -> SelectedTokens | None:
+        """Of one prompt; each has so many images."""
+        if self.selected is None:
+            return None
+        rows = self.selected[row * images : (row + 1) * images]
+        return SelectedTokens(tuple(rows), tower_tokens)
 
 
 def _native(path: Path, device: str, provider: str, check_hashes: bool) -> Backend:

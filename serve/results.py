@@ -57,29 +57,57 @@ class Kept(Protocol):
 
 
 @dataclass(frozen=True)
+class SelectedTokens:
+    """Which of the ``of`` tokens of each image its vision tower handed on as they were, ascending.
+
+    They are the first of the image's tokens in the prompt; behind them are those that all others were
+    merged into.
+    """
+
+    by_image: tuple[NDArray[np.int64], ...]
+    of: int
+
+
+@dataclass(frozen=True)
 class KeptTokens:
     """Which tokens of a LLaVA's prompt stayed at each place where tokens are dropped (see ``Kept``).
 
     ``by_layer[m]`` are the places ``0..N-1`` in the prompt that stayed after ``m`` decoder blocks,
-    ascending.
+    ascending. ``selected`` is there where not all of the tower's tokens are in the prompt.
     """
 
     by_layer: dict[int, NDArray[np.int64]]
     image_places: tuple[NDArray[np.int64], ...]  # for each image, the prompt places of its tokens
     length: int  # of the prompt
+    selected: SelectedTokens | None = None
 
     def image_tokens(self, after_layer: int, image: int = 0) -> NDArray[np.int64]:
-        """Which of one image's tokens ``0..T-1`` stayed."""
-        return np.flatnonzero(np.isin(self.image_places[image], self.by_layer[after_layer]))
+        """Which of one image's tokens ``0..T-1`` stayed; those that are mixtures are none of these."""
+        stayed = np.flatnonzero(np.isin(self.image_places[image], self.by_layer[after_layer]))
+        if self.selected is None:
+            return stayed
+        chosen = self.selected.by_image[image]
+        return chosen[stayed[stayed < chosen.size]]
 
     def seen(self, image: int = 0) -> list[tuple[str, NDArray[np.int64]]]:
-        return [(f"layer {m}", self.image_tokens(m, image)) for m in sorted(self.by_layer)]
+        first = [] if self.selected is None else [("vision tower", self.selected.by_image[image])]
+        return first + [(f"layer {m}", self.image_tokens(m, image)) for m in sorted(self.by_layer)]
 
     def to_dict(self) -> dict[str, Any]:
-        return {str(m): places.tolist() for m, places in self.by_layer.items()}
+        by_layer = {str(m): places.tolist() for m, places in self.by_layer.items()}
+        if self.selected is None:
+            return by_layer
+        return {"vision tower": [each.tolist() for each in self.selected.by_image]} | by_layer
 
     def lines(self) -> list[str]:
-        return [
+        found = []
+        if self.selected is not None and self.image_places:
+            kept, left = self.selected.by_image[0].size, self.image_places[0].size
+            found.append(
+                f"behind the vision tower: {kept} of {self.selected.of} tokens of an image kept, the "
+                f"others merged into {left - kept}"
+            )
+        return found + [
             f"after layer {m}: {places.size} of {self.length} tokens kept"
             for m, places in self.by_layer.items()
         ]

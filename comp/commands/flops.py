@@ -94,11 +94,12 @@ def command(
         return
     shape = ModelShape.from_config(config, name)
     if image_tokens is None:
-        image_tokens = plan.workload.image_tokens if plan else shape.image_tokens
+        image_tokens = plan.workload.image_tokens if plan else shape.tower_tokens
     if text_tokens is None:
         text_tokens = plan.workload.text_tokens if plan else DEFAULT_TEXT_TOKENS
     tokens = (image_tokens, text_tokens)
-    dense = llava_macs(replace(shape, drops=()), *tokens, whole_tower=whole_tower)
+    whole = replace(shape, drops=(), image_selection=None)
+    dense = llava_macs(whole, *tokens, whole_tower=whole_tower)
     if plan is not None or drops:
         shape = shape if plan is None else shape.with_plan(plan)
         shape = replace(shape, drops=_asked(drops, shape.num_layers) or shape.drops)

@@ -100,6 +100,7 @@ def _summary(plan: "PruningPlan") -> dict[str, Any]:
             for block in plan.blocks
         ],
         "drops": [drop.model_dump() for drop in plan.drops],
+        "image_selection": plan.image_selection and plan.image_selection.model_dump(),
         "tokens_per_layer": {"vision": vision, "text": text},
     }
 
@@ -128,6 +129,13 @@ def _print_plan(path: Path, plan: "PruningPlan") -> None:
         ("block", "heads", "FFN channels", "tokens (vision + text)"),
         rows,
     )
+    chosen = plan.image_selection
+    if chosen is not None:
+        print_table(
+            "Image tokens behind the vision tower",
+            ("of an image", "as they were", "merged of the others"),
+            [(str(chosen.tower_tokens), str(chosen.dominant), str(chosen.contextual))],
+        )
     if plan.drops:
         print_table(
             "Tokens dropped",

@@ -1,6 +1,7 @@
 """The LLaVA-1.5 family: CLIP tower, MLP projector, Llama decoder."""
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +23,12 @@ from comp.families.base import (
 from comp.families.cuts import cut_of
 from comp.families.filling import fill_slim
 from comp.families.llama_forward import DecoderOptions, Kept, rules_by_layer
-from comp.families.llava_batches import LlavaCollator
+from comp.families.llava_batches import LlavaCollator, Narrowed, narrowed
 from comp.families.llava_forward import (
     IGNORE,
     LlavaBatch,
+    LlavaOutput,
+    config_selection,
     image_features,
     run_llava,
     used_feature_layers,
@@ -38,8 +41,8 @@ from comp.families.slim_llava import (
 )
 from comp.flops import ModelShape, llava_macs, llava_macs_of_counts
 from comp.masks import BlockKey, BlockShape, Masks, StructureCounts
-from comp.plan import DropPlan, Part, Place, PruningPlan, Workload
-from comp.tokens import TEXT, VISION
+from comp.plan import DropPlan, ImageSelection, Part, Place, PruningPlan, Workload
+from comp.tokens import TEXT, VISION, TokenState
 
 MODES = (
     Mode("vision_tokens", tokens="vision"),
@@ -55,6 +58,8 @@ class LlavaAdapter(FamilyAdapter):
     """A loaded LLaVA, dense or slim, as the algorithm sees it.
 
     Weights are fp32 in memory and ``stored_dtype`` on disk: that of the checkpoint they came from.
+    Batches have a place for every token of an image that the tower gives, whatever ``selection`` (by
+    default the config's) leaves of them.
     """
 
     name = "llava"
@@ -70,6 +75,7 @@ class LlavaAdapter(FamilyAdapter):
         stored_dtype: torch.dtype = torch.float32,
     ) -> None:
         self.model = model
+        self.selection = config_selection(model.config)
         self.processor = processor
         self.stored_dtype = stored_dtype
         self.collator = LlavaCollator(processor, model.config)
@@ -90,10 +96,20 @@ class LlavaAdapter(FamilyAdapter):
 
     def score(self, batch: LlavaBatch, how: Forwarding, observer: Observer | None = None) -> Scored:
         batch = batch.to(self.device)
+        placed = None
+        if self.selection is not None:
+            placed = self._narrowed(batch, self.selection.count)
+            batch = placed.batch
         options = DecoderOptions(how.masks, rules_by_layer(how.rules or {}), how.calibrated)
         tower = self._tower_frozen and observer is None
         output = run_llava(
-            self.model, batch, options, observer=observer, tower_masks=how.masks, freeze_tower=tower
+            self.model,
+            batch,
+            options,
+            observer=observer,
+            tower_masks=how.masks,
+            freeze_tower=tower,
+            selection=self.selection,
         )
         tokens = output.tokens
         labels = batch.labels.to(tokens.index.device).gather(1, tokens.index)
@@ -104,12 +120,32 @@ class LlavaAdapter(FamilyAdapter):
         right = torch.ones_like(asked)
         right[asked] = logits.argmax(-1) == labels[asked]
         shares = _shares(batch, output.kept)
-        known = Knowledge((logits,), (tokens,))
+        known = Knowledge((logits,), (self._as_they_came(output, placed),))
         return Scored(loss, lambda: right.all(1), shares, lambda: known)
+
+    def _narrowed(self, batch: LlavaBatch, left: int) -> Narrowed:
+        return narrowed(batch, self.collator.image_token_id, self.collator.image_tokens, left)
+
+    def _as_they_came(self, output: LlavaOutput, placed: Narrowed | None) -> TokenState:
+        """The final tokens, indexed as those of a model that is shown every token of an image."""
+        tokens = output.tokens
+        if placed is None or output.selected is None:
+            return tokens
+        origin = placed.origin_of(output.selected.places, self.collator.image_token_id)
+        return replace(tokens, index=origin.to(tokens.index.device).gather(1, tokens.index))
+
+    def selecting(self, selection: ImageSelection) -> "LlavaAdapter":
+        """The same model, with so much left of each image behind its tower."""
+        found = copy(self)
+        found.selection = selection
+        return found
 
     def with_features(self, batch: LlavaBatch, masks: Masks | None) -> LlavaBatch:
         batch = batch.to(self.device)
-        return replace(batch, features=image_features(self.model, batch.pixel_values, masks))
+        if self.selection is not None:
+            return batch  # which tokens were chosen has no place in it
+        features = image_features(self.model, batch.pixel_values, masks).states
+        return replace(batch, features=features)
 
     def workload(self, batches: Iterable[LlavaBatch]) -> Workload:
         vision, text, rows = 0, 0, 0
@@ -159,7 +195,13 @@ class LlavaAdapter(FamilyAdapter):
         fill_slim(slim, self.model, lambda name: cut_of(name, plan, head_dim))
         slim.tie_weights()
         slim.generation_config = self.model.generation_config
-        return LlavaAdapter(slim, self.processor, self.stored_dtype)
+        processor = self.processor
+        if plan.image_selection is not None:
+            processor = copy(processor)
+            # transformers makes as many places of <image> as there are patches and these.
+            left = plan.image_selection.count
+            processor.num_additional_image_tokens += left - self.shape.tower_tokens
+        return LlavaAdapter(slim, processor, self.stored_dtype)
 
     def save(self, directory: Path) -> None:
         self.model.to(self.stored_dtype).save_pretrained(directory)

@@ -1,6 +1,7 @@
 """Batches of LLaVA prompts with answers, made with the checkpoint's own processor."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,7 +16,10 @@ PLAIN_PROMPT = "USER: <image>\n{prompt} ASSISTANT:"
 
 
 class LlavaCollator:
-    """Turns examples into padded batches: prompt, then answer and end-of-sequence."""
+    """Turns examples into padded batches: prompt, then answer and end-of-sequence.
+
+    An image has a place for each token that the tower gives; see ``narrowed``.
+    """
 
     def __init__(self, processor: ProcessorMixin, config: LlavaConfig) -> None:
         self.processor = processor
@@ -34,10 +38,15 @@ class LlavaCollator:
             return self.processor.apply_chat_template(message, add_generation_prompt=True)
         return PLAIN_PROMPT.format(prompt=question)
 
+    def short_ids(self, question: str) -> list[int]:
+        """Token ids of the prompt, one for an image."""
+        ids: list[int] = self.tokenizer(self.prompt(question))["input_ids"]
+        return ids
+
     def prompt_ids(self, question: str) -> list[int]:
         """Token ids with each image token repeated for every feature of an image."""
         ids: list[int] = []
-        for token in self.tokenizer(self.prompt(question))["input_ids"]:
+        for token in self.short_ids(question):
             ids.extend([token] * (self.image_tokens if token == self.image_token_id else 1))
         return ids
 
@@ -72,3 +81,44 @@ class LlavaCollator:
             labels[row, start - 1 : end - 1] = ids[row, start:end]
         query = torch.tensor([len(prompt) - 1 for prompt, _ in rows])
         return LlavaBatch(self.pixels(examples), ids, kind, alive, query, labels)
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """A batch whose images have fewer places than they had, and where each token stood ``[B, N]``."""
+
+    batch: LlavaBatch
+    origin: torch.Tensor
+
+    def origin_of(self, places: torch.Tensor, image_token_id: int) -> torch.Tensor:
+        """``origin`` where the tokens of images are those at ``places [I, K]`` of the tower's."""
+        is_image = self.batch.input_ids == image_token_id
+        shift = places - torch.arange(places.shape[1], device=places.device)
+        moved = self.origin.clone()
+        moved[is_image] += shift.flatten().to(moved.device)
+        return moved
+
+
+def narrowed(batch: LlavaBatch, image_token_id: int, came: int, left: int) -> Narrowed:
+    """The batch with the first ``left`` of the ``came`` places of each image."""
+    ids = batch.input_ids
+    is_image = ids == image_token_id
+    within = (is_image.cumsum(1) - 1) % came
+    surplus = is_image & (within >= left)
+    width = int((~surplus).sum(1).max())
+    taken = surplus.to(torch.int8).argsort(dim=1, stable=True)[:, :width]
+    fills = surplus.gather(1, taken)  # of rows that lose more than others
+
+    def of(values: torch.Tensor, filling: torch.Tensor | float) -> torch.Tensor:
+        return torch.where(fills, filling, values.gather(1, taken))
+
+    query = batch.query - surplus.cumsum(1).gather(1, batch.query[:, None])[:, 0]
+    kept = replace(
+        batch,
+        input_ids=of(ids, ids.gather(1, batch.query[:, None])),
+        kind=of(batch.kind, ANSWER),
+        alive=of(batch.alive, 0.0),
+        labels=of(batch.labels, IGNORE),
+        query=query,
+    )
+    return Narrowed(kept, taken)

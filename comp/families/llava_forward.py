@@ -14,8 +14,11 @@ from comp.families.llama_forward import (
     run_decoder,
 )
 from comp.families.observe import Observer
+from comp.image_selection import Selected, class_attention, mean_key, select_tokens
 from comp.masks import Masks
-from comp.tokens import ANSWER, VISION, TokenState
+from comp.plan import ImageSelection
+from comp.shapes import selection_of
+from comp.tokens import ALWAYS, ANSWER, VISION, TokenState
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,27 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class LlavaOutput:
-    """Final tokens (normalised states, original indices) and what stayed at each drop place."""
+    """Final tokens (normalised states, original indices) and what stayed at each drop place.
+
+    ``selected`` says which of the tower's tokens the images' are, where some were left behind.
+    """
 
     tokens: TokenState
     kept: dict[int, Kept]
+    selected: Selected | None = None
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Projected features ``[I, T, d]``, and which of the tower's tokens they are (none: all)."""
+
+    states: Tensor
+    selected: Selected | None = None
+
+
+def config_selection(config: Any) -> ImageSelection | None:
+    """What is left of an image behind the tower of a model with this config."""
+    return selection_of(getattr(config, "pruning", None) or {})
 
 
 def image_features(
@@ -61,22 +81,31 @@ def image_features(
     pixel_values: Tensor,
     masks: Masks | None = None,
     observer: Observer | None = None,
-) -> Tensor:
-    """Projected features ``[I, T, d]``, by the config's feature layer and select strategy.
+    selection: ImageSelection | None = None,
+) -> ImageFeatures:
+    """Features by the config's feature layer and select strategy.
 
-    Tower layers behind the last feature layer are not run.
+    Tower layers behind the last feature layer are not run. ``selection`` is by default the config's.
     """
     config, tower = model.config, model.model.vision_tower
     wanted = used_feature_layers(config)
     weight = tower.embeddings.patch_embedding.weight
     states = tower.pre_layrnorm(tower.embeddings(pixel_values.to(weight.device, weight.dtype)))
-    layers = [states]
+    layers, looked = [states], None
     for number, layer in enumerate(tower.encoder.layers[: max(wanted)]):
-        layers.append(_clip_block(layer, number, layers[-1], masks, observer))
-    chosen = [layers[number] for number in wanted]
-    if config.vision_feature_select_strategy == "default":
-        chosen = [states[:, 1:] for states in chosen]
-    return model.model.multi_modal_projector(torch.cat(chosen, dim=-1))
+        states, looked = _clip_block(layer, number, layers[-1], masks, observer)
+        layers.append(states)
+    first = 1 if config.vision_feature_select_strategy == "default" else 0
+    chosen = torch.cat([layers[number][:, first:] for number in wanted], dim=-1)
+    selection = selection or config_selection(config)
+    selected = None
+    if selection is not None and looked is not None:
+        scores, key = looked.attention(), looked.mean_key()
+        if first == 0:
+            scores[:, 0] += ALWAYS  # [CLS] is one of the image's tokens, and always stays
+        selected = select_tokens(chosen, scores[:, first:], key[:, first:], selection)
+        chosen = selected.states
+    return ImageFeatures(model.model.multi_modal_projector(chosen), selected)
 
 
 def used_feature_layers(config: Any) -> list[int]:
@@ -86,9 +115,27 @@ def used_feature_layers(config: Any) -> list[int]:
     return [index % count for index in ([wanted] if isinstance(wanted, int) else wanted)]
 
 
+@dataclass(frozen=True)
+class _Looked:
+    """Queries and keys ``[I, H, N, hd]`` of a tower block, and the soft mask of its heads ``[H]``."""
+
+    query: Tensor
+    key: Tensor
+    head_mask: Tensor
+    scale: float
+
+    @torch.no_grad()
+    def attention(self) -> Tensor:
+        return class_attention(self.query, self.key, self.head_mask, self.scale)
+
+    @torch.no_grad()
+    def mean_key(self) -> Tensor:
+        return mean_key(self.key, self.head_mask)
+
+
 def _clip_block(
     layer: Any, number: int, states: Tensor, masks: Masks | None, observer: Observer | None
-) -> Tensor:
+) -> tuple[Tensor, _Looked]:
     module = layer.self_attn
     batch, count, _ = states.shape
     normed = layer.layer_norm1(states)
@@ -98,23 +145,24 @@ def _clip_block(
         for projection in (module.q_proj, module.k_proj, module.v_proj)
     )
     mixed = attend(query, key, value, None, module.scale)
+    head_mask = torch.ones(query.shape[1], device=query.device)
+    if masks is not None:
+        head_mask = masks.heads["vision", number].to(query.device)
     importance = None
     if observer is not None:
         weights = torch.softmax((query.float() @ key.float().transpose(-1, -2)) * module.scale, -1)
-        if masks is not None:
-            head_mask = masks.heads["vision", number].to(weights.device)
-            weights = weights * head_mask[:, None, None]  # Eq. 7
+        weights = weights * head_mask[:, None, None]  # Eq. 7
         importance = weights.amax(1).sum(1)  # Eq. 6: all queries, strongest head
         observer.heads(("vision", number), mixed.reshape(batch, count, -1), importance)
     if masks is not None:
-        mixed = mixed * masks.heads["vision", number].to(mixed.device, mixed.dtype)[:, None]
+        mixed = mixed * head_mask.to(mixed.dtype)[:, None]
     states = states + module.out_proj(mixed.reshape(batch, count, -1))
     hidden = layer.mlp.activation_fn(layer.mlp.fc1(layer.layer_norm2(states)))
     if observer is not None and importance is not None:
         observer.channels(("vision", number), hidden, importance)
     if masks is not None:
         hidden = hidden * masks.channels["vision", number].to(hidden.device, hidden.dtype)
-    return states + layer.mlp.fc2(hidden)
+    return states + layer.mlp.fc2(hidden), _Looked(query, key, head_mask, module.scale)
 
 
 def embed(model: Any, input_ids: Tensor, features: Tensor | None) -> Tensor:
@@ -140,18 +188,23 @@ def run_llava(
     observer: Observer | None = None,
     tower_masks: Masks | None = None,
     freeze_tower: bool = False,
+    selection: ImageSelection | None = None,
 ) -> LlavaOutput:
-    """Prefill (and teacher forcing): everything of a batch through the whole model."""
-    features = batch.features
-    if features is None:
+    """Prefill (and teacher forcing): everything of a batch through the whole model.
+
+    ``selection`` is as of ``image_features``; the batch has a place for each token that is left.
+    """
+    if batch.features is not None:
+        features = ImageFeatures(batch.features)
+    else:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not freeze_tower):
-            features = image_features(model, batch.pixel_values, tower_masks, observer)
-    states = embed(model, batch.input_ids, features)
+            features = image_features(model, batch.pixel_values, tower_masks, observer, selection)
+    states = embed(model, batch.input_ids, features.states)
     batch_size, count = batch.input_ids.shape
     index = torch.arange(count, device=states.device).expand(batch_size, -1)
     tokens = TokenState(states, index, batch.kind, batch.alive, index, batch.query)
     tokens, kept = run_decoder(model.model.language_model, tokens, options, cache, observer)
-    return LlavaOutput(tokens, kept)
+    return LlavaOutput(tokens, kept, features.selected)
 
 
 def prompt_kinds(input_ids: Tensor, image_token_id: int) -> Tensor:

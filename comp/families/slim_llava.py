@@ -38,11 +38,12 @@ Pruning = dict[str, Any]
 
 
 class CompLlavaConfig(LlavaConfig):
-    """A LLaVA config with ``pruning``: per-layer head counts and widths, and the drop places.
+    """A LLaVA config with ``pruning``: per-layer head counts and widths, drop places, image tokens left.
 
     ``pruning`` is ``{"language": {"num_key_value_heads": [...], "intermediate_size": [...]},
-    "vision": {"num_attention_heads": [...], "intermediate_size": [...]}, "drops": [...]}``; an entry
-    of ``vision`` may be missing where the tower is whole.
+    "vision": {"num_attention_heads": [...], "intermediate_size": [...]}, "drops": [...], "image_selection":
+    {"dominant": ..., "contextual": ...}}``; ``vision`` may be missing where the tower is whole, and
+    ``image_selection`` where all tokens of an image reach the projector.
     """
 
     model_type = "comp_llava"
@@ -64,6 +65,8 @@ def pruning_of(plan: PruningPlan) -> Pruning:
             "num_attention_heads": [len(block.kept_key_value_heads) for block in vision],
             "intermediate_size": [len(block.kept_channels) for block in vision],
         }
+    if plan.image_selection is not None:
+        entry["image_selection"] = plan.image_selection.model_dump()
     return entry
 
 
@@ -112,7 +115,7 @@ class CompLlavaForConditionalGeneration(LlavaForConditionalGeneration):
         cache = _SharedCache.of(past_key_values)
         features = None
         if pixel_values is not None:
-            features = image_features(self, pixel_values)
+            features = image_features(self, pixel_values).states
         states = embed(self, input_ids, features) if inputs_embeds is None else inputs_embeds
         tokens = self._tokens(input_ids, states, attention_mask, position_ids, cache)
         tokens, _kept = run_decoder(

@@ -15,6 +15,7 @@ from export.engines.cuda import Cuda, CudaGraph
 from export.engines.execution import Execution, LoadedEngine
 from export.engines.manifest import EngineManifest
 from export.engines.names import DECODE, DECODER, EMBED, PREFILL, VISION
+from export.llava_manifest import KEPT
 
 FLOAT, INT64 = np.dtype(np.float32), np.dtype(np.int64)
 CACHE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
@@ -34,12 +35,16 @@ class SlotState:
 
 @dataclass(frozen=True)
 class SlotPrefill:
-    """A prefill's outcome: ``logits [B, V]`` of the last token, kept places ``[B, k]``."""
+    """A prefill's outcome: ``logits [B, V]`` of the last token, kept places ``[B, k]``.
+
+    ``selected [I, k]`` are those of the tower's tokens that stayed as they are, where not all did.
+    """
 
     logits: NDArray[np.float32]
     kept: dict[int, NDArray[np.int64]]
     state: SlotState
     vision_ms: float
+    selected: NDArray[np.int64] | None = None
 
 
 class Slot:
@@ -103,6 +108,8 @@ class Slot:
             "first_text": batch * INT64.itemsize,  # stays zero: the one token of a step
             "logits": batch * shape.vocab_size * FLOAT.itemsize,
         }
+        if vision.selection is not None:
+            sizes[KEPT] = pictures * vision.selection.dominant * INT64.itemsize
         for drop, count in zip(shape.drops, counts[1:], strict=True):
             sizes[f"kept.{drop.after_layer}"] = batch * count * INT64.itemsize
         value = CACHE_BYTES[self._manifest.artifact.precision]
@@ -165,8 +172,14 @@ class Slot:
         }
         for layer, array in kept.items():
             self._cuda.download(array, self._address(f"kept.{layer}"), self._stream)
+        selection, selected = self._manifest.llava.vision.selection, None
+        if selection is not None:
+            images = 0 if pixels is None else len(pixels)
+            selected = np.empty((images, selection.dominant), np.int64)
+            if images:
+                self._cuda.download(selected, self._address(KEPT), self._stream)
         state = SlotState(self, batch, length, counts)
-        return SlotPrefill(self._logits(batch), kept, state, vision_ms)
+        return SlotPrefill(self._logits(batch), kept, state, vision_ms, selected)
 
     def step(self, tokens: Sequence[int], state: SlotState) -> tuple[NDArray[Any], SlotState]:
         """One token a sequence: ``logits [B, V]`` and the state after it.
@@ -223,6 +236,8 @@ class Slot:
         self._cuda.upload(self._address("pixel_values"), images, self._stream)
         self._vision.bind_input("pixel_values", self._address("pixel_values"), images.shape)
         self._vision.bind_output("image_features", self._address("image_features"))
+        if KEPT in self._buffers:
+            self._vision.bind_output(KEPT, self._address(KEPT))
         self._vision.enqueue()
         self._cuda.synchronize(self._stream)  # ``images`` may go now
 

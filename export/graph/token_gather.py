@@ -108,7 +108,7 @@ def keep_strongest(graph: GraphBuilder, scores: ir.Value, ratio: float, last: bo
         ratio: keep ratio (whole thousandths).
         last: the last token always stays, otherwise the first.
     """
-    raised = _raise_last(graph, scores) if last else _raise_first(graph, scores)
+    raised = _raise_last(graph, scores) if last else raise_first(graph, scores)
     k = _count(graph, scores, ratio, None)
     _, chosen = graph.ops("TopK", raised, k, outputs=2, axis=1, largest=1, sorted=1)
     places = cast(graph, chosen, ir.DataType.INT32)  # TensorRT sorts no int64
@@ -159,7 +159,8 @@ def _raise_last(graph: GraphBuilder, scores: ir.Value) -> ir.Value:
     return graph.op("Concat", others, raised, axis=1)
 
 
-def _raise_first(graph: GraphBuilder, scores: ir.Value) -> ir.Value:
+def raise_first(graph: GraphBuilder, scores: ir.Value) -> ir.Value:
+    """``scores [B, N]``, that of the first token above all others."""
     zero, one = graph.constant([0]), graph.constant([1])
     axis, end = graph.constant([1]), graph.constant([2**31 - 1])
     first = graph.op("Slice", scores, zero, one, axis)

@@ -28,13 +28,15 @@ class RequestSize:
 class Prefill:
     """A prefill's outcome: ``logits [B, V]`` of the last token, kept places ``[B, k]``.
 
-    ``state`` is handed to ``step`` and, when the answer is done, to ``release``.
+    ``state`` is handed to ``step`` and, when the answer is done, to ``release``. ``selected [I, k]`` are
+    those of the tower's image tokens that stayed as they are, where not all did.
     """
 
     logits: NDArray[np.float32]
     kept: dict[int, NDArray[np.int64]]
     state: Any
     vision_ms: float
+    selected: NDArray[np.int64] | None = None
 
 
 class Backend(Protocol):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from export.llava_manifest import LlavaArtifact
+from export.llava_manifest import KEPT, LlavaArtifact
 from serve.backends.base import BackendName, Prefill, ProviderChoice, RequestSize
 from serve.backends.opening import open_artifact, session_maker
 from serve.backends.ort_decoder import Decoder, DecoderState
@@ -72,16 +72,21 @@ class OnnxRuntimeBackend:
     ) -> Prefill:
         """See ``Backend.prefill``."""
         start = perf_counter()
-        features = None
+        features, selected = None, None
+        selection = self.manifest.vision.selection
+        if selection is not None:
+            selected = np.zeros((0, selection.dominant), np.int64)
         if pixels is not None:
-            (features,), _ = self._vision.run({"pixel_values": pixels}, ["image_features"])
+            wanted = ["image_features", *([KEPT] if selection else [])]
+            (features, *rest), _ = self._vision.run({"pixel_values": pixels}, wanted)
+            selected = rest[0] if rest else None
         vision_ms = (perf_counter() - start) * 1000
         (embeds,), _ = self._embed.run({"input_ids": ids}, ["inputs_embeds"])
         if features is not None:
             rows = np.arange(len(ids))[:, None]
             embeds[rows, vision] = features.reshape(len(ids), -1, features.shape[-1])
         logits, kept, state = self._decoder.prefill(embeds, vision, text, keep_factor)
-        return Prefill(logits, kept, state, vision_ms)
+        return Prefill(logits, kept, state, vision_ms, selected)
 
     def step(self, tokens: Sequence[int], state: DecoderState) -> tuple[NDArray[Any], DecoderState]:
         """See ``Backend.step``; here the state that went in stays as it was."""

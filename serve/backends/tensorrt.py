@@ -64,7 +64,7 @@ class TensorRTBackend:
         except BaseException:
             self._give_back(slot)
             raise
-        return Prefill(found.logits, found.kept, found.state, found.vision_ms)
+        return Prefill(found.logits, found.kept, found.state, found.vision_ms, found.selected)
 
     def step(self, tokens: Sequence[int], state: SlotState) -> tuple[NDArray[Any], SlotState]:
         """See ``Backend.step``."""

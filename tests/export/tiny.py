@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from comp.plan import BlockPlan, DropPlan, PruningPlan, Ranking, Workload
+from comp.plan import BlockPlan, DropPlan, ImageSelection, PruningPlan, Ranking, Workload
 
 SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>")
 WORDS = (
@@ -142,6 +142,7 @@ def make_plan(
     seed: int = 0,
     model: str = "tiny",
     ranking: Ranking = "received",
+    selection: ImageSelection | None = None,
 ) -> PruningPlan:
     """A plan that removes random heads and channels, other ones in every block."""
     rng = np.random.default_rng(seed)
@@ -187,6 +188,7 @@ def make_plan(
             DropPlan(after_layer=m, vision_keep_ratio=v, text_keep_ratio=t, ranking=ranking)
             for m, v, t in drops
         ),
+        image_selection=selection,
     )
 
 

@@ -1,0 +1,89 @@
+"""What is left of an image's tokens behind a vision tower: dominant ones, and contextual ones (VisionZip).
+
+After Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models" (CVPR 2025).
+The graph does the same (``export/graph/image_selection.py``).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from comp.plan import ImageSelection
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The tokens left of each image: the dominant ones, then the contextual ones, each in order.
+
+    Attributes:
+        states: ``[I, K, d]``.
+        places: which token each is, or of a contextual one the target that others joined, ``[I, K]``.
+        scores: attention of [CLS] to the tokens that came, the mean over heads, ``[I, T]``.
+    """
+
+    states: Tensor
+    places: Tensor
+    scores: Tensor
+
+
+def class_attention(query: Tensor, key: Tensor, head_mask: Tensor, scale: float) -> Tensor:
+    """Attention of [CLS], the first token, to every token: the mean over heads ``[I, N]``.
+
+    Args:
+        query, key: ``[I, H, N, hd]``.
+        head_mask: soft mask of each head ``[H]``; a masked head has no part in it.
+        scale: of the logits.
+    """
+    logits = torch.einsum("ihd,ihnd->ihn", query[:, :, 0].float(), key.float()) * scale
+    weight = head_mask / head_mask.sum().clamp(min=1e-6)
+    return torch.einsum("h,ihn->in", weight.float(), torch.softmax(logits, dim=-1))
+
+
+def mean_key(key: Tensor, head_mask: Tensor) -> Tensor:
+    """Keys ``[I, H, N, hd]`` as one of each token, over the heads that are left: ``[I, N, hd]``.
+
+    Their sum stands for the mean: only its direction is read.
+    """
+    return torch.einsum("h,ihnd->ind", head_mask.float(), key.float())
+
+
+def select_tokens(
+    states: Tensor, scores: Tensor, key: Tensor, selection: ImageSelection
+) -> Selected:
+    """Keep the dominant tokens, and merge all others into as many targets as there are contextual ones.
+
+    Targets are strided over the others (``ImageSelection.target_places``); each token that is none joins
+    the target whose key is most like its own. A contextual token is the mean of a target and what joined it.
+
+    Args:
+        states: ``[I, T, d]``.
+        scores: what makes a token dominant ``[I, T]``; of equal ones the first comes first.
+        key: what is compared ``[I, T, k]``.
+        selection: how many of each, of T.
+    """
+    count = selection.tower_tokens
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    dominant = order[:, : selection.dominant].sort(1).values
+    if selection.contextual == 0:
+        return Selected(_rows(states, dominant), dominant, scores)
+    chosen = torch.zeros_like(scores, dtype=torch.bool).scatter(1, dominant, value=True)
+    rest = chosen.to(torch.int8).argsort(dim=1, stable=True)[:, : count - selection.dominant]
+    targets = rest[:, selection.target_places]  # [I, C]
+    unit = F.normalize(key.float(), dim=-1)
+    near = torch.einsum("itk,ick->itc", unit, _rows(unit, targets))
+    joined = F.one_hot(near.argmax(-1), selection.contextual).to(scores.dtype)  # [I, T, C]
+    joined = joined * ~chosen[..., None]
+    itself = torch.arange(count, device=targets.device)[:, None] == targets[:, None]  # [I, T, C]
+    is_target = itself.any(-1, keepdim=True)
+    groups = torch.where(is_target, itself.to(joined.dtype), joined)
+    shares = (groups / groups.sum(1, keepdim=True)).to(states.dtype)
+    contextual = torch.einsum("itc,itd->icd", shares, states)
+    left = torch.cat([_rows(states, dominant), contextual], dim=1)
+    return Selected(left, torch.cat([dominant, targets], dim=1), scores)
+
+
+def _rows(x: Tensor, places: Tensor) -> Tensor:
+    """``x [I, T, d]`` at ``places [I, K]``."""
+    return x.gather(1, places[..., None].expand(-1, -1, x.shape[-1]))

@@ -1,0 +1,68 @@
+"""VisionZip: few of an image's tokens reach the projector; the others are merged into a handful.
+
+After Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models" (CVPR 2025);
+``comp.image_selection`` says which stay and how the others are merged.
+"""
+
+from comp.errors import CompExportError
+from comp.families.llava import LlavaAdapter
+from comp.finalise import plan_of, whole_blocks
+from comp.flops import llava_macs
+from comp.methods.base import Job, Outcome, agreed_workload
+from comp.plan import ImageSelection, Place, Workload
+from comp.shapes import ModelShape
+from comp.token_plans import TOLERANCE, measured
+
+METHOD = "visionzip"
+CONTEXTUAL = (10, 64)  # of so many tokens: 54 + 10, 108 + 20 and 162 + 30 in the original
+
+
+def prune(job: Job) -> Outcome:
+    """Solve for how many tokens are left of an image; see ``comp.methods.base.method``."""
+    adapter = job.adapter
+    assert isinstance(adapter, LlavaAdapter)  # as the registry says
+    shape, workload = adapter.shape, agreed_workload(job)
+    selection = solved(shape, workload, job.options.rate)
+    macs = macs_of(shape, workload), macs_of(shape, workload, selection)
+    blocks = whole_blocks(adapter.blocks)
+    plan = plan_of(adapter, workload, macs, job.model_name, METHOD, blocks, ())
+    plan = plan.model_copy(update={"image_selection": selection})
+    share = selection.count / selection.tower_tokens
+    place: Place = ("vision", shape.vision_used_layers)
+    return measured(job, plan, adapter.selecting(selection), {place: (share, 1.0)})
+
+
+def selection_of(tower_tokens: int, count: int) -> ImageSelection:
+    """``count`` tokens of an image, about 5.4 dominant ones to a contextual one."""
+    part, of = CONTEXTUAL
+    contextual = round(count * part / of)
+    return ImageSelection(
+        tower_tokens=tower_tokens, dominant=count - contextual, contextual=contextual
+    )
+
+
+def macs_of(shape: ModelShape, on: Workload, selection: ImageSelection | None = None) -> int:
+    """Multiply-accumulates of a prompt with so much left of each image."""
+    return llava_macs(shape.selecting(selection), on.image_tokens, on.text_tokens).macs
+
+
+def solved(shape: ModelShape, on: Workload, rate: float) -> ImageSelection:
+    """The number of tokens whose rate is nearest to ``rate``: within half of what one token costs.
+
+    Raises:
+        CompExportError: more has to go than image tokens behind the tower cost.
+    """
+    dense = macs_of(shape, on)
+    tried = {
+        count: macs_of(shape, on, selection_of(shape.tower_tokens, count))
+        for count in range(1, shape.tower_tokens + 1)
+    }
+    largest = 1 - tried[1] / dense
+    if rate > largest + TOLERANCE:
+        raise CompExportError(
+            f"rate {rate:g} is beyond what leaving out image tokens behind the vision tower can reach on "
+            f"this model: at most {largest:.2f}; choose a smaller --rate, or a --method that also removes "
+            "parameters"
+        )
+    best = min(tried, key=lambda count: abs(tried[count] - (1 - rate) * dense))
+    return selection_of(shape.tower_tokens, best)

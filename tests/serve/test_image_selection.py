@@ -1,0 +1,66 @@
+"""Image tokens chosen behind the vision tower, through engines and the ONNX graphs they are built from."""
+
+import numpy as np
+import pytest
+
+from comp.plan import ImageSelection
+from export.artifact import Origin, export_artifact
+from export.engines.build import BuildOptions
+from export.engines.directory import build_engines
+from export.engines.limits import Limits
+from export.engines.module import find_tensorrt
+from export.graph.builder import Target
+from serve.engine import Engine
+from serve.options import GenerationOptions
+from tests.fake_gpu import install
+from tests.serve.random_llava import IMAGE_TOKENS, noise
+
+LIMITS = Limits(max_batch=2, images=2, max_prompt=48, max_new_tokens=12)
+OPTIONS = GenerationOptions(max_new_tokens=6, ignore_eos=True)
+CHOSEN = ImageSelection(tower_tokens=IMAGE_TOKENS, dominant=7, contextual=2)
+REQUESTS = [
+    ([noise(1)], "where is the fox?"),
+    ([noise(2)], "where is the cat?"),
+    ([noise(1), noise(2)], "more than one?"),
+    ([], "hello you"),
+]
+
+
+@pytest.fixture(scope="module")
+def artifact(checkpoint, plan, tmp_path_factory):
+    """A standard artifact of a plan that chooses image tokens, and drops some of them later."""
+    choosing = plan.model_copy(update={"image_selection": CHOSEN})
+    directory = tmp_path_factory.mktemp("choosing") / "onnx-standard"
+    origin, target = Origin.of_plan(choosing), Target("standard", "float32")
+    export_artifact(checkpoint.path, directory, origin, target, choosing)
+    return directory
+
+
+def test_batches_keep_what_single_answers_keep(artifact):
+    engine = Engine.load(artifact, device="cpu", threads=1)
+    together = engine.generate_batch(REQUESTS, OPTIONS, batch_size=2)
+    for (images, prompt), answer in zip(REQUESTS, together, strict=True):
+        alone = engine.generate(images, prompt, OPTIONS)
+        assert answer.token_ids == alone.token_ids
+        assert answer.image_tokens == len(images) * CHOSEN.count
+        assert answer.kept.to_dict() == alone.kept.to_dict()
+        assert answer.kept.lines() == alone.kept.lines()
+        assert [each.size for each in answer.kept.selected.by_image] == [7] * len(images)
+        for image in range(len(images)):
+            (_, first), *later = answer.kept.seen(image)
+            assert all(np.isin(kept, first).all() for _, kept in later)
+            assert first.max() < IMAGE_TOKENS
+
+
+@pytest.mark.slow
+def test_engines_answer_and_keep_as_the_graphs_do(artifact, monkeypatch):
+    pytest.importorskip("tensorrt_rtx", reason="pip install 'comp-export[tensorrt-rtx]'")
+    out = artifact.parent / "tensorrt-float32"
+    build_engines(find_tensorrt("tensorrt_rtx"), artifact, out, LIMITS, BuildOptions(("8.9",)))
+    install(monkeypatch, [out], captures_graphs=True)
+    native, graphs = Engine.load(out), Engine.load(artifact, device="cpu", threads=1)
+    found = native.generate_batch(REQUESTS, OPTIONS, batch_size=2)
+    expected = graphs.generate_batch(REQUESTS, OPTIONS, batch_size=2)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine.token_ids == theirs.token_ids
+        assert mine.kept.to_dict() == theirs.kept.to_dict()
