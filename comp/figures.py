@@ -28,6 +28,7 @@ MODE_COLOURS = {
     "vision_parameters": "#e69f00",
     "cross_parameters": "#009e73",
 }
+KIND_MODES = {"vision": "vision_tokens", "text": "language_tokens"}  # by thresholds' names
 PARTS: tuple[Part, ...] = ("vision", "cross", "language")
 IMAGES_OF: dict[Task | None, int] = {"statement": 2}
 OTHER_COLOUR = "#999999"
@@ -50,32 +51,61 @@ def read_stages(path: Path) -> list[dict[str, Any]]:
         raise CompExportError(f"{path} is damaged ({error}): prune again with --force") from error
 
 
-def trajectory_figure(stages: Sequence[Mapping[str, Any]]) -> Figure:
-    """Stage by stage: FLOPs removed, coloured by mode; the metric; each mode's running cost."""
-    figure = Figure(figsize=(8, 7), layout="constrained")
-    removed, metric, costs = figure.subplots(3, 1, sharex=True)
+def trajectory_figure(stages: Sequence[Mapping[str, Any]], plan: PruningPlan) -> Figure:
+    """Stage by stage: FLOPs left, coloured by mode; the metric; token thresholds; each mode's running cost.
+
+    Thresholds have a panel where a stage raised one.
+    """
+    raised = [kind for kind in KIND_MODES if any(stage["thresholds"][kind] for stage in stages)]
+    figure = Figure(figsize=(9, 9 if raised else 7.2), layout="constrained")
+    panels = list(figure.subplots(4 if raised else 3, 1, sharex=True))
     numbers = [stage["stage"] for stage in stages]
-    colours = [MODE_COLOURS.get(stage["mode"], OTHER_COLOUR) for stage in stages]
-    removed.bar(numbers, [100 * stage["rate"] for stage in stages], color=colours)
-    for stage in stages:
-        if stage.get("explored"):
-            removed.text(stage["stage"], 100 * stage["rate"], "?", ha="center", va="bottom")
-    _explain_modes(removed, stages)
-    _label(removed, "Mode of each stage (?: drawn by exploration)", "FLOPs removed, %")
-    if all(stage["metric"] is not None for stage in stages):
-        metric.plot(numbers, [100 * stage["metric"] for stage in stages], "o-", color=INK)
-        _label(metric, "Validation metric after the stage", "%")
-    else:
-        metric.plot(numbers, [stage["validation_loss"] for stage in stages], "o-", color=INK)
-        _label(metric, "Validation loss after the stage, on the examples of the cost", "nats")
+    _flops_left(panels.pop(0), stages, plan)
+    _quality(panels.pop(0), stages)
+    if raised:
+        axes = panels.pop(0)
+        for kind in raised:
+            mode = KIND_MODES[kind]
+            values = [stage["thresholds"][kind] for stage in stages]
+            colour = MODE_COLOURS[mode]
+            axes.plot(numbers, values, "o-", color=colour, label=mode, markersize=4)
+        label_axes(axes, "Token thresholds as last raised (0: not yet)", "importance / mean")
+    costs = panels.pop(0)
     for mode in _modes(stages):
         values = [stage["costs"].get(mode) for stage in stages]
         colour = MODE_COLOURS.get(mode, OTHER_COLOUR)
         costs.plot(numbers, values, "o-", color=colour, label=mode, markersize=4)
-    _label(costs, "Running cost of each mode (what is lost per FLOP removed)", "cost")
-    costs.set_xlabel("stage")
+    label_axes(costs, "Running cost of each mode (what is lost per share of FLOPs removed)", "cost")
+    costs.set_xlabel("stage", fontsize=8)
     costs.set_xticks(numbers)
+    figure.suptitle(headline(plan), fontsize=11)
     return figure
+
+
+def _flops_left(axes: Axes, stages: Sequence[Mapping[str, Any]], plan: PruningPlan) -> None:
+    numbers = [stage["stage"] for stage in stages]
+    left = [100 * (1 - stage["rate"]) for stage in stages]
+    colours = [MODE_COLOURS.get(stage["mode"], OTHER_COLOUR) for stage in stages]
+    axes.bar(numbers, left, color=colours)
+    for stage, height in zip(stages, left, strict=True):
+        if stage.get("explored"):
+            axes.text(stage["stage"], height, "?", ha="center", va="bottom")
+    axes.axhline(100 * plan.macs / plan.macs_dense, color=INK, linestyle="--", linewidth=1)
+    axes.set_ylim(0, 105)
+    _explain_modes(axes, stages)
+    label_axes(
+        axes, "Mode of each stage (?: drawn by exploration; dashed: the plan)", "FLOPs left, %"
+    )
+
+
+def _quality(axes: Axes, stages: Sequence[Mapping[str, Any]]) -> None:
+    numbers = [stage["stage"] for stage in stages]
+    if all(stage["metric"] is not None for stage in stages):
+        axes.plot(numbers, [100 * stage["metric"] for stage in stages], "o-", color=INK)
+        label_axes(axes, "Validation metric after the stage", "%")
+    else:
+        axes.plot(numbers, [stage["validation_loss"] for stage in stages], "o-", color=INK)
+        label_axes(axes, "Validation loss after the stage, on the examples of the cost", "nats")
 
 
 def structure_figure(plan: PruningPlan) -> Figure:
@@ -88,32 +118,41 @@ def structure_figure(plan: PruningPlan) -> Figure:
         heads = figure.add_subplot(grid[0, column])
         totals = [block.num_attention_heads for block in blocks]
         _bars(heads, blocks, [len(block.kept_heads) for block in blocks], totals)
-        _label(heads, f"{part}: attention heads", "heads")
+        label_axes(heads, f"{part}: attention heads", "heads")
         if part == "cross":  # heads only
             heads.set_xlabel("block")
             continue
         channels = figure.add_subplot(grid[1, column])
         widths = [block.intermediate_size for block in blocks]
         _bars(channels, blocks, [len(block.kept_channels) for block in blocks], widths)
-        _label(channels, f"{part}: FFN channels", "channels")
+        label_axes(channels, f"{part}: FFN channels", "channels")
         channels.set_xlabel("block")
     _tokens(figure, grid, len(parts), plan)
-    removed = 1 - plan.macs / plan.macs_dense
-    figure.suptitle(f"{Path(plan.model).name}, {plan.method}: {removed:.1%} of the FLOPs removed")
+    figure.suptitle(headline(plan))
     return figure
+
+
+def headline(plan: PruningPlan) -> str:
+    """Model, method and rate, over every figure of a run."""
+    removed = 1 - plan.macs / plan.macs_dense
+    return f"{Path(plan.model).name}, {plan.method}: {removed:.1%} of the FLOPs removed"
 
 
 def save_figures(run: RunDirectory, folder: Path | None = None) -> list[Path]:
     """Draw a run into ``reports/`` (or ``folder``): ``trajectory.png`` and ``structure.png``."""
     folder = run.reports if folder is None else folder
-    figures = {
-        "trajectory.png": trajectory_figure(read_stages(run.stages)),
-        "structure.png": structure_figure(run.load_plan()),
-    }
-    for name, figure in figures.items():
-        with writing(folder / name) as temporary:
-            figure.savefig(temporary, format="png", dpi=DPI)
-    return [folder / name for name in figures]
+    plan = run.load_plan()
+    return [
+        save_figure(trajectory_figure(read_stages(run.stages), plan), folder / "trajectory.png"),
+        save_figure(structure_figure(plan), folder / "structure.png"),
+    ]
+
+
+def save_figure(figure: Figure, path: Path) -> Path:
+    """Write a PNG whole or not at all; return its path."""
+    with writing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=DPI)
+    return path
 
 
 def tokens_by_block(plan: PruningPlan) -> "dict[BlockKey, tuple[int, int]]":
@@ -189,7 +228,7 @@ def _tokens_of(
         )
     axes.legend(fontsize=8, frameon=False)
     kinds = "vision, text" if any(vision) and any(text) else "vision" if any(vision) else "text"
-    _label(axes, f"tokens a block of {part} sees (keep ratios: {kinds})", "tokens")
+    label_axes(axes, f"tokens a block of {part} sees (keep ratios: {kinds})", "tokens")
     axes.set_xlabel("block")
 
 
@@ -202,7 +241,8 @@ def _bars(
     axes.bar(places, kept, color=colour)
 
 
-def _label(axes: Axes, title: str, unit: str) -> None:
+def label_axes(axes: Axes, title: str, unit: str) -> None:
+    """Title and unit of the values in the style of all figures."""
     axes.set_title(title, fontsize=9, loc="left", color=INK)
     axes.set_ylabel(unit, fontsize=8)
     axes.tick_params(labelsize=8)
@@ -218,4 +258,7 @@ def _explain_modes(axes: Axes, stages: Sequence[Mapping[str, Any]]) -> None:
         Patch(color=MODE_COLOURS.get(mode, OTHER_COLOUR), label=mode.replace("_", " "))
         for mode in _modes(stages)
     ]
-    axes.legend(handles=handles, fontsize=8, frameon=False, loc="upper left")
+    # Beside the bars, which leave no room of their own.
+    axes.legend(
+        handles=handles, fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0)
+    )

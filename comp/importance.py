@@ -26,9 +26,33 @@ def token_weights(importance: Tensor, has_cls: bool) -> Tensor:
     return torch.cat([torch.ones_like(importance[:, :1]), shared], dim=1)
 
 
+def norm_weights(importance: Tensor, token_weighted: bool, has_cls: bool) -> Tensor:
+    """What each token weighs in an input norm, ``[B, N]``: Eq. 4, or one for all that take part (Eq. 3)."""
+    if token_weighted:
+        return token_weights(importance, has_cls)
+    return (importance > 0).float()
+
+
 def weighted_norm(activations: Tensor, weights: Tensor) -> Tensor:
     """``(sum_n w_n X_ni^2)^(1/2)``: ``[B, N, D]`` and ``[B, N]`` to ``[B, D]``."""
     return torch.einsum("bn,bnd->bd", weights.float(), activations.float().square()).sqrt()
+
+
+def token_contributions(activations: Tensor, weights: Tensor, magnitude: Tensor) -> Tensor:
+    """What each token adds to a layer's scores of parameters (Eq. 3 or 4), ``[B, N]``.
+
+    A channel's score ``m_i (sum_n w_n X_ni^2)^(1/2)`` is the sum over tokens of
+    ``m_i w_n X_ni^2 / (sum_m w_m X_mi^2)^(1/2)``; these are added up over channels, so that a row's sum is
+    the sum of the layer's scores on it.
+
+    Args:
+        activations: X, ``[B, N, D]``.
+        weights: of tokens, ``[B, N]`` (``norm_weights``).
+        magnitude: ``m_i = (1/d) sum_j |W_ij|``, ``[D]``.
+    """
+    norms = weighted_norm(activations, weights)  # [B, D]
+    slopes = magnitude.to(norms.device) / norms.clamp(min=1e-12)
+    return weights.float() * torch.einsum("bnd,bd->bn", activations.float().square(), slopes)
 
 
 @dataclass
@@ -82,10 +106,7 @@ class ParameterImportance:
     ) -> None:
         if key[0] not in self.parts:
             return
-        if self.token_weighted:
-            weights = token_weights(importance, self.has_cls(key))
-        else:
-            weights = (importance > 0).float()
+        weights = norm_weights(importance, self.token_weighted, self.has_cls(key))
         norms = weighted_norm(activations, weights)
         seen = self._rows.get((what, key), 0)
         total = seen + len(norms)

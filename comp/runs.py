@@ -48,6 +48,10 @@ class RunDirectory:
     def reports(self) -> Path:
         return self.path / "reports"
 
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
     def load_plan(self) -> PruningPlan:
         return PruningPlan.load(self.plan_file)
 

@@ -1,12 +1,15 @@
 """``comp-export inspect``: a run or an artifact as tables, a run's search as figures."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from comp.commands.inspect_figures import FigureOptions, draw, missing_words, print_numbers
 from comp.console import print_json, print_table, say
+from comp.errors import CompExportError
 from comp.options import CommonOptions, common_options, run_argument
 
 if TYPE_CHECKING:
@@ -21,13 +24,48 @@ ARTIFACTS = ("onnx*", "tensorrt*")  # folders of a run
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder for the figures; by default the run's reports/.",
+    help="Folder for the figures [RUN/reports; with --figures RUN/figures].",
 )
 @click.option("--no-figures", is_flag=True, help="Only tables.")
+@click.option(
+    "--figures",
+    is_flag=True,
+    help="Also draw each mode's share, the tokens that decide, and how stable ranks are; print the "
+    "numbers. The folder is written whole.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    help="Of --figures: examples that the dense model is shown [32].",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Of --figures: take them from here [default: EmojiScenes, validation split].",
+)
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of --data's images.")
+@click.option("--model", help="Of --figures: the dense model, where it is not where RUN names it.")
 @common_options
-def command(run: Path, out: Path | None, no_figures: bool, options: CommonOptions) -> None:
+def command(
+    run: Path,
+    out: Path | None,
+    no_figures: bool,
+    figures: bool,
+    samples: int | None,
+    data: Path | None,
+    images: Path | None,
+    model: str | None,
+    options: CommonOptions,
+) -> None:
     """Show RUN, a run or an artifact directory, as tables; draw a run's search as PNG."""
+    asked = FigureOptions(samples, data, images, model)
+    if not figures:
+        asked.check_unused()
+    if figures and no_figures:
+        raise CompExportError("--figures and --no-figures exclude each other: give one of them")
     if (run / MANIFEST).is_file():
+        if figures:
+            raise CompExportError(f"{run} is an artifact, and --figures are of a run: name the run")
         manifest = _read_manifest(run / MANIFEST)
         if options.json:
             print_json({"artifact": str(run), "manifest": manifest})
@@ -40,31 +78,40 @@ def command(run: Path, out: Path | None, no_figures: bool, options: CommonOption
     plan = opened.load_plan()
     found = [path for name in ARTIFACTS for path in opened.path.glob(f"{name}/{MANIFEST}")]
     manifests = {path.parent: _read_manifest(path) for path in sorted(found)}
-    figures = []
-    if not no_figures:
+    paths: Sequence[Path] = ()
+    insight = None
+    if figures:
+        insight = draw(opened, out, asked, options)
+        paths = insight.paths
+    elif not no_figures:
         from comp.figures import save_figures
 
-        figures = save_figures(opened, out)
+        paths = save_figures(opened, out)
     if options.json:
-        print_json(
-            {
-                "run": str(opened.path),
-                "plan": _summary(plan),
-                "artifacts": {folder.name: each for folder, each in manifests.items()},
-                "figures": [str(path) for path in figures],
-            }
-        )
-        return
-    _print_plan(opened.path, plan)
-    for folder, manifest in manifests.items():
-        _print_manifest(folder, manifest)
-    for path in figures:
-        say(f"figure: {path}")
+        report: dict[str, Any] = {
+            "run": str(opened.path),
+            "plan": _summary(plan),
+            "artifacts": {folder.name: each for folder, each in manifests.items()},
+            "figures": [str(path) for path in paths],
+        }
+        if insight is not None:
+            report |= {"numbers": insight.numbers, "missing": insight.missing}
+        print_json(report)
+    else:
+        _print_plan(opened.path, plan)
+        for folder, manifest in manifests.items():
+            _print_manifest(folder, manifest)
+        if insight is not None:
+            print_numbers(insight)
+        for path in paths:
+            say(f"figure: {path}")
+        if insight is not None:
+            say(f"numbers: {insight.record}")
+    if insight is not None and insight.missing:
+        raise CompExportError(missing_words(insight))
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    from comp.errors import CompExportError
-
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

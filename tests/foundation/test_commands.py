@@ -71,6 +71,7 @@ STAGES = [
             "language_parameters": 0.2 * number if number > 1 else None,
         },
         "explored": number == 2,
+        "thresholds": {"vision": 0.1 * number, "text": 0.0},
     }
     for number, mode in enumerate(["vision_tokens", "language_parameters", "vision_tokens"], 1)
 ]
@@ -272,11 +273,16 @@ def test_inspect_defaults_to_the_latest_run(
 
 
 def test_figures_show_the_numbers() -> None:
-    removed, metric, costs = trajectory_figure(STAGES).axes
-    assert [bar.get_height() for bar in removed.patches] == pytest.approx([10, 20, 30])
+    plan = plan_for_7b()
+    left, metric, thresholds, costs = trajectory_figure(STAGES, plan).axes
+    assert [bar.get_height() for bar in left.patches] == pytest.approx([90, 80, 70])
+    assert left.lines[0].get_ydata()[0] == pytest.approx(100 * plan.macs / plan.macs_dense)
+    assert [list(line.get_ydata()) for line in thresholds.lines] == [pytest.approx([0.1, 0.2, 0.3])]
     assert list(metric.lines[0].get_ydata()) == pytest.approx([88, 86, 84])
     assert [line.get_label() for line in costs.lines] == ["vision_tokens", "language_parameters"]
-    heads, channels, tokens = structure_figure(plan_for_7b()).axes
+    none_raised = [stage | {"thresholds": {"vision": 0.0, "text": 0.0}} for stage in STAGES]
+    assert len(trajectory_figure(none_raised, plan).axes) == 3
+    heads, channels, tokens = structure_figure(plan).axes
     assert [bar.get_height() for bar in heads.patches[32:36]] == [16, 17, 16, 17]
     assert channels.patches[40].get_height() == 5504
     assert tokens.patches[8].get_height() == 288

@@ -1,0 +1,155 @@
+"""``comp-export inspect --figures``: its options, and the numbers of the figures as tables."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from comp.console import print_table
+from comp.errors import CompExportError
+from comp.options import CommonOptions, torch_device
+
+if TYPE_CHECKING:
+    from comp.insight.report import Insight
+    from comp.runs import RunDirectory
+
+SAMPLES = 32
+
+
+@dataclass(frozen=True)
+class FigureOptions:
+    """What ``--figures`` was told besides; none: not given."""
+
+    samples: int | None
+    data: Path | None
+    images: Path | None
+    model: str | None
+
+    def check_unused(self) -> None:
+        """Refuse options that are ignored without ``--figures``.
+
+        Raises:
+            CompExportError: naming the first of them.
+        """
+        for each in fields(self):
+            if getattr(self, each.name) is not None:
+                raise CompExportError(
+                    f"--{each.name} is for --figures: give that too, or leave it out"
+                )
+
+
+def draw(
+    run: "RunDirectory", out: Path | None, asked: FigureOptions, options: CommonOptions
+) -> "Insight":
+    """Measure and write the figures of a run, into its ``figures/`` where ``out`` is none."""
+    from comp.insight.report import InsightOptions, write_insight
+
+    settings = InsightOptions(
+        samples=asked.samples or SAMPLES,
+        model=asked.model,
+        data=asked.data,
+        images=asked.images,
+        device=torch_device(options.device),
+        seed=options.seed,
+        quiet=options.json,
+    )
+    return write_insight(run, run.figures if out is None else out, settings)
+
+
+def missing_words(insight: "Insight") -> str:
+    """Which figures were not drawn, and why; each reason once."""
+    figures: dict[str, list[str]] = {}
+    for name, reason in insight.missing.items():
+        figures.setdefault(reason, []).append(name)
+    reasons = (f"{' and '.join(names)}: {reason}" for reason, names in figures.items())
+    return f"not every figure could be drawn: {'; '.join(reasons)}"
+
+
+def print_numbers(insight: "Insight") -> None:
+    """The numbers in the figures; those of the trajectory stage by stage."""
+    numbers = insight.numbers
+    _print_trajectory(numbers["trajectory"])
+    print_table(
+        "Shares of the FLOPs removed",
+        ("mode", "GMACs", "share", "stages"),
+        (
+            (
+                share["mode"],
+                f"{share['macs'] / 1e9:,.4f}",
+                f"{share['share']:.1%}",
+                ", ".join(str(number) for number, _ in share["stages"]),
+            )
+            for share in numbers["shares"]
+        ),
+    )
+    if "overlap" in numbers:
+        _print_overlap(numbers["overlap"])
+    if "rank-stability" in numbers:
+        _print_stability(numbers["rank-stability"])
+
+
+def _print_trajectory(stages: Sequence[dict[str, Any]]) -> None:
+    rows = []
+    for stage in stages:
+        measured = stage["metric"] is not None
+        thresholds = stage["thresholds"]
+        rows.append(
+            (
+                stage["stage"],
+                stage["mode"] + (" (explored)" if stage["explored"] else ""),
+                f"{1 - stage['rate']:.1%}",
+                f"{stage['metric']:.1%}" if measured else "",
+                f"{stage['validation_loss']:.3f}",
+                f"{thresholds['vision']:.3f}, {thresholds['text']:.3f}",
+                f"{stage['cost']:.3f}",
+                f"{stage['costs'][stage['mode']]:.3f}",
+            )
+        )
+    columns = ("stage", "mode", "FLOPs left", "metric", "loss", "thresholds (vision, text)")
+    print_table("Stages", (*columns, "cost", "running cost"), rows, numbers_from=2)
+
+
+def _print_overlap(found: dict[str, Any]) -> None:
+    rows = (
+        (
+            f"{layer['block']} {layer['sublayer']}",
+            _percent(layer["without_cip"]),
+            _percent(layer["with_cip"]),
+            f"{layer['chance']:.1%}",
+        )
+        for layer in found["layers"]
+    )
+    print_table(
+        f"Overlap of deciding and important tokens, top {found['top']:.0%}, {found['samples']} "
+        "examples (mean ± standard deviation)",
+        ("block", "without CIP", "with CIP", "by chance"),
+        rows,
+    )
+
+
+def _print_stability(found: dict[str, Any]) -> None:
+    cases = [(heads, cit) for heads in ("run", "random") for cit in (True, False)]
+    names = [f"{heads}, {'with' if cit else 'without'} CIT" for heads, cit in cases]
+    for alone, which in (
+        (True, "heads of the block alone gone"),
+        (False, "heads of all blocks gone"),
+    ):
+        gone = [of for of in found["layers"] if of["masked"] == 1 and of["alone"] == alone]
+        rows = []
+        for block in dict.fromkeys(layer["block"] for layer in gone):
+            here = {(of["heads"], of["cit"]): of for of in gone if of["block"] == block}
+            rows.append((block, *(_correlation(here[case]) for case in cases)))
+        print_table(
+            f"Correlation of token ranks with the dense model's, {which}, {found['samples']} examples "
+            f"(mean ± standard deviation; random: {found['draws']} draws)",
+            ("block", *names),
+            rows,
+        )
+
+
+def _percent(spread: dict[str, float]) -> str:
+    return f"{spread['mean']:.1%} ± {spread['deviation']:.1%}"
+
+
+def _correlation(spread: dict[str, float]) -> str:
+    return f"{spread['mean']:.3f} ± {spread['deviation']:.3f}"
