@@ -8,7 +8,7 @@ the tokens that are left should look like to whatever reads them.
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,8 @@ from torch import Tensor
 from comp.compute import Compute
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter, Forwarding, Knowledge
+from comp.registry import Distill
 from comp.tokens import TokenState
-
-Distill = Literal["none", "logits", "features", "both"]
 
 
 @dataclass(frozen=True)

@@ -123,30 +123,59 @@ class Scores:
     heads: dict[BlockKey, Tensor]
     channels: dict[BlockKey, Tensor]
 
-    def standardised(self, masks: Masks) -> "Scores":
-        """Zero mean and unit deviation over what is left of each layer; ``inf`` for what is gone.
+    def scales(self) -> "Scales":
+        """Mean and deviation of each layer's scores; of a layer whose scores are all equal, 1e-12."""
 
-        A layer whose scores are all equal gets zeros.
-        """
+        def scale(values: Tensor) -> tuple[float, float]:
+            return float(values.mean()), max(float(values.std(correction=0)), 1e-12)
 
-        def standard(values: Tensor, mask: Tensor) -> Tensor:
-            left = mask > 0.5
-            kept = values[left]
-            deviation = kept.std(correction=0).clamp(min=1e-12)
-            scaled = (values - kept.mean()) / deviation
-            return torch.where(left, scaled, torch.inf)
+        return Scales(
+            {key: scale(values) for key, values in self.heads.items()},
+            {key: scale(values) for key, values in self.channels.items()},
+        )
+
+    def standardised(self, masks: Masks, scales: "Scales") -> "Scores":
+        """On the scale that each whole layer had; ``inf`` for what is gone."""
+
+        def standard(values: Tensor, mask: Tensor, scale: tuple[float, float]) -> Tensor:
+            mean, deviation = scale
+            return torch.where(mask > 0.5, (values - mean) / deviation, torch.inf)
 
         return Scores(
-            {key: standard(values, masks.heads[key]) for key, values in self.heads.items()},
-            {key: standard(values, masks.channels[key]) for key, values in self.channels.items()},
+            {k: standard(v, masks.heads[k], scales.heads[k]) for k, v in self.heads.items()},
+            {
+                k: standard(v, masks.channels[k], scales.channels[k])
+                for k, v in self.channels.items()
+            },
         )
 
 
+@dataclass(frozen=True)
+class Scales:
+    """Mean and deviation of the scores of each layer's heads and channels while the layer was whole.
+
+    Were what is left of a layer standardised anew in every stage, its lowest would be far below the mean
+    however few are left, and heads, whose scores are less skewed than those of channels, would go until
+    one or two are left.
+    """
+
+    heads: dict[BlockKey, tuple[float, float]] = field(default_factory=dict)
+    channels: dict[BlockKey, tuple[float, float]] = field(default_factory=dict)
+
+    def and_new(self, other: "Scales") -> "Scales":
+        """These, and those of layers that are not among them."""
+        return Scales(other.heads | self.heads, other.channels | self.channels)
+
+
 def cheapest_units(
-    scores: Scores, masks: Masks, blocks: tuple[BlockShape, ...], min_channels: int
+    scores: Scores,
+    scales: Scales,
+    masks: Masks,
+    blocks: tuple[BlockShape, ...],
+    min_channels: int,
 ) -> list[Unit]:
     """Units that may be cut, least important of its layer first: one threshold for the mode."""
-    return ordered_units(scores.standardised(masks), blocks, min_channels)
+    return ordered_units(scores.standardised(masks, scales), blocks, min_channels)
 
 
 def ordered_units(scores: Scores, blocks: tuple[BlockShape, ...], min_channels: int) -> list[Unit]:

@@ -12,6 +12,7 @@ from comp.errors import CompExportError
 
 # What a mode prunes: the last word of its name; image tokens alone are the mode itself.
 Kind = Literal["parameters", "tokens", "vision_tokens"]
+Distill = Literal["none", "logits", "features", "both"]  # see ``comp.distillation``
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class Family:
     """A family of models: which configurations belong to it and what can be done with them.
 
     Attributes:
+        distill: what a model learns from its dense self, unless asked otherwise.
         lacks: modes that models of an architecture do not have.
     """
 
@@ -28,6 +30,7 @@ class Family:
     modes: tuple[str, ...]
     default_modes: tuple[str, ...]
     exports: tuple[str, ...]
+    distill: Distill
     lacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def defaults_of(self, architecture: str) -> tuple[str, ...]:
@@ -94,6 +97,7 @@ FAMILIES = (
         modes=("vision_tokens", "language_tokens", "language_parameters", "vision_parameters"),
         default_modes=("vision_tokens", "language_tokens", "language_parameters"),
         exports=("slim checkpoint", "onnx", "tensorrt"),
+        distill="both",
     ),
     Family(
         name="clip",
@@ -107,6 +111,7 @@ FAMILIES = (
             "language_parameters",
         ),
         exports=("slim checkpoint", "onnx", "tensorrt"),
+        distill="both",
     ),
     Family(
         name="blip",
@@ -115,6 +120,7 @@ FAMILIES = (
         modes=BLIP_MODES,
         default_modes=BLIP_MODES,
         exports=("slim checkpoint", "onnx", "tensorrt"),
+        distill="none",
         lacks={"BlipForConditionalGeneration": ("language_tokens",)},
     ),
 )

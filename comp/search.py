@@ -16,7 +16,7 @@ from torch import Tensor
 
 from comp.compute import Compute
 from comp.families.base import FamilyAdapter, Forwarding, KeptShare, Mode, TokenKind
-from comp.importance import ParameterImportance, Unit, cheapest_units
+from comp.importance import ParameterImportance, Scales, Unit, cheapest_units
 from comp.masks import BlockKey, Masks
 from comp.plan import KEEP_UNIT, Part, Place, Workload
 from comp.tokens import TEXT, VISION, DropRules, RaisedRule, RatioRule
@@ -44,11 +44,16 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class SearchState:
-    """Where the search stands: binary masks, and the shares of image and text tokens kept at a place."""
+    """Where the search stands: binary masks, and the shares of image and text tokens kept at a place.
+
+    Attributes:
+        scales: of the scores of layers that have been pruned, from before they were.
+    """
 
     masks: Masks
     thresholds: Thresholds = field(default_factory=Thresholds)
     shares: Shares = field(default_factory=dict)
+    scales: Scales = field(default_factory=Scales)
 
 
 @dataclass(frozen=True)
@@ -147,10 +152,13 @@ class Search:
             {key: mask.clone() for key, mask in state.masks.heads.items()},
             {key: mask.clone() for key, mask in state.masks.channels.items()},
         )
-        units = cheapest_units(scores, masks, self.adapter.blocks, self.options.min_channels)
+        scales = state.scales.and_new(scores.scales())
+        units = cheapest_units(
+            scores, scales, masks, self.adapter.blocks, self.options.min_channels
+        )
         for _, kind, key, index in first_reaching(self, state, masks, units, target):
             mask_of(masks, kind, key)[index] = 0
-        return replace(state, masks=masks)
+        return replace(state, masks=masks, scales=scales)
 
     def _drop_tokens(self, state: SearchState, kind: TokenKind, target: int) -> SearchState:
         least = LEAST_LEFT * _reaching_the_end(state.shares, kind)

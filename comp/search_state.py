@@ -13,6 +13,7 @@ from torch import Tensor
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter
 from comp.files import write_text, writing
+from comp.importance import Scales
 from comp.masks import BlockKey, Masks
 from comp.plan import Part, Place
 from comp.search import SearchState, Thresholds
@@ -58,6 +59,10 @@ def save_search(
         "shares": {name_of(place): share for place, share in saved.state.shares.items()},
         "heads": _mask_lists(saved.state.masks.heads),
         "channels": _mask_lists(saved.state.masks.channels),
+        "scales": {
+            kind: {name_of(key): scale for key, scale in scales.items()}
+            for kind, scales in asdict(saved.state.scales).items()
+        },
         "weights": weights,
     }
     write_text(folder / STATE, json.dumps(record))
@@ -113,7 +118,11 @@ def load_search(folder: Path, adapter: FamilyAdapter, modes: tuple[str, ...]) ->
     fill_trainable(adapter, load_file(folder / record["weights"]))
     masks = Masks(_masks(record["heads"]), _masks(record["channels"]))
     shares = {_key(name): tuple(share) for name, share in record["shares"].items()}
-    state = SearchState(masks, Thresholds(**record["thresholds"]), shares)
+    scales = {
+        kind: {_key(name): (mean, deviation) for name, (mean, deviation) in named.items()}
+        for kind, named in record["scales"].items()
+    }
+    state = SearchState(masks, Thresholds(**record["thresholds"]), shares, Scales(**scales))
     return SavedSearch(
         state,
         record["stage"],

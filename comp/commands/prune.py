@@ -128,9 +128,7 @@ COST_EXAMPLES = 64  # of the loss
 @click.option(
     "--distill",
     type=click.Choice(["none", "logits", "features", "both"]),
-    default="none",
-    show_default=True,
-    help="Learn from the dense model too, in the search and in recovery.",
+    help="Learn from the dense model too, in the search and in recovery [both; of BLIP none].",
 )
 @click.option(
     "--distill-weight",
@@ -191,7 +189,7 @@ def command(
     align: int | None,
     dtype: str,
     device_map: str | None,
-    distill: str,
+    distill: str | None,
     distill_weight: float,
     distill_temperature: float,
     exploration: float,
@@ -237,6 +235,9 @@ def command(
     align = align or (ALIGN_LARGE if large else ALIGN_SMALL)
     adapted = recover == "lora" or (recover != "full" and family.name == "llava")
     rates = learning_rates(lr, recover_lr, large, adapted)
+    if distill is None:
+        untaught = recover == "none" or (large and not adapted)  # a teacher of its own fills memory
+        distill = "none" if untaught else family.distill
     if cost_metric == "loss" and cost_examples is None:
         cost_examples = min(COST_EXAMPLES, validation)
     training = StepOptions(batch_size=batch_size, learning_rate=rates[0])

@@ -266,7 +266,7 @@ def test_cross_blocks_have_scores_and_no_channels(adapters, batches):
     assert [key for key in scores.heads if key[0] == "cross"] == crosses
     assert all(scores.heads[key].shape == (HEADS,) for key in crosses)
     assert {key[0] for key in scores.channels} == {"language"}
-    units = cheapest_units(scores, Masks.ones(adapter.blocks), adapter.blocks, 16)
+    units = cheapest_units(scores, scores.scales(), Masks.ones(adapter.blocks), adapter.blocks, 16)
     crossed = [unit for unit in units if unit[2][0] == "cross"]
     assert len(crossed) == 2 * LAYERS * (HEADS - 1)
     # Eq. 4 by hand of one head of the second image's branch in the second layer, whose tokens are few.

@@ -99,11 +99,13 @@ def test_a_distilled_run_that_was_cut_twice_ends_as_if_it_were_not(
 
     out, trained, saved = tmp_path / "cut", Job.train, recovery._save
     with monkeypatch.context() as patch:
+        stages = []
 
-        def cut_in_the_second_stage(job, first, *rest):
-            if first > 0:
+        def cut_in_the_second_stage(job, *how):
+            stages.append(how)
+            if len(stages) == 2:
                 raise Cut
-            trained(job, first, *rest)
+            trained(job, *how)
 
         patch.setattr(Job, "train", cut_in_the_second_stage)
         with pytest.raises(Cut):
@@ -129,3 +131,25 @@ def test_distillation_without_training_is_refused(checkpoint, tmp_path):
     with pytest.raises(CompExportError, match="--distill both is for training"):
         prune(checkpoint, tmp_path / "run", "--distill", "both", "--recover", "none")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "taught"),
+    [
+        ("tiny-llava", (), "both"),
+        ("tiny-llava", ("--recover", "none"), "none"),
+        ("tiny-llava", ("--distill", "none"), "none"),
+        ("tiny-clip", (), "both"),
+        ("tiny-blip-vqa", (), "none"),
+        ("tiny-blip-vqa", ("--distill", "logits"), "logits"),
+    ],
+)
+def test_what_is_learnt_from_the_dense_model_depends_on_the_family(
+    tmp_path, monkeypatch, model, given, taught
+):
+    def stop(request, *_, **__):
+        raise InterruptedError(request.distill.what)
+
+    monkeypatch.setattr("comp.pipeline.run_pruning", stop)
+    with pytest.raises(InterruptedError, match=f"^{taught}$"):
+        prune(model, tmp_path / "run", *given)

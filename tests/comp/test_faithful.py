@@ -30,23 +30,24 @@ def request_of(checkpoint, out, *more):
     return caught.value.args[0]
 
 
-def test_today_the_recipe_is_what_the_defaults_are(checkpoint, tmp_path):
+def test_today_the_recipe_is_what_the_defaults_are_but_for_distillation(checkpoint, tmp_path):
     plain = request_of(checkpoint, tmp_path / "run")
     faithful = request_of(checkpoint, tmp_path / "run", "--faithful")
     assert (plain.faithful, faithful.faithful) == (False, True)
     assert plain.search == faithful.search
-    assert (plain.distill, plain.sizes) == (faithful.distill, faithful.sizes)
+    assert plain.sizes == faithful.sizes
+    assert (plain.distill.what, faithful.distill.what) == ("both", "none")
     assert faithful.search.strategy == StrategyOptions(0.2, 5.0, 0.4, 5, True, "accuracy")
 
 
 def test_other_defaults_do_not_change_it(checkpoint, tmp_path, monkeypatch):
     before = request_of(checkpoint, tmp_path / "run", "--faithful")
-    others = {"distill": "both", "cost_metric": "loss", "exploration": 0.5, "no_cit": True}
+    others = {"distill": "logits", "cost_metric": "loss", "exploration": 0.5, "no_cit": True}
     for option in command.params:
         if option.name in others:
             monkeypatch.setattr(option, "default", others[option.name])
     changed = request_of(checkpoint, tmp_path / "run")
-    assert changed.distill.what == "both"
+    assert changed.distill.what == "logits"
     assert changed.search.strategy.cost_metric == "loss"
     assert changed.search.importance.cit is False
     assert request_of(checkpoint, tmp_path / "run", "--faithful") == before

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from comp.importance import ParameterImportance, Scores, cheapest_units, token_weights
+from comp.importance import ParameterImportance, Scales, Scores, cheapest_units, token_weights
 from comp.masks import BlockShape, Masks
 
 
@@ -48,20 +48,35 @@ def test_without_cip_every_token_counts_the_same():
     assert importance.norms()[0]["language", 0].tolist() == [5.0, 4.0]
 
 
-def test_scores_are_standardised_over_what_is_left():
+def test_scores_keep_the_scale_of_the_whole_layer():
     key = ("language", 0)
-    scores = Scores({key: torch.tensor([1.0, 3.0])}, {key: torch.tensor([5.0, 1.0, 3.0])})
-    masks = Masks({key: torch.ones(2)}, {key: torch.tensor([0.0, 1.0, 1.0])})
-    standard = scores.standardised(masks)
-    assert standard.heads[key].tolist() == [-1.0, 1.0]
-    assert standard.channels[key].tolist() == [math.inf, -1.0, 1.0]
+    whole = Scores({key: torch.tensor([1.0, 3.0])}, {key: torch.tensor([5.0, 1.0, 3.0, 3.0])})
+    scales = whole.scales()
+    assert (scales.heads[key], scales.channels[key]) == ((2.0, 1.0), (3.0, pytest.approx(2**0.5)))
+    masks = Masks({key: torch.ones(2)}, {key: torch.tensor([0.0, 1.0, 1.0, 1.0])})
+    later = Scores({key: torch.tensor([2.0, 4.0])}, {key: torch.tensor([0.0, 2.0, 3.0, 4.0])})
+    standard = later.standardised(masks, scales.and_new(later.scales()))
+    assert standard.heads[key].tolist() == [0.0, 2.0]
+    assert standard.channels[key].tolist() == pytest.approx([math.inf, -(0.5**0.5), 0.0, 0.5**0.5])
+    # A layer that was not scaled before gets a scale of its own.
+    other = Scales({("language", 1): (0.0, 1.0)})
+    assert other.and_new(scales).heads == {("language", 1): (0.0, 1.0), key: (2.0, 1.0)}
+
+
+def test_equal_scores_are_zeros():
+    key = ("language", 0)
+    same = Scores({key: torch.full((3,), 0.5)}, {})
+    assert same.standardised(Masks({key: torch.ones(3)}, {}), same.scales()).heads[
+        key
+    ].tolist() == [0, 0, 0]
 
 
 def test_one_order_over_all_layers_leaves_a_floor_in_each():
     blocks = tuple(BlockShape("language", i, 4, 2, 2, 2, 4, gated=True) for i in range(2))
     heads = {b.key: torch.tensor([1.0, 2.0]) for b in blocks}
     channels = {b.key: torch.tensor([4.0, 1.0, 2.0, 3.0]) for b in blocks}
-    units = cheapest_units(Scores(heads, channels), Masks.ones(blocks), blocks, min_channels=2)
+    scores = Scores(heads, channels)
+    units = cheapest_units(scores, scores.scales(), Masks.ones(blocks), blocks, min_channels=2)
     assert [unit[0] for unit in units] == sorted(unit[0] for unit in units)
     cut = [(kind, key[1], index) for _, kind, key, index in units]
     assert sorted(cut) == sorted(
