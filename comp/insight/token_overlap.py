@@ -11,7 +11,8 @@ The paper's Figures 2 and 5, on the dense model. For a row of a batch and a bloc
   two sets drawn blindly share k / n of theirs in the mean: the ``chance``.
 
 Padding, answers and [CLS] take no part: [CLS] weighs 1 whatever its importance. Rows of fewer than 4
-tokens have no quarter and are left out (short answers in a decoder). With CIP the weights *are*
+tokens have no quarter and are left out (short answers in a decoder), and so is a sub-layer of which most rows
+are. With CIP the weights *are*
 importances, so that some of the overlap is by construction: the figure shows how much of the choice the
 activations had left to others.
 """
@@ -86,6 +87,7 @@ class OverlapObserver:
     _rows: dict[tuple[BlockKey, Sublayer], list[tuple[float, float, float]]] = field(
         default_factory=dict
     )
+    _short: dict[tuple[BlockKey, Sublayer], int] = field(default_factory=dict)
 
     def heads(self, key: BlockKey, mixed: Tensor, importance: Tensor) -> None:
         self._add(key, "heads", mixed, importance)
@@ -94,7 +96,7 @@ class OverlapObserver:
         self._add(key, "channels", hidden, importance)
 
     def overlaps(self) -> tuple[Overlap, ...]:
-        """Part by part, block by block; of sub-layers with rows of enough tokens."""
+        """Part by part, block by block; of sub-layers with enough tokens in at least half of the rows."""
         found = []
         parts = list(dict.fromkeys(part for (part, _), _ in self._rows))
 
@@ -104,6 +106,8 @@ class OverlapObserver:
 
         for key, sublayer in sorted(self._rows, key=place):
             rows = self._rows[key, sublayer]
+            if len(rows) < self._short.get((key, sublayer), 0):
+                continue
             plain, weighted, chance = (list(column) for column in zip(*rows, strict=True))
             found.append(
                 Overlap(
@@ -128,6 +132,7 @@ class OverlapObserver:
         for row, received in enumerate(importance):
             tokens = ranked_tokens(received, has_cls)
             if len(tokens) < FEWEST:
+                self._short[key, sublayer] = self._short.get((key, sublayer), 0) + 1
                 continue
             count = ceil(TOP * len(tokens))
             important = top_tokens(received, tokens, count)

@@ -155,6 +155,9 @@ def test_overlap_of_a_layer_by_hand():
     assert found.without_cip == Spread(0.0, 0.0, 1)
     assert found.with_cip == Spread(0.5, 0.0, 1)
     assert found.chance == pytest.approx(2 / 5)
+    for _ in range(2):  # now most rows are short
+        observer.heads(key, torch.ones(1, 3, 1), torch.ones(1, 3))
+    assert observer.overlaps() == ()
 
 
 def test_rank_correlation_by_hand():
