@@ -26,6 +26,7 @@ from comp.encoder_shapes import PACKAGED, EncoderShape
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
 from comp.files import write_text, writing_directory
+from comp.machine import describe_machine, describe_versions
 from comp.plan import PruningPlan
 from comp.runs import RUN_VERSION, RunDirectory
 from comp.slim_shapes import SlimShape
@@ -37,7 +38,6 @@ from random_encoder import encoder_config, prompt_of, write_random_encoder
 from rounds import RoundOptions, picture
 from run_files import BOTH, Which
 from serve.loading import TaskEngine, load_engine
-from serve.machine import describe_machine, describe_versions
 from serve.results import Timings
 from serve.work import Work, perform
 from speed_report import Spread

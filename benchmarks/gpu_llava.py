@@ -19,6 +19,7 @@ from comp.console import print_table, say
 from comp.errors import CompExportError
 from comp.files import write_text
 from comp.flops import llava_params
+from comp.machine import usable_cores
 from comp.plan import PruningPlan, Workload
 from comp.shapes import ModelShape
 from contestants import CONTESTANTS, Asked, Stage
@@ -27,7 +28,6 @@ from plan_shape import find_plan
 from random_llava import SHAPES, config_of, prompt_of
 from rounds import RoundOptions, measure, prepare
 from run_files import RunFiles
-from serve.machine import usable_cores
 from speed_report import (
     COLUMNS,
     TARGET_SHARE,

@@ -129,7 +129,7 @@ def model_report(shape: ModelShape, plan: PruningPlan) -> dict[str, Any]:
 
 def describe_device(device: str) -> dict[str, Any]:
     """The GPU, its driver and memory in MiB; for a CPU the processor, cores and memory."""
-    from serve.machine import describe_machine
+    from comp.machine import describe_machine
 
     found: dict[str, Any] = {"kind": device, "machine": describe_machine()}
     if device == "cuda":

@@ -43,6 +43,11 @@ VERBS: dict[str, Verb] = {
         "comp.commands.models:command", "Show the models, families and methods there are."
     ),
     "flops": Verb("comp.commands.flops:command", "Count multiply-accumulates and parameters."),
+    "profile": Verb(
+        "export.commands.profile:command",
+        "Measure a model's blocks: the table of `prune --cost latency`.",
+        goes_on="run the same command to go on",
+    ),
     "prune": Verb(
         "comp.commands.prune:command",
         "Prune a model: CoMP from start to end.",

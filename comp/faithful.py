@@ -11,6 +11,7 @@ RECIPE: dict[str, object] = {
     "method": "comp",
     "modes": None,  # all of the family
     "distill": "none",
+    "cost": "flops",
     "cost_metric": "accuracy",
     "cost_examples": None,  # the whole validation set
     "exploration": 0.2,

@@ -75,7 +75,10 @@ def trajectory_figure(stages: Sequence[Mapping[str, Any]], plan: PruningPlan) ->
         values = [stage["costs"].get(mode) for stage in stages]
         colour = MODE_COLOURS.get(mode, OTHER_COLOUR)
         costs.plot(numbers, values, "o-", color=colour, label=mode, markersize=4)
-    label_axes(costs, "Running cost of each mode (what is lost per share of FLOPs removed)", "cost")
+    what = "time" if plan.rate_of == "latency" else "FLOPs"
+    label_axes(
+        costs, f"Running cost of each mode (what is lost per share of {what} removed)", "cost"
+    )
     costs.set_xlabel("stage", fontsize=8)
     costs.set_xticks(numbers)
     figure.suptitle(headline(plan), fontsize=11)
@@ -84,7 +87,11 @@ def trajectory_figure(stages: Sequence[Mapping[str, Any]], plan: PruningPlan) ->
 
 def _flops_left(axes: Axes, stages: Sequence[Mapping[str, Any]], plan: PruningPlan) -> None:
     numbers = [stage["stage"] for stage in stages]
-    left = [100 * (1 - stage["rate"]) for stage in stages]
+    by_time = plan.rate_of == "latency"  # then rates are not of FLOPs
+    left = [
+        100 * (stage["macs"] / plan.macs_dense if by_time else 1 - stage["rate"])
+        for stage in stages
+    ]
     colours = [MODE_COLOURS.get(stage["mode"], OTHER_COLOUR) for stage in stages]
     axes.bar(numbers, left, color=colours)
     for stage, height in zip(stages, left, strict=True):

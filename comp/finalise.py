@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 import torch
 
+from comp.costs import Costs
 from comp.families.base import FamilyAdapter
 from comp.importance import Scores
 from comp.masks import BlockKey, BlockShape, Masks, StructureCounts
-from comp.plan import KEEP_UNIT, BlockPlan, DropPlan, PruningPlan, Workload
+from comp.plan import KEEP_UNIT, BlockPlan, DropPlan, PruningPlan, RateOf, Workload
 from comp.search import Shares
 
 
@@ -23,21 +24,27 @@ class Final:
 
 
 def final_plan(
-    adapter: FamilyAdapter, final: Final, workload: Workload, rate: float, model: str, method: str
+    adapter: FamilyAdapter,
+    final: Final,
+    workload: Workload,
+    rate: float,
+    model: str,
+    method: str,
+    costs: Costs | None = None,
 ) -> PruningPlan:
     """Fix head sets, channel sets (a multiple of ``align`` in pruned layers) and keep ratios.
 
-    Rounding moves the FLOPs a little; keep ratios, or, where no tokens are dropped, widths, are then
-    moved until the rate is the asked one.
+    Rounding moves the costs (``costs``: by default FLOPs) a little; keep ratios, or, where no tokens are
+    dropped, widths, are then moved until the rate is the asked one.
     """
+    costs = costs or Costs(adapter)
     counts = final.masks.counts()
     dense = {block.key: block for block in adapter.blocks}
     whole = StructureCounts(
         {key: block.num_key_value_heads for key, block in dense.items()},
         {key: block.intermediate_size for key, block in dense.items()},
     )
-    macs_dense = adapter.macs(whole, {}, workload)
-    target = round((1 - rate) * macs_dense)
+    target = round((1 - rate) * costs.of(whole, {}, workload))
     channels = {
         key: _aligned(count, dense[key].intermediate_size, final.align)
         for key, count in counts.channels.items()
@@ -45,15 +52,28 @@ def final_plan(
     widths = StructureCounts(counts.heads, channels)
     shares = _thousandths(final.shares, 1.0)
     if any(share < 1 for pair in shares.values() for share in pair):
-        shares = _fit_shares(final.shares, target, lambda s: adapter.macs(widths, s, workload))
-    widths = _fit_widths(adapter, final, widths, shares, workload, target)
-    macs = adapter.macs(widths, shares, workload)
+        shares = _fit_shares(final.shares, target, lambda s: costs.of(widths, s, workload))
+    widths = _fit_widths(costs, final, widths, shares, workload, target)
     blocks = tuple(_block_plan(adapter, final, widths, key) for key in dense)
     drops = tuple(
         DropPlan(part=part, after_layer=after, vision_keep_ratio=vision, text_keep_ratio=text)
         for (part, after), (vision, text) in sorted(shares.items())
     )
-    return plan_of(adapter, workload, (macs_dense, macs), model, method, blocks, drops)
+    macs = costs.macs(whole, {}, workload), costs.macs(widths, shares, workload)
+    plan = plan_of(adapter, workload, macs, model, method, blocks, drops)
+    before, after = (
+        costs.milliseconds(*each, workload) for each in ((whole, {}), (widths, shares))
+    )
+    if before is None or after is None:
+        return plan
+    return _timed(plan, before, after, costs.rate_of)
+
+
+def _timed(plan: PruningPlan, before: float, after: float, rate_of: RateOf) -> PruningPlan:
+    """The plan with predicted milliseconds, and with the rate of what it is to be of."""
+    times = {"milliseconds_dense": before, "milliseconds": after, "rate_of": rate_of}
+    rate = 1 - after / before if rate_of == "latency" else plan.rate
+    return PruningPlan.model_validate(plan.model_dump() | times | {"rate": rate})
 
 
 def plan_of(
@@ -118,36 +138,36 @@ def _thousandths(shares: Shares, strength: float) -> Shares:
     return {place: (ratio(vision), ratio(text)) for place, (vision, text) in shares.items()}
 
 
-def _fit_shares(shares: Shares, target: int, macs: Callable[[Shares], int]) -> Shares:
-    """Scale the dropping of all places alike until ``target`` MACs are left."""
+def _fit_shares(shares: Shares, target: int, cost: Callable[[Shares], int]) -> Shares:
+    """Scale the dropping of all places alike until ``target`` costs are left."""
     low, high = 0.0, 2.0
     for _ in range(24):
         middle = (low + high) / 2
-        if macs(_thousandths(shares, middle)) > target:
+        if cost(_thousandths(shares, middle)) > target:
             low = middle
         else:
             high = middle
     return min(
         (_thousandths(shares, strength) for strength in (low, high, 1.0)),
-        key=lambda tried: abs(macs(tried) - target),
+        key=lambda tried: abs(cost(tried) - target),
     )
 
 
 def _fit_widths(
-    adapter: FamilyAdapter,
+    costs: Costs,
     final: Final,
     widths: StructureCounts,
     shares: Shares,
     workload: Workload,
     target: int,
 ) -> StructureCounts:
-    """Move widths by ``align`` in the layers that were pruned while that brings the MACs nearer."""
+    """Move widths by ``align`` in the layers that were pruned while that brings the costs nearer."""
     channels = dict(widths.channels)
-    full = {block.key: block.intermediate_size for block in adapter.blocks}
+    full = {block.key: block.intermediate_size for block in costs.adapter.blocks}
     movable = [key for key, count in channels.items() if count < full[key]]
 
     def distance(tried: dict[BlockKey, int]) -> int:
-        return abs(adapter.macs(StructureCounts(widths.heads, tried), shares, workload) - target)
+        return abs(costs.of(StructureCounts(widths.heads, tried), shares, workload) - target)
 
     while movable:
         now = distance(channels)

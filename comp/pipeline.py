@@ -21,6 +21,8 @@ from comp.families.base import FamilyAdapter, Forwarding
 from comp.families.loading import load_adapter
 from comp.figures import save_figures
 from comp.files import disk_errors, write_text, writing_directory
+from comp.latency_files import TableFile
+from comp.latency_table import LatencyTable
 from comp.lora import is_large, lora, without_lora
 from comp.methods.base import Job, MethodOptions, Outcome, method, modes_of
 from comp.plan import Part, PruningPlan, Task
@@ -52,6 +54,7 @@ class PruneRequest:
     images: str | None = None
     distill: DistillOptions = field(default_factory=DistillOptions)
     faithful: bool = False  # asked to be the paper's recipe
+    table: TableFile | None = None
 
     def __post_init__(self) -> None:
         if self.distill.what != "none" and self.recovery == "none":
@@ -85,6 +88,7 @@ def run_pruning(
 
     adapter = load()
     modes_of(adapter, request.search.modes)
+    table = _table(request, adapter)
     data = _data(request, adapter, compute)
     # Not before: a model, modes or data that are refused leave nothing to resume.
     compute.accelerator.wait_for_everyone()  # until every process has found the place free
@@ -101,7 +105,7 @@ def run_pruning(
     with settings.wrapping(adapter):
         prune = method(request.method)
         outcome = prune(
-            Job(adapter, compute, data, search, request.model, state, progress, distiller)
+            Job(adapter, compute, data, search, request.model, state, progress, distiller, table)
         )
     searched, of_search = time.time(), dict(compute.seconds)
     slim = adapter.cut(outcome.plan)
@@ -112,6 +116,7 @@ def run_pruning(
     distiller = distiller or settings.distiller(compute, load)
     metric = _recovered(settings, slim, outcome.plan, compute, data, state, progress, distiller)
     record = _record(request, run, directory, outcome, metric, settings, slim.task)
+    record |= _times(outcome.plan, table)
     record["processes"] = compute.processes
     record["resumed"] = resumed
     ended = time.time()
@@ -194,6 +199,29 @@ def _trained_parts(adapter: FamilyAdapter, modes: tuple[str, ...]) -> set[Part]:
     return parts | {"language"}
 
 
+def _table(request: PruneRequest, adapter: FamilyAdapter) -> LatencyTable | None:
+    """The latency table of the request.
+
+    Raises:
+        CompExportError: it is gone, damaged, or of another model.
+    """
+    if request.table is None:
+        return None
+    table = LatencyTable.load(Path(request.table.path))
+    table.check_fits(adapter.name, adapter.blocks, request.table.path)
+    return table
+
+
+def _times(plan: PruningPlan, table: LatencyTable | None) -> dict[str, Any]:
+    """What ``run.json`` says of predicted time."""
+    if table is None:
+        return {}
+    return {
+        "milliseconds": {"dense": plan.milliseconds_dense, "compressed": plan.milliseconds},
+        "latency_target": table.target.model_dump(),
+    }
+
+
 def _data(request: PruneRequest, adapter: FamilyAdapter, compute: Compute) -> PruningData:
     if request.data is None:
         return embedded_data(adapter, compute, request.sizes)
@@ -270,6 +298,7 @@ def _record(
         "modes": list(request.search.modes),
         "rate_asked": request.search.rate,
         "rate": plan.rate,
+        "rate_of": plan.rate_of,
         "macs": {"dense": plan.macs_dense, "compressed": plan.macs},
         "metric": {
             "name": _metric_name(request, task),

@@ -17,6 +17,7 @@ PLAN_VERSION: Final = 1
 KEEP_UNIT = 1000  # keep ratios are whole thousandths, so that ceil(ratio * n) is exact everywhere
 
 Part = Literal["vision", "language", "cross"]
+RateOf = Literal["flops", "latency"]  # what a rate is a share of
 Task = Literal["question", "retrieval", "caption", "statement"]  # what a model is asked to do
 # What becomes of dropped tokens: gone; each joins the most similar kept one; all join the weakest kept one.
 Merge = Literal["none", "similar", "one"]
@@ -167,10 +168,17 @@ class PruningPlan(_Frozen):
     )
     model: str = Field(description="name or path of the dense checkpoint")
     method: str
-    rate: float = Field(description="share of the model's multiply-accumulates removed (achieved)")
+    rate: float = Field(description="share of what rate_of says that is removed (achieved)")
+    rate_of: RateOf = Field(
+        default="flops", description="multiply-accumulates, or predicted time to the first token"
+    )
     workload: Workload
     macs_dense: int
     macs: int
+    milliseconds_dense: float | None = Field(
+        default=None, description="predicted time to the first token before, if a table was given"
+    )
+    milliseconds: float | None = Field(default=None, description="and after")
     position_ids: Literal["kept"] = "kept"
     blocks: tuple[BlockPlan, ...]
     drops: tuple[DropPlan, ...] = ()
@@ -198,6 +206,17 @@ class PruningPlan(_Frozen):
                     "ranked or merged as those of clip and blip are"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _has_times(self) -> "PruningPlan":
+        if self.rate_of == "latency" and not (self.milliseconds_dense and self.milliseconds):
+            raise ValueError("a rate of latency without milliseconds")
+        return self
+
+    @property
+    def flops_rate(self) -> float:
+        """Share of the multiply-accumulates removed, whatever the rate is of."""
+        return self.rate if self.rate_of == "flops" else 1 - self.macs / self.macs_dense
 
     def part(self, part: Part) -> tuple[BlockPlan, ...]:
         """The blocks of one part, in order."""

@@ -126,6 +126,10 @@ FAMILIES = (
 )
 
 
+LATENCY_FAMILIES = ("llava",)
+"""Those whose blocks ``profile`` measures, and that ``prune --cost latency`` takes."""
+
+
 def _of_image_tokens(name: str, description: str) -> Method:
     """A method that drops image tokens in the language model of a LLaVA."""
     reason = "it drops image tokens between the blocks of a language model that reads them"

@@ -1,9 +1,10 @@
 """The state of a pruning search, and how one stage moves it: the inner loop of CoMP.
 
 Family and method neutral: parameters are cut by one threshold over standardised scores, tokens by
-one threshold over their relative importance; both stop when the stage's FLOPs are gone. A token
-threshold only decides how many tokens stay at each place; these shares are then held, because at a
-fixed threshold training would go on dropping tokens (it makes attention more peaked).
+one threshold over their relative importance; both stop when the stage's costs (``comp.costs``: FLOPs, or
+predicted time) are gone. A token threshold only decides how many tokens stay at each place; these
+shares are then held, because at a fixed threshold training would go on dropping tokens (it makes
+attention more peaked).
 """
 
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from comp.compute import Compute
+from comp.costs import Costs
 from comp.families.base import FamilyAdapter, Forwarding, KeptShare, Mode, TokenKind
 from comp.importance import ParameterImportance, Scales, Unit, cheapest_units
 from comp.masks import BlockKey, Masks
@@ -66,7 +68,7 @@ class ImportanceOptions:
 
 
 class Search:
-    """Moves a state by one mode at a time; knows the model, the calibration batches and the FLOPs."""
+    """Moves a state by one mode at a time; knows the model, the calibration batches and the costs."""
 
     def __init__(
         self,
@@ -76,12 +78,23 @@ class Search:
         options: ImportanceOptions,
         workload: Workload,
         stages: int = 1,
+        costs: Costs | None = None,
     ) -> None:
+        """``costs`` are FLOPs by default."""
         self.adapter, self.compute, self.stages = adapter, compute, stages
+        self.costs = costs or Costs(adapter)
         self.calibration, self.options, self.workload = calibration, options, workload
 
+    def cost(self, state: SearchState) -> int:
+        """What stages remove, in the unit of ``Costs.of``."""
+        return self.costs.of(state.masks.counts(), state.shares, self.workload)
+
     def macs(self, state: SearchState) -> int:
-        return self.adapter.macs(state.masks.counts(), state.shares, self.workload)
+        return self.costs.macs(state.masks.counts(), state.shares, self.workload)
+
+    def milliseconds(self, state: SearchState) -> float | None:
+        """Predicted time to the first token, if there is a table."""
+        return self.costs.milliseconds(state.masks.counts(), state.shares, self.workload)
 
     def rules(
         self, state: SearchState, before: SearchState | None = None, softness: float = 0.0
@@ -102,17 +115,17 @@ class Search:
         return Forwarding(masks, self.rules(after, before, 1.0 - progress), self.options.cit)
 
     def advance(self, state: SearchState, mode: Mode, target: int) -> SearchState:
-        """Raise the mode's threshold until ``target`` MACs are left, or as far as one stage may go."""
+        """Raise the mode's threshold until ``target`` costs are left, or as far as one stage may go."""
         with self.compute.timed("importance"):
             if mode.tokens is not None:
                 return self._drop_tokens(state, mode.tokens, target)
-            before, whole = self.macs(state), replace(state, masks=Masks.ones(self.adapter.blocks))
-            removable = self.macs(whole) - self.floor(whole, [mode])
+            before, whole = self.cost(state), replace(state, masks=Masks.ones(self.adapter.blocks))
+            removable = self.cost(whole) - self.floor(whole, [mode])
             most = min(1.0, EVEN_SHARES / self.stages) * removable
             return self._cut_parameters(state, mode, max(target, round(before - most)))
 
     def floor(self, state: SearchState, modes: Sequence[Mode]) -> int:
-        """The fewest MACs these modes can leave: a head and ``min_channels`` a layer, a token a kind."""
+        """The least cost these modes can leave: a head and ``min_channels`` a layer, a token a kind."""
         counts = state.masks.counts()
         heads, channels = dict(counts.heads), dict(counts.channels)
         shares = dict(state.shares)
@@ -126,7 +139,7 @@ class Search:
                     least = 1 / KEEP_UNIT if number == 0 else 1.0
                     vision, text = shares.get(place, WHOLE)
                     shares[place] = (least, text) if mode.tokens == "vision" else (vision, least)
-        return self.adapter.macs(type(counts)(heads, channels), shares, self.workload)
+        return self.costs.of(type(counts)(heads, channels), shares, self.workload)
 
     def _places(self, kind: TokenKind) -> list[Place]:
         """Where tokens of a kind may be dropped."""
@@ -164,7 +177,7 @@ class Search:
         least = LEAST_LEFT * _reaching_the_end(state.shares, kind)
 
         def is_enough(tried: SearchState) -> bool:
-            return self.macs(tried) <= target or _reaching_the_end(tried.shares, kind) <= least
+            return self.cost(tried) <= target or _reaching_the_end(tried.shares, kind) <= least
 
         with torch.no_grad(), self.compute.autocast():
             seen = [self.adapter.with_features(batch, state.masks) for batch in self.calibration]
@@ -217,13 +230,13 @@ class Search:
 def first_reaching(
     search: Search, state: SearchState, masks: Masks, units: Sequence[Unit], target: int
 ) -> Sequence[Unit]:
-    """The first of the units that must go to leave at most ``target`` MACs (bisection: MACs fall)."""
+    """The first of the units that must go to leave at most ``target`` costs (bisection: costs fall)."""
 
     def left(count: int) -> int:
         counts = masks.counts()
         for _, kind, key, _ in units[:count]:
             (counts.heads if kind == "heads" else counts.channels)[key] -= 1
-        return search.adapter.macs(counts, state.shares, search.workload)
+        return search.costs.of(counts, state.shares, search.workload)
 
     low, high = 0, len(units)
     while low < high:

@@ -44,7 +44,7 @@ class Origin:
 
     @classmethod
     def of_plan(cls, plan: PruningPlan) -> "Origin":
-        return cls(plan.model, plan.method, plan.rate, plan.workload, plan.macs_dense)
+        return cls(plan.model, plan.method, plan.flops_rate, plan.workload, plan.macs_dense)
 
 
 def export_artifact(

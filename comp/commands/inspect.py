@@ -102,7 +102,7 @@ def command(
         for folder, manifest in manifests.items():
             _print_manifest(folder, manifest)
         if insight is not None:
-            print_numbers(insight)
+            print_numbers(insight, plan.rate_of)
         for path in paths:
             say(f"figure: {path}")
         if insight is not None:
@@ -132,8 +132,11 @@ def _summary(plan: "PruningPlan") -> dict[str, Any]:
         "task": plan.task,
         "method": plan.method,
         "rate": plan.rate,
+        "rate_of": plan.rate_of,
         "macs": plan.macs,
         "macs_dense": plan.macs_dense,
+        "milliseconds": plan.milliseconds,
+        "milliseconds_dense": plan.milliseconds_dense,
         "workload": plan.workload.model_dump(),
         "blocks": [
             {
@@ -150,6 +153,13 @@ def _summary(plan: "PruningPlan") -> dict[str, Any]:
         "image_selection": plan.image_selection and plan.image_selection.model_dump(),
         "tokens_per_layer": {"vision": vision, "text": text},
     }
+
+
+def _time_saved(plan: "PruningPlan") -> str:
+    if plan.milliseconds is None or not plan.milliseconds_dense:
+        return ""
+    saved = 1 - plan.milliseconds / plan.milliseconds_dense
+    return f", {saved:.1%} of {plan.milliseconds_dense:,.2f} ms predicted"
 
 
 def _print_plan(path: Path, plan: "PruningPlan") -> None:
@@ -171,8 +181,8 @@ def _print_plan(path: Path, plan: "PruningPlan") -> None:
         )
     load = plan.workload
     print_table(
-        f"{path}: {plan.model}, {plan.method}, {plan.rate:.1%} of {plan.macs_dense / 1e9:,.3f} "
-        f"GMACs removed ({load.image_tokens} image + {load.text_tokens} text tokens)",
+        f"{path}: {plan.model}, {plan.method}, {plan.flops_rate:.1%} of {plan.macs_dense / 1e9:,.3f} "
+        f"GMACs removed{_time_saved(plan)} ({load.image_tokens} image + {load.text_tokens} text tokens)",
         ("block", "heads", "FFN channels", "tokens (vision + text)"),
         rows,
     )

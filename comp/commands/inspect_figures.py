@@ -11,6 +11,7 @@ from comp.options import CommonOptions, torch_device
 
 if TYPE_CHECKING:
     from comp.insight.report import Insight
+    from comp.plan import RateOf
     from comp.runs import RunDirectory
 
 SAMPLES = 32
@@ -65,10 +66,10 @@ def missing_words(insight: "Insight") -> str:
     return f"not every figure could be drawn: {'; '.join(reasons)}"
 
 
-def print_numbers(insight: "Insight") -> None:
+def print_numbers(insight: "Insight", rate_of: "RateOf") -> None:
     """The numbers in the figures; those of the trajectory stage by stage."""
     numbers = insight.numbers
-    _print_trajectory(numbers["trajectory"])
+    _print_trajectory(numbers["trajectory"], rate_of)
     print_table(
         "Shares of the FLOPs removed",
         ("mode", "GMACs", "share", "stages"),
@@ -88,7 +89,7 @@ def print_numbers(insight: "Insight") -> None:
         _print_stability(numbers["rank-stability"])
 
 
-def _print_trajectory(stages: Sequence[dict[str, Any]]) -> None:
+def _print_trajectory(stages: Sequence[dict[str, Any]], rate_of: "RateOf") -> None:
     rows = []
     for stage in stages:
         measured = stage["metric"] is not None
@@ -105,7 +106,8 @@ def _print_trajectory(stages: Sequence[dict[str, Any]]) -> None:
                 f"{stage['costs'][stage['mode']]:.3f}",
             )
         )
-    columns = ("stage", "mode", "FLOPs left", "metric", "loss", "thresholds (vision, text)")
+    left = "time left" if rate_of == "latency" else "FLOPs left"
+    columns = ("stage", "mode", left, "metric", "loss", "thresholds (vision, text)")
     print_table("Stages", (*columns, "cost", "running cost"), rows, numbers_from=2)
 
 

@@ -15,6 +15,7 @@ from comp.registry import METHODS, method_called
 from comp.runs import RunDirectory
 
 if TYPE_CHECKING:
+    from comp.plan import RateOf
     from comp.registry import Family
 
 RUNS = Path("runs")
@@ -36,7 +37,10 @@ COST_EXAMPLES = 64  # of the loss
     "--model", default="tiny-llava", show_default=True, help="Embedded model, directory or hub id."
 )
 @click.option(
-    "--rate", type=float, required=True, help="Share of the model's FLOPs to remove, in (0, 1)."
+    "--rate",
+    type=float,
+    required=True,
+    help="Share of the model's FLOPs, or with --cost latency of its time, to remove, in (0, 1).",
 )
 @click.option(
     "--method",
@@ -148,6 +152,20 @@ COST_EXAMPLES = 64  # of the loss
 @click.option("--temperature", type=float, default=5.0, show_default=True, help="tau of Eq. 9.")
 @click.option("--history", type=float, default=0.4, show_default=True, help="lambda_0 of Eq. 10.")
 @click.option(
+    "--cost",
+    type=click.Choice(["flops", "latency"]),
+    default="flops",
+    show_default=True,
+    help="What pruning removes, the rate is a share of, and a mode's cost is counted by: "
+    "multiply-accumulates, or predicted time to the first token (--method comp).",
+)
+@click.option(
+    "--latency-table",
+    type=click.Path(path_type=Path),
+    help="That predicts it, of `profile` [runs/latency/MODEL.json with --cost latency]; with --cost "
+    "flops the time is only written down.",
+)
+@click.option(
     "--cost-metric",
     type=click.Choice(["accuracy", "loss"]),
     default="accuracy",
@@ -195,6 +213,8 @@ def command(
     exploration: float,
     temperature: float,
     history: float,
+    cost: "RateOf",
+    latency_table: Path | None,
     cost_metric: str,
     cost_examples: int | None,
     no_cip: bool,
@@ -210,15 +230,22 @@ def command(
     """
     if not 0 < rate < 1:
         raise CompExportError(
-            f"--rate {rate:g} is outside (0, 1): it is the share of FLOPs to remove, such as 0.62"
+            f"--rate {rate:g} is outside (0, 1): it is the share of FLOPs (or time) to remove, such as "
+            "0.62"
         )
     if faithful:
         check_faithful(click.get_current_context().params)
+    if method != "comp" and (cost == "latency" or latency_table is not None):
+        option = "--cost latency" if cost == "latency" else "--latency-table"
+        raise CompExportError(
+            f"{option} with --method {method}: only comp prunes by time; leave one of them out"
+        )
     run = RunDirectory(out or RUNS / f"{Path(model).name}-{rate:g}")
     _prepare(run, force, resume)
     from comp.checkpoints import resolve_model
     from comp.compute import Compute
     from comp.distillation import DistillOptions
+    from comp.latency_files import table_for
     from comp.methods.base import MethodOptions
     from comp.pipeline import PruneRequest, check_resumable, run_pruning
     from comp.pruning_data import DataSizes
@@ -232,6 +259,7 @@ def command(
     asked = defaults if modes is None else mode_names(modes)
     pruned_modes = method_called(method).modes_among(asked, family)
     large = width >= LARGE_WIDTH
+    table = table_for(model, family.name, cost, latency_table)
     align = align or (ALIGN_LARGE if large else ALIGN_SMALL)
     adapted = recover == "lora" or (recover != "full" and family.name == "llava")
     rates = learning_rates(lr, recover_lr, large, adapted)
@@ -251,6 +279,7 @@ def command(
             steps_per_stage=steps_per_stage,
             align=align,
             seed=options.seed,
+            rate_of=cost,
             importance=ImportanceOptions(not no_cip, not no_cit, align),
             strategy=StrategyOptions(
                 exploration=0.0 if no_exploration else exploration,
@@ -273,6 +302,7 @@ def command(
         images=None if images is None else str(images),
         faithful=faithful,
         distill=DistillOptions(distill, distill_weight, distill_temperature),  # type: ignore[arg-type]
+        table=table,
     )
     if resume:
         check_resumable(run, request)
@@ -281,7 +311,8 @@ def command(
     if not compute.is_main:
         return
     if options.json:
-        keys = ("rate", "rate_asked", "macs", "metric", "seconds", "times_fine_tuning")
+        keys = ["rate", "rate_asked", "rate_of", "macs", "metric", "seconds", "times_fine_tuning"]
+        keys += ["milliseconds"] if "milliseconds" in record else []
         print_json({"run": str(run.path), **{key: record[key] for key in keys}})
         return
     metric = record["metric"]
@@ -289,7 +320,13 @@ def command(
         ("FLOPs (MACs)", f"{record['macs']['dense']:,}", f"{record['macs']['compressed']:,}"),
         (metric["name"], f"{metric['dense']:.1%}", f"{metric['compressed']:.1%}"),
     ]
-    print_table(f"{run.path}: rate {record['rate']:.3f}", ("", "dense", "compressed"), rows)
+    if "milliseconds" in record:
+        times = record["milliseconds"]
+        dense, left = f"{times['dense']:.2f} ms", f"{times['compressed']:.2f} ms"
+        rows.insert(1, ("predicted time to first token", dense, left))
+    of = {"flops": "FLOPs", "latency": "predicted time"}[record["rate_of"]]
+    title = f"{run.path}: rate {record['rate']:.3f} of {of}"
+    print_table(title, ("", "dense", "compressed"), rows)
     if "onnx" in family.exports:
         say("next: comp-export onnx, then verify, eval and bench")
 

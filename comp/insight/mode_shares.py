@@ -44,7 +44,7 @@ def mode_shares(stages: Sequence[Mapping[str, Any]], plan: PruningPlan) -> tuple
     by_mode: dict[str, list[tuple[int, int]]] = {}
     left = plan.macs_dense
     for stage in stages:
-        if abs(1 - stage["macs"] / plan.macs_dense - stage["rate"]) > SAME_RATE:
+        if abs(_rate_of(stage, plan) - stage["rate"]) > SAME_RATE:
             raise CompExportError(
                 f"stage {stage['stage']} of stages.jsonl leaves {stage['macs']:,} MACs at rate "
                 f"{stage['rate']:.4f}, which is not of a model with the plan's {plan.macs_dense:,}: the "
@@ -59,3 +59,10 @@ def mode_shares(stages: Sequence[Mapping[str, Any]], plan: PruningPlan) -> tuple
         shares.append(ModeShare(mode, parts, macs, macs / removed))
     moved = left - plan.macs
     return (*shares, ModeShare(FINALISING, (), moved, moved / removed))
+
+
+def _rate_of(stage: Mapping[str, Any], plan: PruningPlan) -> float:
+    """What the stage's rate is if it is of this plan: of FLOPs, or of predicted time."""
+    if plan.rate_of == "latency" and plan.milliseconds_dense:
+        return 1 - stage["milliseconds"] / plan.milliseconds_dense
+    return 1 - stage["macs"] / plan.macs_dense

@@ -4,20 +4,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from comp.compute import Compute
+from comp.costs import Costs
 from comp.distillation import Distiller
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter, Forwarding, Mode
-from comp.plan import PruningPlan, Workload
+from comp.plan import PruningPlan, RateOf, Workload
 from comp.progress import Progress
 from comp.pruning_data import PruningData
 from comp.search import ImportanceOptions, Search, SearchState
 from comp.strategy import StrategyOptions
 from comp.training_loop import StepOptions, Trainer, examples_of, prefetched
+
+if TYPE_CHECKING:
+    from comp.latency_table import LatencyTable
 
 REACHABLE_MARGIN = 0.005  # of the rate: widths in whole multiples do not reach the last bit
 
@@ -36,6 +40,7 @@ class MethodOptions:
     steps_per_stage: int = 12
     align: int = 16
     seed: int = 0
+    rate_of: RateOf = "flops"
     importance: ImportanceOptions = field(default_factory=ImportanceOptions)
     strategy: StrategyOptions = field(default_factory=StrategyOptions)
     training: StepOptions = field(default_factory=StepOptions)
@@ -52,7 +57,7 @@ class Job:
 
     ``folder`` is where a method writes what it needs to go on after a cut, and the lines of
     ``stages.jsonl``; called again with what is there, it ends with the same plan. ``distiller`` is the
-    dense model beside it where training is to follow that.
+    dense model beside it where training is to follow that. ``table`` predicts milliseconds.
     """
 
     adapter: FamilyAdapter
@@ -63,6 +68,12 @@ class Job:
     folder: Path
     progress: Progress
     distiller: Distiller | None = None
+    table: "LatencyTable | None" = None
+
+    @property
+    def costs(self) -> Costs:
+        """What the rate is a share of."""
+        return Costs(self.adapter, self.table, self.options.rate_of)
 
     def train(
         self,
@@ -154,7 +165,8 @@ def check_reachable(
     Raises:
         CompExportError: naming the largest reachable rate, and the ``usable`` modes that would add to it.
     """
-    largest = 1 - search.floor(state, modes) / search.macs(state) - REACHABLE_MARGIN
+    left = search.floor(state, modes) / search.cost(state)
+    largest = max(0.0, 1 - left - REACHABLE_MARGIN)
     if rate > largest:
         unused = [mode.name for mode in usable if mode not in modes]
         more = f", or add --modes {','.join(unused)}" if unused else ""

@@ -21,16 +21,15 @@ LITTLE = 0.01  # unless it is the only one left or never ran: then less than thi
 
 
 def prune(job: Job) -> Outcome:
-    """Search stage by stage until the FLOPs target is met; see ``comp.methods.base.method``."""
+    """Search stage by stage until the rate is met; see ``comp.methods.base.method``."""
     adapter, compute, options = job.adapter, job.compute, job.options
     modes = modes_of(adapter, options.modes)
     workload = agreed_workload(job)
-    search = Search(
-        adapter, compute, job.data.calibration, options.importance, workload, options.stages
-    )
+    calibration, importance = job.data.calibration, options.importance
+    search = Search(adapter, compute, calibration, importance, workload, options.stages, job.costs)
     state = SearchState(Masks.ones(adapter.blocks))
-    dense_macs = search.macs(state)
-    target = round((1 - options.rate) * dense_macs)
+    dense_cost = search.cost(state)
+    target = round((1 - options.rate) * dense_cost)
     check_reachable(search, state, modes, options.rate, adapter.modes)
 
     saved = load_search(job.folder, adapter, options.modes)
@@ -39,10 +38,10 @@ def prune(job: Job) -> Outcome:
         assert dense.metric is not None
         untried = {mode.name: ModeCost() for mode in modes}
         saved = SavedSearch(state, 0, dense.metric, dense.metric, untried, (), dense.quality)
-    runner = _Stages(job, search, dense_macs, target)
+    runner = _Stages(job, search, dense_cost, target)
     with job.progress.task("pruning", 100) as task:
-        while search.macs(saved.state) > target:
-            task.at(100 * (dense_macs - search.macs(saved.state)) / (dense_macs - target))
+        while (cost := search.cost(saved.state)) > target:
+            task.at(100 * (dense_cost - cost) / (dense_cost - target))
             saved, line = runner.run(saved, modes, task.note)
             if compute.is_main:
                 save_search(job.folder, adapter, saved, line)
@@ -50,7 +49,7 @@ def prune(job: Job) -> Outcome:
     parts = {block.part for block in adapter.blocks} & {m.part for m in modes if m.part is not None}
     scores = search.importance(saved.state, parts).scores(adapter)
     final = Final(saved.state.masks, scores, saved.state.shares, options.align)
-    plan = final_plan(adapter, final, workload, options.rate, job.model_name, METHOD)
+    plan = final_plan(adapter, final, workload, options.rate, job.model_name, METHOD, job.costs)
     return Outcome(plan, saved.dense_metric, saved.metric, options.steps)
 
 
@@ -58,7 +57,7 @@ def prune(job: Job) -> Outcome:
 class _Stages:
     job: Job
     search: Search
-    dense_macs: int
+    dense_cost: int
     target: int
 
     def run(
@@ -72,8 +71,8 @@ class _Stages:
                 "--rate or add modes with --modes"
             )
         name, explored, moved, exhausted = self._advanced(saved, modes, stage, note)
-        after = self.search.macs(moved)
-        taken = self._steps_at(self.search.macs(saved.state))
+        after = self.search.cost(moved)
+        taken = self._steps_at(self.search.cost(saved.state))
         steps = self._steps_at(after) - taken
 
         def fading(step: int) -> Forwarding:
@@ -81,9 +80,9 @@ class _Stages:
 
         self.job.train(taken, steps, fading)
         read = gauged(self.job, self.search.forwarding(moved), at_an_end=after <= self.target)
-        removed = self.search.macs(saved.state) - after
+        removed = self.search.cost(saved.state) - after
         before = saved.metric if saved.quality is None else saved.quality
-        cost = stage_cost(before, read.quality, removed / self.dense_macs)
+        cost = stage_cost(before, read.quality, removed / self.dense_cost)
         costs = saved.costs | {
             name: updated_cost(self.job.options.strategy, saved.costs[name], stage, cost)
         }
@@ -91,8 +90,8 @@ class _Stages:
             "stage": stage,
             "mode": name,
             "explored": explored,
-            "macs": after,
-            "rate": 1 - after / self.dense_macs,
+            "macs": self.search.macs(moved),
+            "rate": 1 - after / self.dense_cost,
             "metric": read.metric,
             "validation_loss": read.loss,
             "cost": cost,
@@ -100,13 +99,16 @@ class _Stages:
             "thresholds": asdict(moved.thresholds),
             "keep_ratios": {name_of(place): list(share) for place, share in moved.shares.items()},
         }
+        milliseconds = self.search.milliseconds(moved)
+        if milliseconds is not None:
+            line["milliseconds"] = milliseconds
         metric = saved.metric if read.metric is None else read.metric
         dense = saved.dense_metric
         return SavedSearch(moved, stage, metric, dense, costs, exhausted, read.quality), line
 
-    def _steps_at(self, macs: int) -> int:
+    def _steps_at(self, cost: int) -> int:
         """Steps taken when so much is left: a stage trains in proportion to what it removes."""
-        progress = (self.dense_macs - macs) / (self.dense_macs - self.target)
+        progress = (self.dense_cost - cost) / (self.dense_cost - self.target)
         return round(min(1.0, progress) * self.job.options.steps)
 
     def _advanced(
@@ -114,12 +116,12 @@ class _Stages:
     ) -> tuple[str, bool, SearchState, tuple[str, ...]]:
         """The mode of a stage, whether it was drawn, what it leads to, and the exhausted modes.
 
-        A mode that would remove little is exhausted, and another is chosen: per FLOP of next to nothing,
+        A mode that would remove little is exhausted, and another is chosen: per unit of next to nothing,
         the metric's noise would be a cost of millions. When all are, what little they have is taken.
         """
-        before, stages = self.search.macs(saved.state), self.job.options.stages
+        before, stages = self.search.cost(saved.state), self.job.options.stages
         rest = before - self.target
-        share = min((self.dense_macs - self.target) / stages, rest)
+        share = min((self.dense_cost - self.target) / stages, rest)
         # What earlier stages could not remove, of small modes, those that are left share.
         wanted = max(share, rest / max(1, stages - saved.stage))
         for worthwhile, exhausted in ((WORTHWHILE, saved.exhausted), (LITTLE, ())):
@@ -132,7 +134,7 @@ class _Stages:
                 moved = self.search.advance(saved.state, mode, round(before - wanted))
                 tried = open_modes[name].cost is not None
                 least = worthwhile if tried and len(open_modes) > 1 else LITTLE
-                if before - self.search.macs(moved) >= least * share:
+                if before - self.search.cost(moved) >= least * share:
                     return name, explored, moved, exhausted
                 note(f"stage {stage}: {name} has little left to remove")
                 exhausted = (*exhausted, name)

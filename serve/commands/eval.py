@@ -65,9 +65,9 @@ def command(
     Captions: things named right, and CIDEr-D. Statements: accuracy. Retrieval: R@1, R@5 and R@10 both
     ways. With 95 % intervals; greedy. Writes reports/eval.json and reports/eval.md.
     """
+    from comp.machine import describe_machine, describe_versions
     from serve.artifacts import artifacts_of, engines_of, is_verified
     from serve.examples import examples_of
-    from serve.machine import describe_machine, describe_versions
     from serve.measure import Measure, task_of
     from serve.scores import markdown
 

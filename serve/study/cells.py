@@ -13,9 +13,9 @@ from typing import Any
 
 from comp.errors import CompExportError
 from comp.files import write_text
+from comp.machine import describe_machine, describe_versions
 from comp.options import CommonOptions
 from comp.plan import PruningPlan
-from serve.machine import describe_machine, describe_versions
 from serve.study.folder import Accuracy, CellRecord, DenseRecord, Latency, Result, Step, StudyFolder
 from serve.study.grid import Cell, dense_settings_of, prune_options_of, settings_of
 from serve.study.measuring import MeasureRequest
@@ -121,12 +121,12 @@ class _Steps:
                 shutil.rmtree(run.path)
             self._process(prune_words(self.runner, self.cell, going_on))
         plan = run.load_plan()
-        target = (1 - self.cell.rate) * plan.macs_dense
-        if abs(plan.macs - target) > study.tolerance * target:
+        off = (1 - plan.rate) / (1 - self.cell.rate) - 1
+        if abs(off) > study.tolerance:
+            what = {"flops": "the FLOPs left are", "latency": "the predicted time left is"}
             raise StepError(
-                f"its rate is {plan.rate:.4f}, not {self.cell.rate:g}: the FLOPs left are "
-                f"{plan.macs / target - 1:+.1%} from the target, tolerated are "
-                f"{study.tolerance:.1%}"
+                f"its rate is {plan.rate:.4f}, not {self.cell.rate:g}: {what[plan.rate_of]} "
+                f"{off:+.1%} from the target, tolerated are {study.tolerance:.1%}"
             )
         return plan
 

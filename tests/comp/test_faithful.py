@@ -57,6 +57,7 @@ def test_other_defaults_do_not_change_it(checkpoint, tmp_path, monkeypatch):
     "option",
     [
         ("--distill", "logits"),
+        ("--cost", "latency"),
         ("--cost-metric", "loss"),
         ("--cost-examples", "8"),
         ("--modes", "vt"),

@@ -63,6 +63,25 @@ def test_shares_by_hand():
     assert finalising.share == pytest.approx(-0.04)
 
 
+def test_shares_of_a_run_by_time_are_of_flops_all_the_same():
+    """Its rates are of milliseconds, which tell its stages from another run's."""
+    timed = {"rate_of": "latency", "milliseconds_dense": 8.0, "milliseconds": 5.0}
+    plan = plan_leaving(500).model_copy(update=timed)
+    stages = [
+        {"stage": 1, "mode": "vision_tokens", "macs": 700, "milliseconds": 6.0, "rate": 0.25},
+        {
+            "stage": 2,
+            "mode": "language_parameters",
+            "macs": 500,
+            "milliseconds": 5.0,
+            "rate": 0.375,
+        },
+    ]
+    assert [share.macs for share in mode_shares(stages, plan)] == [300, 200, 0]
+    with pytest.raises(CompExportError, match="of different runs"):
+        mode_shares([stages[0] | {"milliseconds": 7.0}, stages[1]], plan)
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 999)), max_size=9), st.data())
 def test_shares_add_up_to_one(lines, data):
     final = data.draw(st.integers(1, 999))

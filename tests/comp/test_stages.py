@@ -15,12 +15,12 @@ MODES = [Mode("vision_tokens", tokens="vision"), Mode("language_tokens", tokens=
 
 
 class Numbers:
-    """A search whose state is the MACs left; a mode removes what is asked, up to what it has."""
+    """A search whose state is the costs left; a mode removes what is asked, up to what it has."""
 
     def __init__(self, **left: int) -> None:
         self.left = left
 
-    def macs(self, state: int) -> int:
+    def cost(self, state: int) -> int:
         return state
 
     def advance(self, state: int, mode: Mode, target: int) -> int:

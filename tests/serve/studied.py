@@ -50,16 +50,21 @@ class Steps:
         (state / "request.json").write_text("{}")
         if wrong is not None:
             raise wrong
-        macs = round((1 - rate) * DENSE_MACS * (1 + self.off.get(cell, 0)))
+        left = (1 - rate) * (1 + self.off.get(cell, 0))
+        macs, times = round(left * DENSE_MACS), {}
+        if said.get("--cost") == "latency":  # the time is the target's, the FLOPs are others
+            macs = round((1 - rate / 2) * DENSE_MACS)
+            times = {"rate_of": "latency", "milliseconds_dense": 8.0, "milliseconds": 8.0 * left}
         PruningPlan(
             family="llava",
             model="tiny-llava",
             method=said["--method"],
-            rate=1 - macs / DENSE_MACS,
+            rate=1 - left if times else 1 - macs / DENSE_MACS,
             workload=Workload(image_tokens=64, text_tokens=12),
             macs_dense=DENSE_MACS,
             macs=macs,
             blocks=(),
+            **times,
         ).save(run / "plan.json")
         record = {
             "version": 1,

@@ -117,6 +117,15 @@ def _fresh(prune):
     return checked
 
 
+def test_a_row_may_be_pruned_by_time(study):
+    """Its target is the time left, whatever FLOPs that leaves."""
+    text = HEAD + '[variants.time]\ncost = "latency"\nlatency_table = "table.json"\n'
+    result = study(Steps(off={"time-0.5-seed1": 0.02}), text=text)
+    assert "1 of 12 cells failed, time-0.5-seed1 at prune" in str(result.error)
+    report = (study.folder / "report.md").read_text()
+    assert "the predicted time left is +2.0% from the target, tolerated are 1.0%" in report
+
+
 def test_a_cell_that_fails_does_not_stop_the_rest_and_is_told_of(study):
     steps = Steps(off={"comp-0.5-seed1": 0.02})
     steps.broken["comp-0.8-seed0", "prune"] = FAILED

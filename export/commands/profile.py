@@ -1,0 +1,170 @@
+"""``comp-export profile``: what a model's blocks take on this machine."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from comp.console import print_json, print_table, say
+from comp.errors import CompExportError
+from comp.options import CommonOptions, common_options
+from comp.registry import LATENCY_FAMILIES
+
+if TYPE_CHECKING:
+    from comp.latency_table import LatencyTable
+    from export.manifest import Flavour, Precision
+
+
+@click.command(name="profile")
+@click.option(
+    "--model", default="tiny-llava", show_default=True, help="Embedded model, directory or hub id."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The table [runs/latency/MODEL.json, where `prune --cost latency` looks for it].",
+)
+@click.option(
+    "--flavour",
+    type=click.Choice(["onnxruntime", "standard"]),
+    default="onnxruntime",
+    show_default=True,
+    help="Of the graphs, as of `onnx`.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of the graphs, as of `onnx`.",
+)
+@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
+@click.option(
+    "--text-tokens",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    help="Of the longest prompt measured, beside one image; longer ones are extrapolated.",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Passes over everything; times are the median of theirs.",
+)
+@click.option(
+    "--warmup", type=click.IntRange(min=0), default=2, show_default=True, help="Runs of a round."
+)
+@click.option(
+    "--repeats", type=click.IntRange(min=1), default=8, show_default=True, help="Runs of a round."
+)
+@click.option(
+    "--held-out",
+    type=click.IntRange(min=0),
+    default=4,
+    show_default=True,
+    help="Random plans that are predicted, exported and measured, to see how far off the table is.",
+)
+@click.option("--force", is_flag=True, help="Replace a table that is there.")
+@common_options
+def command(
+    model: str,
+    out: Path | None,
+    flavour: "Flavour",
+    precision: "Precision",
+    threads: int | None,
+    text_tokens: int,
+    rounds: int,
+    warmup: int,
+    repeats: int,
+    held_out: int,
+    force: bool,
+    options: CommonOptions,
+) -> None:
+    """Measure what the blocks of a model take in ONNX Runtime, by tokens, heads and channels.
+
+    The table is what `prune --cost latency` goes by: time to the first token, which is that of the
+    vision tower and of the prefill. Measure on the machine, and with the flavour, precision and threads,
+    that the model will run with, and on an idle one. An interrupted profile goes on where it was.
+    """
+    from comp.latency_files import default_table
+    from comp.machine import usable_cores
+    from comp.progress import Progress
+    from export.graph.builder import Target
+    from export.latency.clock import Clock, providers_of
+    from export.latency.llava_blocks import LlavaBlocks
+    from export.latency.profile import Asked, begun, partial_of, profile
+
+    path = out or default_table(model)
+    if path.exists() and not force:
+        raise CompExportError(f"{path} exists already: pass --force to replace it, or choose --out")
+    checkpoint = _checkpoint(model)
+    clock = Clock(warmup, repeats, providers_of(options.device), threads or usable_cores())
+    blocks = LlavaBlocks.of(checkpoint, Target(flavour, precision), text_tokens, options.seed)
+    asked = Asked(Path(model).name, blocks, clock, rounds, held_out)
+    done = len(begun(asked, path))
+    if partial_of(path).exists() and not options.json:
+        what = f"going on behind {done} readings" if done else "other settings, so measured anew"
+        say(f"{partial_of(path)}: {what}")
+    with Progress(quiet=options.json).task(f"profile of {asked.model}", asked.steps) as task:
+        table = profile(asked, path, task.at, task.note)
+    if options.json:
+        print_json({"table": str(path), **_summary(table)})
+        return
+    _print(path, table)
+
+
+def _checkpoint(model: str) -> Path:
+    """The directory of a model whose blocks can be measured.
+
+    Raises:
+        CompExportError: there is none, or it is of another family.
+    """
+    from comp.checkpoints import read_config, resolve_model
+    from comp.registry import family_of
+
+    checkpoint = resolve_model(model)
+    kind = read_config(checkpoint).get("model_type")
+    family = family_of(kind)
+    if family is None or family.name not in LATENCY_FAMILIES:
+        raise CompExportError(
+            f"{model}: model_type is {kind!r}: blocks are measured of {', '.join(LATENCY_FAMILIES)} "
+            "alone; prune it by --cost flops"
+        )
+    return checkpoint
+
+
+def _summary(table: "LatencyTable") -> dict[str, object]:
+    errors = [abs(each.error) for each in table.held_out if each.name != "dense"]
+    return {
+        "model": table.model,
+        "target": table.target.model_dump(),
+        "points": sum(len(row) for s in table.surfaces for plane in s.ms for row in plane),
+        "held_out": [{**each.model_dump(), "error": each.error} for each in table.held_out],
+        "mean_error": sum(errors) / len(errors) if errors else None,
+    }
+
+
+def _print(path: Path, table: "LatencyTable") -> None:
+    target = table.target
+    say(
+        f"{path}: {table.model} in {target.flavour}, {target.precision}, {target.provider}, "
+        f"{target.threads} threads"
+    )
+    rows = [
+        (
+            each.name,
+            f"{each.image_tokens} + {each.text_tokens}",
+            f"{each.predicted_ms:.2f}",
+            f"{each.measured_ms:.2f}",
+            f"{each.error:+.1%}",
+        )
+        for each in table.held_out
+    ]
+    if rows:
+        columns = ("model", "image + text tokens", "predicted ms", "measured ms", "error")
+        print_table(
+            "Time to the first token, of models that the table was not made from", columns, rows
+        )
+    say(f"prune by it with `comp-export prune --cost latency --latency-table {path}`")

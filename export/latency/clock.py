@@ -1,0 +1,59 @@
+"""Timing graphs against each other: in turn, so that a slow spell of the machine hits all alike."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+from comp.errors import CompExportError
+from comp.options import Device
+from export.ort_graph import CPU, CUDA
+
+
+@dataclass(frozen=True)
+class Clock:
+    """How often graphs run, and on what.
+
+    Attributes:
+        warmup, repeats: runs that are not timed, and those that are.
+        providers: of ONNX Runtime.
+        threads: of one operator on a CPU.
+    """
+
+    warmup: int
+    repeats: int
+    providers: tuple[str, ...]
+    threads: int
+
+    def in_turn(self, runs: Sequence[Callable[[], None]]) -> list[list[float]]:
+        """Milliseconds of each run by repeat: every one once, then every one again."""
+        for _ in range(self.warmup):
+            for run in runs:
+                run()
+        found: list[list[float]] = [[] for _ in runs]
+        for _ in range(self.repeats):
+            for number, run in enumerate(runs):
+                start = perf_counter()
+                run()
+                found[number].append(1000 * (perf_counter() - start))
+        return found
+
+
+def providers_of(device: Device) -> tuple[str, ...]:
+    """ONNX Runtime's execution providers for a device; ``auto`` takes CUDA where it is.
+
+    Raises:
+        CompExportError: ONNX Runtime is missing, or has no CUDA.
+    """
+    try:
+        import onnxruntime as ort
+    except ImportError as error:
+        raise CompExportError(
+            "onnxruntime is not installed: pip install 'comp-export[serve]'"
+        ) from error
+    here = CUDA in ort.get_available_providers()
+    if device == "cuda" and not here:
+        raise CompExportError(
+            f"--device cuda: this ONNX Runtime ({ort.__version__}) has no {CUDA}; use --device cpu, "
+            "or pip uninstall onnxruntime, then pip install 'comp-export[gpu]'"
+        )
+    return (CUDA, *CPU) if here and device != "cpu" else CPU

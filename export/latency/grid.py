@@ -1,0 +1,54 @@
+"""Where a model's blocks are measured, and grids of times that never fall along an axis."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+QUARTERS = (0.25, 0.5, 0.75, 1.0)
+EIGHTH = 0.125
+NARROW = 16  # channels: the narrowest FFN, and the multiple that plans round to
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The points that one part of a model is measured at; each axis ascends to what the dense model has."""
+
+    tokens: tuple[int, ...]
+    heads: tuple[int, ...]
+    channels: tuple[int, ...]
+
+
+def axes_of(tokens: int, heads: int, channels: int, fixed: bool = False) -> Axes:
+    """The usual points: quarters of each axis, and further down where matrices get thin.
+
+    Args:
+        tokens: the most that enter a block.
+        heads, channels: of the dense block.
+        fixed: whether a block always sees as many tokens.
+    """
+    shares = (EIGHTH / 2, EIGHTH, *QUARTERS)
+    return Axes(
+        tokens=(tokens,) if fixed else _points(tokens, shares, 1),
+        heads=_points(heads, QUARTERS, 1),
+        channels=_points(channels, (EIGHTH, *QUARTERS), min(NARROW, channels), NARROW),
+    )
+
+
+def _points(most: int, shares: tuple[float, ...], least: int, unit: int = 1) -> tuple[int, ...]:
+    """Ascending, from ``least`` to ``most``; what is between in whole units."""
+    between = (round(share * most / unit) * unit for share in shares)
+    return tuple(sorted({least, most, *(point for point in between if least < point < most)}))
+
+
+def monotone(times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The times, none below another that has less of everything; noise is averaged away, not cut.
+
+    The mean of two monotone bounds: the highest of all with no more of anything, and the lowest of all
+    with no less. Where the times rise already, both are the times themselves.
+    """
+    below, above = times, times
+    for axis in range(times.ndim):
+        below = np.maximum.accumulate(below, axis=axis)
+        above = np.flip(np.minimum.accumulate(np.flip(above, axis), axis=axis), axis)
+    return (below + above) / 2

@@ -1,0 +1,323 @@
+"""What of a LLaVA is measured: pairs of its own graphs that differ by a few blocks.
+
+The graphs are those of ``export.llava``, with fewer blocks than the model has, all of one size, of the
+model's own weights. The difference of the two graphs' times is that of the blocks by which they differ;
+the smaller graph's is that of all the rest. Heads are measured with the narrowest FFN, and widths with
+one head: a block's time is taken to be the sum of its attention's and of what its FFN adds to that.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from comp.checkpoints import read_config
+from comp.errors import CompExportError
+from comp.flops import llava_macs
+from comp.latency_table import DenseBlock
+from comp.plan import BlockPlan, DropPlan, Part, PruningPlan, Workload
+from comp.shapes import SLIM_TYPE
+from export.graph.builder import GraphBuilder, Target
+from export.latency.grid import Axes, axes_of
+from export.latency.readings import Feeds, Pair
+from export.llava import decoder_model, embed_tokens
+from export.llava_config import LlavaShape, read_llava
+from export.llava_vision import vision_encoder
+from export.slim import slim_weights
+from export.weights import CheckpointWeights, WeightSource
+
+METHOD = "profile"
+MOST_BYTES = 2**30  # of the weights of the blocks that are measured together
+LEAST_BLOCKS = 2
+STATES = 0.5  # spread of random states; times do not depend on it
+
+
+@dataclass(frozen=True)
+class LlavaBlocks:
+    """A dense LLaVA, cut in many ways.
+
+    Attributes:
+        text_tokens: of the longest prompt that is measured.
+    """
+
+    checkpoint: Path
+    shape: LlavaShape
+    target: Target
+    text_tokens: int
+    seed: int = 0
+
+    @classmethod
+    def of(cls, checkpoint: Path, target: Target, text_tokens: int, seed: int) -> "LlavaBlocks":
+        """Read the model.
+
+        Raises:
+            CompExportError: it is no dense LLaVA, or has too few blocks to tell them apart.
+        """
+        shape = read_llava(checkpoint)
+        sizes = shape.sizes
+        if read_config(checkpoint).get("model_type") == SLIM_TYPE:
+            raise CompExportError(
+                f"{checkpoint} is compressed already: pass its dense model with --model"
+            )
+        if sizes.num_layers < LEAST_BLOCKS or not sizes.vision_used_layers:
+            raise CompExportError(
+                f"{checkpoint} has {sizes.num_layers} language blocks and uses "
+                f"{sizes.vision_used_layers} of the tower: {LEAST_BLOCKS} and 1 are the fewest that can "
+                "be measured"
+            )
+        longest = shape.max_position_embeddings - sizes.image_tokens
+        if text_tokens > longest:
+            raise CompExportError(
+                f"--text-tokens {text_tokens}: beside an image the model has positions for {longest}"
+            )
+        return cls(checkpoint, shape, target, text_tokens, seed)
+
+    @property
+    def axes(self) -> dict[Part, Axes]:
+        """The points of both parts."""
+        sizes = self.shape.sizes
+        longest = sizes.image_tokens + self.text_tokens
+        tower, heads = sizes.num_patches + 1, sizes.vision_heads[0]
+        return {
+            "vision": axes_of(tower, heads, sizes.vision_channels[0], fixed=True),
+            "language": axes_of(longest, sizes.kv_heads[0], sizes.channels[0]),
+        }
+
+    def dense_blocks(self) -> tuple[DenseBlock, ...]:
+        """Language blocks, and those of the tower that run, as the adapter lists them."""
+        sizes = self.shape.sizes
+        language = (
+            DenseBlock(
+                part="language",
+                index=index,
+                hidden_size=sizes.hidden_size,
+                heads=heads,
+                group_size=sizes.group_size,
+                head_dim=sizes.head_dim,
+                channels=channels,
+            )
+            for index, (heads, channels) in enumerate(
+                zip(sizes.kv_heads, sizes.channels, strict=True)
+            )
+        )
+        vision = (
+            DenseBlock(
+                part="vision",
+                index=index,
+                hidden_size=sizes.vision_hidden_size,
+                heads=sizes.vision_heads[index],
+                group_size=1,
+                head_dim=sizes.vision_head_dim,
+                channels=sizes.vision_channels[index],
+            )
+            for index in range(sizes.vision_used_layers)
+        )
+        return (*language, *vision)
+
+    def pairs(self) -> Iterator[Pair]:
+        """All that is measured, in order."""
+        vision, language = self.axes["vision"], self.axes["language"]
+        yield Pair("embedding", language.tokens, 1, self._embedding, self._ids)
+        for heads, channels in _sizes(vision):
+            yield self._tower(heads, channels)
+        for heads, channels in _sizes(language):
+            yield self._blocks(heads, channels)
+        for heads in language.heads:
+            yield self._places(heads, language.channels[0])
+
+    def cut(
+        self, sizes: dict[Part, list[tuple[int, int]]], drops: tuple[DropPlan, ...] = ()
+    ) -> PruningPlan:
+        """The plan that leaves each block of these parts so many of its first heads and channels."""
+        dense = {(block.part, block.index): block for block in self.dense_blocks()}
+        blocks = tuple(
+            BlockPlan(
+                part=part,
+                index=index,
+                num_attention_heads=dense[part, index].heads * dense[part, index].group_size,
+                num_key_value_heads=dense[part, index].heads,
+                intermediate_size=dense[part, index].channels,
+                kept_key_value_heads=tuple(range(heads)),
+                kept_channels=tuple(range(channels)),
+            )
+            for part, left in sizes.items()
+            for index, (heads, channels) in enumerate(left)
+        )
+        on = Workload(image_tokens=self.shape.sizes.image_tokens, text_tokens=self.text_tokens)
+        dense_macs = llava_macs(self.shape.sizes, on.image_tokens, on.text_tokens).macs
+        plan = PruningPlan(
+            family="llava",
+            task="question",
+            model=str(self.checkpoint),
+            method=METHOD,
+            rate=0.0,
+            workload=on,
+            macs_dense=dense_macs,
+            macs=dense_macs,
+            blocks=blocks,
+            drops=drops,
+        )
+        macs = llava_macs(self.shape.sizes, on.image_tokens, on.text_tokens, plan).macs
+        return plan.model_copy(update={"macs": macs, "rate": 1 - macs / dense_macs})
+
+    def whole_graphs(self, plan: PruningPlan | None) -> tuple[GraphBuilder, ...]:
+        """Vision encoder, embedding and decoder as `onnx` builds them, cut by a plan."""
+        shape = self.shape if plan is None else self.shape.pruned(plan)
+        weights = self._weights(plan)
+        return tuple(
+            build(shape, weights, self.target)
+            for build in (vision_encoder, embed_tokens, decoder_model)
+        )
+
+    def whole_feeds(self, plan: PruningPlan | None, on: Workload) -> tuple[Feeds, ...]:
+        """What these graphs read for one prompt of one image."""
+        sizes = (self.shape if plan is None else self.shape.pruned(plan)).sizes
+        tokens = on.image_tokens + on.text_tokens
+        return (
+            self._pixels(0),
+            self._ids(tokens),
+            self._prompt(sizes.kv_heads, tokens, on.text_tokens),
+        )
+
+    def _weights(self, plan: PruningPlan | None) -> WeightSource:
+        source = CheckpointWeights(self.checkpoint)
+        return source if plan is None else slim_weights(self.checkpoint, plan, source)
+
+    def _depth(self, part: Part) -> int:
+        """How many blocks are measured together: all of the model, or as many as fit."""
+        sizes = self.shape.sizes
+        itemsize = self.target.numpy.itemsize
+        if part == "language":
+            width = sizes.kv_heads[0] * sizes.head_dim * (1 + sizes.group_size)
+            params, there = (
+                sizes.hidden_size * (2 * width + 3 * sizes.channels[0]),
+                sizes.num_layers,
+            )
+        else:
+            width = 4 * sizes.vision_heads[0] * sizes.vision_head_dim
+            params = sizes.vision_hidden_size * (width + 2 * sizes.vision_channels[0])
+            there = sizes.vision_used_layers
+        return min(there, max(LEAST_BLOCKS, MOST_BYTES // (params * itemsize)))
+
+    def _uniform(self, part: Part, heads: int, channels: int) -> tuple[LlavaShape, WeightSource]:
+        count = (
+            self.shape.sizes.num_layers
+            if part == "language"
+            else self.shape.sizes.vision_used_layers
+        )
+        plan = self.cut({part: [(heads, channels)] * count})
+        return self.shape.pruned(plan), self._weights(plan)
+
+    def _tower(self, heads: int, channels: int) -> Pair:
+        depth = self._depth("vision")
+
+        def graphs() -> list[GraphBuilder]:
+            shape, weights = self._uniform("vision", heads, channels)
+            features = len(shape.feature_layers)
+            return [
+                vision_encoder(
+                    replace(shape, feature_layers=(end,) * features), weights, self.target
+                )
+                for end in (depth, 0)
+            ]
+
+        name = name_of("vision", heads, channels)
+        return Pair(name, self.axes["vision"].tokens, depth, graphs, self._pixels)
+
+    def _blocks(self, heads: int, channels: int) -> Pair:
+        depth = self._depth("language")
+
+        def graphs() -> list[GraphBuilder]:
+            shape, weights = self._uniform("language", heads, channels)
+            return [
+                decoder_model(_shallow(shape, blocks), weights, self.target)
+                for blocks in (depth, 1)
+            ]
+
+        def feeds(tokens: int) -> list[Feeds]:
+            return [self._prompt((heads,) * blocks, tokens) for blocks in (depth, 1)]
+
+        name = name_of("language", heads, channels)
+        return Pair(name, self.axes["language"].tokens, depth - 1, graphs, feeds)
+
+    def _places(self, heads: int, channels: int) -> Pair:
+        """Blocks with a place that keeps all behind each, beside blocks without."""
+        depth = self._depth("language")
+        drops = tuple(
+            DropPlan(after_layer=after, vision_keep_ratio=1.0, text_keep_ratio=1.0)
+            for after in range(1, depth)
+        )
+
+        def graphs() -> list[GraphBuilder]:
+            shape, weights = self._uniform("language", heads, channels)
+            plain = _shallow(shape, depth)
+            dropping = replace(plain, sizes=replace(plain.sizes, drops=drops))
+            return [decoder_model(each, weights, self.target) for each in (dropping, plain)]
+
+        def feeds(tokens: int) -> Feeds:
+            return self._prompt((heads,) * depth, tokens)
+
+        return Pair(drop_name(heads), self.axes["language"].tokens, depth - 1, graphs, feeds)
+
+    def _embedding(self) -> list[GraphBuilder]:
+        return [embed_tokens(self.shape, self._weights(None), self.target)]
+
+    def _ids(self, tokens: int) -> Feeds:
+        ids = np.random.default_rng(self.seed).integers(
+            self.shape.sizes.vocab_size, size=(1, tokens)
+        )
+        return {"input_ids": ids.astype(np.int64)}
+
+    def _pixels(self, tokens: int) -> Feeds:
+        del tokens  # those of an image
+        sizes = self.shape.sizes
+        image = (1, sizes.num_channels, sizes.image_size, sizes.image_size)
+        random = np.random.default_rng(self.seed).normal(size=image)
+        return {"pixel_values": random.astype(np.float32)}
+
+    def _prompt(self, kv_heads: tuple[int, ...], tokens: int, text: int | None = None) -> Feeds:
+        """A prompt behind nothing: image tokens, then so many of text."""
+        text = min(tokens, self.text_tokens) if text is None else text
+        width = self.shape.sizes.hidden_size
+        states = STATES * np.random.default_rng(self.seed).normal(size=(1, tokens, width))
+        places = np.arange(tokens, dtype=np.int64)[None]
+        feeds: Feeds = {
+            "inputs_embeds": states.astype(np.float32),
+            "position_ids": places,
+            "vision_positions": np.ascontiguousarray(places[:, : tokens - text]),
+            "text_positions": np.ascontiguousarray(places[:, tokens - text :]),
+        }
+        for number, heads in enumerate(kv_heads):
+            empty = np.zeros((1, heads, 0, self.shape.sizes.head_dim), self.target.numpy)
+            feeds[f"past_key_values.{number}.key"] = empty
+            feeds[f"past_key_values.{number}.value"] = empty
+        return feeds
+
+
+def name_of(part: Part, heads: int, channels: int) -> str:
+    """What readings of blocks of a size are called."""
+    return f"{part} {heads} heads, {channels} channels"
+
+
+def drop_name(heads: int) -> str:
+    """What readings of drop places are called."""
+    return f"language {heads} heads, dropping"
+
+
+def _sizes(axes: Axes) -> list[tuple[int, int]]:
+    """Every number of heads with the narrowest FFN, and every other width with one head."""
+    narrow, one = axes.channels[0], axes.heads[0]
+    return [
+        *((heads, narrow) for heads in axes.heads),
+        *((one, channels) for channels in axes.channels[1:]),
+    ]
+
+
+def _shallow(shape: LlavaShape, blocks: int) -> LlavaShape:
+    """The shape with its first language blocks alone."""
+    sizes = shape.sizes
+    return replace(
+        shape,
+        sizes=replace(sizes, kv_heads=sizes.kv_heads[:blocks], channels=sizes.channels[:blocks]),
+    )

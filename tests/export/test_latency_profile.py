@@ -1,0 +1,249 @@
+"""`comp-export profile`: the graphs it measures, what becomes of its readings, and how it is cut off."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from comp.cli import cli
+from comp.errors import CompExportError
+from comp.latency_table import LatencyTable, dense_block
+from comp.runs import open_run
+from export.graph.builder import Target
+from export.latency.clock import Clock
+from export.latency.grid import axes_of, monotone
+from export.latency.llava_blocks import LlavaBlocks, drop_name, name_of
+from export.latency.llava_held_out import models
+from export.latency.llava_surfaces import surfaces_of
+from export.latency.profile import Asked, partial_of, profile
+from export.latency.readings import Reading, Readings
+from export.ort_graph import CPU
+from tests.comp.small import small_adapter
+
+TEXT = 8
+FAST = ("--rounds", "1", "--warmup", "0", "--repeats", "1", "--held-out", "1", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A LLaVA whose language model is wide enough for its blocks to take time."""
+    directory = tmp_path_factory.mktemp("wide-llava") / "wide"
+    small_adapter(
+        hidden_size=256,
+        intermediate_size=1024,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=64,
+    ).save(directory)
+    return directory
+
+
+def blocks_of(checkpoint, text=TEXT):
+    return LlavaBlocks.of(checkpoint, Target(), text, 0)
+
+
+def test_axes_go_from_the_narrowest_to_the_dense_block():
+    axes = axes_of(208, 8, 704)
+    assert axes.tokens == (1, 13, 26, 52, 104, 156, 208)
+    assert axes.heads == (1, 2, 4, 6, 8)
+    assert axes.channels == (16, 96, 176, 352, 528, 704)
+    narrow = axes_of(5, 1, 8, fixed=True)
+    assert (narrow.tokens, narrow.heads, narrow.channels) == ((5,), (1,), (8,))
+
+
+def test_noise_is_averaged_away():
+    rising = np.array([[1.0, 2.0], [3.0, 4.0]])
+    assert np.array_equal(monotone(rising), rising)
+    # 3 before 2: no lower than 3 by what is before, no higher than 2 by what follows.
+    assert monotone(np.array([1.0, 3.0, 2.0, 5.0])).tolist() == [1.0, 2.5, 2.5, 5.0]
+
+
+@given(arrays(np.float64, (3, 4, 2), elements=st.floats(0, 100)))
+def test_times_never_fall_along_an_axis(times):
+    found = monotone(times)
+    for axis in range(3):
+        assert (np.diff(found, axis=axis) >= 0).all()
+    assert found.min() >= times.min()
+    assert found.max() <= times.max()
+
+
+def test_the_blocks_are_those_of_the_adapter(checkpoint):
+    from comp.families.loading import load_adapter
+
+    adapter = load_adapter(checkpoint, "cpu", None)
+    assert blocks_of(checkpoint).dense_blocks() == tuple(map(dense_block, adapter.blocks))
+
+
+def test_the_graphs_differ_by_whole_blocks(checkpoint):
+    """In the operators of attention and FFN: as many more as blocks."""
+
+    def count(graph, *kinds):
+        return sum(node.op_type in kinds for node in graph._nodes)
+
+    pairs = {pair.name: pair for pair in blocks_of(checkpoint).pairs()}
+    for name in (name_of("language", 2, 16), name_of("language", 1, 512)):
+        large, small = pairs[name].graphs()
+        more = pairs[name].blocks
+        assert more == 2
+        assert count(large, "GroupQueryAttention") - count(small, "GroupQueryAttention") == more
+        assert count(large, "MatMul") - count(small, "MatMul") == 7 * more
+    large, small = pairs[name_of("vision", 3, 16)].graphs()
+    assert (count(large, "MatMul") - count(small, "MatMul")) == 6 * pairs[
+        name_of("vision", 3, 16)
+    ].blocks
+    dropping, plain = pairs[drop_name(4)].graphs()
+    assert count(dropping, "TopK") > 0 == count(plain, "TopK")
+    assert count(dropping, "MatMul") >= count(plain, "MatMul")
+
+
+def test_readings_become_surfaces_by_differences(checkpoint, tmp_path):
+    """Readings that are exact sums come apart into exactly what they are sums of."""
+    blocks = blocks_of(checkpoint)
+    readings = Readings(tmp_path / "partial", {})
+    language, tower = blocks.axes["language"], blocks.axes["vision"]
+    readings.add("embedding", Reading({}, {n: 0.001 * n for n in language.tokens}))
+    for part, axes in blocks.axes.items():
+        for heads in axes.heads:
+            for channels in axes.channels:
+                block = {n: 0.02 * n * heads + 0.0005 * n * channels for n in axes.tokens}
+                rest = {n: 1.0 + 0.02 * n * heads for n in axes.tokens}
+                readings.add(name_of(part, heads, channels), Reading(block, rest))
+    for heads in language.heads:
+        readings.add(drop_name(heads), Reading({n: 0.003 * n for n in language.tokens}, {}))
+    found = {(s.part, s.kind): s for s in surfaces_of(blocks, readings)}
+    narrow, n = language.channels[0], language.tokens[3]
+    assert found["language", "attention"].at(n, heads=3) == pytest.approx(
+        0.02 * n * 3 + 0.0005 * n * narrow
+    )
+    assert found["language", "ffn"].at(n, channels=512) == pytest.approx(
+        0.0005 * n * (512 - narrow)
+    )
+    assert found["language", "ffn"].at(n, channels=narrow) == 0
+    assert found["language", "last"].at(n, heads=2) == pytest.approx(1.0 + 0.02 * n * 2)
+    assert found["language", "drop"].at(n, heads=2) == pytest.approx(0.003 * n)
+    assert found["embedding", "fixed"].at(n) == pytest.approx(0.001 * n)
+    seen = tower.tokens[0]
+    assert found["vision", "attention"].at(seen, heads=2) == pytest.approx(
+        0.02 * seen * 2 + 0.0005 * seen * tower.channels[0]
+    )
+
+
+def test_readings_are_the_median_of_rounds_and_survive(tmp_path):
+    path = tmp_path / "table.json.partial"
+    readings = Readings(path, {"threads": 1})
+    for ms in (3.0, 1.0, 7.0):
+        readings.add("a", Reading({4: ms}, {4: 10 * ms}))
+    assert readings["a"] == Reading({4: 3.0}, {4: 30.0})
+    again = Readings(path, {"threads": 1})
+    assert (len(again), again.rounds("a"), again["a"]) == (3, 3, readings["a"])
+    assert len(Readings(path, {"threads": 2})) == 0  # of other settings
+    path.write_text("{")
+    with pytest.raises(CompExportError, match="delete it"):
+        Readings(path, {"threads": 1})
+
+
+def test_an_interrupted_profile_goes_on_where_it_was(checkpoint, tmp_path, monkeypatch):
+    asked = Asked("wide", blocks_of(checkpoint), Clock(0, 1, CPU, 1), rounds=2, held_out=0)
+    names = [name for name, _ in asked.jobs()]
+    measured, stop = [], len(names) + 3
+
+    def jobs(self):
+        def measure(name):
+            if len(measured) == stop:
+                raise KeyboardInterrupt
+            measured.append(name)
+            tokens = self.blocks.axes["vision" if "vision" in name else "language"].tokens
+            return Reading(dict.fromkeys(tokens, 1.0), dict.fromkeys(tokens, 1.0))
+
+        return [(name, lambda name=name: measure(name)) for name in names]
+
+    monkeypatch.setattr(Asked, "jobs", jobs)
+    out = tmp_path / "table.json"
+    with pytest.raises(KeyboardInterrupt):
+        profile(asked, out)
+    assert not out.exists()
+    assert partial_of(out).exists()
+    stop = math.inf
+    table = profile(asked, out)
+    assert measured == names * 2  # each once a round, none again
+    assert not partial_of(out).exists()
+    assert LatencyTable.load(out) == table
+
+
+def test_held_out_plans_are_plans_of_the_model(checkpoint):
+    blocks = blocks_of(checkpoint)
+    dense, *plans = models(blocks, 3)
+    assert dense.plan is None
+    assert [model.name for model in plans] == ["plan 1", "plan 2", "plan 3"]
+    for model in plans:
+        assert blocks.shape.pruned(model.plan).sizes.drops == model.plan.drops
+        assert model.plan.rate == pytest.approx(model.plan.flops_rate)
+        assert TEXT >= model.on.text_tokens >= 1
+    assert len({model.plan.macs for model in plans}) == 3
+    assert [model.plan for model in models(blocks, 3)][1:] == [model.plan for model in plans]
+
+
+def invoke(*words):
+    result = CliRunner().invoke(cli, list(words), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+def test_profile_prune_onnx(checkpoint, tmp_path):
+    """As a user runs them: the rate is met in the milliseconds of a table that was really measured."""
+    table_file, out = tmp_path / "table.json", tmp_path / "run"
+    model = ("--model", str(checkpoint))
+    words = ("--out", str(table_file), "--text-tokens", str(TEXT), "--device", "cpu")
+    printed = json.loads(invoke("profile", *model, *words, *FAST, "--json").stdout)
+    table = LatencyTable.load(table_file)
+    assert table.target.model_dump() == printed["target"]
+    assert table.target.threads == 1
+    assert {"cpu", "cores"} <= table.machine.keys()
+    assert {"onnxruntime", "python"} <= table.versions.keys()
+    assert [each.name for each in table.held_out] == ["dense", "plan 1"]
+    for each, said in zip(table.held_out, printed["held_out"], strict=True):
+        assert each.predicted_ms > 0 < each.measured_ms
+        assert said["error"] == each.predicted_ms / each.measured_ms - 1
+    assert printed["mean_error"] == abs(table.held_out[1].error)
+    with pytest.raises(CompExportError, match="--force"):
+        invoke("profile", *model, *words, *FAST)
+
+    quick = ("--stages", "2", "--steps-per-stage", "1", "--batch-size", "4", "--recover", "none")
+    quick += ("--calibration", "8", "--validation", "8", "--dtype", "float32", "--device", "cpu")
+    by = ("--cost", "latency", "--latency-table", str(table_file), "--rate", "0.25")
+    found = json.loads(invoke("prune", *model, *by, *quick, "--out", str(out), "--json").stdout)
+    assert found["rate_of"] == "latency"
+    assert found["rate"] == pytest.approx(0.25, abs=0.02)
+    times = found["milliseconds"]
+    assert found["rate"] == pytest.approx(1 - times["compressed"] / times["dense"])
+    exported = json.loads(invoke("onnx", str(out), "--json").stdout)
+    assert set(exported["artifacts"]) == {"compressed", "dense"}
+    manifest = json.loads((out / "onnx" / "manifest.json").read_text())
+    plan = open_run(out).load_plan()
+    assert manifest["rate"] == pytest.approx(1 - plan.macs / plan.macs_dense)  # of FLOPs
+
+
+def test_models_that_cannot_be_measured_are_refused(checkpoint, tmp_path):
+    out = ("--out", str(tmp_path / "table.json"))
+    with pytest.raises(CompExportError, match="blocks are measured of llava"):
+        invoke("profile", "--model", "tiny-clip", *out)
+    with pytest.raises(CompExportError, match="no directory"):
+        invoke("profile", "--model", "./nothing", *out)
+    with pytest.raises(CompExportError, match="positions for"):
+        invoke("profile", "--model", str(checkpoint), "--text-tokens", "100000", *out)
+    small_adapter(num_hidden_layers=1).save(tmp_path / "flat")
+    with pytest.raises(CompExportError, match="2 and 1 are the fewest"):
+        invoke("profile", "--model", str(tmp_path / "flat"), *out)
+    config = json.loads((checkpoint / "config.json").read_text())
+    slim = tmp_path / "slim"
+    slim.mkdir()
+    (slim / "config.json").write_text(json.dumps(config | {"model_type": "comp_llava"}))
+    with pytest.raises(CompExportError, match="compressed already"):
+        invoke("profile", "--model", str(slim), *out)
+    assert not (tmp_path / "table.json").exists()
