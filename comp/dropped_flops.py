@@ -9,6 +9,7 @@ from comp.encoder_shapes import EncoderShape, TextShape, TowerShape
 from comp.plan import DropPlan, Part, Workload
 
 DICTIONARY_SIZE = 100  # entries
+SIMILAR = ("similar", "proportional")  # merges that compare tokens
 
 
 def dropped_macs(shape: EncoderShape, on: Workload, drops: tuple[DropPlan, ...]) -> dict[str, int]:
@@ -40,11 +41,14 @@ def _chosen(
         if number not in here:
             continue
         drop, hidden = here[number], sizes.hidden_size
-        if drop.ranking == "informativity" or drop.merge == "similar":
-            total += came * came * sizes.blocks[number - 1].heads * sizes.head_dim
+        width = sizes.blocks[number - 1].heads * sizes.head_dim
+        if drop.ranking in ("informativity", "matched") or drop.merge in SIMILAR:
+            total += came * came * width
+        if drop.ranking == "matched":
+            total += came * width
         if drop.ranking == "aligned":
-            width = min(shape.vision.hidden_size, shape.text.hidden_size)
-            total += came * width * (DICTIONARY_SIZE + (hidden if hidden != width else 0))
+            common = min(shape.vision.hidden_size, shape.text.hidden_size)
+            total += came * common * (DICTIONARY_SIZE + (hidden if hidden != common else 0))
         if drop.merge != "none":
             total += left * came * hidden
     return total

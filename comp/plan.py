@@ -19,14 +19,15 @@ KEEP_UNIT = 1000  # keep ratios are whole thousandths, so that ceil(ratio * n) i
 Part = Literal["vision", "language", "cross"]
 RateOf = Literal["flops", "latency"]  # what a rate is a share of
 Task = Literal["question", "retrieval", "caption", "statement"]  # what a model is asked to do
-# What becomes of dropped tokens: gone; each joins the most similar kept one; all join the weakest kept one.
-Merge = Literal["none", "similar", "one"]
+# What becomes of dropped tokens: gone; each joins the most similar kept one; all join the weakest kept one;
+# as similar, and what tokens stand for raises the attention they get.
+Merge = Literal["none", "similar", "one", "proportional"]
 Place = tuple[Part, int]  # where tokens are dropped: a part, and the blocks of it passed before
 Ranking = Literal[  # see docs/formats.md
-    "received", "mean_head", "next_layer", "diversity", "informativity", "aligned"
+    "received", "mean_head", "next_layer", "diversity", "informativity", "aligned", "matched"
 ]
 DECODER_RANKINGS = ("mean_head", "next_layer", "diversity")  # of LLaVA's language part alone
-ENCODER_RANKINGS = ("informativity", "aligned")  # of CLIP and BLIP alone
+ENCODER_RANKINGS = ("informativity", "aligned", "matched")  # of CLIP and BLIP alone
 PIVOTS = 4  # tokens of each kind that others are compared with by "diversity", as in DART
 
 
@@ -93,7 +94,7 @@ class DropPlan(_Frozen):
         default="received",
         description="what ranks the tokens: the attention they receive from the strongest head "
         "(Eq. 6), from all heads on average, from those of the next block, how little they repeat, how "
-        "informative they are, or MADTP's three scores",
+        "informative they are, MADTP's three scores, or CrossGET's matching",
     )
     merge: Merge = Field(default="none", description="what becomes of the tokens that are dropped")
 
@@ -204,6 +205,11 @@ class PruningPlan(_Frozen):
                 raise ValueError(
                     f"ranking {drop.ranking!r} and merge {drop.merge!r} in a llava: its tokens are not "
                     "ranked or merged as those of clip and blip are"
+                )
+            if drop.merge == "proportional" and self.family != "clip":
+                raise ValueError(
+                    f"merge 'proportional' in a {self.family}: only attention in the towers of a clip is "
+                    "raised by what tokens stand for"
                 )
         return self
 

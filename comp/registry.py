@@ -211,6 +211,20 @@ METHODS = (
         },
     ),
     Method(
+        name="crossget",
+        removes=("tokens",),
+        prunes=("tokens",),
+        families=("clip",),
+        description="As many tokens at every block: those most like another and least like what [CLS] asks "
+        "for, merged; attention counts what a token stands for; no training",
+        elsewhere={
+            "llava": "it merges tokens within an image encoder, which is a small part of what a llava costs; "
+            "visionzip merges them behind it",
+            "blip": "only attention in clip's towers is raised by what merged tokens stand for; turbo merges "
+            "without that",
+        },
+    ),
+    Method(
         name="madtp",
         removes=("tokens",),
         prunes=("tokens",),

@@ -184,7 +184,7 @@ class TextModel:
         heads = self._heads(block.heads)
         if drop is not None:
             mixed, seen = ranked_attention(self.graph, query, key, value, heads)
-            return mixed, Looked(seen, key, mixed, heads, last=False)
+            return mixed, Looked(seen, key, mixed, heads, last=False, query=query)
         return full_attention(self.graph, query, key, value, heads, one_query=alone), None
 
     def _projected(

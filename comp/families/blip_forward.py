@@ -199,7 +199,7 @@ class _TextBlock:
         looked = None
         if self.ranks or self.observer is not None:
             scores = (query.float() @ key.float().transpose(-1, -2)) * scale + bias
-            looked = Looked(scores, key, mixed, mask.float(), tokens)
+            looked = Looked(scores, key, mixed, mask.float(), tokens, query)
         output = self.layer.attention.output
         projected = output.dense((mixed * mask[:, None]).flatten(2))
         return output.LayerNorm(projected + tokens.states), looked

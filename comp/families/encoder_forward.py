@@ -153,17 +153,25 @@ class _Attention:
         bias = presence_bias(tokens.alive)
         if self.causal:
             bias = bias + causal_bias(query.shape[2], key.shape[2], key.device)
+        if tokens.size is not None and self._proportional:
+            bias = bias + tokens.size.clamp(min=1).log()[:, None, None]
         scale = self.block.head_dim**-0.5
         mixed = attend(query, key, value, bias, scale)  # [B, N, H, hd]
         head_mask = self._head_mask(query.shape[1], mixed)
         looked = None
         if self.ranks:
             scores = (query.float() @ key.float().transpose(-1, -2)) * scale + bias
-            looked = Looked(scores, key, mixed, head_mask.float(), tokens)
+            looked = Looked(scores, key, mixed, head_mask.float(), tokens, query)
         flat = mixed.flatten(2)
         if self.options.masks is not None:
             mixed = mixed * head_mask[:, None]
         return tokens.states + self.block.attention_output(mixed.flatten(2)), looked, flat
+
+    @property
+    def _proportional(self) -> bool:
+        """Whether tokens were merged so before this block that they get attention for all in them."""
+        rules = self.options.rules.items()
+        return any(passed <= self.number and rule.merge == "proportional" for passed, rule in rules)
 
     def _head_mask(self, heads: int, like: Tensor) -> Tensor:
         if self.options.masks is None:
@@ -194,7 +202,7 @@ def drop_tokens(
     alive = rule.keep(importance, tokens.kind, tokens.alive, tokens.query)
     left, taken = tokens.drop(alive)
     dropped = Dropped(tokens, left, taken)
-    if rule.merge == "similar":
+    if rule.merge in ("similar", "proportional"):
         left = merge_similar(dropped, similarity(looked))
     elif rule.merge == "one":
         left = merge_into_one(dropped, importance)

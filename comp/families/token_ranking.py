@@ -1,4 +1,4 @@
-"""How encoders rank tokens at a drop place: attention received, informativity, or MADTP's three scores.
+"""How encoders rank tokens at a drop place: attention received, or as Turbo, MADTP and CrossGET do.
 
 Importances are in [0, 1]; that of the token which always stays means nothing. The graphs compute the
 same (``export/graph/token_ranking.py``).
@@ -17,6 +17,7 @@ from comp.tokens import TokenState
 
 FLAT = 1e-6  # scores that differ by less than this are all the same
 FAR = 1e4  # beyond every score
+NONE = -3.0  # similarity to a token that is not there: below every cosine
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Looked:
         mixed: the heads' outputs ``[B, N, H, hd]``.
         head_mask: soft mask of each head, ``[H]``; a masked head has no part in any score.
         came: the tokens.
+        query: ``[B, H, N, hd]``.
     """
 
     scores: Tensor
@@ -36,6 +38,7 @@ class Looked:
     mixed: Tensor
     head_mask: Tensor
     came: TokenState
+    query: Tensor
 
     @property
     def others(self) -> Tensor:
@@ -62,6 +65,8 @@ def importance_of(
         return attention_received(looked.scores, looked.came.alive, looked.head_mask, calibrated)
     if ranking == "informativity":
         return informativity(looked)
+    if ranking == "matched":
+        return matched(looked)
     if responses is None:
         raise CompExportError(
             "the drops rank tokens by a dictionary, and the model has none: take the checkpoint of "
@@ -105,21 +110,38 @@ def informativity(looked: Looked) -> Tensor:
     others = looked.others
     weight = looked.head_mask / looked.head_mask.sum().clamp(min=FLAT)
     attention = torch.einsum("h,bhn->bn", weight, _of_query(looked))
-    pairs = (
-        others[:, :, None]
-        & others[:, None]
-        & ~torch.eye(others.shape[1], dtype=torch.bool, device=others.device)
-    )
-    redundancy = torch.where(pairs, similarity(looked), -1.0).amax(2)
+    redundancy = torch.where(_pairs(others), similarity(looked), -1.0).amax(2)
     found = (stretched(attention, others) - redundancy + 1) / 3
     return torch.where(others, found.clamp(0, 1), 0.0)
 
 
 def similarity(looked: Looked) -> Tensor:
     """Cosine similarities of the tokens by their keys, as ToMe has them, ``[B, N, N]``."""
-    keys = looked.key.transpose(1, 2).float() * looked.head_mask[:, None]
-    unit = F.normalize(keys.flatten(2), dim=-1)
+    unit = _unit(looked.key, looked.head_mask)
     return unit @ unit.transpose(1, 2)
+
+
+def matched(looked: Looked) -> Tensor:
+    """CrossGET's complete-graph soft matching, ``[B, N]``: (g − m + 2) / 6, in [0, 1].
+
+    Tokens that may go stand in the order of their largest cosine to another such token, of equal ones the
+    first first; m is the largest of a token to those behind it (none: −3), so that of two that are each
+    other's nearest one alone is to go. g is the cosine of its key to the query of the token that stays.
+    """
+    others = looked.others
+    alike = similarity(looked)
+    alike = (alike + alike.transpose(1, 2)) / 2  # the same to the last bit from both sides
+    near = torch.where(_pairs(others), alike, NONE)
+    best, places = near.amax(2), torch.arange(others.shape[1], device=others.device)
+    mine, theirs = best[:, :, None], best[:, None]
+    behind = (theirs < mine) | ((theirs == mine) & (places > places[:, None]))
+    nearest = torch.where(behind, near, NONE).amax(2)
+    guide = _unit(looked.query, looked.head_mask)[
+        torch.arange(len(others), device=others.device), looked.came.query
+    ]
+    guided = torch.einsum("bnd,bd->bn", _unit(looked.key, looked.head_mask), guide)
+    found = (guided - nearest + 2) / 6
+    return torch.where(others, found.clamp(0, 1), 0.0)
 
 
 def three_scores(looked: Looked, responses: Tensor) -> Tensor:
@@ -144,6 +166,17 @@ def stretched(scores: Tensor, others: Tensor) -> Tensor:
     low = torch.where(others, scores, FAR).amin(1, keepdim=True)
     high = torch.where(others, scores, -FAR).amax(1, keepdim=True)
     return torch.where(others, (scores - low) / (high - low).clamp(min=FLAT), 0.0)
+
+
+def _pairs(others: Tensor) -> Tensor:
+    """Which two different tokens may both go, ``[B, N, N]``."""
+    different = ~torch.eye(others.shape[1], dtype=torch.bool, device=others.device)
+    return others[:, :, None] & others[:, None] & different
+
+
+def _unit(x: Tensor, head_mask: Tensor) -> Tensor:
+    """``[B, H, N, hd]`` as one vector of length 1 of each token, masked heads left out: ``[B, N, H·hd]``."""
+    return F.normalize((x.transpose(1, 2).float() * head_mask[:, None]).flatten(2), dim=-1)
 
 
 def _of_query(looked: Looked) -> Tensor:

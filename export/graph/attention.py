@@ -159,6 +159,7 @@ def ranked_attention(
     value: ir.Value,
     heads: Heads,
     causal: bool = False,
+    bias: ir.Value | None = None,
 ) -> tuple[ir.Value, ir.Value]:
     """Attention whose weights also rank the tokens: one matrix serves both.
 
@@ -166,6 +167,7 @@ def ranked_attention(
         query, key, value: ``[B, N, H·hd]``.
         heads: as many key heads as query heads.
         causal: tokens see themselves and those before.
+        bias: added to the logits on each token, ``[B, 1, 1, N]`` float32.
 
     Returns:
         Output ``[B, N, H·hd]``, and the weights ``[B, H, N, N]`` float32.
@@ -176,6 +178,8 @@ def ranked_attention(
         for x, order in ((scaled, (0, 2, 1, 3)), (key, (0, 2, 3, 1)), (value, (0, 2, 1, 3)))
     )
     scores = cast_to_float32(graph, graph.op("MatMul", queries, keys))
+    if bias is not None:
+        scores = graph.op("Add", scores, bias)
     if causal:
         scores = _masked(graph, scores, causal_square(graph, query))
     weights = graph.op("Softmax", scores, axis=-1)  # [B, H, N, N] float32

@@ -29,6 +29,14 @@ class KeptTokens:
         self._last = last
         self._original: ir.Value | None = None
         self._size: ir.Value | None = None
+        self._proportional = False
+
+    def log_sizes(self) -> ir.Value | None:
+        """What is added to attention logits on each token, ``[B, 1, 1, N]`` float32, if anything is."""
+        if self._size is None or not self._proportional:
+            return None
+        axes = self._graph.constant([1, 2])
+        return self._graph.op("Unsqueeze", self._graph.op("Log", self._size), axes)
 
     def drop(self, looked: Looked, drop: DropPlan, *rows: ir.Value) -> list[ir.Value]:
         """The rows ``[B, k, d]`` of the tokens that receive most, of each of ``rows [B, N, d]``."""
@@ -55,7 +63,8 @@ class KeptTokens:
         graph = self._graph
         importance = importance_of(graph, drop.ranking, looked, lambda: responses(states))
         strongest = self._strongest(importance, drop)
-        if drop.merge == "similar":
+        if drop.merge in ("similar", "proportional"):
+            self._proportional = self._proportional or drop.merge == "proportional"
             alike = similarity(graph, looked)
             shares, self._size = similar_rows(graph, strongest, alike, self._size, self._last)
             return graph.op("MatMul", cast_to_graph(graph, shares), states)

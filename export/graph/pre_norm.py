@@ -84,7 +84,8 @@ class PreNormTower:
             name, ends = f"{self.name}.{number}", number + 1 == count
             drop = None if ends and one else self.drop(number + 1)
             with graph.scope(f"layers.{number}"):
-                mixed, looked = self._attention(normed, f"{name}.self_attn", block, drop)
+                bias = kept.log_sizes()
+                mixed, looked = self._attention(normed, f"{name}.self_attn", block, drop, bias)
                 early = drop is not None and drops_early(drop)
                 if drop is not None and looked is not None and early:
                     mixed, residual = kept.drop(looked, drop, mixed, residual)
@@ -107,9 +108,17 @@ class PreNormTower:
         return normed
 
     def _attention(
-        self, normed: ir.Value, name: str, block: BlockSize, drop: DropPlan | None
+        self,
+        normed: ir.Value,
+        name: str,
+        block: BlockSize,
+        drop: DropPlan | None,
+        bias: ir.Value | None,
     ) -> tuple[ir.Value, Looked | None]:
-        """The heads' outputs ``[B, N, H·hd]`` and, before a drop, what to rank by."""
+        """The heads' outputs ``[B, N, H·hd]`` and, before a drop, what to rank by.
+
+        ``bias`` is added to the logits on each token, ``[B, 1, 1, N]``.
+        """
         graph = self.graph
         heads = Heads(block.heads, block.heads, self.head_dim)
         found = [
@@ -122,7 +131,8 @@ class PreNormTower:
             query, key, value = graph.ops("Split", found[0], parts, outputs=3, axis=-1)
         else:
             query, key, value = found
-        if drop is not None:
-            mixed, seen = ranked_attention(graph, query, key, value, heads, self.causal)
-            return mixed, Looked(seen, key, mixed, heads, self.causal)
+        if drop is not None or bias is not None:
+            mixed, seen = ranked_attention(graph, query, key, value, heads, self.causal, bias)
+            looked = Looked(seen, key, mixed, heads, self.causal, query)
+            return mixed, looked if drop is not None else None
         return full_attention(graph, query, key, value, heads, self.causal), None

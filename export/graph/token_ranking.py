@@ -14,8 +14,9 @@ from export.graph.attention import Heads
 from export.graph.builder import GraphBuilder
 from export.graph.linear import axis_size, cast, cast_to_float32, split_heads
 from export.graph.norm import NORM_FLOOR
+from export.graph.token_gather import first_row, last_row
 
-FLAT, FAR = 1e-6, 1e4  # as in torch
+FLAT, FAR, NONE = 1e-6, 1e4, -3.0  # as in torch
 INT32, FLOAT = ir.DataType.INT32, ir.DataType.FLOAT
 
 
@@ -28,6 +29,7 @@ class Looked:
         key, mixed: keys, and the heads' outputs, ``[B, N, H·hd]``.
         heads: of the block.
         last: the last token always stays, otherwise the first.
+        query: as ``key``.
     """
 
     weights: ir.Value
@@ -35,6 +37,7 @@ class Looked:
     mixed: ir.Value
     heads: Heads
     last: bool
+    query: ir.Value
 
 
 def importance_of(
@@ -45,6 +48,8 @@ def importance_of(
         return received(graph, looked.weights)
     if ranking == "informativity":
         return _informativity(graph, looked)
+    if ranking == "matched":
+        return _matched(graph, looked)
     return _three_scores(graph, looked, responses())
 
 
@@ -87,18 +92,40 @@ def _informativity(graph: GraphBuilder, looked: Looked) -> ir.Value:
     """Turbo's attention less redundancy, as a number in [0, 1]."""
     places, others = _others(graph, looked)
     attention = graph.op("ReduceMean", _of_query(graph, looked), graph.constant([1]), keepdims=0)
-    columns, rows = graph.constant([0]), graph.constant([1])
-    same = graph.op(
-        "Equal", graph.op("Unsqueeze", places, columns), graph.op("Unsqueeze", places, rows)
-    )
-    both = graph.op(
-        "And", graph.op("Unsqueeze", others, columns), graph.op("Unsqueeze", others, rows)
-    )
-    pairs = graph.op("And", both, graph.op("Not", same))  # [N, N]
+    pairs = _pairs(graph, places, others)
     near = graph.op("Where", pairs, similarity(graph, looked), _number(graph, -1.0))
     redundancy = graph.op("ReduceMax", near, graph.constant([2]), keepdims=0)
     difference = graph.op("Sub", _stretched(graph, attention, others), redundancy)
     found = graph.op("Div", graph.op("Add", difference, _number(graph, 1)), _number(graph, 3))
+    clipped = graph.op("Clip", found, _number(graph, 0), _number(graph, 1))
+    return graph.op("Where", others, clipped, _number(graph, 0))
+
+
+def _matched(graph: GraphBuilder, looked: Looked) -> ir.Value:
+    """CrossGET's matching, as a number in [0, 1]: see ``comp.families.token_ranking.matched``."""
+    places, others = _others(graph, looked)
+    unit = unit_rows(graph, looked.key)
+    alike = graph.op("MatMul", unit, graph.op("Transpose", unit, perm=(0, 2, 1)))
+    both = graph.op("Add", alike, graph.op("Transpose", alike, perm=(0, 2, 1)))
+    none = _number(graph, NONE)
+    halved = graph.op("Mul", both, _number(graph, 0.5))
+    near = graph.op("Where", _pairs(graph, places, others), halved, none)
+    mine = graph.op("ReduceMax", near, graph.constant([2]), keepdims=1)  # [B, N, 1]
+    theirs = graph.op("Transpose", mine, perm=(0, 2, 1))
+    columns, rows = graph.constant([0]), graph.constant([1])
+    later = graph.op(  # [N, N]: the second of a pair comes after the first
+        "Greater", graph.op("Unsqueeze", places, columns), graph.op("Unsqueeze", places, rows)
+    )
+    tied = graph.op("And", graph.op("Equal", mine, theirs), later)
+    behind = graph.op("Or", graph.op("Greater", mine, theirs), tied)
+    nearest = graph.op(
+        "ReduceMax", graph.op("Where", behind, near, none), graph.constant([2]), keepdims=0
+    )
+    row = last_row(graph, looked.query) if looked.last else first_row(graph, looked.query)
+    guide = graph.op("Transpose", unit_rows(graph, row), perm=(0, 2, 1))
+    guided = graph.op("Squeeze", graph.op("MatMul", unit, guide), graph.constant([2]))
+    raised = graph.op("Add", graph.op("Sub", guided, nearest), _number(graph, 2))
+    found = graph.op("Div", raised, _number(graph, 6))
     clipped = graph.op("Clip", found, _number(graph, 0), _number(graph, 1))
     return graph.op("Where", others, clipped, _number(graph, 0))
 
@@ -141,6 +168,18 @@ def _of_query(graph: GraphBuilder, looked: Looked) -> ir.Value:
     begin, end = ([-1], [2**31 - 1]) if looked.last else ([0], [1])
     row = graph.op("Slice", looked.weights, graph.constant(begin), graph.constant(end), axis)
     return graph.op("Squeeze", row, axis)
+
+
+def _pairs(graph: GraphBuilder, places: ir.Value, others: ir.Value) -> ir.Value:
+    """Which two different tokens may both go, ``[N, N]``."""
+    columns, rows = graph.constant([0]), graph.constant([1])
+    same = graph.op(
+        "Equal", graph.op("Unsqueeze", places, columns), graph.op("Unsqueeze", places, rows)
+    )
+    both = graph.op(
+        "And", graph.op("Unsqueeze", others, columns), graph.op("Unsqueeze", others, rows)
+    )
+    return graph.op("And", both, graph.op("Not", same))
 
 
 def _others(graph: GraphBuilder, looked: Looked) -> tuple[ir.Value, ir.Value]:

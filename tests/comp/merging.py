@@ -5,7 +5,9 @@ WAYS = [
     ("aligned", "one"),
     ("received", "similar"),
     ("informativity", "one"),
+    ("matched", "similar"),
 ]
+CLIP_WAYS = [*WAYS, ("matched", "proportional"), ("received", "proportional")]
 
 
 def ways_of(plan, ranking, merge):

@@ -63,7 +63,9 @@ def test_modes_that_do_not_fit_the_method(clip_checkpoint, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "merge"), [("turbo", "similar"), ("madtp", "one")])
+@pytest.mark.parametrize(
+    ("method", "merge"), [("turbo", "similar"), ("madtp", "one"), ("crossget", "proportional")]
+)
 def test_merging_methods_from_the_command_line(clip_checkpoint, tmp_path, method, merge):
     """Through the slim checkpoint and the graphs, to a proof of all."""
     run = tmp_path / "run"
@@ -82,6 +84,11 @@ def test_merging_methods_from_the_command_line(clip_checkpoint, tmp_path, method
 
 def test_merging_methods_are_not_for_llava(tmp_path):
     arguments = ["prune", "--rate", "0.4", "--out", str(tmp_path / "llava"), "--method"]
-    for method, reason in (("turbo", "its language model"), ("madtp", "it aligns the tokens")):
+    reasons = {
+        "turbo": "its language model",
+        "madtp": "it aligns the tokens",
+        "crossget": "it merges tokens within",
+    }
+    for method, reason in reasons.items():
         with pytest.raises(CompExportError, match=f"{method} is not for llava models: {reason}"):
             CliRunner().invoke(cli, [*arguments, method], catch_exceptions=False)

@@ -11,7 +11,7 @@ from comp.families.slim_clip import clip_options
 from comp.families.token_dictionary import attach_dictionary
 from comp.masks import Masks
 from export.graph.builder import Target
-from tests.comp.merging import WAYS, ways_of
+from tests.comp.merging import CLIP_WAYS, WAYS, ways_of
 from tests.comp.small_clip import random_clip, random_plan
 from tests.export.small_blip import Graphs as BlipGraphs
 from tests.export.small_blip import Reference, places, save_blip
@@ -39,7 +39,7 @@ def clips():
 
 
 @pytest.mark.parametrize(("flavour", "ratio"), [("onnxruntime", 0.7), ("standard", 0.3)])
-@pytest.mark.parametrize(("ranking", "merge"), WAYS)
+@pytest.mark.parametrize(("ranking", "merge"), CLIP_WAYS)
 @torch.no_grad()
 def test_masked_slim_and_graphs_of_a_clip_agree(clips, tmp_path, ranking, merge, flavour, ratio):
     plan = ways_of(random_plan(4, ratio, ratio, image_tokens=17, text_tokens=9), ranking, merge)

@@ -1,0 +1,74 @@
+"""CrossGET: in every block the same number of tokens goes, matched over the complete graph and merged.
+
+After Shi et al., "CrossGET: Cross-Guided Ensemble of Tokens for Accelerating Vision-Language Transformers"
+(ICML 2024), without its learned cross tokens: [CLS], or the end of text, guides instead, and nothing is
+trained.
+"""
+
+from dataclasses import dataclass
+from itertools import groupby
+
+from comp.methods.base import Job, Outcome
+from comp.plan import KEEP_UNIT, DropPlan
+from comp.search_state import write_stages
+from comp.token_pruning import TokenGround, line_of, measured, token_ground
+
+METHOD = "crossget"
+LEAST_LEFT = 2
+
+
+@dataclass(frozen=True)
+class EvenGround(TokenGround):
+    """A ground on which every place of a part loses as many tokens as every other."""
+
+    def drops(self, strength: int) -> tuple[DropPlan, ...]:
+        """``strength`` thousandths of a part's tokens go over all places, as many at each.
+
+        What does not divide is one token more at some. The token that always stays and one more, which
+        takes the others in, are left whatever the strength.
+        """
+        found = []
+        share = (
+            strength / len(self.places) / KEEP_UNIT
+        )  # of the tokens that enter a part, at a place
+        for part, places in groupby(self.places.items(), key=lambda item: item[0][0]):
+            entered = self.workload.text_tokens
+            if part == "vision":
+                entered = self.shape.vision.tokens
+            left = entered
+            for number, ((_, layer), kind) in enumerate(places, start=1):
+                before = left
+                wanted = entered - round(number * share * entered)
+                left = min(before, max(LEAST_LEFT, wanted))
+                if left == before:
+                    continue
+                # The ratio in thousandths of which ceil(ratio · before) is what is left.
+                ratio = KEEP_UNIT * left // before / KEEP_UNIT
+                found.append(
+                    DropPlan(
+                        part=part,
+                        after_layer=layer,
+                        vision_keep_ratio=ratio if kind == "vision" else 1.0,
+                        text_keep_ratio=ratio if kind == "text" else 1.0,
+                        ranking=self.ranking,
+                        merge=self.merge,
+                    )
+                )
+        return tuple(found)
+
+
+def prune(job: Job) -> Outcome:
+    """Solve for how many go at every place; see ``comp.methods.base.method``."""
+    ground = EvenGround(**vars(token_ground(job, "matched", "proportional")))
+    drops = ground.drops(ground.strength())
+    with job.progress.task("pruning", 2) as task:
+        dense_metric, _ = measured(job, ())
+        task.at(1)
+        after = measured(job, drops)
+        task.at(2)
+    if job.compute.is_main:
+        line = line_of(ground, 1, (), drops, (dense_metric, *after))
+        write_stages(job.folder, [line])
+    job.compute.accelerator.wait_for_everyone()
+    plan = ground.plan(drops, job.model_name, METHOD)
+    return Outcome(plan, dense_metric, after[0], steps=0)
