@@ -120,10 +120,7 @@ class _Stages:
         the metric's noise would be a cost of millions. When all are, what little they have is taken.
         """
         before, stages = self.search.cost(saved.state), self.job.options.stages
-        rest = before - self.target
-        share = min((self.dense_cost - self.target) / stages, rest)
-        # What earlier stages could not remove, of small modes, those that are left share.
-        wanted = max(share, rest / max(1, stages - saved.stage))
+        wanted = min((self.dense_cost - self.target) / stages, before - self.target)
         for worthwhile, exhausted in ((WORTHWHILE, saved.exhausted), (LITTLE, ())):
             while open_modes := {k: v for k, v in saved.costs.items() if k not in exhausted}:
                 name, explored = choose_mode(
@@ -134,7 +131,7 @@ class _Stages:
                 moved = self.search.advance(saved.state, mode, round(before - wanted))
                 tried = open_modes[name].cost is not None
                 least = worthwhile if tried and len(open_modes) > 1 else LITTLE
-                if before - self.search.cost(moved) >= least * share:
+                if before - self.search.cost(moved) >= least * wanted:
                     return name, explored, moved, exhausted
                 note(f"stage {stage}: {name} has little left to remove")
                 exhausted = (*exhausted, name)
