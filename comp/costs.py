@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from comp.families.base import FamilyAdapter
 from comp.masks import StructureCounts
-from comp.plan import Place, RateOf, Workload
+from comp.plan import Drops, Place, RateOf, Workload, shares_of
 
 if TYPE_CHECKING:
     from comp.latency_table import LatencyTable
@@ -42,6 +42,12 @@ class Costs:
             return self.macs(counts, shares, on)
         assert self.table is not None
         return round(NANOSECONDS * self.table.milliseconds(counts, shares, on))
+
+    def of_drops(self, drops: Drops, on: Workload, counts: StructureCounts) -> int:
+        """As ``of``; in multiply-accumulates with what ranking and merging takes."""
+        if self.rate_of == "flops":
+            return self.adapter.macs_of_drops(drops, on, counts)
+        return self.of(counts, shares_of(drops), on)
 
     def macs(self, counts: StructureCounts, shares: Shares, on: Workload) -> int:
         """Multiply-accumulates."""

@@ -9,18 +9,27 @@ from comp.costs import Costs
 from comp.families.base import FamilyAdapter
 from comp.importance import Scores
 from comp.masks import BlockKey, BlockShape, Masks, StructureCounts
-from comp.plan import KEEP_UNIT, BlockPlan, DropPlan, PruningPlan, RateOf, Workload
+from comp.plan import (
+    KEEP_UNIT,
+    BlockPlan,
+    DropPlan,
+    Drops,
+    PruningPlan,
+    RateOf,
+    Workload,
+    shares_of,
+)
 from comp.search import Shares
 
 
 @dataclass(frozen=True)
 class Final:
-    """What a search ended with: ranked structures and the shares of tokens kept."""
+    """What a search ended with: ranked structures, and where which shares of tokens are kept."""
 
     masks: Masks
     scores: Scores
-    shares: Shares
     align: int
+    drops: Drops = ()
 
 
 def final_plan(
@@ -50,19 +59,19 @@ def final_plan(
         for key, count in counts.channels.items()
     }
     widths = StructureCounts(counts.heads, channels)
-    shares = _thousandths(final.shares, 1.0)
-    if any(share < 1 for pair in shares.values() for share in pair):
-        shares = _fit_shares(final.shares, target, lambda s: costs.of(widths, s, workload))
-    widths = _fit_widths(costs, final, widths, shares, workload, target)
-    blocks = tuple(_block_plan(adapter, final, widths, key) for key in dense)
-    drops = tuple(
-        DropPlan(part=part, after_layer=after, vision_keep_ratio=vision, text_keep_ratio=text)
-        for (part, after), (vision, text) in sorted(shares.items())
+    drops = _thousandths(final.drops, 1.0)
+    if any(share < 1 for drop in drops for share in drop.shares):
+        drops = _fit_drops(
+            final.drops, target, lambda tried: costs.of_drops(tried, workload, widths)
+        )
+    widths = _fit_widths(
+        adapter, final, widths, target, lambda tried: costs.of_drops(drops, workload, tried)
     )
-    macs = costs.macs(whole, {}, workload), costs.macs(widths, shares, workload)
+    blocks = tuple(_block_plan(adapter, final, widths, key) for key in dense)
+    macs = adapter.macs_of_drops((), workload), adapter.macs_of_drops(drops, workload, widths)
     plan = plan_of(adapter, workload, macs, model, method, blocks, drops)
     before, after = (
-        costs.milliseconds(*each, workload) for each in ((whole, {}), (widths, shares))
+        costs.milliseconds(*each, workload) for each in ((whole, {}), (widths, shares_of(drops)))
     )
     if before is None or after is None:
         return plan
@@ -129,45 +138,58 @@ def _aligned(count: int, full: int, align: int) -> int:
     return min(full, max(align, round(count / align) * align))
 
 
-def _thousandths(shares: Shares, strength: float) -> Shares:
+def drops_of(shares: Shares) -> Drops:
+    """Drops that keep these shares, of tokens ranked by the attention they receive."""
+    return tuple(
+        DropPlan(part=part, after_layer=after, vision_keep_ratio=vision, text_keep_ratio=text)
+        for (part, after), (vision, text) in sorted(shares.items())
+    )
+
+
+def _thousandths(drops: Drops, strength: float) -> Drops:
     """Keep ratios in whole thousandths; ``strength`` scales how much each place drops."""
 
     def ratio(share: float) -> float:
         return min(KEEP_UNIT, max(1, round(KEEP_UNIT * (1 - strength * (1 - share))))) / KEEP_UNIT
 
-    return {place: (ratio(vision), ratio(text)) for place, (vision, text) in shares.items()}
+    names = ("vision_keep_ratio", "text_keep_ratio")
+    return tuple(
+        drop.model_copy(
+            update={name: ratio(share) for name, share in zip(names, drop.shares, strict=True)}
+        )
+        for drop in drops
+    )
 
 
-def _fit_shares(shares: Shares, target: int, cost: Callable[[Shares], int]) -> Shares:
+def _fit_drops(drops: Drops, target: int, cost: Callable[[Drops], int]) -> Drops:
     """Scale the dropping of all places alike until ``target`` costs are left."""
     low, high = 0.0, 2.0
     for _ in range(24):
         middle = (low + high) / 2
-        if cost(_thousandths(shares, middle)) > target:
+        if cost(_thousandths(drops, middle)) > target:
             low = middle
         else:
             high = middle
     return min(
-        (_thousandths(shares, strength) for strength in (low, high, 1.0)),
+        (_thousandths(drops, strength) for strength in (low, high, 1.0)),
         key=lambda tried: abs(cost(tried) - target),
     )
 
 
 def _fit_widths(
-    costs: Costs,
+    adapter: FamilyAdapter,
     final: Final,
     widths: StructureCounts,
-    shares: Shares,
-    workload: Workload,
     target: int,
+    cost: Callable[[StructureCounts], int],
 ) -> StructureCounts:
     """Move widths by ``align`` in the layers that were pruned while that brings the costs nearer."""
     channels = dict(widths.channels)
-    full = {block.key: block.intermediate_size for block in costs.adapter.blocks}
+    full = {block.key: block.intermediate_size for block in adapter.blocks}
     movable = [key for key, count in channels.items() if count < full[key]]
 
     def distance(tried: dict[BlockKey, int]) -> int:
-        return abs(costs.of(StructureCounts(widths.heads, tried), shares, workload) - target)
+        return abs(cost(StructureCounts(widths.heads, tried)) - target)
 
     while movable:
         now = distance(channels)

@@ -11,9 +11,9 @@ causal or not. A prompt is counted up to its first new token: the LM head sees o
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from comp.plan import DropPlan, Part, PruningPlan, Workload, keep_count
+from comp.plan import DropPlan, Drops, Part, PruningPlan, Workload, keep_count
 from comp.shapes import ModelShape
 
 KeepRatios = Mapping[int, tuple[float, float]]  # after_layer -> (vision, text)
@@ -95,7 +95,7 @@ def token_counts(
 
 def keep_ratios(drops: Iterable[DropPlan]) -> KeepRatios:
     """The keep ratios of a plan's drops, by place."""
-    return {drop.after_layer: (drop.vision_keep_ratio, drop.text_keep_ratio) for drop in drops}
+    return {drop.after_layer: drop.shares for drop in drops}
 
 
 def language_block_macs(
@@ -200,6 +200,25 @@ def llava_macs_of_counts(
         )
         total += images * (tower + selection_macs(shape) + _projector_macs(shape))
     return total
+
+
+def llava_macs_of_drops(
+    shape: ModelShape,
+    heads: Mapping[tuple[Part, int], int],
+    channels: Mapping[tuple[Part, int], int],
+    drops: Drops,
+    on: Workload,
+) -> int:
+    """As ``llava_macs_of_counts``, with what ranking at these drops takes."""
+    ratios = keep_ratios(drops)
+    arriving = _arriving(shape, on.image_tokens)
+    seen = token_counts(shape.num_layers, arriving, on.text_tokens, ratios)
+    groups = tuple(
+        heads.get(("language", layer), whole) for layer, whole in enumerate(shape.kv_heads)
+    )
+    dropping = replace(shape, drops=drops, kv_heads=groups)
+    ranking = ranking_macs(dropping, [image + text for image, text in seen])
+    return llava_macs_of_counts(shape, heads, channels, ratios, on) + ranking
 
 
 def image_count(shape: ModelShape, image_tokens: int) -> int:

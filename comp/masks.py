@@ -87,3 +87,6 @@ class StructureCounts:
 
     heads: dict[BlockKey, int]
     channels: dict[BlockKey, int]
+
+
+UNCUT = StructureCounts({}, {})  # every block is whole

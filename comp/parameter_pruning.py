@@ -1,4 +1,4 @@
-"""What methods that prune parameters alone have in common: where they start, and how they end."""
+"""What methods that prune parameters, alone or beside tokens, have in common: where they start and end."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,11 +7,12 @@ from typing import Any
 from comp.families.base import Forwarding, Mode
 from comp.finalise import Final, final_plan
 from comp.importance import Scores
-from comp.masks import BlockShape, Masks, StructureCounts
+from comp.masks import UNCUT, BlockShape, Masks, StructureCounts
 from comp.methods.base import Job, Outcome, agreed_workload, check_reachable, modes_of
-from comp.plan import Part
+from comp.plan import Drops, Part, shares_of
 from comp.search import Search, SearchState
 from comp.search_state import stage_line, write_stages
+from comp.tokens import rules_from_plan
 from comp.training_loop import accuracy
 
 
@@ -23,7 +24,9 @@ class Ground:
         search: counts MACs and measures Eq. 3, token weights (CIP) left out.
         modes: of parameters.
         blocks: those that the modes prune.
-        target: MACs to be left of ``dense_macs``.
+        dense_macs: of the model with all parameters and tokens.
+        target: MACs to be left of them.
+        drops: that bring down the MACs beside the parameters, in methods that prune tokens too.
     """
 
     search: Search
@@ -31,6 +34,7 @@ class Ground:
     blocks: tuple[BlockShape, ...]
     dense_macs: int
     target: int
+    drops: Drops = ()
 
     @property
     def parts(self) -> set[Part]:
@@ -50,39 +54,75 @@ class Ground:
         """Nothing removed."""
         return SearchState(Masks.ones(self.search.adapter.blocks))
 
-    def macs(self, counts: StructureCounts) -> int:
-        """Left with so many heads and channels; blocks without an entry are whole."""
-        return self.search.adapter.macs(counts, {}, self.search.workload)
+    def macs(self, counts: StructureCounts = UNCUT, drops: Drops | None = None) -> int:
+        """Left with so many heads and channels and these drops, those of the ground where none are given.
+
+        Blocks without an entry are whole.
+        """
+        drops = self.drops if drops is None else drops
+        return self.search.adapter.macs_of_drops(drops, self.search.workload, counts)
 
 
 def ground_of(job: Job) -> Ground:
-    """Where a method starts.
+    """Where a method of parameters alone starts.
 
     Raises:
         CompExportError: the rate is beyond the modes (names the largest reachable).
     """
+    ground = whole_ground(job)
+    usable = [mode for mode in job.adapter.modes if mode.part is not None]
+    check_reachable(ground.search, ground.whole(), ground.modes, job.options.rate, usable)
+    return ground
+
+
+def whole_ground(job: Job) -> Ground:
+    """The whole model, for the modes of parameters among the job's."""
     adapter, options = job.adapter, job.options
-    modes = modes_of(adapter, options.modes)
+    modes = tuple(mode for mode in modes_of(adapter, options.modes) if mode.part is not None)
     importance = replace(options.importance, cip=False)
     workload = agreed_workload(job)
     search = Search(adapter, job.compute, job.data.calibration, importance, workload)
-    state = SearchState(Masks.ones(adapter.blocks))
-    usable = [mode for mode in adapter.modes if mode.part is not None]
-    check_reachable(search, state, modes, options.rate, usable)
     parts = {mode.part for mode in modes}
-    dense = search.macs(state)
+    dense = adapter.macs_of_drops((), workload)
     return Ground(
         search,
-        tuple(modes),
+        modes,
         tuple(block for block in adapter.blocks if block.part in parts),
         dense,
         round((1 - options.rate) * dense),
     )
 
 
-def measured(job: Job, masks: Masks | None) -> tuple[float, float]:
-    """Validation metric and loss of the model under masks; none: as it is."""
-    return accuracy(job.adapter, job.data.validation, Forwarding(masks), job.compute)
+def measured(job: Job, masks: Masks | None, drops: Drops = ()) -> tuple[float, float]:
+    """Validation metric and loss of the model under masks and with drops; none: as it is."""
+    how = Forwarding(masks, rules_from_plan(drops))
+    return accuracy(job.adapter, job.data.validation, how, job.compute)
+
+
+def next_line(
+    ground: Ground,
+    lines: Sequence[dict[str, Any]],
+    mode: str,
+    dense_metric: float,
+    after: tuple[int, float, float],
+    drops: Drops = (),
+) -> dict[str, Any]:
+    """The line of ``stages.jsonl`` that follows ``lines``.
+
+    Args:
+        ground: the model.
+        lines: of the stages before.
+        mode: what the stage advanced.
+        dense_metric: of the dense model.
+        after: MACs that the stage leaves, the metric and the loss then.
+        drops: those after it.
+    """
+    left, metric, loss = after
+    had, before = (
+        (lines[-1]["macs"], lines[-1]["metric"]) if lines else (ground.dense_macs, dense_metric)
+    )
+    macs = ground.dense_macs, had, left
+    return stage_line(len(lines) + 1, mode, macs, (before, metric, loss), shares_of(drops))
 
 
 @dataclass(frozen=True)
@@ -101,17 +141,25 @@ def concluded(
     dense_metric: float,
     lines: Sequence[dict[str, Any]] = (),
     steps: int = 0,
+    mode: str | None = None,
 ) -> Outcome:
-    """The plan at exactly the asked rate, measured; its line of ``stages.jsonl`` follows ``lines``."""
-    final = Final(chosen.masks, chosen.scores, {}, job.options.align)
+    """The plan at exactly the asked rate, measured; its line of ``stages.jsonl`` follows ``lines``.
+
+    Args:
+        job, ground: the model and what goes.
+        chosen: what stays of its parameters.
+        method: its name.
+        dense_metric: of the dense model.
+        lines: of the stages before the last.
+        steps: taken.
+        mode: what the last stage advanced; by default the modes of parameters.
+    """
     workload, options = ground.search.workload, job.options
+    final = Final(chosen.masks, chosen.scores, options.align, ground.drops)
     plan = final_plan(job.adapter, final, workload, options.rate, job.model_name, method)
-    metric, loss = measured(job, Masks.from_plan(plan.blocks))
-    before, left = (
-        (lines[-1]["metric"], lines[-1]["macs"]) if lines else (dense_metric, plan.macs_dense)
-    )
-    macs = ground.dense_macs, left, plan.macs
-    line = stage_line(len(lines) + 1, ground.name, macs, (before, metric, loss))
+    metric, loss = measured(job, Masks.from_plan(plan.blocks), plan.drops)
+    after = plan.macs, metric, loss
+    line = next_line(ground, lines, mode or ground.name, dense_metric, after, plan.drops)
     if job.compute.is_main:
         write_stages(job.folder, [*lines, line])
     job.compute.accelerator.wait_for_everyone()

@@ -104,8 +104,21 @@ class DropPlan(_Frozen):
         return self.vision_keep_ratio if self.part == "vision" else self.text_keep_ratio
 
     @property
+    def shares(self) -> tuple[float, float]:
+        """Keep ratios of vision and text tokens."""
+        return self.vision_keep_ratio, self.text_keep_ratio
+
+    @property
     def place(self) -> Place:
         return self.part, self.after_layer
+
+
+Drops = tuple[DropPlan, ...]
+
+
+def shares_of(drops: Drops) -> dict[Place, tuple[float, float]]:
+    """Shares of vision and text tokens that drops keep, by place."""
+    return {drop.place: drop.shares for drop in drops}
 
 
 class ImageSelection(_Frozen):

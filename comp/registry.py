@@ -46,6 +46,8 @@ class Method:
     Attributes:
         prunes: the kinds of modes it works with; modes of other kinds are left alone.
         elsewhere: by family that it is not for, the reason.
+        spares: by family, modes that are left alone though they are of these kinds.
+        together: whether it needs a mode of each kind.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Method:
     families: tuple[str, ...]
     description: str
     elsewhere: dict[str, str] = field(default_factory=dict)
+    spares: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    together: bool = False
 
     def modes_among(self, modes: Sequence[str], family: Family) -> tuple[str, ...]:
         """Those of the modes that the method prunes in a model of the family.
@@ -61,25 +65,40 @@ class Method:
         Names that the family does not know are kept, for whoever loads the model to refuse.
 
         Raises:
-            CompExportError: the method is not for the family, or none of the modes is for the method.
+            CompExportError: the method is not for the family, or none of the modes is for the method, or
+                none of a kind that it needs.
         """
         if family.name not in self.families:
-            fitting = ", ".join(m.name for m in METHODS if family.name in m.families)
+            others = ", ".join(m.name for m in METHODS if family.name in m.families)
             raise CompExportError(
                 f"--method {self.name} is not for {family.name} models: {self.elsewhere[family.name]}; "
-                f"choose from {fitting}"
+                f"choose from {others}"
             )
-        found = tuple(mode for mode in modes if mode not in family.modes or self._fits(mode))
+        fitting = [mode for mode in family.modes if self._fits(mode, family)]
+        found = tuple(mode for mode in modes if mode not in family.modes or mode in fitting)
         if not found:
-            fitting = ", ".join(m for m in family.modes if self._fits(m))
             raise CompExportError(
                 f"--method {self.name} prunes {' and '.join(self.prunes)} alone, and --modes names only "
-                f"{', '.join(modes)}: name some of {fitting}, or choose another --method"
+                f"{', '.join(modes)}: name some of {', '.join(fitting)}, or choose another --method"
+            )
+        lacking = next((k for k in self.prunes if self.together and not _any_of(k, found)), None)
+        if lacking is not None and all(mode in fitting for mode in found):
+            missing = ", ".join(mode for mode in fitting if _any_of(lacking, [mode]))
+            raise CompExportError(
+                f"--method {self.name} prunes {' and '.join(self.prunes)} together, and --modes names "
+                f"none of {lacking} in {', '.join(modes)}: name some of {missing}, or choose another "
+                "--method"
             )
         return found
 
-    def _fits(self, mode: str) -> bool:
-        return mode in self.prunes or mode.rpartition("_")[2] in self.prunes
+    def _fits(self, mode: str, family: Family) -> bool:
+        spared = mode in self.spares.get(family.name, ())
+        return not spared and any(_any_of(kind, [mode]) for kind in self.prunes)
+
+
+def _any_of(kind: Kind, modes: Sequence[str]) -> bool:
+    """Whether some of the modes are of a kind."""
+    return any(kind in (mode, mode.rpartition("_")[2]) for mode in modes)
 
 
 BLIP_MODES = (
@@ -143,6 +162,20 @@ def _of_image_tokens(name: str, description: str) -> Method:
     )
 
 
+def _jointly(name: str, how: str) -> Method:
+    """Simple joint pruning in an order."""
+    return Method(
+        name=name,
+        removes=("attention heads", "FFN channels", "tokens"),
+        prunes=("parameters", "tokens"),
+        families=("llava", "clip", "blip"),
+        description="Simple joint pruning: parameters as upop, tokens as pdrop (LLaVA) or madtp, "
+        f"uncoordinated, {how}",
+        spares={"llava": ("language_tokens",)},
+        together=True,
+    )
+
+
 METHODS = (
     Method(
         name="comp",
@@ -175,6 +208,8 @@ METHODS = (
         description="Module-wise pruning error: what the loss rises by without a module; width first, "
         "then depth, no training",
     ),
+    _jointly("sjp", "in every stage"),
+    _jointly("sjp-sequential", "one after the other, in half of the stages each"),
     _of_image_tokens(
         "fastv", "Once, after two layers: the least attended by the last token, heads averaged"
     ),

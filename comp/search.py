@@ -7,7 +7,7 @@ shares are then held, because at a fixed threshold training would go on dropping
 attention more peaked).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
@@ -19,7 +19,7 @@ from comp.compute import Compute
 from comp.costs import Costs
 from comp.families.base import FamilyAdapter, Forwarding, KeptShare, Mode, TokenKind
 from comp.importance import ParameterImportance, Scales, Unit, cheapest_units
-from comp.masks import BlockKey, Masks
+from comp.masks import BlockKey, Masks, StructureCounts
 from comp.plan import KEEP_UNIT, Part, Place, Workload
 from comp.tokens import TEXT, VISION, DropRules, RaisedRule, RatioRule
 
@@ -125,21 +125,26 @@ class Search:
             return self._cut_parameters(state, mode, max(target, round(before - most)))
 
     def floor(self, state: SearchState, modes: Sequence[Mode]) -> int:
-        """The least cost these modes can leave: a head and ``min_channels`` a layer, a token a kind."""
-        counts = state.masks.counts()
-        heads, channels = dict(counts.heads), dict(counts.channels)
+        """The least cost these modes can leave: ``least_counts`` a layer, a token a kind."""
         shares = dict(state.shares)
         for mode in modes:
-            for block in self.adapter.blocks:
-                if mode.part == block.part:
-                    heads[block.key] = 1
-                    channels[block.key] = min(self.options.min_channels, channels[block.key])
             if mode.tokens is not None:
                 for number, place in enumerate(self._places(mode.tokens)):
                     least = 1 / KEEP_UNIT if number == 0 else 1.0
                     vision, text = shares.get(place, WHOLE)
                     shares[place] = (least, text) if mode.tokens == "vision" else (vision, least)
-        return self.costs.of(type(counts)(heads, channels), shares, self.workload)
+        return self.costs.of(self.least_counts(state, modes), shares, self.workload)
+
+    def least_counts(self, state: SearchState, modes: Sequence[Mode]) -> StructureCounts:
+        """What these modes can leave of the layers: a head and ``min_channels``."""
+        counts = state.masks.counts()
+        heads, channels = dict(counts.heads), dict(counts.channels)
+        parts = {mode.part for mode in modes}
+        for block in self.adapter.blocks:
+            if block.part in parts:
+                heads[block.key] = 1
+                channels[block.key] = min(self.options.min_channels, channels[block.key])
+        return StructureCounts(heads, channels)
 
     def _places(self, kind: TokenKind) -> list[Place]:
         """Where tokens of a kind may be dropped."""
@@ -169,7 +174,11 @@ class Search:
         units = cheapest_units(
             scores, scales, masks, self.adapter.blocks, self.options.min_channels
         )
-        for _, kind, key, index in first_reaching(self, state, masks, units, target):
+
+        def cost(counts: StructureCounts) -> int:
+            return self.costs.of(counts, state.shares, self.workload)
+
+        for _, kind, key, index in first_reaching(cost, masks, units, target):
             mask_of(masks, kind, key)[index] = 0
         return replace(state, masks=masks, scales=scales)
 
@@ -228,7 +237,7 @@ class Search:
 
 
 def first_reaching(
-    search: Search, state: SearchState, masks: Masks, units: Sequence[Unit], target: int
+    cost: Callable[[StructureCounts], int], masks: Masks, units: Sequence[Unit], target: int
 ) -> Sequence[Unit]:
     """The first of the units that must go to leave at most ``target`` costs (bisection: costs fall)."""
 
@@ -236,7 +245,7 @@ def first_reaching(
         counts = masks.counts()
         for _, kind, key, _ in units[:count]:
             (counts.heads if kind == "heads" else counts.channels)[key] -= 1
-        return search.costs.of(counts, state.shares, search.workload)
+        return cost(counts)
 
     low, high = 0, len(units)
     while low < high:

@@ -76,7 +76,7 @@ def stage_line(
     mode: str,
     macs: tuple[int, int, int],
     measured: tuple[float, float, float],
-    keep_ratios: Mapping[str, Sequence[float]] | None = None,
+    shares: Mapping[Place, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
     """A line of ``stages.jsonl`` for a stage of a method that chooses no mode and raises no threshold.
 
@@ -85,7 +85,7 @@ def stage_line(
         mode: what it advanced.
         macs: of the dense model, before the stage, and after it.
         measured: the validation metric before the stage, the metric and the loss after it.
-        keep_ratios: by place.
+        shares: of vision and text tokens kept after it, by place.
     """
     (dense, had, left), (before, metric, loss) = macs, measured
     cost = stage_cost(before, metric, (had - left) / dense) if had > left else 0.0
@@ -100,7 +100,7 @@ def stage_line(
         "cost": cost,
         "costs": {mode: cost},
         "thresholds": asdict(Thresholds()),
-        "keep_ratios": dict(keep_ratios or {}),
+        "keep_ratios": {name_of(place): list(pair) for place, pair in (shares or {}).items()},
     }
 
 

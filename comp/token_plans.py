@@ -6,17 +6,17 @@ from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter, Forwarding
 from comp.finalise import plan_of, whole_blocks
 from comp.methods.base import Job, Outcome, agreed_workload
-from comp.plan import KEEP_UNIT, DropPlan, PruningPlan, Ranking, Workload
+from comp.plan import KEEP_UNIT, DropPlan, Drops, PruningPlan, Ranking, Workload, shares_of
 from comp.search import Shares
-from comp.search_state import name_of, stage_line, write_stages
+from comp.search_state import stage_line, write_stages
+from comp.token_strength import nearest_strength
 from comp.tokens import rules_from_plan
 from comp.training_loop import accuracy
 
 MODE = "vision_tokens"
 TOLERANCE = 0.005  # of the rate, where single tokens are no coarser
+LEAST = KEEP_UNIT - 1  # thousandths that may go at a place
 FASTV_LAYERS = (2, 32)  # FastV and DART drop after 2 layers of 32
-
-Drops = tuple[DropPlan, ...]
 
 
 def early_place(adapter: FamilyAdapter) -> int:
@@ -49,8 +49,7 @@ def prune_tokens(job: Job, method: str, drops_at: Callable[[float], Drops]) -> O
     adapter, workload = job.adapter, agreed_workload(job)
     drops = solved(adapter, workload, job.options.rate, drops_at)
     plan = plan_of_drops(adapter, workload, drops, job.model_name, method)
-    shares = {drop.place: (drop.vision_keep_ratio, drop.text_keep_ratio) for drop in plan.drops}
-    return measured(job, plan, adapter, shares)
+    return measured(job, plan, adapter, shares_of(plan.drops))
 
 
 def measured(job: Job, plan: PruningPlan, pruned: FamilyAdapter, shares: Shares) -> Outcome:
@@ -69,9 +68,8 @@ def measured(job: Job, plan: PruningPlan, pruned: FamilyAdapter, shares: Shares)
         how = Forwarding(rules=rules_from_plan(plan.drops))
         metric, loss = accuracy(pruned, validation, how, compute)
     if compute.is_main:
-        ratios = {name_of(place): list(pair) for place, pair in shares.items()}
         macs = plan.macs_dense, plan.macs_dense, plan.macs
-        line = stage_line(1, MODE, macs, (dense_metric, metric, loss), ratios)
+        line = stage_line(1, MODE, macs, (dense_metric, metric, loss), shares)
         write_stages(job.folder, [line])
     compute.accelerator.wait_for_everyone()
     return Outcome(plan, dense_metric, metric, 0)
@@ -80,7 +78,7 @@ def measured(job: Job, plan: PruningPlan, pruned: FamilyAdapter, shares: Shares)
 def solved(
     adapter: FamilyAdapter, workload: Workload, rate: float, drops_at: Callable[[float], Drops]
 ) -> Drops:
-    """The drops whose rate is nearest to ``rate``: a bisection over thousandths of a share.
+    """The drops whose rate is nearest to ``rate``, in thousandths of a share.
 
     That is within 0.5 % of the dense FLOPs, or within half of what one token costs where that is more.
 
@@ -89,11 +87,13 @@ def solved(
     """
     dense = adapter.macs_of_drops((), workload)
 
-    def macs(thousandths: int) -> int:
-        return adapter.macs_of_drops(drops_at(thousandths / KEEP_UNIT), workload)
+    def drops(gone: int) -> Drops:
+        return drops_at((KEEP_UNIT - gone) / KEEP_UNIT)
 
-    target = (1 - rate) * dense
-    largest = 1 - macs(1) / dense
+    def macs(gone: int) -> int:
+        return adapter.macs_of_drops(drops(gone), workload)
+
+    largest = 1 - macs(LEAST) / dense
     if rate > largest + TOLERANCE:
         where = ", ".join(str(drop.after_layer) for drop in drops_at(1.0))
         raise CompExportError(
@@ -101,15 +101,7 @@ def solved(
             f"model: at most {largest:.2f}; choose a smaller --rate, or a --method that also removes "
             "parameters"
         )
-    low, high = 1, KEEP_UNIT  # macs(low) <= target < macs(high), or as near as there is
-    while high - low > 1:
-        middle = (low + high) // 2
-        if macs(middle) > target:
-            high = middle
-        else:
-            low = middle
-    best = min((low, high), key=lambda thousandths: abs(macs(thousandths) - target))
-    return drops_at(best / KEEP_UNIT)
+    return drops(nearest_strength(macs, 0, LEAST, (1 - rate) * dense))
 
 
 def plan_of_drops(

@@ -10,8 +10,18 @@ from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter, Forwarding, TokenKind
 from comp.finalise import plan_of, whole_blocks
 from comp.methods.base import Job, agreed_workload, modes_of
-from comp.plan import KEEP_UNIT, DropPlan, Merge, Place, PruningPlan, Ranking, Workload
-from comp.search_state import name_of, stage_line
+from comp.plan import (
+    KEEP_UNIT,
+    DropPlan,
+    Merge,
+    Place,
+    PruningPlan,
+    Ranking,
+    Workload,
+    shares_of,
+)
+from comp.search_state import stage_line
+from comp.token_strength import nearest_strength
 from comp.tokens import rules_from_plan
 from comp.training_loop import accuracy
 
@@ -48,6 +58,11 @@ class TokenGround:
         """Left with these drops, ranking and merging counted."""
         return sum(dropped_macs(self.shape, self.workload, drops).values())
 
+    @property
+    def strongest(self) -> int:
+        """That of which one token a place is left."""
+        return LEAST * len(self.places)
+
     def rate_of(self, drops: tuple[DropPlan, ...]) -> float:
         return 1 - self.macs(drops) / self.dense_macs
 
@@ -76,28 +91,25 @@ class TokenGround:
         return tuple(found)
 
     def strength(self) -> int:
-        """That whose rate is nearest to the one asked for, by bisection of the ratio.
+        """That whose rate is nearest to the one asked for.
 
         Raises:
             CompExportError: it is beyond them (names the largest reachable), or between two that they
                 can reach, further than ``TOLERANCE`` from both.
         """
-        low, high, rate = 0, LEAST * len(self.places), self.rate
-        largest = self.rate_of(self.drops(high))
+        rate, largest = self.rate, self.rate_of(self.drops(self.strongest))
         if rate > largest + TOLERANCE:
             raise CompExportError(
                 f"rate {rate:g} is beyond what modes {', '.join(self.modes)} can reach on this model: "
                 f"at most {int(100 * largest) / 100:.2f}; choose a smaller --rate"
             )
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self.rate_of(self.drops(middle)) < rate:
-                low = middle
-            else:
-                high = middle
-        reached = {each: self.rate_of(self.drops(each)) for each in (low, high) if each > 0}
-        nearest = min(reached, key=lambda each: abs(reached[each] - rate))
-        found = reached[nearest]
+        nearest = nearest_strength(
+            lambda tried: self.macs(self.drops(tried)),
+            1,
+            self.strongest,
+            (1 - rate) * self.dense_macs,
+        )
+        found = self.rate_of(self.drops(nearest))
         if abs(found - rate) > TOLERANCE:
             raise CompExportError(
                 f"rate {rate:g} falls between two keep ratios: modes {', '.join(self.modes)} reach "
@@ -110,6 +122,11 @@ class TokenGround:
         macs = self.dense_macs, self.macs(drops)
         blocks = whole_blocks(self.adapter.blocks)
         return plan_of(self.adapter, self.workload, macs, model, method, blocks, drops)
+
+
+def is_encoder(adapter: FamilyAdapter) -> bool:
+    """Whether it is a CLIP or a BLIP, whose tokens can be merged."""
+    return isinstance(getattr(adapter, "shape", None), EncoderShape)
 
 
 def token_ground(job: Job, ranking: Ranking, merge: Merge) -> TokenGround:
@@ -159,5 +176,4 @@ def line_of(
         measured: the metric of the stage before, metric and loss now.
     """
     macs = ground.dense_macs, ground.macs(earlier), ground.macs(drops)
-    ratios = {name_of(drop.place): [drop.vision_keep_ratio, drop.text_keep_ratio] for drop in drops}
-    return stage_line(stage, "+".join(ground.modes), macs, measured, ratios)
+    return stage_line(stage, "+".join(ground.modes), macs, measured, shares_of(drops))

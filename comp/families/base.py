@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from comp.families.observe import Observer
-from comp.masks import BlockKey, BlockShape, Masks, StructureCounts
+from comp.masks import UNCUT, BlockKey, BlockShape, Masks, StructureCounts
 from comp.plan import DropPlan, Part, Place, PruningPlan, Task, Workload
 from comp.tokens import DropRules, TokenState
 
@@ -124,14 +124,14 @@ class FamilyAdapter(Protocol):
         """Multiply-accumulates with so many heads and channels and these keep ratios by place."""
         ...
 
-    def macs_of_drops(self, drops: tuple[DropPlan, ...], on: Workload) -> int:
-        """Multiply-accumulates of the whole model with these drops, what their ranking costs included."""
-        whole = StructureCounts(
-            {block.key: block.num_key_value_heads for block in self.blocks},
-            {block.key: block.intermediate_size for block in self.blocks},
-        )
-        shares = {drop.place: (drop.vision_keep_ratio, drop.text_keep_ratio) for drop in drops}
-        return self.macs(whole, shares, on)
+    def macs_of_drops(
+        self, drops: tuple[DropPlan, ...], on: Workload, counts: StructureCounts = UNCUT
+    ) -> int:
+        """Multiply-accumulates with these drops, what ranking and merging takes included.
+
+        Blocks without an entry in ``counts`` are whole.
+        """
+        ...
 
     def output_magnitude(self, key: BlockKey) -> tuple[Tensor, Tensor]:
         """``(1/d) sum_j |W_ij|`` of the attention's and the FFN's output projection (Eq. 3)."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import ProcessorMixin
 
 from comp.data.example import AnyExample, Example
+from comp.dropped_flops import dropped_macs
 from comp.encoder_flops import blip_macs
 from comp.encoder_shapes import EncoderShape, TextShape
 from comp.errors import CompExportError
@@ -23,8 +24,8 @@ from comp.families.blip_sizes import blip_pruning_of, cross_outputs, text_layers
 from comp.families.encoder_adapter import Shares, blocks_left, ratios_of, typical_workload
 from comp.families.filling import fill_slim
 from comp.families.observe import Observer
-from comp.masks import BlockKey, BlockShape, StructureCounts
-from comp.plan import Part, Place, PruningPlan, Workload
+from comp.masks import UNCUT, BlockKey, BlockShape, StructureCounts
+from comp.plan import DropPlan, Part, Place, PruningPlan, Workload
 
 MODES: tuple[Mode, ...] = (
     Mode("vision_tokens", tokens="vision"),
@@ -113,16 +114,24 @@ class BlipAdapter(FamilyAdapter):
 
     def macs(self, counts: StructureCounts, shares: Shares, on: Workload) -> int:
         """Of one request as it is served."""
+        return sum(blip_macs(self._left(counts), on, ratios_of(shares)).values())
+
+    def macs_of_drops(
+        self, drops: tuple[DropPlan, ...], on: Workload, counts: StructureCounts = UNCUT
+    ) -> int:
+        return sum(dropped_macs(self._left(counts), on, drops).values())
+
+    def _left(self, counts: StructureCounts) -> EncoderShape:
+        """The model's sizes with so many heads and channels."""
         tower, decoder = self.shape.vision, self.shape.decoder
         if decoder is not None:
             decoder = self.text_left(decoder, counts, self.encoder_blocks)
-        cut = replace(
+        return replace(
             self.shape,
             vision=replace(tower, blocks=blocks_left("vision", tower.blocks, counts)),
             text=self.text_left(self.shape.text, counts),
             decoder=decoder,
         )
-        return sum(blip_macs(cut, on, ratios_of(shares)).values())
 
     def text_left(self, shape: TextShape, counts: StructureCounts, first: int = 0) -> TextShape:
         """A text model, its blocks numbered from ``first``, with so many heads and channels."""

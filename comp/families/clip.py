@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import CLIPModel, ProcessorMixin
 
 from comp.data.example import Example
+from comp.dropped_flops import dropped_macs
 from comp.encoder_flops import clip_macs
 from comp.encoder_shapes import EncoderShape
 from comp.errors import CompExportError
@@ -37,8 +38,8 @@ from comp.families.encoder_forward import with_states
 from comp.families.filling import fill_slim
 from comp.families.observe import Observer
 from comp.families.slim_clip import CompCLIPConfig, CompCLIPModel, clip_pruning_of
-from comp.masks import BlockKey, BlockShape, StructureCounts
-from comp.plan import Part, Place, PruningPlan, Workload
+from comp.masks import UNCUT, BlockKey, BlockShape, StructureCounts
+from comp.plan import DropPlan, Part, Place, PruningPlan, Workload
 
 MODES = (
     Mode("vision_tokens", tokens="vision"),
@@ -147,13 +148,21 @@ class ClipAdapter(FamilyAdapter):
         return typical_workload(batches, self.shape.vision.tokens)
 
     def macs(self, counts: StructureCounts, shares: Shares, on: Workload) -> int:
-        shape = self.shape
-        cut = replace(
-            shape,
-            vision=replace(shape.vision, blocks=blocks_left("vision", shape.vision.blocks, counts)),
-            text=replace(shape.text, blocks=blocks_left("language", shape.text.blocks, counts)),
+        return sum(clip_macs(self._left(counts), on, ratios_of(shares)).values())
+
+    def macs_of_drops(
+        self, drops: tuple[DropPlan, ...], on: Workload, counts: StructureCounts = UNCUT
+    ) -> int:
+        return sum(dropped_macs(self._left(counts), on, drops).values())
+
+    def _left(self, counts: StructureCounts) -> EncoderShape:
+        """The model's sizes with so many heads and channels."""
+        vision, text = self.shape.vision, self.shape.text
+        return replace(
+            self.shape,
+            vision=replace(vision, blocks=blocks_left("vision", vision.blocks, counts)),
+            text=replace(text, blocks=blocks_left("language", text.blocks, counts)),
         )
-        return sum(clip_macs(cut, on, ratios_of(shares)).values())
 
     def output_magnitude(self, key: BlockKey) -> tuple[Tensor, Tensor]:
         part, number = key

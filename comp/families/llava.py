@@ -39,8 +39,8 @@ from comp.families.slim_llava import (
     CompLlavaForConditionalGeneration,
     pruning_of,
 )
-from comp.flops import ModelShape, llava_macs, llava_macs_of_counts
-from comp.masks import BlockKey, BlockShape, Masks, StructureCounts
+from comp.flops import ModelShape, llava_macs_of_counts, llava_macs_of_drops
+from comp.masks import UNCUT, BlockKey, BlockShape, Masks, StructureCounts
 from comp.plan import DropPlan, ImageSelection, Part, Place, PruningPlan, Workload
 from comp.tokens import TEXT, VISION, TokenState
 
@@ -161,9 +161,10 @@ class LlavaAdapter(FamilyAdapter):
         by_layer = {layer: share for (_, layer), share in shares.items()}
         return llava_macs_of_counts(self.shape, counts.heads, counts.channels, by_layer, on)
 
-    def macs_of_drops(self, drops: tuple[DropPlan, ...], on: Workload) -> int:
-        dropping = replace(self.shape, drops=drops)
-        return llava_macs(dropping, on.image_tokens, on.text_tokens).macs
+    def macs_of_drops(
+        self, drops: tuple[DropPlan, ...], on: Workload, counts: StructureCounts = UNCUT
+    ) -> int:
+        return llava_macs_of_drops(self.shape, counts.heads, counts.channels, drops, on)
 
     def output_magnitude(self, key: BlockKey) -> tuple[Tensor, Tensor]:
         part, number = key

@@ -1,5 +1,6 @@
 """What every pruning method is given and what it returns."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -121,12 +122,12 @@ class Outcome:
 
 
 def method(name: str) -> Callable[[Job], Outcome]:
-    """``prune`` of ``comp/methods/NAME.py``, one of ``comp.registry.METHODS``.
+    """``prune`` of ``comp/methods/NAME.py`` (hyphens are underscores), of ``comp.registry.METHODS``.
 
     It trains the adapter's trainable weights along, and raises ``CompExportError`` for a rate that the
     modes cannot reach (naming the largest reachable).
     """
-    return import_module(f"comp.methods.{name}").prune
+    return import_module(f"comp.methods.{name.replace('-', '_')}").prune
 
 
 def modes_of(adapter: FamilyAdapter, names: Sequence[str]) -> list[Mode]:
@@ -168,9 +169,16 @@ def check_reachable(
     left = search.floor(state, modes) / search.cost(state)
     largest = max(0.0, 1 - left - REACHABLE_MARGIN)
     if rate > largest:
-        unused = [mode.name for mode in usable if mode not in modes]
-        more = f", or add --modes {','.join(unused)}" if unused else ""
-        raise CompExportError(
-            f"rate {rate:g} is beyond what modes {', '.join(m.name for m in modes)} can reach on this "
-            f"model: at most {largest:.2f}; choose a smaller --rate{more}"
-        )
+        raise unreachable(rate, largest, modes, usable)
+
+
+def unreachable(
+    rate: float, largest: float, modes: Sequence[Mode], usable: Sequence[Mode]
+) -> CompExportError:
+    """The error of ``check_reachable``; the largest rate is rounded down, so that it can be asked for."""
+    unused = [mode.name for mode in usable if mode not in modes]
+    more = f", or add --modes {','.join(unused)}" if unused else ""
+    return CompExportError(
+        f"rate {rate:g} is beyond what modes {', '.join(m.name for m in modes)} can reach on this "
+        f"model: at most {math.floor(100 * largest) / 100:.2f}; choose a smaller --rate{more}"
+    )

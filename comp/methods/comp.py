@@ -6,7 +6,7 @@ from typing import Any
 
 from comp.errors import CompExportError
 from comp.families.base import Forwarding, Mode
-from comp.finalise import Final, final_plan
+from comp.finalise import Final, drops_of, final_plan
 from comp.gauge import gauged
 from comp.masks import Masks
 from comp.methods.base import Job, Outcome, agreed_workload, check_reachable, modes_of
@@ -48,7 +48,7 @@ def prune(job: Job) -> Outcome:
             compute.accelerator.wait_for_everyone()
     parts = {block.part for block in adapter.blocks} & {m.part for m in modes if m.part is not None}
     scores = search.importance(saved.state, parts).scores(adapter)
-    final = Final(saved.state.masks, scores, saved.state.shares, options.align)
+    final = Final(saved.state.masks, scores, options.align, drops_of(saved.state.shares))
     plan = final_plan(adapter, final, workload, options.rate, job.model_name, METHOD, job.costs)
     return Outcome(plan, saved.dense_metric, saved.metric, options.steps)
 

@@ -15,6 +15,7 @@ from comp.families.base import FamilyAdapter, Forwarding, Scored
 from comp.families.token_dictionary import TokenDictionary, attach_dictionary, dictionary_of
 from comp.masks import Masks
 from comp.methods.base import Job, Outcome
+from comp.plan import shares_of
 from comp.search import SearchState
 from comp.search_state import SavedSearch, load_search, save_search
 from comp.strategy import ModeCost
@@ -29,7 +30,7 @@ def prune(job: Job) -> Outcome:
     """Lower the ratio stage by stage while the dictionary learns; see ``comp.methods.base.method``."""
     adapter, options = job.adapter, job.options
     ground = token_ground(job, "aligned", "one")
-    _check(job, ground)
+    check_learns(job, ground, METHOD)
     strength = ground.strength()
     if strength < len(ground.places):
         raise CompExportError(
@@ -65,16 +66,19 @@ def _stage(
         ground.drops(max(least, strength * number // options.stages)) if number else ()
         for number in (saved.stage, stage)
     )
-    dictionary = dictionary_of(job.adapter.model)
-    assert dictionary is not None
     how = Forwarding(rules=rules_from_plan(drops))
-    guided = replace(job, adapter=cast(FamilyAdapter, Guided(job.adapter, dictionary)))
-    guided.train(saved.stage * options.steps_per_stage, options.steps_per_stage, lambda _: how)
+    guided(job).train(saved.stage * options.steps_per_stage, options.steps_per_stage, lambda _: how)
     metric, loss = measured(job, drops)
-    shares = {drop.place: (drop.vision_keep_ratio, drop.text_keep_ratio) for drop in drops}
-    state = replace(saved.state, shares=shares)
+    state = replace(saved.state, shares=shares_of(drops))
     line = line_of(ground, stage, earlier, drops, (saved.metric, metric, loss))
     return replace(saved, state=state, stage=stage, metric=metric), line
+
+
+def guided(job: Job) -> Job:
+    """The job, whose training also teaches the model's dictionary."""
+    dictionary = dictionary_of(job.adapter.model)
+    assert dictionary is not None
+    return replace(job, adapter=cast(FamilyAdapter, Guided(job.adapter, dictionary)))
 
 
 class Guided:
@@ -95,16 +99,20 @@ class Guided:
         return replace(scored, loss=loss)
 
 
-def _check(job: Job, ground: TokenGround) -> None:
-    """Both encoders drop tokens, and there are steps to learn in."""
+def check_learns(job: Job, ground: TokenGround, method: str) -> None:
+    """Refuse what a dictionary cannot learn from.
+
+    Raises:
+        CompExportError: one encoder alone drops tokens, or no steps are left to learn in.
+    """
     if set(ground.places.values()) != {"vision", "text"}:
         raise CompExportError(
-            "--method madtp aligns the tokens of two encoders, and modes "
+            f"--method {method} aligns the tokens of two encoders, and modes "
             f"{', '.join(ground.modes)} are of one: name vision_tokens and language_tokens in --modes; "
             "a captioner has no text encoder, choose another --method for it"
         )
     if job.options.steps == 0:
         raise CompExportError(
-            "--method madtp learns its dictionary while it prunes, and no steps are left for that: "
+            f"--method {method} learns its dictionary while it prunes, and no steps are left for that: "
             "give it --steps-per-stage, and another --recover than none"
         )

@@ -20,9 +20,9 @@ from comp.files import write_text
 from comp.importance import Scores, Unit, ordered_units
 from comp.masks import BlockKey, BlockShape, Masks
 from comp.methods.base import Job, Outcome
-from comp.parameter_pruning import Chosen, Ground, concluded, ground_of, measured
-from comp.search import SearchState, first_reaching, mask_of
-from comp.search_state import name_of, stage_line
+from comp.parameter_pruning import Chosen, Ground, concluded, ground_of, measured, next_line
+from comp.search import first_reaching, mask_of
+from comp.search_state import name_of
 from comp.training_loop import accuracy
 
 METHOD = "mope"
@@ -42,10 +42,10 @@ def prune(job: Job) -> Outcome:
         loss = _loss_on_calibration(job, ground)
         scores = width_scores(ground, norms, known, loss, task.at)
         narrow = narrowed(ground, scores)
-        metric, validation_loss = measured(job, narrow)
-        task.note(f"width cut: metric {metric:.3f}")
-        macs = ground.dense_macs, ground.dense_macs, ground.macs(narrow.counts())
-        line = stage_line(1, ground.name, macs, (dense_metric, metric, validation_loss))
+        read = measured(job, narrow)
+        task.note(f"width cut: metric {read[0]:.3f}")
+        after = ground.macs(narrow.counts()), *read
+        line = next_line(ground, [], ground.name, dense_metric, after)
         layers = layers_by_error(ground, narrow, scores, known, loss)
         masks = shallower(ground, narrow, layers)
     return concluded(job, ground, Chosen(masks, scores), METHOD, dense_metric, [line])
@@ -199,8 +199,7 @@ def shallower(ground: Ground, narrow: Masks, layers: Sequence[Sequence[Unit]]) -
 
 def _without(ground: Ground, masks: Masks, units: Sequence[Unit], target: int) -> Masks:
     """Masks without the first of the units that must go to leave ``target`` MACs."""
-    state = SearchState(masks)
-    return _cut(masks, first_reaching(ground.search, state, masks, units, target))
+    return _cut(masks, first_reaching(ground.macs, masks, units, target))
 
 
 def _cut(masks: Masks, units: Sequence[Unit]) -> Masks:

@@ -4,7 +4,11 @@ After Xing et al., "PyramidDrop: Accelerating Your Large Vision-Language Models 
 Redundancy Reduction" (CVPR 2025).
 """
 
+from collections.abc import Callable
+
+from comp.families.base import FamilyAdapter
 from comp.methods.base import Job, Outcome
+from comp.plan import Drops
 from comp.token_plans import prune_tokens, same_share
 
 METHOD = "pdrop"
@@ -12,5 +16,9 @@ METHOD = "pdrop"
 
 def prune(job: Job) -> Outcome:
     """One share for all of CoMP's places, which are PyramidDrop's; nothing is trained here."""
-    places = sorted(after for _, after in job.adapter.drop_places)
-    return prune_tokens(job, METHOD, same_share(places, "next_layer"))
+    return prune_tokens(job, METHOD, drops_of(job.adapter))
+
+
+def drops_of(adapter: FamilyAdapter) -> Callable[[float], Drops]:
+    """Its drops by the share that stays at every place."""
+    return same_share(sorted(after for _, after in adapter.drop_places), "next_layer")

@@ -8,7 +8,7 @@ most if they grew, are those to go: their alpha becomes ``1 - p_t / p``, that of
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from safetensors import safe_open
@@ -20,16 +20,11 @@ from comp.files import writing
 from comp.importance import Scores, Unit, ordered_units
 from comp.masks import BlockKey, Masks
 from comp.methods.base import Job, Outcome
-from comp.parameter_pruning import Chosen, Ground, concluded, ground_of, measured
+from comp.parameter_pruning import Chosen, Ground, concluded, ground_of, measured, next_line
+from comp.plan import Drops
 from comp.search import first_reaching, mask_of
-from comp.search_state import (
-    fill_trainable,
-    name_of,
-    read_lines,
-    stage_line,
-    trainable,
-    write_stages,
-)
+from comp.search_state import fill_trainable, name_of, read_lines, trainable, write_stages
+from comp.tokens import DropRules, rules_from_plan
 
 METHOD = "upop"
 STATE = "upop.safetensors"
@@ -50,23 +45,53 @@ class Progressive:
     alpha: Masks
     gradients: Scores
 
+    @property
+    def stays(self) -> Masks:
+        """Masks of ones for what is to stay as it is, and of zeros for what shrinks."""
+        heads, channels = (
+            {key: (mask == 1).float() for key, mask in of.items()}
+            for of in (self.alpha.heads, self.alpha.channels)
+        )
+        return Masks(heads, channels)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """What a stage of training does.
+
+    Attributes:
+        mode: what it advances, as ``stages.jsonl`` names it.
+        progress: that shrinking has made at its end, 0 to 1; none leaves the masks as they are.
+        drops: of tokens, while it trains.
+        training: the job as it trains.
+    """
+
+    mode: str
+    progress: float | None
+    drops: Drops = ()
+    training: Callable[[Job], Job] = lambda job: job
+
 
 def prune(job: Job) -> Outcome:
     """Train while masks shrink, interval by interval; see ``comp.methods.base.method``."""
-    ground, options = ground_of(job), job.options
+    ground, stages = ground_of(job), job.options.stages
+    intervals = [Interval(ground.name, stage / stages) for stage in range(1, stages + 1)]
+    return prune_in(job, ground, intervals, METHOD)
+
+
+def prune_in(job: Job, ground: Ground, intervals: Sequence[Interval], method: str) -> Outcome:
+    """Train in these intervals, going on behind those that are done, and cut what they chose."""
     found = _load(job, ground)
     if found is None:
         found = Progressive(0, measured(job, None)[0], ground.whole().masks, _nothing(ground))
-    with job.progress.task("pruning", options.stages) as task:
-        while found.stage < options.stages:
+    with job.progress.task("pruning", len(intervals)) as task:
+        while found.stage < len(intervals):
             task.at(found.stage)
-            found = _interval(job, ground, found, task.note)
-    scores = scores_of(found.gradients)
-    masks = masked(ground, going(ground, scores, 1.0), 0.0)
-    lines = read_lines(job.folder, options.stages - 1)
-    return concluded(
-        job, ground, Chosen(masks, scores), METHOD, found.dense_metric, lines, options.steps
-    )
+            found = _advanced(job, ground, found, intervals, task.note)
+    chosen = Chosen(found.stays, scores_of(found.gradients))
+    lines, mode = read_lines(job.folder, len(intervals) - 1), intervals[-1].mode
+    steps, dense_metric = job.options.steps, found.dense_metric
+    return concluded(job, ground, chosen, method, dense_metric, lines, steps, mode)
 
 
 def ramp(progress: float) -> float:
@@ -92,10 +117,10 @@ def _standardised(gradients: dict[BlockKey, Tensor]) -> dict[BlockKey, Tensor]:
 
 def going(ground: Ground, scores: Scores, share: float) -> Sequence[Unit]:
     """The units to go once ``share`` of the FLOPs to remove is removed; each weighs its FLOPs."""
-    whole = ground.whole()
     units = ordered_units(scores, ground.blocks, ground.min_channels)
-    target = round(ground.dense_macs - share * (ground.dense_macs - ground.target))
-    return first_reaching(ground.search, whole, whole.masks, units, target)
+    whole = ground.macs()
+    target = round(whole - share * (whole - ground.target))
+    return first_reaching(ground.macs, ground.whole().masks, units, target)
 
 
 def masked(ground: Ground, units: Sequence[Unit], value: float) -> Masks:
@@ -106,24 +131,31 @@ def masked(ground: Ground, units: Sequence[Unit], value: float) -> Masks:
     return masks
 
 
-def _interval(
-    job: Job, ground: Ground, before: Progressive, note: Callable[[str], None]
+def _advanced(
+    job: Job,
+    ground: Ground,
+    before: Progressive,
+    intervals: Sequence[Interval],
+    note: Callable[[str], None],
 ) -> Progressive:
-    """Train for an interval under the masks, add up their gradients, shrink the masks, measure."""
-    stage, stages = before.stage + 1, job.options.stages
-    gradients = _gradients(job, ground, before)
-    share = ramp(stage / stages)
-    cut = going(ground, scores_of(gradients), share)
-    after = Progressive(stage, before.dense_metric, masked(ground, cut, 1 - share), gradients)
+    """The search behind its next interval, measured and written down."""
+    interval = intervals[before.stage]
+    after = _trained(interval.training(job), ground, before, interval)
     lines = read_lines(job.folder, before.stage)
-    if stage < stages:  # the last stage's line is that of the plan
-        metric, loss = measured(job, after.alpha)
-        note(f"stage {stage}: {share:.0%} of the way, metric {metric:.3f}")
-        macs = ground.macs(masked(ground, cut, 0.0).counts())
-        earlier = lines[-1]["metric"] if lines else before.dense_metric
-        had = int(lines[-1]["macs"] if lines else ground.dense_macs)
-        all_macs = ground.dense_macs, had, macs
-        lines.append(stage_line(stage, ground.name, all_macs, (earlier, metric, loss)))
+    if after.stage < len(intervals):  # the last stage's line is that of the plan
+        metric, loss = measured(job, after.alpha, interval.drops)
+        macs = ground.macs(after.stays.counts(), interval.drops)
+        note(f"stage {after.stage}: {1 - macs / ground.dense_macs:.0%} gone, metric {metric:.3f}")
+        lines.append(
+            next_line(
+                ground,
+                lines,
+                interval.mode,
+                before.dense_metric,
+                (macs, metric, loss),
+                interval.drops,
+            )
+        )
     if job.compute.is_main:
         write_stages(job.folder, lines)
         _save(job, after)
@@ -131,12 +163,25 @@ def _interval(
     return after
 
 
-def _gradients(job: Job, ground: Ground, search: Progressive) -> Scores:
+def _trained(job: Job, ground: Ground, before: Progressive, interval: Interval) -> Progressive:
+    """Train for an interval under the masks; where they shrink, add up their gradients and shrink them."""
+    rules, stage = rules_from_plan(interval.drops), before.stage + 1
+    if interval.progress is None:
+        how, steps = Forwarding(before.alpha, rules), job.options.steps_per_stage
+        job.train(before.stage * steps, steps, lambda _: how)
+        return replace(before, stage=stage)
+    gradients = _gradients(job, ground, before, rules)
+    share = ramp(interval.progress)
+    cut = going(ground, scores_of(gradients), share)
+    return Progressive(stage, before.dense_metric, masked(ground, cut, 1 - share), gradients)
+
+
+def _gradients(job: Job, ground: Ground, search: Progressive, rules: DropRules) -> Scores:
     """Gradients by alpha with those of an interval added: of its steps, or without of calibration."""
     leaves = _Leaves.of(ground, search)
-    how = Forwarding(leaves.masks)
+    how = Forwarding(leaves.masks, rules)
     steps = job.options.steps_per_stage
-    job.train(search.stage * steps, steps, lambda step: how, leaves.take)
+    job.train(search.stage * steps, steps, lambda _: how, leaves.take)
     if steps == 0:
         for batch in job.data.calibration:
             with job.compute.autocast():

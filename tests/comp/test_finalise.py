@@ -27,7 +27,7 @@ def test_rounding_goes_by_the_scores(kept, align):
     rate = 1 - adapter.macs(masks.counts(), {}, workload) / adapter.macs(
         Masks.ones(adapter.blocks).counts(), {}, workload
     )
-    plan = final_plan(adapter, Final(masks, scores, {}, align), workload, rate, "m", "test")
+    plan = final_plan(adapter, Final(masks, scores, align), workload, rate, "m", "test")
     assert plan.rate == pytest.approx(rate, abs=0.01)
     for block in plan.blocks:
         values = scores.channels[block.part, block.index]

@@ -9,7 +9,7 @@ from comp.cli import cli
 from comp.compute import Compute
 from comp.costs import Costs
 from comp.errors import CompExportError
-from comp.finalise import Final, final_plan
+from comp.finalise import Final, drops_of, final_plan
 from comp.importance import Scores, cheapest_units
 from comp.masks import Masks, StructureCounts
 from comp.plan import Workload
@@ -54,7 +54,9 @@ def test_a_plan_meets_the_rate_of_what_it_is_of(rate_of):
     shares = {("language", 1): (0.6, 0.9)}
     workload = Workload(image_tokens=16, text_tokens=12)
     costs = Costs(adapter, table, rate_of)
-    plan = final_plan(adapter, Final(masks, scores, shares, 16), workload, 0.5, "m", "comp", costs)
+    plan = final_plan(
+        adapter, Final(masks, scores, 16, drops_of(shares)), workload, 0.5, "m", "comp", costs
+    )
     assert plan.rate == pytest.approx(0.5, abs=0.02)
     assert plan.rate_of == rate_of
     assert plan.milliseconds == pytest.approx(predicted(table, plan))
