@@ -11,7 +11,7 @@ FILES = sorted((Path(__file__).parents[2] / "docs" / "studies").glob("*.toml"))
 
 
 def test_there_are_some():
-    assert {path.stem for path in FILES} >= {"smoke", "core", "ablation", "clip"}
+    assert {path.stem for path in FILES} >= {"smoke", "core", "ablation", "clip", "nlvr"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
@@ -19,7 +19,7 @@ def test_a_file_is_read(path):
     assert cells_of(load_study(path))
 
 
-@pytest.mark.parametrize("name", ["core", "clip"])
+@pytest.mark.parametrize("name", ["core", "clip", "nlvr"])
 def test_a_comparison_has_both_single_modes(name):
     (path,) = [path for path in FILES if path.stem == name]
     study = load_study(path)
