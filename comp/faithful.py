@@ -9,7 +9,6 @@ from comp.errors import CompExportError
 
 RECIPE: dict[str, object] = {
     "method": "comp",
-    "modes": None,  # all of the family
     "distill": "none",
     "cost": "flops",
     "cost_metric": "accuracy",
@@ -23,7 +22,7 @@ RECIPE: dict[str, object] = {
     "no_exploration": False,
     "no_history": False,
 }
-"""Options of ``prune`` by the names of its parameters. Data, steps and rate are the user's."""
+"""Options of ``prune`` by the names of its parameters. Modes, data, steps and rate are the user's."""
 
 
 def take_as_defaults(context: click.Context, _option: Any, faithful: bool) -> bool:

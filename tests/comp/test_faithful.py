@@ -60,7 +60,6 @@ def test_other_defaults_do_not_change_it(checkpoint, tmp_path, monkeypatch):
         ("--cost", "latency"),
         ("--cost-metric", "loss"),
         ("--cost-examples", "8"),
-        ("--modes", "vt"),
         ("--exploration", "0.1"),
         ("--no-cip",),
     ],
@@ -69,7 +68,9 @@ def test_options_that_leave_the_recipe_are_refused(checkpoint, tmp_path, option)
     words = ["prune", "--model", str(checkpoint), "--rate", "0.5", "--out", str(tmp_path / "run")]
     with pytest.raises(CompExportError, match=f"^{' '.join(option)} is not of the paper's recipe"):
         CliRunner().invoke(cli, [*words, *option, "--faithful"], catch_exceptions=False)
-    request_of(checkpoint, tmp_path / "run", "--faithful", "--stages", "3", "--lr", "1e-3")
+    request_of(
+        checkpoint, tmp_path / "run", "--faithful", "--stages", "3", "--lr", "1e-3", "--modes", "vt"
+    )
 
 
 def test_the_recipe_names_options_of_the_command():
