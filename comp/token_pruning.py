@@ -9,7 +9,7 @@ from comp.encoder_shapes import EncoderShape
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter, Forwarding, TokenKind
 from comp.finalise import plan_of, whole_blocks
-from comp.methods.base import Job, agreed_workload, modes_of
+from comp.methods.base import Job, Outcome, agreed_workload, modes_of
 from comp.plan import (
     KEEP_UNIT,
     DropPlan,
@@ -20,7 +20,7 @@ from comp.plan import (
     Workload,
     shares_of,
 )
-from comp.search_state import stage_line
+from comp.search_state import stage_line, write_stages
 from comp.token_strength import nearest_strength
 from comp.tokens import rules_from_plan
 from comp.training_loop import accuracy
@@ -177,3 +177,19 @@ def line_of(
     """
     macs = ground.dense_macs, ground.macs(earlier), ground.macs(drops)
     return stage_line(stage, "+".join(ground.modes), macs, measured, shares_of(drops))
+
+
+def pruned_at_once(job: Job, ground: TokenGround, method: str) -> Outcome:
+    """The drops that meet the rate, measured and written down as one stage; nothing is trained."""
+    drops = ground.drops(ground.strength())
+    with job.progress.task("pruning", 2) as task:
+        dense_metric, _ = measured(job, ())
+        task.at(1)
+        after = measured(job, drops)
+        task.at(2)
+    if job.compute.is_main:
+        line = line_of(ground, 1, (), drops, (dense_metric, *after))
+        write_stages(job.folder, [line])
+    job.compute.accelerator.wait_for_everyone()
+    plan = ground.plan(drops, job.model_name, method)
+    return Outcome(plan, dense_metric, after[0], steps=0)

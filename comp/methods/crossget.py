@@ -10,8 +10,7 @@ from itertools import groupby
 
 from comp.methods.base import Job, Outcome
 from comp.plan import KEEP_UNIT, DropPlan
-from comp.search_state import write_stages
-from comp.token_pruning import TokenGround, line_of, measured, token_ground
+from comp.token_pruning import TokenGround, pruned_at_once, token_ground
 
 METHOD = "crossget"
 LEAST_LEFT = 2
@@ -60,15 +59,4 @@ class EvenGround(TokenGround):
 def prune(job: Job) -> Outcome:
     """Solve for how many go at every place; see ``comp.methods.base.method``."""
     ground = EvenGround(**vars(token_ground(job, "matched", "proportional")))
-    drops = ground.drops(ground.strength())
-    with job.progress.task("pruning", 2) as task:
-        dense_metric, _ = measured(job, ())
-        task.at(1)
-        after = measured(job, drops)
-        task.at(2)
-    if job.compute.is_main:
-        line = line_of(ground, 1, (), drops, (dense_metric, *after))
-        write_stages(job.folder, [line])
-    job.compute.accelerator.wait_for_everyone()
-    plan = ground.plan(drops, job.model_name, METHOD)
-    return Outcome(plan, dense_metric, after[0], steps=0)
+    return pruned_at_once(job, ground, METHOD)
