@@ -16,6 +16,7 @@ RECIPE: dict[str, object] = {
     "exploration": 0.2,
     "temperature": 5.0,
     "history": 0.4,
+    "no_reconstruction": True,
     "no_cip": False,
     "no_cit": False,
     "no_cas": False,

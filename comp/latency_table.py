@@ -5,7 +5,6 @@ grids of milliseconds over tokens, heads and channels; what lies between the poi
 interpolated.
 """
 
-import json
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,12 +13,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from comp.errors import CompExportError
 from comp.files import write_text
 from comp.latency_requests import REQUESTS
 from comp.plan import Part, Place, Workload
+from comp.versioned import read_versioned, validated
 
 if TYPE_CHECKING:
     from comp.masks import BlockShape, StructureCounts
@@ -227,26 +227,11 @@ class LatencyTable(_Frozen):
         Raises:
             CompExportError: it is missing, no table, damaged, or of another version.
         """
-        try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise CompExportError(
-                f"no latency table at {path}: {error.strerror}; make one with `comp-export profile`"
-            ) from error
-        except ValueError as error:
-            raise CompExportError(f"{path} is not JSON ({error}): {_again(None)}") from error
-        version = found.get("version") if isinstance(found, dict) else None
-        if version != TABLE_VERSION:
-            raise CompExportError(
-                f"{path} is a latency table of version {version!r}, this release reads version "
-                f"{TABLE_VERSION}: {_again(found)}"
-            )
-        try:
-            return cls.model_validate(found)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"])
-            raise CompExportError(f"{path}: {place}: {first['msg']}; {_again(found)}") from error
+        absent = f"no latency table at {path}", "make one with `comp-export profile`"
+        again = MEASURE_AGAIN.format(model="NAME")
+        found = read_versioned(path, "a latency table", TABLE_VERSION, absent, again)
+        again = MEASURE_AGAIN.format(model=found.get("model", "NAME"))
+        return validated(cls, found, path, again)
 
 
 def dense_block(block: "BlockShape") -> DenseBlock:
@@ -296,8 +281,3 @@ def _words(block: DenseBlock | None) -> str:
         f"{block.hidden_size} wide, {block.heads} heads of {block.head_dim} x {block.group_size}, "
         f"{block.channels} channels"
     )
-
-
-def _again(found: Any) -> str:
-    model = found.get("model", "NAME") if isinstance(found, dict) else "NAME"
-    return MEASURE_AGAIN.format(model=model)

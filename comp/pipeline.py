@@ -186,6 +186,8 @@ def _settled(request: PruneRequest, adapter: FamilyAdapter) -> _Settled:
             search=replace(request.search, steps_per_stage=0),
             recover=replace(request.recover, steps=0),
         )
+    if recovery == "lora":  # the model's own weights stay: they are the teacher's, and not saved
+        request = replace(request, search=replace(request.search, reconstruct=False))
     return _Settled(request, recovery)
 
 
@@ -307,6 +309,7 @@ def _record(
             "compressed": metric,
         },
         "recovery": settings.recovery,
+        "reconstruction": settings.request.search.reconstruct,
         "steps": {"search": outcome.steps, "recovery": settings.request.recover.steps},
         "seed": request.search.seed,
         "request": _plain(request),

@@ -4,14 +4,13 @@ A plan is immutable data with a version and a JSON schema (``PruningPlan.model_j
 Indices always refer to the dense model.
 """
 
-import json
 from pathlib import Path
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from comp.errors import CompExportError
 from comp.files import write_text
+from comp.versioned import read_versioned, validated
 
 PLAN_VERSION: Final = 1
 KEEP_UNIT = 1000  # keep ratios are whole thousandths, so that ceil(ratio * n) is exact everywhere
@@ -251,29 +250,7 @@ class PruningPlan(_Frozen):
         Raises:
             CompExportError: when the file is missing, is no plan, or is of another version.
         """
-        try:
-            text = path.read_text()
-        except OSError as error:
-            raise CompExportError(
-                f"no plan at {path}: {error.strerror}; run `comp-export prune` first"
-            ) from error
-        try:
-            found = json.loads(text)
-        except ValueError as error:
-            raise CompExportError(
-                f"{path} is not JSON ({error}); run `comp-export prune` again"
-            ) from error
-        version = found.get("version") if isinstance(found, dict) else None
-        if version != PLAN_VERSION:
-            raise CompExportError(
-                f"{path} is a plan of version {version!r}, this release reads version {PLAN_VERSION}: "
-                "run `comp-export prune` again"
-            )
-        try:
-            return cls.model_validate(found)
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise CompExportError(
-                f"{path}: {where}: {first['msg']}; run `comp-export prune` again"
-            ) from error
+        again = "run `comp-export prune` again"
+        absent = f"no plan at {path}", "run `comp-export prune` first"
+        found = read_versioned(path, "a plan", PLAN_VERSION, absent, again)
+        return validated(cls, found, path, again)

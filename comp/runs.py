@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comp.errors import CompExportError
 from comp.files import disk_errors, write_text
 from comp.plan import PruningPlan
+from comp.versioned import read_versioned
 
 RUN_VERSION = 1
 LATEST = "latest"
@@ -83,21 +83,9 @@ def open_run(path: Path) -> RunDirectory:
     """
     target = path.resolve()
     run = RunDirectory(target)
-    if not run.record.is_file():
-        raise CompExportError(
-            f"no run at {path}: make one with `comp-export prune` or `quickstart`"
-        )
-    try:
-        version = run.read_record().get("version")
-    except ValueError as error:
-        raise CompExportError(
-            f"{run.record} is not JSON: make the run again with --force"
-        ) from error
-    if version != RUN_VERSION:
-        raise CompExportError(
-            f"{target} is a run of version {version!r}, this release reads version {RUN_VERSION}: "
-            "make it again with `comp-export prune --force`"
-        )
+    absent = f"no run at {path}", "make one with `comp-export prune` or `quickstart`"
+    again = "make it again with `comp-export prune --force`"
+    read_versioned(run.record, "a run", RUN_VERSION, absent, again)
     return run
 
 

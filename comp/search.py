@@ -21,14 +21,16 @@ from comp.families.base import FamilyAdapter, Forwarding, KeptShare, Mode, Token
 from comp.importance import ParameterImportance, Scales, Unit, cheapest_units
 from comp.masks import BlockKey, Masks, StructureCounts
 from comp.plan import KEEP_UNIT, Part, Place, Workload
+from comp.raising import raised
 from comp.tokens import TEXT, VISION, DropRules, RaisedRule, RatioRule
 
-TOKEN_BISECTIONS = 9
+TOKEN_TOLERANCE = 0.05  # of what a stage is to remove: more than that beyond it is tried again
 # More in one stage would tear the model apart, and training of a stage could not make it good:
 LEAST_LEFT = 0.5  # of a kind of token that is there
 # Of a part, were it cut evenly over all stages: a small one would be gone before its cost is known.
 EVEN_SHARES = 2
-MAX_RELATIVE_IMPORTANCE = 1e3
+# Of what a part can still lose: its last heads and channels are worth more than any before.
+REST_CUT = 1 / 3
 Shares = dict[Place, tuple[float, float]]
 WHOLE = (1.0, 1.0)
 
@@ -114,14 +116,23 @@ class Search:
         masks = before.masks.towards(after.masks, progress)
         return Forwarding(masks, self.rules(after, before, 1.0 - progress), self.options.cit)
 
-    def advance(self, state: SearchState, mode: Mode, target: int) -> SearchState:
-        """Raise the mode's threshold until ``target`` costs are left, or as far as one stage may go."""
+    def advance(
+        self, state: SearchState, mode: Mode, target: int, to_the_end: bool = False
+    ) -> SearchState:
+        """Raise the mode's threshold until ``target`` costs are left, or as far as one stage may go.
+
+        ``to_the_end``: a part may lose all that it can still lose.
+        """
         with self.compute.timed("importance"):
             if mode.tokens is not None:
                 return self._drop_tokens(state, mode.tokens, target)
             before, whole = self.cost(state), replace(state, masks=Masks.ones(self.adapter.blocks))
-            removable = self.cost(whole) - self.floor(whole, [mode])
-            most = min(1.0, EVEN_SHARES / self.stages) * removable
+            most = min(1.0, EVEN_SHARES / self.stages) * (
+                self.cost(whole) - self.floor(whole, [mode])
+            )
+            if not to_the_end:
+                rest = before - self.floor(state, [mode])
+                most = min(most, max(REST_CUT, 1 / self.stages) * rest)
             return self._cut_parameters(state, mode, max(target, round(before - most)))
 
     def floor(self, state: SearchState, modes: Sequence[Mode]) -> int:
@@ -184,22 +195,21 @@ class Search:
 
     def _drop_tokens(self, state: SearchState, kind: TokenKind, target: int) -> SearchState:
         least = LEAST_LEFT * _reaching_the_end(state.shares, kind)
+        almost = target - TOKEN_TOLERANCE * (self.cost(state) - target)
+        with torch.no_grad(), self.compute.autocast():
+            seen = [self.adapter.with_features(batch, state.masks) for batch in self.calibration]
+
+        def attempt(value: float) -> SearchState:
+            return self._with_threshold(seen, state, kind, value)
 
         def is_enough(tried: SearchState) -> bool:
             return self.cost(tried) <= target or _reaching_the_end(tried.shares, kind) <= least
 
-        with torch.no_grad(), self.compute.autocast():
-            seen = [self.adapter.with_features(batch, state.masks) for batch in self.calibration]
-        low, high = 1e-3, MAX_RELATIVE_IMPORTANCE
-        best = self._with_threshold(seen, state, kind, high)
-        for _ in range(TOKEN_BISECTIONS):
-            middle = (low * high) ** 0.5
-            tried = self._with_threshold(seen, state, kind, middle)
-            if is_enough(tried):
-                high, best = middle, tried
-            else:
-                low = middle
-        return best
+        def is_close(tried: SearchState) -> bool:
+            left = _reaching_the_end(tried.shares, kind)
+            return self.cost(tried) >= almost and left >= (1 - TOKEN_TOLERANCE) * least
+
+        return raised(attempt, is_enough, is_close, getattr(state.thresholds, kind))
 
     def _with_threshold(
         self, batches: Sequence[Any], state: SearchState, kind: TokenKind, value: float

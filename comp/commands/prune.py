@@ -177,6 +177,11 @@ COST_EXAMPLES = 64  # of the loss
     type=click.IntRange(1),
     help="Validation examples that it is measured on [all; 64 of the loss].",
 )
+@click.option(
+    "--no-reconstruction",
+    is_flag=True,
+    help="After a cut, leave the weights that remain as they are (--method comp; always so under LoRA).",
+)
 @click.option("--no-cip", is_flag=True, help="Importance of parameters without token weights.")
 @click.option("--no-cit", is_flag=True, help="Importance of tokens without head masks.")
 @click.option("--no-cas", is_flag=True, help="Modes take turns instead of cheapest first.")
@@ -217,6 +222,7 @@ def command(
     latency_table: Path | None,
     cost_metric: str,
     cost_examples: int | None,
+    no_reconstruction: bool,
     no_cip: bool,
     no_cit: bool,
     no_cas: bool,
@@ -280,6 +286,7 @@ def command(
             align=align,
             seed=options.seed,
             rate_of=cost,
+            reconstruct=method == "comp" and not no_reconstruction,
             importance=ImportanceOptions(not no_cip, not no_cit, align),
             strategy=StrategyOptions(
                 exploration=0.0 if no_exploration else exploration,

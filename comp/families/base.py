@@ -133,9 +133,15 @@ class FamilyAdapter(Protocol):
         """
         ...
 
+    def output_projections(self, key: BlockKey) -> tuple[nn.Linear, nn.Linear | None]:
+        """Those of the block's attention and FFN; a block of cross-attention has no FFN."""
+        ...
+
     def output_magnitude(self, key: BlockKey) -> tuple[Tensor, Tensor]:
         """``(1/d) sum_j |W_ij|`` of the attention's and the FFN's output projection (Eq. 3)."""
-        ...
+        attention, ffn = self.output_projections(key)
+        magnitude = _magnitude(attention)
+        return magnitude, magnitude.new_zeros(0) if ffn is None else _magnitude(ffn)
 
     def has_cls(self, key: BlockKey) -> bool:
         """Whether token 0 of a block is [CLS], which token weights leave alone (Eq. 4)."""
@@ -155,3 +161,7 @@ class FamilyAdapter(Protocol):
 
     @property
     def device(self) -> torch.device: ...
+
+
+def _magnitude(output: nn.Linear) -> Tensor:
+    return output.weight.detach().float().abs().mean(0)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import ProcessorMixin
 
 from comp.data.example import AnyExample, Example
@@ -154,17 +154,16 @@ class BlipAdapter(FamilyAdapter):
             self.images if part == "cross" else 1
         )
 
-    def output_magnitude(self, key: BlockKey) -> tuple[Tensor, Tensor]:
+    def output_projections(self, key: BlockKey) -> tuple[nn.Linear, nn.Linear | None]:
         part, number = key
         if part == "vision":
             layer = self.model.vision_model.encoder.layers[number]
-            return _magnitude(layer.self_attn.projection), _magnitude(layer.mlp.fc2)
+            return layer.self_attn.projection, layer.mlp.fc2
         if part == "language":
             layer = self.layers[number]
-            return _magnitude(layer.attention.output.dense), _magnitude(layer.output.dense)
+            return layer.attention.output.dense, layer.output.dense
         owner, name = [pair for layer in self.layers for pair in cross_outputs(layer)][number]
-        attention = _magnitude(getattr(owner, name))
-        return attention, attention.new_zeros(0)
+        return getattr(owner, name), None
 
     def train_parts(self, parts: set[Part]) -> None:
         """Everything always: what one part gives up, the others make good."""
@@ -259,10 +258,6 @@ def one_image(examples: Sequence[AnyExample], task: str) -> Sequence[Example]:
                 "it examples of one image"
             )
     return [example for example in examples if isinstance(example, Example)]
-
-
-def _magnitude(output: Any) -> Tensor:
-    return output.weight.detach().float().abs().mean(0)
 
 
 def _block(part: Part, number: int, output: Any, head_dim: int, channels: int) -> BlockShape:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPModel, ProcessorMixin
 
 from comp.data.example import Example
@@ -164,12 +164,10 @@ class ClipAdapter(FamilyAdapter):
             text=replace(text, blocks=blocks_left("language", text.blocks, counts)),
         )
 
-    def output_magnitude(self, key: BlockKey) -> tuple[Tensor, Tensor]:
+    def output_projections(self, key: BlockKey) -> tuple[nn.Linear, nn.Linear]:
         part, number = key
         layer = _tower(self.model, part).encoder.layers[number]
-        outputs = (layer.self_attn.out_proj, layer.mlp.fc2)
-        attention, ffn = (module.weight.detach().float().abs().mean(0) for module in outputs)
-        return attention, ffn
+        return layer.self_attn.out_proj, layer.mlp.fc2
 
     def train_parts(self, parts: set[Part]) -> None:
         """Both towers always: each is only worth what the other makes of it."""

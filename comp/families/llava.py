@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import nn
 from transformers import LlavaForConditionalGeneration, ProcessorMixin
 
 from comp.data.example import Example
@@ -166,16 +166,13 @@ class LlavaAdapter(FamilyAdapter):
     ) -> int:
         return llava_macs_of_drops(self.shape, counts.heads, counts.channels, drops, on)
 
-    def output_magnitude(self, key: BlockKey) -> tuple[Tensor, Tensor]:
+    def output_projections(self, key: BlockKey) -> tuple[nn.Linear, nn.Linear]:
         part, number = key
         if part == "language":
             layer = self.model.model.language_model.layers[number]
-            outputs = (layer.self_attn.o_proj, layer.mlp.down_proj)
-        else:
-            layer = self.model.model.vision_tower.encoder.layers[number]
-            outputs = (layer.self_attn.out_proj, layer.mlp.fc2)
-        attention, ffn = (module.weight.detach().float().abs().mean(0) for module in outputs)
-        return attention, ffn
+            return layer.self_attn.o_proj, layer.mlp.down_proj
+        layer = self.model.model.vision_tower.encoder.layers[number]
+        return layer.self_attn.out_proj, layer.mlp.fc2
 
     def train_parts(self, parts: set[Part]) -> None:
         self._tower_frozen = "vision" not in parts

@@ -42,6 +42,7 @@ class MethodOptions:
     align: int = 16
     seed: int = 0
     rate_of: RateOf = "flops"
+    reconstruct: bool = False  # comp: refit what is left after a cut (``comp.reconstruction``)
     importance: ImportanceOptions = field(default_factory=ImportanceOptions)
     strategy: StrategyOptions = field(default_factory=StrategyOptions)
     training: StepOptions = field(default_factory=StepOptions)

@@ -1,7 +1,7 @@
 """CoMP: collaborative multi-mode pruning, stage by stage (the outer loop, MPS)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from comp.errors import CompExportError
@@ -10,6 +10,7 @@ from comp.finalise import Final, drops_of, final_plan
 from comp.gauge import gauged
 from comp.masks import Masks
 from comp.methods.base import Job, Outcome, agreed_workload, check_reachable, modes_of
+from comp.reconstruction import reconstruct
 from comp.search import Search, SearchState
 from comp.search_state import SavedSearch, load_search, name_of, save_search
 from comp.strategy import ModeCost, choose_mode, stage_cost, updated_cost
@@ -50,7 +51,15 @@ def prune(job: Job) -> Outcome:
     scores = search.importance(saved.state, parts).scores(adapter)
     final = Final(saved.state.masks, scores, options.align, drops_of(saved.state.shares))
     plan = final_plan(adapter, final, workload, options.rate, job.model_name, METHOD, job.costs)
+    _refitted(job, search.forwarding(saved.state), Masks.from_plan(plan.blocks))
     return Outcome(plan, saved.dense_metric, saved.metric, options.steps)
+
+
+def _refitted(job: Job, how: Forwarding, after: Masks) -> None:
+    """Have the layers make good what masks take from them, if that is asked for."""
+    if job.options.reconstruct:
+        with job.compute.timed("reconstruction"):
+            reconstruct(job.adapter, job.compute, job.data.calibration, how, after)
 
 
 @dataclass(frozen=True)
@@ -75,8 +84,14 @@ class _Stages:
         taken = self._steps_at(self.search.cost(saved.state))
         steps = self._steps_at(after) - taken
 
+        # What a refitted layer makes good must be gone at once, or it would count twice.
+        had = saved.state
+        if self.job.options.reconstruct:
+            _refitted(self.job, self.search.forwarding(had), moved.masks)
+            had = replace(had, masks=moved.masks)
+
         def fading(step: int) -> Forwarding:
-            return self.search.softly(saved.state, moved, (step + 1) / steps)
+            return self.search.softly(had, moved, (step + 1) / steps)
 
         self.job.train(taken, steps, fading)
         read = gauged(self.job, self.search.forwarding(moved), at_an_end=after <= self.target)
@@ -117,18 +132,20 @@ class _Stages:
         """The mode of a stage, whether it was drawn, what it leads to, and the exhausted modes.
 
         A mode that would remove little is exhausted, and another is chosen: per unit of next to nothing,
-        the metric's noise would be a cost of millions. When all are, what little they have is taken.
+        the metric's noise would be a cost of millions. When all are, what little they have is taken, to
+        its end.
         """
         before, stages = self.search.cost(saved.state), self.job.options.stages
         wanted = min((self.dense_cost - self.target) / stages, before - self.target)
-        for worthwhile, exhausted in ((WORTHWHILE, saved.exhausted), (LITTLE, ())):
+        for to_the_end in (False, True):
+            worthwhile, exhausted = (LITTLE, ()) if to_the_end else (WORTHWHILE, saved.exhausted)
             while open_modes := {k: v for k, v in saved.costs.items() if k not in exhausted}:
                 name, explored = choose_mode(
                     self.job.options.strategy, open_modes, stage, self.job.options.seed
                 )
                 note(f"stage {stage}: {name}")
                 mode = next(mode for mode in modes if mode.name == name)
-                moved = self.search.advance(saved.state, mode, round(before - wanted))
+                moved = self.search.advance(saved.state, mode, round(before - wanted), to_the_end)
                 tried = open_modes[name].cost is not None
                 least = worthwhile if tried and len(open_modes) > 1 else LITTLE
                 if before - self.search.cost(moved) >= least * wanted:

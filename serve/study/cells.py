@@ -108,6 +108,7 @@ class _Steps:
             params=found["params"],
             steps=sum(record["steps"].values()),
             validation={key: metric[key] for key in ("dense", "before_recovery", "compressed")},
+            times_fine_tuning=None if record["resumed"] else record["times_fine_tuning"]["whole"],
         )
 
     def _prune(self) -> PruningPlan:

@@ -46,7 +46,14 @@ class Latency(_Stored):
 
 
 class Result(_Stored):
-    """What a cell measured."""
+    """What a cell measured.
+
+    Attributes:
+        steps: of training, search and recovery together.
+        validation: the metric of the dense model, before recovery, and compressed.
+        times_fine_tuning: how long pruning took in times of plain fine-tuning of as many steps; not known
+            of a run that was cut off and went on.
+    """
 
     accuracy: Accuracy
     latency: Latency
@@ -54,8 +61,9 @@ class Result(_Stored):
     macs: int
     macs_dense: int
     params: int
-    steps: int  # of training, search and recovery together
-    validation: dict[str, float]  # of the dense model, before recovery, and compressed
+    steps: int
+    validation: dict[str, float]
+    times_fine_tuning: float | None = None
 
 
 class CellRecord(_Stored):

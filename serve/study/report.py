@@ -173,8 +173,13 @@ def _cost_table(summary: Summary) -> str:
         steps = f"{low}" if low == high else f"{low} to {high}"
         share = row.tpot_share
         tpot = "" if share is None else f"{share * summary.dense_tpot_ms:.2f} ms"
-        rows.append((row.row, f"{row.rate:g}", steps, duration(row.seconds), tpot))
-    table = _table(("row", "rate", "training steps", "time of a cell", "TPOT"), rows, 1)
+        times = row.times_fine_tuning
+        pruning = "" if times is None else f"{times:.2f}×"
+        rows.append((row.row, f"{row.rate:g}", steps, duration(row.seconds), pruning, tpot))
+    columns = ("row", "rate", "training steps", "time of a cell", "pruning", "TPOT")
+    table = _table(columns, rows, 1)
+    if any(row.times_fine_tuning for row in summary.rows):
+        table += "\n\nPruning: its time in times of plain fine-tuning of as many steps, median."
     if len({steps for row in summary.rows for steps in row.steps}) > 1:
         table += "\n\n**Not every cell trained equally long: see the steps above.**"
     return table

@@ -45,6 +45,7 @@ class RowSummary:
             over that of the dense model timed in the same rounds: what the machine's slow and fast
             hours do not touch. No ``tpot_share`` where no text is generated.
         seconds: mean of a cell.
+        times_fine_tuning: median of the cells' whose runs were not cut off.
     """
 
     row: str
@@ -61,6 +62,7 @@ class RowSummary:
     ttft_share: float
     tpot_share: float | None
     seconds: float
+    times_fine_tuning: float | None
     by_seed: tuple[float, ...]
 
 
@@ -192,6 +194,7 @@ def _row(study: Study, row: Row, rate: float, done: Mapping[Cell, CellRecord]) -
         cell.seed: record for cell, record in done.items() if cell.row == row and cell.rate == rate
     }
     results = [_result(record) for record in here.values()]
+    known = [result.times_fine_tuning for result in results if result.times_fine_tuning is not None]
     accuracy = Estimate.of([result.accuracy.value for result in results])
     return RowSummary(
         row=row.name,
@@ -214,6 +217,7 @@ def _row(study: Study, row: Row, rate: float, done: Mapping[Cell, CellRecord]) -
         if all(result.latency.dense_tpot_ms for result in results)
         else None,
         seconds=mean(record.own_seconds for record in here.values()),
+        times_fine_tuning=median(known) if known else None,
         by_seed=tuple(result.accuracy.value for result in results),
     )
 

@@ -1,5 +1,10 @@
 """Plans whose drops rank and merge as methods do, and in other ways than that."""
 
+from comp.dropped_flops import dropped_macs
+from comp.encoder_flops import request_macs
+from comp.encoder_shapes import packaged_shape
+from comp.plan import DropPlan, Workload, keep_count
+
 WAYS = [
     ("informativity", "similar"),
     ("aligned", "one"),
@@ -16,3 +21,20 @@ def ways_of(plan, ranking, merge):
     return plan.model_copy(
         update={"drops": tuple(drop.model_copy(update=update) for drop in plan.drops)}
     )
+
+
+def macs_of_a_way(ranking, merge):
+    """What ranking and merging half of CLIP-B/16's 197 image tokens adds, and how many are left."""
+    shape, on = packaged_shape("clip-b16"), Workload(image_tokens=197, text_tokens=20)
+    drop = DropPlan(
+        part="vision",
+        after_layer=3,
+        vision_keep_ratio=0.5,
+        text_keep_ratio=1,
+        ranking=ranking,
+        merge=merge,
+    )
+    plain = request_macs(shape, on, {drop.place: 0.5})
+    counted = dropped_macs(shape, on, (drop,))
+    assert counted["language"] == plain["language"]
+    return counted["vision"] - plain["vision"], keep_count(197, 0.5)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
 
 from comp.dropped_flops import dropped_macs
-from comp.encoder_flops import request_macs
 from comp.encoder_shapes import packaged_shape
 from comp.errors import CompExportError
 from comp.families.base import Forwarding
@@ -17,11 +16,11 @@ from comp.families.clip_forward import ClipBlock
 from comp.families.encoder_forward import EncoderOptions, run_encoder, start_tokens
 from comp.families.token_ranking import Looked, importance_of, matched
 from comp.methods import crossget
-from comp.plan import DropPlan, PruningPlan, Workload, keep_count
+from comp.plan import PruningPlan, Workload, keep_count
 from comp.token_pruning import TokenGround
 from comp.tokens import VISION, RatioRule, rules_from_plan
 from tests.comp.jobs import small_job
-from tests.comp.merging import ways_of
+from tests.comp.merging import macs_of_a_way, ways_of
 from tests.comp.small_blip import random_blip
 from tests.comp.small_blip import random_plan as blip_plan
 from tests.comp.small_clip import random_clip
@@ -196,16 +195,5 @@ def test_what_cannot_be_done(tmp_path):
 
 def test_what_matching_costs():
     """CLIP-B/16: cosines of all pairs and to the guide by 768-wide keys, and k × n shares by 768."""
-    shape, on = packaged_shape("clip-b16"), Workload(image_tokens=197, text_tokens=20)
-    drop = DropPlan(
-        part="vision",
-        after_layer=3,
-        vision_keep_ratio=0.5,
-        text_keep_ratio=1,
-        ranking="matched",
-        merge="proportional",
-    )
-    left = keep_count(197, 0.5)
-    plain = request_macs(shape, on, {drop.place: 0.5})
-    counted = dropped_macs(shape, on, (drop,))
-    assert counted["vision"] - plain["vision"] == (197 + 1) * 197 * 768 + left * 197 * 768
+    extra, left = macs_of_a_way("matched", "proportional")
+    assert extra == (197 + 1) * 197 * 768 + left * 197 * 768

@@ -1,5 +1,6 @@
 """`comp-export prune --distill`: the dense model teaches through the whole run, and a cut changes nothing."""
 
+import json
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -69,6 +70,8 @@ def test_the_teacher_is_the_dense_model_in_every_step(checkpoint, tmp_path, less
         with torch.no_grad():
             expected = dense.score(batch, Forwarding()).known()
         assert torch.equal(known.logits[0], expected.logits[0])
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["reconstruction"] == (recover == "full")  # LoRA's teacher must stay as it is
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)

@@ -1,5 +1,7 @@
 """`comp-export prune --faithful` is the paper's recipe whatever the defaults are."""
 
+from dataclasses import replace
+
 import pytest
 from click.testing import CliRunner
 
@@ -30,11 +32,12 @@ def request_of(checkpoint, out, *more):
     return caught.value.args[0]
 
 
-def test_today_the_recipe_is_what_the_defaults_are_but_for_distillation(checkpoint, tmp_path):
+def test_the_recipe_is_what_the_defaults_are_but_for_what_is_ours(checkpoint, tmp_path):
     plain = request_of(checkpoint, tmp_path / "run")
     faithful = request_of(checkpoint, tmp_path / "run", "--faithful")
     assert (plain.faithful, faithful.faithful) == (False, True)
-    assert plain.search == faithful.search
+    assert (plain.search.reconstruct, faithful.search.reconstruct) == (True, False)
+    assert replace(plain.search, reconstruct=False) == faithful.search
     assert plain.sizes == faithful.sizes
     assert (plain.distill.what, faithful.distill.what) == ("both", "none")
     assert faithful.search.strategy == StrategyOptions(0.2, 5.0, 0.4, 5, True, "accuracy")

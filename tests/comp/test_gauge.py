@@ -138,7 +138,15 @@ def test_a_run_by_the_loss_says_what_its_time_went_into(checkpoint, tmp_path):
     assert record["request"]["sizes"]["cost"] == 4
     assert record["request"]["search"]["strategy"]["cost_metric"] == "loss"
     seconds = record["seconds"]
-    kinds = {"training", "data", "distillation", "importance", "cost", "evaluation"}
+    kinds = {
+        "training",
+        "data",
+        "distillation",
+        "importance",
+        "reconstruction",
+        "cost",
+        "evaluation",
+    }
     assert set(seconds) == kinds | {"search", "recovery"}
     wall = seconds["search"] + seconds["recovery"]
     assert 0 < sum(seconds[kind] for kind in kinds) < wall

@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 from comp.cli import cli
 from comp.commands.prune import learning_rates
 from comp.errors import CompExportError
+from comp.families.cuts import cut_of
 from comp.plan import PruningPlan
 from comp.runs import open_run
+from tests.comp.small import HEAD_DIM
 
 QUICK = ("--stages", "3", "--steps-per-stage", "2", "--recover-steps", "4", "--batch-size", "4")
 QUICK += ("--calibration", "8", "--validation", "8", "--dtype", "float32", "--device", "cpu")
@@ -165,6 +167,25 @@ def test_calibration_only_changes_no_kept_weight(checkpoint, tmp_path):
     dense = load_file(checkpoint / "model.safetensors")
     assert slim.keys() == dense.keys()
     assert all(torch.equal(slim[name], dense[name]) for name in slim)
+
+
+@pytest.mark.parametrize("refitted", [True, False])
+def test_calibration_only_refits_output_projections_alone(checkpoint, tmp_path, refitted):
+    more = () if refitted else ("--no-reconstruction",)
+    prune(checkpoint, tmp_path / "run", "--recover", "none", "--modes", "vp,lp", *more, rate="0.2")
+    run = open_run(tmp_path / "run")
+    assert run.read_record()["reconstruction"] is refitted
+    slim, dense = (
+        load_file(folder / "model.safetensors") for folder in (run.checkpoint, checkpoint)
+    )
+    plan, head_dim = run.load_plan(), {"language": HEAD_DIM, "vision": HEAD_DIM}
+    changed = set()
+    for name, tensor in dense.items():
+        kept = cut_of(name, plan, head_dim)
+        rows = tensor if kept is None else tensor.index_select(kept.axis, torch.tensor(kept.keep))
+        if not torch.equal(slim[name], rows):
+            changed.add(name.split(".")[-2])
+    assert changed == ({"o_proj", "down_proj", "out_proj", "fc2"} if refitted else set())
 
 
 def test_tower_parameters_can_be_pruned_too(checkpoint, tmp_path):

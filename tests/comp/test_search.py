@@ -1,5 +1,7 @@
 """How far one stage of a search may go."""
 
+from itertools import pairwise
+
 import pytest
 
 from comp.compute import Compute
@@ -37,6 +39,24 @@ def test_a_search_of_one_stage_may_cut_all_that_can_go(search):
     parts = (search.adapter, search.compute, search.calibration, search.options, search.workload)
     coarse = Search(*parts, stages=1)
     assert coarse.macs(coarse.advance(whole, mode, 0)) == coarse.floor(whole, [mode])
+
+
+@pytest.mark.parametrize("part", ["vision", "language"])
+def test_a_stage_leaves_most_of_what_a_part_can_still_lose(search, part):
+    """An exploring draw must not take the last of a small part, unless nothing else is left."""
+    mode = next(mode for mode in search.adapter.modes if mode.part == part)
+    whole = SearchState(Masks.ones(search.adapter.blocks))
+    floor, state, rests = search.floor(whole, [mode]), whole, []
+    for _ in range(6):
+        rests.append(search.macs(state) - floor)
+        state = search.advance(state, mode, 0)
+    largest_unit = 0.1 * rests[0]
+    assert all(after >= before * 2 / 3 - largest_unit for before, after in pairwise(rests))
+    assert rests[-1] > 0
+    end = state
+    for _ in range(9):
+        end = search.advance(end, mode, 0, to_the_end=True)
+    assert search.macs(end) == floor
 
 
 def test_a_stage_that_asks_for_little_gets_it(search):

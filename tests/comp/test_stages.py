@@ -23,7 +23,7 @@ class Numbers:
     def cost(self, state: int) -> int:
         return state
 
-    def advance(self, state: int, mode: Mode, target: int) -> int:
+    def advance(self, state: int, mode: Mode, target: int, to_the_end: bool = False) -> int:
         return max(target, state - self.left[mode.name])
 
 

@@ -6,16 +6,14 @@ import pytest
 import torch
 
 from comp.dropped_flops import dropped_macs
-from comp.encoder_flops import request_macs
-from comp.encoder_shapes import packaged_shape
 from comp.errors import CompExportError
 from comp.families.base import Forwarding
 from comp.masks import Masks
 from comp.methods import turbo
-from comp.plan import DropPlan, PruningPlan, Workload, keep_count
+from comp.plan import DropPlan, PruningPlan
 from comp.tokens import rules_from_plan
 from tests.comp.jobs import small_job
-from tests.comp.merging import ways_of
+from tests.comp.merging import macs_of_a_way, ways_of
 from tests.comp.small_blip import TASKS, examples_of, random_blip, random_plan
 
 TOKENS = ("vision_tokens", "language_tokens")
@@ -60,25 +58,11 @@ def test_rates_that_cannot_be_reached(tmp_path):
 
 def test_what_merging_costs():
     """CLIP-B/16: cosines of all pairs by 768-wide keys, and a matrix of k × n shares by 768."""
-    shape, on = packaged_shape("clip-b16"), Workload(image_tokens=197, text_tokens=20)
-    drop = DropPlan(
-        part="vision",
-        after_layer=3,
-        vision_keep_ratio=0.5,
-        text_keep_ratio=1,
-        ranking="informativity",
-        merge="similar",
-    )
-    left = keep_count(197, 0.5)
-    plain = request_macs(shape, on, {drop.place: 0.5})
-    counted = dropped_macs(shape, on, (drop,))
-    assert counted["language"] == plain["language"]
-    assert counted["vision"] - plain["vision"] == 197 * 197 * 768 + left * 197 * 768
-    bare = drop.model_copy(update={"ranking": "received", "merge": "none"})
-    assert dropped_macs(shape, on, (bare,)) == plain
-    one = drop.model_copy(update={"ranking": "aligned", "merge": "one"})
-    more = 197 * 512 * (100 + 768) + left * 197 * 768
-    assert dropped_macs(shape, on, (one,))["vision"] - plain["vision"] == more
+    extra, left = macs_of_a_way("informativity", "similar")
+    assert extra == 197 * 197 * 768 + left * 197 * 768
+    assert macs_of_a_way("received", "none")[0] == 0
+    extra, left = macs_of_a_way("aligned", "one")
+    assert extra == 197 * 512 * (100 + 768) + left * 197 * 768
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -72,6 +72,8 @@ class Steps:
             "metric": {"name": "m", "dense": 0.9, "before_recovery": 0.3, "compressed": 0.6},
             "steps": {"search": 90, "recovery": 306},
             "versions": {"torch": "2"},
+            "resumed": said["--seed"] == "1",
+            "times_fine_tuning": {"search": 2.0, "whole": 1.5 + int(said["--seed"])},
         }
         (run / "run.json").write_text(json.dumps(record))
         (run / "checkpoint").mkdir()

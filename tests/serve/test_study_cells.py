@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -304,6 +305,7 @@ def test_the_report_shows_what_was_found(report, study):
     assert single.count("\n| 0.") == 2
     ablation = text[text.index("## Ablation of comp") :]
     assert "| 0.5 | no-cip | both | 83.0 | 93.0 | −10.0" in ablation
+    assert re.search(r"\n\| comp \| 0\.5 \| 396 \| [^|]+ \| 2\.50× \|", text)  # seeds 0 and 2
     assert "heads-0.8-seed2 | prune | rate 0.8 is out of reach" in text
     for name in ("accuracy-flops.png", "accuracy-ttft.png"):
         assert f"]({name})" in text
