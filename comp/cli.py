@@ -23,6 +23,7 @@ EXTRA_OF_PACKAGE = {
     "cuda": "tensorrt-rtx",
     "gradio": "demo",
     "onnxruntime": "serve",
+    "openvino": "openvino",
     "peft": "train",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",

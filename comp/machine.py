@@ -7,7 +7,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-_PACKAGES = ("comp-export", "onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "tokenizers")
+_PACKAGES = (
+    "comp-export",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "numpy",
+    "pillow",
+    "tokenizers",
+)
 
 
 def describe_machine() -> dict[str, Any]:

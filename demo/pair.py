@@ -35,7 +35,7 @@ class Pair(Generic[E]):
             CompExportError: as ``serve.artifacts`` and ``serve.loading.load_engine``.
         """
         found, directories = artifacts_of(run, form)
-        engines = engines_of(directories, device, threads, form.provider)
+        engines = engines_of(directories, device, threads, form)
         verified = all(is_verified(path) for path in directories.values())
         pair = Pair(found.path.name, engines["dense"], engines["compressed"], verified)
         work = work_of(pair.task, [], [], new_tokens=2)

@@ -6,6 +6,7 @@ nearest to each image among all that were asked, and which image to each text.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,11 @@ from comp.families.token_dictionary import attach_dictionary
 from comp.masks import Masks
 from comp.plan import DropPlan, Place, PruningPlan
 from comp.tokens import DropRule, RatioRule
-from export.encoder_graphs import NamedGraphs, OrtGraphs
+from export.encoder_graphs import NamedGraphs, NumpyGraphs
 from export.encoder_manifest import EncoderArtifact, EncoderManifest
 from export.masked import Listening, fill_kept, heard_scores, masks_of
-from export.ort_graph import NO_BFLOAT16
+from export.openvino_forms import OpenVinoOutputs, openvino_form
+from export.ort_graph import NO_BFLOAT16, NumpyGraph, OrtGraph
 from export.parity import Answered, Runner
 from export.proof import Form, Skipped
 
@@ -128,16 +130,19 @@ class ClipSide:
 def graph_forms(
     artifact: EncoderArtifact, runner: Callable[[EncoderManifest, NamedGraphs], Runner]
 ) -> Iterator[Form | Skipped]:
-    """An artifact in ONNX Runtime; ``runner`` asks the graphs of the family."""
+    """An artifact in ONNX Runtime and in OpenVINO; ``runner`` asks the graphs of the family."""
     name, manifest = f"ONNX Runtime ({artifact.path.name})", artifact.manifest
+
+    def load(graph: Callable[[Path], NumpyGraph] = OrtGraph) -> Runner:
+        return runner(manifest, NumpyGraphs(artifact, graph))
+
     if manifest.precision == "bfloat16":
         yield Skipped(name, NO_BFLOAT16)
-        return
-
-    def load() -> Runner:
-        return runner(manifest, OrtGraphs(artifact))
-
-    yield Form(name, artifact.path, manifest.dense, manifest.precision, load)
+    else:
+        yield Form(name, artifact.path, manifest.dense, manifest.precision, load)
+    if manifest.flavour == "standard":
+        outputs = partial(OpenVinoOutputs, precision=manifest.precision)
+        yield openvino_form(artifact, lambda: load(outputs))
 
 
 def ranked(answers: list[Answered], scores: np.ndarray) -> list[Answered]:

@@ -1,13 +1,14 @@
 """The graphs of a CLIP or a BLIP by their names, whatever runs them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.encoder_manifest import EncoderArtifact
-from export.ort_graph import OrtGraph
+from export.ort_graph import NumpyGraph, OrtGraph
 
 
 class NamedGraphs(Protocol):
@@ -31,12 +32,14 @@ class NamedGraphs(Protocol):
         ...
 
 
-class OrtGraphs:
-    """An artifact in plain ONNX Runtime (see ``NamedGraphs``)."""
+class NumpyGraphs:
+    """An artifact in plain ONNX Runtime, or in what else loads its graphs (see ``NamedGraphs``)."""
 
-    def __init__(self, artifact: EncoderArtifact) -> None:
+    def __init__(
+        self, artifact: EncoderArtifact, load: Callable[[Path], NumpyGraph] = OrtGraph
+    ) -> None:
         self._graphs = {
-            entry.name.removesuffix(".onnx"): OrtGraph(artifact.path / entry.name)
+            entry.name.removesuffix(".onnx"): load(artifact.path / entry.name)
             for entry in artifact.manifest.files
             if entry.name.endswith(".onnx")
         }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from export.engines.runtime import EngineRuntime
 from export.in_place_runner import InPlaceRunner
 from export.llava_manifest import LlavaArtifact
+from export.openvino_forms import OpenVinoOutputs, openvino_form
 from export.ort_graph import NO_BFLOAT16
 from export.ort_runner import OnnxRunner
 from export.parity import Greedy
@@ -19,7 +21,7 @@ TENSOR_SCATTER_SINCE = (1, 24)  # ONNX Runtime that knows the operator
 
 
 class OnnxForm(PromptRunner):
-    """An artifact in ONNX Runtime."""
+    """An artifact in ONNX Runtime, or in OpenVINO."""
 
     def __init__(self, runner: OnnxRunner) -> None:
         self._runner = runner
@@ -32,6 +34,14 @@ class OnnxForm(PromptRunner):
     def decode(self, prefilled: Prefilled, max_new_tokens: int) -> Greedy:
         logits = prefilled.logits[None]
         return self._runner.continue_greedily(logits, prefilled.state, max_new_tokens)
+
+
+class OpenVinoRunner(OnnxRunner):
+    """As ``OnnxRunner``, in OpenVINO; the artifact is of the standard flavour."""
+
+    def _graph(self, path: Path, providers: tuple[str, ...], threads: int) -> OpenVinoOutputs:
+        del providers  # ONNX Runtime's
+        return OpenVinoOutputs(path, self.artifact.manifest.precision, threads or None)
 
 
 class LlavaEngines(PromptRunner):
@@ -66,11 +76,12 @@ class LlavaEngines(PromptRunner):
 
 
 def llava_forms(artifact: LlavaArtifact) -> Iterator[Form | Skipped]:
-    """ONNX Runtime, and once more with the decoder that TensorRT compiles."""
+    """ONNX Runtime, once more with the decoder that TensorRT compiles, and OpenVINO."""
     manifest, where = artifact.manifest, artifact.path.name
     name = f"ONNX Runtime ({where})"
     if manifest.precision == "bfloat16":
         yield Skipped(name, NO_BFLOAT16)
+        yield openvino_form(artifact, lambda: OnnxForm(OpenVinoRunner(artifact)))
         return
 
     def form(name: str, load: Callable[[], Any]) -> Form:
@@ -85,6 +96,7 @@ def llava_forms(artifact: LlavaArtifact) -> Iterator[Form | Skipped]:
         yield Skipped(name, f"TensorScatter needs ONNX Runtime {since}")
     else:
         yield form(name, lambda: OnnxForm(InPlaceRunner(artifact)))
+    yield openvino_form(artifact, lambda: OnnxForm(OpenVinoRunner(artifact)))
 
 
 def _onnxruntime_version() -> tuple[int, ...]:

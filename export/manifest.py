@@ -4,24 +4,23 @@ Nothing here needs torch, transformers or onnx: the engine reads artifacts with 
 """
 
 import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from comp.errors import CompExportError
 from comp.files import write_text
 from comp.plan import Task, Workload
+from comp.versioned import read_versioned
 
 MANIFEST_VERSION: Literal[1] = 1
 MANIFEST_NAME = "manifest.json"
 REMEDY = "export it again with `comp-export onnx --force`"
 READ_BLOCK = 1 << 20  # bytes read at a time when hashing
 
-M = TypeVar("M", bound=BaseModel)
 Flavour = Literal["onnxruntime", "standard"]
 Precision = Literal["float32", "float16", "bfloat16"]
 
@@ -153,44 +152,19 @@ def describe_files(directory: Path) -> tuple[FileEntry, ...]:
     )
 
 
+def remade(verb: str) -> str:
+    """What to do about a manifest that the command ``verb`` wrote, and that is wrong."""
+    return f"make it again with `{verb} --force`"
+
+
 def read_fields(path: Path, verb: str) -> dict[str, Any]:
     """The fields of a manifest of this version; ``verb`` is the command that makes it.
 
     Raises:
         CompExportError: there is none, it is no manifest, or it is of another version.
     """
-    remedy = f"make it again with `{verb} --force`"
-    try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CompExportError(
-            f"no artifact at {path.parent}: {path.name}: {error.strerror}; make one with `{verb}`"
-        ) from error
-    except ValueError as error:
-        raise CompExportError(f"{path} is not JSON ({error}): {remedy}") from error
-    version = found.get("version") if isinstance(found, dict) else None
-    if version != MANIFEST_VERSION:
-        raise CompExportError(
-            f"{path} is a manifest of version {version!r}, this release reads version "
-            f"{MANIFEST_VERSION}: {remedy}"
-        )
-    return found
-
-
-def validated(path: Path, found: dict[str, Any], kind: type[M], verb: str) -> M:
-    """The fields of the manifest at ``path`` as one of its kind.
-
-    Raises:
-        CompExportError: a field is missing, unknown or wrong; names it.
-    """
-    try:
-        return kind.model_validate(found)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise CompExportError(
-            f"{path}: {where}: {first['msg']}: make it again with `{verb} --force`"
-        ) from error
+    absent = f"no artifact at {path.parent}: {path.name}", f"make one with `{verb}`"
+    return read_versioned(path, "a manifest", MANIFEST_VERSION, absent, remade(verb))
 
 
 def check_files(

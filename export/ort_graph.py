@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -14,8 +14,16 @@ CUDA = "CUDAExecutionProvider"
 NO_BFLOAT16 = "ONNX Runtime does not compute bfloat16 on a CPU"
 
 
+class NumpyGraph(Protocol):
+    """A loaded graph; runs take and give numpy arrays by name."""
+
+    def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Every output by its name."""
+        ...
+
+
 class OrtGraph:
-    """A loaded graph; runs take and give numpy arrays by name.
+    """A graph in ONNX Runtime (see ``NumpyGraph``).
 
     Args:
         path: the ``.onnx`` file.

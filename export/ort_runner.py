@@ -12,7 +12,7 @@ import numpy as np
 
 from comp.errors import CompExportError
 from export.llava_manifest import KEPT, LlavaArtifact
-from export.ort_graph import OrtGraph
+from export.ort_graph import NumpyGraph, OrtGraph
 from export.parity import Greedy
 from export.prompts import places_in_all
 from export.reading import load_artifact_of
@@ -54,18 +54,24 @@ class OnnxRunner:
             else load_artifact_of(artifact, LlavaArtifact)
         )
         manifest = self.artifact.manifest
-        if manifest.precision == "bfloat16":
+        paths = (self.artifact.vision_encoder, self.artifact.embed_tokens, self._decoder_path())
+        self._vision, self._embed, self._decoder = (
+            self._graph(path, providers, threads) for path in paths
+        )
+        self._tokens = manifest.tokens
+        self._shape, self._images = manifest.decoder, manifest.vision
+        # Without elements at first; bfloat16, which NumPy has not, is then none of ours.
+        self._cache_dtype = np.dtype(
+            "float32" if manifest.precision == "bfloat16" else manifest.precision
+        )
+
+    def _graph(self, path: Path, providers: tuple[str, ...], threads: int) -> NumpyGraph:
+        if self.artifact.manifest.precision == "bfloat16":
             raise CompExportError(
                 f"{self.artifact.path}: ONNX Runtime has no bfloat16 kernels on a CPU: "
                 "export with --precision float16 or float32"
             )
-        paths = (self.artifact.vision_encoder, self.artifact.embed_tokens, self._decoder_path())
-        self._vision, self._embed, self._decoder = (
-            OrtGraph(path, providers, threads) for path in paths
-        )
-        self._tokens = manifest.tokens
-        self._shape, self._images = manifest.decoder, manifest.vision
-        self._cache_dtype = np.dtype(manifest.precision)
+        return OrtGraph(path, providers, threads)
 
     def _decoder_path(self) -> Path:
         return self.artifact.decoder_model

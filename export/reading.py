@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from comp.errors import CompExportError
+from comp.versioned import validated
 from export.encoder_manifest import EncoderArtifact, EncoderManifest
 from export.llava_manifest import LlavaArtifact, LlavaManifest
 from export.manifest import (
@@ -18,7 +19,7 @@ from export.manifest import (
     Verified,
     check_files,
     read_fields,
-    validated,
+    remade,
 )
 
 VERB = "comp-export onnx"
@@ -44,7 +45,7 @@ def read_manifest(directory: Path) -> Manifest:
             f"{path}: the family is {found.get('family')!r}, this release knows "
             f"{', '.join(FAMILIES)}: {REMEDY}"
         )
-    return validated(path, found, known[0], VERB)
+    return validated(known[0], found, path, remade(VERB))
 
 
 def kind_of(directory: Path) -> Literal["onnx", "tensorrt"]:

@@ -1,4 +1,4 @@
-"""``verify``: masked torch = slim torch = ONNX Runtime = TensorRT, and dense torch = its artifact.
+"""``verify``: masked torch = slim torch = ONNX Runtime = OpenVINO = TensorRT, and dense torch = its artifact.
 
 A link compares neighbours of the chain on the same questions: the largest logit difference of the
 prefill, the kept token indices at each drop place, and the greedy answers.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from comp.errors import CompExportError
 from comp.runs import RunDirectory, open_run
@@ -25,7 +25,7 @@ class Form:
 
     Attributes:
         flavour, precision: of the graphs, or of those that the engines were built from.
-        backend: ``onnxruntime`` runs graphs, ``tensorrt`` runs engines.
+        backend: ``onnxruntime`` and ``openvino`` run graphs, ``tensorrt`` runs engines.
         provider: ONNX Runtime's execution provider; ``auto`` follows from the device.
     """
 
@@ -44,24 +44,27 @@ class Form:
     ) -> "Form":
         """The form that a user means who says so much.
 
-        TensorRT takes the standard flavour, and engines are in float16 if nothing else is asked.
+        OpenVINO and TensorRT take the standard flavour, and engines are in float16 if nothing else is
+        asked.
 
         Raises:
             CompExportError: the words contradict each other.
         """
-        if backend == "tensorrt":
+        if backend != "onnxruntime":
             if provider != "auto" or flavour == "onnxruntime":
                 word = f"--provider {provider}" if provider != "auto" else f"--flavour {flavour}"
+                what = "engines" if backend == "tensorrt" else "graphs of the standard flavour"
                 raise CompExportError(
-                    f"--backend tensorrt runs engines, {word} is for ONNX Runtime: leave one out"
+                    f"--backend {backend} runs {what}, {word} is for ONNX Runtime: leave one out"
                 )
-            return cls("standard", precision or "float16", backend)
+            usual_precision: Precision = "float16" if backend == "tensorrt" else "float32"
+            return cls("standard", precision or usual_precision, backend)
         usual: Flavour = "standard" if "tensorrt" in provider else "onnxruntime"
         return cls(flavour or usual, precision or "float32", backend, provider)
 
     @classmethod
     def parse(cls, text: str) -> "Form":
-        """``onnxruntime[:PROVIDER[:PRECISION]]`` or ``tensorrt[:PRECISION]``.
+        """``onnxruntime[:PROVIDER[:PRECISION]]``, ``openvino[:PRECISION]`` or ``tensorrt[:PRECISION]``.
 
         Raises:
             CompExportError: a word that is none of these; names it.
@@ -70,7 +73,7 @@ class Form:
         known: list[tuple[str, ...]] = [get_args(Precision)]
         if backend == "onnxruntime":
             known.insert(0, get_args(ProviderChoice))
-        elif backend != "tensorrt":
+        elif backend not in ("openvino", "tensorrt"):
             known = []
         chosen: list[Any] = []
         for word, choices in zip(words, known, strict=False):
@@ -80,10 +83,11 @@ class Form:
             raise CompExportError(
                 f"{text!r} is no backend: write onnxruntime, onnxruntime:PROVIDER or "
                 f"onnxruntime:PROVIDER:PRECISION (providers {', '.join(get_args(ProviderChoice))}), "
-                f"tensorrt or tensorrt:PRECISION (precisions {', '.join(get_args(Precision))})"
+                "openvino, openvino:PRECISION, tensorrt or tensorrt:PRECISION (precisions "
+                f"{', '.join(get_args(Precision))})"
             )
-        if backend == "tensorrt":
-            return cls.choose("tensorrt", precision=chosen[0] if chosen else None)
+        if backend != "onnxruntime":
+            return cls.choose(cast(BackendName, backend), precision=chosen[0] if chosen else None)
         provider, precision = [*chosen, None, None][:2]
         return cls.choose("onnxruntime", provider or "auto", precision=precision)
 
@@ -105,6 +109,8 @@ class Form:
         """What is added to names of reports; nothing for the default form."""
         if self.backend == "tensorrt":
             return f"-{engine_directory(Path(), dense=False, precision=self.precision).name}"
+        if self.backend == "openvino":
+            return f"-openvino{self._graph_suffix}"
         provider = f"-{self.provider}" if self.provider not in ("auto", "cpu") else ""
         return provider + self._graph_suffix
 
@@ -158,13 +164,13 @@ def engines_of(
     directories: dict[Which, Path],
     device: Literal["auto", "cpu", "cuda"],
     threads: int | None = None,
-    provider: ProviderChoice = "auto",
+    form: Form = DEFAULT_FORM,
 ) -> "dict[Which, TaskEngine]":
-    """Both engines in one process."""
+    """Both engines in one process, run as the form says."""
     from serve.loading import load_engine
 
     return {
-        which: load_engine(directory, device, threads, provider=provider)
+        which: load_engine(directory, device, threads, provider=form.provider, backend=form.backend)
         for which, directory in directories.items()
     }
 

@@ -120,9 +120,7 @@ def bench(
                 found = _probe(contestant, which, options, threads)
                 probes.setdefault((number, which), []).append(found)
                 advance()
-    engines = [
-        engines_of(c.directories, options.device, threads, c.form.provider) for c in contestants
-    ]
+    engines = [engines_of(c.directories, options.device, threads, c.form) for c in contestants]
     timings: dict[tuple[int, Which], list[Timings]] = {key: [] for key in probes}
     size: dict[str, int] = {}
     for turn in range(options.warmup + options.repeats):
@@ -166,6 +164,7 @@ def _probe(contestant: Contestant, which: Which, options: BenchOptions, threads:
         options.device,
         threads,
         contestant.form.provider,
+        contestant.form.backend,
     )
 
 

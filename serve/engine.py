@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from comp.errors import CompExportError
 from comp.images import ImageSource
-from export.llava_manifest import LlavaManifest
+from export.llava_manifest import LlavaArtifact, LlavaManifest
 from export.reading import kind_of
 from serve.answer import Answer, Asked
 from serve.backends.base import Backend, BackendName, ProviderChoice, RequestSize
-from serve.backends.onnxruntime import OnnxRuntimeBackend
-from serve.backends.opening import check_native
+from serve.backends.graph_backend import GraphBackend
+from serve.backends.opening import check_native, open_artifact
 from serve.generation import Started, answer_in_step, finished, stream_answer
 from serve.options import GenerationOptions
 from serve.preprocess import preprocess
@@ -48,6 +48,7 @@ class Engine:
         threads: int | None = None,
         check_hashes: bool = True,
         provider: ProviderChoice = "auto",
+        backend: BackendName | None = None,
     ) -> "Engine":
         """Load an artifact or the engines of one: ``onnx/``, ``tensorrt/``, … of a run.
 
@@ -57,20 +58,26 @@ class Engine:
             threads: of one operator on the CPU; ``None``: one for each core.
             check_hashes: compare the SHA-256 of every file with the manifest.
             provider: ONNX Runtime's; ``auto`` follows from the device.
+            backend: what runs it; ``None`` runs engines in TensorRT and graphs in ONNX Runtime.
 
         Raises:
-            CompExportError: a missing, damaged or unloadable directory; a device or provider that
-                is not there.
+            CompExportError: a missing, damaged or unloadable directory; a device, provider or backend
+                that is not there or does not run what is in it.
         """
         if threads is not None and threads < 1:
             raise CompExportError(f"threads {threads}: choose 1 or more")
         path = Path(directory)
-        backend: Backend
+        runs: Backend
         if kind_of(path) == "tensorrt":
-            backend = _native(path, device, provider, check_hashes)
+            runs = _native(path, device, provider, backend or "tensorrt", check_hashes)
         else:
-            backend = OnnxRuntimeBackend.load(path, device, threads, check_hashes, provider)
-        return cls(backend, threads)
+            backend = backend or "onnxruntime"
+            runs = GraphBackend(
+                *open_artifact(
+                    path, LlavaArtifact, device, threads, check_hashes, provider, backend
+                )
+            )
+        return cls(runs, threads)
 
     @property
     def manifest(self) -> LlavaManifest:
@@ -90,7 +97,7 @@ class Engine:
 
     @property
     def provider(self) -> str:
-        """ONNX Runtime's execution provider, or the TensorRT that runs the engines."""
+        """ONNX Runtime's execution provider, or the version of OpenVINO or TensorRT."""
         return self._backend.provider
 
     def generate(
@@ -248,11 +255,13 @@ class _Kept:
         return SelectedTokens(tuple(rows), tower_tokens)
 
 
-def _native(path: Path, device: str, provider: str, check_hashes: bool) -> Backend:
+def _native(
+    path: Path, device: str, provider: str, backend: BackendName, check_hashes: bool
+) -> Backend:
     """The engines in a directory; TensorRT is imported only here."""
     from serve.backends.tensorrt import TensorRTBackend
 
-    check_native(path, device, provider)
+    check_native(path, device, provider, backend)
     return TensorRTBackend.load(path, check_hashes)
 
 

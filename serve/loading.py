@@ -5,11 +5,11 @@ from typing import Literal, TypeAlias
 
 from comp.errors import CompExportError
 from comp.plan import Task
-from export.encoder_manifest import EncoderManifest
+from export.encoder_manifest import EncoderArtifact, EncoderManifest
 from export.engines.manifest import read_engine_manifest
 from export.reading import kind_of, read_manifest
-from serve.backends.base import ProviderChoice
-from serve.backends.opening import check_native
+from serve.backends.base import BackendName, ProviderChoice
+from serve.backends.opening import check_native, open_artifact
 from serve.encoder.blip_retriever import BlipRetriever
 from serve.encoder.graphs import EncoderGraphs, Graphs
 from serve.encoder.judge import Judge
@@ -32,32 +32,40 @@ def load_engine(
     threads: int | None = None,
     check_hashes: bool = True,
     provider: ProviderChoice = "auto",
+    backend: BackendName | None = None,
 ) -> TaskEngine:
     """Load an artifact, or the engines of one, by what it does; arguments as ``Engine.load``.
 
     Raises:
-        CompExportError: a missing, damaged or unloadable directory; a device or provider that is not
-            there.
+        CompExportError: a missing, damaged or unloadable directory; a device, provider or backend that
+            is not there or does not run what is in it.
     """
     native = kind_of(directory) == "tensorrt"
     manifest = read_engine_manifest(directory).artifact if native else read_manifest(directory)
     if not isinstance(manifest, EncoderManifest):
-        return Engine.load(directory, device, threads, check_hashes, provider)
+        return Engine.load(directory, device, threads, check_hashes, provider, backend)
     if threads is not None and threads < 1:
         raise CompExportError(f"threads {threads}: choose 1 or more")
     graphs: Graphs
     if native:
-        graphs = _native(directory, device, check_hashes, provider)
+        graphs = _native(directory, device, check_hashes, provider, backend or "tensorrt")
     else:
-        graphs = EncoderGraphs.load(directory, device, threads, check_hashes, provider)
+        backend = backend or "onnxruntime"
+        graphs = EncoderGraphs(
+            *open_artifact(
+                directory, EncoderArtifact, device, threads, check_hashes, provider, backend
+            )
+        )
     if manifest.family == "blip" and manifest.task == "retrieval":
         return BlipRetriever(graphs, threads)
     return ENCODERS[manifest.task](graphs, threads)
 
 
-def _native(directory: Path, device: str, check_hashes: bool, provider: str) -> Graphs:
+def _native(
+    directory: Path, device: str, check_hashes: bool, provider: str, backend: BackendName
+) -> Graphs:
     """The engines in a directory; TensorRT is imported only here."""
     from serve.encoder.engines import EncoderEngines
 
-    check_native(directory, device, provider)
+    check_native(directory, device, provider, backend)
     return EncoderEngines.load(directory, check_hashes)

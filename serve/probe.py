@@ -1,6 +1,6 @@
 """A fresh process that loads an artifact and answers once: its cold start and its peak memory.
 
-``python -m serve.probe ARTIFACT WORK DEVICE THREADS PROVIDER STARTED`` prints JSON.
+``python -m serve.probe ARTIFACT WORK DEVICE THREADS PROVIDER BACKEND STARTED`` prints JSON.
 """
 
 import json
@@ -11,7 +11,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from comp.errors import CompExportError
 
@@ -36,6 +36,7 @@ def probe(
     device: str,
     threads: int,
     provider: str = "auto",
+    backend: str = "onnxruntime",
 ) -> Probe:
     """Measure an artifact in a fresh process.
 
@@ -46,7 +47,7 @@ def probe(
     path = os.pathsep.join(filter(None, (packages, os.environ.get("PYTHONPATH"))))
     with tempfile.TemporaryDirectory() as folder:
         request = work.save(Path(folder))
-        arguments = [str(artifact), str(request), device, str(threads), provider]
+        arguments = [str(artifact), str(request), device, str(threads), provider, backend]
         command = [sys.executable, "-m", "serve.probe", *arguments, repr(time.time())]
         try:
             done = subprocess.run(
@@ -69,12 +70,13 @@ def probe(
 
 
 def _main(arguments: list[str]) -> None:
-    artifact, request, device, threads, provider, started = arguments
+    artifact, request, device, threads, provider, backend, started = arguments
     from serve.loading import load_engine
     from serve.work import Work, perform_noting
 
     begin = time.time()
-    engine = load_engine(Path(artifact), device, int(threads), provider=provider)  # type: ignore[arg-type]  # checked by load
+    asked: Any = {"device": device, "provider": provider, "backend": backend}  # checked by load
+    engine = load_engine(Path(artifact), threads=int(threads), **asked)
     loaded = time.time()
     shown: list[float] = []
     perform_noting(engine, Work.load(Path(request)), lambda: shown.append(time.time()))

@@ -59,7 +59,8 @@ class FakeCuda:
         self.streams = 0
 
     def cudaMalloc(self, size):
-        if sum(len(block) for block in self.blocks.values()) + size > self.memory:
+        # Copied, as below: other threads allocate meanwhile.
+        if sum(len(block) for block in list(self.blocks.values())) + size > self.memory:
             return Status.cudaErrorMemoryAllocation, None
         room = np.full(size + 256, 0xFF, np.uint8)  # fresh memory is not zero: NaN in every type
         start = -room.ctypes.data % 256
@@ -123,7 +124,8 @@ class FakeCuda:
 
     def check(self, address, size):
         """Every byte must lie in one allocation."""
-        for start, block in self.blocks.items():
+        # Copied: other threads allocate meanwhile.
+        for start, block in list(self.blocks.items()):
             if start <= address and address + size <= start + len(block):
                 return
         raise AssertionError(f"{size} bytes at {address} are not the GPU's")

@@ -151,6 +151,8 @@ def test_verify_has_engines_as_its_last_link(on_a_gpu, kind):
         )
         assert engines["kept"] == graphs["kept"]
         assert engines["ok"] == graphs["ok"]
+        other = links[f"{side} torch = OpenVINO (onnx{name}-standard-float16)"]
+        assert other["max_logit_difference"] < 0.05
         marked = read_engine_manifest(run / f"tensorrt{name}").verified
         assert marked.ok == (engines["ok"] and (side == "dense" or report["links"][0]["ok"]))
     assert set(report["engine_layers"]) == {"tensorrt", "tensorrt-dense"}

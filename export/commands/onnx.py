@@ -34,7 +34,7 @@ MIB = 2**20
     type=click.Choice(["float32", "float16", "bfloat16"]),
     default="float32",
     show_default=True,
-    help="Of weights, computation and caches; bfloat16 for TensorRT only (flavour standard).",
+    help="Of weights, computation and caches; bfloat16 for OpenVINO and TensorRT (flavour standard).",
 )
 @click.option(
     "--dense/--no-dense",

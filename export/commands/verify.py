@@ -48,12 +48,12 @@ def command(
     max_new_tokens: int,
     options: CommonOptions,
 ) -> None:
-    """Prove that masked torch, slim torch, ONNX Runtime and TensorRT give the same answers for RUN.
+    """Prove that masked torch, slim torch, ONNX Runtime, OpenVINO and TensorRT give the same answers for RUN.
 
     Every artifact in the run is compared: largest logit difference, kept tokens at each drop place,
-    greedy answers. Engines need an NVIDIA GPU; without one they are listed as not compared. Writes
-    reports/verify.json and verify.md, marks the artifacts, and exits with status 1 when a link does
-    not hold.
+    greedy answers; those of the standard flavour in OpenVINO too. Engines need an NVIDIA GPU; what
+    cannot run here is listed as not compared. Writes reports/verify.json and verify.md, marks the
+    artifacts, and exits with status 1 when a link does not hold.
     """
     from comp.options import torch_device
     from comp.runs import open_run

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from comp.errors import CompExportError
 from comp.files import write_text
+from comp.versioned import validated
 from export.encoder_manifest import EncoderManifest
 from export.engines.attention import BlockReport
 from export.engines.limits import Limits
@@ -25,7 +26,7 @@ from export.manifest import (
     Verified,
     check_files,
     read_fields,
-    validated,
+    remade,
 )
 
 VERB = "comp-export tensorrt"
@@ -153,7 +154,7 @@ def read_engine_manifest(directory: Path) -> EngineManifest:
         CompExportError: there is none, or it is of another kind or version.
     """
     path = directory / MANIFEST_NAME
-    return validated(path, read_fields(path, VERB), EngineManifest, VERB)
+    return validated(EngineManifest, read_fields(path, VERB), path, remade(VERB))
 
 
 def load_engines(directory: Path, check_hashes: bool = True) -> Engines:

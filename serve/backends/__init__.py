@@ -1,1 +1,1 @@
-"""Ways to run an artifact, behind one interface: ONNX Runtime and TensorRT."""
+"""Ways to run an artifact, behind one interface: ONNX Runtime, OpenVINO and TensorRT."""

@@ -1,6 +1,6 @@
 """What the engine asks of whatever runs the graphs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from export.llava_manifest import LlavaManifest
 
-BackendName: TypeAlias = Literal["onnxruntime", "tensorrt"]
+BackendName: TypeAlias = Literal["onnxruntime", "openvino", "tensorrt"]
 ProviderChoice: TypeAlias = Literal["auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx"]
 
 
@@ -45,7 +45,7 @@ class Backend(Protocol):
     Attributes:
         name: of the backend.
         device: ``cpu`` or ``cuda``.
-        provider: ONNX Runtime's execution provider, or the TensorRT module.
+        provider: ONNX Runtime's execution provider, or the version of OpenVINO or TensorRT.
         manifest: of the ONNX artifact that runs, or that the engines were built from; ``files``
             are those that run.
         tokenizer: ``tokenizer.json``.
@@ -89,4 +89,65 @@ class Backend(Protocol):
 
     def release(self, state: Any) -> None:
         """Give back what a request held on the device."""
+        ...
+
+
+class Graph(Protocol):
+    """One loaded ONNX graph; runs may come from several threads.
+
+    Attributes:
+        inputs: element types by name.
+        settings: element types of inputs that have a value of their own and may be left out.
+        outputs: names.
+    """
+
+    @property
+    def inputs(self) -> Mapping[str, np.dtype[Any]]: ...
+
+    @property
+    def settings(self) -> Mapping[str, np.dtype[Any]]: ...
+
+    @property
+    def outputs(self) -> Sequence[str]: ...
+
+    def run(
+        self, feeds: Mapping[str, Any], numbers: Sequence[str] = (), kept: Sequence[str] = ()
+    ) -> tuple[list[NDArray[Any]], list[Any]]:
+        """Run once.
+
+        Args:
+            feeds: inputs by name: arrays of the input's element type, or values that a run kept.
+            numbers: outputs wanted as numpy arrays.
+            kept: outputs that stay on the device, for a later run.
+
+        Returns:
+            The arrays of ``numbers`` and the values of ``kept``, in their order.
+        """
+        ...
+
+
+class Runtime(Protocol):
+    """Loads the graphs of one ONNX artifact; attributes as of ``Backend``."""
+
+    @property
+    def name(self) -> BackendName: ...
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]: ...
+
+    @property
+    def label(self) -> str:
+        """What ``Backend.provider`` says."""
+        ...
+
+    def graph(self, path: Path) -> Graph:
+        """Load a graph; its external data lies beside it.
+
+        Raises:
+            CompExportError: it cannot be loaded, or what should run it cannot be started.
+        """
+        ...
+
+    def table(self, path: Path) -> Graph:
+        """As ``graph``, of a look-up in a table: more than one thread only costs there."""
         ...

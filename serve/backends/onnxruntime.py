@@ -1,98 +1,62 @@
-"""ONNX Runtime: the three graphs of an artifact, on a CPU or a GPU."""
+"""ONNX Runtime as what runs an artifact's graphs, on a CPU or a GPU."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
+from comp.errors import CompExportError
+from export.manifest import Manifest
+from serve.backends.base import BackendName
+from serve.backends.ort_session import OrtGraph
+from serve.backends.providers import Provider, SessionMaker, device_of
+from serve.caches import cache_directory
 
-from export.llava_manifest import KEPT, LlavaArtifact
-from serve.backends.base import BackendName, Prefill, ProviderChoice, RequestSize
-from serve.backends.opening import open_artifact, session_maker
-from serve.backends.ort_decoder import Decoder, DecoderState
-from serve.backends.ort_session import Graph
-from serve.backends.providers import Provider, device_of
+_PLAIN: dict[Provider, Provider] = {"tensorrt": "cuda", "tensorrt-rtx": "cpu"}
 
 
-class OnnxRuntimeBackend:
-    """The graphs of one artifact in ONNX Runtime (see ``Backend``); caches stay where they are."""
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """Loads graphs into ONNX Runtime (see ``Runtime``)."""
 
+    sessions: SessionMaker
     name: BackendName = "onnxruntime"
 
-    def __init__(self, artifact: LlavaArtifact, provider: Provider, threads: int | None) -> None:
-        """Use ``load``."""
-        self.manifest = artifact.manifest
-        self.tokenizer = artifact.tokenizer
-        self.provider: str = provider
-        self.device: Literal["cpu", "cuda"] = device_of(provider)
-        maker = session_maker(self.manifest, provider, threads)
-        self._vision = Graph(maker.session(artifact.vision_encoder), self.device)
-        # A table look-up: more than one thread only costs, and there is nothing to compile.
-        plain: Provider = "cuda" if provider == "tensorrt" else provider
-        if provider == "tensorrt-rtx":
-            plain = "cpu"
-        table = replace(maker, provider=plain, threads=1)
-        self._embed = Graph(table.session(artifact.embed_tokens), device_of(plain))
-        decoder = Graph(maker.session(artifact.decoder_model), self.device)
-        self._decoder = Decoder(decoder, self.manifest)
-
     @classmethod
-    def load(
-        cls,
-        directory: Path,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
-        threads: int | None = None,
-        check_hashes: bool = True,
-        provider: ProviderChoice = "auto",
-    ) -> "OnnxRuntimeBackend":
-        """Load an artifact directory.
+    def of(
+        cls, manifest: Manifest, directory: Path, provider: Provider, threads: int | None
+    ) -> "OnnxRuntime":
+        """For an artifact; TensorRT's providers keep what they compile.
 
         Raises:
-            CompExportError: a missing, damaged or unloadable artifact; a provider that is not there
-                or does not run this flavour or precision.
+            CompExportError: the provider does not run this flavour or precision.
         """
-        artifact, chosen = open_artifact(directory, LlavaArtifact, device, check_hashes, provider)
-        return cls(artifact, chosen, threads)
+        if "tensorrt" in provider and manifest.flavour != "standard":
+            raise CompExportError(
+                f"provider {provider}: {directory} is of the {manifest.flavour} flavour, TensorRT takes "
+                "the standard one: use --flavour standard (`comp-export onnx --flavour standard`)"
+            )
+        if provider == "cpu" and manifest.precision == "bfloat16":
+            raise CompExportError(
+                f"{directory} is bfloat16, which ONNX Runtime does not compute on a CPU: use "
+                "--precision float16 or float32, or --backend openvino"
+            )
+        cache = cache_directory(provider, manifest) if "tensorrt" in provider else Path()
+        return cls(SessionMaker(provider, manifest, cache, threads))
 
-    def check(self, size: RequestSize, keep_factor: float) -> None:
-        """See ``Backend.check``: any size that the model's positions allow will run."""
-        del size
-        self._decoder.check_keep_factor(keep_factor)
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        return device_of(self.sessions.provider)
 
-    def prefill(
-        self,
-        pixels: NDArray[np.float32] | None,
-        ids: NDArray[np.int64],
-        vision: NDArray[np.int64],
-        text: NDArray[np.int64],
-        keep_factor: float,
-    ) -> Prefill:
-        """See ``Backend.prefill``."""
-        start = perf_counter()
-        features, selected = None, None
-        selection = self.manifest.vision.selection
-        if selection is not None:
-            selected = np.zeros((0, selection.dominant), np.int64)
-        if pixels is not None:
-            wanted = ["image_features", *([KEPT] if selection else [])]
-            (features, *rest), _ = self._vision.run({"pixel_values": pixels}, wanted)
-            selected = rest[0] if rest else None
-        vision_ms = (perf_counter() - start) * 1000
-        (embeds,), _ = self._embed.run({"input_ids": ids}, ["inputs_embeds"])
-        if features is not None:
-            rows = np.arange(len(ids))[:, None]
-            embeds[rows, vision] = features.reshape(len(ids), -1, features.shape[-1])
-        logits, kept, state = self._decoder.prefill(embeds, vision, text, keep_factor)
-        return Prefill(logits, kept, state, vision_ms, selected)
+    @property
+    def label(self) -> str:
+        return self.sessions.provider
 
-    def step(self, tokens: Sequence[int], state: DecoderState) -> tuple[NDArray[Any], DecoderState]:
-        """See ``Backend.step``; here the state that went in stays as it was."""
-        ids = np.array(tokens, dtype=np.int64)[:, None]
-        _, (embeds,) = self._embed.run({"input_ids": ids}, kept=["inputs_embeds"])
-        return self._decoder.step(embeds, len(tokens), state)
+    def graph(self, path: Path) -> OrtGraph:
+        """See ``Runtime``."""
+        return OrtGraph(self.sessions.session(path), self.device)
 
-    def release(self, state: DecoderState) -> None:
-        """See ``Backend.release``: ONNX Runtime frees the caches with the state."""
+    def table(self, path: Path) -> OrtGraph:
+        """See ``Runtime``; there is nothing to compile in it."""
+        provider = self.sessions.provider
+        plain = _PLAIN.get(provider, provider)
+        return OnnxRuntime(replace(self.sessions, provider=plain, threads=1)).graph(path)

@@ -1,14 +1,12 @@
-"""Opening an artifact: ONNX Runtime's provider is chosen, and what cannot run refused."""
+"""Opening an artifact: what runs it is chosen, and what cannot run refused."""
 
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from comp.errors import CompExportError
-from export.manifest import Artifact, Manifest
+from export.manifest import Artifact
 from export.reading import load_artifact_of
-from serve.backends.base import ProviderChoice
-from serve.backends.providers import Provider, SessionMaker, choose_provider
-from serve.caches import cache_directory
+from serve.backends.base import BackendName, ProviderChoice, Runtime
 
 A = TypeVar("A", bound=Artifact)
 
@@ -17,46 +15,50 @@ def open_artifact(
     directory: Path,
     kind: type[A],
     device: Literal["auto", "cpu", "cuda"] = "auto",
+    threads: int | None = None,
     check_hashes: bool = True,
     provider: ProviderChoice = "auto",
-) -> tuple[A, Provider]:
-    """An artifact of a class, and the provider to run it with.
+    backend: BackendName = "onnxruntime",
+) -> tuple[A, Runtime]:
+    """An artifact of a class, and what is to run its graphs.
 
     Raises:
-        CompExportError: a missing or damaged artifact, one of another family; a provider that is not
-            there or does not run this flavour or precision.
+        CompExportError: a missing or damaged artifact, one of another family; a backend or provider
+            that is not there or does not run this flavour or precision.
     """
+    if backend == "tensorrt":
+        raise CompExportError(
+            f"{directory} holds ONNX graphs, backend tensorrt runs engines: build them with "
+            "`comp-export tensorrt`, or use --backend onnxruntime"
+        )
+    if backend == "openvino":
+        from serve.backends.openvino import OpenVino
+
+        artifact = load_artifact_of(directory, kind, check_hashes)
+        return artifact, OpenVino.of(artifact.manifest, directory, device, provider, threads)
+    # Only here, because OpenVINO needs no ONNX Runtime.
+    from serve.backends.onnxruntime import OnnxRuntime
+    from serve.backends.providers import choose_provider
+
     chosen = choose_provider(provider, device)
     artifact = load_artifact_of(directory, kind, check_hashes)
-    manifest = artifact.manifest
-    if "tensorrt" in chosen and manifest.flavour != "standard":
-        raise CompExportError(
-            f"provider {chosen}: {directory} is of the {manifest.flavour} flavour, TensorRT takes "
-            "the standard one: use --flavour standard (`comp-export onnx --flavour standard`)"
-        )
-    if chosen == "cpu" and manifest.precision == "bfloat16":
-        raise CompExportError(
-            f"{directory} is bfloat16, which ONNX Runtime does not compute on a CPU: use "
-            "--precision float16 or float32"
-        )
-    return artifact, chosen
+    return artifact, OnnxRuntime.of(artifact.manifest, directory, chosen, threads)
 
 
-def check_native(directory: Path, device: str, provider: str) -> None:
+def check_native(directory: Path, device: str, provider: str, backend: BackendName) -> None:
     """Refuse options that engines do not take.
 
     Raises:
         CompExportError: names the option.
     """
+    if backend != "tensorrt":
+        raise CompExportError(
+            f"{directory} holds TensorRT engines, backend {backend} runs ONNX graphs: leave it out, "
+            "or name the directory of the graphs"
+        )
     if device == "cpu" or provider != "auto":
         option = "--device cpu" if device == "cpu" else f"--provider {provider}"
         raise CompExportError(
             f"{directory} holds TensorRT engines, {option} is for ONNX Runtime: leave it out, or use "
             "--backend onnxruntime"
         )
-
-
-def session_maker(manifest: Manifest, provider: Provider, threads: int | None) -> SessionMaker:
-    """Makes sessions of an artifact's graphs; TensorRT's providers keep what they compile."""
-    cache = cache_directory(provider, manifest) if "tensorrt" in provider else Path()
-    return SessionMaker(provider, manifest, cache, threads)

@@ -1,7 +1,6 @@
 """One ONNX graph in ONNX Runtime, run through IO binding."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,16 +17,8 @@ _NUMPY_TYPES: dict[str, type[np.generic]] = {
 }
 
 
-@dataclass(frozen=True)
-class _Port:
-    """An input or output of a graph."""
-
-    name: str
-    dtype: type[np.generic]
-
-
-class Graph:
-    """A loaded graph.
+class OrtGraph:
+    """A loaded graph (see ``Graph``).
 
     Values that stay between runs (the key/value caches) are ``OrtValue`` on the device; numbers
     that Python looks at are numpy arrays.
@@ -37,9 +28,9 @@ class Graph:
         """``device`` is where kept values stay."""
         self._session = session
         self.device: Device = device
-        self.inputs = {port.name: _port(port) for port in self._session.get_inputs()}
+        self.inputs = {port.name: _dtype(port) for port in self._session.get_inputs()}
         self.settings = {
-            port.name: _port(port) for port in self._session.get_overridable_initializers()
+            port.name: _dtype(port) for port in self._session.get_overridable_initializers()
         }
         self.outputs = [port.name for port in self._session.get_outputs()]
 
@@ -49,17 +40,7 @@ class Graph:
         numbers: Sequence[str] = (),
         kept: Sequence[str] = (),
     ) -> tuple[list[NDArray[Any]], list[ort.OrtValue]]:
-        """Run once.
-
-        Args:
-            feeds: inputs by name; the array's element type must be the input's.
-            numbers: outputs wanted as numpy arrays.
-            kept: outputs that stay on the device, for a later run.
-
-        Returns:
-            The arrays of ``numbers`` and the values of ``kept``, in their order. Outputs in neither
-            are not fetched.
-        """
+        """See ``Graph.run``; outputs in neither ``numbers`` nor ``kept`` are not fetched."""
         if any(name in self.settings for name in feeds):
             return self._run_with_settings(feeds, numbers, kept)
         binding = self._session.io_binding()
@@ -97,10 +78,10 @@ class Graph:
         return [value.numpy() for value in found[: len(numbers)]], found[len(numbers) :]
 
 
-def _port(port: Any) -> _Port:
+def _dtype(port: Any) -> np.dtype[Any]:
     dtype = _NUMPY_TYPES.get(port.type)
     if dtype is None:
         raise CompExportError(
             f"graph input {port.name} has type {port.type}, which is not expected"
         )
-    return _Port(port.name, dtype)
+    return np.dtype(dtype)

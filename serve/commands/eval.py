@@ -75,7 +75,7 @@ def command(
     task = task_of(directories["compressed"])
     examples, source = examples_of(task, data, images, split, limit)
     measure = Measure.of(task, batch_size, max_new_tokens, gallery, options.seed)
-    engines = engines_of(directories, options.device, threads, form.provider)
+    engines = engines_of(directories, options.device, threads, form)
     results = {}
     with progress(disable=options.json) as bar:
         for which, engine in engines.items():

@@ -21,7 +21,8 @@ def form_options(function: F) -> F:
         type=click.Choice(get_args(BackendName)),
         default="onnxruntime",
         show_default=True,
-        help="onnxruntime runs the ONNX artifacts, tensorrt the engines (on an NVIDIA GPU).",
+        help="onnxruntime and openvino (on the CPU) run the ONNX artifacts, tensorrt the engines (on an "
+        "NVIDIA GPU).",
     )
     @click.option(
         "--provider",
@@ -33,7 +34,7 @@ def form_options(function: F) -> F:
     @click.option(
         "--flavour",
         type=click.Choice(get_args(Flavour)),
-        help="Flavour of the artifacts [default: what the provider takes best].",
+        help="Flavour of the artifacts [default: what the backend and provider take best].",
     )
     @click.option(
         "--precision",

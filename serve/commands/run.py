@@ -90,7 +90,9 @@ def command(
             f"a {task} model generates no text: leave out --max-new-tokens, --temperature, --top-p, "
             "--stop and --keep-factor"
         )
-    engine = load_engine(directory, options.device, threads, provider=form.provider)
+    engine = load_engine(
+        directory, options.device, threads, provider=form.provider, backend=form.backend
+    )
     origin = {
         "artifact": "dense" if dense else "compressed",
         "run": str(found.path),

@@ -43,7 +43,7 @@ class EncoderEngine:
 
     @property
     def provider(self) -> str:
-        """ONNX Runtime's execution provider, or the TensorRT that runs the engines."""
+        """ONNX Runtime's execution provider, or the version of OpenVINO or TensorRT."""
         return self.graphs.provider
 
     def encode(self, text: str, what: str) -> NDArray[np.int64]:

@@ -1,4 +1,4 @@
-"""The graphs of a CLIP's or a BLIP's artifact in ONNX Runtime."""
+"""The graphs of a CLIP's or a BLIP's artifact, in ONNX Runtime or in OpenVINO."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,10 +9,7 @@ from numpy.typing import NDArray
 
 from export.encoder_graphs import NamedGraphs
 from export.encoder_manifest import EncoderArtifact, EncoderManifest
-from serve.backends.base import BackendName, ProviderChoice, RequestSize
-from serve.backends.opening import open_artifact, session_maker
-from serve.backends.ort_session import Graph
-from serve.backends.providers import Provider, device_of
+from serve.backends.base import BackendName, RequestSize, Runtime
 
 
 class Graphs(NamedGraphs, Protocol):
@@ -40,38 +37,19 @@ class Graphs(NamedGraphs, Protocol):
 class EncoderGraphs:
     """Every graph of an artifact by name; runs may come from several threads."""
 
-    name: BackendName = "onnxruntime"
-
-    def __init__(self, artifact: EncoderArtifact, provider: Provider, threads: int | None) -> None:
-        """Use ``load``."""
+    def __init__(self, artifact: EncoderArtifact, runtime: Runtime) -> None:
+        """The artifact and what loads its graphs: see ``open_artifact``."""
         self.manifest = artifact.manifest
         self.tokenizer = artifact.tokenizer
-        self.provider: str = provider
-        self.device: Literal["cpu", "cuda"] = device_of(provider)
-        maker = session_maker(self.manifest, provider, threads)
+        self.name: BackendName = runtime.name
+        self.provider: str = runtime.label
+        self.device: Literal["cpu", "cuda"] = runtime.device
         self.graphs = {
-            path.stem: Graph(maker.session(path), self.device)
+            path.stem: runtime.graph(path)
             for entry in self.manifest.files
             for path in [artifact.path / entry.name]
             if path.suffix == ".onnx"
         }
-
-    @classmethod
-    def load(
-        cls,
-        directory: Path,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
-        threads: int | None = None,
-        check_hashes: bool = True,
-        provider: ProviderChoice = "auto",
-    ) -> "EncoderGraphs":
-        """Load an artifact directory.
-
-        Raises:
-            CompExportError: as ``open_artifact``, or ONNX Runtime refuses a graph.
-        """
-        artifact, chosen = open_artifact(directory, EncoderArtifact, device, check_hashes, provider)
-        return cls(artifact, chosen, threads)
 
     def check(self, size: RequestSize) -> None:
         """Any size will do."""

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from export.commands.verify import command as verify_command
 from export.engines.gpu import gpu_capability
 from export.engines.manifest import load_engines
 from export.manifest import sha256_of
+from export.openvino_graph import computes_bfloat16
 from export.parity import Answered, Greedy, Link, compare, is_tie
 from export.reading import load_artifact
 from export.slim import write_slim_checkpoint
@@ -95,6 +97,7 @@ def test_verify_holds_and_is_recorded(run, exported):
         "dense torch = ONNX Runtime (onnx-dense)",
         "slim torch = ONNX Runtime (onnx-standard)",
         "slim torch = ONNX Runtime, caches in place (onnx-standard)",
+        "slim torch = OpenVINO (onnx-standard)",
     ]
     assert report["skipped"] == []
     for link in report["links"]:
@@ -187,17 +190,38 @@ def test_engines_that_answer_otherwise_do_not_hold(with_engines, monkeypatch, tm
     assert not load_engines(run / "tensorrt-float32").manifest.verified.ok
 
 
-def test_bfloat16_artifacts_are_listed_as_not_compared(run, exported, tmp_path):
+def test_bfloat16_artifacts_are_compared_where_the_cpu_can(run, exported, tmp_path):
     found = tmp_path / "tiny-0.5"
     shutil.copytree(run, found)
     words = ("--flavour", "standard", "--precision", "bfloat16", "--no-dense", "--json")
     assert invoke(onnx_command, found, *words)[0] == 0
     status, text = invoke(verify_command, found, "--questions", 2, "--json")
     assert status == 0
-    (skipped,) = json.loads(text)["skipped"]
+    report = json.loads(text)
+    skipped, *_ = report["skipped"]
     assert skipped["name"] == "ONNX Runtime (onnx-standard-bfloat16)"
+    if computes_bfloat16():
+        link = report["links"][-1]
+        assert link["name"] == "slim torch = OpenVINO (onnx-standard-bfloat16)"
+        assert link["precision"] == "bfloat16"
+        assert 1e-4 < link["max_logit_difference"] < 1
+    else:
+        assert report["skipped"][1]["name"] == "OpenVINO (onnx-standard-bfloat16)"
     with pytest.raises(CompExportError, match="--flavour standard"):
         invoke(onnx_command, found, "--precision", "bfloat16")
+
+
+def test_without_openvino_it_is_listed_as_not_compared(run, exported, tmp_path, monkeypatch):
+    found = tmp_path / "tiny-0.5"
+    shutil.copytree(run, found)
+    words = ("--flavour", "standard", "--no-dense", "--json")
+    assert invoke(onnx_command, found, *words)[0] == 0
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    status, text = invoke(verify_command, found, "--questions", 2, "--json")
+    assert status == 0
+    (skipped,) = json.loads(text)["skipped"]
+    assert skipped["name"] == "OpenVINO (onnx-standard)"
+    assert "pip install 'comp-export[openvino]'" in skipped["reason"]
 
 
 def test_verify_fails_on_other_weights(run, exported, tmp_path):

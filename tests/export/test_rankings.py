@@ -93,6 +93,7 @@ def test_every_form_of_a_run_is_proved(ranking, run_of):
         "slim torch = ONNX Runtime (onnx)",
         "slim torch = ONNX Runtime (onnx-standard)",
         "slim torch = ONNX Runtime, caches in place (onnx-standard)",
+        "slim torch = OpenVINO (onnx-standard)",
     ]
     for link in report["links"]:
         assert [place["identical"] for place in link["kept"]] == [QUESTIONS, QUESTIONS]

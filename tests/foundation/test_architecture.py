@@ -149,7 +149,7 @@ def test_constraints_pin_what_the_project_asks_for() -> None:
 
 def test_extras_that_were_promised() -> None:
     extras = set(project()["optional-dependencies"])
-    assert extras >= {"demo", "serve", "train", "tensorrt", "tensorrt-rtx", "gpu"}
+    assert extras >= {"demo", "serve", "train", "tensorrt", "tensorrt-rtx", "gpu", "openvino"}
 
 
 def test_the_wheel_holds_packages_and_their_data(tmp_path: Path) -> None:

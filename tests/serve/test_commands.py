@@ -138,7 +138,7 @@ def test_bench_measures_backends_side_by_side(run, checkpoint, plan):
     page = (run / "reports" / "bench.md").read_text()
     assert "| onnxruntime cpu float16 |" in page
     with pytest.raises(CompExportError, match="is no backend"):
-        invoke("bench", run, *few, "--against", "openvino")
+        invoke("bench", run, *few, "--against", "coreml")
     with pytest.raises(CompExportError, match="comp-export tensorrt"):
         invoke("bench", run, *few, "--against", "tensorrt")
 

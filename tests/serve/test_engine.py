@@ -8,7 +8,9 @@ from comp.errors import CompExportError
 from comp.plan import keep_count
 from export.artifact import Origin, export_artifact
 from export.graph.builder import Target
-from serve.backends.onnxruntime import OnnxRuntimeBackend
+from export.llava_manifest import LlavaArtifact
+from serve.backends.graph_backend import GraphBackend
+from serve.backends.opening import open_artifact
 from serve.engine import Engine
 from serve.options import GenerationOptions
 from serve.results import Finished, Prefilled, TokenText
@@ -52,7 +54,7 @@ def test_eos_ends_the_answer_as_in_transformers(dense_artifact, checkpoint):
     pictures = [noise(5)]
     expected, _ = of_transformers(checkpoint, pictures, "what is at the top?")
     eos = expected[4]
-    backend = OnnxRuntimeBackend.load(dense_artifact, "cpu", 1)
+    backend = GraphBackend(*open_artifact(dense_artifact, LlavaArtifact, "cpu", 1))
     tokens = backend.manifest.tokens.model_copy(update={"eos_token_ids": (eos,)})
     backend.manifest = backend.manifest.model_copy(update={"tokens": tokens})
     answer = Engine(backend).generate(

@@ -182,6 +182,7 @@ def test_caches_are_told_apart_by_artifact(standard, compressed_artifact, tmp_pa
         ({"provider": "cuda"}, "onnx", "-cuda"),
         ({"provider": "cuda", "precision": "float16"}, "onnx-float16", "-cuda-float16"),
         ({"provider": "tensorrt"}, "onnx-standard", "-tensorrt-standard"),
+        ({"backend": "openvino"}, "onnx-standard", "-openvino-standard"),
         ({"backend": "tensorrt"}, "tensorrt", "-tensorrt"),
         (
             {"backend": "tensorrt", "precision": "bfloat16"},
@@ -199,6 +200,8 @@ def test_the_form_that_is_meant(tmp_path, words, directory, suffix):
 def test_words_for_engines_and_graphs_are_not_mixed():
     with pytest.raises(CompExportError, match="--provider cuda"):
         Form.choose("tensorrt", "cuda")
+    with pytest.raises(CompExportError, match="--provider cpu"):
+        Form.choose("openvino", "cpu")
     with pytest.raises(CompExportError, match="--flavour onnxruntime"):
         Form.choose("tensorrt", flavour="onnxruntime")
 
@@ -209,6 +212,8 @@ def test_words_for_engines_and_graphs_are_not_mixed():
         ("onnxruntime", Form.choose()),
         ("onnxruntime:cuda", Form.choose(provider="cuda")),
         ("onnxruntime:cpu:float16", Form.choose(provider="cpu", precision="float16")),
+        ("openvino", Form.choose("openvino")),
+        ("openvino:float16", Form.choose("openvino", precision="float16")),
         ("tensorrt", Form.choose("tensorrt")),
         ("tensorrt:bfloat16", Form.choose("tensorrt", precision="bfloat16")),
     ],
@@ -224,7 +229,15 @@ def test_other_words_are_refused_in_one_line(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "onnxruntime:", "onnxruntime:rocm", "onnxruntime:cpu:int3", "tensorrt:cuda"]
+    "text",
+    [
+        "",
+        "onnxruntime:",
+        "onnxruntime:rocm",
+        "onnxruntime:cpu:int3",
+        "tensorrt:cuda",
+        "openvino:cpu",
+    ],
 )
 def test_near_misses_are_refused(text):
     with pytest.raises(CompExportError, match="is no backend"):

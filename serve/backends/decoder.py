@@ -4,12 +4,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from comp.errors import CompExportError
 from export.llava_manifest import LlavaManifest
-from serve.backends.ort_session import Graph
+from serve.backends.base import Graph
 
 KEEP_FACTOR = "keep_factor"
 
@@ -18,7 +17,9 @@ KEEP_FACTOR = "keep_factor"
 class DecoderState:
     """What one decode step hands to the next, for a batch of B sequences in step."""
 
-    caches: tuple[ort.OrtValue, ...]  # key, value of layer 0, key, value of layer 1, ...
+    caches: tuple[
+        Any, ...
+    ]  # key, value of layer 0, key, value of layer 1, ...; as its graph keeps them
     position: int  # of the next token: positions are kept, not renumbered
 
 
@@ -74,19 +75,19 @@ class Decoder:
             "text_positions": text,
         }
         for name, heads in zip(self._past, self._heads, strict=True):
-            empty = np.zeros((batch, heads, 0, self._head_dim), self._graph.inputs[name].dtype)
+            empty = np.zeros((batch, heads, 0, self._head_dim), self._graph.inputs[name])
             feeds[name] = empty
         if keep_factor != 1:
-            feeds[KEEP_FACTOR] = np.array(keep_factor, self._graph.settings[KEEP_FACTOR].dtype)
+            feeds[KEEP_FACTOR] = np.array(keep_factor, self._graph.settings[KEEP_FACTOR])
         numbers = ["logits", *(f"kept.{layer}" for layer in self._drops)]
         (logits, *kept), caches = self._graph.run(feeds, numbers, self._present)
         state = DecoderState(tuple(caches), length)
         return logits[:, -1], dict(zip(self._drops, kept, strict=True)), state
 
     def step(
-        self, embeds: ort.OrtValue, batch: int, state: DecoderState
+        self, embeds: Any, batch: int, state: DecoderState
     ) -> tuple[NDArray[np.float32], DecoderState]:
-        """One token for each sequence: ``embeds [B, 1, d]`` to ``logits [B, V]``."""
+        """One token for each sequence: ``embeds [B, 1, d]``, as a graph kept it, to ``logits [B, V]``."""
         feeds: dict[str, Any] = {
             "inputs_embeds": embeds,
             "position_ids": np.full((batch, 1), state.position, dtype=np.int64),

@@ -1,0 +1,168 @@
+"""A graph in OpenVINO, compiled for the CPU that is here."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comp.errors import CompExportError
+from export.manifest import Precision
+
+INSTALL = "pip install 'comp-export[openvino]'"
+NO_BFLOAT16 = "which this CPU does not compute (AVX-512 BF16 or AMX does)"
+_RESULT = "/sink_port_0"  # OpenVINO adds it to the name of an output
+
+
+class OpenVinoGraph:
+    """A compiled graph; runs may come from several threads.
+
+    Values that stay between runs (the key/value caches) are ``openvino.Tensor``: a run reads and
+    writes them where they lie. Every run gets new tensors for what it gives, as large as that turns
+    out, because a request that serves one run after the other would write into what it gave before.
+
+    ``bfloat16`` names the outputs that are, for which NumPy has no type: they are kept, not looked at.
+
+    Args:
+        path: the ``.onnx`` file, of the standard flavour; its external data lies beside it.
+        precision: of the artifact. float32 and float16 ones are computed in float32.
+        threads: of one run; ``None`` leaves them to OpenVINO, which takes the physical cores.
+
+    Raises:
+        CompExportError: OpenVINO is not installed, refuses the graph, or this CPU has no bfloat16.
+    """
+
+    def __init__(
+        self, path: Path, precision: Precision = "float32", threads: int | None = None
+    ) -> None:
+        self._ov = openvino()
+        if precision == "bfloat16" and not computes_bfloat16():
+            raise CompExportError(f"{path} is bfloat16, {NO_BFLOAT16}: use --precision float32")
+        # By itself OpenVINO computes in bfloat16 where the CPU can: what is float32 stays float32.
+        settings: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            # Every graph would pin its threads to the same cores, whatever else runs on them.
+            "ENABLE_CPU_PINNING": False,
+        }
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            self._compiled = _core().compile_model(str(path), "CPU", settings)
+        except RuntimeError as error:  # OpenVINO's exceptions have no class of their own
+            reason = " ".join(str(error).split())
+            raise CompExportError(f"OpenVINO cannot load {path}: {reason}") from error
+        self.inputs: dict[str, np.dtype[Any]] = {
+            _name(port): port.get_element_type().to_dtype() for port in self._compiled.inputs
+        }
+        self.outputs = [_name(port) for port in self._compiled.outputs]
+        kinds = {_name(port): port.get_element_type() for port in self._compiled.outputs}
+        self.bfloat16 = frozenset(
+            name for name, kind in kinds.items() if kind == self._ov.Type.bf16
+        )
+        self.settings: dict[str, np.dtype[Any]] = {}  # the standard flavour has none
+        self._places = {name: place for place, name in enumerate(self.outputs)}
+        self._taken = [port.get_element_type() for port in self._compiled.inputs]
+        self._given = [(port.get_element_type(), _least(port)) for port in self._compiled.outputs]
+        self._free: list[Any] = []
+        self._lock = Lock()
+
+    def run(
+        self,
+        feeds: Mapping[str, Any],
+        numbers: Sequence[str] = (),
+        kept: Sequence[str] = (),
+    ) -> tuple[list[NDArray[Any]], list[Any]]:
+        """Run once.
+
+        Args:
+            feeds: every input by name: an array of the input's element type (of any, without elements),
+                or what a run kept.
+            numbers: outputs wanted as numpy arrays.
+            kept: outputs wanted as tensors, for a later run.
+
+        Returns:
+            The arrays of ``numbers`` and the tensors of ``kept``, in their order.
+        """
+        fed = [
+            self._tensor(feeds[name], kind)
+            for name, kind in zip(self.inputs, self._taken, strict=True)
+        ]
+        given = [self._ov.Tensor(kind, shape) for kind, shape in self._given]
+        request = self._take()
+        try:
+            for place, value in enumerate(fed):
+                request.set_input_tensor(place, value)
+            for place, value in enumerate(given):
+                request.set_output_tensor(place, value)
+            request.infer(share_outputs=True)
+        finally:
+            self._give_back(request)
+        arrays = [given[self._places[name]].data for name in numbers]
+        return arrays, [given[self._places[name]] for name in kept]
+
+    def _tensor(self, value: Any, kind: Any) -> Any:
+        """What a run kept, or an array whose memory OpenVINO takes as it is."""
+        if isinstance(value, self._ov.Tensor):
+            return value
+        if not value.size:  # NumPy has no bfloat16
+            return self._ov.Tensor(kind, list(value.shape))
+        # One piece, and writable: that is what OpenVINO asks for.
+        return self._ov.Tensor(np.require(value, requirements=["C", "W"]), shared_memory=True)
+
+    def _take(self) -> Any:
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+        return self._compiled.create_infer_request()
+
+    def _give_back(self, request: Any) -> None:
+        with self._lock:
+            self._free.append(request)
+
+
+def openvino() -> ModuleType:
+    """The module.
+
+    Raises:
+        CompExportError: it is not installed.
+    """
+    try:
+        import openvino as module
+    except ImportError as error:
+        raise CompExportError(f"openvino is not installed: {INSTALL}") from error
+    return module
+
+
+def openvino_version() -> str:
+    """Of the package, ``2026.4.1``; errors as ``openvino``."""
+    release: str = (
+        openvino().__version__
+    )  # with the build: 2026.4.1-22982-e213a147257-releases/2026/4
+    return release.partition("-")[0]
+
+
+def computes_bfloat16() -> bool:
+    """Whether this CPU does, without falling back to float32; errors as ``openvino``."""
+    return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+@cache
+def _core() -> Any:
+    return openvino().Core()
+
+
+def _name(port: Any) -> str:
+    """The ONNX graph's: fusions add names to a port, the node's own keeps what it was."""
+    name: str = port.get_node().get_friendly_name()
+    return name.removesuffix(_RESULT)
+
+
+def _least(port: Any) -> list[int]:
+    """The shape to begin with: OpenVINO grows what is dynamic."""
+    return [0 if size.is_dynamic else size.get_length() for size in port.get_partial_shape()]

@@ -1,0 +1,338 @@
+"""OpenVINO in the place of ONNX Runtime: the same answers, and refusals of what it does not run."""
+
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from comp.cli import cli
+from comp.errors import CompExportError
+from export.artifact import Origin, export_artifact
+from export.graph.builder import Target
+from export.llava_manifest import LlavaArtifact
+from export.openvino_graph import OpenVinoGraph, computes_bfloat16
+from serve.backends.graph_backend import GraphBackend
+from serve.backends.opening import open_artifact
+from serve.engine import Engine
+from serve.loading import load_engine
+from serve.options import GenerationOptions
+from serve.results import TokenText
+from tests.comp import small_blip, small_clip
+from tests.serve.random_llava import noise
+
+pytest.importorskip("openvino", reason="runs in OpenVINO: pip install 'comp-export[openvino]'")
+
+OPTIONS = GenerationOptions(max_new_tokens=8, ignore_eos=True)
+QUESTIONS = [
+    ([noise(1)], "where is the fox?"),
+    ([], "hello you"),
+    ([noise(1), noise(2)], "more than one?"),
+    ([noise(3)], "count the animals on the left."),
+]
+
+
+@pytest.fixture(scope="module")
+def standard(checkpoint, plan, tmp_path_factory):
+    """A directory with a compressed and a dense artifact of the standard flavour."""
+    home = tmp_path_factory.mktemp("openvino")
+    target = Target("standard", "float32")
+    export_artifact(checkpoint.path, home / "onnx-standard", Origin.of_plan(plan), target, plan)
+    export_artifact(checkpoint.path, home / "onnx-dense-standard", Origin("tiny"), target)
+    return home
+
+
+@pytest.fixture(scope="module")
+def engines(standard):
+    names = {"dense": "onnx-dense-standard", "compressed": "onnx-standard"}
+    return {
+        which: Engine.load(standard / name, threads=1, backend="openvino")
+        for which, name in names.items()
+    }
+
+
+@pytest.mark.parametrize("which", ["dense", "compressed"])
+@pytest.mark.parametrize(("images", "prompt"), QUESTIONS)
+def test_answers_equal_those_of_onnxruntime(engines, which, images, prompt, request):
+    peer = request.getfixturevalue(which)
+    found = engines[which].generate(images, prompt, OPTIONS)
+    expected = peer.generate(images, prompt, OPTIONS)
+    assert found.token_ids == expected.token_ids
+    assert len(set(expected.token_ids)) > 2
+    assert found.kept.by_layer.keys() == expected.kept.by_layer.keys()
+    for layer, places in expected.kept.by_layer.items():
+        assert np.array_equal(found.kept.by_layer[layer], places)
+
+
+def test_it_says_what_it_is(engines):
+    engine = engines["dense"]
+    assert (engine.backend, engine.device) == ("openvino", "cpu")
+    assert engine.provider.startswith("openvino 20")
+    assert engine.threads == 1
+
+
+@pytest.mark.parametrize("which", ["onnx-dense-standard", "onnx-standard"])
+def test_logits_are_float32(standard, which):
+    """Of a prefill and of steps after it; bfloat16, OpenVINO's own choice, would be a percent off."""
+    backends = [
+        GraphBackend(*open_artifact(standard / which, LlavaArtifact, threads=1, backend=backend))
+        for backend in ("openvino", "onnxruntime")
+    ]
+    random = np.random.default_rng(4)
+    vision = backends[0].manifest.vision
+    pixels = random.standard_normal((2, 3, vision.image_size, vision.image_size)).astype(np.float32)
+    length = vision.image_tokens + 7
+    ids = random.integers(10, 300, (2, length))
+    places = np.tile(np.arange(length), (2, 1))
+    split = (places[:, 2 : 2 + vision.image_tokens], np.delete(places, np.s_[2:-5], axis=1))
+    prefills = [backend.prefill(pixels, ids, *split, 1.0) for backend in backends]
+    logits, states = zip(*((found.logits, found.state) for found in prefills), strict=True)
+    for tokens in ([11, 12], [13, 14], [15, 16]):
+        np.testing.assert_allclose(logits[0], logits[1], atol=1e-4)
+        assert np.abs(logits[1]).max() > 0.1
+        steps = [
+            backend.step(tokens, state) for backend, state in zip(backends, states, strict=True)
+        ]
+        logits, states = zip(*steps, strict=True)
+    np.testing.assert_allclose(logits[0], logits[1], atol=1e-4)
+
+
+def test_what_a_run_gave_stays_as_it_was(standard):
+    """A request serves the next run too: that must not write into what the one before gave."""
+    graph = OpenVinoGraph(standard / "onnx-standard" / "embed_tokens.onnx", threads=1)
+    first, second = np.array([[1, 2, 3]]), np.array([[4, 5]])
+    (array,), _ = graph.run({"input_ids": first}, ["inputs_embeds"])
+    _, (tensor,) = graph.run({"input_ids": first}, kept=["inputs_embeds"])
+    before = array.copy()
+    (other,), _ = graph.run({"input_ids": second}, ["inputs_embeds"])
+    assert other.shape[:2] == (1, 2)
+    assert not np.array_equal(other[0, 0], before[0, 0])
+    assert np.array_equal(array, before)
+    assert np.array_equal(tensor.data, before)
+
+
+def test_arrays_of_any_layout_are_taken(standard):
+    graph = OpenVinoGraph(standard / "onnx-standard" / "embed_tokens.onnx", threads=1)
+    ids = np.array([[1, 2, 3, 4]])
+    (expected,), _ = graph.run({"input_ids": ids}, ["inputs_embeds"])
+    strided = np.repeat(ids, 2, axis=1)[:, ::2]
+    borrowed = np.broadcast_to(ids[0], (1, 4))
+    assert not borrowed.flags.writeable
+    for same in (strided, np.asfortranarray(ids), borrowed):
+        (found,), _ = graph.run({"input_ids": same}, ["inputs_embeds"])
+        assert np.array_equal(found, expected)
+
+
+def test_batches_equal_single_answers(engines, compressed):
+    requests = [([noise(n)], f"where is {word}?") for n, word in enumerate(["it", "he", "a"])]
+    requests += [([], "hello you"), ([], "hello me"), ([noise(7)], "how many are there?")]
+    found = engines["compressed"].generate_batch(requests, OPTIONS, batch_size=3)
+    expected = compressed.generate_batch(requests, OPTIONS, batch_size=3)
+    assert [a.token_ids for a in found] == [a.token_ids for a in expected]
+
+
+def test_requests_at_the_same_time_do_not_meet(engines, compressed):
+    """Answers token by token in turn, and in threads: each as if alone."""
+    engine = engines["compressed"]
+    expected = [compressed.generate(*question, OPTIONS).token_ids for question in QUESTIONS]
+    streams = [engine.stream(*question, OPTIONS) for question in QUESTIONS]
+    tokens = [[] for _ in streams]
+    alive = dict(enumerate(streams))
+    while alive:
+        for number, stream in list(alive.items()):
+            event = next(stream, None)
+            if event is None:
+                del alive[number]
+            elif isinstance(event, TokenText):
+                tokens[number].append(event.token_id)
+    assert [tuple(found) for found in tokens] == expected
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda question: engine.generate(*question, OPTIONS), QUESTIONS))
+    assert [answer.token_ids for answer in answers] == expected
+
+
+def random_encoder(kind):
+    """A model and a plan that cuts heads, channels and tokens of it."""
+    if kind == "clip":
+        return small_clip.random_clip(2, width=32), small_clip.random_plan(2)
+    adapter = small_blip.random_blip(kind, seed=2, width=32)
+    return adapter, small_blip.random_plan(adapter, seed=2)
+
+
+def worked(engine, kind):
+    """What an engine says of pictures and texts, as numbers."""
+    texts = ("a fox", "a ram and a wheel at the top")
+    if kind in ("clip", "retrieval"):
+        return engine.rank([noise(1), noise(2)], texts).of_texts
+    if kind == "statement":
+        return engine.judge([noise(1), noise(2)], texts[1]).probability
+    # Drawn from flat logits: the likeliest token of a random model is always the same.
+    options = GenerationOptions(max_new_tokens=8, ignore_eos=True, temperature=20, seed=1)
+    return engine.generate([noise(1)], texts[0], options).token_ids
+
+
+@pytest.mark.parametrize("kind", ["clip", *small_blip.TASKS])
+def test_clip_and_blip(kind, tmp_path):
+    model, plan = random_encoder(kind)
+    model.save(tmp_path / "dense")
+    out = tmp_path / "onnx-standard"
+    target = Target("standard", "float32")
+    export_artifact(tmp_path / "dense", out, Origin.of_plan(plan), target, plan)
+    found, expected = (
+        worked(load_engine(out, threads=1, backend=backend), kind)
+        for backend in ("openvino", "onnxruntime")
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["question", "statement", "retrieval"])
+def test_blip_in_bfloat16(kind, tmp_path):
+    """Values that its graphs hand to each other are bfloat16, which NumPy has not."""
+    if not computes_bfloat16():
+        pytest.skip("this CPU does not compute bfloat16")
+    random_encoder(kind)[0].save(tmp_path / "dense")
+    results = []
+    for precision, backend in (("bfloat16", "openvino"), ("float32", "onnxruntime")):
+        out = tmp_path / precision
+        export_artifact(tmp_path / "dense", out, Origin("t"), Target("standard", precision))
+        results.append(worked(load_engine(out, threads=1, backend=backend), kind))
+    np.testing.assert_allclose(*results, atol=0.05)
+
+
+@pytest.fixture(scope="module", params=["float16", "bfloat16"])
+def half(request, checkpoint, tmp_path_factory):
+    """A dense artifact in half precision."""
+    if request.param == "bfloat16" and not computes_bfloat16():
+        pytest.skip("this CPU does not compute bfloat16")
+    out = tmp_path_factory.mktemp("half") / request.param
+    export_artifact(checkpoint.path, out, Origin("t"), Target("standard", request.param))
+    return out
+
+
+def test_half_precision_is_near(half, dense):
+    """Logits of a prefill and of steps with caches in half precision."""
+    backend = GraphBackend(*open_artifact(half, LlavaArtifact, threads=1, backend="openvino"))
+    peer = dense._backend
+    ids = np.random.default_rng(4).integers(10, 300, (2, 9))
+    split = (np.zeros((2, 0), np.int64), np.tile(np.arange(9), (2, 1)))
+    found, expected = (each.prefill(None, ids, *split, 1.0) for each in (backend, peer))
+    pairs, states = [(found.logits, expected.logits)], (found.state, expected.state)
+    for tokens in ([11, 12], [13, 14]):
+        steps = [
+            each.step(tokens, state) for each, state in zip((backend, peer), states, strict=True)
+        ]
+        (pair, states) = zip(*steps, strict=True)
+        pairs.append(pair)
+    for mine, theirs in pairs:
+        difference = np.abs(mine - theirs).max() / np.abs(theirs).max()
+        least, most = (1e-6, 3e-3) if half.name == "float16" else (1e-4, 0.1)
+        assert least < difference < most
+
+
+def test_half_precision_answers(half):
+    engine = Engine.load(half, threads=1, backend="openvino")
+    answer = engine.generate([noise(1), noise(2)], "where?", OPTIONS)
+    assert len(answer.token_ids) == OPTIONS.max_new_tokens
+
+
+def test_bfloat16_is_refused_by_a_cpu_without_it(standard, monkeypatch):
+    monkeypatch.setattr("export.openvino_graph.computes_bfloat16", lambda: False)
+    with pytest.raises(CompExportError, match=r"this CPU does not compute.*--precision float32"):
+        OpenVinoGraph(standard / "onnx-standard" / "embed_tokens.onnx", "bfloat16")
+
+
+def test_what_it_does_not_run_is_refused(standard, compressed_artifact):
+    with pytest.raises(CompExportError, match=r"onnxruntime flavour.*--flavour standard"):
+        Engine.load(compressed_artifact, backend="openvino")
+    for options in ({"device": "cuda"}, {"provider": "cpu"}):
+        with pytest.raises(CompExportError, match="for ONNX Runtime: leave one out"):
+            Engine.load(standard / "onnx-standard", backend="openvino", **options)
+    with pytest.raises(CompExportError, match="comp-export tensorrt"):
+        Engine.load(standard / "onnx-standard", backend="tensorrt")
+    engine = Engine.load(standard / "onnx-standard", threads=1, backend="openvino")
+    with pytest.raises(CompExportError, match="keep_factor"):
+        engine.stream([noise(0)], "where?", GenerationOptions(keep_factor=0.5))
+
+
+def test_a_graph_it_cannot_read_is_named(tmp_path):
+    (tmp_path / "decoder_model.onnx").write_bytes(b"no graph")
+    with pytest.raises(CompExportError, match=r"OpenVINO cannot load .*decoder_model\.onnx"):
+        OpenVinoGraph(tmp_path / "decoder_model.onnx")
+
+
+def test_without_openvino_the_remedy_is_said(standard, monkeypatch):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(CompExportError, match=r"pip install 'comp-export\[openvino\]'"):
+        Engine.load(standard / "onnx-standard", backend="openvino")
+
+
+def test_it_needs_no_onnxruntime(standard):
+    """Nor torch or transformers: the process has none of them."""
+    code = (
+        "import sys\n"
+        "sys.modules |= dict.fromkeys(('onnxruntime', 'torch', 'transformers'))\n"
+        "import numpy as np\n"
+        "from PIL import Image\n"
+        "from serve.engine import Engine\n"
+        f"engine = Engine.load({str(standard / 'onnx-standard')!r}, threads=1, backend='openvino')\n"
+        "picture = Image.new('RGB', (64, 64), 'red')\n"
+        "print(len(engine.generate([picture], 'where is the fox?').token_ids))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(cli, [str(a) for a in arguments], catch_exceptions=False)
+
+
+@pytest.fixture
+def picture_path(picture, tmp_path):
+    path = tmp_path / "picture.png"
+    picture.save(path)
+    return path
+
+
+def test_the_verbs_run_it(run, standard, compressed, picture_path, tmp_path):
+    for source in standard.iterdir():
+        shutil.copytree(source, run / source.name)
+    words = ("--backend", "openvino", "--json")
+    asked = ("--image", picture_path, "--prompt", "where is the fox?")
+    found = json.loads(invoke("run", run, *asked, "--max-new-tokens", 6, *words).stdout)
+    options = GenerationOptions(max_new_tokens=6)
+    expected = compressed.generate([picture_path], "where is the fox?", options)
+    assert found["token_ids"] == list(expected.token_ids)
+    assert found["backend"] == "openvino"
+    data = tmp_path / "questions.jsonl"
+    line = {"image": "picture.png", "question": "where is the fox?", "answer": expected.text}
+    data.write_text(json.dumps(line) + "\n")
+    options = ("--data", data, "--images", tmp_path, "--max-new-tokens", 6)
+    report = json.loads(invoke("eval", run, *options, *words).stdout)
+    assert report["compressed"]["accuracy"] == 1
+    assert report["backend"] == "openvino"
+    assert "openvino" in report["versions"]
+    assert (run / "reports" / "eval-openvino-standard.json").is_file()
+
+
+@pytest.mark.slow
+def test_bench_measures_it_beside_onnxruntime(run, standard, picture_path):
+    for source in standard.iterdir():
+        shutil.copytree(source, run / source.name)
+    asked = ("--image", picture_path, "--prompt", "where is the fox?", "--against", "openvino")
+    few = ("--new-tokens", 2, "--warmup", 0, "--repeats", 1, "--cold-starts", 1, "--threads", 1)
+    report = json.loads(invoke("bench", run, *asked, *few, "--json").stdout)
+    assert report["backend"] == "onnxruntime"
+    (other,) = report["against"]
+    assert other["backend"] == "openvino"
+    assert other["name"] == "openvino float32"
+
+
+def test_an_artifact_that_was_not_exported_is_missed(run, picture_path):
+    options = ("--image", picture_path, "--prompt", "?", "--backend", "openvino")
+    with pytest.raises(CompExportError, match=r"comp-export onnx .* --flavour standard"):
+        invoke("run", run, *options)
