@@ -28,8 +28,9 @@ demo: $(INSTALLED)
 	$(CLI) quickstart
 	$(CLI) demo
 
+# A process a core, up to four, each with one thread; a process that runs out of tests takes over others.
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
