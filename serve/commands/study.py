@@ -20,9 +20,16 @@ STUDIES = Path("runs") / "studies"
 @click.option(
     "--report-only", is_flag=True, help="Write the report of the cells that are done; run nothing."
 )
+@click.option(
+    "--jobs",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Cells that are pruned side by side, each on its share of the cores; measured one by one.",
+)
 @common_options
 def command(
-    file: Path, out: Path | None, retry: bool, report_only: bool, options: CommonOptions
+    file: Path, out: Path | None, retry: bool, report_only: bool, jobs: int, options: CommonOptions
 ) -> None:
     """Carry out the study that FILE (TOML) describes, cell after cell, and report it.
 
@@ -38,7 +45,7 @@ def command(
     study = load_study(file)
     folder = out or STUDIES / file.stem
     if not report_only:
-        carry_out(study, folder, options, retry)
+        carry_out(study, folder, options, retry, jobs)
     summary = summarise(study, folder, file.stem)
     save_report(summary, folder)
     if options.json:

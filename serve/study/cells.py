@@ -40,21 +40,20 @@ class Runner:
     lock: int
     note: Callable[[str], None]
 
-    def run(self, cell: Cell) -> CellRecord:
+    def prepare(self, cell: Cell, threads: int) -> "Steps":
+        """Prune and export a cell, as its first steps; what goes wrong is told by ``run``."""
+        steps = Steps(self, cell, threads)
+        with steps.failing():
+            steps.made()
+        return steps
+
+    def run(self, cell: Cell, prepared: "Steps | None" = None) -> CellRecord:
         """Carry a cell out, going on where an earlier call was cut off; write its record."""
-        steps = _Steps(self, cell)
+        steps = prepared or Steps(self, cell)
         result: Result | None = None
-        failed: dict[str, Any] = {}
-        try:
-            result = steps.all()
-        except CompExportError as error:
-            failed = {"step": steps.now, "reason": str(error)}
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-        ) as error:  # files of a run that are not what they were
-            failed = {"step": steps.now, "reason": f"{type(error).__name__}: {error}"}
+        if steps.failed is None:
+            with steps.failing():
+                result = steps.all()
         record = CellRecord(
             cell=cell.name,
             settings=settings_of(self.study, cell),
@@ -62,7 +61,7 @@ class Runner:
             seconds=steps.seconds,
             machine=describe_machine(),
             versions=self._versions(cell),
-            **failed,
+            **(steps.failed or {}),
         )
         self.folder.write(self.folder.cell_file(cell), record)
         return record
@@ -75,21 +74,50 @@ class Runner:
 
 
 @dataclass
-class _Steps:
-    """The steps of one cell; ``seconds`` has those that were taken, also the one that failed."""
+class Steps:
+    """The steps of one cell.
+
+    Attributes:
+        threads: that pruning and exporting may compute with; by default as many as they like.
+        seconds: of the steps that were taken, also of the one that failed.
+        failed: which step failed, and why.
+    """
 
     runner: Runner
     cell: Cell
+    threads: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    now: Step = "prune"
+    failed: dict[str, Any] | None = None
+    _now: Step = "prune"
 
-    def all(self) -> Result:
-        folder, run = self.runner.folder, self.runner.folder.run(self.cell)
+    @contextmanager
+    def failing(self) -> Iterator[None]:
+        """Hold what goes wrong for the record."""
+        try:
+            yield
+        except CompExportError as error:
+            self.failed = {"step": self._now, "reason": str(error)}
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+        ) as error:  # files of a run that are not what they were
+            self.failed = {"step": self._now, "reason": f"{type(error).__name__}: {error}"}
+
+    def made(self) -> PruningPlan:
+        """Prune and export."""
+        run = self.runner.folder.run(self.cell)
         with self._step("prune"):
             plan = self._prune()
         if not (run.onnx / "manifest.json").is_file():
             with self._step("onnx"):
                 self._process(_verb("onnx", str(run.path), "--no-dense", "--force"))
+        return plan
+
+    def all(self) -> Result:
+        folder, run = self.runner.folder, self.runner.folder.run(self.cell)
+        plan = self.made()
+        self.threads = None  # what is measured has the machine for itself
         if not _measured_dense(self.runner):
             with self._step("dense"):
                 self._dense(plan)
@@ -177,17 +205,19 @@ class _Steps:
         return found
 
     def _process(self, words: list[str]) -> str:
-        return run_process(words, self.runner.folder.log(self.cell), self.runner.lock)
+        log = self.runner.folder.log(self.cell)
+        return run_process(words, log, self.runner.lock, self.threads)
 
     @contextmanager
     def _step(self, name: Step) -> Iterator[None]:
-        self.now = name
+        self._now = name
         self.runner.note(SAID[name])
         began = time.monotonic()
         try:
             yield
         finally:
-            self.seconds[name] = round(time.monotonic() - began, 1)
+            spent = self.seconds.get(name, 0.0) + time.monotonic() - began
+            self.seconds[name] = round(spent, 1)
 
 
 SAID: dict[Step, str] = {

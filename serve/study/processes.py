@@ -12,13 +12,14 @@ from comp.errors import CompExportError
 from comp.files import disk_errors
 
 PACKAGES = Path(__file__).resolve().parents[2]
+_RUNNING: "set[subprocess.Popen[str]]" = set()
 
 
 class StepError(CompExportError):
     """A step ended badly; the message is its last word."""
 
 
-def run_process(words: Sequence[str], log: Path, lock: int) -> str:
+def run_process(words: Sequence[str], log: Path, lock: int, threads: int | None = None) -> str:
     """Run a command to its end; its standard error is added to ``log``.
 
     Whatever ends the wait (Ctrl-C, say) ends the process and all that it started.
@@ -27,6 +28,7 @@ def run_process(words: Sequence[str], log: Path, lock: int) -> str:
         words: the command.
         log: file.
         lock: an open file that the process keeps open.
+        threads: that it may compute with; by default as many as it likes.
 
     Returns:
         Its standard output.
@@ -35,6 +37,9 @@ def run_process(words: Sequence[str], log: Path, lock: int) -> str:
         StepError: it ended with another status than 0.
     """
     path = os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH"))))
+    environment = {**os.environ, "PYTHONPATH": path}
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
     with disk_errors(log):
         log.parent.mkdir(parents=True, exist_ok=True)
         errors = log.open("a+", encoding="utf-8", errors="replace")
@@ -46,19 +51,29 @@ def run_process(words: Sequence[str], log: Path, lock: int) -> str:
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env={**os.environ, "PYTHONPATH": path},
+            env=environment,
             pass_fds=(lock,),
             start_new_session=True,  # Ctrl-C reaches the study alone, which then ends the process
         )
+        _RUNNING.add(process)
         try:
             out, _ = process.communicate()
         except BaseException:
             _end(process)
             raise
+        finally:
+            _RUNNING.discard(process)
         if process.returncode == 0:
             return out
         errors.seek(began)
         raise StepError(_last_word(errors.read(), process.returncode))
+
+
+def end_processes() -> None:
+    """End what other threads' ``run_process`` runs now."""
+    for process in tuple(_RUNNING):
+        with suppress(ProcessLookupError):  # over already
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextmanager

@@ -1,28 +1,34 @@
 """Carrying out all cells of a study, saying how far it is."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import mean
 
+from comp.machine import usable_cores
 from comp.options import CommonOptions
 from comp.progress import Progress, Task
-from serve.study.cells import Runner
+from serve.study.cells import Runner, Steps
 from serve.study.folder import CellRecord, StudyFolder
 from serve.study.grid import Cell, cells_of, dense_settings_of, settings_of
 from serve.study.processes import ended_by_signals
 from serve.study.schema import Study
+from serve.study.side_by_side import side_by_side
+
+AHEAD = 4  # cells a job that are prepared before they are measured
 
 
-def carry_out(study: Study, path: Path, options: CommonOptions, retry: bool) -> None:
-    """Carry out every cell that is not over, one after another.
+def carry_out(study: Study, path: Path, options: CommonOptions, retry: bool, jobs: int = 1) -> None:
+    """Carry out every cell that is not over.
 
     Args:
         study: what to do.
         path: the study's folder; cells that are over in it are left as they are.
         options: the device, the seed of what is timed, whether to be quiet.
         retry: carry out those again that failed.
+        jobs: how many cells are pruned and exported side by side, each with its share of the cores.
+            They are measured one after another, with nothing beside.
 
     Raises:
         CompExportError: the folder was made with other settings, or another study runs in it.
@@ -42,29 +48,61 @@ def carry_out(study: Study, path: Path, options: CommonOptions, retry: bool) -> 
         if not left:
             return
         with Progress(options.json).task("study", len(left)) as task:
-            for number, cell in enumerate(left):
-                say = _Said(task, f"{len(over) + 1}/{len(cells)} {cell.name}", over)
-                task.at(number)
-                note = partial(say, len(left) - number)
-                record = Runner(study, folder, options, lock, note).run(cell)
-                over[cell.name] = record
-                _tidy(study, folder, cell, record)
-                say(len(left) - number - 1, outcome(record))
+            notes = [
+                _Said(
+                    task, f"{len(over) + number}/{len(cells)} {cell.name}", len(left) - number, over
+                )
+                for number, cell in enumerate(left, start=1)
+            ]
+            works = [
+                _Work(Runner(study, folder, options, lock, said), cell, said)
+                for cell, said in zip(left, notes, strict=True)
+            ]
+            for group in _groups(works, jobs):
+                for work, steps in zip(group, _prepared(group, jobs), strict=True):
+                    record = work.runner.run(work.cell, steps)
+                    over[work.cell.name] = record
+                    _tidy(study, folder, work.cell, record)
+                    task.at(len(left) - work.said.behind)
+                    work.said(outcome(record), over=True)
 
 
 @dataclass(frozen=True)
 class _Said:
-    """Says what is done in a cell, and how long the rest will take."""
+    """Says what is done in a cell, and how long it and the cells ``behind`` it will take."""
 
     task: Task
     cell: str
+    behind: int
     over: Mapping[str, CellRecord]
 
-    def __call__(self, cells_left: int, what: str) -> None:
+    def __call__(self, what: str, over: bool = False) -> None:
+        to_do = self.behind + (not over)
         done = [record.own_seconds for record in self.over.values() if record.result is not None]
-        known = done and cells_left
-        left = f" (about {duration(mean(done) * cells_left)} left)" if known else ""
+        known = done and to_do
+        left = f" (about {duration(mean(done) * to_do)} left)" if known else ""
         self.task.note(f"{self.cell}: {what}{left}")
+
+
+@dataclass(frozen=True)
+class _Work:
+    runner: Runner
+    cell: Cell
+    said: _Said
+
+
+def _groups(works: Sequence[_Work], jobs: int) -> Iterator[Sequence[_Work]]:
+    """Cells that are prepared before any of them is measured."""
+    size = AHEAD * jobs if jobs > 1 else 1
+    return (works[begin : begin + size] for begin in range(0, len(works), size))
+
+
+def _prepared(group: Sequence[_Work], jobs: int) -> Sequence[Steps | None]:
+    """The first steps of cells, taken side by side if there are several jobs."""
+    if jobs == 1:
+        return [None] * len(group)
+    threads = max(1, usable_cores() // jobs)
+    return side_by_side([partial(work.runner.prepare, work.cell, threads) for work in group], jobs)
 
 
 def outcome(record: CellRecord) -> str:

@@ -19,13 +19,14 @@ class Steps:
         off: how much a cell's FLOPs miss the target, as a share of it.
         broken: (cell, step) to what is raised there, once each.
         taken: (cell, step) in order.
+        threads: that a step may compute with, by (cell, step).
     """
 
     def __init__(self, accuracy=None, off=None):
         self.accuracy, self.off = accuracy or {}, off or {}
-        self.broken, self.taken, self.words = {}, [], []
+        self.broken, self.taken, self.words, self.threads = {}, [], [], {}
 
-    def __call__(self, words, log, lock):
+    def __call__(self, words, log, lock, threads=None):
         assert not lock < 0
         cell = log.stem
         step, rest = (words[3], words[4:]) if words[2] == "comp.cli" else ("measure", words[3:])
@@ -33,6 +34,7 @@ class Steps:
         if request and request["run"]:
             step = "dense"
         self.taken.append((cell, step))
+        self.threads[cell, step] = threads
         self.words.append(words)
         wrong = self.broken.pop((cell, step), None)
         if step == "prune":

@@ -16,6 +16,7 @@ from comp.cli import cli
 from comp.errors import CompExportError
 from comp.files import write_text
 from serve.study import cells as cells_module
+from serve.study import progress as progress_module
 from serve.study.processes import StepError, run_process
 from tests.serve.studied import FAILED, Steps
 
@@ -58,6 +59,64 @@ def test_every_cell_is_carried_out_once_and_the_dense_model_once_for_all(study):
     again = Steps()
     assert study(again).exit_code == 0
     assert again.taken == []
+
+
+def test_cells_are_made_side_by_side_and_measured_in_turn(study, monkeypatch):
+    monkeypatch.setattr(progress_module, "AHEAD", 2)
+    monkeypatch.setattr(progress_module, "usable_cores", lambda: 6)
+    steps = Steps()
+    steps.broken = {("comp-0.8-seed1", "prune"): FAILED}
+    result = study(steps, "--jobs", "2")
+    assert result.exit_code == 1
+    cells = [f"comp-{rate}-seed{seed}" for seed in range(3) for rate in (0.5, 0.8)]
+    good = [cell for cell in cells if cell != "comp-0.8-seed1"]
+    assert sorted(names(steps, "prune")) == sorted(cells)  # what failed is not tried again
+    assert sorted(names(steps, "onnx")) == sorted(good)
+    assert names(steps, "measure") == good
+    # The first four are made before the first is measured, and the others after the fourth is.
+    order = [
+        (cell in cells[:4], step == "measure") for cell, step in steps.taken if step != "dense"
+    ]
+    made, measured = 4 + 3, 3
+    assert order[: made + measured] == [(True, False)] * made + [(True, True)] * measured
+    assert {steps.threads[cell, "prune"] for cell in cells} == {3}
+    assert {steps.threads[cell, "measure"] for cell in good} == {None}
+    record = json.loads((study.folder / "cells" / "comp-0.8-seed1.json").read_text())
+    assert (record["step"], record["reason"]) == ("prune", str(FAILED))
+    assert "prune" in record["seconds"]
+    assert study(Steps(), "--jobs", "2", "--retry").exit_code == 0
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_cells_made_side_by_side_end_with_the_study(tmp_path, ending):
+    process = subprocess.Popen([sys.executable, "-c", TOGETHER, str(tmp_path)])
+    logs = [tmp_path / name for name in "ab"]
+    while not all(log.is_file() and log.read_text() for log in logs):
+        time.sleep(0.05)
+        assert process.poll() is None
+    children = [int(log.read_text()) for log in logs]
+    process.send_signal(ending)
+    assert process.wait(20) != 0
+    assert not any(Path(f"/proc/{child}").exists() for child in children)
+    assert not (tmp_path / "c").exists()  # never begun
+
+
+TOGETHER = """
+import sys
+from functools import partial
+from pathlib import Path
+from serve.study.processes import ended_by_signals, run_process
+from serve.study.side_by_side import side_by_side
+sleeping = "import os, sys, time; sys.stderr.write(str(os.getpid())); sys.stderr.flush(); time.sleep(60)"
+words = [sys.executable, "-c", sleeping]
+with ended_by_signals():
+    side_by_side([partial(run_process, words, Path(sys.argv[1]) / name, 0) for name in "abc"], 2)
+"""
+
+
+def test_a_process_has_as_many_threads_as_it_is_given(tmp_path):
+    words = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
+    assert run_process(words, tmp_path / "log", 0, threads=3) == "3\n"
 
 
 def test_prune_is_told_what_the_file_says(study):
