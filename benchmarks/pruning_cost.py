@@ -34,7 +34,7 @@ from speed_report import describe_versions
 
 VARIANTS = {
     "comp": (),
-    "costs by loss": ("--cost-metric", "loss"),
+    "costs by the metric": ("--cost-metric", "accuracy"),
     "no distillation": ("--distill", "none"),
     "no refitting": ("--no-reconstruction",),
     "the paper's recipe": ("--faithful",),

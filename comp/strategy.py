@@ -14,14 +14,14 @@ CostMetric = Literal["accuracy", "loss"]
 
 @dataclass(frozen=True)
 class StrategyOptions:
-    """Defaults are the paper's. The switches turn a part off altogether."""
+    """Defaults are the paper's but for ``cost_metric``. The switches turn a part off altogether."""
 
     exploration: float = 0.2  # rho
     temperature: float = 5.0  # tau
     history: float = 0.4  # lambda_0
     max_interval: int = 5  # I_max
     cost_aware: bool = True  # CAS
-    cost_metric: CostMetric = "accuracy"  # of which what is lost per FLOP is the cost
+    cost_metric: CostMetric = "loss"  # of which what is lost per FLOP is the cost
 
     def __post_init__(self) -> None:
         if self.cost_metric not in get_args(CostMetric):

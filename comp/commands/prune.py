@@ -168,14 +168,14 @@ COST_EXAMPLES = 64  # of the loss
 @click.option(
     "--cost-metric",
     type=click.Choice(["accuracy", "loss"]),
-    default="accuracy",
+    default="loss",
     show_default=True,
-    help="What Eq. 8 compares after a stage: the validation metric, or the loss.",
+    help="What Eq. 8 compares after a stage: the validation loss, or the metric.",
 )
 @click.option(
     "--cost-examples",
     type=click.IntRange(1),
-    help="Validation examples that it is measured on [all; 64 of the loss].",
+    help="Validation examples that it is measured on [64 of the loss; all of the metric].",
 )
 @click.option(
     "--no-reconstruction",

@@ -131,9 +131,9 @@ class _Stages:
     ) -> tuple[str, bool, SearchState, tuple[str, ...]]:
         """The mode of a stage, whether it was drawn, what it leads to, and the exhausted modes.
 
-        A mode that would remove little is exhausted, and another is chosen: per unit of next to nothing,
-        the metric's noise would be a cost of millions. When all are, what little they have is taken, to
-        its end.
+        A mode with little left to remove is exhausted, and another is chosen: per unit of next to nothing,
+        the metric's noise would be a cost of millions. (A part that may only lose a little in one stage is
+        not: a small one would never be pruned.) When all are, what little they have is taken, to its end.
         """
         before, stages = self.search.cost(saved.state), self.job.options.stages
         wanted = min((self.dense_cost - self.target) / stages, before - self.target)
@@ -148,7 +148,9 @@ class _Stages:
                 moved = self.search.advance(saved.state, mode, round(before - wanted), to_the_end)
                 tried = open_modes[name].cost is not None
                 least = worthwhile if tried and len(open_modes) > 1 else LITTLE
-                if before - self.search.cost(moved) >= least * wanted:
+                removed = before - self.search.cost(moved)
+                left = before - self.search.floor(saved.state, [mode]) if mode.part else removed
+                if left >= least * wanted and removed >= LITTLE * wanted:
                     return name, explored, moved, exhausted
                 note(f"stage {stage}: {name} has little left to remove")
                 exhausted = (*exhausted, name)

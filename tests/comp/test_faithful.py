@@ -37,21 +37,23 @@ def test_the_recipe_is_what_the_defaults_are_but_for_what_is_ours(checkpoint, tm
     faithful = request_of(checkpoint, tmp_path / "run", "--faithful")
     assert (plain.faithful, faithful.faithful) == (False, True)
     assert (plain.search.reconstruct, faithful.search.reconstruct) == (True, False)
-    assert replace(plain.search, reconstruct=False) == faithful.search
-    assert plain.sizes == faithful.sizes
+    strategy = replace(plain.search.strategy, cost_metric="accuracy")
+    assert replace(plain.search, reconstruct=False, strategy=strategy) == faithful.search
+    assert replace(plain.sizes, cost=None) == faithful.sizes
+    assert (plain.search.strategy.cost_metric, plain.sizes.cost) == ("loss", 64)
     assert (plain.distill.what, faithful.distill.what) == ("both", "none")
     assert faithful.search.strategy == StrategyOptions(0.2, 5.0, 0.4, 5, True, "accuracy")
 
 
 def test_other_defaults_do_not_change_it(checkpoint, tmp_path, monkeypatch):
     before = request_of(checkpoint, tmp_path / "run", "--faithful")
-    others = {"distill": "logits", "cost_metric": "loss", "exploration": 0.5, "no_cit": True}
+    others = {"distill": "logits", "history": 0.1, "exploration": 0.5, "no_cit": True}
     for option in command.params:
         if option.name in others:
             monkeypatch.setattr(option, "default", others[option.name])
     changed = request_of(checkpoint, tmp_path / "run")
     assert changed.distill.what == "logits"
-    assert changed.search.strategy.cost_metric == "loss"
+    assert changed.search.strategy.history == 0.1
     assert changed.search.importance.cit is False
     assert request_of(checkpoint, tmp_path / "run", "--faithful") == before
 

@@ -11,6 +11,8 @@ from comp.methods.comp import _Stages
 from comp.search_state import SavedSearch
 from comp.strategy import ModeCost, StrategyOptions
 
+CAP = 3  # what a part may lose in one stage
+PART = Mode("language_parameters", part="language")
 MODES = [Mode("vision_tokens", tokens="vision"), Mode("language_tokens", tokens="text")]
 
 
@@ -23,8 +25,12 @@ class Numbers:
     def cost(self, state: int) -> int:
         return state
 
+    def floor(self, state: int, modes: list[Mode]) -> int:
+        return state - sum(self.left[mode.name] for mode in modes)
+
     def advance(self, state: int, mode: Mode, target: int, to_the_end: bool = False) -> int:
-        return max(target, state - self.left[mode.name])
+        most = self.left[mode.name] if mode.part is None else min(CAP, self.left[mode.name])
+        return max(target, state - most)
 
 
 def advanced(
@@ -40,7 +46,8 @@ def advanced(
     stages: Any = _Stages(job, search, 1000, 500)  # type: ignore[arg-type]
     costs = {"vision_tokens": ModeCost(0.3, 1), "language_tokens": ModeCost(cost, 4)}
     saved: Any = SavedSearch(macs, 0, 0.9, 0.95, costs, exhausted)  # type: ignore[arg-type]
-    name, _, moved, spent = stages._advanced(saved, MODES, 1, lambda line: None)
+    costs |= {PART.name: ModeCost(0.0, 2)} if PART.name in search.left else {}
+    name, _, moved, spent = stages._advanced(saved, [*MODES, PART], 1, lambda line: None)
     return name, moved, spent
 
 
@@ -55,6 +62,16 @@ def test_a_mode_may_remove_less_than_its_share():
 def test_a_mode_with_next_to_nothing_left_gives_way_untouched():
     found = advanced(Numbers(vision_tokens=400, language_tokens=24))
     assert found == ("vision_tokens", 900, ("language_tokens",))
+
+
+@pytest.mark.parametrize(("left", "exhausted"), [(25, False), (24, True)])
+def test_a_part_is_exhausted_by_what_it_has_left_not_by_what_a_stage_may_take(left, exhausted):
+    search = Numbers(vision_tokens=400, language_tokens=400, language_parameters=left)
+    found = advanced(search)
+    if exhausted:
+        assert found == ("language_tokens", 900, ("language_parameters",))
+    else:
+        assert found == ("language_parameters", 1000 - CAP, ())
 
 
 def test_a_mode_that_never_ran_takes_the_little_it_has():
