@@ -124,6 +124,10 @@ WRONG = [
         '[variants.a]\nmethod = "wanda"\nmodes = "vt"\n',
         r"method 'wanda' in \[variants.a\]: .*parameters alone",
     ),
+    (
+        '[variants.a]\nmethod = "sjp"\nno_reconstruction = true\n',
+        r"'no_reconstruction' in \[variants.a\]: it is an option of comp",
+    ),
     ("[variants.comp]\nno_cip = true\n", r"variant 'comp' has the name of a method"),
     ("[variants.'a b']\nno_cip = true\n", r"variant 'a b': a name has lower-case letters"),
     ('reference = "cmp"\n', r"unknown reference 'cmp': did you mean 'comp'\?"),
