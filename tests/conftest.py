@@ -1,8 +1,11 @@
-"""Property tests try the same cases every time: a failure is of the change at hand."""
+"""What holds for all tests: the same cases every time, signals, order, and runs of small models."""
+
+import signal
 
 import pytest
 from hypothesis import settings
 
+# The same cases every time: a failure is of the change at hand.
 settings.register_profile("fixed", derandomize=True)
 settings.load_profile("fixed")
 
@@ -10,6 +13,12 @@ settings.load_profile("fixed")
 ANOTHER_TRY = pytest.mark.flaky(reruns=2, only_rerun=["TimeoutError"])
 
 LONGEST = "test_full_"  # files of tests that take minutes each
+
+
+def pytest_configure():
+    # Processes that a shell starts in the background ignore Ctrl-C, which some tests send theirs.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

@@ -49,10 +49,8 @@ def carry_out(study: Study, path: Path, options: CommonOptions, retry: bool, job
             return
         with Progress(options.json).task("study", len(left)) as task:
             notes = [
-                _Said(
-                    task, f"{len(over) + number}/{len(cells)} {cell.name}", len(left) - number, over
-                )
-                for number, cell in enumerate(left, start=1)
+                _Said(task, f"{number}/{len(cells)} {cell.name}", len(cells) - number, jobs, over)
+                for number, cell in enumerate(left, start=len(over) + 1)
             ]
             works = [
                 _Work(Runner(study, folder, options, lock, said), cell, said)
@@ -74,13 +72,14 @@ class _Said:
     task: Task
     cell: str
     behind: int
+    jobs: int
     over: Mapping[str, CellRecord]
 
     def __call__(self, what: str, over: bool = False) -> None:
         to_do = self.behind + (not over)
         done = [record.own_seconds for record in self.over.values() if record.result is not None]
         known = done and to_do
-        left = f" (about {duration(mean(done) * to_do)} left)" if known else ""
+        left = f" (about {duration(mean(done) * to_do / self.jobs)} left)" if known else ""
         self.task.note(f"{self.cell}: {what}{left}")
 
 
