@@ -99,8 +99,8 @@ def bench(
     """Measure both artifacts of every contestant and compare them.
 
     Fresh processes come first (cold start, peak memory), then all engines in this one, in turn:
-    dense, compressed, of each contestant, dense, compressed, … so that a slow spell of the machine
-    hits all.
+    dense, compressed, of each contestant, then the same backwards, … so that a slow spell of the machine
+    hits all. (On a busy machine the first of a round is late more often than the others.)
 
     Args:
         contestants: ways to run the artifacts; the report is about the first.
@@ -124,7 +124,7 @@ def bench(
     timings: dict[tuple[int, Which], list[Timings]] = {key: [] for key in probes}
     size: dict[str, int] = {}
     for turn in range(options.warmup + options.repeats):
-        for number, which in timings:
+        for number, which in reversed(timings) if turn % 2 else timings:
             done = perform(engines[number][which], options.work)
             size = done.size
             if turn >= options.warmup:

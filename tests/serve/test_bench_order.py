@@ -1,0 +1,25 @@
+"""Who is measured first: on a busy machine the first of a round is late more often than the others."""
+
+from export.reading import read_manifest
+from serve import bench as bench_module
+from serve.artifacts import DEFAULT_FORM
+from serve.bench import BenchOptions, Contestant, bench
+from serve.measure import task_of
+from serve.work import work_of
+
+
+def test_each_is_first_as_often_as_last(dense_artifact, compressed_artifact, monkeypatch):
+    order, perform = [], bench_module.perform
+
+    def recorded(engine, work):
+        order.append(engine.manifest.size_bytes)
+        return perform(engine, work)
+
+    monkeypatch.setattr(bench_module, "perform", recorded)
+    work = work_of(task_of(dense_artifact), (), (), 2, 0)
+    options = BenchOptions(work=work, warmup=1, repeats=3, cold_starts=1, device="cpu", threads=1)
+    both = {"dense": dense_artifact, "compressed": compressed_artifact}
+    report = bench([Contestant(DEFAULT_FORM, both)], options)
+    dense, compressed = (read_manifest(path).size_bytes for path in both.values())
+    assert order == 2 * [dense, compressed, compressed, dense]
+    assert report["dense"]["size_mb"] > report["compressed"]["size_mb"]
