@@ -13,10 +13,12 @@ RECIPE: dict[str, object] = {
     "cost": "flops",
     "cost_metric": "accuracy",
     "cost_examples": None,  # the whole validation set
+    "race": 0,
     "exploration": 0.2,
     "temperature": 5.0,
     "history": 0.4,
     "no_reconstruction": True,
+    "train_stages": True,
     "no_cip": False,
     "no_cit": False,
     "no_cas": False,
@@ -41,7 +43,7 @@ def check_faithful(options: Mapping[str, object]) -> None:
     """
     for name, value in RECIPE.items():
         if options[name] != value:
-            given = f"--{name.replace('_', '-')}"
+            given = f"--{'no-' * (options[name] is False)}{name.replace('_', '-')}"
             if not isinstance(value, bool):
                 given += f" {options[name]}"
             raise CompExportError(

@@ -24,10 +24,11 @@ from comp.files import disk_errors, write_text, writing_directory
 from comp.latency_files import TableFile
 from comp.latency_table import LatencyTable
 from comp.lora import is_large, lora, without_lora
-from comp.methods.base import Job, MethodOptions, Outcome, method, modes_of
+from comp.methods.base import Job, MethodOptions, Outcome, method, modes_of, reaches
 from comp.plan import Part, PruningPlan, Task
 from comp.progress import Progress
 from comp.pruning_data import DataSizes, PruningData, embedded_data, own_data, split_data
+from comp.race import Lane, Verdict, check_steps, lanes_of, winner
 from comp.recover import RecoverOptions, recover
 from comp.runs import RUN_VERSION, RunDirectory, dotted
 from comp.search_state import STAGES
@@ -37,6 +38,7 @@ from comp.training_loop import accuracy
 Recovery = Literal["auto", "full", "lora", "none"]
 STATE_FOLDER = ".state"
 REQUEST = "request.json"
+VERDICT = "verdict.json"  # of a lane of a race
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class PruneRequest:
     distill: DistillOptions = field(default_factory=DistillOptions)
     faithful: bool = False  # asked to be the paper's recipe
     table: TableFile | None = None
+    race: int = 0  # steps of recovery before lanes are compared (``comp.race``); 0: no race
 
     def __post_init__(self) -> None:
         if self.distill.what != "none" and self.recovery == "none":
@@ -97,25 +100,24 @@ def run_pruning(
             state.mkdir(parents=True, exist_ok=True)
         write_text(state / REQUEST, json.dumps(_plain(request), indent=1))
     settings = _settled(request, adapter)
-    adapter.train_parts(_trained_parts(adapter, request.search.modes))
-
-    search = settings.request.search
+    loaded = [adapter]
+    del adapter  # recovery needs the memory: whoever takes it from the list has it alone
     prepared = time.time()
-    distiller = settings.distiller(compute, load, adapter)
-    with settings.wrapping(adapter):
-        prune = method(request.method)
-        outcome = prune(
-            Job(adapter, compute, data, search, request.model, state, progress, distiller, table)
-        )
+    site = _Site(compute, load, data, progress, table)
+    folder = state
+    verdicts: list[dict[str, Any]] = []
+    if request.race:
+        settings, folder, verdicts = _raced(site, settings, state, loaded)
+    slim, outcome, distiller = _searched(site, settings, folder, loaded)
     searched, of_search = time.time(), dict(compute.seconds)
-    slim = adapter.cut(outcome.plan)
-    if settings.recovery == "lora":
-        distiller = None  # its teacher was this model, which holds what LoRA learnt now
-    del adapter  # recovery needs the memory
     settings = settings.with_steps_left_by(outcome)
     distiller = distiller or settings.distiller(compute, load)
-    metric = _recovered(settings, slim, outcome.plan, compute, data, state, progress, distiller)
+    _recovered(site, settings, slim, outcome.plan, folder, distiller)
+    metric, _ = _validated(site, slim, outcome.plan)
     record = _record(request, run, directory, outcome, metric, settings, slim.task)
+    if verdicts:
+        record["race"] = verdicts
+        record["steps"]["search"] += (len(verdicts) - 1) * (outcome.steps + request.race)
     record |= _times(outcome.plan, table)
     record["processes"] = compute.processes
     record["resumed"] = resumed
@@ -127,24 +129,120 @@ def run_pruning(
         "whole": _times_fine_tuning(ended - prepared, compute.seconds),
     }
     if compute.is_main:
-        _write_run(run, slim, outcome.plan, record, state)
+        _write_run(run, slim, outcome.plan, record, state, folder)
     compute.accelerator.wait_for_everyone()
     return record
 
 
 @dataclass(frozen=True)
+class _Site:
+    """What all searches of a run are given."""
+
+    compute: Compute
+    load: Callable[[], FamilyAdapter]
+    data: PruningData
+    progress: Progress
+    table: LatencyTable | None
+
+
+def _job(
+    site: _Site,
+    settings: "_Settled",
+    adapter: FamilyAdapter,
+    folder: Path,
+    distiller: Distiller | None = None,
+) -> Job:
+    request, where = settings.request, (folder, site.progress, distiller, site.table)
+    return Job(adapter, site.compute, site.data, request.search, request.model, *where)
+
+
+def _searched(
+    site: _Site, settings: "_Settled", folder: Path, loaded: list[FamilyAdapter]
+) -> tuple[FamilyAdapter, Outcome, Distiller | None]:
+    """The cut model, what the search found, and the teacher where it may go on.
+
+    Args:
+        loaded: the dense model, where it is in memory; it is taken from the list.
+    """
+    request = settings.request
+    adapter = loaded.pop() if loaded else site.load()
+    adapter.train_parts(_trained_parts(adapter, settings.trains))
+    distiller = settings.distiller(site.compute, site.load, adapter)
+    with settings.wrapping(adapter):
+        outcome = method(request.method)(_job(site, settings, adapter, folder, distiller))
+    if settings.recovery == "lora":
+        distiller = None  # its teacher was this model, which holds what LoRA learnt now
+    return adapter.cut(outcome.plan), outcome, distiller
+
+
+def _lanes(job: Job) -> list[Lane]:
+    modes = modes_of(job.adapter, job.options.modes)
+    return lanes_of(modes, lambda some: reaches(job, some))
+
+
+def _raced(
+    site: _Site, settings: "_Settled", state: Path, loaded: list[FamilyAdapter]
+) -> tuple["_Settled", Path, list[dict[str, Any]]]:
+    """The settings of the lane that won, the folder in which it goes on, and what became of all.
+
+    A lane that is cut off goes on as any search does; one that has its verdict is not run again.
+    """
+    request, compute = settings.request, site.compute
+    lanes = _lanes(_job(site, settings, loaded[0], state))
+    if len(lanes) == 1:
+        return settings, state, []
+    search, steps = request.search.comp_steps, request.search.steps + request.recover.steps
+    check_steps(lanes, search, request.race, steps)
+    lost = (len(lanes) - 1) * (search + request.race)
+    settings = settings.with_recovery_of(request.recover.steps - lost)
+    verdicts = []
+    for lane in lanes:
+        folder, lane_settings = state / lane.name, settings.with_search(modes=lane.modes)
+        file = folder / VERDICT
+        if not file.exists():
+            if compute.is_main:
+                folder.mkdir(exist_ok=True)
+            compute.accelerator.wait_for_everyone()
+            slim, outcome, distiller = _searched(site, lane_settings, folder, loaded)
+            distiller = distiller or lane_settings.distiller(compute, site.load)
+            plan, lane_settings = outcome.plan, lane_settings.with_steps_left_by(outcome)
+            _recovered(site, lane_settings, slim, plan, folder, distiller, until=request.race)
+            metric, loss = _validated(site, slim, plan)
+            del slim, distiller
+            if compute.is_main:
+                write_text(file, json.dumps({"loss": loss, "metric": metric}))
+            compute.accelerator.wait_for_everyone()
+        verdicts.append(Verdict(lane, **json.loads(file.read_text())))
+    won = winner(verdicts)
+    records = [verdict.record(verdict.lane == won) for verdict in verdicts]
+    return settings.with_search(modes=won.modes), state / won.name, records
+
+
+@dataclass(frozen=True)
 class _Settled:
-    """A request with ``auto`` decided by the size of the model."""
+    """A request with ``auto`` decided by the size of the model.
+
+    Attributes:
+        trains: the modes asked for, whose parts train: a race may leave some of them.
+    """
 
     request: PruneRequest
     recovery: Recovery
+    trains: tuple[str, ...]
 
     def with_steps_left_by(self, outcome: Outcome) -> "_Settled":
         """Recovery takes the steps of the search that the method left, or gives those it took more."""
         request = self.request
         steps = request.recover.steps + request.search.steps - outcome.steps
-        recovery = replace(request.recover, steps=max(0, steps))
-        return replace(self, request=replace(request, recover=recovery))
+        return self.with_recovery_of(max(0, steps))
+
+    def with_recovery_of(self, steps: int) -> "_Settled":
+        recovery = replace(self.request.recover, steps=steps)
+        return replace(self, request=replace(self.request, recover=recovery))
+
+    def with_search(self, **changes: Any) -> "_Settled":
+        search = replace(self.request.search, **changes)
+        return replace(self, request=replace(self.request, search=search))
 
     def wrapping(self, adapter: FamilyAdapter) -> AbstractContextManager[None]:
         if self.recovery != "lora":
@@ -188,7 +286,7 @@ def _settled(request: PruneRequest, adapter: FamilyAdapter) -> _Settled:
         )
     if recovery == "lora":  # the model's own weights stay: they are the teacher's, and not saved
         request = replace(request, search=replace(request.search, reconstruct=False))
-    return _Settled(request, recovery)
+    return _Settled(request, recovery, request.search.modes)
 
 
 def _trained_parts(adapter: FamilyAdapter, modes: tuple[str, ...]) -> set[Part]:
@@ -238,24 +336,37 @@ def _data(request: PruneRequest, adapter: FamilyAdapter, compute: Compute) -> Pr
 
 
 def _recovered(
+    site: _Site,
     settings: _Settled,
     slim: FamilyAdapter,
     plan: PruningPlan,
-    compute: Compute,
-    data: PruningData,
-    state: Path,
-    progress: Progress,
+    folder: Path,
     distiller: Distiller | None,
-) -> float:
-    """Recover and return the metric of the slim model."""
+    until: int | None = None,
+) -> None:
+    """Recover the slim model in place, or its first steps."""
     request = settings.request
-    if request.recover.steps > 0:
-        slim.train_parts(_trained_parts(slim, request.search.modes))
-        with settings.wrapping(slim):
-            recover(slim, plan, compute, data, request.recover, state, progress, distiller)
+    if request.recover.steps == 0:
+        return
+    slim.train_parts(_trained_parts(slim, settings.trains))
+    with settings.wrapping(slim):
+        recover(
+            slim,
+            plan,
+            site.compute,
+            site.data,
+            request.recover,
+            folder,
+            site.progress,
+            distiller,
+            until,
+        )
+
+
+def _validated(site: _Site, slim: FamilyAdapter, plan: PruningPlan) -> tuple[float, float]:
+    """The metric of the slim model, and its loss."""
     how = Forwarding(rules=rules_from_plan(plan.drops))
-    metric, _ = accuracy(slim, data.validation, how, compute)
-    return metric
+    return accuracy(slim, site.data.validation, how, site.compute)
 
 
 def _write_run(
@@ -264,6 +375,7 @@ def _write_run(
     plan: PruningPlan,
     record: dict[str, Any],
     state: Path,
+    folder: Path,
 ) -> None:
     # The record goes first and comes last: a run without it is not finished.
     run.record.unlink(missing_ok=True)
@@ -273,7 +385,7 @@ def _write_run(
     with writing_directory(run.checkpoint) as temporary:
         slim.save(temporary)
     plan.save(run.plan_file)
-    write_text(run.stages, (state / STAGES).read_text())
+    write_text(run.stages, (folder / STAGES).read_text())
     write_text(run.record, json.dumps(record, indent=1) + "\n")
     save_figures(run)
     run.point_latest_here()
@@ -297,7 +409,7 @@ def _record(
         "model_path": str(directory) if Path(request.model).is_dir() else None,
         "method": plan.method,
         "faithful": request.faithful,
-        "modes": list(request.search.modes),
+        "modes": list(settings.request.search.modes),
         "rate_asked": request.search.rate,
         "rate": plan.rate,
         "rate_of": plan.rate_of,

@@ -38,13 +38,18 @@ def recover(
     folder: Path,
     progress: Progress,
     distiller: Distiller | None = None,
+    until: int | None = None,
 ) -> None:
-    """Train the adapter's weights in place; resumes from ``folder`` when it was interrupted."""
+    """Train the adapter's weights in place; resumes from ``folder`` when it was interrupted.
+
+    With ``until`` the first so many of the steps, which a later call goes on from.
+    """
     how = Forwarding(rules=rules_from_plan(plan.drops))
     training = options.training
     trainer = Trainer(adapter, compute, training, options.steps, distiller)
     state_file = folder / "recover.pt"
     begin = _load(state_file, trainer) if state_file.exists() else 0
+    end = options.steps if until is None else min(until, options.steps)
 
     def make(step: int) -> Any:
         seed = options.seed + DATA_SEED
@@ -53,11 +58,11 @@ def recover(
         )
 
     with progress.task("recovering", options.steps) as task:
-        batches = prefetched(compute, make, range(begin, options.steps))
+        batches = prefetched(compute, make, range(begin, end))
         for step, batch in enumerate(batches, start=begin):
             loss = trainer.step(batch, how, step)
             task.at(step + 1)
-            if (step + 1) % options.save_every == 0:
+            if (step + 1) % options.save_every == 0 or step + 1 == until:
                 task.note(f"recovering, step {step + 1} of {options.steps}: loss {loss:.3f}")
                 if compute.is_main:
                     _save(state_file, trainer, step + 1)

@@ -21,6 +21,7 @@ class Family:
 
     Attributes:
         distill: what a model learns from its dense self, unless asked otherwise.
+        race: steps of recovery before searches are compared (``comp.race``), unless asked otherwise.
         lacks: modes that models of an architecture do not have.
     """
 
@@ -32,6 +33,7 @@ class Family:
     exports: tuple[str, ...]
     distill: Distill
     lacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    race: int = 0
 
     def defaults_of(self, architecture: str) -> tuple[str, ...]:
         """The default modes of models of an architecture."""
@@ -131,6 +133,7 @@ FAMILIES = (
         ),
         exports=("slim checkpoint", "onnx", "tensorrt"),
         distill="both",
+        race=16,
     ),
     Family(
         name="blip",

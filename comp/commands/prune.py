@@ -178,9 +178,23 @@ COST_EXAMPLES = 64  # of the loss
     help="Validation examples that it is measured on [64 of the loss; all of the metric].",
 )
 @click.option(
+    "--race",
+    type=click.IntRange(0),
+    help="Search by all --modes, by those of parameters and by those of tokens alone (as far as these "
+    "reach the rate), compare them after so many steps of recovery, and go on with the best. The steps "
+    "of all count: the winner's recovery has fewer (--method comp) [of CLIP 16, unless --modes is given "
+    "or steps are few; else 0].",
+)
+@click.option(
     "--no-reconstruction",
     is_flag=True,
     help="After a cut, leave the weights that remain as they are (--method comp; always so under LoRA).",
+)
+@click.option(
+    "--train-stages/--no-train-stages",
+    default=None,
+    help="Train while the masks of a stage fade, --steps-per-stage; else recovery gets these steps "
+    "(--method comp) [only where nothing is refitted].",
 )
 @click.option("--no-cip", is_flag=True, help="Importance of parameters without token weights.")
 @click.option("--no-cit", is_flag=True, help="Importance of tokens without head masks.")
@@ -222,7 +236,9 @@ def command(
     latency_table: Path | None,
     cost_metric: str,
     cost_examples: int | None,
+    race: int | None,
     no_reconstruction: bool,
+    train_stages: bool | None,
     no_cip: bool,
     no_cit: bool,
     no_cas: bool,
@@ -246,6 +262,11 @@ def command(
         raise CompExportError(
             f"{option} with --method {method}: only comp prunes by time; leave one of them out"
         )
+    if race and (method != "comp" or recover == "none"):
+        why = f"--method {method}" if method != "comp" else "--recover none"
+        raise CompExportError(
+            f"--race {race} with {why}: searches of comp race, and recovery decides; leave one of them out"
+        )
     run = RunDirectory(out or RUNS / f"{Path(model).name}-{rate:g}")
     _prepare(run, force, resume)
     from comp.checkpoints import resolve_model
@@ -255,6 +276,7 @@ def command(
     from comp.methods.base import MethodOptions
     from comp.pipeline import PruneRequest, check_resumable, run_pruning
     from comp.pruning_data import DataSizes
+    from comp.race import has_room
     from comp.recover import RecoverOptions
     from comp.search import ImportanceOptions
     from comp.strategy import StrategyOptions
@@ -275,28 +297,34 @@ def command(
     if cost_metric == "loss" and cost_examples is None:
         cost_examples = min(COST_EXAMPLES, validation)
     training = StepOptions(batch_size=batch_size, learning_rate=rates[0])
+    search = MethodOptions(
+        rate=rate,
+        modes=pruned_modes,
+        stages=stages,
+        steps_per_stage=steps_per_stage,
+        align=align,
+        seed=options.seed,
+        rate_of=cost,
+        reconstruct=method == "comp" and not no_reconstruction,
+        train_stages=train_stages,
+        importance=ImportanceOptions(not no_cip, not no_cit, align),
+        strategy=StrategyOptions(
+            exploration=0.0 if no_exploration else exploration,
+            temperature=temperature,
+            history=0.0 if no_history else history,
+            cost_aware=not no_cas,
+            cost_metric=cost_metric,  # type: ignore[arg-type]
+        ),
+        training=training,
+    )
+    if race is None:
+        races = method == "comp" and recover != "none" and modes is None
+        races = races and has_room(search.comp_steps, family.race, search.steps + recover_steps)
+        race = family.race if races else 0
     request = PruneRequest(
         model=model,
         method=method,
-        search=MethodOptions(
-            rate=rate,
-            modes=pruned_modes,
-            stages=stages,
-            steps_per_stage=steps_per_stage,
-            align=align,
-            seed=options.seed,
-            rate_of=cost,
-            reconstruct=method == "comp" and not no_reconstruction,
-            importance=ImportanceOptions(not no_cip, not no_cit, align),
-            strategy=StrategyOptions(
-                exploration=0.0 if no_exploration else exploration,
-                temperature=temperature,
-                history=0.0 if no_history else history,
-                cost_aware=not no_cas,
-                cost_metric=cost_metric,  # type: ignore[arg-type]
-            ),
-            training=training,
-        ),
+        search=search,
         recover=RecoverOptions(
             steps=recover_steps,
             seed=options.seed,
@@ -310,6 +338,7 @@ def command(
         faithful=faithful,
         distill=DistillOptions(distill, distill_weight, distill_temperature),  # type: ignore[arg-type]
         table=table,
+        race=race,
     )
     if resume:
         check_resumable(run, request)

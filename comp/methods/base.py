@@ -14,6 +14,7 @@ from comp.costs import Costs
 from comp.distillation import Distiller
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter, Forwarding, Mode
+from comp.masks import Masks
 from comp.plan import PruningPlan, RateOf, Workload
 from comp.progress import Progress
 from comp.pruning_data import PruningData
@@ -43,6 +44,7 @@ class MethodOptions:
     seed: int = 0
     rate_of: RateOf = "flops"
     reconstruct: bool = False  # comp: refit what is left after a cut (``comp.reconstruction``)
+    train_stages: bool | None = None  # comp: see ``comp_steps``
     importance: ImportanceOptions = field(default_factory=ImportanceOptions)
     strategy: StrategyOptions = field(default_factory=StrategyOptions)
     training: StepOptions = field(default_factory=StepOptions)
@@ -51,6 +53,12 @@ class MethodOptions:
     def steps(self) -> int:
         """Training steps of a whole search."""
         return self.stages * self.steps_per_stage
+
+    @property
+    def comp_steps(self) -> int:
+        """Those that CoMP takes: none where refitting makes good what a stage took, unless asked for."""
+        trains = not self.reconstruct if self.train_stages is None else self.train_stages
+        return self.steps if trains else 0
 
 
 @dataclass(frozen=True)
@@ -167,10 +175,24 @@ def check_reachable(
     Raises:
         CompExportError: naming the largest reachable rate, and the ``usable`` modes that would add to it.
     """
-    left = search.floor(state, modes) / search.cost(state)
-    largest = max(0.0, 1 - left - REACHABLE_MARGIN)
+    largest = largest_rate(search, state, modes)
     if rate > largest:
         raise unreachable(rate, largest, modes, usable)
+
+
+def largest_rate(search: Search, state: SearchState, modes: Sequence[Mode]) -> float:
+    """The largest rate that these modes can reach from the whole model ``state``."""
+    left = search.floor(state, modes) / search.cost(state)
+    return max(0.0, 1 - left - REACHABLE_MARGIN)
+
+
+def reaches(job: Job, modes: Sequence[Mode]) -> bool:
+    """Whether these modes of the job's dense model reach its rate."""
+    workload, costs = agreed_workload(job), job.costs
+    options, calibration = job.options.importance, job.data.calibration
+    search = Search(job.adapter, job.compute, calibration, options, workload, costs=costs)
+    whole = SearchState(Masks.ones(job.adapter.blocks))
+    return job.options.rate <= largest_rate(search, whole, modes)
 
 
 def unreachable(

@@ -52,7 +52,7 @@ def prune(job: Job) -> Outcome:
     final = Final(saved.state.masks, scores, options.align, drops_of(saved.state.shares))
     plan = final_plan(adapter, final, workload, options.rate, job.model_name, METHOD, job.costs)
     _refitted(job, search.forwarding(saved.state), Masks.from_plan(plan.blocks))
-    return Outcome(plan, saved.dense_metric, saved.metric, options.steps)
+    return Outcome(plan, saved.dense_metric, saved.metric, options.comp_steps)
 
 
 def _refitted(job: Job, how: Forwarding, after: Masks) -> None:
@@ -124,7 +124,7 @@ class _Stages:
     def _steps_at(self, cost: int) -> int:
         """Steps taken when so much is left: a stage trains in proportion to what it removes."""
         progress = (self.dense_cost - cost) / (self.dense_cost - self.target)
-        return round(min(1.0, progress) * self.job.options.steps)
+        return round(min(1.0, progress) * self.job.options.comp_steps)
 
     def _advanced(
         self, saved: SavedSearch, modes: Sequence[Mode], stage: int, note: Callable[[str], None]

@@ -238,9 +238,9 @@ def prune_words(runner: Runner, cell: Cell, going_on: bool) -> list[str]:
         words += [] if value is None else [f"--{key}", value]
     for key, value in prune_options_of(study, cell.row).items():
         name = known[key].opts[0]
-        if value is True:
-            words.append(name)
-        elif value is not False:
+        if isinstance(value, bool):
+            words += [name] if value else known[key].secondary_opts[:1]
+        else:
             words += [name, str(value)]
     return _verb("prune", *words, *(["--resume"] if going_on else []))
 

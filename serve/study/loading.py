@@ -26,7 +26,7 @@ TABLES: dict[str, type[BaseModel]] = {
 # Parts of CoMP: another method does not have them to leave out.
 OF_COMP = frozenset(
     {"no_cip", "no_cit", "no_cas", "no_exploration", "no_history", "no_reconstruction"}
-    | {"exploration", "temperature", "history", "cost", "latency_table"}
+    | {"exploration", "temperature", "history", "cost", "latency_table", "race", "train_stages"}
 )
 ROW_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 

@@ -38,7 +38,9 @@ def test_the_recipe_is_what_the_defaults_are_but_for_what_is_ours(checkpoint, tm
     assert (plain.faithful, faithful.faithful) == (False, True)
     assert (plain.search.reconstruct, faithful.search.reconstruct) == (True, False)
     strategy = replace(plain.search.strategy, cost_metric="accuracy")
-    assert replace(plain.search, reconstruct=False, strategy=strategy) == faithful.search
+    ours = {"reconstruct": False, "train_stages": True, "strategy": strategy}
+    assert replace(plain.search, **ours) == faithful.search
+    assert (plain.search.comp_steps, faithful.search.comp_steps) == (0, 96)
     assert replace(plain.sizes, cost=None) == faithful.sizes
     assert (plain.search.strategy.cost_metric, plain.sizes.cost) == ("loss", 64)
     assert (plain.distill.what, faithful.distill.what) == ("both", "none")
