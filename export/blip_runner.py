@@ -8,6 +8,7 @@ import numpy as np
 from comp.plan import Part
 from export.encoder_graphs import NamedGraphs
 from export.encoder_manifest import EncoderManifest
+from export.manifest import computed_in
 from export.parity import Answered, Greedy
 
 STATES = "encoder_hidden_states"
@@ -82,7 +83,7 @@ class _Decoding:
         assert shape is not None
         looked = self.graphs.keep("cross_kv", {STATES: memory})
         # Without elements; engines in bfloat16, which NumPy has not, do not look at the type.
-        dtype = np.float32 if self.manifest.precision == "float32" else np.float16
+        dtype = np.float32 if computed_in(self.manifest.precision) == "float32" else np.float16
         caches: dict[str, Any] = {
             f"past_key_values.{layer}.{kind}": np.zeros((1, heads, 0, shape.head_dim), dtype)
             for layer, heads in enumerate(shape.num_attention_heads)

@@ -10,6 +10,7 @@ import numpy as np
 from export.engines.runtime import EngineRuntime
 from export.in_place_runner import InPlaceRunner
 from export.llava_manifest import LlavaArtifact
+from export.manifest import computed_in
 from export.openvino_forms import OpenVinoOutputs, openvino_form
 from export.ort_graph import NO_BFLOAT16
 from export.ort_runner import OnnxRunner
@@ -91,7 +92,9 @@ def llava_forms(artifact: LlavaArtifact) -> Iterator[Form | Skipped]:
     if manifest.flavour != "standard":
         return
     name = f"ONNX Runtime, caches in place ({where})"
-    if _onnxruntime_version() < TENSOR_SCATTER_SINCE:
+    if computed_in(manifest.precision) != manifest.precision:
+        pass  # such artifacts have no decoder for TensorRT
+    elif _onnxruntime_version() < TENSOR_SCATTER_SINCE:
         since = ".".join(map(str, TENSOR_SCATTER_SINCE))
         yield Skipped(name, f"TensorScatter needs ONNX Runtime {since}")
     else:

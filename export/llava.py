@@ -57,8 +57,8 @@ def build_graphs(
 ) -> None:
     """Write the graphs and their external data into ``directory``.
 
-    The standard flavour has a second decoder, of the same weights: its caches have a fixed size and
-    are written in place, as TensorRT wants them.
+    The standard flavour has a second decoder, of the same weights, where TensorRT takes the precision: its
+    caches have a fixed size and are written in place, as TensorRT wants them.
 
     Raises:
         CompExportError: a tensor is missing, or the flavour cannot take the head size.
@@ -67,7 +67,7 @@ def build_graphs(
     for name, build in zip(GRAPHS, builders, strict=True):
         build(shape, weights, target).save(directory / name)
         written(name)
-    if not target.fused:
+    if IN_PLACE in graphs_of(target):
         in_place = decoder_model(shape, weights, target, in_place=True)
         in_place.save(directory / IN_PLACE, weights_of=directory / GRAPHS[-1])
         written(IN_PLACE)
@@ -75,7 +75,8 @@ def build_graphs(
 
 def graphs_of(target: Target) -> tuple[str, ...]:
     """Names of the graphs that ``build_graphs`` writes."""
-    return GRAPHS if target.fused else (*GRAPHS, IN_PLACE)
+    in_place = not target.fused and target.weight_bits is None
+    return (*GRAPHS, IN_PLACE) if in_place else GRAPHS
 
 
 def embed_tokens(shape: LlavaShape, weights: WeightSource, target: Target) -> GraphBuilder:

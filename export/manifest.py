@@ -22,7 +22,14 @@ REMEDY = "export it again with `comp-export onnx --force`"
 READ_BLOCK = 1 << 20  # bytes read at a time when hashing
 
 Flavour = Literal["onnxruntime", "standard"]
-Precision = Literal["float32", "float16", "bfloat16"]
+Computed = Literal["float32", "float16", "bfloat16"]
+Precision = Literal["float32", "float16", "bfloat16", "int8", "int4"]
+"""Of weights, computation and caches; int8 and int4 are of weights, the rest is float32."""
+
+
+def computed_in(precision: Precision) -> Computed:
+    """The precision of computation and caches."""
+    return "float32" if precision in ("int8", "int4") else precision  # type: ignore[return-value]
 
 
 class Frozen(BaseModel):

@@ -12,6 +12,7 @@ import numpy as np
 
 from comp.errors import CompExportError
 from export.llava_manifest import KEPT, LlavaArtifact
+from export.manifest import computed_in
 from export.ort_graph import NumpyGraph, OrtGraph
 from export.parity import Greedy
 from export.prompts import places_in_all
@@ -62,7 +63,7 @@ class OnnxRunner:
         self._shape, self._images = manifest.decoder, manifest.vision
         # Without elements at first; bfloat16, which NumPy has not, is then none of ours.
         self._cache_dtype = np.dtype(
-            "float32" if manifest.precision == "bfloat16" else manifest.precision
+            "float32" if manifest.precision == "bfloat16" else computed_in(manifest.precision)
         )
 
     def _graph(self, path: Path, providers: tuple[str, ...], threads: int) -> NumpyGraph:

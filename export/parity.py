@@ -13,10 +13,34 @@ from export.manifest import Precision
 # Largest difference of outputs allowed. Scores of tokens, and of candidates, this close count as tied:
 # which of them is chosen is a matter of rounding, so such questions are counted and listed, and what
 # follows from the choice is not compared.
-LOGIT_BOUND: dict[Precision, float] = {"float32": 1e-3, "float16": 0.25, "bfloat16": 1.0}
-CLOSE: dict[Precision, float] = {"float32": 1e-5, "float16": 5e-3, "bfloat16": 3e-2}
-TIE: dict[Precision, float] = {"float32": 1e-6, "float16": 2e-3, "bfloat16": 1.6e-2}
-NEAR: dict[Precision, float] = {"float32": 2e-4, "float16": 0.05, "bfloat16": 0.2}  # two logits
+LOGIT_BOUND: dict[Precision, float] = {
+    "float32": 1e-3,
+    "float16": 0.25,
+    "bfloat16": 1.0,
+    "int8": 1,
+    "int4": 4,
+}
+CLOSE: dict[Precision, float] = {
+    "float32": 1e-5,
+    "float16": 5e-3,
+    "bfloat16": 3e-2,
+    "int8": 3e-2,
+    "int4": 3e-2,
+}
+TIE: dict[Precision, float] = {
+    "float32": 1e-6,
+    "float16": 2e-3,
+    "bfloat16": 1.6e-2,
+    "int8": 2e-2,
+    "int4": 2e-2,
+}
+NEAR: dict[Precision, float] = {
+    "float32": 2e-4,
+    "float16": 0.05,
+    "bfloat16": 0.2,
+    "int8": 0.2,
+    "int4": 0.2,
+}  # two logits
 
 
 @dataclass

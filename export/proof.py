@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
+
 from comp.plan import Place
 from export.manifest import Precision
 from export.parity import Answered, Runner
@@ -53,8 +55,21 @@ class Questions:
             yield self.prepare(self.examples[index])
 
 
+class Model(Protocol):
+    """One of the torch models."""
+
+    @property
+    def model(self) -> torch.nn.Module: ...
+
+
 class Side(Protocol):
     """The torch models of a run."""
+
+    @property
+    def dense(self) -> Model: ...
+
+    @property
+    def slim(self) -> Model: ...
 
     @property
     def places(self) -> tuple[Place, ...]:

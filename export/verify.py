@@ -17,10 +17,12 @@ from comp.plan import Task
 from comp.runs import RunDirectory
 from export.engine_form import Asking, EngineForm, asking_graphs, engine_form
 from export.engines.manifest import Engines, load_engines, mark_engines_verified
-from export.manifest import MANIFEST_NAME, Artifact, Verified, sha256_of
+from export.integer_weights import having, integer_weights
+from export.manifest import MANIFEST_NAME, Artifact, Precision, Verified, computed_in, sha256_of
 from export.parity import Answered, Runner, ask_all, compare
 from export.proof import Examples, Form, Questions, Side, Skipped
 from export.reading import kind_of, load_artifact, mark_verified
+from export.weights import canonical_name
 
 REPORT = "verify"
 FEW_PLACES = 4  # of which a table says each
@@ -75,6 +77,10 @@ def verify_run(
     if any(artifact.manifest.dense for artifact in artifacts):
         dense_torch = answers("dense torch", side.dense_runner())
     slim = answers("slim torch", side.slim_runner())
+    rounded = {
+        (which, precision): found
+        for which, precision, found in _with_integers(artifacts, family, side, answers)
+    }
     masked = answers("masked torch", side.masked_runner())
     links = [compare("masked torch = slim torch", "float32", side.places, masked, slim)]
     outcome: dict[str, bool] = {}
@@ -89,6 +95,9 @@ def verify_run(
             layers[form.directory.name] = runner.layers
         found = answers(form.name, runner)
         torch_name, expected = ("dense", dense_torch) if form.dense else ("slim", slim)
+        if (form.dense, form.precision) in rounded:
+            torch_name = f"{torch_name} {form.precision}"
+            expected = rounded[form.dense, form.precision]
         name = f"{torch_name} torch = {form.name}"
         places = () if form.dense else side.places
         link = compare(name, form.precision, places, expected, found)
@@ -115,13 +124,36 @@ def verify_run(
     return report
 
 
+def _with_integers(
+    artifacts: list[Artifact],
+    family: "_Family",
+    side: Side,
+    answers: Callable[[str, Runner], list[Answered]],
+) -> Iterator[tuple[bool, Precision, list[Answered]]]:
+    """What torch answers with the integers of an artifact as its weights: once of 8 and once of 4 bits.
+
+    Both flavours are held against the same answers, so that one with other integers stands out.
+    """
+    seen = set()
+    for artifact in artifacts:
+        dense, precision = artifact.manifest.dense, artifact.manifest.precision
+        if computed_in(precision) == precision or (dense, precision) in seen:
+            continue
+        seen.add((dense, precision))
+        word, model = ("dense", side.dense) if dense else ("slim", side.slim)
+        runner = side.dense_runner() if dense else side.slim_runner()
+        with having(model.model, integer_weights(artifact.path), family.naming):
+            yield dense, precision, answers(f"{word} torch, {precision}", runner)
+
+
 @dataclass(frozen=True)
 class _Family:
-    """How a family's runs are proved."""
+    """How a family's runs are proved; ``naming`` gives the artifact's name of a tensor of torch's."""
 
     load: Callable[..., Side]
     forms: Callable[..., Iterator[Form | Skipped]]
     engines: Asking
+    naming: Callable[[str], str] = str
 
     @classmethod
     def of(cls, artifact: Artifact) -> "_Family":
@@ -136,7 +168,7 @@ class _Family:
             return cls(side, forms, asking_graphs(runner))
 
         known = {
-            "llava": cls(LlavaSide.load, llava_forms, LlavaEngines),
+            "llava": cls(LlavaSide.load, llava_forms, LlavaEngines, canonical_name),
             "clip": of_graphs(ClipSide.load, ClipGraphs),
             "blip": of_graphs(BlipSide.load, BlipGraphs),
         }

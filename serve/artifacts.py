@@ -50,6 +50,11 @@ class Form:
         Raises:
             CompExportError: the words contradict each other.
         """
+        if backend == "tensorrt" and precision in ("int8", "int4"):
+            raise CompExportError(
+                f"--backend tensorrt with --precision {precision}: integer weights are for CPUs; engines "
+                "are float16, bfloat16 or float32"
+            )
         if backend != "onnxruntime":
             if provider != "auto" or flavour == "onnxruntime":
                 word = f"--provider {provider}" if provider != "auto" else f"--flavour {flavour}"

@@ -31,10 +31,11 @@ MIB = 2**20
 )
 @click.option(
     "--precision",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
+    type=click.Choice(["float32", "float16", "bfloat16", "int8", "int4"]),
     default="float32",
     show_default=True,
-    help="Of weights, computation and caches; bfloat16 for OpenVINO and TensorRT (flavour standard).",
+    help="Of weights, computation and caches; bfloat16 for OpenVINO and TensorRT (flavour standard). "
+    "int8 and int4 are of weights, for CPUs.",
 )
 @click.option(
     "--dense/--no-dense",

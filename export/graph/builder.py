@@ -1,21 +1,22 @@
 """Building an ONNX graph node by node, with weights that are read only when the file is written."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
 from comp.errors import CompExportError
-from export.manifest import Flavour, Precision
+from export.manifest import Computed, Flavour, Precision, computed_in
 
 # 18 is the oldest with every operator used here; TensorRT and OpenVINO parse all of it. The Attention
 # operator came with 23, TensorScatter with 24.
 OPSET = 18
 ATTENTION_OPSET = 23
+GROUPS_OPSET = 21  # DequantizeLinear by group, and 4 bits
 IN_PLACE_OPSET = 24
 IR_VERSION = 10
 MICROSOFT = "com.microsoft"
@@ -23,6 +24,7 @@ PRODUCER = "comp-export"
 INLINE_BYTES = 1024  # smaller constants stay in the graph file
 
 Dim = int | str
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -50,17 +52,30 @@ class Target:
 
         In float32 it has no such kernel and refuses the operator; the parts are written out there.
         """
-        return self.flavour == "standard" and self.precision != "float32"
+        return self.flavour == "standard" and self.computed != "float32"
+
+    @property
+    def computed(self) -> Computed:
+        """The precision of what is computed and cached."""
+        return computed_in(self.precision)
+
+    @property
+    def weight_bits(self) -> Literal[4, 8] | None:
+        """Of quantised weights (``export.quantise``)."""
+        bits: dict[Precision, Literal[4, 8]] = {"int8": 8, "int4": 4}
+        return bits.get(self.precision)
 
     @property
     def opset(self) -> int:
+        if self.weight_bits is not None and not self.fused:
+            return GROUPS_OPSET
         return ATTENTION_OPSET if self.attention_operator else OPSET
 
     @property
     def numpy(self) -> np.dtype[Any]:
-        if self.precision == "bfloat16":
+        if self.computed == "bfloat16":
             return np.dtype(ml_dtypes.bfloat16)
-        return np.dtype(self.precision)
+        return np.dtype(self.computed)
 
     @property
     def dtype(self) -> ir.DataType:
@@ -84,6 +99,7 @@ class GraphBuilder:
         self._initializers: dict[str, ir.Value] = {}
         self._weights: dict[str, ir.Value] = {}
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
+        self._shared: dict[Hashable, Any] = {}
         self._scope: list[str] = []
         self._used: dict[str, int] = {}
 
@@ -161,6 +177,12 @@ class GraphBuilder:
         self._nodes.append(node)
         return tuple(value for value, keep in zip(values, wanted, strict=True) if keep)
 
+    def shared(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What ``make`` built when this key was first asked for."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        return self._shared[key]
+
     def constant(self, value: Any, dtype: Any = np.int64) -> ir.Value:
         """A small constant; equal ones are shared."""
         array = np.asarray(value, dtype=dtype)
@@ -201,6 +223,21 @@ class GraphBuilder:
         self._weights[name] = self._initializer(name, tensor)
         return self._weights[name]
 
+    def model(self) -> ir.Model:
+        """What was built, with weights that are not read yet."""
+        opsets = {"": self.opset} | (
+            {MICROSOFT: 1} if any(n.domain == MICROSOFT for n in self._nodes) else {}
+        )
+        graph = ir.Graph(
+            self._inputs,
+            self._outputs,
+            nodes=self._nodes,
+            initializers=list(self._initializers.values()),
+            opset_imports=opsets,
+            name=self.name,
+        )
+        return ir.Model(graph, ir_version=IR_VERSION, producer_name=PRODUCER)
+
     def save(self, path: Path, weights_of: Path | None = None) -> None:
         """Write ``path`` and ``path.data``; stale files of those names are deleted first.
 
@@ -218,18 +255,7 @@ class GraphBuilder:
         if weights_of is not None:
             self._take_weights(weights_of)
             self._write_others(data)
-        opsets = {"": self.opset} | (
-            {MICROSOFT: 1} if any(n.domain == MICROSOFT for n in self._nodes) else {}
-        )
-        graph = ir.Graph(
-            self._inputs,
-            self._outputs,
-            nodes=self._nodes,
-            initializers=list(self._initializers.values()),
-            opset_imports=opsets,
-            name=self.name,
-        )
-        model = ir.Model(graph, ir_version=IR_VERSION, producer_name=PRODUCER)
+        model = self.model()
         if weights_of is None:
             ir.save(model, path, external_data=data.name, size_threshold_bytes=INLINE_BYTES)
         else:

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph.builder import MICROSOFT, GraphBuilder
+from export.graph.quantised import bits_of, quantised_matmul
 from export.weights import WeightSource
 
 SQRT_HALF = math.sqrt(0.5)
@@ -21,6 +22,10 @@ def linear(
     The weight is stored transposed: runtimes pack ``MatMul`` operands of that layout best.
     """
     out_features, in_features = weights.shape(f"{name}.weight")
+    bits = bits_of(graph, name, in_features)
+    if bits is not None:
+        y = quantised_matmul(graph, weights, x, name, bits)
+        return graph.op("Add", y, vector(graph, weights, f"{name}.bias")) if bias else y
     matrix = graph.weight(
         f"{name}.weight",
         (in_features, out_features),
@@ -59,12 +64,12 @@ def activation(graph: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
 
 def cast_to_graph(graph: GraphBuilder, x: ir.Value) -> ir.Value:
     """A float32 value in the graph's precision."""
-    return cast(graph, x, graph.target.dtype) if graph.target.precision != "float32" else x
+    return cast(graph, x, graph.target.dtype) if graph.target.computed != "float32" else x
 
 
 def cast_to_float32(graph: GraphBuilder, x: ir.Value) -> ir.Value:
     """A value of the graph's precision in float32."""
-    return cast(graph, x, ir.DataType.FLOAT) if graph.target.precision != "float32" else x
+    return cast(graph, x, ir.DataType.FLOAT) if graph.target.computed != "float32" else x
 
 
 def cast(graph: GraphBuilder, x: ir.Value, dtype: ir.DataType) -> ir.Value:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from comp.errors import CompExportError
-from export.manifest import Manifest
+from export.manifest import Manifest, computed_in
 from serve.backends.base import BackendName
+from serve.backends.integers import multiplies_exactly
 from serve.backends.ort_session import OrtGraph
 from serve.backends.providers import Provider, SessionMaker, device_of
 from serve.caches import cache_directory
@@ -40,6 +41,8 @@ class OnnxRuntime:
                 f"{directory} is bfloat16, which ONNX Runtime does not compute on a CPU: use "
                 "--precision float16 or float32, or --backend openvino"
             )
+        if computed_in(manifest.precision) != manifest.precision:
+            _check_integers(manifest, directory, provider)
         cache = cache_directory(provider, manifest) if "tensorrt" in provider else Path()
         return cls(SessionMaker(provider, manifest, cache, threads))
 
@@ -60,3 +63,18 @@ class OnnxRuntime:
         provider = self.sessions.provider
         plain = _PLAIN.get(provider, provider)
         return OnnxRuntime(replace(self.sessions, provider=plain, threads=1)).graph(path)
+
+
+def _check_integers(manifest: Manifest, directory: Path, provider: Provider) -> None:
+    """Refuse integer weights where they would be slow or wrong."""
+    if provider != "cpu":
+        raise CompExportError(
+            f"{directory} is {manifest.precision}, which is for CPUs: use --provider cpu, or --precision "
+            "float16 on a GPU"
+        )
+    if manifest.flavour == "onnxruntime" and not multiplies_exactly():
+        raise CompExportError(
+            f"{directory} is {manifest.precision}, and this CPU adds products of bytes in 16 bits (it has no "
+            "VNNI), so that answers would be wrong: use --backend openvino with the standard flavour, or "
+            "--precision float32"
+        )

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from comp.errors import CompExportError
 from comp.images import ImageSource
 from export.encoder_manifest import DecoderInfo
+from export.manifest import computed_in
 from serve.answer import Answer, Asked
 from serve.backends.base import RequestSize
 from serve.encoder.engine import EncoderEngine, kept_of, ms_since
@@ -202,7 +203,7 @@ class Reader(EncoderEngine):
     def _empty(self, batch: int) -> dict[str, Any]:
         shape = self._decoder
         # Without elements; engines in bfloat16, which NumPy has not, do not look at the type.
-        dtype = np.float32 if self.manifest.precision == "float32" else np.float16
+        dtype = np.float32 if computed_in(self.manifest.precision) == "float32" else np.float16
         return {
             f"past_key_values.{layer}.{kind}": np.zeros((batch, heads, 0, shape.head_dim), dtype)
             for layer, heads in enumerate(shape.num_attention_heads)

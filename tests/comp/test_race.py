@@ -42,7 +42,7 @@ def test_one_kind_has_nothing_to_race(modes):
 def test_a_race_needs_its_steps():
     two = [Lane("all", ("a", "b")), Lane("parameters", ("b",))]
     check_steps(two, search=12, race=16, steps=56)
-    with pytest.raises(CompExportError, match="all, parameters takes 56 training steps.* are 55"):
+    with pytest.raises(CompExportError, match=r"all, parameters takes 56 training steps.* are 55"):
         check_steps(two, search=12, race=16, steps=55)
     # three searches of 12, two losers' 16, and three times 16 for the winner
     assert has_room(12, 16, 116)
