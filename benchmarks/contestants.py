@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from PIL import Image
 
 from comp.errors import CompExportError
+from export.manifest import Flavour, Precision
 from run_files import RunFiles, Which
 
 if TYPE_CHECKING:
+    from serve.backends.base import BackendName
     from torch_models import TorchModels
 
 Device = Literal["cpu", "cuda"]
@@ -84,6 +86,31 @@ def onnx_runtime(stage: Stage, which: Which) -> Loaded:
     return loaded
 
 
+@dataclass(frozen=True)
+class OnCpu:
+    """An artifact of some precision in one of the project's runtimes for CPUs."""
+
+    backend: Literal["onnxruntime", "openvino"]
+    precision: Precision
+
+    @property
+    def flavour(self) -> Flavour:
+        return "onnxruntime" if self.backend == "onnxruntime" else "standard"
+
+    def prepare(self, files: RunFiles, which: Which) -> Path:
+        """Export it, where it is not there yet."""
+        return files.artifact(which, self.flavour, self.precision)
+
+    def load(self, stage: Stage, which: Which) -> Loaded:
+        if stage.asked.device != "cpu":
+            raise CompExportError(f"{self.backend} in {self.precision} is for CPUs: --device cpu")
+        directory = self.prepare(stage.files, which)
+        size = sum(path.stat().st_size for path in directory.iterdir())
+        loaded = _engine(stage, directory, {"bytes": size}, self.backend)
+        stage.files.loaded(directory)
+        return loaded
+
+
 def tensorrt(stage: Stage, which: Which) -> Loaded:
     """Native TensorRT engines."""
     from export.engines.manifest import load_engines
@@ -108,6 +135,13 @@ def torch_eager(stage: Stage, which: Which) -> Loaded:
     return stage.torch_models().eager(which)
 
 
+def torch_bfloat16(stage: Stage, which: Which) -> Loaded:
+    """As ``torch_eager``, in bfloat16; its own models, beside those of another precision."""
+    from torch_models import TorchModels
+
+    return TorchModels(stage.files, stage.asked, "bfloat16").eager(which)
+
+
 def torch_compile(stage: Stage, which: Which) -> Loaded:
     """The LLaVA of transformers through torch.compile, with a static cache."""
     if which == "compressed":
@@ -118,29 +152,47 @@ def torch_compile(stage: Stage, which: Which) -> Loaded:
     return stage.torch_models().compiled()
 
 
+ON_CPUS = {
+    "ort-int8": OnCpu("onnxruntime", "int8"),
+    "ort-int4": OnCpu("onnxruntime", "int4"),
+    "openvino": OnCpu("openvino", "float32"),
+    "openvino-bf16": OnCpu("openvino", "bfloat16"),
+    "openvino-int8": OnCpu("openvino", "int8"),
+    "openvino-int4": OnCpu("openvino", "int4"),
+}
 # Makes what a contestant is loaded from, and loads nothing.
 PREPARE: dict[str, Callable[[RunFiles, Which], object]] = {
     "ort": lambda files, which: files.artifact(which, "onnxruntime"),
     "tensorrt": lambda files, which: files.engines(which),
     "torch": lambda files, which: files.checkpoint(which),
+    "torch-bf16": lambda files, which: files.checkpoint(which),
     "torch-compile": lambda files, _which: files.checkpoint("dense"),
+    **{name: on_cpu.prepare for name, on_cpu in ON_CPUS.items()},
 }
 CONTESTANTS: dict[str, Callable[[Stage, Which], Loaded]] = {
     "ort": onnx_runtime,
     "tensorrt": tensorrt,
     "torch": torch_eager,
+    "torch-bf16": torch_bfloat16,
     "torch-compile": torch_compile,
+    **{name: on_cpu.load for name, on_cpu in ON_CPUS.items()},
 }
 
 
-def _engine(stage: Stage, directory: Path, notes: dict[str, Any]) -> Loaded:
+def _engine(
+    stage: Stage, directory: Path, notes: dict[str, Any], backend: "BackendName | None" = None
+) -> Loaded:
     """The engine that users run: its own times."""
     from serve.engine import Engine
     from serve.options import GenerationOptions
 
     asked = stage.asked
     engine = Engine.load(
-        directory, device=asked.device, threads=asked.threads, check_hashes=False
+        directory,
+        device=asked.device,
+        threads=asked.threads,
+        check_hashes=False,
+        backend=backend,
     )  # just made: hashing gigabytes again proves nothing
     options = GenerationOptions(max_new_tokens=asked.new_tokens, ignore_eos=True)
 

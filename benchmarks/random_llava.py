@@ -67,7 +67,42 @@ TINY: dict[str, Any] = {
     "vision_feature_layer": -2,
     "vision_feature_select_strategy": "default",
 }
-SHAPES = ("llava-7b", "tiny")
+# LLaVA-S: LLaVA-1.5 with 576 image tokens, small enough for two cores; 259 M parameters.
+SMALL: dict[str, Any] = {
+    "architectures": ["LlavaForConditionalGeneration"],
+    "image_seq_length": 576,
+    "image_token_index": 7990,
+    "model_type": "llava",
+    "pad_token_id": 7991,
+    "projector_hidden_act": "gelu",
+    "text_config": {
+        "hidden_size": 1024,
+        "intermediate_size": 2752,
+        "max_position_embeddings": 2048,
+        "model_type": "llama",
+        "num_attention_heads": 16,
+        "num_hidden_layers": 16,
+        "num_key_value_heads": 16,
+        "rms_norm_eps": 1e-05,
+        "vocab_size": 8000,
+    },
+    "tie_word_embeddings": False,
+    "torch_dtype": "float16",
+    "vision_config": {
+        "hidden_size": 512,
+        "image_size": 336,
+        "intermediate_size": 2048,
+        "model_type": "clip_vision_model",
+        "num_attention_heads": 8,
+        "num_hidden_layers": 12,
+        "patch_size": 14,
+        "projection_dim": 512,
+    },
+    "vision_feature_layer": -2,
+    "vision_feature_select_strategy": "default",
+}
+CONFIGS = {"llava-s": SMALL, "tiny": TINY}
+SHAPES = ("llava-7b", *CONFIGS)
 
 SPECIAL = ("<unk>", "<s>", "</s>")  # ids 0, 1, 2, as Llama has them
 TEMPLATE_WORDS = ("USER", "ASSISTANT", ":")
@@ -88,8 +123,8 @@ def config_of(name: str) -> dict[str, Any]:
     """
     if name not in SHAPES:
         raise CompExportError(f"no shape {name!r}: choose one of {', '.join(SHAPES)}")
-    if name == "tiny":
-        return TINY
+    if name in CONFIGS:
+        return CONFIGS[name]
     packaged = files("comp") / "models" / "configs" / f"{name}.json"
     return json.loads(packaged.read_text(encoding="utf-8"))
 

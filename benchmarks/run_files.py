@@ -77,9 +77,9 @@ class RunFiles:
             write_slim_checkpoint(dense, self.plan, slim)
         return slim
 
-    def artifact(self, which: Which, flavour: Flavour) -> Path:
-        """The ONNX artifact."""
-        target = Target(flavour, self.precision)
+    def artifact(self, which: Which, flavour: Flavour, precision: Precision | None = None) -> Path:
+        """The ONNX artifact, in the run's precision unless in another."""
+        target = Target(flavour, precision or self.precision)
         out = artifact_directory(self._place(which), which == "dense", target)
         if self._wanted(out):
             say(f"exporting {out}")

@@ -44,14 +44,15 @@ class Decoding(Protocol):
 class TorchModels:
     """Both models, loaded when first asked for, in half precision on a GPU, single on a CPU."""
 
-    def __init__(self, files: RunFiles, asked: Asked) -> None:
+    def __init__(self, files: RunFiles, asked: Asked, precision: str | None = None) -> None:
+        """``precision`` is the files' unless it is another."""
         torch.set_num_threads(asked.threads)
         logging.disable_progress_bar()
         # As transformers advises for production: a check of the image tokens splits compiled graphs.
         os.environ.setdefault("TRANSFORMERS_DISABLE_TORCH_CHECK", "1")
         self._files = files
         self._asked = asked
-        self._dtype = getattr(torch, files.precision)
+        self._dtype = getattr(torch, precision or files.precision)
         self._dense: LlavaForConditionalGeneration | None = None
         self._processor = _processor(files)
 

@@ -1,10 +1,11 @@
 """Measure a LLaVA dense and compressed, in several runtimes, in one run.
 
-    python benchmarks/gpu_llava.py --work DIR --out benchmarks/results/gpu-llava-7b.json
+    python benchmarks/llava_speed.py --work DIR --out benchmarks/results/gpu-llava-7b.json
+    python benchmarks/llava_speed.py --device cpu --shape llava-s --tower --work DIR --out FILE
 
 Random weights, batch 1, greedy, a new image in every round. llava-7b takes some 100 GB of disk for all
-contestants, 45 GB with ``--discard``. ``--prepare`` makes the files and stops. On a machine without a
-GPU ``--device cpu --shape tiny`` tries the whole of it on a small model.
+contestants, 45 GB with ``--discard``. ``--prepare`` makes the files and stops. ``--shape tiny`` tries the
+whole of it on a small model.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from comp.flops import llava_params
 from comp.machine import usable_cores
 from comp.plan import PruningPlan, Workload
 from comp.shapes import ModelShape
-from contestants import CONTESTANTS, Asked, Stage
+from contestants import CONTESTANTS, ON_CPUS, Asked, Stage
 from export.engines.limits import Limits
 from plan_shape import find_plan
 from random_llava import SHAPES, config_of, prompt_of
@@ -38,7 +39,8 @@ from speed_report import (
     table_rows,
 )
 
-ON_CPU = ("ort", "torch")
+ON_GPU = ("ort", "tensorrt", "torch", "torch-compile")
+ON_CPU = ("ort", "torch", "torch-bf16", *ON_CPUS)
 HALF_BYTES = 2
 REFERENCE = "torch"  # its answers are those that the others' are compared with
 
@@ -54,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     add("--work", type=Path, default=Path("benchmarks/work"), help="checkpoints and artifacts")
     add("--out", type=Path, required=True, help="JSON file to write")
     add("--device", choices=("cuda", "cpu"), default="cuda")
-    add("--contestants", help=f"by comma, of {', '.join(CONTESTANTS)} [all; CPU: ort,torch]")
+    add("--contestants", help=f"by comma, of {', '.join(CONTESTANTS)} [all for the device]")
     add("--repeats", type=int, default=30)
     add("--warmup", type=int, default=5)
     add("--text-tokens", type=int, default=64)
@@ -166,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _contestants(asked: argparse.Namespace) -> list[str]:
-    given = asked.contestants or ",".join(CONTESTANTS if asked.device == "cuda" else ON_CPU)
+    given = asked.contestants or ",".join(ON_GPU if asked.device == "cuda" else ON_CPU)
     names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
     unknown = [name for name in names if name not in CONTESTANTS]
     if unknown or not names:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from contestants import Asked, Stage, onnx_runtime, torch_eager
-from gpu_llava import main
+from llava_speed import main
 from plan_shape import describe_plan, find_plan
 from random_llava import (
     SHARD_BYTES,
@@ -257,7 +257,7 @@ def test_the_script_measures_a_small_model_on_a_cpu(files, tmp_path):
     words += ["--repeats", "3", "--warmup", "1", "--contestants", "ort,torch,tensorrt"]
     words += ["--work", files.work, "--out", out]
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "gpu_llava.py", *words],
+        [sys.executable, BENCHMARKS / "llava_speed.py", *words],
         capture_output=True,
         text=True,
         check=False,
