@@ -6,7 +6,7 @@ A segment is the blocks between two places where tokens are dropped; all its cac
 from comp.plan import keep_count
 from export.llava_manifest import DecoderShape
 
-CACHE_LENGTHS = "cache_lengths"  # input of the decoder with caches in place: [segments, B]
+CACHE_LENGTHS = "cache_lengths"  # input of decoders that are told what caches hold: [segments, B]
 
 
 def segments_of(shape: DecoderShape) -> tuple[int, ...]:

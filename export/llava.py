@@ -23,6 +23,7 @@ from export.graph.attention import (
     cache_window,
     cached_attention,
     check_heads,
+    counted_window,
     fixed_window,
 )
 from export.graph.builder import IN_PLACE_OPSET, GraphBuilder, Target
@@ -101,7 +102,8 @@ def decoder_model(
 
     ``in_place``: past and present are one buffer ``[B, Hkv_l, S_s, hd]`` of fixed size, and
     ``cache_lengths [segments, B]`` says how many of its places are filled; a segment is the blocks
-    between two drop places, whose caches are equally long.
+    between two drop places, whose caches are equally long. The onnxruntime flavour has that input too: there
+    past and present may be one buffer, and if they are not, the present is as long as what it holds.
     """
     return _Decoder(shape, weights, target, in_place).build()
 
@@ -142,8 +144,8 @@ class _Decoder:
             vision=graph.input("vision_positions", INT64, ("batch", "vision_tokens")),
             text=graph.input("text_positions", INT64, ("batch", "text_tokens")),
         )
-        if self.in_place:
-            rows = len(self.drops) + 1
+        if self.in_place or graph.target.fused:
+            rows = len(self.drops) + 1 if self.in_place else "segments"
             self.lengths = graph.input(CACHE_LENGTHS, INT64, (rows, "batch"))
         pasts = self._pasts()
         factor = None
@@ -229,7 +231,10 @@ class _Decoder:
             window = cache_window(self.graph, present, past_key)
         else:
             row = self.graph.op("Gather", self.lengths, self.graph.constant(segment), axis=0)
-            window = fixed_window(self.graph, present, past_key, row)
+            if self.in_place:
+                window = fixed_window(self.graph, present, past_key, row)
+            else:
+                window = counted_window(self.graph, present, row)
         return _Stretch(tokens, rotary, rotary.at(present), window, segment)
 
     def _dropped(

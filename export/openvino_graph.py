@@ -77,6 +77,7 @@ class OpenVinoGraph:
         feeds: Mapping[str, Any],
         numbers: Sequence[str] = (),
         kept: Sequence[str] = (),
+        into: Sequence[Any] = (),
     ) -> tuple[list[NDArray[Any]], list[Any]]:
         """Run once.
 
@@ -85,10 +86,13 @@ class OpenVinoGraph:
                 or what a run kept.
             numbers: outputs wanted as numpy arrays.
             kept: outputs wanted as tensors, for a later run.
+            into: nothing: tensors of a run are its own.
 
         Returns:
             The arrays of ``numbers`` and the tensors of ``kept``, in their order.
         """
+        if into:
+            raise ValueError("OpenVINO writes into tensors of its own")
         fed = [
             self._tensor(feeds[name], kind)
             for name, kind in zip(self.inputs, self._taken, strict=True)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from comp.errors import CompExportError
+from export.cache import CACHE_LENGTHS
 from export.llava_manifest import KEPT, LlavaArtifact
 from export.manifest import computed_in
 from export.ort_graph import NumpyGraph, OrtGraph
@@ -157,6 +158,12 @@ class OnnxRunner:
             for kind in ("key", "value")
         }
 
+    def _lengths(self, caches: dict[str, np.ndarray], batch: int) -> np.ndarray:
+        """Tokens in the caches of each segment ``[segments, B]``; these caches have no room left."""
+        first = [0, *(drop.after_layer for drop in self._shape.drops)]
+        held = [caches[f"past_key_values.{layer}.key"].shape[2] for layer in first]
+        return np.repeat(np.array(held, np.int64)[:, None], batch, axis=1)
+
     def _embeds(
         self, pixel_values: np.ndarray, input_ids: np.ndarray
     ) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -183,6 +190,8 @@ class OnnxRunner:
         state: OnnxState,
         extra: dict[str, Any],
     ) -> tuple[np.ndarray, list[np.ndarray], OnnxState]:
+        if self.artifact.manifest.flavour == "onnxruntime":
+            extra = extra | {CACHE_LENGTHS: self._lengths(state.caches, len(embeds))}
         feeds = {
             "inputs_embeds": embeds,
             "position_ids": position_ids,

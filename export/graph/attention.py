@@ -59,6 +59,20 @@ def cache_window(graph: GraphBuilder, tokens: ir.Value, past_key: ir.Value) -> C
     return CacheWindow(mask=_causal_mask(graph, queries, total))  # [1, 1, N, P+N]
 
 
+def counted_window(graph: GraphBuilder, tokens: ir.Value, lengths: ir.Value) -> CacheWindow:
+    """The window of ``tokens [B, N]`` behind ``lengths [B]`` past ones, for GroupQueryAttention.
+
+    Counted, and not read off the caches' shape: these may have room behind what they hold, so that a
+    step writes its token there instead of copying the whole cache.
+    """
+    total = graph.op("Add", lengths, axis_size(graph, tokens, 1))  # [B]
+    last = graph.op("Sub", total, graph.constant([1]))
+    longest = graph.op("ReduceMax", total, keepdims=0)
+    return CacheWindow(
+        lengths=cast(graph, last, ir.DataType.INT32), total=cast(graph, longest, ir.DataType.INT32)
+    )
+
+
 def fixed_window(
     graph: GraphBuilder, tokens: ir.Value, past_key: ir.Value, lengths: ir.Value
 ) -> CacheWindow:

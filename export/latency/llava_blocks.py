@@ -18,6 +18,7 @@ from comp.flops import llava_macs
 from comp.latency_table import DenseBlock
 from comp.plan import BlockPlan, DropPlan, Part, PruningPlan, Workload
 from comp.shapes import SLIM_TYPE
+from export.cache import CACHE_LENGTHS
 from export.graph.builder import GraphBuilder, Target
 from export.latency.grid import Axes, axes_of
 from export.latency.readings import Feeds, Pair
@@ -30,6 +31,7 @@ from export.weights import CheckpointWeights, WeightSource
 METHOD = "profile"
 MOST_BYTES = 2**30  # of the weights of the blocks that are measured together
 LEAST_BLOCKS = 2
+DROPPING_SEGMENTS = 2  # of the graph with a drop; the others look at the first alone
 STATES = 0.5  # spread of random states; times do not depend on it
 
 
@@ -288,6 +290,8 @@ class LlavaBlocks:
             "vision_positions": np.ascontiguousarray(places[:, : tokens - text]),
             "text_positions": np.ascontiguousarray(places[:, tokens - text :]),
         }
+        if self.target.fused:
+            feeds[CACHE_LENGTHS] = np.zeros((DROPPING_SEGMENTS, 1), np.int64)
         for number, heads in enumerate(kv_heads):
             empty = np.zeros((1, heads, 0, self.shape.sizes.head_dim), self.target.numpy)
             feeds[f"past_key_values.{number}.key"] = empty

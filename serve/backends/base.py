@@ -111,7 +111,11 @@ class Graph(Protocol):
     def outputs(self) -> Sequence[str]: ...
 
     def run(
-        self, feeds: Mapping[str, Any], numbers: Sequence[str] = (), kept: Sequence[str] = ()
+        self,
+        feeds: Mapping[str, Any],
+        numbers: Sequence[str] = (),
+        kept: Sequence[str] = (),
+        into: Sequence[Any] = (),
     ) -> tuple[list[NDArray[Any]], list[Any]]:
         """Run once.
 
@@ -119,10 +123,23 @@ class Graph(Protocol):
             feeds: inputs by name: arrays of the input's element type, or values that a run kept.
             numbers: outputs wanted as numpy arrays.
             kept: outputs that stay on the device, for a later run.
+            into: of a runtime with ``Buffers``: where ``kept`` ones are written, in their order.
 
         Returns:
             The arrays of ``numbers`` and the values of ``kept``, in their order.
         """
+        ...
+
+
+class Buffers(Protocol):
+    """Memory for caches that a graph writes in place, ``[B, H, S, hd]``."""
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """A cache that holds nothing yet."""
+        ...
+
+    def longer(self, cache: Any, held: int, places: int) -> Any:
+        """A cache of so many places with the ``held`` tokens of another."""
         ...
 
 
@@ -138,6 +155,11 @@ class Runtime(Protocol):
     @property
     def label(self) -> str:
         """What ``Backend.provider`` says."""
+        ...
+
+    @property
+    def buffers(self) -> Buffers | None:
+        """For the decoder's caches; none where these grow."""
         ...
 
     def graph(self, path: Path) -> Graph:

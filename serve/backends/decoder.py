@@ -1,33 +1,41 @@
 """The decoder graph's two uses: prefill and decode step; the caches stay where they are."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from comp.errors import CompExportError
+from export.cache import CACHE_LENGTHS, segments_of
 from export.llava_manifest import LlavaManifest
-from serve.backends.base import Graph
+from serve.backends.base import Buffers, Graph
 
 KEEP_FACTOR = "keep_factor"
+ROOM = 256  # places behind the prompt that caches begin with, and that are added when these are used up
 
 
 @dataclass(frozen=True)
 class DecoderState:
-    """What one decode step hands to the next, for a batch of B sequences in step."""
+    """What one decode step hands to the next, for a batch of B sequences in step.
 
-    caches: tuple[
-        Any, ...
-    ]  # key, value of layer 0, key, value of layer 1, ...; as its graph keeps them
-    position: int  # of the next token: positions are kept, not renumbered
+    Attributes:
+        caches: key, value of layer 0, key, value of layer 1, …; as its graph keeps them.
+        position: of the next token: positions are kept, not renumbered.
+        lengths: tokens in the caches of each segment (``export.cache``).
+    """
+
+    caches: tuple[Any, ...]
+    position: int
+    lengths: tuple[int, ...]
 
 
 class Decoder:
-    """``decoder_model.onnx`` of one artifact."""
+    """``decoder_model.onnx`` of one artifact; with ``buffers`` a step writes its token into the caches."""
 
-    def __init__(self, graph: Graph, manifest: LlavaManifest) -> None:
-        self._graph = graph
+    def __init__(self, graph: Graph, manifest: LlavaManifest, buffers: Buffers | None) -> None:
+        self._graph, self._buffers = graph, buffers
         shape = manifest.decoder
         self._past = [
             f"past_key_values.{layer}.{part}"
@@ -42,6 +50,8 @@ class Decoder:
         self._drops = tuple(drop.after_layer for drop in shape.drops)
         self._heads = [heads for heads in shape.num_key_value_heads for _ in range(2)]
         self._head_dim = shape.head_dim
+        self._segments = [segment for segment in segments_of(shape) for _ in range(2)]
+        self._counted = CACHE_LENGTHS in graph.inputs
 
     def check_keep_factor(self, keep_factor: float) -> None:
         """Refuse a factor that this graph has no input for."""
@@ -74,14 +84,22 @@ class Decoder:
             "vision_positions": vision,
             "text_positions": text,
         }
-        for name, heads in zip(self._past, self._heads, strict=True):
-            empty = np.zeros((batch, heads, 0, self._head_dim), self._graph.inputs[name])
-            feeds[name] = empty
+        # An overridden setting cannot be bound, so that its caches are the graph's: the first step copies.
+        own = self._buffers if keep_factor == 1 else None
+        pasts = [
+            self._empty(own, name, (batch, heads, length + ROOM if own else 0, self._head_dim))
+            for name, heads in zip(self._past, self._heads, strict=True)
+        ]
+        feeds |= zip(self._past, pasts, strict=True)
+        feeds |= self._counts([0] * (len(self._drops) + 1), batch)
         if keep_factor != 1:
             feeds[KEEP_FACTOR] = np.array(keep_factor, self._graph.settings[KEEP_FACTOR])
         numbers = ["logits", *(f"kept.{layer}" for layer in self._drops)]
-        (logits, *kept), caches = self._graph.run(feeds, numbers, self._present)
-        state = DecoderState(tuple(caches), length)
+        (logits, *kept), caches = self._graph.run(
+            feeds, numbers, self._present, pasts if own else ()
+        )
+        lengths = (length, *(places.shape[1] for places in kept))
+        state = DecoderState(tuple(caches), length, lengths)
         return logits[:, -1], dict(zip(self._drops, kept, strict=True)), state
 
     def step(
@@ -94,6 +112,33 @@ class Decoder:
             "vision_positions": np.zeros((batch, 0), dtype=np.int64),
             "text_positions": np.zeros((batch, 1), dtype=np.int64),
         }
-        feeds.update(zip(self._past, state.caches, strict=True))
-        (logits,), caches = self._graph.run(feeds, ["logits"], self._present)
-        return logits[:, -1], replace(state, caches=tuple(caches), position=state.position + 1)
+        pasts = self._with_room(state)
+        feeds |= zip(self._past, pasts, strict=True)
+        feeds |= self._counts(state.lengths, batch)
+        into = pasts if self._buffers else ()
+        (logits,), caches = self._graph.run(feeds, ["logits"], self._present, into)
+        lengths = tuple(held + 1 for held in state.lengths)
+        return logits[:, -1], DecoderState(tuple(caches), state.position + 1, lengths)
+
+    def _empty(self, own: Buffers | None, name: str, shape: tuple[int, ...]) -> Any:
+        """A cache of a prompt to come."""
+        dtype = self._graph.inputs[name]
+        return own.empty(shape, dtype) if own else np.zeros(shape, dtype)
+
+    def _counts(self, lengths: Sequence[int], batch: int) -> dict[str, Any]:
+        """What a graph that counts is told its caches hold."""
+        if not self._counted:
+            return {}
+        return {CACHE_LENGTHS: np.repeat(np.array(lengths, np.int64)[:, None], batch, axis=1)}
+
+    def _with_room(self, state: DecoderState) -> tuple[Any, ...]:
+        """The caches, longer where the next token would not fit."""
+        if self._buffers is None:
+            return state.caches
+        found = []
+        for cache, segment in zip(state.caches, self._segments, strict=True):
+            held = state.lengths[segment]
+            if held == cache.shape()[2]:
+                cache = self._buffers.longer(cache, held, held + ROOM)
+            found.append(cache)
+        return tuple(found)

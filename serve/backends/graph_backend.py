@@ -24,7 +24,9 @@ class GraphBackend:
         self.device: Literal["cpu", "cuda"] = runtime.device
         self._vision = runtime.graph(artifact.vision_encoder)
         self._embed = runtime.table(artifact.embed_tokens)
-        self._decoder = Decoder(runtime.graph(artifact.decoder_model), self.manifest)
+        self._decoder = Decoder(
+            runtime.graph(artifact.decoder_model), self.manifest, runtime.buffers
+        )
 
     def check(self, size: RequestSize, keep_factor: float) -> None:
         """See ``Backend.check``: any size that the model's positions allow will run."""
@@ -58,7 +60,7 @@ class GraphBackend:
         return Prefill(logits, kept, state, vision_ms, selected)
 
     def step(self, tokens: Sequence[int], state: DecoderState) -> tuple[NDArray[Any], DecoderState]:
-        """See ``Backend.step``; here the state that went in stays as it was."""
+        """See ``Backend.step``."""
         ids = np.array(tokens, dtype=np.int64)[:, None]
         _, (embeds,) = self._embed.run({"input_ids": ids}, kept=["inputs_embeds"])
         return self._decoder.step(embeds, len(tokens), state)

@@ -8,7 +8,7 @@ from comp.errors import CompExportError
 from export.manifest import Manifest, computed_in
 from serve.backends.base import BackendName
 from serve.backends.integers import multiplies_exactly
-from serve.backends.ort_session import OrtGraph
+from serve.backends.ort_session import OrtBuffers, OrtGraph
 from serve.backends.providers import Provider, SessionMaker, device_of
 from serve.caches import cache_directory
 
@@ -20,6 +20,7 @@ class OnnxRuntime:
     """Loads graphs into ONNX Runtime (see ``Runtime``)."""
 
     sessions: SessionMaker
+    in_place: bool
     name: BackendName = "onnxruntime"
 
     @classmethod
@@ -44,7 +45,8 @@ class OnnxRuntime:
         if computed_in(manifest.precision) != manifest.precision:
             _check_integers(manifest, directory, provider)
         cache = cache_directory(provider, manifest) if "tensorrt" in provider else Path()
-        return cls(SessionMaker(provider, manifest, cache, threads))
+        sessions = SessionMaker(provider, manifest, cache, threads)
+        return cls(sessions, in_place=manifest.flavour == "onnxruntime")
 
     @property
     def device(self) -> Literal["cpu", "cuda"]:
@@ -54,6 +56,11 @@ class OnnxRuntime:
     def label(self) -> str:
         return self.sessions.provider
 
+    @property
+    def buffers(self) -> OrtBuffers | None:
+        """See ``Runtime``: what writes in place is GroupQueryAttention, of the onnxruntime flavour."""
+        return OrtBuffers() if self.in_place and self.device == "cpu" else None
+
     def graph(self, path: Path) -> OrtGraph:
         """See ``Runtime``."""
         return OrtGraph(self.sessions.session(path), self.device)
@@ -62,7 +69,8 @@ class OnnxRuntime:
         """See ``Runtime``; there is nothing to compile in it."""
         provider = self.sessions.provider
         plain = _PLAIN.get(provider, provider)
-        return OnnxRuntime(replace(self.sessions, provider=plain, threads=1)).graph(path)
+        sessions = replace(self.sessions, provider=plain, threads=1)
+        return replace(self, sessions=sessions).graph(path)
 
 
 def _check_integers(manifest: Manifest, directory: Path, provider: Provider) -> None:

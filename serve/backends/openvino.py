@@ -43,6 +43,10 @@ class OpenVino:
             )
         return cls(manifest.precision, threads, f"openvino {openvino_version()}")
 
+    @property
+    def buffers(self) -> None:
+        """See ``Runtime``: caches grow."""
+
     def graph(self, path: Path) -> OpenVinoGraph:
         """See ``Runtime``."""
         return OpenVinoGraph(path, self.precision, self.threads)

@@ -1,6 +1,7 @@
 """One ONNX graph in ONNX Runtime, run through IO binding."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -39,10 +40,14 @@ class OrtGraph:
         feeds: Mapping[str, NDArray[Any] | ort.OrtValue],
         numbers: Sequence[str] = (),
         kept: Sequence[str] = (),
+        into: Sequence[ort.OrtValue] = (),
     ) -> tuple[list[NDArray[Any]], list[ort.OrtValue]]:
-        """See ``Graph.run``; outputs in neither ``numbers`` nor ``kept`` are not fetched."""
+        """See ``Graph.run``; outputs in neither ``numbers`` nor ``kept`` are not fetched.
+
+        ``into``: where the ``kept`` ones are written, in their order; new values if nothing is given.
+        """
         if any(name in self.settings for name in feeds):
-            return self._run_with_settings(feeds, numbers, kept)
+            return self._run_with_settings(feeds, numbers, kept)  # nothing is bound there
         binding = self._session.io_binding()
         alive = []  # bound arrays lend their memory to the run
         for name, value in feeds.items():
@@ -53,12 +58,16 @@ class OrtGraph:
                 binding.bind_cpu_input(name, alive[-1])
         for name in numbers:
             binding.bind_output(name, "cpu")
-        for name in kept:
-            binding.bind_output(name, self.device)
+        for name, place in zip_longest(kept, into):
+            if place is None:
+                binding.bind_output(name, self.device)
+            else:
+                binding.bind_ortvalue_output(name, place)
         self._session.run_with_iobinding(binding)
         values = binding.get_outputs()
         arrays = [value.numpy() for value in values[: len(numbers)]]
-        return arrays, values[len(numbers) :]
+        # Not the outputs in place of what was given: those do not own its memory.
+        return arrays, list(into) or values[len(numbers) :]
 
     def _run_with_settings(
         self,
@@ -76,6 +85,22 @@ class OrtGraph:
         values |= {name: value for name, value in feeds.items() if isinstance(value, ort.OrtValue)}
         found = self._session.run_with_ort_values([*numbers, *kept], values)
         return [value.numpy() for value in found[: len(numbers)]], found[len(numbers) :]
+
+
+class OrtBuffers:
+    """Caches on the CPU (see ``Buffers``)."""
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ort.OrtValue:
+        """Pages that are never written take no memory."""
+        return ort.OrtValue.ortvalue_from_numpy(np.empty(shape, dtype))
+
+    def longer(self, cache: ort.OrtValue, held: int, places: int) -> ort.OrtValue:
+        """See ``Buffers``."""
+        before = cache.numpy()
+        batch, heads, _, width = before.shape
+        after = np.empty((batch, heads, places, width), before.dtype)
+        after[:, :, :held] = before[:, :, :held]
+        return ort.OrtValue.ortvalue_from_numpy(after)
 
 
 def _dtype(port: Any) -> np.dtype[Any]:
