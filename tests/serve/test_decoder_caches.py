@@ -1,0 +1,49 @@
+"""Caches that a decode step writes in place: longer when full, the same tokens as caches that grow."""
+
+import pytest
+
+from serve.backends import decoder
+from serve.options import GenerationOptions
+
+TOKENS = 9
+
+
+def said(engine, picture, factor=1.0):
+    options = GenerationOptions(max_new_tokens=TOKENS, ignore_eos=True, keep_factor=factor)
+    return engine.generate([picture], "what is it?", options).token_ids
+
+
+@pytest.mark.parametrize("name", ["dense", "compressed"])
+@pytest.mark.parametrize("room", [1, 4, 256])
+def test_in_place_says_what_growing_caches_say(name, room, request, picture, monkeypatch):
+    engine = request.getfixturevalue(name)
+    monkeypatch.setattr(decoder, "ROOM", room)
+    in_place = said(engine, picture)
+    monkeypatch.setattr(engine._backend._decoder, "_buffers", None)
+    assert said(engine, picture) == in_place
+    assert len(in_place) == TOKENS
+
+
+def test_a_factor_on_keep_ratios_begins_with_caches_that_are_full(compressed, picture, monkeypatch):
+    in_place = said(compressed, picture, 0.5)
+    monkeypatch.setattr(compressed._backend._decoder, "_buffers", None)
+    assert said(compressed, picture, 0.5) == in_place
+
+
+def test_a_step_copies_no_cache_while_there_is_room(compressed, picture, monkeypatch):
+    part, steps = compressed._backend._decoder, []
+    step = part.step
+
+    def watched(embeds, batch, state):
+        logits, after = step(embeds, batch, state)
+        steps.append([a is b for a, b in zip(state.caches, after.caches, strict=True)])
+        return logits, after
+
+    monkeypatch.setattr(part, "step", watched)
+    monkeypatch.setattr(decoder, "ROOM", 4)
+    said(compressed, picture)
+    # Of eight steps the first four fill the room of the longest caches; those behind a drop begin
+    # with as many places and fewer tokens, and so have room for longer.
+    longest = [same[0] for same in steps]
+    assert longest == [True] * 4 + [False] + [True] * 3
+    assert all(same[-1] for same in steps[:5])
