@@ -152,6 +152,18 @@ def torch_compile(stage: Stage, which: Which) -> Loaded:
     return stage.torch_models().compiled()
 
 
+def genai(precision: str) -> Callable[[Stage, Which], Loaded]:
+    """OpenVINO GenAI in a precision; see ``benchmarks/genai.py``."""
+
+    def load(stage: Stage, which: Which) -> Loaded:
+        from genai import load_genai
+
+        return load_genai(stage, which, precision)
+
+    return load
+
+
+GENAI = {f"genai-{precision}": precision for precision in ("fp16", "int8", "int4")}
 ON_CPUS = {
     "ort-int8": OnCpu("onnxruntime", "int8"),
     "ort-int4": OnCpu("onnxruntime", "int4"),
@@ -168,6 +180,7 @@ PREPARE: dict[str, Callable[[RunFiles, Which], object]] = {
     "torch-bf16": lambda files, which: files.checkpoint(which),
     "torch-compile": lambda files, _which: files.checkpoint("dense"),
     **{name: on_cpu.prepare for name, on_cpu in ON_CPUS.items()},
+    **{name: lambda files, which: None for name in GENAI},
 }
 CONTESTANTS: dict[str, Callable[[Stage, Which], Loaded]] = {
     "ort": onnx_runtime,
@@ -176,6 +189,7 @@ CONTESTANTS: dict[str, Callable[[Stage, Which], Loaded]] = {
     "torch-bf16": torch_bfloat16,
     "torch-compile": torch_compile,
     **{name: on_cpu.load for name, on_cpu in ON_CPUS.items()},
+    **{name: genai(precision) for name, precision in GENAI.items()},
 }
 
 

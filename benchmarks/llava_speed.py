@@ -23,7 +23,7 @@ from comp.flops import llava_params
 from comp.machine import usable_cores
 from comp.plan import PruningPlan, Workload
 from comp.shapes import ModelShape
-from contestants import CONTESTANTS, ON_CPUS, Asked, Stage
+from contestants import CONTESTANTS, GENAI, ON_CPUS, Asked, Stage
 from export.engines.limits import Limits
 from plan_shape import find_plan
 from random_llava import SHAPES, config_of, prompt_of
@@ -40,7 +40,7 @@ from speed_report import (
 )
 
 ON_GPU = ("ort", "tensorrt", "torch", "torch-compile")
-ON_CPU = ("ort", "torch", "torch-bf16", *ON_CPUS)
+ON_CPU = ("ort", "torch", "torch-bf16", *ON_CPUS, *GENAI)
 HALF_BYTES = 2
 REFERENCE = "torch"  # its answers are those that the others' are compared with
 
@@ -67,6 +67,7 @@ def parser() -> argparse.ArgumentParser:
     add("--engine-weights", choices=("embedded", "streamed", "stripped"), default="embedded")
     add("--prepare", action="store_true", help="make checkpoints, artifacts and engines, and stop")
     add("--fresh", action="store_true", help="make artifacts and engines anew")
+    add("--genai", type=Path, help="models for OpenVINO GenAI: benchmarks/genai.py")
     add("--discard", action="store_true", help="remove files once loaded: for small disks")
     return found
 
@@ -219,6 +220,7 @@ def _files(asked: argparse.Namespace, plan: PruningPlan) -> RunFiles:
         engine_weights=asked.engine_weights,
         fresh=asked.fresh,
         discard=asked.discard,
+        genai=asked.genai,
     )
 
 

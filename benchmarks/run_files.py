@@ -39,6 +39,7 @@ class RunFiles:
         plan: what the compressed model leaves out.
         precision: of artifacts and engines.
         limits: the one request that engines are built for.
+        genai: what ``benchmarks/genai.py`` loads; not made here.
     """
 
     work: Path
@@ -50,6 +51,7 @@ class RunFiles:
     engine_weights: Weights = "embedded"
     fresh: bool = False
     discard: bool = False
+    genai: Path | None = None
     _made: set[Path] = field(default_factory=set, init=False)
 
     @property

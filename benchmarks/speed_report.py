@@ -27,6 +27,8 @@ PACKAGES = (
     "transformers",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
+    "openvino-genai",
     "tensorrt",
     "tensorrt_rtx",
     "numpy",
