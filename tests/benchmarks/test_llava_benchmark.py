@@ -295,6 +295,36 @@ def test_the_script_measures_a_small_model_on_a_cpu(files, tmp_path):
     assert "NVIDIA GPU" in refused["errors"]["dense"]
 
 
+def test_integers_and_openvino_are_measured_and_rivals_need_their_files(tmp_path):
+    out = tmp_path / "cpu.json"
+    words = [
+        "--device",
+        "cpu",
+        "--shape",
+        "tiny",
+        "--work",
+        str(tmp_path / "work"),
+        "--out",
+        str(out),
+    ]
+    words += ["--contestants", "torch,torch-bf16,ort-int8,openvino-int4,genai-int8"]
+    assert main([*words, "--warmup", "0", "--repeats", "2", "--new-tokens", "3"]) == 0
+    rows = json.loads(out.read_text())["contestants"]
+    whole = (tmp_path / "work").glob("*/checkpoint/*.safetensors")
+    halves = sum(path.stat().st_size for path in whole)
+    for name in ("ort-int8", "openvino-int4"):
+        for which in BOTH:
+            found = rows[name][which]
+            assert found["repeats"] == 2
+            assert found["tpot_ms"]["min"] > 0
+            assert found["notes"]["bytes"] < halves
+        assert rows[name]["speed_up"]["ttft"] > 0
+    assert rows["torch-bf16"]["dense"]["notes"]["attention"] == "sdpa"
+    refused = rows["genai-int8"]["errors"]
+    assert "--genai DIR with DIR/int8" in refused["dense"]
+    assert "does not know slim models" in refused["compressed"]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu_is_refused_in_one_line(tmp_path, capsys):
     out = tmp_path / "gpu.json"
