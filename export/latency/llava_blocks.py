@@ -31,7 +31,6 @@ from export.weights import CheckpointWeights, WeightSource
 METHOD = "profile"
 MOST_BYTES = 2**30  # of the weights of the blocks that are measured together
 LEAST_BLOCKS = 2
-DROPPING_SEGMENTS = 2  # of the graph with a drop; the others look at the first alone
 STATES = 0.5  # spread of random states; times do not depend on it
 
 
@@ -291,7 +290,8 @@ class LlavaBlocks:
             "text_positions": np.ascontiguousarray(places[:, tokens - text :]),
         }
         if self.target.fused:
-            feeds[CACHE_LENGTHS] = np.zeros((DROPPING_SEGMENTS, 1), np.int64)
+            # A graph looks at as many as it has segments, and that is at most one a block.
+            feeds[CACHE_LENGTHS] = np.zeros((len(kv_heads), 1), np.int64)
         for number, heads in enumerate(kv_heads):
             empty = np.zeros((1, heads, 0, self.shape.sizes.head_dim), self.target.numpy)
             feeds[f"past_key_values.{number}.key"] = empty
