@@ -28,7 +28,7 @@ from comp.methods.base import Job, MethodOptions, Outcome, method, modes_of, rea
 from comp.plan import Part, PruningPlan, Task
 from comp.progress import Progress
 from comp.pruning_data import DataSizes, PruningData, embedded_data, own_data, split_data
-from comp.race import Lane, Verdict, check_steps, lanes_of, winner
+from comp.race import Lane, Verdict, check_steps, has_room, lanes_of, winner
 from comp.recover import RecoverOptions, recover
 from comp.runs import RUN_VERSION, RunDirectory, dotted
 from comp.search_state import STAGES
@@ -58,6 +58,7 @@ class PruneRequest:
     faithful: bool = False  # asked to be the paper's recipe
     table: TableFile | None = None
     race: int = 0  # steps of recovery before lanes are compared (``comp.race``); 0: no race
+    race_if_room: bool = False  # nobody asked for it: not where it would leave little to the winner
 
     def __post_init__(self) -> None:
         if self.distill.what != "none" and self.recovery == "none":
@@ -189,9 +190,10 @@ def _raced(
     """
     request, compute = settings.request, site.compute
     lanes = _lanes(_job(site, settings, loaded[0], state))
-    if len(lanes) == 1:
-        return settings, state, []
     search, steps = request.search.comp_steps, request.search.steps + request.recover.steps
+    crowded = request.race_if_room and not has_room(search, request.race, steps)
+    if len(lanes) == 1 or crowded:
+        return settings, state, []
     check_steps(lanes, search, request.race, steps)
     lost = (len(lanes) - 1) * (search + request.race)
     settings = settings.with_recovery_of(request.recover.steps - lost)

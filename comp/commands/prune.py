@@ -276,7 +276,6 @@ def command(
     from comp.methods.base import MethodOptions
     from comp.pipeline import PruneRequest, check_resumable, run_pruning
     from comp.pruning_data import DataSizes
-    from comp.race import has_room
     from comp.recover import RecoverOptions
     from comp.search import ImportanceOptions
     from comp.strategy import StrategyOptions
@@ -317,10 +316,7 @@ def command(
         ),
         training=training,
     )
-    if race is None:
-        races = method == "comp" and recover != "none" and modes is None
-        races = races and has_room(search.comp_steps, family.race, search.steps + recover_steps)
-        race = family.race if races else 0
+    races = method == "comp" and recover != "none" and modes is None
     request = PruneRequest(
         model=model,
         method=method,
@@ -338,7 +334,8 @@ def command(
         faithful=faithful,
         distill=DistillOptions(distill, distill_weight, distill_temperature),  # type: ignore[arg-type]
         table=table,
-        race=race,
+        race=race if race is not None else family.race if races else 0,
+        race_if_room=race is None,
     )
     if resume:
         check_resumable(run, request)

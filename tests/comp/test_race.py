@@ -137,8 +137,6 @@ def test_others_do_not_race(dense, tmp_path):
     ("more", "steps"),
     [
         (("--recover-steps", "80"), 16),
-        (("--recover-steps", "80", "--train-stages"), 0),
-        (("--recover-steps", "73"), 0),
         (("--recover-steps", "80", "--modes", "vp,lp"), 0),
         (("--recover-steps", "80", "--method", "sjp"), 0),
         (("--recover-steps", "80", "--recover", "none"), 0),
@@ -154,4 +152,14 @@ def test_a_clip_races_by_itself_where_there_is_room(dense, tmp_path, monkeypatch
     monkeypatch.setattr(pipeline, "run_pruning", stop)
     with pytest.raises(CompExportError, match="seen"):
         pruned(dense, tmp_path / "run", *more)
-    assert asked[0].race == steps
+    assert (asked[0].race, asked[0].race_if_room) == (steps, True)
+
+
+@pytest.mark.parametrize("more", [(), ("--recover", "lora")])
+def test_a_race_that_nobody_asked_for_needs_room(dense, tmp_path, more):
+    # Under LoRA nothing is refitted, so that searches train: known when the model is loaded.
+    result = pruned(dense, tmp_path / "run", *more)
+    assert result.exit_code == 0, result.output
+    record = open_run(tmp_path / "run").read_record()
+    assert "race" not in record
+    assert sum(record["steps"].values()) == 14
