@@ -23,7 +23,7 @@ def describe_machine() -> dict[str, Any]:
     return {
         "cpu": _cpu_name(),
         "cores": usable_cores(),
-        "memory_mb": _memory_mb(),
+        "memory_mb": memory_mb(),
         "system": f"{platform.system()} {platform.machine()}",
     }
 
@@ -56,7 +56,7 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _memory_mb() -> int | None:
+def memory_mb() -> int | None:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
     except (AttributeError, ValueError, OSError):

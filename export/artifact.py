@@ -85,6 +85,7 @@ def export_artifact(
             "family": family,
             "flavour": target.flavour,
             "precision": target.precision,
+            "rounding": target.rounding,
             "opset": target.opset,
             "model": origin.model,
             "method": origin.method,

@@ -27,7 +27,7 @@ from export.encoder_graphs import NamedGraphs, NumpyGraphs
 from export.encoder_manifest import EncoderArtifact, EncoderManifest
 from export.masked import Listening, fill_kept, heard_scores, masks_of
 from export.openvino_forms import OpenVinoOutputs, openvino_form
-from export.ort_graph import NO_BFLOAT16, NumpyGraph, OrtGraph
+from export.ort_graph import NO_BFLOAT16, LoadGraph, OrtGraph
 from export.parity import Answered, Runner
 from export.proof import Form, Skipped
 
@@ -133,7 +133,7 @@ def graph_forms(
     """An artifact in ONNX Runtime and in OpenVINO; ``runner`` asks the graphs of the family."""
     name, manifest = f"ONNX Runtime ({artifact.path.name})", artifact.manifest
 
-    def load(graph: Callable[[Path], NumpyGraph] = OrtGraph) -> Runner:
+    def load(graph: LoadGraph = OrtGraph) -> Runner:
         return runner(manifest, NumpyGraphs(artifact, graph))
 
     if manifest.precision == "bfloat16":

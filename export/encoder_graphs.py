@@ -1,14 +1,13 @@
 """The graphs of a CLIP or a BLIP by their names, whatever runs them."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.encoder_manifest import EncoderArtifact
-from export.ort_graph import NumpyGraph, OrtGraph
+from export.ort_graph import LoadGraph, OrtGraph
 
 
 class NamedGraphs(Protocol):
@@ -35,9 +34,7 @@ class NamedGraphs(Protocol):
 class NumpyGraphs:
     """An artifact in plain ONNX Runtime, or in what else loads its graphs (see ``NamedGraphs``)."""
 
-    def __init__(
-        self, artifact: EncoderArtifact, load: Callable[[Path], NumpyGraph] = OrtGraph
-    ) -> None:
+    def __init__(self, artifact: EncoderArtifact, load: LoadGraph = OrtGraph) -> None:
         self._graphs = {
             entry.name.removesuffix(".onnx"): load(artifact.path / entry.name)
             for entry in artifact.manifest.files

@@ -12,7 +12,7 @@ from export.in_place_runner import InPlaceRunner
 from export.llava_manifest import LlavaArtifact
 from export.manifest import computed_in
 from export.openvino_forms import OpenVinoOutputs, openvino_form
-from export.ort_graph import NO_BFLOAT16
+from export.ort_graph import NO_BFLOAT16, LoadGraph, NumpyGraph
 from export.ort_runner import OnnxRunner
 from export.parity import Greedy
 from export.prompts import Prefilled, PromptRunner, places_in_all
@@ -43,6 +43,17 @@ class OpenVinoRunner(OnnxRunner):
     def _graph(self, path: Path, providers: tuple[str, ...], threads: int) -> OpenVinoOutputs:
         del providers  # ONNX Runtime's
         return OpenVinoOutputs(path, self.artifact.manifest.precision, threads or None)
+
+
+def llava_on_graphs(artifact: LlavaArtifact, load: LoadGraph) -> OnnxForm:
+    """The graphs of an artifact as a function loads them."""
+
+    class Loaded(OnnxRunner):
+        def _graph(self, path: Path, providers: tuple[str, ...], threads: int) -> NumpyGraph:
+            del providers, threads
+            return load(path)
+
+    return OnnxForm(Loaded(artifact))
 
 
 class LlavaEngines(PromptRunner):

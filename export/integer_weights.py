@@ -14,8 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from export.graph.quantised import SCALES
-
-MIDDLE = 8  # of unsigned 4 bits
+from export.quantise import nibbles
 
 
 def integer_weights(directory: Path) -> dict[str, NDArray[np.float32]]:
@@ -38,8 +37,7 @@ def _multiplied(values: ir.TensorProtocol, scales: NDArray[np.generic]) -> NDArr
     integers = values.numpy()
     factors = scales.astype(np.float32)
     if integers.dtype == np.uint8:  # [out, groups, group / 2], two to a byte
-        halves = np.stack([integers & 15, integers >> 4], axis=-1).astype(np.int8) - MIDDLE
-        groups = halves.reshape(*integers.shape[:2], -1) * factors[..., None]
+        groups = nibbles(integers).astype(np.float32) * factors[..., None]
         return groups.reshape(len(integers), -1)
     transposed = integers.astype(np.float32).T  # [out, in]
     if factors.ndim == 1:

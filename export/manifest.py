@@ -27,6 +27,10 @@ Precision = Literal["float32", "float16", "bfloat16", "int8", "int4"]
 """Of weights, computation and caches; int8 and int4 are of weights, the rest is float32."""
 
 
+Rounding = Literal["nearest", "calibrated"]
+"""How weights became integers."""
+
+
 def computed_in(precision: Precision) -> Computed:
     """The precision of computation and caches."""
     return "float32" if precision in ("int8", "int4") else precision  # type: ignore[return-value]
@@ -100,6 +104,7 @@ class Manifest(Frozen):
     task: Task
     flavour: Flavour
     precision: Precision
+    rounding: Rounding | None = Field(default=None, description="of weights of 4 or 8 bits")
     opset: int
     model: str = Field(description="name or path of the dense checkpoint")
     method: str | None = Field(description="pruning method; none for a dense artifact")

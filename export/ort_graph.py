@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,9 @@ class NumpyGraph(Protocol):
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Every output by its name."""
         ...
+
+
+LoadGraph: TypeAlias = Callable[[Path], NumpyGraph]
 
 
 class OrtGraph:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 Bits = Literal[4, 8]
 GROUPS = (64, 32, 16)  # inputs with one scale, the largest first; ONNX Runtime takes no fewer
+MIDDLE = 8  # that 4 bits have added where they are stored without a sign
 
 
 @dataclass(frozen=True)
@@ -65,26 +66,45 @@ def rounded(weight: NDArray[np.floating], bits: Bits) -> Quantised:
     return Quantised(values.reshape(rows, width).astype(np.int8).astype(kind), scales)
 
 
+def packed_nibbles(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """int4 ``[..., n]`` as ``[..., n / 2]``: ``MIDDLE`` added to each, the first in a byte's low half."""
+    shifted = (values.astype(np.int8) + MIDDLE).astype(np.uint8)
+    packed: NDArray[np.uint8] = shifted[..., ::2] | (shifted[..., 1::2] << np.uint8(4))
+    return packed
+
+
+def nibbles(packed: NDArray[np.uint8]) -> NDArray[np.generic]:
+    """The int4 ``[..., n]`` in ``packed_nibbles``."""
+    halves = np.stack([packed & 15, packed >> 4], axis=-1).astype(np.int8) - MIDDLE
+    return halves.reshape(*packed.shape[:-1], -1).astype(ml_dtypes.int4)
+
+
 class Rounding:
-    """``rounded`` of a matrix that is read when it is first needed; the parts are asked for in turn.
+    """A matrix's integers, read and rounded to the nearest when first needed unless they are known already.
 
     Args:
         read: the matrix ``[out, in]``.
         bits: of each weight.
+        known: the integers, of these bits.
     """
 
-    def __init__(self, read: Callable[[], NDArray[np.floating]], bits: Bits) -> None:
-        self._read, self._bits = read, bits
+    def __init__(
+        self,
+        read: Callable[[], NDArray[np.floating]],
+        bits: Bits,
+        known: Quantised | None = None,
+    ) -> None:
+        self._find = (lambda: rounded(read(), bits)) if known is None else (lambda: known)
         self._scales: NDArray[np.float32] | None = None
 
     def values(self) -> NDArray[np.generic]:
         """Integers ``[out, in]``; the scales of the same pass are kept, they are small."""
-        found = rounded(self._read(), self._bits)
+        found = self._find()
         self._scales = found.scales
         return found.values
 
     def scales(self) -> NDArray[np.float32]:
         """``[out, in / group]``; whoever asks for the values first has the matrix read once."""
         if self._scales is None:
-            self._scales = rounded(self._read(), self._bits).scales
+            self._scales = self._find().scales
         return self._scales

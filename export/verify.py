@@ -6,23 +6,29 @@ prefill, the kept token indices at each drop place, and the greedy answers.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from comp.checkpoints import resolve_model
 from comp.errors import CompExportError
 from comp.files import write_text
 from comp.plan import Task
 from comp.runs import RunDirectory
-from export.engine_form import Asking, EngineForm, asking_graphs, engine_form
+from export.engine_form import EngineForm
 from export.engines.manifest import Engines, load_engines, mark_engines_verified
+from export.families import Family
 from export.integer_weights import having, integer_weights
-from export.manifest import MANIFEST_NAME, Artifact, Precision, Verified, computed_in, sha256_of
+from export.manifest import (
+    MANIFEST_NAME,
+    Artifact,
+    Precision,
+    Rounding,
+    Verified,
+    computed_in,
+    sha256_of,
+)
 from export.parity import Answered, Runner, ask_all, compare
-from export.proof import Examples, Form, Questions, Side, Skipped
+from export.proof import Examples, Questions, Side, Skipped
 from export.reading import kind_of, load_artifact, mark_verified
-from export.weights import canonical_name
 
 REPORT = "verify"
 FEW_PLACES = 4  # of which a table says each
@@ -65,7 +71,7 @@ def verify_run(
         CompExportError: nothing to verify, or a damaged artifact.
     """
     artifacts, engines = find_artifacts(run), find_engines(run)
-    family = _Family.of(artifacts[0])
+    family = Family.of(artifacts[0])
     side = family.side(run, artifacts[0], device)
     questions = Questions(asked.examples, asked.questions, side.prepare)
 
@@ -77,10 +83,7 @@ def verify_run(
     if any(artifact.manifest.dense for artifact in artifacts):
         dense_torch = answers("dense torch", side.dense_runner())
     slim = answers("slim torch", side.slim_runner())
-    rounded = {
-        (which, precision): found
-        for which, precision, found in _with_integers(artifacts, family, side, answers)
-    }
+    rounded = dict(_with_integers(artifacts, family, side, answers))
     masked = answers("masked torch", side.masked_runner())
     links = [compare("masked torch = slim torch", "float32", side.places, masked, slim)]
     outcome: dict[str, bool] = {}
@@ -95,9 +98,9 @@ def verify_run(
             layers[form.directory.name] = runner.layers
         found = answers(form.name, runner)
         torch_name, expected = ("dense", dense_torch) if form.dense else ("slim", slim)
-        if (form.dense, form.precision) in rounded:
+        if form.directory.name in rounded:
             torch_name = f"{torch_name} {form.precision}"
-            expected = rounded[form.dense, form.precision]
+            expected = rounded[form.directory.name]
         name = f"{torch_name} torch = {form.name}"
         places = () if form.dense else side.places
         link = compare(name, form.precision, places, expected, found)
@@ -126,68 +129,26 @@ def verify_run(
 
 def _with_integers(
     artifacts: list[Artifact],
-    family: "_Family",
+    family: Family,
     side: Side,
     answers: Callable[[str, Runner], list[Answered]],
-) -> Iterator[tuple[bool, Precision, list[Answered]]]:
-    """What torch answers with the integers of an artifact as its weights: once of 8 and once of 4 bits.
+) -> Iterator[tuple[str, list[Answered]]]:
+    """By directory, what torch answers with the integers of that artifact as its weights.
 
     Both flavours are held against the same answers, so that one with other integers stands out.
     """
-    seen = set()
+    found: dict[tuple[bool, Precision, Rounding | None], list[Answered]] = {}
     for artifact in artifacts:
-        dense, precision = artifact.manifest.dense, artifact.manifest.precision
-        if computed_in(precision) == precision or (dense, precision) in seen:
+        manifest = artifact.manifest
+        if computed_in(manifest.precision) == manifest.precision:
             continue
-        seen.add((dense, precision))
-        word, model = ("dense", side.dense) if dense else ("slim", side.slim)
-        runner = side.dense_runner() if dense else side.slim_runner()
-        with having(model.model, integer_weights(artifact.path), family.naming):
-            yield dense, precision, answers(f"{word} torch, {precision}", runner)
-
-
-@dataclass(frozen=True)
-class _Family:
-    """How a family's runs are proved; ``naming`` gives the artifact's name of a tensor of torch's."""
-
-    load: Callable[..., Side]
-    forms: Callable[..., Iterator[Form | Skipped]]
-    engines: Asking
-    naming: Callable[[str], str] = str
-
-    @classmethod
-    def of(cls, artifact: Artifact) -> "_Family":
-        from export.blip_proof import BlipSide
-        from export.blip_runner import BlipGraphs
-        from export.clip_proof import ClipGraphs, ClipSide, graph_forms
-        from export.forms import LlavaEngines, llava_forms
-        from export.llava_proof import LlavaSide
-
-        def of_graphs(side: Callable[..., Side], runner: Callable[..., Runner]) -> "_Family":
-            forms = partial(graph_forms, runner=runner)
-            return cls(side, forms, asking_graphs(runner))
-
-        known = {
-            "llava": cls(LlavaSide.load, llava_forms, LlavaEngines, canonical_name),
-            "clip": of_graphs(ClipSide.load, ClipGraphs),
-            "blip": of_graphs(BlipSide.load, BlipGraphs),
-        }
-        return known[artifact.manifest.family]
-
-    def side(self, run: RunDirectory, artifact: Artifact, device: str) -> Side:
-        """The torch models of a run."""
-        record = run.read_record()
-        dense = resolve_model(record.get("model_path") or record["model"])
-        return self.load(dense, run.checkpoint, run.load_plan(), artifact, device)
-
-    def all_forms(
-        self, artifacts: list[Artifact], engines: list[Engines]
-    ) -> Iterator[Form | Skipped]:
-        """Every form of every artifact, the engines' last."""
-        for artifact in artifacts:
-            yield from self.forms(artifact)
-        for each in engines:
-            yield engine_form(each, self.engines)
+        dense, key = manifest.dense, (manifest.dense, manifest.precision, manifest.rounding)
+        if key not in found:
+            word, model = ("dense", side.dense) if dense else ("slim", side.slim)
+            runner = side.dense_runner() if dense else side.slim_runner()
+            with having(model.model, integer_weights(artifact.path), family.naming):
+                found[key] = answers(f"{word} torch, {manifest.precision}", runner)
+        yield artifact.path.name, found[key]
 
 
 def task_of(run: RunDirectory) -> Task:

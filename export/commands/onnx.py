@@ -1,5 +1,7 @@
 """``comp-export onnx``: the artifacts of a run."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +16,13 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from comp.runs import RunDirectory
+    from export.artifact import Origin
+    from export.calibration import Calibration, Integers
     from export.graph.builder import Target
-    from export.manifest import Flavour, Manifest, Precision
+    from export.manifest import Flavour, Manifest, Precision, Rounding
 
 MIB = 2**20
+EXAMPLES = 64  # to calibrate on
 
 
 @click.command(name="onnx")
@@ -38,6 +43,27 @@ MIB = 2**20
     "int8 and int4 are of weights, for CPUs.",
 )
 @click.option(
+    "--rounding",
+    type=click.Choice(["nearest", "calibrated"]),
+    default="nearest",
+    show_default=True,
+    help="Of int4: to the nearest, or by NNCF on examples (extra calibrate).",
+)
+@click.option(
+    "--examples",
+    type=click.IntRange(min=1),
+    default=EXAMPLES,
+    show_default=True,
+    help="To calibrate on.",
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Examples of your own: LLaVA-Instruct, VQAv2, Karpathy's JSON, NLVR2, or JSONL [default: "
+    "EmojiScenes, train split].",
+)
+@click.option("--images", type=click.Path(path_type=Path), help="Folder of --data's images.")
+@click.option(
     "--dense/--no-dense",
     default=True,
     show_default=True,
@@ -49,6 +75,10 @@ def command(
     run: Path,
     flavour: "Flavour",
     precision: "Precision",
+    rounding: "Rounding",
+    examples: int,
+    data: Path | None,
+    images: Path | None,
     dense: bool,
     force: bool,
     options: CommonOptions,
@@ -71,11 +101,13 @@ def command(
     for directory in wanted.values():
         if directory.exists() and not force:
             raise CompExportError(f"{directory} exists already: pass --force to replace it")
-    manifests = _export(found, wanted, target, options)
+    calibration = _calibration(found, rounding, precision, examples, data, images)
+    manifests = _export(found, wanted, target, calibration, options)
     result: dict[str, Any] = {
         "run": str(found.path),
         "flavour": flavour,
         "precision": precision,
+        "rounding": target.rounding and rounding,
         "files": [
             str(wanted[which] / entry.name)
             for which, manifest in manifests.items()
@@ -110,7 +142,11 @@ def command(
 
 
 def _export(
-    run: "RunDirectory", wanted: dict[str, Path], target: "Target", options: CommonOptions
+    run: "RunDirectory",
+    wanted: dict[str, Path],
+    target: "Target",
+    calibration: "Calibration | None",
+    options: CommonOptions,
 ) -> dict[str, "Manifest"]:
     from comp.checkpoints import resolve_model
     from comp.plan import Workload
@@ -130,12 +166,62 @@ def _export(
     manifests = {}
     with progress(disable=options.json) as bar:
         for which, (checkpoint, origin) in sources.items():
+            for_this = target
+            if calibration is not None:
+                integers = _calibrated(bar, which, run, checkpoint, origin, calibration)
+                for_this = replace(target, integers=integers)
             task = bar.add_task(which, total=len(graphs_to_write(checkpoint, target)))
             advance = partial(_advance, bar, task)
             manifests[which] = export_artifact(
-                checkpoint, wanted[which], origin, target, written=advance
+                checkpoint, wanted[which], origin, for_this, written=advance
             )
     return manifests
+
+
+def _calibration(
+    run: "RunDirectory",
+    rounding: "Rounding",
+    precision: "Precision",
+    count: int,
+    data: Path | None,
+    images: Path | None,
+) -> "Calibration | None":
+    """What to calibrate on, if at all.
+
+    Raises:
+        CompExportError: another precision than int4, options that nothing reads, or data that cannot be read.
+    """
+    if rounding == "nearest":
+        if data is not None or images is not None:
+            raise CompExportError(
+                "--data and --images are for calibrating: pass --rounding calibrated too"
+            )
+        return None
+    if precision != "int4":
+        raise CompExportError(
+            f"--rounding calibrated with --precision {precision}: it is for int4 (255 values leave nothing "
+            "to gain); pass --precision int4, or leave it out"
+        )
+    from export.calibration import Calibration, examples_for
+
+    return Calibration(examples_for(run, count, data, images), count)
+
+
+def _calibrated(
+    bar: "Progress",
+    which: str,
+    run: "RunDirectory",
+    checkpoint: Path,
+    origin: "Origin",
+    calibration: "Calibration",
+) -> "Integers":
+    from export.calibration import calibrated
+
+    def started(name: str, total: int) -> "Callable[[], None]":
+        task = bar.add_task(f"{which}: {name}", total=total)
+        return lambda: bar.advance(task)
+
+    return calibrated(run, checkpoint, origin, calibration, started)
 
 
 def _advance(bar: "Progress", task: "TaskID", graph: str) -> None:

@@ -1,7 +1,7 @@
 """Building an ONNX graph node by node, with weights that are read only when the file is written."""
 
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 
 from comp.errors import CompExportError
-from export.manifest import Computed, Flavour, Precision, computed_in
+from export.manifest import Computed, Flavour, Precision, Rounding, computed_in
+from export.quantise import Quantised
 
 # 18 is the oldest with every operator used here; TensorRT and OpenVINO parse all of it. The Attention
 # operator came with 23, TensorScatter with 24.
@@ -29,10 +30,15 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Target:
-    """What a graph is built for."""
+    """What a graph is built for.
+
+    Attributes:
+        integers: matrices that were rounded to 4 bits before, by tensor name; others are to the nearest.
+    """
 
     flavour: Flavour = "onnxruntime"
     precision: Precision = "float32"
+    integers: Mapping[str, Quantised] = field(default_factory=dict, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.precision == "bfloat16" and self.flavour != "standard":
@@ -64,6 +70,13 @@ class Target:
         """Of quantised weights (``export.quantise``)."""
         bits: dict[Precision, Literal[4, 8]] = {"int8": 8, "int4": 4}
         return bits.get(self.precision)
+
+    @property
+    def rounding(self) -> Rounding | None:
+        """How weights became integers, where they are."""
+        if self.weight_bits is None:
+            return None
+        return "calibrated" if self.integers else "nearest"
 
     @property
     def opset(self) -> int:

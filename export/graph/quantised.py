@@ -9,10 +9,9 @@ the input: OpenVINO fuses them, and quantises inputs by itself.
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from export.graph.builder import MICROSOFT, GraphBuilder
-from export.quantise import Bits, Rounding, group_of
+from export.quantise import Bits, Rounding, group_of, packed_nibbles
 from export.weights import LM_HEAD, WeightSource
 
 SCALES = ".scales"  # behind the name of a matrix
@@ -38,7 +37,8 @@ def quantised_matmul(
 ) -> ir.Value:
     """``x [..., in] → [..., out]`` with the tensor ``name.weight [out, in]`` in 8 or 4 bits."""
     tensor = f"{name}.weight"
-    rounding = Rounding(lambda: weights.read(tensor), bits)
+    known = graph.target.integers.get(tensor) if bits == 4 else None
+    rounding = Rounding(lambda: weights.read(tensor), bits, known)
     out_features, in_features = weights.shape(tensor)
     if graph.target.fused:
         if bits == 8:
@@ -68,24 +68,17 @@ def _groups(
     group = group_of(width)
     assert group is not None
     blocks = width // group
-    packed = graph.weight(
+    matrix = graph.weight(
         name,
         (rows, blocks, group // 2),
-        lambda: _nibbles(rounding.values()).reshape(rows, blocks, group // 2),
+        lambda: packed_nibbles(rounding.values()).reshape(rows, blocks, group // 2),
         np.dtype(np.uint8),
     )
     scales = graph.weight(f"{name}{SCALES}", (rows, blocks), rounding.scales, np.dtype(np.float32))
     return graph.op(
-        "MatMulNBits", x, packed, scales, domain=MICROSOFT,
+        "MatMulNBits", x, matrix, scales, domain=MICROSOFT,
         K=width, N=rows, bits=4, block_size=group, accuracy_level=INT8_ACCURACY,
     )  # fmt: skip
-
-
-def _nibbles(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """Two int4 to a byte, 8 added to each, the first in the low half: ``[out, in / 2]``."""
-    shifted = (values.astype(np.int8) + 8).astype(np.uint8)
-    packed: NDArray[np.uint8] = shifted[:, ::2] | (shifted[:, 1::2] << np.uint8(4))
-    return packed
 
 
 def _dequantised(

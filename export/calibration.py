@@ -1,0 +1,215 @@
+"""Weights in 4 bits by what a model does with them: NNCF's scale estimation on examples.
+
+Rounding to the nearest looks at a matrix alone. Scale estimation looks at its inputs too, and chooses
+scales and integers that move the layer's *outputs* least. The graphs run in float32 on examples, what they
+read is recorded, NNCF rounds their matrices, and the integers are taken over: into whatever flavour is
+exported, by the names of the tensors.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from comp.data.embedded import embedded_examples
+from comp.data.loading import has_splits, load_task_data
+from comp.errors import CompExportError
+from comp.machine import memory_mb
+from comp.runs import RunDirectory
+from export.artifact import Origin, export_artifact
+from export.families import Family
+from export.graph.builder import Target
+from export.graph.quantised import WHOLE_BYTES
+from export.ort_graph import OrtGraph
+from export.proof import Examples, Questions
+from export.quantise import GROUPS, Quantised, group_of, nibbles
+from export.reading import load_artifact
+from export.weights import LM_HEAD
+
+NEW_TOKENS = 4  # of each answer: steps are calibrated on too, but mostly prompts
+FACTOR = 2  # of a graph's bytes in float32 that rounding it takes, measured on 200 million weights
+QUANTISED, SCALE = "_quantized", "_scale"  # behind a tensor's name, in NNCF's graphs
+FLOAT32 = Target("standard", "float32")
+
+Integers = dict[str, Quantised]
+Feeds = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What to calibrate on: the first so many examples of a data set."""
+
+    examples: Examples
+    count: int
+
+
+def examples_for(run: RunDirectory, count: int, data: Path | None, images: Path | None) -> Examples:
+    """What to calibrate a run on: of ``data`` what is for training, or EmojiScenes' train split.
+
+    Raises:
+        CompExportError: the data cannot be read or is of another task, or the plan says of none.
+    """
+    task: Any = run.load_plan().task
+    if task is None:
+        raise CompExportError(
+            f"{run.path}: its plan does not say what the model is asked to do, as those of this release's "
+            "`comp-export prune` do: prune again, or take --rounding nearest"
+        )
+    if data is None:
+        return embedded_examples(task, "train", count)
+    return load_task_data(task, data, images, "train" if has_splits(data) else None)
+
+
+def calibrated(
+    run: RunDirectory,
+    checkpoint: Path,
+    origin: Origin,
+    asked: Calibration,
+    started: Callable[[str, int], Callable[[], None]] = lambda name, total: lambda: None,
+) -> Integers:
+    """The matrices of a checkpoint that 4 bits are for, rounded by calibration, by tensor name.
+
+    Args:
+        run: that the checkpoint is the slim or the dense model of.
+        checkpoint, origin: as of ``export.artifact.export_artifact``.
+        asked: the examples.
+        started: told of each step's name and length; returns what to call as it goes on.
+
+    Raises:
+        CompExportError: NNCF or ONNX Runtime is missing, or there is too little memory.
+    """
+    nncf = _nncf()
+    with TemporaryDirectory(prefix="comp-export-calibrate-") as temporary:
+        directory = Path(temporary) / "onnx"
+        export_artifact(checkpoint, directory, origin, FLOAT32)
+        _check_memory(directory)
+        feeds = _recorded(run, directory, asked, started)
+        found: Integers = {}
+        for name, recorded in feeds.items():
+            if name in WHOLE_BYTES or not recorded:
+                continue
+            done = started(f"rounding {name}", 1)
+            for tensor, quantised in _rounded(nncf, directory / f"{name}.onnx", recorded):
+                found.setdefault(tensor, quantised)  # a tensor of two graphs is rounded once
+            done()
+    return found
+
+
+def _recorded(
+    run: RunDirectory,
+    directory: Path,
+    asked: Calibration,
+    started: Callable[[str, int], Callable[[], None]],
+) -> dict[str, list[Feeds]]:
+    """What each graph of an artifact reads while it answers the examples."""
+    artifact = load_artifact(directory, check_hashes=False)
+    family = Family.of(artifact)
+    side = family.side(run, artifact, "cpu")
+    feeds: dict[str, list[Feeds]] = {}
+
+    class Recording(OrtGraph):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            self._heard = feeds.setdefault(path.stem, [])
+
+        def run(self, read: Feeds) -> Feeds:
+            self._heard.append(read)
+            return super().run(read)
+
+    runner = family.on_graphs(artifact, Recording)
+    questions = Questions(asked.examples, asked.count, side.prepare)
+    done = started("examples in float32", len(questions))
+    for question in questions:
+        runner.ask(question, NEW_TOKENS)
+        done()
+    return feeds
+
+
+def _rounded(nncf: Any, path: Path, feeds: list[Feeds]) -> Iterator[tuple[str, Quantised]]:
+    """The matrices of a graph that NNCF has rounded to 4 bits, in groups that ours have too."""
+    advanced = nncf.AdvancedCompressionParameters(
+        group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST,
+        min_adjusted_group_size=GROUPS[-1],
+        backend_params={"external_data_dir": str(path.parent.absolute())},
+    )
+    with _quiet():
+        compressed = nncf.compress_weights(
+            onnx.load(
+                path, load_external_data=False
+            ),  # one of 2 GiB and more cannot be loaded whole
+            mode=nncf.CompressWeightsMode.INT4_SYM,
+            group_size=GROUPS[0],
+            ratio=1.0,
+            dataset=nncf.Dataset(feeds),
+            subset_size=len(feeds),
+            scale_estimation=True,
+            advanced_parameters=advanced,
+        )
+    tensors = {tensor.name: tensor for tensor in compressed.graph.initializer}
+    for name, tensor in tensors.items():
+        weight = name.removesuffix(QUANTISED)
+        if name == weight or weight == LM_HEAD:
+            continue
+        packed = onnx.numpy_helper.to_array(tensor)
+        if packed.ndim != len(("out", "groups", "bytes")) or packed.dtype != np.uint8:
+            continue  # in 8 bits: no group divides the width
+        scales = onnx.numpy_helper.to_array(tensors[f"{weight}{SCALE}"])
+        values = nibbles(packed)
+        rows, groups, size = values.shape
+        if group_of(groups * size) == size:
+            yield weight, Quantised(values.reshape(rows, -1), scales.astype(np.float32))
+
+
+def _nncf() -> Any:
+    """The library, which must not report to anybody that it was used.
+
+    Raises:
+        CompExportError: it is not installed.
+    """
+    os.environ.setdefault("NNCF_CI", "1")  # its switch for telemetry, read when it is imported
+    try:
+        with _quiet():
+            import nncf
+    except ImportError as error:
+        raise CompExportError(
+            "nncf is not installed: pip install 'comp-export[calibrate]', or take --rounding nearest"
+        ) from error
+    return nncf
+
+
+def _check_memory(directory: Path) -> None:
+    """A whole graph in float32 is held, and more.
+
+    Raises:
+        CompExportError: that is more than the machine has.
+    """
+    largest = max(path.stat().st_size for path in directory.glob("*.onnx.data"))
+    needed, there = FACTOR * largest, 2**20 * (memory_mb() or sys.maxsize)
+    if needed > there:
+        raise CompExportError(
+            f"--rounding calibrated takes about {needed / 2**30:.0f} GiB of memory for this model, and the "
+            f"machine has {there / 2**30:.0f}: take --rounding nearest, or calibrate on a larger machine"
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without NNCF's tables and bars; its warnings stay."""
+    log = logging.getLogger("nncf")
+    before = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        with redirect_stdout(StringIO()):
+            yield
+    finally:
+        log.setLevel(before)

@@ -1,0 +1,76 @@
+"""What the families have in common for whoever asks their artifacts: ``verify``, and calibration."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from comp.checkpoints import resolve_model
+from comp.runs import RunDirectory
+from export.encoder_graphs import NumpyGraphs
+from export.encoder_manifest import EncoderArtifact
+from export.engine_form import Asking, asking_graphs, engine_form
+from export.engines.manifest import Engines
+from export.manifest import Artifact
+from export.ort_graph import LoadGraph
+from export.parity import Runner
+from export.proof import Form, Side, Skipped
+from export.weights import canonical_name
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the artifacts of a family are asked, in torch and by whatever runs their graphs.
+
+    Attributes:
+        load: the torch models of a run.
+        forms: of an artifact.
+        on_graphs: asks the graphs of an artifact that a function loads.
+        engines: asks engines.
+        naming: gives the artifact's name of a tensor of torch's.
+    """
+
+    load: Callable[..., Side]
+    forms: Callable[..., Iterator[Form | Skipped]]
+    on_graphs: Callable[..., Runner]
+    engines: Asking
+    naming: Callable[[str], str] = str
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> "Family":
+        from export.blip_proof import BlipSide
+        from export.blip_runner import BlipGraphs
+        from export.clip_proof import ClipGraphs, ClipSide, graph_forms
+        from export.forms import LlavaEngines, llava_forms, llava_on_graphs
+        from export.llava_proof import LlavaSide
+
+        def of_graphs(side: Callable[..., Side], runner: Callable[..., Runner]) -> "Family":
+            forms = partial(graph_forms, runner=runner)
+
+            def on_graphs(artifact: EncoderArtifact, load: LoadGraph) -> Runner:
+                return runner(artifact.manifest, NumpyGraphs(artifact, load))
+
+            return cls(side, forms, on_graphs, asking_graphs(runner))
+
+        known = {
+            "llava": cls(
+                LlavaSide.load, llava_forms, llava_on_graphs, LlavaEngines, canonical_name
+            ),
+            "clip": of_graphs(ClipSide.load, ClipGraphs),
+            "blip": of_graphs(BlipSide.load, BlipGraphs),
+        }
+        return known[artifact.manifest.family]
+
+    def side(self, run: RunDirectory, artifact: Artifact, device: str) -> Side:
+        """The torch models of a run."""
+        record = run.read_record()
+        dense = resolve_model(record.get("model_path") or record["model"])
+        return self.load(dense, run.checkpoint, run.load_plan(), artifact, device)
+
+    def all_forms(
+        self, artifacts: list[Artifact], engines: list[Engines]
+    ) -> Iterator[Form | Skipped]:
+        """Every form of every artifact, the engines' last."""
+        for artifact in artifacts:
+            yield from self.forms(artifact)
+        for each in engines:
+            yield engine_form(each, self.engines)

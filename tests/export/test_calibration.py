@@ -1,0 +1,147 @@
+"""Rounding to 4 bits by calibration: what NNCF finds is taken over whole, and moves outputs less."""
+
+import json
+import sys
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comp.cli import cli
+from comp.errors import CompExportError
+from export import calibration
+from export.calibration import _nncf, _rounded
+from export.graph.builder import GraphBuilder
+from export.graph.linear import linear
+from export.integer_weights import integer_weights
+from export.quantise import nibbles, packed_nibbles, rounded
+from export.weights import LM_HEAD, MemoryWeights
+from tests.small_runs import fresh_runs
+
+WIDTHS = {"wide": 128, "middle": 96, "narrow": 48, "odd": 40}
+LAYER = "model.language_model.layers.0"
+ROWS = 24
+
+
+@given(st.lists(st.integers(-8, 7), min_size=2, max_size=20).filter(lambda row: len(row) % 2 == 0))
+def test_nibbles_come_back(row):
+    values = np.array([row, row[::-1]], np.int8)
+    packed = packed_nibbles(values)
+    assert packed.shape == (2, len(row) // 2)
+    assert np.array_equal(nibbles(packed).astype(np.int8), values)
+
+
+@pytest.fixture(scope="module")
+def layers(tmp_path_factory):
+    """Layers of several widths and a head in a graph, their weights, inputs, and what NNCF makes of them."""
+    random = np.random.default_rng(0)
+    weights = {
+        f"{LAYER}.{name}.weight": random.standard_normal((ROWS, width)).astype(np.float32)
+        for name, width in WIDTHS.items()
+    }
+    weights[LM_HEAD] = random.standard_normal((ROWS, 64)).astype(np.float32)
+    graph = GraphBuilder("decoder_model", calibration.FLOAT32)
+    scales = {}
+    for name, weight in weights.items():
+        layer = name.removesuffix(".weight")
+        x = graph.input(layer, ir.DataType.FLOAT, (1, "n", weight.shape[1]))
+        y = linear(graph, MemoryWeights(weights), x, layer)
+        graph.output(f"{layer}.y", y, ir.DataType.FLOAT, (1, "n", ROWS))
+        # Some inputs are far larger than the rest, as in language models.
+        scales[layer] = np.where(np.arange(weight.shape[1]) % 16 == 3, 30.0, 0.3)
+    path = tmp_path_factory.mktemp("layers") / "decoder_model.onnx"
+    graph.save(path)
+    feeds = [
+        {
+            layer: (random.standard_normal((1, 32, len(scale))) * scale).astype(np.float32)
+            for layer, scale in scales.items()
+        }
+        for _ in range(4)
+    ]
+    return weights, feeds, dict(_rounded(_nncf(), path, feeds))
+
+
+def test_what_has_bytes_is_not_calibrated(layers):
+    _, _, found = layers
+    assert set(found) == {f"{LAYER}.{name}.weight" for name in ("wide", "middle", "narrow")}
+
+
+@pytest.mark.parametrize(("name", "groups"), [("wide", 2), ("middle", 3), ("narrow", 3)])
+def test_outputs_move_less_than_by_rounding_to_the_nearest(layers, name, groups):
+    weights, feeds, found = layers
+    weight, quantised = weights[f"{LAYER}.{name}.weight"], found[f"{LAYER}.{name}.weight"]
+    assert quantised.values.shape == weight.shape
+    assert quantised.scales.shape == (ROWS, groups)
+    x = np.concatenate([each[f"{LAYER}.{name}"][0] for each in feeds])
+
+    def error(matrix):
+        return np.square(x @ (matrix - weight).T).mean()
+
+    assert error(quantised.dequantised()) < 0.8 * error(rounded(weight, 4).dequantised())
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    return fresh_runs(tmp_path_factory.mktemp)
+
+
+def call(*words):
+    return CliRunner().invoke(cli, [str(word) for word in words], catch_exceptions=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["clip", "question", "statement"])
+def test_both_flavours_take_the_same_calibrated_integers_and_are_proved(fresh, kind):
+    run = fresh(kind)
+    how = ("--precision", "int4", "--rounding", "calibrated", "--examples", "4", "--json")
+    assert call("onnx", run, "--precision", "int4").exit_code == 0
+    nearest = integer_weights(run / "onnx-int4")
+    for flavour in ("onnxruntime", "standard"):
+        said = call("onnx", run, "--flavour", flavour, *how, "--force")
+        assert json.loads(said.stdout)["rounding"] == "calibrated", said.output
+    fused, standard = (integer_weights(run / name) for name in ("onnx-int4", "onnx-standard-int4"))
+    assert set(fused) == set(nearest)
+    assert all(np.array_equal(fused[name], standard[name]) for name in fused)
+    assert any(not np.array_equal(fused[name], nearest[name]) for name in fused)
+    manifest = json.loads((run / "onnx-dense-int4" / "manifest.json").read_text())
+    assert manifest["rounding"] == "calibrated"
+    call("verify", run, "--questions", "4", "--max-new-tokens", "3", "--device", "cpu")
+    for link in json.loads((run / "reports" / "verify.json").read_text())["links"]:
+        assert not link["answers"]["different"], link
+        assert link["max_logit_difference"] <= link["bound"], link
+
+
+def test_flavours_of_other_roundings_are_held_against_their_own(fresh):
+    run = fresh("clip")
+    call("onnx", run, "--precision", "int4", "--no-dense")
+    how = ("--precision", "int4", "--rounding", "calibrated", "--examples", "2", "--no-dense")
+    assert call("onnx", run, "--flavour", "standard", *how).exit_code == 0
+    call("verify", run, "--questions", "4", "--device", "cpu")
+    links = json.loads((run / "reports" / "verify.json").read_text())["links"]
+    assert (
+        sum("int4" in link["name"] for link in links) == 3
+    )  # two in ONNX Runtime, one in OpenVINO
+    assert all(link["max_logit_difference"] <= link["bound"] for link in links)
+
+
+def test_bad_input_is_refused(fresh, monkeypatch, tmp_path):
+    run = fresh("clip")
+
+    def refused(*words):
+        result = CliRunner().invoke(cli, ["onnx", str(run), *map(str, words), "--force"])
+        assert isinstance(result.exception, CompExportError)
+        return str(result.exception)
+
+    calibrated = ("--rounding", "calibrated")
+    assert "--precision float32: it is for int4" in refused(*calibrated)
+    assert "--precision int8: it is for int4" in refused(*calibrated, "--precision", "int8")
+    assert "pass --rounding calibrated too" in refused("--data", tmp_path)
+    calibrated += ("--precision", "int4")
+    assert "nothing.jsonl" in refused(*calibrated, "--data", tmp_path / "nothing.jsonl")
+    monkeypatch.setattr(calibration, "memory_mb", lambda: 0.1)
+    assert "take --rounding nearest, or calibrate on a larger" in refused(*calibrated)
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    assert "pip install 'comp-export[calibrate]'" in refused(*calibrated)
