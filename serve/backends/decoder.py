@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from comp.errors import CompExportError
 from export.cache import CACHE_LENGTHS, segments_of
 from export.llava_manifest import LlavaManifest
+from export.manifest import REMEDY
 from serve.backends.base import Buffers, Graph
 
 KEEP_FACTOR = "keep_factor"
@@ -32,7 +33,11 @@ class DecoderState:
 
 
 class Decoder:
-    """``decoder_model.onnx`` of one artifact; with ``buffers`` a step writes its token into the caches."""
+    """``decoder_model.onnx`` of one artifact; with ``buffers`` a step writes its token into the caches.
+
+    Raises:
+        CompExportError: an older release exported the graph.
+    """
 
     def __init__(self, graph: Graph, manifest: LlavaManifest, buffers: Buffers | None) -> None:
         self._graph, self._buffers = graph, buffers
@@ -52,6 +57,12 @@ class Decoder:
         self._head_dim = shape.head_dim
         self._segments = [segment for segment in segments_of(shape) for _ in range(2)]
         self._counted = CACHE_LENGTHS in graph.inputs
+        if manifest.flavour == "onnxruntime" and not self._counted:
+            raise CompExportError(
+                f"decoder_model.onnx has no input {CACHE_LENGTHS}: comp-export "
+                f"{manifest.versions.get('comp-export', '')} made it before decode steps wrote into "
+                f"their caches; {REMEDY}"
+            )
 
     def check_keep_factor(self, keep_factor: float) -> None:
         """Refuse a factor that this graph has no input for."""

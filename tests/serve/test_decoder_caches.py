@@ -1,7 +1,10 @@
 """Caches that a decode step writes in place: longer when full, the same tokens as caches that grow."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from comp.errors import CompExportError
 from serve.backends import decoder
 from serve.options import GenerationOptions
 
@@ -28,6 +31,14 @@ def test_a_factor_on_keep_ratios_begins_with_caches_that_are_full(compressed, pi
     in_place = said(compressed, picture, 0.5)
     monkeypatch.setattr(compressed._backend._decoder, "_buffers", None)
     assert said(compressed, picture, 0.5) == in_place
+
+
+def test_an_older_graph_is_refused(compressed):
+    """One whose caches only grow: steps must not fail at the first token, without a word of why."""
+    backend = compressed._backend
+    inputs = {k: v for k, v in backend._decoder._graph.inputs.items() if k != "cache_lengths"}
+    with pytest.raises(CompExportError, match=r"no input cache_lengths.*export it again"):
+        decoder.Decoder(SimpleNamespace(inputs=inputs), compressed.manifest, None)
 
 
 def test_a_step_copies_no_cache_while_there_is_room(compressed, picture, monkeypatch):
