@@ -4,10 +4,11 @@ The counterpart of the FLOPs counters, in milliseconds, and closer to the graphs
 behind a drop place works on the tokens that are left, and the last block on one token.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from comp.encoder_flops import tokens_by_block
 from comp.flops import token_counts
 from comp.plan import Part, Place, Workload
 
@@ -60,16 +61,27 @@ def llava_prefill(
         image + text
         for image, text in token_counts(len(blocks), on.image_tokens, on.text_tokens, ratios)
     ]
-    total = 0.0
-    for number, block in enumerate(blocks):
-        heads, channels = _left(block, counts)
-        came, ends = tokens[number], number + 1 == len(blocks)
-        behind = 1 if ends else tokens[number + 1]
-        total += table.ms("language", "last" if ends else "attention", came, heads=heads)
-        total += table.ms("language", "ffn", behind, channels=channels)
-        if number + 1 in ratios:
-            total += table.ms("language", "drop", came, heads=heads)
-    found["language"] = total
+    found["language"] = _stack(table, "language", counts, tokens, ratios)
+    return found
+
+
+def clip_pair(
+    table: Table, counts: "StructureCounts", shares: Shares, on: Workload
+) -> dict[str, float]:
+    """One image and one text, each from its input to its embedding; a part that reads nothing takes none.
+
+    Unlike multiply-accumulates, a place is charged its ranking and gathering here (see ``llava_prefill``).
+    """
+    found = {"vision": 0.0, "language": 0.0}
+    for part, (count, which) in {
+        "vision": (on.image_tokens, 0),
+        "language": (on.text_tokens, 1),
+    }.items():
+        if count:
+            ratios = {after: share[which] for (of, after), share in shares.items() if of == part}
+            seen = tokens_by_block(len(table.of(part)), count, ratios)  # type: ignore[arg-type]
+            found[part] = table.ms(part, "fixed", count)
+            found[part] += _stack(table, part, counts, [came for came, _ in seen], ratios)
     return found
 
 
@@ -87,8 +99,39 @@ REQUESTS: dict[str, Request] = {
         ),
         by_part=llava_prefill,
     ),
+    "clip": Request(
+        surfaces=tuple(
+            (part, kind)
+            for part in ("vision", "language")
+            for kind in ("fixed", "attention", "ffn", "last", "drop")
+        ),
+        by_part=clip_pair,
+    ),
 }
 """By family; of others there are no tables."""
+
+
+def _stack(
+    table: Table,
+    part: Any,
+    counts: "StructureCounts",
+    tokens: Sequence[int],
+    places: Collection[int],
+) -> float:
+    """The blocks of a part that drops tokens: so many enter each, and the last one goes on with one.
+
+    What is dropped behind a block's attention does not reach its FFN.
+    """
+    total, blocks = 0.0, table.of(part)
+    for number, block in enumerate(blocks):
+        heads, channels = _left(block, counts)
+        came, ends = tokens[number], number + 1 == len(blocks)
+        behind = 1 if ends else tokens[number + 1]
+        total += table.ms(part, "last" if ends else "attention", came, heads=heads)
+        total += table.ms(part, "ffn", behind, channels=channels)
+        if number + 1 in places:
+            total += table.ms(part, "drop", came, heads=heads)
+    return total
 
 
 def _left(block: Any, counts: "StructureCounts") -> tuple[int, int]:

@@ -148,7 +148,7 @@ FAMILIES = (
 )
 
 
-LATENCY_FAMILIES = ("llava",)
+LATENCY_FAMILIES = ("llava", "clip")
 """Those whose blocks ``profile`` measures, and that ``prune --cost latency`` takes."""
 
 

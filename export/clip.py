@@ -55,7 +55,7 @@ def vision_model(shape: ClipShape, weights: WeightSource, target: Target) -> Gra
     states = layer_norm(
         graph, weights, states, "vision_model.pre_layrnorm", shape.vision.layer_norm_eps
     )
-    pooled = _tower(graph, shape, weights, "vision", "post_layernorm").pooled(states)
+    pooled = tower_of(graph, shape, weights, "vision").pooled(states)
     _embeds(graph, weights, pooled, "visual_projection", "image_embeds", shape.sizes.projection)
     return graph
 
@@ -76,17 +76,19 @@ def text_model(shape: ClipShape, weights: WeightSource, target: Target) -> Graph
         length = axis_size(graph, ids, 1)
         begin, axis = graph.constant([0]), graph.constant([0])
         states = graph.op("Add", words, graph.op("Slice", places, begin, length, axis))
-    pooled = _tower(graph, shape, weights, "language", "final_layer_norm").pooled(states)
+    pooled = tower_of(graph, shape, weights, "language").pooled(states)
     _embeds(graph, weights, pooled, "text_projection", "text_embeds", shape.sizes.projection)
     return graph
 
 
-def _tower(
-    graph: GraphBuilder, shape: ClipShape, weights: WeightSource, part: Part, final: str
+def tower_of(
+    graph: GraphBuilder, shape: ClipShape, weights: WeightSource, part: Part
 ) -> PreNormTower:
-    """The token that stays is the first of an image, the last of a text."""
+    """One of the towers; the token that stays is the first of an image, the last of a text."""
     causal = part == "language"
-    model = "text_model" if causal else "vision_model"
+    model, final = (
+        ("text_model", "final_layer_norm") if causal else ("vision_model", "post_layernorm")
+    )
     sizes: TextShape | TowerShape = shape.sizes.text if causal else shape.sizes.vision
     return PreNormTower(
         graph=graph,

@@ -42,9 +42,8 @@ if TYPE_CHECKING:
 @click.option(
     "--text-tokens",
     type=click.IntRange(min=1),
-    default=64,
-    show_default=True,
-    help="Of the longest prompt measured, beside one image; longer ones are extrapolated.",
+    help="Of the longest text measured; longer ones are extrapolated [64, beside one image; of CLIP its "
+    "positions].",
 )
 @click.option(
     "--rounds",
@@ -74,7 +73,7 @@ def command(
     flavour: "Flavour",
     precision: "Precision",
     threads: int | None,
-    text_tokens: int,
+    text_tokens: int | None,
     rounds: int,
     warmup: int,
     repeats: int,
@@ -85,23 +84,25 @@ def command(
     """Measure what the blocks of a model take in ONNX Runtime, by tokens, heads and channels.
 
     The table is what `prune --cost latency` goes by: time to the first token, which is that of the
-    vision tower and of the prefill. Measure on the machine, and with the flavour, precision and threads,
-    that the model will run with, and on an idle one. An interrupted profile goes on where it was.
+    vision tower and of the prefill; of a CLIP the time of one image's and one text's embedding. Measure
+    on the machine, and with the flavour, precision and threads, that the model will run with, and on an
+    idle one. An interrupted profile goes on where it was.
     """
     from comp.latency_files import default_table
     from comp.machine import usable_cores
     from comp.progress import Progress
     from export.graph.builder import Target
     from export.latency.clock import Clock, providers_of
-    from export.latency.llava_blocks import LlavaBlocks
+    from export.latency.families import READERS
     from export.latency.profile import Asked, begun, partial_of, profile
 
     path = out or default_table(model)
     if path.exists() and not force:
         raise CompExportError(f"{path} exists already: pass --force to replace it, or choose --out")
-    checkpoint = _checkpoint(model)
+    checkpoint, family = _checkpoint(model)
     clock = Clock(warmup, repeats, providers_of(options.device), threads or usable_cores())
-    blocks = LlavaBlocks.of(checkpoint, Target(flavour, precision), text_tokens, options.seed)
+    target = Target(flavour, precision)
+    blocks = READERS[family](checkpoint, target, text_tokens, options.seed)
     asked = Asked(Path(model).name, blocks, clock, rounds, held_out)
     done = len(begun(asked, path))
     if partial_of(path).exists() and not options.json:
@@ -115,8 +116,8 @@ def command(
     _print(path, table)
 
 
-def _checkpoint(model: str) -> Path:
-    """The directory of a model whose blocks can be measured.
+def _checkpoint(model: str) -> tuple[Path, str]:
+    """The directory of a model whose blocks can be measured, and its family.
 
     Raises:
         CompExportError: there is none, or it is of another family.
@@ -132,7 +133,7 @@ def _checkpoint(model: str) -> Path:
             f"{model}: model_type is {kind!r}: blocks are measured of {', '.join(LATENCY_FAMILIES)} "
             "alone; prune it by --cost flops"
         )
-    return checkpoint
+    return checkpoint, family.name
 
 
 def _summary(table: "LatencyTable") -> dict[str, object]:
@@ -164,7 +165,6 @@ def _print(path: Path, table: "LatencyTable") -> None:
     ]
     if rows:
         columns = ("model", "image + text tokens", "predicted ms", "measured ms", "error")
-        print_table(
-            "Time to the first token, of models that the table was not made from", columns, rows
-        )
+        what = "both embeddings" if table.family == "clip" else "the first token"
+        print_table(f"Time to {what}, of models that the table was not made from", columns, rows)
     say(f"prune by it with `comp-export prune --cost latency --latency-table {path}`")

@@ -6,32 +6,41 @@ the smaller graph's is that of all the rest. Heads are measured with the narrowe
 one head: a block's time is taken to be the sum of its attention's and of what its FFN adds to that.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
 from comp.checkpoints import read_config
 from comp.errors import CompExportError
 from comp.flops import llava_macs
-from comp.latency_table import DenseBlock
+from comp.latency_table import DenseBlock, Surface
 from comp.plan import BlockPlan, DropPlan, Part, PruningPlan, Workload
 from comp.shapes import SLIM_TYPE
 from export.cache import CACHE_LENGTHS
 from export.graph.builder import GraphBuilder, Target
+from export.latency.blocks import (
+    LEAST_BLOCKS,
+    METHOD,
+    MOST_BYTES,
+    STATES,
+    drop_name,
+    name_of,
+    sizes_measured,
+)
 from export.latency.grid import Axes, axes_of
-from export.latency.readings import Feeds, Pair
+from export.latency.llava_surfaces import surfaces_of
+from export.latency.readings import Feeds, Pair, Readings
 from export.llava import decoder_model, embed_tokens
 from export.llava_config import LlavaShape, read_llava
 from export.llava_vision import vision_encoder
 from export.slim import slim_weights
 from export.weights import CheckpointWeights, WeightSource
 
-METHOD = "profile"
-MOST_BYTES = 2**30  # of the weights of the blocks that are measured together
-LEAST_BLOCKS = 2
-STATES = 0.5  # spread of random states; times do not depend on it
+DROP_SHARES = (0.25, 0.5, 0.75)  # of the depth, where CoMP drops tokens
+TEXT_TOKENS = 64  # of the longest prompt, unless told
 
 
 @dataclass(frozen=True)
@@ -47,9 +56,12 @@ class LlavaBlocks:
     target: Target
     text_tokens: int
     seed: int = 0
+    family: ClassVar[str] = "llava"
 
     @classmethod
-    def of(cls, checkpoint: Path, target: Target, text_tokens: int, seed: int) -> "LlavaBlocks":
+    def of(
+        cls, checkpoint: Path, target: Target, text_tokens: int | None, seed: int
+    ) -> "LlavaBlocks":
         """Read the model.
 
         Raises:
@@ -68,6 +80,7 @@ class LlavaBlocks:
                 "be measured"
             )
         longest = shape.max_position_embeddings - sizes.image_tokens
+        text_tokens = min(TEXT_TOKENS, longest) if text_tokens is None else text_tokens
         if text_tokens > longest:
             raise CompExportError(
                 f"--text-tokens {text_tokens}: beside an image the model has positions for {longest}"
@@ -75,13 +88,24 @@ class LlavaBlocks:
         return cls(checkpoint, shape, target, text_tokens, seed)
 
     @property
+    def image_tokens(self) -> int:
+        """That one image becomes in the language model."""
+        return self.shape.sizes.image_tokens
+
+    @property
+    def tower_length(self) -> int:
+        """Patches, and [CLS]."""
+        return self.shape.sizes.num_patches + 1
+
+    @property
     def axes(self) -> dict[Part, Axes]:
         """The points of both parts."""
         sizes = self.shape.sizes
         longest = sizes.image_tokens + self.text_tokens
-        tower, heads = sizes.num_patches + 1, sizes.vision_heads[0]
         return {
-            "vision": axes_of(tower, heads, sizes.vision_channels[0], fixed=True),
+            "vision": axes_of(
+                self.tower_length, sizes.vision_heads[0], sizes.vision_channels[0], fixed=True
+            ),
             "language": axes_of(longest, sizes.kv_heads[0], sizes.channels[0]),
         }
 
@@ -120,12 +144,26 @@ class LlavaBlocks:
         """All that is measured, in order."""
         vision, language = self.axes["vision"], self.axes["language"]
         yield Pair("embedding", language.tokens, 1, self._embedding, self._ids)
-        for heads, channels in _sizes(vision):
+        for heads, channels in sizes_measured(vision):
             yield self._tower(heads, channels)
-        for heads, channels in _sizes(language):
+        for heads, channels in sizes_measured(language):
             yield self._blocks(heads, channels)
         for heads in language.heads:
             yield self._places(heads, language.channels[0])
+
+    def surfaces(self, readings: Readings) -> tuple[Surface, ...]:
+        """See ``export.latency.llava_surfaces``."""
+        return surfaces_of(self.axes, readings)
+
+    def drops(self, share: Callable[[], float]) -> tuple[DropPlan, ...]:
+        """At three depths, tokens of both kinds."""
+        depth = self.shape.sizes.num_layers
+        places = sorted({max(1, round(part * depth)) for part in DROP_SHARES})
+        return tuple(
+            DropPlan(after_layer=place, vision_keep_ratio=share(), text_keep_ratio=share())
+            for place in places
+            if place < depth
+        )
 
     def cut(
         self, sizes: dict[Part, list[tuple[int, int]]], drops: tuple[DropPlan, ...] = ()
@@ -259,7 +297,9 @@ class LlavaBlocks:
         def feeds(tokens: int) -> Feeds:
             return self._prompt((heads,) * depth, tokens)
 
-        return Pair(drop_name(heads), self.axes["language"].tokens, depth - 1, graphs, feeds)
+        return Pair(
+            drop_name("language", heads), self.axes["language"].tokens, depth - 1, graphs, feeds
+        )
 
     def _embedding(self) -> list[GraphBuilder]:
         return [embed_tokens(self.shape, self._weights(None), self.target)]
@@ -297,25 +337,6 @@ class LlavaBlocks:
             feeds[f"past_key_values.{number}.key"] = empty
             feeds[f"past_key_values.{number}.value"] = empty
         return feeds
-
-
-def name_of(part: Part, heads: int, channels: int) -> str:
-    """What readings of blocks of a size are called."""
-    return f"{part} {heads} heads, {channels} channels"
-
-
-def drop_name(heads: int) -> str:
-    """What readings of drop places are called."""
-    return f"language {heads} heads, dropping"
-
-
-def _sizes(axes: Axes) -> list[tuple[int, int]]:
-    """Every number of heads with the narrowest FFN, and every other width with one head."""
-    narrow, one = axes.channels[0], axes.heads[0]
-    return [
-        *((heads, narrow) for heads in axes.heads),
-        *((one, channels) for channels in axes.channels[1:]),
-    ]
 
 
 def _shallow(shape: LlavaShape, blocks: int) -> LlavaShape:

@@ -8,10 +8,9 @@ from typing import Any
 
 from comp.latency_table import DenseBlock, HeldOut, LatencyTable, Measuring, Target
 from comp.machine import describe_machine, describe_versions
+from export.latency.blocks import Blocks
 from export.latency.clock import Clock
-from export.latency.llava_blocks import LlavaBlocks
-from export.latency.llava_held_out import Model, measured_whole, models, predicted
-from export.latency.llava_surfaces import surfaces_of
+from export.latency.held_out import Model, measured_whole, models, predicted
 from export.latency.readings import Reading, Readings, measured
 
 PARTIAL = ".partial"  # behind the name of a table that is not finished
@@ -29,7 +28,7 @@ class Asked:
     """
 
     model: str
-    blocks: LlavaBlocks
+    blocks: Blocks
     clock: Clock
     rounds: int
     held_out: int
@@ -93,12 +92,11 @@ def profile(
             if readings.rounds(name) <= number:
                 readings.add(name, measure())
                 at(len(readings))
-    sizes = asked.blocks.shape.sizes
     table = LatencyTable(
         **_heading(asked),
-        image_tokens=sizes.image_tokens,
-        tower_length=sizes.num_patches + 1,
-        surfaces=surfaces_of(asked.blocks, readings),
+        image_tokens=asked.blocks.image_tokens,
+        tower_length=asked.blocks.tower_length,
+        surfaces=asked.blocks.surfaces(readings),
     )
     checked = tuple(_checked(table, model, readings) for model in asked.models())
     table = table.model_copy(update={"held_out": checked})
@@ -123,7 +121,7 @@ def _heading(asked: Asked) -> dict[str, Any]:
     target, clock = asked.blocks.target, asked.clock
     blocks: tuple[DenseBlock, ...] = asked.blocks.dense_blocks()
     return {
-        "family": "llava",
+        "family": asked.blocks.family,
         "model": asked.model,
         "blocks": [block.model_dump() for block in blocks],
         "target": Target(

@@ -142,6 +142,42 @@ def test_a_pruned_prompt_by_hand():
     assert parts["vision"] == pytest.approx(VISION - 0.2)
 
 
+def test_a_pair_of_a_clip_by_hand():
+    """Half of 16 image tokens leave the first block of two, a quarter of 8 texts' the second of three."""
+    blocks = (
+        *(block("vision", index, 2, 10) for index in range(2)),
+        *(block("language", index, 4, 20) for index in range(3)),
+    )
+    surfaces = [
+        made
+        for part in ("vision", "language")
+        for made in (
+            surface(part, "fixed", lambda t, h, c: 0.5 + 0.01 * t),
+            surface(part, "attention", lambda t, h, c: 0.1 * t * h, heads=(1, 4)),
+            surface(part, "ffn", lambda t, h, c: 0.001 * t * c, channels=(0, 20)),
+            surface(part, "last", lambda t, h, c: 0.3 + 0.05 * t * h, heads=(1, 4)),
+            surface(part, "drop", lambda t, h, c: 0.02 * t, heads=(1, 4)),
+        )
+    ]
+    table = table_of(BLOCKS).model_copy(
+        update={"family": "clip", "blocks": blocks, "surfaces": tuple(surfaces)}
+    )
+    table = LatencyTable.model_validate(table.model_dump())
+    counts = StructureCounts({("vision", 0): 1, ("language", 2): 3}, {("vision", 1): 5})
+    shares = {("vision", 1): (0.5, 1.0), ("language", 2): (1.0, 0.25)}
+    on = Workload(image_tokens=16, text_tokens=8)
+    parts = table.by_part(counts, shares, on)
+    first = 0.1 * 16 * 1 + 0.001 * 8 * 10 + 0.02 * 16
+    assert parts["vision"] == pytest.approx(0.66 + first + 0.3 + 0.05 * 8 * 2 + 0.001 * 1 * 5)
+    whole = 0.1 * 8 * 4 + 0.001 * 8 * 20
+    second = 0.1 * 8 * 4 + 0.001 * 2 * 20 + 0.02 * 8
+    assert parts["language"] == pytest.approx(
+        0.58 + whole + second + 0.3 + 0.05 * 2 * 3 + 0.001 * 1 * 20
+    )
+    texts = table.by_part(counts, shares, Workload(image_tokens=0, text_tokens=8))
+    assert texts == {"vision": 0.0, "language": parts["language"]}
+
+
 def test_images_begun_are_run_whole_and_none_is_not():
     table, nothing = table_of(BLOCKS), StructureCounts({}, {})
     for tokens, images in ((0, 0), (1, 1), (16, 1), (17, 2)):
@@ -170,7 +206,11 @@ def test_damaged_tables_are_refused_with_the_remedy(tmp_path):
         (json.dumps(good | {"version": 9}), "version 9"),
         (json.dumps(falling), "fall along an axis"),
         (json.dumps(good | {"surfaces": good["surfaces"][:-1]}), "no surface language drop"),
-        (json.dumps(good | {"family": "clip"}), "family 'clip'"),
+        (json.dumps(good | {"family": "blip"}), "family 'blip'"),
+        (
+            json.dumps(good | {"family": "clip"}),
+            "no surface vision last, vision drop, language fixed",
+        ),
     ):
         path.write_text(broken)
         with pytest.raises(CompExportError, match=reason) as caught:

@@ -156,7 +156,9 @@ def test_bad_requests_are_refused(checkpoint, tables, tmp_path):
     out = tmp_path / "run"
     with pytest.raises(CompExportError, match="--method wanda: only comp"):
         prune(checkpoint, out, "--cost", "latency", "--method", "wanda", *table)
-    with pytest.raises(CompExportError, match="is a clip: there are latency tables of llava"):
+    with pytest.raises(CompExportError, match="is a blip: there are latency tables of llava, clip"):
+        prune("tiny-blip-vqa", out, "--cost", "latency", *table)
+    with pytest.raises(CompExportError, match="is of a llava, the model is a clip"):
         prune("tiny-clip", out, "--cost", "latency", *table)
     with pytest.raises(CompExportError, match="of another model"):
         prune("tiny-llava", out, "--cost", "latency", *table)

@@ -15,11 +15,11 @@ from comp.errors import CompExportError
 from comp.latency_table import LatencyTable, dense_block
 from comp.runs import open_run
 from export.graph.builder import Target
+from export.latency.blocks import drop_name, name_of
 from export.latency.clock import Clock
 from export.latency.grid import axes_of, monotone
-from export.latency.llava_blocks import LlavaBlocks, drop_name, name_of
-from export.latency.llava_held_out import models
-from export.latency.llava_surfaces import surfaces_of
+from export.latency.held_out import models
+from export.latency.llava_blocks import LlavaBlocks
 from export.latency.profile import Asked, partial_of, profile
 from export.latency.readings import Reading, Readings
 from export.ort_graph import CPU
@@ -97,7 +97,7 @@ def test_the_graphs_differ_by_whole_blocks(checkpoint):
     assert (count(large, "MatMul") - count(small, "MatMul")) == 6 * pairs[
         name_of("vision", 3, 16)
     ].blocks
-    dropping, plain = pairs[drop_name(4)].graphs()
+    dropping, plain = pairs[drop_name("language", 4)].graphs()
     assert count(dropping, "TopK") > 0 == count(plain, "TopK")
     assert count(dropping, "MatMul") >= count(plain, "MatMul")
 
@@ -115,8 +115,10 @@ def test_readings_become_surfaces_by_differences(checkpoint, tmp_path):
                 rest = {n: 1.0 + 0.02 * n * heads for n in axes.tokens}
                 readings.add(name_of(part, heads, channels), Reading(block, rest))
     for heads in language.heads:
-        readings.add(drop_name(heads), Reading({n: 0.003 * n for n in language.tokens}, {}))
-    found = {(s.part, s.kind): s for s in surfaces_of(blocks, readings)}
+        readings.add(
+            drop_name("language", heads), Reading({n: 0.003 * n for n in language.tokens}, {})
+        )
+    found = {(s.part, s.kind): s for s in blocks.surfaces(readings)}
     narrow, n = language.channels[0], language.tokens[3]
     assert found["language", "attention"].at(n, heads=3) == pytest.approx(
         0.02 * n * 3 + 0.0005 * n * narrow
@@ -231,8 +233,8 @@ def test_profile_prune_onnx(checkpoint, tmp_path):
 
 def test_models_that_cannot_be_measured_are_refused(checkpoint, tmp_path):
     out = ("--out", str(tmp_path / "table.json"))
-    with pytest.raises(CompExportError, match="blocks are measured of llava"):
-        invoke("profile", "--model", "tiny-clip", *out)
+    with pytest.raises(CompExportError, match="blocks are measured of llava, clip"):
+        invoke("profile", "--model", "tiny-blip-vqa", *out)
     with pytest.raises(CompExportError, match="no directory"):
         invoke("profile", "--model", "./nothing", *out)
     with pytest.raises(CompExportError, match="positions for"):

@@ -1,4 +1,4 @@
-"""Whole LLaVAs that no surface was measured on: how far off a table's predictions are."""
+"""Whole models that no surface was measured on: how far off a table's predictions are."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,30 +10,29 @@ import numpy as np
 
 from comp.latency_table import LatencyTable
 from comp.masks import StructureCounts
-from comp.plan import KEEP_UNIT, DropPlan, Part, PruningPlan, Workload
+from comp.plan import KEEP_UNIT, Part, PruningPlan, Workload
+from export.latency.blocks import Blocks
 from export.latency.clock import Clock
 from export.latency.grid import NARROW
-from export.latency.llava_blocks import LlavaBlocks
 from export.latency.readings import Reading, loaded
 
 DENSE = "dense"
-DROP_SHARES = (0.25, 0.5, 0.75)  # of the depth, where CoMP drops tokens
 FEWEST_TEXT = 8
 LEAST_KEPT = 200  # thousandths
 
 
 @dataclass(frozen=True)
 class Model:
-    """A whole model on one prompt; no plan: the dense one."""
+    """A whole model on one request; no plan: the dense one."""
 
     name: str
     plan: PruningPlan | None
     on: Workload
 
 
-def models(blocks: LlavaBlocks, count: int) -> Iterator[Model]:
-    """The dense model on the longest prompt, and random plans on prompts of random length."""
-    image = blocks.shape.sizes.image_tokens
+def models(blocks: Blocks, count: int) -> Iterator[Model]:
+    """The dense model on the longest text, and random plans on texts of random length."""
+    image = blocks.image_tokens
     longest = blocks.text_tokens
     yield Model(DENSE, None, Workload(image_tokens=image, text_tokens=longest))
     for number in range(1, count + 1):
@@ -43,25 +42,16 @@ def models(blocks: LlavaBlocks, count: int) -> Iterator[Model]:
         yield Model(f"plan {number}", random_plan(blocks, random), on)
 
 
-def random_plan(blocks: LlavaBlocks, random: np.random.Generator) -> PruningPlan:
-    """A plan of CoMP's kind: other heads and widths in each block, tokens dropped at three depths."""
+def random_plan(blocks: Blocks, random: np.random.Generator) -> PruningPlan:
+    """A plan of CoMP's kind: other heads and widths in each block, tokens dropped where it drops them."""
     sizes: dict[Part, list[tuple[int, int]]] = {"vision": [], "language": []}
     for block in blocks.dense_blocks():
         units = max(1, block.channels // NARROW)
         width = min(block.channels, NARROW * int(random.integers(1, units + 1)))
         sizes[block.part].append((int(random.integers(1, block.heads + 1)), width))
-    depth = blocks.shape.sizes.num_layers
-    places = sorted({max(1, round(share * depth)) for share in DROP_SHARES})
-    drops = tuple(
-        DropPlan(
-            after_layer=place,
-            vision_keep_ratio=int(random.integers(LEAST_KEPT, KEEP_UNIT + 1)) / KEEP_UNIT,
-            text_keep_ratio=int(random.integers(LEAST_KEPT, KEEP_UNIT + 1)) / KEEP_UNIT,
-        )
-        for place in places
-        if place < depth
+    return blocks.cut(
+        sizes, blocks.drops(lambda: int(random.integers(LEAST_KEPT, KEEP_UNIT + 1)) / KEEP_UNIT)
     )
-    return blocks.cut(sizes, drops)
 
 
 def predicted(table: LatencyTable, model: Model) -> float:
@@ -76,8 +66,8 @@ def predicted(table: LatencyTable, model: Model) -> float:
     return table.milliseconds(counts, shares, model.on)
 
 
-def measured_whole(blocks: LlavaBlocks, model: Model, clock: Clock) -> Reading:
-    """Its three graphs in turn, from pixels to the logits of the first token."""
+def measured_whole(blocks: Blocks, model: Model, clock: Clock) -> Reading:
+    """All its graphs in turn: of a LLaVA to the logits of the first token, of a CLIP to both embeddings."""
     with TemporaryDirectory(prefix="comp-export-profile-") as directory:
         graphs = loaded(blocks.whole_graphs(model.plan), Path(directory), clock)
         feeds = blocks.whole_feeds(model.plan, model.on)

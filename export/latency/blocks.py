@@ -1,0 +1,102 @@
+"""What every family offers a profile: graphs that differ by blocks, and the surfaces they become."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol
+
+from comp.latency_table import DenseBlock, Surface
+from comp.plan import DropPlan, Part, PruningPlan, Workload
+from export.graph.builder import GraphBuilder, Target
+from export.latency.grid import Axes
+from export.latency.readings import Feeds, Pair, Readings
+
+METHOD = "profile"  # of the plans that measured graphs are cut by
+MOST_BYTES = 2**30  # of the weights of the blocks that are measured together
+LEAST_BLOCKS = 2
+STATES = 0.5  # spread of random states; times do not depend on it
+
+
+class Blocks(Protocol):
+    """A dense model, cut in many ways.
+
+    Attributes:
+        family, checkpoint: what it is, and where.
+        target: what the graphs are built for.
+        text_tokens: of the longest text that is measured.
+        seed: of inputs and of plans.
+        image_tokens, tower_length: of one image, as a table has them.
+    """
+
+    @property
+    def family(self) -> str: ...
+    @property
+    def checkpoint(self) -> Path: ...
+    @property
+    def target(self) -> Target: ...
+    @property
+    def text_tokens(self) -> int: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def image_tokens(self) -> int: ...
+    @property
+    def tower_length(self) -> int: ...
+
+    @property
+    def axes(self) -> dict[Part, Axes]:
+        """The points of both parts."""
+        ...
+
+    def dense_blocks(self) -> tuple[DenseBlock, ...]:
+        """The blocks that pruning knows, as the adapter lists them."""
+        ...
+
+    def pairs(self) -> Iterator[Pair]:
+        """All that is measured, in order."""
+        ...
+
+    def surfaces(self, readings: Readings) -> tuple[Surface, ...]:
+        """What the readings of all pairs become."""
+        ...
+
+    def cut(
+        self, sizes: dict[Part, list[tuple[int, int]]], drops: tuple[DropPlan, ...] = ()
+    ) -> PruningPlan:
+        """The plan that leaves each block of these parts so many of its first heads and channels."""
+        ...
+
+    def drops(self, share: Callable[[], float]) -> tuple[DropPlan, ...]:
+        """Where CoMP drops tokens of such a model, keeping as many as ``share`` says each time."""
+        ...
+
+    def whole_graphs(self, plan: PruningPlan | None) -> tuple[GraphBuilder, ...]:
+        """The graphs of one request as `onnx` builds them, cut by a plan."""
+        ...
+
+    def whole_feeds(self, plan: PruningPlan | None, on: Workload) -> tuple[Feeds, ...]:
+        """What these graphs read for one request."""
+        ...
+
+
+def name_of(part: Part, heads: int, channels: int) -> str:
+    """What readings of blocks of a size are called."""
+    return f"{part} {heads} heads, {channels} channels"
+
+
+def drop_name(part: Part, heads: int) -> str:
+    """What readings of drop places are called."""
+    return f"{part} {heads} heads, dropping"
+
+
+def fixed_name(part: Part) -> str:
+    """What readings of all that is before and behind the blocks are called."""
+    return f"{part} without blocks"
+
+
+def sizes_measured(axes: Axes) -> list[tuple[int, int]]:
+    """Every number of heads with the narrowest FFN, and every other width with one head."""
+    narrow, one = axes.channels[0], axes.heads[0]
+    return [
+        *((heads, narrow) for heads in axes.heads),
+        *((one, channels) for channels in axes.channels[1:]),
+    ]

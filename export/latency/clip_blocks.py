@@ -1,0 +1,327 @@
+"""What of a CLIP is measured: blocks of both towers from random states, and what is around them.
+
+The graphs are of the towers that ``export.clip`` builds, with fewer blocks than the model has, all of one
+size, of the model's own weights. Pairs of them differ by blocks, by drop places, or by all that is before
+and behind the blocks.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from comp.checkpoints import read_config
+from comp.encoder_flops import clip_macs
+from comp.encoder_shapes import TextShape, TowerShape
+from comp.errors import CompExportError
+from comp.families.cuts import CLIP, cut_of
+from comp.latency_table import DenseBlock, Surface
+from comp.plan import BlockPlan, DropPlan, Part, PruningPlan, Workload
+from comp.slim_shapes import DENSE_TYPES
+from export.clip import text_model, tower_of, vision_model
+from export.clip_config import ClipShape, read_clip
+from export.graph.builder import GraphBuilder, Target
+from export.latency.blocks import (
+    LEAST_BLOCKS,
+    METHOD,
+    MOST_BYTES,
+    STATES,
+    drop_name,
+    fixed_name,
+    name_of,
+    sizes_measured,
+)
+from export.latency.grid import Axes, axes_of
+from export.latency.readings import Feeds, Pair, Readings
+from export.latency.surfaces import Tower, block_surfaces, surface
+from export.slim import SlimWeights
+from export.weights import CheckpointWeights, WeightSource
+
+PARTS: tuple[Tower, Tower] = ("vision", "language")
+CHANNELS = 3  # of a picture
+
+
+@dataclass(frozen=True)
+class ClipBlocks:
+    """A dense CLIP (see ``export.latency.blocks.Blocks``).
+
+    Attributes:
+        text_tokens: of the longest text that is measured.
+    """
+
+    checkpoint: Path
+    shape: ClipShape
+    target: Target
+    text_tokens: int
+    seed: int = 0
+    family: ClassVar[str] = "clip"
+
+    @classmethod
+    def of(
+        cls, checkpoint: Path, target: Target, text_tokens: int | None, seed: int
+    ) -> "ClipBlocks":
+        """Read the model.
+
+        Raises:
+            CompExportError: it is no dense CLIP, has too few blocks to tell them apart, or too few
+                positions.
+        """
+        if read_config(checkpoint).get("model_type") in DENSE_TYPES:
+            raise CompExportError(
+                f"{checkpoint} is compressed already: pass its dense model with --model"
+            )
+        shape = read_clip(checkpoint)
+        vision, text = shape.sizes.vision, shape.sizes.text
+        if min(len(vision.blocks), len(text.blocks)) < LEAST_BLOCKS:
+            raise CompExportError(
+                f"{checkpoint} has {len(vision.blocks)} blocks for images and {len(text.blocks)} for "
+                f"texts: {LEAST_BLOCKS} of each are the fewest that can be measured"
+            )
+        text_tokens = text.positions if text_tokens is None else text_tokens
+        if text_tokens > text.positions:
+            raise CompExportError(
+                f"--text-tokens {text_tokens}: the model has positions for {text.positions}"
+            )
+        return cls(checkpoint, shape, target, text_tokens, seed)
+
+    @property
+    def image_tokens(self) -> int:
+        """Patches, and [CLS]."""
+        return self.shape.sizes.vision.tokens
+
+    @property
+    def tower_length(self) -> int:
+        """As ``image_tokens``: nothing else reads the image."""
+        return self.image_tokens
+
+    @property
+    def axes(self) -> dict[Part, Axes]:
+        """The points of both towers."""
+        return {
+            part: axes_of(
+                self.image_tokens if part == "vision" else self.text_tokens,
+                self._sizes(part).blocks[0].heads,
+                self._sizes(part).blocks[0].channels,
+            )
+            for part in PARTS
+        }
+
+    def dense_blocks(self) -> tuple[DenseBlock, ...]:
+        """Those of the vision tower, then of the text model."""
+        return tuple(
+            DenseBlock(
+                part=part,
+                index=index,
+                hidden_size=self._sizes(part).hidden_size,
+                heads=block.heads,
+                group_size=1,
+                head_dim=self._sizes(part).head_dim,
+                channels=block.channels,
+            )
+            for part in PARTS
+            for index, block in enumerate(self._sizes(part).blocks)
+        )
+
+    def pairs(self) -> Iterator[Pair]:
+        """All that is measured, in order."""
+        for part, axes in self.axes.items():
+            yield self._around(part)
+            for heads, channels in sizes_measured(axes):
+                yield self._blocks(part, heads, channels)
+            for heads in axes.heads:
+                yield self._places(part, heads, axes.channels[0])
+
+    def surfaces(self, readings: Readings) -> tuple[Surface, ...]:
+        """All that ``comp.latency_requests`` reads for a CLIP."""
+        return tuple(
+            found
+            for part in PARTS
+            for found in _surfaces(part, self.axes[part], self._lengths(part), readings)
+        )
+
+    def drops(self, share: Callable[[], float]) -> tuple[DropPlan, ...]:
+        """Behind every block but the last, tokens of its tower."""
+        return tuple(
+            _drop(part, after, share())
+            for part in PARTS
+            for after in range(1, len(self._sizes(part).blocks))
+        )
+
+    def cut(
+        self, sizes: dict[Part, list[tuple[int, int]]], drops: tuple[DropPlan, ...] = ()
+    ) -> PruningPlan:
+        """The plan that leaves each block of these parts so many of its first heads and channels."""
+        blocks = tuple(
+            BlockPlan(
+                part=part,
+                index=index,
+                num_attention_heads=self._sizes(part).blocks[index].heads,
+                num_key_value_heads=self._sizes(part).blocks[index].heads,
+                intermediate_size=self._sizes(part).blocks[index].channels,
+                kept_key_value_heads=tuple(range(heads)),
+                kept_channels=tuple(range(channels)),
+            )
+            for part, left in sizes.items()
+            for index, (heads, channels) in enumerate(left)
+        )
+        on = Workload(image_tokens=self.image_tokens, text_tokens=self.text_tokens)
+        dense = sum(clip_macs(self.shape.sizes, on, {}).values())
+        plan = PruningPlan(
+            family=self.family,
+            task="retrieval",
+            model=str(self.checkpoint),
+            method=METHOD,
+            rate=0.0,
+            workload=on,
+            macs_dense=dense,
+            macs=dense,
+            blocks=blocks,
+            drops=drops,
+        )
+        ratios = {
+            drop.place: drop.vision_keep_ratio if drop.part == "vision" else drop.text_keep_ratio
+            for drop in drops
+        }
+        macs = sum(clip_macs(self.shape.pruned(plan).sizes, on, ratios).values())
+        return plan.model_copy(update={"macs": macs, "rate": 1 - macs / dense})
+
+    def whole_graphs(self, plan: PruningPlan | None) -> tuple[GraphBuilder, ...]:
+        """Both graphs as `onnx` builds them, cut by a plan."""
+        shape = self.shape if plan is None else self.shape.pruned(plan)
+        weights = self._weights(plan)
+        return tuple(build(shape, weights, self.target) for build in (vision_model, text_model))
+
+    def whole_feeds(self, plan: PruningPlan | None, on: Workload) -> tuple[Feeds, ...]:
+        """One image and one text."""
+        del plan  # inputs have one shape before and behind it
+        return self._input("vision", on.image_tokens), self._input("language", on.text_tokens)
+
+    def _sizes(self, part: Part) -> TowerShape | TextShape:
+        return self.shape.sizes.vision if part == "vision" else self.shape.sizes.text
+
+    def _lengths(self, part: Part) -> tuple[int, ...]:
+        """Tokens that can enter a whole tower."""
+        axes = self.axes[part]
+        return axes.tokens[-1:] if part == "vision" else axes.tokens
+
+    def _weights(self, plan: PruningPlan | None) -> WeightSource:
+        source = CheckpointWeights(self.checkpoint, naming=str)
+        if plan is None:
+            return source
+        head_dim: Mapping[Any, int] = {part: self._sizes(part).head_dim for part in PARTS}
+        return SlimWeights(source, lambda name: cut_of(name, plan, head_dim, CLIP))
+
+    def _depth(self, part: Part) -> int:
+        """How many blocks are measured together: all of the tower, or as many as fit."""
+        sizes = self._sizes(part)
+        dense = sizes.blocks[0]
+        params = sizes.hidden_size * (4 * dense.heads * sizes.head_dim + 2 * dense.channels)
+        fit = MOST_BYTES // (params * self.target.numpy.itemsize)
+        return min(len(sizes.blocks), max(LEAST_BLOCKS, fit))
+
+    def _uniform(self, part: Part, heads: int, channels: int) -> tuple[ClipShape, WeightSource]:
+        plan = self.cut({part: [(heads, channels)] * len(self._sizes(part).blocks)})
+        return self.shape.pruned(plan), self._weights(plan)
+
+    def _stack(
+        self, part: Part, shape: ClipShape, weights: WeightSource, depth: int
+    ) -> GraphBuilder:
+        """The first blocks of a tower, ``states [1, N, D]`` to what it pools."""
+        graph = GraphBuilder(f"{part}_blocks", self.target)
+        width = self._sizes(part).hidden_size
+        kind = ir.DataType.from_numpy(self.target.numpy)
+        states = graph.input("states", kind, (1, "tokens", width))
+        tower = tower_of(graph, _shallow(shape, part, depth), weights, part)
+        graph.output("pooled", tower.pooled(states), kind, (1, 1, width))
+        return graph
+
+    def _blocks(self, part: Part, heads: int, channels: int) -> Pair:
+        depth = self._depth(part)
+
+        def graphs() -> list[GraphBuilder]:
+            shape, weights = self._uniform(part, heads, channels)
+            return [self._stack(part, shape, weights, count) for count in (depth, 1)]
+
+        name = name_of(part, heads, channels)
+        return Pair(name, self.axes[part].tokens, depth - 1, graphs, self._of_length(part))
+
+    def _places(self, part: Part, heads: int, channels: int) -> Pair:
+        """Blocks with a place that keeps all behind each, beside blocks without."""
+        depth = self._depth(part)
+        drops = tuple(_drop(part, after, 1.0) for after in range(1, depth))
+
+        def graphs() -> list[GraphBuilder]:
+            shape, weights = self._uniform(part, heads, channels)
+            dropping = replace(shape, drops=drops)
+            return [self._stack(part, each, weights, depth) for each in (dropping, shape)]
+
+        feeds = self._of_length(part)
+        return Pair(drop_name(part, heads), self.axes[part].tokens, depth - 1, graphs, feeds)
+
+    def _around(self, part: Part) -> Pair:
+        """A tower of one block from its own input to its embedding, beside that block from states."""
+
+        def graphs() -> list[GraphBuilder]:
+            shape, weights = _shallow(self.shape, part, 1), self._weights(None)
+            build = vision_model if part == "vision" else text_model
+            return [build(shape, weights, self.target), self._stack(part, shape, weights, 1)]
+
+        def feeds(tokens: int) -> list[Feeds]:
+            return [self._input(part, tokens), self._states(part, tokens)]
+
+        return Pair(fixed_name(part), self._lengths(part), 1, graphs, feeds)
+
+    def _input(self, part: Part, tokens: int) -> Feeds:
+        random = np.random.default_rng(self.seed)
+        if part == "vision":
+            image = (1, CHANNELS, self.shape.image_size, self.shape.image_size)
+            return {"pixel_values": random.normal(size=image).astype(np.float32)}
+        ids = random.integers(self.shape.sizes.text.vocab_size, size=(1, tokens))
+        return {"input_ids": ids.astype(np.int64)}
+
+    def _of_length(self, part: Part) -> Callable[[int], Feeds]:
+        return partial(self._states, part)
+
+    def _states(self, part: Part, tokens: int) -> Feeds:
+        width = self._sizes(part).hidden_size
+        states = STATES * np.random.default_rng(self.seed).normal(size=(1, tokens, width))
+        return {"states": states.astype(self.target.numpy)}
+
+
+def _surfaces(
+    part: Tower, axes: Axes, lengths: tuple[int, ...], readings: Readings
+) -> tuple[Surface, ...]:
+    narrow, around = axes.channels[0], readings[fixed_name(part)].block
+    last = [
+        [readings[name_of(part, heads, narrow)].rest[n] for heads in axes.heads]
+        for n in axes.tokens
+    ]
+    places = [
+        [readings[drop_name(part, heads)].block[n] for heads in axes.heads] for n in axes.tokens
+    ]
+    fixed = np.array([around[n] for n in lengths])[:, None, None]
+    return (
+        surface(part, "fixed", lengths, fixed),
+        *block_surfaces(part, axes, readings),
+        surface(part, "last", axes.tokens, np.array(last)[..., None], axes.heads),
+        surface(part, "drop", axes.tokens, np.array(places)[..., None], axes.heads),
+    )
+
+
+def _drop(part: Part, after: int, share: float) -> DropPlan:
+    image, text = (share, 1.0) if part == "vision" else (1.0, share)
+    return DropPlan(part=part, after_layer=after, vision_keep_ratio=image, text_keep_ratio=text)
+
+
+def _shallow(shape: ClipShape, part: Part, count: int) -> ClipShape:
+    """The shape with the first blocks of a tower alone."""
+    sizes = shape.sizes
+    if part == "vision":
+        vision = replace(sizes.vision, blocks=sizes.vision.blocks[:count])
+        return replace(shape, sizes=replace(sizes, vision=vision))
+    text = replace(sizes.text, blocks=sizes.text.blocks[:count])
+    return replace(shape, sizes=replace(sizes, text=text))

@@ -1,0 +1,47 @@
+"""From times to surfaces, of any family."""
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comp.latency_table import Kind, Surface, Where
+from export.latency.blocks import name_of
+from export.latency.grid import Axes, monotone
+from export.latency.readings import Reading, Readings
+
+Tower: TypeAlias = Literal["vision", "language"]
+DIGITS = 6  # of a millisecond: nanoseconds
+
+
+def block_surfaces(part: Tower, axes: Axes, readings: Readings) -> tuple[Surface, Surface]:
+    """Attention by heads, and what the FFN adds by channels."""
+    narrow, one = axes.channels[0], axes.heads[0]
+    attention = _times([readings[name_of(part, heads, narrow)] for heads in axes.heads], axes)
+    widths = _times([readings[name_of(part, one, channels)] for channels in axes.channels], axes)
+    return (
+        surface(part, "attention", axes.tokens, attention[..., None], axes.heads),
+        surface(
+            part, "ffn", axes.tokens, (widths - widths[:, :1])[:, None, :], channels=axes.channels
+        ),
+    )
+
+
+def _times(readings: Sequence[Reading], axes: Axes) -> NDArray[np.float64]:
+    """Milliseconds of a block, by tokens and then by reading."""
+    return np.array([[reading.block[n] for reading in readings] for n in axes.tokens])
+
+
+def surface(
+    part: Where,
+    kind: Kind,
+    tokens: tuple[int, ...],
+    times: NDArray[np.float64],
+    heads: tuple[int, ...] = (0,),
+    channels: tuple[int, ...] = (0,),
+) -> Surface:
+    """A difference of two times may come out below zero by noise, and a time above one of more work."""
+    found = np.round(monotone(np.maximum(times, 0.0)), DIGITS)
+    ms = tuple(tuple(tuple(row) for row in plane) for plane in found.tolist())
+    return Surface(part=part, kind=kind, tokens=tokens, heads=heads, channels=channels, ms=ms)
