@@ -16,11 +16,25 @@ Distill = Literal["none", "logits", "features", "both"]  # see ``comp.distillati
 
 
 @dataclass(frozen=True)
+class Teaching:
+    """How a small model is trained unless asked otherwise; chosen by validation on the embedded ones.
+
+    Attributes:
+        distill, weight: what it learns from its dense self, and that loss's weight beside the task's.
+        recover_lr: peak learning rate of recovery.
+    """
+
+    distill: Distill
+    weight: float = 1.0
+    recover_lr: float = 5e-4
+
+
+@dataclass(frozen=True)
 class Family:
     """A family of models: which configurations belong to it and what can be done with them.
 
     Attributes:
-        distill: what a model learns from its dense self, unless asked otherwise.
+        teaching: how its models are trained, but for those of an architecture in ``taught``.
         race: steps of recovery before searches are compared (``comp.race``), unless asked otherwise.
         lacks: modes that models of an architecture do not have.
     """
@@ -31,7 +45,8 @@ class Family:
     modes: tuple[str, ...]
     default_modes: tuple[str, ...]
     exports: tuple[str, ...]
-    distill: Distill
+    teaching: Teaching
+    taught: dict[str, Teaching] = field(default_factory=dict)
     lacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     race: int = 0
 
@@ -39,6 +54,10 @@ class Family:
         """The default modes of models of an architecture."""
         lacking = self.lacks.get(architecture, ())
         return tuple(mode for mode in self.default_modes if mode not in lacking)
+
+    def teaching_of(self, architecture: str) -> Teaching:
+        """How models of an architecture are trained."""
+        return self.taught.get(architecture, self.teaching)
 
 
 @dataclass(frozen=True)
@@ -118,7 +137,7 @@ FAMILIES = (
         modes=("vision_tokens", "language_tokens", "language_parameters", "vision_parameters"),
         default_modes=("vision_tokens", "language_tokens", "language_parameters"),
         exports=("slim checkpoint", "onnx", "tensorrt"),
-        distill="both",
+        teaching=Teaching("both"),
     ),
     Family(
         name="clip",
@@ -132,7 +151,7 @@ FAMILIES = (
             "language_parameters",
         ),
         exports=("slim checkpoint", "onnx", "tensorrt"),
-        distill="both",
+        teaching=Teaching("both"),
         race=16,
     ),
     Family(
@@ -142,7 +161,10 @@ FAMILIES = (
         modes=BLIP_MODES,
         default_modes=BLIP_MODES,
         exports=("slim checkpoint", "onnx", "tensorrt"),
-        distill="none",
+        teaching=Teaching("none"),
+        # Whether a statement is true is the parity of what it says and of two pictures: labels alone teach
+        # nothing back, and the dense model's features do.
+        taught={"BlipForNlvr2": Teaching("features", weight=10.0, recover_lr=1e-3)},
         lacks={"BlipForConditionalGeneration": ("language_tokens",)},
     ),
 )

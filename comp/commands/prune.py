@@ -11,7 +11,7 @@ from comp.console import print_json, print_table, say
 from comp.errors import CompExportError
 from comp.faithful import check_faithful, take_as_defaults
 from comp.options import CommonOptions, common_options
-from comp.registry import METHODS, method_called
+from comp.registry import METHODS, Teaching, method_called
 from comp.runs import RunDirectory
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ SHORT_MODES = {
 }
 ALIGN_LARGE, ALIGN_SMALL, LARGE_WIDTH = 64, 16, 2048
 # A stage is a few steps of a new optimiser: at the rate of recovery, eight cost dense tiny-llava 15 points.
-SMALL_LR, SMALL_RECOVER_LR = 1e-4, 5e-4
+SMALL_LR = 1e-4
 COST_EXAMPLES = 64  # of the loss
 
 
@@ -98,7 +98,8 @@ COST_EXAMPLES = 64  # of the loss
 @click.option(
     "--recover-lr",
     type=click.FloatRange(0, min_open=True),
-    help="Learning rate of recovery [as --lr; 5e-4 for small models where neither is given].",
+    help="Learning rate of recovery [as --lr; where neither is given 5e-4 of small "
+    "models, 1e-3 of statements].",
 )
 @click.option("--lora-rank", type=click.IntRange(1), default=32, show_default=True)
 @click.option(
@@ -132,14 +133,13 @@ COST_EXAMPLES = 64  # of the loss
 @click.option(
     "--distill",
     type=click.Choice(["none", "logits", "features", "both"]),
-    help="Learn from the dense model too, in the search and in recovery [both; of BLIP none].",
+    help="Learn from the dense model too, in the search and in recovery [both; of BLIP none, of its "
+    "statements features].",
 )
 @click.option(
     "--distill-weight",
     type=click.FloatRange(0, min_open=True),
-    default=1.0,
-    show_default=True,
-    help="Of that loss, beside 1 of the task's.",
+    help="Of that loss, beside 1 of the task's [1; 10 where statements learn features by default].",
 )
 @click.option(
     "--distill-temperature",
@@ -227,7 +227,7 @@ def command(
     dtype: str,
     device_map: str | None,
     distill: str | None,
-    distill_weight: float,
+    distill_weight: float | None,
     distill_temperature: float,
     exploration: float,
     temperature: float,
@@ -282,17 +282,17 @@ def command(
     from comp.training_loop import StepOptions
 
     resolve_model(model)
-    family, defaults, width = _of_model(model)
+    family, defaults, width, teaching = _of_model(model)
     asked = defaults if modes is None else mode_names(modes)
     pruned_modes = method_called(method).modes_among(asked, family)
     large = width >= LARGE_WIDTH
     table = table_for(model, family.name, cost, latency_table)
     align = align or (ALIGN_LARGE if large else ALIGN_SMALL)
     adapted = recover == "lora" or (recover != "full" and family.name == "llava")
-    rates = learning_rates(lr, recover_lr, large, adapted)
-    if distill is None:
-        untaught = recover == "none" or (large and not adapted)  # a teacher of its own fills memory
-        distill = "none" if untaught else family.distill
+    untaught = recover == "none" or (large and not adapted)  # a teacher of its own fills memory
+    if distill is not None or untaught:
+        teaching = Teaching(distill or "none")  # type: ignore[arg-type]
+    rates = learning_rates(lr, recover_lr, large, adapted, teaching.recover_lr)
     if cost_metric == "loss" and cost_examples is None:
         cost_examples = min(COST_EXAMPLES, validation)
     training = StepOptions(batch_size=batch_size, learning_rate=rates[0])
@@ -332,7 +332,9 @@ def command(
         data=None if data is None else str(data),
         images=None if images is None else str(images),
         faithful=faithful,
-        distill=DistillOptions(distill, distill_weight, distill_temperature),  # type: ignore[arg-type]
+        distill=DistillOptions(
+            teaching.distill, distill_weight or teaching.weight, distill_temperature
+        ),
         table=table,
         race=race if race is not None else family.race if races else 0,
         race_if_room=race is None,
@@ -365,7 +367,7 @@ def command(
 
 
 def learning_rates(
-    lr: float | None, recover_lr: float | None, large: bool, adapted: bool
+    lr: float | None, recover_lr: float | None, large: bool, adapted: bool, small_recover_lr: float
 ) -> tuple[float, float]:
     """Peak rates while pruning and of recovery: those given, or what suits the model's size.
 
@@ -373,15 +375,16 @@ def learning_rates(
         lr, recover_lr: given, if they are.
         large: the model's FFNs are wide.
         adapted: a large one is trained by LoRA.
+        small_recover_lr: what suits a small one in recovery.
     """
     if large:
         default = 2e-4 if adapted else 2e-5
         return lr or default, recover_lr or lr or default
-    return lr or SMALL_LR, recover_lr or lr or SMALL_RECOVER_LR
+    return lr or SMALL_LR, recover_lr or lr or small_recover_lr
 
 
-def _of_model(model: str) -> tuple["Family", tuple[str, ...], int]:
-    """The family of a model, its default modes, and its widest FFN that may be cut by default."""
+def _of_model(model: str) -> tuple["Family", tuple[str, ...], int, Teaching]:
+    """The family of a model, its default modes, its widest FFN that may be cut by default, its training."""
     from comp.encoder_shapes import EncoderShape
     from comp.registry import FAMILIES, family_of
     from comp.shapes import ModelShape, config_of
@@ -395,15 +398,15 @@ def _of_model(model: str) -> tuple["Family", tuple[str, ...], int]:
         )
     if family.name == "llava":
         widest = max(ModelShape.from_config(config, model).channels)
-        return family, family.default_modes, widest
+        return family, family.default_modes, widest, family.teaching
     if config.get("pruning"):
         raise CompExportError(
             f"{model} is pruned already: prune the dense {family.name} model it was made of"
         )
     shape = EncoderShape.from_config(config, model)
-    defaults = family.defaults_of((config.get("architectures") or [""])[0])
-    blocks = (*shape.vision.blocks, *shape.text.blocks)
-    return family, defaults, max(block.channels for block in blocks)
+    architecture = (config.get("architectures") or [""])[0]
+    widest = max(block.channels for block in (*shape.vision.blocks, *shape.text.blocks))
+    return family, family.defaults_of(architecture), widest, family.teaching_of(architecture)
 
 
 def _prepare(run: RunDirectory, force: bool, resume: bool) -> None:

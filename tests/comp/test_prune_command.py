@@ -290,4 +290,4 @@ def test_own_data_is_used(checkpoint, tmp_path):
     ],
 )
 def test_learning_rates_suit_the_model_unless_given(given, large, adapted, rates):
-    assert learning_rates(*given, large, adapted) == rates
+    assert learning_rates(*given, large, adapted, 5e-4) == rates
