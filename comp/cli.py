@@ -22,6 +22,7 @@ EXIT_INTERRUPTED = 130
 EXTRA_OF_PACKAGE = {
     "cuda": "tensorrt-rtx",
     "gradio": "demo",
+    "nncf": "calibrate",
     "onnxruntime": "serve",
     "openvino": "openvino",
     "peft": "train",
@@ -53,6 +54,9 @@ VERBS: dict[str, Verb] = {
         "comp.commands.prune:command",
         "Prune a model: CoMP from start to end.",
         goes_on="run the same command with --resume to go on",
+    ),
+    "cut": Verb(
+        "export.commands.cut:command", "Carry a plan out on a checkpoint, without training."
     ),
     "onnx": Verb("export.commands.onnx:command", "Export a run to ONNX, slim and dense."),
     "tensorrt": Verb(

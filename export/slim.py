@@ -80,6 +80,7 @@ def write_slim_checkpoint(
     out: Path,
     source: WeightSource | None = None,
     dtype: str | None = None,
+    at: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """Write the slim checkpoint: cut weights, configuration, tokenizer and processor.
 
@@ -89,6 +90,7 @@ def write_slim_checkpoint(
         out: directory to write; replaced whole.
         source: weights of the dense shape to cut instead (a fine-tuned ``MemoryWeights``).
         dtype: ``F32``, ``F16`` or ``BF16`` to convert to; by default each tensor keeps its own.
+        at: told how many of all tensors are written.
 
     Returns:
         ``out``.
@@ -101,7 +103,7 @@ def write_slim_checkpoint(
     weights = slim_weights(dense, plan, source)
     target = DTYPES[dtype] if dtype else None
     with writing_directory(out) as directory:
-        write_safetensors(weights, directory / SINGLE, target)
+        write_safetensors(weights, directory / SINGLE, target, at)
         new_config = slim_config(config, shape.sizes)
         if dtype:
             names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
@@ -136,7 +138,10 @@ def _narrow_images(directory: Path, sizes: ModelShape) -> None:
 
 
 def write_safetensors(
-    weights: WeightSource, path: Path, dtype: np.dtype[Any] | None = None
+    weights: WeightSource,
+    path: Path,
+    dtype: np.dtype[Any] | None = None,
+    at: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Stream tensors into one safetensors file, under their canonical names.
 
@@ -165,9 +170,10 @@ def write_safetensors(
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for name in names:
+        for number, name in enumerate(names, start=1):
             for chunk in _chunks(weights.read(name)):
                 file.write((chunk if dtype is None else chunk.astype(dtype)).tobytes())
+            at(number, len(names))
 
 
 def _chunks(values: np.ndarray) -> Iterator[np.ndarray]:

@@ -18,6 +18,7 @@ from comp.families.base import FamilyAdapter
 from comp.families.loading import load_adapter
 from comp.figures import read_stages, save_figure, structure_figure, trajectory_figure
 from comp.files import write_text, writing_directory
+from comp.fitting import check_plan_is_of
 from comp.insight.drawing import overlap_figure, shares_figure, stability_figure
 from comp.insight.mode_shares import mode_shares
 from comp.insight.rank_stability import DRAWS, Stability, measure_stability
@@ -129,22 +130,7 @@ def dense_model(run: RunDirectory, plan: PruningPlan, options: InsightOptions) -
     record = run.read_record()
     name = options.model or record.get("model_path") or record.get("model") or plan.model
     adapter = load_adapter(resolve_model(name), options.device)
-    have = {
-        block.key: (block.num_attention_heads, block.intermediate_size) for block in adapter.blocks
-    }
-    for block in plan.blocks:
-        key, wanted = (
-            (block.part, block.index),
-            (block.num_attention_heads, block.intermediate_size),
-        )
-        if have.get(key) != wanted:
-            found = (
-                "is missing" if key not in have else "has {} heads, {} channels".format(*have[key])
-            )
-            raise CompExportError(
-                f"{name} is not the dense model of {run.path}: its block {name_of(key)} {found}, the plan's "
-                f"has {wanted[0]} and {wanted[1]}; pass the model it was pruned from with --model"
-            )
+    check_plan_is_of(plan, adapter.blocks, name)
     return adapter
 
 

@@ -1,0 +1,70 @@
+"""``comp-export cut``: carry a plan out on a checkpoint, without searching or training."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from comp.console import print_json, progress, say
+from comp.errors import CompExportError
+from comp.options import CommonOptions, common_options
+
+if TYPE_CHECKING:
+    from comp.plan import PruningPlan
+    from comp.runs import RunDirectory
+
+
+@click.command(name="cut")
+@click.option("--model", help="Embedded model, directory or hub id [the plan's].")
+@click.option(
+    "--plan",
+    "plan_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="plan.json of a run, or one of your own (docs/plan.schema.json).",
+)
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="The run to write.")
+@click.option("--force", is_flag=True, help="Replace a run that `cut` wrote there.")
+@common_options
+def command(
+    model: str | None, plan_file: Path, out: Path, force: bool, options: CommonOptions
+) -> None:
+    """Cut heads and channels out of a checkpoint as a plan says, into a run like that of `prune`.
+
+    Nothing is searched and nothing is trained: for a plan that was found elsewhere, or a checkpoint that
+    training does not fit. Of a LLaVA one tensor at a time is in memory. Afterwards as after `prune`:
+    onnx, verify, eval, bench, run.
+    """
+    from comp.checkpoints import resolve_model
+    from comp.plan import PruningPlan
+    from comp.runs import RunDirectory
+    from export.cut import cut_run, was_cut
+
+    plan = PruningPlan.load(plan_file)
+    name = model or plan.model
+    run = RunDirectory(out)
+    if out.exists() and any(out.iterdir()) and not (force and was_cut(run)):
+        remedy = (
+            "--force replaces what `cut` wrote" if was_cut(run) else "it was not written by `cut`"
+        )
+        raise CompExportError(f"{out} exists already: choose another --out ({remedy})")
+    with progress(disable=options.json) as bar:
+        task = bar.add_task("cutting", total=None)
+        record = cut_run(
+            run,
+            name,
+            resolve_model(name),
+            plan,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    if options.json:
+        print_json(record)
+    else:
+        _print(run, plan)
+
+
+def _print(run: "RunDirectory", plan: "PruningPlan") -> None:
+    say(
+        f"{run.path}: {plan.macs / 1e9:.3f} of {plan.macs_dense / 1e9:.3f} GFLOPs left, nothing was trained"
+    )
+    say(f"next: comp-export onnx {run.path}, then verify, eval and bench")

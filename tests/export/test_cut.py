@@ -1,0 +1,102 @@
+"""`comp-export cut`: a plan carried out on a checkpoint is the model that `prune` leaves untrained."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+from safetensors.numpy import load_file
+
+from comp.cli import cli
+from comp.errors import CompExportError
+from comp.runs import open_run
+from tests.comp.small import small_adapter
+from tests.comp.small_blip import random_blip
+from tests.comp.small_clip import random_clip
+
+QUICK = ("--stages", "2", "--steps-per-stage", "1", "--batch-size", "4", "--recover", "none")
+QUICK += ("--calibration", "4", "--validation", "4", "--dtype", "float32", "--device", "cpu")
+
+
+def call(*words):
+    result = CliRunner().invoke(cli, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+ADAPTERS = {
+    "llava": small_adapter,
+    "clip": lambda: random_clip(2, width=64),
+    "question": lambda: random_blip("question", seed=2, width=64),
+    "statement": lambda: random_blip("statement", seed=2, width=64),
+}
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory):
+    """By kind, a dense checkpoint and a run whose weights are the dense model's, made once."""
+    made = {}
+
+    def of(kind):
+        if kind not in made:
+            base = tmp_path_factory.mktemp(kind)
+            ADAPTERS[kind]().save(base / "dense")
+            words = ("--model", base / "dense", "--rate", "0.3", "--no-reconstruction", *QUICK)
+            call("prune", *words, "--no-train-stages", "--out", base / "run")
+            made[kind] = base / "dense", base / "run"
+        return made[kind]
+
+    return of
+
+
+@pytest.mark.parametrize("kind", ADAPTERS)
+def test_the_checkpoint_is_the_one_that_prune_leaves_untrained(pruned, tmp_path, kind):
+    dense, run = pruned(kind)
+    said = call(
+        "cut", "--model", dense, "--plan", run / "plan.json", "--out", tmp_path / "cut", "--json"
+    )
+    record = json.loads(said.stdout)
+    plan, cut = open_run(run).load_plan(), open_run(tmp_path / "cut")
+    assert record == cut.read_record()
+    assert (record["rate"], record["recovery"], record["method"]) == (plan.rate, "none", "comp")
+    assert cut.load_plan().blocks == plan.blocks
+    expected, found = (
+        load_file(path / "checkpoint" / "model.safetensors") for path in (run, tmp_path / "cut")
+    )
+    # The names that transformers stores may differ from those that are streamed; the tensors do not.
+    assert contents(found) == contents(expected)
+
+
+def contents(tensors):
+    return sorted((array.shape, array.tobytes()) for array in tensors.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llava", "statement"])
+def test_the_run_is_exported_proved_and_shown_as_any_other(pruned, tmp_path, kind):
+    dense, run = pruned(kind)
+    out = tmp_path / "cut"
+    call("cut", "--model", dense, "--plan", run / "plan.json", "--out", out)
+    call("onnx", out)
+    call("verify", out, "--questions", "4", "--max-new-tokens", "3", "--device", "cpu")
+    assert "blocks" in json.loads(call("inspect", out, "--json").stdout)["plan"]
+
+
+def test_another_model_and_another_run_are_refused(pruned, tmp_path):
+    dense, run = pruned("llava")
+    clip, _ = pruned("clip")
+    plan, out = run / "plan.json", tmp_path / "out"
+    words = ("--plan", plan, "--out", out)
+    with pytest.raises(CompExportError, match="the plan is of a llava"):
+        call("cut", "--model", clip, *words)
+    small_adapter(num_hidden_layers=1).save(tmp_path / "flat")
+    with pytest.raises(CompExportError, match="plan"):
+        call("cut", "--model", tmp_path / "flat", *words)
+    with pytest.raises(CompExportError, match="no plan at"):
+        call("cut", "--plan", tmp_path / "none.json", "--out", out)
+    assert not out.exists()
+    with pytest.raises(CompExportError, match="was not written by `cut`"):
+        call("cut", "--model", dense, "--plan", plan, "--out", run, "--force")
+    call("cut", "--model", dense, *words)
+    with pytest.raises(CompExportError, match="--force replaces"):
+        call("cut", "--model", dense, *words)
+    call("cut", "--model", dense, *words, "--force")
