@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -201,6 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=0.62)
     parser.add_argument("--text-tokens", type=int, default=64)
     parser.add_argument("--tower", action="store_true", help="also cut the vision tower")
+    parser.add_argument("--out", type=Path, help="write it there, for `comp-export cut`")
     asked = parser.parse_args(arguments)
     shape = ModelShape.from_config(config_of(asked.shape))
     workload = Workload(image_tokens=shape.image_tokens, text_tokens=asked.text_tokens)
@@ -209,6 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CompExportError as error:
         say(f"Error: {error}")
         return 1
+    if asked.out is not None:
+        plan.save(asked.out)
     rows = [(name, value) for name, value in describe_plan(plan).items() if name != "drops"]
     for drop in plan.drops:
         kept = f"image tokens {drop.vision_keep_ratio}, text tokens {drop.text_keep_ratio}"
