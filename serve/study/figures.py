@@ -1,6 +1,7 @@
 """Figures of a study: accuracy against FLOPs and against measured time."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,14 +19,19 @@ DPI = 144
 
 
 def save_figures(summary: Summary, folder: Path) -> list[Path]:
-    """Draw ``accuracy-flops.png`` and ``accuracy-ttft.png``; return their paths."""
+    """Draw ``accuracy-flops.png`` and ``accuracy-ttft.png``; return their paths.
+
+    At a single rate all rows have the same FLOPs, and the first lists them one below the other.
+    """
+    by_flops = accuracy_figure(
+        summary,
+        "GFLOPs (multiply-accumulates)",
+        lambda row: row.macs / 1e9,
+        summary.dense.macs / 1e9,
+    )
+    single = len({row.rate for row in summary.rows}) == 1
     drawn = {
-        "accuracy-flops.png": accuracy_figure(
-            summary,
-            "GFLOPs (multiply-accumulates)",
-            lambda row: row.macs / 1e9,
-            summary.dense.macs / 1e9,
-        ),
+        "accuracy-flops.png": rows_figure(summary) if single else by_flops,
         "accuracy-ttft.png": accuracy_figure(
             summary,
             "time to first token, % of the dense model's in the same rounds",
@@ -50,13 +56,10 @@ def accuracy_figure(
     axes = figure.subplots()
     for number, name in enumerate(dict.fromkeys(row.row for row in summary.rows)):
         rows = sorted((row for row in summary.rows if row.row == name), key=place)
-        values = [scale * row.accuracy for row in rows]
-        below = [scale * (row.accuracy - row.interval[0]) for row in rows]
-        above = [scale * (row.interval[1] - row.accuracy) for row in rows]
         axes.errorbar(
             [place(row) for row in rows],
-            values,
-            yerr=(below, above),
+            [scale * row.accuracy for row in rows],
+            yerr=_errors(rows, summary.share),
             color=COLOURS[number % len(COLOURS)],
             marker=MARKERS[number // len(COLOURS) % len(MARKERS)],
             markersize=5,
@@ -77,9 +80,60 @@ def accuracy_figure(
         color=DENSE_COLOUR,
     )
     axes.set_xlabel(label, fontsize=9)
-    axes.set_ylabel("accuracy, %" if summary.share else summary.metric, fontsize=9)
+    axes.set_ylabel(_what(summary), fontsize=9)
     axes.set_title(f"{summary.name}: {summary.test} examples", fontsize=10, loc="left")
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=8, frameon=False)
     return figure
+
+
+def rows_figure(summary: Summary) -> "Figure":
+    """The rows of a single rate one below the other, in the order of the table, with their intervals."""
+    from matplotlib.figure import Figure
+
+    scale = 100 if summary.share else 1
+    rows = summary.rows
+    figure = Figure(figsize=(7.2, 1.6 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(rows):
+        axes.errorbar(
+            [scale * row.accuracy],
+            [place],
+            xerr=_errors([row], summary.share),
+            color=COLOURS[0] if row.row == summary.reference else COLOURS[1],
+            marker=MARKERS[0],
+            markersize=5,
+            capsize=3,
+            linewidth=2 if row.row == summary.reference else 1.2,
+        )
+    level = scale * summary.dense.accuracy.value
+    axes.axvline(level, color=DENSE_COLOUR, linestyle="--", linewidth=1)
+    names = [
+        f"{row.row} ({row.removes}; {len(row.seeds)} seed{'s' * (len(row.seeds) != 1)})"
+        for row in rows
+    ]
+    axes.set_yticks(range(len(rows)), names)
+    axes.invert_yaxis()
+    axes.set_xlabel(
+        f"{_what(summary)}, at {rows[0].macs / 1e9:.3f} GFLOPs (dashed: dense, at "
+        f"{summary.dense.macs / 1e9:.3f})",
+        fontsize=9,
+    )
+    axes.set_title(f"{summary.name}: {summary.test} examples", fontsize=10, loc="left")
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _errors(rows: Sequence[RowSummary], share: bool) -> tuple[list[float], list[float]]:
+    """How far intervals reach below and above, in the axis's units; of shares no further than 0 and 1."""
+    scale, least, most = (100, 0.0, 1.0) if share else (1, -math.inf, math.inf)
+    return (
+        [scale * (row.accuracy - max(least, row.interval[0])) for row in rows],
+        [scale * (min(most, row.interval[1]) - row.accuracy) for row in rows],
+    )
+
+
+def _what(summary: Summary) -> str:
+    return "accuracy, %" if summary.share else summary.metric
