@@ -1,11 +1,11 @@
 """What every family offers a profile: graphs that differ by blocks, and the surfaces they become."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from comp.latency_table import DenseBlock, Surface
-from comp.plan import DropPlan, Part, PruningPlan, Workload
+from comp.plan import BlockPlan, DropPlan, Part, PruningPlan, Workload
 from export.graph.builder import GraphBuilder, Target
 from export.latency.grid import Axes
 from export.latency.readings import Feeds, Pair, Readings
@@ -91,6 +91,26 @@ def drop_name(part: Part, heads: int) -> str:
 def fixed_name(part: Part) -> str:
     """What readings of all that is before and behind the blocks are called."""
     return f"{part} without blocks"
+
+
+def first_of_each(
+    blocks: Iterable[DenseBlock], sizes: dict[Part, list[tuple[int, int]]]
+) -> tuple[BlockPlan, ...]:
+    """Plans that leave each block of these parts so many of its first heads and channels."""
+    dense = {(block.part, block.index): block for block in blocks}
+    return tuple(
+        BlockPlan(
+            part=part,
+            index=index,
+            num_attention_heads=dense[part, index].heads * dense[part, index].group_size,
+            num_key_value_heads=dense[part, index].heads,
+            intermediate_size=dense[part, index].channels,
+            kept_key_value_heads=tuple(range(heads)),
+            kept_channels=tuple(range(channels)),
+        )
+        for part, left in sizes.items()
+        for index, (heads, channels) in enumerate(left)
+    )
 
 
 def sizes_measured(axes: Axes) -> list[tuple[int, int]]:

@@ -20,7 +20,7 @@ from comp.encoder_shapes import TextShape, TowerShape
 from comp.errors import CompExportError
 from comp.families.cuts import CLIP, cut_of
 from comp.latency_table import DenseBlock, Surface
-from comp.plan import BlockPlan, DropPlan, Part, PruningPlan, Workload
+from comp.plan import DropPlan, Part, PruningPlan, Workload
 from comp.slim_shapes import DENSE_TYPES
 from export.clip import text_model, tower_of, vision_model
 from export.clip_config import ClipShape, read_clip
@@ -31,6 +31,7 @@ from export.latency.blocks import (
     MOST_BYTES,
     STATES,
     drop_name,
+    first_of_each,
     fixed_name,
     name_of,
     sizes_measured,
@@ -155,19 +156,7 @@ class ClipBlocks:
         self, sizes: dict[Part, list[tuple[int, int]]], drops: tuple[DropPlan, ...] = ()
     ) -> PruningPlan:
         """The plan that leaves each block of these parts so many of its first heads and channels."""
-        blocks = tuple(
-            BlockPlan(
-                part=part,
-                index=index,
-                num_attention_heads=self._sizes(part).blocks[index].heads,
-                num_key_value_heads=self._sizes(part).blocks[index].heads,
-                intermediate_size=self._sizes(part).blocks[index].channels,
-                kept_key_value_heads=tuple(range(heads)),
-                kept_channels=tuple(range(channels)),
-            )
-            for part, left in sizes.items()
-            for index, (heads, channels) in enumerate(left)
-        )
+        blocks = first_of_each(self.dense_blocks(), sizes)
         on = Workload(image_tokens=self.image_tokens, text_tokens=self.text_tokens)
         dense = sum(clip_macs(self.shape.sizes, on, {}).values())
         plan = PruningPlan(

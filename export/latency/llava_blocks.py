@@ -17,7 +17,7 @@ from comp.checkpoints import read_config
 from comp.errors import CompExportError
 from comp.flops import llava_macs
 from comp.latency_table import DenseBlock, Surface
-from comp.plan import BlockPlan, DropPlan, Part, PruningPlan, Workload
+from comp.plan import DropPlan, Part, PruningPlan, Workload
 from comp.shapes import SLIM_TYPE
 from export.cache import CACHE_LENGTHS
 from export.graph.builder import GraphBuilder, Target
@@ -27,6 +27,7 @@ from export.latency.blocks import (
     MOST_BYTES,
     STATES,
     drop_name,
+    first_of_each,
     name_of,
     sizes_measured,
 )
@@ -169,20 +170,7 @@ class LlavaBlocks:
         self, sizes: dict[Part, list[tuple[int, int]]], drops: tuple[DropPlan, ...] = ()
     ) -> PruningPlan:
         """The plan that leaves each block of these parts so many of its first heads and channels."""
-        dense = {(block.part, block.index): block for block in self.dense_blocks()}
-        blocks = tuple(
-            BlockPlan(
-                part=part,
-                index=index,
-                num_attention_heads=dense[part, index].heads * dense[part, index].group_size,
-                num_key_value_heads=dense[part, index].heads,
-                intermediate_size=dense[part, index].channels,
-                kept_key_value_heads=tuple(range(heads)),
-                kept_channels=tuple(range(channels)),
-            )
-            for part, left in sizes.items()
-            for index, (heads, channels) in enumerate(left)
-        )
+        blocks = first_of_each(self.dense_blocks(), sizes)
         on = Workload(image_tokens=self.shape.sizes.image_tokens, text_tokens=self.text_tokens)
         dense_macs = llava_macs(self.shape.sizes, on.image_tokens, on.text_tokens).macs
         plan = PruningPlan(
