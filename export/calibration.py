@@ -54,7 +54,7 @@ class Calibration:
 
 
 def examples_for(run: RunDirectory, count: int, data: Path | None, images: Path | None) -> Examples:
-    """What to calibrate a run on: of ``data`` what is for training, or EmojiScenes' train split.
+    """What to calibrate a run on: ``data``, of splits that of training, or EmojiScenes' train split.
 
     Raises:
         CompExportError: the data cannot be read or is of another task, or the plan says of none.
