@@ -1,6 +1,7 @@
 """The forms of a LLaVA that ``verify`` compares with torch, and those that cannot run here."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from export.in_place_runner import InPlaceRunner
 from export.llava_manifest import LlavaArtifact
 from export.manifest import computed_in
 from export.openvino_forms import OpenVinoOutputs, openvino_form
+from export.openvino_steps import OpenVinoSteps
 from export.ort_graph import NO_BFLOAT16, LoadGraph, NumpyGraph
-from export.ort_runner import OnnxRunner
+from export.ort_runner import OnnxRunner, OnnxState, feeds_of
 from export.parity import Greedy
 from export.prompts import Prefilled, PromptRunner, places_in_all
 from export.proof import Form, Skipped
@@ -37,8 +39,36 @@ class OnnxForm(PromptRunner):
         return self._runner.continue_greedily(logits, prefilled.state, max_new_tokens)
 
 
+@dataclass(frozen=True)
+class OpenVinoState(OnnxState):
+    """Behind a step: ``request`` holds the caches."""
+
+    request: Any = None
+
+
 class OpenVinoRunner(OnnxRunner):
-    """As ``OnnxRunner``, in OpenVINO; the artifact is of the standard flavour."""
+    """As ``OnnxRunner``, in OpenVINO, steps as users' are; the artifact is of the standard flavour."""
+
+    def __init__(self, artifact: LlavaArtifact) -> None:
+        super().__init__(artifact)
+        self._steps = OpenVinoSteps(artifact.decoder_model, artifact.manifest.precision)
+
+    def _run(
+        self,
+        embeds: np.ndarray,
+        position_ids: np.ndarray,
+        vision: np.ndarray,
+        text: np.ndarray,
+        state: OnnxState,
+        extra: dict[str, Any],
+    ) -> tuple[np.ndarray, list[np.ndarray], OnnxState]:
+        if state.position == 0:
+            return super()._run(embeds, position_ids, vision, text, state, extra)
+        request = (
+            state.request if isinstance(state, OpenVinoState) else self._steps.begin(state.caches)
+        )
+        logits = self._steps.step(request, feeds_of(embeds, position_ids, vision, text))
+        return logits[:, 0], [], OpenVinoState({}, state.position + 1, request=request)
 
     def _graph(self, path: Path, providers: tuple[str, ...], threads: int) -> OpenVinoOutputs:
         del providers  # ONNX Runtime's

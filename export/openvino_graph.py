@@ -1,10 +1,10 @@
 """A graph in OpenVINO, compiled for the CPU that is here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from threading import Lock
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -40,28 +40,12 @@ class OpenVinoGraph:
         self, path: Path, precision: Precision = "float32", threads: int | None = None
     ) -> None:
         self._ov = openvino()
-        if precision == "bfloat16" and not computes_bfloat16():
-            raise CompExportError(f"{path} is bfloat16, {NO_BFLOAT16}: use --precision float32")
-        # By itself OpenVINO computes in bfloat16 where the CPU can: what is float32 stays float32.
-        settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
-            # Every graph would pin its threads to the same cores, whatever else runs on them.
-            "ENABLE_CPU_PINNING": False,
-        }
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
-        try:
-            self._compiled = _core().compile_model(str(path), "CPU", settings)
-        except RuntimeError as error:  # OpenVINO's exceptions have no class of their own
-            reason = " ".join(str(error).split())
-            raise CompExportError(f"OpenVINO cannot load {path}: {reason}") from error
+        self._compiled = compiled(path, precision, threads)
         self.inputs: dict[str, np.dtype[Any]] = {
-            _name(port): port.get_element_type().to_dtype() for port in self._compiled.inputs
+            name_of(port): port.get_element_type().to_dtype() for port in self._compiled.inputs
         }
-        self.outputs = [_name(port) for port in self._compiled.outputs]
-        kinds = {_name(port): port.get_element_type() for port in self._compiled.outputs}
+        self.outputs = [name_of(port) for port in self._compiled.outputs]
+        kinds = {name_of(port): port.get_element_type() for port in self._compiled.outputs}
         self.bfloat16 = frozenset(
             name for name, kind in kinds.items() if kind == self._ov.Type.bf16
         )
@@ -94,7 +78,7 @@ class OpenVinoGraph:
         if into:
             raise ValueError("OpenVINO writes into tensors of its own")
         fed = [
-            self._tensor(feeds[name], kind)
+            tensor_of(feeds[name], kind)
             for name, kind in zip(self.inputs, self._taken, strict=True)
         ]
         given = [self._ov.Tensor(kind, shape) for kind, shape in self._given]
@@ -110,15 +94,6 @@ class OpenVinoGraph:
         arrays = [given[self._places[name]].data for name in numbers]
         return arrays, [given[self._places[name]] for name in kept]
 
-    def _tensor(self, value: Any, kind: Any) -> Any:
-        """What a run kept, or an array whose memory OpenVINO takes as it is."""
-        if isinstance(value, self._ov.Tensor):
-            return value
-        if not value.size:  # NumPy has no bfloat16
-            return self._ov.Tensor(kind, list(value.shape))
-        # One piece, and writable: that is what OpenVINO asks for.
-        return self._ov.Tensor(np.require(value, requirements=["C", "W"]), shared_memory=True)
-
     def _take(self) -> Any:
         with self._lock:
             if self._free:
@@ -128,6 +103,64 @@ class OpenVinoGraph:
     def _give_back(self, request: Any) -> None:
         with self._lock:
             self._free.append(request)
+
+
+def compiled(
+    path: Path,
+    precision: Precision,
+    threads: int | None,
+    more: Mapping[str, Any] = MappingProxyType({}),
+    rewrite: Callable[[Any], None] | None = None,
+) -> Any:
+    """An ``openvino.CompiledModel`` for the CPU.
+
+    Args:
+        path, precision, threads: as of ``OpenVinoGraph``.
+        more: properties of OpenVINO's beside those that all graphs have.
+        rewrite: changes the ``openvino.Model`` in place before it is compiled.
+
+    Raises:
+        CompExportError: as ``OpenVinoGraph``.
+    """
+    openvino()
+    if precision == "bfloat16" and not computes_bfloat16():
+        raise CompExportError(f"{path} is bfloat16, {NO_BFLOAT16}: use --precision float32")
+    # By itself OpenVINO computes in bfloat16 where the CPU can: what is float32 stays float32.
+    settings: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+        # Every graph would pin its threads to the same cores, whatever else runs on them.
+        "ENABLE_CPU_PINNING": False,
+        **more,
+    }
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = threads
+    try:
+        model = _core().read_model(str(path))
+        if rewrite is not None:
+            rewrite(model)
+        return _core().compile_model(model, "CPU", settings)
+    except RuntimeError as error:  # OpenVINO's exceptions have no class of their own
+        reason = " ".join(str(error).split())
+        raise CompExportError(f"OpenVINO cannot load {path}: {reason}") from error
+
+
+def tensor_of(value: Any, kind: Any) -> Any:
+    """What a run kept, or an array whose memory OpenVINO takes as it is; ``kind`` is the input's type."""
+    tensor = openvino().Tensor
+    if isinstance(value, tensor):
+        return value
+    if not value.size:  # NumPy has no bfloat16
+        return tensor(kind, list(value.shape))
+    # One piece, and writable: that is what OpenVINO asks for.
+    return tensor(np.require(value, requirements=["C", "W"]), shared_memory=True)
+
+
+def name_of(port: Any) -> str:
+    """The ONNX graph's: fusions add names to a port, the node's own keeps what it was."""
+    name: str = port.get_node().get_friendly_name()
+    return name.removesuffix(_RESULT)
 
 
 def openvino() -> ModuleType:
@@ -159,12 +192,6 @@ def computes_bfloat16() -> bool:
 @cache
 def _core() -> Any:
     return openvino().Core()
-
-
-def _name(port: Any) -> str:
-    """The ONNX graph's: fusions add names to a port, the node's own keeps what it was."""
-    name: str = port.get_node().get_friendly_name()
-    return name.removesuffix(_RESULT)
 
 
 def _least(port: Any) -> list[int]:

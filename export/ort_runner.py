@@ -192,12 +192,7 @@ class OnnxRunner:
     ) -> tuple[np.ndarray, list[np.ndarray], OnnxState]:
         if self.artifact.manifest.flavour == "onnxruntime":
             extra = extra | {CACHE_LENGTHS: self._lengths(state.caches, len(embeds))}
-        feeds = {
-            "inputs_embeds": embeds,
-            "position_ids": position_ids,
-            "vision_positions": vision,
-            "text_positions": text,
-        }
+        feeds = feeds_of(embeds, position_ids, vision, text)
         found = self._decoder.run(feeds | state.caches | extra)
         caches = {
             name.replace("present.", "past_key_values."): value
@@ -207,3 +202,15 @@ class OnnxRunner:
         kept = [found[f"kept.{drop.after_layer}"] for drop in self._shape.drops]
         position = state.position + position_ids.shape[1]
         return found["logits"][:, 0], kept, OnnxState(caches, position)
+
+
+def feeds_of(
+    embeds: np.ndarray, position_ids: np.ndarray, vision: np.ndarray, text: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What a decoder graph is fed beside its caches."""
+    return {
+        "inputs_embeds": embeds,
+        "position_ids": position_ids,
+        "vision_positions": vision,
+        "text_positions": text,
+    }

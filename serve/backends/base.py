@@ -143,6 +143,22 @@ class Buffers(Protocol):
         ...
 
 
+class Steps(Protocol):
+    """A decoder that makes decode steps alone and keeps their caches itself."""
+
+    def begin(self, caches: Mapping[str, Any]) -> Any:
+        """What steps go on with, given a prefill's caches by input name, which it copies."""
+        ...
+
+    def step(self, held: Any, feeds: Mapping[str, Any]) -> NDArray[np.float32]:
+        """One token of each sequence: the inputs beside the caches, to the logits ``[B, 1, V]``."""
+        ...
+
+    def end(self, held: Any) -> None:
+        """Take back what ``begin`` gave."""
+        ...
+
+
 class Runtime(Protocol):
     """Loads the graphs of one ONNX artifact; attributes as of ``Backend``."""
 
@@ -168,6 +184,10 @@ class Runtime(Protocol):
         Raises:
             CompExportError: it cannot be loaded, or what should run it cannot be started.
         """
+        ...
+
+    def steps(self, path: Path) -> Steps | None:
+        """The decoder graph for steps, where another form of it is faster; errors as ``graph``."""
         ...
 
     def table(self, path: Path) -> Graph:

@@ -11,7 +11,7 @@ from comp.errors import CompExportError
 from export.cache import CACHE_LENGTHS, segments_of
 from export.llava_manifest import LlavaManifest
 from export.manifest import REMEDY
-from serve.backends.base import Buffers, Graph
+from serve.backends.base import Buffers, Graph, Steps
 
 KEEP_FACTOR = "keep_factor"
 ROOM = 256  # places behind the prompt that caches begin with, and that are added when these are used up
@@ -25,22 +25,32 @@ class DecoderState:
         caches: key, value of layer 0, key, value of layer 1, …; as its graph keeps them.
         position: of the next token: positions are kept, not renumbered.
         lengths: tokens in the caches of each segment (``export.cache``).
+        held: of ``Steps``, in place of the caches, from the first step on.
     """
 
     caches: tuple[Any, ...]
     position: int
     lengths: tuple[int, ...]
+    held: Any = None
 
 
 class Decoder:
     """``decoder_model.onnx`` of one artifact; with ``buffers`` a step writes its token into the caches.
 
+    With ``steps`` these make the steps, and the graph reads prompts alone.
+
     Raises:
         CompExportError: an older release exported the graph.
     """
 
-    def __init__(self, graph: Graph, manifest: LlavaManifest, buffers: Buffers | None) -> None:
-        self._graph, self._buffers = graph, buffers
+    def __init__(
+        self,
+        graph: Graph,
+        manifest: LlavaManifest,
+        buffers: Buffers | None,
+        steps: Steps | None = None,
+    ) -> None:
+        self._graph, self._buffers, self._steps = graph, buffers, steps
         shape = manifest.decoder
         self._past = [
             f"past_key_values.{layer}.{part}"
@@ -123,13 +133,22 @@ class Decoder:
             "vision_positions": np.zeros((batch, 0), dtype=np.int64),
             "text_positions": np.zeros((batch, 1), dtype=np.int64),
         }
+        lengths = tuple(held + 1 for held in state.lengths)
+        if self._steps is not None:
+            held = state.held or self._steps.begin(dict(zip(self._past, state.caches, strict=True)))
+            logits = self._steps.step(held, feeds)
+            return logits[:, -1], DecoderState((), state.position + 1, lengths, held)
         pasts = self._with_room(state)
         feeds |= zip(self._past, pasts, strict=True)
         feeds |= self._counts(state.lengths, batch)
         into = pasts if self._buffers else ()
         (logits,), caches = self._graph.run(feeds, ["logits"], self._present, into)
-        lengths = tuple(held + 1 for held in state.lengths)
         return logits[:, -1], DecoderState(tuple(caches), state.position + 1, lengths)
+
+    def release(self, state: DecoderState) -> None:
+        """Give back what steps held; caches go with the state."""
+        if self._steps is not None and state.held is not None:
+            self._steps.end(state.held)
 
     def _empty(self, own: Buffers | None, name: str, shape: tuple[int, ...]) -> Any:
         """A cache of a prompt to come."""

@@ -25,7 +25,10 @@ class GraphBackend:
         self._vision = runtime.graph(artifact.vision_encoder)
         self._embed = runtime.table(artifact.embed_tokens)
         self._decoder = Decoder(
-            runtime.graph(artifact.decoder_model), self.manifest, runtime.buffers
+            runtime.graph(artifact.decoder_model),
+            self.manifest,
+            runtime.buffers,
+            runtime.steps(artifact.decoder_model),
         )
 
     def check(self, size: RequestSize, keep_factor: float) -> None:
@@ -66,4 +69,5 @@ class GraphBackend:
         return self._decoder.step(embeds, len(tokens), state)
 
     def release(self, state: DecoderState) -> None:
-        """See ``Backend.release``: the caches go with the state."""
+        """See ``Backend.release``."""
+        self._decoder.release(state)

@@ -65,6 +65,9 @@ class OnnxRuntime:
         """See ``Runtime``."""
         return OrtGraph(self.sessions.session(path), self.device)
 
+    def steps(self, path: Path) -> None:
+        """See ``Runtime``: one graph does both."""
+
     def table(self, path: Path) -> OrtGraph:
         """See ``Runtime``; there is nothing to compile in it."""
         provider = self.sessions.provider

@@ -7,6 +7,7 @@ from typing import Literal
 from comp.errors import CompExportError
 from export.manifest import Manifest, Precision
 from export.openvino_graph import OpenVinoGraph, openvino_version
+from export.openvino_steps import OpenVinoSteps
 from serve.backends.base import BackendName
 
 
@@ -45,11 +46,15 @@ class OpenVino:
 
     @property
     def buffers(self) -> None:
-        """See ``Runtime``: caches grow."""
+        """See ``Runtime``: caches grow, or are states of ``steps``."""
 
     def graph(self, path: Path) -> OpenVinoGraph:
         """See ``Runtime``."""
         return OpenVinoGraph(path, self.precision, self.threads)
+
+    def steps(self, path: Path) -> OpenVinoSteps:
+        """See ``Runtime``."""
+        return OpenVinoSteps(path, self.precision, self.threads)
 
     def table(self, path: Path) -> OpenVinoGraph:
         """See ``Runtime``."""

@@ -34,7 +34,7 @@ class Checkpoint:
     processor: LlavaProcessor
 
 
-def random_llava(tokenizer, seed=0):
+def random_llava(tokenizer, seed=0, key_value_heads=HEADS):
     """Random weights, large enough that greedy answers differ from step to step."""
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
@@ -51,7 +51,7 @@ def random_llava(tokenizer, seed=0):
             intermediate_size=FFN,
             num_hidden_layers=LAYERS,
             num_attention_heads=HEADS,
-            num_key_value_heads=HEADS,
+            num_key_value_heads=key_value_heads,
             max_position_embeddings=MAX_POSITIONS,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
