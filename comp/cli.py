@@ -50,6 +50,9 @@ VERBS: dict[str, Verb] = {
         "Measure a model's blocks: the table of `prune --cost latency`.",
         goes_on="run the same command to go on",
     ),
+    "plan": Verb(
+        "export.commands.plan:command", "Say how much has to go for a time, before pruning."
+    ),
     "prune": Verb(
         "comp.commands.prune:command",
         "Prune a model: CoMP from start to end.",

@@ -190,7 +190,7 @@ class LatencyTable(_Frozen):
         """The total of ``by_part``: time to the first token, preparing the image left out."""
         return sum(self.by_part(counts, shares, on).values())
 
-    def check_fits(self, family: str, blocks: "Iterable[BlockShape]", where: str) -> None:
+    def check_fits(self, family: str, blocks: Iterable[DenseBlock], where: str) -> None:
         """Refuse a table of another model.
 
         Raises:
@@ -202,8 +202,7 @@ class LatencyTable(_Frozen):
                 f"{where} is of a {self.family}, the model is a {family}: {remedy}"
             )
         mine = {(block.part, block.index): block for block in self.blocks}
-        theirs = [dense_block(block) for block in blocks]
-        for block in theirs:
+        for block in blocks:
             found = mine.pop((block.part, block.index), None)
             if found != block:
                 raise CompExportError(

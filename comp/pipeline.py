@@ -22,7 +22,7 @@ from comp.families.loading import load_adapter
 from comp.figures import save_figures
 from comp.files import disk_errors, write_text, writing_directory
 from comp.latency_files import TableFile
-from comp.latency_table import LatencyTable
+from comp.latency_table import LatencyTable, dense_block
 from comp.lora import is_large, lora, without_lora
 from comp.methods.base import Job, MethodOptions, Outcome, method, modes_of, reaches
 from comp.plan import Part, PruningPlan, Task
@@ -310,7 +310,8 @@ def _table(request: PruneRequest, adapter: FamilyAdapter) -> LatencyTable | None
     if request.table is None:
         return None
     table = LatencyTable.load(Path(request.table.path))
-    table.check_fits(adapter.name, adapter.blocks, request.table.path)
+    blocks = [dense_block(block) for block in adapter.blocks]
+    table.check_fits(adapter.name, blocks, request.table.path)
     return table
 
 

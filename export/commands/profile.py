@@ -99,7 +99,7 @@ def command(
     path = out or default_table(model)
     if path.exists() and not force:
         raise CompExportError(f"{path} exists already: pass --force to replace it, or choose --out")
-    checkpoint, family = _checkpoint(model)
+    checkpoint, family = checkpoint_of(model)
     clock = Clock(warmup, repeats, providers_of(options.device), threads or usable_cores())
     target = Target(flavour, precision)
     blocks = READERS[family](checkpoint, target, text_tokens, options.seed)
@@ -116,7 +116,7 @@ def command(
     _print(path, table)
 
 
-def _checkpoint(model: str) -> tuple[Path, str]:
+def checkpoint_of(model: str) -> tuple[Path, str]:
     """The directory of a model whose blocks can be measured, and its family.
 
     Raises:

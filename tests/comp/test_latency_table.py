@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from comp.errors import CompExportError
 from comp.latency_files import TableFile, default_table
-from comp.latency_table import DenseBlock, LatencyTable, Surface
+from comp.latency_table import DenseBlock, LatencyTable, Surface, dense_block
 from comp.masks import StructureCounts
 from comp.plan import Workload
 from tests.comp.latency import surface, table_for, table_of
@@ -220,15 +220,16 @@ def test_damaged_tables_are_refused_with_the_remedy(tmp_path):
 
 def test_a_table_of_another_model_is_refused():
     adapter = small_adapter()
-    table_for(adapter).check_fits("llava", adapter.blocks, "it")
+    blocks = [dense_block(each) for each in adapter.blocks]
+    table_for(adapter).check_fits("llava", blocks, "it")
     with pytest.raises(CompExportError, match="language block 0"):
-        table_of(BLOCKS).check_fits("llava", adapter.blocks, "it")
+        table_of(BLOCKS).check_fits("llava", blocks, "it")
     more = table_for(adapter)
     more = more.model_copy(update={"blocks": (*more.blocks, block("language", 9, 1, 1))})
     with pytest.raises(CompExportError, match="no language block 9"):
-        more.check_fits("llava", adapter.blocks, "it")
+        more.check_fits("llava", blocks, "it")
     with pytest.raises(CompExportError, match="is of a llava"):
-        table_for(adapter).check_fits("clip", adapter.blocks, "it")
+        table_for(adapter).check_fits("clip", blocks, "it")
 
 
 def test_tables_lie_where_they_are_looked_for():

@@ -1,0 +1,183 @@
+"""``comp-export plan``: how much has to go for a time."""
+
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from comp.console import print_json, print_table, say
+from comp.errors import CompExportError
+from comp.options import CommonOptions, common_options
+
+if TYPE_CHECKING:
+    from comp.latency_table import LatencyTable
+    from export.latency.blocks import Blocks
+    from export.latency.planning import Planned
+
+
+@click.command(name="plan")
+@click.option(
+    "--model", default="tiny-llava", show_default=True, help="Embedded model, directory or hub id."
+)
+@click.option(
+    "--target-ms",
+    type=click.FloatRange(min=0, min_open=True),
+    required=True,
+    help="Time to the first token, of a CLIP of both embeddings; preparing the image comes on top.",
+)
+@click.option(
+    "--latency-table",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Of `profile`, on the machine that is meant [runs/latency/MODEL.json].",
+)
+@click.option(
+    "--modes", help="What may be cut, by comma: vt, lt, lp, vp [the family's, as of prune]."
+)
+@click.option(
+    "--text-tokens",
+    type=click.IntRange(min=1),
+    help="Of the prompt beside one image [the longest that the table was checked on].",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the made-up plan there: `cut`, `onnx` and `bench` show its time before any training.",
+)
+@click.option("--force", is_flag=True, help="Replace --out.")
+@common_options
+def command(
+    model: str,
+    target_ms: float,
+    latency_table: Path | None,
+    modes: str | None,
+    text_tokens: int | None,
+    out: Path | None,
+    force: bool,
+    options: CommonOptions,
+) -> None:
+    """Say how much of a model has to go for the first token to come in time, before pruning it.
+
+    The time is predicted by the table that `profile` measured on the target, less the mean error that
+    its predictions of other models had; the range is that of these errors. The answer is the rate for
+    `prune --cost latency`, and a made-up plan with that time, cut in step in all modes.
+    """
+    from comp.commands.prune import mode_names
+    from comp.latency_files import table_for
+    from comp.latency_table import LatencyTable
+    from comp.plan import Workload
+    from comp.registry import FAMILIES
+    from export.commands.profile import checkpoint_of
+    from export.graph.builder import Target
+    from export.latency.families import READERS
+    from export.latency.planning import plan_for
+
+    if out is not None and out.exists() and not force:
+        raise CompExportError(
+            f"{out} exists already: pass --force to replace it, or choose another"
+        )
+    checkpoint, name = checkpoint_of(model)
+    found = table_for(model, name, "latency", latency_table)
+    assert found is not None
+    table = LatencyTable.load(Path(found.path))
+    family = next(each for each in FAMILIES if each.name == name)
+    asked = family.default_modes if modes is None else mode_names(modes)
+    unknown = [mode for mode in asked if mode not in family.modes]
+    if unknown:
+        raise CompExportError(f"--modes {unknown[0]}: a {name} has {', '.join(family.modes)}")
+    longest = max((each.text_tokens for each in table.held_out), default=None)
+    target = Target(table.target.flavour, table.target.precision)  # type: ignore[arg-type]
+    blocks = READERS[name](checkpoint, target, text_tokens or longest, options.seed)
+    table.check_fits(name, blocks.dense_blocks(), found.path)
+    on = Workload(image_tokens=blocks.image_tokens, text_tokens=blocks.text_tokens)
+    planned = plan_for(blocks, table, asked, on, _align(blocks), target_ms)
+    planned = replace(planned, plan=planned.plan.model_copy(update={"model": model}))
+    if out is not None:
+        planned.plan.save(out)
+    command = (
+        f"comp-export prune --model {model} --cost latency --rate {planned.rate:.4f} "
+        f"--modes {','.join(_short(mode) for mode in asked)} --latency-table {found.path}"
+    )
+    if options.json:
+        print_json(_record(planned, target_ms, table, command, out))
+        return
+    _print(planned, target_ms, table, command, out)
+
+
+def _align(blocks: "Blocks") -> int:
+    """As `prune` rounds widths by default."""
+    from comp.commands.prune import ALIGN_LARGE, ALIGN_SMALL, LARGE_WIDTH
+
+    widest = max(block.channels for block in blocks.dense_blocks())
+    return ALIGN_LARGE if widest >= LARGE_WIDTH else ALIGN_SMALL
+
+
+def _short(mode: str) -> str:
+    """As `prune` is told it."""
+    from comp.commands.prune import SHORT_MODES
+
+    return next(short for short, long in SHORT_MODES.items() if long == mode)
+
+
+def _record(
+    planned: "Planned", target_ms: float, table: "LatencyTable", command: str, out: Path | None
+) -> dict[str, object]:
+    plan = planned.plan
+    return {
+        "model": plan.model,
+        "target_ms": target_ms,
+        "target": table.target.model_dump(),
+        "workload": planned.on.model_dump(),
+        "dense_predicted_ms": planned.dense_ms,
+        "predicted_ms": planned.plan_ms,
+        "expected_ms": planned.expected_ms,
+        "range_ms": list(planned.range_ms),
+        "table_errors": {"mean": planned.mean_error, "range": list(planned.errors)},
+        "rate": planned.rate,
+        "flops_rate": plan.rate,
+        "command": command,
+        "plan": None if out is None else str(out),
+    }
+
+
+def _print(
+    planned: "Planned", target_ms: float, table: "LatencyTable", command: str, out: Path | None
+) -> None:
+    plan, on, target = planned.plan, planned.on, table.target
+    low, high = planned.range_ms
+    rows = [
+        ("asked", f"{target_ms:.2f} ms"),
+        ("dense, expected", f"{planned.dense_ms / (1 + planned.mean_error):.2f} ms"),
+        ("compressed, expected", f"{planned.expected_ms:.2f} ms ({low:.2f} to {high:.2f})"),
+        ("time to remove", f"{planned.rate:.1%}"),
+        ("FLOPs that this removes", f"{plan.rate:.1%}"),
+    ]
+    for part, word in (("vision", "image part"), ("language", "language part")):
+        cut = plan.part(part)  # type: ignore[arg-type]
+        heads = sum(len(block.kept_key_value_heads) for block in cut)
+        channels = sum(len(block.kept_channels) for block in cut)
+        whole = (
+            sum(block.num_key_value_heads for block in cut),
+            sum(b.intermediate_size for b in cut),
+        )
+        if cut:
+            left = f"{heads} of {whole[0]} heads, {channels} of {whole[1]} channels"
+            rows.append((f"{word}, for example", left))
+    for name, place in (("image", 0), ("text", 1)):
+        share = prod(drop.shares[place] for drop in plan.drops)
+        rows.append((f"{name} tokens left at the end", f"{share:.1%}"))
+    print_table(
+        f"{plan.model} on {target.provider}, {target.precision}, {target.threads} threads: "
+        f"{on.image_tokens} image and {on.text_tokens} text tokens",
+        ("what", "value"),
+        rows,
+    )
+    if not table.held_out:
+        say("the table was not checked (profile --held-out 0): how far off it is, is not known")
+    say(f"next: {command}")
+    if out is not None:
+        say(
+            f"or first, its time without training: comp-export cut --model {plan.model} --plan {out} "
+            "--out RUN, then onnx and bench"
+        )
