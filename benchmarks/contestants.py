@@ -81,7 +81,8 @@ def onnx_runtime(stage: Stage, which: Which) -> Loaded:
     import onnxruntime
 
     directory = stage.files.artifact(which, "onnxruntime")
-    loaded = _engine(stage, directory, {"onnxruntime": onnxruntime.__version__})
+    notes = {"onnxruntime": onnxruntime.__version__, "bytes": _bytes_of(directory)}
+    loaded = _engine(stage, directory, notes)
     stage.files.loaded(directory)
     return loaded
 
@@ -105,8 +106,7 @@ class OnCpu:
         if stage.asked.device != "cpu":
             raise CompExportError(f"{self.backend} in {self.precision} is for CPUs: --device cpu")
         directory = self.prepare(stage.files, which)
-        size = sum(path.stat().st_size for path in directory.iterdir())
-        loaded = _engine(stage, directory, {"bytes": size}, self.backend)
+        loaded = _engine(stage, directory, {"bytes": _bytes_of(directory)}, self.backend)
         stage.files.loaded(directory)
         return loaded
 
@@ -191,6 +191,10 @@ CONTESTANTS: dict[str, Callable[[Stage, Which], Loaded]] = {
     **{name: on_cpu.load for name, on_cpu in ON_CPUS.items()},
     **{name: genai(precision) for name, precision in GENAI.items()},
 }
+
+
+def _bytes_of(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.iterdir())
 
 
 def _engine(

@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from comp.console import print_table, say
 from comp.errors import CompExportError
 from comp.files import write_text
@@ -25,10 +27,11 @@ from comp.plan import PruningPlan, Workload
 from comp.shapes import ModelShape
 from contestants import CONTESTANTS, GENAI, ON_CPUS, Asked, Stage
 from export.engines.limits import Limits
+from fresh import in_fresh_process, peak_of
 from plan_shape import find_plan
 from random_llava import SHAPES, config_of, prompt_of
-from rounds import RoundOptions, measure, prepare
-from run_files import RunFiles
+from rounds import RoundOptions, measure, picture, prepare
+from run_files import BOTH, RunFiles
 from speed_report import (
     COLUMNS,
     TARGET_SHARE,
@@ -68,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     add("--prepare", action="store_true", help="make checkpoints, artifacts and engines, and stop")
     add("--fresh", action="store_true", help="make artifacts and engines anew")
     add("--genai", type=Path, help="models for OpenVINO GenAI: benchmarks/genai.py")
+    add("--memory", action="store_true", help="also peak memory, each in a process of its own")
     add("--discard", action="store_true", help="remove files once loaded: for small disks")
     return found
 
@@ -105,6 +109,8 @@ def run(asked: argparse.Namespace) -> dict[str, Any] | None:
     )
     reference = REFERENCE if REFERENCE in records else None
     rows = contestants_report(records, about["flops_ratio"], reference)
+    if asked.memory:
+        _add_memory(rows, files, question, picture(options, 0))
     about["target"]["met_by"] = [name for name, row in rows.items() if row["target_met"]]
     minutes = (time.perf_counter() - started) / 60
     report = {**about, "contestants": rows, "minutes": minutes}
@@ -117,6 +123,17 @@ def run(asked: argparse.Namespace) -> dict[str, Any] | None:
     print_table(title, COLUMNS, table_rows(rows), numbers_from=2)
     say(f"wrote {asked.out}")
     return report
+
+
+def _add_memory(rows: dict[str, Any], files: RunFiles, question: Asked, image: Image.Image) -> None:
+    """The peak memory of each model that was measured."""
+    for name, row in rows.items():
+        for which in BOTH:
+            if row[which]:
+                say(f"memory of {name}, {which}")
+                row[which]["peak_rss_mb"] = in_fresh_process(
+                    peak_of, name, which, files, question, image
+                )
 
 
 def _about(

@@ -44,7 +44,7 @@ TINY: dict[str, Any] = {
     "text_config": {
         "hidden_size": 64,
         "intermediate_size": 512,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 2048,
         "model_type": "llama",
         "num_attention_heads": 4,
         "num_hidden_layers": 8,
@@ -78,7 +78,7 @@ SMALL: dict[str, Any] = {
     "text_config": {
         "hidden_size": 1024,
         "intermediate_size": 2752,
-        "max_position_embeddings": 2048,
+        "max_position_embeddings": 8192,
         "model_type": "llama",
         "num_attention_heads": 16,
         "num_hidden_layers": 16,

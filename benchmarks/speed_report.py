@@ -181,7 +181,7 @@ def table_rows(contestants: dict[str, Any]) -> list[tuple[str, ...]]:
         for which in BOTH:
             found = row[which]
             if found is None:
-                rows.append((name, which, row["errors"].get(which, "not measured")[:80], *[""] * 5))
+                rows.append((name, which, row["errors"].get(which, "not measured")[:80], *[""] * 7))
                 continue
             after: tuple[str, ...] = ("", "", "", "")
             if which == "compressed" and row["speed_up"]:
@@ -193,8 +193,15 @@ def table_rows(contestants: dict[str, Any]) -> list[tuple[str, ...]]:
                 )
             ttft = found["ttft_ms"]
             spread = f"{ttft['median']:.2f} ({ttft['p10']:.2f}–{ttft['p90']:.2f})"
-            rows.append((name, which, spread, f"{found['tpot_ms']['median']:.2f}", *after))
+            tpot, peak = f"{found['tpot_ms']['median']:.2f}", found.get("peak_rss_mb")
+            weights = found["notes"].get("bytes")
+            sizes = ("" if size is None else f"{size:,.0f}" for size in (peak, _mib(weights)))
+            rows.append((name, which, spread, tpot, *sizes, *after))
     return rows
+
+
+def _mib(size: int | None) -> float | None:
+    return None if size is None else size / 2**20
 
 
 COLUMNS = (
@@ -202,6 +209,8 @@ COLUMNS = (
     "model",
     "TTFT ms (p10–p90)",
     "TPOT ms",
+    "peak MiB",
+    "files MiB",
     "TTFT",
     "TPOT",
     "TTFT / FLOPs",

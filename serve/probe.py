@@ -83,12 +83,12 @@ def _main(arguments: list[str]) -> None:
     result = Probe(
         cold_start_ms=(shown[0] - float(started)) * 1000,
         load_ms=(loaded - begin) * 1000,
-        peak_rss_mb=_peak_rss_mb(),
+        peak_rss_mb=peak_rss_mb(),
     )
     sys.stdout.write(json.dumps(result.__dict__))
 
 
-def _peak_rss_mb() -> float:
+def peak_rss_mb() -> float:
     """Peak resident memory of this process image.
 
     Linux's ``getrusage`` also counts what the parent had when it forked, ``VmHWM`` does not.

@@ -308,7 +308,8 @@ def test_integers_and_openvino_are_measured_and_rivals_need_their_files(tmp_path
         str(out),
     ]
     words += ["--contestants", "torch,torch-bf16,ort-int8,openvino-int4,genai-int8"]
-    assert main([*words, "--warmup", "0", "--repeats", "2", "--new-tokens", "3"]) == 0
+    few = ("--warmup", "0", "--repeats", "2", "--new-tokens", "3")
+    assert main([*words, *few, "--memory"]) == 0
     rows = json.loads(out.read_text())["contestants"]
     whole = (tmp_path / "work").glob("*/checkpoint/*.safetensors")
     halves = sum(path.stat().st_size for path in whole)
@@ -318,6 +319,7 @@ def test_integers_and_openvino_are_measured_and_rivals_need_their_files(tmp_path
             assert found["repeats"] == 2
             assert found["tpot_ms"]["min"] > 0
             assert found["notes"]["bytes"] < halves
+            assert found["peak_rss_mb"] > 30  # an interpreter and a runtime alone take as much
         assert rows[name]["speed_up"]["ttft"] > 0
     assert rows["torch-bf16"]["dense"]["notes"]["attention"] == "sdpa"
     refused = rows["genai-int8"]["errors"]

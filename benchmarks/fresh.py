@@ -1,0 +1,26 @@
+"""A function in a process of its own: what it loads is gone behind it, and its peak memory is its own."""
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import TypeVar
+
+from PIL import Image
+
+from contestants import CONTESTANTS, Asked, Stage
+from run_files import RunFiles, Which
+from serve.probe import peak_rss_mb
+
+T = TypeVar("T")
+
+
+def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
+    """What a function of a module returns there; its exceptions are raised here."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def peak_of(name: str, which: Which, files: RunFiles, asked: Asked, image: Image.Image) -> float:
+    """Peak resident memory in MiB of a process that loads a contestant and answers once."""
+    CONTESTANTS[name](Stage(files, asked), which).answer(image)
+    return peak_rss_mb()
