@@ -43,7 +43,7 @@ from speed_report import (
 )
 
 ON_GPU = ("ort", "tensorrt", "torch", "torch-compile")
-ON_CPU = ("ort", "torch", "torch-bf16", *ON_CPUS, *GENAI)
+ON_CPU = ("ort", "torch", "torch-compile", "torch-bf16", *ON_CPUS, *GENAI)
 HALF_BYTES = 2
 REFERENCE = "torch"  # its answers are those that the others' are compared with
 

@@ -61,7 +61,11 @@ VERBS: dict[str, Verb] = {
     "cut": Verb(
         "export.commands.cut:command", "Carry a plan out on a checkpoint, without training."
     ),
-    "onnx": Verb("export.commands.onnx:command", "Export a run to ONNX, slim and dense."),
+    "onnx": Verb(
+        "export.commands.onnx:command",
+        "Export a run to ONNX, slim and dense.",
+        goes_on="run the same command with --resume to go on",
+    ),
     "tensorrt": Verb(
         "export.commands.tensorrt:command", "Build TensorRT engines, with or without a GPU."
     ),

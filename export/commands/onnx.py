@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from export.manifest import Flavour, Manifest, Precision, Rounding
 
 MIB = 2**20
+PROGRAM = "comp-export"
 EXAMPLES = 64  # to calibrate on
 
 
@@ -70,6 +72,9 @@ EXAMPLES = 64  # to calibrate on
     help="Also export the model as it was before pruning: the fair baseline.",
 )
 @click.option("--force", is_flag=True, help="Replace artifacts that are there.")
+@click.option(
+    "--resume", is_flag=True, help="Keep artifacts that are there whole, and write the others."
+)
 @common_options
 def command(
     run: Path,
@@ -81,6 +86,7 @@ def command(
     images: Path | None,
     dense: bool,
     force: bool,
+    resume: bool,
     options: CommonOptions,
 ) -> None:
     """Export RUN to ONNX: its slim checkpoint and, as the baseline, the dense model.
@@ -98,16 +104,25 @@ def command(
         which: artifact_directory(found.path, which == "dense", target)
         for which in (["compressed", "dense"] if dense else ["compressed"])
     }
+    if force and resume:
+        raise CompExportError("--force starts again and --resume goes on: give one of them")
     for directory in wanted.values():
-        if directory.exists() and not force:
-            raise CompExportError(f"{directory} exists already: pass --force to replace it")
+        if directory.exists() and not (force or resume):
+            raise CompExportError(
+                f"{directory} exists already: pass --force to replace it, or --resume to keep it and write "
+                "what is missing"
+            )
     calibration = _calibration(found, rounding, precision, examples, data, images)
-    manifests = _export(found, wanted, target, calibration, options)
+    kept = _kept(found, wanted, target.rounding and rounding) if resume else {}
+    missing = {which: directory for which, directory in wanted.items() if which not in kept}
+    exported = _export(found, missing, target, calibration, options) if missing else {}
+    manifests = {which: kept.get(which) or exported[which] for which in wanted}
     result: dict[str, Any] = {
         "run": str(found.path),
         "flavour": flavour,
         "precision": precision,
         "rounding": target.rounding and rounding,
+        "kept": list(kept),
         "files": [
             str(wanted[which] / entry.name)
             for which, manifest in manifests.items()
@@ -158,7 +173,9 @@ def _export(
         raise CompExportError(
             f"{run.path} has no slim checkpoint: finish it with `comp-export prune --resume`"
         )
-    sources: dict[str, tuple[Path, Origin]] = {"compressed": (run.checkpoint, Origin.of_plan(plan))}
+    sources: dict[str, tuple[Path, Origin]] = {}
+    if "compressed" in wanted:
+        sources["compressed"] = run.checkpoint, Origin.of_plan(plan)
     if "dense" in wanted:
         workload: Workload = plan.workload
         model = resolve_model(record.get("model_path") or record["model"])
@@ -176,6 +193,42 @@ def _export(
                 checkpoint, wanted[which], origin, for_this, written=advance
             )
     return manifests
+
+
+def _kept(
+    run: "RunDirectory", wanted: dict[str, Path], rounding: "Rounding | None"
+) -> dict[str, "Manifest"]:
+    """The artifacts that are there whole; whatever is in a directory of that name was renamed when whole.
+
+    Raises:
+        CompExportError: one is of another plan, rounding or release, or damaged.
+    """
+    from export.artifact import Origin
+    from export.reading import load_artifact
+
+    origin = Origin.of_plan(run.load_plan())
+    theirs = {"compressed": (origin.method, origin.rate), "dense": (None, 0.0)}
+    found = {}
+    for which, directory in wanted.items():
+        if not directory.exists():
+            continue
+        manifest = load_artifact(directory).manifest
+        made = manifest.method, manifest.rate, manifest.rounding, manifest.versions.get(PROGRAM)
+        asked = *theirs[which], rounding, version(PROGRAM)
+        if made != asked:
+            raise CompExportError(
+                f"{directory} was exported from another plan, with another rounding or by another release "
+                f"({_words(made)}, asked for is {_words(asked)}): pass --force to replace it"
+            )
+        found[which] = manifest
+    return found
+
+
+def _words(made: tuple[Any, ...]) -> str:
+    method, rate, rounding, release = made
+    return (
+        f"{method or 'dense'} at {rate:.4f}, rounding {rounding or 'none'}, comp-export {release}"
+    )
 
 
 def _calibration(
