@@ -274,7 +274,8 @@ def command(
     from comp.distillation import DistillOptions
     from comp.latency_files import table_for
     from comp.methods.base import MethodOptions
-    from comp.pipeline import PruneRequest, check_resumable, run_pruning
+    from comp.pipeline import run_pruning
+    from comp.prune_request import PruneRequest, check_resumable
     from comp.pruning_data import DataSizes
     from comp.recover import RecoverOptions
     from comp.search import ImportanceOptions

@@ -22,7 +22,7 @@ from serve.study.measuring import MeasureRequest
 from serve.study.processes import StepError, run_process
 from serve.study.schema import Study, prune_options
 
-STATE, REQUEST = ".state", "request.json"  # of an interrupted run; see ``comp.pipeline``
+STATE, REQUEST = ".state", "request.json"  # of an interrupted run; see ``comp.prune_request``
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from comp.families.base import Forwarding, Knowledge, Scored
 from comp.gauge import gauged
 from comp.methods.base import Job
 from comp.methods.comp import prune
-from comp.pipeline import _times_fine_tuning
 from comp.pruning_data import DataSizes
+from comp.run_record import times_fine_tuning
 from comp.runs import open_run
 from comp.search_state import STAGES
 from comp.strategy import StrategyOptions
@@ -126,8 +126,8 @@ def test_seconds_go_to_the_outermost_block():
 
 def test_time_beside_fine_tuning_by_hand():
     seconds = {"training": 4.0, "data": 1.0, "importance": 1.0, "cost": 0.5}
-    assert _times_fine_tuning(6.5, seconds) == pytest.approx(1.3)
-    assert _times_fine_tuning(6.5, {"importance": 1.0}) is None
+    assert times_fine_tuning(6.5, seconds) == pytest.approx(1.3)
+    assert times_fine_tuning(6.5, {"importance": 1.0}) is None
 
 
 def test_a_run_by_the_loss_says_what_its_time_went_into(checkpoint, tmp_path):

@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from comp import pipeline
+from comp import pipeline, run_steps
 from comp.cli import cli
 from comp.errors import CompExportError
 from comp.families.base import Mode
@@ -100,7 +100,7 @@ def test_searches_that_train_take_their_steps_too(dense, tmp_path):
 
 
 def test_an_interrupted_race_goes_on_where_it_was(dense, raced, tmp_path, monkeypatch):
-    out, recover, begun = tmp_path / "cut", pipeline.recover, []
+    out, recover, begun = tmp_path / "cut", run_steps.recover, []
 
     def until_the_second(slim, plan, compute, data, options, folder, *more):
         begun.append(folder.name)
@@ -108,7 +108,7 @@ def test_an_interrupted_race_goes_on_where_it_was(dense, raced, tmp_path, monkey
             raise KeyboardInterrupt
         recover(slim, plan, compute, data, options, folder, *more)
 
-    monkeypatch.setattr(pipeline, "recover", until_the_second)
+    monkeypatch.setattr(run_steps, "recover", until_the_second)
     assert pruned(dense, out, "--race", "1").exit_code != 0
     assert pruned(dense, out, "--race", "1", "--resume").exit_code == 0
     assert begun[2] == "parameters"  # "all" has its verdict
