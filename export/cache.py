@@ -6,6 +6,7 @@ A segment is the blocks between two places where tokens are dropped; all its cac
 from comp.plan import keep_count
 from export.llava_manifest import DecoderShape
 
+PAST, PRESENT = "past_key_values.", "present."  # begin the names of caches that go in and come out
 CACHE_LENGTHS = "cache_lengths"  # input of decoders that are told what caches hold: [segments, B]
 
 

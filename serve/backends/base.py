@@ -144,10 +144,10 @@ class Buffers(Protocol):
 
 
 class Steps(Protocol):
-    """A decoder that makes decode steps alone and keeps their caches itself."""
+    """What makes decode steps faster than ``Graph.run``: caches are taken once, for many steps."""
 
     def begin(self, caches: Mapping[str, Any]) -> Any:
-        """What steps go on with, given a prefill's caches by input name, which it copies."""
+        """What steps go on with, given caches by input name: copies, or with ``Buffers`` these."""
         ...
 
     def step(self, held: Any, feeds: Mapping[str, Any]) -> NDArray[np.float32]:
@@ -186,8 +186,8 @@ class Runtime(Protocol):
         """
         ...
 
-    def steps(self, path: Path) -> Steps | None:
-        """The decoder graph for steps, where another form of it is faster; errors as ``graph``."""
+    def steps(self, path: Path, graph: Graph) -> Steps | None:
+        """The decoder for steps, which ``graph`` has loaded, where that is faster; errors as ``graph``."""
         ...
 
     def table(self, path: Path) -> Graph:

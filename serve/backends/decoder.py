@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comp.errors import CompExportError
-from export.cache import CACHE_LENGTHS, segments_of
+from export.cache import CACHE_LENGTHS, PAST, PRESENT, segments_of
 from export.llava_manifest import LlavaManifest
 from export.manifest import REMEDY
 from serve.backends.base import Buffers, Graph, Steps
@@ -25,7 +25,7 @@ class DecoderState:
         caches: key, value of layer 0, key, value of layer 1, …; as its graph keeps them.
         position: of the next token: positions are kept, not renumbered.
         lengths: tokens in the caches of each segment (``export.cache``).
-        held: of ``Steps``, in place of the caches, from the first step on.
+        held: of ``Steps``, from the first step on.
     """
 
     caches: tuple[Any, ...]
@@ -53,12 +53,12 @@ class Decoder:
         self._graph, self._buffers, self._steps = graph, buffers, steps
         shape = manifest.decoder
         self._past = [
-            f"past_key_values.{layer}.{part}"
+            f"{PAST}{layer}.{part}"
             for layer in range(shape.num_layers)
             for part in ("key", "value")
         ]
         self._present = [
-            f"present.{layer}.{part}"
+            f"{PRESENT}{layer}.{part}"
             for layer in range(shape.num_layers)
             for part in ("key", "value")
         ]
@@ -133,14 +133,18 @@ class Decoder:
             "vision_positions": np.zeros((batch, 0), dtype=np.int64),
             "text_positions": np.zeros((batch, 1), dtype=np.int64),
         }
-        lengths = tuple(held + 1 for held in state.lengths)
-        if self._steps is not None:
-            held = state.held or self._steps.begin(dict(zip(self._past, state.caches, strict=True)))
-            logits = self._steps.step(held, feeds)
-            return logits[:, -1], DecoderState((), state.position + 1, lengths, held)
-        pasts = self._with_room(state)
-        feeds |= zip(self._past, pasts, strict=True)
         feeds |= self._counts(state.lengths, batch)
+        lengths = tuple(held + 1 for held in state.lengths)
+        pasts = self._with_room(state)
+        if self._steps is not None:
+            held = state.held
+            if held is None or pasts is not state.caches:
+                held = self._steps.begin(dict(zip(self._past, pasts, strict=True)))
+            logits = self._steps.step(held, feeds)
+            # Without buffers what is held has copies of the caches.
+            left = pasts if self._buffers else ()
+            return logits[:, -1], DecoderState(left, state.position + 1, lengths, held)
+        feeds |= zip(self._past, pasts, strict=True)
         into = pasts if self._buffers else ()
         (logits,), caches = self._graph.run(feeds, ["logits"], self._present, into)
         return logits[:, -1], DecoderState(tuple(caches), state.position + 1, lengths)
@@ -162,13 +166,19 @@ class Decoder:
         return {CACHE_LENGTHS: np.repeat(np.array(lengths, np.int64)[:, None], batch, axis=1)}
 
     def _with_room(self, state: DecoderState) -> tuple[Any, ...]:
-        """The caches, longer where the next token would not fit."""
+        """The caches, those longer where the next token would not fit; the same tuple where it fits."""
         if self._buffers is None:
             return state.caches
-        found = []
-        for cache, segment in zip(state.caches, self._segments, strict=True):
-            held = state.lengths[segment]
-            if held == cache.shape()[2]:
-                cache = self._buffers.longer(cache, held, held + ROOM)
-            found.append(cache)
-        return tuple(found)
+        first = [self._segments.index(segment) for segment in range(len(state.lengths))]
+        full = [
+            held == state.caches[place].shape()[2]
+            for place, held in zip(first, state.lengths, strict=True)
+        ]
+        if not any(full):
+            return state.caches
+        return tuple(
+            self._buffers.longer(cache, state.lengths[segment], state.lengths[segment] + ROOM)
+            if full[segment]
+            else cache
+            for cache, segment in zip(state.caches, self._segments, strict=True)
+        )

@@ -24,12 +24,9 @@ class GraphBackend:
         self.device: Literal["cpu", "cuda"] = runtime.device
         self._vision = runtime.graph(artifact.vision_encoder)
         self._embed = runtime.table(artifact.embed_tokens)
-        self._decoder = Decoder(
-            runtime.graph(artifact.decoder_model),
-            self.manifest,
-            runtime.buffers,
-            runtime.steps(artifact.decoder_model),
-        )
+        graph = runtime.graph(artifact.decoder_model)
+        steps = runtime.steps(artifact.decoder_model, graph)
+        self._decoder = Decoder(graph, self.manifest, runtime.buffers, steps)
 
     def check(self, size: RequestSize, keep_factor: float) -> None:
         """See ``Backend.check``: any size that the model's positions allow will run."""

@@ -6,9 +6,9 @@ from typing import Literal
 
 from comp.errors import CompExportError
 from export.manifest import Manifest, computed_in
-from serve.backends.base import BackendName
+from serve.backends.base import BackendName, Graph
 from serve.backends.integers import multiplies_exactly
-from serve.backends.ort_session import OrtBuffers, OrtGraph
+from serve.backends.ort_session import OrtBuffers, OrtGraph, OrtSteps
 from serve.backends.providers import Provider, SessionMaker, device_of
 from serve.caches import cache_directory
 
@@ -65,8 +65,10 @@ class OnnxRuntime:
         """See ``Runtime``."""
         return OrtGraph(self.sessions.session(path), self.device)
 
-    def steps(self, path: Path) -> None:
-        """See ``Runtime``: one graph does both."""
+    def steps(self, path: Path, graph: Graph) -> OrtSteps | None:
+        """See ``Runtime``: where the caches stay in one place, that is bound once."""
+        assert isinstance(graph, OrtGraph)
+        return OrtSteps(graph) if self.buffers else None
 
     def table(self, path: Path) -> OrtGraph:
         """See ``Runtime``; there is nothing to compile in it."""

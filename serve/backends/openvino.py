@@ -8,7 +8,7 @@ from comp.errors import CompExportError
 from export.manifest import Manifest, Precision
 from export.openvino_graph import OpenVinoGraph, openvino_version
 from export.openvino_steps import OpenVinoSteps
-from serve.backends.base import BackendName
+from serve.backends.base import BackendName, Graph
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,9 @@ class OpenVino:
         """See ``Runtime``."""
         return OpenVinoGraph(path, self.precision, self.threads)
 
-    def steps(self, path: Path) -> OpenVinoSteps:
-        """See ``Runtime``."""
+    def steps(self, path: Path, graph: Graph) -> OpenVinoSteps:
+        """See ``Runtime``: another form of the graph."""
+        del graph
         return OpenVinoSteps(path, self.precision, self.threads)
 
     def table(self, path: Path) -> OpenVinoGraph:

@@ -1,6 +1,7 @@
 """One ONNX graph in ONNX Runtime, run through IO binding."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
@@ -9,8 +10,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from comp.errors import CompExportError
+from export.cache import PAST, PRESENT
 from serve.backends.providers import Device
 
+LOGITS = "logits"
 _NUMPY_TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -27,13 +30,13 @@ class OrtGraph:
 
     def __init__(self, session: ort.InferenceSession, device: Device) -> None:
         """``device`` is where kept values stay."""
-        self._session = session
+        self.session = session
         self.device: Device = device
-        self.inputs = {port.name: _dtype(port) for port in self._session.get_inputs()}
+        self.inputs = {port.name: _dtype(port) for port in self.session.get_inputs()}
         self.settings = {
-            port.name: _dtype(port) for port in self._session.get_overridable_initializers()
+            port.name: _dtype(port) for port in self.session.get_overridable_initializers()
         }
-        self.outputs = [port.name for port in self._session.get_outputs()]
+        self.outputs = [port.name for port in self.session.get_outputs()]
 
     def run(
         self,
@@ -48,14 +51,8 @@ class OrtGraph:
         """
         if any(name in self.settings for name in feeds):
             return self._run_with_settings(feeds, numbers, kept)  # nothing is bound there
-        binding = self._session.io_binding()
-        alive = []  # bound arrays lend their memory to the run
-        for name, value in feeds.items():
-            if isinstance(value, ort.OrtValue):
-                binding.bind_ortvalue_input(name, value)
-            else:
-                alive.append(np.asarray(value, order="C"))
-                binding.bind_cpu_input(name, alive[-1])
+        binding = self.session.io_binding()
+        alive = _bind(binding, feeds)
         for name in numbers:
             binding.bind_output(name, "cpu")
         for name, place in zip_longest(kept, into):
@@ -63,7 +60,8 @@ class OrtGraph:
                 binding.bind_output(name, self.device)
             else:
                 binding.bind_ortvalue_output(name, place)
-        self._session.run_with_iobinding(binding)
+        self.session.run_with_iobinding(binding)
+        del alive
         values = binding.get_outputs()
         arrays = [value.numpy() for value in values[: len(numbers)]]
         # Not the outputs in place of what was given: those do not own its memory.
@@ -83,8 +81,50 @@ class OrtGraph:
         }
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
         values |= {name: value for name, value in feeds.items() if isinstance(value, ort.OrtValue)}
-        found = self._session.run_with_ort_values([*numbers, *kept], values)
+        found = self.session.run_with_ort_values([*numbers, *kept], values)
         return [value.numpy() for value in found[: len(numbers)]], found[len(numbers) :]
+
+
+@dataclass(frozen=True)
+class BoundSteps:
+    """Caches, and a place for the logits, bound for many steps."""
+
+    binding: ort.IOBinding
+    logits: ort.OrtValue
+
+
+class OrtSteps:
+    """Decode steps that write into their caches: these are bound once, and not anew in every step."""
+
+    def __init__(self, graph: OrtGraph) -> None:
+        self._session = graph.session
+        widths = {port.name: port.shape[-1] for port in self._session.get_outputs()}
+        self._vocabulary = widths[LOGITS]
+
+    def begin(self, caches: Mapping[str, ort.OrtValue]) -> BoundSteps:
+        """See ``Steps``: the caches are read and written where they are."""
+        binding, batch = self._session.io_binding(), 0
+        for name, cache in caches.items():
+            binding.bind_ortvalue_input(name, cache)
+            binding.bind_ortvalue_output(name.replace(PAST, PRESENT), cache)
+            batch = cache.shape()[0]
+        empty = np.empty((batch, 1, self._vocabulary), np.float32)
+        logits = ort.OrtValue.ortvalue_from_numpy(empty)
+        binding.bind_ortvalue_output(LOGITS, logits)
+        return BoundSteps(binding, logits)
+
+    def step(
+        self, bound: BoundSteps, feeds: Mapping[str, NDArray[Any] | ort.OrtValue]
+    ) -> NDArray[np.float32]:
+        """See ``Steps``."""
+        alive = _bind(bound.binding, feeds)
+        self._session.run_with_iobinding(bound.binding)
+        del alive
+        logits: NDArray[np.float32] = bound.logits.numpy().copy()  # the next step writes there
+        return logits
+
+    def end(self, bound: BoundSteps) -> None:
+        """See ``Steps``: what it holds goes with it."""
 
 
 class OrtBuffers:
@@ -101,6 +141,20 @@ class OrtBuffers:
         after = np.empty((batch, heads, places, width), before.dtype)
         after[:, :, :held] = before[:, :, :held]
         return ort.OrtValue.ortvalue_from_numpy(after)
+
+
+def _bind(
+    binding: ort.IOBinding, feeds: Mapping[str, NDArray[Any] | ort.OrtValue]
+) -> list[NDArray[Any]]:
+    """Bind inputs; returns the bound arrays, which lend their memory to the run."""
+    alive = []
+    for name, value in feeds.items():
+        if isinstance(value, ort.OrtValue):
+            binding.bind_ortvalue_input(name, value)
+        else:
+            alive.append(np.asarray(value, order="C"))
+            binding.bind_cpu_input(name, alive[-1])
+    return alive
 
 
 def _dtype(port: Any) -> np.dtype[Any]:

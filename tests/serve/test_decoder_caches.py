@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from comp.errors import CompExportError
@@ -16,20 +17,26 @@ def said(engine, picture, factor=1.0):
     return engine.generate([picture], "what is it?", options).token_ids
 
 
+def let_caches_grow(engine, monkeypatch):
+    """As on a GPU: every step gives new ones."""
+    for part in ("_buffers", "_steps"):
+        monkeypatch.setattr(engine._backend._decoder, part, None)
+
+
 @pytest.mark.parametrize("name", ["dense", "compressed"])
 @pytest.mark.parametrize("room", [1, 4, 256])
 def test_in_place_says_what_growing_caches_say(name, room, request, picture, monkeypatch):
     engine = request.getfixturevalue(name)
     monkeypatch.setattr(decoder, "ROOM", room)
     in_place = said(engine, picture)
-    monkeypatch.setattr(engine._backend._decoder, "_buffers", None)
+    let_caches_grow(engine, monkeypatch)
     assert said(engine, picture) == in_place
     assert len(in_place) == TOKENS
 
 
 def test_a_factor_on_keep_ratios_begins_with_caches_that_are_full(compressed, picture, monkeypatch):
     in_place = said(compressed, picture, 0.5)
-    monkeypatch.setattr(compressed._backend._decoder, "_buffers", None)
+    let_caches_grow(compressed, monkeypatch)
     assert said(compressed, picture, 0.5) == in_place
 
 
@@ -58,3 +65,16 @@ def test_a_step_copies_no_cache_while_there_is_room(compressed, picture, monkeyp
     longest = [same[0] for same in steps]
     assert longest == [True] * 4 + [False] + [True] * 3
     assert all(same[-1] for same in steps[:5])
+
+
+def test_logits_of_a_step_stay_as_they_were(compressed):
+    """The next step writes its own into the same place."""
+    backend = compressed._backend
+    ids = np.arange(10, 19)[None]
+    split = (np.zeros((1, 0), np.int64), np.arange(9)[None])
+    state = backend.prefill(None, ids, *split, 1.0).state
+    first, state = backend.step([11], state)
+    before = first.copy()
+    second, _ = backend.step([200], state)
+    assert not np.array_equal(first, second)
+    assert np.array_equal(first, before)
