@@ -1,7 +1,7 @@
 """``comp-export plan``: how much has to go for a time."""
 
 from dataclasses import replace
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,9 +95,12 @@ def command(
     planned = replace(planned, plan=planned.plan.model_copy(update={"model": model}))
     if out is not None:
         planned.plan.save(out)
+    # Rounded up, so as not to end above the time; modes only as asked for, because naming them ends a race.
+    rate = ceil(planned.rate * 1e4) / 1e4
+    named = "" if modes is None else f"--modes {','.join(_short(mode) for mode in asked)} "
     command = (
-        f"comp-export prune --model {model} --cost latency --rate {planned.rate:.4f} "
-        f"--modes {','.join(_short(mode) for mode in asked)} --latency-table {found.path}"
+        f"comp-export prune --model {model} --cost latency --rate {rate:.4f} {named}"
+        f"--latency-table {found.path}"
     )
     if options.json:
         print_json(_record(planned, target_ms, table, command, out))
