@@ -237,7 +237,7 @@ class Search:
         totals: dict[Place, Tensor] = {}
         with torch.no_grad(), self.compute.autocast():
             for batch in batches:
-                for place, share in self.adapter.score(batch, how).shares.items():
+                for place, share in self.adapter.shares(batch, how).items():
                     totals[place] = totals.get(place, torch.zeros(4)) + _as_tensor(share)
         shares = {}
         for place, total in sorted(totals.items()):

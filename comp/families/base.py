@@ -110,6 +110,10 @@ class FamilyAdapter(Protocol):
         """Run a batch with teacher forcing."""
         ...
 
+    def shares(self, batch: Any, how: Forwarding) -> dict[Place, KeptShare]:
+        """As of ``score``, which may run more of the model than that takes."""
+        return self.score(batch, how).shares
+
     def with_features(self, batch: Any, masks: Masks | None) -> Any:
         """The batch with its image features in it, for scoring it again with the same weights."""
         ...

@@ -79,8 +79,9 @@ def run_decoder(
     options: DecoderOptions,
     cache: DecoderCache | None = None,
     observer: Observer | None = None,
+    until: int | None = None,
 ) -> tuple[TokenState, dict[int, Kept]]:
-    """Run every block and the final norm.
+    """Run every block, or those before the drop place ``until``, and the final norm.
 
     A prefill (empty cache or none) drops tokens where ``options.rules`` says so; later calls with the
     same cache are decode steps of answer tokens, which are never dropped.
@@ -94,7 +95,7 @@ def run_decoder(
     kept: dict[int, Kept] = {}
     rotary = _rotary(language, tokens)
     pending: _PendingChannels | None = None
-    for number, layer in enumerate(language.layers):
+    for number, layer in enumerate(language.layers[:until]):
         tokens = _to_device(tokens, layer)
         rotary = tuple(part.to(tokens.states.device) for part in rotary)
         rule = None if decoding else options.rules.get(number + 1)

@@ -95,6 +95,32 @@ class LlavaAdapter(FamilyAdapter):
         return self.collator(examples)
 
     def score(self, batch: LlavaBatch, how: Forwarding, observer: Observer | None = None) -> Scored:
+        batch, placed, output = self._run(batch, how, observer)
+        tokens = output.tokens
+        labels = batch.labels.to(tokens.index.device).gather(1, tokens.index)
+        labels = labels.masked_fill(tokens.alive <= 0, IGNORE)
+        asked = labels != IGNORE
+        logits = self.model.lm_head(tokens.states[asked]).float()  # [answer tokens, V]
+        loss = F.cross_entropy(logits, labels[asked])
+        right = torch.ones_like(asked)
+        right[asked] = logits.argmax(-1) == labels[asked]
+        shares = _shares(batch, output.kept)
+        known = Knowledge((logits,), (self._as_they_came(output, placed),))
+        return Scored(loss, lambda: right.all(1), shares, lambda: known)
+
+    def shares(self, batch: LlavaBatch, how: Forwarding) -> dict[Place, KeptShare]:
+        until = max((layer for _, layer in how.rules or {}), default=0)
+        batch, _, output = self._run(batch, how, until=until)
+        return _shares(batch, output.kept)
+
+    def _run(
+        self,
+        batch: LlavaBatch,
+        how: Forwarding,
+        observer: Observer | None = None,
+        until: int | None = None,
+    ) -> tuple[LlavaBatch, Narrowed | None, LlavaOutput]:
+        """The batch as it was run, how it was narrowed for that, and what came out."""
         batch = batch.to(self.device)
         placed = None
         if self.selection is not None:
@@ -110,18 +136,9 @@ class LlavaAdapter(FamilyAdapter):
             tower_masks=how.masks,
             freeze_tower=tower,
             selection=self.selection,
+            until=until,
         )
-        tokens = output.tokens
-        labels = batch.labels.to(tokens.index.device).gather(1, tokens.index)
-        labels = labels.masked_fill(tokens.alive <= 0, IGNORE)
-        asked = labels != IGNORE
-        logits = self.model.lm_head(tokens.states[asked]).float()  # [answer tokens, V]
-        loss = F.cross_entropy(logits, labels[asked])
-        right = torch.ones_like(asked)
-        right[asked] = logits.argmax(-1) == labels[asked]
-        shares = _shares(batch, output.kept)
-        known = Knowledge((logits,), (self._as_they_came(output, placed),))
-        return Scored(loss, lambda: right.all(1), shares, lambda: known)
+        return batch, placed, output
 
     def _narrowed(self, batch: LlavaBatch, left: int) -> Narrowed:
         return narrowed(batch, self.collator.image_token_id, self.collator.image_tokens, left)

@@ -189,10 +189,12 @@ def run_llava(
     tower_masks: Masks | None = None,
     freeze_tower: bool = False,
     selection: ImageSelection | None = None,
+    until: int | None = None,
 ) -> LlavaOutput:
     """Prefill (and teacher forcing): everything of a batch through the whole model.
 
-    ``selection`` is as of ``image_features``; the batch has a place for each token that is left.
+    ``selection`` is as of ``image_features``; the batch has a place for each token that is left. ``until``
+    is as of ``run_decoder``.
     """
     if batch.features is not None:
         features = ImageFeatures(batch.features)
@@ -203,7 +205,8 @@ def run_llava(
     batch_size, count = batch.input_ids.shape
     index = torch.arange(count, device=states.device).expand(batch_size, -1)
     tokens = TokenState(states, index, batch.kind, batch.alive, index, batch.query)
-    tokens, kept = run_decoder(model.model.language_model, tokens, options, cache, observer)
+    language = model.model.language_model
+    tokens, kept = run_decoder(language, tokens, options, cache, observer, until)
     return LlavaOutput(tokens, kept, features.selected)
 
 

@@ -3,10 +3,15 @@
 from itertools import pairwise
 
 import pytest
+import torch
 
 from comp.compute import Compute
+from comp.families.base import Forwarding
 from comp.masks import Masks
+from comp.plan import ImageSelection
 from comp.search import ImportanceOptions, Search, SearchState
+from comp.tokens import RatioRule
+from tests.comp.small import questions
 from tests.comp.small_clip import random_clip
 from tests.comp.test_clip_adapter import captioned
 
@@ -66,3 +71,29 @@ def test_a_stage_that_asks_for_little_gets_it(search):
     target = round(0.98 * before)
     left = search.macs(search.advance(whole, mode, target))
     assert 0.9 * before < left <= target
+
+
+@pytest.mark.parametrize("selecting", [False, True])
+def test_shares_are_those_of_a_whole_pass(adapter, selecting):
+    if selecting:
+        adapter = adapter.selecting(ImageSelection(tower_tokens=16, dominant=8, contextual=2))
+    batch = adapter.collate(questions(4))
+    rules = {place: RatioRule(0.6, 0.7) for place in adapter.drop_places}
+    how = Forwarding(Masks.ones(adapter.blocks), rules)
+    with torch.no_grad():
+        assert adapter.shares(batch, how) == adapter.score(batch, how).shares
+    assert len(adapter.shares(batch, how)) == len(rules)
+
+
+def test_shares_take_no_more_of_the_model_than_the_last_place(adapter):
+    batch = adapter.collate(questions(4))
+    place = ("language", 2)
+    assert place in adapter.drop_places
+    layers = adapter.model.model.language_model.layers
+    for layer in (layers[2], layers[3], adapter.model.lm_head):
+        for parameter in layer.parameters():
+            torch.nn.init.constant_(parameter, torch.nan)
+    with torch.no_grad():
+        found = adapter.shares(batch, Forwarding(rules={place: RatioRule(0.6, 0.7)}))
+    assert list(found) == [place]
+    assert 0 < found[place].vision_kept < found[place].vision
