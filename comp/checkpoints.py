@@ -19,6 +19,8 @@ EMBEDDED = (
     "tiny-blip-retrieval",
     "tiny-blip-nlvr",
 )
+SINGLE = "model.safetensors"  # all weights,
+INDEX = "model.safetensors.index.json"  # or which of several files has which
 WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 

@@ -44,7 +44,7 @@ def run_pruning(
     directory = resolve_model(request.model)
 
     def load() -> FamilyAdapter:
-        return load_adapter(directory, compute.device, device_map)
+        return load_adapter(directory, compute.device, device_map, request.stream)
 
     adapter = load()
     modes_of(adapter, request.search.modes)

@@ -34,6 +34,7 @@ class PruneRequest:
     faithful: bool = False  # asked to be the paper's recipe
     table: TableFile | None = None
     race: int = 0  # steps of recovery before lanes are compared (``comp.race``); 0: no race
+    stream: bool = False  # leave the decoder in its files (``comp.families.streamed``)
     race_if_room: bool = False  # nobody asked for it: not where it would leave little to the winner
 
     def __post_init__(self) -> None:
@@ -41,6 +42,11 @@ class PruneRequest:
             raise CompExportError(
                 f"--distill {self.distill.what} is for training, and --recover none trains nothing: "
                 "leave one of them out"
+            )
+        if self.stream and self.recovery != "none":
+            raise CompExportError(
+                f"--stream reads weights from their files, and --recover {self.recovery} would train them: "
+                "add --recover none"
             )
 
 

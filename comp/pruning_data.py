@@ -41,6 +41,7 @@ class DataSizes:
     validation: int = 256
     batch_size: int = 32
     cost: int | None = None
+    calibrate_at_once: bool = False  # all in one batch: a layer is read once for all
 
     def __post_init__(self) -> None:
         if self.cost is not None and self.cost > self.validation:
@@ -100,9 +101,10 @@ def split_data(
     count = len(train)
     calibration = [train[count - 1 - i] for i in range(min(sizes.calibration, count))]
     measured = [validation[i] for i in range(min(sizes.validation, len(validation)))]
+    at_a_time = len(calibration) if sizes.calibrate_at_once else sizes.batch_size
     return PruningData(
         train,
-        _batches(adapter, compute, calibration, sizes.batch_size),
+        _batches(adapter, compute, calibration, at_a_time),
         _batches(adapter, compute, measured, sizes.batch_size),
         None
         if sizes.cost is None

@@ -6,7 +6,7 @@ weights, found by least squares on the calibration set, give nearly the old outp
 without it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from comp.compute import Compute
 from comp.families.base import FamilyAdapter, Forwarding
+from comp.families.streamed import StreamedLinear
 from comp.masks import BlockKey, Masks
 
 RIDGE: Final = 0.01  # of the mean square of the inputs
@@ -30,6 +31,25 @@ class Cut:
     projection: nn.Linear
     before: Tensor
     after: Tensor
+
+    @torch.no_grad()
+    def put(self, new: "Fitted") -> None:
+        """Give the projection what was fitted."""
+        projection = self.projection
+        weight = projection.weight
+        weight[:, self.after.to(weight.device)] = new.columns.to(weight.device)
+        if isinstance(projection, StreamedLinear):
+            projection.change(weight)
+        if new.bias is not None:
+            projection.bias.add_(new.bias.to(projection.bias.device))
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """New weights of the inputs that are left, ``[out, S]``, and what is added to the bias."""
+
+    columns: Tensor
+    bias: Tensor | None
 
 
 def reconstruct(
@@ -52,13 +72,21 @@ def reconstruct(
     """
     before = Masks.ones(adapter.blocks) if how.masks is None else how.masks
     cuts = dict(_cuts(adapter, before, after))
-    for places in _groups(cuts):
-        products = InputProducts(places)
-        with torch.no_grad(), compute.autocast():
-            for batch in calibration:
-                adapter.score(batch, how, products)
-        for place in places:
-            refit(cuts[place], compute.mean(products.of[place]))
+    found: dict[Place, Fitted] = {}
+    with torch.no_grad(), compute.autocast():
+        if len(calibration) == 1:
+            at_once = _FittedAtOnce(list(cuts), cuts=cuts, compute=compute, found=found)
+            adapter.score(calibration[0], how, at_once)
+        else:
+            for places in _groups(cuts):
+                products = InputProducts(places)
+                for batch in calibration:
+                    adapter.score(batch, how, products)
+                for place in places:
+                    found[place] = fitted(cuts[place], compute.mean(products.of[place]))
+    # Not before: all are fitted to what the model gave before the cut.
+    for place, new in found.items():
+        cuts[place].put(new)
 
 
 @dataclass
@@ -88,8 +116,23 @@ class InputProducts:
         self.of[place] = self.of[place] + products if place in self.of else products
 
 
+@dataclass(kw_only=True)
+class _FittedAtOnce(InputProducts):
+    """Of a single batch: a layer has seen all that it will see, and its products need not be kept."""
+
+    cuts: Mapping[Place, Cut]
+    compute: Compute
+    found: dict[Place, Fitted]
+
+    def _add(self, place: Place, inputs: Tensor, importance: Tensor) -> None:
+        super()._add(place, inputs, importance)
+        if place in self.of:
+            with torch.autocast(inputs.device.type, enabled=False):
+                self.found[place] = fitted(self.cuts[place], self.compute.mean(self.of.pop(place)))
+
+
 @torch.no_grad()
-def refit(cut: Cut, products: Tensor) -> None:
+def fitted(cut: Cut, products: Tensor) -> Fitted:
     """Ridge regression of the old outputs on what is left, towards the old weights.
 
     With inputs x, old weights ``W`` and what is gone D and left S: the change of ``W_S`` is
@@ -99,23 +142,24 @@ def refit(cut: Cut, products: Tensor) -> None:
         cut: of a projection ``[out, in]``.
         products: G, ``[in + 1, in + 1]``, the last input being one.
     """
-    projection = cut.projection
-    weight, device = projection.weight, projection.weight.device
+    weight, bias = cut.projection.weight.detach(), cut.projection.bias
+    device = products.device
     before, after = cut.before.to(device), cut.after.to(device)
-    left = torch.cat([after, after.new_full((1,), projection.bias is not None)])
+    left = torch.cat([after, after.new_full((1,), bias is not None)])
     gone = torch.cat([before & ~after, before.new_zeros(1)])
-    products = products.to(device, torch.float64)
-    size = max(float(products.diagonal()[:-1].mean()), 1e-12)  # inputs may all be zero
-    ridge = torch.full((len(left),), RIDGE * size, dtype=torch.float64, device=device)
-    ridge[-1] = 0  # the bias is free
-    among = (products + torch.diag(ridge))[left][:, left]
-    taken_over = torch.linalg.solve(among, products[left][:, gone])  # [S, D]
+    size = max(float(products.diagonal()[:-1].double().mean()), 1e-12)  # inputs may all be zero
+    among = products[left][:, left].double()
+    ridge = torch.full((len(among),), RIDGE * size, dtype=torch.float64, device=device)
+    if bias is not None:
+        ridge[-1] = 0  # the bias is free
+    among.diagonal().add_(ridge)
+    taken_over = torch.linalg.solve(among, products[left][:, gone].double())  # [S, D]
+    weight = weight.to(device)
     change = weight[:, gone[:-1]].double() @ taken_over.T
     inputs = after.nonzero()[:, 0]
-    known = torch.where(before, weight.double(), 0.0)[:, inputs]
-    weight[:, inputs] = (known + change[:, : len(inputs)]).to(weight.dtype)
-    if projection.bias is not None:
-        projection.bias.add_(change[:, -1].to(projection.bias.dtype))
+    known = torch.where(before, weight, 0.0)[:, inputs].double()
+    columns = (known + change[:, : len(inputs)]).to(weight.dtype)
+    return Fitted(columns, None if bias is None else change[:, -1].to(bias.dtype))
 
 
 def _cuts(adapter: FamilyAdapter, before: Masks, after: Masks) -> Iterator[tuple[Place, Cut]]:
@@ -129,7 +173,7 @@ def _cuts(adapter: FamilyAdapter, before: Masks, after: Masks) -> Iterator[tuple
         for kind, projection, old, new in sides:
             if projection is None or torch.equal(old[block.key], new[block.key]):
                 continue
-            width = projection.weight.shape[1] // len(old[block.key])
+            width = projection.in_features // len(old[block.key])
             masks = (mask[block.key].repeat_interleave(width) > 0.5 for mask in (old, new))
             yield (block.key, kind), Cut(projection, *masks)
 

@@ -69,6 +69,7 @@ class Method:
         elsewhere: by family that it is not for, the reason.
         spares: by family, modes that are left alone though they are of these kinds.
         together: whether it needs a mode of each kind.
+        differentiates: whether it needs gradients even where nothing is trained.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Method:
     elsewhere: dict[str, str] = field(default_factory=dict)
     spares: dict[str, tuple[str, ...]] = field(default_factory=dict)
     together: bool = False
+    differentiates: bool = False
 
     def modes_among(self, modes: Sequence[str], family: Family) -> tuple[str, ...]:
         """Those of the modes that the method prunes in a model of the family.
@@ -198,6 +200,7 @@ def _jointly(name: str, how: str) -> Method:
         f"uncoordinated, {how}",
         spares={"llava": ("language_tokens",)},
         together=True,
+        differentiates=True,
     )
 
 
@@ -224,6 +227,7 @@ METHODS = (
         families=("llava", "clip", "blip"),
         description="Unified and progressive pruning: masks shrink while the model trains; what goes is "
         "ranked anew by the masks' gradients in every stage",
+        differentiates=True,
     ),
     Method(
         name="mope",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter
+from comp.families.streamed import streamed_layers
 from comp.files import write_text, writing
 from comp.importance import Scales
 from comp.masks import BlockKey, Masks
@@ -135,8 +136,13 @@ def load_search(folder: Path, adapter: FamilyAdapter, modes: tuple[str, ...]) ->
 
 
 def trainable(adapter: FamilyAdapter) -> dict[str, Tensor]:
-    """The weights that training may change, by name."""
-    return {
+    """The weights that training may change, or of a model in files those that were changed, by name."""
+    changed = {
+        f"{name}.weight": layer.changed
+        for name, layer in streamed_layers(adapter.model).items()
+        if layer.changed is not None
+    }
+    return changed | {
         name: parameter.detach().contiguous()
         for name, parameter in adapter.model.named_parameters()
         if parameter.requires_grad
@@ -146,9 +152,13 @@ def trainable(adapter: FamilyAdapter) -> dict[str, Tensor]:
 def fill_trainable(adapter: FamilyAdapter, tensors: Mapping[str, Tensor]) -> None:
     """Put such weights back."""
     parameters = dict(adapter.model.named_parameters())
+    streamed = streamed_layers(adapter.model)
     with torch.no_grad():
         for name, tensor in tensors.items():
-            parameters[name].copy_(tensor)
+            if name in parameters:
+                parameters[name].copy_(tensor)
+            else:
+                streamed[name.removesuffix(".weight")].change(tensor)
 
 
 def write_stages(folder: Path, lines: Sequence[dict[str, Any]]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from comp.checkpoints import resolve_model
+from comp.families.llava_names import canonical_name
 from comp.runs import RunDirectory
 from export.encoder_graphs import NumpyGraphs
 from export.encoder_manifest import EncoderArtifact
@@ -14,7 +15,6 @@ from export.manifest import Artifact
 from export.ort_graph import LoadGraph
 from export.parity import Runner
 from export.proof import Form, Side, Skipped
-from export.weights import canonical_name
 
 
 @dataclass(frozen=True)

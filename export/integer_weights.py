@@ -4,8 +4,9 @@ So that ``verify`` compares a graph of 8 or 4 bits with torch at the very same w
 them is what the runtime does to the inputs of its layers, and not what rounding weights did.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,33 @@ import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
 
+from comp.families.streamed import StreamedLinear
 from export.graph.quantised import SCALES
 from export.quantise import nibbles
 
+Matrix = NDArray[np.float32]
 
-def integer_weights(directory: Path) -> dict[str, NDArray[np.float32]]:
-    """Matrices ``[out, in]`` of all graphs in a directory by tensor name, with their scales multiplied in."""
-    found: dict[str, NDArray[np.float32]] = {}
+
+class IntegerWeights(Mapping[str, Matrix]):
+    """Matrices ``[out, in]`` by tensor name, with their scales multiplied in when one is asked for."""
+
+    def __init__(self, stored: dict[str, tuple[ir.TensorProtocol, ir.TensorProtocol]]) -> None:
+        self._stored = stored
+
+    def __getitem__(self, name: str) -> Matrix:
+        values, scales = self._stored[name]
+        return _multiplied(values, scales.numpy())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+
+def integer_weights(directory: Path) -> IntegerWeights:
+    """Those of all graphs in a directory."""
+    found: dict[str, tuple[ir.TensorProtocol, ir.TensorProtocol]] = {}
     for path in sorted(directory.glob("*.onnx")):
         tensors = ir.load(path).graph.initializers
         for name in tensors:
@@ -28,8 +49,8 @@ def integer_weights(directory: Path) -> dict[str, NDArray[np.float32]]:
                 values, scales = tensors[matrix].const_value, tensors[name].const_value
                 assert values is not None
                 assert scales is not None
-                found[matrix] = _multiplied(values, scales.numpy())
-    return found
+                found[matrix] = values, scales
+    return IntegerWeights(found)
 
 
 def _multiplied(values: ir.TensorProtocol, scales: NDArray[np.generic]) -> NDArray[np.float32]:
@@ -49,31 +70,45 @@ def _multiplied(values: ir.TensorProtocol, scales: NDArray[np.generic]) -> NDArr
 
 @contextmanager
 def having(
-    model: torch.nn.Module,
-    matrices: dict[str, NDArray[np.float32]],
-    naming: Callable[[str], str] = str,
+    model: torch.nn.Module, matrices: Mapping[str, Matrix], naming: Callable[[str], str] = str
 ) -> Iterator[None]:
     """The model with other weights inside; a matrix tied to another tensor is untied for as long.
 
     Args:
         model: torch's.
-        matrices: ``[out, in]`` by tensor name.
+        matrices: ``[out, in]`` by tensor name; of a model in files one is asked for when it is used.
         naming: gives the tensor name of one of the model's.
 
     Raises:
         ValueError: the model has no such tensor, or of another shape.
     """
     modules = {naming(f"{name}.weight"): module for name, module in model.named_modules()}
-    before: list[tuple[torch.nn.Module, torch.nn.Parameter]] = []
-    try:
-        for name, matrix in matrices.items():
-            weight = getattr(modules.get(name), "weight", None)
-            if weight is None or tuple(weight.shape) != matrix.shape:
+    with ExitStack() as undo:
+        for name in matrices:
+            module = modules.get(name)
+            if isinstance(module, StreamedLinear):
+                undo.callback(setattr, module, "stored", module.stored)
+                module.stored = _Of(matrices, name, module.stored.size)
+                continue
+            weight, matrix = getattr(module, "weight", None), matrices[name]
+            if module is None or weight is None or tuple(weight.shape) != matrix.shape:
                 raise ValueError(f"the model has no {name} of shape {matrix.shape}")
-            before.append((modules[name], weight))
+            undo.callback(setattr, module, "weight", weight)
             other = torch.tensor(matrix, dtype=weight.dtype, device=weight.device)
-            modules[name].weight = torch.nn.Parameter(other, requires_grad=False)
+            module.weight = torch.nn.Parameter(other, requires_grad=False)
         yield
-    finally:
-        for module, weight in before:
-            module.weight = weight
+
+
+@dataclass(frozen=True)
+class _Of:
+    """One of the matrices, of the size that the model has (``comp.families.streamed.MatrixSource``)."""
+
+    matrices: Mapping[str, Matrix]
+    name: str
+    size: tuple[int, int]
+
+    def read(self) -> torch.Tensor:
+        matrix = self.matrices[self.name]
+        if matrix.shape != self.size:
+            raise ValueError(f"the model has no {self.name} of shape {matrix.shape}")
+        return torch.from_numpy(matrix)

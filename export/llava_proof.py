@@ -18,6 +18,7 @@ from comp.families.llama_forward import DecoderCache, DecoderOptions
 from comp.families.llava import LlavaAdapter
 from comp.families.llava_forward import IGNORE, LlavaBatch, answer_step, prompt_kinds, run_llava
 from comp.families.loading import load_adapter
+from comp.families.streamed import is_large
 from comp.masks import Masks
 from comp.plan import DropPlan, ImageSelection, Place, PruningPlan
 from comp.shapes import ModelShape
@@ -121,7 +122,10 @@ class LlavaSide:
     def load(
         cls, dense: Path, slim: Path, plan: PruningPlan, artifact: LlavaArtifact, device: str
     ) -> "LlavaSide":
-        """Load both checkpoints in float32; ``artifact`` says how answers end."""
+        """Load both checkpoints, to be run in float32; ``artifact`` says how answers end.
+
+        On a CPU the decoder of a large one stays in its files.
+        """
         eos = artifact.manifest.tokens.eos_token_ids
         return cls(_llava(dense, device), _llava(slim, device), plan, eos)
 
@@ -159,7 +163,7 @@ class LlavaSide:
 
 
 def _llava(directory: Path, device: str) -> LlavaAdapter:
-    adapter = load_adapter(directory, device)
+    adapter = load_adapter(directory, device, streamed=device == "cpu" and is_large(directory))
     if not isinstance(adapter, LlavaAdapter):
         raise CompExportError(f"{directory} is no LLaVA, and the plan is of one: pass another run")
     return adapter

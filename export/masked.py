@@ -10,6 +10,7 @@ from torch import Tensor
 from comp.families.base import FamilyAdapter
 from comp.families.cuts import Cut
 from comp.families.encoder_forward import Encoded
+from comp.families.streamed import MatrixSource, StreamedLinear, streamed_layers
 from comp.masks import Masks
 from comp.plan import Merge, PruningPlan, Ranking
 from comp.tokens import RatioRule
@@ -56,12 +57,36 @@ def heard_scores(
     return scores
 
 
+@dataclass(frozen=True)
+class _Overlaid:
+    """A matrix with that of another layer in the places that a cut keeps."""
+
+    under: MatrixSource
+    over: StreamedLinear
+    cut: Cut | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.under.size
+
+    def read(self) -> Tensor:
+        over = self.over.weight.float()
+        if self.cut is None:
+            return over
+        return (
+            self.under.read().float().index_copy_(self.cut.axis, torch.tensor(self.cut.keep), over)
+        )
+
+
 def fill_kept(dense: FamilyAdapter, slim: FamilyAdapter, cut: Callable[[str], Cut | None]) -> None:
     """Put the slim model's weights into their places in the dense one.
 
     Removed rows and columns keep their dense values: masks alone silence them. Changes the dense
     model's weights in place, so that a large model is not held twice.
     """
+    streamed = streamed_layers(slim.model)
+    for name, layer in streamed_layers(dense.model).items():
+        layer.stored = _Overlaid(layer.stored, streamed[name], cut(f"{name}.weight"))
     trained = slim.model.state_dict()
     with torch.no_grad():
         for name, tensor in dense.model.state_dict().items():

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from comp.checkpoints import read_config
+from comp.checkpoints import SINGLE, read_config
 from comp.errors import CompExportError
 from comp.families.cuts import Cut, cut_of
 from comp.files import writing_directory
 from comp.plan import PruningPlan
 from comp.shapes import ModelShape
 from export.llava_config import llava_of, read_llava, slim_config
-from export.weights import DTYPES, SINGLE, CheckpointWeights, WeightSource
+from export.weights import DTYPES, CheckpointWeights, WeightSource
 
 BUFFERS = ("rotary_emb.inv_freq",)  # saved by old releases, never read
 COMPANIONS = (  # what a tokenizer, an image processor and generate() need beside the weights

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import ml_dtypes
 import numpy as np
 
+from comp.checkpoints import INDEX, SINGLE
 from comp.errors import CompExportError
+from comp.families.llava_names import canonical_name
 
-SINGLE = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 LM_HEAD = "lm_head.weight"
 EMBEDDING = "model.language_model.embed_tokens.weight"
 MAX_HEADER = 100_000_000  # bytes; the format's own limit
@@ -46,24 +46,6 @@ class _Stored:
     offset: int
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-
-
-def canonical_name(stored: str) -> str:
-    """The name transformers 5 gives a tensor in memory.
-
-    The hub's ``language_model.model.layers.0…`` and ``vision_tower.vision_model.encoder…``, and the
-    mixture that transformers 5 saves, become ``model.language_model.layers.0…`` and
-    ``model.vision_tower.encoder…``; the head is ``lm_head.weight``.
-    """
-    name = stored.removeprefix("model.")
-    for old, new in (
-        ("language_model.lm_head.", "lm_head."),
-        ("language_model.model.", "language_model."),
-        ("vision_tower.vision_model.", "vision_tower."),
-    ):
-        if name.startswith(old):
-            name = new + name[len(old) :]
-    return name if name.startswith("lm_head.") else f"model.{name}"
 
 
 class CheckpointWeights:

@@ -10,7 +10,7 @@ import click
 from comp.console import print_json, print_table, say
 from comp.errors import CompExportError
 from comp.faithful import check_faithful, take_as_defaults
-from comp.options import CommonOptions, common_options
+from comp.options import CommonOptions, common_options, torch_device
 from comp.registry import METHODS, Teaching, method_called
 from comp.runs import RunDirectory
 
@@ -131,6 +131,12 @@ COST_EXAMPLES = 64  # of the loss
     "--device-map", type=click.Choice(["auto"]), help="Spread a large model over all GPUs."
 )
 @click.option(
+    "--stream/--no-stream",
+    default=None,
+    help="Leave the matrices of a LLaVA's decoder in their files and read each when it is used: for "
+    "models that do not fit into memory, with --recover none [of 1e9 parameters or more, on a CPU].",
+)
+@click.option(
     "--distill",
     type=click.Choice(["none", "logits", "features", "both"]),
     help="Learn from the dense model too, in the search and in recovery [both; of BLIP none, of its "
@@ -226,6 +232,7 @@ def command(
     align: int | None,
     dtype: str,
     device_map: str | None,
+    stream: bool | None,
     distill: str | None,
     distill_weight: float | None,
     distill_temperature: float,
@@ -267,6 +274,19 @@ def command(
         raise CompExportError(
             f"--race {race} with {why}: searches of comp race, and recovery decides; leave one of them out"
         )
+    if stream and method_called(method).differentiates:
+        forward = ", ".join(
+            m.name for m in METHODS if "llava" in m.families and not m.differentiates
+        )
+        raise CompExportError(
+            f"--stream with --method {method}, which needs gradients of the whole model: choose from "
+            f"{forward}"
+        )
+    if stream and device_map is not None:
+        raise CompExportError(
+            f"--stream with --device-map {device_map}: a model is read from its files or spread over "
+            "GPUs; leave one of them out"
+        )
     run = RunDirectory(out or RUNS / f"{Path(model).name}-{rate:g}")
     _prepare(run, force, resume)
     from comp.checkpoints import resolve_model
@@ -282,13 +302,19 @@ def command(
     from comp.strategy import StrategyOptions
     from comp.training_loop import StepOptions
 
-    resolve_model(model)
+    directory = resolve_model(model)
     family, defaults, width, teaching = _of_model(model)
     asked = defaults if modes is None else mode_names(modes)
     pruned_modes = method_called(method).modes_among(asked, family)
     large = width >= LARGE_WIDTH
     table = table_for(model, family.name, cost, latency_table)
     align = align or (ALIGN_LARGE if large else ALIGN_SMALL)
+    if stream is None:
+        from comp.families.streamed import is_large
+
+        other = recover != "none" or device_map is not None or method_called(method).differentiates
+        other = other or family.name != "llava" or torch_device(options.device) != "cpu"
+        stream = not other and is_large(directory)
     adapted = recover == "lora" or (recover != "full" and family.name == "llava")
     untaught = recover == "none" or (large and not adapted)  # a teacher of its own fills memory
     if distill is not None or untaught:
@@ -327,7 +353,9 @@ def command(
             seed=options.seed,
             training=replace(training, learning_rate=rates[1], warmup_steps=10),
         ),
-        sizes=DataSizes(calibration, validation, min(batch_size, calibration), cost_examples),
+        sizes=DataSizes(
+            calibration, validation, min(batch_size, calibration), cost_examples, stream
+        ),
         recovery=recover,  # type: ignore[arg-type]
         lora_rank=lora_rank,
         data=None if data is None else str(data),
@@ -339,6 +367,7 @@ def command(
         table=table,
         race=race if race is not None else family.race if races else 0,
         race_if_room=race is None,
+        stream=stream,
     )
     if resume:
         check_resumable(run, request)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from comp.families.cuts import Cut
+from comp.families.streamed import streamed_layers
 
 
 def fill_slim(slim: nn.Module, dense: nn.Module, cut: Callable[[str], Cut | None]) -> None:
@@ -16,6 +17,8 @@ def fill_slim(slim: nn.Module, dense: nn.Module, cut: Callable[[str], Cut | None
         dense: whose weights it gets.
         cut: of each tensor by its name; none where it stays whole.
     """
+    for name, layer in streamed_layers(dense).items():
+        slim.set_submodule(name, layer.cut(cut(f"{name}.weight")))
     state = {}
     for name, tensor in dense.state_dict().items():
         found = cut(name)

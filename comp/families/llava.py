@@ -39,6 +39,7 @@ from comp.families.slim_llava import (
     CompLlavaForConditionalGeneration,
     pruning_of,
 )
+from comp.families.streamed import save_streamed, streamed_layers
 from comp.flops import ModelShape, llava_macs_of_counts, llava_macs_of_drops
 from comp.masks import UNCUT, BlockKey, BlockShape, Masks, StructureCounts
 from comp.plan import DropPlan, ImageSelection, Part, Place, PruningPlan, Workload
@@ -193,6 +194,12 @@ class LlavaAdapter(FamilyAdapter):
 
     def train_parts(self, parts: set[Part]) -> None:
         self._tower_frozen = "vision" not in parts
+        if streamed := streamed_layers(self.model):
+            # Nothing of it is trained; these are what refitting changes, and a search saves.
+            self.model.model.vision_tower.requires_grad_("vision" in parts)
+            for layer in streamed.values():
+                layer.requires_grad_()  # its bias
+            return
         self.model.requires_grad_(requires_grad=True)
         if self._tower_frozen:
             self.model.model.vision_tower.requires_grad_(requires_grad=False)
@@ -219,9 +226,12 @@ class LlavaAdapter(FamilyAdapter):
         return LlavaAdapter(slim, processor, self.stored_dtype)
 
     def save(self, directory: Path) -> None:
+        self.processor.save_pretrained(directory)
+        if streamed_layers(self.model):
+            save_streamed(self.model, directory, self.stored_dtype)
+            return
         self.model.to(self.stored_dtype).save_pretrained(directory)
         self.model.float()
-        self.processor.save_pretrained(directory)
 
 
 def _blocks(model: LlavaForConditionalGeneration) -> tuple[BlockShape, ...]:

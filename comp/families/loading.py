@@ -1,6 +1,9 @@
 """Load a checkpoint as the adapter of its family."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,10 @@ class _Classes:
 
 
 def load_adapter(
-    directory: Path, device: torch.device | str = "cpu", device_map: str | None = None
+    directory: Path,
+    device: torch.device | str = "cpu",
+    device_map: str | None = None,
+    streamed: bool = False,
 ) -> FamilyAdapter:
     """Load weights in fp32 with their processor.
 
@@ -41,6 +47,7 @@ def load_adapter(
         directory: a checkpoint's directory (safetensors only).
         device: where to put the model.
         device_map: ``auto`` spreads a large model over all GPUs (through accelerate).
+        streamed: leave the matrices of a LLaVA's decoder in their files (``comp.families.streamed``).
 
     Raises:
         CompExportError: for an unsupported family, missing weights or missing processor files.
@@ -57,13 +64,19 @@ def load_adapter(
             f"--device-map {device_map} spreads a large LLaVA over GPUs, and {directory} is a {family} "
             "model, which fits on one: leave it out"
         )
+    if streamed and family != "llava":
+        raise CompExportError(
+            f"--stream leaves the decoder of a large LLaVA in its files, and {directory} is a {family} "
+            "model: leave it out"
+        )
     _require_weights(directory)
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # our own says what is going on
 
     classes = _CLASSES[family](directory, config)
-    model = _load_model(directory, classes, device_map)
+    load = _load_streamed if streamed else partial(_load_model, device_map=device_map)
+    model = load(directory, classes)
     processor = _load_processor(directory, classes)
     if device_map is None:
         model.to(device)
@@ -152,13 +165,41 @@ def _blip(directory: Path, config: dict[str, Any]) -> _Classes:
 _CLASSES = {"llava": _llava, "clip": _clip, "blip": _blip}
 
 
-def _load_model(directory: Path, classes: _Classes, device_map: str | None) -> Any:
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Inside the block transformers does not say which tensors of a checkpoint it left there."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _load_streamed(directory: Path, classes: _Classes) -> Any:
+    from comp.families.streamed import stream_decoder, without_layers
+
+    config = classes.config.from_pretrained(directory)
+    with torch.device("meta"):
+        whole = classes.model(config)
+    with _without_load_report():
+        shell = _load_model(directory, classes, config=without_layers(config))
+    stream_decoder(shell, whole, directory)
+    return shell.eval()
+
+
+def _load_model(
+    directory: Path, classes: _Classes, device_map: str | None = None, config: Any = None
+) -> Any:
+    """The model of the checkpoint, or of ``config`` with what the checkpoint has of it."""
     from safetensors import SafetensorError
 
     try:
         model, found = classes.model.from_pretrained(
             directory,
-            config=classes.config.from_pretrained(directory),
+            config=config or classes.config.from_pretrained(directory),
             dtype=torch.float32,
             use_safetensors=True,
             trust_remote_code=False,

@@ -27,12 +27,13 @@ from speed_report import MEASURES, Spread
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
 from comp.errors import CompExportError
+from comp.families.llava_names import canonical_name
 from comp.flops import llava_macs, llava_params
 from comp.plan import PruningPlan, Workload
 from comp.shapes import ModelShape, read_shape
 from export.engines.limits import Limits
 from export.llava_config import llava_of
-from export.weights import CheckpointWeights, canonical_name
+from export.weights import CheckpointWeights
 from tests.benchmarks.conftest import BENCHMARKS
 
 SEVEN = read_shape("llava-7b")

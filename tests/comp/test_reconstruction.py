@@ -10,7 +10,7 @@ from torch import nn
 from comp.compute import Compute
 from comp.families.base import Forwarding
 from comp.masks import Masks
-from comp.reconstruction import RIDGE, Cut, InputProducts, reconstruct, refit
+from comp.reconstruction import RIDGE, Cut, InputProducts, fitted, reconstruct
 from tests.comp.jobs import small_job
 
 
@@ -24,6 +24,10 @@ def kept(size, *indices):
     mask = torch.zeros(size, dtype=torch.bool)
     mask[list(indices)] = True
     return mask
+
+
+def refit(cut, products):
+    cut.put(fitted(cut, products))
 
 
 def linear(weight, bias=None):

@@ -15,6 +15,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import comp  # noqa: F401  (registers slim models)
 from comp.errors import CompExportError
+from comp.families.llava_names import canonical_name
 from export.artifact import Origin, artifact_directory, export_artifact
 from export.graph.builder import GraphBuilder, Target
 from export.llava_config import read_llava
@@ -22,7 +23,7 @@ from export.manifest import MANIFEST_NAME
 from export.processor import read_image_processing, read_prompt_template, read_special_tokens
 from export.reading import load_artifact
 from export.slim import write_slim_checkpoint
-from export.weights import CheckpointWeights, MemoryWeights, canonical_name
+from export.weights import CheckpointWeights, MemoryWeights
 from tests.export.damage import assert_damage_is_refused
 from tests.export.tiny import (
     IMAGE_TOKEN,
