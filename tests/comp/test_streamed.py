@@ -22,6 +22,7 @@ from comp.plan import PruningPlan
 from comp.registry import METHODS
 from comp.runs import open_run
 from tests.comp.small import questions, small_adapter
+from tests.comp.test_prune_command import KILLED
 
 QUICK = ("--stages", "4", "--batch-size", "8", "--calibration", "8", "--validation", "8")
 QUICK += ("--device", "cpu", "--dtype", "float32", "--recover", "none", "--json")
@@ -170,21 +171,6 @@ def test_a_slim_checkpoint_can_be_streamed_too(checkpoint, tmp_path):
     with torch.no_grad():
         losses = [adapter.score(batch, Forwarding()).loss for adapter in (streamed, whole)]
     assert torch.equal(*losses)
-
-
-KILLED = """
-import os, sys
-from comp import search_state
-import comp.methods.comp as method
-real = method.save_search
-def killing(folder, adapter, saved, line):
-    real(folder, adapter, saved, line)
-    if saved.stage == 2:
-        os.kill(os.getpid(), 9)
-method.save_search = killing
-from comp.cli import main
-main(sys.argv[1:])
-"""
 
 
 def test_a_killed_search_goes_on_with_the_matrices_that_it_had_changed(checkpoint, tmp_path):
