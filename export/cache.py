@@ -7,6 +7,7 @@ from comp.plan import keep_count
 from export.llava_manifest import DecoderShape
 
 PAST, PRESENT = "past_key_values.", "present."  # begin the names of caches that go in and come out
+LOGITS = "logits"  # output of the last token's
 CACHE_LENGTHS = "cache_lengths"  # input of decoders that are told what caches hold: [segments, B]
 
 

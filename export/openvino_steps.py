@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from export.cache import PAST, PRESENT
+from export.cache import LOGITS, PAST, PRESENT
 from export.manifest import Precision
 from export.openvino_graph import compiled, name_of, openvino, tensor_of
 
-LOGITS = "logits"
 CACHES: dict[Precision, str] = {"bfloat16": "bf16", "float16": "f16"}  # otherwise as computed
 
 

@@ -10,10 +10,9 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from comp.errors import CompExportError
-from export.cache import PAST, PRESENT
+from export.cache import LOGITS, PAST, PRESENT
 from serve.backends.providers import Device
 
-LOGITS = "logits"
 _NUMPY_TYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
