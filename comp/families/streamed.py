@@ -22,9 +22,7 @@ from comp.errors import CompExportError
 from comp.families.cuts import Cut
 from comp.families.llava_names import canonical_name
 
-LARGE = (
-    1_000_000_000  # numbers from which a model stays in its files where nothing else is asked for
-)
+LARGE = 1_000_000_000  # numbers, from which a model stays in its files unless asked otherwise
 
 
 class MatrixSource(Protocol):
@@ -105,7 +103,10 @@ class StreamedLinear(nn.Module):
         self.changed = weight.detach().to("cpu", kept)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        return F.linear(inputs, self.weight.to(inputs.device, inputs.dtype), self.bias)
+        weight = self.weight.to(inputs.device)
+        if not torch.is_autocast_enabled(inputs.device.type):  # which takes it to its own type
+            weight = weight.to(inputs.dtype)
+        return F.linear(inputs, weight, self.bias)
 
     def cut(self, cut: Cut | None) -> "StreamedLinear":
         """A layer of its own of these rows or columns; none: of all."""

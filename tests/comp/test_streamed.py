@@ -63,6 +63,18 @@ def test_a_layer_multiplies_by_what_is_in_the_file(stored):
     assert torch.equal(layer.weight, matrix)
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
+def test_under_autocast_it_multiplies_in_that_type(kind, tmp_path):
+    save_file({"it": torch.randn(6, 4).to(kind)}, tmp_path / "a.safetensors")
+    layer = StreamedLinear(StoredMatrix(tmp_path / "a.safetensors", "it", (6, 4)))
+    rows = torch.randn(3, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = torch.nn.functional.linear(rows, layer.weight.float())
+        found = layer(rows)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, expected)
+
+
 def test_a_copy_of_a_weight_may_be_changed_and_the_layer_is_not(stored):
     matrix, source = stored
     layer = StreamedLinear(source)
