@@ -73,17 +73,20 @@ def reconstruct(
     before = Masks.ones(adapter.blocks) if how.masks is None else how.masks
     cuts = dict(_cuts(adapter, before, after))
     found: dict[Place, Fitted] = {}
-    with torch.no_grad(), compute.autocast():
-        if len(calibration) == 1:
-            at_once = _FittedAtOnce(list(cuts), cuts=cuts, compute=compute, found=found)
-            adapter.score(calibration[0], how, at_once)
-        else:
-            for places in _groups(cuts):
-                products = InputProducts(places)
-                for batch in calibration:
-                    adapter.score(batch, how, products)
-                for place in places:
-                    found[place] = fitted(cuts[place], compute.mean(products.of[place]))
+
+    def show(observer: InputProducts) -> None:
+        with torch.no_grad(), compute.autocast():
+            for batch in calibration:
+                adapter.score(batch, how, observer)
+
+    if len(calibration) == 1:
+        show(_FittedAtOnce(list(cuts), cuts=cuts, compute=compute, found=found))
+    else:
+        for places in _groups(cuts):
+            products = InputProducts(places)
+            show(products)
+            for place in places:
+                found[place] = fitted(cuts[place], compute.mean(products.of[place]))
     # Not before: all are fitted to what the model gave before the cut.
     for place, new in found.items():
         cuts[place].put(new)

@@ -166,3 +166,25 @@ def test_a_refitted_layer_is_nearer_to_its_old_outputs(family, tmp_path):
 
 def _name(adapter, wanted):
     return next(name for name, found in adapter.model.named_parameters() if found is wanted)
+
+
+@pytest.mark.parametrize("family", ["llava", "clip", "blip"])
+def test_layers_fitted_one_by_one_are_fitted_to_the_same_model(family, tmp_path, monkeypatch):
+    """However few products fit into memory at a time: later layers must not see earlier ones refitted."""
+
+    def refitted(folder):
+        job = small_job(family, folder, rate=0.5)
+        adapter = job.adapter
+        after = Masks.ones(adapter.blocks)
+        for block in adapter.blocks:
+            if block.key in after.channels:
+                after.channels[block.key][::3] = 0
+        how = Forwarding(Masks.ones(adapter.blocks))
+        reconstruct(adapter, Compute("cpu", "float32"), job.data.calibration, how, after)
+        return adapter.model.state_dict()
+
+    together = refitted(tmp_path / "together")
+    monkeypatch.setattr("comp.reconstruction.PRODUCTS", 1)
+    one_by_one = refitted(tmp_path / "one-by-one")
+    for name, tensor in together.items():
+        assert torch.equal(tensor, one_by_one[name]), name
