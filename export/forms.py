@@ -1,21 +1,21 @@
 """The forms of a LLaVA that ``verify`` compares with torch, and those that cannot run here."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from export.cache import PAST
 from export.engines.runtime import EngineRuntime
 from export.in_place_runner import InPlaceRunner
 from export.llava_manifest import LlavaArtifact
 from export.manifest import computed_in
-from export.openvino_forms import OpenVinoOutputs, openvino_form
-from export.openvino_steps import OpenVinoSteps
+from export.openvino_forms import OpenVinoOutputs, PagedOutputs, openvino_form
+from export.openvino_pages import PageBuffers, Pages
 from export.ort_graph import NO_BFLOAT16, LoadGraph, NumpyGraph
-from export.ort_runner import OnnxRunner, OnnxState, feeds_of
+from export.ort_runner import OnnxRunner
 from export.parity import Greedy
 from export.prompts import Prefilled, PromptRunner, places_in_all
 from export.proof import Form, Skipped
@@ -39,40 +39,28 @@ class OnnxForm(PromptRunner):
         return self._runner.continue_greedily(logits, prefilled.state, max_new_tokens)
 
 
-@dataclass(frozen=True)
-class OpenVinoState(OnnxState):
-    """Behind a step: ``request`` holds the caches."""
+class OpenVinoRunner(InPlaceRunner):
+    """An artifact of the standard flavour in OpenVINO, its decoder as users' is."""
 
-    request: Any = None
+    def _decoder_path(self) -> Path:
+        return self.artifact.decoder_model
 
-
-class OpenVinoRunner(OnnxRunner):
-    """As ``OnnxRunner``, in OpenVINO, steps as users' are; the artifact is of the standard flavour."""
-
-    def __init__(self, artifact: LlavaArtifact) -> None:
-        super().__init__(artifact)
-        self._steps = OpenVinoSteps(artifact.decoder_model, artifact.manifest.precision)
-
-    def _run(
-        self,
-        embeds: np.ndarray,
-        position_ids: np.ndarray,
-        vision: np.ndarray,
-        text: np.ndarray,
-        state: OnnxState,
-        extra: dict[str, Any],
-    ) -> tuple[np.ndarray, list[np.ndarray], OnnxState]:
-        if state.position == 0:
-            return super()._run(embeds, position_ids, vision, text, state, extra)
-        request = (
-            state.request if isinstance(state, OpenVinoState) else self._steps.begin(state.caches)
-        )
-        logits = self._steps.step(request, feeds_of(embeds, position_ids, vision, text))
-        return logits[:, 0], [], OpenVinoState({}, state.position + 1, request=request)
-
-    def _graph(self, path: Path, providers: tuple[str, ...], threads: int) -> OpenVinoOutputs:
+    def _graph(self, path: Path, providers: tuple[str, ...], threads: int) -> NumpyGraph:
         del providers  # ONNX Runtime's
-        return OpenVinoOutputs(path, self.artifact.manifest.precision, threads or None)
+        load = PagedOutputs if path == self.artifact.decoder_model else OpenVinoOutputs
+        return load(path, self.artifact.manifest.precision, threads or None)
+
+    def _caches(self, batch: int, lengths: Sequence[int]) -> dict[str, Any]:
+        buffers = PageBuffers(self.artifact.manifest.precision)
+        heads = zip(self._shape.num_key_value_heads, lengths, strict=True)
+        return {
+            f"{PAST}{layer}.{kind}": buffers.empty((batch, count, length, self._shape.head_dim))
+            for layer, (count, length) in enumerate(heads)
+            for kind in ("key", "value")
+        }
+
+    def _places(self, cache: Pages) -> int:
+        return cache.shape()[2]
 
 
 def llava_on_graphs(artifact: LlavaArtifact, load: LoadGraph) -> OnnxForm:

@@ -44,6 +44,11 @@ class InPlaceRunner(OnnxRunner):
         tokens = cached_tokens(self._shape, vision, text)
         return self._caches(batch, [tokens[s] + self._room for s in self._segments])
 
+    def _places(self, cache: Any) -> int:
+        """For tokens in a cache."""
+        places: int = cache.shape[2]
+        return places
+
     def _run(
         self,
         embeds: np.ndarray,
@@ -56,8 +61,7 @@ class InPlaceRunner(OnnxRunner):
         new = cached_tokens(self._shape, vision.shape[1], text.shape[1])
         filled = state.filled or (0,) * len(new)
         rows = np.repeat(np.array(filled, np.int64)[:, None], len(embeds), axis=1)
-        capacity = state.caches["past_key_values.0.key"].shape[2]
-        if filled[0] + new[0] > capacity:
+        if filled[0] + new[0] > self._places(state.caches["past_key_values.0.key"]):
             raise CompExportError(f"room for {self._room} new tokens is used up: ask for fewer")
         logits, kept, after = super()._run(
             embeds, position_ids, vision, text, state, extra | {CACHE_LENGTHS: rows}

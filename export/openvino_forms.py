@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from export.cache import PAST, PRESENT
 from export.manifest import Artifact, Precision
 from export.openvino_graph import INSTALL, NO_BFLOAT16, OpenVinoGraph, computes_bfloat16
+from export.openvino_pages import PagedDecoder
 from export.parity import Runner
 from export.proof import Form, Skipped
 
@@ -29,6 +31,24 @@ class OpenVinoOutputs:
         """Every output by its name."""
         arrays, tensors = self._graph.run(feeds, self._numbers, self._kept)
         return dict(zip([*self._numbers, *self._kept], [*arrays, *tensors], strict=True))
+
+
+class PagedOutputs:
+    """A decoder in OpenVINO: numpy arrays by name, and caches, written in place, as they were fed."""
+
+    def __init__(self, path: Path, precision: Precision, threads: int | None = None) -> None:
+        """Arguments and errors as ``PagedDecoder``."""
+        self._graph = PagedDecoder(path, precision, threads)
+
+    def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
+        """Every output by its name."""
+        arrays, _ = self._graph.run(feeds, self._graph.outputs)
+        caches = {
+            name.replace(PAST, PRESENT): cache
+            for name, cache in feeds.items()
+            if name.startswith(PAST)
+        }
+        return dict(zip(self._graph.outputs, arrays, strict=True)) | caches
 
 
 def openvino_form(artifact: Artifact, load: Callable[[], Runner]) -> Form | Skipped:

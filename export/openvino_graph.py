@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comp.errors import CompExportError
-from export.manifest import Precision
+from export.manifest import Precision, computed_in
+from export.quantise import GROUPS
 
 INSTALL = "pip install 'comp-export[openvino]'"
 NO_BFLOAT16 = "which this CPU does not compute (AVX-512 BF16 or AMX does)"
@@ -31,16 +32,23 @@ class OpenVinoGraph:
         path: the ``.onnx`` file, of the standard flavour; its external data lies beside it.
         precision: of the artifact. float32 and float16 ones are computed in float32.
         threads: of one run; ``None`` leaves them to OpenVINO, which takes the physical cores.
+        more: properties of OpenVINO's beside those that all graphs have.
+        rewrite: changes the ``openvino.Model`` in place before it is compiled.
 
     Raises:
         CompExportError: OpenVINO is not installed, refuses the graph, or this CPU has no bfloat16.
     """
 
     def __init__(
-        self, path: Path, precision: Precision = "float32", threads: int | None = None
+        self,
+        path: Path,
+        precision: Precision = "float32",
+        threads: int | None = None,
+        more: Mapping[str, Any] = MappingProxyType({}),
+        rewrite: Callable[[Any], None] | None = None,
     ) -> None:
         self._ov = openvino()
-        self._compiled = compiled(path, precision, threads)
+        self._compiled = _compiled(path, precision, threads, more, rewrite)
         self.inputs: dict[str, np.dtype[Any]] = {
             name_of(port): port.get_element_type().to_dtype() for port in self._compiled.inputs
         }
@@ -105,23 +113,14 @@ class OpenVinoGraph:
             self._free.append(request)
 
 
-def compiled(
+def _compiled(
     path: Path,
     precision: Precision,
     threads: int | None,
-    more: Mapping[str, Any] = MappingProxyType({}),
-    rewrite: Callable[[Any], None] | None = None,
+    more: Mapping[str, Any],
+    rewrite: Callable[[Any], None] | None,
 ) -> Any:
-    """An ``openvino.CompiledModel`` for the CPU.
-
-    Args:
-        path, precision, threads: as of ``OpenVinoGraph``.
-        more: properties of OpenVINO's beside those that all graphs have.
-        rewrite: changes the ``openvino.Model`` in place before it is compiled.
-
-    Raises:
-        CompExportError: as ``OpenVinoGraph``.
-    """
+    """An ``openvino.CompiledModel`` for the CPU; arguments and errors as of ``OpenVinoGraph``."""
     openvino()
     if precision == "bfloat16" and not computes_bfloat16():
         raise CompExportError(f"{path} is bfloat16, {NO_BFLOAT16}: use --precision float32")
@@ -140,10 +139,25 @@ def compiled(
         model = _core().read_model(str(path))
         if rewrite is not None:
             rewrite(model)
+        if computed_in(precision) != precision:
+            # Inputs that are rounded together: by itself OpenVINO takes 32, which is slower.
+            settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _group(model)
         return _core().compile_model(model, "CPU", settings)
     except RuntimeError as error:  # OpenVINO's exceptions have no class of their own
         reason = " ".join(str(error).split())
         raise CompExportError(f"OpenVINO cannot load {path}: {reason}") from error
+
+
+def _group(model: Any) -> int:
+    """Inputs with one scale in all weights of 4 bits: of a wider group OpenVINO would round none at all."""
+    sizes = [
+        target.get_node().get_output_partial_shape(0)[1].get_length()
+        for node in model.get_ops()
+        if node.get_type_name() == "Constant" and node.get_element_type() == openvino().Type.i4
+        for target in node.output(0).get_target_inputs()
+        if target.get_node().get_type_name() == "Reshape"  # [in, out] → [in / group, group, out]
+    ]
+    return min(sizes, default=max(GROUPS))
 
 
 def tensor_of(value: Any, kind: Any) -> Any:

@@ -135,7 +135,7 @@ class Buffers(Protocol):
     """Memory for caches that a graph writes in place, ``[B, H, S, hd]``."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-        """A cache that holds nothing yet."""
+        """A cache that holds nothing yet; its ``shape()`` may have more places."""
         ...
 
     def longer(self, cache: Any, held: int, places: int) -> Any:
@@ -147,7 +147,7 @@ class Steps(Protocol):
     """What makes decode steps faster than ``Graph.run``: caches are taken once, for many steps."""
 
     def begin(self, caches: Mapping[str, Any]) -> Any:
-        """What steps go on with, given caches by input name: copies, or with ``Buffers`` these."""
+        """What steps go on with, given caches by input name, which they write into."""
         ...
 
     def step(self, held: Any, feeds: Mapping[str, Any]) -> NDArray[np.float32]:
@@ -186,8 +186,8 @@ class Runtime(Protocol):
         """
         ...
 
-    def steps(self, path: Path, graph: Graph) -> Steps | None:
-        """The decoder for steps, which ``graph`` has loaded, where that is faster; errors as ``graph``."""
+    def decoder(self, path: Path) -> tuple[Graph, Steps | None]:
+        """Load a decoder, and what makes its steps where something is faster; errors as ``graph``."""
         ...
 
     def table(self, path: Path) -> Graph:

@@ -138,12 +138,13 @@ class Decoder:
         pasts = self._with_room(state)
         if self._steps is not None:
             held = state.held
-            if held is None or pasts is not state.caches:
+            if pasts is not state.caches:
+                self.release(state)
+                held = None
+            if held is None:
                 held = self._steps.begin(dict(zip(self._past, pasts, strict=True)))
             logits = self._steps.step(held, feeds)
-            # Without buffers what is held has copies of the caches.
-            left = pasts if self._buffers else ()
-            return logits[:, -1], DecoderState(left, state.position + 1, lengths, held)
+            return logits[:, -1], DecoderState(pasts, state.position + 1, lengths, held)
         feeds |= zip(self._past, pasts, strict=True)
         into = pasts if self._buffers else ()
         (logits,), caches = self._graph.run(feeds, ["logits"], self._present, into)

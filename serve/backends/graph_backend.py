@@ -24,8 +24,7 @@ class GraphBackend:
         self.device: Literal["cpu", "cuda"] = runtime.device
         self._vision = runtime.graph(artifact.vision_encoder)
         self._embed = runtime.table(artifact.embed_tokens)
-        graph = runtime.graph(artifact.decoder_model)
-        steps = runtime.steps(artifact.decoder_model, graph)
+        graph, steps = runtime.decoder(artifact.decoder_model)
         self._decoder = Decoder(graph, self.manifest, runtime.buffers, steps)
 
     def check(self, size: RequestSize, keep_factor: float) -> None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from comp.errors import CompExportError
 from export.manifest import Manifest, computed_in
-from serve.backends.base import BackendName, Graph
+from serve.backends.base import BackendName
 from serve.backends.integers import multiplies_exactly
 from serve.backends.ort_session import OrtBuffers, OrtGraph, OrtSteps
 from serve.backends.providers import Provider, SessionMaker, device_of
@@ -65,10 +65,10 @@ class OnnxRuntime:
         """See ``Runtime``."""
         return OrtGraph(self.sessions.session(path), self.device)
 
-    def steps(self, path: Path, graph: Graph) -> OrtSteps | None:
+    def decoder(self, path: Path) -> tuple[OrtGraph, OrtSteps | None]:
         """See ``Runtime``: where the caches stay in one place, that is bound once."""
-        assert isinstance(graph, OrtGraph)
-        return OrtSteps(graph) if self.buffers else None
+        graph = self.graph(path)
+        return graph, OrtSteps(graph) if self.buffers else None
 
     def table(self, path: Path) -> OrtGraph:
         """See ``Runtime``; there is nothing to compile in it."""

@@ -7,8 +7,8 @@ from typing import Literal
 from comp.errors import CompExportError
 from export.manifest import Manifest, Precision
 from export.openvino_graph import OpenVinoGraph, openvino_version
-from export.openvino_steps import OpenVinoSteps
-from serve.backends.base import BackendName, Graph
+from export.openvino_pages import PageBuffers, PagedDecoder
+from serve.backends.base import BackendName
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,18 @@ class OpenVino:
         return cls(manifest.precision, threads, f"openvino {openvino_version()}")
 
     @property
-    def buffers(self) -> None:
-        """See ``Runtime``: caches grow, or are states of ``steps``."""
+    def buffers(self) -> PageBuffers:
+        """See ``Runtime``."""
+        return PageBuffers(self.precision)
 
     def graph(self, path: Path) -> OpenVinoGraph:
         """See ``Runtime``."""
         return OpenVinoGraph(path, self.precision, self.threads)
 
-    def steps(self, path: Path, graph: Graph) -> OpenVinoSteps:
-        """See ``Runtime``: another form of the graph."""
-        del graph
-        return OpenVinoSteps(path, self.precision, self.threads)
+    def decoder(self, path: Path) -> tuple[PagedDecoder, PagedDecoder]:
+        """See ``Runtime``: caches are bound once."""
+        decoder = PagedDecoder(path, self.precision, self.threads)
+        return decoder, decoder
 
     def table(self, path: Path) -> OpenVinoGraph:
         """See ``Runtime``."""

@@ -195,7 +195,7 @@ def test_bfloat16_artifacts_are_compared_where_the_cpu_can(run, exported, tmp_pa
     shutil.copytree(run, found)
     words = ("--flavour", "standard", "--precision", "bfloat16", "--no-dense", "--json")
     assert invoke(onnx_command, found, *words)[0] == 0
-    status, text = invoke(verify_command, found, "--questions", 2, "--json")
+    status, text = invoke(verify_command, found, "--questions", 8, "--json")
     assert status == 0
     report = json.loads(text)
     skipped, *_ = report["skipped"]

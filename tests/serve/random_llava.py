@@ -34,7 +34,7 @@ class Checkpoint:
     processor: LlavaProcessor
 
 
-def random_llava(tokenizer, seed=0, key_value_heads=HEADS):
+def random_llava(tokenizer, seed=0, key_value_heads=HEADS, intermediate=FFN):
     """Random weights, large enough that greedy answers differ from step to step."""
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
@@ -48,7 +48,7 @@ def random_llava(tokenizer, seed=0, key_value_heads=HEADS):
         text_config=LlamaConfig(
             vocab_size=len(tokenizer),
             hidden_size=64,
-            intermediate_size=FFN,
+            intermediate_size=intermediate,
             num_hidden_layers=LAYERS,
             num_attention_heads=HEADS,
             num_key_value_heads=key_value_heads,

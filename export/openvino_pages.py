@@ -1,0 +1,125 @@
+"""A decoder in OpenVINO whose caches lie in pages, written where they are.
+
+The graph as it was exported takes the caches and gives longer ones, so that every step would write all of
+them anew. Here attention and caches are one operator, as in OpenVINO's own server of language models: it
+writes the present tokens into pages that are given, and reads prompts faster too. The same compiled graph
+serves prompts and steps, so that weights are held once.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.cache import LOGITS
+from export.manifest import Precision
+from export.openvino_attention import PAGE, attention_in_pages
+from export.openvino_graph import OpenVinoGraph, openvino, tensor_of
+
+CACHES: dict[Precision, str] = {"bfloat16": "bf16", "float16": "f16"}  # otherwise as computed
+
+
+@dataclass(frozen=True)
+class Pages:
+    """One cache of B sequences: ``tensor [B·pages, H, PAGE, hd]``, those of a sequence in one piece."""
+
+    tensor: Any
+    batch: int
+
+    def shape(self) -> tuple[int, int, int, int]:
+        """``[B, H, places, hd]``, as of a cache in one piece."""
+        pages, heads, page, width = self.tensor.shape
+        return (self.batch, heads, pages // self.batch * page, width)
+
+
+class PageBuffers:
+    """Makes caches of an artifact's precision (see ``Buffers``)."""
+
+    def __init__(self, precision: Precision) -> None:
+        self._kind = CACHES.get(precision, "f32")
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any] | None = None) -> Pages:
+        """For ``[B, H, S, hd]``; pages that are never written take no memory."""
+        del dtype  # NumPy has no bfloat16
+        batch, heads, places, width = shape
+        ov = openvino()
+        pages = batch * -(-places // PAGE)
+        return Pages(ov.Tensor(getattr(ov.Type, self._kind), [pages, heads, PAGE, width]), batch)
+
+    def longer(self, cache: Pages, held: int, places: int) -> Pages:
+        """See ``Buffers``."""
+        batch, heads, _, width = cache.shape()
+        after = self.empty((batch, heads, places, width))
+        full = -(-held // PAGE)
+        old, new = (x.tensor.data.reshape(batch, -1, heads, PAGE, width) for x in (cache, after))
+        new[:, :full] = old[:, :full]
+        return after
+
+
+class PagedDecoder(OpenVinoGraph):
+    """``decoder_model.onnx`` of the standard flavour, with inputs as of one that counts its caches.
+
+    Inputs ``past_key_values.*`` are ``Pages``, written in place; ``cache_lengths [segments, B]`` says how
+    many tokens each holds. Outputs are the logits and the kept places.
+
+    Args:
+        path, precision, threads: as of ``OpenVinoGraph``.
+
+    Raises:
+        CompExportError: as ``OpenVinoGraph``; a graph of another release.
+    """
+
+    def __init__(self, path: Path, precision: Precision, threads: int | None = None) -> None:
+        # By itself OpenVINO would round the caches to 8 bits.
+        settings = {"KV_CACHE_PRECISION": CACHES.get(precision, "f32")}
+        super().__init__(path, precision, threads, settings, attention_in_pages)
+        self._steps: list[Any] = []  # requests that nothing is bound to
+
+    def run(
+        self,
+        feeds: Mapping[str, Any],
+        numbers: Sequence[str] = (),
+        kept: Sequence[str] = (),
+        into: Sequence[Any] = (),
+    ) -> tuple[list[NDArray[Any]], list[Any]]:
+        """See ``OpenVinoGraph.run``; ``kept`` are the caches, which are what was fed: ``into``."""
+        assert len(kept) == len(into)
+        tensors = {
+            name: value.tensor if isinstance(value, Pages) else value
+            for name, value in feeds.items()
+        }
+        arrays, _ = super().run(tensors, numbers)
+        return arrays, list(into)
+
+    def begin(self, caches: Mapping[str, Pages]) -> Any:
+        """See ``Steps``: a request that caches are bound to, read and written where they are."""
+        with self._lock:
+            request = self._steps.pop() if self._steps else None
+        request = request or self._compiled.create_infer_request()
+        for place, name in enumerate(self.inputs):
+            if name in caches:
+                request.set_input_tensor(place, caches[name].tensor)
+        return request
+
+    def step(self, request: Any, feeds: Mapping[str, Any]) -> NDArray[np.float32]:
+        """See ``Steps``."""
+        kinds = zip(self.inputs, self._taken, strict=True)
+        # Alive until the step is done: their memory is the arrays'.
+        fed = {
+            place: tensor_of(feeds[name], kind)
+            for place, (name, kind) in enumerate(kinds)
+            if name in feeds
+        }
+        for place, value in fed.items():
+            request.set_input_tensor(place, value)
+        request.infer(share_outputs=True)
+        logits: NDArray[np.float32] = request.get_output_tensor(self._places[LOGITS]).data.copy()
+        return logits
+
+    def end(self, request: Any) -> None:
+        """See ``Steps``: another answer begins with it."""
+        with self._lock:
+            self._steps.append(request)

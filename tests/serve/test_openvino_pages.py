@@ -1,0 +1,174 @@
+"""A decoder in OpenVINO: its caches lie in pages, which prompts and steps write where they are."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from comp.errors import CompExportError
+from export.artifact import Origin, export_artifact
+from export.graph.builder import Target
+from export.llava_manifest import LlavaArtifact
+from export.openvino_attention import PAGE, attention_in_pages
+from export.openvino_graph import OpenVinoGraph, computes_bfloat16
+from export.openvino_pages import PageBuffers
+from serve.backends import decoder
+from serve.backends.graph_backend import GraphBackend
+from serve.backends.opening import open_artifact
+from serve.engine import Engine
+from serve.options import GenerationOptions
+from tests.serve.random_llava import DROPS, HEADS, LAYERS, noise, random_llava
+
+pytest.importorskip("openvino", reason="runs in OpenVINO: pip install 'comp-export[openvino]'")
+
+OPTIONS = GenerationOptions(max_new_tokens=8, ignore_eos=True)
+
+
+def backend_of(directory, name="openvino"):
+    return GraphBackend(*open_artifact(directory, LlavaArtifact, threads=1, backend=name))
+
+
+def kinds_of(backend):
+    """Kinds of operators of the compiled decoder, each as often as it is there."""
+    graph = backend._decoder._graph._compiled.get_runtime_model()
+    return [str(node.get_rt_info()["layerType"].value) for node in graph.get_ops()]
+
+
+def step_of(backend, state, token):
+    logits, state = backend.step([token], state)
+    return logits[0], state
+
+
+@pytest.fixture(scope="module", params=["float32", "int8", "int4", "bfloat16"])
+def compressed_standard(request, checkpoint, plan, tmp_path_factory):
+    if request.param == "bfloat16" and not computes_bfloat16():
+        pytest.skip("this CPU does not compute bfloat16")
+    out = tmp_path_factory.mktemp("steps") / request.param
+    target = Target("standard", request.param)
+    export_artifact(checkpoint.path, out, Origin.of_plan(plan), target, plan)
+    return out
+
+
+def test_attention_is_one_operator_with_its_caches(compressed_standard):
+    backend = backend_of(compressed_standard)
+    kinds = kinds_of(backend)
+    assert kinds.count("PagedAttention") == LAYERS
+    assert kinds.count("RoPE") == 2 * LAYERS
+    assert kinds.count("Softmax") == len(DROPS)  # that rank tokens
+    part = backend._decoder
+    assert part._graph is part._steps  # weights are held once
+
+
+def test_what_lay_in_pages_before_does_not_matter(compressed_standard, monkeypatch):
+    """Memory that nobody has written is anything, numbers that are none too."""
+    ids = np.random.default_rng(4).integers(10, 300, (2, PAGE + 8))
+    split = (np.zeros((2, 0), np.int64), np.tile(np.arange(PAGE + 8), (2, 1)))
+    make, found = PageBuffers.empty, []
+    for bits in (0, 0xFFFF):
+
+        def filled(self, shape, dtype=None, bits=bits):
+            pages = make(self, shape)
+            pages.tensor.data.view(np.uint16)[...] = bits
+            return pages
+
+        monkeypatch.setattr(PageBuffers, "empty", filled)
+        backend = backend_of(compressed_standard)
+        read = backend.prefill(None, ids, *split, 1.0)
+        logits, _ = backend.step([11, 12], read.state)
+        found.append((read.logits, logits))
+    for clean, dirty in zip(*found, strict=True):
+        assert np.isfinite(dirty).all()
+        np.testing.assert_array_equal(clean, dirty)
+
+
+@pytest.mark.parametrize("room", [1, PAGE, 2 * PAGE + 1])
+def test_pages_that_are_full_are_added_to(compressed_standard, room, monkeypatch):
+    """The longest caches first: those behind a drop have room for longer."""
+    options = GenerationOptions(max_new_tokens=2 * PAGE, ignore_eos=True)
+    prompts = [([noise(1)], "where is it?"), ([noise(2)], "where is it?")]
+
+    def said():
+        engine = Engine.load(compressed_standard, threads=1, backend="openvino")
+        answers = engine.generate_batch(prompts, options)
+        return [answer.token_ids for answer in answers], engine._backend._decoder._steps
+
+    expected, _ = said()
+    monkeypatch.setattr(decoder, "ROOM", room)
+    found, steps = said()
+    assert found == expected
+    assert len(steps._steps) == 1  # given back whenever pages were added, and at the end
+
+
+@pytest.mark.parametrize("groups", [1, 2, HEADS])
+def test_grouped_heads_answer_alike(checkpoint, groups, tmp_path):
+    model = random_llava(checkpoint.processor.tokenizer, seed=3, key_value_heads=groups)
+    model.save_pretrained(tmp_path / "model")
+    checkpoint.processor.save_pretrained(tmp_path / "model")
+    out = tmp_path / "onnx"
+    export_artifact(tmp_path / "model", out, Origin("t"), Target("standard", "float32"))
+    found, expected = (
+        Engine.load(out, threads=1, backend=name).generate([noise(1)], "where is it?", OPTIONS)
+        for name in ("openvino", "onnxruntime")
+    )
+    assert found.token_ids == expected.token_ids
+    assert len(set(found.token_ids)) > 2
+
+
+@pytest.mark.parametrize("compressed_standard", ["float32"], indirect=True)
+def test_caches_are_not_rounded_to_bytes(compressed_standard):
+    """OpenVINO's own choice: a hundredth off, where float32 is a ten thousandth off at most."""
+    ids = np.random.default_rng(4).integers(10, 300, (1, 40))
+    split = (np.zeros((1, 0), np.int64), np.arange(40)[None])
+    backends = [backend_of(compressed_standard, name) for name in ("openvino", "onnxruntime")]
+    states = [backend.prefill(None, ids, *split, 1.0).state for backend in backends]
+    for token in (11, 12, 13):
+        steps = [step_of(b, state, token) for b, state in zip(backends, states, strict=True)]
+        (mine, theirs), states = zip(*steps, strict=True)
+        np.testing.assert_allclose(mine, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("compressed_standard", ["float32"], indirect=True)
+def test_an_answer_that_is_broken_off_leaves_nothing_behind(compressed_standard):
+    """What held its caches serves the next answer, which is the same as the first."""
+    engine = Engine.load(compressed_standard, threads=1, backend="openvino")
+    steps = engine._backend._decoder._steps
+    first = engine.generate([noise(1)], "where is it?", OPTIONS).token_ids
+    stream = engine.stream([noise(2)], "and now something else, longer than that?", OPTIONS)
+    for _ in range(4):
+        next(stream)
+    assert not steps._steps
+    stream.close()
+    assert len(steps._steps) == 1
+    assert engine.generate([noise(1)], "where is it?", OPTIONS).token_ids == first
+    assert len(steps._steps) == 1
+
+
+def test_a_graph_of_another_kind_is_refused():
+    import openvino
+    from openvino import opset13 as op
+
+    past = op.parameter([1, 2, -1, 16], name="past_key_values.0.key")
+    present = op.result(op.relu(past))
+    present.set_friendly_name("present.0.key")
+    values = op.parameter([1, 2, -1, 16], name="past_key_values.0.value")
+    also = op.result(values)
+    also.set_friendly_name("present.0.value")
+    model = openvino.Model([present, also], [past, values])
+    with pytest.raises(CompExportError, match=r"present\.0\.key has no Concat.*export it again"):
+        attention_in_pages(model)
+
+
+@pytest.mark.parametrize(
+    ("precision", "width", "group"), [("int8", 80, 64), ("int4", 128, 64), ("int4", 80, 16)]
+)
+def test_inputs_are_rounded_in_groups_no_wider_than_those_of_weights(
+    checkpoint, precision, width, group, tmp_path
+):
+    """Of wider ones OpenVINO would round none, and take twice as long."""
+    model = random_llava(checkpoint.processor.tokenizer, seed=3, intermediate=width)
+    model.save_pretrained(tmp_path / "model")
+    checkpoint.processor.save_pretrained(tmp_path / "model")
+    out = tmp_path / "onnx"
+    export_artifact(tmp_path / "model", out, Origin("t"), Target("standard", precision))
+    graph = OpenVinoGraph(Path(out) / "decoder_model.onnx", precision)
+    assert graph._compiled.get_property("DYNAMIC_QUANTIZATION_GROUP_SIZE") == group
