@@ -91,7 +91,7 @@ def onnx_runtime(stage: Stage, which: Which) -> Loaded:
 class OnCpu:
     """An artifact of some precision in one of the project's runtimes for CPUs."""
 
-    backend: Literal["onnxruntime", "openvino"]
+    backend: "BackendName"
     precision: Precision
 
     @property
@@ -171,6 +171,8 @@ ON_CPUS = {
     "openvino-bf16": OnCpu("openvino", "bfloat16"),
     "openvino-int8": OnCpu("openvino", "int8"),
     "openvino-int4": OnCpu("openvino", "int4"),
+    "openvino-bf16-int8": OnCpu("openvino-bfloat16", "int8"),
+    "openvino-bf16-int4": OnCpu("openvino-bfloat16", "int4"),
 }
 # Makes what a contestant is loaded from, and loads nothing.
 PREPARE: dict[str, Callable[[RunFiles, Which], object]] = {

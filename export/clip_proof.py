@@ -26,7 +26,7 @@ from comp.tokens import DropRule, RatioRule
 from export.encoder_graphs import NamedGraphs, NumpyGraphs
 from export.encoder_manifest import EncoderArtifact, EncoderManifest
 from export.masked import Listening, fill_kept, heard_scores, masks_of
-from export.openvino_forms import OpenVinoOutputs, openvino_form
+from export.openvino_forms import OpenVinoOutputs, openvino_forms
 from export.ort_graph import NO_BFLOAT16, LoadGraph, OrtGraph
 from export.parity import Answered, Runner
 from export.proof import Form, Skipped
@@ -142,7 +142,9 @@ def graph_forms(
         yield Form(name, artifact.path, manifest.dense, manifest.precision, load)
     if manifest.flavour == "standard":
         outputs = partial(OpenVinoOutputs, precision=manifest.precision)
-        yield openvino_form(artifact, lambda: load(outputs))
+        yield from openvino_forms(
+            artifact, lambda bfloat16: load(partial(outputs, bfloat16=bfloat16))
+        )
 
 
 def ranked(answers: list[Answered], scores: np.ndarray) -> list[Answered]:

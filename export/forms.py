@@ -12,7 +12,7 @@ from export.engines.runtime import EngineRuntime
 from export.in_place_runner import InPlaceRunner
 from export.llava_manifest import LlavaArtifact
 from export.manifest import computed_in
-from export.openvino_forms import OpenVinoOutputs, PagedOutputs, openvino_form
+from export.openvino_forms import OpenVinoOutputs, PagedOutputs, openvino_forms
 from export.openvino_pages import PageBuffers, Pages
 from export.ort_graph import NO_BFLOAT16, LoadGraph, NumpyGraph
 from export.ort_runner import OnnxRunner
@@ -42,16 +42,21 @@ class OnnxForm(PromptRunner):
 class OpenVinoRunner(InPlaceRunner):
     """An artifact of the standard flavour in OpenVINO, its decoder as users' is."""
 
+    def __init__(self, artifact: LlavaArtifact, bfloat16: bool = False) -> None:
+        """``bfloat16``: compute so, whatever the artifact says."""
+        self._bfloat16 = bfloat16
+        super().__init__(artifact)
+
     def _decoder_path(self) -> Path:
         return self.artifact.decoder_model
 
     def _graph(self, path: Path, providers: tuple[str, ...], threads: int) -> NumpyGraph:
         del providers  # ONNX Runtime's
         load = PagedOutputs if path == self.artifact.decoder_model else OpenVinoOutputs
-        return load(path, self.artifact.manifest.precision, threads or None)
+        return load(path, self.artifact.manifest.precision, threads or None, self._bfloat16)
 
     def _caches(self, batch: int, lengths: Sequence[int]) -> dict[str, Any]:
-        buffers = PageBuffers(self.artifact.manifest.precision)
+        buffers = PageBuffers(self.artifact.manifest.precision, self._bfloat16)
         heads = zip(self._shape.num_key_value_heads, lengths, strict=True)
         return {
             f"{PAST}{layer}.{kind}": buffers.empty((batch, count, length, self._shape.head_dim))
@@ -109,9 +114,13 @@ def llava_forms(artifact: LlavaArtifact) -> Iterator[Form | Skipped]:
     """ONNX Runtime, once more with the decoder that TensorRT compiles, and OpenVINO."""
     manifest, where = artifact.manifest, artifact.path.name
     name = f"ONNX Runtime ({where})"
+
+    def in_openvino(bfloat16: bool) -> OnnxForm:
+        return OnnxForm(OpenVinoRunner(artifact, bfloat16))
+
     if manifest.precision == "bfloat16":
         yield Skipped(name, NO_BFLOAT16)
-        yield openvino_form(artifact, lambda: OnnxForm(OpenVinoRunner(artifact)))
+        yield from openvino_forms(artifact, in_openvino)
         return
 
     def form(name: str, load: Callable[[], Any]) -> Form:
@@ -128,7 +137,7 @@ def llava_forms(artifact: LlavaArtifact) -> Iterator[Form | Skipped]:
         yield Skipped(name, f"TensorScatter needs ONNX Runtime {since}")
     else:
         yield form(name, lambda: OnnxForm(InPlaceRunner(artifact)))
-    yield openvino_form(artifact, lambda: OnnxForm(OpenVinoRunner(artifact)))
+    yield from openvino_forms(artifact, in_openvino)
 
 
 def _onnxruntime_version() -> tuple[int, ...]:

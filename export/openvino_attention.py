@@ -18,8 +18,13 @@ PAGE = 32  # tokens; what OpenVINO's operator is made for
 _KEPT = "kept."  # begins the names of outputs that say what a drop place kept
 
 
-def attention_in_pages(model: Any) -> None:
+def attention_in_pages(model: Any, bfloat16: bool = False) -> None:
     """Make every attention of an ``openvino.Model`` one over pages; its caches become inputs alone.
+
+    Args:
+        model: of ``decoder_model.onnx``; is changed.
+        bfloat16: attend in bfloat16. Where OpenVINO is asked for that, it leaves float32 what ranks
+            tokens, and what leads there, and would read such caches as float32.
 
     Raises:
         CompExportError: it is not built as this release builds it; this OpenVINO has no such operator.
@@ -48,9 +53,13 @@ def attention_in_pages(model: Any) -> None:
         if here is None or behind != segment:
             segment, here = behind, _Places.of(lengths, behind, block.query, key)
         scale = op.constant(np.float32(block.scale))
-        mixed = _paged([*block.flat(), key, value], here, scale)
+        kind = block.query.get_element_type()
+        within = ov.Type.bf16 if bfloat16 else kind
+        tokens = [op.convert(node, within) for node in block.flat()]
+        mixed = _paged([*tokens, key, value], here, scale)
         _describe(mixed, block.cache_shape[1], block.cache_shape[3])
-        joined = op.reshape(mixed.output(0), here.shape, special_zero=False)
+        found = op.convert(mixed.output(0), kind)
+        joined = op.reshape(found, here.shape, special_zero=False)
         block.joined.replace(joined.output(0))
     for name, port in outputs.items():
         if name.startswith(PRESENT):

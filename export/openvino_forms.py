@@ -1,6 +1,7 @@
 """Artifacts of the standard flavour in OpenVINO, as a link of ``verify``."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from export.cache import PAST, PRESENT
-from export.manifest import Artifact, Precision
+from export.manifest import Artifact, Precision, computed_in
 from export.openvino_graph import INSTALL, NO_BFLOAT16, OpenVinoGraph, computes_bfloat16
 from export.openvino_pages import PagedDecoder
 from export.parity import Runner
@@ -21,9 +22,11 @@ class OpenVinoOutputs:
     Outputs in bfloat16, which NumPy has not, stay as they are for a later run.
     """
 
-    def __init__(self, path: Path, precision: Precision, threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, precision: Precision, threads: int | None = None, bfloat16: bool = False
+    ) -> None:
         """Arguments and errors as ``OpenVinoGraph``."""
-        self._graph = OpenVinoGraph(path, precision, threads)
+        self._graph = OpenVinoGraph(path, precision, threads, bfloat16)
         self._kept = sorted(self._graph.bfloat16)
         self._numbers = [name for name in self._graph.outputs if name not in self._graph.bfloat16]
 
@@ -36,9 +39,11 @@ class OpenVinoOutputs:
 class PagedOutputs:
     """A decoder in OpenVINO: numpy arrays by name, and caches, written in place, as they were fed."""
 
-    def __init__(self, path: Path, precision: Precision, threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, precision: Precision, threads: int | None = None, bfloat16: bool = False
+    ) -> None:
         """Arguments and errors as ``PagedDecoder``."""
-        self._graph = PagedDecoder(path, precision, threads)
+        self._graph = PagedDecoder(path, precision, threads, bfloat16)
 
     def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
         """Every output by its name."""
@@ -51,12 +56,31 @@ class PagedOutputs:
         return dict(zip(self._graph.outputs, arrays, strict=True)) | caches
 
 
-def openvino_form(artifact: Artifact, load: Callable[[], Runner]) -> Form | Skipped:
-    """An artifact of the standard flavour in OpenVINO, where it and this CPU can."""
+def openvino_forms(artifact: Artifact, load: Callable[[bool], Runner]) -> Iterator[Form | Skipped]:
+    """An artifact of the standard flavour in OpenVINO, where it and this CPU can.
+
+    Args:
+        artifact: an opened one; of integer weights also computed in bfloat16.
+        load: given whether to compute in bfloat16 what says nothing of it.
+    """
     manifest = artifact.manifest
     name = f"OpenVINO ({artifact.path.name})"
+    integers = computed_in(manifest.precision) != manifest.precision
     if find_spec("openvino") is None:
-        return Skipped(name, f"openvino is not installed: {INSTALL}")
+        yield Skipped(name, f"openvino is not installed: {INSTALL}")
+        return
     if manifest.precision == "bfloat16" and not computes_bfloat16():
-        return Skipped(name, f"it is bfloat16, {NO_BFLOAT16}")
-    return Form(name, artifact.path, manifest.dense, manifest.precision, load)
+        yield Skipped(name, f"it is bfloat16, {NO_BFLOAT16}")
+        return
+    names = [name, f"OpenVINO, computed in bfloat16 ({artifact.path.name})"][: 1 + integers]
+    for bfloat16, each in enumerate(names):
+        if bfloat16 and not computes_bfloat16():
+            yield Skipped(each, NO_BFLOAT16)
+            continue
+        yield Form(
+            each,
+            artifact.path,
+            manifest.dense,
+            manifest.precision,
+            partial(load, bool(bfloat16)),
+        )

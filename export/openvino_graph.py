@@ -30,8 +30,9 @@ class OpenVinoGraph:
 
     Args:
         path: the ``.onnx`` file, of the standard flavour; its external data lies beside it.
-        precision: of the artifact. float32 and float16 ones are computed in float32.
+        precision: of the artifact. All but bfloat16 ones are computed in float32.
         threads: of one run; ``None`` leaves them to OpenVINO, which takes the physical cores.
+        bfloat16: compute in bfloat16, whatever the artifact says.
         more: properties of OpenVINO's beside those that all graphs have.
         rewrite: changes the ``openvino.Model`` in place before it is compiled.
 
@@ -44,11 +45,12 @@ class OpenVinoGraph:
         path: Path,
         precision: Precision = "float32",
         threads: int | None = None,
+        bfloat16: bool = False,
         more: Mapping[str, Any] = MappingProxyType({}),
         rewrite: Callable[[Any], None] | None = None,
     ) -> None:
         self._ov = openvino()
-        self._compiled = _compiled(path, precision, threads, more, rewrite)
+        self._compiled = _compiled(path, precision, threads, bfloat16, more, rewrite)
         self.inputs: dict[str, np.dtype[Any]] = {
             name_of(port): port.get_element_type().to_dtype() for port in self._compiled.inputs
         }
@@ -117,16 +119,19 @@ def _compiled(
     path: Path,
     precision: Precision,
     threads: int | None,
+    bfloat16: bool,
     more: Mapping[str, Any],
     rewrite: Callable[[Any], None] | None,
 ) -> Any:
     """An ``openvino.CompiledModel`` for the CPU; arguments and errors as of ``OpenVinoGraph``."""
     openvino()
-    if precision == "bfloat16" and not computes_bfloat16():
-        raise CompExportError(f"{path} is bfloat16, {NO_BFLOAT16}: use --precision float32")
+    bfloat16 = bfloat16 or precision == "bfloat16"
+    if bfloat16 and not computes_bfloat16():
+        remedy = "--precision float32" if precision == "bfloat16" else "--backend openvino"
+        raise CompExportError(f"{path} is to be computed in bfloat16, {NO_BFLOAT16}: use {remedy}")
     # By itself OpenVINO computes in bfloat16 where the CPU can: what is float32 stays float32.
     settings: dict[str, Any] = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bfloat16" else "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
         # Every graph would pin its threads to the same cores, whatever else runs on them.

@@ -8,6 +8,7 @@ serves prompts and steps, so that weights are held once.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,6 @@ from export.cache import LOGITS
 from export.manifest import Precision
 from export.openvino_attention import PAGE, attention_in_pages
 from export.openvino_graph import OpenVinoGraph, openvino, tensor_of
-
-CACHES: dict[Precision, str] = {"bfloat16": "bf16", "float16": "f16"}  # otherwise as computed
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,10 @@ class Pages:
 
 
 class PageBuffers:
-    """Makes caches of an artifact's precision (see ``Buffers``)."""
+    """Makes caches (see ``Buffers``) for a ``PagedDecoder`` of the same arguments."""
 
-    def __init__(self, precision: Precision) -> None:
-        self._kind = CACHES.get(precision, "f32")
+    def __init__(self, precision: Precision, bfloat16: bool = False) -> None:
+        self._kind = _kind_of_caches(precision, bfloat16)
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any] | None = None) -> Pages:
         """For ``[B, H, S, hd]``; pages that are never written take no memory."""
@@ -66,16 +65,19 @@ class PagedDecoder(OpenVinoGraph):
     many tokens each holds. Outputs are the logits and the kept places.
 
     Args:
-        path, precision, threads: as of ``OpenVinoGraph``.
+        path, precision, threads, bfloat16: as of ``OpenVinoGraph``.
 
     Raises:
         CompExportError: as ``OpenVinoGraph``; a graph of another release.
     """
 
-    def __init__(self, path: Path, precision: Precision, threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, precision: Precision, threads: int | None = None, bfloat16: bool = False
+    ) -> None:
         # By itself OpenVINO would round the caches to 8 bits.
-        settings = {"KV_CACHE_PRECISION": CACHES.get(precision, "f32")}
-        super().__init__(path, precision, threads, settings, attention_in_pages)
+        settings = {"KV_CACHE_PRECISION": _kind_of_caches(precision, bfloat16)}
+        rewrite = partial(attention_in_pages, bfloat16=bfloat16)
+        super().__init__(path, precision, threads, bfloat16, settings, rewrite)
         self._steps: list[Any] = []  # requests that nothing is bound to
 
     def run(
@@ -123,3 +125,10 @@ class PagedDecoder(OpenVinoGraph):
         """See ``Steps``: another answer begins with it."""
         with self._lock:
             self._steps.append(request)
+
+
+def _kind_of_caches(precision: Precision, bfloat16: bool) -> str:
+    """As computed, and of a float16 artifact in float16."""
+    if bfloat16 or precision == "bfloat16":
+        return "bf16"
+    return "f16" if precision == "float16" else "f32"

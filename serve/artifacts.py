@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 
 Which = Literal["dense", "compressed"]
 BOTH: tuple[Which, Which] = ("dense", "compressed")
+_USUAL_PRECISION: dict[BackendName, Precision] = {
+    "tensorrt": "float16",
+    "openvino-bfloat16": "int8",
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Form:
 
     Attributes:
         flavour, precision: of the graphs, or of those that the engines were built from.
-        backend: ``onnxruntime`` and ``openvino`` run graphs, ``tensorrt`` runs engines.
+        backend: ``tensorrt`` runs engines, the others graphs.
         provider: ONNX Runtime's execution provider; ``auto`` follows from the device.
     """
 
@@ -44,8 +48,8 @@ class Form:
     ) -> "Form":
         """The form that a user means who says so much.
 
-        OpenVINO and TensorRT take the standard flavour, and engines are in float16 if nothing else is
-        asked.
+        OpenVINO and TensorRT take the standard flavour; if nothing else is asked, engines are in float16, and
+        weights in 8 bits where they are to be computed with in bfloat16.
 
         Raises:
             CompExportError: the words contradict each other.
@@ -62,14 +66,13 @@ class Form:
                 raise CompExportError(
                     f"--backend {backend} runs {what}, {word} is for ONNX Runtime: leave one out"
                 )
-            usual_precision: Precision = "float16" if backend == "tensorrt" else "float32"
-            return cls("standard", precision or usual_precision, backend)
+            return cls("standard", precision or _USUAL_PRECISION.get(backend, "float32"), backend)
         usual: Flavour = "standard" if "tensorrt" in provider else "onnxruntime"
         return cls(flavour or usual, precision or "float32", backend, provider)
 
     @classmethod
     def parse(cls, text: str) -> "Form":
-        """``onnxruntime[:PROVIDER[:PRECISION]]``, ``openvino[:PRECISION]`` or ``tensorrt[:PRECISION]``.
+        """``onnxruntime[:PROVIDER[:PRECISION]]``, or another backend as ``openvino[:PRECISION]``.
 
         Raises:
             CompExportError: a word that is none of these; names it.
@@ -78,7 +81,7 @@ class Form:
         known: list[tuple[str, ...]] = [get_args(Precision)]
         if backend == "onnxruntime":
             known.insert(0, get_args(ProviderChoice))
-        elif backend not in ("openvino", "tensorrt"):
+        elif backend not in get_args(BackendName):
             known = []
         chosen: list[Any] = []
         for word, choices in zip(words, known, strict=False):
@@ -88,7 +91,7 @@ class Form:
             raise CompExportError(
                 f"{text!r} is no backend: write onnxruntime, onnxruntime:PROVIDER or "
                 f"onnxruntime:PROVIDER:PRECISION (providers {', '.join(get_args(ProviderChoice))}), "
-                "openvino, openvino:PRECISION, tensorrt or tensorrt:PRECISION (precisions "
+                f"{', '.join(get_args(BackendName)[1:])}, or one of these with :PRECISION (precisions "
                 f"{', '.join(get_args(Precision))})"
             )
         if backend != "onnxruntime":
@@ -114,8 +117,8 @@ class Form:
         """What is added to names of reports; nothing for the default form."""
         if self.backend == "tensorrt":
             return f"-{engine_directory(Path(), dense=False, precision=self.precision).name}"
-        if self.backend == "openvino":
-            return f"-openvino{self._graph_suffix}"
+        if self.backend != "onnxruntime":
+            return f"-{self.backend}{self._graph_suffix}"
         provider = f"-{self.provider}" if self.provider not in ("auto", "cpu") else ""
         return provider + self._graph_suffix
 

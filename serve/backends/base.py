@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from export.llava_manifest import LlavaManifest
 
-BackendName: TypeAlias = Literal["onnxruntime", "openvino", "tensorrt"]
+BackendName: TypeAlias = Literal["onnxruntime", "openvino", "openvino-bfloat16", "tensorrt"]
 ProviderChoice: TypeAlias = Literal["auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx"]
 
 

@@ -31,11 +31,14 @@ def open_artifact(
             f"{directory} holds ONNX graphs, backend tensorrt runs engines: build them with "
             "`comp-export tensorrt`, or use --backend onnxruntime"
         )
-    if backend == "openvino":
+    if backend in ("openvino", "openvino-bfloat16"):
         from serve.backends.openvino import OpenVino
 
         artifact = load_artifact_of(directory, kind, check_hashes)
-        return artifact, OpenVino.of(artifact.manifest, directory, device, provider, threads)
+        bfloat16 = backend == "openvino-bfloat16"
+        return artifact, OpenVino.of(
+            artifact.manifest, directory, device, provider, threads, bfloat16
+        )
     # Only here, because OpenVINO needs no ONNX Runtime.
     from serve.backends.onnxruntime import OnnxRuntime
     from serve.backends.providers import choose_provider

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from comp.errors import CompExportError
-from export.manifest import Manifest, Precision
+from export.manifest import Manifest, Precision, computed_in
 from export.openvino_graph import OpenVinoGraph, openvino_version
 from export.openvino_pages import PageBuffers, PagedDecoder
 from serve.backends.base import BackendName
@@ -13,19 +13,25 @@ from serve.backends.base import BackendName
 
 @dataclass(frozen=True)
 class OpenVino:
-    """Loads graphs into OpenVINO (see ``Runtime``); ``precision`` and ``threads`` as of ``OpenVinoGraph``."""
+    """Loads graphs into OpenVINO (see ``Runtime``); the first three as of ``OpenVinoGraph``."""
 
     precision: Precision
     threads: int | None
+    bfloat16: bool
     label: str
-    name: BackendName = "openvino"
     device: Literal["cpu", "cuda"] = "cpu"
 
     @classmethod
     def of(
-        cls, manifest: Manifest, directory: Path, device: str, provider: str, threads: int | None
+        cls,
+        manifest: Manifest,
+        directory: Path,
+        device: str,
+        provider: str,
+        threads: int | None,
+        bfloat16: bool,
     ) -> "OpenVino":
-        """For an artifact.
+        """For an artifact; ``bfloat16``: compute so, with integer weights.
 
         Raises:
             CompExportError: OpenVINO is not installed, or does not run this flavour; an option that is
@@ -34,28 +40,38 @@ class OpenVino:
         if device == "cuda" or provider != "auto":
             option = f"--provider {provider}" if provider != "auto" else f"--device {device}"
             raise CompExportError(
-                f"backend openvino runs on the CPU, {option} is for ONNX Runtime: leave one out"
+                f"OpenVINO runs on the CPU, {option} is for ONNX Runtime: leave one out"
             )
         if manifest.flavour != "standard":
             raise CompExportError(
-                f"backend openvino: {directory} is of the {manifest.flavour} flavour, whose fused "
+                f"OpenVINO: {directory} is of the {manifest.flavour} flavour, whose fused "
                 "operators are ONNX Runtime's own; OpenVINO takes the standard one: use --flavour "
                 "standard (`comp-export onnx --flavour standard`)"
             )
-        return cls(manifest.precision, threads, f"openvino {openvino_version()}")
+        if bfloat16 and computed_in(manifest.precision) == manifest.precision:
+            raise CompExportError(
+                f"backend openvino-bfloat16 computes with weights in 8 or 4 bits, {directory} is "
+                f"{manifest.precision}: export with --precision bfloat16 and use --backend openvino"
+            )
+        return cls(manifest.precision, threads, bfloat16, f"openvino {openvino_version()}")
+
+    @property
+    def name(self) -> BackendName:
+        """See ``Runtime``."""
+        return "openvino-bfloat16" if self.bfloat16 else "openvino"
 
     @property
     def buffers(self) -> PageBuffers:
         """See ``Runtime``."""
-        return PageBuffers(self.precision)
+        return PageBuffers(self.precision, self.bfloat16)
 
     def graph(self, path: Path) -> OpenVinoGraph:
         """See ``Runtime``."""
-        return OpenVinoGraph(path, self.precision, self.threads)
+        return OpenVinoGraph(path, self.precision, self.threads, self.bfloat16)
 
     def decoder(self, path: Path) -> tuple[PagedDecoder, PagedDecoder]:
         """See ``Runtime``: caches are bound once."""
-        decoder = PagedDecoder(path, self.precision, self.threads)
+        decoder = PagedDecoder(path, self.precision, self.threads, self.bfloat16)
         return decoder, decoder
 
     def table(self, path: Path) -> OpenVinoGraph:

@@ -36,7 +36,8 @@ from serve.commands.forms import form_options
     multiple=True,
     metavar="BACKEND",
     help="Another way to run RUN, measured in the same turns: onnxruntime:cuda, "
-    "onnxruntime:cpu:float16, openvino, tensorrt, tensorrt:bfloat16; may be given again.",
+    "onnxruntime:cpu:float16, openvino, openvino-bfloat16:int4, tensorrt, tensorrt:bfloat16; may be given "
+    "again.",
 )
 @form_options
 @common_options

@@ -21,8 +21,8 @@ def form_options(function: F) -> F:
         type=click.Choice(get_args(BackendName)),
         default="onnxruntime",
         show_default=True,
-        help="onnxruntime and openvino (on the CPU) run the ONNX artifacts, tensorrt the engines (on an "
-        "NVIDIA GPU).",
+        help="onnxruntime and openvino (on the CPU) run the ONNX artifacts, openvino-bfloat16 those in int8 "
+        "or int4, computing in bfloat16, tensorrt the engines (on an NVIDIA GPU).",
     )
     @click.option(
         "--provider",
@@ -39,7 +39,8 @@ def form_options(function: F) -> F:
     @click.option(
         "--precision",
         type=click.Choice(get_args(Precision)),
-        help="Precision of the artifacts [default: float32, for tensorrt float16].",
+        help="Precision of the artifacts [default: float32; for tensorrt float16, for openvino-bfloat16 "
+        "int8].",
     )
     @functools.wraps(function)
     def wrapper(

@@ -19,6 +19,7 @@ from export.graph.builder import GraphBuilder, Target
 from export.graph.linear import linear
 from export.graph.quantised import bits_of
 from export.integer_weights import having, integer_weights
+from export.openvino_graph import computes_bfloat16
 from export.quantise import group_of, rounded
 from export.weights import MemoryWeights
 from serve.artifacts import Form
@@ -164,6 +165,9 @@ def test_encoders_are_proved_and_measured_in_integers(fresh, kind):
         assert link["ok"] or len(link["tied"]) == link["questions"], link
     assert "slim int4 torch = ONNX Runtime (onnx-int4)" in names
     assert "dense int8 torch = OpenVINO (onnx-dense-standard-int8)" in names
+    if computes_bfloat16():
+        rough = "OpenVINO, computed in bfloat16 (onnx-dense-standard-int8)"
+        assert f"dense int8 torch = {rough}" in names
     more = ("--limit", "8", "--gallery", "4", "--max-new-tokens", "3", "--precision", "int4")
     report = json.loads(call("eval", run, *more, "--json").stdout)
     assert report["artifact"]["precision"] == "int4"

@@ -245,6 +245,45 @@ def test_bfloat16_is_refused_by_a_cpu_without_it(standard, monkeypatch):
         OpenVinoGraph(standard / "onnx-standard" / "embed_tokens.onnx", "bfloat16")
 
 
+@pytest.fixture(scope="module", params=["int8", "int4"])
+def integers(request, checkpoint, plan, tmp_path_factory):
+    """A compressed artifact of integer weights."""
+    out = tmp_path_factory.mktemp("integers") / request.param
+    export_artifact(
+        checkpoint.path, out, Origin.of_plan(plan), Target("standard", request.param), plan
+    )
+    return out
+
+
+def test_integers_computed_in_bfloat16(integers):
+    """Near what they are in float32, and not the same; caches are bfloat16."""
+    if not computes_bfloat16():
+        pytest.skip("this CPU does not compute bfloat16")
+    ids = np.random.default_rng(4).integers(10, 300, (2, 40))
+    split = (np.zeros((2, 0), np.int64), np.tile(np.arange(40), (2, 1)))
+    found = []
+    for name in ("openvino-bfloat16", "openvino"):
+        backend = GraphBackend(*open_artifact(integers, LlavaArtifact, threads=1, backend=name))
+        assert backend.name == name
+        read = backend.prefill(None, ids, *split, 1.0)
+        logits, _ = backend.step([11, 12], read.state)
+        found.append(
+            (read.logits, logits, read.state.caches[0].tensor.element_type.get_type_name())
+        )
+    (*mine, kind), (*theirs, other) = found
+    assert (kind, other) == ("bf16", "f32")
+    for rough, exact in zip(mine, theirs, strict=True):
+        assert 1e-4 < np.abs(rough - exact).max() / np.abs(exact).max() < 0.1
+
+
+def test_computing_in_bfloat16_is_for_integers(standard, integers, monkeypatch):
+    with pytest.raises(CompExportError, match=r"is float32: export with --precision bfloat16"):
+        Engine.load(standard / "onnx-standard", backend="openvino-bfloat16")
+    monkeypatch.setattr("export.openvino_graph.computes_bfloat16", lambda: False)
+    with pytest.raises(CompExportError, match=r"does not compute.*--backend openvino"):
+        Engine.load(integers, backend="openvino-bfloat16")
+
+
 def test_what_it_does_not_run_is_refused(standard, compressed_artifact):
     with pytest.raises(CompExportError, match=r"onnxruntime flavour.*--flavour standard"):
         Engine.load(compressed_artifact, backend="openvino")

@@ -183,6 +183,11 @@ def test_caches_are_told_apart_by_artifact(standard, compressed_artifact, tmp_pa
         ({"provider": "cuda", "precision": "float16"}, "onnx-float16", "-cuda-float16"),
         ({"provider": "tensorrt"}, "onnx-standard", "-tensorrt-standard"),
         ({"backend": "openvino"}, "onnx-standard", "-openvino-standard"),
+        (
+            {"backend": "openvino-bfloat16"},
+            "onnx-standard-int8",
+            "-openvino-bfloat16-standard-int8",
+        ),
         ({"backend": "tensorrt"}, "tensorrt", "-tensorrt"),
         (
             {"backend": "tensorrt", "precision": "bfloat16"},
@@ -214,6 +219,8 @@ def test_words_for_engines_and_graphs_are_not_mixed():
         ("onnxruntime:cpu:float16", Form.choose(provider="cpu", precision="float16")),
         ("openvino", Form.choose("openvino")),
         ("openvino:float16", Form.choose("openvino", precision="float16")),
+        ("openvino-bfloat16", Form.choose("openvino-bfloat16", precision="int8")),
+        ("openvino-bfloat16:int4", Form.choose("openvino-bfloat16", precision="int4")),
         ("tensorrt", Form.choose("tensorrt")),
         ("tensorrt:bfloat16", Form.choose("tensorrt", precision="bfloat16")),
     ],
