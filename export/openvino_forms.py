@@ -56,31 +56,29 @@ class PagedOutputs:
         return dict(zip(self._graph.outputs, arrays, strict=True)) | caches
 
 
-def openvino_forms(artifact: Artifact, load: Callable[[bool], Runner]) -> Iterator[Form | Skipped]:
+def openvino_forms(artifact: Artifact, load: Callable[..., Runner]) -> Iterator[Form | Skipped]:
     """An artifact of the standard flavour in OpenVINO, where it and this CPU can.
 
     Args:
         artifact: an opened one; of integer weights also computed in bfloat16.
-        load: given whether to compute in bfloat16 what says nothing of it.
+        load: takes ``bfloat16``, whether to compute so whatever the artifact says.
     """
     manifest = artifact.manifest
     name = f"OpenVINO ({artifact.path.name})"
-    integers = computed_in(manifest.precision) != manifest.precision
     if find_spec("openvino") is None:
         yield Skipped(name, f"openvino is not installed: {INSTALL}")
         return
     if manifest.precision == "bfloat16" and not computes_bfloat16():
         yield Skipped(name, f"it is bfloat16, {NO_BFLOAT16}")
         return
-    names = [name, f"OpenVINO, computed in bfloat16 ({artifact.path.name})"][: 1 + integers]
-    for bfloat16, each in enumerate(names):
-        if bfloat16 and not computes_bfloat16():
-            yield Skipped(each, NO_BFLOAT16)
-            continue
-        yield Form(
-            each,
-            artifact.path,
-            manifest.dense,
-            manifest.precision,
-            partial(load, bool(bfloat16)),
-        )
+    yield Form(
+        name, artifact.path, manifest.dense, manifest.precision, partial(load, bfloat16=False)
+    )
+    if computed_in(manifest.precision) == manifest.precision:
+        return
+    name = f"OpenVINO, computed in bfloat16 ({artifact.path.name})"
+    if computes_bfloat16():
+        rough = partial(load, bfloat16=True)
+        yield Form(name, artifact.path, manifest.dense, manifest.precision, rough, bfloat16=True)
+    else:
+        yield Skipped(name, f"in bfloat16, {NO_BFLOAT16}")

@@ -10,37 +10,43 @@ import numpy as np
 from comp.plan import Place
 from export.manifest import Precision
 
-# Largest difference of outputs allowed. Scores of tokens, and of candidates, this close count as tied:
-# which of them is chosen is a matter of rounding, so such questions are counted and listed, and what
-# follows from the choice is not compared.
-LOGIT_BOUND: dict[Precision, float] = {
-    "float32": 1e-3,
-    "float16": 0.25,
-    "bfloat16": 1.0,
-    "int8": 1,
-    "int4": 4,
+
+@dataclass(frozen=True)
+class Tolerance:
+    """What rounding may do.
+
+    Scores so close count as tied: which of them is chosen is a matter of rounding, so such questions are
+    counted and listed, and what follows from the choice is not compared.
+
+    Attributes:
+        bound: largest difference of outputs allowed.
+        close: two candidates of a decision.
+        tie: two tokens.
+        near: two logits of a text.
+    """
+
+    bound: float
+    close: float
+    tie: float
+    near: float
+
+    def __add__(self, other: "Tolerance") -> "Tolerance":
+        """Of what is rounded in both ways."""
+        return Tolerance(
+            self.bound + other.bound,
+            self.close + other.close,
+            self.tie + other.tie,
+            self.near + other.near,
+        )
+
+
+TOLERANCES: dict[Precision, Tolerance] = {
+    "float32": Tolerance(bound=1e-3, close=1e-5, tie=1e-6, near=2e-4),
+    "float16": Tolerance(bound=0.25, close=5e-3, tie=2e-3, near=0.05),
+    "bfloat16": Tolerance(bound=1.0, close=3e-2, tie=1.6e-2, near=0.2),
+    "int8": Tolerance(bound=1, close=3e-2, tie=2e-2, near=0.2),
+    "int4": Tolerance(bound=4, close=3e-2, tie=2e-2, near=0.2),
 }
-CLOSE: dict[Precision, float] = {
-    "float32": 1e-5,
-    "float16": 5e-3,
-    "bfloat16": 3e-2,
-    "int8": 3e-2,
-    "int4": 3e-2,
-}
-TIE: dict[Precision, float] = {
-    "float32": 1e-6,
-    "float16": 2e-3,
-    "bfloat16": 1.6e-2,
-    "int8": 2e-2,
-    "int4": 2e-2,
-}
-NEAR: dict[Precision, float] = {
-    "float32": 2e-4,
-    "float16": 0.05,
-    "bfloat16": 0.2,
-    "int8": 0.2,
-    "int4": 0.2,
-}  # two logits
 
 
 @dataclass
@@ -92,11 +98,16 @@ class Runner(Protocol):
 
 @dataclass
 class Link:
-    """Two forms compared over all questions; ``ok`` when nothing but exact ties differs."""
+    """Two forms compared over all questions; ``ok`` when nothing but exact ties differs.
+
+    Attributes:
+        precision: of the artifact; ``bfloat16``: besides, what it has in other numbers is computed so.
+    """
 
     name: str
     precision: Precision
     places: tuple[Place, ...]
+    bfloat16: bool = False
     questions: int = 0
     max_logit_difference: float = 0.0
     answers_different: list[int] = field(default_factory=list)
@@ -104,14 +115,15 @@ class Link:
     tied: list[int] = field(default_factory=list)
 
     @property
-    def bound(self) -> float:
-        return LOGIT_BOUND[self.precision]
+    def tolerance(self) -> Tolerance:
+        own = TOLERANCES[self.precision]
+        return own + TOLERANCES["bfloat16"] if self.bfloat16 else own
 
     @property
     def ok(self) -> bool:
         return (
             self.questions > len(self.tied)
-            and self.max_logit_difference <= self.bound
+            and self.max_logit_difference <= self.tolerance.bound
             and not self.answers_different
             and not any(self.kept_different.values())
         )
@@ -125,7 +137,7 @@ class Link:
             if np.array_equal(mine, theirs):
                 continue
             score = expected.scores[which] if expected.scores else None
-            tie = TIE[self.precision]
+            tie = self.tolerance.tie
             if expected.ranking_margins and expected.ranking_margins[which] <= tie:
                 score = np.zeros(max(*mine, *theirs) + 1)  # any tokens may have been the nearest
             if score is not None and is_tie(mine, theirs, score, tie):
@@ -137,7 +149,7 @@ class Link:
             self.max_logit_difference = float(difference)
         if expected.decision == found.decision:
             return
-        if expected.margin <= CLOSE[self.precision] or self._parted_at_a_tie(expected, found):
+        if expected.margin <= self.tolerance.close or self._parted_at_a_tie(expected, found):
             self.tied.append(number)
         else:
             self.answers_different.append(number)
@@ -146,7 +158,7 @@ class Link:
         """Whether two texts part at a token that was chosen by less than rounding."""
         pairs = zip(expected.decision, found.decision, expected.step_margins, strict=False)
         parted = (margin for mine, theirs, margin in pairs if mine != theirs)
-        return next(parted, math.inf) <= NEAR[self.precision]
+        return next(parted, math.inf) <= self.tolerance.near
 
     def to_dict(self) -> dict[str, Any]:
         """For ``verify.json``."""
@@ -158,7 +170,7 @@ class Link:
             "precision": self.precision,
             "questions": self.questions,
             "max_logit_difference": self.max_logit_difference if finite else None,
-            "bound": self.bound,
+            "bound": self.tolerance.bound,
             "kept": [
                 {
                     "part": place[0],
@@ -173,7 +185,7 @@ class Link:
                 "different": self.answers_different,
             },
             "tied": self.tied,
-            "tie": TIE[self.precision],
+            "tie": self.tolerance.tie,
         }
 
 
@@ -211,9 +223,10 @@ def compare(
     places: tuple[Place, ...],
     expected: list[Answered],
     found: list[Answered],
+    bfloat16: bool = False,
 ) -> Link:
-    """The link between two forms that were asked the same questions."""
-    link = Link(name, precision, places)
+    """The link between two forms that were asked the same questions; arguments as of ``Link``."""
+    link = Link(name, precision, places, bfloat16)
     for mine, theirs in zip(expected, found, strict=True):
         link.add(mine, theirs)
     return link

@@ -22,13 +22,17 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class Form:
-    """A way to run an artifact; ``load`` makes it ready."""
+    """A way to run an artifact; ``load`` makes it ready.
+
+    ``bfloat16``: it is computed so, whatever its precision says.
+    """
 
     name: str
     directory: Path
     dense: bool
     precision: Precision
     load: Callable[[], Runner]
+    bfloat16: bool = False
 
 
 @dataclass(frozen=True)

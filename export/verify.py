@@ -103,7 +103,7 @@ def verify_run(
             expected = rounded[form.directory.name]
         name = f"{torch_name} torch = {form.name}"
         places = () if form.dense else side.places
-        link = compare(name, form.precision, places, expected, found)
+        link = compare(name, form.precision, places, expected, found, form.bfloat16)
         links.append(link)
         holds = link.ok and (form.dense or links[0].ok)
         outcome[form.directory.name] = outcome.get(form.directory.name, True) and holds

@@ -292,6 +292,16 @@ def test_ties_are_counted_and_not_hidden():
     assert not only_ties.ok  # nothing was compared
 
 
+def test_what_is_rounded_twice_may_differ_by_both():
+    first, second = answered([1, 3], scores=[0.1, 0.3, 0.33, 0.2]), answered([2, 3])
+    asked = [[answered([0, 1]), each] for each in (first, second)]
+    once, twice = (compare("link", "int8", PLACES, *asked, bfloat16=also) for also in (False, True))
+    assert not once.ok
+    assert twice.ok
+    assert twice.to_dict()["tied"] == [1]
+    assert (once.tolerance.bound, twice.tolerance.bound) == (1, 2)
+
+
 def test_texts_may_part_at_a_word_chosen_within_rounding():
     def said(tokens, margins):
         return replace(answered([0], tokens=tokens), step_margins=margins)
