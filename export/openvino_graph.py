@@ -140,8 +140,8 @@ def _compiled(
     }
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
+    model = read_model(path)
     try:
-        model = _core().read_model(str(path))
         if rewrite is not None:
             rewrite(model)
         if computed_in(precision) != precision:
@@ -149,6 +149,16 @@ def _compiled(
             settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _group(model)
         return _core().compile_model(model, "CPU", settings)
     except RuntimeError as error:  # OpenVINO's exceptions have no class of their own
+        reason = " ".join(str(error).split())
+        raise CompExportError(f"OpenVINO cannot load {path}: {reason}") from error
+
+
+def read_model(path: Path) -> Any:
+    """An ``openvino.Model``; errors as ``OpenVinoGraph``."""
+    openvino()
+    try:
+        return _core().read_model(str(path))
+    except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CompExportError(f"OpenVINO cannot load {path}: {reason}") from error
 

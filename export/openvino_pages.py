@@ -26,12 +26,11 @@ class Pages:
     """One cache of B sequences: ``tensor [B·pages, H, PAGE, hd]``, those of a sequence in one piece."""
 
     tensor: Any
-    batch: int
+    sizes: tuple[int, int, int, int]
 
     def shape(self) -> tuple[int, int, int, int]:
         """``[B, H, places, hd]``, as of a cache in one piece."""
-        pages, heads, page, width = self.tensor.shape
-        return (self.batch, heads, pages // self.batch * page, width)
+        return self.sizes
 
 
 class PageBuffers:
@@ -45,8 +44,10 @@ class PageBuffers:
         del dtype  # NumPy has no bfloat16
         batch, heads, places, width = shape
         ov = openvino()
-        pages = batch * -(-places // PAGE)
-        return Pages(ov.Tensor(getattr(ov.Type, self._kind), [pages, heads, PAGE, width]), batch)
+        pages = -(-places // PAGE)
+        kind = getattr(ov.Type, self._kind)
+        tensor = ov.Tensor(kind, [batch * pages, heads, PAGE, width])
+        return Pages(tensor, (batch, heads, pages * PAGE, width))
 
     def longer(self, cache: Pages, held: int, places: int) -> Pages:
         """See ``Buffers``."""
@@ -78,7 +79,7 @@ class PagedDecoder(OpenVinoGraph):
         settings = {"KV_CACHE_PRECISION": _kind_of_caches(precision, bfloat16)}
         rewrite = partial(attention_in_pages, bfloat16=bfloat16)
         super().__init__(path, precision, threads, bfloat16, settings, rewrite)
-        self._steps: list[Any] = []  # requests that nothing is bound to
+        self._steps: list[Bound] = []  # that no answer is made with
 
     def run(
         self,
@@ -96,35 +97,47 @@ class PagedDecoder(OpenVinoGraph):
         arrays, _ = super().run(tensors, numbers)
         return arrays, list(into)
 
-    def begin(self, caches: Mapping[str, Pages]) -> Any:
-        """See ``Steps``: a request that caches are bound to, read and written where they are."""
+    def begin(self, caches: Mapping[str, Pages]) -> "Bound":
+        """See ``Steps``: caches are read and written where they are."""
         with self._lock:
-            request = self._steps.pop() if self._steps else None
-        request = request or self._compiled.create_infer_request()
+            bound = self._steps.pop() if self._steps else None
+        bound = bound or Bound(self._compiled.create_infer_request(), {})
         for place, name in enumerate(self.inputs):
             if name in caches:
-                request.set_input_tensor(place, caches[name].tensor)
-        return request
+                bound.request.set_input_tensor(place, caches[name].tensor)
+        return bound
 
-    def step(self, request: Any, feeds: Mapping[str, Any]) -> NDArray[np.float32]:
+    def step(self, bound: "Bound", feeds: Mapping[str, Any]) -> NDArray[np.float32]:
         """See ``Steps``."""
-        kinds = zip(self.inputs, self._taken, strict=True)
-        # Alive until the step is done: their memory is the arrays'.
-        fed = {
-            place: tensor_of(feeds[name], kind)
-            for place, (name, kind) in enumerate(kinds)
-            if name in feeds
-        }
-        for place, value in fed.items():
-            request.set_input_tensor(place, value)
-        request.infer(share_outputs=True)
-        logits: NDArray[np.float32] = request.get_output_tensor(self._places[LOGITS]).data.copy()
+        for place, name in enumerate(self.inputs):
+            if name in feeds:
+                bound.feed(place, name, feeds[name], self._taken[place])
+        bound.request.infer(share_outputs=True)
+        tensor = bound.request.get_output_tensor(self._places[LOGITS])
+        logits: NDArray[np.float32] = tensor.data.copy()
         return logits
 
-    def end(self, request: Any) -> None:
+    def end(self, bound: "Bound") -> None:
         """See ``Steps``: another answer begins with it."""
         with self._lock:
-            self._steps.append(request)
+            self._steps.append(bound)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A request for steps, and its small inputs, which keep their places from step to step."""
+
+    request: Any
+    inputs: dict[str, NDArray[Any]]
+
+    def feed(self, place: int, name: str, value: NDArray[Any], kind: Any) -> None:
+        """Say input ``place``, of this name and element type."""
+        here = self.inputs.get(name)
+        if here is None or here.shape != value.shape:
+            here = self.inputs[name] = np.array(value)
+            self.request.set_input_tensor(place, tensor_of(here, kind))
+        else:
+            here[...] = value
 
 
 def _kind_of_caches(precision: Precision, bfloat16: bool) -> str:

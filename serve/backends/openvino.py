@@ -8,6 +8,7 @@ from comp.errors import CompExportError
 from export.manifest import Manifest, Precision, computed_in
 from export.openvino_graph import OpenVinoGraph, openvino_version
 from export.openvino_pages import PageBuffers, PagedDecoder
+from export.openvino_table import OpenVinoTable
 from serve.backends.base import BackendName
 
 
@@ -74,6 +75,6 @@ class OpenVino:
         decoder = PagedDecoder(path, self.precision, self.threads, self.bfloat16)
         return decoder, decoder
 
-    def table(self, path: Path) -> OpenVinoGraph:
+    def table(self, path: Path) -> OpenVinoTable:
         """See ``Runtime``."""
-        return OpenVinoGraph(path, self.precision, threads=1)
+        return OpenVinoTable(path)

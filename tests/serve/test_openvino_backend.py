@@ -16,6 +16,7 @@ from export.artifact import Origin, export_artifact
 from export.graph.builder import Target
 from export.llava_manifest import LlavaArtifact
 from export.openvino_graph import OpenVinoGraph, computes_bfloat16
+from export.openvino_table import OpenVinoTable
 from serve.backends.graph_backend import GraphBackend
 from serve.backends.opening import open_artifact
 from serve.engine import Engine
@@ -301,6 +302,24 @@ def test_a_graph_it_cannot_read_is_named(tmp_path):
     (tmp_path / "decoder_model.onnx").write_bytes(b"no graph")
     with pytest.raises(CompExportError, match=r"OpenVINO cannot load .*decoder_model\.onnx"):
         OpenVinoGraph(tmp_path / "decoder_model.onnx")
+
+
+def test_rows_of_a_table_are_those_of_its_graph(half, standard):
+    """In float32, whatever they are kept in; also those of one token alone."""
+    ids = np.random.default_rng(0).integers(0, 300, (2, 5))
+    (found,), _ = OpenVinoTable(half / "embed_tokens.onnx").run(
+        {"input_ids": ids}, ["inputs_embeds"]
+    )
+    graph = OpenVinoGraph(half / "embed_tokens.onnx")
+    (expected,), _ = graph.run({"input_ids": ids}, ["inputs_embeds"])
+    assert found.dtype == expected.dtype == np.float32
+    np.testing.assert_array_equal(found, expected)
+    _, (one,) = OpenVinoTable(half / "embed_tokens.onnx").run(
+        {"input_ids": ids[:1, :1]}, kept=["inputs_embeds"]
+    )
+    np.testing.assert_array_equal(one, expected[:1, :1])
+    with pytest.raises(CompExportError, match=r"vision_encoder\.onnx is no look-up in a table"):
+        OpenVinoTable(standard / "onnx-standard" / "vision_encoder.onnx")
 
 
 def test_without_openvino_the_remedy_is_said(standard, monkeypatch):
