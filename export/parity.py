@@ -77,6 +77,7 @@ class Answered:
         step_margins: of a text, by how much each of its tokens was chosen (``Greedy.margins``).
         ranking_margins: by how much each place's scores are those, where they hang on a choice of
             pivots; may be empty.
+        of_image: which tokens are an image's, ``[N]``, where these are ranked apart from the text's.
     """
 
     outputs: np.ndarray
@@ -86,6 +87,7 @@ class Answered:
     margin: float = math.inf
     step_margins: list[float] = field(default_factory=list)
     ranking_margins: list[float] = field(default_factory=list)
+    of_image: np.ndarray | None = None
 
 
 class Runner(Protocol):
@@ -140,7 +142,8 @@ class Link:
             tie = self.tolerance.tie
             if expected.ranking_margins and expected.ranking_margins[which] <= tie:
                 score = np.zeros(max(*mine, *theirs) + 1)  # any tokens may have been the nearest
-            if score is not None and is_tie(mine, theirs, score, tie):
+            of_image = expected.of_image if place[0] == "language" else None
+            if score is not None and is_tie(mine, theirs, score, tie, of_image):
                 self.tied.append(number)
                 return  # from here on the two see different tokens, and rightly so
             self.kept_different.setdefault(place, []).append(number)
@@ -189,18 +192,28 @@ class Link:
         }
 
 
-def is_tie(first: np.ndarray, second: np.ndarray, scores: np.ndarray, within: float) -> bool:
+def is_tie(
+    first: np.ndarray,
+    second: np.ndarray,
+    scores: np.ndarray,
+    within: float,
+    of_image: np.ndarray | None = None,
+) -> bool:
     """Whether two kept sets of one size differ only in tokens whose scores are the same.
 
     Args:
         first, second: kept indices.
         scores: by original index ``[N]``.
-        within: largest spread of the scores of the tokens that differ.
+        within: largest spread of the scores of the tokens that differ, of one kind.
+        of_image: the tokens of one kind, by original index ``[N]``; without it there is one.
     """
-    if len(first) != len(second):
-        return False
-    swapped = np.setxor1d(first, second)
-    return bool(np.ptp(scores[swapped]) <= within)
+    apart = np.zeros(len(scores), bool) if of_image is None else of_image
+    for kind in (False, True):
+        mine, theirs = (kept[apart[kept] == kind] for kept in (first, second))
+        swapped = np.setxor1d(mine, theirs)
+        if len(mine) != len(theirs) or (swapped.size and not np.ptp(scores[swapped]) <= within):
+            return False
+    return True
 
 
 def ask_all(

@@ -68,6 +68,7 @@ class PromptRunner(ABC):
             said.tokens,
             step_margins=said.margins,
             ranking_margins=found.ranking_margins,
+            of_image=ids[0] == token,
         )
 
 

@@ -292,6 +292,23 @@ def test_ties_are_counted_and_not_hidden():
     assert not only_ties.ok  # nothing was compared
 
 
+def test_ties_of_images_and_of_texts_are_apart():
+    """Two swaps between equals, at scores that are far from each other."""
+    scores = np.array([0.3, 0.3, 0.7, 0.7, 0.9])
+    first, second = np.array([0, 2, 4]), np.array([1, 3, 4])
+    of_image = np.array([True, True, False, False, False])
+    assert not is_tie(first, second, scores, 1e-6)
+    assert is_tie(first, second, scores, 1e-6, of_image)
+    assert not is_tie(
+        first, np.array([0, 1, 4]), np.zeros(5), 1e-6, of_image
+    )  # one kind for the other
+    gone = np.array([np.nan, 0.3, 0.7, 0.7, 0.9])
+    assert not is_tie(first, second, gone, 1e-6, of_image)
+    found = replace(answered([1, 3, 4]), of_image=of_image)
+    asked = replace(answered([0, 2, 4], scores=scores), of_image=of_image)
+    assert link_of(asked, found).to_dict()["tied"] == [1]
+
+
 def test_what_is_rounded_twice_may_differ_by_both():
     first, second = answered([1, 3], scores=[0.1, 0.3, 0.33, 0.2]), answered([2, 3])
     asked = [[answered([0, 1]), each] for each in (first, second)]
