@@ -32,8 +32,9 @@ from export.graph.builder import Target
 from export.graph.quantised import WHOLE_BYTES
 from export.ort_graph import OrtGraph
 from export.proof import Examples, Questions
-from export.quantise import GROUPS, Quantised, group_of, nibbles
+from export.quantise import Quantised, nibbles
 from export.reading import load_artifact
+from export.weight_groups import GROUPS, group_of
 from export.weights import LM_HEAD
 
 NEW_TOKENS = 4  # of each answer: steps are calibrated on too, but mostly prompts

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from comp.errors import CompExportError
 from export.manifest import Precision, computed_in
-from export.quantise import GROUPS
+from export.weight_groups import GROUPS
 
 INSTALL = "pip install 'comp-export[openvino]'"
 NO_BFLOAT16 = "which this CPU does not compute (AVX-512 BF16 or AMX does)"

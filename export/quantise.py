@@ -13,8 +13,9 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from export.weight_groups import GROUPS, group_of
+
 Bits = Literal[4, 8]
-GROUPS = (64, 32, 16)  # inputs with one scale, the largest first; ONNX Runtime takes no fewer
 MIDDLE = 8  # that 4 bits have added where they are stored without a sign
 
 
@@ -35,11 +36,6 @@ class Quantised:
         rows, width = self.values.shape
         groups = self.values.astype(np.float32).reshape(rows, self.scales.shape[1], -1)
         return (groups * self.scales[:, :, None]).reshape(rows, width)
-
-
-def group_of(width: int) -> int | None:
-    """Inputs that share a scale in 4 bits; none where no group divides the width."""
-    return next((group for group in GROUPS if width % group == 0), None)
 
 
 def rounded(weight: NDArray[np.floating], bits: Bits) -> Quantised:

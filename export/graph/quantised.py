@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph.builder import MICROSOFT, GraphBuilder
-from export.quantise import Bits, Rounding, group_of, packed_nibbles
+from export.quantise import Bits, Rounding, packed_nibbles
+from export.weight_groups import group_of
 from export.weights import LM_HEAD, WeightSource
 
 SCALES = ".scales"  # behind the name of a matrix

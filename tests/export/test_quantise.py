@@ -20,7 +20,8 @@ from export.graph.linear import linear
 from export.graph.quantised import bits_of
 from export.integer_weights import having, integer_weights
 from export.openvino_graph import computes_bfloat16
-from export.quantise import group_of, rounded
+from export.quantise import rounded
+from export.weight_groups import group_of
 from export.weights import MemoryWeights
 from serve.artifacts import Form
 from serve.backends import onnxruntime as backend
