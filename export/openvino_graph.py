@@ -1,6 +1,7 @@
 """A graph in OpenVINO, compiled for the CPU that is here."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -124,7 +125,6 @@ def _compiled(
     rewrite: Callable[[Any], None] | None,
 ) -> Any:
     """An ``openvino.CompiledModel`` for the CPU; arguments and errors as of ``OpenVinoGraph``."""
-    openvino()
     bfloat16 = bfloat16 or precision == "bfloat16"
     if bfloat16 and not computes_bfloat16():
         remedy = "--precision float32" if precision == "bfloat16" else "--backend openvino"
@@ -141,23 +141,26 @@ def _compiled(
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
     model = read_model(path)
-    try:
+    with _loading(path):
         if rewrite is not None:
             rewrite(model)
         if computed_in(precision) != precision:
             # Inputs that are rounded together: by itself OpenVINO takes 32, which is slower.
             settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _group(model)
         return _core().compile_model(model, "CPU", settings)
-    except RuntimeError as error:  # OpenVINO's exceptions have no class of their own
-        reason = " ".join(str(error).split())
-        raise CompExportError(f"OpenVINO cannot load {path}: {reason}") from error
 
 
 def read_model(path: Path) -> Any:
     """An ``openvino.Model``; errors as ``OpenVinoGraph``."""
-    openvino()
-    try:
+    with _loading(path):
         return _core().read_model(str(path))
+
+
+@contextmanager
+def _loading(path: Path) -> Iterator[None]:
+    """Say of what file it is that OpenVINO complains; its exceptions have no class of their own."""
+    try:
+        yield
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CompExportError(f"OpenVINO cannot load {path}: {reason}") from error
