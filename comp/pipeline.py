@@ -15,7 +15,7 @@ from comp.files import disk_errors, write_text
 from comp.latency_table import LatencyTable, dense_block
 from comp.methods.base import modes_of
 from comp.progress import Progress
-from comp.prune_request import REQUEST, STATE_FOLDER, PruneRequest, plain
+from comp.prune_request import PruneRequest, plain
 from comp.pruning_data import PruningData, embedded_data, own_data, split_data
 from comp.run_race import raced
 from comp.run_record import record_of, times_fine_tuning, times_of, write_run
@@ -38,8 +38,8 @@ def run_pruning(
     progress = Progress(quiet or not compute.is_main)
     began = time.time()
     compute.seconds.clear()
-    state = run.path / STATE_FOLDER
-    resumed = (state / REQUEST).exists()
+    state = run.state
+    resumed = run.is_interrupted
     torch.manual_seed(request.search.seed)
     directory = resolve_model(request.model)
 
@@ -55,7 +55,7 @@ def run_pruning(
     if compute.is_main:
         with disk_errors(run.path):
             state.mkdir(parents=True, exist_ok=True)
-        write_text(state / REQUEST, json.dumps(plain(request), indent=1))
+        write_text(run.request, json.dumps(plain(request), indent=1))
     settings = settled(request, adapter)
     loaded = [adapter]
     del adapter  # recovery needs the memory: whoever takes it from the list has it alone

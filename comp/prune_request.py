@@ -13,8 +13,6 @@ from comp.recover import RecoverOptions
 from comp.runs import RunDirectory, dotted
 
 Recovery = Literal["auto", "full", "lora", "none"]
-STATE_FOLDER = ".state"  # of a run that is not finished
-REQUEST = "request.json"
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,9 @@ def check_resumable(run: RunDirectory, request: PruneRequest) -> None:
     Raises:
         CompExportError: naming the settings that differ, or when there is nothing to resume.
     """
-    path = run.path / STATE_FOLDER / REQUEST
-    if not path.is_file():
+    if not run.request.is_file():
         raise CompExportError(f"nothing to resume in {run.path}: leave out --resume")
-    stored = dotted(json.loads(path.read_text()))
+    stored = dotted(json.loads(run.request.read_text()))
     asked = dotted(plain(request))
     different = [name for name, value in asked.items() if stored.get(name) != value]
     if different:

@@ -52,6 +52,21 @@ class RunDirectory:
     def figures(self) -> Path:
         return self.path / "figures"
 
+    @property
+    def state(self) -> Path:
+        """What ``prune --resume`` goes on from; there only while pruning."""
+        return self.path / ".state"
+
+    @property
+    def request(self) -> Path:
+        """What the unfinished run was asked for."""
+        return self.state / "request.json"
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether an unfinished run left more than what it was asked for: one that was refused did not."""
+        return any(each.is_file() and each != self.request for each in self.state.rglob("*"))
+
     def load_plan(self) -> PruningPlan:
         return PruningPlan.load(self.plan_file)
 

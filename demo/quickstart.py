@@ -13,8 +13,6 @@ from comp.runs import RunDirectory, open_run
 from export.manifest import MANIFEST_NAME
 from export.reading import load_artifact, read_manifest
 
-SEARCH_STATE = ".state"  # in a run directory while `prune` is not finished
-
 
 @dataclass(frozen=True)
 class Step:
@@ -51,7 +49,7 @@ def steps(
     prune = ["--model", model, "--rate", f"{rate:g}", "--out", place]
     if force and run.path.exists():
         prune.append("--force")
-    elif _is_interrupted(run):
+    elif run.is_interrupted:
         prune.append("--resume")
     return (
         Step("prune", (*prune, *shared), lambda: not force and _is_pruned(run, model, rate)),
@@ -110,17 +108,13 @@ def _run(command: click.Command, step: Step, parent: click.Context, quiet: bool)
     return status if isinstance(status, int) else 0
 
 
-def _is_interrupted(run: RunDirectory) -> bool:
-    return (run.path / SEARCH_STATE).is_dir()
-
-
 def _is_pruned(run: RunDirectory, model: str, rate: float) -> bool:
     """A finished run of this model at this rate.
 
     Raises:
         CompExportError: when it is a run of something else.
     """
-    if not run.record.is_file() or _is_interrupted(run):
+    if not run.record.is_file() or run.is_interrupted:
         return False
     record = open_run(run.path).read_record()  # refuses another version
     found = (record.get("model"), record.get("rate_asked"))

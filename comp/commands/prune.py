@@ -269,7 +269,6 @@ def _of_model(model: str) -> tuple["Family", tuple[str, ...], int, Teaching]:
 
 def _prepare(run: RunDirectory, force: bool, resume: bool) -> None:
     """Refuse to overwrite; with --force an interrupted run is forgotten."""
-    state = run.path / ".state"
     if force and resume:
         raise CompExportError("--force starts again and --resume goes on: give one of them")
     if not run.path.exists() or resume:
@@ -277,15 +276,15 @@ def _prepare(run: RunDirectory, force: bool, resume: bool) -> None:
     if not run.path.is_dir():
         raise CompExportError(f"{run.path} is a file: choose another place with --out")
     if force:
-        if not (run.record.exists() or state.exists()) and any(run.path.iterdir()):
+        if not (run.record.exists() or run.state.exists()) and any(run.path.iterdir()):
             raise CompExportError(f"{run.path} is no run directory: --force will not replace it")
         # A finished run stays whole until the new one can take its place.
-        shutil.rmtree(state, ignore_errors=True)
-    elif state.exists():
+        shutil.rmtree(run.state, ignore_errors=True)
+    elif run.is_interrupted:
         raise CompExportError(
             f"{run.path} holds an interrupted run: go on with --resume, or start again with --force"
         )
-    elif any(run.path.iterdir()):
+    elif any(each != run.state for each in run.path.iterdir()):
         raise CompExportError(f"{run.path} exists: replace it with --force, or choose --out")
 
 

@@ -22,8 +22,6 @@ from serve.study.measuring import MeasureRequest
 from serve.study.processes import StepError, run_process
 from serve.study.schema import Study, prune_options
 
-STATE, REQUEST = ".state", "request.json"  # of an interrupted run; see ``comp.prune_request``
-
 
 @dataclass(frozen=True)
 class Runner:
@@ -143,9 +141,8 @@ class Steps:
         """A finished run that meets the target."""
         study, run = self.runner.study, self.runner.folder.run(self.cell)
         self._forget_other_settings()
-        state = run.path / STATE
-        if not (run.record.is_file() and run.checkpoint.is_dir()) or state.exists():
-            going_on = (state / REQUEST).is_file()
+        if not (run.record.is_file() and run.checkpoint.is_dir()) or run.state.exists():
+            going_on = run.request.is_file()
             if not going_on and run.path.exists():
                 shutil.rmtree(run.path)
             self._process(prune_words(self.runner, self.cell, going_on))

@@ -218,6 +218,9 @@ def test_rates_outside_the_unit_interval_are_refused(checkpoint, tmp_path, rate)
 def test_an_unreachable_rate_names_the_largest(checkpoint, tmp_path):
     with pytest.raises(CompExportError, match=r"at most 0\.\d\d.*--modes"):
         prune(checkpoint, tmp_path / "run", "--modes", "lt", rate="0.9")
+    # What was refused is in nobody's way: the same place takes the next try.
+    with pytest.raises(CompExportError, match=r"at most 0\.\d\d.*--modes"):
+        prune(checkpoint, tmp_path / "run", "--modes", "vt", rate="0.9")
 
 
 def test_runs_are_not_overwritten_without_force(run, checkpoint):

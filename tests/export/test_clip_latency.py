@@ -4,14 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-from comp.cli import cli
 from comp.encoder_flops import clip_macs
 from comp.errors import CompExportError
 from comp.latency_table import LatencyTable, dense_block
 from comp.plan import Workload
-from comp.runs import open_run
 from export.graph.builder import Target
 from export.latency.blocks import drop_name, fixed_name, name_of
 from export.latency.clip_blocks import ClipBlocks
@@ -20,6 +17,7 @@ from export.latency.held_out import models
 from export.latency.readings import Reading, Readings, loaded
 from export.ort_graph import CPU
 from tests.comp.small_clip import FFN, HEADS, LAYERS, random_clip
+from tests.export.measured import FAST, invoke, prune_by
 
 TEXT, TOWER = 16, 145
 
@@ -116,35 +114,17 @@ def test_held_out_plans_are_plans_of_the_model(blocks):
         assert model.plan.rate == pytest.approx(1 - model.plan.macs / model.plan.macs_dense)
 
 
-def invoke(*words):
-    result = CliRunner().invoke(cli, list(map(str, words)), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result
-
-
 @pytest.mark.slow
 def test_profile_prune_onnx(checkpoint, tmp_path):
-    """As a user runs them: the rate is met in the milliseconds of a table that was really measured."""
+    """As a user runs them: the rate is one of milliseconds of a table that was really measured."""
     table_file, out = tmp_path / "table.json", tmp_path / "run"
-    fast = ("--rounds", 1, "--warmup", 0, "--repeats", 1, "--held-out", 1, "--threads", 1)
     words = ("--out", table_file, "--text-tokens", TEXT, "--device", "cpu", "--json")
-    printed = json.loads(invoke("profile", "--model", checkpoint, *words, *fast).stdout)
+    printed = json.loads(invoke("profile", "--model", checkpoint, *words, *FAST).stdout)
     table = LatencyTable.load(table_file)
     assert (table.family, table.image_tokens, table.tower_length) == ("clip", TOWER, TOWER)
     assert [each.name for each in table.held_out] == ["dense", "plan 1"]
     assert printed["held_out"][0]["predicted_ms"] > 0 < printed["held_out"][0]["measured_ms"]
-    quick = ("--stages", 2, "--steps-per-stage", 1, "--batch-size", 4, "--recover", "none")
-    quick += ("--calibration", 8, "--validation", 8, "--dtype", "float32", "--device", "cpu")
-    by = ("--cost", "latency", "--latency-table", table_file, "--rate", 0.1)
-    found = json.loads(
-        invoke("prune", "--model", checkpoint, *by, *quick, "--out", out, "--json").stdout
-    )
-    times = found["milliseconds"]
-    assert found["rate_of"] == "latency"
-    # of a table of one reading, where a head may be a large step; tests of prune meet rates of exact tables
-    assert found["rate"] == pytest.approx(0.1, abs=0.08)
-    assert found["rate"] == pytest.approx(1 - times["compressed"] / times["dense"])
-    assert open_run(out).load_plan().milliseconds == pytest.approx(times["compressed"])
+    prune_by(table_file, checkpoint, out)
     invoke("onnx", out)
 
 

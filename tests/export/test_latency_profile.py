@@ -5,12 +5,10 @@ import math
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from comp.cli import cli
 from comp.errors import CompExportError
 from comp.latency_table import LatencyTable, dense_block
 from comp.runs import open_run
@@ -24,9 +22,9 @@ from export.latency.profile import Asked, partial_of, profile
 from export.latency.readings import Reading, Readings
 from export.ort_graph import CPU
 from tests.comp.small import small_adapter
+from tests.export.measured import FAST, invoke, prune_by
 
 TEXT = 8
-FAST = ("--rounds", "1", "--warmup", "0", "--repeats", "1", "--held-out", "1", "--threads", "1")
 
 
 @pytest.fixture(scope="module")
@@ -191,14 +189,8 @@ def test_held_out_plans_are_plans_of_the_model(checkpoint):
     assert [model.plan for model in models(blocks, 3)][1:] == [model.plan for model in plans]
 
 
-def invoke(*words):
-    result = CliRunner().invoke(cli, list(words), catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return result
-
-
 def test_profile_prune_onnx(checkpoint, tmp_path):
-    """As a user runs them: the rate is met in the milliseconds of a table that was really measured."""
+    """As a user runs them: the rate is one of milliseconds of a table that was really measured."""
     table_file, out = tmp_path / "table.json", tmp_path / "run"
     model = ("--model", str(checkpoint))
     words = ("--out", str(table_file), "--text-tokens", str(TEXT), "--device", "cpu")
@@ -216,15 +208,7 @@ def test_profile_prune_onnx(checkpoint, tmp_path):
     with pytest.raises(CompExportError, match="--force"):
         invoke("profile", *model, *words, *FAST)
 
-    quick = ("--stages", "2", "--steps-per-stage", "1", "--batch-size", "4", "--recover", "none")
-    quick += ("--calibration", "8", "--validation", "8", "--dtype", "float32", "--device", "cpu")
-    by = ("--cost", "latency", "--latency-table", str(table_file), "--rate", "0.25")
-    found = json.loads(invoke("prune", *model, *by, *quick, "--out", str(out), "--json").stdout)
-    assert found["rate_of"] == "latency"
-    # of a table of one reading, where a head may be a large step; tests of prune meet rates of exact tables
-    assert found["rate"] == pytest.approx(0.25, abs=0.1)
-    times = found["milliseconds"]
-    assert found["rate"] == pytest.approx(1 - times["compressed"] / times["dense"])
+    prune_by(table_file, checkpoint, out)
     exported = json.loads(invoke("onnx", str(out), "--json").stdout)
     assert set(exported["artifacts"]) == {"compressed", "dense"}
     manifest = json.loads((out / "onnx" / "manifest.json").read_text())
