@@ -13,9 +13,9 @@ import numpy as np
 from comp.errors import CompExportError
 from export.cache import CACHE_LENGTHS, PAST, PRESENT
 from export.openvino_graph import name_of, openvino
+from export.openvino_steps import KEPT
 
 PAGE = 32  # tokens; what OpenVINO's operator is made for
-_KEPT = "kept."  # begins the names of outputs that say what a drop place kept
 
 
 def attention_in_pages(model: Any, bfloat16: bool = False) -> None:
@@ -35,7 +35,7 @@ def attention_in_pages(model: Any, bfloat16: bool = False) -> None:
     inputs = {name_of(port): port for port in model.inputs}
     outputs = {name_of(port): port for port in model.outputs}
     lengths = _parameter(CACHE_LENGTHS, ov.Type.i64, [-1, -1])
-    parameters, drops = [lengths], [name for name in outputs if name.startswith(_KEPT)]
+    parameters, drops = [lengths], [name for name in outputs if name.startswith(KEPT)]
     segment, here = -1, None
     tables: dict[str, Any] = {}
     for layer in range(sum(name.startswith(PRESENT) for name in outputs) // 2):
@@ -49,7 +49,7 @@ def attention_in_pages(model: Any, bfloat16: bool = False) -> None:
             for part in ("key", "value")
         )
         parameters += [key, value]
-        behind = sum(int(name.removeprefix(_KEPT)) <= layer for name in drops)
+        behind = sum(int(name.removeprefix(KEPT)) <= layer for name in drops)
         if here is None or behind != segment:
             segment, here = behind, _Places.of(lengths, behind, block.query, key)
         scale = op.constant(np.float32(block.scale))

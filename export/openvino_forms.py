@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from export.cache import PAST, PRESENT
+from export.cache import LOGITS, PAST, PRESENT
 from export.manifest import Artifact, Precision, computed_in
 from export.openvino_graph import INSTALL, NO_BFLOAT16, OpenVinoGraph, computes_bfloat16
 from export.openvino_pages import PagedDecoder
@@ -47,13 +47,23 @@ class PagedOutputs:
 
     def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
         """Every output by its name."""
-        arrays, _ = self._graph.run(feeds, self._graph.outputs)
-        caches = {
-            name.replace(PAST, PRESENT): cache
-            for name, cache in feeds.items()
-            if name.startswith(PAST)
-        }
-        return dict(zip(self._graph.outputs, arrays, strict=True)) | caches
+        caches = {name: cache for name, cache in feeds.items() if name.startswith(PAST)}
+        if feeds["inputs_embeds"].shape[1] == 1:
+            numbers = self._step(
+                {name: feeds[name] for name in feeds.keys() - caches.keys()}, caches
+            )
+        else:
+            arrays, _ = self._graph.run(feeds, self._graph.outputs)
+            numbers = dict(zip(self._graph.outputs, arrays, strict=True))
+        return numbers | {name.replace(PAST, PRESENT): cache for name, cache in caches.items()}
+
+    def _step(self, feeds: dict[str, Any], caches: dict[str, Any]) -> dict[str, Any]:
+        """As answers are made: by what makes steps, which keeps its token at every drop place."""
+        bound = self._graph.begin(caches)
+        logits = self._graph.step(bound, feeds)
+        self._graph.end(bound)
+        only = np.zeros((len(logits), 1), np.int64)
+        return dict.fromkeys(self._graph.outputs, only) | {LOGITS: logits}
 
 
 def openvino_forms(artifact: Artifact, load: Callable[..., Runner]) -> Iterator[Form | Skipped]:

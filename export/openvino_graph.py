@@ -51,7 +51,11 @@ class OpenVinoGraph:
         rewrite: Callable[[Any], None] | None = None,
     ) -> None:
         self._ov = openvino()
-        self._compiled = _compiled(path, precision, threads, bfloat16, more, rewrite)
+        model = read_model(path)
+        if rewrite is not None:
+            with _loading(path):
+                rewrite(model)
+        self._compiled = compiled(model, path, precision, threads, bfloat16, more)
         self.inputs: dict[str, np.dtype[Any]] = {
             name_of(port): port.get_element_type().to_dtype() for port in self._compiled.inputs
         }
@@ -116,15 +120,18 @@ class OpenVinoGraph:
             self._free.append(request)
 
 
-def _compiled(
+def compiled(
+    model: Any,
     path: Path,
     precision: Precision,
     threads: int | None,
     bfloat16: bool,
-    more: Mapping[str, Any],
-    rewrite: Callable[[Any], None] | None,
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
-    """An ``openvino.CompiledModel`` for the CPU; arguments and errors as of ``OpenVinoGraph``."""
+    """An ``openvino.CompiledModel`` for the CPU, of one read from a file.
+
+    Other arguments and errors as of ``OpenVinoGraph``.
+    """
     bfloat16 = bfloat16 or precision == "bfloat16"
     if bfloat16 and not computes_bfloat16():
         remedy = "--precision float32" if precision == "bfloat16" else "--backend openvino"
@@ -140,10 +147,7 @@ def _compiled(
     }
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
-    model = read_model(path)
     with _loading(path):
-        if rewrite is not None:
-            rewrite(model)
         if computed_in(precision) != precision:
             # Inputs that are rounded together: by itself OpenVINO takes 32, which is slower.
             settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _group(model)

@@ -2,23 +2,27 @@
 
 The graph as it was exported takes the caches and gives longer ones, so that every step would write all of
 them anew. Here attention and caches are one operator, as in OpenVINO's own server of language models: it
-writes the present tokens into pages that are given, and reads prompts faster too. The same compiled graph
-serves prompts and steps, so that weights are held once.
+writes the present tokens into pages that are given, and reads prompts faster too.
+
+Steps of one sequence have a graph of their own (``export.openvino_steps``), of the same file, whose weights
+OpenVINO packs once more: not where these are so many that a step is as long as reading them.
 """
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.cache import LOGITS
 from export.manifest import Precision
 from export.openvino_attention import PAGE, attention_in_pages
-from export.openvino_graph import OpenVinoGraph, openvino, tensor_of
+from export.openvino_graph import OpenVinoGraph, compiled, openvino
+from export.openvino_steps import Bound, StepGraph, for_one_token, weight_bytes
+
+HELD_TWICE = 2**30  # bytes of weights: up to here steps have a graph of their own
 
 
 @dataclass(frozen=True)
@@ -77,9 +81,19 @@ class PagedDecoder(OpenVinoGraph):
     ) -> None:
         # By itself OpenVINO would round the caches to 8 bits.
         settings = {"KV_CACHE_PRECISION": _kind_of_caches(precision, bfloat16)}
-        rewrite = partial(attention_in_pages, bfloat16=bfloat16)
-        super().__init__(path, precision, threads, bfloat16, settings, rewrite)
-        self._steps: list[Bound] = []  # that no answer is made with
+        how = (precision, threads, bfloat16, settings)
+        alone: Future[Any] | None = None
+        with ThreadPoolExecutor(1) as pool:  # OpenVINO compiles a graph on one thread
+
+            def in_pages(model: Any) -> None:
+                nonlocal alone
+                attention_in_pages(model, bfloat16)
+                if weight_bytes(model) <= HELD_TWICE:
+                    alone = pool.submit(_for_one_token, model.clone(), path, *how)
+
+            super().__init__(path, *how, in_pages)
+            self._shared = StepGraph(self._compiled)
+            self._alone = None if alone is None else StepGraph(alone.result())
 
     def run(
         self,
@@ -97,47 +111,24 @@ class PagedDecoder(OpenVinoGraph):
         arrays, _ = super().run(tensors, numbers)
         return arrays, list(into)
 
-    def begin(self, caches: Mapping[str, Pages]) -> "Bound":
+    def begin(self, caches: Mapping[str, Pages]) -> Bound:
         """See ``Steps``: caches are read and written where they are."""
-        with self._lock:
-            bound = self._steps.pop() if self._steps else None
-        bound = bound or Bound(self._compiled.create_infer_request(), {})
-        for place, name in enumerate(self.inputs):
-            if name in caches:
-                bound.request.set_input_tensor(place, caches[name].tensor)
-        return bound
+        batch = next(iter(caches.values())).sizes[0]
+        graph = self._alone if batch == 1 and self._alone is not None else self._shared
+        return graph.begin({name: cache.tensor for name, cache in caches.items()})
 
-    def step(self, bound: "Bound", feeds: Mapping[str, Any]) -> NDArray[np.float32]:
+    def step(self, bound: Bound, feeds: Mapping[str, Any]) -> NDArray[np.float32]:
         """See ``Steps``."""
-        for place, name in enumerate(self.inputs):
-            if name in feeds:
-                bound.feed(place, name, feeds[name], self._taken[place])
-        bound.request.infer(share_outputs=True)
-        tensor = bound.request.get_output_tensor(self._places[LOGITS])
-        logits: NDArray[np.float32] = tensor.data.copy()
-        return logits
+        return bound.graph.step(bound, feeds)
 
-    def end(self, bound: "Bound") -> None:
+    def end(self, bound: Bound) -> None:
         """See ``Steps``: another answer begins with it."""
-        with self._lock:
-            self._steps.append(bound)
+        bound.graph.end(bound)
 
 
-@dataclass(frozen=True)
-class Bound:
-    """A request for steps, and its small inputs, which keep their places from step to step."""
-
-    request: Any
-    inputs: dict[str, NDArray[Any]]
-
-    def feed(self, place: int, name: str, value: NDArray[Any], kind: Any) -> None:
-        """Say input ``place``, of this name and element type."""
-        here = self.inputs.get(name)
-        if here is None or here.shape != value.shape:
-            here = self.inputs[name] = np.array(value)
-            self.request.set_input_tensor(place, tensor_of(here, kind))
-        else:
-            here[...] = value
+def _for_one_token(model: Any, path: Path, *how: Any) -> Any:
+    for_one_token(model)
+    return compiled(model, path, *how)
 
 
 def _kind_of_caches(precision: Precision, bfloat16: bool) -> str:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from comp.errors import CompExportError
+from comp.plan import DECODER_RANKINGS
+from export import openvino_pages
 from export.artifact import Origin, export_artifact
 from export.graph.builder import Target
 from export.llava_manifest import LlavaArtifact
@@ -17,7 +19,7 @@ from serve.backends.graph_backend import GraphBackend
 from serve.backends.opening import open_artifact
 from serve.engine import Engine
 from serve.options import GenerationOptions
-from tests.serve.random_llava import DROPS, HEADS, LAYERS, noise, random_llava
+from tests.serve.random_llava import DROPS, HEADS, LAYERS, SIDE, noise, random_llava
 
 pytest.importorskip("openvino", reason="runs in OpenVINO: pip install 'comp-export[openvino]'")
 
@@ -28,9 +30,9 @@ def backend_of(directory, name="openvino"):
     return GraphBackend(*open_artifact(directory, LlavaArtifact, threads=1, backend=name))
 
 
-def kinds_of(backend):
-    """Kinds of operators of the compiled decoder, each as often as it is there."""
-    graph = backend._decoder._graph._compiled.get_runtime_model()
+def kinds_of(part):
+    """Kinds of operators of a compiled decoder, each as often as it is there."""
+    graph = part._compiled.get_runtime_model()
     return [str(node.get_rt_info()["layerType"].value) for node in graph.get_ops()]
 
 
@@ -51,12 +53,45 @@ def compressed_standard(request, checkpoint, plan, tmp_path_factory):
 
 def test_attention_is_one_operator_with_its_caches(compressed_standard):
     backend = backend_of(compressed_standard)
-    kinds = kinds_of(backend)
+    kinds = kinds_of(backend._decoder._graph)
     assert kinds.count("PagedAttention") == LAYERS
     assert kinds.count("RoPE") == 2 * LAYERS
     assert kinds.count("Softmax") == len(DROPS)  # that rank tokens
-    part = backend._decoder
-    assert part._graph is part._steps  # weights are held once
+    kinds = kinds_of(backend._decoder._steps._alone)  # a step ranks nothing
+    assert kinds.count("PagedAttention") == LAYERS
+    assert kinds.count("RoPE") == 2 * LAYERS
+    assert not {"Softmax", "TopK", "GatherND", "GatherElements"} & set(kinds)
+
+
+@pytest.mark.parametrize("compressed_standard", ["float32"], indirect=True)
+def test_weights_that_are_many_are_held_once(compressed_standard, monkeypatch):
+    """And answers are the same: what reads prompts makes the steps."""
+    engines = [Engine.load(compressed_standard, threads=1, backend="openvino")]
+    monkeypatch.setattr(openvino_pages, "HELD_TWICE", 10_000)
+    engines.append(Engine.load(compressed_standard, threads=1, backend="openvino"))
+    twice, once = (engine._backend._decoder._steps for engine in engines)
+    assert (twice._alone is None, once._alone is None) == (False, True)
+    answers = [engine.generate([noise(1)], "where is it?", OPTIONS) for engine in engines]
+    assert answers[0].token_ids == answers[1].token_ids
+    assert [len(steps._shared._free) for steps in (twice, once)] == [0, 1]
+
+
+@pytest.mark.parametrize("ranking", ["received", *DECODER_RANKINGS])
+def test_steps_leave_out_every_kind_of_ranking(checkpoint, plan, ranking, tmp_path):
+    drops = tuple(drop.model_copy(update={"ranking": ranking}) for drop in DROPS)
+    ranked = plan.model_copy(update={"drops": drops})
+    out = tmp_path / "onnx"
+    export_artifact(checkpoint.path, out, Origin.of_plan(ranked), Target("standard"), ranked)
+    ids = np.random.default_rng(5).integers(10, 300, (1, 40))
+    split = (np.arange(3, 19)[None], np.r_[:3, 19:40][None])
+    backends = [backend_of(out, name) for name in ("openvino", "onnxruntime")]
+    pictures = np.random.default_rng(6).standard_normal((1, 3, SIDE, SIDE), np.float32)
+    states = [backend.prefill(pictures, ids, *split, 1.0).state for backend in backends]
+    for token in (11, 12, 13):
+        steps = [step_of(b, state, token) for b, state in zip(backends, states, strict=True)]
+        (mine, theirs), states = zip(*steps, strict=True)
+        np.testing.assert_allclose(mine, theirs, atol=1e-4)
+    assert "TopK" not in kinds_of(backends[0]._decoder._steps._alone)
 
 
 def test_what_lay_in_pages_before_does_not_matter(compressed_standard, monkeypatch):
@@ -96,7 +131,7 @@ def test_pages_that_are_full_are_added_to(compressed_standard, room, monkeypatch
     monkeypatch.setattr(decoder, "ROOM", room)
     found, steps = said()
     assert found == expected
-    assert len(steps._steps) == 1  # given back whenever pages were added, and at the end
+    assert len(steps._shared._free) == 1  # given back whenever pages were added, and at the end
 
 
 @pytest.mark.parametrize("groups", [1, 2, HEADS])
@@ -136,11 +171,11 @@ def test_an_answer_that_is_broken_off_leaves_nothing_behind(compressed_standard)
     stream = engine.stream([noise(2)], "and now something else, longer than that?", OPTIONS)
     for _ in range(4):
         next(stream)
-    assert not steps._steps
+    assert not steps._alone._free
     stream.close()
-    assert len(steps._steps) == 1
+    assert len(steps._alone._free) == 1
     assert engine.generate([noise(1)], "where is it?", OPTIONS).token_ids == first
-    assert len(steps._steps) == 1
+    assert len(steps._alone._free) == 1
 
 
 def test_a_graph_of_another_kind_is_refused():
