@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -163,6 +164,25 @@ def genai(precision: str) -> Callable[[Stage, Which], Loaded]:
     return load
 
 
+def llamacpp(kind: str) -> Callable[[Stage, Which], Loaded]:
+    """llama.cpp with a kind of weights; see ``benchmarks/llamacpp.py``."""
+
+    def load(stage: Stage, which: Which) -> Loaded:
+        from llamacpp import load_llamacpp
+
+        return load_llamacpp(stage, which, kind)
+
+    return load
+
+
+def _gguf(files: RunFiles, which: Which, kind: str) -> None:
+    from llamacpp import gguf_files
+
+    if which == "dense":
+        gguf_files(files, kind)
+
+
+LLAMACPP = {f"llamacpp-{kind.lower()}": kind for kind in ("Q8_0", "Q4_0")}
 GENAI = {f"genai-{precision}": precision for precision in ("fp16", "int8", "int4")}
 ON_CPUS = {
     "ort-int8": OnCpu("onnxruntime", "int8"),
@@ -183,6 +203,7 @@ PREPARE: dict[str, Callable[[RunFiles, Which], object]] = {
     "torch-compile": lambda files, _which: files.checkpoint("dense"),
     **{name: on_cpu.prepare for name, on_cpu in ON_CPUS.items()},
     **{name: lambda files, which: None for name in GENAI},
+    **{name: partial(_gguf, kind=kind) for name, kind in LLAMACPP.items()},
 }
 CONTESTANTS: dict[str, Callable[[Stage, Which], Loaded]] = {
     "ort": onnx_runtime,
@@ -192,6 +213,7 @@ CONTESTANTS: dict[str, Callable[[Stage, Which], Loaded]] = {
     "torch-compile": torch_compile,
     **{name: on_cpu.load for name, on_cpu in ON_CPUS.items()},
     **{name: genai(precision) for name, precision in GENAI.items()},
+    **{name: llamacpp(kind) for name, kind in LLAMACPP.items()},
 }
 
 

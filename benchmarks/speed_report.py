@@ -29,6 +29,7 @@ PACKAGES = (
     "onnxruntime-gpu",
     "openvino",
     "openvino-genai",
+    "llama_cpp_python",
     "tensorrt",
     "tensorrt_rtx",
     "numpy",

@@ -154,7 +154,7 @@ FAMILIES = (
         ),
         exports=("slim checkpoint", "onnx", "tensorrt"),
         teaching=Teaching("both"),
-        race=16,
+        race=4,
     ),
     Family(
         name="blip",

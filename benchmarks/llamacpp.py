@@ -1,0 +1,284 @@
+r"""llama.cpp, a rival on CPUs, through llama-cpp-python: a LLaVA as GGUF, dense alone.
+
+    pip install llama-cpp-python gguf
+
+The files are written here, of the checkpoint's own weights: llama.cpp's converter knows no tokenizer like the
+random checkpoint's, and none is needed, because tokens are said as numbers. The image tower stays in float16,
+as projectors for llama.cpp are distributed.
+"""
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from comp.checkpoints import read_config
+from comp.errors import CompExportError
+from comp.files import writing
+from contestants import Answered, Loaded, Stage
+from export.weights import LM_HEAD, CheckpointWeights
+from run_files import RunFiles, Which
+
+INSTALL = "pip install llama-cpp-python gguf"
+NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6  # types of tokens
+TOWER = "tower.gguf"
+MARKER = b"<__media__>"
+
+
+def load_llamacpp(stage: Stage, which: Which, kind: str) -> Loaded:
+    """llama.cpp on the files of a kind of weights.
+
+    Raises:
+        CompExportError: the compressed model; llama-cpp-python or gguf is not installed.
+    """
+    if which == "compressed":
+        raise CompExportError(
+            "not measured: llama.cpp's graph of a Llama has one width for all of its layers, and drops no "
+            "tokens"
+        )
+    text, tower = gguf_files(stage.files, kind)
+    with _installed():
+        import llama_cpp
+    model = _Model(text, tower, stage.asked.threads, stage.files, stage.asked.new_tokens)
+    before, after = _prompt(stage)
+
+    def answer(image: Image.Image) -> Answered:
+        began = perf_counter()
+        model.forget()
+        model.read(before)
+        prepared = model.see(image)
+        said = [model.read(after)]
+        first = perf_counter()
+        while len(said) < stage.asked.new_tokens:
+            said.append(model.read(said[-1:]))
+        ended = perf_counter()
+        return Answered(
+            prepare_ms=prepared,
+            ttft_ms=1e3 * (first - began),
+            decode_ms=1e3 * (ended - first),
+            prompt_tokens=len(before) + len(after) + stage.files.plan.workload.image_tokens,
+            token_ids=tuple(said),
+        )
+
+    bytes_ = text.stat().st_size + tower.stat().st_size
+    return Loaded(answer, {"llama_cpp": llama_cpp.__version__, "bytes": bytes_})
+
+
+def gguf_files(files: RunFiles, kind: str) -> tuple[Path, Path]:
+    """The language model of a kind of weights and the image tower, written where they are not yet."""
+    folder = files.model / "gguf"
+    text, tower = folder / f"{kind}.gguf", folder / TOWER
+    weights = CheckpointWeights(files.checkpoint())
+    config = read_config(files.checkpoint())
+    for path, write in ((text, _write_text), (tower, _write_tower)):
+        if not path.exists():
+            with writing(path) as temporary:
+                write(temporary, config, weights, kind)
+    return text, tower
+
+
+class _Model:
+    """Both files in memory, and one sequence."""
+
+    def __init__(self, text: Path, tower: Path, threads: int, files: RunFiles, new: int) -> None:
+        import llama_cpp
+        from llama_cpp import mtmd_cpp
+
+        self._cpp, self._media = llama_cpp, mtmd_cpp
+        size = files.plan.workload
+        places = size.image_tokens + size.text_tokens + new
+        self._llama = llama_cpp.Llama(
+            str(text),
+            n_ctx=places,
+            n_batch=places,
+            n_ubatch=places,
+            n_threads=threads,
+            n_threads_batch=threads,
+            verbose=False,
+        )
+        how = mtmd_cpp.mtmd_context_params_default()
+        how.use_gpu, how.print_timings, how.n_threads = False, False, threads
+        self._eye = mtmd_cpp.mtmd_init_from_file(str(tower).encode(), self._llama.model, how)
+        if self._eye is None:
+            raise CompExportError(f"llama.cpp refuses {tower}")
+        self._places = places
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._llama.reset()
+        self._llama._ctx.kv_cache_clear()
+
+    def read(self, tokens: list[int]) -> int:
+        """Tokens, to the likeliest after them."""
+        self._llama.eval(tokens)
+        logits = self._cpp.llama_get_logits(self._llama.ctx)
+        return int(np.ctypeslib.as_array(logits, (self._llama.n_vocab(),)).argmax())
+
+    def see(self, image: Image.Image) -> float:
+        """An image behind what was read; the milliseconds that took which no network did."""
+        media, began = self._media, perf_counter()
+        pixels = np.ascontiguousarray(image.convert("RGB"))
+        data = pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+        bitmap = media.mtmd_bitmap_init(pixels.shape[1], pixels.shape[0], data)
+        chunks = media.mtmd_input_chunks_init()
+        text = media.mtmd_input_text(text=MARKER, text_len=len(MARKER), parse_special=True)
+        bitmaps = (media.mtmd_bitmap_p_ctypes * 1)(bitmap)
+        if media.mtmd_tokenize(self._eye, chunks, ctypes.byref(text), bitmaps, 1):
+            raise CompExportError("llama.cpp refuses the image")
+        prepared = 1e3 * (perf_counter() - began)
+        ended = self._cpp.llama_pos(0)
+        for place in range(media.mtmd_input_chunks_size(chunks)):
+            chunk = media.mtmd_input_chunks_get(chunks, place)
+            here = (self._llama.n_tokens, 0, self._places, False, ctypes.byref(ended))
+            if media.mtmd_helper_eval_chunk_single(self._eye, self._llama.ctx, chunk, *here):
+                raise CompExportError("llama.cpp cannot read the image")
+            self._llama.n_tokens = ended.value
+        media.mtmd_input_chunks_free(chunks)
+        media.mtmd_bitmap_free(bitmap)
+        return prepared
+
+
+def _prompt(stage: Stage) -> tuple[list[int], list[int]]:
+    """Numbers of the tokens before and behind the image; which ones does not change times."""
+    tokens = stage.files.plan.workload.text_tokens
+    random = np.random.default_rng(stage.files.seed)
+    ids = [int(number) for number in random.integers(300, 7000, tokens)]
+    return ids[: tokens // 4], ids[tokens // 4 :]
+
+
+def _write_text(path: Path, config: dict[str, Any], weights: CheckpointWeights, kind: str) -> None:
+    from gguf import GGUFWriter
+
+    text = config["text_config"]
+    heads, groups = text["num_attention_heads"], text["num_key_value_heads"]
+    writer = GGUFWriter(path, "llama")
+    writer.add_context_length(text["max_position_embeddings"])
+    writer.add_embedding_length(text["hidden_size"])
+    writer.add_block_count(text["num_hidden_layers"])
+    writer.add_feed_forward_length(text["intermediate_size"])
+    writer.add_head_count(heads)
+    writer.add_head_count_kv(groups)
+    writer.add_layer_norm_rms_eps(text["rms_norm_eps"])
+    writer.add_rope_dimension_count(text["hidden_size"] // heads)
+    writer.add_vocab_size(text["vocab_size"])
+    _write_vocabulary(writer, text["vocab_size"])
+    decoder = "model.language_model"
+    _add(writer, "token_embd.weight", weights.read(f"{decoder}.embed_tokens.weight"), kind)
+    _add(writer, "output.weight", weights.read(LM_HEAD), kind)
+    _add(writer, "output_norm.weight", weights.read(f"{decoder}.norm.weight"))
+    for layer in range(text["num_hidden_layers"]):
+        of = f"{decoder}.layers.{layer}"
+        for name, place, turned in (
+            ("attn_q", "self_attn.q_proj", heads),
+            ("attn_k", "self_attn.k_proj", groups),
+            ("attn_v", "self_attn.v_proj", 0),
+            ("attn_output", "self_attn.o_proj", 0),
+            ("ffn_gate", "mlp.gate_proj", 0),
+            ("ffn_up", "mlp.up_proj", 0),
+            ("ffn_down", "mlp.down_proj", 0),
+        ):
+            values = weights.read(f"{of}.{place}.weight")
+            values = _pairs(values, turned) if turned else values
+            _add(writer, f"blk.{layer}.{name}.weight", values, kind)
+        _add(writer, f"blk.{layer}.attn_norm.weight", weights.read(f"{of}.input_layernorm.weight"))
+        after = weights.read(f"{of}.post_attention_layernorm.weight")
+        _add(writer, f"blk.{layer}.ffn_norm.weight", after)
+    _close(writer)
+
+
+def _write_tower(path: Path, config: dict[str, Any], weights: CheckpointWeights, kind: str) -> None:
+    from gguf import GGUFWriter
+
+    del kind  # whatever the decoder has
+    vision = config["vision_config"]
+    writer = GGUFWriter(path, "clip")
+    writer.add_clip_has_vision_encoder(value=True)
+    writer.add_clip_projector_type("mlp")
+    writer.add_vision_image_size(vision["image_size"])
+    writer.add_vision_patch_size(vision["patch_size"])
+    writer.add_vision_embedding_length(vision["hidden_size"])
+    writer.add_vision_feed_forward_length(vision["intermediate_size"])
+    writer.add_vision_projection_dim(config["text_config"]["hidden_size"])
+    writer.add_vision_head_count(vision["num_attention_heads"])
+    writer.add_vision_attention_layernorm_eps(1e-5)
+    blocks = vision["num_hidden_layers"] + 1 + config["vision_feature_layer"]
+    writer.add_vision_block_count(blocks)
+    writer.add_vision_image_mean([0.48, 0.46, 0.41])
+    writer.add_vision_image_std([0.27, 0.26, 0.28])
+    tower = "model.vision_tower"
+    _add(writer, "v.class_embd", weights.read(f"{tower}.embeddings.class_embedding"))
+    patches = weights.read(f"{tower}.embeddings.patch_embedding.weight")
+    _add(writer, "v.patch_embd.weight", patches, "F16")
+    places = weights.read(f"{tower}.embeddings.position_embedding.weight")
+    _add(writer, "v.position_embd.weight", places)
+    names = {"v.pre_ln": f"{tower}.pre_layrnorm"}
+    for layer in range(blocks):
+        of = f"{tower}.encoder.layers.{layer}"
+        names |= {
+            f"v.blk.{layer}.{name}": f"{of}.{place}"
+            for name, place in (
+                ("ln1", "layer_norm1"),
+                ("ln2", "layer_norm2"),
+                ("attn_q", "self_attn.q_proj"),
+                ("attn_k", "self_attn.k_proj"),
+                ("attn_v", "self_attn.v_proj"),
+                ("attn_out", "self_attn.out_proj"),
+                ("ffn_up", "mlp.fc1"),
+                ("ffn_down", "mlp.fc2"),
+            )
+        }
+    names |= {f"mm.{2 * n}": f"model.multi_modal_projector.linear_{n + 1}" for n in range(2)}
+    for name, place in names.items():
+        _add(writer, f"{name}.weight", weights.read(f"{place}.weight"), "F16")
+        _add(writer, f"{name}.bias", weights.read(f"{place}.bias"))
+    _close(writer)
+
+
+def _write_vocabulary(writer: Any, size: int) -> None:
+    """Words that nobody reads, of the kind that llama.cpp knows best."""
+    bytes_ = [f"<0x{number:02X}>" for number in range(256)]
+    tokens = ["<unk>", "<s>", "</s>", *bytes_]
+    kinds = [UNKNOWN, CONTROL, CONTROL, *([BYTE] * 256)]
+    more = size - len(tokens)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([*tokens, *(f"▁w{number}" for number in range(more))])
+    writer.add_token_scores([0.0] * size)
+    writer.add_token_types([*kinds, *([NORMAL] * more)])
+
+
+def _add(writer: Any, name: str, values: NDArray[Any], kind: str = "F32") -> None:
+    """A tensor; of one axis always in float32, as llama.cpp wants it."""
+    from gguf import GGMLQuantizationType
+    from gguf.quants import quantize
+
+    kind = "F32" if values.ndim == 1 else kind
+    wanted = GGMLQuantizationType[kind]
+    data = quantize(np.ascontiguousarray(values, np.float32), wanted)
+    writer.add_tensor(name, data, raw_dtype=None if kind in ("F32", "F16") else wanted)
+
+
+def _pairs(values: NDArray[Any], heads: int) -> NDArray[Any]:
+    """Rows of a projection so that neighbours are rotated together, and not halves of a head."""
+    rows, width = values.shape
+    return values.reshape(heads, 2, rows // heads // 2, width).swapaxes(1, 2).reshape(rows, width)
+
+
+def _close(writer: Any) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@contextmanager
+def _installed() -> Iterator[None]:
+    try:
+        yield
+    except ImportError as error:
+        raise CompExportError(f"{error.name} is not installed: {INSTALL}") from error
