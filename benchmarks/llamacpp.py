@@ -91,6 +91,11 @@ class _Model:
         from llama_cpp import mtmd_cpp
 
         self._cpp, self._media = llama_cpp, mtmd_cpp
+        self._quiet = llama_cpp.llama_log_callback(
+            lambda *_said: None
+        )  # they keep no reference to it
+        for set_log in (mtmd_cpp.mtmd_log_set, mtmd_cpp.mtmd_helper_log_set):
+            set_log(self._quiet, None)
         size = files.plan.workload
         places = size.image_tokens + size.text_tokens + new
         self._llama = llama_cpp.Llama(
@@ -207,7 +212,8 @@ def _write_tower(path: Path, config: dict[str, Any], weights: CheckpointWeights,
     writer.add_vision_projection_dim(config["text_config"]["hidden_size"])
     writer.add_vision_head_count(vision["num_attention_heads"])
     writer.add_vision_attention_layernorm_eps(1e-5)
-    blocks = vision["num_hidden_layers"] + 1 + config["vision_feature_layer"]
+    # It leaves out the last of those that it is told of, as LLaVA-1.5 does.
+    blocks = vision["num_hidden_layers"] + 2 + config["vision_feature_layer"]
     writer.add_vision_block_count(blocks)
     writer.add_vision_image_mean([0.48, 0.46, 0.41])
     writer.add_vision_image_std([0.27, 0.26, 0.28])
