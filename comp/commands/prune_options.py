@@ -173,7 +173,7 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
         type=click.IntRange(0),
         help="Search by all --modes, by those of parameters and by those of tokens alone (as far as these "
         "reach the rate), compare them after so many steps of recovery, and go on with the best. The steps "
-        "of all count: the winner's recovery has fewer (--method comp) [of CLIP 16, unless --modes is given "
+        "of all count: the winner's recovery has fewer (--method comp) [of CLIP 4, unless --modes is given "
         "or steps are few; else 0].",
     ),
     click.option(
