@@ -136,7 +136,7 @@ def test_others_do_not_race(dense, tmp_path):
 @pytest.mark.parametrize(
     ("more", "steps"),
     [
-        (("--recover-steps", "80"), 16),
+        (("--recover-steps", "80"), 4),
         (("--recover-steps", "80", "--modes", "vp,lp"), 0),
         (("--recover-steps", "80", "--method", "sjp"), 0),
         (("--recover-steps", "80", "--recover", "none"), 0),
