@@ -42,9 +42,9 @@ def load_llamacpp(stage: Stage, which: Which, kind: str) -> Loaded:
             "not measured: llama.cpp's graph of a Llama has one width for all of its layers, and drops no "
             "tokens"
         )
-    text, tower = gguf_files(stage.files, kind)
     with _installed():
         import llama_cpp
+    text, tower = gguf_files(stage.files, kind)
     model = _Model(text, tower, stage.asked.threads, stage.files, stage.asked.new_tokens)
     before, after = _prompt(stage)
 
@@ -71,14 +71,18 @@ def load_llamacpp(stage: Stage, which: Which, kind: str) -> Loaded:
 
 
 def gguf_files(files: RunFiles, kind: str) -> tuple[Path, Path]:
-    """The language model of a kind of weights and the image tower, written where they are not yet."""
+    """The language model of a kind of weights and the image tower, written where they are not yet.
+
+    Raises:
+        CompExportError: gguf is not installed.
+    """
     folder = files.model / "gguf"
     text, tower = folder / f"{kind}.gguf", folder / TOWER
     weights = CheckpointWeights(files.checkpoint())
     config = read_config(files.checkpoint())
     for path, write in ((text, _write_text), (tower, _write_tower)):
         if not path.exists():
-            with writing(path) as temporary:
+            with _installed(), writing(path) as temporary:
                 write(temporary, config, weights, kind)
     return text, tower
 
@@ -91,9 +95,8 @@ class _Model:
         from llama_cpp import mtmd_cpp
 
         self._cpp, self._media = llama_cpp, mtmd_cpp
-        self._quiet = llama_cpp.llama_log_callback(
-            lambda *_said: None
-        )  # they keep no reference to it
+        # Kept here, because they hold no reference to it.
+        self._quiet = llama_cpp.llama_log_callback(lambda *_said: None)
         for set_log in (mtmd_cpp.mtmd_log_set, mtmd_cpp.mtmd_helper_log_set):
             set_log(self._quiet, None)
         size = files.plan.workload

@@ -328,6 +328,22 @@ def test_integers_and_openvino_are_measured_and_rivals_need_their_files(tmp_path
     assert "does not know slim models" in refused["compressed"]
 
 
+def test_without_llama_cpp_the_others_go_on(tmp_path, monkeypatch, capsys):
+    for name in ("llama_cpp", "gguf"):
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
+    out = tmp_path / "cpu.json"
+    words = ["--device", "cpu", "--shape", "tiny", "--work", str(tmp_path / "work")]
+    words += ["--contestants", "ort,llamacpp-q4_0", "--out", str(out)]
+    assert main([*words, "--prepare"]) == 0
+    assert "gguf is not installed: pip install llama-cpp-python gguf" in capsys.readouterr().err
+    assert main([*words, "--warmup", "0", "--repeats", "1", "--new-tokens", "2"]) == 0
+    rows = json.loads(out.read_text())["contestants"]
+    refused = rows["llamacpp-q4_0"]["errors"]
+    assert refused["dense"] == "llama_cpp is not installed: pip install llama-cpp-python gguf"
+    assert "one width for all of its layers" in refused["compressed"]
+    assert rows["ort"]["dense"]["repeats"] == 1
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu_is_refused_in_one_line(tmp_path, capsys):
     out = tmp_path / "gpu.json"
