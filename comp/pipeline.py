@@ -9,6 +9,7 @@ import torch
 
 from comp.checkpoints import resolve_model
 from comp.compute import Compute
+from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter
 from comp.families.loading import load_adapter
 from comp.files import disk_errors, write_text
@@ -39,7 +40,7 @@ def run_pruning(
     began = time.time()
     compute.seconds.clear()
     state = run.state
-    resumed = run.is_interrupted
+    resumed = run.request.exists()
     torch.manual_seed(request.search.seed)
     directory = resolve_model(request.model)
 
@@ -63,9 +64,14 @@ def run_pruning(
     site = Site(compute, load, data, progress, table)
     folder = state
     verdicts: list[dict[str, Any]] = []
-    if request.race:
-        settings, folder, verdicts = raced(site, settings, state, loaded)
-    slim, outcome, distiller = searched(site, settings, folder, loaded)
+    try:
+        if request.race:
+            settings, folder, verdicts = raced(site, settings, state, loaded)
+        slim, outcome, distiller = searched(site, settings, folder, loaded)
+    except CompExportError:
+        if compute.is_main:
+            run.forget_refused()
+        raise
     search_ended, of_search = time.time(), dict(compute.seconds)
     settings = settings.with_steps_left_by(outcome)
     distiller = distiller or settings.distiller(compute, load)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,8 +65,13 @@ class RunDirectory:
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether an unfinished run left more than what it was asked for: one that was refused did not."""
-        return any(each.is_file() and each != self.request for each in self.state.rglob("*"))
+        """Whether a run is not finished."""
+        return self.state.is_dir()
+
+    def forget_refused(self) -> None:
+        """Remove what a run was asked for, if it left nothing else: then there is nothing to resume."""
+        if not any(each.is_file() and each != self.request for each in self.state.rglob("*")):
+            shutil.rmtree(self.state, ignore_errors=True)
 
     def load_plan(self) -> PruningPlan:
         return PruningPlan.load(self.plan_file)

@@ -53,7 +53,7 @@ class OpenVinoGraph:
         self._ov = openvino()
         model = read_model(path)
         if rewrite is not None:
-            with _loading(path):
+            with loading(path):
                 rewrite(model)
         self._compiled = compiled(model, path, precision, threads, bfloat16, more)
         self.inputs: dict[str, np.dtype[Any]] = {
@@ -147,7 +147,7 @@ def compiled(
     }
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
-    with _loading(path):
+    with loading(path):
         if computed_in(precision) != precision:
             # Inputs that are rounded together: by itself OpenVINO takes 32, which is slower.
             settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _group(model)
@@ -156,12 +156,12 @@ def compiled(
 
 def read_model(path: Path) -> Any:
     """An ``openvino.Model``; errors as ``OpenVinoGraph``."""
-    with _loading(path):
+    with loading(path):
         return _core().read_model(str(path))
 
 
 @contextmanager
-def _loading(path: Path) -> Iterator[None]:
+def loading(path: Path) -> Iterator[None]:
     """Say of what file it is that OpenVINO complains; its exceptions have no class of their own."""
     try:
         yield

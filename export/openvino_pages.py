@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from export.manifest import Precision
 from export.openvino_attention import PAGE, attention_in_pages
-from export.openvino_graph import OpenVinoGraph, compiled, openvino
+from export.openvino_graph import OpenVinoGraph, compiled, loading, openvino
 from export.openvino_steps import Bound, StepGraph, for_one_token, weight_bytes
 
 HELD_TWICE = 2**30  # bytes of weights: up to here steps have a graph of their own
@@ -127,7 +127,8 @@ class PagedDecoder(OpenVinoGraph):
 
 
 def _for_one_token(model: Any, path: Path, *how: Any) -> Any:
-    for_one_token(model)
+    with loading(path):
+        for_one_token(model)
     return compiled(model, path, *how)
 
 

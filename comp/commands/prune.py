@@ -284,7 +284,7 @@ def _prepare(run: RunDirectory, force: bool, resume: bool) -> None:
         raise CompExportError(
             f"{run.path} holds an interrupted run: go on with --resume, or start again with --force"
         )
-    elif any(each != run.state for each in run.path.iterdir()):
+    elif any(run.path.iterdir()):
         raise CompExportError(f"{run.path} exists: replace it with --force, or choose --out")
 
 

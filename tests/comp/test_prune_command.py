@@ -19,7 +19,7 @@ from comp.commands.prune import learning_rates
 from comp.errors import CompExportError
 from comp.families.cuts import cut_of
 from comp.plan import PruningPlan
-from comp.runs import open_run
+from comp.runs import RunDirectory, open_run
 from tests.comp.small import HEAD_DIM
 
 QUICK = ("--stages", "3", "--steps-per-stage", "2", "--recover-steps", "4", "--batch-size", "4")
@@ -218,8 +218,12 @@ def test_rates_outside_the_unit_interval_are_refused(checkpoint, tmp_path, rate)
 def test_an_unreachable_rate_names_the_largest(checkpoint, tmp_path):
     with pytest.raises(CompExportError, match=r"at most 0\.\d\d.*--modes"):
         prune(checkpoint, tmp_path / "run", "--modes", "lt", rate="0.9")
-    # What was refused is in nobody's way: the same place takes the next try.
+    # What was refused is in nobody's way: the same place takes the next try. One that runs is.
+    assert not list((tmp_path / "run").iterdir())
     with pytest.raises(CompExportError, match=r"at most 0\.\d\d.*--modes"):
+        prune(checkpoint, tmp_path / "run", "--modes", "vt", rate="0.9")
+    RunDirectory(tmp_path / "run").state.mkdir()
+    with pytest.raises(CompExportError, match="holds an interrupted run"):
         prune(checkpoint, tmp_path / "run", "--modes", "vt", rate="0.9")
 
 
