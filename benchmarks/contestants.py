@@ -1,6 +1,7 @@
 """The contestants: each loads one of the two models and answers one question about one image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -175,6 +176,17 @@ def llamacpp(kind: str) -> Callable[[Stage, Which], Loaded]:
     return load
 
 
+def ortgenai(kind: str) -> Callable[[Stage, Which], Loaded]:
+    """ONNX Runtime GenAI's graph with a kind of weights; see ``benchmarks/ortgenai.py``."""
+
+    def load(stage: Stage, which: Which) -> Loaded:
+        from ortgenai import load_ortgenai
+
+        return load_ortgenai(stage, which, kind)
+
+    return load
+
+
 def _gguf(files: RunFiles, which: Which, kind: str) -> None:
     from llamacpp import gguf_files
 
@@ -182,8 +194,16 @@ def _gguf(files: RunFiles, which: Which, kind: str) -> None:
         gguf_files(files, kind)
 
 
+def _builder(files: RunFiles, which: Which, kind: str) -> None:
+    from ortgenai import ortgenai_files
+
+    if which == "dense":
+        ortgenai_files(files, kind)
+
+
 LLAMACPP = {f"llamacpp-{kind.lower()}": kind for kind in ("Q8_0", "Q4_0")}
 GENAI = {f"genai-{precision}": precision for precision in ("fp16", "int8", "int4")}
+ORTGENAI = {f"ortgenai-{kind}": kind for kind in ("fp32", "int8", "int4")}
 ON_CPUS = {
     "ort-int8": OnCpu("onnxruntime", "int8"),
     "ort-int4": OnCpu("onnxruntime", "int4"),
@@ -204,6 +224,7 @@ PREPARE: dict[str, Callable[[RunFiles, Which], object]] = {
     **{name: on_cpu.prepare for name, on_cpu in ON_CPUS.items()},
     **{name: lambda files, which: None for name in GENAI},
     **{name: partial(_gguf, kind=kind) for name, kind in LLAMACPP.items()},
+    **{name: partial(_builder, kind=kind) for name, kind in ORTGENAI.items()},
 }
 CONTESTANTS: dict[str, Callable[[Stage, Which], Loaded]] = {
     "ort": onnx_runtime,
@@ -214,6 +235,7 @@ CONTESTANTS: dict[str, Callable[[Stage, Which], Loaded]] = {
     **{name: on_cpu.load for name, on_cpu in ON_CPUS.items()},
     **{name: genai(precision) for name, precision in GENAI.items()},
     **{name: llamacpp(kind) for name, kind in LLAMACPP.items()},
+    **{name: ortgenai(kind) for name, kind in ORTGENAI.items()},
 }
 
 
@@ -246,3 +268,12 @@ def _engine(
         )
 
     return Loaded(answer, notes | {"provider": engine.provider})
+
+
+@contextmanager
+def installed(how: str) -> Iterator[None]:
+    """Inside the block a package that is missing is an error with its name and how to install it."""
+    try:
+        yield
+    except ImportError as error:
+        raise CompExportError(f"{error.name} is not installed: {how}") from error

@@ -8,8 +8,6 @@ as projectors for llama.cpp are distributed.
 """
 
 import ctypes
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,7 +19,7 @@ from PIL import Image
 from comp.checkpoints import read_config
 from comp.errors import CompExportError
 from comp.files import writing
-from contestants import Answered, Loaded, Stage
+from contestants import Answered, Loaded, Stage, installed
 from export.weights import LM_HEAD, CheckpointWeights
 from run_files import RunFiles, Which
 
@@ -42,7 +40,7 @@ def load_llamacpp(stage: Stage, which: Which, kind: str) -> Loaded:
             "not measured: llama.cpp's graph of a Llama has one width for all of its layers, and drops no "
             "tokens"
         )
-    with _installed():
+    with installed(INSTALL):
         import llama_cpp
     text, tower = gguf_files(stage.files, kind)
     model = _Model(text, tower, stage.asked.threads, stage.files, stage.asked.new_tokens)
@@ -82,7 +80,7 @@ def gguf_files(files: RunFiles, kind: str) -> tuple[Path, Path]:
     config = read_config(files.checkpoint())
     for path, write in ((text, _write_text), (tower, _write_tower)):
         if not path.exists():
-            with _installed(), writing(path) as temporary:
+            with installed(INSTALL), writing(path) as temporary:
                 write(temporary, config, weights, kind)
     return text, tower
 
@@ -283,11 +281,3 @@ def _close(writer: Any) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-
-
-@contextmanager
-def _installed() -> Iterator[None]:
-    try:
-        yield
-    except ImportError as error:
-        raise CompExportError(f"{error.name} is not installed: {INSTALL}") from error

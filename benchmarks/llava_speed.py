@@ -25,7 +25,7 @@ from comp.flops import llava_params
 from comp.machine import usable_cores
 from comp.plan import PruningPlan, Workload
 from comp.shapes import ModelShape
-from contestants import CONTESTANTS, GENAI, LLAMACPP, ON_CPUS, Asked, Stage
+from contestants import CONTESTANTS, GENAI, LLAMACPP, ON_CPUS, ORTGENAI, Asked, Stage
 from export.engines.limits import Limits
 from fresh import in_fresh_process, peak_of
 from plan_shape import find_plan
@@ -43,7 +43,7 @@ from speed_report import (
 )
 
 ON_GPU = ("ort", "tensorrt", "torch", "torch-compile")
-ON_CPU = ("ort", "torch", "torch-compile", "torch-bf16", *ON_CPUS, *GENAI, *LLAMACPP)
+ON_CPU = ("ort", "torch", "torch-compile", "torch-bf16", *ON_CPUS, *GENAI, *LLAMACPP, *ORTGENAI)
 HALF_BYTES = 2
 REFERENCE = "torch"  # its answers are those that the others' are compared with
 

@@ -30,6 +30,7 @@ PACKAGES = (
     "openvino",
     "openvino-genai",
     "llama_cpp_python",
+    "onnxruntime-genai",
     "tensorrt",
     "tensorrt_rtx",
     "numpy",

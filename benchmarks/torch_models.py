@@ -54,7 +54,7 @@ class TorchModels:
         self._asked = asked
         self._dtype = getattr(torch, precision or files.precision)
         self._dense: LlavaForConditionalGeneration | None = None
-        self._processor = _processor(files)
+        self._processor = processor_of(files)
 
     def eager(self, which: Which) -> Loaded:
         if which == "dense":
@@ -110,10 +110,7 @@ class TorchModels:
 
     def _answerer(self, decoding: Decoding) -> Answerer:
         asked, processor, dtype = self._asked, self._processor, self._dtype
-        content = [{"type": "image"}, {"type": "text", "text": asked.prompt}]
-        text = processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True
-        )
+        text = prompt_text(processor, asked.prompt)
 
         @torch.no_grad()
         def answer(image: Image.Image) -> Answered:
@@ -277,7 +274,8 @@ def _forward(
     return output.logits[:, -1]
 
 
-def _processor(files: RunFiles) -> LlavaProcessor:
+def processor_of(files: RunFiles) -> LlavaProcessor:
+    """Transformers' own preparation of image and text."""
     processor = LlavaProcessor.from_pretrained(files.checkpoint())
     if not isinstance(processor.image_processor, CLIPImageProcessorPil):
         # The same one whether or not torchvision is installed, and the one that exports equal.
@@ -285,3 +283,11 @@ def _processor(files: RunFiles) -> LlavaProcessor:
             processor.image_processor.to_dict()
         )
     return processor
+
+
+def prompt_text(processor: LlavaProcessor, prompt: str) -> str:
+    """A question about an image, as the model's chat template has it."""
+    content = [{"type": "image"}, {"type": "text", "text": prompt}]
+    return processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )

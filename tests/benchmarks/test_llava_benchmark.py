@@ -344,6 +344,22 @@ def test_without_llama_cpp_the_others_go_on(tmp_path, monkeypatch, capsys):
     assert rows["ort"]["dense"]["repeats"] == 1
 
 
+def test_without_onnxruntime_genai_the_others_go_on(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime_genai", None)  # as if it were not installed
+    out = tmp_path / "cpu.json"
+    words = ["--device", "cpu", "--shape", "tiny", "--work", str(tmp_path / "work")]
+    words += ["--contestants", "ort,ortgenai-int8", "--out", str(out)]
+    assert main([*words, "--warmup", "0", "--repeats", "1", "--new-tokens", "2"]) == 0
+    rows = json.loads(out.read_text())["contestants"]
+    refused = rows["ortgenai-int8"]["errors"]
+    assert refused["dense"] == (
+        "onnxruntime_genai is not installed: pip install onnxruntime-genai onnxscript"
+    )
+    assert "one width for all of its layers" in refused["compressed"]
+    assert rows["ort"]["dense"]["repeats"] == 1
+    assert not list((tmp_path / "work").rglob("ortgenai*"))
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_cuda_without_a_gpu_is_refused_in_one_line(tmp_path, capsys):
     out = tmp_path / "gpu.json"
