@@ -24,6 +24,7 @@ RECIPE: dict[str, object] = {
     "no_cas": False,
     "no_exploration": False,
     "no_history": False,
+    "undo": False,
 }
 """Options of ``prune`` by the names of its parameters. Modes, data, steps and rate are the user's."""
 

@@ -6,7 +6,7 @@ weights, found by least squares on the calibration set, give nearly the old outp
 without it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -33,20 +33,23 @@ class Cut:
     after: Tensor
 
     @torch.no_grad()
-    def put(self, new: "Fitted") -> None:
-        """Give the projection what was fitted."""
+    def put(self, new: "Fitted") -> "Fitted":
+        """Give the projection what was fitted, and return what stood there."""
         projection = self.projection
         weight = projection.weight
-        weight[:, self.after.to(weight.device)] = new.columns.to(weight.device)
+        left = self.after.to(weight.device)
+        old = Fitted(weight[:, left], None if new.bias is None else projection.bias.clone())
+        weight[:, left] = new.columns.to(weight.device)
         if isinstance(projection, StreamedLinear):
             projection.change(weight)
         if new.bias is not None:
-            projection.bias.add_(new.bias.to(projection.bias.device))
+            projection.bias.copy_(new.bias)
+        return old
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """New weights of the inputs that are left, ``[out, S]``, and what is added to the bias."""
+    """Weights of the inputs that are left, ``[out, S]``, and the bias, where there is one."""
 
     columns: Tensor
     bias: Tensor | None
@@ -58,7 +61,8 @@ def reconstruct(
     calibration: Sequence[Any],
     how: Forwarding,
     after: Masks,
-) -> None:
+    undoable: bool = False,
+) -> Callable[[], None]:
     """Change the weights of the output projections that ``after`` takes inputs from.
 
     Columns of what is gone keep their weights, which binary masks keep out.
@@ -69,6 +73,10 @@ def reconstruct(
         calibration: batches to fit on.
         how: the model before the cut; its masks, binary, say what was left.
         after: binary masks. What they give back starts from nothing.
+        undoable: keep the old weights.
+
+    Returns:
+        What changes them back, if that was asked for.
     """
     before = Masks.ones(adapter.blocks) if how.masks is None else how.masks
     cuts = dict(_cuts(adapter, before, after))
@@ -88,8 +96,17 @@ def reconstruct(
             for place in places:
                 found[place] = fitted(cuts[place], compute.mean(products.of[place]))
     # Not before: all are fitted to what the model gave before the cut.
+    old: dict[Place, Fitted] = {}
     for place, new in found.items():
-        cuts[place].put(new)
+        weights = cuts[place].put(new)
+        if undoable:
+            old[place] = weights
+
+    def undo() -> None:
+        for place, weights in old.items():
+            cuts[place].put(weights)
+
+    return undo
 
 
 @dataclass
@@ -162,7 +179,9 @@ def fitted(cut: Cut, products: Tensor) -> Fitted:
     inputs = after.nonzero()[:, 0]
     known = torch.where(before, weight, 0.0)[:, inputs].double()
     columns = (known + change[:, : len(inputs)]).to(weight.dtype)
-    return Fitted(columns, None if bias is None else change[:, -1].to(bias.dtype))
+    if bias is None:
+        return Fitted(columns, None)
+    return Fitted(columns, (bias.to(device).double() + change[:, -1]).to(bias.dtype))
 
 
 def _cuts(adapter: FamilyAdapter, before: Masks, after: Masks) -> Iterator[tuple[Place, Cut]]:

@@ -22,11 +22,13 @@ class Teaching:
     Attributes:
         distill, weight: what it learns from its dense self, and that loss's weight beside the task's.
         recover_lr: peak learning rate of recovery.
+        tower: the learning rate of the image tower, in times of the rest's.
     """
 
     distill: Distill
     weight: float = 1.0
     recover_lr: float = 5e-4
+    tower: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,8 @@ FAMILIES = (
         modes=("vision_tokens", "language_tokens", "language_parameters", "vision_parameters"),
         default_modes=("vision_tokens", "language_tokens", "language_parameters"),
         exports=("slim checkpoint", "onnx", "tensorrt"),
-        teaching=Teaching("both"),
+        # The tower knows pictures in general, and short training sees few.
+        teaching=Teaching("both", tower=0.1),
     ),
     Family(
         name="clip",

@@ -10,6 +10,7 @@ import numpy as np
 from comp.errors import CompExportError
 
 CostMetric = Literal["accuracy", "loss"]
+FAR_MORE = 2.0  # times what another mode is known to cost: then the stage is undone
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class StrategyOptions:
     max_interval: int = 5  # I_max
     cost_aware: bool = True  # CAS
     cost_metric: CostMetric = "loss"  # of which what is lost per FLOP is the cost
+    undo: bool = False  # stages that cost far more than another mode, where nothing is trained
 
     def __post_init__(self) -> None:
         if self.cost_metric not in get_args(CostMetric):
@@ -88,6 +90,32 @@ def choose_mode(
         chances = exploration_probabilities(options, [costs[name] for name in names], stage)
         return names[int(rng.choice(len(names), p=chances))], True
     return min(names, key=lambda name: _known(costs[name])), False
+
+
+def better_mode(
+    costs: dict[str, ModeCost], taken: str, cost: float, undone: dict[str, float]
+) -> str | None:
+    """The mode that a stage should have taken instead, or none. Ours, not the paper's.
+
+    Eq. 8 compares what modes cost when they last ran; a draw of exploration compares nothing.
+
+    Args:
+        costs: running costs of the modes that can still remove something.
+        taken: the mode that the stage took.
+        cost: what it turned out to cost, of this stage alone.
+        undone: what modes that were undone in this stage turned out to cost.
+    """
+    known = {
+        name: undone.get(name, other.cost)
+        for name, other in costs.items()
+        if name != taken and other.cost is not None
+    }
+    if not known:
+        return None
+    best = min(known, key=lambda name: known[name])
+    # What was measured is certain; what a mode cost before is worth a try only if it is far less.
+    least = known[best] if best in undone else FAR_MORE * known[best]
+    return best if cost > least else None
 
 
 def _known(cost: ModeCost) -> float:

@@ -17,10 +17,15 @@ from comp.families.base import FamilyAdapter, Forwarding, Knowledge
 
 @dataclass(frozen=True)
 class StepOptions:
-    """Batch size (over all processes), peak learning rate, and weight decay."""
+    """Batch size (over all processes), peak learning rate, and weight decay.
+
+    Attributes:
+        tower: the learning rate of ``FamilyAdapter.tower``, in times of the others'.
+    """
 
     batch_size: int = 32
     learning_rate: float = 1e-4
+    tower: float = 1.0
     weight_decay: float = 0.01
     warmup_steps: int = 5
 
@@ -76,18 +81,26 @@ class Trainer:
         self.distiller = distiller
         self.parameters = [p for p in adapter.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=0.0, weight_decay=options.weight_decay, betas=(0.9, 0.98)
+            self._groups(), lr=0.0, weight_decay=options.weight_decay, betas=(0.9, 0.98)
         )
         # Small fp16 gradients vanish unless scaled; torch's first scale, 65536, overflows them and
         # skips steps, of which a stage has few.
         half = compute.dtype == torch.float16
         self.scaler = torch.amp.GradScaler(compute.device.type, init_scale=1024.0, enabled=half)
 
+    def _groups(self) -> list[dict[str, Any]]:
+        """The weights by the rate that they learn at."""
+        tower = self.adapter.tower
+        within = set() if tower is None else set(tower.parameters())
+        kinds = [(1.0, [p for p in self.parameters if p not in within])]
+        kinds.append((self.options.tower, [p for p in self.parameters if p in within]))
+        return [{"params": weights, "times": times} for times, weights in kinds if weights]
+
     def step(self, batch: Any, how: Forwarding, number: int) -> float:
         """One step (``number`` from 0 of ``total``); returns the task's loss."""
         rate = self.options.learning_rate * _schedule(number, self.total, self.options.warmup_steps)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["times"]
         # The teacher goes first: its activations are gone before the student's are kept.
         taught = None
         if self.distiller is not None:

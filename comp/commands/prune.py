@@ -54,6 +54,7 @@ def command(
     batch_size: int,
     lr: float | None,
     recover_lr: float | None,
+    tower_lr: float | None,
     lora_rank: int,
     calibration: int,
     validation: int,
@@ -79,6 +80,7 @@ def command(
     no_cas: bool,
     no_exploration: bool,
     no_history: bool,
+    undo: bool,
     options: CommonOptions,
 ) -> None:
     """Prune a model: search, cut, recover, and write a run directory.
@@ -146,11 +148,12 @@ def command(
     adapted = recover == "lora" or (recover != "full" and family.name == "llava")
     untaught = recover == "none" or (large and not adapted)  # a teacher of its own fills memory
     if distill is not None or untaught:
-        teaching = Teaching(distill or "none")  # type: ignore[arg-type]
+        teaching = Teaching(distill or "none", tower=teaching.tower)  # type: ignore[arg-type]
     rates = learning_rates(lr, recover_lr, large, adapted, teaching.recover_lr)
     if cost_metric == "loss" and cost_examples is None:
         cost_examples = min(COST_EXAMPLES, validation)
-    training = StepOptions(batch_size=batch_size, learning_rate=rates[0])
+    tower = tower_rate(tower_lr, family, teaching)
+    training = StepOptions(batch_size=batch_size, learning_rate=rates[0], tower=tower)
     search = MethodOptions(
         rate=rate,
         modes=pruned_modes,
@@ -168,6 +171,7 @@ def command(
             history=0.0 if no_history else history,
             cost_aware=not no_cas,
             cost_metric=cost_metric,  # type: ignore[arg-type]
+            undo=undo,
         ),
         training=training,
     )
@@ -239,6 +243,22 @@ def learning_rates(
         default = 2e-4 if adapted else 2e-5
         return lr or default, recover_lr or lr or default
     return lr or SMALL_LR, recover_lr or lr or small_recover_lr
+
+
+def tower_rate(given: float | None, family: "Family", teaching: Teaching) -> float:
+    """What the image tower's learning rate is multiplied by.
+
+    Raises:
+        CompExportError: one is given, and the family has no such tower.
+    """
+    if given is None:
+        return teaching.tower
+    if family.name != "llava" and given != 1:
+        raise CompExportError(
+            f"--tower-lr {given:g} is for the image tower of a llava, and this is a {family.name}: leave "
+            "it out"
+        )
+    return given
 
 
 def _of_model(model: str) -> tuple["Family", tuple[str, ...], int, Teaching]:

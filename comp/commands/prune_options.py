@@ -84,6 +84,11 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Learning rate of recovery [as --lr; where neither is given 5e-4 of small "
         "models, 1e-3 of statements].",
     ),
+    click.option(
+        "--tower-lr",
+        type=click.FloatRange(0),
+        help="Learning rate of a LLaVA's image tower, in times of the rest's [0.1].",
+    ),
     click.option("--lora-rank", type=click.IntRange(1), default=32, show_default=True),
     click.option(
         "--calibration",
@@ -192,6 +197,12 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--no-cas", is_flag=True, help="Modes take turns instead of cheapest first."),
     click.option("--no-exploration", is_flag=True, help="Never draw a mode at random."),
     click.option("--no-history", is_flag=True, help="Costs forget earlier stages."),
+    click.option(
+        "--undo",
+        is_flag=True,
+        help="Undo a stage that cost far more than another mode is known to, and take that (--method comp; "
+        "not stages that train, nor those of a streamed model).",
+    ),
 )
 
 

@@ -102,6 +102,11 @@ class FamilyAdapter(Protocol):
     blocks: tuple[BlockShape, ...]
     drop_places: dict[Place, tuple[TokenKind, ...]]  # with the kinds of tokens there, in order
 
+    @property
+    def tower(self) -> nn.Module | None:
+        """The image tower of a language model that reads it, which learns at a rate of its own."""
+        return None
+
     def collate(self, examples: Sequence[Any]) -> Any:
         """A batch of the task's examples: ``Example``, or ``PairExample`` of statements."""
         ...

@@ -192,6 +192,10 @@ class LlavaAdapter(FamilyAdapter):
         layer = self.model.model.vision_tower.encoder.layers[number]
         return layer.self_attn.out_proj, layer.mlp.fc2
 
+    @property
+    def tower(self) -> nn.Module:
+        return self.model.model.vision_tower
+
     def train_parts(self, parts: set[Part]) -> None:
         self._tower_frozen = "vision" not in parts
         if streamed := streamed_layers(self.model):

@@ -6,6 +6,7 @@ from typing import Any
 
 from comp.errors import CompExportError
 from comp.families.base import Forwarding, Mode
+from comp.families.streamed import streamed_layers
 from comp.finalise import Final, drops_of, final_plan
 from comp.gauge import gauged
 from comp.masks import Masks
@@ -13,7 +14,7 @@ from comp.methods.base import Job, Outcome, agreed_workload, check_reachable, mo
 from comp.reconstruction import reconstruct
 from comp.search import Search, SearchState
 from comp.search_state import SavedSearch, load_search, name_of, save_search
-from comp.strategy import ModeCost, choose_mode, stage_cost, updated_cost
+from comp.strategy import ModeCost, better_mode, choose_mode, stage_cost, updated_cost
 
 METHOD = "comp"
 MAX_STAGES_FACTOR = 4  # a search that has run this many times its stages is going nowhere
@@ -55,11 +56,31 @@ def prune(job: Job) -> Outcome:
     return Outcome(plan, saved.dense_metric, saved.metric, options.comp_steps)
 
 
-def _refitted(job: Job, how: Forwarding, after: Masks) -> None:
-    """Have the layers make good what masks take from them, if that is asked for."""
-    if job.options.reconstruct:
-        with job.compute.timed("reconstruction"):
-            reconstruct(job.adapter, job.compute, job.data.calibration, how, after)
+def _refitted(
+    job: Job, how: Forwarding, after: Masks, undoable: bool = False
+) -> Callable[[], None]:
+    """Have the layers make good what masks take from them, if that is asked for; returns what undoes it."""
+    if not job.options.reconstruct:
+        return lambda: None
+    with job.compute.timed("reconstruction"):
+        return reconstruct(job.adapter, job.compute, job.data.calibration, how, after, undoable)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """A stage that was carried out.
+
+    Attributes:
+        mode, cost: what it took, and what that turned out to cost (Eq. 8).
+        saved, line: what it led to.
+        undo: puts the weights back that it changed.
+    """
+
+    mode: str
+    cost: float
+    saved: SavedSearch
+    line: dict[str, Any]
+    undo: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -72,22 +93,57 @@ class _Stages:
     def run(
         self, saved: SavedSearch, modes: Sequence[Mode], note: Callable[[str], None]
     ) -> tuple[SavedSearch, dict[str, Any]]:
-        """One stage: choose a mode, raise its threshold, train while masks decay, measure, book."""
+        """One stage and its line. It is undone while another mode is known to cost far less."""
+        done = self._attempted(saved, modes, note)
+        undone: dict[str, float] = {}
+        while self._undoes:
+            still = {k: v for k, v in done.saved.costs.items() if k not in done.saved.exhausted}
+            better = better_mode(still, done.mode, done.cost, undone)
+            if better is None:
+                break
+            done.undo()
+            undone[done.mode] = done.cost
+            note(f"stage {done.saved.stage}: {done.mode} cost far more than {better}")
+            saved = replace(saved, costs=done.saved.costs, exhausted=done.saved.exhausted)
+            done = self._attempted(saved, modes, note, better)
+            if done.mode in undone:
+                break
+        return done.saved, done.line | {"undone": undone}
+
+    @property
+    def _undoes(self) -> bool:
+        """Whether stages may be undone: not where they train, nor of a model that memory holds once."""
+        options = self.job.options
+        return (
+            options.strategy.undo
+            and options.strategy.cost_aware
+            and not options.comp_steps
+            and not streamed_layers(self.job.adapter.model)
+        )
+
+    def _attempted(
+        self,
+        saved: SavedSearch,
+        modes: Sequence[Mode],
+        note: Callable[[str], None],
+        given: str | None = None,
+    ) -> _Attempt:
+        """Choose a mode unless it is given, raise its threshold, train while masks decay, measure, book."""
         stage = saved.stage + 1
         if stage > MAX_STAGES_FACTOR * self.job.options.stages:
             raise CompExportError(
                 f"rate {self.job.options.rate} was not reached in {stage - 1} stages: choose a smaller "
                 "--rate or add modes with --modes"
             )
-        name, explored, moved, exhausted = self._advanced(saved, modes, stage, note)
+        name, explored, moved, exhausted = self._advanced(saved, modes, stage, note, given)
         after = self.search.cost(moved)
         taken = self._steps_at(self.search.cost(saved.state))
         steps = self._steps_at(after) - taken
 
         # What a refitted layer makes good must be gone at once, or it would count twice.
         had = saved.state
+        undo = _refitted(self.job, self.search.forwarding(had), moved.masks, self._undoes)
         if self.job.options.reconstruct:
-            _refitted(self.job, self.search.forwarding(had), moved.masks)
             had = replace(had, masks=moved.masks)
 
         def fading(step: int) -> Forwarding:
@@ -119,7 +175,8 @@ class _Stages:
             line["milliseconds"] = milliseconds
         metric = saved.metric if read.metric is None else read.metric
         dense = saved.dense_metric
-        return SavedSearch(moved, stage, metric, dense, costs, exhausted, read.quality), line
+        after_it = SavedSearch(moved, stage, metric, dense, costs, exhausted, read.quality)
+        return _Attempt(name, cost, after_it, line, undo)
 
     def _steps_at(self, cost: int) -> int:
         """Steps taken when so much is left: a stage trains in proportion to what it removes."""
@@ -127,7 +184,12 @@ class _Stages:
         return round(min(1.0, progress) * self.job.options.comp_steps)
 
     def _advanced(
-        self, saved: SavedSearch, modes: Sequence[Mode], stage: int, note: Callable[[str], None]
+        self,
+        saved: SavedSearch,
+        modes: Sequence[Mode],
+        stage: int,
+        note: Callable[[str], None],
+        given: str | None = None,
     ) -> tuple[str, bool, SearchState, tuple[str, ...]]:
         """The mode of a stage, whether it was drawn, what it leads to, and the exhausted modes.
 
@@ -140,8 +202,12 @@ class _Stages:
         for to_the_end in (False, True):
             worthwhile, exhausted = (LITTLE, ()) if to_the_end else (WORTHWHILE, saved.exhausted)
             while open_modes := {k: v for k, v in saved.costs.items() if k not in exhausted}:
-                name, explored = choose_mode(
-                    self.job.options.strategy, open_modes, stage, self.job.options.seed
+                name, explored = (
+                    (given, False)
+                    if given in open_modes
+                    else choose_mode(
+                        self.job.options.strategy, open_modes, stage, self.job.options.seed
+                    )
                 )
                 note(f"stage {stage}: {name}")
                 mode = next(mode for mode in modes if mode.name == name)

@@ -85,7 +85,7 @@ class Guided:
     """An adapter whose loss has the dictionary's alignment in it: all that a trainer asks of one."""
 
     def __init__(self, adapter: FamilyAdapter, dictionary: TokenDictionary) -> None:
-        self.model = adapter.model
+        self.model, self.tower = adapter.model, adapter.tower
         self._adapter, self._dictionary = adapter, dictionary
 
     def collate(self, examples: Any) -> Any:

@@ -15,7 +15,7 @@ OWNED = frozenset(
 # What training costs: the same for every cell, so that methods are compared and not budgets.
 BUDGET = frozenset(
     {"stages", "steps_per_stage", "recover", "recover_steps", "batch_size", "lr", "recover_lr"}
-    | {"lora_rank", "calibration", "validation", "dtype", "device_map"}
+    | {"tower_lr", "lora_rank", "calibration", "validation", "dtype", "device_map"}
 )
 
 

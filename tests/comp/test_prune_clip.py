@@ -162,3 +162,9 @@ def test_an_unknown_family(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(CompExportError, match="'gpt2': what can be pruned is llava"):
         prune(tmp_path, tmp_path / "run")
+
+
+def test_it_has_no_image_tower_that_learns_by_itself(clip_checkpoint, tmp_path):
+    with pytest.raises(CompExportError, match=r"--tower-lr 0\.5 is for the image tower of a llava"):
+        prune(clip_checkpoint, tmp_path / "run", "--tower-lr", "0.5")
+    assert not (tmp_path / "run").exists()

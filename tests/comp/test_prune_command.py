@@ -154,6 +154,7 @@ def test_ctrl_c_leaves_a_resumable_run(checkpoint, tmp_path):
         ("--no-cas", lambda r: r["strategy"]["cost_aware"] is False),
         ("--no-exploration", lambda r: r["strategy"]["exploration"] == 0),
         ("--no-history", lambda r: r["strategy"]["history"] == 0),
+        ("--undo", lambda r: r["strategy"]["undo"] is True),
     ],
 )
 def test_switches_reach_the_run(checkpoint, tmp_path, option, check):

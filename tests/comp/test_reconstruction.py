@@ -169,6 +169,25 @@ def _name(adapter, wanted):
 
 
 @pytest.mark.parametrize("family", ["llava", "clip", "blip"])
+def test_a_refit_is_undone_to_the_bit(family, tmp_path):
+    job = small_job(family, tmp_path, rate=0.5)
+    adapter = job.adapter
+    before = {name: tensor.clone() for name, tensor in adapter.model.state_dict().items()}
+    after = Masks.ones(adapter.blocks)
+    for block in adapter.blocks:
+        if block.key in after.channels:
+            after.channels[block.key][::3] = 0
+    how = Forwarding(Masks.ones(adapter.blocks))
+    compute = Compute("cpu", "float32")
+    undo = reconstruct(adapter, compute, job.data.calibration, how, after, undoable=True)
+    changed = adapter.model.state_dict()
+    assert any(not torch.equal(changed[name], tensor) for name, tensor in before.items())
+    undo()
+    for name, tensor in adapter.model.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize("family", ["llava", "clip", "blip"])
 def test_layers_fitted_one_by_one_are_fitted_to_the_same_model(family, tmp_path, monkeypatch):
     """However few products fit into memory at a time: later layers must not see earlier ones refitted."""
 

@@ -5,6 +5,7 @@ import pytest
 from comp.strategy import (
     ModeCost,
     StrategyOptions,
+    better_mode,
     choose_mode,
     exploration_probabilities,
     history_weight,
@@ -63,3 +64,22 @@ def test_exploration_happens_about_as_often_as_asked_and_repeats_with_the_seed()
     assert 0.16 < sum(explored for _, explored in draws) / len(draws) < 0.24
     assert draws == [choose_mode(OPTIONS, costs, stage, seed=5) for stage in range(2, 2002)]
     assert all(name == "a" for name, explored in draws if not explored)
+
+
+@pytest.mark.parametrize(
+    ("cost", "undone", "better"),
+    [
+        (0.2, {}, None),  # b's 0.1 is not known to be less than half of it
+        (0.21, {}, "b"),
+        (0.21, {"b": 0.3}, None),  # b was tried in this stage, and costs more
+        (0.31, {"b": 0.3}, "b"),  # what was measured in this stage needs no margin
+        (0.9, {"b": 0.5}, "c"),  # whose 0.4 is the least, and less than half
+    ],
+)
+def test_a_stage_gives_way_to_a_mode_that_is_known_to_cost_far_less(cost, undone, better):
+    costs = {"a": ModeCost(0.0, 3), "b": ModeCost(0.1, 2), "c": ModeCost(0.4, 1), "d": ModeCost()}
+    assert better_mode(costs, "a", cost, undone) == better
+
+
+def test_the_first_modes_are_compared_with_nothing():
+    assert better_mode({"a": ModeCost(5.0, 1), "b": ModeCost()}, "a", 5.0, {}) is None

@@ -32,6 +32,24 @@ def test_half_precision_steps_go_where_single_precision_ones_go(dtype):
     assert torch.nn.functional.cosine_similarity(moved, expected, dim=0) > 0.9
 
 
+@pytest.mark.parametrize("times", [0.0, 0.1, 1.0])
+def test_the_image_tower_learns_at_its_own_rate(times):
+    """AdamW's first step moves a weight by its learning rate, whatever the gradient."""
+    adapter = small_adapter()
+    adapter.train_parts({"vision", "language"})
+    before = {name: p.detach().clone() for name, p in adapter.model.named_parameters()}
+    options = StepOptions(4, 1e-3, tower=times, weight_decay=0.0, warmup_steps=0)
+    trainer = Trainer(adapter, Compute("cpu", "float32"), options, total=1)
+    trainer.step(adapter.collate(questions(4)), Forwarding(), 0)
+    moved = {
+        name: (p - before[name]).abs().max().item() for name, p in adapter.model.named_parameters()
+    }
+    tower = max(moved[name] for name in moved if "vision_tower" in name)
+    rest = max(moved[name] for name in moved if "vision_tower" not in name)
+    assert rest == pytest.approx(1e-3, rel=0.01)
+    assert tower == pytest.approx(times * 1e-3, rel=0.01)
+
+
 def test_float16_on_a_cpu_is_refused():
     with pytest.raises(CompExportError, match="float16 needs a GPU"):
         Compute("cpu", "float16")
