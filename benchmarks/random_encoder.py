@@ -38,18 +38,21 @@ SMALL: Mapping[str, int] = {  # to try a script with: the same, narrow and with 
 SMALL_IMAGE = 8  # patches of an edge
 
 
-def encoder_config(shape: str, small: bool = False) -> dict[str, Any]:
+def encoder_config(shape: str, small: bool = False, blocks: int | None = None) -> dict[str, Any]:
     """``config.json`` of one of ``PACKAGED``, with the token ids of the original files.
 
     Args:
         shape: name of the configuration.
         small: with the widths and depth of ``SMALL``.
+        blocks: of each tower; None for as many as the shape has.
 
     Raises:
-        CompExportError: there is no such shape.
+        CompExportError: there is no such shape, or no block is left.
     """
     if shape not in PACKAGED:
         raise CompExportError(f"no shape {shape!r}: choose one of {', '.join(PACKAGED)}")
+    if blocks is not None and blocks < 1:
+        raise CompExportError(f"--blocks {blocks}: choose 1 or more")
     config = config_of(shape)
     clip = config["model_type"] == "clip"
     defaults = (CLIP_VISION, CLIP_TEXT) if clip else (BLIP_VISION, BLIP_TEXT)
@@ -61,19 +64,23 @@ def encoder_config(shape: str, small: bool = False) -> dict[str, Any]:
     if small:
         vision |= SMALL | {"image_size": SMALL_IMAGE * vision["patch_size"]}
         text |= SMALL
+    if blocks is not None:
+        vision["num_hidden_layers"] = text["num_hidden_layers"] = blocks
     if not clip:
         text["encoder_hidden_size"] = vision["hidden_size"]
     return config | {"vision_config": vision, "text_config": text}
 
 
-def write_random_encoder(shape: str, out: Path, seed: int = 0, small: bool = False) -> Path:
+def write_random_encoder(
+    shape: str, out: Path, seed: int = 0, small: bool = False, blocks: int | None = None
+) -> Path:
     """Write the checkpoint: weights in float32, configuration, tokenizer, image processor.
 
     Args:
         shape: one of ``PACKAGED``.
         out: directory to write; replaced whole when everything is written.
         seed: of the weights.
-        small: as of ``encoder_config``.
+        small, blocks: as of ``encoder_config``.
 
     Returns:
         ``out``.
@@ -81,15 +88,16 @@ def write_random_encoder(shape: str, out: Path, seed: int = 0, small: bool = Fal
     Raises:
         CompExportError: no such shape, or no space on the disk.
     """
-    config = encoder_config(shape, small)
-    model = _random_model(config, seed)
+    config = encoder_config(shape, small, blocks)
+    model = random_model(config, seed)
     with writing_directory(out) as directory:
         model.save_pretrained(directory)
         processor_of(config).save_pretrained(directory)
     return out
 
 
-def _random_model(config: dict[str, Any], seed: int) -> Any:
+def random_model(config: dict[str, Any], seed: int = 0) -> Any:
+    """The model of such a configuration, in float32."""
     import torch
     import transformers
     from torch import nn
@@ -192,9 +200,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--small", action="store_true", help="narrow, few blocks: for trying")
+    parser.add_argument("--blocks", type=int, help="of each tower [as many as the shape has]")
     asked = parser.parse_args(arguments)
     try:
-        say(f"wrote {write_random_encoder(asked.shape, asked.out, asked.seed, asked.small)}")
+        out = write_random_encoder(asked.shape, asked.out, asked.seed, asked.small, asked.blocks)
+        say(f"wrote {out}")
     except CompExportError as error:
         say(f"Error: {error}")
         return 1

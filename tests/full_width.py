@@ -9,11 +9,17 @@ from comp.training.tiny_llava import tiny_llava_processor
 from comp.training.tiny_tokenizer import build_tokenizer
 
 HIDDEN, HEADS, CHANNELS = 4096, 32, 11008
+PATCH = 14
 DECODER_BLOCKS = 2
 
 
-def save_full_width(directory: Path, vision_blocks: int, feature_layer: int) -> Path:
-    """Write it, in float16, with so many vision blocks, of which ``feature_layer`` is read."""
+def save_full_width(
+    directory: Path, vision_blocks: int, feature_layer: int, edge: int = 336
+) -> Path:
+    """Write it, in float16, with so many vision blocks, of which ``feature_layer`` is read.
+
+    ``edge`` is that of a picture in pixels: fewer than the original has make a shorter prompt.
+    """
     tokenizer = build_tokenizer()
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
@@ -21,8 +27,8 @@ def save_full_width(directory: Path, vision_blocks: int, feature_layer: int) -> 
             intermediate_size=4096,
             num_hidden_layers=vision_blocks,
             num_attention_heads=16,
-            image_size=336,
-            patch_size=14,
+            image_size=edge,
+            patch_size=PATCH,
             projection_dim=768,
         ),
         text_config=LlamaConfig(
@@ -38,7 +44,7 @@ def save_full_width(directory: Path, vision_blocks: int, feature_layer: int) -> 
             pad_token_id=tokenizer.pad_token_id,
         ),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_seq_length=576,
+        image_seq_length=(edge // PATCH) ** 2,
         vision_feature_layer=feature_layer,
         vision_feature_select_strategy="default",
     )
@@ -47,7 +53,7 @@ def save_full_width(directory: Path, vision_blocks: int, feature_layer: int) -> 
         directory
     )
     processor = tiny_llava_processor(tokenizer)
-    processor.image_processor.size = {"shortest_edge": 336}
-    processor.image_processor.crop_size = {"height": 336, "width": 336}
+    processor.image_processor.size = {"shortest_edge": edge}
+    processor.image_processor.crop_size = {"height": edge, "width": edge}
     processor.save_pretrained(directory)
     return directory

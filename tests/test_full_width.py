@@ -1,4 +1,4 @@
-"""The real architecture: LLaVA-1.5-7B at full width, two decoder layers, random weights."""
+"""The real architecture: LLaVA-1.5-7B at full width, few blocks, a picture of 168 pixels, random weights."""
 
 import json
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return save_full_width(tmp_path_factory.mktemp("full-width") / "llava", 24, -2)
+    return save_full_width(tmp_path_factory.mktemp("full-width") / "llava", 3, -2, edge=168)
 
 
 def command(*arguments):
@@ -29,7 +29,7 @@ def test_prune_export_prove_and_run(checkpoint, tmp_path):
     pruned = command("prune", "--model", checkpoint, "--rate", 0.3, "--out", run, *quick, "--json")
     assert abs(pruned["rate"] - 0.3) < 0.01
     plan = json.loads((run / "plan.json").read_text())
-    assert plan["workload"]["image_tokens"] == 576
+    assert plan["workload"]["image_tokens"] == 144
     widths = {len(b["kept_channels"]) for b in plan["blocks"] if b["part"] == "language"}
     assert all(width % 64 == 0 for width in widths)
     files = command("onnx", run, "--no-dense", "--json")["files"]

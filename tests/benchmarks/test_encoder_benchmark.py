@@ -7,7 +7,13 @@ import pytest
 import torch
 from encoder_plan import describe_plan, find_plan
 from encoder_speed import main
-from random_encoder import encoder_config, processor_of, prompt_of, write_random_encoder
+from random_encoder import (
+    encoder_config,
+    processor_of,
+    prompt_of,
+    random_model,
+    write_random_encoder,
+)
 from transformers import BlipForQuestionAnswering, BlipProcessor, CLIPModel, CLIPProcessor
 
 from comp.encoder_flops import request_macs, usual_request
@@ -101,6 +107,24 @@ def test_a_checkpoint_that_transformers_and_the_exporter_read(shape, model, proc
     assert len(tokenizer) == config["text_config"]["vocab_size"]
     for count in (3, 20, 77):
         assert len(tokenizer(prompt_of(family, count))["input_ids"]) == count
+
+
+@pytest.mark.parametrize(
+    ("shape", "parameters"),
+    [("blip-nlvr", 259_372_034), ("clip-b16", 149_620_737), ("clip-l14-336", 427_944_193)],
+)
+def test_a_whole_shape_has_the_numbers_of_the_original(shape, parameters):
+    with torch.device("meta"):
+        model = random_model(encoder_config(shape))
+    assert model.num_parameters() == parameters
+
+
+def test_few_blocks_are_otherwise_whole():
+    whole, few = encoder_config("clip-l14-336"), encoder_config("clip-l14-336", blocks=3)
+    assert few["vision_config"] == whole["vision_config"] | {"num_hidden_layers": 3}
+    assert few["text_config"] == whole["text_config"] | {"num_hidden_layers": 3}
+    with pytest.raises(CompExportError, match="--blocks 0: choose 1 or more"):
+        encoder_config("clip-b16", blocks=0)
 
 
 def test_vocabularies_frame_texts_as_the_originals_do():
