@@ -1,5 +1,6 @@
 """Building one engine: progress, Ctrl-C, and failures in words."""
 
+import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as NotYet
@@ -85,15 +86,27 @@ def _interruptibly(work: Callable[[Event], Built]) -> Built:
     cancelled = Event()
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(work, cancelled)
-        while True:
-            try:
-                return future.result(timeout=POLL_SECONDS)
-            except NotYet:
-                if future.done():
-                    raise
-            except BaseException:
-                cancelled.set()
-                raise
+        try:
+            while True:
+                try:
+                    return future.result(timeout=POLL_SECONDS)
+                except NotYet:
+                    if future.done():
+                        raise
+        finally:
+            cancelled.set()
+            _let_go(future.exception())
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Free what a failed build held, now.
+
+    A traceback is garbage that Python collects at any time, also in a callback of another build. There the
+    end of a builder waits for a lock that its own thread holds, for ever.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _build(

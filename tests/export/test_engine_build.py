@@ -1,5 +1,6 @@
 """Engines built on the CPU by TensorRT for RTX, and what stops a build."""
 
+import gc
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -409,6 +411,28 @@ def test_another_failure_gives_its_reason(messages, reason, tensorrt, artifact):
     with pytest.raises(CompExportError, match=reason) as caught:
         build_engine(failing(tensorrt, *messages), artifact(), decoder_graph(artifact()), ADA)
     assert "out of memory" not in str(caught.value)
+    assert "decoder_in_place.onnx" in str(caught.value)
+
+
+@pytest.mark.parametrize("failure", [MemoryError, None])
+def test_a_failed_build_leaves_nothing_of_tensorrt_to_be_collected_later(
+    failure, tensorrt, artifact
+):
+    """Collected in a callback of the next build, it would wait for that build's lock, and that for it."""
+    alive = []
+
+    def failed(builder, network, config):
+        alive.extend(weakref.ref(each) for each in (builder.__self__, network, config))
+        if failure is not None:
+            raise failure
+
+    gc.disable()  # what is gone is gone without it
+    try:
+        with pytest.raises(CompExportError, match=r"building|cannot build") as caught:
+            build_engine(with_builder(tensorrt, failed), artifact(), decoder_graph(artifact()), ADA)
+        assert [each() for each in alive] == [None] * 3
+    finally:
+        gc.enable()
     assert "decoder_in_place.onnx" in str(caught.value)
 
 
