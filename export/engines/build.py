@@ -2,8 +2,7 @@
 
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as NotYet
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -87,12 +86,9 @@ def _interruptibly(work: Callable[[Event], Built]) -> Built:
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(work, cancelled)
         try:
-            while True:
-                try:
-                    return future.result(timeout=POLL_SECONDS)
-                except NotYet:
-                    if future.done():
-                        raise
+            while not wait([future], POLL_SECONDS).done:
+                pass
+            return future.result()
         finally:
             cancelled.set()
             _let_go(future.exception())
