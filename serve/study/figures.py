@@ -16,6 +16,8 @@ COLOURS = ("#d55e00", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#0
 MARKERS = ("o", "s", "^", "D", "v")
 DENSE_COLOUR = "#8a94a6"
 DPI = 144
+BESIDE = 4  # points between rows of one rate
+POINTS_AN_INCH = 72
 
 
 def save_figures(summary: Summary, folder: Path) -> list[Path]:
@@ -25,9 +27,10 @@ def save_figures(summary: Summary, folder: Path) -> list[Path]:
     """
     by_flops = accuracy_figure(
         summary,
-        "GFLOPs (multiply-accumulates)",
+        "GFLOPs (multiply-accumulates); rows of a rate side by side",
         lambda row: row.macs / 1e9,
         summary.dense.macs / 1e9,
+        side_by_side=True,
     )
     single = len({row.rate for row in summary.rows}) == 1
     drawn = {
@@ -46,36 +49,55 @@ def save_figures(summary: Summary, folder: Path) -> list[Path]:
 
 
 def accuracy_figure(
-    summary: Summary, label: str, place: Callable[[RowSummary], float], dense: float
+    summary: Summary,
+    label: str,
+    place: Callable[[RowSummary], float],
+    dense: float,
+    *,
+    side_by_side: bool = False,
 ) -> "Figure":
-    """Each row a line over its rates, with the intervals of the table; the dense model a level."""
+    """Each row a line over its rates, with the intervals of the table; the dense model a level.
+
+    ``side_by_side`` shifts each row by some points, where those of a rate would hide each other's intervals.
+    """
     from matplotlib.figure import Figure
+    from matplotlib.transforms import ScaledTranslation
 
     scale = 100 if summary.share else 1
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+    figure = Figure(figsize=(8.6, 4.6), layout="constrained")
     axes = figure.subplots()
-    for number, name in enumerate(dict.fromkeys(row.row for row in summary.rows)):
+    names = list(dict.fromkeys(row.row for row in summary.rows))
+    for number, name in enumerate(names):
+        beside = BESIDE * (number - (len(names) - 1) / 2) if side_by_side else 0.0
+        shifted = ScaledTranslation(beside / POINTS_AN_INCH, 0, figure.dpi_scale_trans)
         rows = sorted((row for row in summary.rows if row.row == name), key=place)
+        places = [place(row) for row in rows]
+        values = [scale * row.accuracy for row in rows]
+        below, above = _errors(rows, summary.share)
         axes.errorbar(
-            [place(row) for row in rows],
-            [scale * row.accuracy for row in rows],
-            yerr=_errors(rows, summary.share),
+            places,
+            values,
+            yerr=(below, above),
             color=COLOURS[number % len(COLOURS)],
             marker=MARKERS[number // len(COLOURS) % len(MARKERS)],
             markersize=5,
             capsize=3,
             linewidth=2 if name == summary.reference else 1.2,
             label=f"{name} ({rows[0].removes})",
+            transform=axes.transData + shifted,
         )
+        ends = [value - error for value, error in zip(values, below, strict=True)]
+        ends += [value + error for value, error in zip(values, above, strict=True)]
+        axes.update_datalim(list(zip(places * 2, ends, strict=True)))  # a shift hides them from it
+    axes.margins(x=0.08)
     level = scale * summary.dense.accuracy.value
     axes.axhline(level, color=DENSE_COLOUR, linestyle="--", linewidth=1)
     axes.annotate(
         f"dense, at {dense:.3g}",
-        (1, level),
+        (0, level),
         xycoords=("axes fraction", "data"),
-        xytext=(-2, -10),
+        xytext=(3, 3),
         textcoords="offset points",
-        ha="right",
         fontsize=8,
         color=DENSE_COLOUR,
     )
@@ -84,7 +106,7 @@ def accuracy_figure(
     axes.set_title(f"{summary.name}: {summary.test} examples", fontsize=10, loc="left")
     axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=8, frameon=False)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
     return figure
 
 

@@ -73,3 +73,18 @@ def test_flops_are_an_axis_where_there_are_several_rates(tmp_path, monkeypatch, 
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
     axes = accuracy_figure(found, "x", lambda row: row.macs, 1.0).axes[0]
     assert len(axes.containers) == 1  # a line a row
+
+
+def test_rows_of_a_rate_stand_side_by_side_and_within_the_axes():
+    found = summary(*(replace(ROW, row=name, rate=0.8) for name in ("comp", "upop", "sjp")))
+    figure = accuracy_figure(found, "x", lambda row: row.macs, 1.0, side_by_side=True)
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    drawn = [container.lines[0] for container in axes.containers]
+    places = [line.get_transform().transform(line.get_xydata())[0] for line in drawn]
+    apart = 4 / 72 * figure.dpi
+    assert [place[0] - places[1][0] for place in places] == pytest.approx([-apart, 0, apart])
+    assert all(axes.bbox.contains(*place) for place in places)
+    low, high = axes.get_ylim()
+    assert low < 60  # whole intervals, which a shift hides from the limits
+    assert high > 100
