@@ -18,7 +18,9 @@ _SLIM = {
 }
 # What slim models are made of: some of it loads the auto classes while it is itself being loaded.
 _LLAMA = "transformers.models.llama.modeling_llama"
-_AWAITED = (_AUTO, "transformers.modeling_layers", _LLAMA, *_SLIM)
+# Ours, likewise.
+_FORWARDS = tuple(f"comp.families.{name}_forward" for name in ("llama", "llava", "clip"))
+_AWAITED = (_AUTO, "transformers.modeling_layers", _LLAMA, *_SLIM, *_FORWARDS)
 _whole: set[str] = set()
 
 

@@ -89,6 +89,18 @@ def test_slim_models_are_registered_whatever_is_imported(first: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("first", ["clip_forward", "llama_forward", "llava_batches", "slim_llava"])
+def test_any_module_of_a_family_may_be_imported_first(first: str) -> None:
+    code = (
+        f"import comp.families.{first}\n"
+        "from transformers import AutoConfig\n"
+        "for name in ('comp_llava', 'comp_clip', 'comp_blip', 'comp_blip_nlvr'):\n"
+        "    assert AutoConfig.for_model(name).model_type == name"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_edge_box_needs_only_its_requirements() -> None:
     code = (
         "import sys\n"
