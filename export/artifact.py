@@ -14,12 +14,13 @@ from comp.files import writing_directory
 from comp.plan import PruningPlan, Workload
 from comp.registry import family_of as registered_family
 from export.blip_artifact import blip_artifact
+from export.checkpoint_files import TOKENIZER
 from export.clip_artifact import clip_artifact
 from export.contribution import Contribution
 from export.graph.builder import Target
 from export.llava_artifact import llava_artifact
 from export.manifest import Macs, Manifest, describe_files
-from export.processor import TOKENIZER, read_image_processing
+from export.processor import read_image_processing
 
 FAMILIES: dict[str, Callable[..., Contribution]] = {
     "llava": llava_artifact,

@@ -5,13 +5,14 @@ from typing import Any
 
 from comp.flops import llava_macs
 from comp.plan import PruningPlan, Workload
+from export.chat_template import read_prompt_template
 from export.contribution import Contribution
 from export.graph.builder import Target
 from export.llava import build_graphs, graphs_of
 from export.llava_config import LlavaShape, llava_of
 from export.llava_manifest import DecoderShape, LlavaManifest, VisionShape
-from export.processor import read_prompt_template, read_special_tokens
 from export.slim import slim_weights
+from export.special_tokens import read_special_tokens
 from export.weights import CheckpointWeights, WeightSource
 
 TEXT_TOKENS = 64  # of the workload, where no plan says how many

@@ -7,6 +7,7 @@ from typing import Any
 
 from comp.errors import CompExportError
 from comp.files import writing_directory
+from export.checkpoint_files import TOKENIZER
 from export.encoder_manifest import EncoderManifest
 from export.engines import encoder, llava
 from export.engines.build import BuildOptions, build_engine
@@ -15,7 +16,6 @@ from export.engines.manifest import EngineEntry, EngineManifest, EngineProfile
 from export.engines.module import TensorRT
 from export.llava_manifest import LlavaManifest
 from export.manifest import Artifact, describe_files
-from export.processor import TOKENIZER
 from export.reading import load_artifact, read_manifest
 
 ENGINE_FAMILIES: dict[str, Any] = {"llava": llava, "clip": encoder, "blip": encoder}
