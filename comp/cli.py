@@ -62,7 +62,7 @@ VERBS: dict[str, Verb] = {
         "export.commands.cut:command", "Carry a plan out on a checkpoint, without training."
     ),
     "onnx": Verb(
-        "export.commands.onnx:command",
+        "serve.commands.onnx:command",
         "Export a run to ONNX, slim and dense.",
         goes_on="run the same command with --resume to go on",
     ),
@@ -70,7 +70,7 @@ VERBS: dict[str, Verb] = {
         "export.commands.tensorrt:command", "Build TensorRT engines, with or without a GPU."
     ),
     "verify": Verb(
-        "export.commands.verify:command", "Prove that every form gives the same answers."
+        "serve.commands.verify:command", "Prove that every form gives the same answers."
     ),
     "eval": Verb("serve.commands.eval:command", "Measure accuracy, dense and compressed."),
     "bench": Verb("serve.commands.bench:command", "Measure speed, memory and size, in turn."),

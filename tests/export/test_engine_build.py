@@ -23,7 +23,6 @@ from comp.plan import BlockPlan, PruningPlan
 from comp.runs import RUN_VERSION
 from export.artifact import Origin, export_artifact
 from export.commands import tensorrt as command_module
-from export.commands.onnx import command as onnx_command
 from export.commands.tensorrt import command as tensorrt_command
 from export.engines import build as build_module
 from export.engines.build import BuildOptions, build_engine
@@ -37,6 +36,7 @@ from export.engines.profiles import EngineGraph
 from export.graph.builder import Target
 from export.reading import read_manifest
 from export.slim import write_slim_checkpoint
+from serve.commands.onnx import command as onnx_command
 from tests.export.damage import assert_damage_is_refused
 from tests.export.manifests import artifact_manifest
 from tests.export.tiny import make_plan, save_checkpoint, tiny_config, tiny_model

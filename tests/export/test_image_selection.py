@@ -17,10 +17,10 @@ from comp.families.loading import load_adapter
 from comp.plan import ImageSelection, PruningPlan
 from comp.runs import RUN_VERSION
 from comp.shapes import ModelShape
-from export.commands.onnx import command as onnx_command
-from export.commands.verify import command as verify_command
 from export.reading import load_artifact
 from export.slim import write_slim_checkpoint
+from serve.commands.onnx import command as onnx_command
+from serve.commands.verify import command as verify_command
 from serve.engine import Engine
 from serve.options import GenerationOptions
 from tests.export.test_export_parity import BOUND, FLAVOURS, next_token, runner

@@ -10,10 +10,10 @@ from click.testing import CliRunner
 
 from comp.plan import PruningPlan
 from comp.runs import RUN_VERSION
-from export.commands.onnx import command as onnx_command
-from export.commands.verify import command as verify_command
 from export.reading import load_artifact
 from export.slim import write_slim_checkpoint
+from serve.commands.onnx import command as onnx_command
+from serve.commands.verify import command as verify_command
 from tests.export.reference import MaskedReference
 from tests.export.test_export_parity import BOUND, FLAVOURS, runner
 from tests.export.tiny import make_plan, prompt
