@@ -24,11 +24,12 @@ INDEX = "model.safetensors.index.json"  # or which of several files has which
 WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
-def resolve_model(name: str) -> Path:
+def resolve_model(name: str, revision: str | None = None) -> Path:
     """The directory with a checkpoint's files.
 
     Args:
         name: an embedded model (``tiny-llava``), a directory, an alias (``llava-7b``) or a hub id.
+        revision: of a hub id, which commit; by default that of its main branch.
 
     Raises:
         CompExportError: when there is none, or the hub cannot be reached.
@@ -46,10 +47,10 @@ def resolve_model(name: str) -> Path:
         raise CompExportError(
             f"no directory {name}: pass --model DIR with a Hugging Face checkpoint"
         )
-    return _from_hub(name)
+    return _from_hub(name, revision)
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, revision: str | None) -> Path:
     repository = ALIASES.get(name, name)
     if "/" not in repository:
         known = ", ".join([*EMBEDDED, *ALIASES])
@@ -60,7 +61,7 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=WANTED_FILES))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=WANTED_FILES))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         if isinstance(error, HfHubHTTPError):
             raise CompExportError(

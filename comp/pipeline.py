@@ -9,6 +9,7 @@ import torch
 
 from comp.checkpoints import resolve_model
 from comp.compute import Compute
+from comp.dense_model import described
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter
 from comp.families.loading import load_adapter
@@ -43,6 +44,7 @@ def run_pruning(
     resumed = run.request.exists()
     torch.manual_seed(request.search.seed)
     directory = resolve_model(request.model)
+    dense = described(request.model, directory)  # as it is now, whatever becomes of it meanwhile
 
     def load() -> FamilyAdapter:
         return load_adapter(directory, compute.device, device_map, request.stream)
@@ -77,7 +79,7 @@ def run_pruning(
     distiller = distiller or settings.distiller(compute, load)
     recovered(site, settings, slim, outcome.plan, folder, distiller)
     metric, _ = validated(site, slim, outcome.plan)
-    record = record_of(request, run, directory, outcome, metric, settings, slim.task)
+    record = record_of(request, run, dense, outcome, metric, settings, slim.task)
     if verdicts:
         record["race"] = verdicts
         record["steps"]["search"] += (len(verdicts) - 1) * (outcome.steps + request.race)

@@ -23,7 +23,7 @@ from comp.settings import Settled
 def record_of(
     request: PruneRequest,
     run: RunDirectory,
-    directory: Path,
+    dense: Mapping[str, Any],
     outcome: Outcome,
     metric: float,
     settings: Settled,
@@ -33,8 +33,7 @@ def record_of(
     return {
         "version": RUN_VERSION,
         "run": run.path.name,
-        "model": request.model,
-        "model_path": str(directory) if Path(request.model).is_dir() else None,
+        **dense,
         "method": plan.method,
         "faithful": request.faithful,
         "modes": list(settings.request.search.modes),

@@ -48,10 +48,15 @@ Feeds = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Calibration:
-    """What to calibrate on: the first so many examples of a data set."""
+    """What to calibrate on: the first examples of a data set.
+
+    Attributes:
+        model: where the dense model is now, if it is no longer where the run says.
+    """
 
     examples: Examples
     count: int
+    model: str | None = None
 
 
 def examples_for(run: RunDirectory, count: int, data: Path | None, images: Path | None) -> Examples:
@@ -115,7 +120,7 @@ def _recorded(
     """What each graph of an artifact reads while it answers the examples."""
     artifact = load_artifact(directory, check_hashes=False)
     family = Family.of(artifact)
-    side = family.side(run, artifact, "cpu")
+    side = family.side(run, artifact, "cpu", asked.model)
     feeds: dict[str, list[Feeds]] = {}
 
     class Recording(OrtGraph):

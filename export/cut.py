@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from comp.checkpoints import read_config
+from comp.dense_model import described
 from comp.errors import CompExportError
 from comp.files import write_text, writing_directory
 from comp.fitting import check_plan_is_of
@@ -85,8 +86,7 @@ def _record(run: RunDirectory, name: str, dense: Path, plan: PruningPlan) -> dic
         "version": RUN_VERSION,
         "run": run.path.name,
         "made_by": MADE_BY,
-        "model": name,
-        "model_path": str(dense) if Path(name).is_dir() else None,
+        **described(name, dense),
         "method": plan.method,
         "modes": [],
         "rate_asked": plan.rate,

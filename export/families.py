@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from comp.checkpoints import resolve_model
+from comp.dense_model import dense_model_of
 from comp.families.llava_names import canonical_name
 from comp.runs import RunDirectory
 from export.encoder_graphs import NumpyGraphs
@@ -60,10 +60,15 @@ class Family:
         }
         return known[artifact.manifest.family]
 
-    def side(self, run: RunDirectory, artifact: Artifact, device: str) -> Side:
-        """The torch models of a run."""
-        record = run.read_record()
-        dense = resolve_model(record.get("model_path") or record["model"])
+    def side(
+        self, run: RunDirectory, artifact: Artifact, device: str, model: str | None = None
+    ) -> Side:
+        """The torch models of a run; ``model`` is where the dense one is now, if it was moved.
+
+        Raises:
+            CompExportError: the dense model is not to be had, or has other weights than the run's.
+        """
+        dense = dense_model_of(run, model)
         return self.load(dense, run.checkpoint, run.load_plan(), artifact, device)
 
     def all_forms(

@@ -55,6 +55,7 @@ def verify_run(
     asked: Asked,
     device: str = "cpu",
     started: Callable[[str, int], Callable[[], None]] = lambda name, total: lambda: None,
+    model: str | None = None,
 ) -> dict[str, Any]:
     """Prove a run and write ``reports/verify.json``, ``reports/verify.md`` and the manifests' mark.
 
@@ -63,16 +64,17 @@ def verify_run(
         asked: the questions.
         device: where the torch models run.
         started: told of each form's name and number of questions; returns what to call after each.
+        model: where the dense model is now, if it is no longer where the run says.
 
     Returns:
         The report: ``ok``, ``links``, ``artifacts``, ``questions``, ``data``.
 
     Raises:
-        CompExportError: nothing to verify, or a damaged artifact.
+        CompExportError: nothing to verify, a damaged artifact, or the dense model is gone or another one.
     """
     artifacts, engines = find_artifacts(run), find_engines(run)
     family = Family.of(artifacts[0])
-    side = family.side(run, artifacts[0], device)
+    side = family.side(run, artifacts[0], device, model)
     questions = Questions(asked.examples, asked.questions, side.prepare)
 
     def answers(name: str, runner: Runner) -> list[Answered]:

@@ -9,10 +9,10 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from comp.checkpoints import resolve_model
 from comp.data.embedded import embedded_examples
 from comp.data.karpathy import KarpathySplit
 from comp.data.loading import has_splits, load_task_data
+from comp.dense_model import dense_model_of
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter
 from comp.families.loading import load_adapter
@@ -127,10 +127,9 @@ def dense_model(run: RunDirectory, plan: PruningPlan, options: InsightOptions) -
     Raises:
         CompExportError: there is none where the run or ``options.model`` says, or it is another one.
     """
-    record = run.read_record()
-    name = options.model or record.get("model_path") or record.get("model") or plan.model
-    adapter = load_adapter(resolve_model(name), options.device)
-    check_plan_is_of(plan, adapter.blocks, name)
+    directory = dense_model_of(run, options.model)
+    adapter = load_adapter(directory, options.device)
+    check_plan_is_of(plan, adapter.blocks, str(directory))
     return adapter
 
 

@@ -71,6 +71,7 @@ EXAMPLES = 64  # to calibrate on
     show_default=True,
     help="Also export the model as it was before pruning: the fair baseline.",
 )
+@click.option("--model", help="The dense model, where it is no longer where RUN names it.")
 @click.option("--force", is_flag=True, help="Replace artifacts that are there.")
 @click.option(
     "--resume", is_flag=True, help="Keep artifacts that are there whole, and write the others."
@@ -85,6 +86,7 @@ def command(
     data: Path | None,
     images: Path | None,
     dense: bool,
+    model: str | None,
     force: bool,
     resume: bool,
     options: CommonOptions,
@@ -112,10 +114,10 @@ def command(
                 f"{directory} exists already: pass --force to replace it, or --resume to keep it and write "
                 "what is missing"
             )
-    calibration = _calibration(found, rounding, precision, examples, data, images)
+    calibration = _calibration(found, rounding, precision, examples, data, images, model)
     kept = _kept(found, wanted, target.rounding and rounding) if resume else {}
     missing = {which: directory for which, directory in wanted.items() if which not in kept}
-    exported = _export(found, missing, target, calibration, options) if missing else {}
+    exported = _export(found, missing, target, calibration, model, options) if missing else {}
     manifests = {which: kept.get(which) or exported[which] for which in wanted}
     result: dict[str, Any] = {
         "run": str(found.path),
@@ -161,14 +163,14 @@ def _export(
     wanted: dict[str, Path],
     target: "Target",
     calibration: "Calibration | None",
+    model: str | None,
     options: CommonOptions,
 ) -> dict[str, "Manifest"]:
-    from comp.checkpoints import resolve_model
+    from comp.dense_model import ELSEWHERE, dense_model_of
     from comp.plan import Workload
     from export.artifact import Origin, export_artifact, graphs_to_write
 
     plan = run.load_plan()
-    record = run.read_record()
     if not (run.checkpoint / "config.json").is_file():
         raise CompExportError(
             f"{run.path} has no slim checkpoint: finish it with `comp-export prune --resume`"
@@ -178,8 +180,8 @@ def _export(
         sources["compressed"] = run.checkpoint, Origin.of_plan(plan)
     if "dense" in wanted:
         workload: Workload = plan.workload
-        model = resolve_model(record.get("model_path") or record["model"])
-        sources["dense"] = model, Origin(plan.model, workload=workload)
+        directory = dense_model_of(run, model, f"{ELSEWHERE}, or leave it out with --no-dense")
+        sources["dense"] = directory, Origin(plan.model, workload=workload)
     manifests = {}
     with progress(disable=options.json) as bar:
         for which, (checkpoint, origin) in sources.items():
@@ -238,6 +240,7 @@ def _calibration(
     count: int,
     data: Path | None,
     images: Path | None,
+    model: str | None,
 ) -> "Calibration | None":
     """What to calibrate on, if at all.
 
@@ -257,7 +260,7 @@ def _calibration(
         )
     from export.calibration import Calibration, examples_for
 
-    return Calibration(examples_for(run, count, data, images), count)
+    return Calibration(examples_for(run, count, data, images), count, model)
 
 
 def _calibrated(

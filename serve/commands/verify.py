@@ -39,6 +39,7 @@ EXIT_FAILED = 1
     show_default=True,
     help="Tokens of a greedy answer that are compared.",
 )
+@click.option("--model", help="The dense model, where it is no longer where RUN names it.")
 @common_options
 def command(
     run: Path,
@@ -46,6 +47,7 @@ def command(
     data: Path | None,
     images: Path | None,
     max_new_tokens: int,
+    model: str | None,
     options: CommonOptions,
 ) -> None:
     """Prove that masked torch, slim torch, ONNX Runtime, OpenVINO and TensorRT give the same answers for RUN.
@@ -70,7 +72,7 @@ def command(
             task = bar.add_task(name, total=total)
             return lambda: bar.advance(task)
 
-        report = verify_run(found, asked, device, started)
+        report = verify_run(found, asked, device, started, model)
     if options.json:
         print_json(report)
     else:

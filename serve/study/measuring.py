@@ -53,14 +53,13 @@ def measure(request: MeasureRequest) -> dict[str, Any]:
 
 def _export_dense(run: Path, out: Path) -> None:
     """The model that a run was made of, with costs on that run's workload."""
-    from comp.checkpoints import resolve_model
+    from comp.dense_model import dense_model_of
     from comp.runs import open_run
     from export.artifact import Origin, export_artifact
 
     found = open_run(run)
-    plan, record = found.load_plan(), found.read_record()
-    model = resolve_model(record["model_path"] or record["model"])
-    export_artifact(model, out, Origin(plan.model, workload=plan.workload))
+    plan = found.load_plan()
+    export_artifact(dense_model_of(found), out, Origin(plan.model, workload=plan.workload))
 
 
 def _evaluated(artifact: Path, request: MeasureRequest) -> dict[str, Any]:
