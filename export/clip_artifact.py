@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 
 from comp.dropped_flops import dropped_macs
+from comp.errors import CompExportError
 from comp.families.cuts import CLIP, cut_of
 from comp.plan import PruningPlan, Workload
 from export.clip import TEXT_GRAPH, VISION_GRAPH, build_clip_graphs
 from export.clip_config import clip_of
 from export.contribution import Contribution
-from export.encoder_manifest import EncoderManifest, TextInfo, TowerInfo
+from export.encoder_manifest import LARGEST_SCALE, EncoderManifest, TextInfo, TowerInfo
 from export.graph.builder import Target
 from export.slim import SlimWeights
 from export.weights import CheckpointWeights, WeightSource
@@ -51,7 +52,7 @@ def clip_artifact(
                 hidden_size=vision.hidden_size,
             ),
             "text": TextInfo(max_position_embeddings=text.positions, hidden_size=text.hidden_size),
-            "logit_scale": math.exp(float(weights.read(LOGIT_SCALE).astype(np.float64))),
+            "logit_scale": _scale(weights, checkpoint),
             "drops": shape.drops,
         },
         drops=shape.drops,
@@ -59,6 +60,22 @@ def clip_artifact(
         macs=dropped_macs(shape.sizes, on, shape.drops),
         workload=on,
     )
+
+
+def _scale(weights: WeightSource, checkpoint: Path) -> float:
+    """What cosines are multiplied with: checkpoints have its logarithm.
+
+    Raises:
+        CompExportError: it is no number above 0, or so large that scores would overflow.
+    """
+    logarithm = float(weights.read(LOGIT_SCALE).astype(np.float64).reshape(()))
+    if not abs(logarithm) <= math.log(LARGEST_SCALE):
+        raise CompExportError(
+            f"{checkpoint}: {LOGIT_SCALE} is {logarithm:g}, and cosines are multiplied with its exponential, "
+            f"which must be a number up to {LARGEST_SCALE:g} (CLIP's own is 4.6): compare the checkpoint "
+            "with the original"
+        )
+    return math.exp(logarithm)
 
 
 def parameters(weights: WeightSource) -> int:

@@ -9,6 +9,8 @@ from pydantic import Field
 from comp.plan import DropPlan, Part, keep_count
 from export.manifest import Artifact, Frozen, Manifest
 
+LARGEST_SCALE = 1e30  # of cosines: scores are float32
+
 
 class TowerInfo(Frozen):
     """The vision tower: ``pixel_values [I, 3, S, S]`` in."""

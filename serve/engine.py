@@ -126,7 +126,8 @@ class Engine:
             One ``Prefilled``, one ``TokenText`` a token, one ``Finished``.
 
         Raises:
-            CompExportError: at the call, for unreadable images and prompts that do not fit.
+            CompExportError: at the call, for unreadable images and prompts that do not fit; at the token
+                where the artifact computes numbers that are not finite.
         """
         start = perf_counter()
         encoded = self._prompts.encode(prompt, len(images))
@@ -205,7 +206,10 @@ class Engine:
         )
         rest_ms = _ms_since(start) - prefill.vision_ms
         timings = Timings(prepare_ms, prefill.vision_ms, rest_ms)
-        started = Started(prefill.logits, prefill.state, backend.step, backend.release, timings)
+        precision = self.manifest.precision
+        started = Started(
+            prefill.logits, prefill.state, backend.step, backend.release, timings, precision
+        )
         return started, _Kept(prefill.kept, prefill.selected)
 
     def _check(

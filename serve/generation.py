@@ -8,10 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from export.manifest import Precision
 from serve.answer import Answer
+from serve.finite import check_finite
 from serve.options import GenerationOptions
 from serve.results import Event, Finished, Generation, Prefilled, Timings, TokenText
 from serve.sampling import Sampler
+
+AFTER_END = 0  # what a sequence that has ended is fed while the others of its batch go on
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,7 @@ class Started:
         step: one token a sequence and the state, to the logits and the state after it.
         release: gives back what the state holds; called once, with the last state.
         timings: so far.
+        precision: of the artifact; errors name it.
     """
 
     logits: NDArray[np.float32]
@@ -31,15 +36,29 @@ class Started:
     step: Callable[[Sequence[int], Any], tuple[NDArray[np.float32], Any]]
     release: Callable[[Any], None]
     timings: Timings
+    precision: Precision
+
+    def pick(self, sampler: Sampler, logits: NDArray[np.float32], token: int, of: str = "") -> int:
+        """The next token by ``logits [V]``: number ``token`` of an answer, counted from 0.
+
+        Raises:
+            CompExportError: the logits are not finite; names the token, and ``of`` which answer it is.
+        """
+        check_finite(logits, f"the logits of token {token + 1}{of}", self.precision)
+        return sampler.pick(logits)
 
 
 def stream_answer(answer: Answer, started: Started, options: GenerationOptions) -> Iterator[Event]:
-    """One ``Prefilled``, one ``TokenText`` a token, one ``Finished``; times leave out the caller's."""
+    """One ``Prefilled``, one ``TokenText`` a token, one ``Finished``; times leave out the caller's.
+
+    Raises:
+        CompExportError: at the token whose logits are not finite; the state is released.
+    """
     state, decode_ms, steps = started.state, 0.0, 0
     try:
         start = perf_counter()
         sampler = Sampler(options)
-        token_id = sampler.pick(started.logits[0])
+        token_id = started.pick(sampler, started.logits[0], steps)
         before = started.timings
         timings = replace(before, prefill_ms=before.prefill_ms + _ms_since(start))
         yield Prefilled(answer.asked.kept, timings)
@@ -52,8 +71,8 @@ def stream_answer(answer: Answer, started: Started, options: GenerationOptions) 
                 break
             start = perf_counter()
             logits, state = started.step([token_id], state)
-            token_id = sampler.pick(logits[0])
             steps += 1
+            token_id = started.pick(sampler, logits[0], steps)
             decode_ms += _ms_since(start)
     finally:  # also when the caller wants no more
         started.release(state)
@@ -74,16 +93,22 @@ def answer_in_step(
     options: GenerationOptions,
     streams: Sequence[int],
 ) -> list[Generation]:
-    """All answers of a batch; ``streams`` number their random draws."""
+    """All answers of a batch; ``streams`` number their random draws, and are the places of the requests.
+
+    Raises:
+        CompExportError: names the first request whose logits are not finite; the state is released.
+    """
     logits, state, steps = started.logits, started.state, 0
     try:
         start = perf_counter()
         samplers = [Sampler(options, stream) for stream in streams]
         while True:
-            tokens = [sampler.pick(row) for sampler, row in zip(samplers, logits, strict=True)]
-            for answer, token_id in zip(answers, tokens, strict=True):
+            tokens = [AFTER_END] * len(answers)
+            for row, answer in enumerate(answers):
                 if answer.finish_reason is None:
-                    answer.take(token_id)
+                    of = f" of request {streams[row] + 1}"
+                    tokens[row] = started.pick(samplers[row], logits[row], steps, of)
+                    answer.take(tokens[row])
             if all(answer.finish_reason is not None for answer in answers):
                 break
             logits, state = started.step(tokens, state)

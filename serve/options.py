@@ -1,8 +1,15 @@
 """What a request may ask of the engine, checked when it is made."""
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from comp.errors import CompExportError
+
+MOST_NEW_TOKENS = 2**31 - 1
+LARGEST_SEED = 2**64 - 1
+SHOWN = 40  # characters of a value in an error
 
 
 @dataclass(frozen=True)
@@ -10,7 +17,7 @@ class GenerationOptions:
     """How to generate.
 
     Args:
-        max_new_tokens: at most so many tokens are generated.
+        max_new_tokens: at most so many tokens are generated, and never more than the model has positions.
         temperature: 0 takes the likeliest token (greedy); above, tokens are drawn.
         top_p: draw from the smallest set of tokens whose probability reaches this.
         seed: of the draws; the same seed gives the same answer.
@@ -20,7 +27,7 @@ class GenerationOptions:
         ignore_eos: go on after an end-of-sequence token (for measuring).
 
     Raises:
-        CompExportError: for a value outside its range.
+        CompExportError: for a value outside its range, or of another type.
     """
 
     max_new_tokens: int = 64
@@ -32,19 +39,51 @@ class GenerationOptions:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise CompExportError(f"max_new_tokens {self.max_new_tokens}: ask for 1 or more")
-        if not 0 <= self.temperature <= 100:
+        new_tokens = _whole("max_new_tokens", self.max_new_tokens)
+        if not 1 <= new_tokens <= MOST_NEW_TOKENS:
             raise CompExportError(
-                f"temperature {self.temperature}: choose one from 0 (greedy) to 100"
+                f"max_new_tokens {_shown(new_tokens)}: ask for 1 to {MOST_NEW_TOKENS}"
             )
-        if not 0 < self.top_p <= 1:
-            raise CompExportError(f"top_p {self.top_p}: choose one above 0 and at most 1")
-        if self.seed < 0:
-            raise CompExportError(f"seed {self.seed}: choose 0 or more")
-        if not 0 < self.keep_factor <= 1000:
+        if not 0 <= _number("temperature", self.temperature) <= 100:
             raise CompExportError(
-                f"keep_factor {self.keep_factor}: choose one above 0, at most 1000"
+                f"temperature {_shown(self.temperature)}: choose one from 0 (greedy) to 100"
             )
-        if isinstance(self.stop, str) or any(not word for word in self.stop):
+        if not 0 < _number("top_p", self.top_p) <= 1:
+            raise CompExportError(f"top_p {_shown(self.top_p)}: choose one above 0 and at most 1")
+        if not 0 <= _whole("seed", self.seed) <= LARGEST_SEED:
+            raise CompExportError(f"seed {_shown(self.seed)}: choose one from 0 to {LARGEST_SEED}")
+        if not 0 < _number("keep_factor", self.keep_factor) <= 1000:
+            raise CompExportError(
+                f"keep_factor {_shown(self.keep_factor)}: choose one above 0, at most 1000"
+            )
+        if not isinstance(self.stop, (tuple, list)) or not all(
+            isinstance(word, str) and word for word in self.stop
+        ):
             raise CompExportError("stop: give a sequence of strings, none of them empty")
+        if not isinstance(self.ignore_eos, bool):
+            raise CompExportError(
+                f"ignore_eos {_shown(self.ignore_eos)}: choose true or false, as a boolean"
+            )
+
+
+def _whole(name: str, value: object) -> int:
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return int(value)
+    raise CompExportError(f"{name} {_shown(value)}: give a whole number")
+
+
+def _number(name: str, value: object) -> float:
+    """The value as a float; what is beyond all floats is infinite."""
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except OverflowError:
+            return math.inf
+    raise CompExportError(f"{name} {_shown(value)}: give a number")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, int) and abs(value) >= 10**SHOWN:
+        return f"of more than {SHOWN} digits"  # Python does not write numbers of any length
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

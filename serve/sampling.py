@@ -16,13 +16,14 @@ class Sampler:
         self._random = np.random.default_rng([options.seed, stream])
 
     def pick(self, logits: NDArray[np.float32]) -> int:
-        """The next token of one row of ``logits [V]``."""
+        """The next token of one row of ``logits [V]``, which are finite."""
         if self._temperature == 0:
             return int(np.argmax(logits))
         weights = next_token_probabilities(logits, self._temperature, self._top_p)
-        return int(
-            np.searchsorted(np.cumsum(weights), self._random.random() * weights.sum(), "right")
-        )
+        reached = np.cumsum(weights)
+        drawn = int(np.searchsorted(reached, self._random.random() * reached[-1], "right"))
+        # A draw that is rounded up to the sum is behind the last token that has any probability.
+        return min(drawn, int(np.flatnonzero(weights)[-1]))
 
 
 def next_token_probabilities(
@@ -31,10 +32,12 @@ def next_token_probabilities(
     """Probabilities ``[V]`` after temperature and top-p, summing to 1.
 
     Top-p keeps the likeliest tokens until their probabilities reach ``top_p``: always the first,
-    and, of equally likely tokens, those with lower ids first.
+    and, of equally likely tokens, those with lower ids first. However small a temperature is, the
+    likeliest tokens have all of it: their distance is 0, and what overflows is the others'.
     """
-    scaled = logits.astype(np.float64) / temperature
-    weights = np.exp(scaled - scaled.max())
+    behind = logits.astype(np.float64) - np.float64(logits.max())
+    with np.errstate(over="ignore"):
+        weights = np.exp(behind / temperature)
     weights /= weights.sum()
     if top_p < 1:
         order = np.argsort(-weights, kind="stable")

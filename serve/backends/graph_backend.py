@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from export.llava_manifest import KEPT, LlavaArtifact
 from serve.backends.base import BackendName, Prefill, RequestSize, Runtime
 from serve.backends.decoder import Decoder, DecoderState
+from serve.finite import check_finite
 
 
 class GraphBackend:
@@ -40,7 +41,11 @@ class GraphBackend:
         text: NDArray[np.int64],
         keep_factor: float,
     ) -> Prefill:
-        """See ``Backend.prefill``."""
+        """See ``Backend.prefill``.
+
+        Raises:
+            CompExportError: features of images are not finite.
+        """
         start = perf_counter()
         features, selected = None, None
         selection = self.manifest.vision.selection
@@ -50,6 +55,7 @@ class GraphBackend:
             wanted = ["image_features", *([KEPT] if selection else [])]
             (features, *rest), _ = self._vision.run({"pixel_values": pixels}, wanted)
             selected = rest[0] if rest else None
+            check_finite(features, "the features of the images", self.manifest.precision)
         vision_ms = (perf_counter() - start) * 1000
         (embeds,), _ = self._embed.run({"input_ids": ids}, ["inputs_embeds"])
         if features is not None:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from serve.encoder.retriever import BATCH, EmbeddedImages, EmbeddedTexts, Retriever
 from serve.encoder.texts import by_length
+from serve.finite import check_finite
 
 MATCHED = 16  # candidates that embeddings find likeliest and matching then orders
 BEHIND = 100.0  # how far the others stay behind those
@@ -43,6 +44,7 @@ class BlipRetriever(Retriever):
             looked = states[[pairs[place][0] for place in places]]
             feeds: dict[str, NDArray[Any]] = {"input_ids": batch, "encoder_hidden_states": looked}
             logits = self.graphs.run("itm_model", feeds)["logits"]
+            check_finite(logits, "the logits of matching", self.manifest.precision)
             for place, row in zip(places, logits, strict=True):
                 found[place] = float(row[1])
         return found

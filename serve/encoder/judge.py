@@ -11,6 +11,7 @@ from comp.errors import CompExportError
 from comp.images import ImageSource
 from serve.encoder.engine import EncoderEngine, kept_of, ms_since
 from serve.encoder.texts import by_length
+from serve.finite import check_finite
 from serve.results import Timings, TowerKept
 
 IMAGES = 2  # of a statement
@@ -44,7 +45,7 @@ class Judge(EncoderEngine):
 
         Raises:
             CompExportError: not two images, one that cannot be read, an empty statement or one that is
-                longer than the model's positions.
+                longer than the model's positions; logits that are not finite.
         """
         return self.judge_batch([(images, statement)])[0]
 
@@ -59,12 +60,17 @@ class Judge(EncoderEngine):
         found: dict[int, Judgement] = {}
         for places, batch in by_length(ids, batch_size):
             pictures = [image for place in places for image in requests[place][0]]
-            judged = self._judge(pictures, batch)
+            judged = self._judge(pictures, batch, places)
             found.update(zip(places, judged, strict=True))
         return [found[place] for place in range(len(requests))]
 
-    def _judge(self, images: list[ImageSource], ids: NDArray[np.int64]) -> list[Judgement]:
-        """Statements ``[B, L]`` about two images each, ``images`` having those of all in turn."""
+    def _judge(
+        self, images: list[ImageSource], ids: NDArray[np.int64], places: Sequence[int]
+    ) -> list[Judgement]:
+        """Statements ``[B, L]`` about two images each, ``images`` having those of all in turn.
+
+        ``places`` are those of the requests; an error names one by it.
+        """
         start = perf_counter()
         pixels = self.pixels(images)
         prepare_ms = ms_since(start)
@@ -76,11 +82,18 @@ class Judge(EncoderEngine):
         feeds = {f"encoder_hidden_states.{n}": states[n::IMAGES] for n in range(IMAGES)}
         read = self.graphs.run("text_encoder", {"input_ids": ids, **feeds})
         logits = read["logits"].astype(np.float64)  # [B, 2]: false, true
+        precision = self.manifest.precision
+        check_finite(states, "the states of the images", precision)
+        for place, row in zip(places, logits, strict=True):
+            check_finite(row, f"the logits of statement {place + 1}", precision)
+        leads = logits[:, 1] - logits[:, 0]
+        with np.errstate(over="ignore"):  # of one that is beyond doubt
+            probabilities = 1 / (1 + np.exp(-leads))
         timings = Timings(prepare_ms, vision_ms, ms_since(start))
         towers, texts = kept_of("vision", [seen]), kept_of("language", [read])
         return [
             Judgement(
-                float(1 / (1 + np.exp(logits[row, 0] - logits[row, 1]))),
+                float(probabilities[row]),
                 TowerKept(
                     {
                         where: rows[IMAGES * row : IMAGES * (row + 1)]

@@ -17,6 +17,7 @@ from serve.backends.base import RequestSize
 from serve.encoder.engine import EncoderEngine, kept_of, ms_since
 from serve.encoder.graphs import Graphs
 from serve.encoder.texts import by_length
+from serve.finite import check_finite
 from serve.generation import Started, answer_in_step, finished, stream_answer
 from serve.options import GenerationOptions
 from serve.results import Event, Generation, Timings, TowerKept
@@ -75,7 +76,8 @@ class Reader(EncoderEngine):
 
         Raises:
             CompExportError: at the call, for another number of images, one that cannot be read, and
-                prompts that do not fit.
+                prompts that do not fit; at the token where the artifact computes numbers that are not
+                finite.
         """
         start = perf_counter()
         self._check(len(images), options)
@@ -163,6 +165,7 @@ class Reader(EncoderEngine):
         vision_ms = ms_since(start)
         start = perf_counter()
         memory = seen["last_hidden_state"]
+        check_finite(memory, "the states of the image", self.manifest.precision)
         kept = kept_of("vision", [seen])
         first = ids
         if self.asks:
@@ -185,7 +188,9 @@ class Reader(EncoderEngine):
             )
             for row in range(len(ids))
         ]
-        return Started(logits, state, self._step, lambda state: None, timings), asked
+        precision = self.manifest.precision
+        started = Started(logits, state, self._step, lambda state: None, timings, precision)
+        return started, asked
 
     def _step(self, tokens: Sequence[int], state: _Caches) -> tuple[NDArray[np.float32], _Caches]:
         return self._run(np.array(tokens, dtype=np.int64)[:, None], state)

@@ -12,6 +12,7 @@ from comp.images import ImageSource
 from comp.plan import Place
 from serve.encoder.engine import EncoderEngine, kept_of, ms_since
 from serve.encoder.texts import by_length
+from serve.finite import check_unit_length
 from serve.results import Timings, TowerKept
 
 BATCH = 16  # images, or texts of one length, at a time
@@ -74,7 +75,7 @@ class Retriever(EncoderEngine):
         """Embed pictures as ``comp.images.read_image`` takes them.
 
         Raises:
-            CompExportError: no picture, or one that cannot be read.
+            CompExportError: no picture, or one that cannot be read; embeddings that are not finite or zero.
         """
         return self._see(self._batches(images, batch_size))
 
@@ -93,13 +94,16 @@ class Retriever(EncoderEngine):
             return np.concatenate([each[name] for each in found])
 
         states = all_of("last_hidden_state") if "last_hidden_state" in found[0] else None
-        return EmbeddedImages(all_of("image_embeds"), kept_of("vision", found), states)
+        embeds = all_of("image_embeds")
+        check_unit_length(embeds, "image", self.manifest.precision)
+        return EmbeddedImages(embeds, kept_of("vision", found), states)
 
     def embed_texts(self, texts: Sequence[str], batch_size: int = BATCH) -> EmbeddedTexts:
         """Embed texts.
 
         Raises:
-            CompExportError: no text, an empty one, or one that is too long.
+            CompExportError: no text, an empty one, or one that is too long; embeddings that are not finite
+                or zero.
         """
         if not texts:
             raise CompExportError("no candidate texts: give at least one")
@@ -115,7 +119,9 @@ class Retriever(EncoderEngine):
                 rows = kept.setdefault(where, [np.empty(0, np.int64)] * len(texts))
                 for row, place in enumerate(places):
                     rows[place] = tokens[row]
-        return EmbeddedTexts(np.stack(embeds), kept, ids)
+        together = np.stack(embeds)
+        check_unit_length(together, "candidate", self.manifest.precision)
+        return EmbeddedTexts(together, kept, ids)
 
     def rank(self, images: Sequence[ImageSource], texts: Sequence[str]) -> Ranking:
         """Rank every text for every image, and the other way round.

@@ -70,6 +70,28 @@ def test_a_cold_temperature_does_not_overflow():
     "wrong",
     [
         {"max_new_tokens": 0},
+        {"max_new_tokens": 10**18},
+        {"max_new_tokens": 10**5000},
+        {"max_new_tokens": 2.5},
+        {"max_new_tokens": "8"},
+        {"max_new_tokens": True},
+        {"max_new_tokens": None},
+        {"temperature": "hot"},
+        {"temperature": None},
+        {"temperature": float("inf")},
+        {"temperature": 10**5000},
+        {"temperature": [0.5]},
+        {"top_p": float("nan")},
+        {"top_p": "1"},
+        {"seed": 2**64},
+        {"seed": 1.0},
+        {"stop": None},
+        {"stop": (1,)},
+        {"stop": {"a": 1}},
+        {"keep_factor": float("nan")},
+        {"keep_factor": "2"},
+        {"keep_factor": 10**400},
+        {"ignore_eos": 1},
         {"temperature": -0.1},
         {"temperature": float("nan")},
         {"top_p": 0.0},
@@ -84,3 +106,49 @@ def test_a_cold_temperature_does_not_overflow():
 def test_options_out_of_range_are_refused(wrong):
     with pytest.raises(CompExportError, match=next(iter(wrong))):
         GenerationOptions(**wrong)
+
+
+def test_options_at_their_limits_are_taken():
+    limits = {"max_new_tokens": 2**31 - 1, "seed": 2**64 - 1, "keep_factor": 5e-324}
+    for name, value in limits.items():
+        assert getattr(GenerationOptions(**{name: value}), name) == value
+    numpy = GenerationOptions(max_new_tokens=np.int64(3), temperature=np.float32(0.5))
+    assert numpy == GenerationOptions(max_new_tokens=3, temperature=0.5)
+
+
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    logits=st.lists(FINITE, min_size=1, max_size=9),
+    temperature=st.floats(0, 100, exclude_min=True) | st.sampled_from([5e-324, 1e-320, 1e-300]),
+    top_p=st.floats(0, 1, exclude_min=True) | st.sampled_from([5e-324, 1e-310]),
+    seed=st.integers(0, 2**64 - 1),
+)
+def test_any_number_that_is_allowed_draws_a_likely_token(logits, temperature, top_p, seed):
+    """However small: no token without probability is drawn, and probabilities sum to 1."""
+    values = np.array(logits, dtype=np.float32)
+    weights = next_token_probabilities(values, temperature, top_p)
+    assert np.isfinite(weights).all()
+    assert weights.sum() == pytest.approx(1)
+    sampler = Sampler(GenerationOptions(temperature=temperature, top_p=top_p, seed=seed))
+    for _ in range(3):
+        assert weights[sampler.pick(values)] > 0
+
+
+@pytest.mark.parametrize("small", [5e-324, 1e-320, 1e-308])
+def test_the_smallest_temperature_is_greedy_and_so_is_the_smallest_share(small):
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        logits = rng.normal(size=30).astype(np.float32)
+        for options in ({"temperature": small}, {"temperature": 1.0, "top_p": small}):
+            assert Sampler(GenerationOptions(**options, seed=seed)).pick(logits) == logits.argmax()
+
+
+def test_a_draw_at_the_very_end_is_a_token():
+    """What a generator draws is below 1, and its product with a sum may be rounded up to it."""
+    sampler = Sampler(GenerationOptions(temperature=1.0, top_p=0.9))
+    sampler._random = type("AlmostOne", (), {"random": lambda self: 1 - 2**-53})()
+    logits = np.log(np.array([0.1] * 10, dtype=np.float32))
+    assert sampler.pick(logits) in range(10)
