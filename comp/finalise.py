@@ -1,14 +1,15 @@
 """From thresholds to a plan: keep ratios, widths that kernels like, and exactly the asked rate."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from comp.costs import Costs
 from comp.families.base import FamilyAdapter
+from comp.fitting import block_plan
 from comp.importance import Scores
-from comp.masks import BlockKey, BlockShape, Masks, StructureCounts
+from comp.masks import BlockKey, Masks, StructureCounts
 from comp.plan import (
     KEEP_UNIT,
     BlockPlan,
@@ -107,27 +108,6 @@ def plan_of(
         macs=after,
         blocks=blocks,
         drops=drops,
-    )
-
-
-def block_plan(block: BlockShape, groups: Iterable[int], channels: Iterable[int]) -> BlockPlan:
-    """What stays of a block: these KV heads and these channels."""
-    return BlockPlan(
-        part=block.part,
-        index=block.index,
-        num_attention_heads=block.num_attention_heads,
-        num_key_value_heads=block.num_key_value_heads,
-        intermediate_size=block.intermediate_size,
-        kept_key_value_heads=tuple(groups),
-        kept_channels=tuple(channels),
-    )
-
-
-def whole_blocks(blocks: Iterable[BlockShape]) -> tuple[BlockPlan, ...]:
-    """Plans that leave every block as it is."""
-    return tuple(
-        block_plan(block, range(block.num_key_value_heads), range(block.intermediate_size))
-        for block in blocks
     )
 
 

@@ -4,8 +4,10 @@ A plan is immutable data with a version and a JSON schema (``PruningPlan.model_j
 Indices always refer to the dense model.
 """
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,6 +18,7 @@ PLAN_VERSION: Final = 1
 KEEP_UNIT = 1000  # keep ratios are whole thousandths, so that ceil(ratio * n) is exact everywhere
 
 Part = Literal["vision", "language", "cross"]
+PARTS: tuple[Part, ...] = ("vision", "language", "cross")
 RateOf = Literal["flops", "latency"]  # what a rate is a share of
 Task = Literal["question", "retrieval", "caption", "statement"]  # what a model is asked to do
 # What becomes of dropped tokens: gone; each joins the most similar kept one; all join the weakest kept one;
@@ -28,6 +31,11 @@ Ranking = Literal[  # see docs/formats.md
 DECODER_RANKINGS = ("mean_head", "next_layer", "diversity")  # of LLaVA's language part alone
 ENCODER_RANKINGS = ("informativity", "aligned", "matched")  # of CLIP and BLIP alone
 PIVOTS = 4  # tokens of each kind that others are compared with by "diversity", as in DART
+LARGEST = 2**31 - 1  # heads, channels or tokens
+MOST_MACS = 2**63 - 1
+RATE_TOLERANCE = 1e-3  # how far a rate may be from that of the costs beside it
+Index = Annotated[int, Field(strict=True, ge=0, le=LARGEST)]
+Count = Annotated[int, Field(strict=True, ge=1, le=LARGEST)]
 
 
 def keep_count(n: int, keep_ratio: float) -> int:
@@ -38,8 +46,13 @@ def keep_count(n: int, keep_ratio: float) -> int:
     return -(-n * round(keep_ratio * KEEP_UNIT) // KEEP_UNIT)
 
 
+def _ascend(numbers: Sequence[int]) -> bool:
+    """Whether each is larger than the one before."""
+    return all(one < other for one, other in pairwise(numbers))
+
+
 class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class BlockPlan(_Frozen):
@@ -50,12 +63,29 @@ class BlockPlan(_Frozen):
     """
 
     part: Part
-    index: int = Field(ge=0, description="position within its part, from 0")
-    num_attention_heads: int = Field(ge=1)
-    num_key_value_heads: int = Field(ge=1)
-    intermediate_size: int = Field(ge=0)
-    kept_key_value_heads: tuple[int, ...] = Field(min_length=1)
-    kept_channels: tuple[int, ...]
+    index: Index = Field(description="position within its part, from 0")
+    num_attention_heads: Count
+    num_key_value_heads: Count
+    intermediate_size: Index
+    kept_key_value_heads: tuple[Index, ...] = Field(min_length=1)
+    kept_channels: tuple[Index, ...]
+
+    @model_validator(mode="after")
+    def _keeps_what_is_there(self) -> "BlockPlan":
+        """Indices ascend and are of the block; query heads are shared out evenly."""
+        where = f"{self.part} block {self.index}"
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"{where} has {self.num_attention_heads} query heads for "
+                f"{self.num_key_value_heads} KV heads, which is not a whole number for each"
+            )
+        for name, kept, size in (
+            ("kept_key_value_heads", self.kept_key_value_heads, self.num_key_value_heads),
+            ("kept_channels", self.kept_channels, self.intermediate_size),
+        ):
+            if not _ascend(kept) or (kept and kept[-1] >= size):
+                raise ValueError(f"{where}: {name} must ascend within 0..{size - 1}, each once")
+        return self
 
     @model_validator(mode="after")
     def _has_channels(self) -> "BlockPlan":
@@ -86,7 +116,7 @@ class DropPlan(_Frozen):
     """
 
     part: Part = Field(default="language", description="whose blocks are counted")
-    after_layer: int = Field(ge=1, description="blocks passed before tokens are dropped")
+    after_layer: Count = Field(description="blocks passed before tokens are dropped")
     vision_keep_ratio: float = Field(gt=0, le=1)
     text_keep_ratio: float = Field(gt=0, le=1)
     ranking: Ranking = Field(
@@ -96,6 +126,17 @@ class DropPlan(_Frozen):
         "informative they are, MADTP's three scores, or CrossGET's matching",
     )
     merge: Merge = Field(default="none", description="what becomes of the tokens that are dropped")
+
+    @model_validator(mode="after")
+    def _keeps_some(self) -> "DropPlan":
+        """A ratio counts in whole thousandths: one that rounds to none of them keeps nothing."""
+        least = min(self.shares)
+        if round(least * KEEP_UNIT) < 1:
+            raise ValueError(
+                f"a keep ratio of {least} after {self.part} block {self.after_layer} is less than a "
+                "thousandth"
+            )
+        return self
 
     @property
     def keep_ratio(self) -> float:
@@ -127,9 +168,9 @@ class ImageSelection(_Frozen):
     ``contextual`` ones, each the mean of what is alike.
     """
 
-    tower_tokens: int = Field(ge=1, description="tokens of an image that the tower gives")
-    dominant: int = Field(ge=1, description="tokens that stay as they are")
-    contextual: int = Field(ge=0, description="tokens that all others are merged into")
+    tower_tokens: Count = Field(description="tokens of an image that the tower gives")
+    dominant: Count = Field(description="tokens that stay as they are")
+    contextual: Index = Field(description="tokens that all others are merged into")
 
     @model_validator(mode="after")
     def _are_there(self) -> "ImageSelection":
@@ -167,8 +208,8 @@ class Workload(_Frozen):
     Image tokens are those that the vision tower of the dense model gives.
     """
 
-    image_tokens: int = Field(ge=0)
-    text_tokens: int = Field(ge=1)
+    image_tokens: Index
+    text_tokens: Count
 
 
 class PruningPlan(_Frozen):
@@ -186,12 +227,14 @@ class PruningPlan(_Frozen):
         default="flops", description="multiply-accumulates, or predicted time to the first token"
     )
     workload: Workload
-    macs_dense: int
-    macs: int
+    macs_dense: int = Field(gt=0, le=MOST_MACS)
+    macs: int = Field(gt=0, le=MOST_MACS)
     milliseconds_dense: float | None = Field(
-        default=None, description="predicted time to the first token before, if a table was given"
+        default=None,
+        gt=0,
+        description="predicted time to the first token before, if a table was given",
     )
-    milliseconds: float | None = Field(default=None, description="and after")
+    milliseconds: float | None = Field(default=None, gt=0, description="and after")
     position_ids: Literal["kept"] = "kept"
     blocks: tuple[BlockPlan, ...]
     drops: tuple[DropPlan, ...] = ()
@@ -226,9 +269,32 @@ class PruningPlan(_Frozen):
         return self
 
     @model_validator(mode="after")
-    def _has_times(self) -> "PruningPlan":
-        if self.rate_of == "latency" and not (self.milliseconds_dense and self.milliseconds):
-            raise ValueError("a rate of latency without milliseconds")
+    def _names_each_once(self) -> "PruningPlan":
+        """Blocks of a part and the places of its drops ascend."""
+        for part in PARTS:
+            blocks = [block.index for block in self.part(part)]
+            places = [drop.after_layer for drop in self.drops if drop.part == part]
+            for what, found in (("blocks", blocks), ("drops after blocks", places)):
+                if not _ascend(found):
+                    shown = ", ".join(str(number) for number in found[:8])
+                    more = ", …" if len(found) > 8 else ""
+                    raise ValueError(
+                        f"{what} {shown}{more} of the {part} part must ascend, each named once"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _has_the_rate_of_its_costs(self) -> "PruningPlan":
+        before, after = float(self.macs_dense), float(self.macs)
+        what = f"macs {self.macs} of {self.macs_dense}"
+        if self.rate_of == "latency":
+            if not (self.milliseconds_dense and self.milliseconds):
+                raise ValueError("a rate of latency without milliseconds")
+            before, after = self.milliseconds_dense, self.milliseconds
+            what = f"milliseconds {after} of {before}"
+        found = 1 - after / before
+        if abs(self.rate - found) > RATE_TOLERANCE:
+            raise ValueError(f"rate {self.rate} with {what}, which is a rate of {found:.4f}")
         return self
 
     @property

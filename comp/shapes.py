@@ -15,6 +15,7 @@ from comp.checkpoints import ALIASES, EMBEDDED, read_config, resolve_model
 from comp.encoder_shapes import PACKAGED
 from comp.errors import CompExportError
 from comp.plan import BlockPlan, DropPlan, ImageSelection, PruningPlan
+from comp.slim_shapes import drops_of
 
 DENSE_TYPE = "llava"
 SLIM_TYPE = "comp_llava"
@@ -141,7 +142,7 @@ class ModelShape:
                 config.get("tie_word_embeddings") or text["tie_word_embeddings"]
             ),
             projector_bias=bool(config.get("multimodal_projector_bias", True)),
-            drops=tuple(DropPlan.model_validate(drop) for drop in pruning.get("drops", ())),
+            drops=drops_of(pruning, where),
         ).selecting(selection_of(pruning))
 
     def with_plan(self, plan: PruningPlan) -> "ModelShape":

@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from pydantic import ValidationError
+
 from comp.encoder_shapes import BlockSize, EncoderShape
 from comp.errors import CompExportError
 from comp.plan import BlockPlan, DropPlan, Place, PruningPlan
+from comp.versioned import first_wrong
 
 SLIM = "Comp"  # what the architecture of a slim checkpoint starts with
 DENSE_TYPES = {"comp_clip": "clip", "comp_blip": "blip"}
@@ -37,14 +40,16 @@ class SlimShape:
         pruning = config.get("pruning") or {}
         recorded = {part: recorded_sizes(pruning, part) for part in ("vision", "language")}
         cross = (pruning.get("cross") or {}).get("num_attention_heads") or []
-        drops = tuple(DropPlan(**drop) for drop in pruning.get("drops", []))
+        drops = drops_of(pruning, where)
+        check_places(dense, drops)
         return cls(dense, cut_shape(dense, recorded, cross), drops)
 
     def planned(self, plan: PruningPlan) -> "SlimShape":
         """What a plan leaves.
 
         Raises:
-            CompExportError: the plan is of another model, or this one is cut already.
+            CompExportError: the plan is of another model, this one is cut already, or tokens are
+            dropped where there are none.
         """
         if plan.family != self.dense.family:
             raise CompExportError(
@@ -55,6 +60,7 @@ class SlimShape:
             raise CompExportError(
                 "the checkpoint is compressed already: pass its dense model with --model"
             )
+        check_places(self.dense, plan.drops)
         return SlimShape(self.dense, planned_shape(self.dense, plan), plan.drops)
 
     @property
@@ -64,6 +70,38 @@ class SlimShape:
             drop.place: drop.vision_keep_ratio if drop.part == "vision" else drop.text_keep_ratio
             for drop in self.drops
         }
+
+
+def drops_of(pruning: Mapping[str, Any], where: str) -> tuple[DropPlan, ...]:
+    """The drops that a slim configuration records; ``where`` names it in errors.
+
+    Raises:
+        CompExportError: a field of one that is wrong.
+    """
+    try:
+        return tuple(DropPlan.model_validate(drop) for drop in pruning.get("drops") or ())
+    except ValidationError as error:
+        raise CompExportError(
+            f"{where}: pruning.drops: {first_wrong(error)}; prune the model again"
+        ) from error
+
+
+def check_places(shape: EncoderShape, drops: tuple[DropPlan, ...]) -> None:
+    """Refuse drops where no tokens can go.
+
+    Raises:
+        CompExportError: naming the first.
+    """
+    layers = {
+        "vision": len(shape.vision.blocks),
+        "language": 0 if shape.task == "caption" else len(shape.text.blocks),
+    }
+    for drop in drops:
+        if drop.after_layer > layers.get(drop.part, 0):
+            raise CompExportError(
+                f"tokens dropped after block {drop.after_layer} of {drop.part}, which has "
+                f"{layers.get(drop.part, 0)} that drop: prune the model again"
+            )
 
 
 def dense_shape(config: Mapping[str, Any], where: str = "config.json") -> EncoderShape:

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter, Forwarding
-from comp.finalise import plan_of, whole_blocks
+from comp.finalise import plan_of
+from comp.fitting import whole_blocks
 from comp.methods.base import Job, Outcome, agreed_workload
 from comp.plan import KEEP_UNIT, DropPlan, Drops, PruningPlan, Ranking, Workload, shares_of
 from comp.search import Shares

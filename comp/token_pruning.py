@@ -8,7 +8,8 @@ from comp.dropped_flops import dropped_macs
 from comp.encoder_shapes import EncoderShape
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter, Forwarding, TokenKind
-from comp.finalise import plan_of, whole_blocks
+from comp.finalise import plan_of
+from comp.fitting import whole_blocks
 from comp.methods.base import Job, Outcome, agreed_workload, modes_of
 from comp.plan import (
     KEEP_UNIT,

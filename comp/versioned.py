@@ -1,12 +1,12 @@
 """Reading JSON files that say which version of their format they are."""
 
-import json
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from comp.errors import CompExportError
+from comp.json_files import read_json
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -24,17 +24,16 @@ def read_versioned(
         again: says how another one is made.
 
     Raises:
-        CompExportError: the file is missing, no JSON, or of another version.
+        CompExportError: the file is missing, damaged, or of another version.
     """
     try:
-        found: Any = json.loads(path.read_text(encoding="utf-8"))
+        path.stat()
     except OSError as error:
         missing, make = absent
         raise CompExportError(f"{missing}: {error.strerror}; {make}") from error
-    except ValueError as error:
-        raise CompExportError(f"{path} is not JSON ({error}): {again}") from error
+    found: Any = read_json(path, again)
     said = found.get("version") if isinstance(found, dict) else None
-    if said != version:
+    if said != version or isinstance(said, bool):
         raise CompExportError(
             f"{path} is {what} of version {said!r}, this release reads version {version}: {again}"
         )
@@ -50,6 +49,12 @@ def validated(model: type[Model], found: dict[str, Any], path: Path, again: str)
     try:
         return model.model_validate(found)
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise CompExportError(f"{path}: {place}: {first['msg']}; {again}") from error
+        raise CompExportError(f"{path}: {first_wrong(error)}; {again}") from error
+
+
+def first_wrong(error: ValidationError) -> str:
+    """The first field that a model refuses, and why."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = ".".join(str(part) for part in first["loc"])
+    said = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {said}" if place else said

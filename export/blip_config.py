@@ -92,7 +92,7 @@ class BlipShape:
             CompExportError: the plan is of another model, or the checkpoint is compressed already.
         """
         found = SlimShape(self.sizes, self.sizes, self.drops).planned(plan)
-        return _checked(replace(self, sizes=found.slim, drops=found.drops))
+        return replace(self, sizes=found.slim, drops=found.drops)
 
 
 def read_blip(directory: Path) -> BlipShape:
@@ -115,7 +115,7 @@ def blip_of(config: dict[str, Any], where: str) -> BlipShape:
             "embedding can be exported"
         )
     found = SlimShape.from_config(config, where)
-    shape = BlipShape(
+    return BlipShape(
         sizes=found.slim,
         image_size=_number(vision, "image_size", IMAGE_SIZE),
         patch_size=_number(vision, "patch_size", PATCH_SIZE),
@@ -128,24 +128,8 @@ def blip_of(config: dict[str, Any], where: str) -> BlipShape:
         ),
         drops=found.drops,
     )
-    return _checked(shape)
 
 
 def _number(values: Mapping[str, Any], name: str, default: int) -> int:
     found = values.get(name)
     return default if found is None else int(found)
-
-
-def _checked(shape: BlipShape) -> BlipShape:
-    """Refuse drops where no tokens can go."""
-    layers = {
-        "vision": len(shape.sizes.vision.blocks),
-        "language": len(shape.encoder.blocks) if shape.encoder else 0,
-    }
-    for drop in shape.drops:
-        if drop.after_layer > layers.get(drop.part, 0):
-            raise CompExportError(
-                f"tokens dropped behind block {drop.after_layer} of {drop.part}, which has "
-                f"{layers.get(drop.part, 0)} that drop: prune the model again"
-            )
-    return shape

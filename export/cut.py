@@ -14,6 +14,7 @@ from comp.fitting import check_plan_is_of
 from comp.plan import PruningPlan
 from comp.registry import family_of
 from comp.runs import RUN_VERSION, RunDirectory
+from comp.slim_shapes import SlimShape
 from export.slim import write_slim_checkpoint
 
 MADE_BY = "cut"  # `made_by` in run.json
@@ -75,6 +76,7 @@ def _cut_in_memory(dense: Path, plan: PruningPlan, out: Path) -> None:
     """A CLIP or a BLIP, which is small, by its adapter."""
     from comp.families.loading import load_adapter
 
+    SlimShape.from_config(read_config(dense), str(dense)).planned(plan)  # refuses another model's
     adapter = load_adapter(dense, "cpu")
     check_plan_is_of(plan, adapter.blocks, str(dense))
     adapter.cut(plan).save(out)

@@ -24,6 +24,7 @@ from comp.families.blip_sizes import blip_pruning_of, cross_outputs, text_layers
 from comp.families.encoder_adapter import Shares, blocks_left, ratios_of, typical_workload
 from comp.families.filling import fill_slim
 from comp.families.observe import Observer
+from comp.fitting import completed
 from comp.masks import UNCUT, BlockKey, BlockShape, StructureCounts
 from comp.plan import DropPlan, Part, Place, PruningPlan, Workload
 
@@ -171,6 +172,7 @@ class BlipAdapter(FamilyAdapter):
         self.model.requires_grad_(requires_grad=True)
 
     def cut(self, plan: PruningPlan) -> "BlipAdapter":
+        plan = completed(plan, self.blocks)
         settings = self.model.config.to_dict() | {"pruning": blip_pruning_of(plan)}
         settings.pop("model_type", None)
         with torch.device("meta"):

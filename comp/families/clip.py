@@ -38,6 +38,7 @@ from comp.families.encoder_forward import with_states
 from comp.families.filling import fill_slim
 from comp.families.observe import Observer
 from comp.families.slim_clip import CompCLIPConfig, CompCLIPModel, clip_pruning_of
+from comp.fitting import completed
 from comp.masks import UNCUT, BlockKey, BlockShape, StructureCounts
 from comp.plan import DropPlan, Part, Place, PruningPlan, Workload
 
@@ -175,6 +176,7 @@ class ClipAdapter(FamilyAdapter):
         self.model.requires_grad_(requires_grad=True)
 
     def cut(self, plan: PruningPlan) -> "ClipAdapter":
+        plan = completed(plan, self.blocks)
         settings = self.model.config.to_dict() | {"pruning": clip_pruning_of(plan)}
         settings.pop("model_type", None)
         with torch.device("meta"):

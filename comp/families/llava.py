@@ -40,6 +40,7 @@ from comp.families.slim_llava import (
     pruning_of,
 )
 from comp.families.streamed import save_streamed, streamed_layers
+from comp.fitting import completed
 from comp.flops import ModelShape, llava_macs_of_counts, llava_macs_of_drops
 from comp.masks import UNCUT, BlockKey, BlockShape, Masks, StructureCounts
 from comp.plan import DropPlan, ImageSelection, Part, Place, PruningPlan, Workload
@@ -209,6 +210,7 @@ class LlavaAdapter(FamilyAdapter):
             self.model.model.vision_tower.requires_grad_(requires_grad=False)
 
     def cut(self, plan: PruningPlan) -> "LlavaAdapter":
+        plan = completed(plan, self.blocks)
         settings = self.model.config.to_dict() | {"pruning": pruning_of(plan)}
         settings.pop("model_type", None)
         config = CompLlavaConfig(**settings)

@@ -6,7 +6,8 @@ After Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Lang
 
 from comp.errors import CompExportError
 from comp.families.llava import LlavaAdapter
-from comp.finalise import plan_of, whole_blocks
+from comp.finalise import plan_of
+from comp.fitting import whole_blocks
 from comp.flops import llava_macs
 from comp.methods.base import Job, Outcome, agreed_workload
 from comp.plan import ImageSelection, Place, Workload

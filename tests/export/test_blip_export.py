@@ -422,7 +422,7 @@ def test_configurations_that_are_refused(models, tmp_path):
     with pytest.raises(CompExportError, match="2 entries for 3 blocks of 1 cross-attentions"):
         blip_of(config | {"pruning": config["pruning"] | {"cross": cross}}, "config.json")
     drop = {"part": "language", "after_layer": 1, "vision_keep_ratio": 1.0, "text_keep_ratio": 0.5}
-    with pytest.raises(CompExportError, match="behind block 1 of language, which has 0"):
+    with pytest.raises(CompExportError, match="after block 1 of language, which has 0"):
         blip_of(config | {"pruning": config["pruning"] | {"drops": [drop]}}, "config.json")
 
 
