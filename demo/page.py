@@ -4,29 +4,36 @@ from importlib.resources import files
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from demo import cards
+from demo.gate import Gate, Page, sweeping
 from demo.pair import Pair
+from demo.uploads import MAX_FILE_BYTES, Uploads
 from demo.views import VIEWS
 
 TITLE = "comp-export"
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 
 
-def build_page(pair: Pair[Any]) -> gr.Blocks:
+def build_page(pair: Pair[Any], uploads: Uploads) -> gr.Blocks:
     """The page for a pair of engines; start it with ``launch_options``.
+
+    Args:
+        pair: the engines.
+        uploads: what visitors send; Gradio has to be told of it before (``process_uploads``).
 
     Raises:
         CompExportError: a model cannot take the page's own pictures and texts.
     """
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
+    with Page(uploads, title=TITLE, analytics_enabled=False, fill_width=True) as page:
         gr.HTML(cards.header(pair))
         VIEWS[pair.task](pair)
     return page
 
 
-def launch_options() -> dict[str, Any]:
-    """Look and privacy of the page, as arguments of ``Blocks.launch``: nothing is fetched."""
+def launch_options(uploads: Uploads) -> dict[str, Any]:
+    """Look, privacy and bounds of the page, as arguments of ``Blocks.launch``: nothing is fetched."""
     theme = gr.themes.Base(
         font=FONTS,
         font_mono=["ui-monospace", "monospace"],
@@ -42,6 +49,10 @@ def launch_options() -> dict[str, Any]:
         "share": False,
         "ssr_mode": False,
         "enable_monitoring": False,
-        "max_file_size": "64mb",
+        "max_file_size": MAX_FILE_BYTES,
+        "app_kwargs": {
+            "middleware": [Middleware(Gate, uploads=uploads)],
+            "lifespan": sweeping(uploads),
+        },
         "quiet": True,
     }

@@ -74,13 +74,18 @@ def serve_page(
 
     from demo.page import build_page, launch_options
     from demo.pair import Pair
+    from demo.uploads import process_uploads
     from serve.artifacts import DEFAULT_FORM
 
     check_address(host, port)
-    page = build_page(Pair.load(run, device, threads, form or DEFAULT_FORM))
+    uploads = process_uploads()  # before Gradio makes a part that looks for its folder
+    page = build_page(Pair.load(run, device, threads, form or DEFAULT_FORM), uploads)
     try:
         page.queue(max_size=64).launch(
-            server_name=host, server_port=port, prevent_thread_lock=True, **launch_options()
+            server_name=host,
+            server_port=port,
+            prevent_thread_lock=True,
+            **launch_options(uploads),
         )
     except OSError as error:
         raise CompExportError(f"cannot serve on {host}:{port}: {error}; use --port") from error

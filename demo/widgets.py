@@ -12,11 +12,14 @@ from comp.errors import CompExportError
 from demo import cards
 from demo.cards import Face, Shown
 from demo.comparison import Comparison, Work, in_turn
+from demo.gate import MAX_TEXT
 from demo.html import plain
 from demo.kept_tokens import KeptView
 from demo.pair import Pair
 
 R = TypeVar("R")
+# Of events that only set up what is asked: the page's own, no part of its API.
+QUIETLY: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 NO_PICTURE = "Choose one of the pictures or upload one."
 
 
@@ -66,6 +69,7 @@ def words_and_button(text: str, placeholder: str, button: str) -> tuple[Any, Any
             placeholder=placeholder,
             lines=1,
             max_lines=3,
+            max_length=MAX_TEXT,
             scale=5,
             min_width=160,
             elem_id="ce-question",
@@ -151,5 +155,5 @@ class Asked:
 
     def refused(self, words: str, title: str) -> Shown:
         """Say why not, and start anew."""
-        gr.Warning(plain(words), title=title)
+        gr.Warning(plain(words), title=title)  # seen in a browser; the cards stay as they were
         return cards.shown(self.pair, self.face, Comparison())

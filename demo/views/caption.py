@@ -9,10 +9,12 @@ from demo.captions import CaptionFace
 from demo.cards import Shown
 from demo.comparison import answering
 from demo.examples import BEGINNINGS, page_captions
+from demo.gate import chosen_of
 from demo.html import plain
 from demo.kept_tokens import KeptView
 from demo.pair import Pair
 from demo.widgets import (
+    QUIETLY,
     Asked,
     chip_list,
     chips_of,
@@ -48,15 +50,15 @@ def build(pair: Pair[Reader]) -> None:
     asked = request(describe, [picture, beginning, chosen], shown)
     ask.click(**asked)
     beginning.submit(**asked)
-    chips.select(lambda text: text, chips, beginning, show_progress="hidden").then(**asked)
+    chips.select(lambda text: text, chips, beginning, **QUIETLY).then(**asked)
     gallery.select(
         _choose_example,
         None,
         [picture, beginning, chips, reference, chosen],
-        show_progress="hidden",
+        **QUIETLY,
     )
-    picture.upload(lambda: (_reference(None), None), None, [reference, chosen])
-    picture.clear(lambda: (_reference(None), None), None, [reference, chosen])
+    picture.upload(lambda: (_reference(None), None), None, [reference, chosen], **QUIETLY)
+    picture.clear(lambda: (_reference(None), None), None, [reference, chosen], **QUIETLY)
 
 
 def _describe(
@@ -74,8 +76,9 @@ def _describe(
 
 
 def _choose_example(event: gr.SelectData) -> tuple[Any, str, Any, str, int]:
-    image = page_captions()[event.index].image
-    return image, "", chips_of(BEGINNINGS), _reference(event.index), event.index
+    index = chosen_of(event, page_captions())
+    image = page_captions()[index].image
+    return image, "", chips_of(BEGINNINGS), _reference(index), index
 
 
 def _reference(example: int | None) -> str:

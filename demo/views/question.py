@@ -9,9 +9,11 @@ from demo.answers import AnswerFace
 from demo.cards import Shown
 from demo.comparison import answering
 from demo.examples import GENERAL_QUESTIONS, page_examples
+from demo.gate import chosen_of
 from demo.kept_tokens import KeptView
 from demo.pair import Pair
 from demo.widgets import (
+    QUIETLY,
     Asked,
     chip_list,
     chips_of,
@@ -58,12 +60,10 @@ def build(pair: Pair[Engine] | Pair[Reader]) -> None:
     asked = request(answer, [picture, question, chosen, keep], shown)
     ask.click(**asked)
     question.submit(**asked)
-    chips.select(lambda text: text, chips, question, show_progress="hidden").then(**asked)
-    gallery.select(
-        _choose_example, None, [picture, question, chips, chosen], show_progress="hidden"
-    )
-    picture.upload(_own_picture, None, [question, chips, chosen], show_progress="hidden")
-    picture.clear(lambda: None, None, chosen, show_progress="hidden")
+    chips.select(lambda text: text, chips, question, **QUIETLY).then(**asked)
+    gallery.select(_choose_example, None, [picture, question, chips, chosen], **QUIETLY)
+    picture.upload(_own_picture, None, [question, chips, chosen], **QUIETLY)
+    picture.clear(lambda: None, None, chosen, **QUIETLY)
 
 
 def _answer(
@@ -85,9 +85,10 @@ def _answer(
 
 
 def _choose_example(event: gr.SelectData) -> tuple[Any, str, Any, int]:
-    example = page_examples()[event.index]
+    index = chosen_of(event, page_examples())
+    example = page_examples()[index]
     texts = [text for text, _ in example.questions]
-    return example.image, texts[0], chips_of(texts), event.index
+    return example.image, texts[0], chips_of(texts), index
 
 
 def _own_picture() -> tuple[str, Any, None]:

@@ -12,12 +12,14 @@ from demo.cards import NAMES, Shown
 from demo.comparison import at_once
 from demo.examples import PageGallery, page_gallery
 from demo.gallery import Found, Gallery
+from demo.gate import MAX_TEXT, chosen_of
 from demo.html import milliseconds
 from demo.kept_tokens import KeptView, data_uri
 from demo.pair import Pair
 from demo.rankings import RankingFace
 from demo.widgets import (
     NO_PICTURE,
+    QUIETLY,
     Asked,
     chip_list,
     picture_gallery,
@@ -103,6 +105,7 @@ def build(pair: Pair[Retriever]) -> None:
                     label="Candidate captions, one a line",
                     lines=5,
                     max_lines=8,
+                    max_length=MAX_TEXT,
                     elem_id="ce-candidates",
                 )
                 rank = gr.Button("Rank captions", elem_id="ce-rank")
@@ -111,17 +114,15 @@ def build(pair: Pair[Retriever]) -> None:
     asked = request(search.pictures_for, [caption], shown)
     ask.click(**asked)
     caption.submit(**asked)
-    chips.select(lambda text: text, chips, caption, show_progress="hidden").then(**asked)
+    chips.select(lambda text: text, chips, caption, **QUIETLY).then(**asked)
 
     def describe(file: str | None, number: int | None, lines: str) -> Iterator[Shown]:
         yield from _describe(search, file, number, lines)
 
     described = request(describe, [picture, chosen, candidates], shown)
     rank.click(**described)
-    gallery.select(_choose_picture, None, [chosen, picture], show_progress="hidden").then(
-        **described
-    )
-    picture.upload(lambda: None, None, chosen, show_progress="hidden").then(**described)
+    gallery.select(_choose_picture, None, [chosen, picture], **QUIETLY).then(**described)
+    picture.upload(lambda: None, None, chosen, **QUIETLY).then(**described)
 
 
 def _describe(search: _Search, file: str | None, number: int | None, lines: str) -> Iterator[Shown]:
@@ -159,7 +160,7 @@ def check_candidates(captions: Sequence[str]) -> None:
 
 
 def _choose_picture(event: gr.SelectData) -> tuple[int, None]:
-    return event.index, None
+    return chosen_of(event, page_gallery().pictures), None
 
 
 def _thumbnail(picture: Image.Image) -> str:

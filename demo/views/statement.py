@@ -8,10 +8,12 @@ import gradio as gr
 from demo.cards import Shown
 from demo.comparison import at_once
 from demo.examples import page_pairs
+from demo.gate import chosen_of
 from demo.kept_tokens import KeptView
 from demo.pair import Pair
 from demo.verdicts import VerdictFace
 from demo.widgets import (
+    QUIETLY,
     Asked,
     chip_list,
     chips_of,
@@ -54,14 +56,12 @@ def build(pair: Pair[Judge]) -> None:
     asked = request(judge, [left, right, statement, chosen], shown)
     ask.click(**asked)
     statement.submit(**asked)
-    chips.select(lambda text: text, chips, statement, show_progress="hidden").then(**asked)
-    gallery.select(
-        _choose_pair, None, [left, right, statement, chips, chosen], show_progress="hidden"
-    )
+    chips.select(lambda text: text, chips, statement, **QUIETLY).then(**asked)
+    gallery.select(_choose_pair, None, [left, right, statement, chips, chosen], **QUIETLY)
     for picture in (left, right):
         # Statements of the pair are no longer known to be true or false.
-        picture.upload(lambda: (chips_of([]), None), None, [chips, chosen], show_progress="hidden")
-        picture.clear(lambda: (chips_of([]), None), None, [chips, chosen], show_progress="hidden")
+        picture.upload(lambda: (chips_of([]), None), None, [chips, chosen], **QUIETLY)
+        picture.clear(lambda: (chips_of([]), None), None, [chips, chosen], **QUIETLY)
 
 
 def _judge(
@@ -85,6 +85,7 @@ def _judge(
 
 
 def _choose_pair(event: gr.SelectData) -> tuple[Any, Any, str, Any, int]:
-    example = page_pairs()[event.index]
+    index = chosen_of(event, page_pairs())
+    example = page_pairs()[index]
     texts = [text for text, _ in example.statements]
-    return *example.images, texts[0], chips_of(texts), event.index
+    return *example.images, texts[0], chips_of(texts), index

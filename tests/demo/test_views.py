@@ -1,5 +1,6 @@
 """The view of each task through the real server: over HTTP, and in a browser where there is one."""
 
+import os
 import re
 
 import pytest
@@ -11,6 +12,7 @@ from demo.examples import page_captions, page_gallery, page_pairs
 from demo.server import serve_page
 from tests.demo.conftest import free_port
 from tests.demo.test_cards import text_of
+from tests.demo.test_gate import ask
 from tests.demo.test_server import both_done, browser, opened  # noqa: F401
 
 HEADINGS = {
@@ -142,6 +144,27 @@ def test_searches_over_http(url_of, pair_of, pictures, name):
     assert f"1. {first}" in text_of(dense)
     assert "captions" in text_of(dense)
     assert "right one" not in text_of(dense)
+
+
+ENDPOINTS = {
+    "clip": ("describe", ["{picture}", "a fox."]),
+    "question": ("answer", ["{picture}", "what is at the top?", 1.0]),
+    "caption": ("describe", ["{picture}", ""]),
+    "statement": ("judge", ["{picture}", "{picture}", "there is a fox."]),
+    "retrieval": ("describe", ["{picture}", "a fox."]),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_no_view_opens_files_of_the_server(url_of, name, tmp_path):
+    secret = tmp_path / "secret.png"
+    Image.new("RGB", (30, 20), (1, 2, 3)).save(secret)
+    endpoint, inputs = ENDPOINTS[name]
+    for path in (str(secret), os.path.relpath(secret), "/dev/zero"):
+        data = [{"path": path} if each == "{picture}" else each for each in inputs]
+        kind, words = ask(url_of(name), *data, name=endpoint)
+        assert kind == "error"
+        assert "is no picture of this page: upload the picture again" in words
 
 
 def complaint(browser, url, does, words):  # noqa: F811

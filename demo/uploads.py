@@ -1,0 +1,151 @@
+"""The page's own folder: what visitors upload is kept there for a while, and nothing else is opened."""
+
+import atexit
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from time import time
+
+from comp.errors import CompExportError
+from comp.images import check_image
+
+FOLDER_VARIABLE = "GRADIO_TEMP_DIR"  # where Gradio puts uploads; read when a page is built
+PREFIX = "comp-export-page-"
+LOCK = ".lock"
+MAX_FILE_BYTES = 64 * 2**20
+MAX_FOLDER_BYTES = 2**30
+MAX_UPLOAD_PIXELS = 32_000_000
+KEEP_SECONDS = 3600.0  # an upload that nobody touched for so long is deleted
+UPLOAD_AGAIN = "upload the picture again"
+
+
+@dataclass(frozen=True)
+class Uploads:
+    """What the page may open.
+
+    Attributes:
+        folder: resolved, readable by this user alone.
+    """
+
+    folder: Path
+
+    def own(self, name: object) -> Path:
+        """The one rule of which files a visitor may name: regular ones inside the folder.
+
+        Args:
+            name: as it came from outside.
+
+        Returns:
+            The file, resolved.
+
+        Raises:
+            CompExportError: for everything else; says nothing of whether it exists.
+        """
+        if not isinstance(name, str):
+            raise CompExportError(f"a picture is named by text: {UPLOAD_AGAIN}")
+        shown = name[-80:].encode("utf-8", "backslashreplace").decode()
+        refusal = CompExportError(f"{shown} is no picture of this page: {UPLOAD_AGAIN}")
+        path = Path(name)
+        if not path.is_absolute() or not name.isprintable():
+            raise refusal
+        try:
+            found = path.resolve()
+            inside = found != self.folder and found.is_relative_to(self.folder)
+            # A file outside is not even looked at.
+            if inside and found.name != LOCK and found.is_file():
+                return found
+        except (OSError, ValueError, RuntimeError):  # too long a name, a circle of links
+            pass
+        raise refusal
+
+    def picture(self, name: object) -> Path:
+        """As ``own``, of a picture that may be decoded: bounded in bytes and pixels."""
+        path = self.own(name)
+        try:
+            check_image(path, MAX_FILE_BYTES, MAX_UPLOAD_PIXELS)
+        except CompExportError as error:  # a visitor knows the file by its own name
+            raise CompExportError(str(error).replace(str(path), path.name)) from error
+        return path
+
+    def files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        """All files in the folder; what goes while they are listed is left out."""
+        for path in self.folder.rglob("*"):
+            with contextlib.suppress(OSError):
+                if path.is_file() and path.name != LOCK:
+                    yield path, path.stat()
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(found.st_size for _, found in self.files())
+
+    def sweep(self, keep: frozenset[Path], seconds: float = KEEP_SECONDS) -> int:
+        """Delete old files, and folders that have been empty for so long.
+
+        Args:
+            keep: files that the page itself shows.
+            seconds: without a change, from which on a file is old.
+
+        Returns:
+            How many were deleted.
+        """
+        old = [
+            path
+            for path, found in self.files()
+            if path not in keep and time() - max(found.st_mtime, found.st_ctime) > seconds
+        ]
+        for folder in [path for path in self.folder.iterdir() if path.is_dir()]:
+            with contextlib.suppress(OSError):
+                if time() - folder.stat().st_mtime > seconds:  # an upload may just have made it
+                    folder.rmdir()  # an error where a file is in it
+        for path in old:
+            path.unlink(missing_ok=True)
+        return len(old)
+
+
+@cache
+def process_uploads() -> Uploads:
+    """The folder of this process, new and empty; removed when the process ends.
+
+    Gradio takes it from the environment. Folders of pages that were killed are removed here.
+    """
+    place = Path(os.environ.get(FOLDER_VARIABLE) or tempfile.gettempdir()).resolve()
+    place.mkdir(parents=True, exist_ok=True)
+    remove_abandoned(place)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place))
+    _hold(folder)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ[FOLDER_VARIABLE] = str(folder)
+    return Uploads(folder)
+
+
+def _hold(folder: Path) -> None:
+    """Lock the folder until this process ends, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        return
+    made = folder / f"{LOCK}.new"
+    handle = os.open(made, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    made.rename(folder / LOCK)  # whoever sees it sees it locked
+
+
+def remove_abandoned(place: Path) -> None:
+    """Remove folders of this user's pages that ended without doing so."""
+    try:
+        import fcntl
+    except ImportError:
+        return
+    for folder in place.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if folder.is_symlink() or folder.lstat().st_uid != os.getuid():
+                continue
+            with (folder / LOCK).open("r+b") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # an error: the page is alive
+                shutil.rmtree(folder, ignore_errors=True)
