@@ -8,11 +8,12 @@ from typing import Any, Protocol
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import CLIPImageProcessorPil, LlavaForConditionalGeneration, LlavaProcessor
+from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from transformers.cache_utils import DynamicCache, StaticCache
 from transformers.utils import logging
 
 from comp.errors import CompExportError
+from comp.families.image_processor import load_image_processor
 from comp.families.llama_forward import DecoderCache, DecoderOptions
 from comp.families.llava_forward import IGNORE, LlavaBatch, answer_step, prompt_kinds, run_llava
 from comp.families.slim_llava import CompLlavaForConditionalGeneration
@@ -277,11 +278,7 @@ def _forward(
 def processor_of(files: RunFiles) -> LlavaProcessor:
     """Transformers' own preparation of image and text."""
     processor = LlavaProcessor.from_pretrained(files.checkpoint())
-    if not isinstance(processor.image_processor, CLIPImageProcessorPil):
-        # The same one whether or not torchvision is installed, and the one that exports equal.
-        processor.image_processor = CLIPImageProcessorPil.from_dict(
-            processor.image_processor.to_dict()
-        )
+    processor.image_processor = load_image_processor(files.checkpoint())
     return processor
 
 

@@ -20,7 +20,7 @@ from export.contribution import Contribution
 from export.graph.builder import Target
 from export.llava_artifact import llava_artifact
 from export.manifest import Macs, Manifest, describe_files
-from export.processor import read_image_processing
+from export.processor import image_processing_for
 
 FAMILIES: dict[str, Callable[..., Contribution]] = {
     "llava": llava_artifact,
@@ -77,7 +77,7 @@ def export_artifact(
     config = read_config(checkpoint)
     family = family_of(config, checkpoint)
     found = FAMILIES[family](checkpoint, config, target, plan, origin.workload)
-    image_processing = read_image_processing(checkpoint)
+    image_processing = image_processing_for(checkpoint, found.fields["vision"].image_size)
     with writing_directory(out) as directory:
         found.build(directory, written)
         shutil.copyfile(checkpoint / TOKENIZER, directory / TOKENIZER)

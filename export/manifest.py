@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from comp.errors import CompExportError
 from comp.files import write_text
+from comp.image_settings import ImageProcessing
 from comp.plan import Task, Workload
 from comp.versioned import read_versioned
 
@@ -48,36 +49,6 @@ class FileEntry(Frozen):
     name: str
     bytes: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-
-
-class ImageSize(Frozen):
-    """Either the shorter edge, or height and width."""
-
-    shortest_edge: int | None = None
-    height: int | None = None
-    width: int | None = None
-
-
-class CropSize(Frozen):
-    height: int
-    width: int
-
-
-class ImageProcessing(Frozen):
-    """The image processor's settings, named as Hugging Face names them."""
-
-    do_convert_rgb: bool = True
-    do_pad: bool = False
-    do_resize: bool = True
-    size: ImageSize
-    resample: int = 3
-    do_center_crop: bool = True
-    crop_size: CropSize | None = None
-    do_rescale: bool = True
-    rescale_factor: float = 1 / 255
-    do_normalize: bool = True
-    image_mean: tuple[float, ...]
-    image_std: tuple[float, ...]
 
 
 class Macs(Frozen):

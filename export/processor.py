@@ -1,38 +1,18 @@
-"""The image processor's settings of a checkpoint, read without transformers."""
+"""The image processor of a checkpoint, as manifests carry it."""
 
 from pathlib import Path
 
-from comp.errors import CompExportError
-from export.checkpoint_files import optional_object
-from export.manifest import ImageProcessing, ImageSize
-
-CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+from comp.image_processor import read_image_processing, require_image_size
+from comp.image_settings import ImageProcessing
 
 
-def read_image_processing(directory: Path) -> ImageProcessing:
-    """The image processor's settings: ``processor_config.json`` or ``preprocessor_config.json``.
+def image_processing_for(checkpoint: Path, image_size: int) -> ImageProcessing:
+    """What makes squares of ``image_size`` pixels of pictures.
 
     Raises:
-        CompExportError: when neither file has them.
+        CompExportError: the checkpoint has no image processor that is known, or its pictures are of
+            another size.
     """
-    found = optional_object(directory / "processor_config.json").get("image_processor")
-    found = found or optional_object(directory / "preprocessor_config.json")
-    if not found:
-        raise CompExportError(
-            f"{directory} has no image processor: add preprocessor_config.json or "
-            "processor_config.json of the checkpoint"
-        )
-    size = found.get("size", {"shortest_edge": 224})
-    size = {"shortest_edge": size} if isinstance(size, int) else size
-    crop = found.get("crop_size")
-    crop = {"height": crop, "width": crop} if isinstance(crop, int) else crop
-    settings = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD} | {
-        name: value
-        for name, value in found.items()
-        if name in ImageProcessing.model_fields and value is not None
-    }
-    settings["size"] = {name: size[name] for name in ImageSize.model_fields if name in size}
-    if crop is not None:
-        settings["crop_size"] = {"height": crop["height"], "width": crop["width"]}
-    return ImageProcessing.model_validate(settings)
+    processing = read_image_processing(checkpoint)
+    require_image_size(processing, image_size, checkpoint)
+    return processing

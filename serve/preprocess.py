@@ -1,4 +1,4 @@
-"""From pictures to ``pixel_values``, equal to the Hugging Face image processors of LLaVA."""
+"""From pictures to ``pixel_values``, equal to the image processors of transformers."""
 
 from collections.abc import Sequence
 
@@ -7,12 +7,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from comp.errors import CompExportError
+from comp.image_settings import CropSize, ImageProcessing
 from comp.images import MAX_PIXELS, ImageSource, read_image
-from export.manifest import ImageProcessing
+from serve.resizing import resized_size
 
 
 def preprocess(images: Sequence[ImageSource], settings: ImageProcessing) -> NDArray[np.float32]:
-    """Read, pad, resize, crop, rescale and normalise, in the order of the Hugging Face processors.
+    """Read, pad, resize, crop, rescale, normalise and pad, in the order of transformers.
 
     Args:
         images: pictures as ``comp.images.read_image`` takes them.
@@ -24,28 +25,35 @@ def preprocess(images: Sequence[ImageSource], settings: ImageProcessing) -> NDAr
     Raises:
         CompExportError: for pictures that cannot be read or have an impossible shape.
     """
-    planes = []
-    for source in images:
-        picture = read_image(source)
-        if settings.do_pad:
-            picture = _pad_to_square(picture, settings.image_mean)
-        if settings.do_resize:
-            picture = _resize(picture, settings)
-        planes.append(_numbers(picture, settings))
+    planes = [_numbers(_seen(source, settings), settings) for source in images]
     return np.ascontiguousarray(np.stack(planes))
 
 
 def model_view(source: ImageSource, settings: ImageProcessing) -> Image.Image:
     """The part of a picture that the model sees, as an RGB picture of the model's size."""
+    view = Image.fromarray(np.ascontiguousarray(_seen(source, settings).transpose(1, 2, 0)))
+    if settings.pad_size is None:
+        return view
+    # Zeros of normalised values are the mean colour.
+    mean = settings.image_mean if settings.do_normalize else (0.0, 0.0, 0.0)
+    _check_padding(view.height, view.width, settings.pad_size)
+    ground = Image.new("RGB", (settings.pad_size.width, settings.pad_size.height), _colour(mean))
+    ground.paste(view, (0, 0))
+    return ground
+
+
+def _seen(source: ImageSource, settings: ImageProcessing) -> NDArray[np.uint8]:
+    """What is left of a picture before its colours become numbers, ``[3, H, W]``."""
     picture = read_image(source)
     if settings.do_pad:
         picture = _pad_to_square(picture, settings.image_mean)
     if settings.do_resize:
-        picture = _resize(picture, settings)
+        width, height = resized_size(picture.width, picture.height, settings.size)
+        picture = picture.resize((width, height), Image.Resampling(settings.resample))
     pixels = np.asarray(picture).transpose(2, 0, 1)
-    if settings.do_center_crop and settings.crop_size is not None:
-        pixels = _center_crop(pixels, settings.crop_size.height, settings.crop_size.width)
-    return Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    if settings.crop is not None:
+        pixels = _center_crop(pixels, settings.crop.height, settings.crop.width)
+    return pixels
 
 
 def _pad_to_square(picture: Image.Image, mean: tuple[float, ...]) -> Image.Image:
@@ -58,40 +66,18 @@ def _pad_to_square(picture: Image.Image, mean: tuple[float, ...]) -> Image.Image
         raise CompExportError(
             f"image of {width}x{height} pixels is too long to be padded to a square: crop it"
         )
-    red, green, blue = (int(value * 255) for value in mean)
-    ground = Image.new("RGB", (side, side), (red, green, blue))
+    ground = Image.new("RGB", (side, side), _colour(mean))
     ground.paste(picture, ((side - width) // 2, (side - height) // 2))
     return ground
 
 
-def _resize(picture: Image.Image, settings: ImageProcessing) -> Image.Image:
-    width, height = picture.size
-    size = settings.size
-    if size.shortest_edge is not None:
-        # int(), not round(): as the Hugging Face processors compute the longer edge.
-        longer = int(size.shortest_edge * max(width, height) / min(width, height))
-        upright = width <= height
-        target = (size.shortest_edge, longer) if upright else (longer, size.shortest_edge)
-    elif size.height is not None and size.width is not None:
-        target = (size.width, size.height)
-    else:
-        raise CompExportError(
-            "the manifest's image_processor.size has neither shortest_edge nor height and width: "
-            "export the artifact again with `comp-export onnx --force`"
-        )
-    if target[0] * target[1] > MAX_PIXELS:
-        raise CompExportError(
-            f"image of {width}x{height} pixels is too narrow: resized it would have "
-            f"{target[0]}x{target[1]}; crop it"
-        )
-    return picture.resize(target, Image.Resampling(settings.resample))
+def _colour(mean: tuple[float, ...]) -> tuple[int, int, int]:
+    red, green, blue = (min(max(int(value * 255), 0), 255) for value in mean)
+    return red, green, blue
 
 
-def _numbers(picture: Image.Image, settings: ImageProcessing) -> NDArray[np.float32]:
-    """Crop, rescale, normalise one RGB picture to ``[3, H, W]``."""
-    pixels = np.asarray(picture).transpose(2, 0, 1)
-    if settings.do_center_crop and settings.crop_size is not None:
-        pixels = _center_crop(pixels, settings.crop_size.height, settings.crop_size.width)
+def _numbers(pixels: NDArray[np.uint8], settings: ImageProcessing) -> NDArray[np.float32]:
+    """Rescale, normalise and pad one RGB picture ``[3, H, W]``."""
     values = pixels.astype(np.float32)
     if settings.do_rescale:
         # In double precision, then rounded once: bit for bit what transformers computes.
@@ -100,7 +86,20 @@ def _numbers(picture: Image.Image, settings: ImageProcessing) -> NDArray[np.floa
         mean = np.array(settings.image_mean, dtype=np.float32)[:, None, None]
         std = np.array(settings.image_std, dtype=np.float32)[:, None, None]
         values = (values - mean) / std
+    if settings.pad_size is not None:
+        _, rows, columns = values.shape
+        _check_padding(rows, columns, settings.pad_size)
+        below, right = settings.pad_size.height - rows, settings.pad_size.width - columns
+        values = np.pad(values, ((0, 0), (0, below), (0, right)))
     return values
+
+
+def _check_padding(rows: int, columns: int, padded: CropSize) -> None:
+    if rows > padded.height or columns > padded.width:
+        raise CompExportError(
+            f"image of {columns}x{rows} pixels (resized) is larger than {padded.width}x"
+            f"{padded.height}, which the processor pads to (pad_size): crop it"
+        )
 
 
 def _center_crop(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -12,6 +12,8 @@ import torch
 from comp.checkpoints import read_config
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter
+from comp.families.image_processor import load_image_processor
+from comp.image_processor import read_image_processing, require_image_size
 
 FAMILIES = {
     "llava": "llava",
@@ -32,7 +34,6 @@ class _Classes:
     config: Any
     processor: Any
     adapter: Any
-    images: Any  # image processor: one everywhere, whether or not torchvision is installed
 
 
 def load_adapter(
@@ -75,6 +76,8 @@ def load_adapter(
     logging.disable_progress_bar()  # our own says what is going on
 
     classes = _CLASSES[family](directory, config)
+    images = read_image_processing(directory)
+    require_image_size(images, _image_size(directory, classes), directory)
     load = _load_streamed if streamed else partial(_load_model, device_map=device_map)
     model = load(directory, classes)
     processor = _load_processor(directory, classes)
@@ -82,6 +85,15 @@ def load_adapter(
         model.to(device)
     stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
     return classes.adapter(model, processor, stored)
+
+
+def _image_size(directory: Path, classes: _Classes) -> int:
+    """Edge of the squares that the image tower takes, in pixels."""
+    try:
+        size: int = classes.config.from_pretrained(directory).vision_config.image_size
+    except (OSError, RuntimeError, ValueError) as error:
+        raise CompExportError(f"cannot load {directory}: {str(error).splitlines()[0]}") from error
+    return size
 
 
 def _require_weights(directory: Path) -> None:
@@ -96,12 +108,7 @@ def _require_weights(directory: Path) -> None:
 
 
 def _llava(directory: Path, config: dict[str, Any]) -> _Classes:
-    from transformers import (
-        CLIPImageProcessorPil,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        LlavaProcessor,
-    )
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
     from comp.families.llava import LlavaAdapter
     from comp.families.slim_llava import CompLlavaConfig, CompLlavaForConditionalGeneration
@@ -119,11 +126,11 @@ def _llava(directory: Path, config: dict[str, Any]) -> _Classes:
         model, settings = CompLlavaForConditionalGeneration, CompLlavaConfig
     else:
         model, settings = LlavaForConditionalGeneration, LlavaConfig
-    return _Classes(model, settings, LlavaProcessor, LlavaAdapter, CLIPImageProcessorPil)
+    return _Classes(model, settings, LlavaProcessor, LlavaAdapter)
 
 
 def _clip(_directory: Path, config: dict[str, Any]) -> _Classes:
-    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor
+    from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
     from comp.families.clip import ClipAdapter
     from comp.families.slim_clip import CompCLIPConfig, CompCLIPModel
@@ -131,12 +138,12 @@ def _clip(_directory: Path, config: dict[str, Any]) -> _Classes:
     model, settings = CLIPModel, CLIPConfig
     if config["model_type"] == "comp_clip":
         model, settings = CompCLIPModel, CompCLIPConfig
-    return _Classes(model, settings, CLIPProcessor, ClipAdapter, CLIPImageProcessorPil)
+    return _Classes(model, settings, CLIPProcessor, ClipAdapter)
 
 
 def _blip(directory: Path, config: dict[str, Any]) -> _Classes:
     import transformers
-    from transformers import BlipConfig, BlipImageProcessorPil, BlipProcessor
+    from transformers import BlipConfig, BlipProcessor
 
     from comp.families.blip_nlvr import BlipNlvrConfig
     from comp.families.blip_retrieval import BlipRetrieval
@@ -159,7 +166,7 @@ def _blip(directory: Path, config: dict[str, Any]) -> _Classes:
     else:
         model = adapter.slim_type
         settings = BlipNlvrConfig if adapter is BlipStatements else CompBlipConfig
-    return _Classes(model, settings, BlipProcessor, adapter, BlipImageProcessorPil)
+    return _Classes(model, settings, BlipProcessor, adapter)
 
 
 _CLASSES = {"llava": _llava, "clip": _clip, "blip": _blip}
@@ -229,6 +236,5 @@ def _load_processor(directory: Path, classes: _Classes) -> Any:
             f"{directory} has no complete processor ({str(error).splitlines()[0]}): it needs "
             "tokenizer.json, tokenizer_config.json and preprocessor_config.json or processor_config.json"
         ) from error
-    if not isinstance(processor.image_processor, classes.images):
-        processor.image_processor = classes.images.from_dict(processor.image_processor.to_dict())
+    processor.image_processor = load_image_processor(directory)
     return processor

@@ -1,9 +1,10 @@
 """Manifests that no export wrote, for what is decided from a manifest alone."""
 
+from comp.image_settings import ImageProcessing, ImageSize
 from comp.plan import DropPlan
 from export.encoder_manifest import DecoderInfo, EncoderManifest, TextInfo, TowerInfo
 from export.llava_manifest import DecoderShape, LlavaManifest, SpecialTokens, VisionShape
-from export.manifest import FileEntry, ImageProcessing, ImageSize
+from export.manifest import FileEntry
 
 
 def artifact_manifest(

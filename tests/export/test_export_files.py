@@ -16,12 +16,12 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 import comp  # noqa: F401  (registers slim models)
 from comp.errors import CompExportError
 from comp.families.llava_names import canonical_name
+from comp.image_processor import read_image_processing
 from export.artifact import Origin, artifact_directory, export_artifact
 from export.chat_template import read_prompt_template
 from export.graph.builder import GraphBuilder, Target
 from export.llava_config import read_llava
 from export.manifest import MANIFEST_NAME
-from export.processor import read_image_processing
 from export.reading import load_artifact
 from export.slim import write_slim_checkpoint
 from export.special_tokens import read_special_tokens

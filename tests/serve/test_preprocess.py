@@ -12,8 +12,8 @@ from transformers.image_utils import load_image
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
 from comp.errors import CompExportError
+from comp.image_settings import CropSize, ImageProcessing, ImageSize
 from comp.images import read_image
-from export.manifest import CropSize, ImageProcessing, ImageSize
 from serve.preprocess import model_view, preprocess
 
 SIDE = 56

@@ -1,0 +1,111 @@
+"""The image processor classes of transformers that are known: their names, defaults and ways.
+
+A test compares the table with the classes themselves. What they share: a field that a file leaves
+out has the class's default, and ``null`` means "none", which for a step is "not done".
+"""
+
+from dataclasses import dataclass
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+HALF = (0.5, 0.5, 0.5)
+BILINEAR, BICUBIC = 2, 3
+SIDE = 224
+
+# Fields of every class that leave the pixels as they are, whatever they hold.
+HARMLESS = frozenset(
+    (
+        # names and records
+        *("image_processor_type", "feature_extractor_type", "processor_class", "_processor_class"),
+        *("auto_map", "_valid_processor_keys", "transformers_version"),
+        # how arrays are handed over, and by which backend
+        *("return_tensors", "data_format", "input_data_format", "device", "disable_grouping"),
+        "use_fast",
+        # read by none of these classes for pixels
+        *("image_seq_length", "size_divisor"),
+    )
+)
+FIELDS = frozenset(
+    (
+        *("do_convert_rgb", "do_pad", "pad_size", "do_resize", "size", "default_to_square"),
+        *("use_square_size", "resample", "do_center_crop", "crop_size"),
+        *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class ImageClass:
+    """Defaults of a class, and where it differs from the others.
+
+    Attributes:
+        name: without the suffix of a backend.
+        size: its default.
+        default_to_square: whether a ``size`` of one number is height and width, not the shorter edge.
+        crop_size: its default; none where cropping is not a default.
+        do_convert_rgb: its default.
+        pads_to_square: ``do_pad`` centres on a square of the mean colour before resizing; elsewhere it
+            adds zeros up to ``pad_size`` after everything else.
+        squares: whether it knows ``use_square_size``, which puts the default size for any other.
+    """
+
+    name: str
+    size: dict[str, int]
+    default_to_square: bool = False
+    crop_size: dict[str, int] | None = None
+    resample: int = BICUBIC
+    image_mean: tuple[float, float, float] = CLIP_MEAN
+    image_std: tuple[float, float, float] = CLIP_STD
+    do_convert_rgb: bool | None = True
+    pads_to_square: bool = False
+    squares: bool = False
+
+    @property
+    def do_center_crop(self) -> bool | None:
+        return True if self.crop_size is not None else None
+
+
+def _square(edge: int) -> dict[str, int]:
+    return {"height": edge, "width": edge}
+
+
+_SHORTEST = {"shortest_edge": SIDE}
+CLASSES = {
+    kind.name: kind
+    for kind in (
+        ImageClass("CLIPImageProcessor", _SHORTEST, crop_size=_square(SIDE), squares=True),
+        ImageClass("LlavaImageProcessor", _SHORTEST, crop_size=_square(SIDE), pads_to_square=True),
+        ImageClass("BlipImageProcessor", _square(384), default_to_square=True),
+        ImageClass("BitImageProcessor", _SHORTEST, crop_size=_square(SIDE)),
+        ImageClass("ChineseCLIPImageProcessor", _SHORTEST, crop_size=_square(SIDE)),
+        ImageClass(
+            "DeiTImageProcessor",
+            _square(256),
+            default_to_square=True,
+            crop_size=_square(SIDE),
+            image_mean=HALF,
+            image_std=HALF,
+            do_convert_rgb=None,
+        ),
+        ImageClass("SiglipImageProcessor", _square(SIDE), image_mean=HALF, image_std=HALF),
+        ImageClass(
+            "ViTImageProcessor",
+            _square(SIDE),
+            default_to_square=True,
+            resample=BILINEAR,
+            image_mean=HALF,
+            image_std=HALF,
+            do_convert_rgb=None,
+        ),
+    )
+}
+OF_FAMILY = {
+    "llava": "LlavaImageProcessor",
+    "clip": "CLIPImageProcessor",
+    "blip": "BlipImageProcessor",
+}  # where the files of a checkpoint name none
+
+
+def class_named(name: str) -> ImageClass | None:
+    """The class that transformers takes for a name: also with ``Fast`` or ``Pil`` at its end."""
+    return CLASSES.get(name.removesuffix("Fast").removesuffix("Pil"))
