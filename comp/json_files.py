@@ -42,7 +42,7 @@ def read_text(path: Path, remedy: str, max_bytes: int = MAX_BYTES) -> str:
                 f"may have: {remedy}"
             )
         with path.open("rb") as file:
-            held = file.read(max_bytes + 1)
+            held = file.read(min(found.st_size, max_bytes) + 1)
     except OSError as error:
         raise CompExportError(f"cannot read {path}: {error.strerror}; {remedy}") from error
     return decoded(held, str(path), remedy)
