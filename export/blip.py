@@ -11,9 +11,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from comp.encoder_shapes import Task, TextShape
+from comp.encoder_shapes import ASKED, TextShape
 from export.blip_config import BlipShape
 from export.blip_text import DECODER, ENCODER, KINDS, TextModel
+from export.encoder_manifest import GRAPHS
 from export.graph.builder import GraphBuilder, Target
 from export.graph.linear import activation, cast_to_float32, cast_to_graph, linear
 from export.graph.norm import unit_length
@@ -28,18 +29,12 @@ TEXT_ENCODER = "text_encoder.onnx"
 CROSS_KV = "cross_kv.onnx"
 DECODER_MODEL = "decoder_model.onnx"
 ITM, TEXT = "itm_model.onnx", "text_model.onnx"
-GRAPHS: dict[Task, tuple[str, ...]] = {
-    "vqa": (VISION, TEXT_ENCODER, CROSS_KV, DECODER_MODEL),
-    "caption": (VISION, CROSS_KV, DECODER_MODEL),
-    "retrieval": (VISION, ITM, TEXT),
-    "nlvr": (VISION, TEXT_ENCODER),
-}
 STATES = "encoder_hidden_states"  # what cross-attention looks at
 
 
 def blip_graphs_of(shape: BlipShape) -> tuple[str, ...]:
     """Names of the graphs that ``build_blip_graphs`` writes, in that order."""
-    return GRAPHS[shape.task]
+    return GRAPHS["blip", ASKED[shape.task]]
 
 
 def build_blip_graphs(

@@ -4,42 +4,70 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from comp.plan import DropPlan, Part, keep_count
-from export.manifest import Artifact, Frozen, Manifest
+from comp.plan import DropPlan, Part, Task, keep_count
+from export.manifest import Artifact, Count, Frozen, Manifest, TokenId
 
 LARGEST_SCALE = 1e30  # of cosines: scores are float32
+GRAPHS: dict[tuple[str, Task], tuple[str, ...]] = {
+    ("clip", "retrieval"): ("vision_model.onnx", "text_model.onnx"),
+    ("blip", "question"): (
+        "vision_model.onnx",
+        "text_encoder.onnx",
+        "cross_kv.onnx",
+        "decoder_model.onnx",
+    ),
+    ("blip", "caption"): ("vision_model.onnx", "cross_kv.onnx", "decoder_model.onnx"),
+    ("blip", "retrieval"): ("vision_model.onnx", "itm_model.onnx", "text_model.onnx"),
+    ("blip", "statement"): ("vision_model.onnx", "text_encoder.onnx"),
+}
+"""The graphs of an artifact, by family and task, in the order in which they are written."""
 
 
 class TowerInfo(Frozen):
     """The vision tower: ``pixel_values [I, 3, S, S]`` in."""
 
-    image_size: int = Field(ge=1)
-    patch_size: int = Field(ge=1)
-    tokens: int = Field(ge=1, description="patches and [CLS]")
-    hidden_size: int = Field(ge=1)
+    image_size: Count
+    patch_size: Count
+    tokens: Count = Field(description="patches and [CLS]")
+    hidden_size: Count
 
 
 class TextInfo(Frozen):
     """The text encoder, or the decoder where there is no other."""
 
-    max_position_embeddings: int = Field(ge=1, description="tokens of the longest text")
-    hidden_size: int = Field(ge=1)
+    max_position_embeddings: Count = Field(description="tokens of the longest text")
+    hidden_size: Count
 
 
 class DecoderInfo(Frozen):
     """A BLIP's text decoder: what its caches look like, and how a text begins and ends."""
 
-    head_dim: int = Field(ge=1)
-    num_attention_heads: tuple[int, ...] = Field(description="of each layer's self-attention")
-    num_cross_attention_heads: tuple[int, ...] = Field(
+    head_dim: Count
+    num_attention_heads: tuple[Count, ...] = Field(
+        min_length=1, description="of each layer's self-attention"
+    )
+    num_cross_attention_heads: tuple[Count, ...] = Field(
         description="of each layer's attention to what was read or seen"
     )
-    vocab_size: int = Field(ge=1)
-    max_position_embeddings: int = Field(ge=1)
-    bos_token_id: int
-    eos_token_id: int
+    vocab_size: Count
+    max_position_embeddings: Count
+    bos_token_id: TokenId
+    eos_token_id: TokenId
+
+    @model_validator(mode="after")
+    def _fits(self) -> "DecoderInfo":
+        if len(self.num_cross_attention_heads) != len(self.num_attention_heads):
+            raise ValueError(
+                f"num_cross_attention_heads is of {len(self.num_cross_attention_heads)} layers, "
+                f"num_attention_heads of {len(self.num_attention_heads)}"
+            )
+        if self.bos_token_id >= self.vocab_size:
+            raise ValueError(
+                f"bos_token_id {self.bos_token_id} is none of {self.vocab_size} tokens"
+            )
+        return self
 
 
 class EncoderManifest(Manifest):
@@ -50,9 +78,26 @@ class EncoderManifest(Manifest):
     text: TextInfo
     decoder: DecoderInfo | None = Field(None, description="of answers and captions")
     logit_scale: float | None = Field(
-        None, description="what cosines are multiplied with (retrieval)"
+        None, gt=0, le=LARGEST_SCALE, description="what cosines are multiplied with (CLIP)"
     )
     drops: tuple[DropPlan, ...] = ()
+
+    @model_validator(mode="after")
+    def _has_its_parts(self) -> "EncoderManifest":
+        if (self.family, self.task) not in GRAPHS:
+            raise ValueError(f"task {self.task!r} is none of a {self.family}")
+        for name, wanted in (
+            ("decoder", self.task in ("question", "caption")),
+            ("logit_scale", self.family == "clip"),
+        ):
+            if wanted and getattr(self, name) is None:
+                raise ValueError(f"{name} is missing in a {self.family} of task {self.task!r}")
+        return self
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """See ``Manifest.graphs``."""
+        return GRAPHS[self.family, self.task]
 
     @property
     def image_tokens(self) -> int:

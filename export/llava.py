@@ -39,13 +39,12 @@ from export.graph.ranking import diversity, importance_for_last
 from export.graph.rope import RopeTables, RotaryEmbedding
 from export.graph.token_gather import KEEP_FACTOR, Tokens, drop_tokens, gather_rows, last_row
 from export.llava_config import LlavaShape
+from export.llava_manifest import GRAPHS, IN_PLACE
 from export.llava_vision import vision_encoder
 from export.weights import EMBEDDING, LM_HEAD, WeightSource
 
 FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
 DECODER = "model.language_model"
-GRAPHS = ("vision_encoder.onnx", "embed_tokens.onnx", "decoder_model.onnx")
-IN_PLACE = "decoder_in_place.onnx"
 LATE = ("next_layer", "diversity")  # rank by what the next block begins with
 
 

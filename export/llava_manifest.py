@@ -4,37 +4,53 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from comp.plan import DropPlan, ImageSelection
-from export.manifest import Artifact, Frozen, Manifest
+from export.manifest import Artifact, Count, Frozen, Manifest, TokenId, computed_in
 
+GRAPHS = ("vision_encoder.onnx", "embed_tokens.onnx", "decoder_model.onnx")
+IN_PLACE = "decoder_in_place.onnx"  # the decoder that TensorRT compiles
 KEPT = "kept_image_tokens"  # output of a vision encoder: which tokens stay as they are
 
 
 class DecoderShape(Frozen):
     """The decoder graph: what its caches look like and where tokens are dropped."""
 
-    num_layers: int = Field(ge=1)
-    hidden_size: int = Field(ge=1)
-    head_dim: int = Field(ge=1)
-    num_attention_heads: tuple[int, ...] = Field(description="query heads of each layer")
-    num_key_value_heads: tuple[int, ...] = Field(
+    num_layers: Count
+    hidden_size: Count
+    head_dim: Count
+    num_attention_heads: tuple[Count, ...] = Field(description="query heads of each layer")
+    num_key_value_heads: tuple[Count, ...] = Field(
         description="key/value heads of each layer's cache"
     )
-    intermediate_size: tuple[int, ...] = Field(description="FFN width of each layer")
-    vocab_size: int = Field(ge=1)
-    max_position_embeddings: int = Field(ge=1)
+    intermediate_size: tuple[Count, ...] = Field(description="FFN width of each layer")
+    vocab_size: Count
+    max_position_embeddings: Count
     drops: tuple[DropPlan, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "DecoderShape":
+        for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
+            if len(getattr(self, name)) != self.num_layers:
+                raise ValueError(
+                    f"{name} is of {len(getattr(self, name))} layers, num_layers is {self.num_layers}"
+                )
+        places = [drop.after_layer for drop in self.drops]
+        if places != sorted(set(places)) or any(place >= self.num_layers for place in places):
+            raise ValueError(
+                f"drops are after layers {places}: they must ascend, and end before {self.num_layers}"
+            )
+        return self
 
 
 class VisionShape(Frozen):
     """The vision encoder graph: ``pixel_values [I, C, S, S]`` in, ``image_tokens`` features out."""
 
-    image_size: int = Field(ge=1)
-    patch_size: int = Field(ge=1)
-    num_channels: int = 3
-    image_tokens: int = Field(ge=1, description="tokens an image becomes")
+    image_size: Count
+    patch_size: Count
+    num_channels: Count = 3
+    image_tokens: Count = Field(description="tokens an image becomes")
     select_strategy: Literal["default", "full"] = Field(
         "default", description="whether [CLS] is among the tokens (full: first) or not"
     )
@@ -51,11 +67,11 @@ class VisionShape(Frozen):
 class SpecialTokens(Frozen):
     """Tokens the engine must know; a leading BOS comes from ``tokenizer.json`` when ``add_bos``."""
 
-    image_token: str
-    image_token_id: int
-    bos_token_id: int | None
-    eos_token_ids: tuple[int, ...]
-    pad_token_id: int | None
+    image_token: str = Field(min_length=1)
+    image_token_id: TokenId
+    bos_token_id: TokenId | None
+    eos_token_ids: tuple[TokenId, ...]
+    pad_token_id: TokenId | None
     add_bos: bool
 
 
@@ -68,6 +84,12 @@ class LlavaManifest(Manifest):
     vision: VisionShape
     tokens: SpecialTokens
     prompt_template: str = Field(description="the prompt of one image; replace '{prompt}'")
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """See ``Manifest.graphs``."""
+        in_place = self.flavour == "standard" and computed_in(self.precision) == self.precision
+        return (*GRAPHS, IN_PLACE) if in_place else GRAPHS
 
     @property
     def image(self) -> tuple[int, int]:

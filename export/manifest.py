@@ -3,25 +3,43 @@
 Nothing here needs torch, transformers or onnx: the engine reads artifacts with it.
 """
 
+import errno
 import hashlib
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 from comp.errors import CompExportError
 from comp.files import write_text
 from comp.image_settings import ImageProcessing
 from comp.plan import Task, Workload
 from comp.versioned import read_versioned
+from export.checkpoint_files import TOKENIZER
 
 MANIFEST_VERSION: Literal[1] = 1
 MANIFEST_NAME = "manifest.json"
 REMEDY = "export it again with `comp-export onnx --force`"
 READ_BLOCK = 1 << 20  # bytes read at a time when hashing
 
+LARGEST = 2**31 - 1  # of sizes and token ids: what ONNX and TensorRT count with
+MOST = 2**62  # of bytes, parameters and multiply-accumulates
+
+Count = Annotated[int, Field(ge=1, le=LARGEST)]
+TokenId = Annotated[int, Field(ge=0, le=LARGEST)]
+
+
+def _in_no_folder(name: str) -> str:
+    if name in ("", ".", "..") or any(character in name for character in "/\\\0"):
+        raise ValueError("a file's name, without a folder, is wanted")
+    return name
+
+
+FileName = Annotated[str, Field(max_length=255), AfterValidator(_in_no_folder)]
+"""Of a file beside the manifest."""
 Flavour = Literal["onnxruntime", "standard"]
 Computed = Literal["float32", "float16", "bfloat16"]
 Precision = Literal["float32", "float16", "bfloat16", "int8", "int4"]
@@ -38,24 +56,24 @@ def computed_in(precision: Precision) -> Computed:
 
 
 class Frozen(BaseModel):
-    """Immutable, and nothing that is not known."""
+    """Immutable, nothing that is not known, and no number that is none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class FileEntry(Frozen):
-    """One file beside the manifest."""
+    """One file beside the manifest; its name has no folder."""
 
-    name: str
-    bytes: int = Field(ge=0)
+    name: FileName
+    bytes: int = Field(ge=0, le=MOST)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class Macs(Frozen):
     """Multiply-accumulates of one prefill of ``workload``, dense and as exported."""
 
-    dense: int
-    artifact: int
+    dense: int = Field(ge=1, le=MOST)
+    artifact: int = Field(ge=0, le=MOST)
     parts: dict[str, int] = {}
     workload: Workload
 
@@ -76,17 +94,29 @@ class Manifest(Frozen):
     flavour: Flavour
     precision: Precision
     rounding: Rounding | None = Field(default=None, description="of weights of 4 or 8 bits")
-    opset: int
+    opset: Count
     model: str = Field(description="name or path of the dense checkpoint")
     method: str | None = Field(description="pruning method; none for a dense artifact")
     rate: float = Field(ge=0, lt=1, description="share of multiply-accumulates removed")
     dense: bool
     image_processor: ImageProcessing
     macs: Macs | None
-    params: int = Field(description="parameters in the graphs, tied ones counted once")
+    params: int = Field(
+        ge=0, le=MOST, description="parameters in the graphs, tied ones counted once"
+    )
     versions: dict[str, str]
     files: tuple[FileEntry, ...]
     verified: Verified | None = None
+
+    @field_validator("files")
+    @classmethod
+    def _once(cls, files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
+        return listed_once(files)
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """File names of the graphs that the export of such a model writes."""
+        raise NotImplementedError
 
     def save(self, directory: Path) -> None:
         """Write ``directory/manifest.json``."""
@@ -114,7 +144,17 @@ class Artifact:
 
     @property
     def tokenizer(self) -> Path:
-        return self.path / "tokenizer.json"
+        return self.path / TOKENIZER
+
+
+def listed_once(files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
+    """The files; ``ValueError`` where one is listed twice."""
+    seen: set[str] = set()
+    for entry in files:
+        if entry.name in seen or entry.name == MANIFEST_NAME:
+            raise ValueError(f"{entry.name} cannot be listed, or not twice")
+        seen.add(entry.name)
+    return files
 
 
 def sha256_of(path: Path) -> str:
@@ -151,23 +191,53 @@ def read_fields(path: Path, verb: str) -> dict[str, Any]:
 
 
 def check_files(
-    directory: Path, files: Iterable[FileEntry], check_hashes: bool, remedy: str
+    directory: Path,
+    files: Iterable[FileEntry],
+    needed: Iterable[str],
+    check_hashes: bool,
+    remedy: str,
 ) -> None:
     """Compare files with their entries.
 
+    Args:
+        directory: of the files.
+        files: the entries.
+        needed: names of files that must be among them.
+        check_hashes: also read every file.
+        remedy: ends every refusal.
+
     Raises:
-        CompExportError: names the first file that is missing, truncated or changed, and the remedy.
+        CompExportError: names the first file that is not listed, missing, no regular file of this
+            directory, truncated or changed.
     """
-    for entry in files:
-        path = directory / entry.name
-        if Path(entry.name).name != entry.name:
+    entries = {entry.name: entry for entry in files}
+    for name in needed:
+        if name not in entries:
             raise CompExportError(
-                f"{directory / MANIFEST_NAME}: file name {entry.name!r}: {remedy}"
+                f"{directory / MANIFEST_NAME} does not list {name}, which the model needs: {remedy}"
             )
-        if not path.is_file():
-            raise CompExportError(f"{path} is missing: {remedy}")
-        size = path.stat().st_size
+    for name, entry in entries.items():
+        path = directory / name
+        size = _size(path, remedy)
         if size != entry.bytes:
             raise CompExportError(f"{path} has {size} bytes instead of {entry.bytes}: {remedy}")
         if check_hashes and sha256_of(path) != entry.sha256:
             raise CompExportError(f"{path} is corrupted (its SHA-256 differs): {remedy}")
+
+
+def _size(path: Path, remedy: str) -> int:
+    """Bytes of a regular file that lies where it seems to."""
+    try:
+        found = path.stat()
+        inside = path.resolve().parent == path.parent.resolve()
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            raise CompExportError(f"{path} is missing: {remedy}") from error
+        raise CompExportError(f"cannot read {path}: {error.strerror}; {remedy}") from error
+    if not stat.S_ISREG(found.st_mode):
+        raise CompExportError(f"{path} is not a regular file: {remedy}")
+    if not inside:
+        raise CompExportError(
+            f"{path} is a link that leads out of the artifact: copy the file there, or {remedy}"
+        )
+    return found.st_size

@@ -3,13 +3,15 @@
 Nothing here needs torch, transformers or onnx.
 """
 
-import json
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from comp.errors import CompExportError
+from comp.json_files import read_json
 from comp.versioned import validated
+from export.checkpoint_files import TOKENIZER
 from export.encoder_manifest import EncoderArtifact, EncoderManifest
+from export.graph_check import check_graphs
 from export.llava_manifest import LlavaArtifact, LlavaManifest
 from export.manifest import (
     MANIFEST_NAME,
@@ -39,10 +41,11 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST_NAME
     found = read_fields(path, VERB)
-    known = FAMILIES.get(found.get("family", ""))
+    family = found.get("family")
+    known = FAMILIES.get(family) if isinstance(family, str) else None
     if known is None:
         raise CompExportError(
-            f"{path}: the family is {found.get('family')!r}, this release knows "
+            f"{path}: the family is {str(family)[:40]!r}, this release knows "
             f"{', '.join(FAMILIES)}: {REMEDY}"
         )
     return validated(known[0], found, path, remade(VERB))
@@ -51,15 +54,15 @@ def read_manifest(directory: Path) -> Manifest:
 def kind_of(directory: Path) -> Literal["onnx", "tensorrt"]:
     """What a directory's ``manifest.json`` describes; graphs where it says nothing."""
     try:
-        found = json.loads((directory / MANIFEST_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = read_json(directory / MANIFEST_NAME, REMEDY)
+    except CompExportError:
         return "onnx"  # whoever opens it next says what is wrong
     is_engines = isinstance(found, dict) and found.get("kind") == "tensorrt"
     return "tensorrt" if is_engines else "onnx"
 
 
 def load_artifact(directory: Path, check_hashes: bool = True) -> Artifact:
-    """Open an artifact, refusing one whose files are not what the manifest says.
+    """Open an artifact, refusing one whose files or graphs are not what the manifest says.
 
     Args:
         directory: holds ``manifest.json`` and the files it lists.
@@ -69,11 +72,15 @@ def load_artifact(directory: Path, check_hashes: bool = True) -> Artifact:
         An artifact of its family's class.
 
     Raises:
-        CompExportError: names the first file that is missing, truncated or changed.
+        CompExportError: names the first file that is missing, truncated or changed, or is a graph of
+            other inputs, outputs or positions.
     """
     manifest = read_manifest(directory)
-    check_files(directory, manifest.files, check_hashes, REMEDY)
-    return FAMILIES[manifest.family][1](directory, manifest)
+    needed = (*manifest.graphs, TOKENIZER)
+    check_files(directory, manifest.files, needed, check_hashes, REMEDY)
+    artifact = FAMILIES[manifest.family][1](directory, manifest)
+    check_graphs(artifact)
+    return artifact
 
 
 def load_artifact_of(directory: Path, kind: type[A], check_hashes: bool = True) -> A:

@@ -59,7 +59,7 @@ def engine_graphs(manifest: EncoderManifest, limits: Limits) -> tuple[EngineGrap
 
 
 def inputs(manifest: EncoderManifest) -> dict[str, Inputs]:
-    """Dimensions of the inputs of each graph that the artifact has."""
+    """Dimensions of the inputs of each graph of an artifact."""
     side = manifest.vision.image_size
     ids: Inputs = {"input_ids": ("texts", "length")}
     states: Dims = ("texts", manifest.image_tokens, manifest.vision.hidden_size)
@@ -73,8 +73,27 @@ def inputs(manifest: EncoderManifest) -> dict[str, Inputs]:
         "cross_kv": {STATES: ("batch", *_looked_at(manifest))},
         DECODER_MODEL: {"input_ids": ("batch", "sequence")} | _caches(manifest),
     }
-    there = {entry.name for entry in manifest.files}
-    return {name: dims for name, dims in known.items() if f"{name}.onnx" in there}
+    return {name: dims for name, dims in known.items() if f"{name}.onnx" in manifest.graphs}
+
+
+def outputs(manifest: EncoderManifest) -> dict[str, Inputs]:
+    """Dimensions of the outputs of each graph of an artifact, those of kept places left out."""
+    seen: Inputs = {}
+    if manifest.family == "blip":
+        seen["last_hidden_state"] = ("images", manifest.image_tokens, manifest.vision.hidden_size)
+    if manifest.task == "retrieval":
+        seen["image_embeds"] = ("images", "width")
+    judged: Inputs = {"logits": ("texts", 2)}
+    read: Inputs = {"last_hidden_state": ("texts", "left", manifest.text.hidden_size)}
+    known: dict[str, Inputs] = {
+        "vision_model": seen,
+        "text_encoder": judged if manifest.task == "statement" else read,
+        "itm_model": judged,
+        "text_model": {"text_embeds": ("texts", "width")},
+        "cross_kv": {n: dims for n, dims in _caches(manifest).items() if n.startswith("cross.")},
+        DECODER_MODEL: _said(manifest),
+    }
+    return {name: dims for name, dims in known.items() if f"{name}.onnx" in manifest.graphs}
 
 
 def sizes(manifest: EncoderManifest, limits: Limits) -> dict[str, Range]:
@@ -146,6 +165,18 @@ def _caches(manifest: EncoderManifest) -> Inputs:
             dims: Dims = ("batch", heads, length, decoder.head_dim)
             found |= {f"{name}.{layer}.{kind}": dims for kind in KINDS}
     return found
+
+
+def _said(manifest: EncoderManifest) -> Inputs:
+    """Logits, and keys and values of past and present tokens."""
+    if manifest.decoder is None:
+        return {}
+    found: Inputs = {"logits": ("batch", "last", manifest.decoder.vocab_size)}
+    return found | {
+        name.replace("past_key_values.", "present."): dims
+        for name, dims in _caches(manifest).items()
+        if name.startswith("past_key_values.")
+    }
 
 
 def _positions(manifest: EncoderManifest) -> int:

@@ -3,6 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 from comp.errors import CompExportError
+from export.manifest import Count
 
 REBUILD = "build the engines again with `comp-export tensorrt --force {option} {value}`"
 
@@ -12,10 +13,10 @@ class Limits(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    max_batch: int = Field(default=1, ge=1, description="prompts answered in step")
-    images: int = Field(default=1, ge=1, description="images of one prompt")
-    max_prompt: int = Field(default=128, ge=1, description="text tokens of one prompt")
-    max_new_tokens: int = Field(default=128, ge=1, description="tokens generated for one prompt")
+    max_batch: Count = Field(default=1, description="prompts answered in step")
+    images: Count = Field(default=1, description="images of one prompt")
+    max_prompt: Count = Field(default=128, description="text tokens of one prompt")
+    max_new_tokens: Count = Field(default=128, description="tokens generated for one prompt")
 
     def check(self, batch: int, images: int, text_tokens: int, new_tokens: int) -> None:
         """Refuse a request that the engines are too small for.

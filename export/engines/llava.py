@@ -6,8 +6,7 @@ from export.cache import cached_tokens
 from export.engines.limits import Limits
 from export.engines.names import DECODE, DECODER, EMBED, PREFILL, VISION
 from export.engines.profiles import EngineGraph, Profile, Range
-from export.llava import IN_PLACE
-from export.llava_manifest import LlavaManifest
+from export.llava_manifest import IN_PLACE, LlavaManifest
 
 LARGEST_TOPK = 3840  # TensorRT's limit of k
 ALIGNMENT = 8  # places in a cache: whole vectors of half precision

@@ -5,26 +5,32 @@ Nothing here needs TensorRT: what cannot run is refused before anything is loade
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from comp.errors import CompExportError
 from comp.files import write_text
 from comp.versioned import validated
+from export.checkpoint_files import TOKENIZER
 from export.encoder_manifest import EncoderManifest
 from export.engines.attention import BlockReport
+from export.engines.check import check_engines
 from export.engines.limits import Limits
 from export.engines.module import ModuleName
 from export.llava_manifest import LlavaManifest
 from export.manifest import (
+    LARGEST,
     MANIFEST_NAME,
     MANIFEST_VERSION,
+    Count,
     FileEntry,
+    FileName,
     Frozen,
     Manifest,
     Verified,
     check_files,
+    listed_once,
     read_fields,
     remade,
 )
@@ -32,7 +38,8 @@ from export.manifest import (
 VERB = "comp-export tensorrt"
 M = TypeVar("M", bound=Manifest)
 REMEDY = f"build it again with `{VERB} --force`"
-Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]  # smallest, usual, largest
+Dim = Annotated[int, Field(ge=0, le=LARGEST)]
+Shapes = tuple[tuple[Dim, ...], tuple[Dim, ...], tuple[Dim, ...]]  # smallest, usual, largest
 
 
 class EngineProfile(Frozen):
@@ -45,8 +52,8 @@ class EngineProfile(Frozen):
 class EngineEntry(Frozen):
     """One engine file."""
 
-    file: str
-    graph: str = Field(description="the graph of the ONNX artifact it was built from")
+    file: FileName
+    graph: FileName = Field(description="the graph of the ONNX artifact it was built from")
     profiles: tuple[EngineProfile, ...]
     blocks: tuple[BlockReport, ...] = Field(description="attention and caches of each block")
 
@@ -61,14 +68,19 @@ class EngineManifest(Frozen):
     compute_capabilities: tuple[str, ...]
     weights: Literal["embedded", "streamed", "stripped"]
     limits: Limits
-    cache_capacities: tuple[int, ...] = Field(description="places in the caches of each segment")
+    cache_capacities: tuple[Count, ...] = Field(description="places in the caches of each segment")
     engines: dict[str, EngineEntry]
     artifact: LlavaManifest | EncoderManifest = Field(
         discriminator="family", description="the ONNX artifact that the engines were built from"
     )
-    artifact_directory: str = Field(description="its directory's name, in the same run")
+    artifact_directory: FileName = Field(description="its directory's name, in the same run")
     files: tuple[FileEntry, ...]
     verified: Verified | None = None
+
+    @field_validator("files")
+    @classmethod
+    def _once(cls, files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
+        return listed_once(files)
 
     def save(self, directory: Path) -> None:
         """Write ``directory/manifest.json``."""
@@ -139,7 +151,7 @@ class Engines:
 
     @property
     def tokenizer(self) -> Path:
-        return self.path / "tokenizer.json"
+        return self.path / TOKENIZER
 
     @property
     def artifact(self) -> Path:
@@ -161,10 +173,13 @@ def load_engines(directory: Path, check_hashes: bool = True) -> Engines:
     """Open an engine directory, refusing one whose files are not what the manifest says.
 
     Raises:
-        CompExportError: names the first file that is missing, truncated or changed.
+        CompExportError: names the first file that is missing, truncated or changed, or the engine whose
+            inputs are not those of the model.
     """
     manifest = read_engine_manifest(directory)
-    check_files(directory, manifest.files, check_hashes, REMEDY)
+    check_engines(manifest, directory / MANIFEST_NAME, REMEDY)
+    needed = (*(entry.file for entry in manifest.engines.values()), TOKENIZER)
+    check_files(directory, manifest.files, needed, check_hashes, REMEDY)
     return Engines(directory, manifest)
 
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from comp.errors import CompExportError
 from export.cache import CACHE_LENGTHS, PAST, PRESENT, segments_of
 from export.llava_manifest import LlavaManifest
+from export.llava_ports import KEEP_FACTOR
 from export.manifest import REMEDY
 from serve.backends.base import Buffers, Graph, Steps
 
-KEEP_FACTOR = "keep_factor"
 ROOM = 256  # places behind the prompt that caches begin with, and that are added when these are used up
 
 

@@ -5,12 +5,13 @@ Without them a provider compiles again whenever a cache grows beyond what it has
 
 from pathlib import Path
 
-from export.cache import cached_tokens, segments_of
+from export.cache import cached_tokens
 from export.encoder_manifest import EncoderManifest
 from export.engines import encoder
 from export.engines.limits import Limits
 from export.engines.profiles import Profile, Range
 from export.llava_manifest import LlavaManifest
+from export.llava_ports import llava_inputs
 from export.manifest import Manifest
 
 LIMITS = Limits(max_batch=16, images=1, max_prompt=256, max_new_tokens=256)
@@ -29,7 +30,7 @@ def profile_options(manifest: Manifest, graph: str, prefix: str) -> dict[str, st
         sizes = encoder.sizes(manifest, encoder.within(manifest, LIMITS))
     else:
         assert isinstance(manifest, LlavaManifest)
-        inputs, sizes = _inputs(manifest)[graph], _sizes(manifest)
+        inputs, sizes = llava_inputs(manifest)[graph], _sizes(manifest)
     profile = Profile("requests", sizes)
     shapes = {name: profile.shapes(dims) for name, dims in inputs.items()}
     return {
@@ -55,24 +56,3 @@ def _sizes(manifest: LlavaManifest) -> dict[str, Range]:
         "vision_tokens": Range(0, image_tokens, image_tokens),
         "text_tokens": Range(1, LIMITS.max_prompt, LIMITS.max_prompt),
     } | pasts
-
-
-def _inputs(manifest: LlavaManifest) -> dict[str, dict[str, tuple[int | str, ...]]]:
-    vision, shape = manifest.vision, manifest.decoder
-    side = vision.image_size
-    decoder: dict[str, tuple[int | str, ...]] = {
-        "inputs_embeds": ("batch", "sequence", shape.hidden_size),
-        "position_ids": ("batch", "sequence"),
-        "vision_positions": ("batch", "vision_tokens"),
-        "text_positions": ("batch", "text_tokens"),
-    }
-    layers = zip(shape.num_key_value_heads, segments_of(shape), strict=True)
-    for layer, (heads, segment) in enumerate(layers):
-        for kind in ("key", "value"):
-            dims = ("batch", heads, f"past_{segment}", shape.head_dim)
-            decoder[f"past_key_values.{layer}.{kind}"] = dims
-    return {
-        "vision_encoder.onnx": {"pixel_values": ("images", vision.num_channels, side, side)},
-        "embed_tokens.onnx": {"input_ids": ("batch", "sequence")},
-        "decoder_model.onnx": decoder,
-    }

@@ -7,7 +7,7 @@ from typing import Any, Literal, TypeAlias
 import onnxruntime as ort
 
 from comp.errors import CompExportError
-from export.manifest import Manifest
+from export.manifest import REMEDY, Manifest
 from serve.backends.base import ProviderChoice
 from serve.backends.provider_shapes import profile_options
 
@@ -116,7 +116,7 @@ class SessionMaker:
             session = ort.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # ONNX Runtime's exceptions have no common base but this
             reason = " ".join(str(error).split())
-            raise CompExportError(f"ONNX Runtime cannot load {path}: {reason}") from error
+            raise CompExportError(f"ONNX Runtime cannot load {path}: {reason}; {REMEDY}") from error
         self._check_started(session)
         return session
 

@@ -1,9 +1,14 @@
 """Manifests that no export wrote, for what is decided from a manifest alone."""
 
+import hashlib
+
 from comp.image_settings import ImageProcessing, ImageSize
 from comp.plan import DropPlan
 from export.encoder_manifest import DecoderInfo, EncoderManifest, TextInfo, TowerInfo
+from export.engines import encoder, llava
+from export.engines.manifest import EngineEntry, EngineManifest, EngineProfile
 from export.llava_manifest import DecoderShape, LlavaManifest, SpecialTokens, VisionShape
+from export.llava_ports import llava_inputs
 from export.manifest import FileEntry
 
 
@@ -103,4 +108,52 @@ def encoder_manifest(
         text=TextInfo(max_position_embeddings=positions, hidden_size=64),
         decoder=decoder if "decoder_model" in ENCODER_GRAPHS[task] else None,
         drops=drops,
+    )
+
+
+def engine_manifest(model: LlavaManifest | EncoderManifest, directory) -> EngineManifest:
+    """Of engines for the largest usual request, with files of no meaning in ``directory``."""
+    family = llava if isinstance(model, LlavaManifest) else encoder
+    limits = family.usual_limits(model)
+    entries, files = {}, []
+
+    def write(name: str) -> None:
+        (directory / name).write_bytes(name.encode())
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        files.append(FileEntry(name=name, bytes=len(name), sha256=digest))
+
+    for graph in family.engine_graphs(model, limits):
+        ports = (
+            llava_inputs(model)[graph.graph]
+            if isinstance(model, LlavaManifest)
+            else encoder.inputs(model)[graph.name]
+        )
+        entries[graph.name] = EngineEntry(
+            file=f"{graph.name}.engine",
+            graph=graph.graph,
+            profiles=tuple(
+                EngineProfile(
+                    name=profile.name,
+                    shapes={
+                        name: profile.shapes([graph.fixed.get(dim, dim) for dim in dims])
+                        for name, dims in ports.items()
+                    },
+                )
+                for profile in graph.profiles
+            ),
+            blocks=(),
+        )
+        write(f"{graph.name}.engine")
+    write("tokenizer.json")
+    return EngineManifest(
+        module="tensorrt_rtx",
+        module_version="1.7.1",
+        compute_capabilities=("8.0", "8.9"),
+        weights="embedded",
+        limits=limits,
+        cache_capacities=family.cache_capacities(model, limits),
+        engines=entries,
+        artifact=model,
+        artifact_directory="onnx-standard-float16",
+        files=tuple(files),
     )

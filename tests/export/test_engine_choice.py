@@ -13,7 +13,7 @@ from export.engines.capability import choose_capabilities, parse_capabilities
 from export.engines.limits import Limits
 from export.engines.manifest import EngineManifest, load_engines, read_engine_manifest
 from export.engines.module import TensorRT, find_tensorrt
-from tests.export.manifests import artifact_manifest
+from tests.export.manifests import artifact_manifest, engine_manifest
 
 COMPILED = ("7.5", "8.0", "8.9", "12.0")
 RTX = TensorRT(
@@ -235,8 +235,9 @@ def test_engines_that_cannot_run_here_are_refused(here, words):
 
 
 def test_a_manifest_is_read_as_it_was_written(tmp_path):
-    engines().save(tmp_path)
-    assert read_engine_manifest(tmp_path) == engines()
+    whole = engine_manifest(artifact_manifest(), tmp_path)
+    whole.save(tmp_path)
+    assert read_engine_manifest(tmp_path) == whole
     assert load_engines(tmp_path).artifact == tmp_path.parent / "onnx-standard-float16"
     (tmp_path / "manifest.json").write_text(artifact_manifest().model_dump_json())
     with pytest.raises(CompExportError, match="comp-export tensorrt --force"):
