@@ -126,7 +126,8 @@ def _named(path: Path, fields: Mapping[str, Any]) -> Any:
         raise CompExportError(
             f"{path}: image_processor_type is {named!r}, which transformers no longer has: write {now!r}"
         )
-    if named is None and "AutoImageProcessor" not in (fields.get("auto_map") or {}):
+    remote = fields.get("auto_map")
+    if named is None and not (isinstance(remote, dict) and "AutoImageProcessor" in remote):
         named = fields.get("feature_extractor_type")
         if isinstance(named, str):
             named = named.replace("FeatureExtractor", "ImageProcessor")

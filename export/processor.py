@@ -1,9 +1,21 @@
-"""The image processor of a checkpoint, as manifests carry it."""
+"""The image processor of a checkpoint, as manifests and slim checkpoints carry it."""
 
+import json
 from pathlib import Path
 
-from comp.image_processor import read_image_processing, require_image_size
+from comp.files import write_text
+from comp.image_processor import (
+    AGAIN,
+    NESTED,
+    PLAIN,
+    find_image_processor,
+    read_image_processing,
+    require_image_size,
+)
 from comp.image_settings import ImageProcessing
+from comp.json_files import read_object
+
+NAMING = (NESTED, PLAIN, "tokenizer_config.json")  # files that may name the processor's class
 
 
 def image_processing_for(checkpoint: Path, image_size: int) -> ImageProcessing:
@@ -16,3 +28,28 @@ def image_processing_for(checkpoint: Path, image_size: int) -> ImageProcessing:
     processing = read_image_processing(checkpoint)
     require_image_size(processing, image_size, checkpoint)
     return processing
+
+
+def name_classes(directory: Path, dense: Path, processor: str) -> None:
+    """Name the classes in copied files that the dense checkpoint has by its ``model_type``.
+
+    A slim model is of another type, for which transformers knows no processor.
+
+    Args:
+        directory: with copies of the files of ``dense``.
+        dense: a checkpoint.
+        processor: the class of its processor.
+    """
+    found = find_image_processor(dense)
+    path = directory / found.path.name
+    whole = read_object(path, AGAIN)
+    fields = whole if path.name == PLAIN else whole["image_processor"]
+    if fields.get("image_processor_type") is None:
+        fields["image_processor_type"] = found.kind.name
+    if not any(_object(directory / name).get("processor_class") for name in NAMING):
+        whole["processor_class"] = processor
+    write_text(path, json.dumps(whole, indent=2) + "\n")
+
+
+def _object(path: Path) -> dict[str, object]:
+    return read_object(path, AGAIN) if path.is_file() else {}

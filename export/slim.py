@@ -19,6 +19,7 @@ from comp.files import writing_directory
 from comp.plan import PruningPlan
 from comp.shapes import ModelShape
 from export.llava_config import llava_of, read_llava, slim_config
+from export.processor import image_processing_for, name_classes
 from export.weights import DTYPES, CheckpointWeights, WeightSource
 
 BUFFERS = ("rotary_emb.inv_freq",)  # saved by old releases, never read
@@ -100,6 +101,7 @@ def write_slim_checkpoint(
     """
     config = read_config(dense)
     shape = llava_of(config, str(dense)).pruned(plan)
+    image_processing_for(dense, shape.sizes.image_size)  # refuses what is not known
     weights = slim_weights(dense, plan, source)
     target = DTYPES[dtype] if dtype else None
     with writing_directory(out) as directory:
@@ -111,6 +113,7 @@ def write_slim_checkpoint(
             new_config.pop("torch_dtype", None)
         (directory / "config.json").write_text(json.dumps(new_config, indent=2) + "\n")
         copy_companions(dense, directory)
+        name_classes(directory, dense, "LlavaProcessor")
         _narrow_images(directory, shape.sizes)
     return out
 

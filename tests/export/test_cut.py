@@ -1,17 +1,23 @@
 """`comp-export cut`: a plan carried out on a checkpoint is the model that `prune` leaves untrained."""
 
 import json
+import shutil
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from PIL import Image
 from safetensors.numpy import load_file
+from transformers import AutoProcessor
 
 from comp.cli import cli
 from comp.errors import CompExportError
 from comp.runs import open_run
+from export.slim import write_slim_checkpoint
 from tests.comp.small import small_adapter
 from tests.comp.small_blip import random_blip
 from tests.comp.small_clip import random_clip
+from tests.export.tiny import make_plan
 
 QUICK = ("--stages", "2", "--steps-per-stage", "1", "--batch-size", "4", "--recover", "none")
 QUICK += ("--calibration", "4", "--validation", "4", "--dtype", "float32", "--device", "cpu")
@@ -100,3 +106,44 @@ def test_another_model_and_another_run_are_refused(pruned, tmp_path):
     with pytest.raises(CompExportError, match="--force replaces"):
         call("cut", "--model", dense, *words)
     call("cut", "--model", dense, *words, "--force")
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_the_slim_checkpoint_names_the_classes_that_the_dense_one_has_by_its_type(
+    gqa, tmp_path, nested
+):
+    model, checkpoint = gqa
+    dense = shutil.copytree(checkpoint, tmp_path / "dense")
+    settings = json.loads((dense / "processor_config.json").read_text())
+    images = {"size": 56, "crop_size": 56, "do_pad": True}  # LlavaImageProcessor's, by the type
+    del settings["processor_class"]
+    settings.pop("image_processor")
+    if nested:
+        settings["image_processor"] = images
+    else:
+        (dense / "preprocessor_config.json").write_text(json.dumps(images))
+    (dense / "processor_config.json").write_text(json.dumps(settings))
+    tokenizer = json.loads((dense / "tokenizer_config.json").read_text())
+    tokenizer.pop("processor_class", None)
+    (dense / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+
+    slim = write_slim_checkpoint(dense, make_plan(model.config), tmp_path / "slim")
+    rng = np.random.default_rng(0)
+    picture = Image.fromarray(rng.integers(0, 256, (90, 40, 3), dtype=np.uint8))
+    expected, found = (
+        AutoProcessor.from_pretrained(path).image_processor([picture])["pixel_values"]
+        for path in (dense, slim)
+    )
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_picture_setting_that_is_not_known_is_refused_before_anything_is_cut(gqa, tmp_path):
+    model, checkpoint = gqa
+    dense = shutil.copytree(checkpoint, tmp_path / "dense")
+    path = dense / "processor_config.json"
+    settings = json.loads(path.read_text())
+    settings["image_processor"]["do_flip"] = True
+    path.write_text(json.dumps(settings))
+    with pytest.raises(CompExportError, match="do_flip of CLIPImageProcessor is True"):
+        write_slim_checkpoint(dense, make_plan(model.config), tmp_path / "slim")
+    assert not (tmp_path / "slim").exists()
