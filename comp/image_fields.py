@@ -40,9 +40,8 @@ class FieldReader:
         """
         for name, value in self._fields.items():
             if name not in FIELDS and name not in HARMLESS and value is not None:
-                raise self._refused(
-                    name, "which is not known (if it leaves the pixels as they are, remove it)"
-                )
+                remedy = "remove it, if the pixels are right without it"
+                raise self._refused(name, "which is not known", remedy)
         kind = self._kind
         resized = self._switch("do_resize", default=True)
         cropped = self._switch("do_center_crop", default=kind.do_center_crop)
@@ -81,11 +80,11 @@ class FieldReader:
     def _value(self, name: str, default: Any) -> Any:
         return self._fields.get(name, default)
 
-    def _refused(self, name: str, why: str) -> CompExportError:
+    def _refused(self, name: str, why: str, remedy: str = REMEDY) -> CompExportError:
         written = str(self._fields.get(name, "left out"))
         short = written if len(written) < 80 else f"{written[:77]}..."
         return CompExportError(
-            f"{self._path}: {name} of {self._kind.name} is {short}, {why}: {REMEDY}"
+            f"{self._path}: {name} of {self._kind.name} is {short}, {why}: {remedy}"
         )
 
     def _switch(self, name: str, *, default: bool | None) -> bool:
@@ -97,7 +96,7 @@ class FieldReader:
     def _filter(self) -> int:
         value = self._value("resample", self._kind.resample)
         if not _is_count(value) or not 0 <= value <= 5:
-            raise self._refused("resample", f"no number of a filter: write one of {FILTERS}")
+            raise self._refused("resample", "no number of a filter", f"write one of {FILTERS}")
         return int(value)
 
     def _factor(self) -> float:
