@@ -81,7 +81,7 @@ class FieldReader:
         return self._fields.get(name, default)
 
     def _refused(self, name: str, why: str, remedy: str = REMEDY) -> CompExportError:
-        written = str(self._fields.get(name, "left out"))
+        written = repr(self._fields[name]) if name in self._fields else "left out"
         short = written if len(written) < 80 else f"{written[:77]}..."
         return CompExportError(
             f"{self._path}: {name} of {self._kind.name} is {short}, {why}: {remedy}"

@@ -19,8 +19,9 @@ from comp.errors import CompExportError
 from comp.families.blip_tasks import BlipStatements
 from comp.families.image_processor import load_image_processor
 from comp.families.loading import load_adapter
-from comp.image_classes import CLASSES, HARMLESS, OF_FAMILY
+from comp.image_classes import CLASSES, FIELDS, HARMLESS, OF_FAMILY
 from comp.image_processor import find_image_processor, read_image_processing, require_image_size
+from comp.image_settings import ImageSize
 from export.artifact import Origin, export_artifact
 from serve.preprocess import model_view, preprocess
 from tests.comp.small import small_adapter
@@ -195,6 +196,7 @@ def test_padding_to_a_square_is_of_the_mean_colour(tmp_path):
     )
 
 
+WORDS = sorted({*FIELDS, *HARMLESS, *ImageSize.model_fields})
 EDGE = st.integers(1, 40)
 NUMBERS = st.floats(0.05, 0.95)
 SIZE = st.one_of(
@@ -285,16 +287,16 @@ REFUSED = {
     "the longest edge alone": ({"size": {"longest_edge": 9}}, "size of .* is {'longest_edge': 9}"),
     "an area": ({"size": {"min_pixels": 9, "max_pixels": 10}}, "size of"),
     "a size of nothing": ({"size": 0}, "size of .* is 0"),
-    "a size in words": ({"size": "large"}, "size of .* is large"),
+    "a size in words": ({"size": "large"}, "size of .* is 'large'"),
     "no size": ({"size": None}, "size of .* is None"),
     "a size without width": ({"size": {"height": 9}}, "size of"),
     "a huge crop": ({"crop_size": 10**9}, "crop_size of"),
     "no crop": ({"crop_size": None}, "crop_size of .* do_center_crop needs one"),
     "a crop by an edge": ({"crop_size": {"shortest_edge": 9}}, "crop_size of"),
-    "a filter's name": ({"resample": "bicubic"}, "resample of .* is bicubic.* 3 bicubic"),
+    "a filter's name": ({"resample": "bicubic"}, "resample of .* is 'bicubic'.* 3 bicubic"),
     "an unknown filter": ({"resample": 6}, "resample of .* is 6"),
     "a truth as a filter": ({"resample": True}, "resample of"),
-    "a step in words": ({"do_resize": "no"}, "do_resize of .* is no, neither"),
+    "a step in words": ({"do_resize": "no"}, "do_resize of .* is 'no', neither"),
     "two means": ({"image_mean": [0.5, 0.5]}, "image_mean of"),
     "no mean": ({"image_mean": None}, "image_mean of"),
     "a deviation of nothing": ({"image_std": [0.5, 0, 0.5]}, "image_std of"),
@@ -326,6 +328,29 @@ def test_refused_by_name(name, tmp_path):
         read_image_processing(tmp_path)
     assert NAMED in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(WORDS), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(st.sampled_from(WORDS), ANYTHING, max_size=4))
+@example({"size": "large\nor small"})
+def test_any_value_is_read_or_refused_in_one_line(place, fields):
+    write(place, fields)
+    refusal = ""
+    try:
+        processing = read_image_processing(place)
+        assert processing.output is None or min(processing.output) > 0
+    except CompExportError as error:
+        refusal = str(error)
+    assert "\n" not in refusal
 
 
 def test_a_square_needs_a_colour_to_be_padded_with(tmp_path):
