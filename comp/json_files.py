@@ -133,6 +133,15 @@ def read_object(path: Path, remedy: str, max_bytes: int = MAX_BYTES) -> dict[str
     return found
 
 
+def optional_object(path: Path, remedy: str) -> dict[str, Any]:
+    """The object in a JSON file, or an empty one when the file is not there.
+
+    Raises:
+        CompExportError: as ``read_object`` does.
+    """
+    return read_object(path, remedy) if path.exists() else {}
+
+
 def kind_of(value: Any) -> str:
     """What a value of JSON is, with its article: ``a list``."""
     kinds = {dict: "an object", list: "a list", str: "a text", bool: "a truth value"}

@@ -1,7 +1,6 @@
 """Exporting: a checkpoint, dense or slim or dense with a plan, becomes an artifact directory."""
 
 import platform
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -21,6 +20,7 @@ from export.graph.builder import Target
 from export.llava_artifact import llava_artifact
 from export.manifest import Macs, Manifest, describe_files
 from export.processor import image_processing_for
+from export.tokenizer import read_tokenizer
 
 FAMILIES: dict[str, Callable[..., Contribution]] = {
     "llava": llava_artifact,
@@ -78,9 +78,10 @@ def export_artifact(
     family = family_of(config, checkpoint)
     found = FAMILIES[family](checkpoint, config, target, plan, origin.workload)
     image_processing = image_processing_for(checkpoint, found.fields["vision"].image_size)
+    tokenizer = read_tokenizer(checkpoint)
     with writing_directory(out) as directory:
         found.build(directory, written)
-        shutil.copyfile(checkpoint / TOKENIZER, directory / TOKENIZER)
+        tokenizer.write(directory / TOKENIZER)
         total = sum(found.macs.values())
         fields = found.fields | {
             "family": family,
@@ -93,6 +94,7 @@ def export_artifact(
             "rate": origin.rate,
             "dense": not found.drops and plan is None and origin.method is None,
             "image_processor": image_processing,
+            "text_processing": tokenizer.processing,
             "macs": Macs(
                 dense=origin.dense_macs or total,
                 artifact=total,

@@ -1,10 +1,9 @@
 """Files beside a checkpoint's weights that it may have or not."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-from comp.errors import CompExportError
+from comp import json_files
 
 TOKENIZER = "tokenizer.json"
 
@@ -13,12 +12,6 @@ def optional_object(path: Path) -> dict[str, Any]:
     """A JSON object, or an empty one when the file is not there.
 
     Raises:
-        CompExportError: the file is no JSON.
+        CompExportError: the file is no JSON, or holds something else.
     """
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CompExportError(f"{path} is not JSON ({error}): download it again") from error
-    return found if isinstance(found, dict) else {}
+    return json_files.optional_object(path, "download it again")

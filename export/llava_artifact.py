@@ -5,7 +5,7 @@ from typing import Any
 
 from comp.flops import llava_macs
 from comp.plan import PruningPlan, Workload
-from export.chat_template import read_prompt_template
+from export.chat_template import read_chat_template
 from export.contribution import Contribution
 from export.graph.builder import Target
 from export.llava import build_graphs, graphs_of
@@ -13,6 +13,7 @@ from export.llava_config import LlavaShape, llava_of
 from export.llava_manifest import DecoderShape, LlavaManifest, VisionShape
 from export.slim import slim_weights
 from export.special_tokens import read_special_tokens
+from export.tokenizer import read_tokenizer
 from export.weights import CheckpointWeights, WeightSource
 
 TEXT_TOKENS = 64  # of the workload, where no plan says how many
@@ -33,7 +34,8 @@ def llava_artifact(
     else:
         weights = slim_weights(checkpoint, plan)
         shape = shape.pruned(plan)
-    tokens = read_special_tokens(checkpoint, config, shape.image_token_id)
+    tokenizer = read_tokenizer(checkpoint)
+    tokens = read_special_tokens(checkpoint, config, shape.image_token_id, tokenizer)
     sizes = shape.sizes
     on = workload or Workload(image_tokens=sizes.tower_tokens, text_tokens=TEXT_TOKENS)
     report = llava_macs(sizes, on.image_tokens, on.text_tokens)
@@ -52,7 +54,7 @@ def llava_artifact(
                 selection=sizes.image_selection,
             ),
             "tokens": tokens,
-            "prompt_template": read_prompt_template(checkpoint, tokens),
+            "chat_template": read_chat_template(checkpoint, tokens.image_token, tokenizer),
         },
         drops=sizes.drops,
         params=report.params,

@@ -65,7 +65,10 @@ class VisionShape(Frozen):
 
 
 class SpecialTokens(Frozen):
-    """Tokens the engine must know; a leading BOS comes from ``tokenizer.json`` when ``add_bos``."""
+    """Tokens the engine must know.
+
+    ``add_bos``: whether ``tokenizer.json`` puts a BOS before a text.
+    """
 
     image_token: str = Field(min_length=1)
     image_token_id: TokenId
@@ -73,6 +76,13 @@ class SpecialTokens(Frozen):
     eos_token_ids: tuple[TokenId, ...]
     pad_token_id: TokenId | None
     add_bos: bool
+
+
+class ChatTemplate(Frozen):
+    """The checkpoint's chat template (jinja2), rendered for each prompt."""
+
+    source: str
+    tokens: dict[str, str] = Field(description="special tokens that it may name")
 
 
 class LlavaManifest(Manifest):
@@ -83,7 +93,12 @@ class LlavaManifest(Manifest):
     decoder: DecoderShape
     vision: VisionShape
     tokens: SpecialTokens
-    prompt_template: str = Field(description="the prompt of one image; replace '{prompt}'")
+    chat_template: ChatTemplate | None = Field(
+        default=None, description="none in artifacts of before it was kept: see prompt_template"
+    )
+    prompt_template: str | None = Field(
+        default=None, description="where there is no chat_template: of one image and '{prompt}'"
+    )
 
     @property
     def graphs(self) -> tuple[str, ...]:

@@ -69,6 +69,17 @@ class FileEntry(Frozen):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
+class TextProcessing(Frozen):
+    """How the tokenizer is used: settings of transformers that ``tokenizer.json`` does not hold."""
+
+    split_special_tokens: bool = Field(
+        default=False, description="whether special tokens in a text are read as its letters"
+    )
+    clean_up_spaces: bool = Field(
+        default=False, description="whether spaces before punctuation are taken out of answers"
+    )
+
+
 class Macs(Frozen):
     """Multiply-accumulates of one prefill of ``workload``, dense and as exported."""
 
@@ -100,6 +111,7 @@ class Manifest(Frozen):
     rate: float = Field(ge=0, lt=1, description="share of multiply-accumulates removed")
     dense: bool
     image_processor: ImageProcessing
+    text_processing: TextProcessing = TextProcessing()
     macs: Macs | None
     params: int = Field(
         ge=0, le=MOST, description="parameters in the graphs, tied ones counted once"

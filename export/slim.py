@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from comp.chat_template import FOLDER as TEMPLATES
 from comp.checkpoints import SINGLE, read_config
 from comp.errors import CompExportError
 from comp.families.cuts import Cut, cut_of
@@ -23,15 +24,11 @@ from export.processor import image_processing_for, name_classes
 from export.weights import DTYPES, CheckpointWeights, WeightSource
 
 BUFFERS = ("rotary_emb.inv_freq",)  # saved by old releases, never read
-COMPANIONS = (  # what a tokenizer, an image processor and generate() need beside the weights
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
+COMPANIONS = (  # what an image processor, a template and generate() need beside the weights
     "preprocessor_config.json",
     "processor_config.json",
     "chat_template.*",
+    f"{TEMPLATES}/*.jinja",
     "generation_config.json",
 )
 CHUNK = 1 << 24  # elements converted at a time
@@ -99,9 +96,12 @@ def write_slim_checkpoint(
     Raises:
         CompExportError: the checkpoint is no LLaVA-1.5, the plan is of another model, disk trouble.
     """
+    from comp.families.tokenizing import load_tokenizer, save_tokenizer
+
     config = read_config(dense)
     shape = llava_of(config, str(dense)).pruned(plan)
     image_processing_for(dense, shape.sizes.image_size)  # refuses what is not known
+    tokenizer = load_tokenizer(dense)
     weights = slim_weights(dense, plan, source)
     target = DTYPES[dtype] if dtype else None
     with writing_directory(out) as directory:
@@ -113,17 +113,19 @@ def write_slim_checkpoint(
             new_config.pop("torch_dtype", None)
         (directory / "config.json").write_text(json.dumps(new_config, indent=2) + "\n")
         copy_companions(dense, directory)
+        save_tokenizer(tokenizer, directory)
         name_classes(directory, dense, "LlavaProcessor")
         _narrow_images(directory, shape.sizes)
     return out
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    """Copy the tokenizer, processor and generation files of a checkpoint."""
+    """Copy the processor, template and generation files of a checkpoint."""
     for pattern in COMPANIONS:
         for path in sorted(source.glob(pattern)):
             if path.is_file():
-                shutil.copyfile(path, target / path.name)
+                (target / path.relative_to(source)).parent.mkdir(exist_ok=True)
+                shutil.copyfile(path, target / path.relative_to(source))
 
 
 def _narrow_images(directory: Path, sizes: ModelShape) -> None:

@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
-from tokenizers import Tokenizer
-
 from serve.options import GenerationOptions
 from serve.results import Finished, FinishReason, Generation, Kept, Timings
-from serve.stream_text import TextStream
+from serve.stream_text import Decoder, TextStream
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Asked:
 class Answer:
     """Collects the tokens of one sequence and says why it ended."""
 
-    def __init__(self, tokenizer: Tokenizer, asked: Asked, options: GenerationOptions) -> None:
+    def __init__(self, tokenizer: Decoder, asked: Asked, options: GenerationOptions) -> None:
         self._stream = TextStream(tokenizer, options.stop)
         self._ends = () if options.ignore_eos else asked.ends
         self._most = min(options.max_new_tokens, asked.room)

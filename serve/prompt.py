@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
+from comp.chat_template import render, user_turn
 from comp.errors import CompExportError
 from export.llava_manifest import LlavaManifest
 from export.manifest import REMEDY
+from serve.tokenizer import ArtifactTokenizer
 
 _PROMPT = "{prompt}"
 
@@ -31,30 +32,27 @@ class PromptEncoder:
     """The prompt side of one artifact."""
 
     def __init__(self, manifest: LlavaManifest, tokenizer: Path) -> None:
-        """Raises ``CompExportError`` when ``tokenizer.json`` cannot be read."""
-        try:
-            self.tokenizer = Tokenizer.from_file(str(tokenizer))
-        except Exception as error:  # the tokenizers library raises bare Exception
-            raise CompExportError(f"cannot read {tokenizer} ({error}): {REMEDY}") from error
-        self._template = manifest.prompt_template
+        """Raises ``CompExportError`` when ``tokenizer.json`` or the template cannot be used."""
         self._tokens = manifest.tokens
         self._image_tokens = manifest.vision.image_tokens
         self._limit = manifest.decoder.max_position_embeddings
-        if _PROMPT not in self._template:
+        self._chat = manifest.chat_template
+        self._where = manifest.model
+        self._template = manifest.prompt_template or ""
+        self.tokenizer = ArtifactTokenizer(tokenizer, manifest.text_processing, self._limit)
+        if self._chat is None and _PROMPT not in self._template:
             raise CompExportError(f"prompt_template {self._template!r} has no {_PROMPT}: {REMEDY}")
 
     def render(self, prompt: str, images: int) -> str:
-        """The text of a prompt about so many images.
+        """The text of a prompt about so many images, in the checkpoint's chat template.
 
-        The template's image place (the image token and the white space after it) is repeated for
-        each image, or left out for none. A prompt that says itself where its images go, with as
-        many image tokens as there are images, is taken at its word.
+        A prompt that says itself where its images go, with as many image tokens as there are images,
+        is taken at its word.
 
         Raises:
             CompExportError: when the prompt is empty or its image tokens do not match the images.
         """
-        if not prompt.strip():
-            raise CompExportError("the prompt is empty: ask something")
+        self.tokenizer.check(prompt, "the prompt")
         token = self._tokens.image_token
         own = prompt.count(token)
         if own not in (0, images):
@@ -62,6 +60,24 @@ class PromptEncoder:
                 f"the prompt has {own} {token} but there are {images} images: "
                 f"give {own} images, or leave {token} out of the prompt"
             )
+        if self._chat is None:
+            return self._filled(prompt, images, own)
+        turn = user_turn(prompt, 0 if own else images)
+        text = render(self._chat.source, self._chat.tokens, turn, self._where)
+        if text.count(token) != images:
+            raise CompExportError(
+                f"the chat template of {self._where} writes {text.count(token)} {token} for {images} "
+                "images, and the model needs one for each: give as many images as it writes"
+            )
+        return text
+
+    def _filled(self, prompt: str, images: int, own: int) -> str:
+        """A prompt in an artifact of before chat templates were kept.
+
+        The template's image place (the image token and the white space after it) is repeated for
+        each image, or left out for none.
+        """
+        token = self._tokens.image_token
         before, found, after = self._template.partition(token)
         if found:
             rest = after.lstrip()
@@ -82,6 +98,11 @@ class PromptEncoder:
         found = self._tokenizer_ids(self.render(prompt, images))
         ids = np.array(found, dtype=np.int64)
         is_image = ids == self._tokens.image_token_id
+        if int(is_image.sum()) != images and self._chat is not None:
+            raise CompExportError(
+                f"the prompt has {int(is_image.sum())} image tokens and {images} images: the tokenizer of "
+                f"{self._where} does not keep {self._tokens.image_token} whole; {REMEDY}"
+            )
         repeats = np.where(is_image, self._image_tokens, 1)
         expanded = np.repeat(ids, repeats)
         if expanded.size >= self._limit:
@@ -95,7 +116,13 @@ class PromptEncoder:
         return EncodedPrompt(expanded, np.flatnonzero(kinds), np.flatnonzero(~kinds))
 
     def _tokenizer_ids(self, text: str) -> list[int]:
-        ids = self.tokenizer.encode(text, add_special_tokens=self._tokens.add_bos).ids
+        self.tokenizer.check(text, "the prompt in its template")
+        if self._chat is not None:
+            # As the processor of transformers: a template that writes the BOS adds all there is to add.
+            bos_token = self._chat.tokens.get("bos_token")
+            framed = bos_token is not None and text.startswith(bos_token)
+            return self.tokenizer.encode(text, add_special_tokens=not framed)
+        ids = self.tokenizer.encode(text, add_special_tokens=self._tokens.add_bos)
         bos = self._tokens.bos_token_id
         # A template that writes the BOS itself would get a second one from the tokenizer.
         return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids

@@ -1,10 +1,15 @@
 """Turning tokens into text as they come, and stopping at stop strings."""
 
 from collections.abc import Sequence
-
-from tokenizers import Tokenizer
+from typing import Protocol
 
 _UNFINISHED = "\ufffd"  # what a byte-level tokenizer shows for a character still being spelled
+
+
+class Decoder(Protocol):
+    """What makes text of tokens."""
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
 
 
 class TextStream:
@@ -14,7 +19,7 @@ class TextStream:
     beginning of one is held back until that is known.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(self, tokenizer: Decoder, stop: Sequence[str] = ()) -> None:
         self._tokenizer = tokenizer
         self._stop = tuple(stop)
         self._ids: list[int] = []

@@ -24,6 +24,7 @@ from comp.families.blip_sizes import blip_pruning_of, cross_outputs, text_layers
 from comp.families.encoder_adapter import Shares, blocks_left, ratios_of, typical_workload
 from comp.families.filling import fill_slim
 from comp.families.observe import Observer
+from comp.families.tokenizing import save_processor
 from comp.fitting import completed
 from comp.masks import UNCUT, BlockKey, BlockShape, StructureCounts
 from comp.plan import DropPlan, Part, Place, PruningPlan, Workload
@@ -190,7 +191,7 @@ class BlipAdapter(FamilyAdapter):
     def save(self, directory: Path) -> None:
         self.model.to(self.stored_dtype).save_pretrained(directory)
         self.model.float()
-        self.processor.save_pretrained(directory)
+        save_processor(self.processor, directory)
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
         """``[I, C, S, S]``."""

@@ -38,6 +38,7 @@ from comp.families.encoder_forward import with_states
 from comp.families.filling import fill_slim
 from comp.families.observe import Observer
 from comp.families.slim_clip import CompCLIPConfig, CompCLIPModel, clip_pruning_of
+from comp.families.tokenizing import save_processor
 from comp.fitting import completed
 from comp.masks import UNCUT, BlockKey, BlockShape, StructureCounts
 from comp.plan import DropPlan, Part, Place, PruningPlan, Workload
@@ -188,7 +189,7 @@ class ClipAdapter(FamilyAdapter):
     def save(self, directory: Path) -> None:
         self.model.to(self.stored_dtype).save_pretrained(directory)
         self.model.float()
-        self.processor.save_pretrained(directory)
+        save_processor(self.processor, directory)
 
 
 def _tower(model: CLIPModel, part: Part) -> Any:

@@ -40,6 +40,7 @@ from comp.families.slim_llava import (
     pruning_of,
 )
 from comp.families.streamed import save_streamed, streamed_layers
+from comp.families.tokenizing import save_processor
 from comp.fitting import completed
 from comp.flops import ModelShape, llava_macs_of_counts, llava_macs_of_drops
 from comp.masks import UNCUT, BlockKey, BlockShape, Masks, StructureCounts
@@ -232,7 +233,7 @@ class LlavaAdapter(FamilyAdapter):
         return LlavaAdapter(slim, processor, self.stored_dtype)
 
     def save(self, directory: Path) -> None:
-        self.processor.save_pretrained(directory)
+        save_processor(self.processor, directory)
         if streamed_layers(self.model):
             save_streamed(self.model, directory, self.stored_dtype)
             return

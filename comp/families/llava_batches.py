@@ -7,12 +7,26 @@ import numpy as np
 import torch
 from transformers import LlavaConfig, ProcessorMixin
 
+from comp.chat_template import LLAVA_TEMPLATE, default_template, user_turn
 from comp.data.example import Example
 from comp.errors import CompExportError
 from comp.families.llava_forward import IGNORE, LlavaBatch
 from comp.tokens import ANSWER, TEXT, VISION
 
-PLAIN_PROMPT = "USER: <image>\n{prompt} ASSISTANT:"
+SHOWN = 200  # characters of a text in an error
+
+
+def template_of(processor: ProcessorMixin, image_token: str) -> tuple[str, dict[str, str]]:
+    """The template that prompts are written in, and what it may name beside the tokenizer's tokens.
+
+    Raises:
+        CompExportError: several templates and none of them the default.
+    """
+    for owner in (processor, processor.tokenizer):
+        found = default_template(getattr(owner, "chat_template", None), "the processor")
+        if found is not None:
+            return found, {}
+    return LLAVA_TEMPLATE, {"image_token": image_token}
 
 
 class LlavaCollator:
@@ -25,22 +39,40 @@ class LlavaCollator:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.image_token_id = config.image_token_id
+        self.image_token: str = self.tokenizer.convert_ids_to_tokens(config.image_token_id)
+        self.template, self.template_tokens = template_of(processor, self.image_token)
         self.limit = config.text_config.max_position_embeddings
         size = config.vision_config.image_size // config.vision_config.patch_size
         extra = 0 if config.vision_feature_select_strategy == "default" else 1
         self.image_tokens = size * size + extra
 
     def prompt(self, question: str) -> str:
-        """The question in the checkpoint's chat template (LLaVA-1.5's own where it has none)."""
-        if getattr(self.processor, "chat_template", None):
-            content = [{"type": "image"}, {"type": "text", "text": question}]
-            message = [{"role": "user", "content": content}]
-            return self.processor.apply_chat_template(message, add_generation_prompt=True)
-        return PLAIN_PROMPT.format(prompt=question)
+        """The question in the checkpoint's chat template (LLaVA-1.5's own where it has none).
+
+        A question that says itself where its image goes is taken at its word.
+
+        Raises:
+            CompExportError: the prompt shows the image not once.
+        """
+        turn = user_turn(question, 0 if self.image_token in question else 1)
+        text: str = self.processor.apply_chat_template(
+            turn, self.template, add_generation_prompt=True, **self.template_tokens
+        )
+        count = text.count(self.image_token)
+        if count != 1:
+            raise CompExportError(
+                f"the prompt {text[:SHOWN]!r} shows {self.image_token} {count} times, and it is about one "
+                f"image: leave {self.image_token} out of the question"
+            )
+        return text
 
     def short_ids(self, question: str) -> list[int]:
         """Token ids of the prompt, one for an image."""
-        ids: list[int] = self.tokenizer(self.prompt(question))["input_ids"]
+        text = self.prompt(question)
+        bos = self.tokenizer.bos_token
+        # As the processor of transformers: a template that writes the BOS adds all there is to add.
+        framed = bos is not None and text.startswith(bos)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=not framed)["input_ids"]
         return ids
 
     def prompt_ids(self, question: str) -> list[int]:
@@ -61,6 +93,11 @@ class LlavaCollator:
         for example in examples:
             prompt = self.prompt_ids(example.question)
             answer = self.tokenizer(example.answer, add_special_tokens=False)["input_ids"]
+            if self.image_token_id in answer:
+                raise CompExportError(
+                    f"the answer {example.answer[:SHOWN]!r} holds {self.image_token}, which stands for an "
+                    "image: leave it out"
+                )
             rows.append((prompt, [*answer, self.tokenizer.eos_token_id]))
         width = max(len(prompt) + len(answer) for prompt, answer in rows)
         if width > self.limit:

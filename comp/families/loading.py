@@ -9,10 +9,12 @@ from typing import Any
 
 import torch
 
+from comp.chat_template import check_template
 from comp.checkpoints import read_config
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter
 from comp.families.image_processor import load_image_processor
+from comp.families.tokenizing import checked_tokenizer, load_tokenizer
 from comp.image_processor import read_image_processing, require_image_size
 
 FAMILIES = {
@@ -79,8 +81,10 @@ def load_adapter(
     images = read_image_processing(directory)
     require_image_size(images, _image_size(directory, classes), directory)
     load = _load_streamed if streamed else partial(_load_model, device_map=device_map)
+    processor = _load_processor(directory, classes)  # first: what is wrong with it is quickly known
+    if family == "llava":
+        _check_prompts(directory, classes, processor)
     model = load(directory, classes)
-    processor = _load_processor(directory, classes)
     if device_map is None:
         model.to(device)
     stored = getattr(torch, str(config.get("dtype") or config.get("torch_dtype") or "float32"))
@@ -231,10 +235,34 @@ def _load_processor(directory: Path, classes: _Classes) -> Any:
         processor = classes.processor.from_pretrained(
             directory, trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (
+        Exception
+    ) as error:  # converters of tokenizers raise whatever the libraries they try raise
+        load_tokenizer(directory)  # says so when it is the tokenizer
         raise CompExportError(
             f"{directory} has no complete processor ({str(error).splitlines()[0]}): it needs "
             "tokenizer.json, tokenizer_config.json and preprocessor_config.json or processor_config.json"
         ) from error
+    checked_tokenizer(processor.tokenizer, directory)
     processor.image_processor = load_image_processor(directory)
     return processor
+
+
+def _check_prompts(directory: Path, classes: _Classes, processor: Any) -> None:
+    """Refuse a LLaVA whose template or tokenizer does not show the image.
+
+    Raises:
+        CompExportError: says what is rendered instead, or which token is missing.
+    """
+    from comp.families.llava_batches import template_of
+
+    token_id = classes.config.from_pretrained(directory).image_token_id
+    tokenizer = processor.tokenizer
+    token = tokenizer.convert_ids_to_tokens(token_id)
+    if token is None or tokenizer.convert_tokens_to_ids(tokenizer.tokenize(token)) != [token_id]:
+        raise CompExportError(
+            f"the tokenizer of {directory} does not read {token!r} as token {token_id}, the image token of "
+            "config.json: take both files from the same checkpoint"
+        )
+    source, tokens = template_of(processor, token)
+    check_template(source, tokenizer.special_tokens_map | tokens, token, str(directory))

@@ -26,7 +26,10 @@ class EncoderEngine:
         """Use ``serve.loading.load_engine``."""
         self.graphs = graphs
         self.threads = threads or os.cpu_count() or 1
-        self.texts = TextEncoder(graphs.tokenizer, graphs.manifest.text.max_position_embeddings)
+        manifest = graphs.manifest
+        self.texts = TextEncoder(
+            graphs.tokenizer, manifest.text_processing, manifest.text.max_position_embeddings
+        )
 
     @property
     def manifest(self) -> EncoderManifest:

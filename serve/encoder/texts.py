@@ -5,45 +5,35 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 
 from comp.errors import CompExportError
-from export.manifest import REMEDY
-
-SHOWN = 60  # characters of a text in an error
+from export.manifest import TextProcessing
+from serve.tokenizer import ArtifactTokenizer, shown
 
 
 class TextEncoder:
     """The tokenizer of one artifact."""
 
-    def __init__(self, tokenizer: Path, positions: int) -> None:
+    def __init__(self, tokenizer: Path, processing: TextProcessing, positions: int) -> None:
         """``positions`` is the longest text, its frame counted.
 
         Raises:
-            CompExportError: ``tokenizer.json`` cannot be read.
+            CompExportError: as ``ArtifactTokenizer``.
         """
-        try:
-            self.tokenizer = Tokenizer.from_file(str(tokenizer))
-        except Exception as error:  # the tokenizers library raises bare Exception
-            raise CompExportError(f"cannot read {tokenizer} ({error}): {REMEDY}") from error
-        # A checkpoint's file may remember how its last batch was padded and cut off.
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
+        self.tokenizer = ArtifactTokenizer(tokenizer, processing, positions)
         self.positions = positions
 
     def encode(self, text: str, what: str = "text") -> NDArray[np.int64]:
         """Token ids ``[L]`` of a text with its frame.
 
         Raises:
-            CompExportError: an empty text, or one longer than the model's positions.
+            CompExportError: an empty text, one longer than the model's positions, or no text.
         """
-        if not text.strip():
-            raise CompExportError(f"a {what} is empty: give some words")
-        ids = np.array(self.tokenizer.encode(text).ids, dtype=np.int64)
+        self.tokenizer.check(text, f"a {what}")
+        ids = np.array(self.tokenizer.encode(text), dtype=np.int64)
         if ids.size > self.positions:
-            shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
             raise CompExportError(
-                f"the {what} {shown!r} has {ids.size} tokens, the model has {self.positions} "
+                f"the {what} {shown(text)!r} has {ids.size} tokens, the model has {self.positions} "
                 "positions: shorten it"
             )
         return ids

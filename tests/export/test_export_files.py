@@ -14,17 +14,19 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import comp  # noqa: F401  (registers slim models)
+from comp.chat_template import render, user_turn
 from comp.errors import CompExportError
 from comp.families.llava_names import canonical_name
 from comp.image_processor import read_image_processing
 from export.artifact import Origin, artifact_directory, export_artifact
-from export.chat_template import read_prompt_template
+from export.chat_template import read_chat_template
 from export.graph.builder import GraphBuilder, Target
 from export.llava_config import read_llava
 from export.manifest import MANIFEST_NAME
 from export.reading import load_artifact
 from export.slim import write_slim_checkpoint
 from export.special_tokens import read_special_tokens
+from export.tokenizer import read_tokenizer
 from export.weights import CheckpointWeights, MemoryWeights
 from tests.export.damage import assert_damage_is_refused
 from tests.export.tiny import (
@@ -223,7 +225,7 @@ def test_broken_checkpoints_are_refused(gqa, tmp_path):
         "layer": (configure(vision_feature_layer=9), "vision_feature_layer"),
         "strategy": (configure(vision_feature_select_strategy="cls"), "select_strategy"),
         "quantised": (configure(quantization_config={"bits": 4}), "quantised"),
-        "tokenizer": (lambda copy: (copy / "tokenizer.json").unlink(), "tokenizer.json is missing"),
+        "tokenizer": (lambda copy: (copy / "tokenizer.json").unlink(), "has no tokenizer that"),
         "processor": (lambda copy: (copy / "processor_config.json").unlink(), "no image processor"),
         "config": (lambda copy: (copy / "config.json").write_text("{"), "not JSON"),
     }
@@ -344,14 +346,15 @@ def test_processor_settings(gqa, tmp_path):
     found = read_image_processing(checkpoint)
     assert found.size.shortest_edge == 56
     assert list(found.image_mean) == list(processor.image_processor.image_mean)
-    tokens = read_special_tokens(checkpoint, config, IMAGE_TOKEN)
+    tokenizer = read_tokenizer(checkpoint)
+    tokens = read_special_tokens(checkpoint, config, IMAGE_TOKEN, tokenizer)
     assert tokens.image_token == "<image>"
     assert (tokens.bos_token_id, tokens.eos_token_ids, tokens.pad_token_id) == (1, (2,), 0)
     assert tokens.add_bos
-    template = read_prompt_template(checkpoint, tokens)
+    template = read_chat_template(checkpoint, "<image>", tokenizer)
     message = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "a cat?"}]}]
     expected = processor.apply_chat_template(message, add_generation_prompt=True)
-    assert template.replace("{prompt}", "a cat?") == expected
+    assert render(template.source, template.tokens, user_turn("a cat?", 1), "it") == expected
 
     old = tmp_path / "old"  # how the hub's older checkpoints keep it
     shutil.copytree(checkpoint, old)
@@ -361,11 +364,16 @@ def test_processor_settings(gqa, tmp_path):
     (old / "chat_template.jinja").unlink()
     (old / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 3]}))
     assert read_image_processing(old) == found
-    assert read_prompt_template(old, tokens) == "USER: <image>\n{prompt} ASSISTANT:"
-    assert read_special_tokens(old, config, IMAGE_TOKEN).eos_token_ids == (2, 3)
+    own = read_chat_template(old, "<image>", tokenizer)
+    said = render(own.source, own.tokens, user_turn("a cat?", 1), "it")
+    assert said == "USER: <image>\na cat? ASSISTANT:"
+    assert read_special_tokens(old, config, IMAGE_TOKEN, tokenizer).eos_token_ids == (2, 3)
     (old / "chat_template.json").write_text(json.dumps({"chat_template": "<s>no image"}))
-    with pytest.raises(CompExportError, match="once each"):
-        read_prompt_template(old, tokens)
+    with pytest.raises(CompExportError, match="without <image> once"):
+        read_chat_template(old, "<image>", tokenizer)
+    (old / "chat_template.json").write_text(json.dumps({"chat_template": "an <image>, no words"}))
+    with pytest.raises(CompExportError, match="without the words of the prompt"):
+        read_chat_template(old, "<image>", tokenizer)
 
 
 def test_manifest_needs_neither_torch_nor_onnx():

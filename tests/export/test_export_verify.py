@@ -74,7 +74,8 @@ def test_onnx_writes_both_artifacts(run, exported):
     assert slim.params < dense.params
     assert slim.verified is None
     assert all(name.endswith((".onnx", ".data", ".json")) for name in exported["files"])
-    assert slim.prompt_template == "USER: <image>\n{prompt} ASSISTANT:"
+    assert slim.chat_template.source == (run / "checkpoint" / "chat_template.jinja").read_text()
+    assert slim.chat_template.tokens["bos_token"] == "<s>"
 
 
 def test_onnx_refuses_to_overwrite(run, exported):

@@ -29,7 +29,6 @@ NOT_ON_THE_EDGE = (
     "onnx",
     "onnx_ir",
     "ml_dtypes",
-    "jinja2",
     "gradio",
 )
 

@@ -1,0 +1,112 @@
+"""The tokenizer of a checkpoint as transformers builds it, which is not always its ``tokenizer.json``.
+
+The class that ``AutoTokenizer`` chooses may build normaliser and pre-tokenizer anew from
+``tokenizer_config.json``, add special tokens, or convert files of before there was a
+``tokenizer.json``. What is kept, exported and compared is the result.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from comp.checkpoints import read_config
+from comp.errors import CompExportError
+from comp.tokenizer_limits import check_tokenizer
+
+# Whose tokenizer a slim checkpoint has.
+SLIM_OF = {
+    "comp_llava": "llava",
+    "comp_clip": "clip",
+    "comp_blip": "blip",
+    "comp_blip_nlvr": "blip",
+}
+FAST = "save one with a tokenizer.json (AutoTokenizer.from_pretrained(...).save_pretrained(...))"
+REMEDY = "take the files as the checkpoint's authors publish them"
+
+
+def load_tokenizer(directory: Path) -> Any:
+    """The tokenizer that ``AutoTokenizer`` makes of a checkpoint, without padding and truncation.
+
+    Raises:
+        CompExportError: there is none, it cannot be converted, or it does what the engines do not.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    family = SLIM_OF.get(read_config(directory).get("model_type", ""))
+    try:
+        found = AutoTokenizer.from_pretrained(
+            directory,
+            config=None if family is None else AutoConfig.for_model(family),
+            trust_remote_code=False,
+            local_files_only=True,
+        )
+    except Exception as error:  # converters raise whatever the libraries that they try raise
+        raise no_tokenizer(directory, error) from error
+    return checked_tokenizer(found, directory)
+
+
+def no_tokenizer(directory: Path, error: Exception) -> CompExportError:
+    """The refusal of a checkpoint whose tokenizer transformers cannot make."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return CompExportError(
+        f"{directory} has no tokenizer that transformers can make ({reason}): {FAST}; a tokenizer.model "
+        "is converted where the package sentencepiece is installed"
+    )
+
+
+def checked_tokenizer(tokenizer: Any, directory: Path) -> Any:
+    """``tokenizer`` itself, when engines can do what it does; its padding and truncation are off.
+
+    Raises:
+        CompExportError: it is no fast one, grows texts without bound, or has settings that change the
+            tokens of every text.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise CompExportError(
+            f"the tokenizer of {directory} is a {type(tokenizer).__name__}, which runs in Python alone: "
+            f"{FAST}"
+        )
+    _refuse_missing_files(tokenizer, directory)
+    settings = tokenizer.init_kwargs
+    for name, harmless in (
+        ("padding", (None, False, True, "longest", "do_not_pad")),
+        ("truncation", (None, False, "do_not_truncate")),
+    ):
+        if settings.get(name) not in harmless:
+            raise CompExportError(
+                f"tokenizer_config.json of {directory} says {name}: {settings[name]!r}, which changes the "
+                "tokens of every text: leave it out"
+            )
+    without_batches(tokenizer)
+    check_tokenizer(backend, f"the tokenizer of {directory}", REMEDY)
+    return tokenizer
+
+
+def _refuse_missing_files(tokenizer: Any, directory: Path) -> None:
+    """Without its files a class of transformers makes a tokenizer that knows no word, and says nothing."""
+    names = dict(type(tokenizer).vocab_files_names)
+    whole = names.pop("tokenizer_file", "tokenizer.json")
+    missing = [name for name in names.values() if not (directory / name).is_file()]
+    if not (directory / whole).is_file() and missing:
+        raise CompExportError(
+            f"{directory} has no tokenizer: it lacks {whole}, and {' and '.join(missing)} to make one of: "
+            f"{REMEDY}"
+        )
+
+
+def without_batches(tokenizer: Any) -> None:
+    """Forget how the last batch was padded and cut off, which is saved with a tokenizer."""
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.backend_tokenizer.no_truncation()
+
+
+def save_processor(processor: Any, directory: Path) -> None:
+    """Write image processor, chat template and tokenizer so that the tokenizer reloads to the same."""
+    without_batches(processor.tokenizer)
+    processor.save_pretrained(directory)
+
+
+def save_tokenizer(tokenizer: Any, directory: Path) -> None:
+    """Write the files of a tokenizer alone; a chat template of its own stays in its settings."""
+    without_batches(tokenizer)
+    tokenizer.save_pretrained(directory, save_jinja_files=False)

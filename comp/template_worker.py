@@ -1,0 +1,175 @@
+"""The process that renders chat templates, which are programs of other people.
+
+It reads one JSON object a line from stdin and answers with one on stdout, until stdin ends. Rendering is
+that of transformers' ``apply_chat_template``: the same sandbox, filters, globals and tags. A test
+compares the two.
+"""
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NoReturn
+
+from jinja2 import Template, TemplateError, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension, loopcontrols
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+TEMPLATES = 16  # compiled ones that are kept
+SHOWN = 300  # characters of an error
+
+
+class TooLong(Exception):  # noqa: N818, what a text is
+    """A prompt grows beyond what may be rendered."""
+
+
+class Generation(Extension):
+    """``{% generation %}…{% endgeneration %}``: marks what training counts; here it is its content."""
+
+    tags = {"generation"}  # noqa: RUF012, jinja2 declares it so
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        """The block as a call of its body, which gives it a scope of its own."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        call = self.call_method("_content", [])
+        return nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+    def _content(self, caller: Callable[[], str]) -> str:
+        return caller()
+
+
+class TemplateDict:
+    """``dict`` of a template: a function, not the class, whose attributes lead further."""
+
+    def __call__(self, *pairs: Any, **named: Any) -> dict[Any, Any]:
+        return dict(*pairs, **named)
+
+    def fromkeys(self, keys: Any, value: Any = None) -> dict[Any, Any]:
+        return dict.fromkeys(keys, value)
+
+
+class TemplateNamespace(Namespace):
+    """``namespace`` of a template, without names that begin with an underscore."""
+
+    def __init__(*args: Any, **named: Any) -> None:
+        self, *pairs = args
+        attributes = dict(*pairs, **named)
+        for name in attributes:
+            _check_name(name)
+        Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a namespace cannot hold {name!r}: names may not begin with _")
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise TemplateError(message)
+
+
+def _strftime_now(form: str) -> str:
+    return datetime.now().strftime(form)  # noqa: DTZ005, the clock on the wall, as transformers
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON as it is written; jinja2's own filter escapes HTML."""
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+@lru_cache(maxsize=TEMPLATES)
+def compiled(source: str) -> Template:
+    """A template in the environment of transformers."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals |= {
+        "raise_exception": _raise_exception,
+        "strftime_now": _strftime_now,
+        "dict": TemplateDict(),
+        "namespace": TemplateNamespace,
+    }
+    return environment.from_string(source)
+
+
+def render(source: str, tokens: dict[str, str], messages: list[Any], longest: int) -> str:
+    """A conversation in a template.
+
+    Raises:
+        TooLong: the text grows longer than ``longest`` characters.
+        Exception: whatever the template makes Python raise.
+    """
+    given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
+    pieces: list[str] = []
+    size = 0
+    for piece in compiled(source).generate(**(tokens | given)):
+        size += len(piece)
+        if size > longest:
+            raise TooLong(f"writes more than {longest} characters")
+        pieces.append(piece)
+    return "".join(pieces)
+
+
+def main() -> None:
+    """Work until stdin ends; the first line holds the limits."""
+    limits = json.loads(sys.stdin.readline())
+    _limit_memory(limits["bytes"])
+    for line in sys.stdin:
+        asked = json.loads(line)
+        _limit_time(limits["seconds"])
+        answer = _answer(asked, limits["characters"])
+        _limit_time(0)
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def _answer(asked: dict[str, Any], longest: int) -> dict[str, str]:
+    try:
+        return {"text": render(asked["source"], asked["tokens"], asked["messages"], longest)}
+    except MemoryError:
+        return {"failed": "takes more memory than it may"}
+    except RecursionError:
+        return {"failed": "calls itself too often"}
+    except TooLong as error:
+        return {"failed": str(error)}
+    except TemplateError as error:
+        return {"failed": f"fails ({str(error)[:SHOWN]})"}
+    except Exception as error:  # a template is a program, and may make Python raise anything
+        return {"failed": f"fails ({type(error).__name__}: {str(error)[:SHOWN]})"}
+
+
+def _limit_memory(most: int) -> None:
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+
+
+def _limit_time(seconds: float) -> None:
+    """End this process after so much processor time; 0: never."""
+    if hasattr(signal, "setitimer"):  # the kernel ends it, whatever Python is doing
+        signal.setitimer(signal.ITIMER_VIRTUAL, seconds)

@@ -1,0 +1,239 @@
+"""Chat templates: rendered as transformers renders them, chosen as it chooses them, and bounded."""
+
+import json
+from threading import Thread
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from comp.chat_template import (
+    LLAVA_TEMPLATE,
+    check_template,
+    find_chat_template,
+    render,
+    user_turn,
+)
+from comp.errors import CompExportError
+from comp.template_process import Rendering, TemplateFailed, TemplateProcess
+
+TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "image_token": "<image>"}
+EACH = "{% for m in messages %}{% for c in m.content %}"
+END = "{% endfor %}{% endfor %}"
+TEMPLATES = {
+    "llava": LLAVA_TEMPLATE,
+    "generation": "{% for m in messages %}{% generation %}{% set a = m.role %}{{ a }}: {% endgeneration %}"
+    "{{ a is defined }}{% for c in m.content %}{{ c.type }} {% endfor %}{% endfor %}",
+    "generation inside a loop": EACH
+    + "{%- generation -%} {{ loop.index }} {{ c.type | upper }} {%- endgeneration -%}"
+    + END,
+    "trimmed words": EACH + "{{ c.text | trim if c.type == 'text' else image_token }}" + END,
+    "line breaks": EACH + "{{ '<image>' if c.type == 'image' else '\n' + c.text }}" + END,
+    "blocks on lines": "{% for m in messages %}\n    {% if m.role == 'user' %}\n  U: {{ m.content | length }}"
+    "\n    {% endif %}\n{% endfor %}\nA:\n",
+    "loop controls": EACH
+    + "{% if c.type == 'image' %}{% continue %}{% endif %}{{ c.text }}{% break %}"
+    + END,
+    "tojson": "{{ messages | tojson }}|{{ messages[0].content | tojson(indent=2) }}|"
+    "{{ {'b': 1, 'a': '<ü>'} | tojson(sort_keys=true, separators=(',', ':')) }}",
+    "date": "{{ strftime_now('%Y')[:2] }}",
+    "tokens": "{{ bos_token }}{{ eos_token }}{{ pad_token }}{{ unk_token is defined }}",
+    "given": "{{ tools is none }}{{ documents is none }}{{ add_generation_prompt }}"
+    "{{ messages is iterable }}",
+    "namespace": "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}"
+    "{{ ns.n }}{{ dict(a=1).a }}{{ dict.fromkeys('ab') }}",
+    "macro": "{% macro say(who, words) %}{{ who | title }}: {{ words }}{% endmacro %}"
+    "{{ say(messages[0].role, messages[0].content[-1].text) }}{{ caller is defined }}",
+    "reversed, sliced, joined": "{{ messages[0].content[::-1] | map(attribute='type') | join('+') }}"
+    "{{ messages[0]['content'] | selectattr('type', 'equalto', 'image') | list | length }}",
+    "format": "{{ '{0.__class__}'.format('') }}{{ '{:>5}'.format('a') }}",
+    "strings": "{{ messages[0].content[-1].text.split(' ')[0].strip() ~ '!' }}{{ '%s' % 'x' }}",
+    "system": "{% if messages[0].role != 'system' %}You look.\n{% endif %}{{ messages[0].content[-1].text }}",
+}
+REFUSED = {
+    "raise": "{{ raise_exception('only one image') }}",
+    "undefined": "{{ nothing.at.all }}",
+    "dunder": "{{ ''.__class__.__mro__ }}",
+    "mutation": "{{ messages.append(1) }}",
+    "namespace": "{% set ns = namespace(_hidden=1) %}",
+    "syntax": "{% for %}",
+    "type": "{{ 1 + 'a' }}",
+    "range": "{% for i in range(10 ** 9) %}{% endfor %}",
+}
+
+
+def of_transformers(source, messages):
+    found, _ = render_jinja_template(
+        [messages], chat_template=source, add_generation_prompt=True, **TOKENS
+    )
+    return found[0]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize("images", [0, 1, 2])
+def test_templates_render_as_in_transformers(name, images):
+    messages = user_turn("  What is <b>it</b> & 'so' {{ on }}?\n", images)
+    mine = render(TEMPLATES[name], TOKENS, messages, "it")
+    assert mine == of_transformers(TEMPLATES[name], messages)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    words=st.text(max_size=40), images=st.integers(0, 3), name=st.sampled_from(sorted(TEMPLATES))
+)
+def test_any_words_render_as_in_transformers(words, images, name):
+    messages = user_turn(words, images)
+    try:
+        expected = of_transformers(TEMPLATES[name], messages)
+    except Exception:
+        with pytest.raises(CompExportError):
+            render(TEMPLATES[name], TOKENS, messages, "it")
+    else:
+        assert render(TEMPLATES[name], TOKENS, messages, "it") == expected
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_transformers_refuses_is_refused(name):
+    messages = user_turn("what?", 1)
+    with pytest.raises(Exception):  # noqa: B017, PT011, whatever kind it is
+        of_transformers(REFUSED[name], messages)
+    with pytest.raises(CompExportError, match="the chat template of my-llava"):
+        render(REFUSED[name], TOKENS, messages, "my-llava")
+
+
+def test_the_words_of_a_template_that_refuses_are_shown():
+    with pytest.raises(CompExportError, match="only one image"):
+        render(REFUSED["raise"], TOKENS, user_turn("what?", 2), "it")
+
+
+HOSTILE = {
+    "time": (
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+        "seconds",
+    ),
+    "one long operation": ("{{ (2 ** (2 ** 25)) ** 40 > 1 }}", "seconds"),
+    "memory": ("{{ 'a' * 10 ** 10 }}", "memory"),
+    "doubled": (
+        "{% set n = namespace(a='aa') %}{% for i in range(99) %}{% set n.a = n.a ~ n.a %}{% endfor %}",
+        "memory",
+    ),
+    "length": ("{% for i in range(9999) %}{{ 'a' * 9999 }}{% endfor %}", "characters"),
+    "recursion": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "calls itself"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_templates_are_stopped(name):
+    source, words = HOSTILE[name]
+    process = TemplateProcess(seconds=0.5)
+    try:
+        with pytest.raises(TemplateFailed, match=words):
+            process.render(Rendering(source, {}, user_turn("what?", 1)))
+        fair = Rendering(LLAVA_TEMPLATE, TOKENS, user_turn("what?", 1))
+        assert process.render(fair) == "USER: <image>\nwhat? ASSISTANT:"
+    finally:
+        process.close()
+
+
+def test_threads_share_the_process():
+    found = {}
+
+    def ask(number):
+        for _ in range(5):
+            turn = user_turn(f"number {number}?", 1)
+            found.setdefault(number, set()).add(render(LLAVA_TEMPLATE, TOKENS, turn, "it"))
+
+    threads = [Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == {n: {f"USER: <image>\nnumber {n}? ASSISTANT:"} for n in range(8)}
+
+
+def test_templates_that_show_no_image_or_no_words_are_refused():
+    check_template(LLAVA_TEMPLATE, TOKENS, "<image>", "it")
+    check_template(TEMPLATES["trimmed words"], TOKENS, "<image>", "it")
+    for source, words in (
+        ("{{ messages[0].content[-1].text }}", "<image> once"),
+        ("<image> <image> {{ messages[0].content[-1].text }}", "<image> once"),
+        ("<image> and nothing else", "the words"),
+    ):
+        with pytest.raises(CompExportError, match=words):
+            check_template(source, TOKENS, "<image>", "it")
+
+
+def written(directory, **files):
+    """Template files by what they are called in short; each says its own name."""
+    for name in files:
+        if name == "jinja":
+            (directory / "chat_template.jinja").write_text("jinja")
+        elif name == "more":
+            (directory / "additional_chat_templates").mkdir()
+            for each in files[name]:
+                path = directory / "additional_chat_templates" / f"{each}.jinja"
+                path.write_text(f"more {each}")
+        else:
+            path = (
+                directory
+                / {
+                    "legacy": "chat_template.json",
+                    "processor": "processor_config.json",
+                    "tokenizer": "tokenizer_config.json",
+                }[name]
+            )
+            path.write_text(json.dumps({"chat_template": files[name]}))
+    return directory
+
+
+NAMED = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "named"}]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, None),
+        ({"jinja": 1}, "jinja"),
+        ({"legacy": "legacy"}, "legacy"),
+        ({"legacy": "legacy", "jinja": 1}, "legacy"),
+        ({"processor": "processor", "legacy": "legacy", "jinja": 1}, "processor"),
+        ({"processor": {"default": "of several"}}, "of several"),
+        ({"more": ["default", "tools"]}, "more default"),
+        ({"more": ["tools"], "jinja": 1}, "jinja"),
+        ({"jinja": 1, "tokenizer": "tokenizer"}, "jinja"),
+        ({"tokenizer": "tokenizer"}, "tokenizer"),
+        ({"tokenizer": NAMED}, "named"),
+    ],
+)
+def test_the_template_is_the_one_of_the_processor(tmp_path, files, expected):
+    written(tmp_path, **files)
+    assert find_chat_template(tmp_path) == expected
+    theirs = of_processor(tmp_path)
+    if "tokenizer" in files and len(files) == 1:
+        assert theirs is None  # there it is the tokenizer's
+    else:
+        assert theirs == expected
+
+
+def of_processor(directory):
+    """As ``AutoProcessor`` reads them."""
+    from transformers import LlavaProcessor
+
+    found, _ = LlavaProcessor.get_processor_dict(directory)
+    template = found.get("chat_template")
+    return template["default"] if isinstance(template, dict) else template
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"more": ["tools", "rag"]}, "none named default"),
+        ({"tokenizer": NAMED[:1]}, "none named default"),
+        ({"legacy": "legacy", "more": ["tools"]}, "contradict"),
+        ({"processor": 7}, "no text"),
+    ],
+)
+def test_templates_that_cannot_be_chosen_from_are_refused(tmp_path, files, words):
+    with pytest.raises(CompExportError, match=words):
+        find_chat_template(written(tmp_path, **files))
