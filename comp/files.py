@@ -1,7 +1,7 @@
 """Writing files so that a reader never meets half of one; reading what is a file indeed."""
 
-import errno
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -9,35 +9,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from comp.disk import disk_errors
 from comp.errors import CompExportError
 
-
-@contextmanager
-def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk or an unwritable place into an error that names the remedy."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno == errno.ENOSPC:
-            free = shutil.disk_usage(_existing_parent(path)).free // 2**20
-            raise CompExportError(
-                f"disk full while writing {path} ({free} MiB free): free some space or pass --out"
-            ) from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise CompExportError(
-                f"cannot write {path}: {error.strerror}; choose another place with --out"
-            ) from error
-        raise
+OLD, GONE = "old", "gone"  # in the names of what is being replaced, and of what is being removed
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Path]:
+def writing(path: Path, needed: int | None = None) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; rename it to ``path`` when the block ends well.
 
     The temporary file is removed when the block raises. Raises ``CompExportError`` for a full disk
-    and an unwritable place.
+    and an unwritable place; ``needed`` bytes are named then.
     """
-    with disk_errors(path):
+    with disk_errors(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
@@ -51,23 +36,74 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing_directory(path: Path) -> Iterator[Path]:
+def writing_directory(path: Path, needed: int | None = None) -> Iterator[Path]:
     """Yield a temporary directory beside ``path``; it replaces ``path`` when the block ends well."""
-    with disk_errors(path):
+    with disk_errors(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             yield temporary
             temporary.chmod(0o755)
-            if path.exists():
-                old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
-                path.replace(old / path.name)
-                temporary.replace(path)
-                shutil.rmtree(old)
-            else:
-                temporary.replace(path)
+            old = move_away(path)
+            temporary.replace(path)
+            if (
+                old is not None
+            ):  # by another name, as what was begun to be removed is never put back
+                remove(old.rename(old.with_name(old.name.replace(f".{OLD}.", f".{GONE}."))))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def move_away(path: Path, name: str = OLD) -> Path | None:
+    """Rename a file or directory at once into a hidden one beside it; ``None`` where nothing is there.
+
+    What a kill leaves there ``sweep`` puts back, or removes where ``name`` is ``GONE``.
+    """
+    if not (path.exists() or path.is_symlink()):
+        return None
+    old = Path(tempfile.mkdtemp(prefix=f".{path.name}.{name}.", dir=path.parent))
+    path.replace(old / path.name)
+    return old
+
+
+def discard(path: Path) -> None:
+    """Remove a file or directory so that a kill leaves all of it or nothing under its name."""
+    with disk_errors(path):
+        gone = move_away(path, GONE)
+        if gone is not None:
+            remove(gone)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a directory with what is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, names: str) -> None:
+    """Remove what killed processes left of files and directories that they were writing.
+
+    What was moved away by one that was killed before its new one took the place is put back. Only while no
+    other process writes there.
+
+    Args:
+        folder: to look into.
+        names: of what may be written there, as a regular expression.
+    """
+    if not folder.is_dir():
+        return
+    left = re.compile(rf"\.({names})\.(?:({OLD}|{GONE})\.)?[a-z0-9_]{{8}}")
+    with disk_errors(folder):
+        for path in sorted(folder.iterdir()):
+            found = left.fullmatch(path.name)
+            if found is None:
+                continue
+            place, was = folder / found[1], path / found[1]
+            if found[2] == OLD and was.exists() and not place.exists():
+                was.replace(place)
+            remove(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -129,7 +165,3 @@ def _check_regular(found: os.stat_result, path: Path, what: str, remedy: str) ->
 def _flag(name: str) -> int:
     """A flag of ``os.open``, 0 where this system has none."""
     return int(getattr(os, name, 0))
-
-
-def _existing_parent(path: Path) -> Path:
-    return next(parent for parent in path.absolute().parents if parent.exists())

@@ -1,6 +1,5 @@
 """`comp-export prune` from start to end: search, cut, recover, measure, write a run directory."""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,10 @@ from comp.dense_model import described
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter
 from comp.families.loading import load_adapter
-from comp.files import disk_errors, write_text
 from comp.latency_table import LatencyTable, dense_block
 from comp.methods.base import modes_of
 from comp.progress import Progress
-from comp.prune_request import PruneRequest, plain
+from comp.prune_request import DENSE, PruneRequest, plain
 from comp.pruning_data import PruningData, embedded_data, own_data, split_data
 from comp.run_race import raced
 from comp.run_record import record_of, times_fine_tuning, times_of, write_run
@@ -32,8 +30,17 @@ def run_pruning(
     compute: Compute,
     device_map: str | None,
     quiet: bool = False,
+    resume: bool = True,
 ) -> dict[str, Any]:
-    """Carry a request out in a run directory, going on where an earlier call was cut off.
+    """Carry a request out in a run directory.
+
+    Args:
+        request: what to do.
+        run: the directory; its lock is held.
+        compute: where.
+        device_map: as transformers takes it.
+        quiet: without bars.
+        resume: go on where an earlier call was cut off, if one was.
 
     Returns the content of ``run.json``.
     """
@@ -41,7 +48,7 @@ def run_pruning(
     began = time.time()
     compute.seconds.clear()
     state = run.state
-    resumed = run.request.exists()
+    resumed = resume and run.is_interrupted
     torch.manual_seed(request.search.seed)
     directory = resolve_model(request.model)
     dense = described(request.model, directory)  # as it is now, whatever becomes of it meanwhile
@@ -55,10 +62,9 @@ def run_pruning(
     data = _data(request, adapter, compute)
     # Not before: a model, modes or data that are refused leave nothing to resume.
     compute.accelerator.wait_for_everyone()  # until every process has found the place free
-    if compute.is_main:
-        with disk_errors(run.path):
-            state.mkdir(parents=True, exist_ok=True)
-        write_text(run.request, json.dumps(plain(request), indent=1))
+    if compute.is_main and not resumed:
+        run.begin({**plain(request), DENSE: dense})
+    compute.accelerator.wait_for_everyone()  # until no state of an earlier run is left
     settings = settled(request, adapter)
     loaded = [adapter]
     del adapter  # recovery needs the memory: whoever takes it from the list has it alone
@@ -94,7 +100,7 @@ def run_pruning(
         "whole": times_fine_tuning(ended - prepared, compute.seconds),
     }
     if compute.is_main:
-        write_run(run, slim, outcome.plan, record, state, folder)
+        write_run(run, slim, outcome.plan, record, folder)
     compute.accelerator.wait_for_everyone()
     return record
 

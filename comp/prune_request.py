@@ -2,16 +2,20 @@
 
 import json
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from comp.distillation import DistillOptions
 from comp.errors import CompExportError
+from comp.json_files import read_object
 from comp.latency_files import TableFile
 from comp.methods.base import MethodOptions
 from comp.pruning_data import DataSizes
 from comp.recover import RecoverOptions
-from comp.runs import RunDirectory, dotted
+from comp.runs import MADE, RunDirectory, dotted
+from comp.weights_digest import weights_digest
 
+DENSE = "dense"  # in request.json: which model it is (``comp.dense_model.described``)
 Recovery = Literal["auto", "full", "lora", "none"]
 
 
@@ -53,15 +57,26 @@ def plain(request: PruneRequest) -> dict[str, Any]:
     return json.loads(json.dumps(asdict(request)))
 
 
-def check_resumable(run: RunDirectory, request: PruneRequest) -> None:
-    """Refuse to go on with other settings than the run was started with.
+def check_resumable(run: RunDirectory, request: PruneRequest, directory: Path) -> None:
+    """Refuse to go on with other settings, or another model, than the run was started with.
+
+    Args:
+        run: to go on with.
+        request: what is asked for now.
+        directory: the checkpoint that ``request.model`` is now.
 
     Raises:
-        CompExportError: naming the settings that differ, or when there is nothing to resume.
+        CompExportError: naming what differs, or when there is nothing to resume.
     """
-    if not run.request.is_file():
+    if not run.is_interrupted:
         raise CompExportError(f"nothing to resume in {run.path}: leave out --resume")
-    stored = dotted(json.loads(run.request.read_text()))
+    found = read_object(run.request, "start again with --force")
+    if MADE in found:
+        raise CompExportError(
+            f"{run.path} was begun by `{found[MADE]}`: carry that out again, or start again with --force"
+        )
+    dense = found.pop(DENSE, None)
+    stored = dotted(found)
     asked = dotted(plain(request))
     different = [name for name, value in asked.items() if stored.get(name) != value]
     if different:
@@ -69,4 +84,10 @@ def check_resumable(run: RunDirectory, request: PruneRequest) -> None:
         raise CompExportError(
             f"{run.path} was started with {name} {stored.get(name)!r}, not {asked[name]!r}: resume with "
             "the same options, or start again with --force"
+        )
+    weights = dense.get("model_weights") if isinstance(dense, dict) else None
+    if weights is not None and weights_digest(directory) != weights:
+        raise CompExportError(
+            f"{run.path} was started with other weights than {directory} has now, those that were at "
+            f"{dense['model_path'] or dense['model']}: bring them back, or start again with --force"
         )

@@ -1,7 +1,6 @@
 """What a finished run says of itself, and its directory."""
 
 import json
-import shutil
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -95,19 +94,15 @@ def write_run(
     slim: FamilyAdapter,
     plan: PruningPlan,
     record: dict[str, Any],
-    state: Path,
     folder: Path,
 ) -> None:
-    # The record goes first and comes last: a run without it is not finished.
-    run.record.unlink(missing_ok=True)
-    for old in run.path.iterdir():
-        if old.is_dir() and old != state:
-            shutil.rmtree(old)
+    """Write what a finished run has; its record comes last."""
+    run.clear()
     with writing_directory(run.checkpoint) as temporary:
         slim.save(temporary)
     plan.save(run.plan_file)
-    write_text(run.stages, (folder / STAGES).read_text())
+    write_text(run.stages, (folder / STAGES).read_text(encoding="utf-8"))
     write_text(run.record, json.dumps(record, indent=1) + "\n")
     save_figures(run)
     run.point_latest_here()
-    shutil.rmtree(state)
+    run.forget()

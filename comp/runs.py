@@ -2,17 +2,31 @@
 
 import json
 import os
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comp.files import disk_errors, write_text
+import click
+
+from comp.disk import disk_errors
+from comp.errors import CompExportError
+from comp.files import discard, remove, sweep, write_text, writing_directory
+from comp.json_files import read_object
+from comp.locks import LOCK, locked, process_lives
 from comp.plan import PruningPlan
 from comp.versioned import read_versioned
 
 RUN_VERSION = 1
 LATEST = "latest"
+MADE = "made_by"  # in run.json and in what a run is asked for: which other verb than `prune`
+AGAIN = "make it again with `comp-export prune --force`"
+ANY = ".+?"
+# What commands write into a run: by these names ``sweep`` knows what killed ones left.
+WRITTEN = (
+    r"(onnx|tensorrt)[a-z0-9-]*|checkpoint|reports|figures|\.state|timing\.cache|[a-z]+\.jsonl?"
+)
 
 
 @dataclass(frozen=True)
@@ -66,19 +80,59 @@ class RunDirectory:
     @property
     def is_interrupted(self) -> bool:
         """Whether a run is not finished."""
-        return self.state.is_dir()
+        return self.request.is_file()
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is there yet but what a run that just begins puts there."""
+        own = {LOCK, self.state.name}
+        return not self.is_interrupted and all(each.name in own for each in self.path.iterdir())
+
+    @contextmanager
+    def locked(self, doing: str) -> Iterator[None]:
+        """Keep other processes out, and remove what killed ones left of what they were writing.
+
+        Args:
+            doing: the verb, for those who are refused.
+
+        Raises:
+            CompExportError: another process works in the run, named with its host.
+        """
+        with locked(self.path, doing):
+            sweep(self.path, WRITTEN)
+            sweep(self.reports, ANY)
+            sweep(self.state, ANY)
+            yield
+
+    def begin(self, asked: dict[str, Any]) -> None:
+        """Make ``.state/`` with what the run is asked for, at once; what an earlier one left there goes."""
+        discard(self.state)
+        with writing_directory(self.state) as temporary:
+            write_text(temporary / self.request.name, json.dumps(asked, indent=1))
 
     def forget_refused(self) -> None:
         """Remove what a run was asked for, if it left nothing else: then there is nothing to resume."""
         if not any(each.is_file() and each != self.request for each in self.state.rglob("*")):
-            shutil.rmtree(self.state, ignore_errors=True)
+            self.forget()
+
+    def clear(self) -> None:
+        """Remove what an earlier run left: its record first, as a run without it is not finished."""
+        self.record.unlink(missing_ok=True)
+        with disk_errors(self.path):
+            for old in self.path.iterdir():
+                if old.is_dir() and old != self.state:  # also a link to one
+                    remove(old)
+
+    def forget(self) -> None:
+        """Remove what ``prune --resume`` goes on from."""
+        discard(self.state)
 
     def load_plan(self) -> PruningPlan:
         return PruningPlan.load(self.plan_file)
 
     def read_record(self) -> dict[str, Any]:
         """``run.json``: what was asked, with ``model`` (name) and ``model_path`` (directory)."""
-        return json.loads(self.record.read_text())
+        return read_object(self.record, AGAIN)
 
     def write_report(self, name: str, report: dict[str, Any]) -> Path:
         """Write ``reports/<name>.json``."""
@@ -89,11 +143,28 @@ class RunDirectory:
     def point_latest_here(self) -> None:
         """Make the link ``runs/latest`` lead to this run."""
         link = self.path.parent / LATEST
-        temporary = link.with_name(f".{LATEST}.{os.getpid()}")
-        with disk_errors(link):
-            temporary.unlink(missing_ok=True)
-            temporary.symlink_to(self.path.name, target_is_directory=True)
+        with _linking(link, self.path.name) as temporary:
             temporary.replace(link)
+
+    def check_latest(self) -> None:
+        """Refuse a place where ``point_latest_here`` cannot make its link.
+
+        Raises:
+            CompExportError: the run itself has that name, something else has it, or no link can be made.
+        """
+        link = self.path.parent / LATEST
+        if self.path.name == LATEST:
+            raise CompExportError(
+                f"{self.path}: {LATEST!r} is the link to the newest run: choose another name with --out"
+            )
+        if link.exists() and not link.is_symlink():
+            what = "directory" if link.is_dir() else "file"
+            raise CompExportError(
+                f"{link} is a {what}, and `prune` makes the link to the newest run there: move it away, or "
+                "choose another place with --out"
+            )
+        with _linking(link, self.path.name):
+            pass
 
 
 def open_run(path: Path) -> RunDirectory:
@@ -105,9 +176,29 @@ def open_run(path: Path) -> RunDirectory:
     target = path.resolve()
     run = RunDirectory(target)
     absent = f"no run at {path}", "make one with `comp-export prune` or `quickstart`"
-    again = "make it again with `comp-export prune --force`"
-    read_versioned(run.record, "a run", RUN_VERSION, absent, again)
+    read_versioned(run.record, "a run", RUN_VERSION, absent, AGAIN)
     return run
+
+
+@contextmanager
+def _linking(link: Path, target: str) -> Iterator[Path]:
+    """Yield a new link under a hidden name beside ``link``."""
+    with disk_errors(link):
+        for left in link.parent.glob(f".{LATEST}.*"):
+            if not process_lives(left.name.rpartition(".")[2]):
+                left.unlink(missing_ok=True)
+        temporary = link.with_name(f".{LATEST}.{os.getpid()}")
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target, target_is_directory=True)
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def hold(run: RunDirectory, doing: str) -> None:
+    """Keep other processes out of a run until the command that runs now is over (``RunDirectory.locked``)."""
+    click.get_current_context().with_resource(run.locked(doing))
 
 
 def dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

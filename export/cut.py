@@ -8,16 +8,18 @@ from typing import Any
 
 from comp.checkpoints import read_config
 from comp.dense_model import described
+from comp.disk import disk_errors
 from comp.errors import CompExportError
-from comp.files import write_text, writing_directory
+from comp.files import write_text
 from comp.fitting import check_plan_is_of
+from comp.json_files import read_object
 from comp.plan import PruningPlan
 from comp.registry import family_of
-from comp.runs import RUN_VERSION, RunDirectory
+from comp.runs import MADE, RUN_VERSION, RunDirectory
 from comp.slim_shapes import SlimShape
 from export.slim import write_slim_checkpoint
 
-MADE_BY = "cut"  # `made_by` in run.json
+MADE_BY = "cut"
 PACKAGES = ("comp-export", "numpy")
 
 
@@ -52,24 +54,41 @@ def cut_run(
         )
     plan = plan.model_copy(update={"model": name})
     record = _record(run, name, dense, plan)
-    with writing_directory(run.path) as directory:
-        whole = RunDirectory(directory)
+    run.begin({MADE: MADE_BY})
+    checkpoint = run.state / run.checkpoint.name  # what is there stays whole until this one is
+    try:
         if family.name == "llava":
-            write_slim_checkpoint(dense, plan, whole.checkpoint, at=at)
+            write_slim_checkpoint(dense, plan, checkpoint, at=at)
         else:
-            _cut_in_memory(dense, plan, whole.checkpoint)
-        plan.save(whole.plan_file)
-        write_text(whole.stages, "")  # none
-        write_text(whole.record, json.dumps(record, indent=1) + "\n")
+            _cut_in_memory(dense, plan, checkpoint)
+    except CompExportError:
+        run.forget()
+        raise
+    run.clear()
+    with disk_errors(run.path):
+        checkpoint.replace(run.checkpoint)
+    plan.save(run.plan_file)
+    write_text(run.stages, "")  # none
+    write_text(run.record, json.dumps(record, indent=1) + "\n")
+    run.forget()
     return record
 
 
 def was_cut(run: RunDirectory) -> bool:
     """Whether ``cut`` wrote what is there."""
+    return _made_by(run.record) == MADE_BY
+
+
+def was_begun(run: RunDirectory) -> bool:
+    """Whether ``cut`` was ended before it had written a run there."""
+    return not run.record.exists() and _made_by(run.request) == MADE_BY
+
+
+def _made_by(path: Path) -> Any:
     try:
-        return bool(run.read_record().get("made_by") == MADE_BY)
-    except (OSError, ValueError, AttributeError):
-        return False
+        return read_object(path, "").get(MADE)
+    except CompExportError:
+        return None
 
 
 def _cut_in_memory(dense: Path, plan: PruningPlan, out: Path) -> None:
@@ -87,7 +106,7 @@ def _record(run: RunDirectory, name: str, dense: Path, plan: PruningPlan) -> dic
     return {
         "version": RUN_VERSION,
         "run": run.path.name,
-        "made_by": MADE_BY,
+        MADE: MADE_BY,
         **described(name, dense),
         "method": plan.method,
         "modes": [],

@@ -72,9 +72,11 @@ def command(
         else:
             _print_manifest(run, manifest)
         return
-    from comp.runs import open_run
+    from comp.runs import hold, open_run
 
     opened = open_run(run)
+    if out is None and not no_figures:
+        hold(opened, "inspect")
     plan = opened.load_plan()
     found = [path for name in ARTIFACTS for path in opened.path.glob(f"{name}/{MANIFEST}")]
     manifests = {path.parent: _read_manifest(path) for path in sorted(found)}

@@ -1,19 +1,21 @@
 """``comp-export prune``: a pruning method, from start to end, on one model."""
 
-import shutil
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from comp.checkpoints import EMBEDDED
 from comp.commands.prune_options import prune_options
 from comp.console import print_json, print_table, say
 from comp.errors import CompExportError
 from comp.faithful import check_faithful
+from comp.locks import is_first_process
 from comp.options import CommonOptions, common_options, torch_device
 from comp.registry import METHODS, Teaching, method_called
-from comp.runs import RunDirectory
+from comp.runs import RunDirectory, hold
 
 if TYPE_CHECKING:
     from comp.plan import RateOf
@@ -117,8 +119,12 @@ def command(
             f"--stream with --device-map {device_map}: a model is read from its files or spread over "
             "GPUs; leave one of them out"
         )
-    run = RunDirectory(out or RUNS / f"{Path(model).name}-{rate:g}")
-    _prepare(run, force, resume)
+    run = run_of(out, model, rate, options.seed)
+    if force and resume:
+        raise CompExportError("--force starts again and --resume goes on: give one of them")
+    if is_first_process():  # of several that prune together one speaks for all
+        hold(run, "prune")
+        _prepare(run, force, resume)
     from comp.checkpoints import resolve_model
     from comp.compute import Compute
     from comp.distillation import DistillOptions
@@ -202,9 +208,9 @@ def command(
         stream=stream,
     )
     if resume:
-        check_resumable(run, request)
+        check_resumable(run, request, directory)
     compute = Compute(options.device, dtype)
-    record = run_pruning(request, run, compute, device_map, quiet=options.json)
+    record = run_pruning(request, run, compute, device_map, options.json, resume)
     if not compute.is_main:
         return
     if options.json:
@@ -287,24 +293,27 @@ def _of_model(model: str) -> tuple["Family", tuple[str, ...], int, Teaching]:
     return family, family.defaults_of(architecture), widest, family.teaching_of(architecture)
 
 
+def run_of(out: Path | None, model: str, rate: float, seed: int) -> RunDirectory:
+    """Where a run is written: ``out``, or a place under ``runs/`` that names model, rate and seed."""
+    if out is not None:
+        return RunDirectory(out.resolve() if out.is_symlink() else out)
+    name = model if model in EMBEDDED else os.path.abspath(model)  # noqa: PTH100  # links keep their names
+    return RunDirectory(RUNS / f"{Path(name).name}-{rate:g}{f'-seed{seed}' if seed else ''}")
+
+
 def _prepare(run: RunDirectory, force: bool, resume: bool) -> None:
-    """Refuse to overwrite; with --force an interrupted run is forgotten."""
-    if force and resume:
-        raise CompExportError("--force starts again and --resume goes on: give one of them")
-    if not run.path.exists() or resume:
+    """Refuse to overwrite; what --force replaces stays until the new run can take its place."""
+    run.check_latest()
+    if resume or run.is_empty:
         return
-    if not run.path.is_dir():
-        raise CompExportError(f"{run.path} is a file: choose another place with --out")
     if force:
-        if not (run.record.exists() or run.state.exists()) and any(run.path.iterdir()):
+        if not (run.record.exists() or run.is_interrupted):
             raise CompExportError(f"{run.path} is no run directory: --force will not replace it")
-        # A finished run stays whole until the new one can take its place.
-        shutil.rmtree(run.state, ignore_errors=True)
     elif run.is_interrupted:
         raise CompExportError(
             f"{run.path} holds an interrupted run: go on with --resume, or start again with --force"
         )
-    elif any(run.path.iterdir()):
+    else:
         raise CompExportError(f"{run.path} exists: replace it with --force, or choose --out")
 
 

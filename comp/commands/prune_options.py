@@ -45,7 +45,11 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
         "short or long names, by comma [all that the model has; of LLaVA vt,lt,lp]. Methods that remove "
         "one kind alone take those of that kind.",
     ),
-    click.option("--out", type=click.Path(path_type=Path), help="Run directory [runs/MODEL-RATE]."),
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        help="Run directory [runs/MODEL-RATE; of another seed than 0 runs/MODEL-RATE-seedN].",
+    ),
     click.option("--force", is_flag=True, help="Replace an existing run."),
     click.option("--resume", is_flag=True, help="Go on with an interrupted run."),
     click.option(

@@ -37,13 +37,14 @@ def command(
     """
     from comp.checkpoints import resolve_model
     from comp.plan import PruningPlan
-    from comp.runs import RunDirectory
-    from export.cut import cut_run, was_cut
+    from comp.runs import RunDirectory, hold
+    from export.cut import cut_run, was_begun, was_cut
 
     plan = PruningPlan.load(plan_file)
     name = model or plan.model
-    run = RunDirectory(out)
-    if out.exists() and any(out.iterdir()) and not (force and was_cut(run)):
+    run = RunDirectory(out.resolve() if out.is_symlink() else out)
+    hold(run, "cut")
+    if not (run.is_empty or was_begun(run) or (force and was_cut(run))):
         remedy = (
             "--force replaces what `cut` wrote" if was_cut(run) else "it was not written by `cut`"
         )

@@ -104,7 +104,7 @@ def command(
     for chosen compute capabilities. They are written to tensorrt/ and tensorrt-dense/ of the run,
     in another precision than float16 to tensorrt-bfloat16/ and so on.
     """
-    from comp.runs import open_run
+    from comp.runs import hold, open_run
     from export.engines.build import BuildOptions
     from export.engines.capability import choose_capabilities, parse_capabilities
     from export.engines.directory import choose_limits
@@ -113,6 +113,7 @@ def command(
 
     asked = parse_capabilities(compute_capability) if compute_capability is not None else None
     found = open_run(run)
+    hold(found, "tensorrt")
     name: ModuleName | None = MODULES[module]  # type: ignore[assignment]  # click checked it
     tensorrt = find_tensorrt(name)
     capabilities = choose_capabilities(tensorrt, asked, gpu_capability())

@@ -60,6 +60,7 @@ def command(
 
     Writes reports/bench.json, bench.md and bench.png.
     """
+    from comp.runs import hold, open_run
     from serve.artifacts import artifacts_of
     from serve.bench import BenchOptions, Contestant, bench, steps_of
     from serve.bench_report import (
@@ -73,6 +74,7 @@ def command(
     from serve.work import work_of
 
     forms = [form, *(Form.parse(text) for text in against)]
+    hold(open_run(run), "bench")
     found, _ = artifacts_of(run, form)
     contestants = [Contestant(each, artifacts_of(run, each)[1]) for each in forms]
     asked = BenchOptions(

@@ -66,11 +66,13 @@ def command(
     ways. With 95 % intervals; greedy. Writes reports/eval.json and reports/eval.md.
     """
     from comp.machine import describe_machine, describe_versions
+    from comp.runs import hold, open_run
     from serve.artifacts import artifacts_of, engines_of, is_verified
     from serve.examples import examples_of
     from serve.measure import Measure, task_of
     from serve.scores import markdown
 
+    hold(open_run(run), "eval")
     found, directories = artifacts_of(run, form)
     task = task_of(directories["compressed"])
     examples, source = examples_of(task, data, images, split, limit)

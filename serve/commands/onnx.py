@@ -96,12 +96,13 @@ def command(
     The defaults are written to onnx/ and onnx-dense/ of the run. Another flavour or precision is
     added to the name: onnx-standard/, onnx-dense-standard/, onnx-float16/, onnx-standard-float16/.
     """
-    from comp.runs import open_run
+    from comp.runs import hold, open_run
     from export.artifact import artifact_directory
     from export.graph.builder import Target
 
     target = Target(flavour, precision)
     found = open_run(run)
+    hold(found, "onnx")
     wanted = {
         which: artifact_directory(found.path, which == "dense", target)
         for which in (["compressed", "dense"] if dense else ["compressed"])

@@ -58,10 +58,11 @@ def command(
     artifacts, and exits with status 1 when a link does not hold.
     """
     from comp.options import torch_device
-    from comp.runs import open_run
+    from comp.runs import hold, open_run
     from export.verify import Asked, task_of, verify_run
 
     found = open_run(run)
+    hold(found, "verify")
     examples, source = _examples(task_of(found), data, images, questions)
     asked = Asked(examples, source, questions, max_new_tokens)
     # The proof is in float32: a GPU's own matrix formats would blur it, so "auto" is the CPU here.

@@ -16,6 +16,7 @@ from comp.files import write_text
 from comp.machine import describe_machine, describe_versions
 from comp.options import CommonOptions
 from comp.plan import PruningPlan
+from comp.runs import RunDirectory
 from serve.study.folder import Accuracy, CellRecord, DenseRecord, Latency, Result, Step, StudyFolder
 from serve.study.grid import Cell, dense_settings_of, prune_options_of, settings_of
 from serve.study.measuring import MeasureRequest
@@ -122,7 +123,8 @@ class Steps:
         with self._step("measure"):
             found = self._measure(run.onnx, dense=str(folder.dense_artifact))
         if not run.onnx_dense.is_symlink():  # a kept run is whole: eval, bench and demo take it
-            run.onnx_dense.symlink_to(os.path.relpath(folder.dense_artifact, run.path))
+            with run.locked("study"):
+                run.onnx_dense.symlink_to(os.path.relpath(folder.dense_artifact, run.path))
         record = run.read_record()
         metric = record["metric"]
         return Result(
@@ -141,10 +143,10 @@ class Steps:
         """A finished run that meets the target."""
         study, run = self.runner.study, self.runner.folder.run(self.cell)
         self._forget_other_settings()
-        if not (run.record.is_file() and run.checkpoint.is_dir()) or run.state.exists():
-            going_on = run.request.is_file()
-            if not going_on and run.path.exists():
-                shutil.rmtree(run.path)
+        if not (run.record.is_file() and run.checkpoint.is_dir()) or run.is_interrupted:
+            going_on = run.is_interrupted
+            if not going_on:
+                _remove(run)
             self._process(prune_words(self.runner, self.cell, going_on))
         plan = run.load_plan()
         off = (1 - plan.rate) / (1 - self.cell.rate) - 1
@@ -163,8 +165,7 @@ class Steps:
         settings = json.dumps(settings_of(self.runner.study, self.cell), indent=1) + "\n"
         if begun.is_file() and begun.read_text(encoding="utf-8") == settings:
             return
-        if run.path.exists():
-            shutil.rmtree(run.path)
+        _remove(run)
         write_text(begun, settings)
 
     def _dense(self, plan: PruningPlan) -> None:
@@ -240,6 +241,13 @@ def prune_words(runner: Runner, cell: Cell, going_on: bool) -> list[str]:
         else:
             words += [name, str(value)]
     return _verb("prune", *words, *(["--resume"] if going_on else []))
+
+
+def _remove(run: RunDirectory) -> None:
+    """Remove a run that nobody else works in."""
+    if run.path.exists():
+        with run.locked("study"):
+            shutil.rmtree(run.path)
 
 
 def _measured_dense(runner: Runner) -> bool:

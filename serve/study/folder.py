@@ -1,8 +1,6 @@
 """The folder of a study: what is done, what a cell left, and who works in it."""
 
-import fcntl
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +10,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from comp.errors import CompExportError
-from comp.files import disk_errors, write_text
+from comp.files import discard, write_text
+from comp.locks import locked
 from comp.runs import RunDirectory, dotted
 from serve.study.grid import Cell
 
@@ -162,10 +161,12 @@ class StudyFolder:
     def tidy(self, cell: Cell) -> None:
         """Delete a finished cell's checkpoint and graphs; its plan, stages and records stay."""
         run = self.run(cell)
-        for directory in (run.checkpoint, run.onnx):
-            if directory.is_dir():
-                shutil.rmtree(directory)
-        run.onnx_dense.unlink(missing_ok=True)
+        large = (run.checkpoint, run.onnx, run.onnx_dense)
+        if not any(each.exists() or each.is_symlink() for each in large):
+            return
+        with run.locked("study"):
+            for each in large:
+                discard(each)
 
     @contextmanager
     def locked(self) -> Iterator[int]:
@@ -176,18 +177,8 @@ class StudyFolder:
         Raises:
             CompExportError: another process works in the folder.
         """
-        with disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise CompExportError(
-                    f"a study is running in {self.path}: wait for it or end it, or choose another "
-                    "folder with --out"
-                ) from None
-            yield lock.fileno()
+        with locked(self.path, "study") as lock:
+            yield lock
 
 
 def check_settings(path: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:

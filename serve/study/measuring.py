@@ -5,6 +5,7 @@ A fresh process for each, so that nothing of a cell's pruning is left in memory 
 
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,12 +43,16 @@ class MeasureRequest:
 
 def measure(request: MeasureRequest) -> dict[str, Any]:
     """Evaluate the artifact on the test split, then take its times where a dense one is named."""
+    from comp.runs import RunDirectory
+
     artifact = Path(request.artifact)
-    if request.run is not None:
-        _export_dense(Path(request.run), artifact)
-    found = _evaluated(artifact, request)
-    if request.dense is not None:
-        found["latency"] = _timed(artifact, Path(request.dense), request)
+    run = RunDirectory(artifact.parent)
+    with run.locked("study") if run.record.is_file() else nullcontext():
+        if request.run is not None:
+            _export_dense(Path(request.run), artifact)
+        found = _evaluated(artifact, request)
+        if request.dense is not None:
+            found["latency"] = _timed(artifact, Path(request.dense), request)
     return found
 
 

@@ -81,7 +81,7 @@ def test_all_verbs_run_in_order_where_there_is_nothing(tmp_path, group):
 
 def test_an_interrupted_prune_is_resumed(tmp_path, group):
     run = RunDirectory(tmp_path / "half")
-    run.state.mkdir(parents=True)
+    run.begin({})
     assert "--resume" in made_of(run)[0].arguments
     assert "--force" in made_of(run, force=True)[0].arguments
 

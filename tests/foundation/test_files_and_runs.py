@@ -3,17 +3,21 @@
 import errno
 import json
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from fractions import Fraction
 from pathlib import Path
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from safetensors import SafetensorError
 
+from comp.disk import check_place, disk_errors
 from comp.errors import CompExportError
-from comp.files import disk_errors, write_text, writing, writing_directory
+from comp.files import discard, sweep, write_text, writing, writing_directory
 from comp.plan import BlockPlan, PruningPlan, Workload, keep_count
 from comp.runs import RunDirectory, open_run
 
@@ -114,15 +118,164 @@ def test_a_failed_directory_leaves_the_old_one(tmp_path: Path) -> None:
     assert [found.name for found in tmp_path.iterdir()] == ["artifact"]
 
 
+FULL = "disk full while writing .*x .*MiB free.*: free some space"
+TORCH = "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"
+
+
 @pytest.mark.parametrize(
-    ("number", "message"),
-    [(errno.ENOSPC, "disk full .* free some space"), (errno.EACCES, "cannot write .* --out")],
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "as the system says"), FULL),
+        (OSError(errno.EDQUOT, "of a user"), "quota exceeded while writing"),
+        (
+            OSError(errno.EACCES, "of a directory"),
+            "cannot write .*x: Permission denied; make it writable",
+        ),
+        (OSError(errno.EROFS, "of a mount"), "cannot write .*x: Read-only file system"),
+        (OSError(errno.ENOTDIR, "of a parent"), "cannot make .*x: Not a directory"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), FULL),
+        (
+            SafetensorError("I/O error: Read-only file system (os error 30)"),
+            "Read-only file system",
+        ),
+        (
+            RuntimeError(
+                f"{TORCH} PytorchStreamWriter failed writing file data/3: file write failed"
+            ),
+            FULL,
+        ),
+        (RuntimeError("basic_ios::clear: iostream error"), FULL),
+        (OSError("4096 requested and 512 written"), FULL),
+    ],
+    ids=str,
 )
-def test_disk_errors_name_the_remedy(tmp_path: Path, number: int, message: str) -> None:
-    with pytest.raises(CompExportError, match=message), disk_errors(tmp_path / "x"):
-        raise OSError(number, "as the system says")
-    with pytest.raises(OSError, match="other"), disk_errors(tmp_path / "x"):
-        raise OSError(errno.EINVAL, "other")
+def test_disk_errors_of_every_library_name_the_remedy(
+    tmp_path: Path, error: Exception, message: str
+) -> None:
+    with pytest.raises(CompExportError, match=message) as found, disk_errors(tmp_path / "x"):
+        raise error
+    assert "--out" not in str(found.value)
+
+
+def test_bytes_that_are_needed_are_said(tmp_path: Path) -> None:
+    with (
+        pytest.raises(CompExportError, match=r"x \(8 MiB are needed, \d+ MiB free\)"),
+        writing(tmp_path / "x", needed=2**23 - 1),
+    ):
+        raise OSError(errno.ENOSPC, "as the system says")
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EINVAL, "other"), RuntimeError("other"), ValueError("other")]
+)
+def test_other_errors_are_not_of_the_disk(tmp_path: Path, error: Exception) -> None:
+    with pytest.raises(type(error), match="other"), disk_errors(tmp_path / "x"):
+        raise error
+
+
+@pytest.mark.parametrize("has_out", [True, False])
+def test_out_is_advised_by_verbs_that_have_it(tmp_path: Path, has_out: bool) -> None:
+    @click.command()
+    def command(**_: object) -> None:
+        with disk_errors(tmp_path / "x"):
+            raise OSError(errno.ENOSPC, "as the system says")
+
+    if has_out:
+        command.params.append(click.Option(["--out"]))
+    with pytest.raises(CompExportError) as found:
+        command.main([], standalone_mode=False)
+    assert ("or choose another place with --out" in str(found.value)) == has_out
+
+
+def in_a_file(tmp_path: Path) -> Path:
+    (tmp_path / "file").write_text("")
+    return tmp_path / "file" / "run"
+
+
+def a_file(tmp_path: Path) -> Path:
+    return in_a_file(tmp_path).parent
+
+
+def a_link_to_nothing(tmp_path: Path) -> Path:
+    (tmp_path / "link").symlink_to("nowhere")
+    return tmp_path / "link"
+
+
+def below_a_link_to_nothing(tmp_path: Path) -> Path:
+    return a_link_to_nothing(tmp_path) / "run"
+
+
+def a_long_name(tmp_path: Path) -> Path:
+    return tmp_path / ("long" * 70)
+
+
+def a_name_whose_temporary_is_too_long(tmp_path: Path) -> Path:
+    return tmp_path / ("n" * 250)
+
+
+def a_long_path(tmp_path: Path) -> Path:
+    return tmp_path.joinpath(*["deep"] * 1000)
+
+
+PLACES = {
+    in_a_file: "file is a file, and .*run lies below it",
+    a_file: "file is a file",
+    a_link_to_nothing: "link is a link to nowhere, which is not there",
+    below_a_link_to_nothing: "link is a link to nowhere, which is not there",
+    a_long_name: "has 280 bytes, names here have 240 at the most",
+    a_name_whose_temporary_is_too_long: "has 250 bytes, names here have 240",
+    a_long_path: "is too long, paths here have",
+}
+
+
+@pytest.mark.parametrize(
+    ("place", "message"), PLACES.items(), ids=lambda each: getattr(each, "__name__", "")
+)
+def test_places_that_cannot_be_written_are_refused_at_once(
+    tmp_path: Path, place: Callable[[Path], Path], message: str
+) -> None:
+    path = place(tmp_path)
+    with pytest.raises(CompExportError, match=message):
+        check_place(path)
+
+
+def test_places_that_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(".")
+    for path in (tmp_path, tmp_path / "a", tmp_path / "b" / "c", tmp_path / "link" / "d"):
+        check_place(path)
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
+def test_what_killed_processes_left_is_swept(tmp_path: Path) -> None:
+    """What was being replaced comes back where nothing took its place; the rest goes, and only that."""
+    names = "onnx[a-z-]*|run.json"
+    for left in (
+        ".onnx.abcd1234",
+        ".onnx.old.x_y_z012",
+        ".onnx-dense.old.q2345678",
+        ".onnx.gone.01234567",
+    ):
+        (tmp_path / left / left.split(".")[1]).mkdir(parents=True)
+    (tmp_path / ".run.json.01234567").write_text("")
+    (tmp_path / "onnx").mkdir()
+    for own in (".mine.settings", ".onnx.mine", ".lock"):
+        (tmp_path / own).write_text("")
+    sweep(tmp_path, names)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "onnx",
+        "onnx-dense",
+        ".mine.settings",
+        ".onnx.mine",
+        ".lock",
+    }
+
+
+def test_a_link_is_discarded_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "link").symlink_to("kept")
+    discard(tmp_path / "link")
+    discard(tmp_path / "nothing")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
 def test_latest_follows_to_the_newest_run(tmp_path: Path) -> None:

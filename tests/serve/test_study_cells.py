@@ -418,7 +418,7 @@ def test_no_second_study_runs_beside_what_the_first_has_left(tmp_path, study, en
     while not (log.is_file() and log.read_text() == "up"):
         time.sleep(0.05)
         assert process.poll() is None, process.stderr.read()
-    assert "a study is running in" in str(study(Steps()).error)
+    assert "is in use: `study` works there since" in str(study(Steps()).error)
     assert not (folder / "cells").exists()
     process.send_signal(ending)
     process.wait(20)
@@ -426,7 +426,7 @@ def test_no_second_study_runs_beside_what_the_first_has_left(tmp_path, study, en
     if ending != signal.SIGKILL:
         assert study(steps).exit_code == 0
         return
-    assert "a study is running in" in str(study(steps).error)
+    assert "is in use: `study` works there since" in str(study(steps).error)
     (orphan,) = [
         int(entry.name)
         for entry in Path("/proc").iterdir()

@@ -1,0 +1,161 @@
+"""One process at a time in a directory: who holds it is named, and what a dead one left is taken over."""
+
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from comp import locks
+from comp.errors import CompExportError
+from comp.locks import LOCK, Owner, is_first_process, locked
+from comp.runs import RunDirectory, hold
+
+HOLDING = """
+import sys
+from pathlib import Path
+from comp.locks import locked
+with locked(Path(sys.argv[1]), "prune"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that holds ``tmp_path / "run"``."""
+    words = [sys.executable, "-c", HOLDING, str(tmp_path / "run")]
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=Path.cwd()
+    ) as process:
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def write_owner(directory, **changes):
+    directory.mkdir(exist_ok=True)
+    owner = Owner.myself("onnx").model_copy(update=changes)
+    (directory / LOCK).write_text(owner.model_dump_json())
+
+
+def test_the_second_is_told_who_the_first_is(tmp_path, holder):
+    with (
+        pytest.raises(CompExportError) as refused,
+        locked(tmp_path / "run", "onnx"),
+    ):
+        pass
+    said = str(refused.value)
+    assert f"{tmp_path / 'run'} is in use: `prune` works there since " in said
+    assert f"process {holder.pid} on host {socket.gethostname()}" in said
+    holder.communicate("")
+    with locked(tmp_path / "run", "onnx"):
+        owner = json.loads((tmp_path / "run" / LOCK).read_text())
+        assert (owner["pid"], owner["doing"]) == (os.getpid(), "onnx")
+    assert not (tmp_path / "run").exists(), "made for the lock alone"
+
+
+def test_what_a_killed_process_left_is_taken_over(tmp_path, holder):
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert (tmp_path / "run" / LOCK).is_file()
+    with locked(tmp_path / "run", "onnx"):
+        pass
+    assert not (tmp_path / "run" / LOCK).exists()
+
+
+def test_another_hosts_lock_is_refused_with_the_remedy(tmp_path):
+    write_owner(tmp_path, host="elsewhere", boot="another")
+    with (
+        pytest.raises(CompExportError, match=rf"on host elsewhere, .* delete {tmp_path / LOCK}"),
+        locked(tmp_path, "onnx"),
+    ):
+        pass
+    (tmp_path / LOCK).unlink()
+    with locked(tmp_path, "onnx"):
+        pass
+
+
+def test_another_container_of_this_machine_is_judged_by_the_kernel(tmp_path):
+    write_owner(tmp_path, host="container-1", pid=1)
+    with locked(tmp_path, "onnx"):
+        pass
+
+
+@pytest.fixture
+def no_kernel_locks(monkeypatch):
+    def refuse(file, how):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+@pytest.mark.usefixtures("no_kernel_locks")
+def test_without_locks_of_the_kernel_the_process_is_looked_up(tmp_path, monkeypatch):
+    write_owner(tmp_path)  # this very process
+    with (
+        pytest.raises(CompExportError, match=f"process {os.getpid()} on host"),
+        locked(tmp_path, "onnx"),
+    ):
+        pass
+    for changes in ({"started": 1.0}, {"pid": 2**22 + 1}):  # a number used again; nobody's
+        write_owner(tmp_path, **changes)
+        with locked(tmp_path, "onnx"):
+            pass
+    monkeypatch.setattr(locks, "BOOT_ID", tmp_path / "no-linux")
+    write_owner(tmp_path, host="elsewhere")
+    with pytest.raises(CompExportError, match="elsewhere"), locked(tmp_path, "onnx"):
+        pass
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"{}"])
+def test_a_lock_that_nobody_finished_is_free(tmp_path, content):
+    (tmp_path / LOCK).write_bytes(content)
+    with locked(tmp_path, "onnx"):
+        pass
+
+
+def test_what_was_put_into_a_new_directory_stays(tmp_path):
+    with locked(tmp_path / "a" / "b", "prune"):
+        (tmp_path / "a" / "b" / "file").write_text("")
+    assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["file"]
+
+
+def test_the_lock_of_a_removed_directory_is_not_taken_from_the_next_one(tmp_path):
+    with locked(tmp_path / "run", "study"):
+        (tmp_path / "run" / LOCK).unlink()
+        with locked(tmp_path / "run", "prune"):
+            assert (tmp_path / "run" / LOCK).is_file()
+
+
+def test_a_command_holds_its_run_to_its_end(tmp_path):
+    run = RunDirectory(tmp_path)
+
+    @click.command()
+    def command():
+        hold(run, "onnx")
+        with pytest.raises(CompExportError, match="is in use"):
+            hold(run, "verify")
+
+    for _ in range(2):
+        command.main([], standalone_mode=False)
+    assert not (tmp_path / LOCK).exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "first"),
+    [({}, True), ({"RANK": "0"}, True), ({"RANK": "1"}, False), ({"PMI_RANK": "3"}, False)],
+)
+def test_of_processes_launched_together_one_speaks(monkeypatch, variables, first):
+    for name in locks.RANKS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert is_first_process() is first
