@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from threading import Lock, Timer
 from typing import Any
 
@@ -61,6 +62,10 @@ class TemplateProcess:
             patience.start()
             try:
                 line = _exchange(process, json.dumps(asdict(asked)))
+            except BaseException:  # interrupted: its answer is not that of the next request
+                self._process = None
+                process.kill()
+                raise
             finally:
                 patience.cancel()
             if not line.endswith("\n"):
@@ -86,14 +91,21 @@ class TemplateProcess:
     def _running(self) -> "subprocess.Popen[str]":
         found = self._process
         if found is None or found.poll() is not None:
+            if find_spec("jinja2") is None:
+                raise TemplateFailed("cannot be rendered without the package jinja2 (3.1.6 or newer)")
             limits = {"seconds": self._seconds, "bytes": BYTES, "characters": CHARACTERS}
-            found = subprocess.Popen(
-                [sys.executable, "-I", "-c", START, *sys.path],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                encoding="ascii",
-            )
+            try:
+                found = subprocess.Popen(
+                    [sys.executable or "python3", "-I", "-c", START, *sys.path],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    encoding="ascii",
+                )
+            except OSError as error:
+                raise TemplateFailed(
+                    f"cannot be rendered: no process can be started for it ({error.strerror})"
+                ) from error
             self._process = found
             _exchange(found, json.dumps(limits), answered=False)
         return found

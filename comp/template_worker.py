@@ -135,6 +135,7 @@ def render(source: str, tokens: dict[str, str], messages: list[Any], longest: in
 
 def main() -> None:
     """Work until stdin ends; the first line holds the limits."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: meant for who asks
     limits = json.loads(sys.stdin.readline())
     _limit_memory(limits["bytes"])
     for line in sys.stdin:

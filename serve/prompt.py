@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from comp.chat_template import render, user_turn
+from comp.chat_template import check_template, render, user_turn
 from comp.errors import CompExportError
 from export.llava_manifest import LlavaManifest
 from export.manifest import REMEDY
-from serve.tokenizer import ArtifactTokenizer
+from serve.tokenizer import ArtifactTokenizer, shown
 
 _PROMPT = "{prompt}"
 
@@ -40,7 +40,10 @@ class PromptEncoder:
         self._where = manifest.model
         self._template = manifest.prompt_template or ""
         self.tokenizer = ArtifactTokenizer(tokenizer, manifest.text_processing, self._limit)
-        if self._chat is None and _PROMPT not in self._template:
+        if self._chat is not None:
+            token = manifest.tokens.image_token
+            check_template(self._chat.source, self._chat.tokens, token, self._where)
+        elif _PROMPT not in self._template:
             raise CompExportError(f"prompt_template {self._template!r} has no {_PROMPT}: {REMEDY}")
 
     def render(self, prompt: str, images: int) -> str:
@@ -57,7 +60,7 @@ class PromptEncoder:
         own = prompt.count(token)
         if own not in (0, images):
             raise CompExportError(
-                f"the prompt has {own} {token} but there are {images} images: "
+                f"the prompt {shown(prompt)!r} has {own} {token} but there are {images} images: "
                 f"give {own} images, or leave {token} out of the prompt"
             )
         if self._chat is None:
@@ -95,28 +98,28 @@ class PromptEncoder:
         Raises:
             CompExportError: for a prompt longer than the model's positions (says the limit).
         """
-        found = self._tokenizer_ids(self.render(prompt, images))
+        found = self._tokenizer_ids(self.render(prompt, images), prompt)
         ids = np.array(found, dtype=np.int64)
         is_image = ids == self._tokens.image_token_id
         if int(is_image.sum()) != images and self._chat is not None:
             raise CompExportError(
-                f"the prompt has {int(is_image.sum())} image tokens and {images} images: the tokenizer of "
-                f"{self._where} does not keep {self._tokens.image_token} whole; {REMEDY}"
+                f"the prompt {shown(prompt)!r} has {int(is_image.sum())} image tokens and {images} "
+                f"images: the tokenizer of {self._where} does not keep {self._tokens.image_token} whole; {REMEDY}"
             )
         repeats = np.where(is_image, self._image_tokens, 1)
         expanded = np.repeat(ids, repeats)
         if expanded.size >= self._limit:
             of_images = int(is_image.sum()) * self._image_tokens
             raise CompExportError(
-                f"the prompt has {expanded.size} tokens ({of_images} of them image tokens), the "
-                f"model has {self._limit} positions, one of them for the answer: shorten it to "
+                f"the prompt {shown(prompt)!r} has {expanded.size} tokens ({of_images} of them image "
+                f"tokens), the model has {self._limit} positions, one of them for the answer: shorten it to "
                 f"{self._limit - 1} tokens or give fewer images"
             )
         kinds = np.repeat(is_image, repeats)
         return EncodedPrompt(expanded, np.flatnonzero(kinds), np.flatnonzero(~kinds))
 
-    def _tokenizer_ids(self, text: str) -> list[int]:
-        self.tokenizer.check(text, "the prompt in its template")
+    def _tokenizer_ids(self, text: str, prompt: str) -> list[int]:
+        self.tokenizer.check(text, f"the prompt {shown(prompt)!r} in its template")
         if self._chat is not None:
             # As the processor of transformers: a template that writes the BOS adds all there is to add.
             bos_token = self._chat.tokens.get("bos_token")

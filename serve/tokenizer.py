@@ -60,7 +60,7 @@ class ArtifactTokenizer:
             raise CompExportError(f"{what} is empty: give some words")
         if len(text) > self._most:
             raise CompExportError(
-                f"{what} {shown(text)!r} has {len(text)} characters, and {self._most} are the most that "
+                f"{what} has {len(text)} characters, and {self._most} are the most that "
                 "this model reads: shorten it"
             )
         if half := HALF_CHARACTER.search(text):

@@ -1,6 +1,8 @@
 """Chat templates: rendered as transformers renders them, chosen as it chooses them, and bounded."""
 
 import json
+import os
+from multiprocessing import get_context
 from threading import Thread
 
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from comp import template_process
 from comp.chat_template import (
     LLAVA_TEMPLATE,
     check_template,
@@ -134,6 +137,41 @@ def test_hostile_templates_are_stopped(name):
         assert process.render(fair) == "USER: <image>\nwhat? ASSISTANT:"
     finally:
         process.close()
+
+
+def test_an_interrupted_request_leaves_no_answer_behind(monkeypatch):
+    process = TemplateProcess()
+
+    def rendered(words):
+        return process.render(Rendering(LLAVA_TEMPLATE, TOKENS, user_turn(words, 0)))
+
+    exchange = template_process._exchange
+
+    def interrupted(running, line, answered=True):
+        exchange(running, line, answered=False)
+        raise KeyboardInterrupt
+
+    try:
+        assert rendered("first") == "USER: first ASSISTANT:"
+        with monkeypatch.context() as patched:
+            patched.setattr(template_process, "_exchange", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                rendered("second")
+        assert rendered("third") == "USER: third ASSISTANT:"
+        process._process.kill()  # as the kernel does when memory is short
+        process._process.wait()
+        assert rendered("fourth") == "USER: fourth ASSISTANT:"
+    finally:
+        process.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_a_fork_renders_with_a_process_of_its_own():
+    turn = user_turn("what?", 0)
+    first = render(LLAVA_TEMPLATE, TOKENS, turn, "it")
+    with get_context("fork").Pool(1) as pool:
+        assert pool.apply(render, (LLAVA_TEMPLATE, TOKENS, turn, "it")) == first
+    assert render(LLAVA_TEMPLATE, TOKENS, turn, "it") == first
 
 
 def test_threads_share_the_process():

@@ -140,7 +140,7 @@ def test_prompts_that_are_no_text_are_refused(encoder):
 
 def test_templates_that_write_half_a_character_are_refused(encoder):
     ours = encoder("{{ '\\ud83d' }}<image>{{ messages[0].content[-1].text }}")
-    with pytest.raises(CompExportError, match="the prompt in its template holds half"):
+    with pytest.raises(CompExportError, match="in its template holds half"):
         ours.encode("what?", 1)
 
 
