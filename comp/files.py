@@ -134,8 +134,9 @@ def read_regular(path: Path, what: str, remedy: str, max_bytes: int) -> bytes:
         with os.fdopen(handle, "rb") as file:
             found = os.fstat(handle)
             _check_regular(found, path, what, remedy)
-            # Files of some file systems (proc) say that they are empty.
-            data = file.read(max_bytes + 1) if found.st_size <= max_bytes else b""
+            data = file.read(found.st_size + 1) if found.st_size <= max_bytes else b""
+            if len(data) > found.st_size:  # it grows, or says as those of /proc that it is empty
+                data += file.read(max(0, max_bytes + 1 - len(data)))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CompExportError(f"cannot read {what} {path}: {reason}; {remedy}") from error

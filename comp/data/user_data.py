@@ -4,6 +4,7 @@ Image names start in the folder given, by default that of the file. Every reader
 ``CompExportError``, which names the file, the line or record, and what to mend.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,6 @@ from comp.data.records import (
     text_of,
 )
 from comp.errors import CompExportError
-from comp.json_files import parse_json
 
 IMAGE_MARK = "<image>"
 ASKS, ANSWERS = ("human", "user"), ("gpt", "assistant")
@@ -66,7 +66,12 @@ def load_captions(path: Path, images: Path | None = None) -> Records[Example]:
 
 
 def _conversations(path: Path, folder: Path) -> Iterator[ImageRecord]:
-    found = parse_json(read_text(path), str(path), "LLaVA-Instruct is one list")
+    try:
+        found = json.loads(read_text(path))
+    except ValueError as error:
+        raise CompExportError(
+            f"{path} is not JSON ({error}): LLaVA-Instruct is one list"
+        ) from error
     if not isinstance(found, list):
         raise CompExportError(f"{path} is no list of conversations, as LLaVA-Instruct has it")
     without_image = 0

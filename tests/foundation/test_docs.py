@@ -51,7 +51,8 @@ def test_commands_in_the_text_exist(path: Path) -> None:
 def test_options_in_the_text_exist(path: Path) -> None:
     known = set(re.findall(r"--[a-z][a-z-]+", pages()["cli.md"]))
     tools = {"--no-deps", "--version", "--query-gpu", "--format"}  # of pip, nvidia-smi, the program
-    scripts = "".join(script.read_text() for script in (ROOT / "benchmarks").glob("*.py"))
+    programs = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "tests" / "fuzz" / "__main__.py"]
+    scripts = "".join(script.read_text() for script in programs)
     known |= set(re.findall(r'add\("(--[a-z][a-z-]+)', scripts))
     assert set(re.findall(r"--[a-z][a-z-]+", path.read_text())) <= known | tools
 

@@ -1,0 +1,176 @@
+"""Hostile artifacts and runs: damage has no other meaning, so the answer is the same or refused."""
+
+import json
+import os
+from pathlib import Path
+from random import Random
+
+from tests.fuzz.base import Base, copied, replaced
+from tests.fuzz.families import QUESTIONS, Answers
+from tests.fuzz.making import Trial, nothing_else
+from tests.fuzz.mutations import break_bytes, break_json, break_text, to_json
+
+
+def _artifact(base: Base, scratch: Path) -> Path:
+    return copied(base.of("llava") / "onnx", scratch / "onnx")
+
+
+def files_of_artifact(rng: Random, base: Base, scratch: Path) -> Trial:
+    """A file that is not what the manifest says, or no file at all."""
+    folder = _artifact(base, scratch)
+    names = sorted(path.name for path in folder.iterdir() if path.name != "manifest.json")
+    path = folder / rng.choice(names)
+    data, deed = path.read_bytes(), rng.choice(("bytes", "gone", "other", "link", "pipe", "folder"))
+    if deed == "bytes":
+        changed, deed = break_bytes(rng, data)
+        replaced(path, changed)
+    elif deed == "other":
+        replaced(path, (folder / rng.choice(names)).read_bytes())
+    else:
+        path.unlink()
+        if deed == "link":
+            path.symlink_to(rng.choice((Path("/dev/zero"), base.picture, path, scratch / "none")))
+        elif deed == "pipe":
+            os.mkfifo(path)
+        elif deed == "folder":
+            path.mkdir()
+    return Trial(
+        f"{path.name}: {deed}",
+        lambda: base.said("llava", folder),
+        nothing_else,
+        base.once("llava", "onnx"),
+        (path.name,),
+    )
+
+
+def manifest(rng: Random, base: Base, scratch: Path) -> Trial:
+    """Values of the wrong kind, missing and unknown fields, damaged text."""
+    folder = _artifact(base, scratch)
+    path = folder / "manifest.json"
+    text = path.read_text(encoding="utf-8")
+    if rng.random() < 0.25:
+        changed, deed = break_text(rng, text)
+        replaced(path, changed)
+    else:
+        value, deed = break_json(rng, json.loads(text))
+        replaced(path, to_json(value))
+    names = ("manifest.json", str(folder))
+    return Trial(
+        deed, lambda: base.said("llava", folder), nothing_else, base.once("llava", "onnx"), names
+    )
+
+
+def graphs(rng: Random, base: Base, scratch: Path) -> Trial:
+    """Graphs whose bytes are changed, and a manifest that agrees with them."""
+    from export.manifest import describe_files
+    from export.ort_runner import OnnxRunner
+
+    folder = _artifact(base, scratch)
+    path = rng.choice(sorted(folder.glob("*.onnx")))
+    if rng.random() < 0.3:
+        changed, deed = break_bytes(rng, path.read_bytes(), 2000)
+    else:
+        changed, deed = _other_graph(rng, path)
+    replaced(path, changed)
+    found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    found["files"] = [entry.model_dump() for entry in describe_files(folder)]
+    replaced(folder / "manifest.json", to_json(found))
+
+    def right() -> Answers:
+        """The graphs in a bare ONNX Runtime, with the prompts and pixels of the sound artifact."""
+        from serve.engine import Engine
+
+        sound = Engine.load(base.of("llava") / "onnx", device="cpu", threads=1)
+        runner = OnnxRunner(folder, threads=1)
+        stops = sound.manifest.tokens.eos_token_ids
+        answers = []
+        for question in QUESTIONS:
+            ids = sound._prompts.encode(question, 1).input_ids
+            tokens = runner.generate(sound._pixels([base.picture]), ids[None], 5)
+            answers.append((ids.size, *(each for each in tokens if each not in stops)))
+        return tuple(answers)
+
+    names = (path.name, str(folder), "answer", "finite")
+    return Trial(
+        f"{path.name}: {deed}",
+        lambda: base.said("llava", folder),
+        right,
+        base.once("llava", "onnx"),
+        names,
+    )
+
+
+def _other_graph(rng: Random, path: Path) -> tuple[bytes, str]:
+    """Structure changed: a graph that parses."""
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    graph = model.graph
+    deed = rng.randrange(9)
+    node = rng.choice(graph.node)
+    if deed == 0:
+        graph.node.remove(node)
+        what = f"{node.op_type} left out"
+    elif deed == 1:
+        what, node.op_type = (
+            f"{node.op_type} of no kind",
+            rng.choice(("NoSuch", "", "Loop", "Identity")),
+        )
+    elif deed == 2:
+        if node.input:
+            node.input[rng.randrange(len(node.input))] = rng.choice(
+                ("", "none", graph.node[0].output[0])
+            )
+        what = f"another input of {node.op_type}"
+    elif deed == 3:
+        ends = rng.choice((graph.input, graph.output))
+        end = rng.choice(ends)
+        what, end.name = f"{end.name} renamed", rng.choice(("x", "", ends[0].name))
+    elif deed == 4:
+        end = rng.choice(graph.input)
+        shape = end.type.tensor_type.shape
+        if shape.dim:
+            rng.choice(shape.dim).dim_value = rng.choice((0, -1, 3, 2**31, 2**62))
+        what = f"another shape of {end.name}"
+    elif deed == 5:
+        model.opset_import[0].version = rng.choice((0, -1, 1, 9999, 2**40))
+        what = "another opset"
+    elif deed == 6 and graph.initializer:
+        tensor = rng.choice(graph.initializer)
+        for entry in tensor.external_data:
+            if entry.key == rng.choice(("location", "offset", "length")):
+                entry.value = rng.choice(
+                    ("../x", "/dev/zero", "-1", str(2**63), "", "manifest.json")
+                )
+        what = f"other data of {tensor.name}"
+    elif deed == 7 and graph.initializer:
+        tensor = rng.choice(graph.initializer)
+        if tensor.dims:
+            tensor.dims[rng.randrange(len(tensor.dims))] = rng.choice((0, -1, 2**40))
+        what = f"another shape of {tensor.name}"
+    else:
+        end = rng.choice(graph.input)
+        end.type.tensor_type.elem_type = rng.choice((0, 7, 8, 10, 99))
+        what = f"another type of {end.name}"
+    return model.SerializeToString(), what
+
+
+def run_record(rng: Random, base: Base, scratch: Path) -> Trial:
+    """``run.json``: damaged."""
+    from serve.artifacts import DEFAULT_FORM, artifacts_of
+
+    folder = copied(base.of("llava"), scratch / "run")
+    path = folder / "run.json"
+    text = path.read_text(encoding="utf-8")
+    if rng.random() < 0.5:
+        changed, deed = break_text(rng, text)
+        replaced(path, changed)
+    else:
+        value, deed = break_json(rng, json.loads(text))
+        replaced(path, to_json(value))
+
+    def product() -> Answers:
+        _, directories = artifacts_of(folder, DEFAULT_FORM)
+        return base.said("llava", directories["compressed"])
+
+    return Trial(deed, product, nothing_else, base.once("llava", "onnx"), ("run.json", str(folder)))

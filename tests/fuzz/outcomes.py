@@ -1,0 +1,50 @@
+"""What became of one hostile input."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["refused", "same", "other"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One input and what it came to.
+
+    Attributes:
+        kind: of input.
+        seed: makes it again, with the kind.
+        verdict: ``refused`` with a ``CompExportError`` that names it, the ``same`` answer as the
+            reference has for this very input, or anything ``other``.
+        detail: what was changed, and what was said or differs.
+    """
+
+    kind: str
+    seed: int
+    verdict: Verdict
+    detail: str
+
+
+def counted(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
+    """How many of each verdict, by kind."""
+    found: dict[str, Counter[str]] = {}
+    for each in outcomes:
+        found.setdefault(each.kind, Counter())[each.verdict] += 1
+    verdicts = ("refused", "same", "other")
+    return {kind: {name: count[name] for name in verdicts} for kind, count in found.items()}
+
+
+def table(counts: dict[str, dict[str, int]]) -> str:
+    """Counts as a table in Markdown."""
+    total = {
+        name: sum(each[name] for each in counts.values()) for name in ("refused", "same", "other")
+    }
+    lines = [
+        "| input | tried | refused by name | same answer | anything else |",
+        "|---|---|---|---|---|",
+    ]
+    for kind, each in [*counts.items(), ("all", total)]:
+        row = (kind, sum(each.values()), each["refused"], each["same"], each["other"])
+        lines.append("| " + " | ".join(map(str, row)) + " |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,136 @@
+"""Processes that try inputs, each with limits; one that crashes or hangs is an outcome."""
+
+import resource
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from time import monotonic
+
+from tests.fuzz.outcomes import Outcome
+
+Job = tuple[str, int]  # kind and seed
+Trial = Callable[[Path, Path, str, int], Outcome]  # base, scratch, kind, seed
+
+
+@dataclass
+class Limits:
+    """Of one worker.
+
+    Attributes:
+        seconds: for one input; the first of a worker also loads what all need.
+        starting: seconds more for the first one.
+        gigabytes: of memory that it may write to.
+    """
+
+    seconds: float = 60.0
+    starting: float = 120.0
+    gigabytes: float = 6.0
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    job: Job | None = None
+    until: float = 0.0
+    fresh: bool = True
+
+
+def tried(
+    trial: Trial, jobs: Sequence[Job], base: Path, scratch: Path, workers: int, limits: Limits
+) -> Iterator[Outcome]:
+    """The outcomes of all jobs, as they come.
+
+    Args:
+        trial: a function of a module; it does one job.
+        jobs: what to do.
+        base: what all trials begin with; made before, changed by none.
+        scratch: a folder for the workers.
+        workers: how many processes.
+        limits: of each.
+    """
+    left, crew = list(reversed(jobs)), []
+    for number in range(min(workers, len(jobs))):
+        crew.append(_started(trial, base, scratch / str(number), limits))
+    places = {id(worker): scratch / str(number) for number, worker in enumerate(crew)}
+    while crew:
+        for worker in crew:
+            if worker.job is None and left:
+                worker.job = left.pop()
+                more = limits.starting if worker.fresh else 0.0
+                worker.until = monotonic() + limits.seconds + more
+                worker.pipe.send(worker.job)
+        crew = [worker for worker in crew if worker.job is not None or _dismiss(worker)]
+        if not crew:
+            return
+        pause = max(0.0, min(worker.until for worker in crew) - monotonic())
+        wait([worker.pipe for worker in crew], timeout=pause)
+        for place, worker in enumerate(crew):
+            outcome = _result(worker)
+            if outcome is None:
+                continue
+            yield outcome
+            if worker.process.is_alive() and worker.job is not None:
+                worker.job, worker.fresh = None, False
+            else:
+                folder = places.pop(id(worker))
+                crew[place] = _started(trial, base, folder, limits)
+                places[id(crew[place])] = folder
+
+
+def _started(trial: Trial, base: Path, scratch: Path, limits: Limits) -> _Worker:
+    context = get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_work, args=(there, trial, base, scratch, limits), daemon=True)
+    process.start()
+    there.close()
+    return _Worker(process, here)
+
+
+def _dismiss(worker: _Worker) -> bool:
+    worker.pipe.close()  # it ends when it reads the end
+    worker.process.join(10)
+    worker.process.kill()
+    return False
+
+
+def _result(worker: _Worker) -> Outcome | None:
+    """What a worker came to, if it did; one that is over its time is ended."""
+    assert worker.job is not None
+    kind, seed = worker.job
+    try:
+        if worker.pipe.poll():
+            return worker.pipe.recv()
+    except (EOFError, OSError):
+        worker.process.join(10)
+        code = worker.process.exitcode
+        name = signal.Signals(-code).name if code and code < 0 else f"exit {code}"
+        worker.job = None
+        return Outcome(kind, seed, "other", f"the process ended: {name}")
+    if monotonic() > worker.until:
+        worker.process.kill()
+        worker.process.join()
+        worker.job = None
+        return Outcome(kind, seed, "other", "no end within its time")
+    return None
+
+
+def _work(pipe: Connection, trial: Trial, base: Path, scratch: Path, limits: Limits) -> None:
+    size = int(limits.gigabytes * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    while True:
+        try:
+            kind, seed = pipe.recv()
+        except (EOFError, OSError):
+            return
+        try:
+            outcome = trial(base, scratch, kind, seed)
+        except BaseException:
+            outcome = Outcome(kind, seed, "other", traceback.format_exc(limit=-6))
+        pipe.send(outcome)
