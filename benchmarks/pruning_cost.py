@@ -91,7 +91,7 @@ def pruned(name: str, asked: argparse.Namespace, folder: Path) -> dict[str, Any]
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         raise CompExportError(f"{name}: {done.stderr.strip()[-600:]}")
-    return json.loads((out / "run.json").read_text())
+    return json.loads((out / "run.json").read_text(encoding="utf-8"))
 
 
 def row_of(record: dict[str, Any], plain: Sequence[float]) -> dict[str, Any]:

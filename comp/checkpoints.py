@@ -82,7 +82,7 @@ def read_config(directory: Path) -> dict[str, Any]:
     """
     path = directory / "config.json"
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise CompExportError(
             f"cannot read {path}: {error.strerror}; is this a checkpoint?"

@@ -4,6 +4,7 @@ Text starts with a byte order mark or without one. A file has to be a regular on
 its kind can have: neither a FIFO nor ``/dev/zero`` is waited for.
 """
 
+import codecs
 import json
 import re
 import stat
@@ -17,6 +18,7 @@ from comp.errors import CompExportError
 MAX_BYTES = 64 * 2**20  # of a file of settings
 MAX_DEPTH = 64  # lists and objects inside each other
 POINTER = "version https://git-lfs.github.com/spec/"  # what Git LFS leaves in place of a file
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # byte order marks
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -52,9 +54,11 @@ def decoded(held: bytes, where: str, remedy: str) -> str:
     """Bytes of a file as text, without a byte order mark; ``where`` names them in errors.
 
     Raises:
-        CompExportError: a Git LFS pointer, or not UTF-8.
+        CompExportError: a Git LFS pointer, UTF-16, or not UTF-8 otherwise.
     """
     refuse_pointer(held, where)
+    if held.startswith(UTF_16):
+        raise CompExportError(f"{where} is UTF-16 text: save it as UTF-8, or {remedy}")
     try:
         return held.decode("utf-8-sig")
     except UnicodeDecodeError as error:

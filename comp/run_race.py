@@ -47,7 +47,7 @@ def raced(
             if compute.is_main:
                 write_text(file, json.dumps({"loss": loss, "metric": metric}))
             compute.accelerator.wait_for_everyone()
-        verdicts.append(Verdict(lane, **json.loads(file.read_text())))
+        verdicts.append(Verdict(lane, **json.loads(file.read_text(encoding="utf-8"))))
     won = winner(verdicts)
     records = [verdict.record(verdict.lane == won) for verdict in verdicts]
     return settings.with_search(modes=won.modes), state / won.name, records

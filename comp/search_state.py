@@ -110,7 +110,7 @@ def load_search(folder: Path, adapter: FamilyAdapter, modes: tuple[str, ...]) ->
     path = folder / STATE
     if not path.exists():
         return None
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     if set(record["costs"]) != set(modes):
         raise CompExportError(
             f"{folder} was started with modes {', '.join(record['costs'])}: resume with the same ones, "
@@ -171,7 +171,7 @@ def read_lines(folder: Path, count: int) -> list[dict[str, Any]]:
     path = folder / STAGES
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().splitlines()][:count]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][:count]
 
 
 def _mask_lists(masks: dict[BlockKey, Tensor]) -> dict[str, list[int]]:

@@ -111,7 +111,9 @@ def write_slim_checkpoint(
             names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
             new_config["dtype"] = names[dtype]
             new_config.pop("torch_dtype", None)
-        (directory / "config.json").write_text(json.dumps(new_config, indent=2) + "\n")
+        (directory / "config.json").write_text(
+            json.dumps(new_config, indent=2) + "\n", encoding="utf-8"
+        )
         copy_companions(dense, directory)
         save_tokenizer(tokenizer, directory)
         name_classes(directory, dense, "LlavaProcessor")
@@ -136,10 +138,10 @@ def _narrow_images(directory: Path, sizes: ModelShape) -> None:
     path = directory / "processor_config.json"
     if sizes.image_selection is None or not path.is_file():
         return
-    settings = json.loads(path.read_text())
+    settings = json.loads(path.read_text(encoding="utf-8-sig"))
     more = settings.get("num_additional_image_tokens", 0)
     settings["num_additional_image_tokens"] = more + sizes.image_tokens - sizes.tower_tokens
-    path.write_text(json.dumps(settings, indent=2) + "\n")
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def write_safetensors(

@@ -108,7 +108,9 @@ def _files(directory: Path) -> list[Path]:
             "pass --model DIR of a checkpoint with safetensors"
         )
     try:
-        shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        shards = sorted(
+            set(json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values())
+        )
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise CompExportError(
             f"{index} is no index of weights ({error}): download it again"

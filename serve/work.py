@@ -43,12 +43,12 @@ class Work:
             assert isinstance(image, Image.Image)
             image.save(names[-1])
         path = folder / "work.json"
-        path.write_text(json.dumps(vars(replace(self, images=tuple(names)))))
+        path.write_text(json.dumps(vars(replace(self, images=tuple(names)))), encoding="utf-8")
         return path
 
     @classmethod
     def load(cls, path: Path) -> "Work":
-        found = json.loads(path.read_text())
+        found = json.loads(path.read_text(encoding="utf-8"))
         return cls(
             found["task"], tuple(found["images"]), tuple(found["texts"]), found["new_tokens"]
         )

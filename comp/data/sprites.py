@@ -30,7 +30,7 @@ class Sprite:
 def sprites() -> dict[str, Sprite]:
     """All sprites by name, in the sheet's order."""
     folder = files("comp.data") / "emoji"
-    labels = json.loads((folder / "labels.json").read_text())
+    labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
     with (folder / "sheet.png").open("rb") as stream:
         sheet = Image.open(stream).convert("RGBA")
     tile = labels["tile"]

@@ -234,7 +234,9 @@ def save_streamed(model: Any, directory: Path, dtype: torch.dtype) -> None:
         files |= dict.fromkeys(tensors, file)
         total += sum(tensor.nbytes for tensor in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": files}
-    (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    (directory / INDEX).write_text(
+        json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8"
+    )
     config = deepcopy(model.config)
     config.architectures, config.dtype = [type(model).__name__], dtype
     config.save_pretrained(directory)
@@ -245,7 +247,7 @@ def _tensors(directory: Path) -> list[tuple[Path, str]]:
     """Every tensor of a checkpoint, with the file that it is in."""
     index = directory / INDEX
     if index.is_file():
-        mapped = json.loads(index.read_text())["weight_map"]
+        mapped = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
         return [(directory / file, name) for name, file in mapped.items()]
     file = directory / SINGLE
     with safe_open(file, framework="pt") as opened:

@@ -65,7 +65,7 @@ class Losses:
 
     def __post_init__(self) -> None:
         if self.path.exists():
-            self.found = json.loads(self.path.read_text())
+            self.found = json.loads(self.path.read_text(encoding="utf-8"))
 
     def of(self, name: str, measure: Callable[[], float]) -> float:
         """The loss under this name, measured unless it is known."""

@@ -244,7 +244,7 @@ def train(out: Path, recipe: Recipe, save_every: int, threads: int) -> None:
             clock = time.time()
             line = {"step": step + 1, "seconds": round(seconds, 3), "learning_rate": rate}
             line |= {key: round(value, 4) for key, value in running.items()}
-            with (out / "log.jsonl").open("a") as log:
+            with (out / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
         if (step + 1) % save_every == 0 or step + 1 == recipe.total_steps:

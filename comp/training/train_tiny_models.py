@@ -188,7 +188,7 @@ def train(
             line = {"step": step + 1, "seconds": round((time.time() - clock) / 20, 3)}
             line |= {key: round(value, 4) for key, value in running.items()}
             clock = time.time()
-            with (out / "log.jsonl").open("a") as log:
+            with (out / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
             print(json.dumps(line), flush=True)
         if (step + 1) % save_every == 0 or step + 1 == recipe.steps:

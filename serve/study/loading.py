@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from comp.checkpoints import ALIASES, EMBEDDED
 from comp.commands.prune import SHORT_MODES, mode_names
 from comp.errors import CompExportError
+from comp.json_files import read_text
 from comp.registry import METHODS, Family, family_of
 from comp.shapes import config_of
 from serve.study.grid import Row, prune_options_of, rows_of
@@ -63,13 +64,10 @@ def _toml(path: Path) -> dict[str, Any]:
         import tomllib
     else:
         import tomli as tomllib
+    text = read_text(path, "give a study, as those in docs/studies/ are")
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CompExportError(
-            f"cannot read the study {path}: {error.strerror}; examples are in docs/studies/"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise CompExportError(f"{path} is not TOML: {error}") from error
 
 

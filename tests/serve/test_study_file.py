@@ -173,5 +173,5 @@ def test_data_without_a_test_split_needs_another_file(read, tmp_path):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(CompExportError, match=r"cannot read the study .*docs/studies"):
+    with pytest.raises(CompExportError, match=r"cannot read .*none\.toml: .*docs/studies"):
         load_study(tmp_path / "none.toml")
