@@ -11,6 +11,7 @@ from comp.data.records import Records, read_text
 from comp.data.user_data import load_captions, load_conversations, load_questions
 from comp.data.vqav2 import load_vqav2
 from comp.errors import CompExportError
+from comp.json_files import MAX_DEPTH
 
 DataTask = Literal["question", "caption", "retrieval", "statement"]
 DataFormat = Literal["conversations", "vqav2", "annotations", "karpathy", "statements", "lines"]
@@ -131,11 +132,14 @@ def _first(path: Path) -> Any:
     if not text:
         raise CompExportError(f"{path} is empty: give at least one example")
     try:
-        return json.loads(text.partition("\n")[0])
-    except ValueError:
-        pass  # one JSON value over several lines
-    try:
-        return json.loads(text)
+        try:
+            return json.loads(text.partition("\n")[0])
+        except ValueError:
+            return json.loads(text)  # one JSON value over several lines
+    except RecursionError as error:
+        raise CompExportError(
+            f"{path} is nested deeper than {MAX_DEPTH} levels: mend that place"
+        ) from error
     except ValueError as error:
         raise CompExportError(
             f"{path} is neither JSON nor an object a line ({error}): mend that place"

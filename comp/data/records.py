@@ -1,6 +1,5 @@
 """What the readers of data files share: records checked at once, whose images are opened when asked for."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -8,9 +7,14 @@ from typing import Any, Generic, Protocol, TypeVar, overload
 
 from PIL import Image
 
+from comp import json_files
 from comp.data.example import Example, PairExample
 from comp.errors import CompExportError
 from comp.images import read_image
+from comp.json_files import parse_json
+
+SHOWN = 80  # characters of a name in an error
+MAX_BYTES = 8 * 2**30  # of a data file
 
 E = TypeVar("E")
 E_co = TypeVar("E_co", covariant=True)
@@ -100,8 +104,14 @@ def image_file(name: str, folder: Path, where: str, subfolder: str = "") -> Path
         subfolder: of ``folder``, looked into for what is not directly there.
     """
     inside = f"{subfolder}/{name}"
-    found = inside if subfolder and not (folder / name).is_file() else name
-    path = (folder / found).resolve()
+    try:
+        found = inside if subfolder and not (folder / name).is_file() else name
+        path = (folder / found).resolve()
+        path.is_file()
+    except (OSError, ValueError) as error:  # too long, or with NUL
+        raise CompExportError(
+            f"{where}: image {name[:SHOWN]!r} is no name that a file can have: name a file in {folder}"
+        ) from error
     if PurePosixPath(found).is_absolute() or not path.is_relative_to(folder):
         raise CompExportError(
             f"{where}: image {name!r} leads out of the image folder {folder}: name a file inside it"
@@ -115,21 +125,13 @@ def image_file(name: str, folder: Path, where: str, subfolder: str = "") -> Path
 
 
 def read_text(path: Path) -> str:
-    """A data file's text, in UTF-8."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CompExportError(f"cannot read {path}: {error.strerror}; name a data file") from error
-    except UnicodeDecodeError as error:
-        raise CompExportError(f"{path} is not UTF-8 text ({error}): save it as UTF-8") from error
+    """A data file's text, in UTF-8, with or without a byte order mark."""
+    return json_files.read_text(path, "name a data file", MAX_BYTES)
 
 
 def read_list(path: Path, key: str, format_name: str) -> tuple[list[Any], dict[str, Any]]:
     """The list that a JSON object has under ``key``, and the object."""
-    try:
-        found = json.loads(read_text(path))
-    except ValueError as error:
-        raise CompExportError(f"{path} is not JSON ({error}): download it again") from error
+    found = parse_json(read_text(path), str(path), "download it again")
     entries = found.get(key) if isinstance(found, dict) else None
     if not isinstance(entries, list):
         raise CompExportError(f"{path} has no list {key!r}, as {format_name} has it")
@@ -142,10 +144,7 @@ def json_lines(path: Path, keys: str) -> Iterator[tuple[dict[str, Any], str]]:
         where = f"{path}, line {number}"
         if not line.strip():
             continue
-        try:
-            found = json.loads(line)
-        except ValueError as error:
-            raise CompExportError(f"{where} is not JSON ({error}): one object a line") from error
+        found = parse_json(line, where, "write one whole object a line")
         if not isinstance(found, dict):
             raise CompExportError(f"{where} is no object: write {{{keys}}} on each line")
         yield found, where

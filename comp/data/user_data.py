@@ -4,7 +4,6 @@ Image names start in the folder given, by default that of the file. Every reader
 ``CompExportError``, which names the file, the line or record, and what to mend.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from comp.data.records import (
     text_of,
 )
 from comp.errors import CompExportError
+from comp.json_files import parse_json
 
 IMAGE_MARK = "<image>"
 ASKS, ANSWERS = ("human", "user"), ("gpt", "assistant")
@@ -66,12 +66,7 @@ def load_captions(path: Path, images: Path | None = None) -> Records[Example]:
 
 
 def _conversations(path: Path, folder: Path) -> Iterator[ImageRecord]:
-    try:
-        found = json.loads(read_text(path))
-    except ValueError as error:
-        raise CompExportError(
-            f"{path} is not JSON ({error}): LLaVA-Instruct is one list"
-        ) from error
+    found = parse_json(read_text(path), str(path), "LLaVA-Instruct is one list")
     if not isinstance(found, list):
         raise CompExportError(f"{path} is no list of conversations, as LLaVA-Instruct has it")
     without_image = 0
