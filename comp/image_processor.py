@@ -11,7 +11,7 @@ from typing import Any
 
 from comp.checkpoints import read_config
 from comp.errors import CompExportError
-from comp.image_classes import CLASSES, OF_FAMILY, ImageClass, class_named
+from comp.image_classes import CLASSES, FIELDS, OF_FAMILY, ImageClass, class_named
 from comp.image_fields import REMEDY, FieldReader
 from comp.image_settings import ImageProcessing
 from comp.json_files import read_object
@@ -19,6 +19,7 @@ from comp.registry import family_of
 
 NESTED = "processor_config.json"  # its "image_processor" goes before
 PLAIN = "preprocessor_config.json"
+TOKENIZER = "tokenizer_config.json"
 AGAIN = "fetch it again"
 
 
@@ -62,6 +63,7 @@ def find_image_processor(directory: Path) -> ImageProcessorFile:
         CompExportError: there is none, or its class is not known.
     """
     path, fields = _fields(directory)
+    _refuse_overriding(directory / TOKENIZER)
     config = read_config(directory)
     named = _named(path, fields) or config.get("image_processor_type")
     if named is None:
@@ -116,6 +118,18 @@ def _fields(directory: Path) -> tuple[Path, dict[str, Any]]:
             f"{directory} has no image processor: add {PLAIN} or {NESTED} of the checkpoint"
         )
     return plain, read_object(plain, AGAIN)
+
+
+def _refuse_overriding(path: Path) -> None:
+    """Refuse what the processors of transformers take from a tokenizer's settings for pictures."""
+    if not path.is_file():
+        return
+    found = read_object(path, AGAIN)
+    for name in sorted(FIELDS & found.keys()):
+        raise CompExportError(
+            f"{path}: {name} is {found[name]!r}, by which transformers overrides the image processor's "
+            f"setting of that name: move it to {PLAIN}"
+        )
 
 
 def _named(path: Path, fields: Mapping[str, Any]) -> Any:

@@ -8,6 +8,7 @@ from comp.image_processor import (
     AGAIN,
     NESTED,
     PLAIN,
+    TOKENIZER,
     find_image_processor,
     read_image_processing,
     require_image_size,
@@ -15,7 +16,7 @@ from comp.image_processor import (
 from comp.image_settings import ImageProcessing
 from comp.json_files import read_object
 
-NAMING = (NESTED, PLAIN, "tokenizer_config.json")  # files that may name the processor's class
+NAMING = (NESTED, PLAIN, TOKENIZER)  # files that may name the processor's class
 
 
 def image_processing_for(checkpoint: Path, image_size: int) -> ImageProcessing:

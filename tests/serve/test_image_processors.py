@@ -361,6 +361,19 @@ def test_a_square_needs_a_colour_to_be_padded_with(tmp_path):
             read_image_processing(tmp_path)
 
 
+def test_what_a_tokenizer_says_of_pictures_is_refused(tmp_path):
+    """The processors of transformers let it override the image processor."""
+    random_clip(image_size=56).save(tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"do_normalize": False}))
+    theirs = AutoProcessor.from_pretrained(tmp_path)
+    whole = theirs(images=[photo(90, 40)], text=["a cat"], return_tensors="np")["pixel_values"]
+    alone = theirs.image_processor([photo(90, 40)], return_tensors="np")["pixel_values"]
+    assert not np.array_equal(whole, alone)
+    with pytest.raises(CompExportError, match=r"tokenizer_config\.json: do_normalize is False"):
+        load_adapter(tmp_path)
+
+
 def test_what_leaves_pixels_alone_and_what_is_unset_does_not_matter(tmp_path):
     plain = read_image_processing(write(tmp_path, {"image_processor_type": "CLIPImageProcessor"}))
     more = {name: "cpu" for name in HARMLESS if not name.endswith("_type") and name != "auto_map"}
