@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,6 +38,7 @@ from export.verify import Asked, verify_run
 from random_encoder import encoder_config, prompt_of, write_random_encoder
 from rounds import RoundOptions, picture
 from run_files import BOTH, Which
+from serve.first_link.links import FromUsers
 from serve.loading import TaskEngine, load_engine
 from serve.results import Timings
 from serve.work import Work, perform
@@ -286,7 +288,10 @@ def _proved(files: Files, questions: int) -> dict[str, Any] | None:
     say(f"proving both artifacts on {questions} questions")
     task = load_engine(files.artifact("dense"), "cpu").manifest.task
     examples = embedded_examples(task, "test", questions)
-    return verify_run(files.run, Asked(examples, "EmojiScenes test", questions, max_new_tokens=3))
+    asked = Asked(examples, "EmojiScenes test", questions, max_new_tokens=3)
+    first = FromUsers(examples, questions, asked.max_new_tokens)
+    links = partial(first.of_run, "cpu", lambda name, total: lambda: None)
+    return verify_run(files.run, asked, links)
 
 
 def parser() -> argparse.ArgumentParser:

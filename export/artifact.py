@@ -55,6 +55,7 @@ def export_artifact(
     target: Target | None = None,
     plan: PruningPlan | None = None,
     written: Callable[[str], None] = lambda name: None,
+    check: Callable[[Path], None] = lambda directory: None,
 ) -> Manifest:
     """Write the artifact of a checkpoint.
 
@@ -65,6 +66,7 @@ def export_artifact(
         target: flavour and precision; onnxruntime and float32 by default.
         plan: cut the dense checkpoint by this plan while exporting.
         written: told each graph's name when it is on disk.
+        check: refuses the directory, which is whole but not in its place yet, by an error of its own.
 
     Returns:
         The manifest.
@@ -107,6 +109,7 @@ def export_artifact(
         }
         manifest = found.manifest.model_validate(fields)
         manifest.save(directory)
+        check(directory)
     return manifest
 
 

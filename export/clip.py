@@ -63,7 +63,7 @@ def vision_model(shape: ClipShape, weights: WeightSource, target: Target) -> Gra
 def text_model(shape: ClipShape, weights: WeightSource, target: Target) -> GraphBuilder:
     """``input_ids [T, L] int64 → text_embeds [T, P]`` float32, of length 1.
 
-    Texts of one length, each ending in the end-of-text token: nothing is padded. Per drop place
+    Texts of one length, each ending in the token that is pooled (``export.text_end``). Per drop place
     ``kept.{m} [T, k]``.
     """
     graph = GraphBuilder("text_model", target)

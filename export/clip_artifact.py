@@ -53,6 +53,7 @@ def clip_artifact(
             ),
             "text": TextInfo(max_position_embeddings=text.positions, hidden_size=text.hidden_size),
             "logit_scale": _scale(weights, checkpoint),
+            "end_of_text": shape.end_of_text,
             "drops": shape.drops,
         },
         drops=shape.drops,

@@ -10,9 +10,12 @@ from comp.errors import CompExportError
 from comp.plan import DropPlan, Part, PruningPlan
 from comp.slim_shapes import SlimShape
 from export.encoder_config import TowerSettings, tower_settings
+from export.text_end import TextEnd
 
 FAMILY = "clip"
 TYPES = ("clip", "comp_clip")
+CLIP_END = 49407  # of CLIPTextConfig, where the configuration leaves it out
+LEGACY_END = 2  # configurations from before the end of text was stored
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class ClipShape:
         sizes: widths and counts, per block where pruning changes them.
         image_size, patch_size: of the vision tower, in pixels.
         drops: of both towers.
-        eos_token_id: ends every text.
+        end_of_text: which token of a text is pooled.
     """
 
     sizes: EncoderShape
@@ -31,7 +34,7 @@ class ClipShape:
     patch_size: int
     vision: TowerSettings
     text: TowerSettings
-    eos_token_id: int
+    end_of_text: TextEnd
     drops: tuple[DropPlan, ...] = ()
 
     def drop(self, part: Part, after_layer: int) -> DropPlan | None:
@@ -67,12 +70,13 @@ def clip_of(config: dict[str, Any], where: str) -> ClipShape:
         for part in ("vision_config", "text_config")
     ]
     found = SlimShape.from_config(config, where)
+    end = text.get("eos_token_id", CLIP_END)
     return ClipShape(
         sizes=found.slim,
         image_size=vision.get("image_size") or 224,
         patch_size=vision.get("patch_size") or 32,
         vision=settings[0],
         text=settings[1],
-        eos_token_id=text.get("eos_token_id") or 49407,
+        end_of_text="largest" if end == LEGACY_END else end,
         drops=found.drops,
     )

@@ -30,6 +30,7 @@ from export.openvino_forms import OpenVinoOutputs, openvino_forms
 from export.ort_graph import NO_BFLOAT16, LoadGraph, OrtGraph
 from export.parity import Answered, Runner
 from export.proof import Form, Skipped
+from export.text_end import read_to_end
 
 
 class ClipTorch:
@@ -70,13 +71,15 @@ class ClipGraphs:
 
     def __init__(self, manifest: EncoderManifest, graphs: NamedGraphs) -> None:
         self._drops = manifest.drops
+        self._end = manifest.end_of_text
         self._graphs = graphs
 
     def ask(self, question: ClipBatch, max_new_tokens: int) -> Answered:
         """One image with its text, which is not padded."""
         del max_new_tokens
+        ids = read_to_end(question.input_ids.numpy()[0], self._end)[None]
         seen = self._graphs.run("vision_model", {"pixel_values": question.pixel_values.numpy()})
-        read = self._graphs.run("text_model", {"input_ids": question.input_ids.numpy()})
+        read = self._graphs.run("text_model", {"input_ids": ids})
         both = {"vision": seen, "language": read}
         kept = [both[drop.part][f"kept.{drop.after_layer}"][0] for drop in self._drops]
         embeds = np.concatenate([seen["image_embeds"][0], read["text_embeds"][0]])

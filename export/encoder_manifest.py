@@ -80,6 +80,9 @@ class EncoderManifest(Manifest):
     logit_scale: float | None = Field(
         None, gt=0, le=LARGEST_SCALE, description="what cosines are multiplied with (CLIP)"
     )
+    end_of_text: TokenId | Literal["largest"] | None = Field(
+        None, description="of a CLIP: which token is pooled; none: the last one"
+    )
     drops: tuple[DropPlan, ...] = ()
 
     @model_validator(mode="after")

@@ -1,13 +1,15 @@
-"""``verify``: masked torch = slim torch = ONNX Runtime = OpenVINO = TensorRT, and dense torch = its artifact.
+"""``verify``: transformers on pictures and words = what users call; then the chain of graphs.
 
-A link compares neighbours of the chain on the same questions: the largest logit difference of the
+The first links (``export.first_link``) begin at what a user hands in. The links of graphs follow: masked
+torch = slim torch = ONNX Runtime = OpenVINO = TensorRT, and dense torch = its artifact. Such a link
+compares neighbours of the chain on the same token ids and pixels: the largest logit difference of the
 prefill, the kept token indices at each drop place, and the greedy answers.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from comp.errors import CompExportError
 from comp.files import write_text
@@ -16,6 +18,8 @@ from comp.runs import RunDirectory
 from export.engine_form import EngineForm
 from export.engines.manifest import Engines, load_engines, mark_engines_verified
 from export.families import Family
+from export.first_link.compare import FirstLink, NotCompared
+from export.first_link.report import markdown_of
 from export.integer_weights import having, integer_weights
 from export.manifest import (
     MANIFEST_NAME,
@@ -27,7 +31,7 @@ from export.manifest import (
     sha256_of,
 )
 from export.parity import Answered, Runner, ask_all, compare
-from export.proof import Examples, Questions, Side, Skipped
+from export.proof import Examples, Model, Questions, Side, Skipped
 from export.reading import kind_of, load_artifact, mark_verified
 
 REPORT = "verify"
@@ -50,9 +54,20 @@ class Asked:
     max_new_tokens: int = 16
 
 
+class FirstLinks(Protocol):
+    """Makes the first links of a run's artifacts."""
+
+    def __call__(
+        self, run: RunDirectory, artifacts: list[Artifact], dense: Callable[[], Model]
+    ) -> list[FirstLink | NotCompared]:
+        """``dense`` loads the adapter that ``prune`` trains, when it is called."""
+        ...
+
+
 def verify_run(
     run: RunDirectory,
     asked: Asked,
+    first: FirstLinks,
     device: str = "cpu",
     started: Callable[[str, int], Callable[[], None]] = lambda name, total: lambda: None,
     model: str | None = None,
@@ -62,19 +77,28 @@ def verify_run(
     Args:
         run: with a slim checkpoint and at least one artifact.
         asked: the questions.
+        first: compares transformers with what users call.
         device: where the torch models run.
         started: told of each form's name and number of questions; returns what to call after each.
         model: where the dense model is now, if it is no longer where the run says.
 
     Returns:
-        The report: ``ok``, ``links``, ``artifacts``, ``questions``, ``data``.
+        The report: ``ok``, ``first_links``, ``links``, ``artifacts``, ``questions``, ``data``.
 
     Raises:
         CompExportError: nothing to verify, a damaged artifact, or the dense model is gone or another one.
     """
     artifacts, engines = find_artifacts(run), find_engines(run)
     family = Family.of(artifacts[0])
-    side = family.side(run, artifacts[0], device, model)
+    sides: list[Side] = []
+
+    def loaded() -> Side:
+        if not sides:
+            sides.append(family.side(run, artifacts[0], device, model))
+        return sides[0]
+
+    first_links = first(run, artifacts, lambda: loaded().dense)
+    side = loaded()
     questions = Questions(asked.examples, asked.questions, side.prepare)
 
     def answers(name: str, runner: Runner) -> list[Answered]:
@@ -89,7 +113,9 @@ def verify_run(
     masked = answers("masked torch", side.masked_runner())
     links = [compare("masked torch = slim torch", "float32", side.places, masked, slim)]
     outcome: dict[str, bool] = {}
-    skipped: list[Skipped] = []
+    skipped = [
+        Skipped(each.name, each.reason) for each in first_links if isinstance(each, NotCompared)
+    ]
     layers: dict[str, dict[str, tuple[str, ...]]] = {}
     for form in family.all_forms(artifacts, engines):
         if isinstance(form, Skipped):
@@ -109,13 +135,19 @@ def verify_run(
         links.append(link)
         holds = link.ok and (form.dense or links[0].ok)
         outcome[form.directory.name] = outcome.get(form.directory.name, True) and holds
+    made = [link for link in first_links if isinstance(link, FirstLink)]
+    for first_link in made:
+        name = first_link.artifact
+        if name in outcome:
+            outcome[name] = outcome[name] and first_link.ok
     report = {
-        "ok": all(link.ok for link in links),
+        "ok": all(link.ok for link in made) and all(link.ok for link in links),
         "run": run.path.name,
         "task": artifacts[0].manifest.task,
         "data": asked.source,
         "questions": len(questions),
         "max_new_tokens": asked.max_new_tokens,
+        "first_links": [link.to_dict() for link in made],
         "links": [link.to_dict() for link in links],
         "skipped": [{"name": form.name, "reason": form.reason} for form in skipped],
         "artifacts": outcome,
@@ -193,6 +225,9 @@ def markdown(report: dict[str, Any]) -> str:
     verdict = "holds" if report["ok"] else "DOES NOT HOLD"
     lines = [
         f"# Parity of {report['run']}: {verdict}",
+        "",
+        *markdown_of(report["first_links"]),
+        "## Graphs",
         "",
         f"{report['questions']} {COMPARED[report['task']].format(**report)}.",
         "",

@@ -74,11 +74,13 @@ def embed_texts(
     options: EncoderOptions,
     observer: Observer | None = None,
 ) -> Embedded:
-    """``input_ids [T, L]``; the end of text is never dropped."""
+    """``input_ids [T, L]``; the end of text is never dropped, and what follows it is not read."""
     tower: Any = model.text_model
     states = tower.embeddings(input_ids=input_ids)
     blocks = [ClipBlock(layer) for layer in tower.encoder.layers]
     stays = end_of_text(input_ids, model.config.text_config.eos_token_id)
+    places = torch.arange(input_ids.shape[1], device=input_ids.device)
+    attention_mask = attention_mask * (places <= stays[:, None])
     tokens = start_tokens(states, TEXT, attention_mask.to(states.dtype), stays)
     options = replace(options, responses=responses_of(model, "language"))
     encoded = run_encoder("language", blocks, tokens, options, causal=True, observer=observer)

@@ -126,6 +126,11 @@ class StreamedLinear(nn.Module):
 
 def is_large(directory: Path) -> bool:
     """Whether a checkpoint has ``LARGE`` numbers; not one that cannot be read, as loading it will say."""
+    return stored_numbers(directory) >= LARGE
+
+
+def stored_numbers(directory: Path) -> int:
+    """How many numbers a checkpoint's tensors have; 0 for one that cannot be read."""
     count = 0
     try:
         for file in {file for file, _ in _tensors(directory)}:
@@ -133,8 +138,8 @@ def is_large(directory: Path) -> bool:
                 names = opened.keys()
                 count += sum(prod(opened.get_slice(name).get_shape()) for name in names)
     except (OSError, SafetensorError, ValueError, LookupError):
-        return False
-    return count >= LARGE
+        return 0
+    return count
 
 
 def streamed_layers(model: nn.Module) -> dict[str, StreamedLinear]:

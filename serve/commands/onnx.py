@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MIB = 2**20
 PROGRAM = "comp-export"
 EXAMPLES = 64  # to calibrate on
+# The form of verify's first link that every export goes through.
+CHECKED, CHECKED_TOKENS, CHECK_SECONDS = 4, 8, 30.0
+NOT_ANSWERED = "how other precisions than float32 answer is what verify compares"
 
 
 @click.command(name="onnx")
@@ -76,6 +79,12 @@ EXAMPLES = 64  # to calibrate on
 @click.option(
     "--resume", is_flag=True, help="Keep artifacts that are there whole, and write the others."
 )
+@click.option(
+    "--check/--no-check",
+    default=True,
+    show_default=True,
+    help="Compare what is exported with transformers, on pictures and words, before it is put in its place.",
+)
 @common_options
 def command(
     run: Path,
@@ -89,9 +98,13 @@ def command(
     model: str | None,
     force: bool,
     resume: bool,
+    check: bool,
     options: CommonOptions,
 ) -> None:
     """Export RUN to ONNX: its slim checkpoint and, as the baseline, the dense model.
+
+    Each artifact is compared with transformers on a few pictures and words as users have them, for a
+    minute at most: one that reads a checkpoint otherwise is not exported. verify compares more.
 
     The defaults are written to onnx/ and onnx-dense/ of the run. Another flavour or precision is
     added to the name: onnx-standard/, onnx-dense-standard/, onnx-float16/, onnx-standard-float16/.
@@ -118,7 +131,9 @@ def command(
     calibration = _calibration(found, rounding, precision, examples, data, images, model)
     kept = _kept(found, wanted, target.rounding and rounding) if resume else {}
     missing = {which: directory for which, directory in wanted.items() if which not in kept}
-    exported = _export(found, missing, target, calibration, model, options) if missing else {}
+    exported = (
+        _export(found, missing, target, calibration, model, check, options) if missing else {}
+    )
     manifests = {which: kept.get(which) or exported[which] for which in wanted}
     result: dict[str, Any] = {
         "run": str(found.path),
@@ -165,6 +180,7 @@ def _export(
     target: "Target",
     calibration: "Calibration | None",
     model: str | None,
+    check: bool,
     options: CommonOptions,
 ) -> dict[str, "Manifest"]:
     from comp.dense_model import ELSEWHERE, dense_model_of
@@ -192,10 +208,48 @@ def _export(
                 for_this = replace(target, integers=integers)
             task = bar.add_task(which, total=len(graphs_to_write(checkpoint, target)))
             advance = partial(_advance, bar, task)
+            checked = (
+                _check(bar, run, wanted[which].name, which == "dense", model)
+                if check
+                else _unchecked
+            )
             manifests[which] = export_artifact(
-                checkpoint, wanted[which], origin, for_this, written=advance
+                checkpoint, wanted[which], origin, for_this, written=advance, check=checked
             )
     return manifests
+
+
+def _check(
+    bar: "Progress", run: "RunDirectory", name: str, dense: bool, model: str | None
+) -> "Callable[[Path], None]":
+    """What refuses an artifact that reads pictures and words otherwise than transformers does."""
+    from comp.data.embedded import embedded_examples
+    from export.first_link.compare import NotCompared
+    from export.reading import load_artifact
+    from serve.first_link.links import FromUsers, refuse_parted
+
+    def started(side: str, total: int) -> "Callable[[], None]":
+        task = bar.add_task(f"{name}: {side}", total=total)
+        return lambda: bar.advance(task)
+
+    def check(directory: Path) -> None:
+        artifact = load_artifact(directory, check_hashes=False)
+        examples = embedded_examples(artifact.manifest.task, "train", CHECKED)
+        alone = "" if artifact.manifest.precision == "float32" else NOT_ANSWERED
+        first = FromUsers(examples, CHECKED, CHECKED_TOKENS, CHECK_SECONDS, name, model, alone)
+        links = first.of_original(run, [artifact], started=started)
+        if not dense:
+            links += first.of_slim(run.checkpoint, [artifact], started=started)
+        refuse_parted(links)
+        for link in links:
+            if isinstance(link, NotCompared):
+                say(f"not compared: {link.name}: {link.reason}")
+
+    return check
+
+
+def _unchecked(directory: Path) -> None:
+    """What nobody asked to be compared."""
 
 
 def _kept(

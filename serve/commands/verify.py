@@ -1,6 +1,7 @@
 """``comp-export verify``: the parity chain of a run."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,16 +51,21 @@ def command(
     model: str | None,
     options: CommonOptions,
 ) -> None:
-    """Prove that masked torch, slim torch, ONNX Runtime, OpenVINO and TensorRT give the same answers for RUN.
+    """Prove that transformers and all forms of RUN give the same answers, from pictures and words on.
 
-    Every artifact in the run is compared: largest logit difference, kept tokens at each drop place,
-    greedy answers; those of the standard flavour in OpenVINO too. Engines need an NVIDIA GPU; what
-    cannot run here is listed as not compared. Writes reports/verify.json and verify.md, marks the
-    artifacts, and exits with status 1 when a link does not hold.
+    The first links: transformers itself, on the original checkpoint, against what `run` and the page
+    call, on pictures and words as users have them: token ids, pixels, logits, answers and their ends;
+    the slim checkpoint likewise. Then masked torch, slim torch, ONNX Runtime, OpenVINO and TensorRT:
+    largest logit difference, kept tokens at each drop place, greedy answers; those of the standard
+    flavour in OpenVINO too. Engines need an NVIDIA GPU; what cannot run here is listed as not compared.
+    Writes reports/verify.json and verify.md, marks the artifacts, and exits with status 1 when a link
+    does not hold.
     """
     from comp.options import torch_device
     from comp.runs import hold, open_run
+    from export.first_link.report import COLUMNS, notes_of, rows_of
     from export.verify import Asked, task_of, verify_run
+    from serve.first_link.links import EXAMPLES, FromUsers
 
     found = open_run(run)
     hold(found, "verify")
@@ -73,10 +79,16 @@ def command(
             task = bar.add_task(name, total=total)
             return lambda: bar.advance(task)
 
-        report = verify_run(found, asked, device, started, model)
+        first = FromUsers(examples, min(EXAMPLES, questions), max_new_tokens, model=model)
+        links = partial(first.of_run, device, started)
+        report = verify_run(found, asked, links, device, started, model)
     if options.json:
         print_json(report)
     else:
+        if report["first_links"]:
+            print_table("", COLUMNS, rows_of(report["first_links"]), numbers_from=2)
+            for note in notes_of([link for link in report["first_links"] if not link["ok"]]):
+                say(note)
         rows = [
             (
                 link["name"],

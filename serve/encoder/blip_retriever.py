@@ -25,20 +25,19 @@ class BlipRetriever(Retriever):
         self, seen: EmbeddedImages, read: EmbeddedTexts, matched: int = MATCHED
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """As ``Retriever.match``; of the likeliest ``matched`` candidates the matching head decides."""
-        assert seen.states is not None
         cosines = seen.embeds @ read.embeds.T  # [I, T]
         of_texts, of_images = _likely(cosines, matched), _likely(cosines.T, matched)
         pairs = sorted({*of_texts, *((image, text) for text, image in of_images)})
-        scores = dict(zip(pairs, self._match(pairs, seen.states, read.ids), strict=True))
+        scores = dict(zip(pairs, self.match_pairs(pairs, seen, read), strict=True))
         return (
             _final(cosines, {pair: scores[pair] for pair in of_texts}),
             _final(cosines.T, {(text, image): scores[image, text] for text, image in of_images}),
         )
 
-    def _match(
-        self, pairs: Pairs, states: NDArray[np.float32], ids: list[NDArray[np.int64]]
-    ) -> list[float]:
-        """How well each pair matches: the matching head's logit of a match."""
+    def match_pairs(self, pairs: Pairs, seen: EmbeddedImages, read: EmbeddedTexts) -> list[float]:
+        """How well each pair of image and text matches: the matching head's logit of a match."""
+        assert seen.states is not None
+        states, ids = seen.states, read.ids
         found = [0.0] * len(pairs)
         for places, batch in by_length([ids[text] for _, text in pairs], BATCH):
             looked = states[[pairs[place][0] for place in places]]

@@ -52,10 +52,7 @@ class Judge(EncoderEngine):
     def judge_batch(self, requests: Sequence[Request], batch_size: int = 16) -> list[Judgement]:
         """Judge many, those of one length together; times are those of the batch. As ``judge``."""
         for images, _ in requests:
-            if len(images) != IMAGES:
-                raise CompExportError(
-                    f"{len(images)} images for a statement about {IMAGES}: give {IMAGES}"
-                )
+            _check(images)
         ids = [self.encode(statement, "statement") for _, statement in requests]
         found: dict[int, Judgement] = {}
         for places, batch in by_length(ids, batch_size):
@@ -63,6 +60,21 @@ class Judge(EncoderEngine):
             judged = self._judge(pictures, batch, places)
             found.update(zip(places, judged, strict=True))
         return [found[place] for place in range(len(requests))]
+
+    def logits(self, images: Sequence[ImageSource], statement: str) -> NDArray[np.float32]:
+        """Of false and of true, ``[2]``. Arguments and errors as ``judge``."""
+        _check(images)
+        ids = self.encode(statement, "statement")
+        seen = self.graphs.run("vision_model", {"pixel_values": self.pixels(images)})
+        found: NDArray[np.float32] = self._read(seen["last_hidden_state"], ids[None])["logits"][0]
+        return found
+
+    def _read(
+        self, states: NDArray[np.float32], ids: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Statements ``[B, L]`` with what was seen ``[2B, K, D]``."""
+        feeds = {f"encoder_hidden_states.{n}": states[n::IMAGES] for n in range(IMAGES)}
+        return self.graphs.run("text_encoder", {"input_ids": ids, **feeds})
 
     def _judge(
         self, images: list[ImageSource], ids: NDArray[np.int64], places: Sequence[int]
@@ -79,8 +91,7 @@ class Judge(EncoderEngine):
         vision_ms = ms_since(start)
         start = perf_counter()
         states = seen["last_hidden_state"]
-        feeds = {f"encoder_hidden_states.{n}": states[n::IMAGES] for n in range(IMAGES)}
-        read = self.graphs.run("text_encoder", {"input_ids": ids, **feeds})
+        read = self._read(states, ids)
         logits = read["logits"].astype(np.float64)  # [B, 2]: false, true
         precision = self.manifest.precision
         check_finite(states, "the states of the images", precision)
@@ -105,3 +116,8 @@ class Judge(EncoderEngine):
             )
             for row in range(len(ids))
         ]
+
+
+def _check(images: Sequence[ImageSource]) -> None:
+    if len(images) != IMAGES:
+        raise CompExportError(f"{len(images)} images for a statement about {IMAGES}: give {IMAGES}")

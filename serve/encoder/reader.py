@@ -122,6 +122,17 @@ class Reader(EncoderEngine):
             answers.update(zip(places, answer_in_step(rows, started, options, places), strict=True))
         return [answers[place] for place in range(len(requests))]
 
+    def next_token_logits(
+        self, images: Sequence[ImageSource], prompt: str = ""
+    ) -> NDArray[np.float32]:
+        """Logits ``[V]`` of the first token. Arguments and errors as ``stream``."""
+        self._check(len(images), DEFAULT_OPTIONS)
+        ids = self._encode(prompt)
+        self._fit(1, ids.size, DEFAULT_OPTIONS)
+        started, _ = self._start(self.pixels(images), ids[None], 0.0)
+        started.release(started.state)
+        return started.logits[0]
+
     def _check(self, images: int, options: GenerationOptions) -> None:
         if images != 1:
             raise CompExportError(f"{images} images, and this model looks at one: give 1")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from comp.errors import CompExportError
 from comp.images import ImageSource
 from comp.plan import Place
+from export.text_end import read_to_end
 from serve.encoder.engine import EncoderEngine, kept_of, ms_since
 from serve.encoder.texts import by_length
 from serve.finite import check_unit_length
@@ -107,7 +108,8 @@ class Retriever(EncoderEngine):
         """
         if not texts:
             raise CompExportError("no candidate texts: give at least one")
-        ids = [self.encode(text, "candidate") for text in texts]
+        end = self.manifest.end_of_text
+        ids = [read_to_end(self.encode(text, "candidate"), end) for text in texts]
         embeds: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
         kept: Kept = {}
         for places, batch in by_length(ids, batch_size):

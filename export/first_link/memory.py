@@ -1,0 +1,22 @@
+"""Whether a checkpoint fits into memory as transformers holds it."""
+
+from pathlib import Path
+
+from comp.families.streamed import stored_numbers
+from comp.machine import memory_mb
+
+BYTES = 4  # float32
+ROOM = 1.25  # of the weights' bytes, activations and loading included
+GIB = 2**10  # MiB
+
+
+def memory_lacking(directory: Path) -> str:
+    """Why transformers cannot run a checkpoint here; empty where it can."""
+    wanted = stored_numbers(directory) * BYTES * ROOM / 2**20
+    there = memory_mb()
+    if there is None or wanted <= there:
+        return ""
+    return (
+        f"transformers needs {wanted / GIB:.0f} GiB of memory for it in float32, this machine has "
+        f"{there / GIB:.0f}"
+    )

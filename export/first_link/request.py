@@ -1,0 +1,120 @@
+"""Pictures and words as a user has them: those of a data set, and a built-in set of awkward ones."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from comp.data.example import Example, PairExample
+from comp.plan import Task
+
+Picture = Image.Image
+QUESTION = "What is in the picture?"
+STATEMENT = "Both pictures show the same thing."
+TEXTS: dict[Task, str] = {
+    "question": QUESTION,
+    "caption": "",
+    "retrieval": "a picture of two things",
+    "statement": STATEMENT,
+}
+# Width, height: far from square both ways, odd sides, a pixel, and more than any model sees.
+SHAPES = ((211, 9), (7, 180), (37, 53), (1, 1), (1200, 797))
+# Words that templates, normalisers and pre-tokenizers treat in ways of their own.
+WORDS = {
+    "leading white space": "   what is this?",
+    "trailing white space": "what is this?  \n",
+    "line breaks and tabs": "what\n\nis\tthis?",
+    "runs of spaces": "what   is    this?",
+    "capitals": "WHAT Is ThIs?",
+    "accents and emoji": "Qu'est-ce que c'est\u202f? naïve co\u0301te 猫 🐈\u200d⬛ Ω",
+    "right to left": "מה זה? ما هذا؟",
+    "punctuation": 'what\'s this -- a "cat", (or) {a} dog...?! #1 @2 50% <b>',
+    "braces of a template": "what is {{ this }} {% if x %}or{% endif %} {prompt}?",
+    "zero width": "what\u200bis\ufeff this\u00a0thing?",
+}
+LONG = 120  # words of a long question; texts of other tasks are shorter
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user hands in.
+
+    Attributes:
+        name: tells it apart in a report.
+        images: pictures in whatever mode they have.
+        text: a question, a caption, a statement, or how a caption begins.
+        awkward: of the built-in set, not of the data.
+    """
+
+    name: str
+    images: tuple[Picture, ...]
+    text: str
+    awkward: bool = False
+
+
+def request_of(example: Any, name: str) -> Request:
+    """What a user would hand in of an example of any task."""
+    if isinstance(example, PairExample):
+        return Request(name, tuple(example.images), example.statement)
+    assert isinstance(example, Example)
+    # Retrieval has its caption as the answer, and no question.
+    return Request(name, (example.image,), example.question or example.answer)
+
+
+def of_data(examples: Sequence[Any] | Any, count: int, task: Task) -> Iterator[Request]:
+    """The first ``count`` examples; pictures to be described come without a beginning."""
+    for index in range(min(count, len(examples))):
+        example = examples[index]
+        found = request_of(example, f"example {index}")
+        if task == "caption":
+            found = Request(found.name, found.images, "")
+        elif task == "retrieval":
+            found = Request(found.name, found.images, example.answer)
+        yield found
+
+
+def awkward(task: Task, special_tokens: Sequence[str] = ()) -> Iterator[Request]:
+    """Pictures and words that are read wrongly most easily; the same ones each time.
+
+    Args:
+        task: what the model does.
+        special_tokens: of its tokenizer, to be put into the words.
+    """
+    several = 2 if task == "statement" else 1
+    usual = TEXTS[task]
+
+    def pictures(width: int, height: int, mode: str = "RGB") -> tuple[Picture, ...]:
+        return tuple(picture(width, height, seed, mode) for seed in range(several))
+
+    for width, height in SHAPES:
+        yield _awkward(f"picture of {width}x{height}", pictures(width, height), usual)
+    for mode in ("L", "LA", "RGBA", "P", "CMYK", "1"):
+        yield _awkward(f"picture of mode {mode}", pictures(61, 47, mode), usual)
+    plain = pictures(64, 48)
+    for name, words in WORDS.items():
+        yield _awkward(name, plain, words)
+    for token in special_tokens:
+        yield _awkward(f"{token} in the words", plain, f"what is {token} this?")
+    if task == "question":
+        yield _awkward("long prompt", plain, " ".join(["what is on the left of it"] * (LONG // 6)))
+    else:
+        yield _awkward("long text", plain, "a red cat and a dog on a table")
+    yield _awkward("two pictures", tuple(picture(50 + s, 40, s) for s in range(2)), usual)
+    yield _awkward("no picture", (), usual or QUESTION)
+
+
+def _awkward(name: str, images: tuple[Picture, ...], text: str) -> Request:
+    return Request(name, images, text, awkward=True)
+
+
+def picture(width: int, height: int, seed: int, mode: str = "RGB") -> Picture:
+    """A picture with soft shapes and a hard edge; in modes with transparency, half of it."""
+    noise = np.random.default_rng(seed).integers(0, 256, (5, 6, 4), dtype=np.uint8)
+    smooth = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+    if mode in ("RGBA", "LA"):
+        return smooth.convert(mode)
+    opaque = smooth.convert("RGB")
+    opaque.paste((250, 10, 40), (width // 4, height // 4, width // 2, height // 2))
+    return opaque.convert(mode)

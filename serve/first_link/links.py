@@ -1,0 +1,182 @@
+"""All first links of a run: transformers on a user's pictures and words, against what users call."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import Any, Protocol
+
+from comp.dense_model import DenseModelGoneError, dense_model_of
+from comp.errors import CompExportError
+from comp.runs import RunDirectory
+from export.first_link.compare import FirstLink, NotCompared, answers_of, compare_readings
+from export.first_link.in_training import InTraining
+from export.first_link.reading import Side
+from export.first_link.request import awkward, of_data
+from export.manifest import Artifact, Precision, computed_in
+from serve.first_link.served import Served
+from serve.loading import load_engine
+
+Started = Callable[[str, int], Callable[[], None]]
+EXAMPLES = 50  # of the data, besides the awkward requests
+INTEGERS = "weights of {precision} answer otherwise; they are compared below with torch of the same integers"
+READ_ALONE = "the artifact is compressed, transformers has the original: their answers may differ"
+NO_BFLOAT16 = "ONNX Runtime has no bfloat16 on CPUs; its readings are those of the other artifacts"
+
+
+class _Against(Protocol):
+    def __call__(self, side: Side, precision: Precision = "float32") -> FirstLink: ...
+
+
+@dataclass(frozen=True)
+class FromUsers:
+    """Makes first links.
+
+    Attributes:
+        examples: of the model's task.
+        count: of them; the awkward requests come besides.
+        max_new_tokens: of a greedy answer.
+        seconds: after which transformers answers no further request; none: it answers all.
+        called: the artifact's name in reports; empty: its directory's.
+        model: where the original is now, if it is no longer where the run says.
+        reads_alone: why models are not run; empty: they are.
+    """
+
+    examples: Any
+    count: int = EXAMPLES
+    max_new_tokens: int = 16
+    seconds: float | None = None
+    called: str = ""
+    model: str | None = None
+    reads_alone: str = ""
+
+    def of_run(
+        self,
+        device: str,
+        started: Started,
+        run: RunDirectory,
+        artifacts: Sequence[Artifact],
+        dense: Callable[[], Any],
+    ) -> list[FirstLink | NotCompared]:
+        """Those of a run's artifacts (``export.verify.FirstLinks``).
+
+        The original against every artifact and the batches of ``prune``; the slim checkpoint against
+        the compressed artifacts.
+        """
+        found = self.of_original(
+            run, artifacts, device, started, lambda: iter([InTraining(dense())])
+        )
+        compressed = [artifact for artifact in artifacts if not artifact.manifest.dense]
+        return found + self.of_slim(run.checkpoint, compressed, device, started)
+
+    def of_original(
+        self,
+        run: RunDirectory,
+        artifacts: Sequence[Artifact],
+        device: str = "cpu",
+        started: Started = lambda name, total: lambda: None,
+        others: Callable[[], Iterator[Side]] = lambda: iter(()),
+    ) -> list[FirstLink | NotCompared]:
+        """The original checkpoint in transformers against artifacts, and against other sides.
+
+        Args:
+            run: says where the original is.
+            artifacts: dense ones, whose answers are compared; of others how they read alone.
+            device: of the model in transformers.
+            started: told of each side's name and number of requests; returns what to call after each.
+            others: sides besides, made when transformers has answered and given its memory back.
+        """
+        try:
+            original = dense_model_of(run, self.model)
+        except DenseModelGoneError as error:
+            return [NotCompared("transformers", str(error))]
+        return self._links(original, "transformers", artifacts, device, started, others)
+
+    def of_slim(
+        self,
+        checkpoint: Path,
+        artifacts: Sequence[Artifact],
+        device: str = "cpu",
+        started: Started = lambda name, total: lambda: None,
+    ) -> list[FirstLink | NotCompared]:
+        """The slim checkpoint of a run in transformers against its compressed artifacts."""
+        name = "transformers, slim checkpoint"
+        return self._links(
+            checkpoint, name, artifacts, device, started, lambda: iter(()), slim=True
+        )
+
+    def _links(
+        self,
+        checkpoint: Path,
+        name: str,
+        artifacts: Sequence[Artifact],
+        device: str,
+        started: Started,
+        others: Callable[[], Iterator[Side]],
+        slim: bool = False,
+    ) -> list[FirstLink | NotCompared]:
+        if not artifacts:
+            return []
+        from export.first_link.in_transformers import InTransformers
+
+        manifest = artifacts[0].manifest
+        run = slim or any(artifact.manifest.dense for artifact in artifacts)
+        not_run = self.reads_alone or ("" if run else READ_ALONE)
+        kind = manifest.family, manifest.task
+        try:
+            reference = InTransformers(checkpoint, *kind, name, device, not_run)
+        except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            return [NotCompared(name, f"transformers cannot load {checkpoint}: {reason}")]
+        requests = [
+            *of_data(self.examples, self.count, manifest.task),
+            *awkward(manifest.task, reference.special_tokens),
+        ]
+        done = started(name, len(requests))
+        ends = None if self.seconds is None else monotonic() + self.seconds
+        expected = answers_of(
+            reference,
+            requests,
+            self.max_new_tokens,
+            lambda: ends is None or monotonic() < ends,
+            done,
+        )
+        reference.close()
+
+        def against(side: Side, precision: Precision = "float32") -> FirstLink:
+            done = started(side.name, len(requests))
+            return compare_readings(
+                expected, reference, side, requests, self.max_new_tokens, precision, done
+            )
+
+        found = [self._of_artifact(artifact, name, slim, against) for artifact in artifacts]
+        return found + [against(side) for side in others()]
+
+    def _of_artifact(
+        self, artifact: Artifact, reference: str, slim: bool, against: _Against
+    ) -> FirstLink | NotCompared:
+        manifest, name = artifact.manifest, f"serve ({self.called or artifact.path.name})"
+        if manifest.precision == "bfloat16":
+            return NotCompared(f"{reference} = {name}", NO_BFLOAT16)
+        side = Served(load_engine(artifact.path, device="cpu", check_hashes=False), name)
+        if computed_in(manifest.precision) != manifest.precision:
+            side.not_run = INTEGERS.format(precision=manifest.precision)
+        elif manifest.dense == slim:
+            side.not_run = READ_ALONE
+        link = against(side, manifest.precision)
+        link.artifact = artifact.path.name
+        return link
+
+
+def refuse_parted(links: Sequence[FirstLink | NotCompared]) -> None:
+    """Refuse an artifact that reads or answers otherwise than transformers.
+
+    Raises:
+        CompExportError: names the link and the first step where the two part.
+    """
+    for link in links:
+        if isinstance(link, FirstLink) and not link.ok:
+            raise CompExportError(
+                f"{link.name} does not hold: {link.why}; nothing was exported (--no-check exports it all "
+                "the same)"
+            )

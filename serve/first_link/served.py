@@ -1,0 +1,71 @@
+"""What users call, as a side of the proof's first link: pictures and words into an engine of ``serve``."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comp.errors import CompExportError
+from export.first_link.reading import Outputs, Reading, Refused
+from export.first_link.request import Picture, Request
+from serve.encoder.blip_retriever import BlipRetriever
+from serve.encoder.judge import Judge
+from serve.encoder.reader import Reader
+from serve.encoder.retriever import Retriever
+from serve.engine import Engine
+from serve.loading import TaskEngine
+from serve.options import GenerationOptions
+from serve.preprocess import model_view
+
+
+class Served:
+    """An engine (see ``export.first_link.reading.Side``)."""
+
+    def __init__(self, engine: TaskEngine, name: str) -> None:
+        self.name = name
+        self.not_run = ""
+        self._engine = engine
+
+    def read(self, request: Request, max_new_tokens: int, run: bool) -> Reading | Refused:
+        try:
+            return self._read(request, max_new_tokens, run)
+        except CompExportError as error:
+            return Refused(str(error))
+
+    def resized(self, images: tuple[Picture, ...]) -> list[NDArray[np.uint8]]:
+        settings = self._engine.manifest.image_processor
+        return [np.asarray(model_view(image, settings)) for image in images]
+
+    def _read(self, request: Request, max_new_tokens: int, run: bool) -> Reading:
+        engine, images, text = self._engine, list(request.images), request.text
+        prompt: str | None = None
+        if isinstance(engine, Engine):
+            prompt = engine.render(text, len(images))
+            ids = engine.encode(text, len(images)).input_ids
+        elif isinstance(engine, Reader) and not engine.asks and not text.strip():
+            ids = np.zeros(0, np.int64)  # a caption without a beginning
+        else:
+            ids = engine.encode(text, "text")
+        wanted = 2 if isinstance(engine, Judge) else 1
+        if not isinstance(engine, Engine) and len(images) != wanted:
+            raise CompExportError(f"{len(images)} images: this model takes {wanted}")
+        pixels = engine.pixels(images)
+        outputs = _outputs(engine, images, text, max_new_tokens) if run else None
+        return Reading(ids, pixels, prompt, outputs)
+
+
+def _outputs(engine: TaskEngine, images: list[Picture], text: str, max_new_tokens: int) -> Outputs:
+    if isinstance(engine, (Engine, Reader)):
+        said = engine.generate(images, text, GenerationOptions(max_new_tokens=max_new_tokens))
+        logits = engine.next_token_logits(images, text)
+        ended = said.finish_reason == "eos"
+        return Outputs({"logits": logits}, said.token_ids, ended, said.text)
+    if isinstance(engine, Judge):
+        return Outputs({"logits": engine.logits(images, text)})
+    seen, read = engine.embed_images(images), engine.embed_texts([text])
+    if isinstance(engine, BlipRetriever):
+        matched = engine.match_pairs([(0, 0)], seen, read)
+        cosine = seen.embeds @ read.embeds.T
+        return Outputs({"scores": np.array([cosine[0, 0], matched[0]], np.float32)})
+    assert isinstance(engine, Retriever)
+    of_texts, _ = engine.match(seen, read)
+    embeds = np.concatenate([seen.embeds[0], read.embeds[0]])
+    return Outputs({"embeddings": embeds, "scores": of_texts.reshape(-1)})

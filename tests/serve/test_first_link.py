@@ -1,0 +1,281 @@
+"""The proof's first link: transformers on pictures and words, against the engines that users call."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import export.artifact
+from comp.checkpoints import resolve_model
+from comp.data.embedded import embedded_examples
+from comp.errors import CompExportError
+from comp.families.loading import load_adapter
+from comp.runs import RUN_VERSION, RunDirectory
+from export.artifact import Origin, export_artifact
+from export.first_link.compare import FirstLink, NotCompared, answers_of, compare_readings
+from export.first_link.in_training import InTraining
+from export.first_link.memory import memory_lacking
+from export.first_link.reading import Outputs, Reading, Refused
+from export.first_link.report import markdown_of, notes_of
+from export.first_link.request import Request, awkward, picture
+from export.reading import load_artifact
+from export.slim import write_slim_checkpoint
+from serve.commands.onnx import command as onnx_command
+from serve.first_link.links import FromUsers, refuse_parted
+
+TASKS = ("question", "caption", "retrieval", "statement")
+TINY = ("llava", "clip", "blip-vqa", "blip-caption", "blip-retrieval", "blip-nlvr")
+EXAMPLES = 2
+TOKENS = 4
+
+
+class Fixed:
+    """A side that makes the same thing of everything."""
+
+    def __init__(self, reading, name="fixed", grey=0):
+        self.name, self.not_run, self._reading, self._grey = name, "", reading, grey
+
+    def read(self, request, max_new_tokens, run):
+        if isinstance(self._reading, Refused) or run:
+            return self._reading
+        return replace(self._reading, outputs=None)
+
+    def resized(self, images):
+        return [np.full((4, 4, 3), self._grey, np.uint8) for _ in images]
+
+
+def outputs(**changes):
+    values = {"logits": np.arange(5, dtype=np.float32)}
+    return replace(Outputs(values, (4, 2), True, "a cat", (1.0, 1.0, 1.0)), **changes)
+
+
+def reading(**changes):
+    pixels = np.zeros((1, 3, 4, 4), np.float32)
+    return replace(Reading(np.array([1, 5, 6]), pixels, "USER: what?", outputs()), **changes)
+
+
+def link_of(mine, theirs, grey=0, awkward=False):
+    requests = [Request("example 0", (picture(8, 8, 0),), "what?", awkward)]
+    reference, side = Fixed(mine, "transformers"), Fixed(theirs, "ours", grey)
+    expected = answers_of(reference, requests, TOKENS)
+    return compare_readings(expected, reference, side, requests, TOKENS)
+
+
+def test_equal_readings_hold():
+    link = link_of(reading(), reading())
+    assert link.ok
+    assert (link.compared, link.run, link.pixel_difference, link.output_difference) == (1, 1, 0, 0)
+    refuse_parted([link])
+
+
+@pytest.mark.parametrize(
+    ("step", "changes", "grey"),
+    [
+        ("template", {"prompt": "Q: what?", "input_ids": np.array([1, 7])}, 0),
+        ("tokens", {"input_ids": np.array([1, 5])}, 0),
+        ("tokens", {"input_ids": np.array([0, 5, 6])}, 0),
+        ("resize", {"pixel_values": np.zeros((1, 3, 4, 5), np.float32)}, 0),
+        ("resize", {"pixel_values": None}, 0),
+        ("resize", {"pixel_values": np.full((1, 3, 4, 4), 0.1, np.float32)}, 9),
+        ("normalise", {"pixel_values": np.full((1, 3, 4, 4), 2e-5, np.float32)}, 0),
+        ("normalise", {"pixel_values": np.full((1, 3, 4, 4), np.nan, np.float32)}, 0),
+        ("logits", {"outputs": outputs(values={"logits": np.ones(5, np.float32)})}, 0),
+        ("logits", {"outputs": outputs(values={"logits": np.full(5, np.nan, np.float32)})}, 0),
+        ("answer", {"outputs": outputs(tokens=(4, 3))}, 0),
+        ("stop", {"outputs": outputs(tokens=(4, 2, 9, 9), ended=False)}, 0),
+        ("stop", {"outputs": outputs(ended=False)}, 0),
+        ("text", {"outputs": outputs(text="a  cat")}, 0),
+    ],
+)
+def test_says_at_which_step_two_sides_part(step, changes, grey):
+    link = link_of(reading(), reading(**changes), grey)
+    assert [each.step for each in link.parted] == [step]
+    assert not link.ok
+    assert f"part at {step}" in link.why
+    with pytest.raises(CompExportError, match=f"the first at {step}: 'example 0'"):
+        refuse_parted([link])
+    report = json.loads(json.dumps(link.to_dict()))  # JSON has no NaN
+    assert list(report["parted"]) == [step]
+    assert any(step in note for note in notes_of([report]))
+    assert f"{step}: 1" in "\n".join(markdown_of([report]))
+
+
+def test_a_leading_bos_is_no_other_template():
+    link = link_of(reading(prompt="<s>USER: what?"), reading(prompt="USER: what?"))
+    assert link.ok
+
+
+def test_what_is_within_rounding_holds():
+    near = reading(pixel_values=np.full((1, 3, 4, 4), 9e-6, np.float32))
+    assert link_of(reading(), near).ok
+    close = outputs(values={"logits": np.arange(5, dtype=np.float32) + 5e-4})
+    assert link_of(reading(), reading(outputs=close)).ok
+    tie = outputs(margins=(1.0, 1e-5, 1.0))
+    link = link_of(reading(outputs=tie), reading(outputs=outputs(tokens=(4, 3))))
+    assert link.ok
+    assert link.tied == ["example 0"]
+
+
+def test_refusals_of_one_side_are_told_and_fail_for_the_data():
+    no = Refused("too long")
+    link = link_of(reading(), no)
+    assert not link.ok
+    assert "example 0, which transformers answers, is refused: ours: too long" in link.why
+    assert not link_of(reading(outputs=None), no).refused_of_data
+    assert not link_of(no, reading()).refused_of_data
+    assert link_of(no, reading(), awkward=True).refused == {"example 0": "transformers: too long"}
+    both = link_of(no, no, awkward=True)
+    assert both.both_refused == ["example 0"]
+    assert not both.ok  # nothing was compared
+
+
+def test_models_that_take_too_long_are_compared_as_far_as_the_model():
+    requests = [Request(f"example {n}", (), "what?") for n in range(3)]
+    reference = Fixed(reading(pixel_values=None), "transformers")
+    expected = answers_of(reference, requests, TOKENS, goes_on=lambda: False)
+    link = compare_readings(expected, reference, reference, requests, TOKENS)
+    assert (link.compared, link.run) == (3, 1)
+    assert link.ok
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_awkward_requests_are_awkward_in_every_way(task):
+    found = list(awkward(task, ("</s>",)))
+    names = [request.name for request in found]
+    assert len(set(names)) == len(names)
+    assert all(request.awkward for request in found)
+    again = list(awkward(task, ("</s>",)))
+    assert [r.text for r in found] == [r.text for r in again]
+    for mine, theirs in zip(found, again, strict=True):
+        for first, second in zip(mine.images, theirs.images, strict=True):
+            assert np.array_equal(np.asarray(first), np.asarray(second))
+    shapes = {image.size for request in found for image in request.images}
+    assert any(width > 20 * height for width, height in shapes)
+    assert any(height > 20 * width for width, height in shapes)
+    assert {image.mode for request in found for image in request.images} >= {"L", "LA", "RGBA", "P"}
+    texts = [request.text for request in found]
+    assert any(text != text.lstrip() for text in texts)
+    assert any(text != text.rstrip() for text in texts)
+    assert any("</s>" in text for text in texts)
+    assert any(not text.isascii() for text in texts)
+    assert {len(request.images) for request in found} >= {0, 2}
+
+
+def test_a_checkpoint_that_memory_is_too_small_for_is_read_alone(monkeypatch):
+    directory = resolve_model("tiny-clip")
+    assert memory_lacking(directory) == ""
+    monkeypatch.setattr("export.first_link.memory.memory_mb", lambda: 1)
+    assert "GiB of memory" in memory_lacking(directory)
+
+
+def made(directory: Path, model: str) -> tuple[RunDirectory, Path]:
+    """A run of an embedded model that has nothing but its dense artifact."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "run.json").write_text(json.dumps({"version": RUN_VERSION, "model": model}))
+    export_artifact(resolve_model(model), directory / "onnx-dense", Origin(model))
+    return RunDirectory(directory), directory / "onnx-dense"
+
+
+def first(artifact: Path, **settings) -> FromUsers:
+    task = load_artifact(artifact, check_hashes=False).manifest.task
+    return FromUsers(embedded_examples(task, "test", EXAMPLES), EXAMPLES, TOKENS, **settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_engines_and_batches_read_as_transformers_does(name, tmp_path):
+    run, directory = made(tmp_path, f"tiny-{name}")
+    artifact = load_artifact(directory)
+    adapter = load_adapter(resolve_model(f"tiny-{name}"))
+    links = first(directory).of_original(
+        run, [artifact], others=lambda: iter([InTraining(adapter)])
+    )
+    served, batches = links
+    assert isinstance(served, FirstLink)
+    assert isinstance(batches, FirstLink)
+    assert served.ok, served.why
+    assert served.run == served.compared >= EXAMPLES + 20
+    assert not served.refused or set(served.refused) == {"<image> in the words"}
+    assert batches.ok, batches.why
+    assert batches.compared >= EXAMPLES + 18
+    assert max(served.pixel_difference, batches.pixel_difference) == 0
+
+
+def changed(directory: Path, change) -> None:
+    """An artifact whose manifest is another one."""
+    path = directory / "manifest.json"
+    fields = json.loads(path.read_text())
+    change(fields)
+    path.write_text(json.dumps(fields))
+
+
+CHANGES = {
+    "normalise": lambda fields: fields["image_processor"].update(image_mean=[0.5, 0.5, 0.5]),
+    "resize": lambda fields: fields["image_processor"].update(resample=0),
+    "stop": lambda fields: fields["tokens"].update(eos_token_ids=[0]),
+}
+
+
+@pytest.mark.slow
+def test_a_manifest_that_says_otherwise_parts_where_it_does(checkpoint, dense_artifact, tmp_path):
+    run = RunDirectory(tmp_path)
+    record = {"version": RUN_VERSION, "model": "tiny", "model_path": str(checkpoint.path)}
+    run.record.write_text(json.dumps(record))
+    directory = tmp_path / "onnx-dense"
+    shutil.copytree(dense_artifact, directory)
+    whole = (directory / "manifest.json").read_text()
+    for step, change in CHANGES.items():
+        changed(directory, change)
+        (link,) = first(directory).of_original(run, [load_artifact(directory)])
+        assert isinstance(link, FirstLink)
+        assert not link.ok
+        assert {each.step for each in link.parted} == {step}
+        (directory / "manifest.json").write_text(whole)
+
+
+def test_what_transformers_cannot_load_is_not_compared(dense_artifact, tmp_path):
+    run = RunDirectory(tmp_path)
+    record = {"version": RUN_VERSION, "model": "gone", "model_path": str(tmp_path / "gone")}
+    run.record.write_text(json.dumps(record))
+    artifact = load_artifact(dense_artifact)
+    (link,) = first(dense_artifact).of_original(run, [artifact])
+    assert isinstance(link, NotCompared)
+    assert "no longer at" in link.reason
+    empty = tmp_path / "gone"
+    empty.mkdir()
+    (empty / "config.json").write_text("{}")
+    (link,) = first(dense_artifact).of_original(run, [artifact])
+    assert isinstance(link, NotCompared)
+    assert "transformers cannot load" in link.reason
+
+
+@pytest.mark.slow
+def test_onnx_exports_nothing_that_reads_otherwise(checkpoint, plan, tmp_path, monkeypatch):
+    record = {
+        "version": RUN_VERSION,
+        "model": str(checkpoint.path),
+        "model_path": str(checkpoint.path),
+    }
+    run = RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    run.record.write_text(json.dumps(record))
+    plan.save(run.plan_file)
+    write_slim_checkpoint(checkpoint.path, plan, run.checkpoint)
+    read = export.artifact.image_processing_for
+    other = {"image_mean": (0.1, 0.2, 0.3)}
+    monkeypatch.setattr(
+        "export.artifact.image_processing_for", lambda *which: read(*which).model_copy(update=other)
+    )
+    refused = CliRunner().invoke(onnx_command, [str(run.path), "--json"])
+    assert isinstance(refused.exception, CompExportError)
+    assert "part at normalise" in str(refused.exception)
+    assert not [path for path in run.path.iterdir() if "onnx" in path.name]
+    passed = CliRunner().invoke(onnx_command, [str(run.path), "--json", "--no-check"])
+    assert passed.exit_code == 0, passed.output
+    monkeypatch.undo()
+    passed = CliRunner().invoke(onnx_command, [str(run.path), "--json", "--force"])
+    assert passed.exit_code == 0, passed.output
