@@ -92,7 +92,9 @@ class TemplateProcess:
         found = self._process
         if found is None or found.poll() is not None:
             if find_spec("jinja2") is None:
-                raise TemplateFailed("cannot be rendered without the package jinja2 (3.1.6 or newer)")
+                raise TemplateFailed(
+                    "cannot be rendered without the package jinja2 (3.1.6 or newer)"
+                )
             limits = {"seconds": self._seconds, "bytes": BYTES, "characters": CHARACTERS}
             try:
                 found = subprocess.Popen(

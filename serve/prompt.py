@@ -104,7 +104,8 @@ class PromptEncoder:
         if int(is_image.sum()) != images and self._chat is not None:
             raise CompExportError(
                 f"the prompt {shown(prompt)!r} has {int(is_image.sum())} image tokens and {images} "
-                f"images: the tokenizer of {self._where} does not keep {self._tokens.image_token} whole; {REMEDY}"
+                f"images: the tokenizer of {self._where} does not keep {self._tokens.image_token} "
+                f"whole; {REMEDY}"
             )
         repeats = np.where(is_image, self._image_tokens, 1)
         expanded = np.repeat(ids, repeats)
