@@ -63,7 +63,7 @@ class OnnxRuntime:
 
     def graph(self, path: Path) -> OrtGraph:
         """See ``Runtime``."""
-        return OrtGraph(self.sessions.session(path), self.device)
+        return OrtGraph(self.sessions.session(path), self.device, path)
 
     def decoder(self, path: Path) -> tuple[OrtGraph, OrtSteps | None]:
         """See ``Runtime``: where the caches stay in one place, that is bound once."""

@@ -1,8 +1,10 @@
 """One ONNX graph in ONNX Runtime, run through IO binding."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 
 from comp.errors import CompExportError
 from export.cache import LOGITS, PAST, PRESENT
+from export.manifest import REMEDY
 from serve.backends.providers import Device
 
 _NUMPY_TYPES: dict[str, type[np.generic]] = {
@@ -27,10 +30,11 @@ class OrtGraph:
     that Python looks at are numpy arrays.
     """
 
-    def __init__(self, session: ort.InferenceSession, device: Device) -> None:
-        """``device`` is where kept values stay."""
+    def __init__(self, session: ort.InferenceSession, device: Device, path: Path) -> None:
+        """``device`` is where kept values stay; ``path`` is the graph's, for errors."""
         self.session = session
         self.device: Device = device
+        self.path = path
         self.inputs = {port.name: _dtype(port) for port in self.session.get_inputs()}
         self.settings = {
             port.name: _dtype(port) for port in self.session.get_overridable_initializers()
@@ -47,6 +51,9 @@ class OrtGraph:
         """See ``Graph.run``; outputs in neither ``numbers`` nor ``kept`` are not fetched.
 
         ``into``: where the ``kept`` ones are written, in their order; new values if nothing is given.
+
+        Raises:
+            CompExportError: ONNX Runtime cannot run the graph on these values.
         """
         if any(name in self.settings for name in feeds):
             return self._run_with_settings(feeds, numbers, kept)  # nothing is bound there
@@ -59,7 +66,8 @@ class OrtGraph:
                 binding.bind_output(name, self.device)
             else:
                 binding.bind_ortvalue_output(name, place)
-        self.session.run_with_iobinding(binding)
+        with run_errors(self.path):
+            self.session.run_with_iobinding(binding)
         del alive
         values = binding.get_outputs()
         arrays = [value.numpy() for value in values[: len(numbers)]]
@@ -80,7 +88,8 @@ class OrtGraph:
         }
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
         values |= {name: value for name, value in feeds.items() if isinstance(value, ort.OrtValue)}
-        found = self.session.run_with_ort_values([*numbers, *kept], values)
+        with run_errors(self.path):
+            found = self.session.run_with_ort_values([*numbers, *kept], values)
         return [value.numpy() for value in found[: len(numbers)]], found[len(numbers) :]
 
 
@@ -96,7 +105,7 @@ class OrtSteps:
     """Decode steps that write into their caches: these are bound once, and not anew in every step."""
 
     def __init__(self, graph: OrtGraph) -> None:
-        self._session = graph.session
+        self._session, self._path = graph.session, graph.path
         widths = {port.name: port.shape[-1] for port in self._session.get_outputs()}
         self._vocabulary = widths[LOGITS]
 
@@ -117,7 +126,8 @@ class OrtSteps:
     ) -> NDArray[np.float32]:
         """See ``Steps``."""
         alive = _bind(bound.binding, feeds)
-        self._session.run_with_iobinding(bound.binding)
+        with run_errors(self._path):
+            self._session.run_with_iobinding(bound.binding)
         del alive
         logits: NDArray[np.float32] = bound.logits.numpy().copy()  # the next step writes there
         return logits
@@ -140,6 +150,16 @@ class OrtBuffers:
         after = np.empty((batch, heads, places, width), before.dtype)
         after[:, :, :held] = before[:, :, :held]
         return ort.OrtValue.ortvalue_from_numpy(after)
+
+
+@contextmanager
+def run_errors(path: Path) -> Iterator[None]:
+    """Turn what ONNX Runtime raises while it runs a graph into an error that names the graph."""
+    try:
+        yield
+    except Exception as error:  # its exceptions have no common base but this
+        reason = " ".join(str(error).split())
+        raise CompExportError(f"ONNX Runtime cannot run {path}: {reason}; {REMEDY}") from error
 
 
 def _bind(

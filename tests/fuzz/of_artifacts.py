@@ -54,7 +54,7 @@ def manifest(rng: Random, base: Base, scratch: Path) -> Trial:
     else:
         value, deed = break_json(rng, json.loads(text))
         replaced(path, to_json(value))
-    names = ("manifest.json", str(folder))
+    names = ("manifest.json", str(folder), "chat template", "prompt_template")
     return Trial(
         deed, lambda: base.said("llava", folder), nothing_else, base.once("llava", "onnx"), names
     )

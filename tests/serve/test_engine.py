@@ -1,6 +1,7 @@
 """The engine against transformers' own generate, and by itself."""
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
@@ -208,6 +209,17 @@ def test_damaged_files_are_refused_by_name(dense_artifact, tmp_path, name):
     (copy / name).write_bytes(data[:-1])
     with pytest.raises(CompExportError, match=name):
         Engine.load(copy)
+
+
+def test_a_graph_that_cannot_run_is_named(dense_artifact, tmp_path):
+    """Other values than it takes: one line that names the graph and the remedy."""
+    from serve.backends.ort_session import OrtGraph
+
+    path = dense_artifact / "embed_tokens.onnx"
+    graph = OrtGraph(onnxruntime.InferenceSession(str(path)), "cpu", path)
+    for ids in ([[10**6]], [5]):
+        with pytest.raises(CompExportError, match=r"cannot run .*embed_tokens\.onnx: .*--force"):
+            graph.run({"input_ids": np.array(ids, np.int64)}, ["inputs_embeds"])
 
 
 @pytest.mark.parametrize(
