@@ -1,0 +1,121 @@
+"""Every official checkpoint, small, in every spelling: what users get is what transformers gives."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from transformers import AutoProcessor
+
+from comp.cli import cli
+from export.artifact import Origin, export_artifact
+from serve.loading import load_engine
+from serve.options import GenerationOptions
+from tests.official.build import ANSWER, PICTURES, build, picture
+from tests.official.catalogue import CHECKPOINTS
+from tests.official.compare import (
+    CAPTIONS,
+    COMPARISONS,
+    QUESTIONS,
+    originals,
+    pictures,
+    same_pixels,
+)
+
+SPELLINGS = [
+    pytest.param(official, spelling, id=f"{official.hub_id.rpartition('/')[2]}: {spelling.name}")
+    for official in CHECKPOINTS
+    for spelling in official.spellings
+]
+RECORDS = 42  # every twentieth validates
+QUICK = ("--recover", "none", "--stages", "1", "--steps-per-stage", "0")
+QUICK += ("--calibration", "4", "--validation", "2", "--batch-size", "4")
+QUICK += ("--dtype", "float32", "--device", "cpu", "--rate", "0.1")
+
+
+def called(*words: object) -> dict:
+    result = CliRunner().invoke(cli, [str(word) for word in (*words, "--json")])
+    assert result.exit_code == 0, f"{words[0]}: {result.output} {result.exception!r}"
+    return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Pictures, and what is asked and said of them."""
+    folder = tmp_path_factory.mktemp("data")
+    for name, sizes in PICTURES.items():
+        picture(*sizes).save(folder / f"{name}.png")
+    names = list(PICTURES)
+    for kind, words in (("questions", QUESTIONS), ("captions", CAPTIONS)):
+        with (folder / f"{kind}.jsonl").open("w", encoding="utf-8") as file:
+            for number in range(RECORDS):
+                said = words[number % len(words)]
+                record = {"image": f"{names[number % 3]}.png"}
+                if kind == "questions":
+                    record |= {"question": said, "answer": "a red cat"}
+                else:
+                    record |= {"caption": f"{said} {number}"}
+                print(json.dumps(record), file=file)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch):
+    """Of the search: they take half of so small a pruning's time, and have tests of their own."""
+    monkeypatch.setattr("comp.run_record.save_figures", lambda *given: [])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("official", "spelling"), SPELLINGS)
+def test_answers_as_transformers_does(official, spelling, tmp_path, folder):
+    checkpoint = build(official, spelling, tmp_path / "dense")
+    artifact = tmp_path / "run" / "onnx-dense"
+    if spelling.every_verb:
+        _prune_and_prove(official.task, checkpoint, tmp_path / "run", folder)
+    else:
+        export_artifact(checkpoint, artifact, Origin(official.hub_id))
+    architecture = spelling.config["architectures"][0]
+    model, processor = originals(checkpoint, architecture)
+    engine = load_engine(artifact, "cpu")
+    same_pixels(processor, engine)
+    COMPARISONS[architecture](model, processor, engine, artifact / "tokenizer.json")
+    if spelling.every_verb:
+        _run(official.task, engine, tmp_path / "run", folder / "wide.png")
+
+
+def _prune_and_prove(task: str, checkpoint: Path, run: Path, folder: Path) -> None:
+    data = ("--data", folder / f"{'questions' if task == 'questions' else 'captions'}.jsonl")
+    called("prune", "--model", checkpoint, "--out", run, *QUICK, *data)
+    called("onnx", run)
+    assert called("verify", run, "--questions", "4", *data)["ok"]
+    _same_processors(checkpoint, run / "checkpoint")
+
+
+def _run(task: str, engine: Any, run: Path, image: Path) -> None:
+    """``run`` says what the engine does, which is what transformers does."""
+    if task == "retrieval":
+        texts = [word for caption in CAPTIONS for word in ("--prompt", caption)]
+        answer = called("run", run, "--dense", "--image", image, *texts)
+        right = engine.rank([image], CAPTIONS).of_texts
+        assert np.allclose(answer["scores"], right, atol=1e-5)
+        return
+    prompt = QUESTIONS[0] if task == "questions" else ""
+    asked = ("--prompt", prompt) if prompt else ()
+    words = ("--dense", "--image", image, *asked, "--max-new-tokens", ANSWER)
+    right = engine.generate([image], prompt, GenerationOptions(max_new_tokens=ANSWER))
+    assert called("run", run, *words)["text"] == right.text
+
+
+def _same_processors(dense: Path, slim: Path) -> None:
+    """``AutoProcessor`` makes the same of words and pictures from the slim checkpoint."""
+    first, second = (AutoProcessor.from_pretrained(each) for each in (dense, slim))
+    for text in (*QUESTIONS, *CAPTIONS):
+        assert first.tokenizer(text)["input_ids"] == second.tokenizer(text)["input_ids"]
+    for image in pictures():
+        each = [
+            processor.image_processor(images=[image], return_tensors="np")["pixel_values"]
+            for processor in (first, second)
+        ]
+        assert np.array_equal(*each)
