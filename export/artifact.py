@@ -18,7 +18,7 @@ from export.clip_artifact import clip_artifact
 from export.contribution import Contribution
 from export.graph.builder import Target
 from export.llava_artifact import llava_artifact
-from export.manifest import Macs, Manifest, describe_files
+from export.manifest import Activations, Macs, Manifest, describe_files
 from export.processor import image_processing_for
 from export.tokenizer import read_tokenizer
 
@@ -56,6 +56,7 @@ def export_artifact(
     plan: PruningPlan | None = None,
     written: Callable[[str], None] = lambda name: None,
     check: Callable[[Path], None] = lambda directory: None,
+    activations: Activations | None = None,
 ) -> Manifest:
     """Write the artifact of a checkpoint.
 
@@ -67,6 +68,7 @@ def export_artifact(
         plan: cut the dense checkpoint by this plan while exporting.
         written: told each graph's name when it is on disk.
         check: refuses the directory, which is whole but not in its place yet, by an error of its own.
+        activations: that ``target.wide`` follows from; they are recorded.
 
     Returns:
         The manifest.
@@ -104,6 +106,7 @@ def export_artifact(
                 workload=found.workload,
             ),
             "params": found.params,
+            "activations": activations,
             "versions": _versions(),
             "files": describe_files(directory),
         }

@@ -153,10 +153,14 @@ class _Decoder:
         rotary = RotaryEmbedding(
             graph, self.shape.rope, sizes.head_dim, self.shape.max_position_embeddings
         )
-        residual = cast_to_graph(graph, embeds)
+        wide = graph.target.wide
+        residual = embeds if wide.residual(0) else cast_to_graph(graph, embeds)
         with graph.scope("layers.0"):
             first = f"{DECODER}.layers.0.input_layernorm"
-            normed = rms_norm(graph, weights, residual, first, epsilon)
+            with graph.in_float32(wide.residual(0)):
+                normed = rms_norm(graph, weights, residual, first, epsilon)
+            if wide.residual(0):
+                normed = cast_to_graph(graph, normed)
         here = self._stretch(tokens, rotary, pasts[0][0], 0)
         ready = None
         for number in range(sizes.num_layers):
@@ -164,6 +168,8 @@ class _Decoder:
             drop = self.drops.get(number + 1)
             early = drop is not None and drop.ranking not in LATE
             with graph.scope(f"layers.{number}"):
+                if wide.residual_from == number > 0:
+                    residual = cast_to_float32(graph, residual)
                 mixed, query, key = self._attention(normed, number, pasts[number], here, ready)
                 ready = None
                 if drop is not None and early:
@@ -174,19 +180,17 @@ class _Decoder:
                     )
                 if number + 1 == sizes.num_layers:
                     mixed, residual = last_row(graph, mixed), last_row(graph, residual)
-                mixed = linear(
-                    graph, weights, mixed, f"{name}.self_attn.o_proj", sizes.attention_bias
+                mixed = self._attention_output(mixed, number)
+                normed, residual = self._add_norm(
+                    mixed, residual, f"{name}.post_attention_layernorm", number
                 )
-                normed, residual = add_rms_norm(
-                    graph, weights, mixed, residual, f"{name}.post_attention_layernorm", epsilon
-                )
-                ffn = self._feed_forward(normed, name)
+                ffn = self._feed_forward(normed, number)
                 following = (
                     f"{DECODER}.layers.{number + 1}.input_layernorm"
                     if number + 1 < sizes.num_layers
                     else f"{DECODER}.norm"
                 )
-                normed, residual = add_rms_norm(graph, weights, ffn, residual, following, epsilon)
+                normed, residual = self._add_norm(ffn, residual, following, number)
             if drop is None or early:
                 continue
             with graph.scope(f"layers.{number + 1}"):
@@ -200,10 +204,12 @@ class _Decoder:
                     here, scores, drop, factor, pasts[number + 1][0], *behind
                 )
                 ready = others[0] if others else None
-        logits = linear(graph, weights, normed, LM_HEAD.removesuffix(".weight"))
-        graph.output(
-            "logits", cast_to_float32(graph, logits), FLOAT, ("batch", 1, sizes.vocab_size)
-        )
+        if wide.head:
+            normed = cast_to_float32(graph, normed)
+        with graph.in_float32(wide.head):
+            logits = linear(graph, weights, normed, LM_HEAD.removesuffix(".weight"))
+            logits = cast_to_float32(graph, logits)
+        graph.output("logits", logits, FLOAT, ("batch", 1, sizes.vocab_size))
         return graph
 
     def _pasts(self) -> list[tuple[ir.Value, ir.Value]]:
@@ -302,7 +308,38 @@ class _Decoder:
             graph.output(f"present.{number}.{kind}", cache, dtype, dims, renamed=self.in_place)
         return attended.output, query, key
 
-    def _feed_forward(self, normed: ir.Value, name: str) -> ir.Value:
+    def _attention_output(self, mixed: ir.Value, number: int) -> ir.Value:
+        """What attention adds to the residual stream, in the precision of that."""
+        graph, wide = self.graph, self.graph.target.wide
+        name = f"{DECODER}.layers.{number}.self_attn.o_proj"
+        inside = number in wide.outputs
+        if inside:
+            mixed = cast_to_float32(graph, mixed)
+        with graph.in_float32(inside):
+            mixed = linear(graph, self.weights, mixed, name, self.sizes.attention_bias)
+        return cast_to_float32(graph, mixed) if wide.residual(number) and not inside else mixed
+
+    def _add_norm(
+        self, x: ir.Value, residual: ir.Value, name: str, number: int
+    ) -> tuple[ir.Value, ir.Value]:
+        """``(norm(residual + x), residual + x)``, the former in the graph's precision."""
+        graph, epsilon = self.graph, self.shape.rms_norm_eps
+        wide = graph.target.wide.residual(number)
+        with graph.in_float32(wide):
+            normed, total = add_rms_norm(graph, self.weights, x, residual, name, epsilon)
+        return cast_to_graph(graph, normed) if wide else normed, total
+
+    def _feed_forward(self, normed: ir.Value, number: int) -> ir.Value:
+        """What the FFN adds to the residual stream, in the precision of that."""
+        graph, wide = self.graph, self.graph.target.wide
+        inside = number in wide.ffn
+        if inside:
+            normed = cast_to_float32(graph, normed)
+        with graph.in_float32(inside):
+            added = self._channels(normed, f"{DECODER}.layers.{number}")
+        return cast_to_float32(graph, added) if wide.residual(number) and not inside else added
+
+    def _channels(self, normed: ir.Value, name: str) -> ir.Value:
         graph, bias = self.graph, self.sizes.mlp_bias
         gate = linear(graph, self.weights, normed, f"{name}.mlp.gate_proj", bias)
         up = linear(graph, self.weights, normed, f"{name}.mlp.up_proj", bias)

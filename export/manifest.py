@@ -89,6 +89,20 @@ class Macs(Frozen):
     workload: Workload
 
 
+class Activations(Frozen):
+    """The largest numbers that the model showed in float32 before it was exported in float16."""
+
+    largest: float = Field(ge=0)
+    where: str = Field(description="the module that they went into or came out of")
+    examples: int = Field(ge=1, description="that were tried")
+    float32: tuple[str, ...] = Field(
+        default=(), description="what is computed in float32 for their sake"
+    )
+    beyond: tuple[str, ...] = Field(
+        default=(), description="modules that may overflow in float16 all the same"
+    )
+
+
 class Verified(Frozen):
     """The outcome of ``comp-export verify`` on exactly these files."""
 
@@ -115,6 +129,9 @@ class Manifest(Frozen):
     macs: Macs | None
     params: int = Field(
         ge=0, le=MOST, description="parameters in the graphs, tied ones counted once"
+    )
+    activations: Activations | None = Field(
+        default=None, description="of float16; none: not measured"
     )
     versions: dict[str, str]
     files: tuple[FileEntry, ...]

@@ -1,7 +1,8 @@
 """Building an ONNX graph node by node, with weights that are read only when the file is written."""
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -12,6 +13,7 @@ import onnx_ir as ir
 from comp.errors import CompExportError
 from export.manifest import Computed, Flavour, Precision, Rounding, computed_in
 from export.quantise import Quantised
+from export.wide import NONE, Wide
 
 # 18 is the oldest with every operator used here; TensorRT and OpenVINO parse all of it. The Attention
 # operator came with 23, TensorScatter with 24.
@@ -34,11 +36,13 @@ class Target:
 
     Attributes:
         integers: matrices that were rounded to 4 bits before, by tensor name; others are to the nearest.
+        wide: what of a LLaVA's decoder is float32 all the same.
     """
 
     flavour: Flavour = "onnxruntime"
     precision: Precision = "float32"
     integers: Mapping[str, Quantised] = field(default_factory=dict, compare=False, repr=False)
+    wide: Wide = NONE
 
     def __post_init__(self) -> None:
         if self.precision == "bfloat16" and self.flavour != "standard":
@@ -119,6 +123,20 @@ class GraphBuilder:
     def scope(self, name: str) -> "_Scope":
         """``with graph.scope("layers.0"):`` names what is built inside."""
         return _Scope(self._scope, name)
+
+    @contextmanager
+    def in_float32(self, wide: bool = True) -> Iterator[None]:
+        """What is built inside computes in float32, with weights of float32, if it is ``wide``.
+
+        Values from outside are cast by who passes them in.
+        """
+        before = self.target
+        if wide:
+            self.target = replace(before, precision="float32")
+        try:
+            yield
+        finally:
+            self.target = before
 
     def input(self, name: str, dtype: ir.DataType, shape: Sequence[Dim]) -> ir.Value:
         """Declare a graph input; a dimension is a number or a name."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from export.calibration import Calibration, Integers
     from export.graph.builder import Target
     from export.manifest import Flavour, Manifest, Precision, Rounding
+    from export.proof import Examples
 
 MIB = 2**20
 PROGRAM = "comp-export"
@@ -129,10 +130,13 @@ def command(
                 "what is missing"
             )
     calibration = _calibration(found, rounding, precision, examples, data, images, model)
+    tried = _tried(found, precision, data, images)
     kept = _kept(found, wanted, target.rounding and rounding) if resume else {}
     missing = {which: directory for which, directory in wanted.items() if which not in kept}
     exported = (
-        _export(found, missing, target, calibration, model, check, options) if missing else {}
+        _export(found, missing, target, calibration, tried, model, check, options)
+        if missing
+        else {}
     )
     manifests = {which: kept.get(which) or exported[which] for which in wanted}
     result: dict[str, Any] = {
@@ -152,6 +156,7 @@ def command(
                 "bytes": manifest.size_bytes,
                 "params": manifest.params,
                 "macs": None if manifest.macs is None else manifest.macs.artifact,
+                "activations": manifest.activations and manifest.activations.model_dump(),
             }
             for which, manifest in manifests.items()
         },
@@ -179,10 +184,12 @@ def _export(
     wanted: dict[str, Path],
     target: "Target",
     calibration: "Calibration | None",
+    tried: "Examples | None",
     model: str | None,
     check: bool,
     options: CommonOptions,
 ) -> dict[str, "Manifest"]:
+    """Write the artifacts; ``tried`` are examples that float16 is tried on, if there are any."""
     from comp.dense_model import ELSEWHERE, dense_model_of
     from comp.plan import Workload
     from export.artifact import Origin, export_artifact, graphs_to_write
@@ -200,9 +207,16 @@ def _export(
         directory = dense_model_of(run, model, f"{ELSEWHERE}, or leave it out with --no-dense")
         sources["dense"] = directory, Origin(plan.model, workload=workload)
     manifests = {}
+    notes: list[str] = []
     with progress(disable=options.json) as bar:
         for which, (checkpoint, origin) in sources.items():
-            for_this = target
+            for_this, activations = target, None
+            if tried is not None:
+                from export.activations import Half
+
+                half = Half.of(checkpoint, target, tried)
+                for_this, activations = half.target, half.activations
+                notes += half.words(which)
             if calibration is not None:
                 integers = _calibrated(bar, which, run, checkpoint, origin, calibration)
                 for_this = replace(target, integers=integers)
@@ -214,8 +228,16 @@ def _export(
                 else _unchecked
             )
             manifests[which] = export_artifact(
-                checkpoint, wanted[which], origin, for_this, written=advance, check=checked
+                checkpoint,
+                wanted[which],
+                origin,
+                for_this,
+                written=advance,
+                check=checked,
+                activations=activations,
             )
+    for note in notes:
+        say(note)
     return manifests
 
 
@@ -303,9 +325,10 @@ def _calibration(
         CompExportError: another precision than int4, options that nothing reads, or data that cannot be read.
     """
     if rounding == "nearest":
-        if data is not None or images is not None:
+        if precision != "float16" and (data is not None or images is not None):
             raise CompExportError(
-                "--data and --images are for calibrating: pass --rounding calibrated too"
+                "--data and --images are for calibrating and for trying float16: pass --rounding calibrated "
+                "or --precision float16 too"
             )
         return None
     if precision != "int4":
@@ -316,6 +339,28 @@ def _calibration(
     from export.calibration import Calibration, examples_for
 
     return Calibration(examples_for(run, count, data, images), count, model)
+
+
+def _tried(
+    run: "RunDirectory", precision: "Precision", data: Path | None, images: Path | None
+) -> "Examples | None":
+    """Examples to measure activations on before an export in float16.
+
+    Raises:
+        CompExportError: data that cannot be read.
+    """
+    if precision != "float16":
+        return None
+    if run.load_plan().task is None:
+        say(
+            f"activations were not measured: the plan of {run.path} does not say what the model is asked to do; "
+            "look with `comp-export eval` whether float16 holds them"
+        )
+        return None
+    from export.activations import FEW
+    from export.calibration import examples_for
+
+    return examples_for(run, FEW, data, images)
 
 
 def _calibrated(

@@ -1,0 +1,196 @@
+"""Models whose numbers go beyond float16: measured, kept in float32 where that can be, and said otherwise."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from hypothesis import given
+from hypothesis import strategies as st
+
+from comp.data.embedded import embedded_examples
+from comp.errors import CompExportError
+from comp.runs import RUN_VERSION
+from export.activations import FEW, Half, largest_numbers
+from export.artifact import Origin, export_artifact
+from export.graph.builder import Target
+from export.in_place_runner import InPlaceRunner
+from export.manifest import Activations
+from export.ort_runner import OnnxRunner
+from export.reading import load_artifact
+from export.slim import write_slim_checkpoint
+from export.wide import CAREFUL, NONE, Wide, wide_of
+from serve.commands.onnx import command as onnx_command
+from tests.comp import small_clip
+from tests.export.tiny import make_plan, prompt, save_checkpoint, tiny_config, tiny_model
+
+LAYER = "model.language_model.layers"
+LOUD = {  # a tensor made larger so many times, and what is then in float32
+    f"{LAYER}.1.mlp.down_proj": (3e5, Wide(1, ffn=frozenset({1}))),
+    f"{LAYER}.0.mlp.up_proj": (1e6, Wide(0, ffn=frozenset({0}))),
+    f"{LAYER}.3.mlp.gate_proj": (1e6, Wide(3, ffn=frozenset({3}))),
+    f"{LAYER}.2.self_attn.o_proj": (3e5, Wide(2, frozenset({2}))),
+    "lm_head": (3e5, Wide(head=True)),
+}
+EXAMPLES = embedded_examples("question", "train", FEW)
+
+
+def loud_checkpoint(directory, name, factor):
+    model = tiny_model(tiny_config(kv_heads=2), seed=6)
+    with torch.no_grad():
+        model.get_submodule(name).weight.mul_(factor)
+    return save_checkpoint(model, directory)
+
+
+def answered(runner):
+    """Logits of a prompt and of two steps."""
+    pixels, ids = prompt(7, 1, seed=3)
+    logits, _, state = runner.prefill(pixels, ids)
+    found = [logits]
+    for token in (11, 23):
+        logits, state = runner.step(np.array([token]), state)
+        found.append(logits)
+    return np.stack(found)
+
+
+@pytest.mark.parametrize("name", LOUD)
+def test_what_overflows_is_computed_in_float32(name, tmp_path):
+    factor, expected = LOUD[name]
+    checkpoint = loud_checkpoint(tmp_path / "dense", name, factor)
+    plan = make_plan(tiny_config(kv_heads=2))
+    half = Half.of(checkpoint, Target("onnxruntime", "float16"), EXAMPLES)
+    assert half.activations.largest > CAREFUL
+    assert half.activations.beyond == ()
+    found = half.target.wide
+    assert (found.residual_from, found.outputs, found.ffn, found.head) == (
+        expected.residual_from,
+        expected.outputs,
+        expected.ffn,
+        expected.head,
+    )
+    export_artifact(checkpoint, tmp_path / "whole", Origin("t"), Target(), plan)
+    right = answered(OnnxRunner(tmp_path / "whole", threads=1))
+    plain = tmp_path / "plain"
+    export_artifact(checkpoint, plain, Origin("t"), Target("onnxruntime", "float16"), plan)
+    assert not np.isfinite(answered(OnnxRunner(plain, threads=1))).all()
+    for flavour in ("onnxruntime", "standard"):
+        out = tmp_path / flavour
+        target = Target(flavour, "float16", wide=half.target.wide)
+        export_artifact(checkpoint, out, Origin("t"), target, plan, activations=half.activations)
+        assert load_artifact(out).manifest.activations == half.activations
+        runners = [OnnxRunner(out, threads=1)]
+        if flavour == "standard":
+            runners.append(InPlaceRunner(load_artifact(out), 64))
+        for runner in runners:
+            difference = np.abs(answered(runner) - right).max() / np.abs(right).max()
+            assert difference < 1e-2, (flavour, type(runner))
+    words = half.words("dense")
+    assert "float16 ends at 65,504" in words[0]
+    assert all(each in words[1] for each in found.names)
+    assert len(words) == 2
+
+
+def test_a_sound_model_is_left_alone_and_nothing_is_said(gqa):
+    target = Target("standard", "float16")
+    half = Half.of(gqa[1], target, EXAMPLES)
+    assert half.target == target
+    assert half.target.wide == NONE
+    assert 0 < half.activations.largest < CAREFUL
+    assert half.words("dense") == []
+    assert half.activations.examples == FEW
+
+
+@pytest.mark.parametrize(
+    "name", [f"{LAYER}.1.self_attn.q_proj", "model.multi_modal_projector.linear_2"]
+)
+def test_what_cannot_be_kept_is_a_warning(name, tmp_path):
+    checkpoint = loud_checkpoint(tmp_path / "dense", name, 1e6)
+    half = Half.of(checkpoint, Target("onnxruntime", "float16"), EXAMPLES)
+    assert name in half.activations.beyond
+    assert any(
+        "WARNING" in line and "--precision float32" in line and name in line
+        for line in half.words("dense")
+    )
+
+
+def test_encoders_are_measured_too(tmp_path):
+    adapter = small_clip.random_clip(2)
+    loud = adapter.model.vision_model.encoder.layers[1].mlp.fc2
+    with torch.no_grad():
+        loud.weight.mul_(1e6)
+    adapter.save(tmp_path / "dense")
+    pairs = embedded_examples("retrieval", "train", FEW)
+    half = Half.of(tmp_path / "dense", Target("onnxruntime", "float16"), pairs)
+    assert half.target.wide == NONE
+    assert "vision_model.encoder.layers.1.mlp.fc2" in half.activations.beyond
+
+
+def test_large_models_are_not_measured_and_that_is_said(gqa, monkeypatch):
+    monkeypatch.setattr("export.activations.is_large", lambda _: True)
+    half = Half.of(gqa[1], Target("onnxruntime", "float16"), EXAMPLES)
+    assert half.activations is None
+    assert "not measured" in half.words("dense")[0]
+
+
+def test_a_checkpoint_that_is_no_number_in_float32_is_refused(tmp_path):
+    checkpoint = loud_checkpoint(tmp_path / "dense", f"{LAYER}.1.mlp.down_proj", float("nan"))
+    with pytest.raises(CompExportError, match=r"layers\.1\.mlp\.down_proj.*not finite"):
+        largest_numbers(checkpoint, EXAMPLES)
+
+
+NAMES = [
+    f"{LAYER}.{block}.{part}"
+    for block in range(5)
+    for part in (
+        "input_layernorm",
+        "post_attention_layernorm",
+        "self_attn.o_proj",
+        "self_attn.k_proj",
+        "mlp.up_proj",
+        "mlp.act_fn",
+        "mlp.down_proj",
+    )
+] + ["model.language_model.norm", "lm_head", "model.vision_tower.post_layernorm"]
+
+
+@given(loud=st.sets(st.sampled_from(NAMES)))
+def test_everything_loud_is_in_float32_or_named(loud):
+    wide, beyond = wide_of({name: CAREFUL * (1.1 if name in loud else 0.9) for name in NAMES})
+    for name in loud:
+        words = name.split(".")
+        block = int(words[3]) if words[2:3] == ["layers"] else None
+        held = {
+            "o_proj": block in wide.outputs,
+            "lm_head": wide.head,
+            "norm": wide.residual(4),
+            "input_layernorm": block is not None and wide.residual(max(block - 1, 0)),
+            "post_attention_layernorm": block is not None and wide.residual(block),
+        }.get(words[-1], block in wide.ffn)
+        assert held or name in beyond
+    assert (wide == NONE) == (not loud - set(beyond))
+    for block in wide.outputs | wide.ffn:
+        assert wide.residual(block)  # what they add may be too large for float16
+
+
+def test_the_verb_measures_says_so_and_records_it(tmp_path):
+    """A user's way: float16 of both models of a run, in one command."""
+    dense = loud_checkpoint(tmp_path / "dense", f"{LAYER}.1.mlp.down_proj", 3e5)
+    config = tiny_config(kv_heads=2)
+    plan = make_plan(config, model=str(dense)).model_copy(update={"task": "question"})
+    run = tmp_path / "run"
+    run.mkdir()
+    plan.save(run / "plan.json")
+    write_slim_checkpoint(dense, plan, run / "checkpoint")
+    record = {"version": RUN_VERSION, "model": str(dense), "model_path": str(dense)}
+    (run / "run.json").write_text(json.dumps(record))
+    words = [str(run), "--precision", "float16", "--json"]
+    result = CliRunner().invoke(onnx_command, words, catch_exceptions=False)
+    assert result.exit_code == 0
+    artifacts = json.loads(result.stdout)["artifacts"]
+    for which, name in (("compressed", "onnx-float16"), ("dense", "onnx-dense-float16")):
+        found = Activations.model_validate(artifacts[which]["activations"])
+        assert found == load_artifact(run / name).manifest.activations
+        assert "layers.1.mlp" in found.float32
+        assert f"{which}: in float32 therefore: residual from 1" in result.stderr
+        assert np.isfinite(answered(OnnxRunner(run / name, threads=1))).all()
