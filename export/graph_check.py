@@ -48,6 +48,7 @@ def check_graphs(artifact: Artifact) -> None:
         _compare(path, "input", inputs[name], found.inputs, manifest, OPTIONAL)
         _compare(path, "output", outputs[name], found.outputs, manifest)
         _check_positions(path, found, manifest)
+    _check_pictures(artifact.path / MANIFEST_NAME, manifest)
 
 
 def _declared(manifest: Manifest) -> tuple[dict[str, Ports], dict[str, Ports]]:
@@ -107,6 +108,17 @@ def _element(name: str, manifest: Manifest) -> int:
         return ELEMENTS[computed_in(manifest.precision)]
     is_place = name.endswith(("_ids", "_positions")) or name.startswith("kept")
     return INT64 if is_place else FLOAT
+
+
+def _check_pictures(path: Path, manifest: Manifest) -> None:
+    """Whatever a picture is, the image processor must make of it what the graphs take."""
+    assert isinstance(manifest, (LlavaManifest, EncoderManifest))
+    made, side = manifest.image_processor.output, manifest.vision.image_size
+    if made != (side, side):
+        of = "sizes that differ" if made is None else f"{made[0]}x{made[1]} pixels"
+        raise CompExportError(
+            f"{path}: image_processor makes pictures of {of}, vision.image_size is {side}: {REMEDY}"
+        )
 
 
 def _check_positions(path: Path, found: OnnxFile, manifest: Manifest) -> None:

@@ -65,8 +65,8 @@ NOT_ANSWERED = "how other precisions than float32 answer is what verify compares
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Examples of your own: LLaVA-Instruct, VQAv2, Karpathy's JSON, NLVR2, or JSONL [default: "
-    "EmojiScenes, train split].",
+    help="Examples of your own, to calibrate or to try float16 on: LLaVA-Instruct, VQAv2, Karpathy's JSON, "
+    "NLVR2, or JSONL [default: EmojiScenes, train split].",
 )
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of --data's images.")
 @click.option(
@@ -109,6 +109,8 @@ def command(
 
     The defaults are written to onnx/ and onnx-dense/ of the run. Another flavour or precision is
     added to the name: onnx-standard/, onnx-dense-standard/, onnx-float16/, onnx-standard-float16/.
+    In float16, the largest activations are measured first: what of a LLaVA's decoder goes beyond float16
+    stays in float32, and what else does is a warning.
     """
     from comp.runs import hold, open_run
     from export.artifact import artifact_directory
@@ -353,8 +355,8 @@ def _tried(
         return None
     if run.load_plan().task is None:
         say(
-            f"activations were not measured: the plan of {run.path} does not say what the model is asked to do; "
-            "look with `comp-export eval` whether float16 holds them"
+            f"activations were not measured: the plan of {run.path} does not say what the model is asked to "
+            "do; look with `comp-export eval` whether float16 holds them"
         )
         return None
     from export.activations import FEW
