@@ -8,12 +8,14 @@ do not cover regular expressions that are slow on some texts.
 import base64
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from tokenizers import Tokenizer
 
 from comp.errors import CompExportError
 
+ODD = "a ☕ Ж \0 \U0010fffd"  # a tokenizer without a token for what it does not know raises here
 LONGEST_PIECE = 64  # characters that one rule writes
 MOST_GROWTH = 64  # times, of the rules of one list together
 LONGEST_TOKEN = 4096  # characters
@@ -23,12 +25,32 @@ CHARACTERS_A_POSITION = 64  # of a text, for each position of the model
 FEWEST_CHARACTERS = 2**16  # that are always read
 
 
+@contextmanager
+def tokenizer_errors(doing: str, remedy: str) -> Iterator[None]:
+    """Turn whatever the tokenizers library raises into a refusal; its panics are no ``Exception``."""
+    try:
+        yield
+    except (CompExportError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise CompExportError(
+            f"cannot {doing} ({reason or type(error).__name__}): {remedy}"
+        ) from error
+
+
 def check_tokenizer(tokenizer: Tokenizer, where: str, remedy: str) -> None:
-    """Refuse a tokenizer that lets texts grow without bound.
+    """Refuse a tokenizer that lets texts grow without bound, or that cannot read every text.
 
     Raises:
-        CompExportError: names what grows, and by how much.
+        CompExportError: names what grows, and by how much; or what the library says of a text.
     """
+    with tokenizer_errors(f"use {where}", remedy):
+        _check(tokenizer, where, remedy)
+        tokenizer.decode(tokenizer.encode(ODD).ids)
+
+
+def _check(tokenizer: Tokenizer, where: str, remedy: str) -> None:
     for part in ("normalizer", "pre_tokenizer", "decoder"):
         component = getattr(tokenizer, part)
         if component is not None:

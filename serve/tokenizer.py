@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from comp.errors import CompExportError
-from comp.tokenizer_limits import check_tokenizer, most_characters
+from comp.tokenizer_limits import check_tokenizer, most_characters, tokenizer_errors
 from export.manifest import REMEDY, TextProcessing
 
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
@@ -36,17 +36,13 @@ class ArtifactTokenizer:
         Raises:
             CompExportError: the file cannot be read, or lets texts grow without bound.
         """
-        try:
+        with tokenizer_errors(f"read {path}", REMEDY):
             self._tokenizer = Tokenizer.from_file(str(path))
-            # A checkpoint's file may remember how its last batch was padded and cut off.
-            self._tokenizer.no_padding()
-            self._tokenizer.no_truncation()
-            self._tokenizer.encode_special_tokens = processing.split_special_tokens
-            check_tokenizer(self._tokenizer, str(path), REMEDY)
-        except CompExportError:
-            raise
-        except Exception as error:  # the tokenizers library raises bare Exception
-            raise CompExportError(f"cannot read {path} ({error}): {REMEDY}") from error
+        # A checkpoint's file may remember how its last batch was padded and cut off.
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._tokenizer.encode_special_tokens = processing.split_special_tokens
+        check_tokenizer(self._tokenizer, str(path), REMEDY)
         self._cleans = processing.clean_up_spaces
         self._most = most_characters(positions)
 
@@ -71,11 +67,13 @@ class ArtifactTokenizer:
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text that was checked."""
-        return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        with tokenizer_errors(f"tokenise {shown(text)!r}", REMEDY):
+            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
         """The text of token ids, as transformers decodes them."""
-        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+        with tokenizer_errors("make text of tokens", REMEDY):
+            text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
         if self._cleans:
             for written, meant in CLEANED:
                 text = text.replace(written, meant)

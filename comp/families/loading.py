@@ -14,8 +14,9 @@ from comp.checkpoints import read_config
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter
 from comp.families.image_processor import load_image_processor
-from comp.families.tokenizing import checked_tokenizer, load_tokenizer
+from comp.families.tokenizing import CONVERTED, checked_tokenizer
 from comp.image_processor import read_image_processing, require_image_size
+from comp.tokenizer_limits import tokenizer_errors
 
 FAMILIES = {
     "llava": "llava",
@@ -26,6 +27,10 @@ FAMILIES = {
     "comp_blip": "blip",
     "comp_blip_nlvr": "blip",
 }
+PROCESSOR_FILES = (
+    "it needs tokenizer.json, tokenizer_config.json and preprocessor_config.json or processor_config.json; "
+    + CONVERTED
+)
 
 
 @dataclass(frozen=True)
@@ -231,18 +236,11 @@ def _load_model(
 
 
 def _load_processor(directory: Path, classes: _Classes) -> Any:
-    try:
+    # Converters of tokenizers raise whatever the libraries that they try raise.
+    with tokenizer_errors(f"load the processor of {directory}", PROCESSOR_FILES):
         processor = classes.processor.from_pretrained(
             directory, trust_remote_code=False, local_files_only=True
         )
-    except (
-        Exception
-    ) as error:  # converters of tokenizers raise whatever the libraries they try raise
-        load_tokenizer(directory)  # says so when it is the tokenizer
-        raise CompExportError(
-            f"{directory} has no complete processor ({str(error).splitlines()[0]}): it needs "
-            "tokenizer.json, tokenizer_config.json and preprocessor_config.json or processor_config.json"
-        ) from error
     checked_tokenizer(processor.tokenizer, directory)
     processor.image_processor = load_image_processor(directory)
     return processor

@@ -10,7 +10,7 @@ from typing import Any
 
 from comp.checkpoints import read_config
 from comp.errors import CompExportError
-from comp.tokenizer_limits import check_tokenizer
+from comp.tokenizer_limits import check_tokenizer, tokenizer_errors
 
 # Whose tokenizer a slim checkpoint has.
 SLIM_OF = {
@@ -20,6 +20,7 @@ SLIM_OF = {
     "comp_blip_nlvr": "blip",
 }
 FAST = "save one with a tokenizer.json (AutoTokenizer.from_pretrained(...).save_pretrained(...))"
+CONVERTED = "a tokenizer.model is converted where the package sentencepiece is installed"
 REMEDY = "take the files as the checkpoint's authors publish them"
 
 
@@ -32,25 +33,15 @@ def load_tokenizer(directory: Path) -> Any:
     from transformers import AutoConfig, AutoTokenizer
 
     family = SLIM_OF.get(read_config(directory).get("model_type", ""))
-    try:
+    # Converters raise whatever the libraries that they try raise.
+    with tokenizer_errors(f"make a tokenizer of the files of {directory}", f"{FAST}; {CONVERTED}"):
         found = AutoTokenizer.from_pretrained(
             directory,
             config=None if family is None else AutoConfig.for_model(family),
             trust_remote_code=False,
             local_files_only=True,
         )
-    except Exception as error:  # converters raise whatever the libraries that they try raise
-        raise no_tokenizer(directory, error) from error
     return checked_tokenizer(found, directory)
-
-
-def no_tokenizer(directory: Path, error: Exception) -> CompExportError:
-    """The refusal of a checkpoint whose tokenizer transformers cannot make."""
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return CompExportError(
-        f"{directory} has no tokenizer that transformers can make ({reason}): {FAST}; a tokenizer.model "
-        "is converted where the package sentencepiece is installed"
-    )
 
 
 def checked_tokenizer(tokenizer: Any, directory: Path) -> Any:

@@ -89,6 +89,8 @@ def test_any_text_has_the_tokens_of_transformers(made, text, kind):
     theirs, ours, slim, _ = made[kind]
     expected = theirs(text)["input_ids"]
     assert ours.encode(text) == expected
+    said = theirs.decode(expected, skip_special_tokens=True)
+    assert slim.decode(expected, skip_special_tokens=True) == said
     assert slim(text)["input_ids"] == expected
 
 
@@ -127,12 +129,12 @@ def test_a_slim_tokenizer_needs_no_code_of_ours(made, kind, tmp_path):
 
 def test_tokenizers_without_their_files_are_refused(tmp_path):
     for write, gone, words in (
-        (files.llama, "tokenizer.json", "no tokenizer that transformers can make"),
+        (files.llama, "tokenizer.json", "cannot make a tokenizer"),
         (files.bert, "tokenizer.json", "lacks tokenizer.json, and vocab.txt"),
         (
             lambda d: files.clip(d, whole=False),
             "merges.txt",
-            "no tokenizer that transformers",
+            "cannot make a tokenizer",
         ),
     ):
         directory = write(tmp_path / gone / words[:5])
@@ -202,6 +204,27 @@ def test_tokenizers_that_grow_texts_without_bound_are_refused(tmp_path, edit, wo
         read_tokenizer(directory)
     with pytest.raises(CompExportError, match=words):
         ArtifactTokenizer(directory / "tokenizer.json", TextProcessing(), positions=64)
+
+
+def no_unknown(settings):
+    settings["model"]["unk_token"] = "[NO]"
+
+
+def panics(settings):
+    settings["post_processor"]["special_tokens"] = {}
+
+
+@pytest.mark.parametrize("edit", [no_unknown, panics])
+def test_tokenizers_that_cannot_read_every_text_are_refused(tmp_path, edit):
+    directory = files.bert(tmp_path / "it", tokenizer_class="PreTrainedTokenizerFast")
+    path = directory / "tokenizer.json"
+    changed = json.loads(path.read_text())
+    edit(changed)
+    path.write_text(json.dumps(changed))
+    with pytest.raises(CompExportError, match="cannot"):
+        ArtifactTokenizer(path, TextProcessing(), positions=64)
+    with pytest.raises(CompExportError, match="cannot"):
+        read_tokenizer(directory)
 
 
 def test_texts_that_are_none_are_refused(tmp_path):
