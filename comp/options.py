@@ -61,6 +61,16 @@ def common_options(function: F) -> F:
     return cast(F, wrapper)
 
 
+def follow_links_option(function: F) -> F:
+    """Add ``--follow-links``, below the options ``--data`` and ``--images``, as ``follow_links: bool``."""
+    option = click.option(
+        "--follow-links",
+        is_flag=True,
+        help="Also take images that links in --images lead to, wherever they lie.",
+    )
+    return option(function)
+
+
 def run_argument(function: F) -> F:
     """Add the argument ``[RUN]``, a run directory, as ``run: Path`` (``runs/latest`` if left out).
 

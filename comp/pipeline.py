@@ -126,7 +126,8 @@ def _data(request: PruneRequest, adapter: FamilyAdapter, compute: Compute) -> Pr
 
     path, images = Path(request.data), None if request.images is None else Path(request.images)
     if has_splits(path):
-        train = load_task_data(adapter.task, path, images, "train")
-        validation = load_task_data(adapter.task, path, images, "validation")
+        train = load_task_data(adapter.task, path, images, "train", request.follow_links)
+        validation = load_task_data(adapter.task, path, images, "validation", request.follow_links)
         return split_data(adapter, compute, request.sizes, train, validation)
-    return own_data(adapter, compute, request.sizes, load_task_data(adapter.task, path, images))
+    examples = load_task_data(adapter.task, path, images, follow_links=request.follow_links)
+    return own_data(adapter, compute, request.sizes, examples)

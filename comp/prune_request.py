@@ -16,6 +16,7 @@ from comp.runs import MADE, RunDirectory, dotted
 from comp.weights_digest import weights_digest
 
 DENSE = "dense"  # in request.json: which model it is (``comp.dense_model.described``)
+LATER = {"follow_links": False}  # what requests of earlier releases leave out
 Recovery = Literal["auto", "full", "lora", "none"]
 
 
@@ -32,6 +33,7 @@ class PruneRequest:
     lora_rank: int = 32
     data: str | None = None
     images: str | None = None
+    follow_links: bool = False  # of ``images``, out of it
     distill: DistillOptions = field(default_factory=DistillOptions)
     faithful: bool = False  # asked to be the paper's recipe
     table: TableFile | None = None
@@ -78,7 +80,9 @@ def check_resumable(run: RunDirectory, request: PruneRequest, directory: Path) -
     dense = found.pop(DENSE, None)
     stored = dotted(found)
     asked = dotted(plain(request))
-    different = [name for name, value in asked.items() if stored.get(name) != value]
+    different = [
+        name for name, value in asked.items() if stored.get(name, LATER.get(name)) != value
+    ]
     if different:
         name = different[0]
         raise CompExportError(

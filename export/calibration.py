@@ -59,7 +59,13 @@ class Calibration:
     model: str | None = None
 
 
-def examples_for(run: RunDirectory, count: int, data: Path | None, images: Path | None) -> Examples:
+def examples_for(
+    run: RunDirectory,
+    count: int,
+    data: Path | None,
+    images: Path | None,
+    follow_links: bool = False,
+) -> Examples:
     """What to calibrate a run on: ``data``, of splits that of training, or EmojiScenes' train split.
 
     Raises:
@@ -73,7 +79,7 @@ def examples_for(run: RunDirectory, count: int, data: Path | None, images: Path 
         )
     if data is None:
         return embedded_examples(task, "train", count)
-    return load_task_data(task, data, images, "train" if has_splits(data) else None)
+    return load_task_data(task, data, images, "train" if has_splits(data) else None, follow_links)
 
 
 def calibrated(

@@ -13,7 +13,12 @@ DEFAULT_LIMIT = 2000
 
 
 def examples_of(
-    task: "Task", data: Path | None, images: Path | None, split: str | None, limit: int | None
+    task: "Task",
+    data: Path | None,
+    images: Path | None,
+    split: str | None,
+    limit: int | None,
+    follow_links: bool = False,
 ) -> "tuple[Sequence[Any], dict[str, Any]]":
     """The examples of a split, and a record of where they come from.
 
@@ -22,6 +27,7 @@ def examples_of(
         data: own data; by default EmojiScenes.
         images: the folder of ``data``'s images.
         split: ``test`` where there are splits and none is named.
+        follow_links: also take images that links in it lead to, wherever they lie.
         limit: so many at most; by default 2000 of EmojiScenes, all of ``data``.
 
     Raises:
@@ -42,7 +48,7 @@ def examples_of(
     if split is not None and not has_splits(data):
         raise CompExportError(f"--split {split}: {data} has no splits: leave it out")
     of: Any = (split or "test") if has_splits(data) else None
-    loaded = load_task_data(task, data, images, of)
+    loaded = load_task_data(task, data, images, of, follow_links)
     if limit is not None:
         loaded = loaded[:limit]
     return loaded, {"name": data.name, "n": len(loaded)}

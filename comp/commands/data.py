@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from comp.console import print_json, say
-from comp.options import CommonOptions, common_options
+from comp.options import CommonOptions, common_options, follow_links_option
 
 if TYPE_CHECKING:
     from comp.data.example import Example, PairExample
@@ -50,6 +50,7 @@ def command() -> None:
 @click.option(
     "--images", type=click.Path(path_type=Path), help="Folder that image names of --data start in."
 )
+@follow_links_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -66,6 +67,7 @@ def preview(
     columns: int | None,
     data: Path | None,
     images: Path | None,
+    follow_links: bool,
     out: Path,
     options: CommonOptions,
 ) -> None:
@@ -77,7 +79,7 @@ def preview(
     if data is None:
         found, source = _embedded(task, split, start + count), f"EmojiScenes {split}"
     else:
-        found, source = _own(task, data, images, split), str(data)
+        found, source = _own(task, data, images, split, follow_links), str(data)
     if start >= len(found):
         raise CompExportError(f"--start {start}: {data} holds {len(found)} {task}")
     examples = list(islice((found[index] for index in range(start, len(found))), count))
@@ -101,14 +103,15 @@ def _embedded(task: Shown, split: str, size: int) -> "Sequence[Example] | Sequen
 
 
 def _own(
-    task: Shown, data: Path, images: Path | None, split: "KarpathySplit"
+    task: Shown, data: Path, images: Path | None, split: "KarpathySplit", follow_links: bool
 ) -> "Sequence[Example] | Sequence[PairExample]":
     from comp.data.loading import has_splits, load_task_data
 
     of = split if has_splits(data) else None
     if task == "statements":
-        return load_task_data("statement", data, images, of)
-    return load_task_data("question" if task == "questions" else "caption", data, images, of)
+        return load_task_data("statement", data, images, of, follow_links)
+    wanted: Literal["question", "caption"] = "question" if task == "questions" else "caption"
+    return load_task_data(wanted, data, images, of, follow_links)
 
 
 def _words(example: "Example | PairExample") -> dict[str, Any]:

@@ -10,7 +10,7 @@ import click
 from comp.commands.inspect_figures import FigureOptions, draw, missing_words, print_numbers
 from comp.console import print_json, print_table, say
 from comp.errors import CompExportError
-from comp.options import CommonOptions, common_options, run_argument
+from comp.options import CommonOptions, common_options, follow_links_option, run_argument
 
 if TYPE_CHECKING:
     from comp.plan import PruningPlan
@@ -44,6 +44,7 @@ ARTIFACTS = ("onnx*", "tensorrt*")  # folders of a run
     help="Of --figures: take them from here [default: EmojiScenes, validation split].",
 )
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of --data's images.")
+@follow_links_option
 @click.option("--model", help="Of --figures: the dense model, where it is not where RUN names it.")
 @common_options
 def command(
@@ -54,11 +55,12 @@ def command(
     samples: int | None,
     data: Path | None,
     images: Path | None,
+    follow_links: bool,
     model: str | None,
     options: CommonOptions,
 ) -> None:
     """Show RUN, a run or an artifact directory, as tables; draw a run's search as PNG."""
-    asked = FigureOptions(samples, data, images, model)
+    asked = FigureOptions(samples, data, images, follow_links or None, model)
     if not figures:
         asked.check_unused()
     if figures and no_figures:

@@ -24,6 +24,7 @@ class FigureOptions:
     samples: int | None
     data: Path | None
     images: Path | None
+    follow_links: bool | None
     model: str | None
 
     def check_unused(self) -> None:
@@ -35,7 +36,7 @@ class FigureOptions:
         for each in fields(self):
             if getattr(self, each.name) is not None:
                 raise CompExportError(
-                    f"--{each.name} is for --figures: give that too, or leave it out"
+                    f"--{each.name.replace('_', '-')} is for --figures: give that too, or leave it out"
                 )
 
 
@@ -50,6 +51,7 @@ def draw(
         model=asked.model,
         data=asked.data,
         images=asked.images,
+        follow_links=bool(asked.follow_links),
         device=torch_device(options.device),
         seed=options.seed,
         quiet=options.json,

@@ -49,6 +49,7 @@ def command(
     resume: bool,
     data: Path | None,
     images: Path | None,
+    follow_links: bool,
     stages: int,
     steps_per_stage: int,
     recover: str,
@@ -198,6 +199,7 @@ def command(
         lora_rank=lora_rank,
         data=None if data is None else str(data),
         images=None if images is None else str(images),
+        follow_links=follow_links,
         faithful=faithful,
         distill=DistillOptions(
             teaching.distill, distill_weight or teaching.weight, distill_temperature

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from comp.faithful import take_as_defaults
+from comp.options import follow_links_option
 from comp.registry import METHODS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -60,6 +61,7 @@ OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--images", type=click.Path(path_type=Path), help="Folder that --data's images lie in."
     ),
+    follow_links_option,
     click.option("--stages", type=click.IntRange(1), default=8, show_default=True),
     click.option("--steps-per-stage", type=click.IntRange(0), default=12, show_default=True),
     click.option(

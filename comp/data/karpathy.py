@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from comp.data.example import Example
-from comp.data.records import ImageRecord, Records, image_file, image_folder, read_list
+from comp.data.records import ImageFolder, ImageRecord, Records, image_file, image_folder, read_list
 from comp.errors import CompExportError
 
 KarpathySplit = Literal["train", "validation", "test"]
@@ -21,7 +21,9 @@ SPLITS: dict[str, KarpathySplit] = {
 }
 
 
-def load_karpathy(path: Path, images: Path | None, split: KarpathySplit) -> Records[Example]:
+def load_karpathy(
+    path: Path, images: Path | ImageFolder | None, split: KarpathySplit
+) -> Records[Example]:
     """The images of a split with captions as answers.
 
     Training has an example for every caption of an image, the other splits one for every image, with its
@@ -38,7 +40,7 @@ def load_karpathy(path: Path, images: Path | None, split: KarpathySplit) -> Reco
     return Records(records)
 
 
-def _records(path: Path, folder: Path, split: KarpathySplit) -> Iterator[ImageRecord]:
+def _records(path: Path, folder: ImageFolder, split: KarpathySplit) -> Iterator[ImageRecord]:
     images, _ = read_list(path, "images", "Karpathy's JSON")
     for number, image in enumerate(images, start=1):
         where = f"{path}, image {number}"

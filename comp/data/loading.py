@@ -1,13 +1,14 @@
 """The one way into data files: the task and what the file holds, not its name, choose the reader."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from comp.data.example import Example, PairExample
 from comp.data.karpathy import KarpathySplit, load_karpathy
 from comp.data.nlvr2 import load_nlvr2
-from comp.data.records import Records, read_text
+from comp.data.records import Records, image_folder, read_text
 from comp.data.user_data import load_captions, load_conversations, load_questions
 from comp.data.vqav2 import load_vqav2
 from comp.errors import CompExportError
@@ -50,6 +51,7 @@ def load_task_data(
     path: Path,
     images: Path | None = None,
     split: KarpathySplit | None = None,
+    follow_links: bool = False,
 ) -> Records[Example]: ...
 @overload
 def load_task_data(
@@ -57,9 +59,14 @@ def load_task_data(
     path: Path,
     images: Path | None = None,
     split: KarpathySplit | None = None,
+    follow_links: bool = False,
 ) -> Records[PairExample]: ...
 def load_task_data(
-    task: DataTask, path: Path, images: Path | None = None, split: KarpathySplit | None = None
+    task: DataTask,
+    path: Path,
+    images: Path | None = None,
+    split: KarpathySplit | None = None,
+    follow_links: bool = False,
 ) -> Records[Example] | Records[PairExample]:
     """The examples of a file, for a task. Files are read and checked whole; images are opened later.
 
@@ -69,6 +76,7 @@ def load_task_data(
             or JSONL.
         images: the folder that image names start in; that of ``path`` when left out.
         split: of a file that has splits of its own (``has_splits``), and of no other.
+        follow_links: also take images that links in that folder lead to, wherever they lie.
 
     Raises:
         CompExportError: names the file, the line or record, and what to mend; or what a file of another
@@ -80,19 +88,20 @@ def load_task_data(
         raise CompExportError(
             f"{path} is {NAMES[found]}, not data for a {task} task: give {remedy}"
         )
+    folder = replace(image_folder(path, images), follow_links=follow_links)
     if found == "karpathy":
         if split is None:
             raise CompExportError(f"{path} has splits: choose train, validation or test")
-        return load_karpathy(path, images, split)
+        return load_karpathy(path, folder, split)
     if split is not None:
         raise CompExportError(f"{path} has no splits: leave out {split!r}")
     if found == "statements":
-        return load_nlvr2(path, images)
+        return load_nlvr2(path, folder)
     if found == "conversations":
-        return load_conversations(path, images)
+        return load_conversations(path, folder)
     if found == "vqav2":
-        return load_vqav2(path, None, images)
-    return (load_questions if task == "question" else load_captions)(path, images)
+        return load_vqav2(path, None, folder)
+    return (load_questions if task == "question" else load_captions)(path, folder)
 
 
 def has_splits(path: Path) -> bool:

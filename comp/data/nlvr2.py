@@ -12,6 +12,7 @@ from typing import Any
 
 from comp.data.example import PairExample
 from comp.data.records import (
+    ImageFolder,
     PairRecord,
     Records,
     image_file,
@@ -25,7 +26,7 @@ KEYS = "identifier, sentence, label; or images, statement, label"
 LABELS = {"true": True, "false": False}
 
 
-def load_nlvr2(path: Path, images: Path | None = None) -> Records[PairExample]:
+def load_nlvr2(path: Path, images: Path | ImageFolder | None = None) -> Records[PairExample]:
     """Statements, in NLVR2's format or as ``{"images": [a, b], "statement": text, "label": true}`` a line.
 
     Args:
@@ -42,7 +43,7 @@ def load_nlvr2(path: Path, images: Path | None = None) -> Records[PairExample]:
     return Records(records)
 
 
-def _record(found: Mapping[str, Any], folder: Path, where: str) -> PairRecord:
+def _record(found: Mapping[str, Any], folder: ImageFolder, where: str) -> PairRecord:
     own = "images" in found
     names = _own_names(found["images"], where) if own else _names(found, where)
     # Not of a user's own: there a name says the whole way.

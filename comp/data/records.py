@@ -1,5 +1,6 @@
 """What the readers of data files share: records checked at once, whose images are opened when asked for."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -84,44 +85,73 @@ def _opened(path: Path, where: str) -> Image.Image:
         raise CompExportError(f"{where}: {error}") from error
 
 
-def image_folder(path: Path, images: Path | None) -> Path:
-    """The folder that image names of a data file start in, resolved: by default the file's own."""
+@dataclass(frozen=True)
+class ImageFolder:
+    """The folder that image names of a data file start in, resolved.
+
+    Attributes:
+        follow_links: take what links in it lead to, wherever that lies. Names may not leave it either way.
+    """
+
+    path: Path
+    follow_links: bool = False
+
+
+def image_folder(path: Path, images: "Path | ImageFolder | None") -> ImageFolder:
+    """The folder given, by default the data file's own.
+
+    Raises:
+        CompExportError: there is no such folder.
+    """
+    if isinstance(images, ImageFolder):
+        return images
     folder = (path.parent if images is None else images).resolve()
     if not folder.is_dir():
         raise CompExportError(
             f"no image folder {folder}: pass the folder that image names start in (--images)"
         )
-    return folder
+    return ImageFolder(folder)
 
 
-def image_file(name: str, folder: Path, where: str, subfolder: str = "") -> Path:
-    """An image's file in a folder that is resolved; names may not leave it, by ``..`` or by a link.
+def image_file(name: str, images: ImageFolder, where: str, subfolder: str = "") -> Path:
+    """An image's file; names may not leave the folder by ``..``, and by a link only where links are followed.
+
+    A data file of others could name any file of this machine otherwise, by what its folder of images brings.
 
     Args:
         name: as the data file has it.
-        folder: where names start.
+        images: where names start.
         where: what is read, for errors.
-        subfolder: of ``folder``, looked into for what is not directly there.
+        subfolder: of the folder, looked into for what is not directly there.
+
+    Raises:
+        CompExportError: no file of that name, or one that leads out.
     """
-    inside = f"{subfolder}/{name}"
+    folder, inside = images.path, f"{subfolder}/{name}"
     try:
         found = inside if subfolder and not (folder / name).is_file() else name
+        named = Path(os.path.normpath(folder / found))
         path = (folder / found).resolve()
-        path.is_file()
+        is_file = path.is_file()
     except (OSError, ValueError) as error:  # too long, or with NUL
         raise CompExportError(
             f"{where}: image {name[:SHOWN]!r} is no name that a file can have: name a file in {folder}"
         ) from error
-    if PurePosixPath(found).is_absolute() or not path.is_relative_to(folder):
+    if PurePosixPath(found).is_absolute() or not named.is_relative_to(folder):
         raise CompExportError(
             f"{where}: image {name!r} leads out of the image folder {folder}: name a file inside it"
         )
-    if not path.is_file():
+    if not images.follow_links and not path.is_relative_to(folder):
+        raise CompExportError(
+            f"{where}: image {name!r} leads out of the image folder {folder}, by a link: pass --follow-links "
+            "if these links are your own, or name a file inside it"
+        )
+    if not is_file:
         searched = f"{folder} or its {subfolder}" if subfolder else str(folder)
         raise CompExportError(
             f"{where}: no image {name!r} in {searched}: pass the folder that image names start in"
         )
-    return path
+    return named if images.follow_links else path
 
 
 def read_text(path: Path) -> str:

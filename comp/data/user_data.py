@@ -10,6 +10,7 @@ from pathlib import Path
 from comp.console import say
 from comp.data.example import Example
 from comp.data.records import (
+    ImageFolder,
     ImageRecord,
     Records,
     image_file,
@@ -26,7 +27,7 @@ IMAGE_MARK = "<image>"
 ASKS, ANSWERS = ("human", "user"), ("gpt", "assistant")
 
 
-def load_conversations(path: Path, images: Path | None = None) -> Records[Example]:
+def load_conversations(path: Path, images: Path | ImageFolder | None = None) -> Records[Example]:
     """LLaVA-Instruct: a JSON list of ``{id, image, conversations: [{from, value}, ...]}``.
 
     Each turn of a conversation becomes an example of its own, asked without the turns before it. Records
@@ -38,7 +39,7 @@ def load_conversations(path: Path, images: Path | None = None) -> Records[Exampl
     return Records(records)
 
 
-def load_questions(path: Path, images: Path | None = None) -> Records[Example]:
+def load_questions(path: Path, images: Path | ImageFolder | None = None) -> Records[Example]:
     """JSONL with ``image``, ``question``, ``answer`` and, if wanted, ``kind`` on each line."""
     folder = image_folder(path, images)
     records = [
@@ -54,7 +55,7 @@ def load_questions(path: Path, images: Path | None = None) -> Records[Example]:
     return Records(records)
 
 
-def load_captions(path: Path, images: Path | None = None) -> Records[Example]:
+def load_captions(path: Path, images: Path | ImageFolder | None = None) -> Records[Example]:
     """JSONL with ``image`` and ``caption`` on each line; the caption is the example's answer."""
     folder = image_folder(path, images)
     records = []
@@ -65,7 +66,7 @@ def load_captions(path: Path, images: Path | None = None) -> Records[Example]:
     return Records(records)
 
 
-def _conversations(path: Path, folder: Path) -> Iterator[ImageRecord]:
+def _conversations(path: Path, folder: ImageFolder) -> Iterator[ImageRecord]:
     found = parse_json(read_text(path), str(path), "LLaVA-Instruct is one list")
     if not isinstance(found, list):
         raise CompExportError(f"{path} is no list of conversations, as LLaVA-Instruct has it")

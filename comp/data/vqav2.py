@@ -12,14 +12,22 @@ from typing import Any
 
 from comp.console import say
 from comp.data.example import Example
-from comp.data.records import ImageRecord, Records, image_file, image_folder, read_list, text_of
+from comp.data.records import (
+    ImageFolder,
+    ImageRecord,
+    Records,
+    image_file,
+    image_folder,
+    read_list,
+    text_of,
+)
 from comp.errors import CompExportError
 
 Annotations = Mapping[int, Mapping[str, Any]]
 
 
 def load_vqav2(
-    questions: Path, annotations: Path | None = None, images: Path | None = None
+    questions: Path, annotations: Path | None = None, images: Path | ImageFolder | None = None
 ) -> Records[Example]:
     """The questions with the commonest answer of the people asked; ``answers`` are those of all ten.
 
@@ -86,7 +94,7 @@ def _annotations(path: Path, subtype: str) -> Annotations:
 
 
 def _records(
-    path: Path, asked: list[Any], subtype: str, annotations: Annotations, folder: Path
+    path: Path, asked: list[Any], subtype: str, annotations: Annotations, folder: ImageFolder
 ) -> Iterator[ImageRecord]:
     images: dict[int, Path] = {}  # several questions are about one
     for number, entry in enumerate(asked, start=1):

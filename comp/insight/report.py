@@ -42,6 +42,7 @@ class InsightOptions:
     model: str | None = None
     data: Path | None = None
     images: Path | None = None
+    follow_links: bool = False
     device: str = "cpu"
     seed: int = 0
     quiet: bool = False
@@ -140,7 +141,8 @@ def _batches(adapter: FamilyAdapter, options: InsightOptions) -> list[Any]:
         examples = embedded_examples(adapter.task, "validation", options.samples)
     else:
         split: KarpathySplit | None = "validation" if has_splits(options.data) else None
-        examples = load_task_data(adapter.task, options.data, options.images, split)
+        links = options.follow_links
+        examples = load_task_data(adapter.task, options.data, options.images, split, links)
         if len(examples) < options.samples:
             raise CompExportError(
                 f"{options.data} holds {len(examples)} examples, and {options.samples} are asked for: "

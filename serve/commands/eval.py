@@ -9,7 +9,7 @@ import click
 
 from comp.console import print_json, print_table, progress, say
 from comp.files import write_text
-from comp.options import CommonOptions, common_options, run_argument
+from comp.options import CommonOptions, common_options, follow_links_option, run_argument
 from serve.artifacts import Form
 from serve.commands.forms import form_options
 
@@ -34,6 +34,7 @@ SPLITS = ("train", "validation", "test")
     help="Your own data: LLaVA-Instruct, VQAv2, Karpathy's JSON, NLVR2, or JSONL.",
 )
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of --data's images.")
+@follow_links_option
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option(
@@ -52,6 +53,7 @@ def command(
     split: str | None,
     data: Path | None,
     images: Path | None,
+    follow_links: bool,
     batch_size: int,
     max_new_tokens: int,
     gallery: int,
@@ -75,7 +77,7 @@ def command(
     hold(open_run(run), "eval")
     found, directories = artifacts_of(run, form)
     task = task_of(directories["compressed"])
-    examples, source = examples_of(task, data, images, split, limit)
+    examples, source = examples_of(task, data, images, split, limit, follow_links)
     measure = Measure.of(task, batch_size, max_new_tokens, gallery, options.seed)
     engines = engines_of(directories, options.device, threads, form)
     results = {}

@@ -11,7 +11,7 @@ import click
 
 from comp.console import print_json, print_table, progress, say
 from comp.errors import CompExportError
-from comp.options import CommonOptions, common_options, run_argument
+from comp.options import CommonOptions, common_options, follow_links_option, run_argument
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -69,6 +69,7 @@ NOT_ANSWERED = "how other precisions than float32 answer is what verify compares
     "NLVR2, or JSONL [default: EmojiScenes, train split].",
 )
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of --data's images.")
+@follow_links_option
 @click.option(
     "--dense/--no-dense",
     default=True,
@@ -95,6 +96,7 @@ def command(
     examples: int,
     data: Path | None,
     images: Path | None,
+    follow_links: bool,
     dense: bool,
     model: str | None,
     force: bool,
@@ -131,8 +133,10 @@ def command(
                 f"{directory} exists already: pass --force to replace it, or --resume to keep it and write "
                 "what is missing"
             )
-    calibration = _calibration(found, rounding, precision, examples, data, images, model)
-    tried = _tried(found, precision, data, images)
+    calibration = _calibration(
+        found, rounding, precision, examples, data, images, follow_links, model
+    )
+    tried = _tried(found, precision, data, images, follow_links)
     kept = _kept(found, wanted, target.rounding and rounding) if resume else {}
     missing = {which: directory for which, directory in wanted.items() if which not in kept}
     exported = (
@@ -319,6 +323,7 @@ def _calibration(
     count: int,
     data: Path | None,
     images: Path | None,
+    follow_links: bool,
     model: str | None,
 ) -> "Calibration | None":
     """What to calibrate on, if at all.
@@ -327,10 +332,10 @@ def _calibration(
         CompExportError: another precision than int4, options that nothing reads, or data that cannot be read.
     """
     if rounding == "nearest":
-        if precision != "float16" and (data is not None or images is not None):
+        if precision != "float16" and (data is not None or images is not None or follow_links):
             raise CompExportError(
-                "--data and --images are for calibrating and for trying float16: pass --rounding calibrated "
-                "or --precision float16 too"
+                "--data, --images and --follow-links are for calibrating and for trying float16: pass "
+                "--rounding calibrated or --precision float16 too"
             )
         return None
     if precision != "int4":
@@ -340,11 +345,15 @@ def _calibration(
         )
     from export.calibration import Calibration, examples_for
 
-    return Calibration(examples_for(run, count, data, images), count, model)
+    return Calibration(examples_for(run, count, data, images, follow_links), count, model)
 
 
 def _tried(
-    run: "RunDirectory", precision: "Precision", data: Path | None, images: Path | None
+    run: "RunDirectory",
+    precision: "Precision",
+    data: Path | None,
+    images: Path | None,
+    follow_links: bool,
 ) -> "Examples | None":
     """Examples to measure activations on before an export in float16.
 
@@ -362,7 +371,7 @@ def _tried(
     from export.activations import FEW
     from export.calibration import examples_for
 
-    return examples_for(run, FEW, data, images)
+    return examples_for(run, FEW, data, images, follow_links)
 
 
 def _calibrated(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from comp.console import print_json, print_table, progress, say
-from comp.options import CommonOptions, common_options, run_argument
+from comp.options import CommonOptions, common_options, follow_links_option, run_argument
 
 if TYPE_CHECKING:
     from comp.plan import Task
@@ -33,6 +33,7 @@ EXIT_FAILED = 1
     "test split].",
 )
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of --data's images.")
+@follow_links_option
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(min=1),
@@ -47,6 +48,7 @@ def command(
     questions: int,
     data: Path | None,
     images: Path | None,
+    follow_links: bool,
     max_new_tokens: int,
     model: str | None,
     options: CommonOptions,
@@ -69,7 +71,7 @@ def command(
 
     found = open_run(run)
     hold(found, "verify")
-    examples, source = _examples(task_of(found), data, images, questions)
+    examples, source = _examples(task_of(found), data, images, follow_links, questions)
     asked = Asked(examples, source, questions, max_new_tokens)
     # The proof is in float32: a GPU's own matrix formats would blur it, so "auto" is the CPU here.
     device = "cpu" if options.device == "auto" else torch_device(options.device)
@@ -111,13 +113,13 @@ def command(
 
 
 def _examples(
-    task: "Task", data: Path | None, images: Path | None, questions: int
+    task: "Task", data: Path | None, images: Path | None, follow_links: bool, questions: int
 ) -> tuple["Examples", str]:
     if data is not None:
         from comp.data.loading import has_splits, load_task_data
 
         of: Any = "test" if has_splits(data) else None
-        return load_task_data(task, data, images, of), str(data)
+        return load_task_data(task, data, images, of, follow_links), str(data)
     from comp.data.embedded import embedded_examples
 
     return embedded_examples(task, "test", questions), "EmojiScenes test"

@@ -196,6 +196,7 @@ class Steps:
             seed=self.runner.options.seed,
             data=study.test_data if own else study.data,
             images=study.test_images if own else study.images,
+            follow_links=study.follow_links,
             run=run,
             dense=dense,
         )
@@ -234,6 +235,7 @@ def prune_words(runner: Runner, cell: Cell, going_on: bool) -> list[str]:
     words += ["--device", runner.options.device]
     for key, value in (("data", study.data), ("images", study.images)):
         words += [] if value is None else [f"--{key}", value]
+    words += ["--follow-links"] if study.follow_links else []
     for key, value in prune_options_of(study, cell.row).items():
         name = known[key].opts[0]
         if isinstance(value, bool):

@@ -33,6 +33,7 @@ class MeasureRequest:
     seed: int
     data: str | None = None
     images: str | None = None
+    follow_links: bool = False
     run: str | None = None
     dense: str | None = None
 
@@ -80,7 +81,7 @@ def _evaluated(artifact: Path, request: MeasureRequest) -> dict[str, Any]:
     )
     data = None if request.data is None else Path(request.data)
     images = None if request.images is None else Path(request.images)
-    examples, source = examples_of(task, data, images, None, asked["limit"])
+    examples, source = examples_of(task, data, images, None, asked["limit"], request.follow_links)
     engine = load_engine(artifact, request.device, request.bench["threads"])
     figure = measure(engine, examples, lambda _: None).overall.to_dict()
     name = next(name for name in NAMES if name in figure)

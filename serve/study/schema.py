@@ -9,7 +9,7 @@ from comp.commands.prune import command as prune_command
 
 # The study itself says these to prune.
 OWNED = frozenset(
-    {"model", "rate", "method", "out", "force", "resume", "data", "images"}
+    {"model", "rate", "method", "out", "force", "resume", "data", "images", "follow_links"}
     | {"device", "seed", "as_json", "debug"}
 )
 # What training costs: the same for every cell, so that methods are compared and not budgets.
@@ -99,6 +99,7 @@ class Study(Table):
         methods: rows of the table by method; ``variants`` are further rows.
         reference: the row that the others are compared with; ``comp`` where there is one.
         data, images: own data to train on; by default EmojiScenes.
+        follow_links: also take images that links in ``images`` and ``test_images`` lead to.
         test_data, test_images: what accuracy is measured on, where ``data`` has no test split itself.
         tolerance: how far the FLOPs left may be from the target, as a share of the target.
         keep_runs: keep checkpoints and graphs of cells that are done.
@@ -111,6 +112,7 @@ class Study(Table):
     reference: str | None = None
     data: str | None = None
     images: str | None = None
+    follow_links: bool = False
     test_data: str | None = None
     test_images: str | None = None
     tolerance: float = Field(default=0.01, gt=0, lt=1)
