@@ -142,17 +142,23 @@ class _Heard:
 class BlipSide:
     """The torch models of a BLIP's run (see ``export.proof.Side``)."""
 
-    dense: BlipAdapter
+    dense: BlipAdapter | None
     slim: BlipAdapter
     plan: PruningPlan
 
     @classmethod
     def load(
-        cls, dense: Path, slim: Path, plan: PruningPlan, artifact: EncoderArtifact, device: str
+        cls,
+        dense: Path | None,
+        slim: Path,
+        plan: PruningPlan,
+        artifact: EncoderArtifact,
+        device: str,
     ) -> "BlipSide":
         """Load both checkpoints in float32."""
         del artifact
-        return cls(_blip(dense, device), _blip(slim, device), plan)
+        before = None if dense is None else _blip(dense, device)
+        return cls(before, _blip(slim, device), plan)
 
     @property
     def places(self) -> tuple[Place, ...]:
@@ -161,19 +167,21 @@ class BlipSide:
         seen = [place for place in drops if place[0] == "vision"]
         read = [place for place in drops if place[0] == "language"]
         again = [("cross", number) for _, number in read]
-        return (*seen, *read, *(again if self.dense.task == "retrieval" else ()))
+        return (*seen, *read, *(again if self.slim.task == "retrieval" else ()))
 
     def prepare(self, example: Any) -> BlipBatch:
-        return self.dense.collate([example])
+        return (self.dense or self.slim).collate([example])
 
     def dense_runner(self) -> BlipTorch:
         """Not valid after ``masked_runner``."""
+        assert self.dense is not None
         return BlipTorch(self.dense)
 
     def slim_runner(self) -> BlipTorch:
         return BlipTorch(self.slim, self.plan.drops)
 
     def masked_runner(self) -> BlipTorch:
+        assert self.dense is not None
         shape, adapter = self.dense.shape, self.dense
         text = shape.text.head_dim
         dims = {"vision": shape.vision.head_dim, "language": text, "cross": text}
@@ -184,9 +192,9 @@ class BlipSide:
 
     def conclude(self, answers: list[Answered]) -> list[Answered]:
         """Retrieval: the nearest text of each image and the nearest image of each text."""
-        if self.dense.task != "retrieval":
+        if self.slim.task != "retrieval":
             return answers
-        width = self.dense.shape.projection
+        width = self.slim.shape.projection
         both = np.stack([answer.outputs for answer in answers]).astype(np.float64)
         return ranked(answers, both[:, :width] @ both[:, width : 2 * width].T)
 

@@ -90,33 +90,41 @@ class ClipGraphs:
 class ClipSide:
     """The torch models of a CLIP's run (see ``export.proof.Side``)."""
 
-    dense: ClipAdapter
+    dense: ClipAdapter | None
     slim: ClipAdapter
     plan: PruningPlan
 
     @classmethod
     def load(
-        cls, dense: Path, slim: Path, plan: PruningPlan, artifact: EncoderArtifact, device: str
+        cls,
+        dense: Path | None,
+        slim: Path,
+        plan: PruningPlan,
+        artifact: EncoderArtifact,
+        device: str,
     ) -> "ClipSide":
         """Load both checkpoints in float32."""
         del artifact
-        return cls(_clip(dense, device), _clip(slim, device), plan)
+        before = None if dense is None else _clip(dense, device)
+        return cls(before, _clip(slim, device), plan)
 
     @property
     def places(self) -> tuple[Place, ...]:
         return tuple(drop.place for drop in self.plan.drops)
 
     def prepare(self, example: Example) -> ClipBatch:
-        return self.dense.collate([example])
+        return (self.dense or self.slim).collate([example])
 
     def dense_runner(self) -> ClipTorch:
         """Not valid after ``masked_runner``."""
+        assert self.dense is not None
         return ClipTorch(self.dense)
 
     def slim_runner(self) -> ClipTorch:
         return ClipTorch(self.slim, self.plan.drops)
 
     def masked_runner(self) -> ClipTorch:
+        assert self.dense is not None
         sizes = self.dense.shape
         head_dim = {"vision": sizes.vision.head_dim, "language": sizes.text.head_dim}
         attach_dictionary(self.dense.model, self.plan.drops)

@@ -71,6 +71,10 @@ class Family:
         dense = dense_model_of(run, model)
         return self.load(dense, run.checkpoint, run.load_plan(), artifact, device)
 
+    def slim_side(self, run: RunDirectory, artifact: Artifact, device: str) -> Side:
+        """The slim model of a run whose dense one is gone."""
+        return self.load(None, run.checkpoint, run.load_plan(), artifact, device)
+
     def all_forms(
         self, artifacts: list[Artifact], engines: list[Engines]
     ) -> Iterator[Form | Skipped]:

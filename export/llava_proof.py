@@ -113,36 +113,38 @@ class TorchRunner(PromptRunner):
 class LlavaSide:
     """The torch models of a LLaVA's run, on one device (see ``export.proof.Side``)."""
 
-    dense: LlavaAdapter
+    dense: LlavaAdapter | None
     slim: LlavaAdapter
     plan: PruningPlan
     eos: tuple[int, ...]
 
     @classmethod
     def load(
-        cls, dense: Path, slim: Path, plan: PruningPlan, artifact: LlavaArtifact, device: str
+        cls, dense: Path | None, slim: Path, plan: PruningPlan, artifact: LlavaArtifact, device: str
     ) -> "LlavaSide":
         """Load both checkpoints, to be run in float32; ``artifact`` says how answers end.
 
         On a CPU the decoder of a large one stays in its files.
         """
         eos = artifact.manifest.tokens.eos_token_ids
-        return cls(_llava(dense, device), _llava(slim, device), plan, eos)
+        before = None if dense is None else _llava(dense, device)
+        return cls(before, _llava(slim, device), plan, eos)
 
     @property
     def places(self) -> tuple[Place, ...]:
         first: tuple[Place, ...] = ()
         if self.plan.image_selection is not None:
-            first = (("vision", self.dense.shape.vision_used_layers),)
+            first = (("vision", self.slim.shape.vision_used_layers),)
         return first + tuple(drop.place for drop in self.plan.drops)
 
     def prepare(self, example: Example) -> Question:
-        collator = self.dense.collator
+        collator = (self.dense or self.slim).collator
         ids = np.array([collator.short_ids(example.question)], dtype=np.int64)
         return Question(collator.pixels([example]).numpy(), ids)
 
     def dense_runner(self) -> TorchRunner:
         """The dense model as it was before pruning. Not valid after ``masked_runner``."""
+        assert self.dense is not None
         return TorchRunner(self.dense.model, self.eos)
 
     def slim_runner(self) -> TorchRunner:
@@ -151,6 +153,7 @@ class LlavaSide:
 
     def masked_runner(self) -> TorchRunner:
         """The dense model with the slim one's weights in their places and the rest masked."""
+        assert self.dense is not None
         shape = self.dense.shape
         head_dim = {"language": shape.head_dim, "vision": shape.vision_head_dim}
         fill_kept(self.dense, self.slim, lambda name: cut_of(name, self.plan, head_dim))

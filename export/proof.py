@@ -70,7 +70,9 @@ class Side(Protocol):
     """The torch models of a run."""
 
     @property
-    def dense(self) -> Model: ...
+    def dense(self) -> Model | None:
+        """None where the dense model is gone: then only ``slim_runner`` can be asked for."""
+        ...
 
     @property
     def slim(self) -> Model: ...

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from comp.dense_model import DenseModelGoneError
 from comp.errors import CompExportError
 from comp.files import write_text
 from comp.plan import Task
@@ -30,11 +31,12 @@ from export.manifest import (
     computed_in,
     sha256_of,
 )
-from export.parity import Answered, Runner, ask_all, compare
-from export.proof import Examples, Model, Questions, Side, Skipped
+from export.parity import Answered, Link, Runner, ask_all, compare
+from export.proof import Examples, Form, Model, Questions, Side, Skipped
 from export.reading import kind_of, load_artifact, mark_verified
 
 REPORT = "verify"
+MASKED = "masked torch = slim torch"
 FEW_PLACES = 4  # of which a table says each
 COMPARED: dict[Task, str] = {
     "question": "questions of {data}, greedy answers of up to {max_new_tokens} tokens",
@@ -58,7 +60,7 @@ class FirstLinks(Protocol):
     """Makes the first links of a run's artifacts."""
 
     def __call__(
-        self, run: RunDirectory, artifacts: list[Artifact], dense: Callable[[], Model]
+        self, run: RunDirectory, artifacts: list[Artifact], dense: Callable[[], Model | None]
     ) -> list[FirstLink | NotCompared]:
         """``dense`` loads the adapter that ``prune`` trains, when it is called."""
         ...
@@ -86,19 +88,20 @@ def verify_run(
         The report: ``ok``, ``first_links``, ``links``, ``artifacts``, ``questions``, ``data``.
 
     Raises:
-        CompExportError: nothing to verify, a damaged artifact, or the dense model is gone or another one.
+        CompExportError: nothing to verify, a damaged artifact, or another model in the dense one's place. Of
+            one that is gone the links are listed as not compared.
     """
     artifacts, engines = find_artifacts(run), find_engines(run)
     family = Family.of(artifacts[0])
-    sides: list[Side] = []
+    sides: list[tuple[Side, str]] = []
 
-    def loaded() -> Side:
-        if not sides:
-            sides.append(family.side(run, artifacts[0], device, model))
+    def loaded() -> tuple[Side, str]:
+        if not sides:  # when first links have given their memory back
+            sides.append(_side(family, run, artifacts[0], device, model))
         return sides[0]
 
-    first_links = first(run, artifacts, lambda: loaded().dense)
-    side = loaded()
+    first_links = first(run, artifacts, lambda: loaded()[0].dense)
+    side, gone = loaded()
     questions = Questions(asked.examples, asked.questions, side.prepare)
 
     def answers(name: str, runner: Runner) -> list[Answered]:
@@ -106,18 +109,25 @@ def verify_run(
         return side.conclude(ask_all(runner, questions, asked.max_new_tokens, done))
 
     dense_torch = []
-    if any(artifact.manifest.dense for artifact in artifacts):
+    if not gone and any(artifact.manifest.dense for artifact in artifacts):
         dense_torch = answers("dense torch", side.dense_runner())
     slim = answers("slim torch", side.slim_runner())
     rounded = dict(_with_integers(artifacts, family, side, answers))
-    masked = answers("masked torch", side.masked_runner())
-    links = [compare("masked torch = slim torch", "float32", side.places, masked, slim)]
+    links: list[Link] = []
     outcome: dict[str, bool] = {}
     skipped = [
         Skipped(each.name, each.reason) for each in first_links if isinstance(each, NotCompared)
     ]
+    if gone:
+        skipped.append(Skipped(MASKED, gone))
+    else:
+        masked = answers("masked torch", side.masked_runner())
+        links.append(compare(MASKED, "float32", side.places, masked, slim))
+    cut_holds = all(link.ok for link in links)
     layers: dict[str, dict[str, tuple[str, ...]]] = {}
     for form in family.all_forms(artifacts, engines):
+        if isinstance(form, Form) and form.dense and gone:
+            form = Skipped(f"dense torch = {form.name}", gone)
         if isinstance(form, Skipped):
             skipped.append(form)
             continue
@@ -133,7 +143,7 @@ def verify_run(
         places = () if form.dense else side.places
         link = compare(name, form.precision, places, expected, found, form.bfloat16)
         links.append(link)
-        holds = link.ok and (form.dense or links[0].ok)
+        holds = link.ok and (form.dense or cut_holds)
         outcome[form.directory.name] = outcome.get(form.directory.name, True) and holds
     made = [link for link in first_links if isinstance(link, FirstLink)]
     for first_link in made:
@@ -161,6 +171,16 @@ def verify_run(
     return report
 
 
+def _side(
+    family: Family, run: RunDirectory, artifact: Artifact, device: str, model: str | None
+) -> tuple[Side, str]:
+    """The torch models of a run, and why there is no dense one; empty where there is."""
+    try:
+        return family.side(run, artifact, device, model), ""
+    except DenseModelGoneError as error:
+        return family.slim_side(run, artifact, device), str(error)
+
+
 def _with_integers(
     artifacts: list[Artifact],
     family: Family,
@@ -176,10 +196,13 @@ def _with_integers(
         manifest = artifact.manifest
         if computed_in(manifest.precision) == manifest.precision:
             continue
+        if manifest.dense and side.dense is None:
+            continue
         dense, key = manifest.dense, (manifest.dense, manifest.precision, manifest.rounding)
         if key not in found:
             word, model = ("dense", side.dense) if dense else ("slim", side.slim)
             runner = side.dense_runner() if dense else side.slim_runner()
+            assert model is not None
             with having(model.model, integer_weights(artifact.path), family.naming):
                 found[key] = answers(f"{word} torch, {manifest.precision}", runner)
         yield artifact.path.name, found[key]
