@@ -11,6 +11,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from comp.errors import CompExportError
 from comp.files import write_text
 from comp.versioned import read_versioned, validated
 
@@ -33,7 +34,7 @@ ENCODER_RANKINGS = ("informativity", "aligned", "matched")  # of CLIP and BLIP a
 PIVOTS = 4  # tokens of each kind that others are compared with by "diversity", as in DART
 LARGEST = 2**31 - 1  # heads, channels or tokens
 MOST_MACS = 2**63 - 1
-RATE_TOLERANCE = 1e-3  # how far a rate may be from that of the costs beside it
+RATE_TOLERANCE = 1e-2  # how far a rate may be from that of the costs beside it: it may be rounded
 Index = Annotated[int, Field(strict=True, ge=0, le=LARGEST)]
 Count = Annotated[int, Field(strict=True, ge=1, le=LARGEST)]
 
@@ -283,8 +284,12 @@ class PruningPlan(_Frozen):
                     )
         return self
 
-    @model_validator(mode="after")
-    def _has_the_rate_of_its_costs(self) -> "PruningPlan":
+    def check_rate(self) -> None:
+        """Refuse a rate that is not that of the costs beside it.
+
+        Raises:
+            ValueError: names both.
+        """
         before, after = float(self.macs_dense), float(self.macs)
         what = f"macs {self.macs} of {self.macs_dense}"
         if self.rate_of == "latency":
@@ -295,7 +300,6 @@ class PruningPlan(_Frozen):
         found = 1 - after / before
         if abs(self.rate - found) > RATE_TOLERANCE:
             raise ValueError(f"rate {self.rate} with {what}, which is a rate of {found:.4f}")
-        return self
 
     @property
     def flops_rate(self) -> float:
@@ -314,9 +318,15 @@ class PruningPlan(_Frozen):
         """Read a plan.
 
         Raises:
-            CompExportError: when the file is missing, is no plan, or is of another version.
+            CompExportError: when the file is missing, is no plan, is of another version, or has a rate that
+                is not that of its costs.
         """
         again = "run `comp-export prune` again"
         absent = f"no plan at {path}", "run `comp-export prune` first"
         found = read_versioned(path, "a plan", PLAN_VERSION, absent, again)
-        return validated(cls, found, path, again)
+        plan = validated(cls, found, path, again)
+        try:
+            plan.check_rate()
+        except ValueError as error:
+            raise CompExportError(f"{path}: {error}; {again}") from error
+        return plan
