@@ -4,9 +4,10 @@ import json
 import os
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from tests.fuzz.base import Base, copied, replaced
-from tests.fuzz.families import QUESTIONS, Answers
+from tests.fuzz.families import NEW_TOKENS, QUESTIONS, Answers
 from tests.fuzz.making import Trial, nothing_else
 from tests.fuzz.mutations import break_bytes, break_json, break_text, to_json
 
@@ -54,16 +55,27 @@ def manifest(rng: Random, base: Base, scratch: Path) -> Trial:
     else:
         value, deed = break_json(rng, json.loads(text))
         replaced(path, to_json(value))
-    names = ("manifest.json", str(folder), "chat template", "prompt_template")
-    return Trial(
-        deed, lambda: base.said("llava", folder), nothing_else, base.once("llava", "onnx"), names
-    )
+
+    def right() -> Answers:
+        """Any number may be meant as a setting of pictures: pixels as transformers makes them."""
+        from PIL import Image
+        from transformers import CLIPImageProcessorPil
+
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found | {"image_processor": None} != json.loads(text) | {"image_processor": None}:
+            nothing_else()
+        said = {key: value for key, value in found["image_processor"].items() if value is not None}
+        with Image.open(base.picture) as picture:
+            pixels = CLIPImageProcessorPil(**said)(picture, return_tensors="np")["pixel_values"]
+        return _bare(base, base.of("llava") / "onnx", pixels)
+
+    names = ("manifest.json", str(folder), "chat template", "prompt_template", "not finite")
+    return Trial(deed, lambda: base.said("llava", folder), right, base.once("llava", "onnx"), names)
 
 
 def graphs(rng: Random, base: Base, scratch: Path) -> Trial:
     """Graphs whose bytes are changed, and a manifest that agrees with them."""
     from export.manifest import describe_files
-    from export.ort_runner import OnnxRunner
 
     folder = _artifact(base, scratch)
     path = rng.choice(sorted(folder.glob("*.onnx")))
@@ -75,29 +87,30 @@ def graphs(rng: Random, base: Base, scratch: Path) -> Trial:
     found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     found["files"] = [entry.model_dump() for entry in describe_files(folder)]
     replaced(folder / "manifest.json", to_json(found))
-
-    def right() -> Answers:
-        """The graphs in a bare ONNX Runtime, with the prompts and pixels of the sound artifact."""
-        from serve.engine import Engine
-
-        sound = Engine.load(base.of("llava") / "onnx", device="cpu", threads=1)
-        runner = OnnxRunner(folder, threads=1)
-        stops = sound.manifest.tokens.eos_token_ids
-        answers = []
-        for question in QUESTIONS:
-            ids = sound._prompts.encode(question, 1).input_ids
-            tokens = runner.generate(sound._pixels([base.picture]), ids[None], 5)
-            answers.append((ids.size, *(each for each in tokens if each not in stops)))
-        return tuple(answers)
-
-    names = (path.name, str(folder), "answer", "finite")
     return Trial(
         f"{path.name}: {deed}",
         lambda: base.said("llava", folder),
-        right,
+        lambda: _bare(base, folder, None),
         base.once("llava", "onnx"),
-        names,
+        (path.name, str(folder), "not finite"),
     )
+
+
+def _bare(base: Base, folder: Path, pixels: Any) -> Answers:
+    """Graphs in a bare ONNX Runtime, with prompts, and pixels where none are given, of the sound one."""
+    from export.ort_runner import OnnxRunner
+    from serve.engine import Engine
+
+    sound = Engine.load(base.of("llava") / "onnx", device="cpu", threads=1)
+    runner = OnnxRunner(folder, threads=1)
+    stops = sound.manifest.tokens.eos_token_ids
+    seen = sound._pixels([base.picture]) if pixels is None else pixels
+    answers = []
+    for question in QUESTIONS:
+        ids = sound._prompts.encode(question, 1).input_ids
+        tokens = runner.generate(seen, ids[None], NEW_TOKENS)
+        answers.append((ids.size, *(each for each in tokens if each not in stops)))
+    return tuple(answers)
 
 
 def _other_graph(rng: Random, path: Path) -> tuple[bytes, str]:

@@ -27,7 +27,7 @@ class Limits:
         gigabytes: of memory that it may write to.
     """
 
-    seconds: float = 60.0
+    seconds: float = 120.0
     starting: float = 120.0
     gigabytes: float = 6.0
 
