@@ -1,6 +1,5 @@
 """``comp-export inspect``: a run or an artifact as tables, a run's search as figures."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from comp.commands.inspect_figures import FigureOptions, draw, missing_words, print_numbers
+from comp.commands.inspect_manifest import read_shown_manifest
 from comp.console import print_json, print_table, say
 from comp.errors import CompExportError
 from comp.options import CommonOptions, common_options, follow_links_option, run_argument
@@ -68,7 +68,7 @@ def command(
     if (run / MANIFEST).is_file():
         if figures:
             raise CompExportError(f"{run} is an artifact, and --figures are of a run: name the run")
-        manifest = _read_manifest(run / MANIFEST)
+        manifest = read_shown_manifest(run / MANIFEST)
         if options.json:
             print_json({"artifact": str(run), "manifest": manifest})
         else:
@@ -81,7 +81,7 @@ def command(
         hold(opened, "inspect")
     plan = opened.load_plan()
     found = [path for name in ARTIFACTS for path in opened.path.glob(f"{name}/{MANIFEST}")]
-    manifests = {path.parent: _read_manifest(path) for path in sorted(found)}
+    manifests = {path.parent: read_shown_manifest(path) for path in sorted(found)}
     paths: Sequence[Path] = ()
     insight = None
     if figures:
@@ -113,16 +113,6 @@ def command(
             say(f"numbers: {insight.record}")
     if insight is not None and insight.missing:
         raise CompExportError(missing_words(insight))
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CompExportError(f"cannot read {path} ({error}): export the artifact again") from error
-    if not isinstance(found, dict) or not isinstance(found.get("files"), list):
-        raise CompExportError(f"{path} is no manifest: export the artifact again")
-    return found
 
 
 def _summary(plan: "PruningPlan") -> dict[str, Any]:

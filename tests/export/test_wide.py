@@ -14,6 +14,10 @@ from comp.errors import CompExportError
 from comp.runs import RUN_VERSION
 from export.activations import FEW, Half, largest_numbers
 from export.artifact import Origin, export_artifact
+from export.engines.build import BuildOptions
+from export.engines.directory import build_engines, choose_limits
+from export.engines.manifest import load_engines
+from export.engines.module import find_tensorrt
 from export.graph.builder import Target
 from export.in_place_runner import InPlaceRunner
 from export.manifest import Activations
@@ -89,6 +93,28 @@ def test_what_overflows_is_computed_in_float32(name, tmp_path):
     assert "float16 ends at 65,504" in words[0]
     assert all(each in words[1] for each in found.names)
     assert len(words) == 2
+
+
+@pytest.mark.slow
+def test_tensorrt_builds_it_with_its_kernels_and_caches_in_place(tmp_path):
+    """Compiled here, without a GPU: float32 in the midst changes nothing of attention."""
+    find = pytest.importorskip("tensorrt_rtx") and find_tensorrt
+    config = tiny_config(kv_heads=2, text_hidden_size=64, text_head_dim=16)
+    model = tiny_model(config, seed=6)
+    loud = (f"{LAYER}.1.mlp.down_proj", f"{LAYER}.2.self_attn.o_proj", "lm_head")
+    with torch.no_grad():
+        for name in loud:
+            model.get_submodule(name).weight.mul_(3e5)
+    checkpoint = save_checkpoint(model, tmp_path / "dense")
+    half = Half.of(checkpoint, Target("standard", "float16"), EXAMPLES)
+    source = tmp_path / "onnx-standard-float16"
+    export_artifact(checkpoint, source, Origin("t"), half.target, make_plan(config))
+    limits = choose_limits(source, max_prompt=32, max_new_tokens=16)
+    options = BuildOptions(("8.9",))
+    built = build_engines(find("tensorrt_rtx"), source, tmp_path / "out", limits, options)
+    blocks = built.engines["decoder"].blocks
+    assert [(block.attention, block.caches_in_place) for block in blocks] == [("fused", 2)] * 4
+    assert load_engines(tmp_path / "out").manifest == built
 
 
 def test_a_sound_model_is_left_alone_and_nothing_is_said(gqa):

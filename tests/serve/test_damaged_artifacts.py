@@ -10,9 +10,11 @@ import shutil
 import onnx
 import onnxruntime as ort
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from comp.commands.inspect import command as inspect_command
 from comp.errors import CompExportError
 from export.artifact import Origin, export_artifact
 from export.engines.manifest import load_engines
@@ -382,7 +384,7 @@ def test_any_manifest_is_refused_by_name_or_answers(kind, artifacts, damaged):
             answer = said(load_engine(directory, threads=1, check_hashes=False))
         except CompExportError as error:
             outcomes["refused"] += 1
-            if not any(word in str(error) for word in (MANIFEST_NAME, ".onnx", "chat template")):
+            if not any(word in str(error) for word in ("manifest", ".onnx", "chat template")):
                 nameless.append(str(error))
             continue
         means = any(changed.get(name) != manifest.get(name) for name in MEANINGS)
@@ -391,6 +393,22 @@ def test_any_manifest_is_refused_by_name_or_answers(kind, artifacts, damaged):
     assert nameless == []
     assert outcomes["refused"] > 30
     assert outcomes["same"]
+
+
+def test_inspect_shows_any_manifest_or_refuses_it_by_name(artifacts, damaged, tmp_path):
+    engine_manifest(artifact_manifest(), tmp_path).save(tmp_path)
+    for path in (artifacts("llava") / MANIFEST_NAME, tmp_path / MANIFEST_NAME):
+        manifest = json.loads(path.read_text())
+        shown = 0
+        for seed in range(60):
+            changed = spoilt(manifest, seed)
+            directory = damaged("llava", lambda _, changed=changed: changed)
+            found = CliRunner().invoke(inspect_command, [str(directory)])
+            shown += found.exit_code == 0
+            if found.exit_code:
+                assert isinstance(found.exception, CompExportError), found.exception
+                assert MANIFEST_NAME in str(found.exception)
+        assert 0 < shown < 60
 
 
 @settings(max_examples=60, deadline=None)
