@@ -5,16 +5,19 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import click
 
 from comp.errors import CompExportError
 
 MIB = 2**20
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+LITTLE = 64 * MIB
+UNSAID = 0  # not all was written, and the library does not say why
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, UNSAID)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 NO_PLACE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
 # What libraries say instead of a number: safetensors, torch's zip files, numpy's tofile.
@@ -24,8 +27,8 @@ SAID = (
     (re.compile(r"File too large"), errno.EFBIG),
     (re.compile(r"Read-only file system"), errno.EROFS),
     (re.compile(r"Permission denied"), errno.EACCES),
-    (re.compile(r"PytorchStreamWriter failed|file write failed|iostream error"), errno.ENOSPC),
-    (re.compile(r"requested and \d+ written"), errno.ENOSPC),
+    (re.compile(r"inline_container\.cc|file write failed|iostream error"), UNSAID),
+    (re.compile(r"requested and \d+ written"), UNSAID),
 )
 LONGEST_INSIDE = 96  # bytes of the longest path inside what is written
 AFFIX = len("..gone.12345678")  # bytes that a temporary name is longer than the one it stands for
@@ -49,15 +52,42 @@ def disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
         number = _number(error)
         if number in FULL:
             raise CompExportError(_full(path, needed, number)) from error
-        if number in REFUSED:
+        if number not in (*REFUSED, *NO_PLACE):
+            raise
+        other = _other_file(error, path)
+        if other is not None:
             raise CompExportError(
-                f"cannot write {path}: {os.strerror(number)}; {_remedy('make it writable', 'choose')}"
+                f"cannot use {other}: {os.strerror(number)}; give the right to it, or move it away"
             ) from error
-        if number in NO_PLACE:
-            raise CompExportError(
-                f"cannot make {path}: {os.strerror(number)}; {_remedy('give another place', 'choose')}"
-            ) from error
-        raise
+        verb, first = (
+            ("write", "make it writable") if number in REFUSED else ("make", "move it away")
+        )
+        raise CompExportError(
+            f"cannot {verb} {path}: {os.strerror(number)}; {_remedy(first, 'choose')}"
+        ) from error
+
+
+def check_room(path: Path, needed: int) -> None:
+    """Refuse to begin what a disk has no room for.
+
+    Args:
+        path: that will be written.
+        needed: bytes, beside what is there.
+
+    Raises:
+        CompExportError: fewer are free.
+    """
+    if shutil.disk_usage(_existing_parent(path)).free < needed:
+        raise CompExportError(_full(path, needed, errno.ENOSPC))
+
+
+def bytes_of(value: Any) -> int:
+    """Bytes of all tensors and arrays in a value, in lists and dictionaries too."""
+    if isinstance(value, Mapping):
+        return sum(map(bytes_of, value.values()))
+    if isinstance(value, list | tuple):
+        return sum(map(bytes_of, value))
+    return int(getattr(value, "nbytes", 0))
 
 
 def check_place(path: Path) -> None:
@@ -85,6 +115,32 @@ def check_place(path: Path) -> None:
         tempfile.TemporaryFile(dir=there).close()  # also on a file system that is read-only
 
 
+def check_file_place(path: Path) -> None:
+    """Refuse a file that cannot be written, before any work for it.
+
+    Raises:
+        CompExportError: as ``check_place`` does; or a directory, or a link to nothing, has that name.
+    """
+    _check_length(path, path.absolute())
+    choose = _remedy("move it away", "choose")
+    if path.is_symlink() and not path.exists():
+        raise CompExportError(
+            f"{path} is a link to {path.readlink()}, which is not there: {choose}"
+        )
+    if path.is_dir():
+        raise CompExportError(f"{path} is a directory, and a file is written there: {choose}")
+    check_place(path.parent)
+
+
+def _other_file(error: Exception, path: Path) -> str | None:
+    """The file that an error is about, where that is not what is written nor a temporary name of it."""
+    name = getattr(error, "filename", None)
+    if not isinstance(name, str | os.PathLike) or path.name in os.fspath(name):
+        return None
+    place = Path(name)
+    return None if place in path.absolute().parents or place in path.parents else str(place)
+
+
 def _number(error: Exception) -> int | None:
     """What the system says was wrong, as far as an error tells."""
     if isinstance(error, OSError) and error.errno is not None:
@@ -99,12 +155,16 @@ def _number(error: Exception) -> int | None:
 
 
 def _full(path: Path, needed: int | None, number: int) -> str:
-    free = shutil.disk_usage(_existing_parent(path)).free // MIB
+    left = shutil.disk_usage(_existing_parent(path)).free
+    free = left // MIB
+    if number == UNSAID and left < (needed or LITTLE):
+        number = errno.ENOSPC
     wanted = "" if needed is None else f"{-(-needed // MIB)} MiB are needed, "
     words = {
         errno.ENOSPC: "disk full",
         errno.EDQUOT: "quota exceeded",
         errno.EFBIG: "file too large for this system",
+        UNSAID: "quota or limit reached",
     }
     return (
         f"{words[number]} while writing {path} ({wanted}{free} MiB free): "

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from comp.disk import disk_errors
+from comp.disk import check_room, disk_errors
 from comp.errors import CompExportError
 
 OLD, GONE = "old", "gone"  # in the names of what is being replaced, and of what is being removed
@@ -20,10 +20,11 @@ def writing(path: Path, needed: int | None = None) -> Iterator[Path]:
     """Yield a temporary name beside ``path``; rename it to ``path`` when the block ends well.
 
     The temporary file is removed when the block raises. Raises ``CompExportError`` for a full disk
-    and an unwritable place; ``needed`` bytes are named then.
+    and an unwritable place; ``needed`` bytes are named then, and refused at once where they are not free.
     """
     with disk_errors(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
+        check_room(path, needed or 0)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
         temporary = Path(name)
@@ -37,9 +38,13 @@ def writing(path: Path, needed: int | None = None) -> Iterator[Path]:
 
 @contextmanager
 def writing_directory(path: Path, needed: int | None = None) -> Iterator[Path]:
-    """Yield a temporary directory beside ``path``; it replaces ``path`` when the block ends well."""
+    """Yield a temporary directory beside ``path``; it replaces ``path`` when the block ends well.
+
+    Raises ``CompExportError`` as ``writing`` does.
+    """
     with disk_errors(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
+        check_room(path, needed or 0)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             yield temporary

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from comp.compute import Compute
+from comp.disk import bytes_of
 from comp.distillation import Distiller
 from comp.families.base import FamilyAdapter, Forwarding
 from comp.files import writing
@@ -76,7 +77,7 @@ def _save(path: Path, trainer: Trainer, step: int) -> None:
         "optimiser": trainer.optimiser.state_dict(),
         "scaler": trainer.scaler.state_dict(),
     }
-    with writing(path) as temporary:
+    with writing(path, bytes_of(state)) as temporary:
         torch.save(state, temporary)
 
 

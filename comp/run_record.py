@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from comp.disk import bytes_of
 from comp.families.base import FamilyAdapter
 from comp.figures import save_figures
 from comp.files import write_text, writing_directory
@@ -98,7 +99,8 @@ def write_run(
 ) -> None:
     """Write what a finished run has; its record comes last."""
     run.clear()
-    with writing_directory(run.checkpoint) as temporary:
+    needed = bytes_of(list(slim.model.parameters()))
+    with writing_directory(run.checkpoint, needed) as temporary:
         slim.save(temporary)
     plan.save(run.plan_file)
     write_text(run.stages, (folder / STAGES).read_text(encoding="utf-8"))

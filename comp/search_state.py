@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from comp.disk import bytes_of
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter
 from comp.families.streamed import streamed_layers
@@ -46,8 +47,9 @@ def save_search(
 ) -> None:
     """Write weights, then the state that names them, then the line of ``stages.jsonl``."""
     weights = f"stage-{saved.stage}.safetensors"
-    with writing(folder / weights) as temporary:
-        save_file(trainable(adapter), temporary)
+    tensors = trainable(adapter)
+    with writing(folder / weights, bytes_of(tensors)) as temporary:
+        save_file(tensors, temporary)
     write_stages(folder, [*read_lines(folder, saved.stage - 1), line])
     record = {
         "stage": saved.stage,

@@ -18,7 +18,7 @@ from export.clip_artifact import clip_artifact
 from export.contribution import Contribution
 from export.graph.builder import Target
 from export.llava_artifact import llava_artifact
-from export.manifest import Activations, Macs, Manifest, describe_files
+from export.manifest import Activations, Macs, Manifest, Precision, describe_files
 from export.processor import image_processing_for
 from export.tokenizer import read_tokenizer
 
@@ -26,6 +26,13 @@ FAMILIES: dict[str, Callable[..., Contribution]] = {
     "llava": llava_artifact,
     "clip": clip_artifact,
     "blip": blip_artifact,
+}
+BYTES_OF: dict[Precision, float] = {
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "int8": 1,
+    "int4": 0.5,
 }
 PACKAGES = ("comp-export", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
@@ -83,7 +90,8 @@ def export_artifact(
     found = FAMILIES[family](checkpoint, config, target, plan, origin.workload)
     image_processing = image_processing_for(checkpoint, found.fields["vision"].image_size)
     tokenizer = read_tokenizer(checkpoint)
-    with writing_directory(out) as directory:
+    needed = int(found.params * BYTES_OF[target.precision])  # as far as it is weights
+    with writing_directory(out, needed) as directory:
         found.build(directory, written)
         tokenizer.write(directory / TOKENIZER)
         total = sum(found.macs.values())

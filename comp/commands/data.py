@@ -73,8 +73,11 @@ def preview(
 ) -> None:
     """Write a contact sheet (PNG): pictures with their questions and answers, captions or statements."""
     from comp.data.contact_sheet import contact_sheet
+    from comp.disk import check_file_place
     from comp.errors import CompExportError
     from comp.files import writing
+
+    check_file_place(out)
 
     if data is None:
         found, source = _embedded(task, split, start + count), f"EmojiScenes {split}"

@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from comp.disk import bytes_of
 from comp.families.base import Forwarding
 from comp.files import writing
 from comp.importance import Scores, Unit, ordered_units
@@ -258,7 +259,7 @@ def _save(job: Job, search: Progressive) -> None:
     }
     weights = {f"weight/{name}": tensor for name, tensor in trainable(job.adapter).items()}
     known = {"stage": str(search.stage), "dense_metric": repr(search.dense_metric)}
-    with writing(job.folder / STATE) as temporary:
+    with writing(job.folder / STATE, bytes_of([tensors, weights])) as temporary:
         save_file(tensors | weights, temporary, known)
 
 

@@ -88,6 +88,7 @@ def command(
     on the machine, and with the flavour, precision and threads, that the model will run with, and on an
     idle one. An interrupted profile goes on where it was.
     """
+    from comp.disk import check_file_place
     from comp.latency_files import default_table
     from comp.machine import usable_cores
     from comp.progress import Progress
@@ -97,6 +98,7 @@ def command(
     from export.latency.profile import Asked, begun, partial_of, profile
 
     path = out or default_table(model)
+    check_file_place(path)
     if path.exists() and not force:
         raise CompExportError(f"{path} exists already: pass --force to replace it, or choose --out")
     checkpoint, family = checkpoint_of(model)

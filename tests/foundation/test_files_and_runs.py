@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from comp.disk import check_place, disk_errors
+from comp.disk import check_file_place, check_place, disk_errors
 from comp.errors import CompExportError
 from comp.files import discard, sweep, write_text, writing, writing_directory
 from comp.plan import BlockPlan, PruningPlan, Workload, keep_count
@@ -119,6 +119,9 @@ def test_a_failed_directory_leaves_the_old_one(tmp_path: Path) -> None:
 
 
 FULL = "disk full while writing .*x .*MiB free.*: free some space"
+FULL_OR_LIMITED = (
+    "(disk full|quota or limit reached) while writing .*x .*MiB free.*: free some space"
+)
 TORCH = "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"
 
 
@@ -142,10 +145,15 @@ TORCH = "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"
             RuntimeError(
                 f"{TORCH} PytorchStreamWriter failed writing file data/3: file write failed"
             ),
-            FULL,
+            FULL_OR_LIMITED,
         ),
-        (RuntimeError("basic_ios::clear: iostream error"), FULL),
-        (OSError("4096 requested and 512 written"), FULL),
+        (RuntimeError("basic_ios::clear: iostream error"), FULL_OR_LIMITED),
+        (OSError("4096 requested and 512 written"), FULL_OR_LIMITED),
+        (RuntimeError(TORCH), FULL_OR_LIMITED),
+        (
+            PermissionError(errno.EACCES, "", "model/config.json"),
+            r"cannot use model/config\.json: Permission denied; give the right to it",
+        ),
     ],
     ids=str,
 )
@@ -163,6 +171,13 @@ def test_bytes_that_are_needed_are_said(tmp_path: Path) -> None:
         writing(tmp_path / "x", needed=2**23 - 1),
     ):
         raise OSError(errno.ENOSPC, "as the system says")
+
+
+def test_what_has_no_room_is_not_begun(tmp_path: Path) -> None:
+    for target in (writing(tmp_path / "x", 2**60), writing_directory(tmp_path / "x", 2**60)):
+        with pytest.raises(CompExportError, match=r"disk full .* MiB are needed"), target:
+            pytest.fail("begun")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -237,6 +252,22 @@ def test_places_that_cannot_be_written_are_refused_at_once(
     path = place(tmp_path)
     with pytest.raises(CompExportError, match=message):
         check_place(path)
+
+
+def test_places_of_files(tmp_path: Path) -> None:
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "file").write_text("")
+    check_file_place(tmp_path / "file")
+    check_file_place(tmp_path / "new" / "file")
+    for name, message in {
+        "directory": "directory is a directory, and a file is written there",
+        "link": "link is a link to nowhere",
+        "file/below": "file is a file: move it away",
+        "n" * 250: "has 250 bytes",
+    }.items():
+        with pytest.raises(CompExportError, match=message):
+            check_file_place(tmp_path / name)
 
 
 def test_places_that_can_be_written(tmp_path: Path) -> None:
