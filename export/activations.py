@@ -6,7 +6,7 @@ Queries and keys are heard too: scores of attention are added up in float32 by t
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,9 +23,8 @@ from comp.families.streamed import is_large
 from export.graph.builder import Target
 from export.manifest import Activations
 from export.proof import Examples
-from export.wide import CAREFUL, FLOAT16_MOST, wide_of
+from export.wide import CAREFUL, FLOAT16_MOST, listed, overflow_warning, wide_of
 
-SHOWN = 6  # names in a line
 FEW = 8  # examples: what is beyond float16 is so on most prompts, on the first token above all
 
 
@@ -81,18 +80,9 @@ class Half:
             )
         ]
         if found.float32:
-            lines.append(f"{which}: in float32 therefore: {_list(found.float32)}")
-        if found.beyond:
-            lines.append(
-                f"WARNING: {which}: {_list(found.beyond)} may overflow in float16, and `run` then ends with "
-                "an error: take --precision float32, or with --flavour standard --precision bfloat16"
-            )
-        return lines
-
-
-def _list(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:SHOWN])
-    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"
+            lines.append(f"{which}: in float32 therefore: {listed(found.float32)}")
+        warning = overflow_warning(which, found)
+        return lines if warning is None else [*lines, warning]
 
 
 def largest_numbers(checkpoint: Path, examples: Examples) -> dict[str, float] | None:

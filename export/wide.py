@@ -1,11 +1,14 @@
 """Which parts of a decoder stay in float32 where the rest is float16."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from export.manifest import Activations
 
 FLOAT16_MOST = 65504.0  # the largest number of float16
 CAREFUL = FLOAT16_MOST / 4  # from here on float16 is not trusted: other prompts may go further
+SHOWN = 6  # names in a line
 _LAYER = re.compile(r"model\.language_model\.layers\.(\d+)\.(.+)")
 _NORM = "model.language_model.norm"
 _HEAD = "lm_head"
@@ -77,3 +80,19 @@ def wide_of(largest: Mapping[str, float]) -> tuple[Wide, tuple[str, ...]]:
             beyond.append(name)
     first = min(stream | outputs | ffn, default=None)
     return Wide(first, frozenset(outputs), frozenset(ffn), head), tuple(beyond)
+
+
+def overflow_warning(which: str, found: Activations) -> str | None:
+    """What a user must know of an artifact, or of engines, that may overflow; none where all is well."""
+    if not found.beyond:
+        return None
+    return (
+        f"WARNING: {which}: {listed(found.beyond)} may overflow in float16, and `run` then ends with an "
+        "error: take --precision float32, or with --flavour standard --precision bfloat16"
+    )
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    shown = ", ".join(names[:SHOWN])
+    return shown if len(names) <= SHOWN else f"{shown} and {len(names) - SHOWN} more"

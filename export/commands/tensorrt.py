@@ -110,6 +110,7 @@ def command(
     from export.engines.directory import choose_limits
     from export.engines.gpu import gpu_capability
     from export.engines.module import find_tensorrt
+    from export.wide import overflow_warning
 
     asked = parse_capabilities(compute_capability) if compute_capability is not None else None
     found = open_run(run)
@@ -131,6 +132,11 @@ def command(
         timing_cache=timing_cache or found.path / "timing.cache",
     )
     manifests = _build(tensorrt, wanted, limits, how, options)
+    for out, built in manifests.items():
+        activations = built.artifact.activations
+        warning = activations and overflow_warning(out.name, activations)
+        if warning:
+            say(warning)
     if options.json:
         print_json(_result(found, manifests))
         return

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comp.data.embedded import embedded_examples
@@ -24,7 +24,7 @@ from export.manifest import Activations
 from export.ort_runner import OnnxRunner
 from export.reading import load_artifact
 from export.slim import write_slim_checkpoint
-from export.wide import CAREFUL, NONE, Wide, wide_of
+from export.wide import CAREFUL, NONE, Wide, overflow_warning, wide_of
 from serve.commands.onnx import command as onnx_command
 from tests.comp import small_clip
 from tests.export.tiny import make_plan, prompt, save_checkpoint, tiny_config, tiny_model
@@ -134,6 +134,7 @@ def test_what_cannot_be_kept_is_a_warning(name, tmp_path):
     checkpoint = loud_checkpoint(tmp_path / "dense", name, 1e6)
     half = Half.of(checkpoint, Target("onnxruntime", "float16"), EXAMPLES)
     assert name in half.activations.beyond
+    assert overflow_warning("tensorrt", half.activations).startswith("WARNING: tensorrt: ")
     assert any(
         "WARNING" in line and "--precision float32" in line and name in line
         for line in half.words("dense")
@@ -180,6 +181,7 @@ NAMES = [
 ] + ["model.language_model.norm", "lm_head", "model.vision_tower.post_layernorm"]
 
 
+@settings(deadline=None)
 @given(loud=st.sets(st.sampled_from(NAMES)))
 def test_everything_loud_is_in_float32_or_named(loud):
     wide, beyond = wide_of({name: CAREFUL * (1.1 if name in loud else 0.9) for name in NAMES})
