@@ -64,13 +64,21 @@ def manifest(rng: Random, base: Base, scratch: Path) -> Trial:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found | {"image_processor": None} != json.loads(text) | {"image_processor": None}:
             nothing_else()
-        said = {key: value for key, value in found["image_processor"].items() if value is not None}
+        said = _told(found["image_processor"])
         with Image.open(base.picture) as picture:
             pixels = CLIPImageProcessorPil(**said)(picture, return_tensors="np")["pixel_values"]
         return _bare(base, base.of("llava") / "onnx", pixels)
 
     names = ("manifest.json", str(folder), "chat template", "prompt_template", "not finite")
     return Trial(deed, lambda: base.said("llava", folder), right, base.once("llava", "onnx"), names)
+
+
+def _told(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields that have a value, those inside too."""
+    inside = {
+        key: _told(value) if isinstance(value, dict) else value for key, value in fields.items()
+    }
+    return {key: value for key, value in inside.items() if value is not None}
 
 
 def graphs(rng: Random, base: Base, scratch: Path) -> Trial:
