@@ -5,37 +5,27 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
+from comp.image_settings import ImageProcessing, ImageSize
 from demo import cards
 from demo.answers import AnswerFace
 from demo.comparison import Comparison, Side
 from demo.html import milliseconds, plain
 from demo.kept_tokens import KeptView
-from export.encoder_manifest import EncoderManifest
+from export.encoder_manifest import TowerInfo
 from serve.options import GenerationOptions
 from serve.results import TowerKept
+from tests.export.manifests import encoder_manifest
 
-SMALL_TOWER = EncoderManifest(
-    family="blip",
-    task="caption",
-    flavour="onnxruntime",
-    precision="float32",
-    opset=21,
-    model="small",
-    method=None,
-    rate=0,
-    dense=True,
-    image_processor={
-        "size": {"height": 70, "width": 70},
-        "do_center_crop": False,
-        "image_mean": (0.5, 0.5, 0.5),
-        "image_std": (0.5, 0.5, 0.5),
-    },
-    macs=None,
-    params=1,
-    versions={},
-    files=(),
-    vision={"image_size": 70, "patch_size": 14, "tokens": 26, "hidden_size": 8},
-    text={"max_position_embeddings": 16, "hidden_size": 8},
+SMALL_TOWER = encoder_manifest("caption").model_copy(
+    update={
+        "image_processor": ImageProcessing(
+            size=ImageSize(height=70, width=70),
+            do_center_crop=False,
+            image_mean=(0.5, 0.5, 0.5),
+            image_std=(0.5, 0.5, 0.5),
+        ),
+        "vision": TowerInfo(image_size=70, patch_size=14, tokens=26, hidden_size=8),
+    }
 )
 
 VOID = {"img", "br"}
