@@ -99,14 +99,14 @@ def sweep(folder: Path, names: str) -> None:
     """
     if not folder.is_dir():
         return
-    left = re.compile(rf"\.({names})\.(?:({OLD}|{GONE})\.)?[a-z0-9_]{{8}}")
+    left = re.compile(rf"\.(?P<name>{names})\.(?:(?P<kind>{OLD}|{GONE})\.)?[a-z0-9_]{{8}}")
     with disk_errors(folder):
         for path in sorted(folder.iterdir()):
             found = left.fullmatch(path.name)
             if found is None:
                 continue
-            place, was = folder / found[1], path / found[1]
-            if found[2] == OLD and was.exists() and not place.exists():
+            place, was = folder / found["name"], path / found["name"]
+            if found["kind"] == OLD and was.exists() and not place.exists():
                 was.replace(place)
             remove(path)
 
