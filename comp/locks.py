@@ -25,6 +25,7 @@ LOCK = ".lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of a file system
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 TRIES = 16  # the file may be removed by its holder between opening and locking it
+SOON = 0.05  # seconds in which who has just taken the lock writes who it is
 CLOCK = 2.0  # seconds by which two readings of a process's start may differ
 RANKS = (
     "RANK",
@@ -144,7 +145,7 @@ def _take(path: Path, directory: Path) -> int:
         try:
             by_kernel = _lock(file)
             if by_kernel is None:
-                raise _in_use(directory, _read(file))
+                raise _in_use(directory, _named(file))
             if not _is_open(file, path):
                 os.close(file)
                 continue
@@ -199,6 +200,16 @@ def _read(file: int) -> Owner | None:
         return Owner.model_validate_json(os.pread(file, 4096, 0))
     except ValidationError:
         return None
+
+
+def _named(file: int) -> Owner | None:
+    """Who holds the lock, who may be about to write that."""
+    for _ in range(TRIES):
+        owner = _read(file)
+        if owner is not None:
+            return owner
+        time.sleep(SOON)
+    return None
 
 
 def _write(file: int, path: Path, owner: Owner) -> None:

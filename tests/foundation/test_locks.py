@@ -122,6 +122,16 @@ def test_a_lock_that_nobody_finished_is_free(tmp_path, content):
         pass
 
 
+@pytest.mark.parametrize("names_itself", [True, False])
+def test_who_has_just_taken_the_lock_is_waited_for(tmp_path, monkeypatch, names_itself):
+    monkeypatch.setattr(locks.time, "sleep", lambda _: names_itself and write_owner(tmp_path))
+    with (tmp_path / LOCK).open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        said = f"process {os.getpid()} on host" if names_itself else "another process works there"
+        with pytest.raises(CompExportError, match=said), locked(tmp_path, "onnx"):
+            pass
+
+
 def test_what_was_put_into_a_new_directory_stays(tmp_path):
     with locked(tmp_path / "a" / "b", "prune"):
         (tmp_path / "a" / "b" / "file").write_text("")
