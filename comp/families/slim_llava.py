@@ -20,7 +20,6 @@ from transformers.conversion_mapping import (
     get_checkpoint_conversion_mapping,
     register_checkpoint_conversion_mapping,
 )
-from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
 from comp.families.llama_forward import (
@@ -220,10 +219,6 @@ if _names is not None:
         CompLlavaForConditionalGeneration.__name__, _names, overwrite=True
     )
 
-# AutoTokenizer decides by the type of the model which of its classes reads the files.
-TOKENIZER_MAPPING_NAMES.setdefault(
-    CompLlavaConfig.model_type, TOKENIZER_MAPPING_NAMES.get(LlavaConfig.model_type)
-)
 AutoConfig.register(CompLlavaConfig.model_type, CompLlavaConfig, exist_ok=True)
 AutoModelForImageTextToText.register(
     CompLlavaConfig, CompLlavaForConditionalGeneration, exist_ok=True

@@ -75,12 +75,14 @@ def test_comp_is_light_and_registers_whatever_came_first() -> None:
         "CLIPModel",
         "LlavaForConditionalGeneration",
         "AutoModelForImageTextToText",
+        "AutoTokenizer",
+        "AutoProcessor",
     ],
 )
 def test_slim_models_are_registered_whatever_is_imported(first: str) -> None:
     code = (
         "import comp\n"
-        f"from transformers import {first}, AutoConfig\n"
+        f"from transformers import {first}, AutoConfig, AutoModel\n"
         "for name in ('comp_llava', 'comp_clip', 'comp_blip', 'comp_blip_nlvr'):\n"
         "    assert AutoConfig.for_model(name).model_type == name"
     )
