@@ -19,8 +19,9 @@ from PIL import Image
 from comp.checkpoints import read_config
 from comp.errors import CompExportError
 from comp.files import writing
+from comp.tying import LM_HEAD
 from contestants import Answered, Loaded, Stage, installed
-from export.weights import LM_HEAD, CheckpointWeights
+from export.weights import CheckpointWeights
 from run_files import RunFiles, Which
 
 INSTALL = "pip install llama-cpp-python gguf"

@@ -1,11 +1,13 @@
 """Where a model's files are: an embedded model, a directory, or a repository on the hub."""
 
-import json
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from comp.checkpoint_files import check_files
+from comp.config_checks import checked_config, original_files
 from comp.errors import CompExportError
+from comp.json_files import read_object
 
 ALIASES = {
     "llava-7b": "llava-hf/llava-1.5-7b-hf",
@@ -41,6 +43,7 @@ def resolve_model(name: str, revision: str | None = None) -> Path:
         if not (directory / "config.json").is_file():
             raise CompExportError(
                 f"{directory} holds no config.json: pass the directory of a Hugging Face checkpoint"
+                + original_files(directory)
             )
         return directory
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -57,10 +60,12 @@ def _from_hub(name: str, revision: str | None) -> Path:
         raise CompExportError(
             f"no model {name!r}: pass a directory, a hub id (owner/name), or one of {known}"
         )
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
+        first = Path(hf_hub_download(repository, "config.json", revision=revision))
+        read_config(first.parent)  # refuses what cannot be used before all of it is fetched
         return Path(snapshot_download(repository, revision=revision, allow_patterns=WANTED_FILES))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         if isinstance(error, HfHubHTTPError):
@@ -75,19 +80,12 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """A checkpoint's ``config.json``.
+    """A checkpoint's ``config.json``, checked and in the form that is read everywhere (``checked_config``).
 
     Raises:
-        CompExportError: when it is missing or not JSON.
+        CompExportError: it is missing or damaged, of another format, or quantised; a file of the checkpoint
+            is a Git LFS pointer or leads out of it.
     """
+    check_files(directory)
     path = directory / "config.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise CompExportError(
-            f"cannot read {path}: {error.strerror}; is this a checkpoint?"
-        ) from error
-    except ValueError as error:
-        raise CompExportError(
-            f"{path} is not JSON ({error}): fetch the checkpoint again"
-        ) from error
+    return checked_config(read_object(path, "fetch the checkpoint again"), str(path))

@@ -16,6 +16,7 @@ from comp.encoder_shapes import PACKAGED
 from comp.errors import CompExportError
 from comp.plan import BlockPlan, DropPlan, ImageSelection, PruningPlan
 from comp.slim_shapes import drops_of
+from comp.tying import may_be_tied
 
 DENSE_TYPE = "llava"
 SLIM_TYPE = "comp_llava"
@@ -44,7 +45,6 @@ LLAMA_DEFAULTS: Mapping[str, Any] = {
     "intermediate_size": 11008,
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
-    "tie_word_embeddings": False,
     "attention_bias": False,
     "mlp_bias": False,
 }
@@ -60,6 +60,7 @@ class ModelShape:
         vision_heads, vision_channels: the same of each block of the vision tower.
         vision_used_layers: tower blocks that the features come from; those behind are never run.
         feature_layers: how many hidden states of the tower are concatenated.
+        tie_word_embeddings: the flag: a checkpoint that has an own head all the same keeps it.
         drops: where tokens are dropped (empty for a dense model).
         image_selection: what is left of an image behind the tower; none: all of it.
     """
@@ -138,9 +139,7 @@ class ModelShape:
             **_language_sizes(text, pruning.get("language") or {}),
             **_vision_sizes(vision, pruning.get("vision") or {}, where),
             **_features(config, vision["num_hidden_layers"], where),
-            tie_word_embeddings=bool(
-                config.get("tie_word_embeddings") or text["tie_word_embeddings"]
-            ),
+            tie_word_embeddings=may_be_tied(config),
             projector_bias=bool(config.get("multimodal_projector_bias", True)),
             drops=drops_of(pruning, where),
         ).selecting(selection_of(pruning))

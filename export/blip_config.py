@@ -109,11 +109,6 @@ def blip_of(config: dict[str, Any], where: str) -> BlipShape:
     if config.get("model_type") not in TYPES:
         raise CompExportError(f"{where}: model_type is {config.get('model_type')!r}, not 'blip'")
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
-    if not (config.get("tie_word_embeddings", True) and text.get("tie_word_embeddings", True)):
-        raise CompExportError(
-            f"{where}: tie_word_embeddings is false: only a BLIP whose output layer is its word "
-            "embedding can be exported"
-        )
     found = SlimShape.from_config(config, where)
     return BlipShape(
         sizes=found.slim,
@@ -121,11 +116,7 @@ def blip_of(config: dict[str, Any], where: str) -> BlipShape:
         patch_size=_number(vision, "patch_size", PATCH_SIZE),
         vision=tower_settings(config, "vision_config", where, "gelu", VISION_EPSILON),
         text=tower_settings(config, "text_config", where, "gelu", TEXT_EPSILON),
-        tokens=BlipTokens(
-            bos=_number(text, "bos_token_id", BOS),
-            sep=_number(text, "sep_token_id", SEP),
-            pad=_number(text, "pad_token_id", PAD),
-        ),
+        tokens=_tokens(found.slim, text, where),
         drops=found.drops,
     )
 
@@ -133,3 +124,27 @@ def blip_of(config: dict[str, Any], where: str) -> BlipShape:
 def _number(values: Mapping[str, Any], name: str, default: int) -> int:
     found = values.get(name)
     return default if found is None else int(found)
+
+
+def _tokens(sizes: EncoderShape, text: Mapping[str, Any], where: str) -> BlipTokens:
+    """As BLIP's ``generate`` takes them: from ``text_config``, whatever ``generation_config.json`` says.
+
+    Raises:
+        CompExportError: a BLIP that writes, and a token that begins or ends its texts is none.
+    """
+    writes = sizes.task in ("caption", "vqa")
+
+    def token(name: str, default: int) -> int:
+        found = text.get(name, default)
+        if type(found) is int and 0 <= found < sizes.text.vocab_size:
+            return found
+        if not writes:
+            return default
+        raise CompExportError(
+            f"{where}: text_config.{name} is {str(found)[:80]}, which is no token of a vocabulary of "
+            f"{sizes.text.vocab_size}: take all files from the same checkpoint"
+        )
+
+    sep = token("sep_token_id", SEP)
+    bos, pad = token("bos_token_id", BOS), text.get("pad_token_id", PAD)
+    return BlipTokens(bos=bos, sep=sep, pad=pad if type(pad) is int and pad >= 0 else sep)

@@ -9,10 +9,12 @@ behind the last block, that block computes only its row.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from comp.encoder_shapes import BlockSize, TextShape
 from comp.plan import DropPlan
+from comp.tying import BLIP_HEAD, BLIP_WORDS
 from export.blip_config import BlipShape
 from export.graph.attention import (
     CacheWindow,
@@ -35,7 +37,6 @@ from export.graph.token_ranking import Looked
 from export.weights import WeightSource
 
 ENCODER, DECODER = "text_encoder", "text_decoder.bert"
-HEAD = "text_decoder.cls.predictions"
 KINDS = ("key", "value")
 
 
@@ -144,7 +145,7 @@ class TextModel:
                     mixed = cross_attention(graph, query, *cross[number], heads, one_query=ends)
                 states = self._crossed([mixed], states, f"{name}.crossattention.output", block)
                 states = self._feed_forward(states, name)
-        return self._logits(states, words), presents
+        return self._logits(states, self._head(words)), presents
 
     def _block(self, number: int) -> str:
         return f"{self.name}.encoder.layer.{number}"
@@ -256,15 +257,26 @@ class TextModel:
         norm = f"{name}.LayerNorm"
         return add_layer_norm(self.graph, self.weights, x, residual, norm, epsilon)[0]
 
-    def _logits(self, states: ir.Value, words: ir.Value) -> ir.Value:
-        """``[B, 1, D] → [B, 1, V]``; the output layer is the word embedding, which is stored once."""
+    def _head(self, words: ir.Value) -> ir.Value:
+        """The output layer ``[V, D]``: the word embedding, which is stored once, or one of its own."""
+        own, read = f"{BLIP_HEAD}.decoder.weight", self.weights.read
+        self.weights.shape(own)  # refuses a checkpoint that lacks an output layer
+        if own not in self.weights.names() or np.array_equal(read(own), read(BLIP_WORDS)):
+            return words
+        return vector(self.graph, self.weights, own)
+
+    def _logits(self, states: ir.Value, head: ir.Value) -> ir.Value:
+        """``[B, 1, D] → [B, 1, V]``."""
         graph, weights = self.graph, self.weights
         with graph.scope("head"):
-            x = self._linear(states, f"{HEAD}.transform.dense")
+            x = self._linear(states, f"{BLIP_HEAD}.transform.dense")
             x = activation(graph, x, self.shape.text.act)
             epsilon = self.shape.text.layer_norm_eps
-            x = layer_norm(graph, weights, x, f"{HEAD}.transform.LayerNorm", epsilon)
+            x = layer_norm(graph, weights, x, f"{BLIP_HEAD}.transform.LayerNorm", epsilon)
             flat = graph.op("Reshape", x, graph.constant([-1, self.sizes.hidden_size]))
-            bias = vector(graph, weights, f"{HEAD}.bias")
-            found = graph.op("Gemm", flat, words, bias, transB=1)
+            own = f"{BLIP_HEAD}.decoder.bias"
+            weights.shape(own)  # refuses a checkpoint that lacks it
+            stored = own if own in weights.names() else f"{BLIP_HEAD}.bias"
+            bias = vector(graph, weights, stored)
+            found = graph.op("Gemm", flat, head, bias, transB=1)
             return graph.op("Reshape", found, graph.constant([-1, 1, self.sizes.vocab_size]))

@@ -26,6 +26,7 @@ from comp.data.loading import has_splits, load_task_data
 from comp.errors import CompExportError
 from comp.machine import memory_mb
 from comp.runs import RunDirectory
+from comp.tying import LM_HEAD
 from export.artifact import Origin, export_artifact
 from export.families import Family
 from export.graph.builder import Target
@@ -35,7 +36,6 @@ from export.proof import Examples, Questions
 from export.quantise import Quantised, nibbles
 from export.reading import load_artifact
 from export.weight_groups import GROUPS, group_of
-from export.weights import LM_HEAD
 
 NEW_TOKENS = 4  # of each answer: steps are calibrated on too, but mostly prompts
 FACTOR = 2  # of a graph's bytes in float32 that rounding it takes, measured on 200 million weights

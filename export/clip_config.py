@@ -1,5 +1,6 @@
 """What the graphs of a CLIP need to know besides its sizes, from ``config.json`` alone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def clip_of(config: dict[str, Any], where: str) -> ClipShape:
         for part in ("vision_config", "text_config")
     ]
     found = SlimShape.from_config(config, where)
-    end = text.get("eos_token_id", CLIP_END)
+    end = _end(text, where)
     return ClipShape(
         sizes=found.slim,
         image_size=vision.get("image_size") or 224,
@@ -80,3 +81,14 @@ def clip_of(config: dict[str, Any], where: str) -> ClipShape:
         end_of_text="largest" if end == LEGACY_END else end,
         drops=found.drops,
     )
+
+
+def _end(text: Mapping[str, Any], where: str) -> int:
+    """The id that ends a text: one of its own, as transformers compares tokens with it."""
+    found = text.get("eos_token_id", CLIP_END)
+    if type(found) is not int or found < 0:
+        raise CompExportError(
+            f"{where}: text_config.eos_token_id is {found!r}: a CLIP reads a text at the first token of "
+            "one id, name it"
+        )
+    return found

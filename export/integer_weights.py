@@ -105,7 +105,7 @@ class _Of:
 
     matrices: Mapping[str, Matrix]
     name: str
-    size: tuple[int, int]
+    size: tuple[int, ...]
 
     def read(self) -> torch.Tensor:
         matrix = self.matrices[self.name]

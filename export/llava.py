@@ -16,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from comp.plan import DropPlan
+from comp.tying import EMBEDDING, LM_HEAD
 from export.cache import CACHE_LENGTHS
 from export.graph.attention import (
     CacheWindow,
@@ -41,7 +42,7 @@ from export.graph.token_gather import KEEP_FACTOR, Tokens, drop_tokens, gather_r
 from export.llava_config import LlavaShape
 from export.llava_manifest import GRAPHS, IN_PLACE
 from export.llava_vision import vision_encoder
-from export.weights import EMBEDDING, LM_HEAD, WeightSource
+from export.weights import WeightSource
 
 FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
 DECODER = "model.language_model"

@@ -1,10 +1,13 @@
 """What a LLaVA contributes to its artifact: graphs, and what the engine must know."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from comp.flops import llava_macs
+from comp.llava_tensors import check_llava
 from comp.plan import PruningPlan, Workload
+from comp.tying import EMBEDDING, LM_HEAD
 from export.chat_template import read_chat_template
 from export.contribution import Contribution
 from export.graph.builder import Target
@@ -30,13 +33,15 @@ def llava_artifact(
     shape = llava_of(config, str(checkpoint))
     weights: WeightSource
     if plan is None:
+        check_llava(checkpoint, config)
         weights = CheckpointWeights(checkpoint)
     else:
         weights = slim_weights(checkpoint, plan)
         shape = shape.pruned(plan)
     tokenizer = read_tokenizer(checkpoint)
     tokens = read_special_tokens(checkpoint, config, shape.image_token_id, tokenizer)
-    sizes = shape.sizes
+    stored = set(weights.names())
+    sizes = replace(shape.sizes, tie_word_embeddings=not {LM_HEAD, EMBEDDING} <= stored)
     on = workload or Workload(image_tokens=sizes.tower_tokens, text_tokens=TEXT_TOKENS)
     report = llava_macs(sizes, on.image_tokens, on.text_tokens)
     return Contribution(

@@ -66,7 +66,7 @@ class _Overlaid:
     cut: Cut | None
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> tuple[int, ...]:
         return self.under.size
 
     def read(self) -> Tensor:

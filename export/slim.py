@@ -17,8 +17,10 @@ from comp.checkpoints import SINGLE, read_config
 from comp.errors import CompExportError
 from comp.families.cuts import Cut, cut_of
 from comp.files import writing_directory
+from comp.llava_tensors import check_llava
 from comp.plan import PruningPlan
 from comp.shapes import ModelShape
+from comp.tying import EMBEDDING, LM_HEAD, untied
 from export.llava_config import llava_of, read_llava, slim_config
 from export.processor import image_processing_for, name_classes
 from export.weights import DTYPES, CheckpointWeights, WeightSource
@@ -63,9 +65,15 @@ class SlimWeights:
 def slim_weights(
     directory: Path, plan: PruningPlan, source: WeightSource | None = None
 ) -> SlimWeights:
-    """The cut tensors of a dense checkpoint (or of ``source``, weights of the same shape)."""
+    """The cut tensors of a dense checkpoint (or of ``source``, weights of the same shape).
+
+    Raises:
+        CompExportError: the plan is of another model, or the checkpoint is not whole.
+    """
     shape = read_llava(directory)
     shape.pruned(plan)  # refuses a plan of another model
+    if source is None:
+        check_llava(directory, read_config(directory))
     head_dim = {"language": shape.sizes.head_dim, "vision": shape.sizes.vision_head_dim}
     return SlimWeights(
         source or CheckpointWeights(directory), lambda name: cut_of(name, plan, head_dim)
@@ -107,6 +115,8 @@ def write_slim_checkpoint(
     with writing_directory(out) as directory:
         write_safetensors(weights, directory / SINGLE, target, at)
         new_config = slim_config(config, shape.sizes)
+        if LM_HEAD in weights.names() and EMBEDDING in weights.names():
+            new_config = untied(new_config)
         if dtype:
             names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
             new_config["dtype"] = names[dtype]

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from comp.errors import CompExportError
+from comp.stops import stop_tokens
 from export.checkpoint_files import optional_object
 from export.llava_manifest import SpecialTokens
 from export.tokenizer import CheckpointTokenizer
@@ -15,7 +16,7 @@ def read_special_tokens(
     """Ids of special tokens; EOS as ``generate`` would use it.
 
     Raises:
-        CompExportError: the tokenizer has no image token, or nothing names an EOS.
+        CompExportError: the tokenizer has no image token, or nothing names a token that ends an answer.
     """
     generation = optional_object(directory / "generation_config.json")
     text = config.get("text_config") or {}
@@ -33,17 +34,12 @@ def read_special_tokens(
                 return value
         return None
 
-    eos = token_id("eos")
-    if eos is None:
-        raise CompExportError(
-            f"{directory} names no EOS token: set eos_token_id in generation_config.json"
-        )
     bos = token_id("bos")
     return SpecialTokens(
         image_token=image_token,
         image_token_id=image_token_id,
         bos_token_id=bos,
-        eos_token_ids=tuple(eos) if isinstance(eos, list) else (eos,),
+        eos_token_ids=stop_tokens(directory, config),
         pad_token_id=token_id("pad"),
         add_bos=bos is not None and read.tokenizer.encode("").ids[:1] == [bos],
     )

@@ -4,23 +4,20 @@ safetensors is a JSON header and raw little-endian bytes, so the few lines here 
 without torch and without mapping the file: exporting a 7B model takes the memory of a tensor.
 """
 
-import json
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import ml_dtypes
 import numpy as np
 
-from comp.checkpoints import INDEX, SINGLE
+from comp.checkpoints import read_config
 from comp.errors import CompExportError
 from comp.families.llava_names import canonical_name
+from comp.llava_tensors import no_float
+from comp.tying import stand_ins
+from comp.weight_files import StoredTensor, stored_tensors
 
-LM_HEAD = "lm_head.weight"
-EMBEDDING = "model.language_model.embed_tokens.weight"
-MAX_HEADER = 100_000_000  # bytes; the format's own limit
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
@@ -40,121 +37,52 @@ class WeightSource(Protocol):
     def read(self, name: str) -> np.ndarray: ...
 
 
-@dataclass(frozen=True)
-class _Stored:
-    file: Path
-    offset: int
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-
 class CheckpointWeights:
     """The tensors of a checkpoint directory, in one safetensors file or in shards.
 
-    A missing ``lm_head.weight`` is the embedding (tied).
+    One that is not stored may be another that is (an output layer and its word embedding), where
+    ``config.json`` says so. Tensors of types that are not read are not among the names.
 
     Raises:
-        CompExportError: no safetensors there, a missing shard, a truncated or broken file, or a
-            data type other than float32, float16 and bfloat16.
+        CompExportError: no safetensors there, a missing shard, or a truncated or broken file; when it is
+            read, a tensor that is missing or of another type than float32, float16 and bfloat16.
     """
 
     def __init__(self, directory: Path, naming: Callable[[str], str] = canonical_name) -> None:
         """``naming`` gives the name that graphs ask for of a stored one."""
         self.directory = directory
-        self._stored: dict[str, _Stored] = {}
-        for file in _files(directory):
-            for name, stored in _read_header(file).items():
-                self._stored[naming(name)] = stored
+        self._stored = {naming(name): each for name, each in stored_tensors(directory).items()}
 
     def names(self) -> tuple[str, ...]:
         """Canonical names of the tensors in the files."""
-        return tuple(self._stored)
+        return tuple(name for name, tensor in self._stored.items() if tensor.code in DTYPES)
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._find(name).shape
 
     def dtype(self, name: str) -> np.dtype[Any]:
-        return self._find(name).dtype
+        return DTYPES[self._find(name).code]
 
     def read(self, name: str) -> np.ndarray:
         """Read one tensor, in the data type it was saved in."""
         stored = self._find(name)
-        count = math.prod(stored.shape)
         with stored.file.open("rb") as file:
-            file.seek(stored.offset)
-            values = np.fromfile(file, dtype=stored.dtype, count=count)
+            file.seek(stored.begin)
+            values = np.fromfile(file, dtype=DTYPES[stored.code], count=stored.count)
         return values.reshape(stored.shape)
 
-    def _find(self, name: str) -> _Stored:
-        if name == LM_HEAD and name not in self._stored:
-            name = EMBEDDING
-        try:
-            return self._stored[name]
-        except KeyError:
+    def _find(self, name: str) -> StoredTensor:
+        found = self._stored.get(name)
+        if found is None:
+            found = self._stored.get(stand_ins(read_config(self.directory)).get(name, ""))
+        if found is None:
             raise CompExportError(
                 f"{self.directory} has no tensor {name}: not a whole checkpoint of its kind; "
                 "download it again or pass another --model"
-            ) from None
-
-
-def _files(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, every one checked to exist."""
-    index = directory / INDEX
-    if (directory / SINGLE).is_file():
-        return [directory / SINGLE]
-    if not index.is_file():
-        raise CompExportError(
-            f"no {SINGLE} and no {INDEX} in {directory}: "
-            "pass --model DIR of a checkpoint with safetensors"
-        )
-    try:
-        shards = sorted(
-            set(json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"].values())
-        )
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CompExportError(
-            f"{index} is no index of weights ({error}): download it again"
-        ) from error
-    for shard in shards:
-        if not (directory / shard).is_file():
-            raise CompExportError(f"{directory / shard} is missing: download the checkpoint again")
-    return [directory / shard for shard in shards]
-
-
-def _read_header(file: Path) -> dict[str, _Stored]:
-    size = file.stat().st_size
-    try:
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            if not 0 < length <= min(MAX_HEADER, size - 8):
-                raise ValueError(f"a header of {length} bytes in a file of {size}")
-            header = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        header = {  # old releases saved a buffer of integers
-            name: entry for name, entry in header.items() if not name.endswith(".position_ids")
-        }
-        found = {
-            name: _entry(file, name, entry, 8 + length, size) for name, entry in header.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CompExportError(
-            f"{file} is truncated or no safetensors file ({error}): download it again"
-        ) from error
-    return found
-
-
-def _entry(file: Path, name: str, entry: dict[str, Any], start: int, size: int) -> _Stored:
-    if entry["dtype"] not in DTYPES:
-        raise CompExportError(
-            f"{file}: {name} is {entry['dtype']}: only float32, float16 and bfloat16 weights are "
-            "read; pass an unquantised checkpoint with --model"
-        )
-    dtype = DTYPES[entry["dtype"]]
-    begin, end = entry["data_offsets"]
-    shape = tuple(entry["shape"])
-    if end - begin != math.prod(shape) * dtype.itemsize or start + end > size:
-        raise ValueError(f"{name} needs bytes {begin} to {end}, the file has {size - start}")
-    return _Stored(file, start + begin, shape, dtype)
+            )
+        if found.code not in DTYPES:
+            raise no_float(found, name)
+        return found
 
 
 class MemoryWeights:
@@ -179,8 +107,6 @@ class MemoryWeights:
         return _as_numpy(self._find(name))
 
     def _find(self, name: str) -> Any:
-        if name == LM_HEAD and name not in self._state:
-            name = EMBEDDING
         if name not in self._state:
             raise CompExportError(f"the model has no tensor {name}: pass a LLaVA-1.5's state_dict")
         return self._state[name]

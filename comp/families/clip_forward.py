@@ -20,6 +20,7 @@ from comp.families.observe import Observer
 from comp.families.token_dictionary import responses_of
 from comp.tokens import TEXT, VISION
 
+NOTHING = -1  # instead of the id of a padded token
 LEGACY_EOS = 2  # configurations from before the end of text was stored: the largest id is it
 
 
@@ -76,10 +77,13 @@ def embed_texts(
 ) -> Embedded:
     """``input_ids [T, L]``; the end of text is never dropped, and what follows it is not read."""
     tower: Any = model.text_model
+    shown = input_ids.masked_fill(attention_mask == 0, NOTHING)
+    stays = end_of_text(shown, model.config.text_config.eos_token_id)
+    longest = int(stays.max()) + 1
+    input_ids, attention_mask = input_ids[:, :longest], attention_mask[:, :longest]
     states = tower.embeddings(input_ids=input_ids)
     blocks = [ClipBlock(layer) for layer in tower.encoder.layers]
-    stays = end_of_text(input_ids, model.config.text_config.eos_token_id)
-    places = torch.arange(input_ids.shape[1], device=input_ids.device)
+    places = torch.arange(longest, device=input_ids.device)
     attention_mask = attention_mask * (places <= stays[:, None])
     tokens = start_tokens(states, TEXT, attention_mask.to(states.dtype), stays)
     options = replace(options, responses=responses_of(model, "language"))

@@ -13,11 +13,16 @@ from comp.chat_template import check_template
 from comp.checkpoints import read_config
 from comp.errors import CompExportError
 from comp.families.base import FamilyAdapter
+from comp.families.heads import record_head
 from comp.families.image_processor import load_image_processor
 from comp.families.tokenizing import CONVERTED, checked_tokenizer
 from comp.image_processor import read_image_processing, require_image_size
+from comp.llava_tensors import check_llava, no_float
+from comp.stops import stop_tokens
 from comp.tokenizer_limits import tokenizer_errors
+from comp.weight_files import FLOATS, stored_tensors
 
+PARAMETERS = (".weight", ".bias")
 FAMILIES = {
     "llava": "llava",
     "comp_llava": "llava",
@@ -77,12 +82,12 @@ def load_adapter(
             f"--stream leaves the decoder of a large LLaVA in its files, and {directory} is a {family} "
             "model: leave it out"
         )
-    _require_weights(directory)
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # our own says what is going on
 
     classes = _CLASSES[family](directory, config)
+    _check_weights(directory, config)
     images = read_image_processing(directory)
     require_image_size(images, _image_size(directory, classes), directory)
     load = _load_streamed if streamed else partial(_load_model, device_map=device_map)
@@ -105,15 +110,18 @@ def _image_size(directory: Path, classes: _Classes) -> int:
     return size
 
 
-def _require_weights(directory: Path) -> None:
-    if any(directory.glob("*.safetensors")):
+def _check_weights(directory: Path, config: dict[str, Any]) -> None:
+    """Refuse what transformers would fill with random numbers, or read as numbers that they are not.
+
+    Also a LLaVA whose answers have no end, which is found out before it is pruned and not after.
+    """
+    if FAMILIES[config["model_type"]] == "llava":
+        check_llava(directory, config)
+        stop_tokens(directory, config)
         return
-    pickled = [path.name for path in directory.glob("*.bin")]
-    if pickled:
-        raise CompExportError(
-            f"{directory} holds {pickled[0]}, a pickle, which is never loaded: convert it to safetensors"
-        )
-    raise CompExportError(f"{directory} holds no *.safetensors: fetch the checkpoint's weights")
+    for name, tensor in stored_tensors(directory).items():
+        if tensor.code not in FLOATS and name.endswith(PARAMETERS):
+            raise no_float(tensor, name)
 
 
 def _llava(directory: Path, config: dict[str, Any]) -> _Classes:
@@ -232,6 +240,7 @@ def _load_model(
             f"{directory} lacks {name} and {len(found['missing_keys']) - 1} more tensors of a "
             f"{classes.model.__name__}, which would be random: fetch the whole checkpoint of that class"
         )
+    record_head(model)
     return model.eval()
 
 

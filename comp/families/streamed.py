@@ -7,7 +7,6 @@ few matrices that refitting changes. Tower, projector, embeddings and norms are 
 import json
 from copy import deepcopy
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,10 +16,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from comp.checkpoints import INDEX, SINGLE
+from comp.checkpoints import INDEX
 from comp.errors import CompExportError
 from comp.families.cuts import Cut
+from comp.families.heads import has_own_head
 from comp.families.llava_names import canonical_name
+from comp.tying import LM_HEAD
+from comp.weight_files import stored_tensors
 
 LARGE = 1_000_000_000  # numbers, from which a model stays in its files unless asked otherwise
 
@@ -29,7 +31,7 @@ class MatrixSource(Protocol):
     """Where a matrix is read from, a copy each time; ``size`` is of what is read."""
 
     @property
-    def size(self) -> tuple[int, int]: ...
+    def size(self) -> tuple[int, ...]: ...
 
     def read(self) -> Tensor: ...
 
@@ -42,7 +44,7 @@ class CutMatrix:
     cut: Cut
 
     @property
-    def size(self) -> tuple[int, int]:
+    def size(self) -> tuple[int, ...]:
         rows, columns = self.whole.size
         left = len(self.cut.keep)
         return (left, columns) if self.cut.axis == 0 else (rows, left)
@@ -57,7 +59,7 @@ class StoredMatrix:
 
     file: Path
     name: str
-    size: tuple[int, int]
+    size: tuple[int, ...]
 
     def read(self) -> Tensor:
         """A copy in the type that it is stored in.
@@ -131,15 +133,10 @@ def is_large(directory: Path) -> bool:
 
 def stored_numbers(directory: Path) -> int:
     """How many numbers a checkpoint's tensors have; 0 for one that cannot be read."""
-    count = 0
     try:
-        for file in {file for file, _ in _tensors(directory)}:
-            with safe_open(file, framework="pt") as opened:
-                names = opened.keys()
-                count += sum(prod(opened.get_slice(name).get_shape()) for name in names)
-    except (OSError, SafetensorError, ValueError, LookupError):
+        return sum(tensor.count for tensor in stored_tensors(directory).values())
+    except CompExportError:
         return 0
-    return count
 
 
 def streamed_layers(model: nn.Module) -> dict[str, StreamedLinear]:
@@ -165,44 +162,30 @@ def stream_decoder(shell: Any, whole: Any, directory: Path) -> None:
     Args:
         shell: of ``without_layers``; changed in place.
         whole: on the meta device, of the checkpoint's config.
-        directory: the checkpoint.
-
-    Raises:
-        CompExportError: the checkpoint lacks a tensor of a block, or has one of another shape.
+        directory: the checkpoint, which ``check_llava`` let pass.
     """
-    files = {canonical_name(name): (file, name) for file, name in _tensors(directory)}
+    files = {
+        canonical_name(name): (name, tensor) for name, tensor in stored_tensors(directory).items()
+    }
     layers = whole.model.language_model.layers
     prefix = "model.language_model.layers."
 
-    def stored(name: str, shape: torch.Size) -> StoredMatrix:
-        if prefix + name not in files:
-            raise CompExportError(
-                f"{directory} lacks {prefix + name}, which would be random: fetch the whole checkpoint"
-            )
-        file, key = files[prefix + name]
-        with safe_open(file, framework="pt") as opened:
-            found = tuple(opened.get_slice(key).get_shape())
-        if found != tuple(shape):
-            raise CompExportError(
-                f"{prefix + name} of {directory} is {found}, its config.json says {tuple(shape)}: fetch "
-                "the whole checkpoint"
-            )
-        return StoredMatrix(file, key, found)
+    def stored(name: str) -> StoredMatrix:
+        key, tensor = files[prefix + name]
+        return StoredMatrix(tensor.file, key, tensor.shape)
 
-    def in_memory(name: str, shape: torch.Size) -> Tensor:
-        return stored(name, shape).read().float()
+    def in_memory(name: str) -> Tensor:
+        return stored(name).read().float()
 
     for name, module in list(layers.named_modules()):
         if isinstance(module, nn.Linear):
             bias = None
             if module.bias is not None:
-                bias = in_memory(f"{name}.bias", module.bias.shape)
-            matrix = stored(f"{name}.weight", module.weight.shape)
+                bias = in_memory(f"{name}.bias")
+            matrix = stored(f"{name}.weight")
             layers.set_submodule(name, StreamedLinear(matrix, bias))
     others = {
-        name: in_memory(name, parameter.shape)
-        for name, parameter in layers.named_parameters()
-        if parameter.is_meta
+        name: in_memory(name) for name, parameter in layers.named_parameters() if parameter.is_meta
     }
     layers.load_state_dict(others, strict=False, assign=True)
     shell.model.language_model.layers = layers
@@ -218,9 +201,8 @@ def save_streamed(model: Any, directory: Path, dtype: torch.dtype) -> None:
     streamed = streamed_layers(model)
     layers = sorted({_block(name) for name in streamed})
     state = model.state_dict()
-    embedding, head = model.model.language_model.embed_tokens.weight, model.lm_head.weight
-    if head.data_ptr() == embedding.data_ptr():
-        del state["lm_head.weight"]
+    if not has_own_head(model):
+        del state[LM_HEAD]
     files: dict[str, str] = {}
     total = 0
     for number, block in enumerate((-1, *layers), start=1):
@@ -246,18 +228,6 @@ def save_streamed(model: Any, directory: Path, dtype: torch.dtype) -> None:
     config.architectures, config.dtype = [type(model).__name__], dtype
     config.save_pretrained(directory)
     model.generation_config.save_pretrained(directory)
-
-
-def _tensors(directory: Path) -> list[tuple[Path, str]]:
-    """Every tensor of a checkpoint, with the file that it is in."""
-    index = directory / INDEX
-    if index.is_file():
-        mapped = json.loads(index.read_text(encoding="utf-8-sig"))["weight_map"]
-        return [(directory / file, name) for name, file in mapped.items()]
-    file = directory / SINGLE
-    with safe_open(file, framework="pt") as opened:
-        names = opened.keys()
-    return [(file, name) for name in names]
 
 
 def _block(name: str) -> int:

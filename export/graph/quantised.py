@@ -10,10 +10,11 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from comp.tying import LM_HEAD
 from export.graph.builder import MICROSOFT, GraphBuilder
 from export.quantise import Bits, Rounding, packed_nibbles
 from export.weight_groups import group_of
-from export.weights import LM_HEAD, WeightSource
+from export.weights import WeightSource
 
 SCALES = ".scales"  # behind the name of a matrix
 INT8_ACCURACY = 4  # accuracy_level of MatMulNBits: inputs become int8

@@ -140,11 +140,11 @@ def test_a_checkpoint_without_one_of_its_matrices_is_refused(checkpoint, tmp_pat
     name = next(name for name in tensors if name.endswith("layers.2.mlp.up_proj.weight"))
     cut = tensors | {name: tensors[name][:, :8].contiguous()}
     save_file(cut, tmp_path / "it" / "model.safetensors")
-    with pytest.raises(CompExportError, match=r"up_proj.weight of .* is \(160, 8\)"):
+    with pytest.raises(CompExportError, match=r"up_proj\.weight is \[160, 8\]"):
         load_adapter(tmp_path / "it", streamed=True)
     del tensors[name]
     save_file(tensors, tmp_path / "it" / "model.safetensors")
-    with pytest.raises(CompExportError, match=r"lacks .*layers.2.mlp.up_proj.weight"):
+    with pytest.raises(CompExportError, match=r"has no tensor .*layers\.2\.mlp\.up_proj\.weight"):
         load_adapter(tmp_path / "it", streamed=True)
 
 

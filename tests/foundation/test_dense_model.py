@@ -25,7 +25,9 @@ def checkpoint(path, seed=0, change=None):
     if change is not None:
         change(tensors)
     path.mkdir(parents=True)
-    (path / "config.json").write_text('{"model_type": "clip"}')
+    (path / "config.json").write_text(
+        '{"model_type": "clip", "text_config": {}, "vision_config": {}}'
+    )
     save_file(tensors, path / "model.safetensors")
     return path
 
@@ -143,5 +145,7 @@ def test_of_the_hub_the_revision_is_recorded_and_asked_for(tmp_path, monkeypatch
         return str(snapshot)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    config = str(snapshot / "config.json")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *asked, revision: config)
     assert dense_model_of(record(tmp_path / "run", **said)) == snapshot
     assert asked == [("a/b", "c0ffee", True)]

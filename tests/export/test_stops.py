@@ -1,0 +1,79 @@
+"""What ends an answer: as the ``generation_config`` of the model that transformers loads."""
+
+import json
+
+import pytest
+from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
+
+from comp.errors import CompExportError
+from comp.families.loading import load_adapter
+from comp.stops import stop_tokens
+from export.slim import write_slim_checkpoint
+from export.special_tokens import read_special_tokens
+from export.tokenizer import read_tokenizer
+from tests.export.tiny import IMAGE_TOKEN, make_plan, save_checkpoint, tiny_config, tiny_model
+
+ABSENT = object()
+GENERATION = (None, {}, {"eos_token_id": None}, {"eos_token_id": 5}, {"eos_token_id": [6, 5]})
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_checkpoint(tiny_model(tiny_config()), tmp_path_factory.mktemp("stops") / "dense")
+
+
+def written(directory, generation, text, whole):
+    """Set what each file says; ``None`` for ``generation`` takes the file away."""
+    path = directory / "config.json"
+    config = json.loads(path.read_text())
+    for values, said in ((config["text_config"], text), (config, whole)):
+        values.pop("eos_token_id", None)
+        if said is not ABSENT:
+            values["eos_token_id"] = said
+    path.write_text(json.dumps(config))
+    other = directory / "generation_config.json"
+    other.unlink(missing_ok=True)
+    if generation is not None:
+        other.write_text(json.dumps(generation))
+    return config
+
+
+@pytest.mark.parametrize("generation", GENERATION)
+def test_the_stops_are_those_of_transformers(checkpoint, generation):
+    for text in (ABSENT, None, 7, [8, 7]):
+        for whole in (ABSENT, 9) if generation is None else (ABSENT,):
+            config = written(checkpoint, generation, text, whole)
+            model = LlavaForConditionalGeneration.from_pretrained(checkpoint)
+            expected = model.generation_config.eos_token_id
+            if expected is None:
+                for read in (load_adapter, lambda path: stop_tokens(path, config)):  # noqa: B023
+                    with pytest.raises(CompExportError, match="names no EOS token"):
+                        read(checkpoint)
+                continue
+            listed = expected if isinstance(expected, list) else [expected]
+            found = read_special_tokens(checkpoint, config, IMAGE_TOKEN, read_tokenizer(checkpoint))
+            assert list(found.eos_token_ids) == listed
+
+
+@pytest.mark.parametrize("generation", [None, {"eos_token_id": [6, 5]}])
+def test_slim_checkpoints_stop_where_the_dense_one_does(checkpoint, tmp_path, generation):
+    written(checkpoint, generation, [8, 7], ABSENT)
+    expected = [8, 7] if generation is None else [6, 5]
+    plan = make_plan(tiny_config())
+    load_adapter(checkpoint).cut(plan).save(tmp_path / "prune")
+    write_slim_checkpoint(checkpoint, plan, tmp_path / "cut")
+    for name in ("prune", "cut"):
+        model = AutoModelForImageTextToText.from_pretrained(tmp_path / name)
+        assert model.generation_config.eos_token_id == expected
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        assert list(stop_tokens(tmp_path / name, config)) == expected
+
+
+@pytest.mark.parametrize("said", ["</s>", 2.0, True, -1, 10**9, [2, "x"], [], {"a": 1}])
+def test_what_is_no_token_is_refused_with_its_file(checkpoint, said):
+    config = written(checkpoint, {"eos_token_id": said}, 2, ABSENT)
+    with pytest.raises(CompExportError, match=r"generation_config\.json: eos_token_id"):
+        stop_tokens(checkpoint, config)
+    config = written(checkpoint, None, said, ABSENT)
+    with pytest.raises(CompExportError, match=r"config\.json: text_config\.eos_token_id"):
+        stop_tokens(checkpoint, config)
