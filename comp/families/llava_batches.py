@@ -29,6 +29,12 @@ def template_of(processor: ProcessorMixin, image_token: str) -> tuple[str, dict[
     return LLAVA_TEMPLATE, {"image_token": image_token}
 
 
+def tower_tokens(config: LlavaConfig) -> int:
+    """Tokens that the tower gives of an image: one for each patch, and [CLS] where it is kept."""
+    size = config.vision_config.image_size // config.vision_config.patch_size
+    return size * size + (0 if config.vision_feature_select_strategy == "default" else 1)
+
+
 class LlavaCollator:
     """Turns examples into padded batches: prompt, then answer and end-of-sequence.
 
@@ -42,9 +48,7 @@ class LlavaCollator:
         self.image_token: str = self.tokenizer.convert_ids_to_tokens(config.image_token_id)
         self.template, self.template_tokens = template_of(processor, self.image_token)
         self.limit = config.text_config.max_position_embeddings
-        size = config.vision_config.image_size // config.vision_config.patch_size
-        extra = 0 if config.vision_feature_select_strategy == "default" else 1
-        self.image_tokens = size * size + extra
+        self.image_tokens = tower_tokens(config)
 
     def prompt(self, question: str) -> str:
         """The question in the checkpoint's chat template (LLaVA-1.5's own where it has none).

@@ -1,5 +1,6 @@
 """Load a checkpoint as the adapter of its family."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -256,14 +257,15 @@ def _load_processor(directory: Path, classes: _Classes) -> Any:
 
 
 def _check_prompts(directory: Path, classes: _Classes, processor: Any) -> None:
-    """Refuse a LLaVA whose template or tokenizer does not show the image.
+    """Refuse a LLaVA whose template, tokenizer or processor does not show the image.
 
     Raises:
-        CompExportError: says what is rendered instead, or which token is missing.
+        CompExportError: says what is rendered instead, which token is missing, or what the processor lacks.
     """
     from comp.families.llava_batches import template_of
 
-    token_id = classes.config.from_pretrained(directory).image_token_id
+    config = classes.config.from_pretrained(directory)
+    token_id = config.image_token_id
     tokenizer = processor.tokenizer
     token = tokenizer.convert_ids_to_tokens(token_id)
     if token is None or tokenizer.convert_tokens_to_ids(tokenizer.tokenize(token)) != [token_id]:
@@ -273,3 +275,37 @@ def _check_prompts(directory: Path, classes: _Classes, processor: Any) -> None:
         )
     source, tokens = template_of(processor, token)
     check_template(source, tokenizer.special_tokens_map | tokens, token, str(directory))
+    _check_image_tokens(directory, config, processor, token)
+
+
+def _check_image_tokens(directory: Path, config: Any, processor: Any, token: str) -> None:
+    """Refuse a processor that writes another number of image tokens than the tower gives, or none.
+
+    transformers itself answers nothing about images then; the first releases of LLaVA-1.5 are such.
+
+    Raises:
+        CompExportError: says which fields of ``processor_config.json`` are right.
+    """
+    from PIL import Image
+
+    from comp.families.llava_batches import tower_tokens
+
+    wanted, strategy = tower_tokens(config), config.vision_feature_select_strategy
+    fields = {
+        "patch_size": config.vision_config.patch_size,
+        "num_additional_image_tokens": 1,
+        "vision_feature_select_strategy": strategy,
+    }
+    remedy = f"set in its processor_config.json {json.dumps(fields)}"
+    try:
+        written = processor(images=[Image.new("RGB", (2, 2))], text=token)["input_ids"]
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise CompExportError(
+            f"the processor of {directory} cannot write the tokens of an image ({error}): {remedy}"
+        ) from error
+    count = sum(each == config.image_token_id for each in written[0])
+    if count != wanted:
+        raise CompExportError(
+            f"the processor of {directory} writes {count} tokens of an image, and its tower gives {wanted}: "
+            f"{remedy}"
+        )

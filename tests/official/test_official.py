@@ -10,6 +10,8 @@ from click.testing import CliRunner
 from transformers import AutoProcessor
 
 from comp.cli import cli
+from comp.errors import CompExportError
+from comp.families.loading import load_adapter
 from export.artifact import Origin, export_artifact
 from serve.loading import load_engine
 from serve.options import GenerationOptions
@@ -83,6 +85,28 @@ def test_answers_as_transformers_does(official, spelling, tmp_path, folder):
     COMPARISONS[architecture](model, processor, engine, artifact / "tokenizer.json")
     if spelling.every_verb:
         _run(official.task, engine, tmp_path / "run", folder / "wide.png")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (None, "cannot write the tokens of an image"),  # the first releases: transformers fails too
+        ({"patch_size": 28}, "writes 9 tokens of an image, and its tower gives 36"),
+        ({"vision_feature_select_strategy": "full"}, "writes 37 tokens of an image"),
+    ],
+    ids=["none", "patches", "strategy"],
+)
+def test_a_processor_that_miscounts_images_is_refused(fields, said, tmp_path):
+    official, name = CHECKPOINTS[0], "processor_config.json"
+    (spelling,) = (each for each in official.spellings if each.names == "published")
+    checkpoint = build(official, spelling, tmp_path / "dense")
+    if fields is None:
+        (checkpoint / name).unlink()
+    else:
+        (checkpoint / name).write_text(json.dumps(spelling.files[name] | fields))
+    with pytest.raises(CompExportError, match=said) as refused:
+        load_adapter(checkpoint)
+    assert '{"patch_size": 14, "num_additional_image_tokens": 1' in str(refused.value)
 
 
 def _prune_and_prove(task: str, checkpoint: Path, run: Path, folder: Path) -> None:
