@@ -11,7 +11,9 @@ CONVERT = "convert it with {script} of transformers' source (src/transformers/mo
 LLAVA_SCRIPT = CONVERT.format(script="convert_llava_weights_to_hf.py", folder="llava")
 BLIP_SCRIPT = CONVERT.format(script="convert_blip_original_pytorch_to_hf.py", folder="blip")
 CLIP_SCRIPT = CONVERT.format(script="convert_clip_original_pytorch_to_hf.py", folder="clip")
-FAMILY_TYPES = ("llava", "clip", "blip")
+# Of transformers are llava_next and llava_onevision: other models, which are refused as such.
+AUTHORS_LLAVAS = ("llava_llama", "llava_mistral", "llava_mpt", "llava_qwen")
+FAMILY_TYPES = ("llava", "clip", "blip", "blip_nlvr")
 PARTS = ("text_config", "vision_config")
 QUANTISED = ("quantization_config", "compression_config")
 PICKLES = (".pt", ".pth")
@@ -55,7 +57,7 @@ def checked_config(config: dict[str, Any], where: str) -> dict[str, Any]:
     """
     _refuse_originals(config, where)
     kind = config.get("model_type")
-    if not isinstance(kind, str) or not any(family in kind for family in FAMILY_TYPES):
+    if not isinstance(kind, str) or kind.removeprefix("comp_") not in FAMILY_TYPES:
         return config
     for owner, values in (("", config), *((f"{part}.", config.get(part)) for part in PARTS)):
         method = _quantised(values) if isinstance(values, dict) else None
@@ -93,7 +95,7 @@ def _refuse_originals(config: Mapping[str, Any], where: str) -> None:
     names = [str(name) for name in named] if isinstance(named, list) else []
     kind = str(config.get("model_type"))
     if (
-        kind.startswith("llava_")
+        kind in AUTHORS_LLAVAS
         or "mm_vision_tower" in config
         or any(name.startswith("Llava") and name.endswith("ForCausalLM") for name in names)
     ):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comp.checkpoint_files import check_file
+from comp.checkpoint_files import REPOSITORY, check_file
 from comp.checkpoints import INDEX, SINGLE
 from comp.errors import CompExportError
 from comp.json_files import parse_json, read_object, refuse_pointer
@@ -139,12 +139,19 @@ def _entry(file: Path, name: str, entry: dict[str, Any], start: int, size: int) 
 
 def _nothing(directory: Path) -> str:
     pickled = sorted(path.name for path in directory.glob("*") if path.suffix in PICKLES)
+    others = sorted(path.name for path in directory.glob("*.safetensors"))
+    cache = directory.parent.parent.name  # of a repository of the hub: models--OWNER--NAME
     if pickled:
         return (
-            f"{directory} holds {pickled[0]}, a pickle, which is never loaded: convert it to "
-            f"{SINGLE} (from_pretrained and save_pretrained of transformers, of a file that you trust)"
+            f"{directory} holds {pickled[0]}, a pickle, which is never loaded: "
+            f"{_conversion(directory, str(directory))}"
         )
-    others = sorted(path.name for path in directory.glob("*.safetensors"))
+    if cache.startswith(REPOSITORY) and not others:
+        name = cache.removeprefix(REPOSITORY).replace("--", "/", 1)
+        return (
+            f"{name} has no *.safetensors on the hub (older ones are pickles, which are never loaded): "
+            f"{_conversion(directory, name)}"
+        )
     there = f" ({others[0]} is neither)" if others else ""
     return (
         f"no {SINGLE} and no {INDEX} in {directory}{there}: pass --model DIR of a checkpoint with "
@@ -152,4 +159,24 @@ def _nothing(directory: Path) -> str:
     )
 
 
+def _conversion(directory: Path, source: str) -> str:
+    """How to make a checkpoint with safetensors of ``source``, a directory or a repository of the hub."""
+    config = read_object(directory / "config.json", AGAIN)
+    named = config.get("architectures")
+    if not (isinstance(named, list) and named) or str(config.get("model_type")).startswith(OWN):
+        return (
+            f"convert it to {SINGLE} (from_pretrained and save_pretrained of transformers, of a file that "
+            "you trust)"
+        )
+    program = f"from transformers import AutoProcessor, {named[0]}; " + "; ".join(
+        f"{each}.from_pretrained({source!r}).save_pretrained('NEW')"
+        for each in (named[0], "AutoProcessor")
+    )
+    return (
+        "if you trust it, convert it once with transformers, "
+        f'`python -c "{program}"`, and pass --model NEW'
+    )
+
+
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+OWN = "comp_"  # how types of models that this package saves begin; they are never pickled
