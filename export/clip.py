@@ -6,6 +6,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from comp.encoder_shapes import TextShape, TowerShape
+from comp.errors import CompExportError
 from comp.plan import Part
 from export.clip_config import ClipShape
 from export.graph.builder import GraphBuilder, Target
@@ -113,5 +114,11 @@ def _embeds(
     width: int,
 ) -> None:
     """Project ``[B, 1, D]`` and divide by the length, in float32."""
+    has = weights.shape(f"{projection}.weight")[0]
+    if has != width:
+        raise CompExportError(
+            f"{projection}.weight gives {has} numbers, and config.json says projection_dim {width}: "
+            "take both files from the same checkpoint"
+        )
     found = unit_length(graph, linear(graph, weights, pooled, projection), width)
     graph.output(output, found, FLOAT, ("batch", width))

@@ -31,6 +31,10 @@ def read_special_tokens(
         key = f"{name}_token_id"
         for value in (generation.get(key), read.id_of(name), text.get(key)):
             if value is not None:
+                if not isinstance(value, int) or isinstance(value, bool):
+                    raise CompExportError(
+                        f"{directory}: {key} is {str(value)[:40]!r}: give the id of a token, a whole number"
+                    )
                 return value
         return None
 

@@ -2,6 +2,7 @@
 
 import onnx_ir as ir
 
+from comp.errors import CompExportError
 from export.graph.builder import GraphBuilder
 from export.graph.linear import axis_size, cast_to_graph, vector
 from export.weights import WeightSource
@@ -27,6 +28,7 @@ def embed_patches(
         positions: name of the positions within ``name``.
         bias: whether patches have one.
     """
+    _check_kernel(weights, f"{name}.patch_embedding.weight", patch_size)
     kernel = vector(graph, weights, f"{name}.patch_embedding.weight")
     offset = vector(graph, weights, f"{name}.patch_embedding.bias") if bias else None
     width = weights.shape(f"{name}.patch_embedding.weight")[0]
@@ -40,3 +42,13 @@ def embed_patches(
     first = graph.op("Expand", vector(graph, weights, f"{name}.class_embedding"), one_each)
     states = graph.op("Concat", first, patches, axis=1)
     return graph.op("Add", states, vector(graph, weights, f"{name}.{positions}"))
+
+
+def _check_kernel(weights: WeightSource, name: str, patch_size: int) -> None:
+    """Refuse a patch size that the weights do not have: the graph would not run."""
+    found = weights.shape(name)
+    if found[-2:] != (patch_size, patch_size):
+        raise CompExportError(
+            f"{name} has the shape {list(found)}, and config.json says patch_size {patch_size}: "
+            "take both files from the same checkpoint"
+        )

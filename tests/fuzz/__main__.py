@@ -49,7 +49,7 @@ def main() -> int:
     add("--seed", type=int, default=0)
     add("--share", type=float, default=1.0, help="of the usual number of inputs")
     add("--only", action="append", choices=list(KINDS), help="this kind alone")
-    add("--again", type=int, help="one input by its seed, with --only")
+    add("--again", type=int, action="append", help="this input alone, by its seed; with --only")
     add("--workers", type=int, default=os.cpu_count() or 1)
     add("--out", type=Path, help="JSON to write")
     add("--all", type=Path, help="write every outcome here, a line each")
@@ -57,7 +57,7 @@ def main() -> int:
     start = monotonic()
     jobs = jobs_of(chosen.seed, chosen.share, chosen.only)
     if chosen.again is not None:
-        jobs = [(kind, chosen.again) for kind in chosen.only]
+        jobs = [(kind, seed) for kind in chosen.only or KINDS for seed in chosen.again]
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         outcomes = run(jobs, Path(folder), chosen.workers, Limits(), say=True)
     counts = counted(sorted(outcomes, key=lambda each: list(KINDS).index(each.kind)))

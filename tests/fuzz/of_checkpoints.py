@@ -38,7 +38,7 @@ def _of_checkpoint(
         product,
         lambda: base.right(family, folder),
         base.once(family, "onnx-dense"),
-        (path.name, str(folder), "not finite numbers"),
+        (path.name, str(scratch), "not finite numbers"),
     )
 
 
