@@ -348,3 +348,28 @@ def test_a_choice_of_pivots_within_rounding_is_a_tie():
     assert link_of(ranked(5e-7, [1, 2]), answered([0, 3], tokens=(7,))).to_dict()["tied"] == [1]
     assert not link_of(ranked(1e-3, [1, 2]), answered([0, 3])).ok
     assert not link_of(ranked(5e-7, [1, 2]), answered([1])).ok  # the count is no matter of rounding
+
+
+def test_a_run_whose_original_is_gone_is_verified_as_far_as_it_goes(run, exported, tmp_path):
+    found = tmp_path / "tiny-0.5"
+    shutil.copytree(run, found)
+    record = json.loads((found / "run.json").read_text())
+    record["model_path"] = str(tmp_path / "moved-away")
+    (found / "run.json").write_text(json.dumps(record))
+    status, text = invoke(verify_command, found, "--questions", 2, "--json")
+    report = json.loads(text)
+    assert status == 0
+    assert [link["name"] for link in report["first_links"]] == [
+        "transformers, slim checkpoint = serve (onnx)"
+    ]
+    assert [link["name"] for link in report["links"]] == ["slim torch = ONNX Runtime (onnx)"]
+    skipped = {each["name"]: each["reason"] for each in report["skipped"]}
+    assert set(skipped) == {
+        "transformers",
+        "masked torch = slim torch",
+        "dense torch = ONNX Runtime (onnx-dense)",
+    }
+    assert all("no longer at" in reason for reason in skipped.values())
+    assert report["artifacts"] == {"onnx": True}
+    written = (found / "reports" / "verify.md").read_text()
+    assert "Not compared: masked torch = slim torch" in written
