@@ -10,6 +10,8 @@ from types import ModuleType
 from wrapt import when_imported
 
 _AUTO = "transformers.models.auto.modeling_auto"
+# A processor of a slim checkpoint asks for its configuration, maybe before any model is wanted.
+_PROCESSORS = "transformers.models.auto.processing_auto"
 _SLIM = {
     "transformers.models.llava.modeling_llava": "comp.families.slim_llava",
     "transformers.models.clip.modeling_clip": "comp.families.slim_clip",
@@ -37,3 +39,4 @@ def _after(module: ModuleType) -> None:
 
 for _name in _AWAITED:
     when_imported(_name)(_after)
+when_imported(_PROCESSORS)(lambda module: import_module(_AUTO))

@@ -99,7 +99,11 @@ class FromUsers:
         device: str = "cpu",
         started: Started = lambda name, total: lambda: None,
     ) -> list[FirstLink | NotCompared]:
-        """The slim checkpoint of a run in transformers against its compressed artifacts."""
+        """The slim checkpoint of a run in transformers against its compressed artifacts.
+
+        Raises:
+            CompExportError: transformers cannot load it.
+        """
         name = "transformers, slim checkpoint"
         return self._links(
             checkpoint, name, artifacts, device, started, lambda: iter(()), slim=True
@@ -127,6 +131,11 @@ class FromUsers:
             reference = InTransformers(checkpoint, *kind, name, device, not_run)
         except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            if slim:  # which this project wrote
+                raise CompExportError(
+                    f"transformers cannot load {checkpoint} ({reason}): make the run again with `comp-export "
+                    "prune --force`"
+                ) from error
             return [NotCompared(name, f"transformers cannot load {checkpoint}: {reason}")]
         requests = [
             *of_data(self.examples, self.count, manifest.task),
