@@ -132,7 +132,7 @@ class Engine:
         start = perf_counter()
         encoded = self._prompts.encode(prompt, len(images))
         self._check([encoded], len(images), options)
-        pixels = self.pixels(images)
+        pixels = self._pixels(images)
         return self._stream(encoded, pixels, options, _ms_since(start))
 
     def _stream(
@@ -178,7 +178,7 @@ class Engine:
     ) -> list[Generation]:
         """Prompts of equal length and equal numbers of image tokens, generated in step."""
         start = perf_counter()
-        pixels = self.pixels(images)
+        pixels = self._pixels(images)
         prepare_ms = _ms_since(start)
         started, kept = self._prefill(prompts, pixels, options, prepare_ms)
         answers = [self._answer(p, kept, row, options) for row, p in enumerate(prompts)]
@@ -192,15 +192,14 @@ class Engine:
         """The prompt's tokens, those of each image included; arguments and errors as ``stream``."""
         return self._prompts.encode(prompt, images)
 
-    def pixels(self, images: Sequence[ImageSource]) -> NDArray[np.float32] | None:
-        """``pixel_values [I, 3, S, S]``; none without a picture."""
+    def _pixels(self, images: Sequence[ImageSource]) -> NDArray[np.float32] | None:
         return preprocess(images, self.manifest.image_processor) if images else None
 
     def next_token_logits(self, images: Sequence[ImageSource], prompt: str) -> NDArray[np.float32]:
         """Logits ``[V]`` of the first token of an answer. Arguments and errors as ``stream``."""
         encoded = self.encode(prompt, len(images))
         self._check([encoded], len(images), DEFAULT_OPTIONS)
-        started, _ = self._prefill([encoded], self.pixels(images), DEFAULT_OPTIONS, 0.0)
+        started, _ = self._prefill([encoded], self._pixels(images), DEFAULT_OPTIONS, 0.0)
         started.release(started.state)
         return started.logits[0]
 

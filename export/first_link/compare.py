@@ -2,18 +2,29 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from export.first_link.reading import STEPS, Answers, Outputs, Reading, Refused, Side, Step
+from export.first_link.reading import (
+    STEPS,
+    Answers,
+    Outputs,
+    Reading,
+    Reference,
+    Refused,
+    Side,
+    Step,
+)
 from export.first_link.request import Request
 from export.manifest import Precision
 from export.parity import TOLERANCES
 
 PIXELS = 1e-5  # largest difference of pixel values
-SHOWN = 3  # requests named for each step
+NUDGES = 8  # ways in which inputs are moved, to tell a tie from a difference
+OF_OUTPUTS = ("logits", "embeddings", "scores", "answer", "stop")
 
 
 @dataclass(frozen=True)
@@ -49,7 +60,7 @@ class FirstLink:
         refused: by request, which side refuses it and why, where one does and the other does not.
         both_refused: requests that neither takes.
         not_run: why models were not run; empty where they were.
-        tied: requests whose answers part at a token chosen by less than rounding.
+        tied: requests whose answers part at a token, or at a dropped token, chosen by less than rounding.
     """
 
     name: str
@@ -137,12 +148,13 @@ def answers_of(
 
 def compare_readings(
     expected: Answers,
-    reference: Side,
+    reference: Reference,
     side: Side,
     requests: Sequence[Request],
     max_new_tokens: int,
     precision: Precision = "float32",
     done: Callable[[], None] = lambda: None,
+    drops: bool = False,
 ) -> FirstLink:
     """Hold a side against what transformers made of the same requests.
 
@@ -153,13 +165,18 @@ def compare_readings(
         max_new_tokens: of an answer.
         precision: of the side's artifact, which bounds how far outputs may differ.
         done: called after each request.
+        drops: whether the model drops tokens. Which of two close ones it drops is then a matter of
+            rounding: where outputs part, the reference is asked again with inputs moved by as much, and a
+            request that it then answers as the side does is tied.
     """
     link = FirstLink(f"{expected.name} = {side.name}", precision)
     link.not_run = expected.not_run or side.not_run
     for request, wanted in zip(requests, expected.readings, strict=True):
         run = not side.not_run and isinstance(wanted, Reading) and wanted.outputs is not None
         found = side.read(request, max_new_tokens, run)
-        _add(link, request, wanted, found, expected.name, reference, side)
+        nudges = NUDGES if drops and run else 0
+        again = [partial(reference.nudged, request, max_new_tokens, n) for n in range(nudges)]
+        _add(link, request, wanted, found, expected.name, reference, side, again)
         done()
     return link
 
@@ -172,6 +189,7 @@ def _add(
     reference_name: str,
     reference: Side,
     side: Side,
+    again: Sequence[Callable[[], Any]],
 ) -> None:
     link.requests += 1
     link.awkward += request.awkward
@@ -190,9 +208,30 @@ def _add(
             link.refused_of_data.append(request.name)
         return
     link.compared += 1
-    for step, detail in _differences(link, request, wanted, found, reference, side):
-        link.parted.append(Parted(request.name, step, detail))
-        return  # what follows differs because of it
+    once = FirstLink(link.name, link.precision)
+    parted = next(_differences(once, request, wanted, found, reference, side), None)
+    link.run += once.run
+    link.pixel_difference = _larger(link.pixel_difference, once.pixel_difference)
+    if parted is not None and parted[0] in OF_OUTPUTS and _moves_there(once, request, found, again):
+        link.tied.append(request.name)  # from here on the two see different tokens, and rightly so
+        return
+    link.output_difference = _larger(link.output_difference, once.output_difference)
+    link.tied += once.tied
+    if parted is not None:
+        link.parted.append(Parted(request.name, *parted))
+
+
+def _moves_there(
+    link: FirstLink, request: Request, found: Reading, again: Sequence[Callable[[], Any]]
+) -> bool:
+    """Whether transformers answers as the other side did, when its inputs move by rounding."""
+    for ask in again:
+        moved = ask()
+        if isinstance(moved, Reading) and moved.outputs is not None and found.outputs is not None:
+            scratch = FirstLink(link.name, link.precision)
+            if next(_of_outputs(scratch, request, moved.outputs, found.outputs), None) is None:
+                return True
+    return False
 
 
 def _differences(
@@ -238,8 +277,7 @@ def _of_outputs(
             yield step, f"{_shape(numbers)} against {_shape(theirs)}"
             return
         apart = _largest(numbers, theirs)
-        if not apart <= link.output_difference:  # NaN must not pass
-            link.output_difference = apart
+        link.output_difference = _larger(link.output_difference, apart)
         if not apart <= tolerance.bound:
             yield step, f"they differ by {apart:.2g} (bound {tolerance.bound:g})"
     if wanted.tokens is None or found.tokens is None:
@@ -264,6 +302,11 @@ def _where(request: Request, reference: Side, side: Side) -> Step:
     pairs = zip(reference.resized(request.images), side.resized(request.images), strict=True)
     same = all(a.shape == b.shape and np.array_equal(a, b) for a, b in pairs)
     return "normalise" if same else "resize"
+
+
+def _larger(mine: float, theirs: float) -> float:
+    """The larger of two differences; one that is no number is larger than any."""
+    return mine if theirs <= mine else theirs
 
 
 def _largest(mine: NDArray[Any], theirs: NDArray[Any]) -> float:

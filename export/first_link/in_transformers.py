@@ -20,6 +20,7 @@ from export.first_link.request import Picture, Request
 
 # The way LLaVA-1.5's model card writes a prompt; transformers has nothing to say without a template.
 NO_TEMPLATE = "USER: {images}{words} ASSISTANT:"
+NUDGE = 1e-6  # of an input's size: what rounding in float32 may make of it
 GREEDY = {"do_sample": False, "num_beams": 1}
 MODEL_OF: dict[tuple[str, Task], str] = {
     ("llava", "question"): "AutoModelForImageTextToText",
@@ -108,6 +109,28 @@ class InTransformers:
             prompt=prompt,
             outputs=outputs,
         )
+
+    def nudged(self, request: Request, max_new_tokens: int, seed: int) -> Reading | Refused:
+        """As ``read``, with pixels and embeddings moved by a millionth of their size at most."""
+        model = self._model
+        assert model is not None
+        generator = torch.Generator().manual_seed(seed)
+
+        def moved(values: torch.Tensor) -> torch.Tensor:
+            noise = torch.rand(values.shape, generator=generator) * 2 - 1
+            return values * (1 + NUDGE * noise.to(values.device))
+
+        tables = [each for each in model.modules() if isinstance(each, torch.nn.Embedding)]
+        patches = [each for each in model.modules() if isinstance(each, torch.nn.Conv2d)]
+        hooks = [
+            each.register_forward_hook(lambda module, given, found: moved(found))
+            for each in (*tables, *patches)
+        ]
+        try:
+            return self.read(request, max_new_tokens, run=True)
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def resized(self, images: tuple[Picture, ...]) -> list[NDArray[np.uint8]]:
         found = self.processor.image_processor(

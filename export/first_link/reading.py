@@ -87,6 +87,14 @@ class Side(Protocol):
         ...
 
 
+class Reference(Side, Protocol):
+    """A side that others are held against."""
+
+    def nudged(self, request: Request, max_new_tokens: int, seed: int) -> Reading | Refused:
+        """As ``read``, with inputs moved by no more than rounding does; another way for each seed."""
+        ...
+
+
 @dataclass
 class Answers:
     """What a side made of all requests, in order; ``not_run`` says why some models were not run."""

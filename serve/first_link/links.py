@@ -9,10 +9,12 @@ from typing import Any, Protocol
 from comp.dense_model import DenseModelGoneError, dense_model_of
 from comp.errors import CompExportError
 from comp.runs import RunDirectory
+from export.encoder_manifest import EncoderArtifact
 from export.first_link.compare import FirstLink, NotCompared, answers_of, compare_readings
 from export.first_link.in_training import InTraining
 from export.first_link.reading import Side
 from export.first_link.request import awkward, of_data
+from export.llava_manifest import LlavaArtifact
 from export.manifest import Artifact, Precision, computed_in
 from serve.first_link.served import Served
 from serve.loading import load_engine
@@ -150,15 +152,18 @@ class FromUsers:
             lambda: ends is None or monotonic() < ends,
             done,
         )
-        reference.close()
+        drops = slim and any(_drops(artifact) for artifact in artifacts)
+        if not drops:
+            reference.close()
 
         def against(side: Side, precision: Precision = "float32") -> FirstLink:
             done = started(side.name, len(requests))
             return compare_readings(
-                expected, reference, side, requests, self.max_new_tokens, precision, done
+                expected, reference, side, requests, self.max_new_tokens, precision, done, drops
             )
 
         found = [self._of_artifact(artifact, name, slim, against) for artifact in artifacts]
+        reference.close()
         return found + [against(side) for side in others()]
 
     def _of_artifact(
@@ -175,6 +180,15 @@ class FromUsers:
         link = against(side, manifest.precision)
         link.artifact = artifact.path.name
         return link
+
+
+def _drops(artifact: Artifact) -> bool:
+    """Whether a model drops tokens, or leaves some of its tower's behind."""
+    if isinstance(artifact, LlavaArtifact):
+        return (
+            bool(artifact.manifest.decoder.drops) or artifact.manifest.vision.selection is not None
+        )
+    return isinstance(artifact, EncoderArtifact) and bool(artifact.manifest.drops)
 
 
 def refuse_parted(links: Sequence[FirstLink | NotCompared]) -> None:

@@ -13,7 +13,7 @@ from serve.encoder.retriever import Retriever
 from serve.engine import Engine
 from serve.loading import TaskEngine
 from serve.options import GenerationOptions
-from serve.preprocess import model_view
+from serve.preprocess import model_view, preprocess
 
 
 class Served:
@@ -47,7 +47,7 @@ class Served:
         wanted = 2 if isinstance(engine, Judge) else 1
         if not isinstance(engine, Engine) and len(images) != wanted:
             raise CompExportError(f"{len(images)} images: this model takes {wanted}")
-        pixels = engine.pixels(images)
+        pixels = preprocess(images, engine.manifest.image_processor) if images else None
         outputs = _outputs(engine, images, text, max_new_tokens) if run else None
         return Reading(ids, pixels, prompt, outputs)
 

@@ -18,6 +18,7 @@ from comp.runs import RUN_VERSION, RunDirectory
 from export.artifact import Origin, export_artifact
 from export.first_link.compare import FirstLink, NotCompared, answers_of, compare_readings
 from export.first_link.in_training import InTraining
+from export.first_link.in_transformers import InTransformers
 from export.first_link.memory import memory_lacking
 from export.first_link.reading import Outputs, Reading, Refused
 from export.first_link.report import markdown_of, notes_of
@@ -43,6 +44,9 @@ class Fixed:
         if isinstance(self._reading, Refused) or run:
             return self._reading
         return replace(self._reading, outputs=None)
+
+    def nudged(self, request, max_new_tokens, seed):
+        return self.moved[seed % len(self.moved)]
 
     def resized(self, images):
         return [np.full((4, 4, 3), self._grey, np.uint8) for _ in images]
@@ -118,6 +122,39 @@ def test_what_is_within_rounding_holds():
     link = link_of(reading(outputs=tie), reading(outputs=outputs(tokens=(4, 3))))
     assert link.ok
     assert link.tied == ["example 0"]
+
+
+@pytest.mark.parametrize("drops", [True, False])
+@pytest.mark.parametrize("reaches", [True, False])
+def test_a_tie_between_dropped_tokens_is_told_from_a_difference(drops, reaches):
+    """A reference that moves to the other side's numbers when its inputs are rounded has a tie."""
+    other = reading(outputs=outputs(values={"logits": np.ones(5, np.float32)}, tokens=(1, 2)))
+    reference, side = Fixed(reading(), "transformers"), Fixed(other, "ours")
+    reference.moved = [reading(), Refused("broken"), other if reaches else reading()]
+    requests = [Request(f"example {n}", (picture(8, 8, 0),), "what?") for n in range(2)]
+    expected = answers_of(reference, requests, TOKENS)
+    link = compare_readings(expected, reference, side, requests, TOKENS, drops=drops)
+    if drops and reaches:
+        assert link.ok
+        assert link.tied == ["example 0", "example 1"]
+        assert link.output_difference == 0
+    else:
+        assert not link.ok
+        assert [each.step for each in link.parted] == ["logits"] * 2
+
+
+@pytest.mark.slow
+def test_a_nudge_moves_outputs_by_rounding_alone(checkpoint):
+    reference = InTransformers(checkpoint.path, "llava", "question", "transformers")
+    request = Request("example 0", (picture(60, 40, 0),), "what?")
+    usual = reference.read(request, TOKENS, run=True)
+    moved = [reference.nudged(request, TOKENS, seed) for seed in (0, 0, 1)]
+    logits = [each.outputs.values["logits"] for each in (usual, *moved)]
+    assert np.array_equal(logits[1], logits[2])
+    for one, other in ((0, 1), (1, 3)):
+        assert 0 < np.abs(logits[one] - logits[other]).max() < 1e-3
+    again = reference.read(request, TOKENS, run=True)
+    assert np.array_equal(again.outputs.values["logits"], logits[0])  # no hook is left
 
 
 def test_refusals_of_one_side_are_told_and_fail_for_the_data():
