@@ -139,8 +139,7 @@ def break_text(rng: Random, text: str) -> tuple[bytes, str]:
         end = rng.randrange(len(data))
         return data[:end], f"cut at byte {end}"
     if deed == 1:
-        places = [place for place, byte in enumerate(data) if byte in b'{}[],:"']
-        place = rng.choice(places)
+        place = rng.choice(outside_strings(data))
         return data[:place] + data[place + 1 :], f"without byte {place}"
     if deed == 2:
         place = rng.randrange(len(data))
@@ -155,6 +154,18 @@ def break_text(rng: Random, text: str) -> tuple[bytes, str]:
             (b"", b"null", b"[]", b"0", b'"x"', b"NaN", b"\xef\xbb\xbf")
         ), "another value"
     return ("﻿" + text).encode("utf-16"), "in UTF-16"
+
+
+def outside_strings(data: bytes) -> list[int]:
+    """Where the punctuation of JSON stands; in a string it would be a part of a value."""
+    inside, escaped, places = False, False, []
+    for place, byte in enumerate(data):
+        if byte == ord('"') and not escaped:
+            inside = not inside
+        elif not inside and byte in b"{}[],:":
+            places.append(place)
+        escaped = inside and byte == ord("\\") and not escaped
+    return places
 
 
 def break_bytes(rng: Random, data: bytes, start: int = 0) -> tuple[bytes, str]:
