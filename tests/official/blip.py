@@ -158,7 +158,7 @@ def _images_of(architecture: str) -> dict[str, Any]:
     return FIRST_IMAGES if architecture == CAPTION else IMAGES
 
 
-def _published(architecture: str, vision: dict[str, Any]) -> Spelling:
+def _published(architecture: str, vision: dict[str, Any], whole: bool) -> Spelling:
     config = TOP | {
         "_commit_hash": None,
         "architectures": [architecture],
@@ -173,7 +173,8 @@ def _published(architecture: str, vision: dict[str, Any]) -> Spelling:
         "special_tokens_map.json": SPECIALS,
         "tokenizer_config.json": TOKENIZER,
     }
-    return Spelling("as on the hub", files, vocabulary=("tokenizer.json", "vocab.txt"))
+    vocabulary = ("tokenizer.json", "vocab.txt")
+    return Spelling("as on the hub", files, vocabulary=vocabulary, every_verb=whole)
 
 
 def _saved_by_4(hub_id: str, architecture: str) -> Spelling:
@@ -207,7 +208,7 @@ def _saved_by_4(hub_id: str, architecture: str) -> Spelling:
     return Spelling("saved by transformers 4", files, names="saved", every_verb=False)
 
 
-def _saved_by_5(architecture: str, vision: dict[str, Any], whole: bool) -> Spelling:
+def _saved_by_5(architecture: str, vision: dict[str, Any]) -> Spelling:
     wide = vision.get("hidden_size", 768)
     shared = {"dtype": "float32", "tf_legacy_loss": False}
     config = SAVED_TOP | {
@@ -236,7 +237,7 @@ def _saved_by_5(architecture: str, vision: dict[str, Any], whole: bool) -> Spell
     }
     if architecture != MATCHING:
         files["generation_config.json"] = GENERATION
-    return Spelling("saved by transformers 5", files, names="saved", every_verb=whole)
+    return Spelling("saved by transformers 5", files, names="saved", every_verb=False)
 
 
 def _official(
@@ -244,8 +245,8 @@ def _official(
 ) -> Official:
     hub_id, sizes = f"Salesforce/{name}", vision or {}
     published, by_5 = (
-        _published(architecture, sizes),
-        _saved_by_5(architecture, sizes, whole),
+        _published(architecture, sizes, whole),
+        _saved_by_5(architecture, sizes),
     )
     by_4 = (_saved_by_4(hub_id, architecture),) if architecture != MATCHING and not sizes else ()
     return Official(hub_id, "blip", task, (published, *by_4, by_5))
@@ -266,12 +267,12 @@ PUBLISHED_SHA256 = {
     },
 }
 CHECKPOINTS = (
-    _official("blip-image-captioning-base", "captions", CAPTION, whole=False),
-    _official("blip-image-captioning-large", "captions", CAPTION, whole=False, vision=LARGE),
+    _official("blip-image-captioning-base", "captions", CAPTION, whole=True),
+    _official("blip-image-captioning-large", "captions", CAPTION, whole=True, vision=LARGE),
     _official("blip-vqa-base", "questions", QUESTION, whole=True),
     _official("blip-vqa-capfilt-large", "questions", QUESTION, whole=False),
-    _official("blip-itm-base-coco", "retrieval", MATCHING, whole=False),
+    _official("blip-itm-base-coco", "retrieval", MATCHING, whole=True),
     _official("blip-itm-base-flickr", "retrieval", MATCHING, whole=False),
-    _official("blip-itm-large-coco", "retrieval", MATCHING, whole=False, vision=LARGE),
+    _official("blip-itm-large-coco", "retrieval", MATCHING, whole=True, vision=LARGE),
     _official("blip-itm-large-flickr", "retrieval", MATCHING, whole=False, vision=LARGE),
 )

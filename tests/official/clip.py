@@ -204,8 +204,9 @@ def _official(
 ) -> Official:
     old = _published(text, vision, projection, said_twice, old_clip_images(edge, **images))
     new = _saved(text, vision, projection, said_twice, clip_images(edge, **images))
-    published = Spelling("as on the hub", old, vocabulary=("tokenizer.json", *SLOW))
-    saved = Spelling("saved by transformers 5", new, names="saved", every_verb=whole)
+    vocabulary = ("tokenizer.json", *SLOW)
+    published = Spelling("as on the hub", old, vocabulary=vocabulary, every_verb=whole)
+    saved = Spelling("saved by transformers 5", new, names="saved", every_verb=False)
     return Official(hub_id, "clip", "retrieval", (published, saved))
 
 
@@ -242,7 +243,7 @@ _LARGE_VISION = LARGE | {"projection_dim": 768}
 CHECKPOINTS = (
     _with(_BASE_32, _saved_by_4(_BASE_32, 224)),
     _official("openai/clip-vit-base-patch16", {}, {"patch_size": 16}),
-    _official("openai/clip-vit-large-patch14", _LARGE_TEXT, _LARGE_VISION, 768),
+    _official("openai/clip-vit-large-patch14", _LARGE_TEXT, _LARGE_VISION, 768, whole=True),
     _official(
         "openai/clip-vit-large-patch14-336",
         _LARGE_TEXT,
@@ -261,5 +262,5 @@ CHECKPOINTS = (
         image_mean=HALF,
         image_std=HALF,
     ),
-    _official("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", HUGE_TEXT, HUGE, 1024),
+    _official("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", HUGE_TEXT, HUGE, 1024, whole=True),
 )

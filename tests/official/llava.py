@@ -226,7 +226,7 @@ def _spellings(text: dict[str, Any], new_text: dict[str, Any], whole: bool) -> t
     hub = joined(HUB, {"config.json": {"text_config": text}})
     saved = joined(SAVED_BY_5, {"config.json": {"text_config": new_text}})
     by_4 = joined(SAVED_BY_4, {"config.json": {"text_config": text}})
-    by_4 = _without(by_4, "chat_template.jinja", "chat_template.json", "generation_config.json")
+    by_4 = _without(by_4, "chat_template.jinja", "chat_template.json")
     return (
         Spelling("as on the hub", hub, shards=3),
         Spelling("saved by transformers 4", by_4, names="modules", every_verb=False),

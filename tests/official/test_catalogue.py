@@ -30,7 +30,16 @@ def test_ids_and_spellings_are_named_once():
     for official in CHECKPOINTS:
         names = [spelling.name for spelling in official.spellings]
         assert len(set(names)) == len(names)
-        assert any(spelling.every_verb for spelling in official.spellings)
+
+
+def test_every_kind_goes_through_every_verb():
+    """At least one of each family, task and size of a tower."""
+    kinds = defaultdict(list)
+    for official in CHECKPOINTS:
+        width = official.spellings[0].config["vision_config"]["hidden_size"]
+        each = any(spelling.every_verb for spelling in official.spellings)
+        kinds[official.family, official.task, width].append(each)
+    assert all(any(found) for found in kinds.values()), kinds
 
 
 @pytest.mark.parametrize("hub_id", blip.PUBLISHED_SHA256)
