@@ -21,6 +21,8 @@ from export.first_link.request import Picture, Request
 # The way LLaVA-1.5's model card writes a prompt; transformers has nothing to say without a template.
 NO_TEMPLATE = "USER: {images}{words} ASSISTANT:"
 NUDGE = 1e-6  # of an input's size: what rounding in float32 may make of it
+# A tokenizer.json may remember how its last batch was padded; a processor would then cut prompts off.
+WHOLE = {"padding": False, "truncation": False}
 GREEDY = {"do_sample": False, "num_beams": 1}
 MODEL_OF: dict[tuple[str, Task], str] = {
     ("llava", "question"): "AutoModelForImageTextToText",
@@ -149,12 +151,14 @@ class InTransformers:
         if task != "statement" and len(images) != 1:
             raise ValueError(f"{len(images)} images for a model that looks at one")
         words = {} if task == "caption" and not request.text.strip() else {"text": [request.text]}
-        return None, self.processor(images=images, return_tensors="pt", **words)
+        return None, self.processor(images=images, return_tensors="pt", **words, **WHOLE)
 
     def _prompted(self, images: list[Picture], words: str) -> tuple[str, Any]:
         if not getattr(self.processor, "chat_template", None):
             prompt = NO_TEMPLATE.format(images="<image>\n" * len(images), words=words)
-            inputs = self.processor(images=images or None, text=prompt, return_tensors="pt")
+            inputs = self.processor(
+                images=images or None, text=prompt, return_tensors="pt", **WHOLE
+            )
             return prompt, inputs
         content = [{"type": "image", "image": image} for image in images]
         messages = [{"role": "user", "content": [*content, {"type": "text", "text": words}]}]
@@ -165,6 +169,7 @@ class InTransformers:
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
+            processor_kwargs=WHOLE,
         )
         return prompt, inputs
 
