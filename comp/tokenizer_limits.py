@@ -7,8 +7,10 @@ do not cover regular expressions that are slow on some texts.
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -23,6 +25,8 @@ MOST_FRAME = 64  # tokens that every text gets
 LONGEST_CHARACTER = 256  # bytes that a character table makes of one character
 CHARACTERS_A_POSITION = 64  # of a text, for each position of the model
 FEWEST_CHARACTERS = 2**16  # that are always read
+LARGEST_ID = 2**24  # of a token; the library makes tables of as many places
+LONG_NUMBER = re.compile(rb"[:,\[]\s*(\d{8,19})\b")
 
 
 @contextmanager
@@ -37,6 +41,26 @@ def tokenizer_errors(doing: str, remedy: str) -> Iterator[None]:
         raise CompExportError(
             f"cannot {doing} ({reason or type(error).__name__}): {remedy}"
         ) from error
+
+
+def check_ids(path: Path, remedy: str) -> None:
+    """Refuse a ``tokenizer.json`` with an id that the library would fill memory for.
+
+    Only long numbers are looked at, so that a file of megabytes costs milliseconds. A file that is not
+    there is for its reader to refuse.
+
+    Raises:
+        CompExportError: names the id.
+    """
+    try:
+        text = path.read_bytes()
+    except OSError:
+        return
+    largest = max((int(found[1]) for found in LONG_NUMBER.finditer(text)), default=0)
+    if largest > LARGEST_ID:
+        raise CompExportError(
+            f"{path} has a token of id {largest}, and {LARGEST_ID} is the largest: {remedy}"
+        )
 
 
 def check_tokenizer(tokenizer: Tokenizer, where: str, remedy: str) -> None:

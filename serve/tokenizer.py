@@ -7,7 +7,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from comp.errors import CompExportError
-from comp.tokenizer_limits import check_tokenizer, most_characters, tokenizer_errors
+from comp.tokenizer_limits import check_ids, check_tokenizer, most_characters, tokenizer_errors
 from export.manifest import REMEDY, TextProcessing
 
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
@@ -36,6 +36,7 @@ class ArtifactTokenizer:
         Raises:
             CompExportError: the file cannot be read, or lets texts grow without bound.
         """
+        check_ids(path, REMEDY)
         with tokenizer_errors(f"read {path}", REMEDY):
             self._tokenizer = Tokenizer.from_file(str(path))
         # A checkpoint's file may remember how its last batch was padded and cut off.

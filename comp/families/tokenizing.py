@@ -10,7 +10,7 @@ from typing import Any
 
 from comp.checkpoints import read_config
 from comp.errors import CompExportError
-from comp.tokenizer_limits import check_tokenizer, tokenizer_errors
+from comp.tokenizer_limits import check_ids, check_tokenizer, tokenizer_errors
 
 # Whose tokenizer a slim checkpoint has.
 SLIM_OF = {
@@ -32,6 +32,7 @@ def load_tokenizer(directory: Path) -> Any:
     """
     from transformers import AutoConfig, AutoTokenizer
 
+    check_ids(directory / "tokenizer.json", REMEDY)
     family = SLIM_OF.get(read_config(directory).get("model_type", ""))
     # Converters raise whatever the libraries that they try raise.
     with tokenizer_errors(f"make a tokenizer of the files of {directory}", f"{FAST}; {CONVERTED}"):

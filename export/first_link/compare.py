@@ -81,8 +81,10 @@ class FirstLink:
 
     @property
     def ok(self) -> bool:
-        """Nothing parts, something was compared, and no example that transformers answers is refused."""
-        return self.compared > 0 and not self.parted and not self.refused_of_data
+        """Nothing parts, most was compared, and no example that transformers answers is refused."""
+        return (
+            2 * self.compared >= self.requests > 0 and not self.parted and not self.refused_of_data
+        )
 
     @property
     def why(self) -> str:
@@ -97,7 +99,9 @@ class FirstLink:
         if self.refused_of_data:
             name = self.refused_of_data[0]
             return f"{name}, which transformers answers, is refused: {self.refused[name]}"
-        return "no request was compared"
+        refused = next(iter(self.refused.items()), None)
+        first_of_them = "" if refused is None else f": {refused[0]!r} by {refused[1]}"
+        return f"{self.compared} of {self.requests} requests are taken by both sides{first_of_them}"
 
     def to_dict(self) -> dict[str, Any]:
         """For ``verify.json``."""

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from comp.cli import cli
 from comp.errors import CompExportError
+from comp.tying import LM_HEAD
 from export import calibration
 from export.calibration import _nncf, _rounded
 from export.graph.builder import GraphBuilder
@@ -19,7 +20,7 @@ from export.graph.linear import linear
 from export.integer_weights import integer_weights
 from export.openvino_graph import computes_bfloat16
 from export.quantise import nibbles, packed_nibbles, rounded
-from export.weights import LM_HEAD, MemoryWeights
+from export.weights import MemoryWeights
 from tests.small_runs import fresh_runs
 
 WIDTHS = {"wide": 128, "middle": 96, "narrow": 48, "odd": 40}

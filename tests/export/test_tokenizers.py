@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from comp.errors import CompExportError
 from comp.families.tokenizing import load_tokenizer, save_tokenizer
+from comp.tokenizer_limits import check_ids
 from export.manifest import TextProcessing
 from export.tokenizer import read_tokenizer
 from serve.tokenizer import ArtifactTokenizer
@@ -239,3 +240,14 @@ def test_texts_that_are_none_are_refused(tmp_path):
     ):
         with pytest.raises(CompExportError, match=words):
             found.check(text, "the prompt")
+
+
+def test_an_id_that_would_fill_memory_is_refused(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text('{"model": {"vocab": {"12345678": 5, "a": 2147483647}}}')
+    with pytest.raises(
+        CompExportError, match=r"token of id 2147483647, and 16777216 is the largest"
+    ):
+        check_ids(path, "take another")
+    path.write_text('{"model": {"vocab": {"12345678": 5, "a": 100000}}}')
+    check_ids(path, "take another")

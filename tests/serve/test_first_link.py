@@ -170,6 +170,19 @@ def test_refusals_of_one_side_are_told_and_fail_for_the_data():
     assert not both.ok  # nothing was compared
 
 
+def test_a_link_of_which_transformers_takes_little_does_not_hold():
+    class Picky(Fixed):
+        def read(self, request, max_new_tokens, run):
+            return self._reading if request.name == "0" else Refused("no patch_size")
+
+    requests = [Request(str(n), (picture(8, 8, 0),), "what?") for n in range(3)]
+    reference = Picky(reading(), "transformers")
+    expected = answers_of(reference, requests, TOKENS)
+    link = compare_readings(expected, reference, Fixed(reading()), requests, TOKENS)
+    assert not link.ok
+    assert "1 of 3 requests are taken by both sides: '1' by transformers: no patch_size" in link.why
+
+
 def test_models_that_take_too_long_are_compared_as_far_as_the_model():
     requests = [Request(f"example {n}", (), "what?") for n in range(3)]
     reference = Fixed(reading(pixel_values=None), "transformers")
