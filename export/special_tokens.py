@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from comp.errors import CompExportError
+from comp.generation_settings import check_greedy
 from comp.stops import stop_tokens
 from export.checkpoint_files import optional_object
 from export.llava_manifest import SpecialTokens
@@ -16,8 +17,10 @@ def read_special_tokens(
     """Ids of special tokens; EOS as ``generate`` would use it.
 
     Raises:
-        CompExportError: the tokenizer has no image token, or nothing names a token that ends an answer.
+        CompExportError: the tokenizer has no image token, nothing names a token that ends an answer, or
+            transformers' answers follow other settings too.
     """
+    check_greedy(directory)
     generation = optional_object(directory / "generation_config.json")
     text = config.get("text_config") or {}
     image_token = read.tokenizer.id_to_token(image_token_id)

@@ -17,6 +17,7 @@ from comp.families.base import FamilyAdapter
 from comp.families.heads import record_head
 from comp.families.image_processor import load_image_processor
 from comp.families.tokenizing import CONVERTED, checked_tokenizer
+from comp.generation_settings import check_greedy
 from comp.image_processor import read_image_processing, require_image_size
 from comp.llava_tensors import check_llava, no_float
 from comp.stops import stop_tokens
@@ -119,6 +120,7 @@ def _check_weights(directory: Path, config: dict[str, Any]) -> None:
     if FAMILIES[config["model_type"]] == "llava":
         check_llava(directory, config)
         stop_tokens(directory, config)
+        check_greedy(directory)
         return
     for name, tensor in stored_tensors(directory).items():
         if tensor.code not in FLOATS and name.endswith(PARAMETERS):

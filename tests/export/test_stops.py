@@ -3,10 +3,15 @@
 import json
 
 import pytest
-from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
+from transformers import (
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    LlavaForConditionalGeneration,
+)
 
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
+from comp.generation_settings import NEUTRAL, check_greedy
 from comp.stops import stop_tokens
 from export.slim import write_slim_checkpoint
 from export.special_tokens import read_special_tokens
@@ -77,3 +82,24 @@ def test_what_is_no_token_is_refused_with_its_file(checkpoint, said):
     config = written(checkpoint, None, said, ABSENT)
     with pytest.raises(CompExportError, match=r"config\.json: text_config\.eos_token_id"):
         stop_tokens(checkpoint, config)
+
+
+def test_settings_that_change_greedy_answers_are_refused_by_name(checkpoint):
+    for name, value in (("repetition_penalty", 1.3), ("suppress_tokens", [4]), ("min_length", 3)):
+        config = written(checkpoint, {"eos_token_id": 5, name: value}, ABSENT, ABSENT)
+        reads = (
+            load_adapter,
+            lambda path: read_special_tokens(path, config, IMAGE_TOKEN, read_tokenizer(path)),  # noqa: B023
+        )
+        for read in reads:
+            with pytest.raises(CompExportError, match=rf"generation_config.json: {name} is"):
+                read(checkpoint)
+    neutral = {name: values[0] for name, values in NEUTRAL.items() if values}
+    unset = dict.fromkeys(NEUTRAL)
+    for settings in (neutral, unset, {"do_sample": True, "temperature": 0.2, "num_beams": 3}):
+        written(checkpoint, {"eos_token_id": 5} | settings, ABSENT, ABSENT)
+        check_greedy(checkpoint)
+
+
+def test_every_such_setting_is_one_of_transformers():
+    assert set(NEUTRAL) <= set(GenerationConfig().to_dict())
