@@ -3,8 +3,8 @@
 The file ``.lock`` names the holder: process, host, since when, what it does. The kernel's own lock on
 that file (``flock``) says whether the holder lives, however it ended; a file that a killed process left is
 taken over. Where the file system has no such locks, the holder is looked up by its number and the time it
-started, as numbers are used again. What another machine left cannot be judged from here and is refused
-with the remedy.
+started, as numbers are used again. A file that this machine left before it was started anew is taken over;
+what another machine left cannot be judged from here and is refused with the remedy.
 """
 
 import errno
@@ -71,8 +71,11 @@ class Owner(BaseModel):
 
     @property
     def is_here(self) -> bool:
-        """Whether it is, or was, a process of this machine."""
-        return self.boot == _boot() if self.boot and _boot() else self.host == socket.gethostname()
+        """Whether it is, or was, a process of this machine: of the running kernel, or of one before it."""
+        mine, same_name = _boot(), self.host == socket.gethostname()
+        if not self.boot or not mine:
+            return same_name
+        return self.boot == mine or (same_name and self.started < _booted())
 
     @property
     def lives(self) -> bool:
@@ -223,6 +226,13 @@ def _boot() -> str:
         return BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
         return ""  # no Linux
+
+
+def _booted() -> float:
+    """When the running kernel started, in seconds since 1970."""
+    import psutil
+
+    return float(psutil.boot_time())
 
 
 def _started(pid: int) -> float | None:

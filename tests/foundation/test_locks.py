@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import click
+import psutil
 import pytest
 
 from comp import locks
@@ -80,6 +81,21 @@ def test_another_hosts_lock_is_refused_with_the_remedy(tmp_path):
         pass
     (tmp_path / LOCK).unlink()
     with locked(tmp_path, "onnx"):
+        pass
+
+
+def test_what_was_left_before_this_machine_was_started_anew_is_taken_over(tmp_path):
+    write_owner(tmp_path, boot="before", started=psutil.boot_time() - 60)
+    with locked(tmp_path, "prune"):
+        pass
+    assert not (tmp_path / LOCK).exists()
+
+
+def test_a_machine_of_the_same_name_is_another_where_its_process_is_younger_than_this_kernel(
+    tmp_path,
+):
+    write_owner(tmp_path, boot="another", started=psutil.boot_time() + 60)
+    with pytest.raises(CompExportError, match="cannot be looked up"), locked(tmp_path, "prune"):
         pass
 
 
