@@ -16,6 +16,7 @@ from export.first_link.reading import Side
 from export.first_link.request import awkward, of_data
 from export.llava_manifest import LlavaArtifact
 from export.manifest import Artifact, Precision, computed_in
+from serve.backends.integers import multiplies_exactly
 from serve.first_link.served import Served
 from serve.loading import load_engine
 
@@ -24,6 +25,10 @@ EXAMPLES = 50  # of the data, besides the awkward requests
 INTEGERS = "weights of {precision} answer otherwise; they are compared below with torch of the same integers"
 READ_ALONE = "the artifact is compressed, transformers has the original: their answers may differ"
 NO_BFLOAT16 = "ONNX Runtime has no bfloat16 on CPUs; its readings are those of the other artifacts"
+NO_VNNI = (
+    "it is {precision}, and this CPU adds products of bytes in 16 bits (it has no VNNI); it answers on "
+    "machines that have it"
+)
 
 
 class _Against(Protocol):
@@ -158,9 +163,11 @@ class FromUsers:
 
         def against(side: Side, precision: Precision = "float32") -> FirstLink:
             done = started(side.name, len(requests))
-            return compare_readings(
+            link = compare_readings(
                 expected, reference, side, requests, self.max_new_tokens, precision, done, drops
             )
+            link.left_out = reference.left_out if link.run else ""
+            return link
 
         found = [self._of_artifact(artifact, name, slim, against) for artifact in artifacts]
         reference.close()
@@ -172,8 +179,13 @@ class FromUsers:
         manifest, name = artifact.manifest, f"serve ({self.called or artifact.path.name})"
         if manifest.precision == "bfloat16":
             return NotCompared(f"{reference} = {name}", NO_BFLOAT16)
+        integers = computed_in(manifest.precision) != manifest.precision
+        if integers and manifest.flavour == "onnxruntime" and not multiplies_exactly():
+            return NotCompared(
+                f"{reference} = {name}", NO_VNNI.format(precision=manifest.precision)
+            )
         side = Served(load_engine(artifact.path, device="cpu", check_hashes=False), name)
-        if computed_in(manifest.precision) != manifest.precision:
+        if integers:
             side.not_run = INTEGERS.format(precision=manifest.precision)
         elif manifest.dense == slim:
             side.not_run = READ_ALONE
