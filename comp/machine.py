@@ -3,10 +3,17 @@
 import os
 import platform
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+# Of control groups, version 2 and 1, as a container sees its own.
+CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 _PACKAGES = (
     "comp-export",
     "onnxruntime",
@@ -57,7 +64,16 @@ def _cpu_name() -> str:
 
 
 def memory_mb() -> int | None:
+    """MiB that this process may use at most: the machine's, or its container's where that has less."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+        of_machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
     except (AttributeError, ValueError, OSError):
         return None
+    return min([of_machine, *_container_limits()])
+
+
+def _container_limits() -> Iterator[int]:
+    """MiB; a container without a limit says ``max``, or a number larger than any machine."""
+    for path in CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):
+            yield int(path.read_text(encoding="ascii")) // 2**20

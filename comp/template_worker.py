@@ -9,6 +9,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -163,11 +164,15 @@ def _answer(asked: dict[str, Any], longest: int) -> dict[str, str]:
 
 
 def _limit_memory(most: int) -> None:
+    """Bound this process's memory where the system can: macOS refuses, Windows has no such limits."""
     try:
         import resource
-    except ImportError:  # Windows has none
+    except ImportError:
         return
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    bound = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
 
 
 def _limit_time(seconds: float) -> None:

@@ -26,7 +26,8 @@ LONGEST_CHARACTER = 256  # bytes that a character table makes of one character
 CHARACTERS_A_POSITION = 64  # of a text, for each position of the model
 FEWEST_CHARACTERS = 2**16  # that are always read
 LARGEST_ID = 2**24  # of a token; the library makes tables of as many places
-LONG_NUMBER = re.compile(rb"[:,\[]\s*(\d{8,19})\b")
+# How long texts are cut off is no id, and is switched off.
+LONG_NUMBER = re.compile(rb'(?<!"max_length")[:,\[]\s*(\d{8,19})\b')
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Pictures and words as a user has them: those of a data set, and a built-in set of awkward ones."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -63,16 +63,34 @@ def request_of(example: Any, name: str) -> Request:
     return Request(name, (example.image,), example.question or example.answer)
 
 
-def of_data(examples: Sequence[Any] | Any, count: int, task: Task) -> Iterator[Request]:
-    """The first ``count`` examples; pictures to be described come without a beginning."""
-    for index in range(min(count, len(examples))):
-        example = examples[index]
-        found = request_of(example, f"example {index}")
-        if task == "caption":
-            found = Request(found.name, found.images, "")
-        elif task == "retrieval":
-            found = Request(found.name, found.images, example.answer)
-        yield found
+class Requests(Sequence[Request]):
+    """Those of the data, then the awkward ones. A picture of the data is opened each time it is read, so
+    that as many large photographs are never in memory at once.
+    """
+
+    def __init__(
+        self, examples: Any, count: int, task: Task, special_tokens: Sequence[str] = ()
+    ) -> None:
+        """Of the first ``count`` examples, and of ``awkward``."""
+        self._examples, self._task = examples, task
+        self._of_data = min(count, len(examples))
+        self._awkward = tuple(awkward(task, special_tokens))
+
+    def __len__(self) -> int:
+        return self._of_data + len(self._awkward)
+
+    def __getitem__(self, index: int) -> Request:  # type: ignore[override]  # no slices
+        if index >= self._of_data:
+            return self._awkward[index - self._of_data]
+        return of_data(self._examples[index], f"example {index}", self._task)
+
+
+def of_data(example: Any, name: str, task: Task) -> Request:
+    """What a user hands in of an example; a picture to be described comes without a beginning."""
+    found = request_of(example, name)
+    if task == "caption":
+        return replace(found, text="")
+    return replace(found, text=example.answer) if task == "retrieval" else found
 
 
 def awkward(task: Task, special_tokens: Sequence[str] = ()) -> Iterator[Request]:

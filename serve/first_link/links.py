@@ -13,7 +13,7 @@ from export.encoder_manifest import EncoderArtifact
 from export.first_link.compare import FirstLink, NotCompared, answers_of, compare_readings
 from export.first_link.in_training import InTraining
 from export.first_link.reading import Side
-from export.first_link.request import awkward, of_data
+from export.first_link.request import Requests
 from export.llava_manifest import LlavaArtifact
 from export.manifest import Artifact, Precision, computed_in
 from serve.backends.integers import multiplies_exactly
@@ -129,11 +129,15 @@ class FromUsers:
         if not artifacts:
             return []
         from export.first_link.in_transformers import InTransformers
+        from export.first_link.memory import memory_lacking
 
         manifest = artifacts[0].manifest
         run = slim or any(artifact.manifest.dense for artifact in artifacts)
         not_run = self.reads_alone or ("" if run else READ_ALONE)
         kind = manifest.family, manifest.task
+        drops = slim and any(_drops(artifact) for artifact in artifacts)
+        if drops and device == "cpu":  # transformers is asked again, when engines are there
+            not_run = not_run or memory_lacking(checkpoint, beside_engine=True)
         try:
             reference = InTransformers(checkpoint, *kind, name, device, not_run)
         except (OSError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
@@ -144,10 +148,7 @@ class FromUsers:
                     "prune --force`"
                 ) from error
             return [NotCompared(name, f"transformers cannot load {checkpoint}: {reason}")]
-        requests = [
-            *of_data(self.examples, self.count, manifest.task),
-            *awkward(manifest.task, reference.special_tokens),
-        ]
+        requests = Requests(self.examples, self.count, manifest.task, reference.special_tokens)
         done = started(name, len(requests))
         ends = None if self.seconds is None else monotonic() + self.seconds
         expected = answers_of(
@@ -157,7 +158,6 @@ class FromUsers:
             lambda: ends is None or monotonic() < ends,
             done,
         )
-        drops = slim and any(_drops(artifact) for artifact in artifacts)
         if not drops:
             reference.close()
 

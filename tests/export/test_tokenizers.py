@@ -251,3 +251,6 @@ def test_an_id_that_would_fill_memory_is_refused(tmp_path):
         check_ids(path, "take another")
     path.write_text('{"model": {"vocab": {"12345678": 5, "a": 100000}}}')
     check_ids(path, "take another")
+    for space in ("", " "):  # how the last batch was cut off
+        path.write_text(f'{{"truncation":{space}{{"max_length":{space}2147483647}}}}')
+        check_ids(path, "take another")

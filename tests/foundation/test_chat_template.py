@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 from multiprocessing import get_context
 from threading import Thread
 
@@ -20,6 +21,7 @@ from comp.chat_template import (
 )
 from comp.errors import CompExportError
 from comp.template_process import Rendering, TemplateFailed, TemplateProcess
+from comp.template_worker import _limit_memory
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "image_token": "<image>"}
 EACH = "{% for m in messages %}{% for c in m.content %}"
@@ -275,3 +277,20 @@ def of_processor(directory):
 def test_templates_that_cannot_be_chosen_from_are_refused(tmp_path, files, words):
     with pytest.raises(CompExportError, match=words):
         find_chat_template(written(tmp_path, **files))
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError])
+def test_where_the_system_bounds_no_memory_templates_are_rendered(monkeypatch, error):
+    def refuse(kind, limits):
+        raise error
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    _limit_memory(2**29)
+
+
+def test_a_bound_that_is_there_is_not_raised(monkeypatch):
+    found = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (2**27, 2**28))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: found.append(limits))
+    _limit_memory(2**29)
+    assert found == [(2**28, 2**28)]

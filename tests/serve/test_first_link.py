@@ -11,9 +11,11 @@ from click.testing import CliRunner
 
 import export.artifact
 from comp.checkpoints import resolve_model
+from comp.data.captions import CaptionExamples
 from comp.data.embedded import embedded_examples
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
+from comp.families.streamed import stored_numbers
 from comp.runs import RUN_VERSION, RunDirectory
 from export.artifact import Origin, export_artifact
 from export.first_link.compare import FirstLink, NotCompared, answers_of, compare_readings
@@ -22,7 +24,7 @@ from export.first_link.in_transformers import InTransformers
 from export.first_link.memory import memory_lacking
 from export.first_link.reading import Outputs, Reading, Refused
 from export.first_link.report import markdown_of, notes_of
-from export.first_link.request import Request, awkward, picture
+from export.first_link.request import Request, Requests, awkward, picture
 from export.graph.builder import Target
 from export.reading import load_artifact
 from export.slim import write_slim_checkpoint
@@ -221,6 +223,31 @@ def test_a_checkpoint_that_memory_is_too_small_for_is_read_alone(monkeypatch):
     assert memory_lacking(directory) == ""
     monkeypatch.setattr("export.first_link.memory.memory_mb", lambda: 1)
     assert "GiB of memory" in memory_lacking(directory)
+    needed = stored_numbers(directory) * 4 / 2**20
+    monkeypatch.setattr("export.first_link.memory.memory_mb", lambda: 1.5 * needed)
+    assert memory_lacking(directory) == ""
+    assert "an engine beside it" in memory_lacking(directory, beside_engine=True)
+
+
+def test_pictures_of_the_data_are_opened_when_they_are_read():
+    class Opened(CaptionExamples):
+        count = 0
+
+        def __getitem__(self, index):
+            type(self).count += 1
+            return super().__getitem__(index)
+
+    requests = Requests(Opened("test", 9), 5, "retrieval", ("</s>",))
+    usual = list(awkward("retrieval", ("</s>",)))
+    assert (len(requests), Opened.count) == (5 + len(usual), 0)
+    found = list(requests)
+    assert Opened.count == 5
+    assert [each.name for each in found[:6]] == [
+        *(f"example {index}" for index in range(5)),
+        usual[0].name,
+    ]
+    assert found[0].text == CaptionExamples("test", 9)[0].answer
+    assert not any(each.awkward for each in found[:5])
 
 
 def made(directory: Path, model: str) -> tuple[RunDirectory, Path]:

@@ -1,0 +1,25 @@
+"""What a process may use of a machine."""
+
+import pytest
+
+from comp import machine
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("1073741824\n", 1024),
+        ("max\n", None),
+        ("9223372036854771712\n", None),  # "no limit" of version 1
+        (None, None),
+    ],
+)
+def test_a_containers_limit_counts_where_it_is_less(written, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "CONTAINER_LIMITS", ())
+    whole = machine.memory_mb()
+    assert whole > 1024
+    path = tmp_path / "memory.max"
+    if written is not None:
+        path.write_text(written)
+    monkeypatch.setattr(machine, "CONTAINER_LIMITS", (path, tmp_path / "none"))
+    assert machine.memory_mb() == (expected or whole)
