@@ -163,7 +163,8 @@ def described(
 ) -> Path:
     """The settings of a tokenizer, the type of its model, and files."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "config.json").write_text(json.dumps({"model_type": model_type}))
+    config = {"model_type": model_type, "text_config": {}, "vision_config": {}}
+    (directory / "config.json").write_text(json.dumps(config))
     (directory / "tokenizer_config.json").write_text(json.dumps(settings))
     for name, text in files.items():
         (directory / name).write_text(text, encoding="utf-8")

@@ -60,7 +60,6 @@ class FirstLink:
         refused: by request, which side refuses it and why, where one does and the other does not.
         both_refused: requests that neither takes.
         not_run: why models were not run; empty where they were.
-        left_out: settings of the checkpoint's ``generation_config.json`` that answers are compared without.
         tied: requests whose answers part at a token, or at a dropped token, chosen by less than rounding.
     """
 
@@ -78,7 +77,6 @@ class FirstLink:
     both_refused: list[str] = field(default_factory=list)
     tied: list[str] = field(default_factory=list)
     not_run: str = ""
-    left_out: str = ""
     refused_of_data: list[str] = field(default_factory=list)
 
     @property
@@ -133,7 +131,6 @@ class FirstLink:
             "both_refused": self.both_refused,
             "tied": self.tied,
             "not_run": self.not_run,
-            "left_out": self.left_out,
         }
 
 

@@ -24,22 +24,6 @@ NUDGE = 1e-6  # of an input's size: what rounding in float32 may make of it
 # A tokenizer.json may remember how its last batch was padded; a processor would then cut prompts off.
 WHOLE = {"padding": False, "truncation": False}
 GREEDY = {"do_sample": False, "num_beams": 1}
-ENDS = ("bos_token_id", "eos_token_id", "pad_token_id")
-# Settings of generation_config.json that choose other tokens than the likeliest, which engines never do.
-NEUTRAL_AT_ONE = ("repetition_penalty", "encoder_repetition_penalty", "guidance_scale")
-OTHER_TOKENS = (
-    *NEUTRAL_AT_ONE,
-    *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "min_length", "min_new_tokens"),
-    *(
-        "bad_words_ids",
-        "force_words_ids",
-        "constraints",
-        "suppress_tokens",
-        "begin_suppress_tokens",
-    ),
-    *("forced_bos_token_id", "forced_eos_token_id", "sequence_bias", "stop_strings"),
-    *("exponential_decay_length_penalty", "watermarking_config", "penalty_alpha", "dola_layers"),
-)
 MODEL_OF: dict[tuple[str, Task], str] = {
     ("llava", "question"): "AutoModelForImageTextToText",
     ("blip", "caption"): "AutoModelForImageTextToText",
@@ -53,12 +37,7 @@ MODEL_OF: dict[tuple[str, Task], str] = {
 
 
 class InTransformers:
-    """One checkpoint in transformers, in float32 (see ``export.first_link.reading.Side``).
-
-    Attributes:
-        left_out: settings of ``generation_config.json`` that a greedy answer is compared without, as words;
-            empty where there are none.
-    """
+    """One checkpoint in transformers, in float32 (see ``export.first_link.reading.Side``)."""
 
     def __init__(
         self,
@@ -88,9 +67,6 @@ class InTransformers:
         )
         self.not_run = not_run or (memory_lacking(directory) if device == "cpu" else "")
         self._model = None if self.not_run else _load(directory, family, task).to(device)
-        # BLIP's generate does not look at the file.
-        plainly = self._model is not None and family == "llava"
-        self.left_out = _answer_plainly(self._model) if plainly else ""
         self._device = device
 
     def close(self) -> None:
@@ -222,20 +198,6 @@ def _load(directory: Path, family: str, task: Task) -> Any:
         trust_remote_code=False,
     )
     return model.eval()
-
-
-def _answer_plainly(model: Any) -> str:
-    """Let a LLaVA answer with the likeliest token each time; the settings that it would not, as words."""
-    from transformers import GenerationConfig
-
-    given = model.generation_config
-    model.generation_config = GenerationConfig(**{name: getattr(given, name) for name in ENDS})
-    values = {name: getattr(given, name, None) for name in OTHER_TOKENS}
-    return ", ".join(
-        f"{name} {str(value)[:40]}"
-        for name, value in values.items()
-        if value and not (value == 1 and name in NEUTRAL_AT_ONE)
-    )
 
 
 def _ask(

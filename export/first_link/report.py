@@ -3,9 +3,6 @@
 from typing import Any
 
 SHOWN = 5  # requests named of a kind
-WITHOUT = (
-    "answers are compared without what engines do not have of generation_config.json: {settings}"
-)
 
 
 def rows_of(links: list[dict[str, Any]]) -> list[tuple[str, ...]]:
@@ -42,8 +39,6 @@ def notes_of(links: list[dict[str, Any]]) -> list[str]:
             found.append(f"{name}: answers part at a tie: {', '.join(link['tied'][:SHOWN])}")
         if link["not_run"]:
             found.append(f"{name}: read, not answered: {link['not_run']}")
-        if link["left_out"]:
-            found.append(f"{name}: {WITHOUT.format(settings=link['left_out'])}")
     return found
 
 

@@ -253,7 +253,6 @@ def _check(
     """What refuses an artifact that reads pictures and words otherwise than transformers does."""
     from comp.data.embedded import embedded_examples
     from export.first_link.compare import NotCompared
-    from export.first_link.report import WITHOUT
     from export.reading import load_artifact
     from serve.first_link.links import FromUsers, refuse_parted
 
@@ -273,8 +272,6 @@ def _check(
         for link in links:
             if isinstance(link, NotCompared):
                 say(f"not compared: {link.name}: {link.reason}")
-            elif link.left_out:
-                say(f"{link.name}: {WITHOUT.format(settings=link.left_out)}")
 
     return check
 

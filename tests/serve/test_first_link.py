@@ -315,23 +315,6 @@ def test_a_manifest_that_says_otherwise_parts_where_it_does(checkpoint, dense_ar
         (directory / "manifest.json").write_text(whole)
 
 
-def test_settings_that_engines_do_not_have_are_named(checkpoint, dense_artifact, tmp_path):
-    model = tmp_path / "model"
-    shutil.copytree(checkpoint.path, model)
-    path = model / "generation_config.json"
-    settings = {"repetition_penalty": 3.0, "no_repeat_ngram_size": 1, "min_length": 0, "top_k": 7}
-    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
-    run = RunDirectory(tmp_path)
-    record = {"version": RUN_VERSION, "model": "tiny", "model_path": str(model)}
-    run.record.write_text(json.dumps(record))
-    (link,) = first(dense_artifact).of_original(run, [load_artifact(dense_artifact)])
-    assert isinstance(link, FirstLink)
-    assert link.run == link.compared
-    assert link.ok, link.why
-    assert link.left_out == "repetition_penalty 3.0, no_repeat_ngram_size 1"
-    assert any(link.left_out in note for note in notes_of([link.to_dict()]))
-
-
 def test_integers_that_this_cpu_cannot_run_are_not_compared(checkpoint, tmp_path, monkeypatch):
     run = RunDirectory(tmp_path)
     record = {"version": RUN_VERSION, "model": "tiny", "model_path": str(checkpoint.path)}
