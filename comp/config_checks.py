@@ -83,6 +83,11 @@ def original_files(directory: Path) -> str:
     names = sorted(path.name for path in directory.iterdir())
     if "open_clip_config.json" in names:
         return f": open_clip_config.json is of open_clip, {_open_clip()}"
+    if "adapter_config.json" in names:
+        return (
+            ": adapter_config.json is of a PEFT adapter, which holds no model; merge it into the one that "
+            "it was trained on (merge_and_unload) and save that with save_pretrained"
+        )
     pickled = next((name for name in names if name.endswith(PICKLES)), None)
     if pickled is None:
         return ""

@@ -17,9 +17,11 @@ from comp.checkpoints import SINGLE, read_config
 from comp.errors import CompExportError
 from comp.families.cuts import Cut, cut_of
 from comp.files import writing_directory
+from comp.generation_settings import check_greedy
 from comp.llava_tensors import check_llava
 from comp.plan import PruningPlan
 from comp.shapes import ModelShape
+from comp.stops import stop_tokens
 from comp.tying import EMBEDDING, LM_HEAD, untied
 from export.llava_config import llava_of, read_llava, slim_config
 from export.processor import image_processing_for, name_classes
@@ -102,7 +104,8 @@ def write_slim_checkpoint(
         ``out``.
 
     Raises:
-        CompExportError: the checkpoint is no LLaVA-1.5, the plan is of another model, disk trouble.
+        CompExportError: the checkpoint is no LLaVA-1.5 or its answers follow what engines do not do
+            (``comp.stops``, ``comp.generation_settings``), the plan is of another model, disk trouble.
     """
     from comp.families.tokenizing import load_tokenizer, save_tokenizer
 
@@ -110,6 +113,8 @@ def write_slim_checkpoint(
     shape = llava_of(config, str(dense)).pruned(plan)
     image_processing_for(dense, shape.sizes.image_size)  # refuses what is not known
     tokenizer = load_tokenizer(dense)
+    stop_tokens(dense, config)
+    check_greedy(dense)
     weights = slim_weights(dense, plan, source)
     target = DTYPES[dtype] if dtype else None
     with writing_directory(out) as directory:

@@ -101,5 +101,17 @@ def test_settings_that_change_greedy_answers_are_refused_by_name(checkpoint):
         check_greedy(checkpoint)
 
 
+def test_cut_refuses_what_onnx_would(checkpoint, tmp_path):
+    plan = make_plan(tiny_config())
+    for said, words in (
+        ({"repetition_penalty": 1.3}, "repetition_penalty is"),
+        ({}, "no EOS token"),
+    ):
+        written(checkpoint, ({"eos_token_id": 5} if said else {}) | said, ABSENT, ABSENT)
+        with pytest.raises(CompExportError, match=words):
+            write_slim_checkpoint(checkpoint, plan, tmp_path / "cut")
+        assert not (tmp_path / "cut").exists()
+
+
 def test_every_such_setting_is_one_of_transformers():
     assert set(NEUTRAL) <= set(GenerationConfig().to_dict())

@@ -148,11 +148,14 @@ def test_every_verb_names_the_format_before_any_work(tmp_path: Path, name: str) 
         ("open_clip_config.json", "of open_clip"),
         ("ViT-B-32.pt", "convert_clip_original_pytorch_to_hf.py"),
         ("model_base_capfilt_large.pth", "convert_blip_original_pytorch_to_hf.py"),
+        ("adapter_config.json", "of a PEFT adapter, which holds no model; merge it"),
         ("readme.md", "holds no config.json: pass the directory of a Hugging Face checkpoint"),
     ],
 )
 def test_directories_of_other_formats_are_named(tmp_path: Path, file: str, said: str) -> None:
     (tmp_path / file).write_text("")
+    if file == "adapter_config.json":  # as PEFT's trainer leaves it
+        (tmp_path / "optimizer.pt").write_text("")
     with pytest.raises(CompExportError) as refused:
         resolve_model(str(tmp_path))
     assert said in str(refused.value)
