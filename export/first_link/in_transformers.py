@@ -169,7 +169,7 @@ class InTransformers:
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            processor_kwargs=WHOLE,
+            processor_kwargs=dict(WHOLE),  # transformers writes there
         )
         return prompt, inputs
 
