@@ -27,7 +27,7 @@ MIB = 2**20
 PROGRAM = "comp-export"
 EXAMPLES = 64  # to calibrate on
 # The form of verify's first link that every export goes through.
-CHECKED, CHECKED_TOKENS, CHECK_SECONDS = 4, 8, 30.0
+CHECKED, CHECKED_TOKENS, CHECK_SECONDS = 4, 8, 15.0
 NOT_ANSWERED = "how other precisions than float32 answer is what verify compares"
 
 
