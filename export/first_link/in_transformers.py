@@ -103,7 +103,7 @@ class InTransformers:
                         self._device,
                     )
         except Exception as error:
-            return Refused(f"{type(error).__name__}: {_first_line(error)}")
+            return Refused(f"{type(error).__name__}: {_in_a_line(error)}")
         pixels = inputs.get("pixel_values")
         return Reading(
             input_ids=read,
@@ -253,5 +253,5 @@ def _flat(values: torch.Tensor) -> NDArray[np.float32]:
     return values.detach().float().cpu().numpy().reshape(-1)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:200]
+def _in_a_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or "no message"
