@@ -101,12 +101,12 @@ def test_prune_export_and_prove(case: Case, folder: Path):
     )
     assert (counted["macs"], counted["dense"]["macs"]) == (plan.macs, plan.macs_dense)
 
-    exported = command("onnx", run)["artifacts"]
+    exported = command("onnx", run, "--no-check")["artifacts"]
     assert exported["dense"]["params"] == (case.parameters or exported["dense"]["params"])
     assert exported["compressed"]["params"] < exported["dense"]["params"]
     assert any(drop.vision_keep_ratio < 1 for drop in plan.drops)
     assert exported["compressed"]["macs"] == plan.macs
-    report = command("verify", run, "--questions", 2, "--max-new-tokens", 2)
+    report = command("verify", run, "--questions", 2, "--max-new-tokens", 2, "--answer-seconds", 0)
     assert report["ok"]
     assert [link["name"] for link in report["links"]] == [
         "masked torch = slim torch",

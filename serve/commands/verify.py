@@ -41,6 +41,12 @@ EXIT_FAILED = 1
     show_default=True,
     help="Tokens of a greedy answer that are compared.",
 )
+@click.option(
+    "--answer-seconds",
+    type=click.FloatRange(min=0),
+    help="In the first links, transformers answers no further request after so many seconds, and reads all "
+    "[default: it answers all].",
+)
 @click.option("--model", help="The dense model, where it is no longer where RUN names it.")
 @common_options
 def command(
@@ -50,6 +56,7 @@ def command(
     images: Path | None,
     follow_links: bool,
     max_new_tokens: int,
+    answer_seconds: float | None,
     model: str | None,
     options: CommonOptions,
 ) -> None:
@@ -81,7 +88,9 @@ def command(
             task = bar.add_task(name, total=total)
             return lambda: bar.advance(task)
 
-        first = FromUsers(examples, min(EXAMPLES, questions), max_new_tokens, model=model)
+        first = FromUsers(
+            examples, min(EXAMPLES, questions), max_new_tokens, answer_seconds, model=model
+        )
         links = partial(first.of_run, device, started)
         report = verify_run(found, asked, links, device, started, model)
     if options.json:

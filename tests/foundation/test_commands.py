@@ -262,7 +262,7 @@ def test_inspect_errors(capsys: pytest.CaptureFixture[str], run: Path, tmp_path:
     assert code == 1
     assert "manifest.json" in err
     (run / "onnx" / "manifest.json").write_text("[]")
-    assert "is no manifest" in call(capsys, "inspect", run / "onnx")[2]
+    assert "holds a list, not an object" in call(capsys, "inspect", run / "onnx")[2]
 
 
 def test_inspect_defaults_to_the_latest_run(
