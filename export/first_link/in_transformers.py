@@ -23,7 +23,7 @@ NO_TEMPLATE = "USER: {images}{words} ASSISTANT:"
 NUDGE = 1e-6  # of an input's size: what rounding in float32 may make of it
 # A tokenizer.json may remember how its last batch was padded; a processor would then cut prompts off.
 WHOLE = {"padding": False, "truncation": False}
-GREEDY = {"do_sample": False, "num_beams": 1}
+GREEDY = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
 MODEL_OF: dict[tuple[str, Task], str] = {
     ("llava", "question"): "AutoModelForImageTextToText",
     ("blip", "caption"): "AutoModelForImageTextToText",
