@@ -79,7 +79,7 @@ def checked_config(config: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def original_files(directory: Path) -> str:
-    """What a directory without ``config.json`` holds instead, and how it is converted; or nothing."""
+    """Name the format of a directory without ``config.json`` and how to convert it; or nothing."""
     names = sorted(path.name for path in directory.iterdir())
     if "open_clip_config.json" in names:
         return f": open_clip_config.json is of open_clip, {_open_clip()}"

@@ -112,7 +112,7 @@ class TextFields(_Blocks):
 
 
 class PartSizes(_Read):
-    """What is left of the blocks of a part, in a slim configuration."""
+    """The sizes left in the blocks of a part of a slim configuration."""
 
     num_attention_heads: tuple[Width, ...] | None = None
     num_key_value_heads: tuple[Width, ...] | None = None

@@ -17,11 +17,11 @@ class DenseModelGoneError(CompExportError):
 
 
 class OtherWeightsError(CompExportError):
-    """What is there now has other weights than the run was made of."""
+    """The model in that place has other weights than the run was made of."""
 
 
 def described(name: str, directory: Path) -> dict[str, Any]:
-    """What ``run.json`` says of the dense model.
+    """The fields of ``run.json`` about the dense model.
 
     Args:
         name: as it was asked for: an embedded model, a directory, or a hub id.

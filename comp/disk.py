@@ -142,7 +142,7 @@ def _other_file(error: Exception, path: Path) -> str | None:
 
 
 def _number(error: Exception) -> int | None:
-    """What the system says was wrong, as far as an error tells."""
+    """The system's reason for an error, as far as the error tells."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     if not isinstance(error, OSError | RuntimeError) and type(error).__name__ != "SafetensorError":
@@ -173,7 +173,7 @@ def _full(path: Path, needed: int | None, number: int) -> str:
 
 
 def _remedy(first: str, verb: str) -> str:
-    """What to do; verbs that have ``--out`` can also write elsewhere."""
+    """The remedy; verbs that have ``--out`` can also write elsewhere."""
     context = click.get_current_context(silent=True)
     has_out = context is not None and any(each.name == "out" for each in context.command.params)
     return f"{first}, or {verb} another place with --out" if has_out else first

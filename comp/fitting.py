@@ -31,7 +31,7 @@ def check_plan_is_of(plan: PruningPlan, blocks: "Iterable[BlockShape]", model: s
 
 
 def block_plan(block: "BlockShape", groups: Iterable[int], channels: Iterable[int]) -> BlockPlan:
-    """What stays of a block: these KV heads and these channels."""
+    """The plan of a block that keeps these KV heads and these channels."""
     return BlockPlan(
         part=block.part,
         index=block.index,

@@ -32,7 +32,7 @@ def icon_sizes(data: memoryview | bytes) -> list[tuple[int, int]]:
 
 
 def _size(header: bytes) -> tuple[int, int] | None:
-    """Of a PNG, or of a bitmap with its mask below it, which counts as height."""
+    """The size of a PNG, or of a bitmap with its mask below it, which counts as height."""
     if header.startswith(PNG):
         return struct.unpack(">II", header[16:24]) if len(header) == 24 else None
     if len(header) < 12:

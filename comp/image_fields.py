@@ -1,4 +1,4 @@
-"""What the fields of an image processor's file mean to its class.
+"""The meaning of the fields of an image processor's file to its class.
 
 A field that is left out has the class's default; ``null`` is "none", which for a step is "not done".
 The fields of a step that is not done are not read.
@@ -33,7 +33,7 @@ class FieldReader:
         self._fields = fields
 
     def settings(self) -> ImageProcessing:
-        """What they mean.
+        """Their meaning.
 
         Raises:
             CompExportError: a field that is not known, or a value that the class cannot use.

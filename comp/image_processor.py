@@ -25,7 +25,7 @@ AGAIN = "fetch it again"
 
 @dataclass(frozen=True)
 class ImageProcessorFile:
-    """What a checkpoint says of its image processor.
+    """The image processor of a checkpoint, as its files say.
 
     Attributes:
         path: the file that says it.
@@ -38,7 +38,7 @@ class ImageProcessorFile:
     fields: Mapping[str, Any]
 
     def settings(self) -> ImageProcessing:
-        """What the fields mean to the class.
+        """The meaning of the fields to the class.
 
         Raises:
             CompExportError: a field that is not known, or a value that the class cannot use.
@@ -47,7 +47,7 @@ class ImageProcessorFile:
 
 
 def read_image_processing(directory: Path) -> ImageProcessing:
-    """What becomes of a picture before the model of a checkpoint sees it.
+    """The steps from a picture to the pixels that the model of a checkpoint takes.
 
     Raises:
         CompExportError: there is no image processor, its class or a field of it is not known, or

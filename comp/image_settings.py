@@ -1,4 +1,4 @@
-"""What becomes of a picture before the model sees it: settings that say the same for every class.
+"""The steps from a picture to pixel values, in settings that say the same for every class.
 
 The image processor classes of transformers read the fields of their files each in its own way.
 ``comp.image_processor`` makes these settings of them; artifacts carry them in their manifest.
@@ -18,7 +18,7 @@ class _Settings(BaseModel):
 
 
 class ImageSize(_Settings):
-    """What a picture is resized to.
+    """The size that a picture is resized to.
 
     Exactly ``height`` and ``width``; or the shorter edge, with the longer one at most
     ``longest_edge``; or as large as ``max_height`` and ``max_width`` allow.
@@ -65,7 +65,7 @@ class ImageProcessing(_Settings):
 
     @property
     def crop(self) -> CropSize | None:
-        """What is cut out of the middle."""
+        """The size that is cut out of the middle."""
         return self.crop_size if self.do_center_crop else None
 
     @property

@@ -147,7 +147,7 @@ def optional_object(path: Path, remedy: str) -> dict[str, Any]:
 
 
 def kind_of(value: Any) -> str:
-    """What a value of JSON is, with its article: ``a list``."""
+    """The kind of a JSON value, with its article: ``a list``."""
     kinds = {dict: "an object", list: "a list", str: "a text", bool: "a truth value"}
     return "null" if value is None else kinds.get(type(value), "a number")
 

@@ -28,7 +28,7 @@ START = "import sys; sys.path[:] = sys.argv[1:]; from comp.template_worker impor
 
 
 class TemplateFailed(Exception):  # noqa: N818, read as a sentence
-    """What a template did: "the template" + this."""
+    """The failure of a template, to be read after "the template"."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class TemplateProcess:
         return found
 
     def _ended(self, status: int) -> str:
-        """What a template did to the process, by its exit status."""
+        """The failure of a template that ended the process, by its exit status."""
         virtual = getattr(signal, "SIGVTALRM", None)
         if virtual is not None and status == -virtual:
             return f"takes more than {self._seconds:g} seconds"

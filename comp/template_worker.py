@@ -176,6 +176,6 @@ def _limit_memory(most: int) -> None:
 
 
 def _limit_time(seconds: float) -> None:
-    """End this process after so much processor time; 0: never."""
+    """End this process after this processor time, in seconds; 0: never."""
     if hasattr(signal, "setitimer"):  # the kernel ends it, whatever Python is doing
         signal.setitimer(signal.ITIMER_VIRTUAL, seconds)

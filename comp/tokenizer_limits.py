@@ -94,7 +94,7 @@ def _check(tokenizer: Tokenizer, where: str, remedy: str) -> None:
 
 
 def most_characters(positions: int) -> int:
-    """The longest text that is tokenised at all, for a model with so many positions."""
+    """The longest text that is tokenised at all, for a model with this number of positions."""
     return max(FEWEST_CHARACTERS, positions * CHARACTERS_A_POSITION)
 
 

@@ -95,7 +95,7 @@ def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
 
 
 def read_header(file: Path) -> dict[str, StoredTensor]:
-    """What a safetensors file lists.
+    """The tensors that a safetensors file lists.
 
     Raises:
         CompExportError: it is truncated, a Git LFS pointer, or no safetensors file.

@@ -1,4 +1,4 @@
-"""What the page takes from outside: checked before Gradio reads, fetches or opens anything."""
+"""Check the requests of the page's visitors before Gradio reads, fetches or opens anything."""
 
 import asyncio
 import math
@@ -75,7 +75,7 @@ class Page(gr.Blocks):
 
 
 def not_possible(words: str) -> gr.Error:
-    """What is raised to tell a visitor why not; the server's log stays empty."""
+    """The error that tells a visitor why not; the server's log stays empty."""
     return gr.Error(plain(words), title="Not possible", print_exception=False)
 
 
@@ -209,7 +209,7 @@ def too_large(most: int) -> HTTPException:
 
 
 def sweeping(uploads: Uploads) -> Callable[[Any], AbstractAsyncContextManager[None]]:
-    """What the server does as long as it runs: delete old uploads."""
+    """Delete old uploads as long as the server runs."""
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:

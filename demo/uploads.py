@@ -26,7 +26,7 @@ UPLOAD_AGAIN = "upload the picture again"
 
 @dataclass(frozen=True)
 class Uploads:
-    """What the page may open.
+    """The files that the page may open.
 
     Attributes:
         folder: resolved, readable by this user alone.

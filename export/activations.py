@@ -62,7 +62,7 @@ class Half:
         return cls(replace(target, wide=wide), activations)
 
     def words(self, which: str) -> list[str]:
-        """What a user should know of it: nothing where all is well."""
+        """The warning for a user; none where all is well."""
         found = self.activations
         if found is None:
             return [

@@ -48,7 +48,7 @@ Feeds = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Calibration:
-    """What to calibrate on: the first examples of a data set.
+    """The examples to calibrate on: the first of a data set.
 
     Attributes:
         model: where the dense model is now, if it is no longer where the run says.

@@ -64,7 +64,7 @@ def clip_artifact(
 
 
 def _scale(weights: WeightSource, checkpoint: Path) -> float:
-    """What cosines are multiplied with: checkpoints have its logarithm.
+    """The factor of cosines; checkpoints have its logarithm.
 
     Raises:
         CompExportError: it is no number above 0, or so large that scores would overflow.

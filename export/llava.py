@@ -310,7 +310,7 @@ class _Decoder:
         return attended.output, query, key
 
     def _attention_output(self, mixed: ir.Value, number: int) -> ir.Value:
-        """What attention adds to the residual stream, in the precision of that."""
+        """The output of attention, in the precision of the residual stream."""
         graph, wide = self.graph, self.graph.target.wide
         name = f"{DECODER}.layers.{number}.self_attn.o_proj"
         inside = number in wide.outputs
@@ -331,7 +331,7 @@ class _Decoder:
         return cast_to_graph(graph, normed) if wide else normed, total
 
     def _feed_forward(self, normed: ir.Value, number: int) -> ir.Value:
-        """What the FFN adds to the residual stream, in the precision of that."""
+        """The output of the FFN, in the precision of the residual stream."""
         graph, wide = self.graph, self.graph.target.wide
         inside = number in wide.ffn
         if inside:

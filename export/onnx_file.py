@@ -1,4 +1,4 @@
-"""What an ONNX file says of itself, read without onnx: its inputs, its outputs, where its weights are.
+"""Read the inputs, outputs and places of weights of an ONNX file, without the package onnx.
 
 The format is protobuf (``onnx.proto``): fields of a number and a kind, one after another. Only what leads
 to inputs, outputs and tensors is entered; weights inside the file are stepped over.

@@ -20,7 +20,7 @@ NAMING = (NESTED, PLAIN, TOKENIZER)  # files that may name the processor's class
 
 
 def image_processing_for(checkpoint: Path, image_size: int) -> ImageProcessing:
-    """What makes squares of ``image_size`` pixels of pictures.
+    """The settings that make squares of ``image_size`` pixels of pictures.
 
     Raises:
         CompExportError: the checkpoint has no image processor that is known, or its pictures are of

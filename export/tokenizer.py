@@ -11,7 +11,7 @@ from export.manifest import TextProcessing
 
 @dataclass(frozen=True)
 class CheckpointTokenizer:
-    """What an engine needs of it.
+    """The tokenizer of a checkpoint, as far as an engine needs it.
 
     Attributes:
         tokenizer: the tokens of every text as transformers has them.

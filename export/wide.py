@@ -16,7 +16,7 @@ _HEAD = "lm_head"
 
 @dataclass(frozen=True)
 class Wide:
-    """What of a LLaVA's decoder is computed in float32.
+    """The parts of a LLaVA's decoder that are computed in float32.
 
     Attributes:
         residual_from: the block from which on the residual stream and its norms are.
@@ -36,7 +36,7 @@ class Wide:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is in float32, for people."""
+        """The parts in float32, for people."""
         residual = [] if self.residual_from is None else [f"residual from {self.residual_from}"]
         return (
             *residual,
@@ -50,7 +50,7 @@ NONE = Wide()
 
 
 def wide_of(largest: Mapping[str, float]) -> tuple[Wide, tuple[str, ...]]:
-    """What to keep in float32, and the modules that are beyond float16 and cannot be kept.
+    """Choose what to keep in float32, and name the modules beyond float16 that cannot be kept.
 
     Args:
         largest: numbers by the name of the module that they go into or come out of.
@@ -83,7 +83,7 @@ def wide_of(largest: Mapping[str, float]) -> tuple[Wide, tuple[str, ...]]:
 
 
 def overflow_warning(which: str, found: Activations) -> str | None:
-    """What a user must know of an artifact, or of engines, that may overflow; none where all is well."""
+    """Warnings about an artifact, or engines, that may overflow; none where all is well."""
     if not found.beyond:
         return None
     return (

@@ -43,7 +43,7 @@ def model_view(source: ImageSource, settings: ImageProcessing) -> Image.Image:
 
 
 def _seen(source: ImageSource, settings: ImageProcessing) -> NDArray[np.uint8]:
-    """What is left of a picture before its colours become numbers, ``[3, H, W]``."""
+    """A picture after resizing and cropping, before its colours become numbers, ``[3, H, W]``."""
     picture = read_image(source)
     if settings.do_pad:
         picture = _pad_to_square(picture, settings.image_mean)

@@ -47,7 +47,7 @@ class PromptEncoder:
             raise CompExportError(f"prompt_template {self._template!r} has no {_PROMPT}: {REMEDY}")
 
     def render(self, prompt: str, images: int) -> str:
-        """The text of a prompt about so many images, in the checkpoint's chat template.
+        """The text of a prompt about this number of images, in the checkpoint's chat template.
 
         A prompt that says itself where its images go, with as many image tokens as there are images,
         is taken at its word.

@@ -7,7 +7,7 @@ _UNFINISHED = "\ufffd"  # what a byte-level tokenizer shows for a character stil
 
 
 class Decoder(Protocol):
-    """What makes text of tokens."""
+    """The decoder of tokens to text."""
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
 

@@ -1,4 +1,4 @@
-"""What ``inspect`` shows of an artifact's manifest: its fields are checked as far as they are shown.
+"""The part of an artifact's manifest that ``inspect`` shows, with its fields checked.
 
 What all of them must be is known to ``export``, which opens artifacts.
 """
@@ -25,7 +25,7 @@ class _Verified(BaseModel):
 
 
 class _Graphs(BaseModel):
-    """Of an artifact of graphs, or of what engines were built from."""
+    """The fields of an artifact of graphs, or of the one that engines were built from."""
 
     flavour: str = ""
     precision: str = ""

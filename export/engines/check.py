@@ -1,4 +1,4 @@
-"""What the manifest of engines says of them, held against the model that it says they were built from."""
+"""Hold the manifest of engines against the model that it says they were built from."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

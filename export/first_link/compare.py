@@ -141,7 +141,7 @@ def answers_of(
     goes_on: Callable[[], bool] = lambda: True,
     done: Callable[[], None] = lambda: None,
 ) -> Answers:
-    """What a side makes of every request; its model runs on the first, and on others while ``goes_on``."""
+    """Read every request on a side; its model runs on the first, and on others while ``goes_on``."""
     found = Answers(side.name, not_run=side.not_run)
     for index, request in enumerate(requests):
         run = not side.not_run and (index == 0 or goes_on())

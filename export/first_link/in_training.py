@@ -1,4 +1,4 @@
-"""What ``prune`` trains and measures on: the batches of a family's adapter."""
+"""The batches that ``prune`` trains and measures on, as a side of the first link."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a side makes of a user's pictures and words, from template to answer."""
+"""The steps of a side from a user's pictures and words to the answer."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -25,7 +25,7 @@ STEPS: tuple[Step, ...] = (
 
 @dataclass(frozen=True)
 class Outputs:
-    """What the model gives.
+    """The outputs of the model.
 
     Attributes:
         values: by step, numbers to compare, each flat: ``logits`` of the first token ``[V]`` (of a
@@ -97,7 +97,7 @@ class Reference(Side, Protocol):
 
 @dataclass
 class Answers:
-    """What a side made of all requests, in order; ``not_run`` says why some models were not run."""
+    """The readings of all requests by a side, in order; ``not_run`` says why its model was not run."""
 
     name: str
     readings: list[Reading | Refused] = field(default_factory=list)

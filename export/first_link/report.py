@@ -24,7 +24,7 @@ COLUMNS = ("first link", "holds", "requests", "pixels", "outputs", "parts at")
 
 
 def notes_of(links: list[dict[str, Any]]) -> list[str]:
-    """What the rows leave out: where sides part, what they refuse, what was not run."""
+    """Details of the rows: where sides part, what they refuse, what was not run."""
     found = []
     for link in links:
         name = link["name"]

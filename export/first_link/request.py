@@ -39,7 +39,7 @@ LONG = 120  # words of a long question; texts of other tasks are shorter
 
 @dataclass(frozen=True)
 class Request:
-    """What a user hands in.
+    """Pictures and words that a user hands in.
 
     Attributes:
         name: tells it apart in a report.
@@ -55,7 +55,7 @@ class Request:
 
 
 def request_of(example: Any, name: str) -> Request:
-    """What a user would hand in of an example of any task."""
+    """The request that an example of any task stands for."""
     if isinstance(example, PairExample):
         return Request(name, tuple(example.images), example.statement)
     assert isinstance(example, Example)
@@ -64,8 +64,9 @@ def request_of(example: Any, name: str) -> Request:
 
 
 class Requests(Sequence[Request]):
-    """Those of the data, then the awkward ones. A picture of the data is opened each time it is read, so
-    that as many large photographs are never in memory at once.
+    """The requests of the data, then the awkward ones.
+
+    A picture of the data is opened each time it is read, so that never all are in memory at once.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Requests(Sequence[Request]):
 
 
 def of_data(example: Any, name: str, task: Task) -> Request:
-    """What a user hands in of an example; a picture to be described comes without a beginning."""
+    """The request that an example stands for; a picture to be described comes without a beginning."""
     found = request_of(example, name)
     if task == "caption":
         return replace(found, text="")

@@ -126,7 +126,7 @@ class GraphBuilder:
 
     @contextmanager
     def in_float32(self, wide: bool = True) -> Iterator[None]:
-        """What is built inside computes in float32, with weights of float32, if it is ``wide``.
+        """Build what follows in float32, weights too, if it is ``wide``.
 
         Values from outside are cast by who passes them in.
         """

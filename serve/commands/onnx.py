@@ -250,7 +250,7 @@ def _export(
 def _check(
     bar: "Progress", run: "RunDirectory", name: str, dense: bool, model: str | None
 ) -> "Callable[[Path], None]":
-    """What refuses an artifact that reads pictures and words otherwise than transformers does."""
+    """Make the check that refuses an artifact that reads otherwise than transformers does."""
     from comp.data.embedded import embedded_examples
     from export.first_link.compare import NotCompared
     from export.reading import load_artifact
@@ -277,7 +277,7 @@ def _check(
 
 
 def _unchecked(directory: Path) -> None:
-    """What nobody asked to be compared."""
+    """Check nothing: the user passed --no-check."""
 
 
 def _kept(

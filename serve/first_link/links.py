@@ -65,7 +65,7 @@ class FromUsers:
         artifacts: Sequence[Artifact],
         dense: Callable[[], Any],
     ) -> list[FirstLink | NotCompared]:
-        """Those of a run's artifacts (``export.verify.FirstLinks``).
+        """Make the first links of a run's artifacts (``export.verify.FirstLinks``).
 
         The original against every artifact and the batches of ``prune``; the slim checkpoint against
         the compressed artifacts.

@@ -1,4 +1,4 @@
-"""What users call, as a side of the proof's first link: pictures and words into an engine of ``serve``."""
+"""An engine of ``serve`` as a side of the first link: what users call."""
 
 import numpy as np
 from numpy.typing import NDArray
