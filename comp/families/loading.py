@@ -291,8 +291,11 @@ def _check_image_tokens(directory: Path, config: Any, processor: Any, token: str
     from PIL import Image
 
     from comp.families.llava_batches import tower_tokens
+    from comp.families.llava_forward import config_selection
 
     wanted, strategy = tower_tokens(config), config.vision_feature_select_strategy
+    selection = config_selection(config)  # of a slim checkpoint, which leaves fewer
+    wanted = wanted if selection is None else selection.count
     fields = {
         "patch_size": config.vision_config.patch_size,
         "num_additional_image_tokens": 1,

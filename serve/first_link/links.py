@@ -182,7 +182,8 @@ class FromUsers:
             return NotCompared(
                 f"{reference} = {name}", NO_VNNI.format(precision=manifest.precision)
             )
-        side = Served(load_engine(artifact.path, device="cpu", check_hashes=False), name)
+        engine = load_engine(artifact.path, device="cpu", check_hashes=False)
+        side = Served(engine, name, of_tower=not slim)
         if integers:
             side.not_run = INTEGERS.format(precision=manifest.precision)
         elif manifest.dense == slim:

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from comp.errors import CompExportError
 from export.first_link.reading import Outputs, Reading, Refused
 from export.first_link.request import Picture, Request
+from export.llava_manifest import LlavaManifest
 from serve.encoder.blip_retriever import BlipRetriever
 from serve.encoder.judge import Judge
 from serve.encoder.reader import Reader
@@ -19,7 +20,9 @@ from serve.preprocess import model_view, preprocess
 class Served:
     """An engine (see ``export.first_link.reading.Side``)."""
 
-    def __init__(self, engine: TaskEngine, name: str) -> None:
+    def __init__(self, engine: TaskEngine, name: str, of_tower: bool = False) -> None:
+        """``of_tower``: give an image as many places as the original has, of which some may be selected."""
+        self._places_of_tower = of_tower
         self.name = name
         self.not_run = ""
         self._engine = engine
@@ -40,6 +43,8 @@ class Served:
         if isinstance(engine, Engine):
             prompt = engine.render(text, len(images))
             ids = engine.encode(text, len(images)).input_ids
+            if self._places_of_tower:
+                ids = _of_tower(ids, engine.manifest)
         elif isinstance(engine, Reader) and not engine.asks and not text.strip():
             ids = np.zeros(0, np.int64)  # a caption without a beginning
         else:
@@ -50,6 +55,18 @@ class Served:
         pixels = preprocess(images, engine.manifest.image_processor) if images else None
         outputs = _outputs(engine, images, text, max_new_tokens) if run else None
         return Reading(ids, pixels, prompt, outputs)
+
+
+def _of_tower(ids: NDArray[np.int64], manifest: LlavaManifest) -> NDArray[np.int64]:
+    """The ids ``[N]`` with a place for each token of an image that the tower gives, as transformers has them.
+
+    They differ where only some of them are selected: then an image has fewer places.
+    """
+    token, places = manifest.image
+    is_image = ids == token
+    within = (np.cumsum(is_image) - 1) % places
+    first = manifest.vision.tower_tokens * (within == 0)
+    return np.repeat(ids, np.where(is_image, first, 1))
 
 
 def _outputs(engine: TaskEngine, images: list[Picture], text: str, max_new_tokens: int) -> Outputs:

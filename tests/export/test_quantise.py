@@ -82,6 +82,8 @@ def layer(flavour, precision, weight, name=NAME):
 @pytest.mark.parametrize(("flavour", "precision"), FORMS)
 @pytest.mark.parametrize("width", [128, 48, 40])
 def test_a_layer_multiplies_by_its_integers(flavour, precision, width):
+    if flavour == "onnxruntime" and not multiplies_exactly():
+        pytest.skip("this CPU has no VNNI: ONNX Runtime's products of bytes saturate")
     random = np.random.default_rng(width)
     weight = random.standard_normal((24, width)).astype(np.float32)
     x = random.standard_normal((1, 7, width)).astype(np.float32)
@@ -151,6 +153,8 @@ def call(*words):
 
 @pytest.mark.parametrize("kind", ["clip", "question", "statement", "retrieval", "caption"])
 def test_encoders_are_proved_and_measured_in_integers(fresh, kind):
+    if not multiplies_exactly():
+        pytest.skip("this CPU has no VNNI: ONNX Runtime's products of bytes saturate")
     run = fresh(kind)
     for flavour, precision in FORMS:
         call("onnx", run, "--flavour", flavour, "--precision", precision)
