@@ -39,7 +39,7 @@ def _in_no_folder(name: str) -> str:
 
 
 FileName = Annotated[str, Field(max_length=255), AfterValidator(_in_no_folder)]
-"""Of a file beside the manifest."""
+"""The name of a file beside the manifest, in no folder."""
 Flavour = Literal["onnxruntime", "standard"]
 Computed = Literal["float32", "float16", "bfloat16"]
 Precision = Literal["float32", "float16", "bfloat16", "int8", "int4"]
