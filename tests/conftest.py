@@ -35,3 +35,15 @@ def fresh_run(tmp_path_factory):
     from tests.small_runs import fresh_runs  # loads torch, which not every test needs
 
     return fresh_runs(tmp_path_factory.mktemp)
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    """Refuse every load of weights: what else is refused was refused before them."""
+    from comp.errors import CompExportError
+    from comp.families import loading
+
+    def read(*_given, **_named):
+        raise CompExportError("the weights are read")
+
+    monkeypatch.setattr(loading, "_load_model", read)

@@ -7,6 +7,8 @@ import pytest
 from growth import Point, main, points_of
 from PIL import Image
 
+from serve.backends.integers import multiplies_exactly
+
 
 def test_the_points_of_every_axis():
     points = list(points_of(0.62))
@@ -22,6 +24,7 @@ def test_the_points_of_every_axis():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not multiplies_exactly(), reason="this CPU has no VNNI: int8 is refused")
 def test_a_report_and_a_figure_of_a_small_model(tmp_path, monkeypatch):
     monkeypatch.setattr(growth, "IMAGES", (1, 2))
     monkeypatch.setattr(growth, "TEXTS", (64,))

@@ -33,11 +33,10 @@ def llava(tmp_path_factory):
 
 
 @pytest.fixture
-def copied(llava, tmp_path):
-    """The checkpoint without weights that can be read: what is refused is refused before them."""
+def copied(llava, tmp_path, no_weights):
+    """A copy of the checkpoint whose weights nobody may read."""
     path = tmp_path / "copied"
     shutil.copytree(llava[0], path)
-    (path / "model.safetensors").write_bytes(b"no weights")
     return path
 
 
@@ -90,7 +89,7 @@ def test_templates_are_refused_before_weights_are_read(copied, template, words):
 
 
 def test_tokenizers_are_refused_before_weights_are_read(copied):
-    with pytest.raises(CompExportError, match=r"cannot load|safetensors"):
+    with pytest.raises(CompExportError, match="the weights are read"):
         load_adapter(copied)  # nothing else is wrong with it
     config = json.loads((copied / "config.json").read_text())
     names = ("image_token_index", "image_token_id")

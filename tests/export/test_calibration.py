@@ -139,7 +139,7 @@ def test_bad_input_is_refused(fresh, monkeypatch, tmp_path):
     calibrated = ("--rounding", "calibrated")
     assert "--precision float32: it is for int4" in refused(*calibrated)
     assert "--precision int8: it is for int4" in refused(*calibrated, "--precision", "int8")
-    assert "pass --rounding calibrated too" in refused("--data", tmp_path)
+    assert "pass --rounding calibrated or --precision float16 too" in refused("--data", tmp_path)
     calibrated += ("--precision", "int4")
     assert "nothing.jsonl" in refused(*calibrated, "--data", tmp_path / "nothing.jsonl")
     monkeypatch.setattr(calibration, "memory_mb", lambda: 0.1)

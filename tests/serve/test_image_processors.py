@@ -45,7 +45,8 @@ def photo(width, height, mode="RGB"):
 
 
 def write(directory, fields, model_type="clip", name=NAMED):
-    (directory / "config.json").write_text(json.dumps({"model_type": model_type}))
+    parts = {"text_config": {}, "vision_config": {}}
+    (directory / "config.json").write_text(json.dumps({"model_type": model_type, **parts}))
     (directory / name).write_text(json.dumps(fields))
     return directory
 
@@ -434,22 +435,22 @@ def test_a_run_keeps_the_pixels_of_its_dense_model(checkpoint, tmp_path):
         np.testing.assert_array_equal(found, expected["pixel_values"])
 
 
-def test_refused_before_the_weights_are_read(checkpoint, tmp_path):
+def test_refused_before_the_weights_are_read(checkpoint, tmp_path, no_weights):
     dense, fields = checkpoint
     copied = shutil.copytree(dense, tmp_path / "copy")
-    bare = shutil.copytree(dense, tmp_path / "bare")
-    (bare / "model.safetensors").write_bytes(b"no weights")
     for changes, words in (
         ({"do_flip": True}, "do_flip of"),
         ({"size": 20, "crop_size": 20}, "20x20 pixels .* image tower takes"),
         ({"size": {"shortest_edge": 200}, "do_center_crop": False, "do_pad": False}, "that differ"),
     ):
-        for directory in (copied, bare):
-            (directory / NAMED).write_text(json.dumps(fields | changes))
+        (copied / NAMED).write_text(json.dumps(fields | changes))
         with pytest.raises(CompExportError, match=words):
-            load_adapter(bare)
+            load_adapter(copied)
         with pytest.raises(CompExportError, match=words):
             export_artifact(copied, tmp_path / "onnx", Origin("tiny"))
-    (bare / NAMED).unlink()
+    (copied / NAMED).unlink()
     with pytest.raises(CompExportError, match=f"no image processor: add {NAMED}"):
-        load_adapter(bare)
+        load_adapter(copied)
+    (copied / NAMED).write_text(json.dumps(fields))
+    with pytest.raises(CompExportError, match="the weights are read"):
+        load_adapter(copied)
