@@ -15,12 +15,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from comp.console import print_table, say
-from comp.encoder_flops import ANSWER_LENGTH, CAPTION_LENGTH, request_macs, usual_request
-from comp.encoder_shapes import ASKED, PACKAGED, BlockSize, EncoderShape, packaged_shape
+from comp.checkpoints.encoder_shape import ASKED, PACKAGED, BlockSize, EncoderShape, packaged_shape
+from comp.checkpoints.slim_encoder_shape import SlimShape
 from comp.errors import CompExportError
+from comp.flops.encoder import ANSWER_LENGTH, CAPTION_LENGTH, request_macs, usual_request
 from comp.plan import KEEP_UNIT, BlockPlan, DropPlan, Part, PruningPlan, Workload
-from comp.slim_shapes import SlimShape
+from comp.utils.console import print_table, say
 
 ALIGN = 16  # channels: as `prune` keeps them in models of this width
 STEPS = 1000  # the strengths that are tried: 0, 1/1000, …, 1
@@ -36,7 +36,7 @@ IMAGE_CUT, TEXT_CUT = 0.3, 0.15  # of the tokens that reach a block
 def find_plan(
     shape: EncoderShape, rate: float, on: Workload, model: str, seed: int = 0
 ) -> PruningPlan:
-    """The plan whose rate, counted by ``comp.encoder_flops``, is nearest to ``rate``.
+    """The plan whose rate, counted by ``comp.flops.encoder``, is nearest to ``rate``.
 
     One strength cuts everything in step; then, with the widths fixed, the strength of the token
     dropping alone is moved, because widths come in coarse steps.

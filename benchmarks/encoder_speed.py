@@ -20,17 +20,17 @@ from typing import Any
 
 from PIL import Image
 
-from comp.console import print_table, say
+from comp.checkpoints.encoder_shape import PACKAGED, EncoderShape
+from comp.checkpoints.slim_encoder_shape import SlimShape
 from comp.data.embedded import embedded_examples
-from comp.encoder_flops import images_of, request_macs, usual_request
-from comp.encoder_shapes import PACKAGED, EncoderShape
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
-from comp.files import write_text, writing_directory
-from comp.machine import describe_machine, describe_versions
+from comp.flops.encoder import images_of, request_macs, usual_request
 from comp.plan import PruningPlan
 from comp.runs import RUN_VERSION, RunDirectory
-from comp.slim_shapes import SlimShape
+from comp.utils.console import print_table, say
+from comp.utils.files import write_text, writing_directory
+from comp.utils.machine import describe_machine, describe_versions
 from encoder_plan import describe_plan, find_plan, new_tokens_of
 from export.artifact import Origin, artifact_directory, export_artifact
 from export.graph.builder import Target

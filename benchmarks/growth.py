@@ -16,12 +16,12 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from comp.console import say
+from comp.checkpoints.llava_shape import ModelShape
 from comp.errors import CompExportError
-from comp.files import write_text, writing
-from comp.machine import usable_cores
 from comp.plan import PruningPlan, Workload
-from comp.shapes import ModelShape
+from comp.utils.console import say
+from comp.utils.files import write_text, writing
+from comp.utils.machine import usable_cores
 from export.engines.limits import Limits
 from fresh import in_fresh_process
 from plan_shape import find_plan

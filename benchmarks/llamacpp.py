@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from comp.checkpoints import read_config
+from comp.checkpoints.locate import read_config
+from comp.checkpoints.tying import LM_HEAD
 from comp.errors import CompExportError
-from comp.files import writing
-from comp.tying import LM_HEAD
+from comp.utils.files import writing
 from contestants import Answered, Loaded, Stage, installed
 from export.weights import CheckpointWeights
 from run_files import RunFiles, Which

@@ -18,13 +18,13 @@ from typing import Any
 
 from PIL import Image
 
-from comp.console import print_table, say
+from comp.checkpoints.llava_shape import ModelShape
 from comp.errors import CompExportError
-from comp.files import write_text
-from comp.flops import llava_params
-from comp.machine import usable_cores
+from comp.flops.llava import llava_params
 from comp.plan import PruningPlan, Workload
-from comp.shapes import ModelShape
+from comp.utils.console import print_table, say
+from comp.utils.files import write_text
+from comp.utils.machine import usable_cores
 from contestants import CONTESTANTS, GENAI, LLAMACPP, ON_CPUS, ORTGENAI, Asked, Stage
 from export.engines.limits import Limits
 from fresh import in_fresh_process, peak_of

@@ -27,9 +27,9 @@ from torch import Tensor
 from transformers import LlamaForCausalLM, LlavaForConditionalGeneration
 from transformers.utils.logging import disable_progress_bar
 
-from comp.checkpoints import read_config
+from comp.checkpoints.locate import read_config
 from comp.errors import CompExportError
-from comp.files import writing_directory
+from comp.utils.files import writing_directory
 from contestants import Answered, Loaded, Stage, installed
 from run_files import RunFiles, Which
 from torch_models import processor_of, prompt_text

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from comp.console import print_table, say
+from comp.checkpoints.llava_shape import ModelShape
 from comp.errors import CompExportError
-from comp.flops import keep_ratios, llava_macs_of_counts
+from comp.flops.llava import keep_ratios, llava_macs_of_counts
 from comp.plan import KEEP_UNIT, BlockPlan, DropPlan, Part, PruningPlan, Workload
-from comp.shapes import ModelShape
+from comp.utils.console import print_table, say
 from random_llava import SHAPES, config_of
 
 ALIGN = 64  # channels: whole tiles of a matrix product, as `prune` keeps them in large models
@@ -48,7 +48,7 @@ def find_plan(
     tower: bool = False,
     seed: int = 0,
 ) -> PruningPlan:
-    """The plan whose rate, counted by ``comp.flops``, is nearest to ``rate``.
+    """The plan whose rate, counted by ``comp.flops.llava``, is nearest to ``rate``.
 
     One strength cuts everything in step; then, with the widths fixed, the strength of the token
     dropping alone is moved, because widths come in coarse steps.

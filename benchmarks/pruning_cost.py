@@ -18,18 +18,18 @@ from typing import Any
 
 import torch
 
-from comp.checkpoints import resolve_model
-from comp.compute import Compute
-from comp.console import print_table, say
+from comp.adapter import FamilyAdapter, Forwarding
+from comp.checkpoints.locate import resolve_model
 from comp.errors import CompExportError
-from comp.families.base import FamilyAdapter, Forwarding
 from comp.families.loading import load_adapter
-from comp.files import write_text
-from comp.importance import ParameterImportance
-from comp.machine import describe_machine
+from comp.importance.parameters import ParameterImportance
 from comp.masks import Masks
-from comp.pruning_data import DataSizes, PruningData, embedded_data
-from comp.training_loop import StepOptions, Trainer, examples_of, prefetched
+from comp.training.data import DataSizes, PruningData, embedded_data
+from comp.training.trainer import StepOptions, Trainer, examples_of, prefetched
+from comp.utils.compute import Compute
+from comp.utils.console import print_table, say
+from comp.utils.files import write_text
+from comp.utils.machine import describe_machine
 from speed_report import describe_versions
 
 VARIANTS = {

@@ -15,11 +15,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from comp.console import say
-from comp.encoder_shapes import BLIP_TEXT, BLIP_VISION, CLIP_TEXT, CLIP_VISION, PACKAGED
+from comp.checkpoints.encoder_shape import BLIP_TEXT, BLIP_VISION, CLIP_TEXT, CLIP_VISION, PACKAGED
+from comp.checkpoints.llava_shape import config_of
 from comp.errors import CompExportError
-from comp.files import writing_directory
-from comp.shapes import config_of
+from comp.utils.console import say
+from comp.utils.files import writing_directory
 
 GAIN = 1.4  # attention of such weights is not flat, so that tokens are ranked without ties
 BIAS_SPREAD = 0.1
@@ -102,7 +102,7 @@ def random_model(config: dict[str, Any], seed: int = 0) -> Any:
     import transformers
     from torch import nn
 
-    from comp.families.blip_nlvr import BlipForNlvr2, BlipNlvrConfig
+    from comp.families.blip.nlvr import BlipForNlvr2, BlipNlvrConfig
 
     architecture = config["architectures"][0]
     if architecture == "BlipForNlvr2":
@@ -188,7 +188,7 @@ def prompt_of(family: str, text_tokens: int) -> str:
 @cache
 def _words() -> tuple[str, ...]:
     """The words of EmojiScenes."""
-    from comp.training.word_tokenizer import BLIP, word_tokenizer
+    from comp.tiny_models.word_tokenizer import BLIP, word_tokenizer
 
     found = word_tokenizer(BLIP).get_vocab()
     return tuple(sorted(word for word in found if word.isalpha()))

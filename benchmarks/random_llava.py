@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from comp.console import say
+from comp.checkpoints.llava_shape import ModelShape
 from comp.errors import CompExportError
-from comp.files import writing_directory
-from comp.shapes import ModelShape
+from comp.utils.console import say
+from comp.utils.files import writing_directory
 from export.slim import write_safetensors
 
 SHARD_BYTES = 2_000_000_000

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from comp.console import say
 from comp.errors import CompExportError
+from comp.utils.console import say
 from contestants import CONTESTANTS, PREPARE, Answered, Loaded, Stage
 from run_files import BOTH, RunFiles, Which
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from comp.console import say
 from comp.errors import CompExportError
 from comp.plan import PruningPlan
+from comp.utils.console import say
 from export.artifact import Origin, artifact_directory, export_artifact
 from export.engines.build import BuildOptions, Weights
 from export.engines.capability import choose_capabilities

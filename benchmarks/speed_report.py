@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from comp.flops import llava_params
+from comp.checkpoints.llava_shape import ModelShape
+from comp.flops.llava import llava_params
 from comp.plan import PruningPlan
-from comp.shapes import ModelShape
 from contestants import Answered
 from plan_shape import describe_plan
 from rounds import Record
@@ -133,7 +133,7 @@ def model_report(shape: ModelShape, plan: PruningPlan) -> dict[str, Any]:
 
 def describe_device(device: str) -> dict[str, Any]:
     """The GPU, its driver and memory in MiB; for a CPU the processor, cores and memory."""
-    from comp.machine import describe_machine
+    from comp.utils.machine import describe_machine
 
     found: dict[str, Any] = {"kind": device, "machine": describe_machine()}
     if device == "cuda":

@@ -14,9 +14,9 @@ from transformers.utils import logging
 
 from comp.errors import CompExportError
 from comp.families.image_processor import load_image_processor
-from comp.families.llama_forward import DecoderCache, DecoderOptions
-from comp.families.llava_forward import IGNORE, LlavaBatch, answer_step, prompt_kinds, run_llava
-from comp.families.slim_llava import CompLlavaForConditionalGeneration
+from comp.families.llava.decoder import DecoderCache, DecoderOptions
+from comp.families.llava.forward import IGNORE, LlavaBatch, answer_step, prompt_kinds, run_llava
+from comp.families.llava.slim import CompLlavaForConditionalGeneration
 from contestants import Answered, Answerer, Asked, Loaded
 from run_files import RunFiles, Which
 

@@ -13,15 +13,17 @@ _AUTO = "transformers.models.auto.modeling_auto"
 # A processor of a slim checkpoint asks for its configuration, maybe before any model is wanted.
 _PROCESSORS = "transformers.models.auto.processing_auto"
 _SLIM = {
-    "transformers.models.llava.modeling_llava": "comp.families.slim_llava",
-    "transformers.models.clip.modeling_clip": "comp.families.slim_clip",
-    "transformers.models.blip.modeling_blip": "comp.families.slim_blip",
-    "transformers.models.blip.modeling_blip_text": "comp.families.blip_nlvr",
+    "transformers.models.llava.modeling_llava": "comp.families.llava.slim",
+    "transformers.models.clip.modeling_clip": "comp.families.clip.slim",
+    "transformers.models.blip.modeling_blip": "comp.families.blip.slim",
+    "transformers.models.blip.modeling_blip_text": "comp.families.blip.nlvr",
 }
 # What slim models are made of: some of it loads the auto classes while it is itself being loaded.
 _LLAMA = "transformers.models.llama.modeling_llama"
 # Ours, likewise.
-_FORWARDS = tuple(f"comp.families.{name}_forward" for name in ("llama", "llava", "clip"))
+_FORWARDS = tuple(
+    f"comp.families.{name}" for name in ("llava.decoder", "llava.forward", "clip.forward")
+)
 _AWAITED = (_AUTO, "transformers.modeling_layers", _LLAMA, *_SLIM, *_FORWARDS)
 _whole: set[str] = set()
 

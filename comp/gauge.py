@@ -7,9 +7,9 @@ the loss to tell modes apart. The metric is then measured for the dense model an
 
 from dataclasses import dataclass, replace
 
-from comp.families.base import Forwarding
-from comp.methods.base import Job
-from comp.training_loop import accuracy, mean_loss
+from comp.adapter import Forwarding
+from comp.search.job import Job
+from comp.training.trainer import accuracy, mean_loss
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from comp.families.token_dictionary import attach_dictionary
 from comp.methods import pdrop
-from comp.methods.base import REACHABLE_MARGIN, Job, Outcome, modes_of, unreachable
+from comp.methods.common.decoder_tokens import LEAST, MODE
+from comp.methods.common.encoder_tokens import is_encoder, token_ground
+from comp.methods.common.parameters import Ground, whole_ground
 from comp.methods.madtp import check_learns, guided
 from comp.methods.upop import Interval, prune_in
-from comp.parameter_pruning import Ground, whole_ground
 from comp.plan import KEEP_UNIT, Drops
-from comp.search import SearchState
-from comp.token_plans import LEAST, MODE
-from comp.token_pruning import is_encoder, token_ground
+from comp.search.job import REACHABLE_MARGIN, Job, Outcome, modes_of, unreachable
+from comp.search.stage import SearchState
 from comp.token_strength import first_strength, nearest_strength
+from comp.tokens.dictionary import attach_dictionary
 
 Course = Callable[[int, int], tuple[float | None, float]]
 """Of a stage, from 1, and of how many: how far parameters and tokens have come at its end.
@@ -48,7 +48,7 @@ class Tokens:
 
 
 def prune_jointly(job: Job, method: str, course: Course) -> Outcome:
-    """Prune in the stages of a course; see ``comp.methods.base.method``."""
+    """Prune in the stages of a course; see ``comp.search.job.method``."""
     tokens = tokens_of(job, method)
     ground = whole_ground(job)
     strength = agreed_strength(job, ground, tokens)

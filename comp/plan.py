@@ -12,8 +12,8 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from comp.errors import CompExportError
-from comp.files import write_text
-from comp.versioned import read_versioned, validated
+from comp.utils.files import write_text
+from comp.utils.versioned_json import read_versioned, validated
 
 PLAN_VERSION: Final = 1
 KEEP_UNIT = 1000  # keep ratios are whole thousandths, so that ceil(ratio * n) is exact everywhere

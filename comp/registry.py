@@ -12,7 +12,7 @@ from comp.errors import CompExportError
 
 # What a mode prunes: the last word of its name; image tokens alone are the mode itself.
 Kind = Literal["parameters", "tokens", "vision_tokens"]
-Distill = Literal["none", "logits", "features", "both"]  # see ``comp.distillation``
+Distill = Literal["none", "logits", "features", "both"]  # see ``comp.training.distillation``
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Family:
 
     Attributes:
         teaching: how its models are trained, but for those of an architecture in ``taught``.
-        race: steps of recovery before searches are compared (``comp.race``), unless asked otherwise.
+        race: steps of recovery before searches are compared (``comp.pipeline.race``), unless asked otherwise.
         lacks: modes that models of an architecture do not have.
     """
 

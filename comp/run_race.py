@@ -1,15 +1,15 @@
-"""Running a race (``comp.race``): a search and the first steps of recovery for each lane."""
+"""Running a race (``comp.pipeline.race``): a search and the first steps of recovery for each lane."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from comp.families.base import FamilyAdapter
-from comp.files import write_text
-from comp.methods.base import Job, modes_of, reaches
-from comp.race import Lane, Verdict, check_steps, has_room, lanes_of, winner
-from comp.run_steps import Site, job_of, recovered, searched, validated
-from comp.settings import Settled
+from comp.adapter import FamilyAdapter
+from comp.pipeline.race import Lane, Verdict, check_steps, has_room, lanes_of, winner
+from comp.pipeline.resolve import Settled
+from comp.pipeline.steps import Site, job_of, recovered, searched, validated
+from comp.search.job import Job, modes_of, reaches
+from comp.utils.files import write_text
 
 VERDICT = "verdict.json"  # of a lane
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import click
 
-from comp.disk import disk_errors
 from comp.errors import CompExportError
-from comp.files import discard, remove, sweep, write_text, writing_directory
-from comp.json_files import read_object
-from comp.locks import LOCK, locked, process_lives
 from comp.plan import PruningPlan
-from comp.versioned import read_versioned
+from comp.utils.disk import disk_errors
+from comp.utils.files import discard, remove, sweep, write_text, writing_directory
+from comp.utils.json_files import read_object
+from comp.utils.locks import LOCK, locked, process_lives
+from comp.utils.versioned_json import read_versioned
 
 RUN_VERSION = 1
 LATEST = "latest"

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from comp.data.scoring import exact_match
+from comp.metrics.exact_match import exact_match
 from demo.cards import said
 from demo.comparison import Side
 from demo.html import chip, plain

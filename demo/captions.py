@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from comp.data.captions import name_pattern, names_in
+from comp.data.emoji_scenes.captions import name_pattern, names_in
 from demo.answers import token_clocks
 from demo.cards import missing, said
 from demo.comparison import Side

@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from comp.console import print_json, say
-from comp.options import CommonOptions, common_options, run_argument
+from comp.commands.options import CommonOptions, common_options, run_argument
+from comp.utils.console import print_json, say
 from serve.artifacts import Form
 from serve.commands.forms import form_options
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter, sleep
 from typing import Generic, Literal, TypeVar
 
-from comp.images import ImageSource
+from comp.data.images import ImageSource
 from demo.pair import Pair
 from serve.artifacts import Which
 from serve.encoder.reader import Reader

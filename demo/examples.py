@@ -6,12 +6,12 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from comp.data.captions import Captioned, CaptionExamples, EmojiCaptions, article
-from comp.data.emoji_scenes import EmojiScenes
-from comp.data.questions import KINDS
-from comp.data.scenes import Scene, render
-from comp.data.statements import COUNT as COUNT_WORDS
-from comp.data.statements import PRESENCE, EmojiStatements
+from comp.data.emoji_scenes.captions import Captioned, CaptionExamples, EmojiCaptions, article
+from comp.data.emoji_scenes.examples import EmojiScenes
+from comp.data.emoji_scenes.questions import KINDS
+from comp.data.emoji_scenes.scenes import Scene, render
+from comp.data.emoji_scenes.statements import COUNT as COUNT_WORDS
+from comp.data.emoji_scenes.statements import PRESENCE, EmojiStatements
 
 COUNT = 6
 QUESTIONS_EACH = 6

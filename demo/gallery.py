@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from comp.images import ImageSource
+from comp.data.images import ImageSource
 from serve.encoder.engine import ms_since
 from serve.encoder.retriever import EmbeddedTexts, Retriever
 from serve.results import TowerKept

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from comp.images import ImageSource
+from comp.data.images import ImageSource
 from export.encoder_manifest import EncoderManifest
 from export.llava_manifest import LlavaManifest
 from export.manifest import Manifest

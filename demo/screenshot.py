@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from comp.errors import CompExportError
-from comp.files import writing
+from comp.utils.files import writing
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDTH, HEIGHT = 1280, 860

@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from time import time
 
+from comp.data.images import check_image
 from comp.errors import CompExportError
-from comp.images import check_image
 
 FOLDER_VARIABLE = "GRADIO_TEMP_DIR"  # where Gradio puts uploads; read when a page is built
 PREFIX = "comp-export-page-"

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from comp.adapter import FamilyAdapter, Forwarding
+from comp.checkpoints.tensor_names import canonical_name
 from comp.errors import CompExportError
-from comp.families.base import FamilyAdapter, Forwarding
-from comp.families.llava_names import canonical_name
 from comp.families.loading import load_adapter
 from comp.families.streamed import is_large
 from export.graph.builder import Target

@@ -7,11 +7,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from comp.checkpoints import read_config
+from comp.checkpoints.locate import read_config
 from comp.errors import CompExportError
-from comp.files import writing_directory
 from comp.plan import PruningPlan, Workload
 from comp.registry import family_of as registered_family
+from comp.utils.files import writing_directory
 from export.blip_artifact import blip_artifact
 from export.checkpoint_files import TOKENIZER
 from export.clip_artifact import clip_artifact

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from comp.encoder_shapes import ASKED, TextShape
+from comp.checkpoints.encoder_shape import ASKED, TextShape
 from export.blip_config import BlipShape
 from export.blip_text import DECODER, ENCODER, KINDS, TextModel
 from export.encoder_manifest import GRAPHS

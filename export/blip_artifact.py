@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from comp.dropped_flops import dropped_macs
-from comp.encoder_flops import images_of
-from comp.encoder_shapes import ASKED
-from comp.families.blip_cuts import BlipCuts
+from comp.checkpoints.blip_slices import BlipCuts
+from comp.checkpoints.encoder_shape import ASKED
+from comp.flops.encoder import images_of
+from comp.flops.token_drops import dropped_macs
 from comp.plan import Part, PruningPlan, Workload
 from export.blip import blip_graphs_of, build_blip_graphs
 from export.blip_config import BlipShape, blip_of

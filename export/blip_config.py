@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from comp.checkpoints import read_config
-from comp.encoder_shapes import EncoderShape, Task, TextShape
+from comp.checkpoints.encoder_shape import EncoderShape, Task, TextShape
+from comp.checkpoints.locate import read_config
+from comp.checkpoints.slim_encoder_shape import SlimShape
 from comp.errors import CompExportError
 from comp.plan import DropPlan, Part, PruningPlan
-from comp.slim_shapes import SlimShape
 from export.encoder_config import TowerSettings, tower_settings
 from export.encoder_manifest import tokens_left
 

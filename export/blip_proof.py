@@ -13,18 +13,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from comp.adapter import Forwarding
+from comp.checkpoints.blip_slices import BlipCuts
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
-from comp.families.blip import BlipAdapter, BlipBatch
-from comp.families.blip_cuts import BlipCuts
-from comp.families.blip_forward import Memory, Seen
-from comp.families.blip_passes import encoded_by, memories_of, said_by, seen_by
-from comp.families.encoder_forward import Encoded
+from comp.families.blip.adapter import BlipAdapter, BlipBatch
+from comp.families.blip.forward import encoded_by, memories_of, said_by, seen_by
+from comp.families.blip.text_forward import Memory, Seen
+from comp.families.encoder.forward import Encoded
 from comp.families.loading import load_adapter
-from comp.families.token_dictionary import attach_dictionary
 from comp.masks import Masks
 from comp.plan import DropPlan, Place, PruningPlan
-from comp.tokens import RatioRule
+from comp.tokens.dictionary import attach_dictionary
+from comp.tokens.drop_rules import RatioRule
 from export.clip_proof import ranked
 from export.encoder_manifest import EncoderArtifact
 from export.masked import Listening, fill_kept, heard_scores, masks_of

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from comp.encoder_shapes import BlockSize, TextShape
+from comp.checkpoints.encoder_shape import BlockSize, TextShape
+from comp.checkpoints.tying import BLIP_HEAD, BLIP_WORDS
 from comp.plan import DropPlan
-from comp.tying import BLIP_HEAD, BLIP_WORDS
 from export.blip_config import BlipShape
 from export.graph.attention import (
     CacheWindow,

@@ -21,12 +21,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from comp.checkpoints.tying import LM_HEAD
 from comp.data.embedded import embedded_examples
 from comp.data.loading import has_splits, load_task_data
 from comp.errors import CompExportError
-from comp.machine import memory_mb
 from comp.runs import RunDirectory
-from comp.tying import LM_HEAD
+from comp.utils.machine import memory_mb
 from export.artifact import Origin, export_artifact
 from export.families import Family
 from export.graph.builder import Target

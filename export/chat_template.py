@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from comp.chat_template import LLAVA_TEMPLATE, check_template, find_chat_template
+from comp.checkpoints.chat_template import LLAVA_TEMPLATE, check_template, find_chat_template
 from export.llava_manifest import ChatTemplate
 from export.tokenizer import CheckpointTokenizer
 

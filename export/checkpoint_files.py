@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from comp import json_files
+from comp.utils import json_files
 
 TOKENIZER = "tokenizer.json"
 

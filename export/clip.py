@@ -5,7 +5,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from comp.encoder_shapes import TextShape, TowerShape
+from comp.checkpoints.encoder_shape import TextShape, TowerShape
 from comp.errors import CompExportError
 from comp.plan import Part
 from export.clip_config import ClipShape

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from comp.dropped_flops import dropped_macs
+from comp.checkpoints.slices import CLIP, cut_of
 from comp.errors import CompExportError
-from comp.families.cuts import CLIP, cut_of
+from comp.flops.token_drops import dropped_macs
 from comp.plan import PruningPlan, Workload
 from export.clip import TEXT_GRAPH, VISION_GRAPH, build_clip_graphs
 from export.clip_config import clip_of

@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from comp.checkpoints.slices import CLIP, cut_of
 from comp.data.example import Example
 from comp.errors import CompExportError
-from comp.families.clip import ClipAdapter, ClipBatch
-from comp.families.clip_forward import embed_images, embed_texts
-from comp.families.cuts import CLIP, cut_of
-from comp.families.encoder_forward import EncoderOptions
+from comp.families.clip.adapter import ClipAdapter, ClipBatch
+from comp.families.clip.forward import embed_images, embed_texts
+from comp.families.encoder.forward import EncoderOptions
 from comp.families.loading import load_adapter
-from comp.families.token_dictionary import attach_dictionary
 from comp.masks import Masks
 from comp.plan import DropPlan, Place, PruningPlan
-from comp.tokens import DropRule, RatioRule
+from comp.tokens.dictionary import attach_dictionary
+from comp.tokens.drop_rules import DropRule, RatioRule
 from export.encoder_graphs import NamedGraphs, NumpyGraphs
 from export.encoder_manifest import EncoderArtifact, EncoderManifest
 from export.masked import Listening, fill_kept, heard_scores, masks_of

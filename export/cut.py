@@ -6,17 +6,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from comp.checkpoints import read_config
-from comp.dense_model import described
-from comp.disk import disk_errors
+from comp.checkpoints.dense_model import described
+from comp.checkpoints.locate import read_config
+from comp.checkpoints.slim_encoder_shape import SlimShape
 from comp.errors import CompExportError
-from comp.files import write_text
 from comp.fitting import check_plan_is_of
-from comp.json_files import read_object
 from comp.plan import PruningPlan
 from comp.registry import family_of
 from comp.runs import MADE, RUN_VERSION, RunDirectory
-from comp.slim_shapes import SlimShape
+from comp.utils.disk import disk_errors
+from comp.utils.files import write_text
+from comp.utils.json_files import read_object
 from export.slim import write_slim_checkpoint
 
 MADE_BY = "cut"

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from comp.dense_model import dense_model_of
-from comp.families.llava_names import canonical_name
+from comp.checkpoints.dense_model import dense_model_of
+from comp.checkpoints.tensor_names import canonical_name
 from comp.runs import RunDirectory
 from export.encoder_graphs import NumpyGraphs
 from export.encoder_manifest import EncoderArtifact

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from comp.checkpoints.tying import EMBEDDING, LM_HEAD
 from comp.plan import DropPlan
-from comp.tying import EMBEDDING, LM_HEAD
 from export.cache import CACHE_LENGTHS
 from export.graph.attention import (
     CacheWindow,

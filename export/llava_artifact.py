@@ -4,10 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from comp.flops import llava_macs
-from comp.llava_tensors import check_llava
+from comp.checkpoints.llava_tensors import check_llava
+from comp.checkpoints.tying import EMBEDDING, LM_HEAD
+from comp.flops.llava import llava_macs
 from comp.plan import PruningPlan, Workload
-from comp.tying import EMBEDDING, LM_HEAD
 from export.chat_template import read_chat_template
 from export.contribution import Contribution
 from export.graph.builder import Target

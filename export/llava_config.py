@@ -1,6 +1,6 @@
 """What the graphs of a LLaVA need to know besides its sizes, from ``config.json`` alone.
 
-``comp.shapes`` has the sizes; here are norms, activations, rotary embedding and feature layers,
+``comp.checkpoints.llava_shape`` has the sizes; here are norms, activations, rotary embedding and feature layers,
 with the defaults of ``LlavaConfig``, ``CLIPVisionConfig`` and ``LlamaConfig``, and the refusal of
 what the graphs do not do.
 """
@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from comp.checkpoints import read_config
+from comp.checkpoints.llava_shape import SLIM_TYPE, ModelShape
+from comp.checkpoints.locate import read_config
 from comp.errors import CompExportError
 from comp.plan import PruningPlan
-from comp.shapes import SLIM_TYPE, ModelShape
 
 SLIM_ARCHITECTURE = "CompLlavaForConditionalGeneration"
 FAMILY = "llava"

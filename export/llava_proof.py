@@ -11,18 +11,18 @@ import numpy as np
 import torch
 from transformers import LlavaForConditionalGeneration
 
+from comp.checkpoints.llava_shape import ModelShape
+from comp.checkpoints.slices import cut_of
 from comp.data.example import Example
 from comp.errors import CompExportError
-from comp.families.cuts import cut_of
-from comp.families.llama_forward import DecoderCache, DecoderOptions
-from comp.families.llava import LlavaAdapter
-from comp.families.llava_forward import IGNORE, LlavaBatch, answer_step, prompt_kinds, run_llava
+from comp.families.llava.adapter import LlavaAdapter
+from comp.families.llava.decoder import DecoderCache, DecoderOptions
+from comp.families.llava.forward import IGNORE, LlavaBatch, answer_step, prompt_kinds, run_llava
 from comp.families.loading import load_adapter
 from comp.families.streamed import is_large
 from comp.masks import Masks
 from comp.plan import DropPlan, ImageSelection, Place, PruningPlan
-from comp.shapes import ModelShape
-from comp.tokens import DropRule, RatioRule
+from comp.tokens.drop_rules import DropRule, RatioRule
 from export.llava_manifest import LlavaArtifact
 from export.masked import Listening, fill_kept, masks_of
 from export.parity import Answered, Greedy

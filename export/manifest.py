@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
+from comp.checkpoints.image_settings import ImageProcessing
 from comp.errors import CompExportError
-from comp.files import write_text
-from comp.image_settings import ImageProcessing
 from comp.plan import Task, Workload
-from comp.versioned import read_versioned
+from comp.utils.files import write_text
+from comp.utils.versioned_json import read_versioned
 from export.checkpoint_files import TOKENIZER
 
 MANIFEST_VERSION: Literal[1] = 1

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from comp.families.base import FamilyAdapter
-from comp.families.cuts import Cut
-from comp.families.encoder_forward import Encoded
+from comp.adapter import FamilyAdapter
+from comp.checkpoints.slices import Cut
+from comp.families.encoder.forward import Encoded
 from comp.families.streamed import MatrixSource, StreamedLinear, streamed_layers
 from comp.masks import Masks
 from comp.plan import Merge, PruningPlan, Ranking
-from comp.tokens import RatioRule
+from comp.tokens.drop_rules import RatioRule
 
 
 @dataclass

@@ -3,8 +3,7 @@
 import json
 from pathlib import Path
 
-from comp.files import write_text
-from comp.image_processor import (
+from comp.checkpoints.image_processor import (
     AGAIN,
     NESTED,
     PLAIN,
@@ -13,8 +12,9 @@ from comp.image_processor import (
     read_image_processing,
     require_image_size,
 )
-from comp.image_settings import ImageProcessing
-from comp.json_files import read_object
+from comp.checkpoints.image_settings import ImageProcessing
+from comp.utils.files import write_text
+from comp.utils.json_files import read_object
 
 NAMING = (NESTED, PLAIN, TOKENIZER)  # files that may name the processor's class
 

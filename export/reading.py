@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from comp.errors import CompExportError
-from comp.json_files import read_json
-from comp.versioned import validated
+from comp.utils.json_files import read_json
+from comp.utils.versioned_json import validated
 from export.checkpoint_files import TOKENIZER
 from export.encoder_manifest import EncoderArtifact, EncoderManifest
 from export.graph_check import check_graphs

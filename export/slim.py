@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from comp.chat_template import FOLDER as TEMPLATES
-from comp.checkpoints import SINGLE, read_config
+from comp.checkpoints.chat_template import FOLDER as TEMPLATES
+from comp.checkpoints.generation_settings import check_greedy
+from comp.checkpoints.llava_shape import ModelShape
+from comp.checkpoints.llava_tensors import check_llava
+from comp.checkpoints.locate import SINGLE, read_config
+from comp.checkpoints.slices import Cut, cut_of
+from comp.checkpoints.stops import stop_tokens
+from comp.checkpoints.tying import EMBEDDING, LM_HEAD, untied
 from comp.errors import CompExportError
-from comp.families.cuts import Cut, cut_of
-from comp.files import writing_directory
-from comp.generation_settings import check_greedy
-from comp.llava_tensors import check_llava
 from comp.plan import PruningPlan
-from comp.shapes import ModelShape
-from comp.stops import stop_tokens
-from comp.tying import EMBEDDING, LM_HEAD, untied
+from comp.utils.files import writing_directory
 from export.llava_config import llava_of, read_llava, slim_config
 from export.processor import image_processing_for, name_classes
 from export.weights import DTYPES, CheckpointWeights, WeightSource
@@ -105,7 +105,7 @@ def write_slim_checkpoint(
 
     Raises:
         CompExportError: the checkpoint is no LLaVA-1.5 or its answers follow what engines do not do
-            (``comp.stops``, ``comp.generation_settings``), the plan is of another model, disk trouble.
+            (``comp.checkpoints.stops``, ``comp.checkpoints.generation_settings``), the plan is of another model, disk trouble.
     """
     from comp.families.tokenizing import load_tokenizer, save_tokenizer
 

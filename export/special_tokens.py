@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from comp.checkpoints.generation_settings import check_greedy
+from comp.checkpoints.stops import stop_tokens
 from comp.errors import CompExportError
-from comp.generation_settings import check_greedy
-from comp.stops import stop_tokens
 from export.checkpoint_files import optional_object
 from export.llava_manifest import SpecialTokens
 from export.tokenizer import CheckpointTokenizer

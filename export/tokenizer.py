@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from comp.files import write_text
+from comp.utils.files import write_text
 from export.manifest import TextProcessing
 
 

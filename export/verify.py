@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from comp.dense_model import DenseModelGoneError
+from comp.checkpoints.dense_model import DenseModelGoneError
 from comp.errors import CompExportError
-from comp.files import write_text
 from comp.plan import Task
 from comp.runs import RunDirectory
+from comp.utils.files import write_text
 from export.engine_form import EngineForm
 from export.engines.manifest import Engines, load_engines, mark_engines_verified
 from export.families import Family

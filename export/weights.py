@@ -11,12 +11,12 @@ from typing import Any, Protocol
 import ml_dtypes
 import numpy as np
 
-from comp.checkpoints import read_config
+from comp.checkpoints.llava_tensors import no_float
+from comp.checkpoints.locate import read_config
+from comp.checkpoints.tensor_names import canonical_name
+from comp.checkpoints.tying import stand_ins
+from comp.checkpoints.weight_files import StoredTensor, stored_tensors
 from comp.errors import CompExportError
-from comp.families.llava_names import canonical_name
-from comp.llava_tensors import no_float
-from comp.tying import stand_ins
-from comp.weight_files import StoredTensor, stored_tensors
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype(np.float32),

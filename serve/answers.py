@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from comp.console import print_json, say
+from comp.utils.console import print_json, say
 from serve.results import Event, Finished, Generation, TokenText
 
 

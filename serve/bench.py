@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from comp.machine import describe_machine, describe_versions, usable_cores
+from comp.utils.machine import describe_machine, describe_versions, usable_cores
 from serve.artifacts import BOTH, Form, Which, engines_of, flops_ratio, is_verified
 from serve.loading import TaskEngine
 from serve.probe import Probe, probe

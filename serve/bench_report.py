@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from comp.files import writing
+from comp.utils.files import writing
 
 _NAMES = ("dense", "compressed")
 _COLOURS = ("#8a94a6", "#0f766e")

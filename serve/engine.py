@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from comp.data.images import ImageSource
 from comp.errors import CompExportError
-from comp.images import ImageSource
 from export.llava_manifest import LlavaArtifact, LlavaManifest
 from export.reading import kind_of
 from serve.answer import Answer, Asked
@@ -118,7 +118,7 @@ class Engine:
         """Answer one question, token by token.
 
         Args:
-            images: pictures as ``comp.images.read_image`` takes them; may be empty.
+            images: pictures as ``comp.data.images.read_image`` takes them; may be empty.
             prompt: the question, without the template's words.
             options: how to generate.
 

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from comp.data.example import Example
-from comp.data.scoring import exact_match
-from comp.data.vqa_accuracy import vqa_accuracy
+from comp.metrics.exact_match import exact_match
+from comp.metrics.vqa_accuracy import vqa_accuracy
 from serve.encoder.reader import Reader
 from serve.engine import Engine
 from serve.options import GenerationOptions

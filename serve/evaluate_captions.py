@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from comp.data.captions import names_in, things_score
-from comp.data.cider import cider
+from comp.data.emoji_scenes.captions import names_in, things_score
 from comp.data.example import Example
 from comp.errors import CompExportError
+from comp.metrics.cider import cider
 from serve.encoder.reader import Reader
 from serve.options import GenerationOptions
 from serve.scores import Evaluation, Examples, Figure, Mean, Score, chunks

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from comp.data.example import Example
-from comp.data.recall import DEPTHS, ranks_of_images, ranks_of_texts, recall_at
+from comp.metrics.recall import DEPTHS, ranks_of_images, ranks_of_texts, recall_at
 from serve.encoder.retriever import Retriever
 from serve.scores import Evaluation, Examples, Figure, Score
 

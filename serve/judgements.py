@@ -4,7 +4,7 @@ from typing import Any
 
 import click
 
-from comp.console import print_json, say
+from comp.utils.console import print_json, say
 from serve.encoder.judge import Judgement
 
 

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from comp.checkpoints.image_settings import CropSize, ImageProcessing
+from comp.data.images import MAX_PIXELS, ImageSource, read_image
 from comp.errors import CompExportError
-from comp.image_settings import CropSize, ImageProcessing
-from comp.images import MAX_PIXELS, ImageSource, read_image
 from serve.resizing import resized_size
 
 
@@ -16,7 +16,7 @@ def preprocess(images: Sequence[ImageSource], settings: ImageProcessing) -> NDAr
     """Read, pad, resize, crop, rescale, normalise and pad, in the order of transformers.
 
     Args:
-        images: pictures as ``comp.images.read_image`` takes them.
+        images: pictures as ``comp.data.images.read_image`` takes them.
         settings: the checkpoint's image processor, from the manifest.
 
     Returns:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from comp.chat_template import check_template, render, user_turn
+from comp.checkpoints.chat_template import check_template, render, user_turn
 from comp.errors import CompExportError
 from export.llava_manifest import LlavaManifest
 from export.manifest import REMEDY

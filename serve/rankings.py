@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from comp.console import print_json, print_table, say
+from comp.utils.console import print_json, print_table, say
 from serve.encoder.retriever import Ranking
 
 

@@ -1,8 +1,8 @@
 """How large a picture becomes, as transformers computes it."""
 
+from comp.checkpoints.image_settings import ImageSize
+from comp.data.images import MAX_PIXELS
 from comp.errors import CompExportError
-from comp.image_settings import ImageSize
-from comp.images import MAX_PIXELS
 
 
 def resized_size(width: int, height: int, size: ImageSize) -> tuple[int, int]:

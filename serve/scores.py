@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from comp.data.scoring import wilson_interval
+from comp.metrics.exact_match import wilson_interval
 
 CHUNK = 128  # examples held in memory at a time, sorted into batches of equal length
 RESAMPLES, SEED = 1000, 0

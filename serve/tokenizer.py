@@ -6,8 +6,13 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from comp.checkpoints.tokenizer_limits import (
+    check_ids,
+    check_tokenizer,
+    most_characters,
+    tokenizer_errors,
+)
 from comp.errors import CompExportError
-from comp.tokenizer_limits import check_ids, check_tokenizer, most_characters, tokenizer_errors
 from export.manifest import REMEDY, TextProcessing
 
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")

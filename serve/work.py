@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image
 
 from comp.data.embedded import embedded_examples
+from comp.data.images import ImageSource, read_image
 from comp.errors import CompExportError
-from comp.images import ImageSource, read_image
 from comp.plan import Task
 from serve.encoder.judge import Judge
 from serve.encoder.reader import Reader

@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from comp.training.tiny_llava import tiny_llava_processor
-from comp.training.tiny_tokenizer import build_tokenizer
+from comp.tiny_models.tiny_llava import tiny_llava_processor
+from comp.tiny_models.tiny_tokenizer import build_tokenizer
 
 HIDDEN, HEADS, CHANNELS = 4096, 32, 11008
 PATCH = 14

@@ -12,14 +12,14 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from comp.adapter import Forwarding
 from comp.cli import cli
-from comp.data.cider import cider
 from comp.data.embedded import embedded_examples
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
 from comp.families.loading import load_adapter
+from comp.metrics.cider import cider
 from comp.plan import PruningPlan
-from comp.tokens import rules_from_plan
+from comp.tokens.drop_rules import rules_from_plan
 from export.reading import read_manifest
 from serve.encoder.blip_retriever import BlipRetriever
 from serve.loading import load_engine

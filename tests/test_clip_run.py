@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from comp.cli import cli
-from comp.data.captions import CaptionExamples
+from comp.data.emoji_scenes.captions import CaptionExamples
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
 from export.reading import read_manifest

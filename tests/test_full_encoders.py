@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from comp.encoder_flops import request_macs
-from comp.encoder_shapes import EncoderShape
+from comp.checkpoints.encoder_shape import EncoderShape
+from comp.checkpoints.slim_encoder_shape import SlimShape
+from comp.flops.encoder import request_macs
 from comp.plan import PruningPlan
-from comp.slim_shapes import SlimShape
 from tests.benchmarks.conftest import BENCHMARKS
 
 pytestmark = pytest.mark.slow

@@ -39,7 +39,7 @@ def test_prune_export_prove_and_run(checkpoint, tmp_path):
     )
     assert proof["ok"]
     picture = tmp_path / "picture.png"
-    from comp.data.emoji_scenes import EmojiScenes
+    from comp.data.emoji_scenes.examples import EmojiScenes
 
     EmojiScenes("test")[0].image.save(picture)
     answer = command(

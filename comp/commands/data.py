@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from comp.console import print_json, say
-from comp.options import CommonOptions, common_options, follow_links_option
+from comp.commands.options import CommonOptions, common_options, follow_links_option
+from comp.utils.console import print_json, say
 
 if TYPE_CHECKING:
     from comp.data.example import Example, PairExample
-    from comp.data.karpathy import KarpathySplit
+    from comp.data.formats.karpathy import KarpathySplit
 
 Shown = Literal["questions", "captions", "statements"]
 TASKS: tuple[Shown, ...] = ("questions", "captions", "statements")
@@ -72,10 +72,10 @@ def preview(
     options: CommonOptions,
 ) -> None:
     """Write a contact sheet (PNG): pictures with their questions and answers, captions or statements."""
-    from comp.data.contact_sheet import contact_sheet
-    from comp.disk import check_file_place
+    from comp.data.emoji_scenes.contact_sheet import contact_sheet
     from comp.errors import CompExportError
-    from comp.files import writing
+    from comp.utils.disk import check_file_place
+    from comp.utils.files import writing
 
     check_file_place(out)
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from comp.console import print_json, print_table, say
-from comp.options import CommonOptions, common_options
+from comp.commands.options import CommonOptions, common_options
+from comp.utils.console import print_json, print_table, say
 
 if TYPE_CHECKING:
-    from comp.flops import FlopsReport
+    from comp.checkpoints.slim_encoder_shape import SlimShape
+    from comp.flops.llava import FlopsReport
     from comp.plan import DropPlan, PruningPlan, Workload
-    from comp.slim_shapes import SlimShape
 
 DEFAULT_MODEL = "tiny-llava"
 DEFAULT_TEXT_TOKENS = 64
@@ -69,9 +69,9 @@ def command(
     directory) it counts a request, and what the published figure stands for; of a slim one, or with
     --plan, what a request costs beside the dense model's.
     """
-    from comp.flops import llava_macs
-    from comp.shapes import ModelShape, config_of
-    from comp.slim_shapes import ENCODER_TYPES, SlimShape
+    from comp.checkpoints.llava_shape import ModelShape, config_of
+    from comp.checkpoints.slim_encoder_shape import ENCODER_TYPES, SlimShape
+    from comp.flops.llava import llava_macs
 
     plan = None if plan_path is None else _load_plan(plan_path)
     name = model or (plan.model if plan else DEFAULT_MODEL)
@@ -142,8 +142,8 @@ def _refuse(given: list[str], name: str) -> None:
 
 
 def _request(shape: "SlimShape", text_tokens: int | None) -> "Workload":
-    from comp.encoder_flops import usual_request
     from comp.errors import CompExportError
+    from comp.flops.encoder import usual_request
 
     longest = shape.dense.text.positions
     if text_tokens is not None and not 1 <= text_tokens <= longest:
@@ -154,7 +154,7 @@ def _request(shape: "SlimShape", text_tokens: int | None) -> "Workload":
 
 
 def _count_compositions(name: str, shape: "SlimShape", options: CommonOptions) -> None:
-    from comp.encoder_flops import compositions
+    from comp.flops.encoder import compositions
 
     found = compositions(shape.dense)
     if options.json:
@@ -174,7 +174,7 @@ def _count_compositions(name: str, shape: "SlimShape", options: CommonOptions) -
 
 def _count_request(name: str, shape: "SlimShape", on: "Workload", options: CommonOptions) -> None:
     """One request of a cut model beside the dense one's, by part."""
-    from comp.dropped_flops import dropped_macs
+    from comp.flops.token_drops import dropped_macs
 
     dense = dropped_macs(shape.dense, on, ())
     slim = dropped_macs(shape.slim, on, shape.drops)

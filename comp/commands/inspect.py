@@ -8,9 +8,9 @@ import click
 
 from comp.commands.inspect_figures import FigureOptions, draw, missing_words, print_numbers
 from comp.commands.inspect_manifest import read_shown_manifest
-from comp.console import print_json, print_table, say
+from comp.commands.options import CommonOptions, common_options, follow_links_option, run_argument
 from comp.errors import CompExportError
-from comp.options import CommonOptions, common_options, follow_links_option, run_argument
+from comp.utils.console import print_json, print_table, say
 
 if TYPE_CHECKING:
     from comp.plan import PruningPlan
@@ -88,7 +88,7 @@ def command(
         insight = draw(opened, out, asked, options)
         paths = insight.paths
     elif not no_figures:
-        from comp.figures import save_figures
+        from comp.figures.run_figures import save_figures
 
         paths = save_figures(opened, out)
     if options.json:
@@ -116,7 +116,7 @@ def command(
 
 
 def _summary(plan: "PruningPlan") -> dict[str, Any]:
-    from comp.figures import tokens_by_block
+    from comp.figures.run_figures import tokens_by_block
 
     counts = tokens_by_block(plan).values()
     vision, text = ([each[kind] for each in counts if each[kind]] for kind in (0, 1))
@@ -157,7 +157,7 @@ def _time_saved(plan: "PruningPlan") -> str:
 
 
 def _print_plan(path: Path, plan: "PruningPlan") -> None:
-    from comp.figures import tokens_by_block
+    from comp.figures.run_figures import tokens_by_block
 
     tokens = tokens_by_block(plan)
     rows = []

@@ -5,12 +5,12 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comp.console import print_table
+from comp.commands.options import CommonOptions, torch_device
 from comp.errors import CompExportError
-from comp.options import CommonOptions, torch_device
+from comp.utils.console import print_table
 
 if TYPE_CHECKING:
-    from comp.insight.report import Insight
+    from comp.figures.report import Insight
     from comp.plan import RateOf
     from comp.runs import RunDirectory
 
@@ -44,7 +44,7 @@ def draw(
     run: "RunDirectory", out: Path | None, asked: FigureOptions, options: CommonOptions
 ) -> "Insight":
     """Measure and write the figures of a run, into its ``figures/`` where ``out`` is none."""
-    from comp.insight.report import InsightOptions, write_insight
+    from comp.figures.report import InsightOptions, write_insight
 
     settings = InsightOptions(
         samples=asked.samples or SAMPLES,

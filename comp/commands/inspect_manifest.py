@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from comp.json_files import read_object
-from comp.versioned import validated
+from comp.utils.json_files import read_object
+from comp.utils.versioned_json import validated
 
 AGAIN = "export the artifact again"
 

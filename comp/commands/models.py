@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from comp.console import print_json, print_table
-from comp.options import CommonOptions, common_options
+from comp.commands.options import CommonOptions, common_options
+from comp.utils.console import print_json, print_table
 
 
 @click.command()
@@ -94,7 +94,7 @@ def _show_methods(options: CommonOptions) -> None:
 
 
 def _models() -> list[dict[str, Any]]:
-    from comp.checkpoints import ALIASES, EMBEDDED
+    from comp.checkpoints.locate import ALIASES, EMBEDDED
 
     return [
         {"name": name, "source": ALIASES.get(name, "embedded in the package")} | _sizes(name)
@@ -104,11 +104,11 @@ def _models() -> list[dict[str, Any]]:
 
 def _sizes(name: str) -> dict[str, Any]:
     """Family, task, blocks, tokens of an image, and parameters of a model."""
-    from comp.checkpoints import resolve_model
-    from comp.encoder_shapes import ASKED, EncoderShape
-    from comp.flops import llava_params
+    from comp.checkpoints.encoder_shape import ASKED, EncoderShape
+    from comp.checkpoints.llava_shape import ModelShape, config_of
+    from comp.checkpoints.locate import resolve_model
+    from comp.flops.llava import llava_params
     from comp.registry import family_of
-    from comp.shapes import ModelShape, config_of
 
     config = config_of(name)
     family = family_of(config.get("model_type"))

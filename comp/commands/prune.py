@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from comp.checkpoints import EMBEDDED
+from comp.checkpoints.locate import EMBEDDED
+from comp.commands.faithful import check_faithful
+from comp.commands.options import CommonOptions, common_options, torch_device
 from comp.commands.prune_options import prune_options
-from comp.console import print_json, print_table, say
 from comp.errors import CompExportError
-from comp.faithful import check_faithful
-from comp.locks import is_first_process
-from comp.options import CommonOptions, common_options, torch_device
 from comp.registry import METHODS, Teaching, method_called
 from comp.runs import RunDirectory, hold
+from comp.utils.console import print_json, print_table, say
+from comp.utils.locks import is_first_process
 
 if TYPE_CHECKING:
     from comp.plan import RateOf
@@ -126,18 +126,18 @@ def command(
     if is_first_process():  # of several that prune together one speaks for all
         hold(run, "prune")
         _prepare(run, force, resume)
-    from comp.checkpoints import resolve_model
-    from comp.compute import Compute
-    from comp.distillation import DistillOptions
-    from comp.latency_files import table_for
-    from comp.methods.base import MethodOptions
-    from comp.pipeline import run_pruning
-    from comp.prune_request import PruneRequest, check_resumable
-    from comp.pruning_data import DataSizes
-    from comp.recover import RecoverOptions
-    from comp.search import ImportanceOptions
-    from comp.strategy import StrategyOptions
-    from comp.training_loop import StepOptions
+    from comp.checkpoints.locate import resolve_model
+    from comp.latency.files import table_for
+    from comp.pipeline.prune import run_pruning
+    from comp.pipeline.request import PruneRequest, check_resumable
+    from comp.search.job import MethodOptions
+    from comp.search.stage import ImportanceOptions
+    from comp.search.strategy import StrategyOptions
+    from comp.training.data import DataSizes
+    from comp.training.distillation import DistillOptions
+    from comp.training.recovery import RecoverOptions
+    from comp.training.trainer import StepOptions
+    from comp.utils.compute import Compute
 
     directory = resolve_model(model)
     family, defaults, width, teaching = _of_model(model)
@@ -271,9 +271,9 @@ def tower_rate(given: float | None, family: "Family", teaching: Teaching) -> flo
 
 def _of_model(model: str) -> tuple["Family", tuple[str, ...], int, Teaching]:
     """The family of a model, its default modes, its widest FFN that may be cut by default, its training."""
-    from comp.encoder_shapes import EncoderShape
+    from comp.checkpoints.encoder_shape import EncoderShape
+    from comp.checkpoints.llava_shape import ModelShape, config_of
     from comp.registry import FAMILIES, family_of
-    from comp.shapes import ModelShape, config_of
 
     config = config_of(model)
     family = family_of(config.get("model_type"))

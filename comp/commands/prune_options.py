@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from comp.faithful import take_as_defaults
-from comp.options import follow_links_option
+from comp.commands.faithful import take_as_defaults
+from comp.commands.options import follow_links_option
 from comp.registry import METHODS
 
 Function = TypeVar("Function", bound=Callable[..., Any])

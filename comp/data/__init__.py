@@ -1,1 +1,4 @@
-"""Data: the embedded EmojiScenes dataset and loaders for a user's own questions."""
+"""Examples: the embedded EmojiScenes, and readers of a user's own files.
+
+Metrics are in ``comp.metrics``; batches of a family are in ``comp.families``.
+"""

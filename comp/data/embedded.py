@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from comp.data.captions import CaptionExamples
-from comp.data.emoji_scenes import EmojiScenes
-from comp.data.statements import EmojiStatements
+from comp.data.emoji_scenes.captions import CaptionExamples
+from comp.data.emoji_scenes.examples import EmojiScenes
+from comp.data.emoji_scenes.statements import EmojiStatements
 
 EMBEDDED: dict[str, Callable[[str, int], Sequence[Any]]] = {
     "question": EmojiScenes,

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Literal, overload
 
 from comp.data.example import Example, PairExample
-from comp.data.karpathy import KarpathySplit, load_karpathy
-from comp.data.nlvr2 import load_nlvr2
-from comp.data.records import Records, image_folder, read_text
-from comp.data.user_data import load_captions, load_conversations, load_questions
-from comp.data.vqav2 import load_vqav2
+from comp.data.formats.karpathy import KarpathySplit, load_karpathy
+from comp.data.formats.nlvr2 import load_nlvr2
+from comp.data.formats.records import Records, image_folder, read_text
+from comp.data.formats.user_data import load_captions, load_conversations, load_questions
+from comp.data.formats.vqav2 import load_vqav2
 from comp.errors import CompExportError
-from comp.json_files import MAX_DEPTH
+from comp.utils.json_files import MAX_DEPTH
 
 DataTask = Literal["question", "caption", "retrieval", "statement"]
 DataFormat = Literal["conversations", "vqav2", "annotations", "karpathy", "statements", "lines"]

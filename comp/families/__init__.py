@@ -1,1 +1,4 @@
-"""One adapter file for each family of models; the algorithm never mentions a family."""
+"""What differs between families of models: one package each, and what they share.
+
+The algorithm reaches a family through ``comp.adapter`` alone.
+"""

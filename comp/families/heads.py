@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from comp.tying import FLAG
+from comp.checkpoints.tying import FLAG
 
 
 def has_own_head(model: Any) -> bool:

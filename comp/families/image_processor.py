@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from comp.image_classes import HARMLESS
-from comp.image_processor import ImageProcessorFile, find_image_processor
+from comp.checkpoints.image_classes import HARMLESS
+from comp.checkpoints.image_processor import ImageProcessorFile, find_image_processor
 
 
 def load_image_processor(directory: Path) -> Any:
@@ -14,7 +14,7 @@ def load_image_processor(directory: Path) -> Any:
     pixels: a model would be pruned on one machine with pictures of its own.
 
     Raises:
-        CompExportError: as ``comp.image_processor.read_image_processing``.
+        CompExportError: as ``comp.checkpoints.image_processor.read_image_processing``.
     """
     return image_processor_of(find_image_processor(directory))
 
@@ -23,7 +23,7 @@ def image_processor_of(file: ImageProcessorFile) -> Any:
     """The one that a file describes.
 
     Raises:
-        CompExportError: as ``comp.image_processor.read_image_processing``.
+        CompExportError: as ``comp.checkpoints.image_processor.read_image_processing``.
     """
     import transformers
 

@@ -10,19 +10,19 @@ from typing import Any
 
 import torch
 
-from comp.chat_template import check_template
-from comp.checkpoints import read_config
+from comp.adapter import FamilyAdapter
+from comp.checkpoints.chat_template import check_template
+from comp.checkpoints.generation_settings import check_greedy
+from comp.checkpoints.image_processor import read_image_processing, require_image_size
+from comp.checkpoints.llava_tensors import check_llava, no_float
+from comp.checkpoints.locate import read_config
+from comp.checkpoints.stops import stop_tokens
+from comp.checkpoints.tokenizer_limits import tokenizer_errors
+from comp.checkpoints.weight_files import FLOATS, stored_tensors
 from comp.errors import CompExportError
-from comp.families.base import FamilyAdapter
 from comp.families.heads import record_head
 from comp.families.image_processor import load_image_processor
 from comp.families.tokenizing import CONVERTED, checked_tokenizer
-from comp.generation_settings import check_greedy
-from comp.image_processor import read_image_processing, require_image_size
-from comp.llava_tensors import check_llava, no_float
-from comp.stops import stop_tokens
-from comp.tokenizer_limits import tokenizer_errors
-from comp.weight_files import FLOATS, stored_tensors
 
 PARAMETERS = (".weight", ".bias")
 FAMILIES = {
@@ -130,8 +130,8 @@ def _check_weights(directory: Path, config: dict[str, Any]) -> None:
 def _llava(directory: Path, config: dict[str, Any]) -> _Classes:
     from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
 
-    from comp.families.llava import LlavaAdapter
-    from comp.families.slim_llava import CompLlavaConfig, CompLlavaForConditionalGeneration
+    from comp.families.llava.adapter import LlavaAdapter
+    from comp.families.llava.slim import CompLlavaConfig, CompLlavaForConditionalGeneration
 
     text, vision = (config.get(f"{part}_config", {}) for part in ("text", "vision"))
     for part, kind, wanted in (
@@ -152,8 +152,8 @@ def _llava(directory: Path, config: dict[str, Any]) -> _Classes:
 def _clip(_directory: Path, config: dict[str, Any]) -> _Classes:
     from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 
-    from comp.families.clip import ClipAdapter
-    from comp.families.slim_clip import CompCLIPConfig, CompCLIPModel
+    from comp.families.clip.adapter import ClipAdapter
+    from comp.families.clip.slim import CompCLIPConfig, CompCLIPModel
 
     model, settings = CLIPModel, CLIPConfig
     if config["model_type"] == "comp_clip":
@@ -165,10 +165,10 @@ def _blip(directory: Path, config: dict[str, Any]) -> _Classes:
     import transformers
     from transformers import BlipConfig, BlipProcessor
 
-    from comp.families.blip_nlvr import BlipNlvrConfig
-    from comp.families.blip_retrieval import BlipRetrieval
-    from comp.families.blip_tasks import BlipCaptions, BlipQuestions, BlipStatements
-    from comp.families.slim_blip import CompBlipConfig
+    from comp.families.blip.nlvr import BlipNlvrConfig
+    from comp.families.blip.retrieval import BlipRetrieval
+    from comp.families.blip.slim import CompBlipConfig
+    from comp.families.blip.tasks import BlipCaptions, BlipQuestions, BlipStatements
 
     tasks = (BlipCaptions, BlipQuestions, BlipRetrieval, BlipStatements)
     kind, named = config["model_type"], (config.get("architectures") or [""])[0]
@@ -264,7 +264,7 @@ def _check_prompts(directory: Path, classes: _Classes, processor: Any) -> None:
     Raises:
         CompExportError: says what is rendered instead, which token is missing, or what the processor lacks.
     """
-    from comp.families.llava_batches import template_of
+    from comp.families.llava.batches import template_of
 
     config = classes.config.from_pretrained(directory)
     token_id = config.image_token_id
@@ -290,8 +290,8 @@ def _check_image_tokens(directory: Path, config: Any, processor: Any, token: str
     """
     from PIL import Image
 
-    from comp.families.llava_batches import tower_tokens
-    from comp.families.llava_forward import config_selection
+    from comp.families.llava.batches import tower_tokens
+    from comp.families.llava.forward import config_selection
 
     wanted, strategy = tower_tokens(config), config.vision_feature_select_strategy
     selection = config_selection(config)  # of a slim checkpoint, which leaves fewer

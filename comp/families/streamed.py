@@ -16,13 +16,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from comp.checkpoints import INDEX
+from comp.checkpoints.locate import INDEX
+from comp.checkpoints.slices import Cut
+from comp.checkpoints.tensor_names import canonical_name
+from comp.checkpoints.tying import LM_HEAD
+from comp.checkpoints.weight_files import stored_tensors
 from comp.errors import CompExportError
-from comp.families.cuts import Cut
 from comp.families.heads import has_own_head
-from comp.families.llava_names import canonical_name
-from comp.tying import LM_HEAD
-from comp.weight_files import stored_tensors
 
 LARGE = 1_000_000_000  # numbers, from which a model stays in its files unless asked otherwise
 

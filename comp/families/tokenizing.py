@@ -8,9 +8,9 @@ The class that ``AutoTokenizer`` chooses may build normaliser and pre-tokenizer 
 from pathlib import Path
 from typing import Any
 
-from comp.checkpoints import read_config
+from comp.checkpoints.locate import read_config
+from comp.checkpoints.tokenizer_limits import check_ids, check_tokenizer, tokenizer_errors
 from comp.errors import CompExportError
-from comp.tokenizer_limits import check_ids, check_tokenizer, tokenizer_errors
 
 # Whose tokenizer a slim checkpoint has.
 SLIM_OF = {

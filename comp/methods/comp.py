@@ -4,17 +4,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from comp.adapter import Forwarding, Mode
 from comp.errors import CompExportError
-from comp.families.base import Forwarding, Mode
 from comp.families.streamed import streamed_layers
-from comp.finalise import Final, drops_of, final_plan
 from comp.gauge import gauged
 from comp.masks import Masks
-from comp.methods.base import Job, Outcome, agreed_workload, check_reachable, modes_of
-from comp.reconstruction import reconstruct
-from comp.search import Search, SearchState
-from comp.search_state import SavedSearch, load_search, name_of, save_search
-from comp.strategy import ModeCost, better_mode, choose_mode, stage_cost, updated_cost
+from comp.search.final_plan import Final, drops_of, final_plan
+from comp.search.job import Job, Outcome, agreed_workload, check_reachable, modes_of
+from comp.search.saved_state import SavedSearch, load_search, name_of, save_search
+from comp.search.stage import Search, SearchState
+from comp.search.strategy import ModeCost, better_mode, choose_mode, stage_cost, updated_cost
+from comp.training.reconstruction import reconstruct
 
 METHOD = "comp"
 MAX_STAGES_FACTOR = 4  # a search that has run this many times its stages is going nowhere
@@ -23,7 +23,7 @@ LITTLE = 0.01  # unless it is the only one left or never ran: then less than thi
 
 
 def prune(job: Job) -> Outcome:
-    """Search stage by stage until the rate is met; see ``comp.methods.base.method``."""
+    """Search stage by stage until the rate is met; see ``comp.search.job.method``."""
     adapter, compute, options = job.adapter, job.compute, job.options
     modes = modes_of(adapter, options.modes)
     workload = agreed_workload(job)

@@ -8,9 +8,9 @@ trained.
 from dataclasses import dataclass
 from itertools import groupby
 
-from comp.methods.base import Job, Outcome
+from comp.methods.common.encoder_tokens import TokenGround, pruned_at_once, token_ground
 from comp.plan import KEEP_UNIT, DropPlan
-from comp.token_pruning import TokenGround, pruned_at_once, token_ground
+from comp.search.job import Job, Outcome
 
 METHOD = "crossget"
 LEAST_LEFT = 2
@@ -57,6 +57,6 @@ class EvenGround(TokenGround):
 
 
 def prune(job: Job) -> Outcome:
-    """Solve for how many go at every place; see ``comp.methods.base.method``."""
+    """Solve for how many go at every place; see ``comp.search.job.method``."""
     ground = EvenGround(**vars(token_ground(job, "matched", "proportional")))
     return pruned_at_once(job, ground, METHOD)

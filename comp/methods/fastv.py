@@ -3,12 +3,12 @@
 After Chen et al., "An Image is Worth 1/2 Tokens After Layer 2" (ECCV 2024).
 """
 
-from comp.methods.base import Job, Outcome
-from comp.token_plans import early_place, prune_tokens, same_share
+from comp.methods.common.decoder_tokens import early_place, prune_tokens, same_share
+from comp.search.job import Job, Outcome
 
 METHOD = "fastv"
 
 
 def prune(job: Job) -> Outcome:
-    """One place, one share, nothing trained; see ``comp.methods.base.method``."""
+    """One place, one share, nothing trained; see ``comp.search.job.method``."""
     return prune_tokens(job, METHOD, same_share([early_place(job.adapter)], "mean_head"))

@@ -10,24 +10,24 @@ from typing import Any, cast
 
 import torch
 
+from comp.adapter import FamilyAdapter, Forwarding, Scored
 from comp.errors import CompExportError
-from comp.families.base import FamilyAdapter, Forwarding, Scored
-from comp.families.token_dictionary import TokenDictionary, attach_dictionary, dictionary_of
 from comp.masks import Masks
-from comp.methods.base import Job, Outcome
+from comp.methods.common.encoder_tokens import TokenGround, line_of, measured, token_ground
 from comp.plan import shares_of
-from comp.search import SearchState
-from comp.search_state import SavedSearch, load_search, save_search
-from comp.strategy import ModeCost
-from comp.token_pruning import TokenGround, line_of, measured, token_ground
-from comp.tokens import rules_from_plan
+from comp.search.job import Job, Outcome
+from comp.search.saved_state import SavedSearch, load_search, save_search
+from comp.search.stage import SearchState
+from comp.search.strategy import ModeCost
+from comp.tokens.dictionary import TokenDictionary, attach_dictionary, dictionary_of
+from comp.tokens.drop_rules import rules_from_plan
 
 METHOD = "madtp"
 ALIGNMENT = 0.1  # weight of the alignment loss beside the task's
 
 
 def prune(job: Job) -> Outcome:
-    """Lower the ratio stage by stage while the dictionary learns; see ``comp.methods.base.method``."""
+    """Lower the ratio stage by stage while the dictionary learns; see ``comp.search.job.method``."""
     adapter, options = job.adapter, job.options
     ground = token_ground(job, "aligned", "one")
     check_learns(job, ground, METHOD)

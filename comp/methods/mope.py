@@ -15,15 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from comp.families.base import Forwarding
-from comp.files import write_text
-from comp.importance import Scores, Unit, ordered_units
+from comp.adapter import Forwarding
+from comp.importance.parameters import Scores, Unit, ordered_units
 from comp.masks import BlockKey, BlockShape, Masks
-from comp.methods.base import Job, Outcome
-from comp.parameter_pruning import Chosen, Ground, concluded, ground_of, measured, next_line
-from comp.search import first_reaching, mask_of
-from comp.search_state import name_of
-from comp.training_loop import accuracy
+from comp.methods.common.parameters import Chosen, Ground, concluded, ground_of, measured, next_line
+from comp.search.job import Job, Outcome
+from comp.search.saved_state import name_of
+from comp.search.stage import first_reaching, mask_of
+from comp.training.trainer import accuracy
+from comp.utils.files import write_text
 
 METHOD = "mope"
 STATE = "mope.json"
@@ -32,7 +32,7 @@ WIDTH_SHARE = 0.5  # of the FLOPs to remove; the rest is the depth's
 
 
 def prune(job: Job) -> Outcome:
-    """Mask each module in turn, then cut; nothing is trained; see ``comp.methods.base.method``."""
+    """Mask each module in turn, then cut; nothing is trained; see ``comp.search.job.method``."""
     ground = ground_of(job)
     dense_metric, _ = measured(job, None)
     norms = ground.search.importance(ground.whole(), ground.parts).scores(job.adapter)

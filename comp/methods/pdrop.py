@@ -6,10 +6,10 @@ Redundancy Reduction" (CVPR 2025).
 
 from collections.abc import Callable
 
-from comp.families.base import FamilyAdapter
-from comp.methods.base import Job, Outcome
+from comp.adapter import FamilyAdapter
+from comp.methods.common.decoder_tokens import prune_tokens, same_share
 from comp.plan import Drops
-from comp.token_plans import prune_tokens, same_share
+from comp.search.job import Job, Outcome
 
 METHOD = "pdrop"
 

@@ -2,13 +2,13 @@
 
 from comp.errors import CompExportError
 from comp.joint_pruning import prune_jointly, sequential
-from comp.methods.base import Job, Outcome
+from comp.search.job import Job, Outcome
 
 METHOD = "sjp-sequential"
 
 
 def prune(job: Job) -> Outcome:
-    """UPop before PyramidDrop or MADTP; see ``comp.methods.base.method``.
+    """UPop before PyramidDrop or MADTP; see ``comp.search.job.method``.
 
     Raises:
         CompExportError: also for a single stage, which has no halves.

@@ -4,13 +4,13 @@ After Ju et al., "Turbo: Informativity-Driven Acceleration Plug-In for Vision-La
 (ECCV 2024): a token's worth is the attention of [CLS] less its redundancy; nothing is trained.
 """
 
-from comp.methods.base import Job, Outcome
-from comp.token_pruning import pruned_at_once, token_ground
+from comp.methods.common.encoder_tokens import pruned_at_once, token_ground
+from comp.search.job import Job, Outcome
 
 METHOD = "turbo"
 
 
 def prune(job: Job) -> Outcome:
-    """Solve for the one keep ratio of all places; see ``comp.methods.base.method``."""
+    """Solve for the one keep ratio of all places; see ``comp.search.job.method``."""
     ground = token_ground(job, "informativity", "similar")
     return pruned_at_once(job, ground, METHOD)

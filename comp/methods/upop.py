@@ -15,17 +15,17 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from comp.disk import bytes_of
-from comp.families.base import Forwarding
-from comp.files import writing
-from comp.importance import Scores, Unit, ordered_units
+from comp.adapter import Forwarding
+from comp.importance.parameters import Scores, Unit, ordered_units
 from comp.masks import BlockKey, Masks
-from comp.methods.base import Job, Outcome
-from comp.parameter_pruning import Chosen, Ground, concluded, ground_of, measured, next_line
+from comp.methods.common.parameters import Chosen, Ground, concluded, ground_of, measured, next_line
 from comp.plan import Drops
-from comp.search import first_reaching, mask_of
-from comp.search_state import fill_trainable, name_of, read_lines, trainable, write_stages
-from comp.tokens import DropRules, rules_from_plan
+from comp.search.job import Job, Outcome
+from comp.search.saved_state import fill_trainable, name_of, read_lines, trainable, write_stages
+from comp.search.stage import first_reaching, mask_of
+from comp.tokens.drop_rules import DropRules, rules_from_plan
+from comp.utils.disk import bytes_of
+from comp.utils.files import writing
 
 METHOD = "upop"
 STATE = "upop.safetensors"
@@ -74,7 +74,7 @@ class Interval:
 
 
 def prune(job: Job) -> Outcome:
-    """Train while masks shrink, interval by interval; see ``comp.methods.base.method``."""
+    """Train while masks shrink, interval by interval; see ``comp.search.job.method``."""
     ground, stages = ground_of(job), job.options.stages
     intervals = [Interval(ground.name, stage / stages) for stage in range(1, stages + 1)]
     return prune_in(job, ground, intervals, METHOD)

@@ -1,25 +1,25 @@
 """VisionZip: few of an image's tokens reach the projector; the others are merged into a handful.
 
 After Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models" (CVPR 2025);
-``comp.image_selection`` says which stay and how the others are merged.
+``comp.tokens.image_selection`` says which stay and how the others are merged.
 """
 
+from comp.checkpoints.llava_shape import ModelShape
 from comp.errors import CompExportError
-from comp.families.llava import LlavaAdapter
-from comp.finalise import plan_of
+from comp.families.llava.adapter import LlavaAdapter
 from comp.fitting import whole_blocks
-from comp.flops import llava_macs
-from comp.methods.base import Job, Outcome, agreed_workload
+from comp.flops.llava import llava_macs
+from comp.methods.common.decoder_tokens import TOLERANCE, measured
 from comp.plan import ImageSelection, Place, Workload
-from comp.shapes import ModelShape
-from comp.token_plans import TOLERANCE, measured
+from comp.search.final_plan import plan_of
+from comp.search.job import Job, Outcome, agreed_workload
 
 METHOD = "visionzip"
 CONTEXTUAL = (10, 64)  # of so many tokens: 54 + 10, 108 + 20 and 162 + 30 in the original
 
 
 def prune(job: Job) -> Outcome:
-    """Solve for how many tokens are left of an image; see ``comp.methods.base.method``."""
+    """Solve for how many tokens are left of an image; see ``comp.search.job.method``."""
     adapter = job.adapter
     assert isinstance(adapter, LlavaAdapter)  # as the registry says
     shape, workload = adapter.shape, agreed_workload(job)

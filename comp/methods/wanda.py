@@ -9,17 +9,17 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from comp.importance import Scores
+from comp.importance.parameters import Scores
 from comp.masks import BlockKey, BlockShape, Masks, StructureCounts
-from comp.methods.base import Job, Outcome
-from comp.parameter_pruning import Chosen, Ground, concluded, ground_of, measured
+from comp.methods.common.parameters import Chosen, Ground, concluded, ground_of, measured
+from comp.search.job import Job, Outcome
 
 METHOD = "wanda"
 BISECTIONS = 40
 
 
 def prune(job: Job) -> Outcome:
-    """Measure once, cut once: nothing is trained; see ``comp.methods.base.method``."""
+    """Measure once, cut once: nothing is trained; see ``comp.search.job.method``."""
     ground = ground_of(job)
     with job.progress.task("pruning", 3) as task:
         dense_metric, _ = measured(job, None)

@@ -1,1 +1,1 @@
-"""Training the embedded models from scratch (extra ``[train]``)."""
+"""Training inside a run: steps, recovery, distillation, LoRA and reconstruction."""

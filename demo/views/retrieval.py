@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import gradio as gr
 from PIL import Image
 
+from comp.data.images import ImageSource
 from comp.errors import CompExportError
-from comp.images import ImageSource
 from demo.cards import NAMES, Shown
 from demo.comparison import at_once
 from demo.examples import PageGallery, page_gallery

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from comp.console import print_json, progress, say
+from comp.commands.options import CommonOptions, common_options
 from comp.errors import CompExportError
-from comp.options import CommonOptions, common_options
+from comp.utils.console import print_json, progress, say
 
 if TYPE_CHECKING:
     from comp.plan import PruningPlan
@@ -35,7 +35,7 @@ def command(
     training does not fit. Of a LLaVA one tensor at a time is in memory. Afterwards as after `prune`:
     onnx, verify, eval, bench, run.
     """
-    from comp.checkpoints import resolve_model
+    from comp.checkpoints.locate import resolve_model
     from comp.plan import PruningPlan
     from comp.runs import RunDirectory, hold
     from export.cut import cut_run, was_begun, was_cut

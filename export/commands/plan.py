@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from comp.console import print_json, print_table, say
+from comp.commands.options import CommonOptions, common_options
 from comp.errors import CompExportError
-from comp.options import CommonOptions, common_options
+from comp.utils.console import print_json, print_table, say
 
 if TYPE_CHECKING:
-    from comp.latency_table import LatencyTable
+    from comp.latency.table import LatencyTable
     from export.latency.blocks import Blocks
     from export.latency.planning import Planned
 
@@ -64,8 +64,8 @@ def command(
     `prune --cost latency`, and a made-up plan with that time, cut in step in all modes.
     """
     from comp.commands.prune import mode_names
-    from comp.latency_files import table_for
-    from comp.latency_table import LatencyTable
+    from comp.latency.files import table_for
+    from comp.latency.table import LatencyTable
     from comp.plan import Workload
     from comp.registry import FAMILIES
     from export.commands.profile import checkpoint_of

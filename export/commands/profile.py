@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from comp.console import print_json, print_table, say
+from comp.commands.options import CommonOptions, common_options
 from comp.errors import CompExportError
-from comp.options import CommonOptions, common_options
 from comp.registry import LATENCY_FAMILIES
+from comp.utils.console import print_json, print_table, say
 
 if TYPE_CHECKING:
-    from comp.latency_table import LatencyTable
+    from comp.latency.table import LatencyTable
     from export.manifest import Flavour, Precision
 
 
@@ -88,10 +88,10 @@ def command(
     on the machine, and with the flavour, precision and threads, that the model will run with, and on an
     idle one. An interrupted profile goes on where it was.
     """
-    from comp.disk import check_file_place
-    from comp.latency_files import default_table
-    from comp.machine import usable_cores
-    from comp.progress import Progress
+    from comp.latency.files import default_table
+    from comp.utils.disk import check_file_place
+    from comp.utils.machine import usable_cores
+    from comp.utils.progress import Progress
     from export.graph.builder import Target
     from export.latency.clock import Clock, providers_of
     from export.latency.families import READERS
@@ -124,7 +124,7 @@ def checkpoint_of(model: str) -> tuple[Path, str]:
     Raises:
         CompExportError: there is none, or it is of another family.
     """
-    from comp.checkpoints import read_config, resolve_model
+    from comp.checkpoints.locate import read_config, resolve_model
     from comp.registry import family_of
 
     checkpoint = resolve_model(model)

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from comp.console import print_json, print_table, progress, say
+from comp.commands.options import CommonOptions, common_options, run_argument
 from comp.errors import CompExportError
-from comp.options import CommonOptions, common_options, run_argument
+from comp.utils.console import print_json, print_table, progress, say
 
 if TYPE_CHECKING:
     from comp.runs import RunDirectory

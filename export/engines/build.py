@@ -9,7 +9,7 @@ from threading import Event
 from typing import Any, Literal
 
 from comp.errors import CompExportError
-from comp.files import writing
+from comp.utils.files import writing
 from export.engines.attention import BlockReport, inspect_network
 from export.engines.module import TensorRT
 from export.engines.network import add_profile, input_dimensions, parse, profile_shapes, read_graph

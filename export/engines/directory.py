@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from comp.errors import CompExportError
-from comp.files import writing_directory
+from comp.utils.files import writing_directory
 from export.checkpoint_files import TOKENIZER
 from export.encoder_manifest import EncoderManifest
 from export.engines import encoder, llava

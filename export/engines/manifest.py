@@ -10,8 +10,8 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, field_validator
 
 from comp.errors import CompExportError
-from comp.files import write_text
-from comp.versioned import validated
+from comp.utils.files import write_text
+from comp.utils.versioned_json import validated
 from export.checkpoint_files import TOKENIZER
 from export.encoder_manifest import EncoderManifest
 from export.engines.attention import BlockReport

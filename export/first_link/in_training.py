@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comp.data.example import AnyExample, Example, PairExample
+from comp.data.images import read_image
 from comp.errors import CompExportError
-from comp.images import read_image
 from export.first_link.reading import Reading, Refused
 from export.first_link.request import Picture, Request
 

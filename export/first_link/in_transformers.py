@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import ImageOps
 
-from comp.checkpoints import read_config
+from comp.checkpoints.locate import read_config
 from comp.plan import Task
 from export.first_link.memory import memory_lacking
 from export.first_link.reading import Outputs, Reading, Refused
@@ -187,7 +187,7 @@ def _load(directory: Path, family: str, task: Task) -> Any:
         named = (read_config(directory).get("architectures") or [""])[0]
     kind = getattr(transformers, named, None)
     if kind is None:
-        from comp.families import slim_blip
+        from comp.families.blip import slim as slim_blip
 
         kind = getattr(slim_blip, named)
     model = kind.from_pretrained(

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from comp.families.streamed import stored_numbers
-from comp.machine import memory_mb
+from comp.utils.machine import memory_mb
 
 BYTES = 4  # float32
 ROOM = 1.25  # of the weights' bytes, activations and loading included

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from comp.encoder_shapes import BlockSize
+from comp.checkpoints.encoder_shape import BlockSize
 from comp.plan import DropPlan, Part
 from export.encoder_config import TowerSettings
 from export.graph.attention import Heads, full_attention, ranked_attention

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from comp.tying import LM_HEAD
+from comp.checkpoints.tying import LM_HEAD
 from export.graph.builder import MICROSOFT, GraphBuilder
 from export.quantise import Bits, Rounding, packed_nibbles
 from export.weight_groups import group_of

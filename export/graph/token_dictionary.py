@@ -1,4 +1,4 @@
-"""The dictionary that ``aligned`` drops rank tokens by (``comp/families/token_dictionary.py``)."""
+"""The dictionary that ``aligned`` drops rank tokens by (``comp/tokens/dictionary.py``)."""
 
 import numpy as np
 import onnx_ir as ir

@@ -1,4 +1,4 @@
-"""What becomes of dropped tokens in a graph: as ``comp/token_merging.py`` has it in torch.
+"""What becomes of dropped tokens in a graph: as ``comp/tokens/merging.py`` has it in torch.
 
 Tokens left are mixtures of those that came; how many is k, from shapes.
 """

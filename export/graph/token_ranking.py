@@ -1,4 +1,4 @@
-"""How graphs of encoders rank tokens at a drop place: as ``comp/families/token_ranking.py`` does in torch.
+"""How graphs of encoders rank tokens at a drop place: as ``comp/importance/encoder_rankings.py`` does in torch.
 
 A graph has neither padding nor masked heads: every token is present, every head counts.
 """
@@ -102,7 +102,7 @@ def _informativity(graph: GraphBuilder, looked: Looked) -> ir.Value:
 
 
 def _matched(graph: GraphBuilder, looked: Looked) -> ir.Value:
-    """CrossGET's matching, as a number in [0, 1]: see ``comp.families.token_ranking.matched``."""
+    """CrossGET's matching, as a number in [0, 1]: see ``comp.importance.encoder_rankings.matched``."""
     places, others = _others(graph, looked)
     unit = unit_rows(graph, looked.key)
     alike = graph.op("MatMul", unit, graph.op("Transpose", unit, perm=(0, 2, 1)))

@@ -1,1 +1,1 @@
-"""Measuring a model's blocks in ONNX Runtime: the tables that ``comp.latency_table`` reads."""
+"""Measuring a model's blocks in ONNX Runtime: the tables that ``comp.latency.table`` reads."""

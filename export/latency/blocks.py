@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from comp.latency_table import DenseBlock, Surface
+from comp.latency.table import DenseBlock, Surface
 from comp.plan import BlockPlan, DropPlan, Part, PruningPlan, Workload
 from export.graph.builder import GraphBuilder, Target
 from export.latency.grid import Axes

@@ -14,14 +14,14 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from comp.checkpoints import read_config
-from comp.encoder_flops import clip_macs
-from comp.encoder_shapes import TextShape, TowerShape
+from comp.checkpoints.encoder_shape import TextShape, TowerShape
+from comp.checkpoints.locate import read_config
+from comp.checkpoints.slices import CLIP, cut_of
+from comp.checkpoints.slim_encoder_shape import DENSE_TYPES
 from comp.errors import CompExportError
-from comp.families.cuts import CLIP, cut_of
-from comp.latency_table import DenseBlock, Surface
+from comp.flops.encoder import clip_macs
+from comp.latency.table import DenseBlock, Surface
 from comp.plan import DropPlan, Part, PruningPlan, Workload
-from comp.slim_shapes import DENSE_TYPES
 from export.clip import text_model, tower_of, vision_model
 from export.clip_config import ClipShape, read_clip
 from export.graph.builder import GraphBuilder, Target
@@ -137,7 +137,7 @@ class ClipBlocks:
                 yield self._places(part, heads, axes.channels[0])
 
     def surfaces(self, readings: Readings) -> tuple[Surface, ...]:
-        """All that ``comp.latency_requests`` reads for a CLIP."""
+        """All that ``comp.latency.request`` reads for a CLIP."""
         return tuple(
             found
             for part in PARTS

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from comp.latency_table import LatencyTable
+from comp.latency.table import LatencyTable
 from comp.masks import StructureCounts
 from comp.plan import KEEP_UNIT, Part, PruningPlan, Workload
 from export.latency.blocks import Blocks

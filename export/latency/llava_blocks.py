@@ -13,12 +13,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from comp.checkpoints import read_config
+from comp.checkpoints.llava_shape import SLIM_TYPE
+from comp.checkpoints.locate import read_config
 from comp.errors import CompExportError
-from comp.flops import llava_macs
-from comp.latency_table import DenseBlock, Surface
+from comp.flops.llava import llava_macs
+from comp.latency.table import DenseBlock, Surface
 from comp.plan import DropPlan, Part, PruningPlan, Workload
-from comp.shapes import SLIM_TYPE
 from export.cache import CACHE_LENGTHS
 from export.graph.builder import GraphBuilder, Target
 from export.latency.blocks import (

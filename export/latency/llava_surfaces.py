@@ -4,7 +4,7 @@ from statistics import median
 
 import numpy as np
 
-from comp.latency_table import Surface
+from comp.latency.table import Surface
 from comp.plan import Part
 from export.latency.blocks import drop_name, name_of
 from export.latency.grid import Axes
@@ -13,7 +13,7 @@ from export.latency.surfaces import block_surfaces, surface
 
 
 def surfaces_of(axes: dict[Part, Axes], readings: Readings) -> tuple[Surface, ...]:
-    """Every surface that ``comp.latency_requests`` reads for a LLaVA."""
+    """Every surface that ``comp.latency.request`` reads for a LLaVA."""
     tower, language = axes["vision"], axes["language"]
     fixed = median(
         readings[name_of("vision", heads, tower.channels[0])].rest[tower.tokens[0]]

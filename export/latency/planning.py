@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from comp.errors import CompExportError
-from comp.latency_table import LatencyTable
+from comp.latency.table import LatencyTable
 from comp.plan import KEEP_UNIT, Part, PruningPlan, Workload
 from export.latency.blocks import Blocks
 from export.latency.held_out import DENSE, Model, predicted

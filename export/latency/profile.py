@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from comp.latency_table import DenseBlock, HeldOut, LatencyTable, Measuring, Target
-from comp.machine import describe_machine, describe_versions
+from comp.latency.table import DenseBlock, HeldOut, LatencyTable, Measuring, Target
+from comp.utils.machine import describe_machine, describe_versions
 from export.latency.blocks import Blocks
 from export.latency.clock import Clock
 from export.latency.held_out import Model, measured_whole, models, predicted

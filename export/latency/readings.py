@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from comp.errors import CompExportError
-from comp.files import write_text
+from comp.utils.files import write_text
 from export.graph.builder import GraphBuilder
 from export.latency.clock import Clock
 from export.ort_graph import OrtGraph

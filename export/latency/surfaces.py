@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from comp.latency_table import Kind, Surface, Where
+from comp.latency.table import Kind, Surface, Where
 from export.latency.blocks import name_of
 from export.latency.grid import Axes, monotone
 from export.latency.readings import Reading, Readings

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from comp.console import print_json, print_table, progress, say
-from comp.files import write_text
-from comp.options import CommonOptions, common_options, run_argument
+from comp.commands.options import CommonOptions, common_options, run_argument
+from comp.utils.console import print_json, print_table, progress, say
+from comp.utils.files import write_text
 from serve.artifacts import Form
 from serve.commands.forms import form_options
 

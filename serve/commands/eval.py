@@ -7,9 +7,9 @@ from typing import Any
 
 import click
 
-from comp.console import print_json, print_table, progress, say
-from comp.files import write_text
-from comp.options import CommonOptions, common_options, follow_links_option, run_argument
+from comp.commands.options import CommonOptions, common_options, follow_links_option, run_argument
+from comp.utils.console import print_json, print_table, progress, say
+from comp.utils.files import write_text
 from serve.artifacts import Form
 from serve.commands.forms import form_options
 
@@ -67,8 +67,8 @@ def command(
     Captions: things named right, and CIDEr-D. Statements: accuracy. Retrieval: R@1, R@5 and R@10 both
     ways. With 95 % intervals; greedy. Writes reports/eval.json and reports/eval.md.
     """
-    from comp.machine import describe_machine, describe_versions
     from comp.runs import hold, open_run
+    from comp.utils.machine import describe_machine, describe_versions
     from serve.artifacts import artifacts_of, engines_of, is_verified
     from serve.examples import examples_of
     from serve.measure import Measure, task_of

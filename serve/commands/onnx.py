@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from comp.console import print_json, print_table, progress, say
+from comp.commands.options import CommonOptions, common_options, follow_links_option, run_argument
 from comp.errors import CompExportError
-from comp.options import CommonOptions, common_options, follow_links_option, run_argument
+from comp.utils.console import print_json, print_table, progress, say
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -196,7 +196,7 @@ def _export(
     options: CommonOptions,
 ) -> dict[str, "Manifest"]:
     """Write the artifacts; ``tried`` are examples that float16 is tried on, if there are any."""
-    from comp.dense_model import ELSEWHERE, dense_model_of
+    from comp.checkpoints.dense_model import ELSEWHERE, dense_model_of
     from comp.plan import Workload
     from export.artifact import Origin, export_artifact, graphs_to_write
 

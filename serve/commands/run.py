@@ -4,8 +4,8 @@ from pathlib import Path
 
 import click
 
+from comp.commands.options import CommonOptions, common_options, run_argument
 from comp.errors import CompExportError
-from comp.options import CommonOptions, common_options, run_argument
 from serve.artifacts import Form
 from serve.commands.forms import form_options
 

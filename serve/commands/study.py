@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from comp.console import print_json, print_table, say
+from comp.commands.options import CommonOptions, common_options
 from comp.errors import CompExportError
-from comp.options import CommonOptions, common_options
+from comp.utils.console import print_json, print_table, say
 
 STUDIES = Path("runs") / "studies"
 

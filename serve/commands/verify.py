@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from comp.console import print_json, print_table, progress, say
-from comp.options import CommonOptions, common_options, follow_links_option, run_argument
+from comp.commands.options import CommonOptions, common_options, follow_links_option, run_argument
+from comp.utils.console import print_json, print_table, progress, say
 
 if TYPE_CHECKING:
     from comp.plan import Task
@@ -70,7 +70,7 @@ def command(
     Writes reports/verify.json and verify.md, marks the artifacts, and exits with status 1 when a link
     does not hold.
     """
-    from comp.options import torch_device
+    from comp.commands.options import torch_device
     from comp.runs import hold, open_run
     from export.first_link.report import COLUMNS, notes_of, rows_of
     from export.verify import Asked, task_of, verify_run

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from comp.images import ImageSource
+from comp.data.images import ImageSource
 from comp.plan import Part, Place
 from export.encoder_manifest import EncoderManifest
 from serve.backends.base import BackendName, RequestSize

@@ -7,8 +7,8 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from comp.data.images import ImageSource
 from comp.errors import CompExportError
-from comp.images import ImageSource
 from serve.encoder.engine import EncoderEngine, kept_of, ms_since
 from serve.encoder.texts import by_length
 from serve.finite import check_finite

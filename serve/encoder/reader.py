@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from comp.data.images import ImageSource
 from comp.errors import CompExportError
-from comp.images import ImageSource
 from export.encoder_manifest import DecoderInfo
 from export.manifest import computed_in
 from serve.answer import Answer, Asked

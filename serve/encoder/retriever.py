@@ -7,8 +7,8 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
+from comp.data.images import ImageSource
 from comp.errors import CompExportError
-from comp.images import ImageSource
 from comp.plan import Place
 from export.text_end import read_to_end
 from serve.encoder.engine import EncoderEngine, kept_of, ms_since
@@ -73,7 +73,7 @@ class Retriever(EncoderEngine):
     def embed_images(
         self, images: Sequence[ImageSource], batch_size: int = BATCH
     ) -> EmbeddedImages:
-        """Embed pictures as ``comp.images.read_image`` takes them.
+        """Embed pictures as ``comp.data.images.read_image`` takes them.
 
         Raises:
             CompExportError: no picture, or one that cannot be read; embeddings that are not finite or zero.

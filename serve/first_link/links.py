@@ -6,7 +6,7 @@ from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
 
-from comp.dense_model import DenseModelGoneError, dense_model_of
+from comp.checkpoints.dense_model import DenseModelGoneError, dense_model_of
 from comp.errors import CompExportError
 from comp.runs import RunDirectory
 from export.encoder_manifest import EncoderArtifact

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from comp.commands.options import CommonOptions
 from comp.errors import CompExportError
-from comp.files import write_text
-from comp.machine import describe_machine, describe_versions
-from comp.options import CommonOptions
 from comp.plan import PruningPlan
 from comp.runs import RunDirectory
+from comp.utils.files import write_text
+from comp.utils.machine import describe_machine, describe_versions
 from serve.study.folder import Accuracy, CellRecord, DenseRecord, Latency, Result, Step, StudyFolder
 from serve.study.grid import Cell, dense_settings_of, prune_options_of, settings_of
 from serve.study.measuring import MeasureRequest

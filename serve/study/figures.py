@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comp.files import writing
+from comp.utils.files import writing
 from serve.study.summary import RowSummary, Summary
 
 if TYPE_CHECKING:

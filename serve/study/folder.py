@@ -10,9 +10,9 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from comp.errors import CompExportError
-from comp.files import discard, write_text
-from comp.locks import locked
 from comp.runs import RunDirectory, dotted
+from comp.utils.files import discard, write_text
+from comp.utils.locks import locked
 from serve.study.grid import Cell
 
 VERSION = 1

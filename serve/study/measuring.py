@@ -59,7 +59,7 @@ def measure(request: MeasureRequest) -> dict[str, Any]:
 
 def _export_dense(run: Path, out: Path) -> None:
     """The model that a run was made of, with costs on that run's workload."""
-    from comp.dense_model import dense_model_of
+    from comp.checkpoints.dense_model import dense_model_of
     from comp.runs import open_run
     from export.artifact import Origin, export_artifact
 

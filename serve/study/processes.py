@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
-from comp.disk import disk_errors
 from comp.errors import CompExportError
+from comp.utils.disk import disk_errors
 
 PACKAGES = Path(__file__).resolve().parents[2]
 _RUNNING: "set[subprocess.Popen[str]]" = set()

@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 from statistics import mean
 
-from comp.machine import usable_cores
-from comp.options import CommonOptions
-from comp.progress import Progress, Task
+from comp.commands.options import CommonOptions
+from comp.utils.machine import usable_cores
+from comp.utils.progress import Progress, Task
 from serve.study.cells import Runner, Steps
 from serve.study.folder import CellRecord, StudyFolder
 from serve.study.grid import Cell, cells_of, dense_settings_of, settings_of

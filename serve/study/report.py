@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from comp.files import write_text
+from comp.utils.files import write_text
 from serve.study.figures import save_figures
 from serve.study.intervals import Interval
 from serve.study.progress import duration

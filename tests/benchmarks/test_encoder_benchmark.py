@@ -16,12 +16,12 @@ from random_encoder import (
 )
 from transformers import BlipForQuestionAnswering, BlipProcessor, CLIPModel, CLIPProcessor
 
-from comp.encoder_flops import request_macs, usual_request
-from comp.encoder_shapes import PACKAGED, packaged_shape
+from comp.checkpoints.encoder_shape import PACKAGED, packaged_shape
+from comp.checkpoints.slim_encoder_shape import SlimShape
 from comp.errors import CompExportError
-from comp.families.blip_nlvr import BlipForNlvr2
+from comp.families.blip.nlvr import BlipForNlvr2
+from comp.flops.encoder import request_macs, usual_request
 from comp.plan import PruningPlan, Workload
-from comp.slim_shapes import SlimShape
 from export.artifact import FAMILIES
 from export.graph.builder import Target
 

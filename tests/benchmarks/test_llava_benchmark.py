@@ -26,11 +26,11 @@ from run_files import BOTH, RunFiles
 from speed_report import MEASURES, Spread
 from transformers import LlavaForConditionalGeneration, LlavaProcessor
 
+from comp.checkpoints.llava_shape import ModelShape, read_shape
+from comp.checkpoints.tensor_names import canonical_name
 from comp.errors import CompExportError
-from comp.families.llava_names import canonical_name
-from comp.flops import llava_macs, llava_params
+from comp.flops.llava import llava_macs, llava_params
 from comp.plan import PruningPlan, Workload
-from comp.shapes import ModelShape, read_shape
 from export.engines.limits import Limits
 from export.llava_config import llava_of
 from export.weights import CheckpointWeights

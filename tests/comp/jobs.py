@@ -1,12 +1,12 @@
 """Jobs for pruning methods on small random models of every family."""
 
-from comp.compute import Compute
-from comp.data.captions import CaptionExamples
-from comp.methods.base import Job, MethodOptions
-from comp.progress import Progress
-from comp.pruning_data import PruningData
-from comp.search import ImportanceOptions
-from comp.training_loop import StepOptions
+from comp.data.emoji_scenes.captions import CaptionExamples
+from comp.search.job import Job, MethodOptions
+from comp.search.stage import ImportanceOptions
+from comp.training.data import PruningData
+from comp.training.trainer import StepOptions
+from comp.utils.compute import Compute
+from comp.utils.progress import Progress
 from tests.comp.small import questions, small_adapter
 from tests.comp.small_blip import examples_of, random_blip
 from tests.comp.small_clip import random_clip

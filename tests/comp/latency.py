@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from comp.latency_table import DenseBlock, LatencyTable, Measuring, Surface, Target, dense_block
+from comp.latency.table import DenseBlock, LatencyTable, Measuring, Surface, Target, dense_block
 
 TARGET = Target(flavour="onnxruntime", precision="float32", provider="made up", threads=1)
 TOKENS = (1, 8, 16, 32, 64)

@@ -1,8 +1,8 @@
 """Plans whose drops rank and merge as methods do, and in other ways than that."""
 
-from comp.dropped_flops import dropped_macs
-from comp.encoder_flops import request_macs
-from comp.encoder_shapes import packaged_shape
+from comp.checkpoints.encoder_shape import packaged_shape
+from comp.flops.encoder import request_macs
+from comp.flops.token_drops import dropped_macs
 from comp.plan import DropPlan, Workload, keep_count
 
 WAYS = [

@@ -3,10 +3,10 @@
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from comp.data.emoji_scenes import EmojiScenes
-from comp.families.llava import LlavaAdapter
-from comp.training.tiny_llava import tiny_llava_processor
-from comp.training.tiny_tokenizer import build_tokenizer
+from comp.data.emoji_scenes.examples import EmojiScenes
+from comp.families.llava.adapter import LlavaAdapter
+from comp.tiny_models.tiny_llava import tiny_llava_processor
+from comp.tiny_models.tiny_tokenizer import build_tokenizer
 
 LAYERS, HEADS, GROUPS, HEAD_DIM, WIDTH, CHANNELS = 4, 4, 2, 8, 64, 160
 

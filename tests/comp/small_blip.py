@@ -10,14 +10,14 @@ from transformers import (
     BlipVisionConfig,
 )
 
-from comp.data.captions import CaptionExamples
-from comp.data.emoji_scenes import EmojiScenes
-from comp.data.statements import EmojiStatements
-from comp.families.blip_nlvr import BlipForNlvr2, BlipNlvrConfig
-from comp.families.blip_retrieval import BlipRetrieval
-from comp.families.blip_tasks import BlipCaptions, BlipQuestions, BlipStatements
+from comp.data.emoji_scenes.captions import CaptionExamples
+from comp.data.emoji_scenes.examples import EmojiScenes
+from comp.data.emoji_scenes.statements import EmojiStatements
+from comp.families.blip.nlvr import BlipForNlvr2, BlipNlvrConfig
+from comp.families.blip.retrieval import BlipRetrieval
+from comp.families.blip.tasks import BlipCaptions, BlipQuestions, BlipStatements
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
-from comp.training.tiny_blip import blip_processor
+from comp.tiny_models.tiny_blip import blip_processor
 from tests.comp.towers import shaken
 
 WIDTH, HEADS, LAYERS, FFN, SEEN = 32, 4, 3, 48, 145

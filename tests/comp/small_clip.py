@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
-from comp.families.clip import ClipAdapter
+from comp.families.clip.adapter import ClipAdapter
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
-from comp.training.tiny_blip import clip_processor
+from comp.tiny_models.tiny_blip import clip_processor
 
 LAYERS, HEADS, WIDTH, FFN = 3, 4, 32, 48
 

@@ -7,18 +7,18 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from comp.adapter import Forwarding
+from comp.checkpoints.encoder_shape import packaged_shape
 from comp.data.example import Example, PairExample
-from comp.encoder_flops import ANSWER_LENGTH, compositions
-from comp.encoder_shapes import packaged_shape
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
-from comp.families.blip_forward import Memory
-from comp.families.blip_passes import encoded_by, memories_of, said_by, seen_by
-from comp.families.blip_retrieval import RANKED, hard_pairs
-from comp.importance import ParameterImportance, cheapest_units
+from comp.families.blip.forward import encoded_by, memories_of, said_by, seen_by
+from comp.families.blip.retrieval import RANKED, hard_pairs
+from comp.families.blip.text_forward import Memory
+from comp.flops.encoder import ANSWER_LENGTH, compositions
+from comp.importance.parameters import ParameterImportance, cheapest_units
 from comp.masks import Masks, StructureCounts
 from comp.plan import Workload
-from comp.tokens import rules_from_plan
+from comp.tokens.drop_rules import rules_from_plan
 from tests.comp.small_blip import (
     HEADS,
     LAYERS,

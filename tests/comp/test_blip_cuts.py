@@ -9,10 +9,10 @@ from pydantic import ValidationError
 from torch import nn
 from transformers import BlipConfig, BlipForQuestionAnswering, BlipTextConfig, BlipVisionConfig
 
-from comp.families.blip_cuts import BlipCuts
-from comp.families.blip_forward import Memory, TextOptions, read, see
-from comp.families.blip_nlvr import BlipForNlvr2, BlipNlvrConfig
-from comp.families.encoder_forward import EncoderOptions
+from comp.checkpoints.blip_slices import BlipCuts
+from comp.families.blip.nlvr import BlipForNlvr2, BlipNlvrConfig
+from comp.families.blip.text_forward import Memory, TextOptions, read, see
+from comp.families.encoder.forward import EncoderOptions
 from comp.masks import Masks
 from comp.plan import BlockPlan, PruningPlan, Workload
 from tests.comp.towers import shaken

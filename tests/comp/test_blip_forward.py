@@ -5,12 +5,12 @@ import torch
 from transformers import BlipTextConfig, BlipVisionConfig, BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
-from comp.families.blip_forward import Memory, TextOptions, branches_of, cross_key, read, see
-from comp.families.blip_nlvr import BlipForNlvr2, BlipNlvrConfig
-from comp.families.encoder_forward import EncoderOptions
+from comp.families.blip.nlvr import BlipForNlvr2, BlipNlvrConfig
+from comp.families.blip.text_forward import Memory, TextOptions, branches_of, cross_key, read, see
+from comp.families.encoder.forward import EncoderOptions
 from comp.masks import Masks
 from comp.plan import keep_count
-from comp.tokens import RatioRule
+from comp.tokens.drop_rules import RatioRule
 from tests.comp.towers import Observed, shaken
 
 WIDTH, HEADS, LAYERS, FFN = 32, 4, 3, 40

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import BlipTextConfig, BlipVisionConfig
 
-from comp.families.blip_nlvr import BlipForNlvr2, BlipNlvrConfig, load_original, name_of_original
+from comp.families.blip.nlvr import BlipForNlvr2, BlipNlvrConfig, load_original, name_of_original
 
 WIDTH, HEADS, LAYERS, MERGE_FROM = 32, 4, 3, 1
 

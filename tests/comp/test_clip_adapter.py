@@ -4,21 +4,21 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from comp.compute import Compute
-from comp.data.captions import EmojiCaptions
+from comp.adapter import Forwarding
+from comp.data.emoji_scenes.captions import EmojiCaptions
 from comp.data.example import Example
-from comp.encoder_flops import text_macs, tower_macs
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
-from comp.families.slim_clip import CompCLIPModel
+from comp.families.clip.slim import CompCLIPModel
+from comp.flops.encoder import text_macs, tower_macs
 from comp.masks import Masks, StructureCounts
-from comp.methods.base import Job, MethodOptions
 from comp.methods.comp import prune
 from comp.plan import Workload, keep_count
-from comp.progress import Progress
-from comp.pruning_data import PruningData
-from comp.tokens import rules_from_plan
-from comp.training_loop import StepOptions
+from comp.search.job import Job, MethodOptions
+from comp.tokens.drop_rules import rules_from_plan
+from comp.training.data import PruningData
+from comp.training.trainer import StepOptions
+from comp.utils.compute import Compute
+from comp.utils.progress import Progress
 from tests.comp.small_clip import FFN, HEADS, LAYERS, WIDTH, random_clip, random_plan
 
 TOKENS = 145

@@ -4,12 +4,12 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
-from comp.families.clip_forward import embed_images, embed_texts, end_of_text
-from comp.families.encoder_forward import EncoderOptions
-from comp.families.token_ranking import attention_received
+from comp.families.clip.forward import embed_images, embed_texts, end_of_text
+from comp.families.encoder.forward import EncoderOptions
+from comp.importance.encoder_rankings import attention_received
 from comp.masks import Masks
 from comp.plan import keep_count
-from comp.tokens import RatioRule
+from comp.tokens.drop_rules import RatioRule
 from tests.comp.towers import Observed, shaken
 
 WIDTH, HEADS, LAYERS, FFN, EOS = 32, 4, 3, 40, 49

@@ -8,17 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
 
-from comp.dropped_flops import dropped_macs
-from comp.encoder_shapes import packaged_shape
+from comp.adapter import Forwarding
+from comp.checkpoints.encoder_shape import packaged_shape
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
-from comp.families.clip_forward import ClipBlock
-from comp.families.encoder_forward import EncoderOptions, run_encoder, start_tokens
-from comp.families.token_ranking import Looked, importance_of, matched
+from comp.families.clip.forward import ClipBlock
+from comp.families.encoder.forward import EncoderOptions, run_encoder, start_tokens
+from comp.flops.token_drops import dropped_macs
+from comp.importance.encoder_rankings import Looked, importance_of, matched
 from comp.methods import crossget
+from comp.methods.common.encoder_tokens import TokenGround
 from comp.plan import PruningPlan, Workload, keep_count
-from comp.token_pruning import TokenGround
-from comp.tokens import VISION, RatioRule, rules_from_plan
+from comp.tokens.drop_rules import VISION, RatioRule, rules_from_plan
 from tests.comp.jobs import small_job
 from tests.comp.merging import macs_of_a_way, ways_of
 from tests.comp.small_blip import random_blip

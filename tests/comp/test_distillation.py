@@ -7,13 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comp.compute import Compute
-from comp.distillation import Distiller, DistillOptions, feature_loss, logit_loss
+from comp.adapter import Forwarding
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
-from comp.lora import lora, without_lora
-from comp.tokens import TEXT, VISION, RatioRule, TokenState
-from comp.training_loop import StepOptions, Trainer
+from comp.tokens.drop_rules import TEXT, VISION, RatioRule, TokenState
+from comp.training.distillation import Distiller, DistillOptions, feature_loss, logit_loss
+from comp.training.lora import lora, without_lora
+from comp.training.trainer import StepOptions, Trainer
+from comp.utils.compute import Compute
 from tests.comp import small, small_blip
 from tests.comp.small_clip import random_clip
 

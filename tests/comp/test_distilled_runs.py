@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from comp import recover as recovery
-from comp.distillation import Distiller, DistillOptions
+from comp.adapter import Forwarding
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
 from comp.families.loading import load_adapter
-from comp.methods.base import Job
-from comp.methods.base import method as prune_with
 from comp.registry import FAMILIES, METHODS
 from comp.runs import open_run
+from comp.search.job import Job
+from comp.search.job import method as prune_with
+from comp.training import recovery
+from comp.training.distillation import Distiller, DistillOptions
 from tests.comp.jobs import small_job
 from tests.comp.test_prune_command import prune as prune_checkpoint
 
@@ -161,7 +161,7 @@ def test_what_is_learnt_from_the_dense_model_depends_on_the_model(
         learnt, rate = request.distill, request.recover.training.learning_rate
         raise InterruptedError((learnt.what, learnt.weight, rate))
 
-    monkeypatch.setattr("comp.pipeline.run_pruning", stop)
+    monkeypatch.setattr("comp.pipeline.prune.run_pruning", stop)
     with pytest.raises(InterruptedError) as stopped:
         prune(model, tmp_path / "run", *given)
     assert stopped.value.args == (taught,)

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 from click.testing import CliRunner
 
-from comp import pipeline
 from comp.cli import cli
+from comp.commands.faithful import RECIPE
 from comp.commands.prune import command
 from comp.errors import CompExportError
-from comp.faithful import RECIPE
-from comp.strategy import StrategyOptions
+from comp.pipeline import prune as pipeline
+from comp.search.strategy import StrategyOptions
 
 
 class Asked(Exception):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from comp.finalise import Final, final_plan
-from comp.importance import Scores
+from comp.importance.parameters import Scores
 from comp.masks import Masks
 from comp.plan import Workload
+from comp.search.final_plan import Final, final_plan
 from tests.comp.small_clip import random_clip
 
 

@@ -7,18 +7,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from comp.compute import Compute
+from comp.adapter import Forwarding, Knowledge, Scored
 from comp.errors import CompExportError
-from comp.families.base import Forwarding, Knowledge, Scored
 from comp.gauge import gauged
-from comp.methods.base import Job
 from comp.methods.comp import prune
-from comp.pruning_data import DataSizes
-from comp.run_record import times_fine_tuning
+from comp.pipeline.record import times_fine_tuning
 from comp.runs import open_run
-from comp.search_state import STAGES
-from comp.strategy import StrategyOptions
-from comp.training_loop import accuracy, mean_loss
+from comp.search.job import Job
+from comp.search.saved_state import STAGES
+from comp.search.strategy import StrategyOptions
+from comp.training.data import DataSizes
+from comp.training.trainer import accuracy, mean_loss
+from comp.utils.compute import Compute
 from tests.comp import test_prune_command as command
 from tests.comp.jobs import small_job
 

@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comp.image_selection import class_attention, mean_key, select_tokens
 from comp.plan import ImageSelection
+from comp.tokens.image_selection import class_attention, mean_key, select_tokens
 
 
 def test_by_hand():

@@ -14,10 +14,10 @@ from PIL import Image
 from transformers.image_transforms import convert_to_rgb
 from transformers.image_utils import load_image
 
+from comp.data.icons import icon_sizes
+from comp.data.images import MAX_BYTES, MAX_SIDE, STRIPE, check_image, read_image
 from comp.errors import CompExportError
-from comp.files import read_regular
-from comp.icons import icon_sizes
-from comp.images import MAX_BYTES, MAX_SIDE, STRIPE, check_image, read_image
+from comp.utils.files import read_regular
 
 
 def noise(width=60, height=40, mode="RGB"):

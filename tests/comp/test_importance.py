@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 
-from comp.importance import ParameterImportance, Scales, Scores, cheapest_units, token_weights
+from comp.importance.parameters import (
+    ParameterImportance,
+    Scales,
+    Scores,
+    cheapest_units,
+    token_weights,
+)
 from comp.masks import BlockShape, Masks
 
 

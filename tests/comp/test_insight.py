@@ -8,11 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comp.adapter import Forwarding
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
-from comp.importance import ParameterImportance, norm_weights, token_contributions
-from comp.insight.mode_shares import FINALISING, mode_shares
-from comp.insight.rank_stability import (
+from comp.figures.mode_shares import FINALISING, mode_shares
+from comp.figures.rank_stability import (
     DRAWS,
     PROGRESS,
     Case,
@@ -22,14 +21,15 @@ from comp.insight.rank_stability import (
     rank_correlation,
     ranking_blocks,
 )
-from comp.insight.spread import Spread
-from comp.insight.token_overlap import (
+from comp.figures.spread import Spread
+from comp.figures.token_overlap import (
     OverlapObserver,
     measure_overlaps,
     overlap_of,
     ranked_tokens,
     top_tokens,
 )
+from comp.importance.parameters import ParameterImportance, norm_weights, token_contributions
 from comp.plan import BlockPlan
 from tests.comp.small import questions, small_adapter
 from tests.comp.small_blip import TASKS, examples_of, random_blip

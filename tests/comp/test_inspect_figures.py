@@ -9,7 +9,7 @@ from PIL import Image
 
 from comp.cli import cli
 from comp.errors import CompExportError
-from comp.insight.report import InsightOptions, dense_model
+from comp.figures.report import InsightOptions, dense_model
 from comp.runs import open_run
 from tests.comp.small_clip import random_clip
 

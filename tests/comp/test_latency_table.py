@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comp.errors import CompExportError
-from comp.latency_files import TableFile, default_table
-from comp.latency_table import DenseBlock, LatencyTable, Surface, dense_block
+from comp.latency.files import TableFile, default_table
+from comp.latency.table import DenseBlock, LatencyTable, Surface, dense_block
 from comp.masks import StructureCounts
 from comp.plan import Workload
 from tests.comp.latency import surface, table_for, table_of

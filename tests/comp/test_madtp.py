@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from comp.adapter import Forwarding
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
 from comp.families.loading import load_adapter
-from comp.families.token_dictionary import TokenDictionary, attach_dictionary, dictionary_of
 from comp.masks import Masks
 from comp.methods import madtp
-from comp.tokens import rules_from_plan
+from comp.tokens.dictionary import TokenDictionary, attach_dictionary, dictionary_of
+from comp.tokens.drop_rules import rules_from_plan
 from tests.comp.jobs import small_job
 from tests.comp.merging import ways_of
 from tests.comp.small_blip import examples_of, random_blip, random_plan

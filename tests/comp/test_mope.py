@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from comp.families.base import Forwarding
-from comp.importance import Scores
+from comp.adapter import Forwarding
+from comp.importance.parameters import Scores
 from comp.masks import Masks
 from comp.methods import mope
-from comp.parameter_pruning import ground_of
-from comp.training_loop import accuracy
+from comp.methods.common.parameters import ground_of
+from comp.training.trainer import accuracy
 from tests.comp.jobs import small_job
 
 ONE, OTHER, THIRD = ("language", 0), ("language", 1), ("vision", 0)

@@ -8,12 +8,12 @@ from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
 import comp.methods.comp as method
+from comp.adapter import Forwarding
 from comp.cli import cli
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
 from comp.families.loading import load_adapter
 from comp.runs import open_run
-from comp.tokens import rules_from_plan
+from comp.tokens.drop_rules import rules_from_plan
 from tests.comp.small_blip import LAYERS, SEEN, TASKS, examples_of, random_blip
 
 QUICK = ("--stages", "5", "--steps-per-stage", "1", "--recover-steps", "2", "--batch-size", "4")

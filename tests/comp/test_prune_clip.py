@@ -6,11 +6,11 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from comp.adapter import Forwarding
 from comp.cli import cli
-from comp.data.captions import CaptionExamples, EmojiCaptions
-from comp.data.karpathy import load_karpathy
+from comp.data.emoji_scenes.captions import CaptionExamples, EmojiCaptions
+from comp.data.formats.karpathy import load_karpathy
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
 from comp.families.loading import load_adapter
 from comp.runs import open_run
 from tests.comp.small_clip import random_clip

@@ -14,10 +14,10 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from comp.checkpoints.slices import cut_of
 from comp.cli import cli
 from comp.commands.prune import learning_rates
 from comp.errors import CompExportError
-from comp.families.cuts import cut_of
 from comp.plan import PruningPlan
 from comp.runs import RunDirectory, open_run
 from tests.comp.small import HEAD_DIM

@@ -6,15 +6,15 @@ import pytest
 from click.testing import CliRunner
 
 from comp.cli import cli
-from comp.compute import Compute
-from comp.costs import Costs
 from comp.errors import CompExportError
-from comp.finalise import Final, drops_of, final_plan
-from comp.importance import Scores, cheapest_units
+from comp.importance.parameters import Scores, cheapest_units
 from comp.masks import Masks, StructureCounts
 from comp.plan import Workload
 from comp.runs import open_run
-from comp.search import ImportanceOptions, Search, SearchState, mask_of
+from comp.search.costs import Costs
+from comp.search.final_plan import Final, drops_of, final_plan
+from comp.search.stage import ImportanceOptions, Search, SearchState, mask_of
+from comp.utils.compute import Compute
 from tests.comp.latency import table_for
 from tests.comp.small import questions, small_adapter
 

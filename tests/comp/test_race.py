@@ -5,11 +5,12 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from comp import pipeline, run_steps
+from comp.adapter import Mode
 from comp.cli import cli
 from comp.errors import CompExportError
-from comp.families.base import Mode
-from comp.race import Lane, Verdict, check_steps, has_room, lanes_of, winner
+from comp.pipeline import prune as pipeline
+from comp.pipeline import steps as run_steps
+from comp.pipeline.race import Lane, Verdict, check_steps, has_room, lanes_of, winner
 from comp.runs import open_run
 from tests.comp.small_clip import random_clip
 

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comp.raising import FINENESS, HIGHEST, LOWEST, raised
+from comp.search.bisection import FINENESS, HIGHEST, LOWEST, raised
 
 
 def attempts(enough_from, before, close_below):

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comp.errors import CompExportError
-from comp.families.llama_forward import DecoderOptions
-from comp.families.llava_forward import run_llava
+from comp.families.llava.decoder import DecoderOptions
+from comp.families.llava.forward import run_llava
+from comp.importance.decoder_rankings import diversity, mean_attention
 from comp.plan import DropPlan, PruningPlan
-from comp.rankings import diversity, mean_attention
-from comp.tokens import ANSWER, TEXT, VISION, RatioRule
+from comp.tokens.drop_rules import ANSWER, TEXT, VISION, RatioRule
 from tests.comp.small import questions, small_adapter
 from tests.export.tiny import make_plan, tiny_config
 

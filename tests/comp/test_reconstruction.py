@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from comp.compute import Compute
-from comp.families.base import Forwarding
+from comp.adapter import Forwarding
 from comp.masks import Masks
-from comp.reconstruction import RIDGE, Cut, InputProducts, fitted, reconstruct
+from comp.training.reconstruction import RIDGE, Cut, InputProducts, fitted, reconstruct
+from comp.utils.compute import Compute
 from tests.comp.jobs import small_job
 
 
@@ -203,7 +203,7 @@ def test_layers_fitted_one_by_one_are_fitted_to_the_same_model(family, tmp_path,
         return adapter.model.state_dict()
 
     together = refitted(tmp_path / "together")
-    monkeypatch.setattr("comp.reconstruction.PRODUCTS", 1)
+    monkeypatch.setattr("comp.training.reconstruction.PRODUCTS", 1)
     one_by_one = refitted(tmp_path / "one-by-one")
     for name, tensor in together.items():
         assert torch.equal(tensor, one_by_one[name]), name

@@ -5,13 +5,13 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, LlavaForConditionalGeneration
 
-from comp.families.base import Forwarding
-from comp.families.llama_forward import DecoderCache, DecoderOptions, rules_by_layer
-from comp.families.llava import LlavaAdapter
-from comp.families.llava_forward import answer_step, run_llava
+from comp.adapter import Forwarding
+from comp.families.llava.adapter import LlavaAdapter
+from comp.families.llava.decoder import DecoderCache, DecoderOptions, rules_by_layer
+from comp.families.llava.forward import answer_step, run_llava
 from comp.masks import Masks
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
-from comp.tokens import ANSWER, TEXT, VISION, RatioRule, rules_from_plan
+from comp.tokens.drop_rules import ANSWER, TEXT, VISION, RatioRule, rules_from_plan
 from tests.comp.small import GROUPS, questions, small_adapter
 
 DROPS = (

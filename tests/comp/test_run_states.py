@@ -64,7 +64,7 @@ def begun(monkeypatch, dense, out, *more):
         raise Begun("resumed" if resume else "started")
 
     with monkeypatch.context() as patched:
-        patched.setattr("comp.pipeline.run_pruning", run_pruning)
+        patched.setattr("comp.pipeline.prune.run_pruning", run_pruning)
         with pytest.raises(Begun) as found:
             prune(dense, out, *more)
     return str(found.value)
@@ -144,7 +144,7 @@ def test_leftovers_of_a_state_are_never_gone_on_with(dense, tmp_path):
 
 def test_the_state_is_of_the_weights_that_were_there(dense, tmp_path, monkeypatch):
     model = shutil.copytree(dense, tmp_path / "model")
-    monkeypatch.setattr("comp.run_record.save_figures", _stop)
+    monkeypatch.setattr("comp.pipeline.record.save_figures", _stop)
     with pytest.raises(RuntimeError, match="stopped"):
         prune(model, tmp_path / "run")
     monkeypatch.undo()

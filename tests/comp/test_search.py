@@ -5,12 +5,12 @@ from itertools import pairwise
 import pytest
 import torch
 
-from comp.compute import Compute
-from comp.families.base import Forwarding
+from comp.adapter import Forwarding
 from comp.masks import Masks
 from comp.plan import ImageSelection
-from comp.search import ImportanceOptions, Search, SearchState
-from comp.tokens import RatioRule
+from comp.search.stage import ImportanceOptions, Search, SearchState
+from comp.tokens.drop_rules import RatioRule
+from comp.utils.compute import Compute
 from tests.comp.small import questions
 from tests.comp.small_clip import random_clip
 from tests.comp.test_clip_adapter import captioned

@@ -6,18 +6,18 @@ import math
 import pytest
 import torch
 
-from comp.dropped_flops import dropped_macs
+from comp.adapter import Forwarding
+from comp.checkpoints.slim_encoder_shape import planned_shape
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
 from comp.families.loading import load_adapter
-from comp.families.token_dictionary import attach_dictionary, dictionary_of
-from comp.flops import llava_macs
+from comp.flops.llava import llava_macs
+from comp.flops.token_drops import dropped_macs
 from comp.joint_pruning import Split, sequential, simultaneous
 from comp.masks import Masks
 from comp.methods import sjp, sjp_sequential, upop
-from comp.methods.base import Job
-from comp.slim_shapes import planned_shape
-from comp.tokens import rules_from_plan
+from comp.search.job import Job
+from comp.tokens.dictionary import attach_dictionary, dictionary_of
+from comp.tokens.drop_rules import rules_from_plan
 from tests.comp.jobs import PARAMETERS, small_job
 
 TOKENS = {"llava": ("vision_tokens",), "clip": ("vision_tokens", "language_tokens")}

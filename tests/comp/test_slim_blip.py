@@ -5,14 +5,14 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForImageTextToText, AutoModelForVisualQuestionAnswering
 
+from comp.adapter import Forwarding
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
-from comp.families.blip_forward import Memory
-from comp.families.blip_passes import encoded_by, memories_of, said_by, seen_by
-from comp.families.blip_sizes import forwarding_of
+from comp.families.blip.forward import encoded_by, memories_of, said_by, seen_by
+from comp.families.blip.slim_config import forwarding_of
+from comp.families.blip.text_forward import Memory
 from comp.families.loading import load_adapter
 from comp.masks import Masks
-from comp.tokens import rules_from_plan
+from comp.tokens.drop_rules import rules_from_plan
 from tests.comp.small_blip import (
     TASKS,
     examples_of,

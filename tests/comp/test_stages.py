@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
+from comp.adapter import Mode
 from comp.errors import CompExportError
-from comp.families.base import Mode
-from comp.methods.base import Job, MethodOptions
 from comp.methods.comp import _Stages
-from comp.search_state import SavedSearch
-from comp.strategy import ModeCost, StrategyOptions
+from comp.search.job import Job, MethodOptions
+from comp.search.saved_state import SavedSearch
+from comp.search.strategy import ModeCost, StrategyOptions
 
 CAP = 3  # what a part may lose in one stage
 PART = Mode("language_parameters", part="language")

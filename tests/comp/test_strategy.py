@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from comp.strategy import (
+from comp.search.strategy import (
     ModeCost,
     StrategyOptions,
     better_mode,

@@ -11,10 +11,10 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
+from comp.adapter import Forwarding
+from comp.checkpoints.slices import Cut
 from comp.cli import cli
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
-from comp.families.cuts import Cut
 from comp.families.loading import load_adapter
 from comp.families.streamed import StoredMatrix, StreamedLinear, streamed_layers
 from comp.masks import Masks

@@ -4,10 +4,10 @@ import pytest
 import torch
 from transformers import AutoModel, AutoProcessor, CLIPModel
 
-from comp.checkpoints import EMBEDDED, resolve_model
-from comp.data.captions import CaptionExamples
+from comp.adapter import Forwarding
+from comp.checkpoints.locate import EMBEDDED, resolve_model
 from comp.data.embedded import embedded_examples
-from comp.families.base import Forwarding
+from comp.data.emoji_scenes.captions import CaptionExamples
 from comp.families.loading import load_adapter
 
 MIB = 2**20

@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor, LlavaForConditionalGeneration
 
-from comp.checkpoints import resolve_model
-from comp.data.emoji_scenes import EmojiScenes
-from comp.data.scoring import exact_match
+from comp.checkpoints.locate import resolve_model
+from comp.data.emoji_scenes.examples import EmojiScenes
+from comp.metrics.exact_match import exact_match
 
 MIB = 2**20
 

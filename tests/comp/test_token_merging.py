@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comp.families.token_ranking import (
+from comp.importance.encoder_rankings import (
     Looked,
     importance_of,
     informativity,
@@ -15,8 +15,8 @@ from comp.families.token_ranking import (
     stretched,
     three_scores,
 )
-from comp.token_merging import FLOOR, Dropped, merge_into_one, merge_similar
-from comp.tokens import VISION, RatioRule, TokenState
+from comp.tokens.drop_rules import VISION, RatioRule, TokenState
+from comp.tokens.merging import FLOOR, Dropped, merge_into_one, merge_similar
 
 
 def state_of(states, alive, query, size=None):

@@ -7,17 +7,17 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from comp.adapter import Forwarding
+from comp.checkpoints.llava_shape import read_shape
 from comp.cli import cli
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
-from comp.flops import llava_macs
+from comp.flops.llava import llava_macs
 from comp.methods import dart, fastv, pdrop
-from comp.methods.base import agreed_workload
+from comp.methods.common.decoder_tokens import early_place, same_share, solved
 from comp.plan import Workload
 from comp.runs import open_run
-from comp.shapes import read_shape
-from comp.token_plans import early_place, same_share, solved
-from comp.tokens import rules_from_plan
+from comp.search.job import agreed_workload
+from comp.tokens.drop_rules import rules_from_plan
 from tests.comp.jobs import small_job
 
 METHODS = {

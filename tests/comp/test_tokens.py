@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comp.plan import keep_count
-from comp.tokens import (
+from comp.tokens.drop_rules import (
     ANSWER,
     TEXT,
     VISION,

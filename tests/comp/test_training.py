@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 from transformers import LlavaForConditionalGeneration
 
-from comp.training.scene_batches import IGNORE, SceneBatches
-from comp.training.tiny_llava import GRID, initialise, tiny_llava_config
-from comp.training.tiny_tokenizer import build_tokenizer
-from comp.training.train_tiny_llava import Recipe, Trainee, optimisers, train
+from comp.tiny_models.scene_batches import IGNORE, SceneBatches
+from comp.tiny_models.tiny_llava import GRID, initialise, tiny_llava_config
+from comp.tiny_models.tiny_tokenizer import build_tokenizer
+from comp.tiny_models.train_tiny_llava import Recipe, Trainee, optimisers, train
 
 ROWS = 3
 

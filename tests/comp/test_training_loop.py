@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from comp.compute import Compute
+from comp.adapter import Forwarding
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
-from comp.training_loop import StepOptions, Trainer
+from comp.training.trainer import StepOptions, Trainer
+from comp.utils.compute import Compute
 from tests.comp.small import questions, small_adapter
 
 

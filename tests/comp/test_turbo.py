@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
-from comp.dropped_flops import dropped_macs
+from comp.adapter import Forwarding
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
+from comp.flops.token_drops import dropped_macs
 from comp.masks import Masks
 from comp.methods import turbo
 from comp.plan import DropPlan, PruningPlan
-from comp.tokens import rules_from_plan
+from comp.tokens.drop_rules import rules_from_plan
 from tests.comp.jobs import small_job
 from tests.comp.merging import macs_of_a_way, ways_of
 from tests.comp.small_blip import TASKS, examples_of, random_blip, random_plan

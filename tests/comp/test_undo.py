@@ -8,8 +8,8 @@ import torch
 
 from comp.gauge import Reading
 from comp.methods import comp
-from comp.search_state import STAGES
-from comp.strategy import StrategyOptions
+from comp.search.saved_state import STAGES
+from comp.search.strategy import StrategyOptions
 from tests.comp.jobs import small_job
 
 MODES = ("vision_tokens", "language_parameters")

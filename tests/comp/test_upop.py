@@ -6,12 +6,12 @@ import math
 import pytest
 import torch
 
-from comp.families.base import Forwarding
-from comp.importance import Scores
+from comp.adapter import Forwarding
+from comp.importance.parameters import Scores
 from comp.masks import Masks
 from comp.methods import upop
-from comp.parameter_pruning import ground_of
-from comp.search import mask_of
+from comp.methods.common.parameters import ground_of
+from comp.search.stage import mask_of
 from tests.comp.jobs import small_job
 
 FAMILIES = ("llava", "clip", "blip")

@@ -5,17 +5,17 @@ import json
 import pytest
 import torch
 
+from comp.adapter import Forwarding
+from comp.checkpoints.llava_shape import read_shape
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
-from comp.families.llava_batches import narrowed
+from comp.families.llava.batches import narrowed
 from comp.families.loading import load_adapter
-from comp.flops import llama_block_macs, llava_macs
+from comp.flops.llava import llama_block_macs, llava_macs
 from comp.methods import visionzip
-from comp.methods.base import agreed_workload
 from comp.plan import Workload
 from comp.runs import open_run
-from comp.shapes import read_shape
-from comp.tokens import VISION
+from comp.search.job import agreed_workload
+from comp.tokens.drop_rules import VISION
 from tests.comp.jobs import small_job
 from tests.comp.small import questions, small_adapter
 from tests.comp.test_token_methods import QUICK, call

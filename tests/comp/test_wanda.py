@@ -8,12 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comp.adapter import Forwarding
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
-from comp.importance import Scores
+from comp.importance.parameters import Scores
 from comp.masks import BlockShape, Masks, StructureCounts
 from comp.methods import wanda
-from comp.parameter_pruning import ground_of
+from comp.methods.common.parameters import ground_of
 from tests.comp.jobs import PARAMETERS, small_job
 
 FAMILIES = ("llava", "clip", "blip")

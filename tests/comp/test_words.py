@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 from transformers import AutoTokenizer, BlipProcessor
 
-from comp.chat_template import LLAVA_TEMPLATE
+from comp.checkpoints.chat_template import LLAVA_TEMPLATE
 from comp.data.example import Example
 from comp.errors import CompExportError
-from comp.families.llava_batches import LlavaCollator
+from comp.families.llava.batches import LlavaCollator
 from comp.families.loading import load_adapter
 from tests import tokenizer_files
 from tests.comp.small import small_adapter

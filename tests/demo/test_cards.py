@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 from PIL import Image
 
-from comp.image_settings import ImageProcessing, ImageSize
+from comp.checkpoints.image_settings import ImageProcessing, ImageSize
 from demo import cards
 from demo.answers import AnswerFace
 from demo.comparison import Comparison, Side

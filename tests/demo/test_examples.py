@@ -2,8 +2,8 @@
 
 import pytest
 
-from comp.data.captions import names_in
-from comp.data.statements import EmojiStatements
+from comp.data.emoji_scenes.captions import names_in
+from comp.data.emoji_scenes.statements import EmojiStatements
 from demo import examples
 from demo.examples import (
     PAIRS,

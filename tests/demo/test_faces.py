@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comp.data.captions import names_in, things_score
-from comp.data.sprites import sprites
+from comp.data.emoji_scenes.captions import names_in, things_score
+from comp.data.emoji_scenes.sprites import sprites
 from demo.captions import CaptionFace, marked
 from demo.comparison import Side
 from demo.gallery import Found

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from comp.data.captions import CaptionExamples
+from comp.data.emoji_scenes.captions import CaptionExamples
 from comp.errors import CompExportError
 from demo.gallery import Gallery
 from demo.kept_tokens import KeptView

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from comp.image_settings import ImageProcessing, ImageSize
+from comp.checkpoints.image_settings import ImageProcessing, ImageSize
 from comp.plan import DropPlan
 from export.encoder_manifest import DecoderInfo, EncoderManifest, TextInfo, TowerInfo
 from export.engines import encoder, llava

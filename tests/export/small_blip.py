@@ -16,14 +16,14 @@ from transformers import (
     BlipVisionConfig,
 )
 
-from comp.families.blip_cuts import BlipCuts
-from comp.families.blip_forward import Memory, TextOptions, read, see
-from comp.families.blip_nlvr import BlipForNlvr2, BlipNlvrConfig
-from comp.families.encoder_forward import EncoderOptions
-from comp.families.token_dictionary import responses_of
+from comp.checkpoints.blip_slices import BlipCuts
+from comp.families.blip.nlvr import BlipForNlvr2, BlipNlvrConfig
+from comp.families.blip.text_forward import Memory, TextOptions, read, see
+from comp.families.encoder.forward import EncoderOptions
 from comp.masks import Masks
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
-from comp.tokens import RatioRule
+from comp.tokens.dictionary import responses_of
+from comp.tokens.drop_rules import RatioRule
 from export.blip import build_blip_graphs
 from export.blip_config import read_blip
 from export.weights import CheckpointWeights

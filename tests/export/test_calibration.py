@@ -10,9 +10,9 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from comp.checkpoints.tying import LM_HEAD
 from comp.cli import cli
 from comp.errors import CompExportError
-from comp.tying import LM_HEAD
 from export import calibration
 from export.calibration import _nncf, _rounded
 from export.graph.builder import GraphBuilder

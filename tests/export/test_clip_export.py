@@ -8,11 +8,11 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from comp.adapter import Forwarding
 from comp.errors import CompExportError
-from comp.families.base import Forwarding
-from comp.families.clip_forward import embed_images, embed_texts
-from comp.families.encoder_forward import EncoderOptions
-from comp.families.slim_clip import clip_options
+from comp.families.clip.forward import embed_images, embed_texts
+from comp.families.clip.slim import clip_options
+from comp.families.encoder.forward import EncoderOptions
 from comp.masks import Masks
 from export.clip import TEXT_GRAPH, VISION_GRAPH, build_clip_graphs
 from export.clip_config import clip_of, read_clip

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from comp.encoder_flops import clip_macs
 from comp.errors import CompExportError
-from comp.latency_table import LatencyTable, dense_block
+from comp.flops.encoder import clip_macs
+from comp.latency.table import LatencyTable, dense_block
 from comp.plan import Workload
 from export.graph.builder import Target
 from export.latency.blocks import drop_name, fixed_name, name_of

@@ -6,9 +6,9 @@ import torch
 from transformers import AutoModel, CLIPModel
 
 from comp.errors import CompExportError
-from comp.families.clip_forward import LEGACY_EOS, embed_texts
-from comp.families.encoder_forward import EncoderOptions
-from comp.families.slim_clip import clip_options
+from comp.families.clip.forward import LEGACY_EOS, embed_texts
+from comp.families.clip.slim import clip_options
+from comp.families.encoder.forward import EncoderOptions
 from export.clip_config import clip_of, read_clip
 from export.graph.builder import Target
 from export.text_end import read_to_end

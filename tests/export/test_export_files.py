@@ -14,10 +14,10 @@ from safetensors.numpy import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import comp  # noqa: F401  (registers slim models)
-from comp.chat_template import render, user_turn
+from comp.checkpoints.chat_template import render, user_turn
+from comp.checkpoints.image_processor import read_image_processing
+from comp.checkpoints.tensor_names import canonical_name
 from comp.errors import CompExportError
-from comp.families.llava_names import canonical_name
-from comp.image_processor import read_image_processing
 from export.artifact import Origin, artifact_directory, export_artifact
 from export.chat_template import read_chat_template
 from export.graph.builder import GraphBuilder, Target

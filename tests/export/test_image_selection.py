@@ -11,12 +11,12 @@ from PIL import Image
 from pydantic import ValidationError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from comp.checkpoints.llava_shape import ModelShape
 from comp.errors import CompExportError
-from comp.families.llava_forward import image_features
+from comp.families.llava.forward import image_features
 from comp.families.loading import load_adapter
 from comp.plan import ImageSelection, PruningPlan
 from comp.runs import RUN_VERSION
-from comp.shapes import ModelShape
 from export.reading import load_artifact
 from export.slim import write_slim_checkpoint
 from serve.commands.onnx import command as onnx_command

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from comp.errors import CompExportError
-from comp.latency_table import LatencyTable, dense_block
+from comp.latency.table import LatencyTable, dense_block
 from comp.runs import open_run
 from export.graph.builder import Target
 from export.latency.blocks import drop_name, name_of

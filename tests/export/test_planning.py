@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from comp.cli import cli
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
-from comp.latency_table import HeldOut
+from comp.latency.table import HeldOut
 from comp.plan import PruningPlan, Workload
 from comp.registry import FAMILIES
 from export.graph.builder import Target

@@ -9,10 +9,10 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
+from comp.checkpoints.generation_settings import NEUTRAL, check_greedy
+from comp.checkpoints.stops import stop_tokens
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
-from comp.generation_settings import NEUTRAL, check_greedy
-from comp.stops import stop_tokens
 from export.slim import write_slim_checkpoint
 from export.special_tokens import read_special_tokens
 from export.tokenizer import read_tokenizer

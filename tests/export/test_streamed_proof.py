@@ -97,8 +97,8 @@ def test_other_weights_of_a_streamed_model_are_taken_back(run):
 
 def test_only_masks_silence_what_a_streamed_dense_model_has_more(run):
     """Masks of ones on the filled model give other logits than its plan's: the dense rest is there."""
-    from comp.families.base import Forwarding
-    from comp.families.cuts import cut_of
+    from comp.adapter import Forwarding
+    from comp.checkpoints.slices import cut_of
     from export.masked import fill_kept, masks_of
 
     plan = PruningPlan.load(run / "plan.json")

@@ -13,12 +13,12 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
+from comp.checkpoints.llava_shape import ModelShape
+from comp.checkpoints.llava_tensors import check_llava, tensors_of
+from comp.checkpoints.tensor_names import canonical_name
+from comp.checkpoints.tying import BLIP_HEAD, BLIP_WORDS, EMBEDDING, LM_HEAD
 from comp.errors import CompExportError
-from comp.families.llava_names import canonical_name
 from comp.families.loading import load_adapter
-from comp.llava_tensors import check_llava, tensors_of
-from comp.shapes import ModelShape
-from comp.tying import BLIP_HEAD, BLIP_WORDS, EMBEDDING, LM_HEAD
 from export.graph.builder import Target
 from export.slim import slim_weights, write_slim_checkpoint
 from export.weights import CheckpointWeights

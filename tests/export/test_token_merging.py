@@ -5,11 +5,11 @@ import onnx
 import pytest
 import torch
 
-from comp.families.clip_forward import embed_images, embed_texts
-from comp.families.encoder_forward import EncoderOptions
-from comp.families.slim_clip import clip_options
-from comp.families.token_dictionary import attach_dictionary
+from comp.families.clip.forward import embed_images, embed_texts
+from comp.families.clip.slim import clip_options
+from comp.families.encoder.forward import EncoderOptions
 from comp.masks import Masks
+from comp.tokens.dictionary import attach_dictionary
 from export.graph.builder import Target
 from tests.comp.merging import CLIP_WAYS, WAYS, ways_of
 from tests.comp.small_clip import random_clip, random_plan

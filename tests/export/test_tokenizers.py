@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, processors
 from transformers import AutoTokenizer
 
+from comp.checkpoints.tokenizer_limits import check_ids
 from comp.errors import CompExportError
 from comp.families.tokenizing import load_tokenizer, save_tokenizer
-from comp.tokenizer_limits import check_ids
 from export.manifest import TextProcessing
 from export.tokenizer import read_tokenizer
 from serve.tokenizer import ArtifactTokenizer

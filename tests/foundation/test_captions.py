@@ -4,9 +4,15 @@ from collections import Counter
 
 import pytest
 
-from comp.data.captions import EmojiCaptions, article, captions_of, names_in, things_score
-from comp.data.scenes import Scene, Thing
-from comp.data.splits import split_of
+from comp.data.emoji_scenes.captions import (
+    EmojiCaptions,
+    article,
+    captions_of,
+    names_in,
+    things_score,
+)
+from comp.data.emoji_scenes.scenes import Scene, Thing
+from comp.data.emoji_scenes.splits import split_of
 
 
 def test_captions_name_every_thing_once():

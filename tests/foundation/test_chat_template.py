@@ -11,17 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
-from comp import template_process
-from comp.chat_template import (
+from comp.checkpoints import template_process
+from comp.checkpoints.chat_template import (
     LLAVA_TEMPLATE,
     check_template,
     find_chat_template,
     render,
     user_turn,
 )
+from comp.checkpoints.template_process import Rendering, TemplateFailed, TemplateProcess
+from comp.checkpoints.template_worker import _limit_memory
 from comp.errors import CompExportError
-from comp.template_process import Rendering, TemplateFailed, TemplateProcess
-from comp.template_worker import _limit_memory
 
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "image_token": "<image>"}
 EACH = "{% for m in messages %}{% for c in m.content %}"

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from transformers import CLIPConfig
 
-from comp.checkpoints import read_config, resolve_model
+from comp.checkpoints.config_checks import CLIP_FIELDS, checked_config
+from comp.checkpoints.encoder_shape import EncoderShape
+from comp.checkpoints.llava_tensors import check_llava
+from comp.checkpoints.locate import read_config, resolve_model
+from comp.checkpoints.weight_files import stored_tensors, weight_files
 from comp.cli import cli
-from comp.config_checks import CLIP_FIELDS, checked_config
-from comp.encoder_shapes import EncoderShape
 from comp.errors import CompExportError
-from comp.llava_tensors import check_llava
 from comp.plan import PruningPlan, Workload
-from comp.weight_files import stored_tensors, weight_files
 from export.blip_config import blip_of
 from export.clip_config import clip_of
 from export.llava_config import llava_of

@@ -7,8 +7,8 @@ import pytest
 
 from comp import cli as cli_module
 from comp.cli import VERBS, Verb, cli, main
+from comp.commands.options import CommonOptions, common_options, run_argument
 from comp.errors import CompExportError
-from comp.options import CommonOptions, common_options, run_argument
 
 HEAVY = ("torch", "transformers", "numpy", "onnx", "onnxruntime", "matplotlib", "rich", "gradio")
 
@@ -135,7 +135,7 @@ def test_interrupt(failing, capsys: pytest.CaptureFixture[str], verb: str, resum
 
 
 def test_a_target_that_is_no_command_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(VERBS, "models", Verb("comp.options:LATEST_RUN", "help"))
+    monkeypatch.setitem(VERBS, "models", Verb("comp.commands.options:LATEST_RUN", "help"))
     with pytest.raises(TypeError, match="not a click command"):
         cli.get_command(click.Context(cli), "models")
 

@@ -7,10 +7,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from comp.checkpoints import EMBEDDED
+from comp.checkpoints.locate import EMBEDDED
 from comp.cli import main
 from comp.errors import CompExportError
-from comp.figures import read_stages, structure_figure, tokens_by_block, trajectory_figure
+from comp.figures.run_figures import (
+    read_stages,
+    structure_figure,
+    tokens_by_block,
+    trajectory_figure,
+)
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
 from comp.registry import FAMILIES, METHODS, family_of, method_called
 
@@ -164,7 +169,10 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_registry_says_what_the_adapters_are() -> None:
-    from comp.families import blip, blip_tasks, clip, llava
+    from comp.families.blip import adapter as blip
+    from comp.families.blip import tasks as blip_tasks
+    from comp.families.clip import adapter as clip
+    from comp.families.llava import adapter as llava
     from comp.families.loading import FAMILIES as LOADABLE
 
     adapters = {

@@ -1,10 +1,10 @@
 import pytest
 from PIL import Image
 
-from comp.data.contact_sheet import contact_sheet
-from comp.data.emoji_scenes import EmojiScenes
+from comp.data.emoji_scenes.contact_sheet import contact_sheet
+from comp.data.emoji_scenes.examples import EmojiScenes
+from comp.data.emoji_scenes.statements import EmojiStatements
 from comp.data.example import Example, PairExample
-from comp.data.statements import EmojiStatements
 
 
 def test_contact_sheet_holds_every_example() -> None:

@@ -7,10 +7,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from comp.dense_model import DenseModelGoneError, OtherWeightsError, dense_model_of, described
+from comp.checkpoints.dense_model import (
+    DenseModelGoneError,
+    OtherWeightsError,
+    dense_model_of,
+    described,
+)
+from comp.checkpoints.weights_digest import BLOCK, BLOCKS, weights_digest
 from comp.errors import CompExportError
 from comp.runs import RUN_VERSION, RunDirectory
-from comp.weights_digest import BLOCK, BLOCKS, weights_digest
 
 LARGE = BLOCK * BLOCKS // 4 + 4096  # float32 values: more bytes than are read
 

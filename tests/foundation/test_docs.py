@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from comp.cli import VERBS
-from comp.reference import pages
+from comp.commands.cli_reference import pages
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

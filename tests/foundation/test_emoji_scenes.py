@@ -11,11 +11,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comp.data.emoji_scenes import EmojiScenes
-from comp.data.questions import KINDS, Question
-from comp.data.scenes import IMAGE_SIZE, PLACES, Scene, render
-from comp.data.splits import SPLITS, split_of
-from comp.data.sprites import CATEGORY_PLURALS, sprites
+from comp.data.emoji_scenes.examples import EmojiScenes
+from comp.data.emoji_scenes.questions import KINDS, Question
+from comp.data.emoji_scenes.scenes import IMAGE_SIZE, PLACES, Scene, render
+from comp.data.emoji_scenes.splits import SPLITS, split_of
+from comp.data.emoji_scenes.sprites import CATEGORY_PLURALS, sprites
 
 NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven")
 SAMPLE = 1200
@@ -42,7 +42,7 @@ def test_same_index_same_example() -> None:
 def test_same_in_another_process_whatever_its_hash_seed() -> None:
     code = (
         "import hashlib\n"
-        "from comp.data.emoji_scenes import EmojiScenes\n"
+        "from comp.data.emoji_scenes.examples import EmojiScenes\n"
         "digest = hashlib.sha256()\n"
         "for i in range(24):\n"
         "    e = EmojiScenes('validation')[i]\n"

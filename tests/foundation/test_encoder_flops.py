@@ -7,10 +7,16 @@ import torch
 from click.testing import CliRunner
 from transformers import BlipConfig, CLIPConfig
 
+from comp.checkpoints.encoder_shape import (
+    PACKAGED,
+    BlockSize,
+    EncoderShape,
+    TextShape,
+    packaged_shape,
+)
 from comp.cli import cli
-from comp.encoder_flops import Memory, compositions, text_macs, tower_macs
-from comp.encoder_shapes import PACKAGED, BlockSize, EncoderShape, TextShape, packaged_shape
 from comp.errors import CompExportError
+from comp.flops.encoder import Memory, compositions, text_macs, tower_macs
 from comp.masks import StructureCounts
 from comp.plan import Workload
 from tests.comp import small_blip, small_clip
@@ -95,7 +101,7 @@ def test_products_are_those_that_torch_runs(task):
     """Matrix products of a request, counted by torch itself, and ours without the LayerNorms."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from comp.training.tiny_blip import blip_processor, tiny_blip
+    from comp.tiny_models.tiny_blip import blip_processor, tiny_blip
 
     model = tiny_blip(task, blip_processor().tokenizer).eval()
     architecture = type(model).__name__

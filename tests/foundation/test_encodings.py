@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from comp.checkpoints import read_config
+from comp.checkpoints.locate import read_config
 from comp.data.loading import load_task_data
 from comp.errors import CompExportError
 from serve.study.loading import load_study
@@ -137,7 +137,7 @@ def test_a_config_with_a_byte_order_mark(tmp_path):
 def test_a_config_is_utf_8_in_another_locale(tmp_path):
     """As on a machine whose locale is Latin-1, where what is left to the locale is read as that."""
     (tmp_path / "config.json").write_text('{"model_type": "é"}', encoding="utf-8")
-    code = "import sys; from pathlib import Path; from comp.checkpoints import read_config; "
+    code = "import sys; from pathlib import Path; from comp.checkpoints.locate import read_config; "
     code += "print(ascii(read_config(Path(sys.argv[1]))['model_type']))"
     done = subprocess.run(
         [sys.executable, "-X", "utf8=0", "-c", code, str(tmp_path)],

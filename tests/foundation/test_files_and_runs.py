@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from comp.disk import check_file_place, check_place, disk_errors
 from comp.errors import CompExportError
-from comp.files import discard, sweep, write_text, writing, writing_directory
 from comp.plan import BlockPlan, PruningPlan, Workload, keep_count
 from comp.runs import RunDirectory, open_run
+from comp.utils.disk import check_file_place, check_place, disk_errors
+from comp.utils.files import discard, sweep, write_text, writing, writing_directory
 
 
 def block(**changes: object) -> BlockPlan:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from comp.checkpoints.llava_shape import ModelShape, read_shape
 from comp.errors import CompExportError
-from comp.flops import (
+from comp.flops.llava import (
     LAYER_NORM,
     image_count,
     keep_ratios,
@@ -25,7 +26,6 @@ from comp.flops import (
     vision_tower_macs,
 )
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
-from comp.shapes import ModelShape, read_shape
 
 VISION = {
     "hidden_size": 32,

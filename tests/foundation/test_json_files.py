@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comp.errors import CompExportError
-from comp.json_files import MAX_DEPTH, parse_json, read_json, read_object, read_text
+from comp.utils.json_files import MAX_DEPTH, parse_json, read_json, read_object, read_text
 
 REMEDY = "fetch it again"
 VALUES = st.recursive(

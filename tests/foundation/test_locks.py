@@ -14,15 +14,15 @@ import click
 import psutil
 import pytest
 
-from comp import locks
 from comp.errors import CompExportError
-from comp.locks import LOCK, Owner, is_first_process, locked
 from comp.runs import RunDirectory, hold
+from comp.utils import locks
+from comp.utils.locks import LOCK, Owner, is_first_process, locked
 
 HOLDING = """
 import sys
 from pathlib import Path
-from comp.locks import locked
+from comp.utils.locks import locked
 with locked(Path(sys.argv[1]), "prune"):
     print("held", flush=True)
     sys.stdin.read()

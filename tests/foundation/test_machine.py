@@ -2,7 +2,7 @@
 
 import pytest
 
-from comp import machine
+from comp.utils import machine
 
 
 @pytest.mark.parametrize(

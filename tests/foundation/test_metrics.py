@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comp.data.cider import cider, words_of
-from comp.data.recall import ranks, recall_at
-from comp.data.vqa_accuracy import normalise_vqa, vqa_accuracy
+from comp.metrics.cider import cider, words_of
+from comp.metrics.recall import ranks, recall_at
+from comp.metrics.vqa_accuracy import normalise_vqa, vqa_accuracy
 
 NORMALISED = {
     "The  Dog.": "dog",

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from comp.data.formats.nlvr2 import load_nlvr2
+from comp.data.formats.vqav2 import load_vqav2
 from comp.data.loading import data_format, has_splits, load_task_data
-from comp.data.nlvr2 import load_nlvr2
-from comp.data.vqa_accuracy import vqa_accuracy
-from comp.data.vqav2 import load_vqav2
 from comp.errors import CompExportError
+from comp.metrics.vqa_accuracy import vqa_accuracy
 
 
 def picture(path: Path, colour: str = "red") -> None:

@@ -1,5 +1,5 @@
-from comp.data.question_only import QuestionOnly, measure
-from comp.data.questions import KINDS, Question
+from comp.data.emoji_scenes.question_only import QuestionOnly, measure
+from comp.data.emoji_scenes.questions import KINDS, Question
 
 
 def test_questions_alone_give_little_away() -> None:

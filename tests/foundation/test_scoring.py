@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comp.data.scoring import exact_match, normalise, wilson_interval
+from comp.metrics.exact_match import exact_match, normalise, wilson_interval
 
 
 @pytest.mark.parametrize(

@@ -7,11 +7,11 @@ import hashlib
 
 import pytest
 
-from comp.data.captions import EmojiCaptions, captions_of
-from comp.data.emoji_scenes import EmojiScenes
-from comp.data.scenes import Scene
-from comp.data.splits import SPLITS, split_of
-from comp.data.statements import EmojiStatements
+from comp.data.emoji_scenes.captions import EmojiCaptions, captions_of
+from comp.data.emoji_scenes.examples import EmojiScenes
+from comp.data.emoji_scenes.scenes import Scene
+from comp.data.emoji_scenes.splits import SPLITS, split_of
+from comp.data.emoji_scenes.statements import EmojiStatements
 
 KINDS = (EmojiScenes, EmojiCaptions, EmojiStatements)
 N = 120

@@ -6,10 +6,10 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from comp.data.splits import split_of
-from comp.data.sprites import names_by_category
-from comp.data.statements import KINDS, EmojiStatements
-from comp.training.pairs import UNKNOWN, draw_pair_of_pool, statements_about
+from comp.data.emoji_scenes.splits import split_of
+from comp.data.emoji_scenes.sprites import names_by_category
+from comp.data.emoji_scenes.statements import KINDS, EmojiStatements
+from comp.tiny_models.pairs import UNKNOWN, draw_pair_of_pool, statements_about
 
 N = 600
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comp.flops import llava_macs
+from comp.checkpoints.llava_shape import ModelShape
+from comp.flops.llava import llava_macs
 from comp.plan import BlockPlan, PruningPlan, Workload
 from comp.runs import RUN_VERSION
-from comp.shapes import ModelShape
 from tests.fuzz.families import FAMILIES, Answers
 
 PICTURE = "picture.png"

@@ -42,7 +42,7 @@ def quiet_libraries() -> None:
 def _make_llava(folder: Path) -> None:
     from transformers import CLIPImageProcessorPil, LlavaProcessor
 
-    from comp.training.tiny_tokenizer import build_tokenizer
+    from comp.tiny_models.tiny_tokenizer import build_tokenizer
     from tests.serve.random_llava import PATCH, SIDE, random_llava
 
     tokenizer = build_tokenizer()

@@ -66,7 +66,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch):
     """Of the search: they take half of so small a pruning's time, and have tests of their own."""
-    monkeypatch.setattr("comp.run_record.save_figures", lambda *given: [])
+    monkeypatch.setattr("comp.pipeline.record.save_figures", lambda *given: [])
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import pytest
 from transformers import CLIPImageProcessorPil, LlavaProcessor
 
 from comp.plan import BlockPlan, PruningPlan, Workload
-from comp.training.tiny_tokenizer import build_tokenizer
+from comp.tiny_models.tiny_tokenizer import build_tokenizer
 from export.artifact import Origin, export_artifact
 from serve.engine import Engine
 from tests.serve.random_llava import (

@@ -10,9 +10,9 @@ import pytest
 from click.testing import CliRunner
 
 import export.artifact
-from comp.checkpoints import resolve_model
-from comp.data.captions import CaptionExamples
+from comp.checkpoints.locate import resolve_model
 from comp.data.embedded import embedded_examples
+from comp.data.emoji_scenes.captions import CaptionExamples
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
 from comp.families.streamed import stored_numbers

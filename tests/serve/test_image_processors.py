@@ -14,14 +14,18 @@ from transformers import AutoImageProcessor, AutoProcessor
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.processing_utils import ImagesKwargs
 
+from comp.checkpoints.image_classes import CLASSES, FIELDS, HARMLESS, OF_FAMILY
+from comp.checkpoints.image_processor import (
+    find_image_processor,
+    read_image_processing,
+    require_image_size,
+)
+from comp.checkpoints.image_settings import ImageSize
 from comp.data.example import Example, PairExample
 from comp.errors import CompExportError
-from comp.families.blip_tasks import BlipStatements
+from comp.families.blip.tasks import BlipStatements
 from comp.families.image_processor import load_image_processor
 from comp.families.loading import load_adapter
-from comp.image_classes import CLASSES, FIELDS, HARMLESS, OF_FAMILY
-from comp.image_processor import find_image_processor, read_image_processing, require_image_size
-from comp.image_settings import ImageSize
 from export.artifact import Origin, export_artifact
 from serve.preprocess import model_view, preprocess
 from tests.comp.small import small_adapter

@@ -11,9 +11,9 @@ from transformers import CLIPImageProcessorPil
 from transformers.image_utils import load_image
 from transformers.models.llava.image_processing_pil_llava import LlavaImageProcessorPil
 
+from comp.checkpoints.image_settings import CropSize, ImageProcessing, ImageSize
+from comp.data.images import read_image
 from comp.errors import CompExportError
-from comp.image_settings import CropSize, ImageProcessing, ImageSize
-from comp.images import read_image
 from serve.preprocess import model_view, preprocess
 
 SIDE = 56

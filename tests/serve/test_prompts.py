@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from transformers import CLIPImageProcessorPil, LlavaProcessor
 
 from comp.errors import CompExportError
-from comp.training.tiny_tokenizer import build_tokenizer
+from comp.tiny_models.tiny_tokenizer import build_tokenizer
 from export.llava_manifest import ChatTemplate
 from export.manifest import TextProcessing
 from serve.prompt import PromptEncoder

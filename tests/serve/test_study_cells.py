@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from comp.cli import cli
 from comp.errors import CompExportError
-from comp.files import write_text
+from comp.utils.files import write_text
 from serve.study import cells as cells_module
 from serve.study import progress as progress_module
 from serve.study.processes import StepError, run_process

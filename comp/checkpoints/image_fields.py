@@ -1,0 +1,183 @@
+"""The meaning of the fields of an image processor's file to its class.
+
+A field that is left out has the class's default; ``null`` is "none", which for a step is "not done".
+The fields of a step that is not done are not read.
+"""
+
+from collections.abc import Mapping
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from comp.checkpoints.image_classes import FIELDS, HARMLESS, ImageClass
+from comp.checkpoints.image_settings import LONGEST, CropSize, ImageProcessing, ImageSize
+from comp.errors import CompExportError
+
+REMEDY = "write what the model was trained with"
+SIZES = (
+    {"height", "width"},
+    {"shortest_edge"},
+    {"shortest_edge", "longest_edge"},
+    {"max_height", "max_width"},
+)
+FILTERS = "0 nearest, 1 Lanczos, 2 bilinear, 3 bicubic, 4 box, 5 Hamming"
+SMALLEST = 1e-30  # a standard deviation that float32 holds
+
+
+class FieldReader:
+    """The fields of a file, with the defaults and the ways of their class."""
+
+    def __init__(self, path: Path, kind: ImageClass, fields: Mapping[str, Any]) -> None:
+        self._path = path
+        self._kind = kind
+        self._fields = fields
+
+    def settings(self) -> ImageProcessing:
+        """Their meaning.
+
+        Raises:
+            CompExportError: a field that is not known, or a value that the class cannot use.
+        """
+        for name, value in self._fields.items():
+            if name not in FIELDS and name not in HARMLESS and value is not None:
+                remedy = "remove it, if the pixels are right without it"
+                raise self._refused(name, "which is not known", remedy)
+        kind = self._kind
+        resized = self._switch("do_resize", default=True)
+        cropped = self._switch("do_center_crop", default=kind.do_center_crop)
+        rescaled = self._switch("do_rescale", default=True)
+        normalised = self._switch("do_normalize", default=True)
+        padded = self._switch("do_pad", default=None)
+        to_square = padded and kind.pads_to_square
+        found = ImageProcessing(
+            do_convert_rgb=self._switch("do_convert_rgb", default=kind.do_convert_rgb),
+            do_pad=to_square,
+            do_resize=resized,
+            size=self._size() if resized else ImageSize(),
+            resample=self._filter() if resized else kind.resample,
+            do_center_crop=cropped,
+            crop_size=self._box("crop_size", kind.crop_size) if cropped else None,
+            do_rescale=rescaled,
+            rescale_factor=self._factor() if rescaled else 1 / 255,
+            do_normalize=normalised,
+            image_mean=self._mean(normalised, to_square),
+            image_std=self._std() if normalised else kind.image_std,
+            pad_size=self._box("pad_size", None) if padded and not to_square else None,
+        )
+        self._check(found)
+        return found
+
+    def _check(self, found: ImageProcessing) -> None:
+        """Refuse fields that contradict each other."""
+        if found.do_center_crop and found.crop_size is None:
+            raise self._refused("crop_size", "and do_center_crop needs one")
+        if found.do_pad and not all(0 <= int(each * 255) <= 255 for each in found.image_mean):
+            raise self._refused("image_mean", "which is no colour to pad with (do_pad)")
+        pad, fixed = found.pad_size, found.model_copy(update={"pad_size": None}).output
+        if pad and fixed and (pad.height < fixed[0] or pad.width < fixed[1]):
+            raise self._refused("pad_size", f"less than the pictures of {fixed[0]}x{fixed[1]} have")
+
+    def _value(self, name: str, default: Any) -> Any:
+        return self._fields.get(name, default)
+
+    def _refused(self, name: str, why: str, remedy: str = REMEDY) -> CompExportError:
+        written = repr(self._fields[name]) if name in self._fields else "left out"
+        short = written if len(written) < 80 else f"{written[:77]}..."
+        return CompExportError(
+            f"{self._path}: {name} of {self._kind.name} is {short}, {why}: {remedy}"
+        )
+
+    def _switch(self, name: str, *, default: bool | None) -> bool:
+        value = self._value(name, default)
+        if value is not None and not isinstance(value, bool):
+            raise self._refused(name, "neither true nor false")
+        return bool(value)
+
+    def _filter(self) -> int:
+        value = self._value("resample", self._kind.resample)
+        if not _is_count(value) or not 0 <= value <= 5:
+            raise self._refused("resample", "no number of a filter", f"write one of {FILTERS}")
+        return int(value)
+
+    def _factor(self) -> float:
+        value = self._value("rescale_factor", 1 / 255)
+        if not _is_number(value):
+            raise self._refused("rescale_factor", "no number")
+        return float(value)
+
+    def _mean(self, normalised: bool, padded: bool) -> tuple[float, ...]:
+        """Also the colour of a square that a picture is padded to: black when there is none."""
+        name, value = "image_mean", self._value("image_mean", self._kind.image_mean)
+        if not normalised and not padded:
+            return self._kind.image_mean
+        if not normalised and value is None:
+            return (0.0, 0.0, 0.0)
+        if padded and _is_number(value):
+            raise self._refused(name, "and do_pad needs three numbers, one of each channel")
+        return self._colour(name, self._kind.image_mean)
+
+    def _colour(self, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
+        """A number of each channel; one number alone is of all three."""
+        value = self._value(name, default)
+        if _is_number(value):
+            return (float(value),) * 3
+        if (
+            not isinstance(value, list | tuple)
+            or len(value) != 3
+            or not all(map(_is_number, value))
+        ):
+            raise self._refused(name, "not three numbers, one of each channel")
+        return tuple(float(each) for each in value)
+
+    def _std(self) -> tuple[float, ...]:
+        found = self._colour("image_std", self._kind.image_std)
+        if any(abs(each) < SMALLEST for each in found):
+            raise self._refused("image_std", "by which pixels would be divided")
+        return found
+
+    def _size(self) -> ImageSize:
+        kind = self._kind
+        if kind.squares and self._switch("use_square_size", default=None):
+            edge = kind.size["shortest_edge"]
+            return ImageSize(height=edge, width=edge)
+        square = self._switch("default_to_square", default=kind.default_to_square)
+        found = self._edges("size", self._value("size", kind.size), square)
+        if set(found) not in SIZES:
+            allowed = " or ".join(", ".join(sorted(names)) for names in SIZES)
+            raise self._refused("size", f"and the class reads {allowed}")
+        return ImageSize(**found)
+
+    def _box(self, name: str, default: Mapping[str, int] | None) -> CropSize | None:
+        """A height and a width."""
+        value = self._value(name, default)
+        if value is None:
+            return None
+        found = self._edges(name, value, square=True)
+        if set(found) != {"height", "width"}:
+            raise self._refused(name, "and the class reads height, width")
+        return CropSize(**found)
+
+    def _edges(self, name: str, value: Any, square: bool) -> dict[str, int]:
+        """Edges in pixels, from any of their spellings."""
+        if _is_count(value):
+            found = {"height": value, "width": value} if square else {"shortest_edge": value}
+        elif isinstance(value, list) and len(value) == 2:
+            found = {"height": value[0], "width": value[1]}
+        elif isinstance(value, dict):
+            found = value
+        else:
+            raise self._refused(name, "neither a number of pixels nor an object of such")
+        for edge in found.values():
+            if not _is_count(edge) or not 0 < edge <= LONGEST:
+                raise self._refused(name, f"which is no number of pixels from 1 to {LONGEST}")
+        return dict(found)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, float):
+        return isfinite(value)
+    return _is_count(value) and abs(value) < 2**53

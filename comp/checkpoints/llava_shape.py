@@ -1,0 +1,322 @@
+"""The sizes of a LLaVA, read from its ``config.json`` alone: no torch, no transformers.
+
+Hub configurations leave out what equals the default of ``LlavaConfig``, ``CLIPVisionConfig`` and
+``LlamaConfig``, so those defaults stand here too (a test compares them with transformers).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from comp.checkpoints.encoder_shape import PACKAGED
+from comp.checkpoints.locate import ALIASES, EMBEDDED, read_config, resolve_model
+from comp.checkpoints.slim_encoder_shape import drops_of
+from comp.checkpoints.tying import may_be_tied
+from comp.errors import CompExportError
+from comp.plan import BlockPlan, DropPlan, ImageSelection, PruningPlan
+
+DENSE_TYPE = "llava"
+SLIM_TYPE = "comp_llava"
+
+CLIP_DEFAULTS: Mapping[str, Any] = {
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "num_channels": 3,
+    "image_size": 224,
+    "patch_size": 32,
+}
+# What LlavaConfig takes when the whole of vision_config is left out.
+LLAVA_TOWER: Mapping[str, Any] = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
+LLAMA_DEFAULTS: Mapping[str, Any] = {
+    "vocab_size": 32000,
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "attention_bias": False,
+    "mlp_bias": False,
+}
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Sizes of a LLaVA, dense or slim.
+
+    Attributes:
+        kv_heads, channels: KV heads and FFN channels of each language block.
+        group_size: query heads a KV head serves.
+        vision_heads, vision_channels: the same of each block of the vision tower.
+        vision_used_layers: tower blocks that the features come from; those behind are never run.
+        feature_layers: how many hidden states of the tower are concatenated.
+        tie_word_embeddings: the flag: a checkpoint that has an own head all the same keeps it.
+        drops: where tokens are dropped (empty for a dense model).
+        image_selection: what is left of an image behind the tower; none: all of it.
+    """
+
+    hidden_size: int
+    head_dim: int
+    group_size: int
+    vocab_size: int
+    tie_word_embeddings: bool
+    attention_bias: bool
+    mlp_bias: bool
+    kv_heads: tuple[int, ...]
+    channels: tuple[int, ...]
+    vision_hidden_size: int
+    vision_num_heads: int
+    vision_heads: tuple[int, ...]
+    vision_channels: tuple[int, ...]
+    vision_used_layers: int
+    feature_layers: int
+    num_channels: int
+    image_size: int
+    patch_size: int
+    keeps_class_token: bool
+    projector_bias: bool
+    drops: tuple[DropPlan, ...] = ()
+    image_selection: ImageSelection | None = None
+
+    @property
+    def num_layers(self) -> int:
+        """Language blocks."""
+        return len(self.kv_heads)
+
+    @property
+    def vision_head_dim(self) -> int:
+        return self.vision_hidden_size // self.vision_num_heads
+
+    @property
+    def num_patches(self) -> int:
+        return (self.image_size // self.patch_size) ** 2
+
+    @property
+    def tower_tokens(self) -> int:
+        """Tokens that the vision tower gives of one image."""
+        return self.num_patches + self.keeps_class_token
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens one image becomes in the language model."""
+        return self.tower_tokens if self.image_selection is None else self.image_selection.count
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], where: str = "config.json") -> "ModelShape":
+        """Read the sizes from a configuration as JSON holds it; ``where`` names it in errors.
+
+        Raises:
+            CompExportError: when it is not a LLaVA with a CLIP tower and a Llama language model.
+        """
+        kind = config.get("model_type")
+        if kind not in (DENSE_TYPE, SLIM_TYPE):
+            raise CompExportError(
+                f"{where}: model_type is {kind!r}, not 'llava': "
+                "pass --model of a LLaVA-1.5 checkpoint"
+            )
+        given = config.get("vision_config")
+        vision = {**CLIP_DEFAULTS, **(LLAVA_TOWER if given is None else _told(given))}
+        text = {**LLAMA_DEFAULTS, **_told(config.get("text_config") or {})}
+        _require(
+            where,
+            "vision_config",
+            vision.get("model_type", "clip_vision_model"),
+            "clip_vision_model",
+        )
+        _require(where, "text_config", text.get("model_type", "llama"), "llama")
+        pruning = config.get("pruning") or {}
+        return cls(
+            **_language_sizes(text, pruning.get("language") or {}),
+            **_vision_sizes(vision, pruning.get("vision") or {}, where),
+            **_features(config, vision["num_hidden_layers"], where),
+            tie_word_embeddings=may_be_tied(config),
+            projector_bias=bool(config.get("multimodal_projector_bias", True)),
+            drops=drops_of(pruning, where),
+        ).selecting(selection_of(pruning))
+
+    def with_plan(self, plan: PruningPlan) -> "ModelShape":
+        """The sizes that are left when ``plan`` has been carried out on this dense model.
+
+        Raises:
+            CompExportError: when the plan was made for another model.
+        """
+        language, vision = plan.part("language"), plan.part("vision")
+        kv_heads, channels = _kept(language, self.kv_heads, self.channels)
+        vision_heads, vision_channels = _kept(vision, self.vision_heads, self.vision_channels)
+        return replace(
+            self.selecting(plan.image_selection),
+            kv_heads=kv_heads,
+            channels=channels,
+            vision_heads=vision_heads,
+            vision_channels=vision_channels,
+            drops=plan.drops,
+        )
+
+    def selecting(self, selection: ImageSelection | None) -> "ModelShape":
+        """The same sizes, with so much left of an image behind the tower.
+
+        Raises:
+            CompExportError: the tower gives another number of tokens, or has no block whose attention
+                could choose.
+        """
+        if selection is None:
+            return self
+        if selection.tower_tokens != self.tower_tokens:
+            raise CompExportError(
+                f"the plan's image_selection is of {selection.tower_tokens} tokens of an image, the "
+                f"model's tower gives {self.tower_tokens}: pass the --model that the plan was made for"
+            )
+        if self.vision_used_layers == 0:
+            raise CompExportError(
+                "image tokens are chosen by the attention of the tower's last block that is used, and "
+                "vision_feature_layer leaves none: choose another --method"
+            )
+        return replace(self, image_selection=selection)
+
+
+def selection_of(pruning: Mapping[str, Any]) -> ImageSelection | None:
+    """What the ``pruning`` entry of a slim configuration says is left of an image."""
+    found = pruning.get("image_selection")
+    return None if found is None else ImageSelection.model_validate(found)
+
+
+def read_shape(model: str) -> ModelShape:
+    """The sizes of ``--model``: an embedded model, an alias, a directory or a hub id.
+
+    Only ``config.json`` is read. Those of the aliases come with the package, so ``llava-7b`` needs
+    neither its weights nor a network.
+
+    Raises:
+        CompExportError: when there is no such model, or it is not a LLaVA-1.5.
+    """
+    return ModelShape.from_config(config_of(model), model)
+
+
+def config_of(model: str) -> dict[str, Any]:
+    """The configuration of ``--model``: packaged, in a directory, or on the hub.
+
+    Raises:
+        CompExportError: when there is no such model.
+    """
+    if model in (*ALIASES, *PACKAGED):
+        packaged = files("comp") / "models" / "configs" / f"{model}.json"
+        found: dict[str, Any] = json.loads(packaged.read_text(encoding="utf-8"))
+        return found
+    if model in EMBEDDED or Path(model).is_dir() or model.count("/") != 1:
+        return read_config(resolve_model(model))
+    return _hub_config(model)
+
+
+def _hub_config(repository: str) -> dict[str, Any]:
+    """``config.json`` of a repository on the hub, without its weights."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        path = Path(hf_hub_download(repository, "config.json"))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CompExportError(
+            f"no config.json for {repository!r} ({reason}): check the id, or pass --model DIR"
+        ) from error
+    return read_config(path.parent)
+
+
+def _language_sizes(text: Mapping[str, Any], pruned: Mapping[str, Any]) -> dict[str, Any]:
+    layers, heads = text["num_hidden_layers"], text["num_attention_heads"]
+    kv_heads = text.get("num_key_value_heads", heads)
+    return {
+        "hidden_size": text["hidden_size"],
+        "head_dim": text.get("head_dim", text["hidden_size"] // heads),
+        "group_size": heads // kv_heads,
+        "vocab_size": text["vocab_size"],
+        "attention_bias": text["attention_bias"],
+        "mlp_bias": text["mlp_bias"],
+        "kv_heads": tuple(pruned.get("num_key_value_heads", (kv_heads,) * layers)),
+        "channels": tuple(pruned.get("intermediate_size", (text["intermediate_size"],) * layers)),
+    }
+
+
+def _vision_sizes(
+    vision: Mapping[str, Any], pruned: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    layers, heads = vision["num_hidden_layers"], vision["num_attention_heads"]
+    for name in ("image_size", "patch_size"):
+        if not isinstance(vision[name], int):
+            raise CompExportError(
+                f"{where}: vision_config.{name} is {vision[name]!r}, not a number: "
+                "only square images are supported"
+            )
+    return {
+        "vision_hidden_size": vision["hidden_size"],
+        "vision_num_heads": heads,
+        "vision_heads": _filled(pruned.get("num_attention_heads", ()), heads, layers),
+        "vision_channels": _filled(
+            pruned.get("intermediate_size", ()), vision["intermediate_size"], layers
+        ),
+        "num_channels": vision["num_channels"],
+        "image_size": vision["image_size"],
+        "patch_size": vision["patch_size"],
+    }
+
+
+def _features(config: Mapping[str, Any], layers: int, where: str) -> dict[str, Any]:
+    found = config.get("vision_feature_layer", -2)
+    wanted = [found] if isinstance(found, int) else list(found)
+    passed = [layer if layer >= 0 else layers + 1 + layer for layer in wanted]
+    if not passed or not all(0 <= layer <= layers for layer in passed):
+        raise CompExportError(
+            f"{where}: vision_feature_layer {found} of a tower of {layers} layers: mend config.json"
+        )
+    strategy = config.get("vision_feature_select_strategy", "default")
+    return {
+        "vision_used_layers": max(passed),
+        "feature_layers": len(passed),
+        "keeps_class_token": strategy == "full",
+    }
+
+
+def _kept(
+    blocks: Sequence[BlockPlan], heads: tuple[int, ...], channels: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Heads and channels left of each block; blocks the plan says nothing of are whole."""
+    left_heads, left_channels = list(heads), list(channels)
+    for block in blocks:
+        dense = (block.num_key_value_heads, block.intermediate_size)
+        known = block.index < len(heads)
+        if not known or dense != (heads[block.index], channels[block.index]):
+            model = (heads[block.index], channels[block.index]) if known else "no such block"
+            raise CompExportError(
+                f"the plan's {block.part} block {block.index} has (KV heads, channels) {dense}, "
+                f"the model's {model}: pass the --model that the plan was made for"
+            )
+        left_heads[block.index] = len(block.kept_key_value_heads)
+        left_channels[block.index] = len(block.kept_channels)
+    return tuple(left_heads), tuple(left_channels)
+
+
+def _filled(sizes: Sequence[int], dense: int, layers: int) -> tuple[int, ...]:
+    """Recorded sizes of the first blocks; the rest are whole."""
+    return (*sizes, *(dense,) * (layers - len(sizes)))
+
+
+def _told(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _require(where: str, setting: str, found: object, wanted: str) -> None:
+    if found != wanted:
+        raise CompExportError(
+            f"{where}: {setting}.model_type is {found!r}, supported is {wanted!r}: "
+            "pass --model of a LLaVA-1.5 checkpoint"
+        )

@@ -1,0 +1,130 @@
+"""The tensors that a LLaVA consists of, and whether a checkpoint's files have them."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from comp.checkpoints.llava_shape import ModelShape
+from comp.checkpoints.tensor_names import canonical_name
+from comp.checkpoints.tying import EMBEDDING, LM_HEAD, stand_ins
+from comp.checkpoints.weight_files import FLOATS, StoredTensor, stored_tensors
+from comp.errors import CompExportError
+
+LANGUAGE, TOWER = "model.language_model", "model.vision_tower"
+PROJECTOR = "model.multi_modal_projector"
+# What packed weights are stored as, by GPTQ, AWQ, bitsandbytes, compressed-tensors, and as 8-bit floats.
+PACKED = ("qweight", "qzeros", "SCB", "weight_packed", "weight_scale", "weight_scale_inv", "absmax")
+
+
+def check_llava(directory: Path, config: Mapping[str, Any]) -> dict[str, StoredTensor]:
+    """The tensors in a LLaVA's files by canonical name, every one that it needs being there.
+
+    Raises:
+        CompExportError: one is missing, has another shape than ``config.json`` says, or is no float of a
+            type that is read; damaged files.
+    """
+    shape = ModelShape.from_config(config, str(directory))
+    found = {canonical_name(name): each for name, each in stored_tensors(directory).items()}
+    others = stand_ins(config)
+    for name, wanted in tensors_of(shape):
+        tensor = found.get(name) or found.get(others.get(name, ""))
+        if tensor is None:
+            raise _missing(directory, name, found)
+        if tensor.code not in FLOATS:
+            raise no_float(tensor, name)
+        if tensor.shape != wanted:
+            raise CompExportError(
+                f"{tensor.file}: {name} is {list(tensor.shape)}, and config.json says "
+                f"{list(wanted)}: take both files from the same checkpoint"
+            )
+    return found
+
+
+def no_float(tensor: StoredTensor, name: str) -> CompExportError:
+    """The refusal of a tensor that is stored as something that is not read."""
+    remedy = "pass an unquantised checkpoint with --model"
+    if tensor.code == "F64":
+        remedy = "save the model in float32"
+    return CompExportError(
+        f"{tensor.file}: {name} is {tensor.code}: only float32, float16 and bfloat16 weights are "
+        f"read; {remedy}"
+    )
+
+
+def tensors_of(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Canonical names and shapes of what the model reads, block by block.
+
+    Blocks of the tower after the last whose features are used are not among them, nor is its last norm.
+    """
+    d, v = shape.hidden_size, shape.vision_hidden_size
+    yield EMBEDDING, (shape.vocab_size, d)
+    yield LM_HEAD, (shape.vocab_size, d)
+    yield f"{LANGUAGE}.norm.weight", (d,)
+    for number in range(shape.num_layers):
+        yield from _decoder_block(shape, number)
+    patches = f"{TOWER}.embeddings"
+    yield f"{patches}.class_embedding", (v,)
+    kernel = (v, shape.num_channels, shape.patch_size, shape.patch_size)
+    yield f"{patches}.patch_embedding.weight", kernel
+    yield f"{patches}.position_embedding.weight", (shape.num_patches + 1, v)
+    yield from _with_bias(f"{TOWER}.pre_layrnorm", (v,))
+    for number in range(shape.vision_used_layers):
+        yield from _tower_block(shape, number)
+    features = shape.feature_layers * v
+    yield from _with_bias(f"{PROJECTOR}.linear_1", (d, features), shape.projector_bias)
+    yield from _with_bias(f"{PROJECTOR}.linear_2", (d, d), shape.projector_bias)
+
+
+def _decoder_block(shape: ModelShape, number: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    name, d = f"{LANGUAGE}.layers.{number}", shape.hidden_size
+    key = shape.kv_heads[number] * shape.head_dim
+    query, width = key * shape.group_size, shape.channels[number]
+    yield f"{name}.input_layernorm.weight", (d,)
+    yield f"{name}.post_attention_layernorm.weight", (d,)
+    for leaf, size in (
+        ("q_proj", (query, d)),
+        ("k_proj", (key, d)),
+        ("v_proj", (key, d)),
+        ("o_proj", (d, query)),
+    ):
+        yield from _with_bias(f"{name}.self_attn.{leaf}", size, shape.attention_bias)
+    for leaf, size in (
+        ("gate_proj", (width, d)),
+        ("up_proj", (width, d)),
+        ("down_proj", (d, width)),
+    ):
+        yield from _with_bias(f"{name}.mlp.{leaf}", size, shape.mlp_bias)
+
+
+def _tower_block(shape: ModelShape, number: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+    name, v = f"{TOWER}.encoder.layers.{number}", shape.vision_hidden_size
+    inner = shape.vision_heads[number] * shape.vision_head_dim
+    width = shape.vision_channels[number]
+    for leaf in ("q_proj", "k_proj", "v_proj"):
+        yield from _with_bias(f"{name}.self_attn.{leaf}", (inner, v))
+    yield from _with_bias(f"{name}.self_attn.out_proj", (v, inner))
+    yield from _with_bias(f"{name}.mlp.fc1", (width, v))
+    yield from _with_bias(f"{name}.mlp.fc2", (v, width))
+    for leaf in ("layer_norm1", "layer_norm2"):
+        yield from _with_bias(f"{name}.{leaf}", (v,))
+
+
+def _with_bias(
+    name: str, shape: tuple[int, ...], biased: bool = True
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{name}.weight", shape
+    if biased:
+        yield f"{name}.bias", shape[:1]
+
+
+def _missing(directory: Path, name: str, found: Mapping[str, StoredTensor]) -> CompExportError:
+    packed = next((each for each in found if each.rpartition(".")[2] in PACKED), None)
+    if packed is not None:
+        return CompExportError(
+            f"{directory} has {packed} and no {name}: its weights are quantised; pass the unquantised "
+            "checkpoint that they were made of"
+        )
+    return CompExportError(
+        f"{directory} has no tensor {name}: not a whole checkpoint of its kind; download it again or "
+        "pass another --model"
+    )

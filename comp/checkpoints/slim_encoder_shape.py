@@ -1,0 +1,221 @@
+"""The sizes of a cut CLIP or BLIP: as a slim ``config.json`` records them, or as a plan has them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pydantic import ValidationError
+
+from comp.checkpoints.encoder_shape import BlockSize, EncoderShape
+from comp.errors import CompExportError
+from comp.plan import BlockPlan, DropPlan, Place, PruningPlan
+from comp.utils.versioned_json import first_wrong
+
+SLIM = "Comp"  # what the architecture of a slim checkpoint starts with
+DENSE_TYPES = {"comp_clip": "clip", "comp_blip": "blip"}
+ENCODER_TYPES = ("clip", "blip", "comp_blip_nlvr", *DENSE_TYPES)
+
+
+@dataclass(frozen=True)
+class SlimShape:
+    """A CLIP or a BLIP before and behind its cuts.
+
+    Attributes:
+        dense, slim: sizes; the same of a dense checkpoint.
+        drops: where tokens are dropped.
+    """
+
+    dense: EncoderShape
+    slim: EncoderShape
+    drops: tuple[DropPlan, ...] = ()
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], where: str = "config.json") -> "SlimShape":
+        """Read a configuration, slim or dense; ``where`` names it in errors.
+
+        Raises:
+            CompExportError: neither a CLIP nor a BLIP, or not a whole configuration.
+        """
+        dense = dense_shape(config, where)
+        pruning = config.get("pruning") or {}
+        recorded = {part: recorded_sizes(pruning, part) for part in ("vision", "language")}
+        cross = (pruning.get("cross") or {}).get("num_attention_heads") or []
+        drops = drops_of(pruning, where)
+        check_places(dense, drops)
+        return cls(dense, cut_shape(dense, recorded, cross), drops)
+
+    def planned(self, plan: PruningPlan) -> "SlimShape":
+        """What a plan leaves.
+
+        Raises:
+            CompExportError: the plan is of another model, this one is cut already, or tokens are
+            dropped where there are none.
+        """
+        if plan.family != self.dense.family:
+            raise CompExportError(
+                f"a plan of family {plan.family!r} for a {self.dense.family.upper()}: pass the run of "
+                f"a {self.dense.family.upper()}"
+            )
+        if self.drops:
+            raise CompExportError(
+                "the checkpoint is compressed already: pass its dense model with --model"
+            )
+        check_places(self.dense, plan.drops)
+        return SlimShape(self.dense, planned_shape(self.dense, plan), plan.drops)
+
+    @property
+    def ratios(self) -> dict[Place, float]:
+        """Of the two keep ratios of each drop that of the one kind of token there."""
+        return {
+            drop.place: drop.vision_keep_ratio if drop.part == "vision" else drop.text_keep_ratio
+            for drop in self.drops
+        }
+
+
+def drops_of(pruning: Mapping[str, Any], where: str) -> tuple[DropPlan, ...]:
+    """The drops that a slim configuration records; ``where`` names it in errors.
+
+    Raises:
+        CompExportError: a field of one that is wrong.
+    """
+    try:
+        return tuple(DropPlan.model_validate(drop) for drop in pruning.get("drops") or ())
+    except ValidationError as error:
+        raise CompExportError(
+            f"{where}: pruning.drops: {first_wrong(error)}; prune the model again"
+        ) from error
+
+
+def check_places(shape: EncoderShape, drops: tuple[DropPlan, ...]) -> None:
+    """Refuse drops where no tokens can go.
+
+    Raises:
+        CompExportError: naming the first.
+    """
+    layers = {
+        "vision": len(shape.vision.blocks),
+        "language": 0 if shape.task == "caption" else len(shape.text.blocks),
+    }
+    for drop in drops:
+        if drop.after_layer > layers.get(drop.part, 0):
+            raise CompExportError(
+                f"tokens dropped after block {drop.after_layer} of {drop.part}, which has "
+                f"{layers.get(drop.part, 0)} that drop: prune the model again"
+            )
+
+
+def dense_shape(config: Mapping[str, Any], where: str = "config.json") -> EncoderShape:
+    """The sizes before any cut, which a slim configuration still has.
+
+    Raises:
+        CompExportError: neither a CLIP nor a BLIP.
+    """
+    kind = config.get("model_type")
+    architecture = (config.get("architectures") or [""])[0].removeprefix(SLIM)
+    known = {"model_type": DENSE_TYPES.get(str(kind), kind), "architectures": [architecture]}
+    return EncoderShape.from_config({**config, **known}, where)
+
+
+def planned_shape(shape: EncoderShape, plan: PruningPlan) -> EncoderShape:
+    """What a plan leaves of a dense model; a block that it does not name stays whole.
+
+    Raises:
+        CompExportError: the plan is of another model.
+    """
+    language = shape.text.blocks + (shape.decoder.blocks if shape.decoder else ())
+    cross = [heads for block in language for heads in block.cross_heads]
+    vision = [(block.heads, block.channels) for block in shape.vision.blocks]
+    read = [(block.heads, block.channels) for block in language]
+    left = {
+        "vision": _left(vision, plan.part("vision")),
+        "language": _left(read, plan.part("language")),
+    }
+    crossed = [heads for heads, _ in _left([(h, 0) for h in cross], plan.part("cross"))]
+    return cut_shape(shape, left, crossed)
+
+
+def cut_shape(
+    shape: EncoderShape,
+    recorded: Mapping[str, Sequence[tuple[int, int]]],
+    cross: Sequence[int] = (),
+) -> EncoderShape:
+    """The shape with what is left of each block; a part without an entry is whole.
+
+    Args:
+        shape: of the dense model.
+        recorded: heads and channels of each block of ``vision`` and ``language`` (a decoder's behind
+            an encoder's).
+        cross: heads of each cross-attention, block by block.
+
+    Raises:
+        CompExportError: sizes of another number of blocks.
+    """
+    vision, text, decoder = shape.vision, shape.text, shape.decoder
+    language = text.blocks + (decoder.blocks if decoder else ())
+    blocks = _cross_heads(cut_blocks(language, recorded.get("language", ())), cross)
+    first = len(text.blocks)
+    return replace(
+        shape,
+        vision=replace(vision, blocks=cut_blocks(vision.blocks, recorded.get("vision", ()))),
+        text=replace(text, blocks=blocks[:first]),
+        decoder=replace(decoder, blocks=blocks[first:]) if decoder else None,
+    )
+
+
+def recorded_sizes(pruning: Mapping[str, Any], part: str) -> list[tuple[int, int]]:
+    """Heads and channels of each block as a slim config records them; empty where a part is whole."""
+    sizes = pruning.get(part)
+    if not sizes:
+        return []
+    return list(zip(sizes["num_attention_heads"], sizes["intermediate_size"], strict=True))
+
+
+def cut_blocks(
+    whole: tuple[BlockSize, ...], recorded: Sequence[tuple[int, int]]
+) -> tuple[BlockSize, ...]:
+    """Blocks of other heads and channels; nothing recorded leaves them whole.
+
+    Raises:
+        CompExportError: sizes of another number of blocks.
+    """
+    if not recorded:
+        return whole
+    if len(recorded) != len(whole):
+        raise CompExportError(
+            f"pruning records {len(recorded)} blocks of a part that has {len(whole)}: not a whole "
+            "configuration; prune the model again"
+        )
+    return tuple(
+        replace(block, heads=heads, channels=channels)
+        for block, (heads, channels) in zip(whole, recorded, strict=True)
+    )
+
+
+def _left(whole: list[tuple[int, int]], blocks: tuple[BlockPlan, ...]) -> list[tuple[int, int]]:
+    """Heads and channels of each block behind a plan; a block it does not name stays whole."""
+    left = list(whole)
+    for block in blocks:
+        dense = (block.num_attention_heads, block.intermediate_size)
+        if block.index >= len(whole) or whole[block.index] != dense:
+            raise CompExportError(
+                f"the plan has {block.part} block {block.index} of {dense[0]} heads and {dense[1]} "
+                "channels, which the model has not: pass the dense model of the plan's run"
+            )
+        left[block.index] = (len(block.kept_heads), len(block.kept_channels))
+    return left
+
+
+def _cross_heads(blocks: tuple[BlockSize, ...], cross: Sequence[int]) -> tuple[BlockSize, ...]:
+    """Blocks with the heads of each branch of each block, counted block by block."""
+    if not cross:
+        return blocks
+    branches = len(blocks[0].cross_heads)
+    if len(cross) != branches * len(blocks):
+        raise CompExportError(
+            f"pruning.cross has {len(cross)} entries for {len(blocks)} blocks of {branches} "
+            "cross-attentions: not a whole configuration; prune the model again"
+        )
+    return tuple(
+        replace(block, cross_heads=tuple(cross[branches * number : branches * (number + 1)]))
+        for number, block in enumerate(blocks)
+    )

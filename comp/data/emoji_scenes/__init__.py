@@ -1,0 +1,1 @@
+"""EmojiScenes: procedural scenes with questions, captions and statements, deterministic by (split, index)."""

@@ -1,0 +1,51 @@
+"""Splits of EmojiScenes: an example is a function of (split, index) alone, and no layout is in two splits."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar, TypeVar
+
+import numpy as np
+
+from comp.data.emoji_scenes.scenes import Scene
+
+SPLITS = ("train", "validation", "test")
+E_co = TypeVar("E_co", covariant=True)
+
+
+def split_of(scene: Scene) -> str:
+    """The one split a scene may belong to: a tenth each for test and validation."""
+    residue = scene.signature() % 10
+    return {0: "test", 1: "validation"}.get(residue, "train")
+
+
+class SplitSequence(Sequence[E_co]):
+    """An endless (``train``) or as-long-as-you-like split of something drawn.
+
+    Args:
+        split: ``train``, ``validation`` or ``test``.
+        size: how many examples ``len`` reports; any index may be asked for.
+
+    Raises:
+        ValueError: for an unknown split.
+    """
+
+    version: ClassVar[int]  # keeps the streams of different kinds of examples apart
+
+    def __init__(self, split: str, size: int = 2000) -> None:
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
+        self.split = split
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    @abstractmethod
+    def __getitem__(self, index: int) -> E_co:  # type: ignore[override]  # no slices
+        """The example of an index; ``IndexError`` for a negative one."""
+
+    def rng(self, index: int) -> np.random.Generator:
+        """Where all that is random about the example of an index comes from."""
+        if index < 0:
+            raise IndexError(index)
+        return np.random.default_rng([self.version, SPLITS.index(self.split), index])

@@ -1,0 +1,67 @@
+"""One pass through a BLIP's tower, text encoder or decoder: for adapters and slim models alike.
+
+Which of a forwarding's masks and rules belong to which model is said here once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor
+
+from comp.adapter import Forwarding
+from comp.families.blip.text_forward import Memory, Seen, TextOptions, read, see
+from comp.families.encoder.adapter import options_of, rules_of
+from comp.families.encoder.forward import Encoded
+from comp.families.observe import Observer
+from comp.tokens.dictionary import responses_of
+
+
+def seen_by(
+    model: Any, pixel_values: Tensor, how: Forwarding, observer: Observer | None = None
+) -> Seen:
+    """``pixel_values [I, C, S, S]`` through the tower."""
+    options = replace(options_of(how, "vision"), responses=responses_of(model, "vision"))
+    return see(model.vision_model, pixel_values, options, observer)
+
+
+def memories_of(seen: Seen, images: int) -> list[Memory]:
+    """What texts about ``images`` images each look at: a branch an image."""
+    whole = Memory.of_seen(seen)
+    if images == 1:
+        return [whole]
+    states = whole.states.unflatten(0, (-1, images))
+    alive = whole.alive.unflatten(0, (-1, images))
+    return [Memory(states[:, which], alive[:, which]) for which in range(images)]
+
+
+def encoded_by(
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    memories: Sequence[Memory],
+    how: Forwarding,
+    observer: Observer | None = None,
+) -> Encoded:
+    """Texts ``[B, L]`` through the text encoder; without memories, as they read alone."""
+    mask = input_ids.new_ones(input_ids.shape) if attention_mask is None else attention_mask
+    rules, responses = rules_of(how, "language"), responses_of(model, "language")
+    options = TextOptions(how.masks, rules, how.calibrated, responses=responses)
+    return read(model.text_encoder, input_ids, mask, memories, options, observer)
+
+
+def said_by(
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    memory: Memory,
+    how: Forwarding,
+    observer: Observer | None = None,
+) -> Tensor:
+    """Logits ``[B, L, V]`` of the decoder, which drops nothing; its blocks follow the encoder's."""
+    encoder = getattr(model, "text_encoder", None)
+    first = 0 if encoder is None else len(encoder.encoder.layer)
+    options = TextOptions(how.masks, calibrated=how.calibrated, causal=True, first=first)
+    decoder = model.text_decoder
+    said = read(decoder.bert, input_ids, attention_mask, [memory], options, observer)
+    return decoder.cls(said.tokens.states)

@@ -1,0 +1,122 @@
+"""BLIP's adapter for image-text retrieval: contrast of all pairs, matching of the likely ones."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from comp.adapter import Forwarding, Knowledge, Scored
+from comp.data.example import AnyExample
+from comp.families.blip.adapter import BlipAdapter, BlipBatch, one_image
+from comp.families.blip.forward import encoded_by, seen_by
+from comp.families.blip.slim import CompBlipForImageTextRetrieval
+from comp.families.blip.text_forward import Memory
+from comp.families.encoder.adapter import added, kept_shares
+from comp.families.encoder.forward import Encoded
+from comp.families.observe import Observer
+
+RANKED = 8  # candidates that contrast finds likeliest and matching then orders
+
+
+class BlipRetrieval(BlipAdapter):
+    """``BlipForImageTextRetrieval``: a batch's texts are candidates for its images, and back.
+
+    The loss is BLIP's: contrast in the batch both ways, and matching of each pair against the hardest
+    other text and image (the likeliest by contrast, instead of one drawn by it). What is judged is BLIP's
+    final ranking, of every image and of every text.
+    """
+
+    task = "retrieval"
+    architecture = "BlipForImageTextRetrieval"
+    slim_type = CompBlipForImageTextRetrieval
+
+    def collate(self, examples: Sequence[AnyExample]) -> BlipBatch:
+        shown = one_image(examples, "retrieval")
+        texts = self.texts([each.answer for each in shown], "a caption")
+        return BlipBatch(self.pixels([each.image for each in shown]), *texts)
+
+    def score(self, batch: BlipBatch, how: Forwarding, observer: Observer | None = None) -> Scored:
+        batch = batch.to(self.device)
+        seen = seen_by(self.model, batch.pixel_values, how, observer)
+        image = Memory.of_seen(seen)
+        ids, mask = batch.input_ids, batch.attention_mask
+        alone = encoded_by(self.model, ids, mask, [], how, observer)
+        images = F.normalize(self.model.vision_proj(image.states[:, 0]), dim=-1)
+        texts = F.normalize(self.model.text_proj(alone.tokens.states[:, 0]), dim=-1)
+        products = (images @ texts.T).float()
+        rows, looks, label = hard_pairs(products.detach())
+        matched = self._matched(batch, image, how, rows, looks, observer)
+        scores = products * self._scale()
+        loss = _contrast(scores) + F.cross_entropy(self._match_scores(matched), label)
+        shares = kept_shares("language", int(mask.sum()), alone.kept)
+        shares = added(shares, kept_shares("language", int(mask[rows].sum()), matched.kept))
+        shares |= kept_shares("vision", seen.came, seen.encoded.kept)
+        # Each model picks hard pairs of its own: what matching says of them cannot be compared.
+        known = Knowledge((scores, scores.T), (seen.tokens, alone.tokens))
+        return Scored(
+            loss, lambda: self._ranked(batch, image, how, products), shares, lambda: known
+        )
+
+    def _scale(self) -> float:
+        # transformers keeps no learnt temperature of this class: its configuration's first one.
+        return math.exp(self.model.config.logit_scale_init_value)
+
+    def _matched(
+        self,
+        batch: BlipBatch,
+        image: Memory,
+        how: Forwarding,
+        texts: Tensor,
+        images: Tensor,
+        observer: Observer | None = None,
+    ) -> Encoded:
+        """These texts, each read with one of these images; both index the batch."""
+        looked = Memory(image.states[images], image.alive[images])
+        ids, mask = batch.input_ids[texts], batch.attention_mask[texts]
+        return encoded_by(self.model, ids, mask, [looked], how, observer)
+
+    def _match_scores(self, matched: Encoded) -> Tensor:
+        return self.model.itm_head(matched.tokens.states[:, 0]).float()
+
+    def _ranked(self, batch: BlipBatch, image: Memory, how: Forwarding, products: Tensor) -> Tensor:
+        """Whether the best candidate of each image, then of each text, is its own ``[2B]``."""
+        right = []
+        for which, scores in ((0, products), (1, products.T)):
+            likely = scores.topk(min(RANKED, len(scores)), dim=1)
+            own = torch.arange(len(scores), device=scores.device)
+            best = torch.zeros_like(own)
+            for row, candidates in enumerate(likely.indices):
+                sides = own[row].expand_as(candidates), candidates
+                images, texts = sides if which == 0 else sides[::-1]
+                matched = self._matched(batch, image, how, texts, images)
+                final = self._match_scores(matched)[:, 1] + likely.values[row]
+                best[row] = candidates[final.argmax()]
+            right.append(best == own)
+        return torch.cat(right)
+
+
+def _contrast(scores: Tensor) -> Tensor:
+    own = torch.arange(len(scores), device=scores.device)
+    return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
+
+
+def hard_pairs(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs for matching: each text with its image, then hard ones that do not belong together.
+
+    Args:
+        products: of images with texts, ``[B, B]``.
+
+    Returns:
+        Texts and images as indices into the batch, and labels (1: belong together); ``[3B]``: own pairs,
+        the likeliest other text of each image, the likeliest other image of each text. A batch of one has
+        no others.
+    """
+    own = torch.arange(len(products), device=products.device)
+    if len(own) == 1:
+        return own, own, torch.ones_like(own)
+    others = products.clone().fill_diagonal_(-torch.inf)
+    texts = torch.cat([own, others.argmax(1), own])
+    images = torch.cat([own, own, others.argmax(0)])
+    return texts, images, (torch.arange(3 * len(own), device=own.device) < len(own)).long()

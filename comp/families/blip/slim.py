@@ -1,0 +1,248 @@
+"""Slim BLIPs as ``transformers`` models: cut blocks and token dropping in the architecture.
+
+One class a task; the fourth task, statements about two images, has its own in ``blip_nlvr``.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoModelForVisualQuestionAnswering,
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipForImageTextRetrieval,
+    BlipForQuestionAnswering,
+)
+from transformers.models.blip.modeling_blip import (
+    BlipForConditionalGenerationModelOutput,
+    BlipImageTextMatchingModelOutput,
+    BlipTextVisionModelOutput,
+)
+from transformers.models.blip.modeling_blip_text import BlipTextAttention
+
+from comp.adapter import Forwarding
+from comp.families.blip.forward import encoded_by, memories_of, seen_by
+from comp.families.blip.slim_config import drops_of, forwarding_of, resize
+from comp.families.blip.text_forward import Memory
+from comp.plan import DropPlan
+from comp.tokens.dictionary import attach_dictionary
+
+SLIM_BLIP = "comp_blip"
+
+
+class CompBlipConfig(BlipConfig):
+    """A BLIP config with ``pruning``: sizes of every block, and the drops (see ``blip_sizes``)."""
+
+    model_type = SLIM_BLIP
+    pruning: dict | None = None
+
+
+class PaddedCrossAttention(BlipTextAttention):
+    """Cross-attention that heeds the mask it is given.
+
+    transformers 5.23 passes the mask of what is looked at under the name of another and loses it.
+    """
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        past_key_values: Any = None,
+        **_unused: object,
+    ) -> tuple[Tensor, Tensor]:
+        mixed, attention = self.self(
+            hidden_states,
+            encoder_hidden_states=encoder_hidden_states,
+            encoder_attention_mask=attention_mask,
+            past_key_values=past_key_values,
+        )
+        return self.output(mixed, hidden_states), attention
+
+
+class _Slim:
+    """What slim BLIPs have in common."""
+
+    config: CompBlipConfig
+
+    @property
+    def drops(self) -> tuple[DropPlan, ...]:
+        """Where tokens are dropped."""
+        return drops_of(self.config.pruning)
+
+    @property
+    def _how(self) -> Forwarding:
+        return forwarding_of(self.config.pruning)
+
+    def _shrink(self: Any) -> None:
+        decoder = getattr(self, "text_decoder", None)
+        for number, layer in enumerate([] if decoder is None else decoder.bert.encoder.layer):
+            layer.crossattention = PaddedCrossAttention(
+                self.config.text_config, is_cross_attention=True, layer_idx=number
+            )
+        resize(self, self.config.pruning or {})
+        attach_dictionary(self, self.drops)
+
+
+class CompBlipForConditionalGeneration(_Slim, BlipForConditionalGeneration):
+    """BLIP for captions, slim."""
+
+    config: CompBlipConfig
+
+    def __init__(self, config: CompBlipConfig) -> None:
+        super().__init__(config)
+        self._shrink()
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **_unused: object,
+    ) -> BlipForConditionalGenerationModelOutput:
+        """As ``BlipForConditionalGeneration``; image states are those of the tokens that stayed."""
+        states = seen_by(self, pixel_values, self._how).states
+        said = self.text_decoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            encoder_hidden_states=states,
+            labels=labels,
+            reduction="mean",
+            logits_to_keep=logits_to_keep,
+        )
+        return BlipForConditionalGenerationModelOutput(
+            loss=said.loss, logits=said.logits, image_embeds=states, last_hidden_state=states
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **generate_kwargs: Any,
+    ) -> Tensor:
+        """As ``BlipForConditionalGeneration.generate``: captions, or prompts continued."""
+        states = seen_by(self, pixel_values, self._how).states
+        text = self.config.text_config
+        if input_ids is None:
+            prompt = torch.full((len(states), 1), text.bos_token_id, device=states.device)
+        else:  # framed: the first token becomes the start, the last, which ends a text, goes
+            prompt = input_ids[:, :-1].clone()
+            prompt[:, 0] = text.bos_token_id
+            attention_mask = None if attention_mask is None else attention_mask[:, :-1]
+        return self.text_decoder.generate(
+            input_ids=prompt,
+            attention_mask=attention_mask,
+            eos_token_id=text.sep_token_id,
+            pad_token_id=text.pad_token_id,
+            encoder_hidden_states=states,
+            **generate_kwargs,
+        )
+
+
+class CompBlipForQuestionAnswering(_Slim, BlipForQuestionAnswering):
+    """BLIP for questions, slim."""
+
+    config: CompBlipConfig
+
+    def __init__(self, config: CompBlipConfig) -> None:
+        super().__init__(config)
+        self._shrink()
+
+    def asked(
+        self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None
+    ) -> tuple[Tensor, Memory]:
+        """Image states, and the question's, which the decoder looks at: of the tokens that stayed."""
+        seen = seen_by(self, pixel_values, self._how)
+        read = encoded_by(self, input_ids, attention_mask, memories_of(seen, 1), self._how)
+        return seen.states, Memory.of_text(read)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        **_unused: object,
+    ) -> BlipTextVisionModelOutput:
+        """As ``BlipForQuestionAnswering``; padding of questions is not looked at."""
+        if labels is None and decoder_input_ids is None:
+            raise ValueError("pass labels or decoder_input_ids, or call generate")
+        states, memory = self.asked(pixel_values, input_ids, attention_mask)
+        said = self.text_decoder(
+            input_ids=labels if decoder_input_ids is None else decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            encoder_hidden_states=memory.states,
+            encoder_attention_mask=memory.alive.long(),
+            labels=labels,
+            reduction="mean",
+        )
+        return BlipTextVisionModelOutput(
+            loss=said.loss, image_embeds=states, last_hidden_state=states
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor,
+        attention_mask: Tensor | None = None,
+        **generate_kwargs: Any,
+    ) -> Tensor:
+        """As ``BlipForQuestionAnswering.generate``: answers."""
+        _, memory = self.asked(pixel_values, input_ids, attention_mask)
+        text = self.config.text_config
+        start = torch.full((len(input_ids), 1), text.bos_token_id, device=memory.states.device)
+        return self.text_decoder.generate(
+            input_ids=start,
+            eos_token_id=text.sep_token_id,
+            pad_token_id=text.pad_token_id,
+            encoder_hidden_states=memory.states,
+            encoder_attention_mask=memory.alive.long(),
+            **generate_kwargs,
+        )
+
+
+class CompBlipForImageTextRetrieval(_Slim, BlipForImageTextRetrieval):
+    """BLIP for retrieval, slim."""
+
+    config: CompBlipConfig
+
+    def __init__(self, config: CompBlipConfig) -> None:
+        super().__init__(config)
+        self._shrink()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor,
+        use_itm_head: bool = True,
+        attention_mask: Tensor | None = None,
+        **_unused: object,
+    ) -> BlipImageTextMatchingModelOutput:
+        """As ``BlipForImageTextRetrieval``: matching scores ``[B, 2]``, or products ``[I, T]``."""
+        seen = seen_by(self, pixel_values, self._how)
+        memories = memories_of(seen, 1) if use_itm_head else []
+        states = encoded_by(self, input_ids, attention_mask, memories, self._how).tokens.states
+        if use_itm_head:
+            score = self.itm_head(states[:, 0])
+        else:
+            images = F.normalize(self.vision_proj(seen.states[:, 0]), dim=-1)
+            score = images @ F.normalize(self.text_proj(states[:, 0]), dim=-1).T
+        return BlipImageTextMatchingModelOutput(
+            itm_score=score, last_hidden_state=seen.states, question_embeds=states
+        )
+
+
+AutoConfig.register(SLIM_BLIP, CompBlipConfig)
+AutoModelForImageTextToText.register(CompBlipConfig, CompBlipForConditionalGeneration)
+AutoModelForVisualQuestionAnswering.register(CompBlipConfig, CompBlipForQuestionAnswering)

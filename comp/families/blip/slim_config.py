@@ -1,0 +1,93 @@
+"""What a slim BLIP's configuration records, and giving a model those sizes.
+
+``pruning`` is ``{"vision": {"num_attention_heads": [...], "intermediate_size": [...]}, "language": {...},
+"cross": {"num_attention_heads": [...]}, "drops": [...]}``: language over the blocks of the text encoder,
+then of the decoder; cross over the branches of cross-attention in the same order. A part that is whole
+may be missing.
+"""
+
+from typing import Any
+
+from comp.adapter import Forwarding
+from comp.families.blip.text_forward import branches_of
+from comp.families.resizing import set_in, set_out
+from comp.plan import DropPlan, Part, PruningPlan
+from comp.tokens.drop_rules import rules_from_plan
+
+Pruning = dict[str, Any]
+TEXT_PARTS: tuple[Part, ...] = ("vision", "language")
+HEADS, CHANNELS = "num_attention_heads", "intermediate_size"
+
+
+def blip_pruning_of(plan: PruningPlan) -> Pruning:
+    """The ``pruning`` entry of a slim config."""
+    entry: Pruning = {
+        part: {
+            HEADS: [len(block.kept_heads) for block in plan.part(part)],
+            CHANNELS: [len(block.kept_channels) for block in plan.part(part)],
+        }
+        for part in TEXT_PARTS
+        if plan.part(part)
+    }
+    if plan.part("cross"):
+        entry["cross"] = {HEADS: [len(block.kept_heads) for block in plan.part("cross")]}
+    return entry | {"drops": [drop.model_dump() for drop in plan.drops]}
+
+
+def drops_of(pruning: Pruning | None) -> tuple[DropPlan, ...]:
+    """Where a slim model drops tokens."""
+    return tuple(DropPlan(**drop) for drop in (pruning or {}).get("drops", []))
+
+
+def forwarding_of(pruning: Pruning | None) -> Forwarding:
+    """How a slim model runs."""
+    return Forwarding(rules=rules_from_plan(drops_of(pruning)))
+
+
+def text_layers(model: Any) -> list[Any]:
+    """The blocks of the text encoder, then those of the decoder, as far as a BLIP has them."""
+    encoder, decoder = getattr(model, "text_encoder", None), getattr(model, "text_decoder", None)
+    found = [] if encoder is None else list(encoder.encoder.layer)
+    return found if decoder is None else [*found, *decoder.bert.encoder.layer]
+
+
+def cross_outputs(layer: Any) -> list[tuple[Any, str]]:
+    """Of each branch of cross-attention: who owns its output projection, and under which name."""
+    branches = branches_of(layer)
+    names = ["dense"] if len(branches) == 1 else ["dense0", "dense1"]
+    return [(layer.crossattention.output, name) for name in names[: len(branches)]]
+
+
+def resize(model: Any, pruning: Pruning) -> None:
+    """Replace the projections of each block by ones of the recorded sizes."""
+    if "vision" in pruning:
+        sizes = zip(pruning["vision"][HEADS], pruning["vision"][CHANNELS], strict=True)
+        for layer, (heads, width) in zip(model.vision_model.encoder.layers, sizes, strict=True):
+            attention = layer.self_attn
+            set_out(attention, ("qkv",), 3 * heads * attention.head_dim)
+            set_in(attention, "projection", heads * attention.head_dim)
+            set_out(layer.mlp, ("fc1",), width)
+            set_in(layer.mlp, "fc2", width)
+    layers = text_layers(model)
+    if "language" in pruning:
+        sizes = zip(pruning["language"][HEADS], pruning["language"][CHANNELS], strict=True)
+        for layer, (heads, width) in zip(layers, sizes, strict=True):
+            _resize_attention(layer.attention.self, (layer.attention.output, "dense"), heads)
+            set_out(layer.intermediate, ("dense",), width)
+            set_in(layer.output, "dense", width)
+    if "cross" in pruning:
+        branches = [
+            pair
+            for layer in layers
+            for pair in zip(branches_of(layer), cross_outputs(layer), strict=True)
+        ]
+        for (module, output), heads in zip(branches, pruning["cross"][HEADS], strict=True):
+            _resize_attention(module, output, heads)
+
+
+def _resize_attention(module: Any, output: tuple[Any, str], heads: int) -> None:
+    width = heads * module.attention_head_size
+    set_out(module, ("query", "key", "value"), width)
+    set_in(*output, width)
+    # transformers' own forward pass, which generates with the decoder, joins heads by these.
+    module.num_attention_heads, module.all_head_size = heads, width

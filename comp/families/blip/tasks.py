@@ -1,0 +1,155 @@
+"""BLIP's adapters for questions, captions and statements about two images (retrieval: its own file)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from comp.adapter import Forwarding, Knowledge, Scored
+from comp.data.example import AnyExample, PairExample
+from comp.errors import CompExportError
+from comp.families.blip.adapter import MODES, BlipAdapter, BlipBatch, one_image
+from comp.families.blip.forward import encoded_by, memories_of, said_by, seen_by
+from comp.families.blip.nlvr import IMAGES, BlipForNlvr2
+from comp.families.blip.slim import CompBlipForConditionalGeneration, CompBlipForQuestionAnswering
+from comp.families.blip.text_forward import Memory
+from comp.families.encoder.adapter import kept_shares
+from comp.families.observe import Observer
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class QuestionBatch(BlipBatch):
+    """Questions with their answers ``[B, A]``, framed and padded."""
+
+    answer_ids: Tensor
+    answer_mask: Tensor
+
+
+class BlipQuestions(BlipAdapter):
+    """``BlipForQuestionAnswering``: an answer is right when greedy decoding would say exactly it."""
+
+    task = "question"
+    architecture = "BlipForQuestionAnswering"
+    slim_type = CompBlipForQuestionAnswering
+    reads_all = True
+
+    def collate(self, examples: Sequence[AnyExample]) -> QuestionBatch:
+        asked = one_image(examples, "questions")
+        ids, mask = self.texts([each.question for each in asked], "a question")
+        answers = self.texts([each.answer for each in asked], "an answer")
+        return QuestionBatch(self.pixels([each.image for each in asked]), ids, mask, *answers)
+
+    def score(
+        self, batch: QuestionBatch, how: Forwarding, observer: Observer | None = None
+    ) -> Scored:
+        batch = batch.to(self.device)
+        seen = seen_by(self.model, batch.pixel_values, how, observer)
+        memories = memories_of(seen, 1)
+        asked = encoded_by(
+            self.model, batch.input_ids, batch.attention_mask, memories, how, observer
+        )
+        inputs, mask, wanted = _shifted(self, batch.answer_ids, batch.answer_mask)
+        logits = said_by(self.model, inputs, mask, Memory.of_text(asked), how, observer)
+        right = (logits.argmax(-1) == wanted) | (wanted == IGNORE)
+        shares = kept_shares("vision", seen.came, seen.encoded.kept)
+        shares |= kept_shares("language", int(batch.attention_mask.sum()), asked.kept)
+
+        def known() -> Knowledge:
+            return Knowledge((logits[wanted != IGNORE],), (seen.tokens, asked.tokens))
+
+        return Scored(_token_loss(logits, wanted), lambda: right.all(1), shares, known)
+
+
+class BlipCaptions(BlipAdapter):
+    """``BlipForConditionalGeneration``: each token of a caption is judged by itself."""
+
+    task = "caption"
+    architecture = "BlipForConditionalGeneration"
+    slim_type = CompBlipForConditionalGeneration
+    modes = tuple(mode for mode in MODES if mode.tokens != "text")
+    default_modes = tuple(mode.name for mode in modes)
+
+    def collate(self, examples: Sequence[AnyExample]) -> BlipBatch:
+        shown = one_image(examples, "captions")
+        texts = self.texts([each.answer for each in shown], "a caption")
+        return BlipBatch(self.pixels([each.image for each in shown]), *texts)
+
+    def score(self, batch: BlipBatch, how: Forwarding, observer: Observer | None = None) -> Scored:
+        batch = batch.to(self.device)
+        seen = seen_by(self.model, batch.pixel_values, how, observer)
+        inputs, mask, wanted = _shifted(self, batch.input_ids, batch.attention_mask)
+        logits = said_by(self.model, inputs, mask, Memory.of_seen(seen), how, observer)
+        said = wanted != IGNORE
+        right = logits.argmax(-1)[said] == wanted[said]
+        shares = kept_shares("vision", seen.came, seen.encoded.kept)
+        loss = _token_loss(logits, wanted)
+        return Scored(
+            loss, lambda: right, shares, lambda: Knowledge((logits[said],), (seen.tokens,))
+        )
+
+
+@dataclass(frozen=True)
+class PairBatch(BlipBatch):
+    """Two images a statement, ``pixel_values [2B, C, S, S]``; ``labels [B]``, 1 where it is true."""
+
+    labels: Tensor
+
+
+class BlipStatements(BlipAdapter):
+    """``BlipForNlvr2``; the two images of a statement are two rows of the tower."""
+
+    task = "statement"
+    architecture = "BlipForNlvr2"
+    slim_type = BlipForNlvr2
+    images = IMAGES
+
+    def collate(self, examples: Sequence[AnyExample]) -> PairBatch:
+        pairs = [_pair(example) for example in examples]
+        ids, mask = self.texts([pair.statement for pair in pairs], "a statement")
+        labels = torch.tensor([int(pair.answer) for pair in pairs])
+        pixels = self.pixels([image for pair in pairs for image in pair.images])
+        return PairBatch(pixels, ids, mask, labels)
+
+    def score(self, batch: PairBatch, how: Forwarding, observer: Observer | None = None) -> Scored:
+        batch = batch.to(self.device)
+        seen = seen_by(self.model, batch.pixel_values, how, observer)
+        memories = memories_of(seen, IMAGES)
+        read = encoded_by(
+            self.model, batch.input_ids, batch.attention_mask, memories, how, observer
+        )
+        logits = self.model.cls_head(read.tokens.states[:, 0]).float()
+        shares = kept_shares("vision", seen.came, seen.encoded.kept)
+        shares |= kept_shares("language", int(batch.attention_mask.sum()), read.kept)
+        right = logits.argmax(-1) == batch.labels
+        known = Knowledge((logits,), (seen.tokens, read.tokens))
+        loss = F.cross_entropy(logits, batch.labels)
+        return Scored(loss, lambda: right, shares, lambda: known)
+
+
+def _pair(example: AnyExample) -> PairExample:
+    if isinstance(example, PairExample) and len(example.images) == IMAGES:
+        return example
+    count = len(example.images) if isinstance(example, PairExample) else 1
+    raise CompExportError(
+        f"an example with {count} image{'s' * (count != 1)}, and a BLIP for statements takes two: give "
+        "it pairs of images"
+    )
+
+
+def _shifted(adapter: BlipAdapter, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What a decoder reads ``[B, L-1]``, its mask, and what it should say; the end of text included.
+
+    The first token of a framed text becomes the decoder's start.
+    """
+    inputs = ids[:, :-1].clone()
+    inputs[:, 0] = adapter.model.config.text_config.bos_token_id
+    wanted = ids[:, 1:].masked_fill(mask[:, 1:] == 0, IGNORE)
+    return inputs, mask[:, :-1], wanted
+
+
+def _token_loss(logits: Tensor, wanted: Tensor) -> Tensor:
+    return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=IGNORE)

@@ -1,0 +1,1 @@
+"""CLIP: an image tower and a text tower, compared by their embeddings."""

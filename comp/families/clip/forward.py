@@ -1,0 +1,100 @@
+"""The two towers of CLIP on ``transformers``' modules, for pruning and as the reference of exports."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import CLIPModel
+
+from comp.families.encoder.forward import (
+    Encoded,
+    EncoderOptions,
+    TowerBlock,
+    run_encoder,
+    start_tokens,
+    state_that_stays,
+)
+from comp.families.observe import Observer
+from comp.tokens.dictionary import responses_of
+from comp.tokens.drop_rules import TEXT, VISION
+
+NOTHING = -1  # instead of the id of a padded token
+LEGACY_EOS = 2  # configurations from before the end of text was stored: the largest id is it
+
+
+class ClipBlock(TowerBlock):
+    """A block of either tower (see ``PreNormBlock``)."""
+
+    def attention_inputs(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        module, normed = self.layer.self_attn, self.layer.layer_norm1(states)
+        query, key, value = (
+            projection(normed).unflatten(-1, (-1, module.head_dim)).transpose(1, 2)
+            for projection in (module.q_proj, module.k_proj, module.v_proj)
+        )
+        return query, key, value
+
+    def attention_output(self, mixed: Tensor) -> Tensor:
+        return self.layer.self_attn.out_proj(mixed)
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Normalised embeddings ``[B, P]``, how many tokens came, and what became of them."""
+
+    embeds: Tensor
+    came: int
+    encoded: Encoded
+
+
+def embed_images(
+    model: CLIPModel,
+    pixel_values: Tensor,
+    options: EncoderOptions,
+    observer: Observer | None = None,
+) -> Embedded:
+    """``pixel_values [I, C, S, S]``; [CLS], token 0, is never dropped."""
+    tower: Any = model.vision_model
+    states = tower.pre_layrnorm(tower.embeddings(pixel_values))
+    alive = torch.ones(states.shape[:2], device=states.device)
+    stays = torch.zeros(len(states), dtype=torch.long, device=states.device)
+    blocks = [ClipBlock(layer) for layer in tower.encoder.layers]
+    tokens = start_tokens(states, VISION, alive, stays)
+    options = replace(options, responses=responses_of(model, "vision"))
+    encoded = run_encoder("vision", blocks, tokens, options, observer=observer)
+    pooled = tower.post_layernorm(state_that_stays(encoded.tokens))
+    embeds = F.normalize(model.visual_projection(pooled), dim=-1)
+    return Embedded(embeds, alive.numel(), encoded)
+
+
+def embed_texts(
+    model: CLIPModel,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    options: EncoderOptions,
+    observer: Observer | None = None,
+) -> Embedded:
+    """``input_ids [T, L]``; the end of text is never dropped, and what follows it is not read."""
+    tower: Any = model.text_model
+    shown = input_ids.masked_fill(attention_mask == 0, NOTHING)
+    stays = end_of_text(shown, model.config.text_config.eos_token_id)
+    longest = int(stays.max()) + 1
+    input_ids, attention_mask = input_ids[:, :longest], attention_mask[:, :longest]
+    states = tower.embeddings(input_ids=input_ids)
+    blocks = [ClipBlock(layer) for layer in tower.encoder.layers]
+    places = torch.arange(longest, device=input_ids.device)
+    attention_mask = attention_mask * (places <= stays[:, None])
+    tokens = start_tokens(states, TEXT, attention_mask.to(states.dtype), stays)
+    options = replace(options, responses=responses_of(model, "language"))
+    encoded = run_encoder("language", blocks, tokens, options, causal=True, observer=observer)
+    pooled = tower.final_layer_norm(state_that_stays(encoded.tokens))
+    embeds = F.normalize(model.text_projection(pooled), dim=-1)
+    return Embedded(embeds, int(attention_mask.sum()), encoded)
+
+
+def end_of_text(input_ids: Tensor, eos_token_id: int) -> Tensor:
+    """Where each text ends, ``[T]``: the first end-of-text token, as CLIP pools."""
+    if eos_token_id == LEGACY_EOS:
+        return input_ids.argmax(-1)
+    return (input_ids == eos_token_id).int().argmax(-1)

@@ -1,0 +1,111 @@
+"""The slim CLIP as a ``transformers`` model: cut blocks and token dropping in the architecture."""
+
+from typing import Any
+
+from torch import Tensor
+from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel
+from transformers.models.clip.modeling_clip import CLIPOutput
+
+from comp.families.clip.forward import Embedded, embed_images, embed_texts
+from comp.families.encoder.forward import EncoderOptions
+from comp.families.resizing import set_in, set_out
+from comp.plan import DropPlan, Part, PruningPlan
+from comp.tokens.dictionary import attach_dictionary
+from comp.tokens.drop_rules import rules_from_plan
+
+SLIM_CLIP = "comp_clip"
+Pruning = dict[str, Any]
+
+
+class CompCLIPConfig(CLIPConfig):
+    """A CLIP config with ``pruning``: per-layer head counts and widths of both towers, and the drops.
+
+    ``pruning`` is ``{"vision": {"num_attention_heads": [...], "intermediate_size": [...]},
+    "language": {...}, "drops": [...]}``; a tower that is whole may be missing.
+    """
+
+    model_type = SLIM_CLIP
+    pruning: dict | None = None
+
+
+def clip_pruning_of(plan: PruningPlan) -> Pruning:
+    """The ``pruning`` entry of a slim config."""
+    parts: tuple[Part, ...] = ("vision", "language")
+    entry: Pruning = {
+        part: {
+            "num_attention_heads": [len(block.kept_heads) for block in plan.part(part)],
+            "intermediate_size": [len(block.kept_channels) for block in plan.part(part)],
+        }
+        for part in parts
+        if plan.part(part)
+    }
+    return entry | {"drops": [drop.model_dump() for drop in plan.drops]}
+
+
+def clip_options(drops: tuple[DropPlan, ...], part: Part) -> EncoderOptions:
+    """How a slim CLIP's tower runs."""
+    rules = rules_from_plan(tuple(drop for drop in drops if drop.part == part))
+    return EncoderOptions(rules={layer: rule for (_, layer), rule in rules.items()})
+
+
+class CompCLIPModel(CLIPModel):
+    """CLIP with cut projections and tokens dropped in both towers."""
+
+    config: CompCLIPConfig
+
+    def __init__(self, config: CompCLIPConfig) -> None:
+        super().__init__(config)
+        _resize(self, config.pruning or {})
+        attach_dictionary(self, self.drops)
+
+    @property
+    def drops(self) -> tuple[DropPlan, ...]:
+        """Where tokens are dropped."""
+        return tuple(DropPlan(**drop) for drop in (self.config.pruning or {}).get("drops", []))
+
+    def embedded_images(self, pixel_values: Tensor) -> Embedded:
+        """Normalised embeddings of images, and the tokens that stayed."""
+        return embed_images(self, pixel_values, clip_options(self.drops, "vision"))
+
+    def embedded_texts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Embedded:
+        """Normalised embeddings of texts, and the tokens that stayed."""
+        mask = input_ids.new_ones(input_ids.shape) if attention_mask is None else attention_mask
+        return embed_texts(self, input_ids, mask, clip_options(self.drops, "language"))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        pixel_values: Tensor,
+        attention_mask: Tensor | None = None,
+        **_unused: object,
+    ) -> CLIPOutput:
+        """As ``CLIPModel``: scaled products of all images with all texts."""
+        images = self.embedded_images(pixel_values).embeds
+        texts = self.embedded_texts(input_ids, attention_mask).embeds
+        per_text = texts @ images.T * self.logit_scale.exp()
+        return CLIPOutput(
+            logits_per_image=per_text.T,
+            logits_per_text=per_text,
+            image_embeds=images,
+            text_embeds=texts,
+        )
+
+
+def _resize(model: Any, pruning: Pruning) -> None:
+    """Replace the projections of each block by ones of the recorded sizes."""
+    towers = {"vision": model.vision_model, "language": model.text_model}
+    for part, tower in towers.items():
+        sizes = pruning.get(part)
+        if sizes is None:
+            continue
+        recorded = zip(sizes["num_attention_heads"], sizes["intermediate_size"], strict=True)
+        for layer, (heads, width) in zip(tower.encoder.layers, recorded, strict=True):
+            attention = layer.self_attn
+            set_out(attention, ("q_proj", "k_proj", "v_proj"), heads * attention.head_dim)
+            set_in(attention, "out_proj", heads * attention.head_dim)
+            set_out(layer.mlp, ("fc1",), width)
+            set_in(layer.mlp, "fc2", width)
+
+
+AutoConfig.register(SLIM_CLIP, CompCLIPConfig)
+AutoModel.register(CompCLIPConfig, CompCLIPModel)

@@ -1,0 +1,1 @@
+"""What CLIP and BLIP share: pre-norm encoders with masks, dropped tokens and observers."""

@@ -1,0 +1,234 @@
+"""A pre-norm Transformer encoder as CoMP needs it: soft masks, tokens dropped in any block, observers.
+
+The towers of CLIP and BLIP's vision tower. Works on the modules of ``transformers`` without patching
+them; what differs between families is behind ``PreNormBlock``. Tokens go between a block's attention,
+which ranks them, and its FFN.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from comp.families.observe import Observer
+from comp.importance.encoder_rankings import Looked, importance_of, similarity
+from comp.masks import Masks
+from comp.plan import Part
+from comp.tokens.attention import attend, causal_bias, presence_bias
+from comp.tokens.drop_rules import DropRule, TokenState
+from comp.tokens.merging import Dropped, merge_into_one, merge_similar
+
+Responses = Callable[[Tensor, Tensor], Tensor]
+"""Of states ``[B, N, D]`` with their presence ``[B, N]`` to the entries of a dictionary, ``[B, N, T]``."""
+
+
+class PreNormBlock(Protocol):
+    """One block of an encoder: its submodules, by what they do."""
+
+    @property
+    def head_dim(self) -> int: ...
+
+    def attention_inputs(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values ``[B, H, N, hd]`` of ``states [B, N, D]``, normalised first."""
+        ...
+
+    def attention_output(self, mixed: Tensor) -> Tensor:
+        """``[B, N, H·hd] → [B, N, D]``."""
+        ...
+
+    def hidden(self, states: Tensor) -> Tensor:
+        """FFN channels ``[B, N, I]`` behind their activation, normalised first."""
+        ...
+
+    def contract(self, hidden: Tensor) -> Tensor:
+        """``[B, N, I] → [B, N, D]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class TowerBlock:
+    """What the blocks of CLIP's towers and of BLIP's vision tower have in common."""
+
+    layer: Any
+
+    @property
+    def head_dim(self) -> int:
+        return int(self.layer.self_attn.head_dim)
+
+    def hidden(self, states: Tensor) -> Tensor:
+        mlp = self.layer.mlp
+        return mlp.activation_fn(mlp.fc1(self.layer.layer_norm2(states)))
+
+    def contract(self, hidden: Tensor) -> Tensor:
+        return self.layer.mlp.fc2(hidden)
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """How to run: masks (none: whole), drop rules by blocks passed, CIT on or off, and a dictionary."""
+
+    masks: Masks | None = None
+    rules: dict[int, DropRule] = field(default_factory=dict)
+    calibrated: bool = True
+    responses: Responses | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The tokens that reached the end, and at each drop place how many came and stayed."""
+
+    tokens: TokenState
+    kept: dict[int, TokenState]
+
+
+def run_encoder(
+    part: Part,
+    blocks: Sequence[PreNormBlock],
+    tokens: TokenState,
+    options: EncoderOptions,
+    causal: bool = False,
+    observer: Observer | None = None,
+) -> Encoded:
+    """Run every block; ``tokens.query`` is the token that always stays ([CLS], end of text).
+
+    A causal encoder's tokens stay in order, so that causality by place among those left is causality.
+    """
+    kept: dict[int, TokenState] = {}
+    pending: _Pending | None = None
+    for number, block in enumerate(blocks):
+        rule = options.rules.get(number + 1)
+        ranks = observer is not None or rule is not None
+        step = _Attention(part, number, block, options, causal, ranks)
+        states, looked, mixed = step(tokens)
+        tokens = with_states(tokens, states)
+        ranker = Ranker(options.calibrated, options.responses)
+        importance = None if looked is None else ranker.importance(rule, looked, states)
+        if observer is not None and importance is not None:
+            observer.heads((part, number), mixed, importance)
+            if pending is not None:
+                pending.tell(observer, importance)
+        if rule is not None and looked is not None and importance is not None:
+            dropped, importance = drop_tokens(rule, looked, tokens, importance)
+            tokens = kept[number + 1] = dropped
+        hidden = block.hidden(tokens.states)
+        masked = hidden
+        if options.masks is not None:
+            mask = options.masks.channels[part, number]
+            masked = hidden * mask.to(hidden.device, hidden.dtype)
+        tokens = with_states(tokens, tokens.states + block.contract(masked))
+        if observer is not None and importance is not None:
+            pending = _Pending(part, number, hidden, importance)
+    if observer is not None and pending is not None:
+        pending.tell(observer, pending.own)
+    return Encoded(tokens, kept)
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """An FFN's activations, waiting for the *next* block's token importance (CIP)."""
+
+    part: Part
+    number: int
+    hidden: Tensor
+    own: Tensor
+
+    def tell(self, observer: Observer, following: Tensor) -> None:
+        observer.channels((self.part, self.number), self.hidden, following)
+
+
+@dataclass(frozen=True)
+class _Attention:
+    part: Part
+    number: int
+    block: PreNormBlock
+    options: EncoderOptions
+    causal: bool
+    ranks: bool
+
+    def __call__(self, tokens: TokenState) -> tuple[Tensor, Looked | None, Tensor]:
+        """States after attention, what to rank by if asked, and the heads' outputs."""
+        query, key, value = self.block.attention_inputs(tokens.states)
+        bias = presence_bias(tokens.alive)
+        if self.causal:
+            bias = bias + causal_bias(query.shape[2], key.shape[2], key.device)
+        if tokens.size is not None and self._proportional:
+            bias = bias + tokens.size.clamp(min=1).log()[:, None, None]
+        scale = self.block.head_dim**-0.5
+        mixed = attend(query, key, value, bias, scale)  # [B, N, H, hd]
+        head_mask = self._head_mask(query.shape[1], mixed)
+        looked = None
+        if self.ranks:
+            scores = (query.float() @ key.float().transpose(-1, -2)) * scale + bias
+            looked = Looked(scores, key, mixed, head_mask.float(), tokens, query)
+        flat = mixed.flatten(2)
+        if self.options.masks is not None:
+            mixed = mixed * head_mask[:, None]
+        return tokens.states + self.block.attention_output(mixed.flatten(2)), looked, flat
+
+    @property
+    def _proportional(self) -> bool:
+        """Whether tokens were merged so before this block that they get attention for all in them."""
+        rules = self.options.rules.items()
+        return any(passed <= self.number and rule.merge == "proportional" for passed, rule in rules)
+
+    def _head_mask(self, heads: int, like: Tensor) -> Tensor:
+        if self.options.masks is None:
+            return torch.ones(heads, device=like.device, dtype=like.dtype)
+        return self.options.masks.heads[self.part, self.number].to(like.device, like.dtype)
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """What ranking needs besides a block's attention: CIT on or off, and a dictionary."""
+
+    calibrated: bool
+    responses: Responses | None
+
+    def importance(self, rule: DropRule | None, looked: Looked, states: Tensor) -> Tensor:
+        """What a rule wants, or without one what an observer is shown, ``[B, N]``."""
+        wanted = "received" if rule is None else rule.ranking
+        found = None
+        if wanted == "aligned" and self.responses is not None:
+            found = self.responses(states, looked.came.alive)
+        return importance_of(wanted, looked, self.calibrated, found)
+
+
+def drop_tokens(
+    rule: DropRule, looked: Looked, tokens: TokenState, importance: Tensor
+) -> tuple[TokenState, Tensor]:
+    """The tokens that a rule leaves, those that go merged into them as it says, and their importance."""
+    alive = rule.keep(importance, tokens.kind, tokens.alive, tokens.query)
+    left, taken = tokens.drop(alive)
+    dropped = Dropped(tokens, left, taken)
+    if rule.merge in ("similar", "proportional"):
+        left = merge_similar(dropped, similarity(looked))
+    elif rule.merge == "one":
+        left = merge_into_one(dropped, importance)
+    return left, importance.gather(1, taken)
+
+
+def start_tokens(states: Tensor, kind: int, alive: Tensor, stays: Tensor) -> TokenState:
+    """Tokens before the first block.
+
+    Args:
+        states: ``[B, N, D]``.
+        kind: of all of them, ``VISION`` or ``TEXT``.
+        alive: presence ``[B, N]``.
+        stays: which one is never dropped ``[B]``.
+    """
+    places = torch.arange(states.shape[1], device=states.device).expand(states.shape[:2])
+    kinds = torch.full(states.shape[:2], kind, device=states.device)
+    return TokenState(states, places, kinds, alive, places, stays)
+
+
+def state_that_stays(tokens: TokenState) -> Tensor:
+    """State ``[B, D]`` of the token that is never dropped."""
+    row = tokens.query[:, None, None].expand(-1, 1, tokens.states.shape[-1])
+    return tokens.states.gather(1, row)[:, 0]
+
+
+def with_states(tokens: TokenState, states: Tensor) -> TokenState:
+    """The same tokens in other states."""
+    return replace(tokens, states=states)

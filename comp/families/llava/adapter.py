@@ -1,0 +1,279 @@
+"""The LLaVA-1.5 family: CLIP tower, MLP projector, Llama decoder."""
+
+from collections.abc import Iterable, Sequence
+from copy import copy
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import LlavaForConditionalGeneration, ProcessorMixin
+
+from comp.adapter import FamilyAdapter, Forwarding, KeptShare, Knowledge, Mode, Scored, TokenKind
+from comp.checkpoints.slices import cut_of
+from comp.data.example import Example
+from comp.families.llava.batches import LlavaCollator, Narrowed, narrowed
+from comp.families.llava.decoder import DecoderOptions, Kept, rules_by_layer
+from comp.families.llava.forward import (
+    IGNORE,
+    LlavaBatch,
+    LlavaOutput,
+    config_selection,
+    image_features,
+    run_llava,
+    used_feature_layers,
+)
+from comp.families.llava.slim import CompLlavaConfig, CompLlavaForConditionalGeneration, pruning_of
+from comp.families.observe import Observer
+from comp.families.streamed import save_streamed, streamed_layers
+from comp.families.surgery import fill_slim
+from comp.families.tokenizing import save_processor
+from comp.fitting import completed
+from comp.flops.llava import ModelShape, llava_macs_of_counts, llava_macs_of_drops
+from comp.masks import UNCUT, BlockKey, BlockShape, Masks, StructureCounts
+from comp.plan import DropPlan, ImageSelection, Part, Place, PruningPlan, Workload
+from comp.tokens.drop_rules import TEXT, VISION, TokenState
+
+MODES = (
+    Mode("vision_tokens", tokens="vision"),
+    Mode("language_tokens", tokens="text"),
+    Mode("language_parameters", part="language"),
+    Mode("vision_parameters", part="vision"),
+)
+DEFAULT_MODES = ("vision_tokens", "language_tokens", "language_parameters")
+DROP_SHARES = (0.25, 0.5, 0.75)  # of the depth: after layers 8, 16, 24 of 32
+
+
+class LlavaAdapter(FamilyAdapter):
+    """A loaded LLaVA, dense or slim, as the algorithm sees it.
+
+    Weights are fp32 in memory and ``stored_dtype`` on disk: that of the checkpoint they came from.
+    Batches have a place for every token of an image that the tower gives, whatever ``selection`` (by
+    default the config's) leaves of them.
+    """
+
+    name = "llava"
+    task = "question"
+    lora_targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+    modes = MODES
+    default_modes = DEFAULT_MODES
+
+    def __init__(
+        self,
+        model: LlavaForConditionalGeneration,
+        processor: ProcessorMixin,
+        stored_dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.model = model
+        self.selection = config_selection(model.config)
+        self.processor = processor
+        self.stored_dtype = stored_dtype
+        self.collator = LlavaCollator(processor, model.config)
+        self.shape = ModelShape.from_config(model.config.to_dict())
+        self.blocks = _blocks(model)
+        depth = model.config.text_config.num_hidden_layers
+        places = {max(1, round(share * depth)) for share in DROP_SHARES}
+        kinds: tuple[TokenKind, ...] = ("vision", "text")
+        self.drop_places = {("language", place): kinds for place in sorted(places) if place < depth}
+        self._tower_frozen = True
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.model.language_model.embed_tokens.weight.device
+
+    def collate(self, examples: Sequence[Example]) -> LlavaBatch:
+        return self.collator(examples)
+
+    def score(self, batch: LlavaBatch, how: Forwarding, observer: Observer | None = None) -> Scored:
+        batch, placed, output = self._run(batch, how, observer)
+        tokens = output.tokens
+        labels = batch.labels.to(tokens.index.device).gather(1, tokens.index)
+        labels = labels.masked_fill(tokens.alive <= 0, IGNORE)
+        asked = labels != IGNORE
+        logits = self.model.lm_head(tokens.states[asked]).float()  # [answer tokens, V]
+        loss = F.cross_entropy(logits, labels[asked])
+        right = torch.ones_like(asked)
+        right[asked] = logits.argmax(-1) == labels[asked]
+        shares = _shares(batch, output.kept)
+        known = Knowledge((logits,), (self._as_they_came(output, placed),))
+        return Scored(loss, lambda: right.all(1), shares, lambda: known)
+
+    def shares(self, batch: LlavaBatch, how: Forwarding) -> dict[Place, KeptShare]:
+        until = max((layer for _, layer in how.rules or {}), default=0)
+        batch, _, output = self._run(batch, how, until=until)
+        return _shares(batch, output.kept)
+
+    def _run(
+        self,
+        batch: LlavaBatch,
+        how: Forwarding,
+        observer: Observer | None = None,
+        until: int | None = None,
+    ) -> tuple[LlavaBatch, Narrowed | None, LlavaOutput]:
+        """The batch as it was run, how it was narrowed for that, and what came out."""
+        batch = batch.to(self.device)
+        placed = None
+        if self.selection is not None:
+            placed = self._narrowed(batch, self.selection.count)
+            batch = placed.batch
+        options = DecoderOptions(how.masks, rules_by_layer(how.rules or {}), how.calibrated)
+        tower = self._tower_frozen and observer is None
+        output = run_llava(
+            self.model,
+            batch,
+            options,
+            observer=observer,
+            tower_masks=how.masks,
+            freeze_tower=tower,
+            selection=self.selection,
+            until=until,
+        )
+        return batch, placed, output
+
+    def _narrowed(self, batch: LlavaBatch, left: int) -> Narrowed:
+        return narrowed(batch, self.collator.image_token_id, self.collator.image_tokens, left)
+
+    def _as_they_came(self, output: LlavaOutput, placed: Narrowed | None) -> TokenState:
+        """The final tokens, indexed as those of a model that is shown every token of an image."""
+        tokens = output.tokens
+        if placed is None or output.selected is None:
+            return tokens
+        origin = placed.origin_of(output.selected.places, self.collator.image_token_id)
+        return replace(tokens, index=origin.to(tokens.index.device).gather(1, tokens.index))
+
+    def selecting(self, selection: ImageSelection) -> "LlavaAdapter":
+        """The same model, with so much left of each image behind its tower."""
+        found = copy(self)
+        found.selection = selection
+        return found
+
+    def with_features(self, batch: LlavaBatch, masks: Masks | None) -> LlavaBatch:
+        batch = batch.to(self.device)
+        if self.selection is not None:
+            return batch  # which tokens were chosen has no place in it
+        features = image_features(self.model, batch.pixel_values, masks).states
+        return replace(batch, features=features)
+
+    def workload(self, batches: Iterable[LlavaBatch]) -> Workload:
+        vision, text, rows = 0, 0, 0
+        for batch in batches:
+            vision += int(((batch.kind == VISION) * batch.alive).sum())
+            text += int(((batch.kind == TEXT) * batch.alive).sum())
+            rows += len(batch.input_ids)
+        return Workload(image_tokens=round(vision / rows), text_tokens=max(1, round(text / rows)))
+
+    def macs(
+        self, counts: StructureCounts, shares: dict[Place, tuple[float, float]], on: Workload
+    ) -> int:
+        by_layer = {layer: share for (_, layer), share in shares.items()}
+        return llava_macs_of_counts(self.shape, counts.heads, counts.channels, by_layer, on)
+
+    def macs_of_drops(
+        self, drops: tuple[DropPlan, ...], on: Workload, counts: StructureCounts = UNCUT
+    ) -> int:
+        return llava_macs_of_drops(self.shape, counts.heads, counts.channels, drops, on)
+
+    def output_projections(self, key: BlockKey) -> tuple[nn.Linear, nn.Linear]:
+        part, number = key
+        if part == "language":
+            layer = self.model.model.language_model.layers[number]
+            return layer.self_attn.o_proj, layer.mlp.down_proj
+        layer = self.model.model.vision_tower.encoder.layers[number]
+        return layer.self_attn.out_proj, layer.mlp.fc2
+
+    @property
+    def tower(self) -> nn.Module:
+        return self.model.model.vision_tower
+
+    def train_parts(self, parts: set[Part]) -> None:
+        self._tower_frozen = "vision" not in parts
+        if streamed := streamed_layers(self.model):
+            # Nothing of it is trained; these are what refitting changes, and a search saves.
+            self.model.model.vision_tower.requires_grad_("vision" in parts)
+            for layer in streamed.values():
+                layer.requires_grad_()  # its bias
+            return
+        self.model.requires_grad_(requires_grad=True)
+        if self._tower_frozen:
+            self.model.model.vision_tower.requires_grad_(requires_grad=False)
+
+    def cut(self, plan: PruningPlan) -> "LlavaAdapter":
+        plan = completed(plan, self.blocks)
+        settings = self.model.config.to_dict() | {"pruning": pruning_of(plan)}
+        settings.pop("model_type", None)
+        config = CompLlavaConfig(**settings)
+        with torch.device("meta"):
+            slim = CompLlavaForConditionalGeneration(config)
+        head_dim = {
+            "language": self.shape.head_dim,
+            "vision": self.shape.vision_hidden_size // self.shape.vision_num_heads,
+        }
+        fill_slim(slim, self.model, lambda name: cut_of(name, plan, head_dim))
+        slim.tie_weights()
+        slim.generation_config = self.model.generation_config
+        processor = self.processor
+        if plan.image_selection is not None:
+            processor = copy(processor)
+            # transformers makes as many places of <image> as there are patches and these.
+            left = plan.image_selection.count
+            processor.num_additional_image_tokens += left - self.shape.tower_tokens
+        return LlavaAdapter(slim, processor, self.stored_dtype)
+
+    def save(self, directory: Path) -> None:
+        save_processor(self.processor, directory)
+        if streamed_layers(self.model):
+            save_streamed(self.model, directory, self.stored_dtype)
+            return
+        self.model.to(self.stored_dtype).save_pretrained(directory)
+        self.model.float()
+
+
+def _blocks(model: LlavaForConditionalGeneration) -> tuple[BlockShape, ...]:
+    """Language blocks, and the tower's blocks that are used."""
+    config = model.config
+    found = []
+    for number, layer in enumerate(model.model.language_model.layers):
+        attention = layer.self_attn
+        groups = attention.k_proj.out_features // attention.head_dim
+        found.append(
+            BlockShape(
+                "language",
+                number,
+                config.text_config.hidden_size,
+                groups * attention.num_key_value_groups,
+                groups,
+                attention.head_dim,
+                layer.mlp.up_proj.out_features,
+                gated=True,
+            )
+        )
+    used = max(used_feature_layers(config))
+    for number, layer in enumerate(model.model.vision_tower.encoder.layers[:used]):
+        attention = layer.self_attn
+        heads = attention.q_proj.out_features // attention.head_dim
+        found.append(
+            BlockShape(
+                "vision",
+                number,
+                config.vision_config.hidden_size,
+                heads,
+                heads,
+                attention.head_dim,
+                layer.mlp.fc1.out_features,
+                gated=False,
+            )
+        )
+    return tuple(found)
+
+
+def _shares(batch: LlavaBatch, kept: dict[int, Kept]) -> dict[Place, KeptShare]:
+    vision = int(((batch.kind == VISION) * (batch.alive > 0)).sum())
+    text = int(((batch.kind == TEXT) * (batch.alive > 0)).sum())
+    shares: dict[Place, KeptShare] = {}
+    for place, what in sorted(kept.items()):
+        vision_kept = int(((what.kind == VISION) & (what.alive > 0)).sum())
+        text_kept = int(((what.kind == TEXT) & (what.alive > 0)).sum())
+        shares["language", place] = KeptShare(vision, vision_kept, text, text_kept)
+        vision, text = vision_kept, text_kept
+    return shares

@@ -1,0 +1,165 @@
+"""Batches of LLaVA prompts with answers, made with the checkpoint's own processor."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from transformers import LlavaConfig, ProcessorMixin
+
+from comp.checkpoints.chat_template import LLAVA_TEMPLATE, default_template, user_turn
+from comp.data.example import Example
+from comp.errors import CompExportError
+from comp.families.llava.forward import IGNORE, LlavaBatch
+from comp.tokens.drop_rules import ANSWER, TEXT, VISION
+
+SHOWN = 200  # characters of a text in an error
+
+
+def template_of(processor: ProcessorMixin, image_token: str) -> tuple[str, dict[str, str]]:
+    """The template that prompts are written in, and what it may name beside the tokenizer's tokens.
+
+    Raises:
+        CompExportError: several templates and none of them the default.
+    """
+    for owner in (processor, processor.tokenizer):
+        found = default_template(getattr(owner, "chat_template", None), "the processor")
+        if found is not None:
+            return found, {}
+    return LLAVA_TEMPLATE, {"image_token": image_token}
+
+
+def tower_tokens(config: LlavaConfig) -> int:
+    """Tokens that the tower gives of an image: one for each patch, and [CLS] where it is kept."""
+    size = config.vision_config.image_size // config.vision_config.patch_size
+    return size * size + (0 if config.vision_feature_select_strategy == "default" else 1)
+
+
+class LlavaCollator:
+    """Turns examples into padded batches: prompt, then answer and end-of-sequence.
+
+    An image has a place for each token that the tower gives; see ``narrowed``.
+    """
+
+    def __init__(self, processor: ProcessorMixin, config: LlavaConfig) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.image_token_id = config.image_token_id
+        self.image_token: str = self.tokenizer.convert_ids_to_tokens(config.image_token_id)
+        self.template, self.template_tokens = template_of(processor, self.image_token)
+        self.limit = config.text_config.max_position_embeddings
+        self.image_tokens = tower_tokens(config)
+
+    def prompt(self, question: str) -> str:
+        """The question in the checkpoint's chat template (LLaVA-1.5's own where it has none).
+
+        A question that says itself where its image goes is taken at its word.
+
+        Raises:
+            CompExportError: the prompt shows the image not once.
+        """
+        turn = user_turn(question, 0 if self.image_token in question else 1)
+        text: str = self.processor.apply_chat_template(
+            turn, self.template, add_generation_prompt=True, **self.template_tokens
+        )
+        count = text.count(self.image_token)
+        if count != 1:
+            raise CompExportError(
+                f"the prompt {text[:SHOWN]!r} shows {self.image_token} {count} times, and it is about one "
+                f"image: leave {self.image_token} out of the question"
+            )
+        return text
+
+    def short_ids(self, question: str) -> list[int]:
+        """Token ids of the prompt, one for an image."""
+        text = self.prompt(question)
+        bos = self.tokenizer.bos_token
+        # As the processor of transformers: a template that writes the BOS adds all there is to add.
+        framed = bos is not None and text.startswith(bos)
+        ids: list[int] = self.tokenizer(text, add_special_tokens=not framed)["input_ids"]
+        return ids
+
+    def prompt_ids(self, question: str) -> list[int]:
+        """Token ids with each image token repeated for every feature of an image."""
+        ids: list[int] = []
+        for token in self.short_ids(question):
+            ids.extend([token] * (self.image_tokens if token == self.image_token_id else 1))
+        return ids
+
+    def pixels(self, examples: Sequence[Example]) -> torch.Tensor:
+        images = [example.image for example in examples]
+        found = self.processor.image_processor(images)["pixel_values"]
+        return torch.from_numpy(np.stack([np.asarray(image, dtype=np.float32) for image in found]))
+
+    def __call__(self, examples: Sequence[Example]) -> LlavaBatch:
+        """A batch; raises ``CompExportError`` for a prompt longer than the model's positions."""
+        rows = []
+        for example in examples:
+            prompt = self.prompt_ids(example.question)
+            answer = self.tokenizer(example.answer, add_special_tokens=False)["input_ids"]
+            if self.image_token_id in answer:
+                raise CompExportError(
+                    f"the answer {example.answer[:SHOWN]!r} holds {self.image_token}, which stands for an "
+                    "image: leave it out"
+                )
+            rows.append((prompt, [*answer, self.tokenizer.eos_token_id]))
+        width = max(len(prompt) + len(answer) for prompt, answer in rows)
+        if width > self.limit:
+            raise CompExportError(
+                f"a prompt of {width} tokens is longer than the model's {self.limit} positions: "
+                "shorten the question or the answer"
+            )
+        shape = (len(rows), width)
+        ids = torch.full(shape, self.tokenizer.pad_token_id or 0)
+        kind = torch.full(shape, ANSWER)
+        alive = torch.zeros(shape)
+        labels = torch.full(shape, IGNORE)
+        for row, (prompt, answer) in enumerate(rows):
+            start, end = len(prompt), len(prompt) + len(answer)
+            ids[row, :end] = torch.tensor(prompt + answer)
+            kind[row, :start] = torch.where(ids[row, :start] == self.image_token_id, VISION, TEXT)
+            alive[row, :end] = 1
+            labels[row, start - 1 : end - 1] = ids[row, start:end]
+        query = torch.tensor([len(prompt) - 1 for prompt, _ in rows])
+        return LlavaBatch(self.pixels(examples), ids, kind, alive, query, labels)
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """A batch whose images have fewer places than they had, and where each token stood ``[B, N]``."""
+
+    batch: LlavaBatch
+    origin: torch.Tensor
+
+    def origin_of(self, places: torch.Tensor, image_token_id: int) -> torch.Tensor:
+        """``origin`` where the tokens of images are those at ``places [I, K]`` of the tower's."""
+        is_image = self.batch.input_ids == image_token_id
+        shift = places - torch.arange(places.shape[1], device=places.device)
+        moved = self.origin.clone()
+        moved[is_image] += shift.flatten().to(moved.device)
+        return moved
+
+
+def narrowed(batch: LlavaBatch, image_token_id: int, came: int, left: int) -> Narrowed:
+    """The batch with the first ``left`` of the ``came`` places of each image."""
+    ids = batch.input_ids
+    is_image = ids == image_token_id
+    within = (is_image.cumsum(1) - 1) % came
+    surplus = is_image & (within >= left)
+    width = int((~surplus).sum(1).max())
+    taken = surplus.to(torch.int8).argsort(dim=1, stable=True)[:, :width]
+    fills = surplus.gather(1, taken)  # of rows that lose more than others
+
+    def of(values: torch.Tensor, filling: torch.Tensor | float) -> torch.Tensor:
+        return torch.where(fills, filling, values.gather(1, taken))
+
+    query = batch.query - surplus.cumsum(1).gather(1, batch.query[:, None])[:, 0]
+    kept = replace(
+        batch,
+        input_ids=of(ids, ids.gather(1, batch.query[:, None])),
+        kind=of(batch.kind, ANSWER),
+        alive=of(batch.alive, 0.0),
+        labels=of(batch.labels, IGNORE),
+        query=query,
+    )
+    return Narrowed(kept, taken)

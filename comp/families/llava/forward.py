@@ -1,0 +1,226 @@
+"""LLaVA end to end as CoMP needs it: tower, projector, decoder, with masks, rules and observers."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from comp.checkpoints.llava_shape import selection_of
+from comp.families.llava.decoder import DecoderCache, DecoderOptions, Kept, run_decoder
+from comp.families.observe import Observer
+from comp.masks import Masks
+from comp.plan import ImageSelection
+from comp.tokens.attention import attend
+from comp.tokens.drop_rules import ALWAYS, ANSWER, VISION, TokenState
+from comp.tokens.image_selection import Selected, class_attention, mean_key, select_tokens
+
+
+@dataclass(frozen=True)
+class LlavaBatch:
+    """Prompts and, when known, their answers; rows are padded on the right.
+
+    Attributes:
+        pixel_values: ``[I, 3, H, W]``, images in the order their tokens appear.
+        input_ids: ``[B, N]`` with image tokens expanded.
+        kind: ``VISION``, ``TEXT`` or ``ANSWER`` for each token, ``[B, N]``.
+        alive: 1 for tokens, 0 for padding, ``[B, N]`` float.
+        query: index of the last instruction token, ``[B]``.
+        labels: at each place the token to be predicted there, ``IGNORE`` elsewhere, ``[B, N]``.
+        features: projected image features ``[I, T, d]``, when they are known already.
+    """
+
+    pixel_values: Tensor
+    input_ids: Tensor
+    kind: Tensor
+    alive: Tensor
+    query: Tensor
+    labels: Tensor
+    features: Tensor | None = None
+
+    def to(self, device: torch.device) -> "LlavaBatch":
+        moved = {k: v.to(device) for k, v in vars(self).items() if v is not None}
+        return LlavaBatch(**moved)
+
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class LlavaOutput:
+    """Final tokens (normalised states, original indices) and what stayed at each drop place.
+
+    ``selected`` says which of the tower's tokens the images' are, where some were left behind.
+    """
+
+    tokens: TokenState
+    kept: dict[int, Kept]
+    selected: Selected | None = None
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """Projected features ``[I, T, d]``, and which of the tower's tokens they are (none: all)."""
+
+    states: Tensor
+    selected: Selected | None = None
+
+
+def config_selection(config: Any) -> ImageSelection | None:
+    """What is left of an image behind the tower of a model with this config."""
+    return selection_of(getattr(config, "pruning", None) or {})
+
+
+def image_features(
+    model: Any,
+    pixel_values: Tensor,
+    masks: Masks | None = None,
+    observer: Observer | None = None,
+    selection: ImageSelection | None = None,
+) -> ImageFeatures:
+    """Features by the config's feature layer and select strategy.
+
+    Tower layers behind the last feature layer are not run. ``selection`` is by default the config's.
+    """
+    config, tower = model.config, model.model.vision_tower
+    wanted = used_feature_layers(config)
+    weight = tower.embeddings.patch_embedding.weight
+    states = tower.pre_layrnorm(tower.embeddings(pixel_values.to(weight.device, weight.dtype)))
+    layers, looked = [states], None
+    for number, layer in enumerate(tower.encoder.layers[: max(wanted)]):
+        states, looked = _clip_block(layer, number, layers[-1], masks, observer)
+        layers.append(states)
+    first = 1 if config.vision_feature_select_strategy == "default" else 0
+    chosen = torch.cat([layers[number][:, first:] for number in wanted], dim=-1)
+    selection = selection or config_selection(config)
+    selected = None
+    if selection is not None and looked is not None:
+        scores, key = looked.attention(), looked.mean_key()
+        if first == 0:
+            scores[:, 0] += ALWAYS  # [CLS] is one of the image's tokens, and always stays
+        selected = select_tokens(chosen, scores[:, first:], key[:, first:], selection)
+        chosen = selected.states
+    return ImageFeatures(model.model.multi_modal_projector(chosen), selected)
+
+
+def used_feature_layers(config: Any) -> list[int]:
+    """The feature layers as non-negative indices of hidden states (0: the embeddings)."""
+    wanted = config.vision_feature_layer
+    count = config.vision_config.num_hidden_layers + 1
+    return [index % count for index in ([wanted] if isinstance(wanted, int) else wanted)]
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """Queries and keys ``[I, H, N, hd]`` of a tower block, and the soft mask of its heads ``[H]``."""
+
+    query: Tensor
+    key: Tensor
+    head_mask: Tensor
+    scale: float
+
+    @torch.no_grad()
+    def attention(self) -> Tensor:
+        return class_attention(self.query, self.key, self.head_mask, self.scale)
+
+    @torch.no_grad()
+    def mean_key(self) -> Tensor:
+        return mean_key(self.key, self.head_mask)
+
+
+def _clip_block(
+    layer: Any, number: int, states: Tensor, masks: Masks | None, observer: Observer | None
+) -> tuple[Tensor, _Looked]:
+    module = layer.self_attn
+    batch, count, _ = states.shape
+    normed = layer.layer_norm1(states)
+    shape = (batch, count, -1, module.head_dim)
+    query, key, value = (
+        projection(normed).view(shape).transpose(1, 2)
+        for projection in (module.q_proj, module.k_proj, module.v_proj)
+    )
+    mixed = attend(query, key, value, None, module.scale)
+    head_mask = torch.ones(query.shape[1], device=query.device)
+    if masks is not None:
+        head_mask = masks.heads["vision", number].to(query.device)
+    importance = None
+    if observer is not None:
+        weights = torch.softmax((query.float() @ key.float().transpose(-1, -2)) * module.scale, -1)
+        weights = weights * head_mask[:, None, None]  # Eq. 7
+        importance = weights.amax(1).sum(1)  # Eq. 6: all queries, strongest head
+        observer.heads(("vision", number), mixed.reshape(batch, count, -1), importance)
+    if masks is not None:
+        mixed = mixed * head_mask.to(mixed.dtype)[:, None]
+    states = states + module.out_proj(mixed.reshape(batch, count, -1))
+    hidden = layer.mlp.activation_fn(layer.mlp.fc1(layer.layer_norm2(states)))
+    if observer is not None and importance is not None:
+        observer.channels(("vision", number), hidden, importance)
+    if masks is not None:
+        hidden = hidden * masks.channels["vision", number].to(hidden.device, hidden.dtype)
+    return states + layer.mlp.fc2(hidden), _Looked(query, key, head_mask, module.scale)
+
+
+def embed(model: Any, input_ids: Tensor, features: Tensor | None) -> Tensor:
+    """Token embeddings ``[B, N, d]`` with image features in the places of image tokens."""
+    image_token = model.config.image_token_id
+    states = model.model.language_model.embed_tokens(input_ids)
+    if features is None:
+        return states
+    places = input_ids == image_token
+    if int(places.sum()) != features.shape[0] * features.shape[1]:
+        raise ValueError(
+            f"{int(places.sum())} image tokens for {features.shape[0]} images of "
+            f"{features.shape[1]} features each: expand <image> with the model's processor"
+        )
+    return states.masked_scatter(places[..., None], features.to(states.dtype))
+
+
+def run_llava(
+    model: Any,
+    batch: LlavaBatch,
+    options: DecoderOptions,
+    cache: DecoderCache | None = None,
+    observer: Observer | None = None,
+    tower_masks: Masks | None = None,
+    freeze_tower: bool = False,
+    selection: ImageSelection | None = None,
+    until: int | None = None,
+) -> LlavaOutput:
+    """Prefill (and teacher forcing): everything of a batch through the whole model.
+
+    ``selection`` is as of ``image_features``; the batch has a place for each token that is left. ``until``
+    is as of ``run_decoder``.
+    """
+    if batch.features is not None:
+        features = ImageFeatures(batch.features)
+    else:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not freeze_tower):
+            features = image_features(model, batch.pixel_values, tower_masks, observer, selection)
+    states = embed(model, batch.input_ids, features.states)
+    batch_size, count = batch.input_ids.shape
+    index = torch.arange(count, device=states.device).expand(batch_size, -1)
+    tokens = TokenState(states, index, batch.kind, batch.alive, index, batch.query)
+    language = model.model.language_model
+    tokens, kept = run_decoder(language, tokens, options, cache, observer, until)
+    return LlavaOutput(tokens, kept, features.selected)
+
+
+def prompt_kinds(input_ids: Tensor, image_token_id: int) -> Tensor:
+    """Kinds of a prompt's tokens, before any answer."""
+    return torch.where(input_ids == image_token_id, VISION, 1)
+
+
+def answer_step(
+    model: Any,
+    token: Tensor,
+    options: DecoderOptions,
+    cache: DecoderCache,
+) -> Tensor:
+    """One decode step: ``token [B]`` in, logits ``[B, V]`` out."""
+    states = model.model.language_model.embed_tokens(token[:, None])
+    place = torch.full_like(token[:, None], cache.seen)
+    alive = torch.ones_like(place, dtype=torch.float32)
+    kind = torch.full_like(place, ANSWER)
+    tokens = TokenState(states, place, kind, alive, place, torch.zeros_like(token))
+    tokens, _ = run_decoder(model.model.language_model, tokens, options, cache)
+    return model.lm_head(tokens.states[:, -1])

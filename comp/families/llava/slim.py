@@ -1,0 +1,225 @@
+"""The slim LLaVA as a ``transformers`` model: cut blocks and token dropping in the architecture.
+
+``import comp`` registers it, so ``AutoModelForImageTextToText.from_pretrained`` loads a slim
+checkpoint like any other. No class of ``transformers`` is patched: dense and slim models live in one
+process.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+from transformers.cache_utils import Cache, DynamicCache
+from transformers.conversion_mapping import (
+    get_checkpoint_conversion_mapping,
+    register_checkpoint_conversion_mapping,
+)
+from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
+
+from comp.families.llava.decoder import (
+    DecoderCache,
+    DecoderOptions,
+    LayerCache,
+    rules_by_layer,
+    run_decoder,
+)
+from comp.families.llava.forward import embed, image_features
+from comp.families.resizing import set_in, set_out
+from comp.plan import DropPlan, PruningPlan
+from comp.tokens.drop_rules import TEXT, VISION, TokenState, rules_from_plan
+
+Pruning = dict[str, Any]
+
+
+class CompLlavaConfig(LlavaConfig):
+    """A LLaVA config with ``pruning``: per-layer head counts and widths, drop places, image tokens left.
+
+    ``pruning`` is ``{"language": {"num_key_value_heads": [...], "intermediate_size": [...]},
+    "vision": {"num_attention_heads": [...], "intermediate_size": [...]}, "drops": [...], "image_selection":
+    {"dominant": ..., "contextual": ...}}``; ``vision`` may be missing where the tower is whole, and
+    ``image_selection`` where all tokens of an image reach the projector.
+    """
+
+    model_type = "comp_llava"
+    pruning: dict | None = None
+
+
+def pruning_of(plan: PruningPlan) -> Pruning:
+    """The ``pruning`` entry of a slim config."""
+    language, vision = plan.part("language"), plan.part("vision")
+    entry: Pruning = {
+        "language": {
+            "num_key_value_heads": [len(block.kept_key_value_heads) for block in language],
+            "intermediate_size": [len(block.kept_channels) for block in language],
+        },
+        "drops": [drop.model_dump() for drop in plan.drops],
+    }
+    if vision:
+        entry["vision"] = {
+            "num_attention_heads": [len(block.kept_key_value_heads) for block in vision],
+            "intermediate_size": [len(block.kept_channels) for block in vision],
+        }
+    if plan.image_selection is not None:
+        entry["image_selection"] = plan.image_selection.model_dump()
+    return entry
+
+
+class CompLlavaForConditionalGeneration(LlavaForConditionalGeneration):
+    """LLaVA with cut projections and token dropping; prefill drops, decode steps do not.
+
+    A batch may be padded on the left (as ``generate`` wants it) or the right; shares of tokens are
+    taken row by row.
+    """
+
+    config: CompLlavaConfig
+
+    def __init__(self, config: CompLlavaConfig) -> None:
+        super().__init__(config)
+        _resize(self, config.pruning or {})
+
+    def decoder_options(self) -> DecoderOptions:
+        drops = (self.config.pruning or {}).get("drops", [])
+        rules = rules_from_plan(tuple(DropPlan(**drop) for drop in drops))
+        return DecoderOptions(rules=rules_by_layer(rules))
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        logits_to_keep: int = 0,
+        use_cache: bool | None = None,
+        **_unused: object,
+    ) -> LlavaCausalLMOutputWithPast:
+        """As ``LlavaForConditionalGeneration``; logits are those of the tokens that reach the end.
+
+        Raises:
+            ValueError: for ``labels`` (train through ``comp-export prune``, whose batches tell
+                answers from prompts) and for ``inputs_embeds`` without ``input_ids`` (the kinds of
+                the tokens cannot be told).
+        """
+        if labels is not None:
+            raise ValueError("a slim LLaVA takes no labels: answers must be told from the prompt")
+        if input_ids is None:
+            raise ValueError("a slim LLaVA needs input_ids: token dropping tells image from text")
+        cache = _SharedCache.of(past_key_values)
+        features = None
+        if pixel_values is not None:
+            features = image_features(self, pixel_values).states
+        states = embed(self, input_ids, features) if inputs_embeds is None else inputs_embeds
+        tokens = self._tokens(input_ids, states, attention_mask, position_ids, cache)
+        tokens, _kept = run_decoder(
+            self.model.language_model, tokens, self.decoder_options(), cache.decoder
+        )
+        cache.write_back()
+        states = tokens.states
+        if isinstance(logits_to_keep, int) and logits_to_keep == 1:
+            states = states.gather(1, tokens.query[:, None, None].expand(-1, 1, states.shape[-1]))
+        return LlavaCausalLMOutputWithPast(
+            logits=self.lm_head(states),
+            past_key_values=past_key_values,
+            image_hidden_states=features,
+        )
+
+    def _tokens(
+        self,
+        input_ids: Tensor,
+        states: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        cache: "_SharedCache",
+    ) -> TokenState:
+        batch, count = input_ids.shape
+        seen = cache.decoder.seen
+        if attention_mask is None:
+            attention_mask = torch.ones(batch, seen + count, device=input_ids.device)
+        position = (attention_mask.long().cumsum(1) - 1).clamp(min=0)[:, -count:]
+        if position_ids is not None:
+            position = position_ids.expand(batch, -1)[:, -count:]
+        alive = attention_mask[:, -count:].float()
+        index = torch.arange(seen, seen + count, device=input_ids.device).expand(batch, -1)
+        kind = torch.where(input_ids == self.config.image_token_id, VISION, TEXT)
+        query = (alive * torch.arange(1, count + 1, device=alive.device)).argmax(1)
+        return TokenState(states, position, kind, alive, index, query)
+
+
+class _SharedCache:
+    """Our per-layer cache read from, and written back to, a cache of ``transformers``."""
+
+    def __init__(self, owner: Cache | None, decoder: DecoderCache) -> None:
+        self.owner, self.decoder = owner, decoder
+
+    @classmethod
+    def of(cls, owner: Cache | None) -> "_SharedCache":
+        if owner is None:
+            return cls(None, DecoderCache())
+        if not isinstance(owner, DynamicCache):
+            raise ValueError(f"a slim LLaVA needs a DynamicCache, not {type(owner).__name__}")
+        alive = getattr(owner, "comp_alive", {})
+        layers = {
+            number: LayerCache(layer.keys, layer.values, alive[number])
+            for number, layer in enumerate(owner.layers)
+            if number in alive
+        }
+        return cls(owner, DecoderCache(layers, owner.get_seq_length() if layers else 0))
+
+    def write_back(self) -> None:
+        if self.owner is None:
+            return
+        for number, layer in self.decoder.layers.items():
+            have = self.owner.layers[number] if number < len(self.owner.layers) else None
+            old = 0 if have is None or not have.is_initialized else have.get_seq_length()
+            self.owner.update(layer.key[:, :, old:], layer.value[:, :, old:], number)
+        self.owner.comp_alive = {n: layer.alive for n, layer in self.decoder.layers.items()}
+
+
+def _resize(model: Any, pruning: Pruning) -> None:
+    """Replace the projections of each block by ones of the recorded sizes."""
+    language = pruning.get("language")
+    if language is not None:
+        for layer, groups, width in zip(
+            model.model.language_model.layers,
+            language["num_key_value_heads"],
+            language["intermediate_size"],
+            strict=True,
+        ):
+            attention, head_dim = layer.self_attn, layer.self_attn.head_dim
+            heads = groups * attention.num_key_value_groups
+            set_out(attention, ("q_proj",), heads * head_dim)
+            set_out(attention, ("k_proj", "v_proj"), groups * head_dim)
+            set_in(attention, "o_proj", heads * head_dim)
+            set_out(layer.mlp, ("gate_proj", "up_proj"), width)
+            set_in(layer.mlp, "down_proj", width)
+    vision = pruning.get("vision")
+    if vision is not None:
+        layers = model.model.vision_tower.encoder.layers
+        sizes = zip(vision["num_attention_heads"], vision["intermediate_size"], strict=True)
+        for layer, (heads, width) in zip(layers, sizes, strict=False):
+            attention = layer.self_attn
+            set_out(attention, ("q_proj", "k_proj", "v_proj"), heads * attention.head_dim)
+            set_in(attention, "out_proj", heads * attention.head_dim)
+            set_out(layer.mlp, ("fc1",), width)
+            set_in(layer.mlp, "fc2", width)
+
+
+# Tensors have the same names in slim checkpoints as in those of LLaVA.
+_names = get_checkpoint_conversion_mapping(LlavaConfig.model_type)
+if _names is not None:
+    register_checkpoint_conversion_mapping(
+        CompLlavaForConditionalGeneration.__name__, _names, overwrite=True
+    )
+
+AutoConfig.register(CompLlavaConfig.model_type, CompLlavaConfig, exist_ok=True)
+AutoModelForImageTextToText.register(
+    CompLlavaConfig, CompLlavaForConditionalGeneration, exist_ok=True
+)

@@ -1,0 +1,1 @@
+"""Multiply-accumulates and parameters, counted from sizes alone. Loads no torch."""

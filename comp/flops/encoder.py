@@ -1,0 +1,317 @@
+"""Exact multiply-accumulates of CLIP and BLIP, from their sizes.
+
+The rules are those of ``comp.flops.llava``, which are fvcore's: one multiply-accumulate counts one; biases,
+softmax, activations and embeddings are uncounted, an affine LayerNorm counts 5 per element. Published
+figures stand for different *compositions* of the same parts: how many images, texts and passes. Each
+composition here says what it is made of.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from comp.checkpoints.encoder_shape import BlockSize, EncoderShape, Task, TextShape, TowerShape
+from comp.flops.llava import LAYER_NORM
+from comp.plan import Place, Workload, keep_count
+
+Tokens = Sequence[tuple[int, int]]  # of each block: those that attend, those that its FFN sees
+NLVR_LENGTH, CAPTION_LENGTH, RETRIEVAL_LENGTH = 36, 15, 35
+QUESTION_LENGTH, ANSWER_LENGTH = 14, 5
+QUESTIONS, ANSWERS = 32, 47  # of the published figure of question answering
+QUEUE = 57_600  # embeddings of other pairs that training compares with
+
+
+@dataclass(frozen=True)
+class Composition:
+    """What a figure stands for, by part; ``whole`` is one request, as it is served."""
+
+    name: str
+    of: str
+    parts: dict[str, int]
+
+    @property
+    def macs(self) -> int:
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What cross-attention looks at: so many tokens of a width, of so many different inputs."""
+
+    tokens: int
+    hidden_size: int
+    inputs: int = 1
+
+
+def tower_macs(shape: TowerShape, tokens: Tokens | None = None) -> int:
+    """One image: ``(N−1)PD``, the blocks, and a LayerNorm over what is left."""
+    seen = tokens or [(shape.tokens, shape.tokens)] * len(shape.blocks)
+    blocks = sum(
+        _block(block, shape.hidden_size, shape.head_dim, *counts)
+        for block, counts in zip(shape.blocks, seen, strict=True)
+    )
+    patches = (shape.tokens - 1) * shape.patch_dim * shape.hidden_size
+    return patches + blocks + LAYER_NORM * seen[-1][1] * shape.hidden_size
+
+
+def text_macs(
+    shape: TextShape,
+    length: int,
+    memory: Memory | None = None,
+    rows: int = 1,
+    tokens: Tokens | None = None,
+) -> int:
+    """``rows`` texts of a length through the text model.
+
+    Args:
+        shape: the encoder or decoder.
+        length: tokens of a text.
+        memory: what cross-attention looks at; none leaves it out.
+        rows: texts; those that share an input of the memory share its keys and values.
+        tokens: of each block, where some are dropped.
+    """
+    seen = tokens or [(length, length)] * len(shape.blocks)
+    blocks = sum(
+        rows * _block(block, shape.hidden_size, shape.head_dim, *counts, memory)
+        for block, counts in zip(shape.blocks, seen, strict=True)
+    )
+    keys = 0
+    if memory is not None:
+        heads = sum(sum(block.cross_heads) for block in shape.blocks)
+        keys = 2 * memory.inputs * memory.tokens * memory.hidden_size * heads * shape.head_dim
+    return LAYER_NORM * rows * length * shape.hidden_size + blocks + keys
+
+
+def head_macs(shape: TextShape, length: int) -> int:
+    """The language-model head on so many tokens."""
+    width = shape.hidden_size
+    return length * width * (width + shape.vocab_size) + LAYER_NORM * length * width
+
+
+def tokens_by_block(layers: int, count: int, ratios: Mapping[int, float]) -> Tokens:
+    """Of ``count`` tokens, those that attend in each block and those that its FFN sees.
+
+    ``ratios`` are the keep ratios by blocks passed; what is dropped goes behind the last of these
+    blocks' attention.
+    """
+    found = []
+    for passed in range(1, layers + 1):
+        behind = keep_count(count, ratios.get(passed, 1.0))
+        found.append((count, behind))
+        count = behind
+    return found
+
+
+def clip_macs(shape: EncoderShape, on: Workload, ratios: Mapping[Place, float]) -> dict[str, int]:
+    """One image and one text through a CLIP that keeps these shares at these places, by part."""
+    seen, read = _tokens_seen(shape, on, ratios)
+    vision, text = shape.vision, shape.text
+    return {
+        "vision": tower_macs(vision, seen) + shape.projection * vision.hidden_size,
+        "language": text_macs(text, on.text_tokens, tokens=read)
+        + shape.projection * text.hidden_size,
+    }
+
+
+def blip_macs(shape: EncoderShape, on: Workload, ratios: Mapping[Place, float]) -> dict[str, int]:
+    """One request of a BLIP that keeps these shares at these places, by part, as it is served.
+
+    Of retrieval a text alone and one matching pass; of a question an answer of ``ANSWER_LENGTH`` tokens; of
+    a statement two images, whose tokens ``on`` counts together. Cross-attention looks at the image tokens
+    that the tower leaves, a decoder of answers at the question's that its encoder leaves.
+    """
+    seen, read = _tokens_seen(shape, on, ratios)
+    text, length = shape.text, on.text_tokens
+    image = Memory(seen[-1][1], shape.vision.hidden_size)
+    passed = text_macs(text, length, image, tokens=read)
+    parts = {"vision": images_of(shape.task) * tower_macs(shape.vision, seen), "language": passed}
+    if shape.task == "retrieval":
+        alone = text_macs(text, length, tokens=read)
+        return parts | {"language": alone, "matching": passed}
+    if shape.task == "caption":
+        return parts | {"lm_head": head_macs(text, length)}
+    if shape.task == "nlvr":
+        return parts | {"head": text.hidden_size * text.hidden_size + 2 * text.hidden_size}
+    assert shape.decoder is not None
+    said = text_macs(shape.decoder, ANSWER_LENGTH, Memory(read[-1][1], text.hidden_size))
+    return parts | {"decoder": said, "lm_head": head_macs(shape.decoder, ANSWER_LENGTH)}
+
+
+def usual_request(shape: EncoderShape, text_tokens: int | None = None) -> Workload:
+    """What one request of a model reads: the images of its task and a text.
+
+    Args:
+        shape: the model.
+        text_tokens: of the text; by default as published figures count it.
+    """
+    usual = {
+        "nlvr": NLVR_LENGTH,
+        "caption": CAPTION_LENGTH,
+        "vqa": QUESTION_LENGTH,
+        "retrieval": RETRIEVAL_LENGTH,
+    }
+    length = shape.text.positions if shape.family == "clip" else usual[shape.task]
+    images = images_of(shape.task) * shape.vision.tokens
+    return Workload(
+        image_tokens=images, text_tokens=text_tokens or min(length, shape.text.positions)
+    )
+
+
+def request_macs(
+    shape: EncoderShape, on: Workload, ratios: Mapping[Place, float]
+) -> dict[str, int]:
+    """One request of a CLIP or a BLIP, by part."""
+    return (clip_macs if shape.family == "clip" else blip_macs)(shape, on, ratios)
+
+
+def images_of(task: Task) -> int:
+    """Images of one request."""
+    return 2 if task == "nlvr" else 1
+
+
+def _tokens_seen(
+    shape: EncoderShape, on: Workload, ratios: Mapping[Place, float]
+) -> tuple[Tokens, Tokens]:
+    """Tokens in the blocks of the tower, of one image, and of the text model."""
+    by_part = {
+        part: {passed: ratio for (of, passed), ratio in ratios.items() if of == part}
+        for part in ("vision", "language")
+    }
+    seen = on.image_tokens // images_of(shape.task)
+    return (
+        tokens_by_block(len(shape.vision.blocks), seen, by_part["vision"]),
+        tokens_by_block(len(shape.text.blocks), on.text_tokens, by_part["language"]),
+    )
+
+
+def _block(
+    block: BlockSize,
+    hidden: int,
+    head_dim: int,
+    tokens: int,
+    behind: int,
+    memory: Memory | None = None,
+) -> int:
+    """A block on ``tokens``, of which ``behind`` are left behind its attention.
+
+    Keys and values of the memory are not counted here: several texts may share them.
+    """
+    width = block.heads * head_dim
+    total = 4 * tokens * hidden * width + 2 * tokens * tokens * width
+    total += 2 * behind * hidden * block.channels + LAYER_NORM * hidden * (tokens + behind)
+    if memory is None or not block.cross_heads:
+        return total
+    for heads in block.cross_heads:
+        cross = heads * head_dim
+        total += 2 * behind * hidden * cross + 2 * behind * memory.tokens * cross
+    merge = 2 * behind * hidden * hidden if block.merges else 0
+    return total + merge + LAYER_NORM * behind * hidden
+
+
+def compositions(shape: EncoderShape) -> tuple[Composition, ...]:
+    """What is known of a model; the first is one request as it is served."""
+    return _COMPOSITIONS[shape.family, shape.task](shape)
+
+
+def _image(shape: EncoderShape) -> Memory:
+    return Memory(shape.vision.tokens, shape.vision.hidden_size)
+
+
+def _clip(shape: EncoderShape) -> tuple[Composition, ...]:
+    length = shape.text.positions
+    pair = {
+        "vision": tower_macs(shape.vision) + shape.vision.hidden_size * shape.projection,
+        "language": text_macs(shape.text, length) + shape.text.hidden_size * shape.projection,
+    }
+    queue = 4 * shape.projection * QUEUE
+    training = {part: 2 * macs for part, macs in pair.items()} | {"queue": queue}
+    return (
+        Composition("pair", f"one image and one text of {length} tokens", pair),
+        Composition(
+            "published",
+            f"the pair, once more in momentum encoders, and a queue of {QUEUE}, as in training",
+            training,
+        ),
+    )
+
+
+def _blip_retrieval(shape: EncoderShape) -> tuple[Composition, ...]:
+    length = RETRIEVAL_LENGTH
+    vision = tower_macs(shape.vision)
+    alone = text_macs(shape.text, length)
+    matching = text_macs(shape.text, length, _image(shape))
+    width = shape.projection * shape.text.hidden_size
+    return (
+        Composition(
+            "pair",
+            f"one image, one text of {length} tokens, one matching pass",
+            {"vision": vision, "language": alone, "matching": matching},
+        ),
+        Composition(
+            "published",
+            "image and text, once more in momentum encoders, three matching passes, projections and "
+            f"a queue of {QUEUE}, as in training",
+            {
+                "vision": 2 * vision,
+                "language": 2 * alone,
+                "matching": 3 * matching,
+                "projections": 4 * width,
+                "queue": 4 * shape.projection * QUEUE,
+            },
+        ),
+    )
+
+
+def _blip_vqa(shape: EncoderShape) -> tuple[Composition, ...]:
+    assert shape.decoder is not None
+    vision, decoder = tower_macs(shape.vision), shape.decoder
+    asked = Memory(QUESTION_LENGTH, shape.text.hidden_size)
+
+    def parts(questions: int, answers: int) -> dict[str, int]:
+        encoded = text_macs(shape.text, QUESTION_LENGTH, _image(shape), questions)
+        said = text_macs(decoder, ANSWER_LENGTH, asked, answers)
+        head = answers * head_macs(decoder, ANSWER_LENGTH)
+        return {"vision": vision, "language": encoded, "decoder": said, "lm_head": head}
+
+    tokens = f"of {QUESTION_LENGTH} tokens"
+    return (
+        Composition(
+            "question",
+            f"one image, one question {tokens}, one answer of {ANSWER_LENGTH}",
+            parts(1, 1),
+        ),
+        Composition(
+            "published",
+            f"one image, {QUESTIONS} questions {tokens}, {ANSWERS} answers of {ANSWER_LENGTH}, as in "
+            "training",
+            parts(QUESTIONS, ANSWERS),
+        ),
+    )
+
+
+def _blip_caption(shape: EncoderShape) -> tuple[Composition, ...]:
+    parts = {
+        "vision": tower_macs(shape.vision),
+        "language": text_macs(shape.text, CAPTION_LENGTH, _image(shape)),
+        "lm_head": head_macs(shape.text, CAPTION_LENGTH),
+    }
+    return (Composition("published", f"one image, a caption of {CAPTION_LENGTH} tokens", parts),)
+
+
+def _blip_nlvr(shape: EncoderShape) -> tuple[Composition, ...]:
+    width = shape.text.hidden_size
+    parts = {
+        "vision": 2 * tower_macs(shape.vision),
+        "language": text_macs(shape.text, NLVR_LENGTH, _image(shape)),
+        "head": width * width + 2 * width,
+    }
+    of = f"two images, one text of {NLVR_LENGTH} tokens with two cross-attention branches"
+    return (Composition("published", of, parts),)
+
+
+_COMPOSITIONS = {
+    ("clip", "retrieval"): _clip,
+    ("blip", "retrieval"): _blip_retrieval,
+    ("blip", "vqa"): _blip_vqa,
+    ("blip", "caption"): _blip_caption,
+    ("blip", "nlvr"): _blip_nlvr,
+}

@@ -1,0 +1,200 @@
+"""CIM: the collaborative importance metric for parameters (Eq. 3 and 4)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from comp.adapter import FamilyAdapter
+from comp.masks import BlockKey, BlockShape, Masks
+from comp.plan import Part
+
+Unit = tuple[float, str, BlockKey, int]
+"""What can be cut: score, ``heads`` or ``channels``, block, index there."""
+
+
+def token_weights(importance: Tensor, has_cls: bool) -> Tensor:
+    """CIP's weights of tokens (Eq. 4), ``[B, N]``.
+
+    ``omega_0 = 1`` for [CLS] where there is one (token 0); the others share one by importance.
+    """
+    if not has_cls:
+        return importance / importance.sum(1, keepdim=True).clamp(min=1e-12)
+    others = importance[:, 1:]
+    shared = others / others.sum(1, keepdim=True).clamp(min=1e-12)
+    return torch.cat([torch.ones_like(importance[:, :1]), shared], dim=1)
+
+
+def norm_weights(importance: Tensor, token_weighted: bool, has_cls: bool) -> Tensor:
+    """What each token weighs in an input norm, ``[B, N]``: Eq. 4, or one for all that take part (Eq. 3)."""
+    if token_weighted:
+        return token_weights(importance, has_cls)
+    return (importance > 0).float()
+
+
+def weighted_norm(activations: Tensor, weights: Tensor) -> Tensor:
+    """``(sum_n w_n X_ni^2)^(1/2)``: ``[B, N, D]`` and ``[B, N]`` to ``[B, D]``."""
+    return torch.einsum("bn,bnd->bd", weights.float(), activations.float().square()).sqrt()
+
+
+def token_contributions(activations: Tensor, weights: Tensor, magnitude: Tensor) -> Tensor:
+    """What each token adds to a layer's scores of parameters (Eq. 3 or 4), ``[B, N]``.
+
+    A channel's score ``m_i (sum_n w_n X_ni^2)^(1/2)`` is the sum over tokens of
+    ``m_i w_n X_ni^2 / (sum_m w_m X_mi^2)^(1/2)``; these are added up over channels, so that a row's sum is
+    the sum of the layer's scores on it.
+
+    Args:
+        activations: X, ``[B, N, D]``.
+        weights: of tokens, ``[B, N]`` (``norm_weights``).
+        magnitude: ``m_i = (1/d) sum_j |W_ij|``, ``[D]``.
+    """
+    norms = weighted_norm(activations, weights)  # [B, D]
+    slopes = magnitude.to(norms.device) / norms.clamp(min=1e-12)
+    return weights.float() * torch.einsum("bnd,bd->bn", activations.float().square(), slopes)
+
+
+@dataclass
+class ParameterImportance:
+    """Running means of weighted input norms, turned into scores of heads and channels.
+
+    An observer of forward passes (``comp.families.observe.Observer``).
+
+    Attributes:
+        token_weighted: Eq. 4 (CIP); otherwise every token that takes part counts one (Eq. 3).
+        has_cls: whether token 0 of a block is [CLS].
+    """
+
+    parts: set[Part]
+    token_weighted: bool = True
+    has_cls: Callable[[BlockKey], bool] = lambda key: key[0] == "vision"
+    _head_norms: dict[BlockKey, Tensor] = field(default_factory=dict)
+    _channel_norms: dict[BlockKey, Tensor] = field(default_factory=dict)
+    _rows: dict[tuple[str, BlockKey], int] = field(default_factory=dict)
+
+    def heads(self, key: BlockKey, mixed: Tensor, importance: Tensor) -> None:
+        self._add("heads", self._head_norms, key, mixed, importance)
+
+    def channels(self, key: BlockKey, hidden: Tensor, importance: Tensor) -> None:
+        self._add("channels", self._channel_norms, key, hidden, importance)
+
+    def norms(self) -> tuple[dict[BlockKey, Tensor], dict[BlockKey, Tensor]]:
+        """Mean norms of each block's head outputs ``[H * hd]`` and channels ``[I]``."""
+        return self._head_norms, self._channel_norms
+
+    def scores(self, adapter: FamilyAdapter) -> "Scores":
+        """``S'^p`` of every KV head (mean over its channels) and every FFN channel."""
+        heads, channels = {}, {}
+        for block in adapter.blocks:
+            if block.part not in self.parts:
+                continue
+            attention, ffn = adapter.output_magnitude(block.key)
+            by_channel = self._head_norms[block.key].to(attention.device) * attention
+            heads[block.key] = by_channel.view(block.num_key_value_heads, -1).mean(1).cpu()
+            if block.intermediate_size:
+                channels[block.key] = (self._channel_norms[block.key].to(ffn.device) * ffn).cpu()
+        return Scores(heads, channels)
+
+    def _add(
+        self,
+        what: str,
+        means: dict[BlockKey, Tensor],
+        key: BlockKey,
+        activations: Tensor,
+        importance: Tensor,
+    ) -> None:
+        if key[0] not in self.parts:
+            return
+        weights = norm_weights(importance, self.token_weighted, self.has_cls(key))
+        norms = weighted_norm(activations, weights)
+        seen = self._rows.get((what, key), 0)
+        total = seen + len(norms)
+        mean = norms.mean(0)
+        old = means.get(key, torch.zeros_like(mean))
+        means[key] = old + (mean - old) * (len(norms) / total)
+        self._rows[what, key] = total
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Importance of KV heads ``[groups]`` and channels ``[intermediate]`` of each block that has some."""
+
+    heads: dict[BlockKey, Tensor]
+    channels: dict[BlockKey, Tensor]
+
+    def scales(self) -> "Scales":
+        """Mean and deviation of each layer's scores; of a layer whose scores are all equal, 1e-12."""
+
+        def scale(values: Tensor) -> tuple[float, float]:
+            return float(values.mean()), max(float(values.std(correction=0)), 1e-12)
+
+        return Scales(
+            {key: scale(values) for key, values in self.heads.items()},
+            {key: scale(values) for key, values in self.channels.items()},
+        )
+
+    def standardised(self, masks: Masks, scales: "Scales") -> "Scores":
+        """On the scale that each whole layer had; ``inf`` for what is gone."""
+
+        def standard(values: Tensor, mask: Tensor, scale: tuple[float, float]) -> Tensor:
+            mean, deviation = scale
+            return torch.where(mask > 0.5, (values - mean) / deviation, torch.inf)
+
+        return Scores(
+            {k: standard(v, masks.heads[k], scales.heads[k]) for k, v in self.heads.items()},
+            {
+                k: standard(v, masks.channels[k], scales.channels[k])
+                for k, v in self.channels.items()
+            },
+        )
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Mean and deviation of the scores of each layer's heads and channels while the layer was whole.
+
+    Were what is left of a layer standardised anew in every stage, its lowest would be far below the mean
+    however few are left, and heads, whose scores are less skewed than those of channels, would go until
+    one or two are left.
+    """
+
+    heads: dict[BlockKey, tuple[float, float]] = field(default_factory=dict)
+    channels: dict[BlockKey, tuple[float, float]] = field(default_factory=dict)
+
+    def and_new(self, other: "Scales") -> "Scales":
+        """These, and those of layers that are not among them."""
+        return Scales(other.heads | self.heads, other.channels | self.channels)
+
+
+def cheapest_units(
+    scores: Scores,
+    scales: Scales,
+    masks: Masks,
+    blocks: tuple[BlockShape, ...],
+    min_channels: int,
+) -> list[Unit]:
+    """Units that may be cut, least important of its layer first: one threshold for the mode."""
+    return ordered_units(scores.standardised(masks, scales), blocks, min_channels)
+
+
+def ordered_units(scores: Scores, blocks: tuple[BlockShape, ...], min_channels: int) -> list[Unit]:
+    """Units that may be cut, lowest score first; ``inf`` is for what is gone.
+
+    Heads and channels of all layers stand in one order. Each layer keeps its best KV head and its
+    ``min_channels`` best channels.
+    """
+    units: list[Unit] = []
+    for block in blocks:
+        if block.key not in scores.heads:
+            continue
+        ranked = [("heads", scores.heads[block.key], 1)]
+        if block.key in scores.channels:
+            least = min(min_channels, block.intermediate_size)
+            ranked.append(("channels", scores.channels[block.key], least))
+        for kind, values, floor in ranked:
+            finite = int(torch.isfinite(values).sum())
+            order = values.argsort(stable=True)[: max(0, finite - floor)]
+            units.extend((float(values[i]), kind, block.key, int(i)) for i in order)
+    units.sort()
+    return units

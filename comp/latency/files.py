@@ -1,0 +1,57 @@
+"""Which latency table a command means."""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from comp.errors import CompExportError
+from comp.latency.table import LatencyTable
+from comp.plan import RateOf
+from comp.registry import LATENCY_FAMILIES
+
+TABLES = Path("runs") / "latency"
+
+
+@dataclass(frozen=True)
+class TableFile:
+    """A table as a request names it: a resumed run must find the same one."""
+
+    path: str
+    sha256: str
+
+    @classmethod
+    def at(cls, path: Path) -> "TableFile":
+        """The file there, which is read once to see that it is a table.
+
+        Raises:
+            CompExportError: as ``LatencyTable.load``.
+        """
+        LatencyTable.load(path)
+        return cls(str(path), sha256(path.read_bytes()).hexdigest())
+
+
+def default_table(model: str) -> Path:
+    """Where ``profile`` writes the table of a model, and ``prune`` looks for it."""
+    return TABLES / f"{Path(model).name}.json"
+
+
+def table_for(model: str, family: str, rate_of: RateOf, given: Path | None) -> TableFile | None:
+    """The latency table to prune by, or to write predictions down from; none where neither is asked.
+
+    Raises:
+        CompExportError: the family has none, there is none yet, or it cannot be read.
+    """
+    if rate_of == "flops" and given is None:
+        return None
+    if family not in LATENCY_FAMILIES:
+        raise CompExportError(
+            f"{model} is a {family}: there are latency tables of {', '.join(LATENCY_FAMILIES)} alone; "
+            "prune it by --cost flops, without --latency-table"
+        )
+    path = given or default_table(model)
+    if not path.is_file():
+        raise CompExportError(
+            f"no latency table at {path}: measure one with `comp-export profile --model {model}`, or "
+            "pass --latency-table FILE"
+        )
+    return TableFile.at(path)

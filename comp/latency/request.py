@@ -1,0 +1,139 @@
+"""What a request of a family is made of: which blocks run on how many tokens until the first answer.
+
+The counterpart of the FLOPs counters, in milliseconds, and closer to the graphs than they are: the FFN
+behind a drop place works on the tokens that are left, and the last block on one token.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from comp.flops.encoder import tokens_by_block
+from comp.flops.llava import token_counts
+from comp.plan import Part, Place, Workload
+
+if TYPE_CHECKING:
+    from comp.masks import StructureCounts
+
+Shares = Mapping[Place, tuple[float, float]]
+
+
+class Table(Protocol):
+    """As much of a ``LatencyTable`` as a request needs."""
+
+    image_tokens: int
+    tower_length: int
+
+    def ms(self, part: Any, kind: Any, tokens: int, heads: int = 0, channels: int = 0) -> float: ...
+
+    def of(self, part: Part) -> tuple[Any, ...]: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """How the blocks of a family add up, and the surfaces that this reads."""
+
+    surfaces: tuple[tuple[str, str], ...]
+    by_part: "Callable[[Any, StructureCounts, Shares, Workload], dict[str, float]]"
+
+
+def llava_prefill(
+    table: Table, counts: "StructureCounts", shares: Shares, on: Workload
+) -> dict[str, float]:
+    """Vision tower and projector for each image begun, embedding, and the decoder's prefill.
+
+    A place in ``shares`` is in the graph, and takes its ranking and gathering, also where it keeps all.
+    """
+    found = {"vision": 0.0, "embedding": 0.0, "language": 0.0}
+    if on.image_tokens:
+        images = -(-on.image_tokens // table.image_tokens)
+        seen = table.tower_length
+        one = table.ms("vision", "fixed", seen)
+        for block in table.of("vision"):
+            heads, channels = _left(block, counts)
+            one += table.ms("vision", "attention", seen, heads=heads)
+            one += table.ms("vision", "ffn", seen, channels=channels)
+        found["vision"] = images * one
+    found["embedding"] = table.ms("embedding", "fixed", on.image_tokens + on.text_tokens)
+    blocks = table.of("language")
+    ratios = {after: share for (part, after), share in shares.items() if part == "language"}
+    tokens = [
+        image + text
+        for image, text in token_counts(len(blocks), on.image_tokens, on.text_tokens, ratios)
+    ]
+    found["language"] = _stack(table, "language", counts, tokens, ratios)
+    return found
+
+
+def clip_pair(
+    table: Table, counts: "StructureCounts", shares: Shares, on: Workload
+) -> dict[str, float]:
+    """One image and one text, each from its input to its embedding; a part that reads nothing takes none.
+
+    Unlike multiply-accumulates, a place is charged its ranking and gathering here (see ``llava_prefill``).
+    """
+    found = {"vision": 0.0, "language": 0.0}
+    for part, (count, which) in {
+        "vision": (on.image_tokens, 0),
+        "language": (on.text_tokens, 1),
+    }.items():
+        if count:
+            ratios = {after: share[which] for (of, after), share in shares.items() if of == part}
+            seen = tokens_by_block(len(table.of(part)), count, ratios)  # type: ignore[arg-type]
+            found[part] = table.ms(part, "fixed", count)
+            found[part] += _stack(table, part, counts, [came for came, _ in seen], ratios)
+    return found
+
+
+REQUESTS: dict[str, Request] = {
+    "llava": Request(
+        surfaces=(
+            ("vision", "fixed"),
+            ("vision", "attention"),
+            ("vision", "ffn"),
+            ("embedding", "fixed"),
+            ("language", "attention"),
+            ("language", "ffn"),
+            ("language", "last"),
+            ("language", "drop"),
+        ),
+        by_part=llava_prefill,
+    ),
+    "clip": Request(
+        surfaces=tuple(
+            (part, kind)
+            for part in ("vision", "language")
+            for kind in ("fixed", "attention", "ffn", "last", "drop")
+        ),
+        by_part=clip_pair,
+    ),
+}
+"""By family; of others there are no tables."""
+
+
+def _stack(
+    table: Table,
+    part: Any,
+    counts: "StructureCounts",
+    tokens: Sequence[int],
+    places: Collection[int],
+) -> float:
+    """The blocks of a part that drops tokens: so many enter each, and the last one goes on with one.
+
+    What is dropped behind a block's attention does not reach its FFN.
+    """
+    total, blocks = 0.0, table.of(part)
+    for number, block in enumerate(blocks):
+        heads, channels = _left(block, counts)
+        came, ends = tokens[number], number + 1 == len(blocks)
+        behind = 1 if ends else tokens[number + 1]
+        total += table.ms(part, "last" if ends else "attention", came, heads=heads)
+        total += table.ms(part, "ffn", behind, channels=channels)
+        if number + 1 in places:
+            total += table.ms(part, "drop", came, heads=heads)
+    return total
+
+
+def _left(block: Any, counts: "StructureCounts") -> tuple[int, int]:
+    key = block.part, block.index
+    return counts.heads.get(key, block.heads), counts.channels.get(key, block.channels)

@@ -1,0 +1,1 @@
+"""What several methods do alike: pruning parameters by ranking, and tokens at fixed places."""

@@ -1,0 +1,196 @@
+"""What methods that drop tokens of encoders by one ratio have in common: their plan, and how they end."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from comp.adapter import FamilyAdapter, Forwarding, TokenKind
+from comp.checkpoints.encoder_shape import EncoderShape
+from comp.errors import CompExportError
+from comp.fitting import whole_blocks
+from comp.flops.token_drops import dropped_macs
+from comp.plan import (
+    KEEP_UNIT,
+    DropPlan,
+    Merge,
+    Place,
+    PruningPlan,
+    Ranking,
+    Workload,
+    shares_of,
+)
+from comp.search.final_plan import plan_of
+from comp.search.job import Job, Outcome, agreed_workload, modes_of
+from comp.search.saved_state import stage_line, write_stages
+from comp.token_strength import nearest_strength
+from comp.tokens.drop_rules import rules_from_plan
+from comp.training.trainer import accuracy
+
+TOLERANCE = 0.005  # of the rate
+LEAST = KEEP_UNIT - 1  # thousandths that may go at a place
+
+
+@dataclass(frozen=True)
+class TokenGround:
+    """A whole encoder, and how its tokens are to go.
+
+    Attributes:
+        shape: sizes of the model.
+        modes: of tokens.
+        places: where tokens of these modes may be dropped, with their kind, in order.
+        ranking, merge: how at every place.
+        rate: asked for.
+    """
+
+    adapter: FamilyAdapter
+    shape: EncoderShape
+    workload: Workload
+    modes: tuple[str, ...]
+    places: Mapping[Place, TokenKind]
+    ranking: Ranking
+    merge: Merge
+    rate: float
+
+    @property
+    def dense_macs(self) -> int:
+        return self.macs(())
+
+    def macs(self, drops: tuple[DropPlan, ...]) -> int:
+        """Left with these drops, ranking and merging counted."""
+        return sum(dropped_macs(self.shape, self.workload, drops).values())
+
+    @property
+    def strongest(self) -> int:
+        """That of which one token a place is left."""
+        return LEAST * len(self.places)
+
+    def rate_of(self, drops: tuple[DropPlan, ...]) -> float:
+        return 1 - self.macs(drops) / self.dense_macs
+
+    def drops(self, strength: int) -> tuple[DropPlan, ...]:
+        """The same ratio at every place: ``strength`` thousandths go, spread over all places.
+
+        What does not divide is one thousandth more at the first places; a place that keeps all is none.
+        """
+        share, more = divmod(strength, len(self.places))
+        found = []
+        for number, ((part, layer), kind) in enumerate(self.places.items()):
+            gone = share + (number < more)
+            if gone == 0:
+                continue
+            ratio = (KEEP_UNIT - gone) / KEEP_UNIT
+            found.append(
+                DropPlan(
+                    part=part,
+                    after_layer=layer,
+                    vision_keep_ratio=ratio if kind == "vision" else 1.0,
+                    text_keep_ratio=ratio if kind == "text" else 1.0,
+                    ranking=self.ranking,
+                    merge=self.merge,
+                )
+            )
+        return tuple(found)
+
+    def strength(self) -> int:
+        """That whose rate is nearest to the one asked for.
+
+        Raises:
+            CompExportError: it is beyond them (names the largest reachable), or between two that they
+                can reach, further than ``TOLERANCE`` from both.
+        """
+        rate, largest = self.rate, self.rate_of(self.drops(self.strongest))
+        if rate > largest + TOLERANCE:
+            raise CompExportError(
+                f"rate {rate:g} is beyond what modes {', '.join(self.modes)} can reach on this model: "
+                f"at most {int(100 * largest) / 100:.2f}; choose a smaller --rate"
+            )
+        nearest = nearest_strength(
+            lambda tried: self.macs(self.drops(tried)),
+            1,
+            self.strongest,
+            (1 - rate) * self.dense_macs,
+        )
+        found = self.rate_of(self.drops(nearest))
+        if abs(found - rate) > TOLERANCE:
+            raise CompExportError(
+                f"rate {rate:g} falls between two keep ratios: modes {', '.join(self.modes)} reach "
+                f"{found:.4f} on texts of {self.workload.text_tokens} tokens; ask for that --rate"
+            )
+        return nearest
+
+    def plan(self, drops: tuple[DropPlan, ...], model: str, method: str) -> PruningPlan:
+        """Every block whole, these drops."""
+        macs = self.dense_macs, self.macs(drops)
+        blocks = whole_blocks(self.adapter.blocks)
+        return plan_of(self.adapter, self.workload, macs, model, method, blocks, drops)
+
+
+def is_encoder(adapter: FamilyAdapter) -> bool:
+    """Whether it is a CLIP or a BLIP, whose tokens can be merged."""
+    return isinstance(getattr(adapter, "shape", None), EncoderShape)
+
+
+def token_ground(job: Job, ranking: Ranking, merge: Merge) -> TokenGround:
+    """Where a method starts.
+
+    Raises:
+        CompExportError: none of the modes is of tokens, or the model is no CLIP or BLIP.
+    """
+    adapter = job.adapter
+    shape = getattr(adapter, "shape", None)
+    if not isinstance(shape, EncoderShape):
+        raise CompExportError(f"tokens of a {adapter.name} are not merged: choose another --method")
+    modes = [mode for mode in modes_of(adapter, job.options.modes) if mode.tokens is not None]
+    kinds = {mode.tokens for mode in modes}
+    places = {
+        place: here[0] for place, here in sorted(adapter.drop_places.items()) if here[0] in kinds
+    }
+    if not places:
+        raise CompExportError(
+            f"modes {', '.join(job.options.modes)} drop no tokens of this model: name vision_tokens or "
+            "language_tokens in --modes"
+        )
+    names = tuple(mode.name for mode in modes)
+    workload, rate = agreed_workload(job), job.options.rate
+    return TokenGround(adapter, shape, workload, names, places, ranking, merge, rate)
+
+
+def measured(job: Job, drops: tuple[DropPlan, ...]) -> tuple[float, float]:
+    """Validation metric and loss of the model with these drops."""
+    how = Forwarding(rules=rules_from_plan(drops))
+    return accuracy(job.adapter, job.data.validation, how, job.compute)
+
+
+def line_of(
+    ground: TokenGround,
+    stage: int,
+    earlier: tuple[DropPlan, ...],
+    drops: tuple[DropPlan, ...],
+    measured: tuple[float, float, float],
+) -> dict[str, Any]:
+    """A line of ``stages.jsonl`` for a stage that advanced all modes together.
+
+    Args:
+        ground: the model.
+        stage: from 1.
+        earlier, drops: those of the stage before and those now.
+        measured: the metric of the stage before, metric and loss now.
+    """
+    macs = ground.dense_macs, ground.macs(earlier), ground.macs(drops)
+    return stage_line(stage, "+".join(ground.modes), macs, measured, shares_of(drops))
+
+
+def pruned_at_once(job: Job, ground: TokenGround, method: str) -> Outcome:
+    """The drops that meet the rate, measured and written down as one stage; nothing is trained."""
+    drops = ground.drops(ground.strength())
+    with job.progress.task("pruning", 2) as task:
+        dense_metric, _ = measured(job, ())
+        task.at(1)
+        after = measured(job, drops)
+        task.at(2)
+    if job.compute.is_main:
+        line = line_of(ground, 1, (), drops, (dense_metric, *after))
+        write_stages(job.folder, [line])
+    job.compute.accelerator.wait_for_everyone()
+    plan = ground.plan(drops, job.model_name, method)
+    return Outcome(plan, dense_metric, after[0], steps=0)

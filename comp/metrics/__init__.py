@@ -1,0 +1,1 @@
+"""Scores of answers, captions and rankings, from words and numbers alone."""

@@ -1,0 +1,133 @@
+"""`comp-export prune` from start to end: search, cut, recover, measure, write a run directory."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from comp.adapter import FamilyAdapter
+from comp.checkpoints.dense_model import described
+from comp.checkpoints.locate import resolve_model
+from comp.errors import CompExportError
+from comp.families.loading import load_adapter
+from comp.latency.table import LatencyTable, dense_block
+from comp.pipeline.record import record_of, times_fine_tuning, times_of, write_run
+from comp.pipeline.request import DENSE, PruneRequest, plain
+from comp.pipeline.resolve import settled
+from comp.pipeline.steps import Site, recovered, searched, validated
+from comp.run_race import raced
+from comp.runs import RunDirectory
+from comp.search.job import modes_of
+from comp.training.data import PruningData, embedded_data, own_data, split_data
+from comp.utils.compute import Compute
+from comp.utils.progress import Progress
+
+
+def run_pruning(
+    request: PruneRequest,
+    run: RunDirectory,
+    compute: Compute,
+    device_map: str | None,
+    quiet: bool = False,
+    resume: bool = True,
+) -> dict[str, Any]:
+    """Carry a request out in a run directory.
+
+    Args:
+        request: what to do.
+        run: the directory; its lock is held.
+        compute: where.
+        device_map: as transformers takes it.
+        quiet: without bars.
+        resume: go on where an earlier call was cut off, if one was.
+
+    Returns the content of ``run.json``.
+    """
+    progress = Progress(quiet or not compute.is_main)
+    began = time.time()
+    compute.seconds.clear()
+    state = run.state
+    resumed = resume and run.is_interrupted
+    torch.manual_seed(request.search.seed)
+    directory = resolve_model(request.model)
+    dense = described(request.model, directory)  # as it is now, whatever becomes of it meanwhile
+
+    def load() -> FamilyAdapter:
+        return load_adapter(directory, compute.device, device_map, request.stream)
+
+    adapter = load()
+    modes_of(adapter, request.search.modes)
+    table = _table(request, adapter)
+    data = _data(request, adapter, compute)
+    # Not before: a model, modes or data that are refused leave nothing to resume.
+    compute.accelerator.wait_for_everyone()  # until every process has found the place free
+    if compute.is_main and not resumed:
+        run.begin({**plain(request), DENSE: dense})
+    compute.accelerator.wait_for_everyone()  # until no state of an earlier run is left
+    settings = settled(request, adapter)
+    loaded = [adapter]
+    del adapter  # recovery needs the memory: whoever takes it from the list has it alone
+    prepared = time.time()
+    site = Site(compute, load, data, progress, table)
+    folder = state
+    verdicts: list[dict[str, Any]] = []
+    try:
+        if request.race:
+            settings, folder, verdicts = raced(site, settings, state, loaded)
+        slim, outcome, distiller = searched(site, settings, folder, loaded)
+    except CompExportError:
+        if compute.is_main:
+            run.forget_refused()
+        raise
+    search_ended, of_search = time.time(), dict(compute.seconds)
+    settings = settings.with_steps_left_by(outcome)
+    distiller = distiller or settings.distiller(compute, load)
+    recovered(site, settings, slim, outcome.plan, folder, distiller)
+    metric, _ = validated(site, slim, outcome.plan)
+    record = record_of(request, run, dense, outcome, metric, settings, slim.task)
+    if verdicts:
+        record["race"] = verdicts
+        record["steps"]["search"] += (len(verdicts) - 1) * (outcome.steps + request.race)
+    record |= times_of(outcome.plan, table)
+    record["processes"] = compute.processes
+    record["resumed"] = resumed
+    ended = time.time()
+    record["seconds"] = {"search": search_ended - began, "recovery": ended - search_ended}
+    record["seconds"] |= compute.seconds
+    record["times_fine_tuning"] = {
+        "search": times_fine_tuning(search_ended - prepared, of_search),
+        "whole": times_fine_tuning(ended - prepared, compute.seconds),
+    }
+    if compute.is_main:
+        write_run(run, slim, outcome.plan, record, folder)
+    compute.accelerator.wait_for_everyone()
+    return record
+
+
+def _table(request: PruneRequest, adapter: FamilyAdapter) -> LatencyTable | None:
+    """The latency table of the request.
+
+    Raises:
+        CompExportError: it is gone, damaged, or of another model.
+    """
+    if request.table is None:
+        return None
+    table = LatencyTable.load(Path(request.table.path))
+    blocks = [dense_block(block) for block in adapter.blocks]
+    table.check_fits(adapter.name, blocks, request.table.path)
+    return table
+
+
+def _data(request: PruneRequest, adapter: FamilyAdapter, compute: Compute) -> PruningData:
+    if request.data is None:
+        return embedded_data(adapter, compute, request.sizes)
+    from comp.data.loading import has_splits, load_task_data
+
+    path, images = Path(request.data), None if request.images is None else Path(request.images)
+    if has_splits(path):
+        train = load_task_data(adapter.task, path, images, "train", request.follow_links)
+        validation = load_task_data(adapter.task, path, images, "validation", request.follow_links)
+        return split_data(adapter, compute, request.sizes, train, validation)
+    examples = load_task_data(adapter.task, path, images, follow_links=request.follow_links)
+    return own_data(adapter, compute, request.sizes, examples)

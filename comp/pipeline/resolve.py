@@ -1,0 +1,87 @@
+"""A request with what it left open decided: how to recover, for how long, and who teaches."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from comp.adapter import FamilyAdapter
+from comp.pipeline.request import PruneRequest, Recovery
+from comp.search.job import Outcome
+from comp.training.distillation import Distiller
+from comp.training.lora import is_large, lora, without_lora
+from comp.utils.compute import Compute
+
+
+@dataclass(frozen=True)
+class Settled:
+    """A request with ``auto`` decided by the size of the model.
+
+    Attributes:
+        trains: the modes asked for, whose parts train: a race may leave some of them.
+    """
+
+    request: PruneRequest
+    recovery: Recovery
+    trains: tuple[str, ...]
+
+    def with_steps_left_by(self, outcome: Outcome) -> "Settled":
+        """Recovery takes the steps of the search that the method left, or gives those it took more."""
+        request = self.request
+        steps = request.recover.steps + request.search.steps - outcome.steps
+        return self.with_recovery_of(max(0, steps))
+
+    def with_recovery_of(self, steps: int) -> "Settled":
+        recovery = replace(self.request.recover, steps=steps)
+        return replace(self, request=replace(self.request, recover=recovery))
+
+    def with_search(self, **changes: Any) -> "Settled":
+        search = replace(self.request.search, **changes)
+        return replace(self, request=replace(self.request, search=search))
+
+    def wrapping(self, adapter: FamilyAdapter) -> AbstractContextManager[None]:
+        if self.recovery != "lora":
+            return nullcontext()
+        torch.manual_seed(self.request.search.seed)  # LoRA starts from random matrices
+        return lora(adapter, self.request.lora_rank)
+
+    def distiller(
+        self,
+        compute: Compute,
+        load: Callable[[], FamilyAdapter],
+        student: FamilyAdapter | None = None,
+    ) -> Distiller | None:
+        """The dense model to learn from, if that is asked for.
+
+        Args:
+            compute: where it runs.
+            load: makes a second model of the dense weights.
+            student: the dense model that is being pruned. Under LoRA its own weights do not change, so
+                that it is its own teacher.
+        """
+        options = self.request.distill
+        if options.what == "none":
+            return None
+        if self.recovery == "lora" and student is not None:
+            return Distiller(options, student, compute, lambda: without_lora(student))
+        teacher = load()
+        teacher.model.requires_grad_(requires_grad=False)
+        return Distiller(options, teacher, compute)
+
+
+def settled(request: PruneRequest, adapter: FamilyAdapter) -> Settled:
+    """Decide what a request left open."""
+    recovery = request.recovery
+    if recovery == "auto":
+        recovery = "lora" if is_large(adapter) else "full"
+    if recovery == "none":
+        request = replace(
+            request,
+            search=replace(request.search, steps_per_stage=0),
+            recover=replace(request.recover, steps=0),
+        )
+    if recovery == "lora":  # the model's own weights stay: they are the teacher's, and not saved
+        request = replace(request, search=replace(request.search, reconstruct=False))
+    return Settled(request, recovery, request.search.modes)

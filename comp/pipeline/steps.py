@@ -1,0 +1,103 @@
+"""The steps of a pruning run that train or measure: search, recover, validate."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from comp.adapter import FamilyAdapter, Forwarding
+from comp.latency.table import LatencyTable
+from comp.pipeline.resolve import Settled
+from comp.plan import Part, PruningPlan
+from comp.search.job import Job, Outcome, method
+from comp.tokens.drop_rules import rules_from_plan
+from comp.training.data import PruningData
+from comp.training.distillation import Distiller
+from comp.training.recovery import recover
+from comp.training.trainer import accuracy
+from comp.utils.compute import Compute
+from comp.utils.progress import Progress
+
+
+@dataclass(frozen=True)
+class Site:
+    """What all searches of a run are given."""
+
+    compute: Compute
+    load: Callable[[], FamilyAdapter]
+    data: PruningData
+    progress: Progress
+    table: LatencyTable | None
+
+
+def job_of(
+    site: Site,
+    settings: Settled,
+    adapter: FamilyAdapter,
+    folder: Path,
+    distiller: Distiller | None = None,
+) -> Job:
+    request, where = settings.request, (folder, site.progress, distiller, site.table)
+    return Job(adapter, site.compute, site.data, request.search, request.model, *where)
+
+
+def searched(
+    site: Site, settings: Settled, folder: Path, loaded: list[FamilyAdapter]
+) -> tuple[FamilyAdapter, Outcome, Distiller | None]:
+    """The cut model, what the search found, and the teacher where it may go on.
+
+    Args:
+        loaded: the dense model, where it is in memory; it is taken from the list.
+    """
+    request = settings.request
+    adapter = loaded.pop() if loaded else site.load()
+    adapter.train_parts(_trained_parts(adapter, settings.trains))
+    distiller = settings.distiller(site.compute, site.load, adapter)
+    with settings.wrapping(adapter):
+        outcome = method(request.method)(job_of(site, settings, adapter, folder, distiller))
+    if settings.recovery == "lora":
+        distiller = None  # its teacher was this model, which holds what LoRA learnt now
+    return adapter.cut(outcome.plan), outcome, distiller
+
+
+def recovered(
+    site: Site,
+    settings: Settled,
+    slim: FamilyAdapter,
+    plan: PruningPlan,
+    folder: Path,
+    distiller: Distiller | None,
+    until: int | None = None,
+) -> None:
+    """Recover the slim model in place, or its first steps."""
+    request = settings.request
+    if request.recover.steps == 0:
+        return
+    slim.train_parts(_trained_parts(slim, settings.trains))
+    with settings.wrapping(slim):
+        recover(
+            slim,
+            plan,
+            site.compute,
+            site.data,
+            request.recover,
+            folder,
+            site.progress,
+            distiller,
+            until,
+        )
+
+
+def validated(site: Site, slim: FamilyAdapter, plan: PruningPlan) -> tuple[float, float]:
+    """The metric of the slim model, and its loss."""
+    how = Forwarding(rules=rules_from_plan(plan.drops))
+    return accuracy(slim, site.data.validation, how, site.compute)
+
+
+def _trained_parts(adapter: FamilyAdapter, modes: tuple[str, ...]) -> set[Part]:
+    """The language model, and the parts that these modes or those of CoMP by default prune.
+
+    So that a method which drops tokens alone trains, and recovers, as much of the model as CoMP.
+    """
+    pruning = {*modes, *adapter.default_modes}
+    parts: set[Part] = {mode.part for mode in adapter.modes if mode.part and mode.name in pruning}
+    return parts | {"language"}

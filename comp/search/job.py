@@ -1,0 +1,209 @@
+"""What every pruning method is given and what it returns."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from comp.adapter import FamilyAdapter, Forwarding, Mode
+from comp.errors import CompExportError
+from comp.masks import Masks
+from comp.plan import PruningPlan, RateOf, Workload
+from comp.search.costs import Costs
+from comp.search.stage import ImportanceOptions, Search, SearchState
+from comp.search.strategy import StrategyOptions
+from comp.training.data import PruningData
+from comp.training.distillation import Distiller
+from comp.training.trainer import StepOptions, Trainer, examples_of, prefetched
+from comp.utils.compute import Compute
+from comp.utils.progress import Progress
+
+if TYPE_CHECKING:
+    from comp.latency.table import LatencyTable
+
+REACHABLE_MARGIN = 0.005  # of the rate: widths in whole multiples do not reach the last bit
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """What a method is asked to do; see ``docs/concepts.md``.
+
+    ``stages * steps_per_stage`` are the training steps it may take: those that it does not take are
+    given to recovery, so that every method trains equally long.
+    """
+
+    rate: float
+    modes: tuple[str, ...]
+    stages: int = 8
+    steps_per_stage: int = 12
+    align: int = 16
+    seed: int = 0
+    rate_of: RateOf = "flops"
+    reconstruct: bool = (
+        False  # comp: refit what is left after a cut (``comp.training.reconstruction``)
+    )
+    train_stages: bool | None = None  # comp: see ``comp_steps``
+    importance: ImportanceOptions = field(default_factory=ImportanceOptions)
+    strategy: StrategyOptions = field(default_factory=StrategyOptions)
+    training: StepOptions = field(default_factory=StepOptions)
+
+    @property
+    def steps(self) -> int:
+        """Training steps of a whole search."""
+        return self.stages * self.steps_per_stage
+
+    @property
+    def comp_steps(self) -> int:
+        """Those that CoMP takes: none where refitting makes good what a stage took, unless asked for."""
+        trains = not self.reconstruct if self.train_stages is None else self.train_stages
+        return self.steps if trains else 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model to prune.
+
+    ``folder`` is where a method writes what it needs to go on after a cut, and the lines of
+    ``stages.jsonl``; called again with what is there, it ends with the same plan. ``distiller`` is the
+    dense model beside it where training is to follow that. ``table`` predicts milliseconds.
+    """
+
+    adapter: FamilyAdapter
+    compute: Compute
+    data: PruningData
+    options: MethodOptions
+    model_name: str
+    folder: Path
+    progress: Progress
+    distiller: Distiller | None = None
+    table: "LatencyTable | None" = None
+
+    @property
+    def costs(self) -> Costs:
+        """What the rate is a share of."""
+        return Costs(self.adapter, self.table, self.options.rate_of)
+
+    def train(
+        self,
+        first: int,
+        steps: int,
+        how: Callable[[int], Forwarding],
+        stepped: Callable[[float], None] | None = None,
+    ) -> None:
+        """Train the adapter with an optimiser and a schedule of this call's own.
+
+        Args:
+            first: steps taken before, which the training data goes on behind.
+            steps: to take.
+            how: the forward pass of each, numbered from 0.
+            stepped: told behind each step the scale of the gradients that its backward pass left.
+        """
+        if steps == 0:
+            return
+        options, seed = self.options.training, self.options.seed
+        trainer = Trainer(self.adapter, self.compute, options, steps, self.distiller)
+
+        def make(step: int) -> Any:
+            examples = examples_of(self.data.train, first + step, options.batch_size, seed)
+            return self.adapter.collate(self.compute.shard(examples))
+
+        for step, batch in enumerate(prefetched(self.compute, make, range(steps))):
+            scale = trainer.scaler.get_scale()
+            trainer.step(batch, how(step), step)
+            if stepped is not None:
+                stepped(scale)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The plan, the metric of the dense model and of the pruned one before recovery.
+
+    Attributes:
+        steps: training steps taken along.
+    """
+
+    plan: PruningPlan
+    dense_metric: float
+    pruned_metric: float
+    steps: int
+
+
+def method(name: str) -> Callable[[Job], Outcome]:
+    """``prune`` of ``comp/methods/NAME.py`` (hyphens are underscores), of ``comp.registry.METHODS``.
+
+    It trains the adapter's trainable weights along, and raises ``CompExportError`` for a rate that the
+    modes cannot reach (naming the largest reachable).
+    """
+    return import_module(f"comp.methods.{name.replace('-', '_')}").prune
+
+
+def modes_of(adapter: FamilyAdapter, names: Sequence[str]) -> list[Mode]:
+    """The modes of these names.
+
+    Raises:
+        CompExportError: the model has no such mode (names those it has).
+    """
+    known = {mode.name: mode for mode in adapter.modes}
+    unknown = next((name for name in names if name not in known), None)
+    if unknown is not None:
+        raise CompExportError(
+            f"{adapter.name} models of the task {adapter.task} have no mode {unknown!r}: choose from "
+            f"{', '.join(known)}"
+        )
+    return [known[name] for name in names]
+
+
+def agreed_workload(job: Job) -> Workload:
+    """One workload for all processes, each of which saw its own share of the calibration set."""
+    mine = job.adapter.workload(job.data.calibration)
+    sizes = torch.tensor([mine.image_tokens, mine.text_tokens], dtype=torch.float32)
+    image_tokens, text_tokens = job.compute.mean(sizes).round().int().tolist()
+    return Workload(image_tokens=image_tokens, text_tokens=text_tokens)
+
+
+def check_reachable(
+    search: Search,
+    state: SearchState,
+    modes: Sequence[Mode],
+    rate: float,
+    usable: Sequence[Mode],
+) -> None:
+    """Refuse a rate beyond what these modes can remove of the whole model ``state``.
+
+    Raises:
+        CompExportError: naming the largest reachable rate, and the ``usable`` modes that would add to it.
+    """
+    largest = largest_rate(search, state, modes)
+    if rate > largest:
+        raise unreachable(rate, largest, modes, usable)
+
+
+def largest_rate(search: Search, state: SearchState, modes: Sequence[Mode]) -> float:
+    """The largest rate that these modes can reach from the whole model ``state``."""
+    left = search.floor(state, modes) / search.cost(state)
+    return max(0.0, 1 - left - REACHABLE_MARGIN)
+
+
+def reaches(job: Job, modes: Sequence[Mode]) -> bool:
+    """Whether these modes of the job's dense model reach its rate."""
+    workload, costs = agreed_workload(job), job.costs
+    options, calibration = job.options.importance, job.data.calibration
+    search = Search(job.adapter, job.compute, calibration, options, workload, costs=costs)
+    whole = SearchState(Masks.ones(job.adapter.blocks))
+    return job.options.rate <= largest_rate(search, whole, modes)
+
+
+def unreachable(
+    rate: float, largest: float, modes: Sequence[Mode], usable: Sequence[Mode]
+) -> CompExportError:
+    """The error of ``check_reachable``; the largest rate is rounded down, so that it can be asked for."""
+    unused = [mode.name for mode in usable if mode not in modes]
+    more = f", or add --modes {','.join(unused)}" if unused else ""
+    return CompExportError(
+        f"rate {rate:g} is beyond what modes {', '.join(m.name for m in modes)} can reach on this "
+        f"model: at most {math.floor(100 * largest) / 100:.2f}; choose a smaller --rate{more}"
+    )

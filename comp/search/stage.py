@@ -1,0 +1,288 @@
+"""The state of a pruning search, and how one stage moves it: the inner loop of CoMP.
+
+Family and method neutral: parameters are cut by one threshold over standardised scores, tokens by
+one threshold over their relative importance; both stop when the stage's costs (``comp.search.costs``: FLOPs, or
+predicted time) are gone. A token threshold only decides how many tokens stay at each place; these
+shares are then held, because at a fixed threshold training would go on dropping tokens (it makes
+attention more peaked).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from comp.adapter import FamilyAdapter, Forwarding, KeptShare, Mode, TokenKind
+from comp.importance.parameters import ParameterImportance, Scales, Unit, cheapest_units
+from comp.masks import BlockKey, Masks, StructureCounts
+from comp.plan import KEEP_UNIT, Part, Place, Workload
+from comp.search.bisection import raised
+from comp.search.costs import Costs
+from comp.tokens.drop_rules import TEXT, VISION, DropRules, RaisedRule, RatioRule
+from comp.utils.compute import Compute
+
+TOKEN_TOLERANCE = 0.05  # of what a stage is to remove: more than that beyond it is tried again
+# More in one stage would tear the model apart, and training of a stage could not make it good:
+LEAST_LEFT = 0.5  # of a kind of token that is there
+# Of a part, were it cut evenly over all stages: a small one would be gone before its cost is known.
+EVEN_SHARES = 2
+# Of what a part can still lose: its last heads and channels are worth more than any before.
+REST_CUT = 1 / 3
+Shares = dict[Place, tuple[float, float]]
+WHOLE = (1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """theta^t of each kind of token when it was last raised; 0 keeps all."""
+
+    vision: float = 0.0
+    text: float = 0.0
+
+    def with_kind(self, kind: TokenKind, value: float) -> "Thresholds":
+        return replace(self, **{kind: value})
+
+
+@dataclass(frozen=True)
+class SearchState:
+    """Where the search stands: binary masks, and the shares of image and text tokens kept at a place.
+
+    Attributes:
+        scales: of the scores of layers that have been pruned, from before they were.
+    """
+
+    masks: Masks
+    thresholds: Thresholds = field(default_factory=Thresholds)
+    shares: Shares = field(default_factory=dict)
+    scales: Scales = field(default_factory=Scales)
+
+
+@dataclass(frozen=True)
+class ImportanceOptions:
+    """CIP and CIT, and the fewest channels a layer keeps."""
+
+    cip: bool = True
+    cit: bool = True
+    min_channels: int = 16
+
+
+class Search:
+    """Moves a state by one mode at a time; knows the model, the calibration batches and the costs."""
+
+    def __init__(
+        self,
+        adapter: FamilyAdapter,
+        compute: Compute,
+        calibration: Sequence[Any],
+        options: ImportanceOptions,
+        workload: Workload,
+        stages: int = 1,
+        costs: Costs | None = None,
+    ) -> None:
+        """``costs`` are FLOPs by default."""
+        self.adapter, self.compute, self.stages = adapter, compute, stages
+        self.costs = costs or Costs(adapter)
+        self.calibration, self.options, self.workload = calibration, options, workload
+
+    def cost(self, state: SearchState) -> int:
+        """What stages remove, in the unit of ``Costs.of``."""
+        return self.costs.of(state.masks.counts(), state.shares, self.workload)
+
+    def macs(self, state: SearchState) -> int:
+        return self.costs.macs(state.masks.counts(), state.shares, self.workload)
+
+    def milliseconds(self, state: SearchState) -> float | None:
+        """Predicted time to the first token, if there is a table."""
+        return self.costs.milliseconds(state.masks.counts(), state.shares, self.workload)
+
+    def rules(
+        self, state: SearchState, before: SearchState | None = None, softness: float = 0.0
+    ) -> DropRules:
+        """The drop rules of a state; on the way from ``before``, newly cut tokens stay softly."""
+        then = state.shares if before is None else before.shares
+        return {
+            place: RatioRule(*share, then.get(place, WHOLE), softness)
+            for place, share in state.shares.items()
+        }
+
+    def forwarding(self, state: SearchState) -> Forwarding:
+        return Forwarding(state.masks, self.rules(state), self.options.cit)
+
+    def softly(self, before: SearchState, after: SearchState, progress: float) -> Forwarding:
+        """Masks of a stage under way: what it cuts decays from 1 to 0 as progress goes to 1."""
+        masks = before.masks.towards(after.masks, progress)
+        return Forwarding(masks, self.rules(after, before, 1.0 - progress), self.options.cit)
+
+    def advance(
+        self, state: SearchState, mode: Mode, target: int, to_the_end: bool = False
+    ) -> SearchState:
+        """Raise the mode's threshold until ``target`` costs are left, or as far as one stage may go.
+
+        ``to_the_end``: a part may lose all that it can still lose.
+        """
+        with self.compute.timed("importance"):
+            if mode.tokens is not None:
+                return self._drop_tokens(state, mode.tokens, target)
+            before, whole = self.cost(state), replace(state, masks=Masks.ones(self.adapter.blocks))
+            most = min(1.0, EVEN_SHARES / self.stages) * (
+                self.cost(whole) - self.floor(whole, [mode])
+            )
+            if not to_the_end:
+                rest = before - self.floor(state, [mode])
+                most = min(most, max(REST_CUT, 1 / self.stages) * rest)
+            return self._cut_parameters(state, mode, max(target, round(before - most)))
+
+    def floor(self, state: SearchState, modes: Sequence[Mode]) -> int:
+        """The least cost these modes can leave: ``least_counts`` a layer, a token a kind."""
+        shares = dict(state.shares)
+        for mode in modes:
+            if mode.tokens is not None:
+                for number, place in enumerate(self._places(mode.tokens)):
+                    least = 1 / KEEP_UNIT if number == 0 else 1.0
+                    vision, text = shares.get(place, WHOLE)
+                    shares[place] = (least, text) if mode.tokens == "vision" else (vision, least)
+        return self.costs.of(self.least_counts(state, modes), shares, self.workload)
+
+    def least_counts(self, state: SearchState, modes: Sequence[Mode]) -> StructureCounts:
+        """What these modes can leave of the layers: a head and ``min_channels``."""
+        counts = state.masks.counts()
+        heads, channels = dict(counts.heads), dict(counts.channels)
+        parts = {mode.part for mode in modes}
+        for block in self.adapter.blocks:
+            if block.part in parts:
+                heads[block.key] = 1
+                channels[block.key] = min(self.options.min_channels, channels[block.key])
+        return StructureCounts(heads, channels)
+
+    def _places(self, kind: TokenKind) -> list[Place]:
+        """Where tokens of a kind may be dropped."""
+        return [place for place, kinds in self.adapter.drop_places.items() if kind in kinds]
+
+    def importance(self, state: SearchState, parts: set[Part]) -> ParameterImportance:
+        """Run the calibration batches and collect importances of heads and channels."""
+        observer = ParameterImportance(parts, self.options.cip, self.adapter.has_cls)
+        how = self.forwarding(state)
+        timed = self.compute.timed("importance")
+        with timed, torch.no_grad(), self.compute.autocast():
+            for batch in self.calibration:
+                self.adapter.score(batch, how, observer)
+        for means in observer.norms():
+            for key, value in means.items():
+                means[key] = self.compute.mean(value)
+        return observer
+
+    def _cut_parameters(self, state: SearchState, mode: Mode, target: int) -> SearchState:
+        assert mode.part is not None
+        scores = self.importance(state, {mode.part}).scores(self.adapter)
+        masks = Masks(
+            {key: mask.clone() for key, mask in state.masks.heads.items()},
+            {key: mask.clone() for key, mask in state.masks.channels.items()},
+        )
+        scales = state.scales.and_new(scores.scales())
+        units = cheapest_units(
+            scores, scales, masks, self.adapter.blocks, self.options.min_channels
+        )
+
+        def cost(counts: StructureCounts) -> int:
+            return self.costs.of(counts, state.shares, self.workload)
+
+        for _, kind, key, index in first_reaching(cost, masks, units, target):
+            mask_of(masks, kind, key)[index] = 0
+        return replace(state, masks=masks, scales=scales)
+
+    def _drop_tokens(self, state: SearchState, kind: TokenKind, target: int) -> SearchState:
+        least = LEAST_LEFT * _reaching_the_end(state.shares, kind)
+        almost = target - TOKEN_TOLERANCE * (self.cost(state) - target)
+        with torch.no_grad(), self.compute.autocast():
+            seen = [self.adapter.with_features(batch, state.masks) for batch in self.calibration]
+
+        def attempt(value: float) -> SearchState:
+            return self._with_threshold(seen, state, kind, value)
+
+        def is_enough(tried: SearchState) -> bool:
+            return self.cost(tried) <= target or _reaching_the_end(tried.shares, kind) <= least
+
+        def is_close(tried: SearchState) -> bool:
+            left = _reaching_the_end(tried.shares, kind)
+            return self.cost(tried) >= almost and left >= (1 - TOKEN_TOLERANCE) * least
+
+        return raised(attempt, is_enough, is_close, getattr(state.thresholds, kind))
+
+    def _with_threshold(
+        self, batches: Sequence[Any], state: SearchState, kind: TokenKind, value: float
+    ) -> SearchState:
+        code = VISION if kind == "vision" else TEXT
+        held = {place: state.shares.get(place, WHOLE) for place in self.adapter.drop_places}
+        raised = self._places(kind)
+        rules: DropRules = {
+            place: RaisedRule(code, value, rule) if place in raised else rule
+            for place, rule in ((place, RatioRule(*share)) for place, share in held.items())
+        }
+        measured = self._measured_shares(batches, state.masks, rules)
+        shares = dict(held)
+        for place in raised:
+            vision, text = held[place]
+            if kind == "vision":
+                shares[place] = (measured[place][0], text)
+            else:
+                shares[place] = (vision, measured[place][1])
+        return replace(state, thresholds=state.thresholds.with_kind(kind, value), shares=shares)
+
+    def _measured_shares(self, batches: Sequence[Any], masks: Masks, rules: DropRules) -> Shares:
+        """Keep ratio by drop place and kind, over these batches."""
+        how = Forwarding(masks, rules, self.options.cit)
+        totals: dict[Place, Tensor] = {}
+        with torch.no_grad(), self.compute.autocast():
+            for batch in batches:
+                for place, share in self.adapter.shares(batch, how).items():
+                    totals[place] = totals.get(place, torch.zeros(4)) + _as_tensor(share)
+        shares = {}
+        for place, total in sorted(totals.items()):
+            vision, vision_kept, text, text_kept = self.compute.mean(total).tolist()
+            shares[place] = (_share(vision_kept, vision), _share(text_kept, text))
+        return shares
+
+
+def first_reaching(
+    cost: Callable[[StructureCounts], int], masks: Masks, units: Sequence[Unit], target: int
+) -> Sequence[Unit]:
+    """The first of the units that must go to leave at most ``target`` costs (bisection: costs fall)."""
+
+    def left(count: int) -> int:
+        counts = masks.counts()
+        for _, kind, key, _ in units[:count]:
+            (counts.heads if kind == "heads" else counts.channels)[key] -= 1
+        return cost(counts)
+
+    low, high = 0, len(units)
+    while low < high:
+        middle = (low + high) // 2
+        if left(middle) > target:
+            low = middle + 1
+        else:
+            high = middle
+    return units[:low]
+
+
+def mask_of(masks: Masks, kind: str, key: BlockKey) -> Tensor:
+    """The mask that holds a unit."""
+    return (masks.heads if kind == "heads" else masks.channels)[key]
+
+
+def _reaching_the_end(shares: Shares, kind: TokenKind) -> float:
+    """Share of a kind's tokens that no place drops."""
+    return prod(share[0 if kind == "vision" else 1] for share in shares.values())
+
+
+def _share(kept: float, of: float) -> float:
+    """At least the smallest keep ratio there is: one token of a kind always stays."""
+    return max(kept / max(of, 1), 1 / KEEP_UNIT)
+
+
+def _as_tensor(share: KeptShare) -> Tensor:
+    return torch.tensor(
+        [share.vision, share.vision_kept, share.text, share.text_kept], dtype=torch.float32
+    )

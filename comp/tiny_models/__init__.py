@@ -1,0 +1,1 @@
+"""How the embedded models were trained: scripts, not part of a pruning run."""

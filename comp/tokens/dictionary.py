@@ -1,0 +1,100 @@
+"""The learned dictionary of MADTP: entries that the tokens of both modalities are compared with.
+
+A token's response to an entry is the cosine of both. The entries have the width of the narrower tower;
+the tokens of the wider one are projected to it. The dictionary is a submodule of the model, so that it
+trains, is saved and is cut with it.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from comp.families.dictionary_names import DICTIONARY
+from comp.families.encoder.forward import Responses
+from comp.flops.token_drops import DICTIONARY_SIZE
+from comp.plan import DropPlan, Part
+
+TEMPERATURE = 0.07  # of the contrast, as CLIP starts
+
+
+class TokenDictionary(nn.Module):
+    """Entries ``[T, P]`` and a projection of the wider tower's tokens."""
+
+    def __init__(self, vision_width: int, text_width: int, size: int = DICTIONARY_SIZE) -> None:
+        super().__init__()
+        width = min(vision_width, text_width)
+        self.entries = nn.Parameter(torch.randn(size, width) * width**-0.5)
+        widths = {"vision": vision_width, "language": text_width}
+        self.projections = nn.ModuleDict(
+            {part: nn.Linear(of, width, bias=False) for part, of in widths.items() if of != width}
+        )
+        self._heard: list[tuple[str, Tensor]] | None = None
+
+    def responses(self, part: Part, states: Tensor, alive: Tensor) -> Tensor:
+        """Cosines of ``states [B, N, D]``, present where ``alive [B, N]``, with the entries ``[B, N, T]``."""
+        projected = self.projections[part](states) if part in self.projections else states
+        found = F.normalize(projected.float(), dim=-1) @ F.normalize(self.entries.float(), dim=-1).T
+        if self._heard is not None:
+            present = (alive > 0)[..., None]
+            self._heard.append((part, torch.where(present, found, -1.0).amax(1)))
+        return found
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Remember the strongest responses of each row at each place, for ``alignment_loss``."""
+        self._heard = []
+        try:
+            yield
+        finally:
+            self._heard = None
+
+    def alignment_loss(self) -> Tensor:
+        """How badly images and their texts agree in which entries they respond to.
+
+        Each side's strongest response to every entry, the mean over its places; images of a text are
+        averaged. Contrast of all images with all texts of the batch, both ways: agreement alone would be
+        had by entries that nothing responds to.
+
+        Raises:
+            RuntimeError: nothing was heard of one of the sides.
+        """
+        vision, text = (self._mean_of(part) for part in ("vision", "language"))
+        vision = vision.unflatten(0, (len(text), -1)).mean(1)
+        sides = [F.normalize(side - side.mean(-1, keepdim=True), dim=-1) for side in (vision, text)]
+        products = sides[0] @ sides[1].T / TEMPERATURE
+        own = torch.arange(len(text), device=products.device)
+        return (F.cross_entropy(products, own) + F.cross_entropy(products.T, own)) / 2
+
+    def _mean_of(self, part: str) -> Tensor:
+        """Mean over the places of a part, ``[B, T]``; of a part that ran twice, the first rows count."""
+        heard = [found for of, found in self._heard or () if of == part]
+        if not heard:
+            raise RuntimeError(f"no drop place of {part} was passed with the dictionary")
+        rows = min(len(found) for found in heard)
+        return torch.stack([found[:rows] for found in heard]).mean(0)
+
+
+def attach_dictionary(model: Any, drops: tuple[DropPlan, ...]) -> None:
+    """Give a model that is to drop tokens by one a dictionary, with random entries."""
+    if any(drop.ranking == "aligned" for drop in drops):
+        config = model.config
+        widths = config.vision_config.hidden_size, config.text_config.hidden_size
+        device = next(model.parameters()).device
+        model.add_module(DICTIONARY, TokenDictionary(*widths).to(device))
+
+
+def dictionary_of(model: Any) -> TokenDictionary | None:
+    """The dictionary of a model, if it has one."""
+    return getattr(model, DICTIONARY, None)
+
+
+def responses_of(model: Any, part: Part) -> Responses | None:
+    """The responses of a part's tokens to the model's dictionary, if it has one."""
+    dictionary = dictionary_of(model)
+    if dictionary is None:
+        return None
+    return lambda states, alive: dictionary.responses(part, states, alive)

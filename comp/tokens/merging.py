@@ -1,0 +1,86 @@
+"""What becomes of dropped tokens: each joins its most similar kept one, or all join the weakest kept one.
+
+The token that always stays takes none in. How many are left is k, the number kept, in either case: a
+merged token stands in the place of a kept one. The graphs do the same (``export/graph/token_merging.py``).
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from comp.tokens.drop_rules import TokenState
+
+FLOOR = 1e-6  # added to scores as weights, so that tokens of score 0 have a mean
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A drop that was carried out: tokens before, those left, and the places ``[B, K]`` of these."""
+
+    came: TokenState
+    left: TokenState
+    taken: Tensor
+
+    def with_rows(self, weights: Tensor) -> TokenState:
+        """Those left, as the mixtures ``weights [B, K, N]`` of those that came."""
+        states = weights.to(self.came.states.dtype) @ self.came.states
+        return replace(self.left, states=states)
+
+    @property
+    def itself(self) -> Tensor:
+        """Which left token is which one that came, ``[B, K, N]``; none where a row is filled up."""
+        places = torch.arange(self.came.alive.shape[1], device=self.taken.device)
+        return (self.taken[..., None] == places) & (self.left.alive > 0)[..., None]
+
+    @property
+    def stays(self) -> Tensor:
+        """Which left token is the one that always stays, ``[B, K, 1]``."""
+        places = torch.arange(self.taken.shape[1], device=self.taken.device)
+        return (places == self.left.query[:, None])[..., None]
+
+
+def merge_similar(dropped: Dropped, similarity: Tensor) -> TokenState:
+    """Each dropped token joins the most similar kept one: the mean, weighted by sizes (Turbo, ToMe).
+
+    Args:
+        dropped: the drop.
+        similarity: of the tokens that came ``[B, N, N]``.
+    """
+    came, itself = dropped.came, dropped.itself
+    kept = itself.any(1, keepdim=True)  # [B, 1, N]
+    takes = (dropped.left.alive > 0)[..., None] & ~dropped.stays
+    index = dropped.taken[..., None].expand(-1, -1, similarity.shape[-1])
+    near = torch.where(takes, similarity.gather(1, index), -2.0)  # [B, K, N]
+    rows = torch.arange(near.shape[1], device=near.device)[:, None]
+    joins = (near.argmax(1, keepdim=True) == rows) & takes & ~kept & (came.alive > 0)[:, None]
+    size = torch.ones_like(came.alive) if came.size is None else came.size
+    weights = (itself | joins) * size[:, None]
+    total = weights.sum(-1)
+    left = dropped.with_rows(weights / total.clamp(min=FLOOR)[..., None])
+    return replace(left, size=total)
+
+
+def merge_into_one(dropped: Dropped, importance: Tensor) -> TokenState:
+    """All dropped tokens and the weakest kept one become one: the mean, weighted by scores (MADTP).
+
+    Args:
+        dropped: the drop.
+        importance: of the tokens that came ``[B, N]``, at least 0.
+    """
+    came, itself = dropped.came, dropped.itself
+    kept = itself.any(1)  # [B, N]
+    of_kept = torch.where(
+        (dropped.left.alive > 0) & ~dropped.stays[..., 0],
+        importance.gather(1, dropped.taken),
+        torch.inf,
+    )
+    # Of equal ones the last: rankings put the first first.
+    lowest = of_kept.amin(1, keepdim=True)
+    rows = torch.arange(of_kept.shape[1], device=kept.device)
+    weakest = torch.where((of_kept == lowest) & lowest.isfinite(), rows, -1).amax(1, keepdim=True)
+    is_weakest = (rows == weakest)[..., None]  # [B, K, 1]
+    group = (~kept & (came.alive > 0))[:, None] | (itself & is_weakest)
+    shares = group * (importance + FLOOR)[:, None]
+    mean = shares / shares.sum(-1, keepdim=True).clamp(min=FLOOR)
+    return dropped.with_rows(torch.where(is_weakest, mean, itself.to(mean.dtype)))

@@ -1,0 +1,122 @@
+"""The data a pruning run works with, prepared once from the embedded dataset or a user's own."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from comp.adapter import FamilyAdapter
+from comp.data.embedded import embedded_examples
+from comp.data.example import AnyExample
+from comp.errors import CompExportError
+from comp.utils.compute import Compute
+
+TRAIN_SIZE = 120_000
+VALIDATION_SHARE = 20  # of a user's own examples, every twentieth is for validation
+
+
+@dataclass(frozen=True)
+class PruningData:
+    """Training questions, and prepared batches to calibrate importances and to measure on.
+
+    ``cost`` are the batches of the cost of a stage (Eq. 8); none: those of the whole validation set.
+    """
+
+    train: Sequence[AnyExample]
+    calibration: Sequence[Any]
+    validation: Sequence[Any]
+    cost: Sequence[Any] | None = None
+
+
+@dataclass(frozen=True)
+class DataSizes:
+    """How many examples calibrate importances and measure the metric, and how many at a time.
+
+    ``cost`` is how many of the validation examples, the first ones, measure the cost of a stage.
+
+    Raises:
+        CompExportError: more of them than there are validation examples.
+    """
+
+    calibration: int = 64
+    validation: int = 256
+    batch_size: int = 32
+    cost: int | None = None
+    calibrate_at_once: bool = False  # all in one batch: a layer is read once for all
+
+    def __post_init__(self) -> None:
+        if self.cost is not None and self.cost > self.validation:
+            raise CompExportError(
+                f"{self.cost} examples for the cost are more than the {self.validation} that validate: "
+                "give fewer --cost-examples or more --validation"
+            )
+
+
+def embedded_data(adapter: FamilyAdapter, compute: Compute, sizes: DataSizes) -> PruningData:
+    """EmojiScenes: calibration and training from ``train``, the metric from ``validation``."""
+    train = embedded_examples(adapter.task, "train", TRAIN_SIZE)
+    validation = embedded_examples(adapter.task, "validation", sizes.validation)
+    return split_data(adapter, compute, sizes, train, validation)
+
+
+def own_data(
+    adapter: FamilyAdapter, compute: Compute, sizes: DataSizes, examples: Sequence[AnyExample]
+) -> PruningData:
+    """A user's own questions: every twentieth validates, the others train and calibrate.
+
+    Raises:
+        CompExportError: for fewer than 40 examples.
+    """
+    if len(examples) < 2 * VALIDATION_SHARE:
+        raise CompExportError(
+            f"{len(examples)} examples are too few to train and validate on: give at least "
+            f"{2 * VALIDATION_SHARE}, or leave out --data"
+        )
+    held_out = range(0, len(examples), VALIDATION_SHARE)
+    validation = _Subset(examples, held_out)
+    train = _Subset(examples, [i for i in range(len(examples)) if i % VALIDATION_SHARE])
+    return split_data(adapter, compute, sizes, train, validation)
+
+
+@dataclass(frozen=True)
+class _Subset(Sequence[AnyExample]):
+    examples: Sequence[AnyExample]
+    places: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> AnyExample:  # type: ignore[override]
+        return self.examples[self.places[index]]
+
+
+def split_data(
+    adapter: FamilyAdapter,
+    compute: Compute,
+    sizes: DataSizes,
+    train: Sequence[AnyExample],
+    validation: Sequence[AnyExample],
+) -> PruningData:
+    """Data whose splits are given."""
+    # Training reads its data in permuted order; calibration takes the last examples.
+    count = len(train)
+    calibration = [train[count - 1 - i] for i in range(min(sizes.calibration, count))]
+    measured = [validation[i] for i in range(min(sizes.validation, len(validation)))]
+    at_a_time = len(calibration) if sizes.calibrate_at_once else sizes.batch_size
+    return PruningData(
+        train,
+        _batches(adapter, compute, calibration, at_a_time),
+        _batches(adapter, compute, measured, sizes.batch_size),
+        None
+        if sizes.cost is None
+        else _batches(adapter, compute, measured[: sizes.cost], sizes.batch_size),
+    )
+
+
+def _batches(
+    adapter: FamilyAdapter, compute: Compute, examples: list[AnyExample], size: int
+) -> list[Any]:
+    return [
+        adapter.collate(compute.shard(examples[start : start + size]))
+        for start in range(0, len(examples), size)
+        if len(examples[start : start + size]) >= compute.processes
+    ]

@@ -1,0 +1,55 @@
+"""LoRA for large models (through peft): small trainable matrices beside the frozen weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from comp.adapter import FamilyAdapter
+from comp.errors import CompExportError
+
+LARGE = 500_000_000  # parameters from which LoRA is the default
+
+
+def is_large(adapter: FamilyAdapter) -> bool:
+    return sum(parameter.numel() for parameter in adapter.model.parameters()) >= LARGE
+
+
+@contextmanager
+def lora(adapter: FamilyAdapter, rank: int) -> Iterator[None]:
+    """Train through LoRA inside the block; merge into the weights when it ends well.
+
+    The adapter's model is changed in place, so masks and observers keep working: they call the
+    modules they always call.
+    """
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise CompExportError(
+            "LoRA needs the package peft: pip install 'comp-export[train]', or use --recover full"
+        ) from error
+    wrapped = get_peft_model(
+        adapter.model,
+        LoraConfig(
+            r=rank, lora_alpha=2 * rank, target_modules=adapter.lora_targets, lora_dropout=0.0
+        ),
+    )
+    try:
+        yield
+    except BaseException:
+        wrapped.unload()
+        raise
+    wrapped.merge_and_unload()
+
+
+@contextmanager
+def without_lora(adapter: FamilyAdapter) -> Iterator[None]:
+    """Inside the block a model that is trained through LoRA is the one it was before."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layers = [module for module in adapter.model.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer.enable_adapters(enabled=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(enabled=True)

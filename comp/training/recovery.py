@@ -1,0 +1,91 @@
+"""Recovery: fine-tune the cut model, with the keep ratios it will be deployed with."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from comp.adapter import FamilyAdapter, Forwarding
+from comp.plan import PruningPlan
+from comp.tokens.drop_rules import rules_from_plan
+from comp.training.data import PruningData
+from comp.training.distillation import Distiller
+from comp.training.trainer import StepOptions, Trainer, examples_of, prefetched
+from comp.utils.compute import Compute
+from comp.utils.disk import bytes_of
+from comp.utils.files import writing
+from comp.utils.progress import Progress
+
+DATA_SEED = 7919  # recovery reads the training data in an order of its own
+
+
+@dataclass(frozen=True)
+class RecoverOptions:
+    """Steps of fine-tuning after pruning, and how often the state is written."""
+
+    steps: int = 200
+    save_every: int = 25
+    seed: int = 0
+    training: StepOptions = StepOptions()
+
+
+def recover(
+    adapter: FamilyAdapter,
+    plan: PruningPlan,
+    compute: Compute,
+    data: PruningData,
+    options: RecoverOptions,
+    folder: Path,
+    progress: Progress,
+    distiller: Distiller | None = None,
+    until: int | None = None,
+) -> None:
+    """Train the adapter's weights in place; resumes from ``folder`` when it was interrupted.
+
+    With ``until`` the first so many of the steps, which a later call goes on from.
+    """
+    how = Forwarding(rules=rules_from_plan(plan.drops))
+    training = options.training
+    trainer = Trainer(adapter, compute, training, options.steps, distiller)
+    state_file = folder / "recover.pt"
+    begin = _load(state_file, trainer) if state_file.exists() else 0
+    end = options.steps if until is None else min(until, options.steps)
+
+    def make(step: int) -> Any:
+        seed = options.seed + DATA_SEED
+        return adapter.collate(
+            compute.shard(examples_of(data.train, step, training.batch_size, seed))
+        )
+
+    with progress.task("recovering", options.steps) as task:
+        batches = prefetched(compute, make, range(begin, end))
+        for step, batch in enumerate(batches, start=begin):
+            loss = trainer.step(batch, how, step)
+            task.at(step + 1)
+            if (step + 1) % options.save_every == 0 or step + 1 == until:
+                task.note(f"recovering, step {step + 1} of {options.steps}: loss {loss:.3f}")
+                if compute.is_main:
+                    _save(state_file, trainer, step + 1)
+    compute.accelerator.wait_for_everyone()
+
+
+def _save(path: Path, trainer: Trainer, step: int) -> None:
+    state = {
+        "step": step,
+        "weights": [parameter.detach() for parameter in trainer.parameters],
+        "optimiser": trainer.optimiser.state_dict(),
+        "scaler": trainer.scaler.state_dict(),
+    }
+    with writing(path, bytes_of(state)) as temporary:
+        torch.save(state, temporary)
+
+
+def _load(path: Path, trainer: Trainer) -> int:
+    state = torch.load(path, map_location=trainer.compute.device, weights_only=True)
+    with torch.no_grad():
+        for parameter, weight in zip(trainer.parameters, state["weights"], strict=True):
+            parameter.copy_(weight)
+    trainer.optimiser.load_state_dict(state["optimiser"])
+    trainer.scaler.load_state_dict(state["scaler"])
+    return int(state["step"])

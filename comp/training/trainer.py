@@ -1,0 +1,158 @@
+"""Gradient steps: during a stage with decaying masks, and to recover afterwards."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from comp.adapter import FamilyAdapter, Forwarding, Knowledge
+from comp.data.example import AnyExample
+from comp.training.distillation import Distiller
+from comp.utils.compute import Compute
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """Batch size (over all processes), peak learning rate, and weight decay.
+
+    Attributes:
+        tower: the learning rate of ``FamilyAdapter.tower``, in times of the others'.
+    """
+
+    batch_size: int = 32
+    learning_rate: float = 1e-4
+    tower: float = 1.0
+    weight_decay: float = 0.01
+    warmup_steps: int = 5
+
+
+def examples_of(
+    data: Sequence[AnyExample], step: int, batch_size: int, seed: int
+) -> list[AnyExample]:
+    """The examples of a step: each epoch is a permutation of its own; the same for the same step."""
+    found = []
+    for place in range(step * batch_size, (step + 1) * batch_size):
+        epoch, offset = divmod(place, len(data))
+        order = _permutation(len(data), epoch, seed)
+        found.append(data[int(order[offset])])
+    return found
+
+
+_PERMUTATIONS: dict[tuple[int, int, int], np.ndarray] = {}
+
+
+def _permutation(count: int, epoch: int, seed: int) -> np.ndarray:
+    key = (count, epoch, seed)
+    if key not in _PERMUTATIONS:
+        _PERMUTATIONS.clear()
+        _PERMUTATIONS[key] = np.random.default_rng([seed, epoch, 103]).permutation(count)
+    return _PERMUTATIONS[key]
+
+
+def prefetched(compute: Compute, make: Callable[[int], Any], steps: range) -> Iterator[Any]:
+    """``make(step)`` for every step, one step ahead in a thread; waiting for it is timed as ``data``."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ahead = [pool.submit(make, step) for step in steps[:2]]
+        for step in steps:
+            ready = ahead.pop(0)
+            if step + 2 in steps:
+                ahead.append(pool.submit(make, step + 2))
+            with compute.timed("data"):
+                made = ready.result()
+            yield made
+
+
+class Trainer:
+    """AdamW steps over an adapter's trainable weights; with a distiller, also towards its teacher."""
+
+    def __init__(
+        self,
+        adapter: FamilyAdapter,
+        compute: Compute,
+        options: StepOptions,
+        total: int,
+        distiller: Distiller | None = None,
+    ) -> None:
+        self.adapter, self.compute, self.options, self.total = adapter, compute, options, total
+        self.distiller = distiller
+        self.parameters = [p for p in adapter.model.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(
+            self._groups(), lr=0.0, weight_decay=options.weight_decay, betas=(0.9, 0.98)
+        )
+        # Small fp16 gradients vanish unless scaled; torch's first scale, 65536, overflows them and
+        # skips steps, of which a stage has few.
+        half = compute.dtype == torch.float16
+        self.scaler = torch.amp.GradScaler(compute.device.type, init_scale=1024.0, enabled=half)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """The weights by the rate that they learn at."""
+        tower = self.adapter.tower
+        within = set() if tower is None else set(tower.parameters())
+        kinds = [(1.0, [p for p in self.parameters if p not in within])]
+        kinds.append((self.options.tower, [p for p in self.parameters if p in within]))
+        return [{"params": weights, "times": times} for times, weights in kinds if weights]
+
+    def step(self, batch: Any, how: Forwarding, number: int) -> float:
+        """One step (``number`` from 0 of ``total``); returns the task's loss."""
+        rate = self.options.learning_rate * _schedule(number, self.total, self.options.warmup_steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group["times"]
+        # The teacher goes first: its activations are gone before the student's are kept.
+        taught = None
+        if self.distiller is not None:
+            with self.compute.timed("distillation"):
+                taught = self.distiller.known(batch)
+        with self.compute.timed("training"):
+            return self._step(batch, how, taught)
+
+    def _step(self, batch: Any, how: Forwarding, taught: Knowledge | None) -> float:
+        with self.compute.autocast():
+            scored = self.adapter.score(batch, how)
+            loss = scored.loss
+            if self.distiller is not None and taught is not None:
+                loss = loss + self.distiller.loss(scored.known(), taught)
+        self.scaler.scale(loss).backward()
+        self.compute.average_gradients(self.parameters)
+        self.scaler.unscale_(self.optimiser)
+        torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.scaler.step(self.optimiser)
+        self.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+        return float(scored.loss.detach())
+
+
+def _schedule(number: int, total: int, warmup: int) -> float:
+    """Linear warm-up, then a cosine to a twentieth."""
+    if number < warmup:
+        return (number + 1) / (warmup + 1)
+    progress = (number - warmup) / max(1, total - warmup)
+    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def accuracy(
+    adapter: FamilyAdapter, batches: Sequence[Any], how: Forwarding, compute: Compute
+) -> tuple[float, float]:
+    """Share of what is right among all that is judged (``Scored.correct``), and the mean loss."""
+    right, rows, loss = 0, 0, 0.0
+    with compute.timed("evaluation"), torch.no_grad(), compute.autocast():
+        for batch in batches:
+            scored = adapter.score(batch, how)
+            correct = scored.correct
+            right += int(correct.sum())
+            rows += len(correct)
+            loss += float(scored.loss) * len(correct)
+    both = compute.mean(torch.tensor([right / rows, loss / rows], dtype=torch.float64))
+    return float(both[0]), float(both[1])
+
+
+def mean_loss(
+    adapter: FamilyAdapter, batches: Sequence[Any], how: Forwarding, compute: Compute
+) -> float:
+    """The loss, mean over batches; nothing is judged, which of retrieval costs more than the loss."""
+    with compute.timed("evaluation"), torch.no_grad(), compute.autocast():
+        losses = [adapter.score(batch, how).loss.double().cpu() for batch in batches]
+    return float(compute.mean(torch.stack(losses).mean()))
