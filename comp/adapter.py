@@ -8,10 +8,10 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from comp.families.observe import Observer
 from comp.masks import UNCUT, BlockKey, BlockShape, Masks, StructureCounts
 from comp.plan import DropPlan, Part, Place, PruningPlan, Task, Workload
-from comp.tokens.drop_rules import DropRules, TokenState
+from comp.tokens.drop_rules import DropRules
+from comp.tokens.state import TokenState
 
 TokenKind = Literal["vision", "text"]
 
@@ -88,6 +88,18 @@ class Forwarding:
     masks: Masks | None = None
     rules: DropRules | None = None
     calibrated: bool = True
+
+
+class Observer(Protocol):
+    """Sees the inputs of every output projection, with the importance of the tokens there."""
+
+    def heads(self, key: BlockKey, mixed: Tensor, importance: Tensor) -> None:
+        """``mixed [B, N, H * hd]``: what the attention's output projection is given."""
+        ...
+
+    def channels(self, key: BlockKey, hidden: Tensor, importance: Tensor) -> None:
+        """``hidden [B, N, intermediate_size]``: what the FFN's output projection is given."""
+        ...
 
 
 class FamilyAdapter(Protocol):

@@ -6,9 +6,13 @@ A test holds these lines against the adapters in ``comp/families`` and the files
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from comp.errors import CompExportError
+
+if TYPE_CHECKING:
+    pass
+
 
 # What a mode prunes: the last word of its name; image tokens alone are the mode itself.
 Kind = Literal["parameters", "tokens", "vision_tokens"]
@@ -314,3 +318,26 @@ def family_of(model_type: str | None) -> Family | None:
 def method_called(name: str) -> Method:
     """The method of this name, which is one of ``METHODS``."""
     return next(method for method in METHODS if method.name == name)
+
+
+SHORT_MODES = {
+    "vt": "vision_tokens",
+    "lt": "language_tokens",
+    "lp": "language_parameters",
+    "vp": "vision_parameters",
+    "cp": "cross_parameters",
+}
+
+
+def mode_names(modes: str) -> tuple[str, ...]:
+    """The long names of modes given by comma.
+
+    Raises:
+        CompExportError: there are none.
+    """
+    names = [
+        SHORT_MODES.get(mode.strip(), mode.strip()) for mode in modes.split(",") if mode.strip()
+    ]
+    if not names:
+        raise CompExportError("--modes names no mode: give at least one of vt, lt, lp, vp, cp")
+    return tuple(dict.fromkeys(names))

@@ -10,7 +10,7 @@ from comp.checkpoints.dense_model import described
 from comp.checkpoints.locate import read_config
 from comp.checkpoints.slim_encoder_shape import SlimShape
 from comp.errors import CompExportError
-from comp.fitting import check_plan_is_of
+from comp.masks import check_plan_is_of
 from comp.plan import PruningPlan
 from comp.registry import family_of
 from comp.runs import MADE, RUN_VERSION, RunDirectory

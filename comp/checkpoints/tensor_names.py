@@ -1,4 +1,6 @@
-"""What the tensors of a LLaVA are called, whatever names they were saved under; needs no torch."""
+"""Names of tensors in checkpoints: of a LLaVA, whatever it was saved under, and of a token dictionary."""
+
+from comp.plan import Part
 
 
 def canonical_name(stored: str) -> str:
@@ -17,3 +19,12 @@ def canonical_name(stored: str) -> str:
         if name.startswith(old):
             name = new + name[len(old) :]
     return name if name.startswith("lm_head.") else f"model.{name}"
+
+
+DICTIONARY = "token_dictionary"  # the submodule of a model
+ENTRIES = f"{DICTIONARY}.entries"
+
+
+def projection_of(part: Part) -> str:
+    """The projection of a part's tokens to the width of the entries, where that is another."""
+    return f"{DICTIONARY}.projections.{part}.weight"

@@ -5,9 +5,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from comp.commands.options import CommonOptions, torch_device
+from comp.commands.options import CommonOptions
 from comp.errors import CompExportError
 from comp.utils.console import print_table
+from comp.utils.device import torch_device
 
 if TYPE_CHECKING:
     from comp.figures.report import Insight

@@ -4,14 +4,12 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import click
 
-from comp.errors import CompExportError
+from comp.utils.device import DEVICES, Device
 
-Device = Literal["auto", "cpu", "cuda"]
-DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
 LATEST_RUN = Path("runs/latest")
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -78,20 +76,3 @@ def run_argument(function: F) -> F:
     """
     argument = click.argument("run", type=click.Path(path_type=Path), default=LATEST_RUN)
     return argument(function)
-
-
-def torch_device(device: Device) -> str:
-    """``cpu`` or ``cuda``, for torch; ``auto`` is ``cuda`` when torch sees a GPU.
-
-    Raises:
-        CompExportError: when ``cuda`` is asked for and torch sees no GPU.
-    """
-    import torch
-
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise CompExportError(
-            "--device cuda: torch sees no CUDA GPU here; use --device cpu, "
-            "or install a CUDA build of torch"
-        )
-    return "cuda" if available and device != "cpu" else "cpu"

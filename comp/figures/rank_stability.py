@@ -71,7 +71,7 @@ def rank_correlation(one: Tensor, other: Tensor) -> float:
 
 @dataclass
 class _Ranking:
-    """Sees the importance of tokens in each block that ranks them (``comp.families.observe.Observer``)."""
+    """Sees the importance of tokens in each block that ranks them (``comp.adapter.Observer``)."""
 
     wanted: frozenset[BlockKey]
     seen: dict[BlockKey, list[Tensor]] = field(default_factory=dict)

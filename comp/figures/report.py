@@ -21,10 +21,9 @@ from comp.figures.mode_shares import mode_shares
 from comp.figures.rank_stability import DRAWS, Stability, measure_stability
 from comp.figures.run_figures import read_stages, save_figure, structure_figure, trajectory_figure
 from comp.figures.token_overlap import TOP, Overlap, measure_overlaps
-from comp.fitting import check_plan_is_of
+from comp.masks import check_plan_is_of, name_of
 from comp.plan import PruningPlan
 from comp.runs import RunDirectory
-from comp.search.saved_state import name_of
 from comp.utils.files import write_text, writing_directory
 from comp.utils.progress import Progress, Task
 

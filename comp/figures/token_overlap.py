@@ -74,7 +74,7 @@ def ranked_tokens(importance: Tensor, has_cls: bool) -> Tensor:
 
 @dataclass
 class OverlapObserver:
-    """Collects overlaps row by row (``comp.families.observe.Observer``).
+    """Collects overlaps row by row (``comp.adapter.Observer``).
 
     Attributes:
         magnitude: ``m_i`` of the attention's and the FFN's output projection of a block (Eq. 3).

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from comp.plan import PIVOTS
-from comp.tokens.drop_rules import TEXT, VISION
+from comp.tokens.state import TEXT, VISION
 
 FARTHEST = 2.0  # more than any cosine
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from comp.errors import CompExportError
 from comp.plan import Ranking
 from comp.tokens.attention import NEVER
-from comp.tokens.drop_rules import TokenState
+from comp.tokens.state import TokenState
 
 FLAT = 1e-6  # scores that differ by less than this are all the same
 FAR = 1e4  # beyond every score

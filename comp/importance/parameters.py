@@ -59,7 +59,7 @@ def token_contributions(activations: Tensor, weights: Tensor, magnitude: Tensor)
 class ParameterImportance:
     """Running means of weighted input norms, turned into scores of heads and channels.
 
-    An observer of forward passes (``comp.families.observe.Observer``).
+    An observer of forward passes (``comp.adapter.Observer``).
 
     Attributes:
         token_weighted: Eq. 4 (CIP); otherwise every token that takes part counts one (Eq. 3).

@@ -7,14 +7,14 @@ from typing import Any
 from comp.adapter import Forwarding, Mode
 from comp.errors import CompExportError
 from comp.families.streamed import streamed_layers
-from comp.gauge import gauged
-from comp.masks import Masks
+from comp.masks import Masks, name_of
 from comp.search.final_plan import Final, drops_of, final_plan
 from comp.search.job import Job, Outcome, agreed_workload, check_reachable, modes_of
-from comp.search.saved_state import SavedSearch, load_search, name_of, save_search
+from comp.search.saved_state import SavedSearch, load_search, save_search
 from comp.search.stage import Search, SearchState
 from comp.search.strategy import ModeCost, better_mode, choose_mode, stage_cost, updated_cost
 from comp.training.reconstruction import reconstruct
+from comp.training.trainer import accuracy, mean_loss
 
 METHOD = "comp"
 MAX_STAGES_FACTOR = 4  # a search that has run this many times its stages is going nowhere
@@ -23,7 +23,7 @@ LITTLE = 0.01  # unless it is the only one left or never ran: then less than thi
 
 
 def prune(job: Job) -> Outcome:
-    """Search stage by stage until the rate is met; see ``comp.search.job.method``."""
+    """Search stage by stage until the rate is met; see ``comp.pipeline.steps.method``."""
     adapter, compute, options = job.adapter, job.compute, job.options
     modes = modes_of(adapter, options.modes)
     workload = agreed_workload(job)
@@ -224,3 +224,35 @@ class _Stages:
             f"rate {self.job.options.rate} is beyond what modes {', '.join(saved.costs)} can reach "
             "together: choose a smaller --rate or add modes with --modes"
         )
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A measured model.
+
+    Attributes:
+        quality: higher is better; what Eq. 8 compares: the metric, or minus the loss in nats.
+        metric: on the whole validation set; none where that was not measured.
+        loss: on the examples that ``quality`` was measured on.
+    """
+
+    quality: float
+    metric: float | None
+    loss: float
+
+
+def gauged(job: Job, how: Forwarding, at_an_end: bool) -> Reading:
+    """Measure the job's model; at the start and at the end of a search its metric in any case."""
+    data, compute = job.data, job.compute
+    batches = data.validation if data.cost is None else data.cost
+    with compute.timed("cost"):
+        if job.options.strategy.cost_metric == "loss":
+            loss = mean_loss(job.adapter, batches, how, compute)
+            reading = Reading(-loss, None, loss)
+        else:
+            metric, loss = accuracy(job.adapter, batches, how, compute)
+            reading = Reading(metric, metric if data.cost is None else None, loss)
+    if reading.metric is None and at_an_end:
+        metric, _ = accuracy(job.adapter, data.validation, how, compute)
+        return replace(reading, metric=metric)
+    return reading

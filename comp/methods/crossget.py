@@ -57,6 +57,6 @@ class EvenGround(TokenGround):
 
 
 def prune(job: Job) -> Outcome:
-    """Solve for how many go at every place; see ``comp.search.job.method``."""
+    """Solve for how many go at every place; see ``comp.pipeline.steps.method``."""
     ground = EvenGround(**vars(token_ground(job, "matched", "proportional")))
     return pruned_at_once(job, ground, METHOD)

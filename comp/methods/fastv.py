@@ -10,5 +10,5 @@ METHOD = "fastv"
 
 
 def prune(job: Job) -> Outcome:
-    """One place, one share, nothing trained; see ``comp.search.job.method``."""
+    """One place, one share, nothing trained; see ``comp.pipeline.steps.method``."""
     return prune_tokens(job, METHOD, same_share([early_place(job.adapter)], "mean_head"))

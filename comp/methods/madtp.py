@@ -27,7 +27,7 @@ ALIGNMENT = 0.1  # weight of the alignment loss beside the task's
 
 
 def prune(job: Job) -> Outcome:
-    """Lower the ratio stage by stage while the dictionary learns; see ``comp.search.job.method``."""
+    """Lower the ratio stage by stage while the dictionary learns; see ``comp.pipeline.steps.method``."""
     adapter, options = job.adapter, job.options
     ground = token_ground(job, "aligned", "one")
     check_learns(job, ground, METHOD)

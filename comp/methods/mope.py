@@ -17,10 +17,9 @@ from torch import Tensor
 
 from comp.adapter import Forwarding
 from comp.importance.parameters import Scores, Unit, ordered_units
-from comp.masks import BlockKey, BlockShape, Masks
+from comp.masks import BlockKey, BlockShape, Masks, name_of
 from comp.methods.common.parameters import Chosen, Ground, concluded, ground_of, measured, next_line
 from comp.search.job import Job, Outcome
-from comp.search.saved_state import name_of
 from comp.search.stage import first_reaching, mask_of
 from comp.training.trainer import accuracy
 from comp.utils.files import write_text
@@ -32,7 +31,7 @@ WIDTH_SHARE = 0.5  # of the FLOPs to remove; the rest is the depth's
 
 
 def prune(job: Job) -> Outcome:
-    """Mask each module in turn, then cut; nothing is trained; see ``comp.search.job.method``."""
+    """Mask each module in turn, then cut; nothing is trained; see ``comp.pipeline.steps.method``."""
     ground = ground_of(job)
     dense_metric, _ = measured(job, None)
     norms = ground.search.importance(ground.whole(), ground.parts).scores(job.adapter)

@@ -1,14 +1,14 @@
 """Simple joint pruning, one after the other: first parameters, then tokens, half of the stages each."""
 
 from comp.errors import CompExportError
-from comp.joint_pruning import prune_jointly, sequential
+from comp.methods.sjp import prune_jointly, sequential
 from comp.search.job import Job, Outcome
 
 METHOD = "sjp-sequential"
 
 
 def prune(job: Job) -> Outcome:
-    """UPop before PyramidDrop or MADTP; see ``comp.search.job.method``.
+    """UPop before PyramidDrop or MADTP; see ``comp.pipeline.steps.method``.
 
     Raises:
         CompExportError: also for a single stage, which has no halves.

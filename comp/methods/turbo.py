@@ -11,6 +11,6 @@ METHOD = "turbo"
 
 
 def prune(job: Job) -> Outcome:
-    """Solve for the one keep ratio of all places; see ``comp.search.job.method``."""
+    """Solve for the one keep ratio of all places; see ``comp.pipeline.steps.method``."""
     ground = token_ground(job, "informativity", "similar")
     return pruned_at_once(job, ground, METHOD)

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from comp.adapter import Forwarding
 from comp.importance.parameters import Scores, Unit, ordered_units
-from comp.masks import BlockKey, Masks
+from comp.masks import BlockKey, Masks, name_of
 from comp.methods.common.parameters import Chosen, Ground, concluded, ground_of, measured, next_line
 from comp.plan import Drops
 from comp.search.job import Job, Outcome
-from comp.search.saved_state import fill_trainable, name_of, read_lines, trainable, write_stages
+from comp.search.saved_state import fill_trainable, read_lines, trainable, write_stages
 from comp.search.stage import first_reaching, mask_of
 from comp.tokens.drop_rules import DropRules, rules_from_plan
 from comp.utils.disk import bytes_of
@@ -74,7 +74,7 @@ class Interval:
 
 
 def prune(job: Job) -> Outcome:
-    """Train while masks shrink, interval by interval; see ``comp.search.job.method``."""
+    """Train while masks shrink, interval by interval; see ``comp.pipeline.steps.method``."""
     ground, stages = ground_of(job), job.options.stages
     intervals = [Interval(ground.name, stage / stages) for stage in range(1, stages + 1)]
     return prune_in(job, ground, intervals, METHOD)

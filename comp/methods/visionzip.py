@@ -7,8 +7,8 @@ After Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Lang
 from comp.checkpoints.llava_shape import ModelShape
 from comp.errors import CompExportError
 from comp.families.llava.adapter import LlavaAdapter
-from comp.fitting import whole_blocks
 from comp.flops.llava import llava_macs
+from comp.masks import whole_blocks
 from comp.methods.common.decoder_tokens import TOLERANCE, measured
 from comp.plan import ImageSelection, Place, Workload
 from comp.search.final_plan import plan_of
@@ -19,7 +19,7 @@ CONTEXTUAL = (10, 64)  # of so many tokens: 54 + 10, 108 + 20 and 162 + 30 in th
 
 
 def prune(job: Job) -> Outcome:
-    """Solve for how many tokens are left of an image; see ``comp.search.job.method``."""
+    """Solve for how many tokens are left of an image; see ``comp.pipeline.steps.method``."""
     adapter = job.adapter
     assert isinstance(adapter, LlavaAdapter)  # as the registry says
     shape, workload = adapter.shape, agreed_workload(job)

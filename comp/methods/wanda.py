@@ -19,7 +19,7 @@ BISECTIONS = 40
 
 
 def prune(job: Job) -> Outcome:
-    """Measure once, cut once: nothing is trained; see ``comp.search.job.method``."""
+    """Measure once, cut once: nothing is trained; see ``comp.pipeline.steps.method``."""
     ground = ground_of(job)
     with job.progress.task("pruning", 3) as task:
         dense_metric, _ = measured(job, None)

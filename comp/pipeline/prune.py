@@ -12,11 +12,11 @@ from comp.checkpoints.locate import resolve_model
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
 from comp.latency.table import LatencyTable, dense_block
+from comp.pipeline.race import raced
 from comp.pipeline.record import record_of, times_fine_tuning, times_of, write_run
 from comp.pipeline.request import DENSE, PruneRequest, plain
 from comp.pipeline.resolve import settled
 from comp.pipeline.steps import Site, recovered, searched, validated
-from comp.run_race import raced
 from comp.runs import RunDirectory
 from comp.search.job import modes_of
 from comp.training.data import PruningData, embedded_data, own_data, split_data

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from comp.adapter import FamilyAdapter, Forwarding
 from comp.latency.table import LatencyTable
 from comp.pipeline.resolve import Settled
 from comp.plan import Part, PruningPlan
-from comp.search.job import Job, Outcome, method
+from comp.search.job import Job, Outcome
 from comp.tokens.drop_rules import rules_from_plan
 from comp.training.data import PruningData
 from comp.training.distillation import Distiller
@@ -16,6 +18,9 @@ from comp.training.recovery import recover
 from comp.training.trainer import accuracy
 from comp.utils.compute import Compute
 from comp.utils.progress import Progress
+
+if TYPE_CHECKING:
+    from comp.latency.table import LatencyTable
 
 
 @dataclass(frozen=True)
@@ -101,3 +106,12 @@ def _trained_parts(adapter: FamilyAdapter, modes: tuple[str, ...]) -> set[Part]:
     pruning = {*modes, *adapter.default_modes}
     parts: set[Part] = {mode.part for mode in adapter.modes if mode.part and mode.name in pruning}
     return parts | {"language"}
+
+
+def method(name: str) -> Callable[[Job], Outcome]:
+    """``prune`` of ``comp/methods/NAME.py`` (hyphens are underscores), of ``comp.registry.METHODS``.
+
+    It trains the adapter's trainable weights along, and raises ``CompExportError`` for a rate that the
+    modes cannot reach (naming the largest reachable).
+    """
+    return import_module(f"comp.methods.{name.replace('-', '_')}").prune

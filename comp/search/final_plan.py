@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from comp.adapter import FamilyAdapter
-from comp.fitting import block_plan
 from comp.importance.parameters import Scores
-from comp.masks import BlockKey, Masks, StructureCounts
+from comp.masks import BlockKey, Masks, StructureCounts, block_plan
 from comp.plan import (
     KEEP_UNIT,
     BlockPlan,

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -130,15 +129,6 @@ class Outcome:
     dense_metric: float
     pruned_metric: float
     steps: int
-
-
-def method(name: str) -> Callable[[Job], Outcome]:
-    """``prune`` of ``comp/methods/NAME.py`` (hyphens are underscores), of ``comp.registry.METHODS``.
-
-    It trains the adapter's trainable weights along, and raises ``CompExportError`` for a rate that the
-    modes cannot reach (naming the largest reachable).
-    """
-    return import_module(f"comp.methods.{name.replace('-', '_')}").prune
 
 
 def modes_of(adapter: FamilyAdapter, names: Sequence[str]) -> list[Mode]:

@@ -14,7 +14,7 @@ from comp.adapter import FamilyAdapter
 from comp.errors import CompExportError
 from comp.families.streamed import streamed_layers
 from comp.importance.parameters import Scales
-from comp.masks import BlockKey, Masks
+from comp.masks import BlockKey, Masks, name_of
 from comp.plan import Part, Place
 from comp.search.stage import SearchState, Thresholds
 from comp.search.strategy import ModeCost, stage_cost
@@ -30,7 +30,7 @@ class SavedSearch:
 
     Attributes:
         metric: when it was last measured, on the whole validation set.
-        quality: what the next stage's cost compares with (``comp.gauge``); none: the metric.
+        quality: what the next stage's cost compares with (``comp.methods.comp``); none: the metric.
     """
 
     state: SearchState
@@ -190,11 +190,6 @@ def _masks(lists: dict[str, list[int]]) -> dict[BlockKey, Tensor]:
         mask[left] = 1
         masks[_key(name)] = mask
     return masks
-
-
-def name_of(key: BlockKey | Place) -> str:
-    """``language.3``: a block, or a place where tokens are dropped."""
-    return f"{key[0]}.{key[1]}"
 
 
 def _key(name: str) -> BlockKey:

@@ -21,7 +21,8 @@ from comp.masks import BlockKey, Masks, StructureCounts
 from comp.plan import KEEP_UNIT, Part, Place, Workload
 from comp.search.bisection import raised
 from comp.search.costs import Costs
-from comp.tokens.drop_rules import TEXT, VISION, DropRules, RaisedRule, RatioRule
+from comp.tokens.drop_rules import DropRules, RaisedRule, RatioRule
+from comp.tokens.state import TEXT, VISION
 from comp.utils.compute import Compute
 
 TOKEN_TOLERANCE = 0.05  # of what a stage is to remove: more than that beyond it is tried again

@@ -5,7 +5,7 @@ the tokens of the wider one are projected to it. The dictionary is a submodule o
 trains, is saved and is cut with it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,12 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from comp.families.dictionary_names import DICTIONARY
-from comp.families.encoder.forward import Responses
+from comp.checkpoints.tensor_names import DICTIONARY
 from comp.flops.token_drops import DICTIONARY_SIZE
 from comp.plan import DropPlan, Part
 
 TEMPERATURE = 0.07  # of the contrast, as CLIP starts
+
+
+Responses = Callable[[Tensor, Tensor], Tensor]
+
+
+"""Of states ``[B, N, D]`` with their presence ``[B, N]`` to the entries of a dictionary, ``[B, N, T]``."""
 
 
 class TokenDictionary(nn.Module):

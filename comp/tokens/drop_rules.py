@@ -11,28 +11,9 @@ import torch
 from torch import Tensor
 
 from comp.plan import KEEP_UNIT, DropPlan, Merge, Place, Ranking
+from comp.tokens.state import ANSWER, TEXT, VISION
 
-VISION, TEXT, ANSWER = 0, 1, 2
 ALWAYS = 2.0  # added to the query token's importance; importances are at most 1
-
-
-def received_attention(scores: Tensor, head_mask: Tensor, calibrated: bool) -> Tensor:
-    """Attention each token receives from the strongest head (Eq. 6, one query).
-
-    Args:
-        scores: attention logits of the ranking query, ``[B, H, N]``; ``-inf``-like where not seen.
-        head_mask: soft mask of each query head, ``[H]``.
-        calibrated: Eq. 7 (CIT): apply the mask to the attention itself. Otherwise masked heads take
-            part with their logits flattened, as masking them in the forward pass would do.
-
-    Returns:
-        ``[B, N]``.
-    """
-    if calibrated:
-        return (torch.softmax(scores.float(), dim=-1) * head_mask[:, None]).amax(1)
-    seen = scores > -1e8
-    flattened = torch.where(seen, scores.float() * head_mask[:, None], scores.float())
-    return torch.softmax(flattened, dim=-1).amax(1)
 
 
 class DropRule(Protocol):
@@ -143,46 +124,3 @@ DropRules = dict[Place, DropRule]
 
 def rules_from_plan(drops: tuple[DropPlan, ...]) -> DropRules:
     return {drop.place: RatioRule.from_plan(drop) for drop in drops}
-
-
-@dataclass(frozen=True)
-class TokenState:
-    """The tokens that are present in the decoder, with what is known of each.
-
-    Attributes:
-        states: hidden states ``[B, N, d]``.
-        position: position ids ``[B, N]``; kept, never renumbered.
-        kind: ``VISION``, ``TEXT`` or ``ANSWER``, ``[B, N]``.
-        alive: presence in [0, 1], ``[B, N]``: 0 for padding and dropped tokens.
-        index: index in the original sequence, ``[B, N]``.
-        query: where the last instruction token stands, ``[B]``.
-        size: how many tokens were merged into each, itself with it, ``[B, N]``; none before a merge.
-    """
-
-    states: Tensor
-    position: Tensor
-    kind: Tensor
-    alive: Tensor
-    index: Tensor
-    query: Tensor
-    size: Tensor | None = None
-
-    def drop(self, kept: Tensor) -> tuple["TokenState", Tensor]:
-        """Gather the tokens with ``kept > 0``, in order; rows with fewer are filled with dead ones.
-
-        Returns the new state and the gather indices ``[B, K]``.
-        """
-        width = int((kept > 0).sum(1).max())
-        taken = (kept <= 0).to(torch.int8).argsort(dim=1, stable=True)[:, :width].sort(1).values
-        return (
-            TokenState(
-                self.states.gather(1, taken[..., None].expand(-1, -1, self.states.shape[-1])),
-                self.position.gather(1, taken),
-                self.kind.gather(1, taken),
-                kept.gather(1, taken),
-                self.index.gather(1, taken),
-                (taken < self.query[:, None]).sum(1),
-                None if self.size is None else self.size.gather(1, taken),
-            ),
-            taken,
-        )

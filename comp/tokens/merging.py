@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from comp.tokens.drop_rules import TokenState
+from comp.tokens.state import TokenState
 
 FLOOR = 1e-6  # added to scores as weights, so that tokens of score 0 have a mean
 

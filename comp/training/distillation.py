@@ -17,7 +17,7 @@ from torch import Tensor
 from comp.adapter import FamilyAdapter, Forwarding, Knowledge
 from comp.errors import CompExportError
 from comp.registry import Distill
-from comp.tokens.drop_rules import TokenState
+from comp.tokens.state import TokenState
 from comp.utils.compute import Compute
 
 

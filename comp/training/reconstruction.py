@@ -113,7 +113,7 @@ def reconstruct(
 class InputProducts:
     """Sums of ``x x^T`` over tokens that take part, of the inputs x of some output projections.
 
-    An observer of forward passes (``comp.families.observe.Observer``). A one is appended to x, for the
+    An observer of forward passes (``comp.adapter.Observer``). A one is appended to x, for the
     bias.
     """
 

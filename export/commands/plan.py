@@ -63,11 +63,10 @@ def command(
     its predictions of other models had; the range is that of these errors. The answer is the rate for
     `prune --cost latency`, and a made-up plan with that time, cut in step in all modes.
     """
-    from comp.commands.prune import mode_names
     from comp.latency.files import table_for
     from comp.latency.table import LatencyTable
     from comp.plan import Workload
-    from comp.registry import FAMILIES
+    from comp.registry import FAMILIES, mode_names
     from export.commands.profile import checkpoint_of
     from export.graph.builder import Target
     from export.latency.families import READERS
@@ -110,7 +109,7 @@ def command(
 
 def _align(blocks: "Blocks") -> int:
     """As `prune` rounds widths by default."""
-    from comp.commands.prune import ALIGN_LARGE, ALIGN_SMALL, LARGE_WIDTH
+    from comp.pipeline.defaults import ALIGN_LARGE, ALIGN_SMALL, LARGE_WIDTH
 
     widest = max(block.channels for block in blocks.dense_blocks())
     return ALIGN_LARGE if widest >= LARGE_WIDTH else ALIGN_SMALL
@@ -118,7 +117,7 @@ def _align(blocks: "Blocks") -> int:
 
 def _short(mode: str) -> str:
     """As `prune` is told it."""
-    from comp.commands.prune import SHORT_MODES
+    from comp.registry import SHORT_MODES
 
     return next(short for short, long in SHORT_MODES.items() if long == mode)
 

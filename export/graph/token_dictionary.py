@@ -3,7 +3,7 @@
 import numpy as np
 import onnx_ir as ir
 
-from comp.families.dictionary_names import ENTRIES, projection_of
+from comp.checkpoints.tensor_names import ENTRIES, projection_of
 from comp.plan import Part
 from export.graph.builder import GraphBuilder
 from export.graph.linear import cast_to_float32

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
-from comp.commands.options import Device
 from comp.errors import CompExportError
+from comp.utils.device import Device
 from export.ort_graph import CPU, CUDA
 
 # A graph of two milliseconds takes half as long again in its first tens of runs.

@@ -70,8 +70,8 @@ def command(
     Writes reports/verify.json and verify.md, marks the artifacts, and exits with status 1 when a link
     does not hold.
     """
-    from comp.commands.options import torch_device
     from comp.runs import hold, open_run
+    from comp.utils.device import torch_device
     from export.first_link.report import COLUMNS, notes_of, rows_of
     from export.verify import Asked, task_of, verify_run
     from serve.first_link.links import EXAMPLES, FromUsers

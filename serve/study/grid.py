@@ -3,8 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from comp.commands.prune import mode_names
-from comp.registry import method_called
+from comp.registry import method_called, mode_names
 from serve.study.schema import Study
 
 Removes = Literal["parameters", "tokens", "both"]

@@ -18,7 +18,8 @@ from comp.importance.encoder_rankings import Looked, importance_of, matched
 from comp.methods import crossget
 from comp.methods.common.encoder_tokens import TokenGround
 from comp.plan import PruningPlan, Workload, keep_count
-from comp.tokens.drop_rules import VISION, RatioRule, rules_from_plan
+from comp.tokens.drop_rules import RatioRule, rules_from_plan
+from comp.tokens.state import VISION
 from tests.comp.jobs import small_job
 from tests.comp.merging import macs_of_a_way, ways_of
 from tests.comp.small_blip import random_blip

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from comp.adapter import Forwarding
 from comp.errors import CompExportError
-from comp.tokens.drop_rules import TEXT, VISION, RatioRule, TokenState
+from comp.tokens.drop_rules import RatioRule
+from comp.tokens.state import TEXT, VISION, TokenState
 from comp.training.distillation import Distiller, DistillOptions, feature_loss, logit_loss
 from comp.training.lora import lora, without_lora
 from comp.training.trainer import StepOptions, Trainer

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from comp.adapter import Forwarding
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
+from comp.pipeline.steps import method as prune_with
 from comp.registry import FAMILIES, METHODS
 from comp.runs import open_run
 from comp.search.job import Job
-from comp.search.job import method as prune_with
 from comp.training import recovery
 from comp.training.distillation import Distiller, DistillOptions
 from tests.comp.jobs import small_job

@@ -9,8 +9,7 @@ import torch
 
 from comp.adapter import Forwarding, Knowledge, Scored
 from comp.errors import CompExportError
-from comp.gauge import gauged
-from comp.methods.comp import prune
+from comp.methods.comp import gauged, prune
 from comp.pipeline.record import times_fine_tuning
 from comp.runs import open_run
 from comp.search.job import Job

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from comp.checkpoints.slices import cut_of
 from comp.cli import cli
-from comp.commands.prune import learning_rates
 from comp.errors import CompExportError
+from comp.pipeline.defaults import learning_rates
 from comp.plan import PruningPlan
 from comp.runs import RunDirectory, open_run
 from tests.comp.small import HEAD_DIM

@@ -11,7 +11,8 @@ from comp.families.llava.decoder import DecoderOptions
 from comp.families.llava.forward import run_llava
 from comp.importance.decoder_rankings import diversity, mean_attention
 from comp.plan import DropPlan, PruningPlan
-from comp.tokens.drop_rules import ANSWER, TEXT, VISION, RatioRule
+from comp.tokens.drop_rules import RatioRule
+from comp.tokens.state import ANSWER, TEXT, VISION
 from tests.comp.small import questions, small_adapter
 from tests.export.tiny import make_plan, tiny_config
 

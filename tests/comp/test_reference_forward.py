@@ -11,7 +11,8 @@ from comp.families.llava.decoder import DecoderCache, DecoderOptions, rules_by_l
 from comp.families.llava.forward import answer_step, run_llava
 from comp.masks import Masks
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
-from comp.tokens.drop_rules import ANSWER, TEXT, VISION, RatioRule, rules_from_plan
+from comp.tokens.drop_rules import RatioRule, rules_from_plan
+from comp.tokens.state import ANSWER, TEXT, VISION
 from tests.comp.small import GROUPS, questions, small_adapter
 
 DROPS = (

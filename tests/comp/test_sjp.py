@@ -12,9 +12,9 @@ from comp.errors import CompExportError
 from comp.families.loading import load_adapter
 from comp.flops.llava import llava_macs
 from comp.flops.token_drops import dropped_macs
-from comp.joint_pruning import Split, sequential, simultaneous
 from comp.masks import Masks
 from comp.methods import sjp, sjp_sequential, upop
+from comp.methods.sjp import Split, sequential, simultaneous
 from comp.search.job import Job
 from comp.tokens.dictionary import attach_dictionary, dictionary_of
 from comp.tokens.drop_rules import rules_from_plan

@@ -15,8 +15,9 @@ from comp.importance.encoder_rankings import (
     stretched,
     three_scores,
 )
-from comp.tokens.drop_rules import VISION, RatioRule, TokenState
+from comp.tokens.drop_rules import RatioRule
 from comp.tokens.merging import FLOOR, Dropped, merge_into_one, merge_similar
+from comp.tokens.state import VISION, TokenState
 
 
 def state_of(states, alive, query, size=None):

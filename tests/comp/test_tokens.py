@@ -4,17 +4,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from comp.importance.tokens import received_attention
 from comp.plan import keep_count
-from comp.tokens.drop_rules import (
-    ANSWER,
-    TEXT,
-    VISION,
-    RaisedRule,
-    RatioRule,
-    ThresholdRule,
-    TokenState,
-    received_attention,
-)
+from comp.tokens.drop_rules import RaisedRule, RatioRule, ThresholdRule
+from comp.tokens.state import ANSWER, TEXT, VISION, TokenState
 
 
 def brute_force_ranks(importance, kind, alive, query, ratio_vision, ratio_text):

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from comp.gauge import Reading
 from comp.methods import comp
+from comp.methods.comp import Reading
 from comp.search.saved_state import STAGES
 from comp.search.strategy import StrategyOptions
 from tests.comp.jobs import small_job

@@ -15,7 +15,7 @@ from comp.methods import visionzip
 from comp.plan import Workload
 from comp.runs import open_run
 from comp.search.job import agreed_workload
-from comp.tokens.drop_rules import VISION
+from comp.tokens.state import VISION
 from tests.comp.jobs import small_job
 from tests.comp.small import questions, small_adapter
 from tests.comp.test_token_methods import QUICK, call

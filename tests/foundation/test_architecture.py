@@ -90,7 +90,7 @@ def test_slim_models_are_registered_whatever_is_imported(first: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("first", ["clip_forward", "llama_forward", "llava_batches", "slim_llava"])
+@pytest.mark.parametrize("first", ["clip.forward", "llava.decoder", "llava.batches", "llava.slim"])
 def test_any_module_of_a_family_may_be_imported_first(first: str) -> None:
     code = (
         f"import comp.families.{first}\n"

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import ProcessorMixin
 
-from comp.adapter import FamilyAdapter, Forwarding, Mode, Scored, TokenKind
+from comp.adapter import FamilyAdapter, Forwarding, Mode, Observer, Scored, TokenKind
 from comp.checkpoints.blip_slices import BlipCuts
 from comp.checkpoints.encoder_shape import EncoderShape, TextShape
 from comp.data.example import AnyExample, Example
@@ -20,13 +20,11 @@ from comp.errors import CompExportError
 from comp.families.blip.slim_config import blip_pruning_of, cross_outputs, text_layers
 from comp.families.blip.text_forward import branches_of, cross_key
 from comp.families.encoder.adapter import Shares, blocks_left, ratios_of, typical_workload
-from comp.families.observe import Observer
 from comp.families.surgery import fill_slim
 from comp.families.tokenizing import save_processor
-from comp.fitting import completed
 from comp.flops.encoder import blip_macs
 from comp.flops.token_drops import dropped_macs
-from comp.masks import UNCUT, BlockKey, BlockShape, StructureCounts
+from comp.masks import UNCUT, BlockKey, BlockShape, StructureCounts, completed
 from comp.plan import DropPlan, Part, Place, PruningPlan, Workload
 
 MODES: tuple[Mode, ...] = (

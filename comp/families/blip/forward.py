@@ -9,11 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from comp.adapter import Forwarding
+from comp.adapter import Forwarding, Observer
 from comp.families.blip.text_forward import Memory, Seen, TextOptions, read, see
 from comp.families.encoder.adapter import options_of, rules_of
 from comp.families.encoder.forward import Encoded
-from comp.families.observe import Observer
 from comp.tokens.dictionary import responses_of
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from comp.adapter import Forwarding, Knowledge, Scored
+from comp.adapter import Forwarding, Knowledge, Observer, Scored
 from comp.data.example import AnyExample
 from comp.families.blip.adapter import BlipAdapter, BlipBatch, one_image
 from comp.families.blip.forward import encoded_by, seen_by
@@ -15,7 +15,6 @@ from comp.families.blip.slim import CompBlipForImageTextRetrieval
 from comp.families.blip.text_forward import Memory
 from comp.families.encoder.adapter import added, kept_shares
 from comp.families.encoder.forward import Encoded
-from comp.families.observe import Observer
 
 RANKED = 8  # candidates that contrast finds likeliest and matching then orders
 

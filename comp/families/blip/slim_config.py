@@ -10,7 +10,7 @@ from typing import Any
 
 from comp.adapter import Forwarding
 from comp.families.blip.text_forward import branches_of
-from comp.families.resizing import set_in, set_out
+from comp.families.surgery import set_in, set_out
 from comp.plan import DropPlan, Part, PruningPlan
 from comp.tokens.drop_rules import rules_from_plan
 

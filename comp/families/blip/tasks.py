@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from comp.adapter import Forwarding, Knowledge, Scored
+from comp.adapter import Forwarding, Knowledge, Observer, Scored
 from comp.data.example import AnyExample, PairExample
 from comp.errors import CompExportError
 from comp.families.blip.adapter import MODES, BlipAdapter, BlipBatch, one_image
@@ -16,7 +16,6 @@ from comp.families.blip.nlvr import IMAGES, BlipForNlvr2
 from comp.families.blip.slim import CompBlipForConditionalGeneration, CompBlipForQuestionAnswering
 from comp.families.blip.text_forward import Memory
 from comp.families.encoder.adapter import kept_shares
-from comp.families.observe import Observer
 
 IGNORE = -100
 

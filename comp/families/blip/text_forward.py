@@ -12,22 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from comp.adapter import Observer
 from comp.families.encoder.forward import (
     Encoded,
     EncoderOptions,
     Ranker,
-    Responses,
     TowerBlock,
     drop_tokens,
     run_encoder,
     start_tokens,
     with_states,
 )
-from comp.families.observe import Observer
 from comp.importance.encoder_rankings import Looked
 from comp.masks import BlockKey, Masks
 from comp.tokens.attention import attend, causal_bias, presence_bias
-from comp.tokens.drop_rules import TEXT, VISION, DropRule, TokenState
+from comp.tokens.dictionary import Responses
+from comp.tokens.drop_rules import DropRule
+from comp.tokens.state import TEXT, VISION, TokenState
 
 
 class BlipVisionBlock(TowerBlock):

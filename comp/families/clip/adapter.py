@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPModel, ProcessorMixin
 
-from comp.adapter import FamilyAdapter, Forwarding, Knowledge, Mode, Scored, TokenKind
+from comp.adapter import FamilyAdapter, Forwarding, Knowledge, Mode, Observer, Scored, TokenKind
 from comp.checkpoints.encoder_shape import EncoderShape
 from comp.checkpoints.slices import CLIP, cut_of
 from comp.data.example import Example
@@ -27,13 +27,11 @@ from comp.families.encoder.adapter import (
     typical_workload,
 )
 from comp.families.encoder.forward import with_states
-from comp.families.observe import Observer
 from comp.families.surgery import fill_slim
 from comp.families.tokenizing import save_processor
-from comp.fitting import completed
 from comp.flops.encoder import clip_macs
 from comp.flops.token_drops import dropped_macs
-from comp.masks import UNCUT, BlockKey, BlockShape, StructureCounts
+from comp.masks import UNCUT, BlockKey, BlockShape, StructureCounts, completed
 from comp.plan import DropPlan, Part, Place, PruningPlan, Workload
 
 MODES = (

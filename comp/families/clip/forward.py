@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import CLIPModel
 
+from comp.adapter import Observer
 from comp.families.encoder.forward import (
     Encoded,
     EncoderOptions,
@@ -16,9 +17,8 @@ from comp.families.encoder.forward import (
     start_tokens,
     state_that_stays,
 )
-from comp.families.observe import Observer
 from comp.tokens.dictionary import responses_of
-from comp.tokens.drop_rules import TEXT, VISION
+from comp.tokens.state import TEXT, VISION
 
 NOTHING = -1  # instead of the id of a padded token
 LEGACY_EOS = 2  # configurations from before the end of text was stored: the largest id is it

@@ -8,7 +8,7 @@ from transformers.models.clip.modeling_clip import CLIPOutput
 
 from comp.families.clip.forward import Embedded, embed_images, embed_texts
 from comp.families.encoder.forward import EncoderOptions
-from comp.families.resizing import set_in, set_out
+from comp.families.surgery import set_in, set_out
 from comp.plan import DropPlan, Part, PruningPlan
 from comp.tokens.dictionary import attach_dictionary
 from comp.tokens.drop_rules import rules_from_plan

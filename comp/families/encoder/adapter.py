@@ -11,7 +11,8 @@ from comp.checkpoints.encoder_shape import BlockSize
 from comp.families.encoder.forward import EncoderOptions
 from comp.masks import StructureCounts
 from comp.plan import Part, Place, Workload
-from comp.tokens.drop_rules import DropRule, TokenState
+from comp.tokens.drop_rules import DropRule
+from comp.tokens.state import TokenState
 
 Shares = Mapping[Place, tuple[float, float]]
 Kept = dict[Place, KeptShare]

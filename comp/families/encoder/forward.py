@@ -5,23 +5,22 @@ them; what differs between families is behind ``PreNormBlock``. Tokens go betwee
 which ranks them, and its FFN.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from comp.families.observe import Observer
+from comp.adapter import Observer
 from comp.importance.encoder_rankings import Looked, importance_of, similarity
 from comp.masks import Masks
 from comp.plan import Part
 from comp.tokens.attention import attend, causal_bias, presence_bias
-from comp.tokens.drop_rules import DropRule, TokenState
+from comp.tokens.dictionary import Responses
+from comp.tokens.drop_rules import DropRule
 from comp.tokens.merging import Dropped, merge_into_one, merge_similar
-
-Responses = Callable[[Tensor, Tensor], Tensor]
-"""Of states ``[B, N, D]`` with their presence ``[B, N]`` to the entries of a dictionary, ``[B, N, T]``."""
+from comp.tokens.state import TokenState
 
 
 class PreNormBlock(Protocol):

@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import LlavaForConditionalGeneration, ProcessorMixin
 
-from comp.adapter import FamilyAdapter, Forwarding, KeptShare, Knowledge, Mode, Scored, TokenKind
+from comp.adapter import (
+    FamilyAdapter,
+    Forwarding,
+    KeptShare,
+    Knowledge,
+    Mode,
+    Observer,
+    Scored,
+    TokenKind,
+)
 from comp.checkpoints.slices import cut_of
 from comp.data.example import Example
 from comp.families.llava.batches import LlavaCollator, Narrowed, narrowed
@@ -25,15 +34,13 @@ from comp.families.llava.forward import (
     used_feature_layers,
 )
 from comp.families.llava.slim import CompLlavaConfig, CompLlavaForConditionalGeneration, pruning_of
-from comp.families.observe import Observer
 from comp.families.streamed import save_streamed, streamed_layers
 from comp.families.surgery import fill_slim
 from comp.families.tokenizing import save_processor
-from comp.fitting import completed
 from comp.flops.llava import ModelShape, llava_macs_of_counts, llava_macs_of_drops
-from comp.masks import UNCUT, BlockKey, BlockShape, Masks, StructureCounts
+from comp.masks import UNCUT, BlockKey, BlockShape, Masks, StructureCounts, completed
 from comp.plan import DropPlan, ImageSelection, Part, Place, PruningPlan, Workload
-from comp.tokens.drop_rules import TEXT, VISION, TokenState
+from comp.tokens.state import TEXT, VISION, TokenState
 
 MODES = (
     Mode("vision_tokens", tokens="vision"),

@@ -11,7 +11,7 @@ from comp.checkpoints.chat_template import LLAVA_TEMPLATE, default_template, use
 from comp.data.example import Example
 from comp.errors import CompExportError
 from comp.families.llava.forward import IGNORE, LlavaBatch
-from comp.tokens.drop_rules import ANSWER, TEXT, VISION
+from comp.tokens.state import ANSWER, TEXT, VISION
 
 SHOWN = 200  # characters of a text in an error
 

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from comp.families.observe import Observer
+from comp.adapter import Observer
 from comp.importance.decoder_rankings import diversity, mean_attention
+from comp.importance.tokens import received_attention
 from comp.masks import Masks
 from comp.plan import Ranking
 from comp.tokens.attention import NEVER, attend, causal_bias, presence_bias
-from comp.tokens.drop_rules import ANSWER, DropRule, DropRules, TokenState, received_attention
+from comp.tokens.drop_rules import DropRule, DropRules
+from comp.tokens.state import ANSWER, TokenState
 
 
 @dataclass

@@ -6,14 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from comp.adapter import Observer
 from comp.checkpoints.llava_shape import selection_of
 from comp.families.llava.decoder import DecoderCache, DecoderOptions, Kept, run_decoder
-from comp.families.observe import Observer
 from comp.masks import Masks
 from comp.plan import ImageSelection
 from comp.tokens.attention import attend
-from comp.tokens.drop_rules import ALWAYS, ANSWER, VISION, TokenState
+from comp.tokens.drop_rules import ALWAYS
 from comp.tokens.image_selection import Selected, class_attention, mean_key, select_tokens
+from comp.tokens.state import ANSWER, VISION, TokenState
 
 
 @dataclass(frozen=True)

@@ -30,9 +30,10 @@ from comp.families.llava.decoder import (
     run_decoder,
 )
 from comp.families.llava.forward import embed, image_features
-from comp.families.resizing import set_in, set_out
+from comp.families.surgery import set_in, set_out
 from comp.plan import DropPlan, PruningPlan
-from comp.tokens.drop_rules import TEXT, VISION, TokenState, rules_from_plan
+from comp.tokens.drop_rules import rules_from_plan
+from comp.tokens.state import TEXT, VISION, TokenState
 
 Pruning = dict[str, Any]
 

@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 from comp.adapter import FamilyAdapter, Forwarding
 from comp.errors import CompExportError
-from comp.fitting import whole_blocks
+from comp.masks import whole_blocks
 from comp.plan import KEEP_UNIT, DropPlan, Drops, PruningPlan, Ranking, Workload, shares_of
+from comp.search.bisection import nearest_strength
 from comp.search.final_plan import plan_of
 from comp.search.job import Job, Outcome, agreed_workload
 from comp.search.saved_state import stage_line, write_stages
 from comp.search.stage import Shares
-from comp.token_strength import nearest_strength
 from comp.tokens.drop_rules import rules_from_plan
 from comp.training.trainer import accuracy
 

@@ -7,8 +7,8 @@ from typing import Any
 from comp.adapter import FamilyAdapter, Forwarding, TokenKind
 from comp.checkpoints.encoder_shape import EncoderShape
 from comp.errors import CompExportError
-from comp.fitting import whole_blocks
 from comp.flops.token_drops import dropped_macs
+from comp.masks import whole_blocks
 from comp.plan import (
     KEEP_UNIT,
     DropPlan,
@@ -19,10 +19,10 @@ from comp.plan import (
     Workload,
     shares_of,
 )
+from comp.search.bisection import nearest_strength
 from comp.search.final_plan import plan_of
 from comp.search.job import Job, Outcome, agreed_workload, modes_of
 from comp.search.saved_state import stage_line, write_stages
-from comp.token_strength import nearest_strength
 from comp.tokens.drop_rules import rules_from_plan
 from comp.training.trainer import accuracy
 
