@@ -52,7 +52,7 @@ results: $(INSTALLED)
 	  $(CLI) eval $$run; \
 	  $(CLI) bench $$run; \
 	done
-	$(BIN)/python -m serve.results_table $(RATES:%=runs/tiny-llava-%) > docs/results.partial
+	$(BIN)/python -m serve.bench.results_table $(RATES:%=runs/tiny-llava-%) > docs/results.partial
 	mv docs/results.partial docs/results.md
 
 clean:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from PIL import Image
 
 from comp.errors import CompExportError
-from export.manifest import Flavour, Precision
+from export.artifact.manifest import Flavour, Precision
 from run_files import RunFiles, Which
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class OnCpu:
 
 def tensorrt(stage: Stage, which: Which) -> Loaded:
     """Native TensorRT engines."""
-    from export.engines.manifest import load_engines
+    from export.tensorrt.manifest import load_engines
 
     if stage.asked.device != "cuda":
         raise CompExportError("native TensorRT needs an NVIDIA GPU")
@@ -247,8 +247,8 @@ def _engine(
     stage: Stage, directory: Path, notes: dict[str, Any], backend: "BackendName | None" = None
 ) -> Loaded:
     """The engine that users run: its own times."""
-    from serve.engine import Engine
-    from serve.options import GenerationOptions
+    from serve.engines.llava import Engine
+    from serve.generation.options import GenerationOptions
 
     asked = stage.asked
     engine = Engine.load(

@@ -32,16 +32,16 @@ from comp.utils.console import print_table, say
 from comp.utils.files import write_text, writing_directory
 from comp.utils.machine import describe_machine, describe_versions
 from encoder_plan import describe_plan, find_plan, new_tokens_of
-from export.artifact import Origin, artifact_directory, export_artifact
+from export.exporter import Origin, artifact_directory, export_artifact
 from export.graph.builder import Target
-from export.verify import Asked, verify_run
+from export.verify.chain import Asked, verify_run
 from random_encoder import encoder_config, prompt_of, write_random_encoder
 from rounds import RoundOptions, picture
 from run_files import BOTH, Which
+from serve.bench.request import Work, perform
 from serve.first_link.links import FromUsers
+from serve.generation.results import Timings
 from serve.loading import TaskEngine, load_engine
-from serve.results import Timings
-from serve.work import Work, perform
 from speed_report import Spread
 
 NEEDED, NEEDED_AT = 4.5, 0.85  # times as fast, at which rate, on BLIP-base

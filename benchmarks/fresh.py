@@ -9,7 +9,7 @@ from PIL import Image
 
 from contestants import CONTESTANTS, Asked, Stage
 from run_files import RunFiles, Which
-from serve.probe import peak_rss_mb
+from serve.bench.cold_start import peak_rss_mb
 
 T = TypeVar("T")
 

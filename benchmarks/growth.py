@@ -22,13 +22,13 @@ from comp.plan import PruningPlan, Workload
 from comp.utils.console import say
 from comp.utils.files import write_text, writing
 from comp.utils.machine import usable_cores
-from export.engines.limits import Limits
+from export.tensorrt.limits import Limits
 from fresh import in_fresh_process
 from plan_shape import find_plan
 from random_llava import SHAPES, config_of, prompt_of
 from rounds import RoundOptions, picture
 from run_files import RunFiles
-from serve.probe import peak_rss_mb
+from serve.bench.cold_start import peak_rss_mb
 from speed_report import describe_device, describe_versions
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def points_of(rate: float) -> Iterator[tuple[str, Point]]:
 
 def times_of(artifact: Path, point: Point, asked: Asked) -> dict[str, Any]:
     """TTFT and TPOT of every repeat, and the peak memory of this process, in MiB."""
-    from serve.engine import Engine
-    from serve.options import GenerationOptions
+    from serve.engines.llava import Engine
+    from serve.generation.options import GenerationOptions
 
     engine = Engine.load(artifact, device="cpu", threads=asked.threads, check_hashes=False)
     options = GenerationOptions(max_new_tokens=asked.new_tokens, ignore_eos=True)

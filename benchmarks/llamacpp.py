@@ -21,7 +21,7 @@ from comp.checkpoints.tying import LM_HEAD
 from comp.errors import CompExportError
 from comp.utils.files import writing
 from contestants import Answered, Loaded, Stage, installed
-from export.weights import CheckpointWeights
+from export.weights.checkpoint import CheckpointWeights
 from run_files import RunFiles, Which
 
 INSTALL = "pip install llama-cpp-python gguf"

@@ -26,7 +26,7 @@ from comp.utils.console import print_table, say
 from comp.utils.files import write_text
 from comp.utils.machine import usable_cores
 from contestants import CONTESTANTS, GENAI, LLAMACPP, ON_CPUS, ORTGENAI, Asked, Stage
-from export.engines.limits import Limits
+from export.tensorrt.limits import Limits
 from fresh import in_fresh_process, peak_of
 from plan_shape import find_plan
 from random_llava import SHAPES, config_of, prompt_of

@@ -23,7 +23,7 @@ from comp.checkpoints.llava_shape import ModelShape
 from comp.errors import CompExportError
 from comp.utils.console import say
 from comp.utils.files import writing_directory
-from export.slim import write_safetensors
+from export.weights.slim import write_safetensors
 
 SHARD_BYTES = 2_000_000_000
 HALF = np.dtype(np.float16)
@@ -179,7 +179,7 @@ def tensor_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 class RandomWeights:
-    """Random tensors of half precision (an ``export.weights.WeightSource``), drawn when read.
+    """Random tensors of half precision (an ``export.weights.checkpoint.WeightSource``), drawn when read.
 
     Every tensor has random numbers of its own, whatever was read before it.
     """

@@ -9,16 +9,16 @@ from typing import Literal
 from comp.errors import CompExportError
 from comp.plan import PruningPlan
 from comp.utils.console import say
-from export.artifact import Origin, artifact_directory, export_artifact
-from export.engines.build import BuildOptions, Weights
-from export.engines.capability import choose_capabilities
-from export.engines.directory import build_engines
-from export.engines.gpu import gpu_capability, why_no_gpu
-from export.engines.limits import Limits
-from export.engines.module import find_tensorrt
+from export.artifact.manifest import Flavour, Precision
+from export.exporter import Origin, artifact_directory, export_artifact
 from export.graph.builder import Target
-from export.manifest import Flavour, Precision
-from export.slim import write_slim_checkpoint
+from export.tensorrt.build.capability import choose_capabilities
+from export.tensorrt.build.directory import build_engines
+from export.tensorrt.build.engine import BuildOptions, Weights
+from export.tensorrt.gpu import gpu_capability, why_no_gpu
+from export.tensorrt.library import find_tensorrt
+from export.tensorrt.limits import Limits
+from export.weights.slim import write_slim_checkpoint
 from random_llava import write_random_llava
 
 Which = Literal["dense", "compressed"]

@@ -8,10 +8,10 @@ from typing import Generic, Literal, TypeVar
 from comp.data.images import ImageSource
 from demo.pair import Pair
 from serve.artifacts import Which
-from serve.encoder.reader import Reader
-from serve.engine import Engine
-from serve.options import GenerationOptions
-from serve.results import Finished, Generation, TokenText
+from serve.engines.blip_generator import Reader
+from serve.engines.llava import Engine
+from serve.generation.options import GenerationOptions
+from serve.generation.results import Finished, Generation, TokenText
 
 # A browser on this machine draws what it was sent; the next clock starts when it has done so.
 DRAWING_SECONDS = 0.25

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from comp.data.images import ImageSource
-from serve.encoder.engine import ms_since
-from serve.encoder.retriever import EmbeddedTexts, Retriever
-from serve.results import TowerKept
+from serve.engines.encoder import ms_since
+from serve.engines.retriever import EmbeddedTexts, Retriever
+from serve.generation.results import TowerKept
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from comp.errors import CompExportError
-from demo.html import plain
+from demo.cards.html import plain
 from demo.uploads import MAX_FILE_BYTES, MAX_FOLDER_BYTES, Uploads
 
 MAX_TEXT = 32_768  # characters of a text: 200 captions of a line and a half

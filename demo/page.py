@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from demo import cards
+from demo.cards import base as cards
 from demo.gate import Gate, Page, sweeping
 from demo.pair import Pair
 from demo.uploads import MAX_FILE_BYTES, Uploads

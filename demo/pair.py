@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
-from export.llava_manifest import LlavaManifest
-from export.manifest import Manifest, Task
-from serve.artifacts import DEFAULT_FORM, Form, Which, artifacts_of, engines_of, is_verified
-from serve.loading import TaskEngine
-from serve.work import perform, work_of
+from export.artifact.llava_manifest import LlavaManifest
+from export.artifact.manifest import Manifest, Task
+from serve.artifacts import DEFAULT_FORM, Form, Which, artifacts_of, is_verified
+from serve.bench.request import perform, work_of
+from serve.loading import TaskEngine, engines_of
 
 E = TypeVar("E", bound=TaskEngine)
 

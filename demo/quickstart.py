@@ -10,8 +10,8 @@ import click
 
 from comp.errors import CompExportError
 from comp.runs import RunDirectory, open_run
-from export.manifest import MANIFEST_NAME
-from export.reading import load_artifact, read_manifest
+from export.artifact.load import load_artifact, read_manifest
+from export.artifact.manifest import MANIFEST_NAME
 
 
 @dataclass(frozen=True)

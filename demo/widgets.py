@@ -9,12 +9,12 @@ import gradio as gr
 from PIL import Image
 
 from comp.errors import CompExportError
-from demo import cards
-from demo.cards import Face, Shown
+from demo.cards import base as cards
+from demo.cards.base import Face, Shown
+from demo.cards.html import plain
+from demo.cards.kept_tokens import KeptView
 from demo.comparison import Comparison, Work, in_turn
 from demo.gate import MAX_TEXT
-from demo.html import plain
-from demo.kept_tokens import KeptView
 from demo.pair import Pair
 
 R = TypeVar("R")

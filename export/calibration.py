@@ -27,15 +27,15 @@ from comp.data.loading import has_splits, load_task_data
 from comp.errors import CompExportError
 from comp.runs import RunDirectory
 from comp.utils.machine import memory_mb
-from export.artifact import Origin, export_artifact
-from export.families import Family
+from export.artifact.load import load_artifact
+from export.artifact.weight_groups import GROUPS, group_of
+from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
-from export.graph.quantised import WHOLE_BYTES
-from export.ort_graph import OrtGraph
-from export.proof import Examples, Questions
-from export.quantise import Quantised, nibbles
-from export.reading import load_artifact
-from export.weight_groups import GROUPS, group_of
+from export.graph.integer_linear import WHOLE_BYTES
+from export.graph.integer_rounding import Quantised, nibbles
+from export.onnxruntime.graph import OrtGraph
+from export.verify.families import Family
+from export.verify.interface import Examples, Questions
 
 NEW_TOKENS = 4  # of each answer: steps are calibrated on too, but mostly prompts
 FACTOR = 2  # of a graph's bytes in float32 that rounding it takes, measured on 200 million weights
@@ -93,7 +93,7 @@ def calibrated(
 
     Args:
         run: that the checkpoint is the slim or the dense model of.
-        checkpoint, origin: as of ``export.artifact.export_artifact``.
+        checkpoint, origin: as of ``export.exporter.export_artifact``.
         asked: the examples.
         started: told of each step's name and length; returns what to call as it goes on.
 

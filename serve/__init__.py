@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from serve.engine import Engine
-    from serve.options import GenerationOptions
-    from serve.results import Event, Finished, Generation, Prefilled, TokenText
+    from serve.engines.llava import Engine
+    from serve.generation.options import GenerationOptions
+    from serve.generation.results import Event, Finished, Generation, Prefilled, TokenText
 
 __all__ = [
     "Engine",
@@ -18,13 +18,13 @@ __all__ = [
 ]
 
 _HOME = {
-    "Engine": "serve.engine",
-    "GenerationOptions": "serve.options",
-    "Event": "serve.results",
-    "Finished": "serve.results",
-    "Generation": "serve.results",
-    "Prefilled": "serve.results",
-    "TokenText": "serve.results",
+    "Engine": "serve.engines.llava",
+    "GenerationOptions": "serve.generation.options",
+    "Event": "serve.generation.results",
+    "Finished": "serve.generation.results",
+    "Generation": "serve.generation.results",
+    "Prefilled": "serve.generation.results",
+    "TokenText": "serve.generation.results",
 }
 
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from comp.errors import CompExportError
 from comp.runs import RunDirectory, open_run
-from export.engines.manifest import EngineManifest, read_engine_manifest
-from export.engines.names import engine_directory
-from export.manifest import MANIFEST_NAME, Flavour, Manifest, Precision
-from export.reading import kind_of, read_manifest
+from export.artifact.load import kind_of, read_manifest
+from export.artifact.manifest import MANIFEST_NAME, Flavour, Manifest, Precision
+from export.tensorrt.manifest import EngineManifest, read_engine_manifest
+from export.tensorrt.names import engine_directory
 from serve.backends.base import BackendName, ProviderChoice
 
 if TYPE_CHECKING:
-    from serve.loading import TaskEngine
+    pass
 
 Which = Literal["dense", "compressed"]
 BOTH: tuple[Which, Which] = ("dense", "compressed")
@@ -166,21 +166,6 @@ def artifacts_of(path: Path, form: Form = DEFAULT_FORM) -> tuple[RunDirectory, d
     """A run with the directories of both artifacts."""
     run = open_run(path)
     return run, {which: artifact_of(run, which, form) for which in BOTH}
-
-
-def engines_of(
-    directories: dict[Which, Path],
-    device: Literal["auto", "cpu", "cuda"],
-    threads: int | None = None,
-    form: Form = DEFAULT_FORM,
-) -> "dict[Which, TaskEngine]":
-    """Both engines in one process, run as the form says."""
-    from serve.loading import load_engine
-
-    return {
-        which: load_engine(directory, device, threads, provider=form.provider, backend=form.backend)
-        for which, directory in directories.items()
-    }
 
 
 def is_verified(directory: Path) -> bool:

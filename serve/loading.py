@@ -5,17 +5,18 @@ from typing import Literal, TypeAlias
 
 from comp.errors import CompExportError
 from comp.plan import Task
-from export.encoder_manifest import EncoderArtifact, EncoderManifest
-from export.engines.manifest import read_engine_manifest
-from export.reading import kind_of, read_manifest
+from export.artifact.encoder_manifest import EncoderArtifact, EncoderManifest
+from export.artifact.load import kind_of, read_manifest
+from export.tensorrt.manifest import read_engine_manifest
+from serve.artifacts import DEFAULT_FORM, Form, Which
 from serve.backends.base import BackendName, ProviderChoice
-from serve.backends.opening import check_native, open_artifact
-from serve.encoder.blip_retriever import BlipRetriever
-from serve.encoder.graphs import EncoderGraphs, Graphs
-from serve.encoder.judge import Judge
-from serve.encoder.reader import Reader
-from serve.encoder.retriever import Retriever
-from serve.engine import Engine
+from serve.backends.open import check_native, open_artifact
+from serve.engines.blip_generator import Reader
+from serve.engines.blip_judge import Judge
+from serve.engines.blip_retriever import BlipRetriever
+from serve.engines.encoder_graphs import EncoderGraphs, Graphs
+from serve.engines.llava import Engine
+from serve.engines.retriever import Retriever
 
 TaskEngine: TypeAlias = Engine | Reader | Judge | Retriever
 ENCODERS: dict[Task, type[Reader | Judge | Retriever]] = {
@@ -65,7 +66,21 @@ def _native(
     directory: Path, device: str, check_hashes: bool, provider: str, backend: BackendName
 ) -> Graphs:
     """The engines in a directory; TensorRT is imported only here."""
-    from serve.encoder.engines import EncoderEngines
+    from serve.engines.encoder_tensorrt import EncoderEngines
 
     check_native(directory, device, provider, backend)
     return EncoderEngines.load(directory, check_hashes)
+
+
+def engines_of(
+    directories: dict[Which, Path],
+    device: Literal["auto", "cpu", "cuda"],
+    threads: int | None = None,
+    form: Form = DEFAULT_FORM,
+) -> "dict[Which, TaskEngine]":
+    """Both engines in one process, run as the form says."""
+
+    return {
+        which: load_engine(directory, device, threads, provider=form.provider, backend=form.backend)
+        for which, directory in directories.items()
+    }

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnxruntime as ort
 
-from export.engines.manifest import load_engines
+from export.tensorrt.manifest import load_engines
 
 TYPES = {
     "tensor(float)": np.float32,
@@ -302,9 +302,10 @@ class FakeTensorRT:
 
 def install(monkeypatch, directories, capability="8.9", captures_graphs=True, memory=2**30):
     """Put the fakes in place of the real ones; returns both."""
-    from export.engines import cuda as cuda_module
-    from export.engines import gpu, runtime
-    from export.engines.module import TensorRT
+    from export.tensorrt import gpu
+    from export.tensorrt.library import TensorRT
+    from export.tensorrt.run import cuda as cuda_module
+    from export.tensorrt.run import runtime
 
     cuda = FakeCuda(memory)
     version = load_engines(Path(directories[0])).manifest.module_version

@@ -20,10 +20,10 @@ from comp.families.loading import load_adapter
 from comp.metrics.cider import cider
 from comp.plan import PruningPlan
 from comp.tokens.drop_rules import rules_from_plan
-from export.reading import read_manifest
-from serve.encoder.blip_retriever import BlipRetriever
+from export.artifact.load import read_manifest
+from serve.engines.blip_retriever import BlipRetriever
+from serve.generation.options import GenerationOptions
 from serve.loading import load_engine
-from serve.options import GenerationOptions
 from tests.comp.small_blip import TASKS, examples_of
 
 GRAPHS = {

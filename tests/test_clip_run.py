@@ -13,8 +13,8 @@ from comp.cli import cli
 from comp.data.emoji_scenes.captions import CaptionExamples
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
-from export.reading import read_manifest
-from serve.encoder.retriever import Retriever
+from export.artifact.load import read_manifest
+from serve.engines.retriever import Retriever
 from serve.loading import load_engine
 
 

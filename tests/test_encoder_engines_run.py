@@ -12,9 +12,9 @@ from click.testing import CliRunner
 from comp.cli import cli
 from comp.data.embedded import embedded_examples
 from comp.errors import CompExportError
-from export.engines.manifest import read_engine_manifest
-from serve import bench
-from serve.probe import Probe
+from export.tensorrt.manifest import read_engine_manifest
+from serve.bench import compare as bench
+from serve.bench.cold_start import Probe
 from tests.fake_gpu import install
 from tests.small_runs import KINDS
 

@@ -1,7 +1,7 @@
 """How encoders rank tokens at a drop place: attention received, or as Turbo, MADTP and CrossGET do.
 
 Importances are in [0, 1]; that of the token which always stays means nothing. The graphs compute the
-same (``export/graph/token_ranking.py``).
+same (``export/graph/encoder_rankings.py``).
 """
 
 from dataclasses import dataclass

@@ -5,7 +5,7 @@ from typing import Any
 
 from demo.pair import Pair
 from demo.views import caption, question, retrieval, statement
-from export.manifest import Task
+from export.artifact.manifest import Task
 
 # ``load_engine`` gives every task its engine, so a view knows what it is given.
 VIEWS: dict[Task, Callable[[Pair[Any]], None]] = {

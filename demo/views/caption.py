@@ -5,13 +5,13 @@ from typing import Any
 
 import gradio as gr
 
-from demo.captions import CaptionFace
-from demo.cards import Shown
+from demo.cards.base import Shown
+from demo.cards.caption import CaptionFace
+from demo.cards.html import plain
+from demo.cards.kept_tokens import KeptView
 from demo.comparison import answering
 from demo.examples import BEGINNINGS, page_captions
 from demo.gate import chosen_of
-from demo.html import plain
-from demo.kept_tokens import KeptView
 from demo.pair import Pair
 from demo.widgets import (
     QUIETLY,
@@ -24,9 +24,9 @@ from demo.widgets import (
     result_column,
     words_and_button,
 )
-from serve.encoder.reader import Reader
-from serve.options import GenerationOptions
-from serve.results import Generation
+from serve.engines.blip_generator import Reader
+from serve.generation.options import GenerationOptions
+from serve.generation.results import Generation
 
 MAX_NEW_TOKENS = 64
 

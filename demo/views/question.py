@@ -5,12 +5,12 @@ from typing import Any
 
 import gradio as gr
 
-from demo.answers import AnswerFace
-from demo.cards import Shown
+from demo.cards.answer import AnswerFace
+from demo.cards.base import Shown
+from demo.cards.kept_tokens import KeptView
 from demo.comparison import answering
 from demo.examples import GENERAL_QUESTIONS, page_examples
 from demo.gate import chosen_of
-from demo.kept_tokens import KeptView
 from demo.pair import Pair
 from demo.widgets import (
     QUIETLY,
@@ -23,10 +23,10 @@ from demo.widgets import (
     result_column,
     words_and_button,
 )
-from serve.encoder.reader import Reader
-from serve.engine import Engine
-from serve.options import GenerationOptions
-from serve.results import Generation
+from serve.engines.blip_generator import Reader
+from serve.engines.llava import Engine
+from serve.generation.options import GenerationOptions
+from serve.generation.results import Generation
 
 MAX_NEW_TOKENS = 64
 

@@ -8,15 +8,15 @@ from PIL import Image
 
 from comp.data.images import ImageSource
 from comp.errors import CompExportError
-from demo.cards import NAMES, Shown
+from demo.cards.base import NAMES, Shown
+from demo.cards.html import milliseconds
+from demo.cards.kept_tokens import KeptView, data_uri
+from demo.cards.ranking import RankingFace
 from demo.comparison import at_once
 from demo.examples import PageGallery, page_gallery
 from demo.gallery import Found, Gallery
 from demo.gate import MAX_TEXT, chosen_of
-from demo.html import milliseconds
-from demo.kept_tokens import KeptView, data_uri
 from demo.pair import Pair
-from demo.rankings import RankingFace
 from demo.widgets import (
     NO_PICTURE,
     QUIETLY,
@@ -29,7 +29,7 @@ from demo.widgets import (
     words_and_button,
 )
 from serve.artifacts import BOTH, Which
-from serve.encoder.retriever import Retriever
+from serve.engines.retriever import Retriever
 
 CHIPS = 4
 THUMBNAIL = 112  # pixels

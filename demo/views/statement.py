@@ -5,13 +5,13 @@ from typing import Any
 
 import gradio as gr
 
-from demo.cards import Shown
+from demo.cards.base import Shown
+from demo.cards.kept_tokens import KeptView
+from demo.cards.verdict import VerdictFace
 from demo.comparison import at_once
 from demo.examples import page_pairs
 from demo.gate import chosen_of
-from demo.kept_tokens import KeptView
 from demo.pair import Pair
-from demo.verdicts import VerdictFace
 from demo.widgets import (
     QUIETLY,
     Asked,
@@ -24,7 +24,7 @@ from demo.widgets import (
     words_and_button,
 )
 from serve.artifacts import Which
-from serve.encoder.judge import Judge, Judgement
+from serve.engines.blip_judge import Judge, Judgement
 
 SIDES = ("the first picture", "the second picture")
 

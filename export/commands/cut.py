@@ -38,7 +38,7 @@ def command(
     from comp.checkpoints.locate import resolve_model
     from comp.plan import PruningPlan
     from comp.runs import RunDirectory, hold
-    from export.cut import cut_run, was_begun, was_cut
+    from export.weights.cut_run import cut_run, was_begun, was_cut
 
     plan = PruningPlan.load(plan_file)
     name = model or plan.model

@@ -14,7 +14,7 @@ from comp.utils.console import print_json, print_table, say
 if TYPE_CHECKING:
     from comp.latency.table import LatencyTable
     from export.latency.blocks import Blocks
-    from export.latency.planning import Planned
+    from export.latency.rate_for_time import Planned
 
 
 @click.command(name="plan")
@@ -70,7 +70,7 @@ def command(
     from export.commands.profile import checkpoint_of
     from export.graph.builder import Target
     from export.latency.families import READERS
-    from export.latency.planning import plan_for
+    from export.latency.rate_for_time import plan_for
 
     if out is not None and out.exists() and not force:
         raise CompExportError(

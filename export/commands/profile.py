@@ -12,7 +12,7 @@ from comp.utils.console import print_json, print_table, say
 
 if TYPE_CHECKING:
     from comp.latency.table import LatencyTable
-    from export.manifest import Flavour, Precision
+    from export.artifact.manifest import Flavour, Precision
 
 
 @click.command(name="profile")

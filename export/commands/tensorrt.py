@@ -11,11 +11,11 @@ from comp.utils.console import print_json, print_table, progress, say
 
 if TYPE_CHECKING:
     from comp.runs import RunDirectory
-    from export.engines.build import BuildOptions, Weights
-    from export.engines.limits import Limits
-    from export.engines.manifest import EngineManifest
-    from export.engines.module import ModuleName, TensorRT
-    from export.manifest import Precision
+    from export.artifact.manifest import Precision
+    from export.tensorrt.build.engine import BuildOptions, Weights
+    from export.tensorrt.library import ModuleName, TensorRT
+    from export.tensorrt.limits import Limits
+    from export.tensorrt.manifest import EngineManifest
 
 MIB = 2**20
 STRIP_ABOVE = 4 * 2**30  # bytes of weights: above, a second copy of them is a burden
@@ -105,12 +105,12 @@ def command(
     in another precision than float16 to tensorrt-bfloat16/ and so on.
     """
     from comp.runs import hold, open_run
-    from export.engines.build import BuildOptions
-    from export.engines.capability import choose_capabilities, parse_capabilities
-    from export.engines.directory import choose_limits
-    from export.engines.gpu import gpu_capability
-    from export.engines.module import find_tensorrt
-    from export.wide import overflow_warning
+    from export.precision.wide import overflow_warning
+    from export.tensorrt.build.capability import choose_capabilities, parse_capabilities
+    from export.tensorrt.build.directory import choose_limits
+    from export.tensorrt.build.engine import BuildOptions
+    from export.tensorrt.gpu import gpu_capability
+    from export.tensorrt.library import find_tensorrt
 
     asked = parse_capabilities(compute_capability) if compute_capability is not None else None
     found = open_run(run)
@@ -164,10 +164,10 @@ def _wanted(
     Raises:
         CompExportError: an artifact is missing, or engines are there already.
     """
-    from export.artifact import artifact_directory
-    from export.engines.names import engine_directory
+    from export.artifact.manifest import MANIFEST_NAME
+    from export.exporter import artifact_directory
     from export.graph.builder import Target
-    from export.manifest import MANIFEST_NAME
+    from export.tensorrt.names import engine_directory
 
     wanted = {}
     for is_dense in (False, True) if dense else (False,):
@@ -189,7 +189,7 @@ def _wanted(
 def _weights(
     asked: str, wanted: dict[Path, Path], tensorrt: "TensorRT", gpu: str | None
 ) -> "Weights":
-    from export.reading import read_manifest
+    from export.artifact.load import read_manifest
 
     if asked == "stripped" and gpu is None:
         raise CompExportError(
@@ -209,7 +209,7 @@ def _build(
     how: "BuildOptions",
     options: CommonOptions,
 ) -> dict[Path, "EngineManifest"]:
-    from export.engines.directory import build_engines
+    from export.tensorrt.build.directory import build_engines
 
     manifests = {}
     with progress(disable=options.json) as bar:

@@ -11,9 +11,9 @@ import numpy as np
 import onnx_ir as ir
 
 from comp.errors import CompExportError
-from export.manifest import Computed, Flavour, Precision, Rounding, computed_in
-from export.quantise import Quantised
-from export.wide import NONE, Wide
+from export.artifact.manifest import Computed, Flavour, Precision, Rounding, computed_in
+from export.graph.integer_rounding import Quantised
+from export.precision.wide import NONE, Wide
 
 # 18 is the oldest with every operator used here; TensorRT and OpenVINO parse all of it. The Attention
 # operator came with 23, TensorScatter with 24.
@@ -71,7 +71,7 @@ class Target:
 
     @property
     def weight_bits(self) -> Literal[4, 8] | None:
-        """Of quantised weights (``export.quantise``)."""
+        """Of quantised weights (``export.graph.integer_rounding``)."""
         bits: dict[Precision, Literal[4, 8]] = {"int8": 8, "int4": 4}
         return bits.get(self.precision)
 

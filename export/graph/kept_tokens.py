@@ -6,10 +6,10 @@ import onnx_ir as ir
 
 from comp.plan import DropPlan
 from export.graph.builder import GraphBuilder
+from export.graph.encoder_rankings import Looked, importance_of, received, similarity
 from export.graph.linear import cast_to_graph
 from export.graph.token_gather import Strongest, first_row, gather_rows, keep_strongest, last_row
 from export.graph.token_merging import one_row, similar_rows
-from export.graph.token_ranking import Looked, importance_of, received, similarity
 
 
 def drops_early(drop: DropPlan) -> bool:

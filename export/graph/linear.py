@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph.builder import MICROSOFT, GraphBuilder
-from export.graph.quantised import bits_of, quantised_matmul
-from export.weights import WeightSource
+from export.graph.integer_linear import bits_of, quantised_matmul
+from export.weights.checkpoint import WeightSource
 
 SQRT_HALF = math.sqrt(0.5)
 TANH_SCALE = math.sqrt(2 / math.pi)

@@ -5,7 +5,7 @@ import onnx_ir as ir
 
 from export.graph.builder import MICROSOFT, GraphBuilder
 from export.graph.linear import cast_to_float32, cast_to_graph, vector
-from export.weights import WeightSource
+from export.weights.checkpoint import WeightSource
 
 NORM_FLOOR = 1e-12  # torch's smallest length when it normalises
 

@@ -5,7 +5,7 @@ import onnx_ir as ir
 from comp.errors import CompExportError
 from export.graph.builder import GraphBuilder
 from export.graph.linear import axis_size, cast_to_graph, vector
-from export.weights import WeightSource
+from export.weights.checkpoint import WeightSource
 
 
 def embed_patches(

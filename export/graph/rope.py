@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from export.configs.llava import Rope
 from export.graph.builder import MICROSOFT, GraphBuilder
 from export.graph.linear import split_heads
 from export.graph.token_gather import last_row
-from export.llava_config import Rope
 
 
 def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:

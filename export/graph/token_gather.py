@@ -11,9 +11,9 @@ import numpy as np
 import onnx_ir as ir
 
 from comp.plan import KEEP_UNIT, DropPlan
+from export.artifact.llava_ports import KEEP_FACTOR as KEEP_FACTOR
 from export.graph.builder import GraphBuilder
 from export.graph.linear import axis_size, cast
-from export.llava_ports import KEEP_FACTOR as KEEP_FACTOR
 
 ALWAYS = 2.0  # added to the last token's score; scores are at most 1
 

@@ -9,9 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph.builder import GraphBuilder
+from export.graph.encoder_rankings import FLOAT, INT32, indices, place_that_stays
 from export.graph.linear import cast
 from export.graph.token_gather import Strongest, gather_rows
-from export.graph.token_ranking import FLOAT, INT32, indices, place_that_stays
 
 FLOOR = 1e-6  # as in torch
 

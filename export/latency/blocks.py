@@ -8,7 +8,7 @@ from comp.latency.table import DenseBlock, Surface
 from comp.plan import BlockPlan, DropPlan, Part, PruningPlan, Workload
 from export.graph.builder import GraphBuilder, Target
 from export.latency.grid import Axes
-from export.latency.readings import Feeds, Pair, Readings
+from export.latency.timings import Feeds, Pair, Readings
 
 METHOD = "profile"  # of the plans that measured graphs are cut by
 MOST_BYTES = 2**30  # of the weights of the blocks that are measured together

@@ -1,6 +1,6 @@
 """What of a CLIP is measured: blocks of both towers from random states, and what is around them.
 
-The graphs are of the towers that ``export.clip`` builds, with fewer blocks than the model has, all of one
+The graphs are of the towers that ``export.families.clip.graphs`` builds, with fewer blocks than the model has, all of one
 size, of the model's own weights. Pairs of them differ by blocks, by drop places, or by all that is before
 and behind the blocks.
 """
@@ -22,8 +22,8 @@ from comp.errors import CompExportError
 from comp.flops.encoder import clip_macs
 from comp.latency.table import DenseBlock, Surface
 from comp.plan import DropPlan, Part, PruningPlan, Workload
-from export.clip import text_model, tower_of, vision_model
-from export.clip_config import ClipShape, read_clip
+from export.configs.clip import ClipShape, read_clip
+from export.families.clip.graphs import text_model, tower_of, vision_model
 from export.graph.builder import GraphBuilder, Target
 from export.latency.blocks import (
     LEAST_BLOCKS,
@@ -37,10 +37,10 @@ from export.latency.blocks import (
     sizes_measured,
 )
 from export.latency.grid import Axes, axes_of
-from export.latency.readings import Feeds, Pair, Readings
 from export.latency.surfaces import Tower, block_surfaces, surface
-from export.slim import SlimWeights
-from export.weights import CheckpointWeights, WeightSource
+from export.latency.timings import Feeds, Pair, Readings
+from export.weights.checkpoint import CheckpointWeights, WeightSource
+from export.weights.slim import SlimWeights
 
 PARTS: tuple[Tower, Tower] = ("vision", "language")
 CHANNELS = 3  # of a picture

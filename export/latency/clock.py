@@ -6,7 +6,7 @@ from time import perf_counter
 
 from comp.errors import CompExportError
 from comp.utils.device import Device
-from export.ort_graph import CPU, CUDA
+from export.onnxruntime.graph import CPU, CUDA
 
 # A graph of two milliseconds takes half as long again in its first tens of runs.
 WARM_SECONDS = 0.1

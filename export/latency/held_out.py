@@ -14,7 +14,7 @@ from comp.plan import KEEP_UNIT, Part, PruningPlan, Workload
 from export.latency.blocks import Blocks
 from export.latency.clock import Clock
 from export.latency.grid import NARROW
-from export.latency.readings import Reading, loaded
+from export.latency.timings import Reading, loaded
 
 DENSE = "dense"
 FEWEST_TEXT = 8

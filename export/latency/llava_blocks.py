@@ -1,6 +1,6 @@
 """What of a LLaVA is measured: pairs of its own graphs that differ by a few blocks.
 
-The graphs are those of ``export.llava``, with fewer blocks than the model has, all of one size, of the
+The graphs are those of ``export.families.llava.decoder``, with fewer blocks than the model has, all of one size, of the
 model's own weights. The difference of the two graphs' times is that of the blocks by which they differ;
 the smaller graph's is that of all the rest. Heads are measured with the narrowest FFN, and widths with
 one head: a block's time is taken to be the sum of its attention's and of what its FFN adds to that.
@@ -19,7 +19,10 @@ from comp.errors import CompExportError
 from comp.flops.llava import llava_macs
 from comp.latency.table import DenseBlock, Surface
 from comp.plan import DropPlan, Part, PruningPlan, Workload
-from export.cache import CACHE_LENGTHS
+from export.artifact.caches import CACHE_LENGTHS
+from export.configs.llava import LlavaShape, read_llava
+from export.families.llava.decoder import decoder_model, embed_tokens
+from export.families.llava.vision import vision_encoder
 from export.graph.builder import GraphBuilder, Target
 from export.latency.blocks import (
     LEAST_BLOCKS,
@@ -33,12 +36,9 @@ from export.latency.blocks import (
 )
 from export.latency.grid import Axes, axes_of
 from export.latency.llava_surfaces import surfaces_of
-from export.latency.readings import Feeds, Pair, Readings
-from export.llava import decoder_model, embed_tokens
-from export.llava_config import LlavaShape, read_llava
-from export.llava_vision import vision_encoder
-from export.slim import slim_weights
-from export.weights import CheckpointWeights, WeightSource
+from export.latency.timings import Feeds, Pair, Readings
+from export.weights.checkpoint import CheckpointWeights, WeightSource
+from export.weights.slim import slim_weights
 
 DROP_SHARES = (0.25, 0.5, 0.75)  # of the depth, where CoMP drops tokens
 TEXT_TOKENS = 64  # of the longest prompt, unless told

@@ -8,8 +8,8 @@ from comp.latency.table import Surface
 from comp.plan import Part
 from export.latency.blocks import drop_name, name_of
 from export.latency.grid import Axes
-from export.latency.readings import Readings
 from export.latency.surfaces import block_surfaces, surface
+from export.latency.timings import Readings
 
 
 def surfaces_of(axes: dict[Part, Axes], readings: Readings) -> tuple[Surface, ...]:

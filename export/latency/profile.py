@@ -11,7 +11,7 @@ from comp.utils.machine import describe_machine, describe_versions
 from export.latency.blocks import Blocks
 from export.latency.clock import Clock
 from export.latency.held_out import Model, measured_whole, models, predicted
-from export.latency.readings import Reading, Readings, measured
+from export.latency.timings import Reading, Readings, measured
 
 PARTIAL = ".partial"  # behind the name of a table that is not finished
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from comp.latency.table import Kind, Surface, Where
 from export.latency.blocks import name_of
 from export.latency.grid import Axes, monotone
-from export.latency.readings import Reading, Readings
+from export.latency.timings import Reading, Readings
 
 Tower: TypeAlias = Literal["vision", "language"]
 DIGITS = 6  # of a millisecond: nanoseconds

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from export.llava_manifest import LlavaManifest
+from export.artifact.llava_manifest import LlavaManifest
 
 BackendName: TypeAlias = Literal["onnxruntime", "openvino", "openvino-bfloat16", "tensorrt"]
 ProviderChoice: TypeAlias = Literal["auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx"]

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 from comp.errors import CompExportError
-from export.manifest import Manifest, Precision, computed_in
-from export.openvino_graph import OpenVinoGraph, openvino_version
-from export.openvino_pages import PageBuffers, PagedDecoder
-from export.openvino_table import OpenVinoTable
+from export.artifact.manifest import Manifest, Precision, computed_in
+from export.openvino.embedding_table import OpenVinoTable
+from export.openvino.graph import OpenVinoGraph, openvino_version
+from export.openvino.paged_decoder import PageBuffers, PagedDecoder
 from serve.backends.base import BackendName
 
 

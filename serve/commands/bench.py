@@ -62,16 +62,16 @@ def command(
     """
     from comp.runs import hold, open_run
     from serve.artifacts import artifacts_of
-    from serve.bench import BenchOptions, Contestant, bench, steps_of
-    from serve.bench_report import (
+    from serve.bench.compare import BenchOptions, Contestant, bench, steps_of
+    from serve.bench.report import (
         AGAINST_COLUMNS,
         against_rows,
         bench_figure,
         bench_markdown,
         bench_rows,
     )
-    from serve.measure import task_of
-    from serve.work import work_of
+    from serve.bench.request import work_of
+    from serve.evaluation.by_task import task_of
 
     forms = [form, *(Form.parse(text) for text in against)]
     hold(open_run(run), "bench")

@@ -69,10 +69,11 @@ def command(
     """
     from comp.runs import hold, open_run
     from comp.utils.machine import describe_machine, describe_versions
-    from serve.artifacts import artifacts_of, engines_of, is_verified
-    from serve.examples import examples_of
-    from serve.measure import Measure, task_of
-    from serve.scores import markdown
+    from serve.artifacts import artifacts_of, is_verified
+    from serve.evaluation.by_task import Measure, task_of
+    from serve.evaluation.examples import examples_of
+    from serve.evaluation.scores import markdown
+    from serve.loading import engines_of
 
     hold(open_run(run), "eval")
     found, directories = artifacts_of(run, form)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast, get_args
 
 import click
 
-from export.manifest import Flavour, Precision
+from export.artifact.manifest import Flavour, Precision
 from serve.artifacts import Form
 from serve.backends.base import BackendName, ProviderChoice
 

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from comp.runs import RunDirectory
-    from export.artifact import Origin
+    from export.artifact.manifest import Flavour, Manifest, Precision, Rounding
     from export.calibration import Calibration, Integers
+    from export.exporter import Origin
     from export.graph.builder import Target
-    from export.manifest import Flavour, Manifest, Precision, Rounding
-    from export.proof import Examples
+    from export.verify.interface import Examples
 
 MIB = 2**20
 PROGRAM = "comp-export"
@@ -115,7 +115,7 @@ def command(
     stays in float32, and what else does is a warning.
     """
     from comp.runs import hold, open_run
-    from export.artifact import artifact_directory
+    from export.exporter import artifact_directory
     from export.graph.builder import Target
 
     target = Target(flavour, precision)
@@ -198,7 +198,7 @@ def _export(
     """Write the artifacts; ``tried`` are examples that float16 is tried on, if there are any."""
     from comp.checkpoints.dense_model import ELSEWHERE, dense_model_of
     from comp.plan import Workload
-    from export.artifact import Origin, export_artifact, graphs_to_write
+    from export.exporter import Origin, export_artifact, graphs_to_write
 
     plan = run.load_plan()
     if not (run.checkpoint / "config.json").is_file():
@@ -218,7 +218,7 @@ def _export(
         for which, (checkpoint, origin) in sources.items():
             for_this, activations = target, None
             if tried is not None:
-                from export.activations import Half
+                from export.precision.activations import Half
 
                 half = Half.of(checkpoint, target, tried)
                 for_this, activations = half.target, half.activations
@@ -252,8 +252,8 @@ def _check(
 ) -> "Callable[[Path], None]":
     """Make the check that refuses an artifact that reads otherwise than transformers does."""
     from comp.data.embedded import embedded_examples
-    from export.first_link.compare import NotCompared
-    from export.reading import load_artifact
+    from export.artifact.load import load_artifact
+    from export.verify.first_link.compare import NotCompared
     from serve.first_link.links import FromUsers, refuse_parted
 
     def started(side: str, total: int) -> "Callable[[], None]":
@@ -288,8 +288,8 @@ def _kept(
     Raises:
         CompExportError: one is of another plan, rounding or release, or damaged.
     """
-    from export.artifact import Origin
-    from export.reading import load_artifact
+    from export.artifact.load import load_artifact
+    from export.exporter import Origin
 
     origin = Origin.of_plan(run.load_plan())
     theirs = {"compressed": (origin.method, origin.rate), "dense": (None, 0.0)}
@@ -368,8 +368,8 @@ def _tried(
             "do; look with `comp-export eval` whether float16 holds them"
         )
         return None
-    from export.activations import FEW
     from export.calibration import examples_for
+    from export.precision.activations import FEW
 
     return examples_for(run, FEW, data, images, follow_links)
 

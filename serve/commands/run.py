@@ -62,16 +62,14 @@ def command(
     images. The answer goes to stdout as it comes, its times to stderr.
     """
     from comp.runs import open_run
-    from serve.answers import print_answer
     from serve.artifacts import artifact_of
-    from serve.encoder.judge import Judge
-    from serve.encoder.retriever import Retriever
-    from serve.judgements import print_judgement
+    from serve.bench.request import check_counts
+    from serve.commands.printing import print_answer, print_judgement, print_ranking
+    from serve.engines.blip_judge import Judge
+    from serve.engines.retriever import Retriever
+    from serve.evaluation.by_task import task_of
+    from serve.generation.options import GenerationOptions
     from serve.loading import load_engine
-    from serve.measure import task_of
-    from serve.options import GenerationOptions
-    from serve.rankings import print_ranking
-    from serve.work import check_counts
 
     generation = GenerationOptions(
         max_new_tokens=max_new_tokens,

@@ -12,7 +12,7 @@ from comp.utils.console import print_json, print_table, progress, say
 
 if TYPE_CHECKING:
     from comp.plan import Task
-    from export.proof import Examples
+    from export.verify.interface import Examples
 
 EXIT_FAILED = 1
 
@@ -72,8 +72,8 @@ def command(
     """
     from comp.runs import hold, open_run
     from comp.utils.device import torch_device
-    from export.first_link.report import COLUMNS, notes_of, rows_of
-    from export.verify import Asked, task_of, verify_run
+    from export.verify.chain import Asked, task_of, verify_run
+    from export.verify.first_link.report import COLUMNS, notes_of, rows_of
     from serve.first_link.links import EXAMPLES, FromUsers
 
     found = open_run(run)

@@ -9,14 +9,14 @@ from typing import Any, Protocol
 from comp.checkpoints.dense_model import DenseModelGoneError, dense_model_of
 from comp.errors import CompExportError
 from comp.runs import RunDirectory
-from export.encoder_manifest import EncoderArtifact
-from export.first_link.compare import FirstLink, NotCompared, answers_of, compare_readings
-from export.first_link.in_training import InTraining
-from export.first_link.reading import Side
-from export.first_link.request import Requests
-from export.llava_manifest import LlavaArtifact
-from export.manifest import Artifact, Precision, computed_in
-from serve.backends.integers import multiplies_exactly
+from export.artifact.encoder_manifest import EncoderArtifact
+from export.artifact.llava_manifest import LlavaArtifact
+from export.artifact.manifest import Artifact, Precision, computed_in
+from export.verify.first_link.compare import FirstLink, NotCompared, answers_of, compare_readings
+from export.verify.first_link.in_training import InTraining
+from export.verify.first_link.reading import Side
+from export.verify.first_link.request import Requests
+from serve.backends.onnxruntime.vnni_check import multiplies_exactly
 from serve.first_link.served import Served
 from serve.loading import load_engine
 
@@ -65,7 +65,7 @@ class FromUsers:
         artifacts: Sequence[Artifact],
         dense: Callable[[], Any],
     ) -> list[FirstLink | NotCompared]:
-        """Make the first links of a run's artifacts (``export.verify.FirstLinks``).
+        """Make the first links of a run's artifacts (``export.verify.chain.FirstLinks``).
 
         The original against every artifact and the batches of ``prune``; the slim checkpoint against
         the compressed artifacts.
@@ -128,8 +128,8 @@ class FromUsers:
     ) -> list[FirstLink | NotCompared]:
         if not artifacts:
             return []
-        from export.first_link.in_transformers import InTransformers
-        from export.first_link.memory import memory_lacking
+        from export.verify.first_link.in_transformers import InTransformers
+        from export.verify.first_link.memory import memory_lacking
 
         manifest = artifacts[0].manifest
         run = slim or any(artifact.manifest.dense for artifact in artifacts)

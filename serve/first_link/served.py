@@ -4,21 +4,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comp.errors import CompExportError
-from export.first_link.reading import Outputs, Reading, Refused
-from export.first_link.request import Picture, Request
-from export.llava_manifest import LlavaManifest
-from serve.encoder.blip_retriever import BlipRetriever
-from serve.encoder.judge import Judge
-from serve.encoder.reader import Reader
-from serve.encoder.retriever import Retriever
-from serve.engine import Engine
+from export.artifact.llava_manifest import LlavaManifest
+from export.verify.first_link.reading import Outputs, Reading, Refused
+from export.verify.first_link.request import Picture, Request
+from serve.engines.blip_generator import Reader
+from serve.engines.blip_judge import Judge
+from serve.engines.blip_retriever import BlipRetriever
+from serve.engines.llava import Engine
+from serve.engines.preprocess import model_view, preprocess
+from serve.engines.retriever import Retriever
+from serve.generation.options import GenerationOptions
 from serve.loading import TaskEngine
-from serve.options import GenerationOptions
-from serve.preprocess import model_view, preprocess
 
 
 class Served:
-    """An engine (see ``export.first_link.reading.Side``)."""
+    """An engine (see ``export.verify.first_link.reading.Side``)."""
 
     def __init__(self, engine: TaskEngine, name: str, of_tower: bool = False) -> None:
         """``of_tower``: give an image as many places as the original has, of which some may be selected."""

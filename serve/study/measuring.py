@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from comp.errors import CompExportError
 
-NAMES = ("accuracy", "mean")  # of a share, of another quantity; see ``serve.scores``
+NAMES = ("accuracy", "mean")  # of a share, of another quantity; see ``serve.evaluation.scores``
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def _export_dense(run: Path, out: Path) -> None:
     """The model that a run was made of, with costs on that run's workload."""
     from comp.checkpoints.dense_model import dense_model_of
     from comp.runs import open_run
-    from export.artifact import Origin, export_artifact
+    from export.exporter import Origin, export_artifact
 
     found = open_run(run)
     plan = found.load_plan()
@@ -69,10 +69,10 @@ def _export_dense(run: Path, out: Path) -> None:
 
 
 def _evaluated(artifact: Path, request: MeasureRequest) -> dict[str, Any]:
-    from export.reading import read_manifest
-    from serve.examples import examples_of
+    from export.artifact.load import read_manifest
+    from serve.evaluation.by_task import Measure, task_of
+    from serve.evaluation.examples import examples_of
     from serve.loading import load_engine
-    from serve.measure import Measure, task_of
 
     asked = request.evaluation
     task = task_of(artifact)
@@ -101,9 +101,9 @@ def _evaluated(artifact: Path, request: MeasureRequest) -> dict[str, Any]:
 
 def _timed(artifact: Path, dense: Path, request: MeasureRequest) -> dict[str, float]:
     from serve.artifacts import DEFAULT_FORM
-    from serve.bench import BenchOptions, Contestant, bench
-    from serve.measure import task_of
-    from serve.work import work_of
+    from serve.bench.compare import BenchOptions, Contestant, bench
+    from serve.bench.request import work_of
+    from serve.evaluation.by_task import task_of
 
     asked = request.bench
     work = work_of(task_of(artifact), (), (), asked["new_tokens"], request.seed)

@@ -22,7 +22,7 @@ from comp.errors import CompExportError
 from comp.families.blip.nlvr import BlipForNlvr2
 from comp.flops.encoder import request_macs, usual_request
 from comp.plan import PruningPlan, Workload
-from export.artifact import FAMILIES
+from export.exporter import FAMILIES
 from export.graph.builder import Target
 
 NLVR = packaged_shape("blip-nlvr")

@@ -7,7 +7,7 @@ import pytest
 from growth import Point, main, points_of
 from PIL import Image
 
-from serve.backends.integers import multiplies_exactly
+from serve.backends.onnxruntime.vnni_check import multiplies_exactly
 
 
 def test_the_points_of_every_axis():

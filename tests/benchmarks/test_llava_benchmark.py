@@ -31,10 +31,10 @@ from comp.checkpoints.tensor_names import canonical_name
 from comp.errors import CompExportError
 from comp.flops.llava import llava_macs, llava_params
 from comp.plan import PruningPlan, Workload
-from export.engines.limits import Limits
-from export.llava_config import llava_of
-from export.weights import CheckpointWeights
-from serve.backends.integers import multiplies_exactly
+from export.configs.llava import llava_of
+from export.tensorrt.limits import Limits
+from export.weights.checkpoint import CheckpointWeights
+from serve.backends.onnxruntime.vnni_check import multiplies_exactly
 from tests.benchmarks.conftest import BENCHMARKS
 
 SEVEN = read_shape("llava-7b")

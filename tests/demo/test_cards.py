@@ -6,14 +6,14 @@ import numpy as np
 from PIL import Image
 
 from comp.checkpoints.image_settings import ImageProcessing, ImageSize
-from demo import cards
-from demo.answers import AnswerFace
+from demo.cards import base as cards
+from demo.cards.answer import AnswerFace
+from demo.cards.html import milliseconds, plain
+from demo.cards.kept_tokens import KeptView
 from demo.comparison import Comparison, Side
-from demo.html import milliseconds, plain
-from demo.kept_tokens import KeptView
-from export.encoder_manifest import TowerInfo
-from serve.options import GenerationOptions
-from serve.results import TowerKept
+from export.artifact.encoder_manifest import TowerInfo
+from serve.generation.options import GenerationOptions
+from serve.generation.results import TowerKept
 from tests.export.manifests import encoder_manifest
 
 SMALL_TOWER = encoder_manifest("caption").model_copy(

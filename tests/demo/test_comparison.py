@@ -6,13 +6,13 @@ from PIL import Image
 
 from comp.errors import CompExportError
 from comp.plan import keep_count
+from demo.cards.kept_tokens import DIM, PAPER, KeptView, Patches, data_uri, kept_picture, spread
 from demo.comparison import Comparison, Side, answering, in_turn
-from demo.kept_tokens import DIM, PAPER, KeptView, Patches, data_uri, kept_picture, spread
 from demo.pair import Pair
-from export.artifact import Origin, artifact_directory, export_artifact
+from export.exporter import Origin, artifact_directory, export_artifact
 from export.graph.builder import Target
 from serve.artifacts import Form
-from serve.options import GenerationOptions
+from serve.generation.options import GenerationOptions
 from tests.serve.random_llava import noise
 
 OPTIONS = GenerationOptions(max_new_tokens=5, ignore_eos=True)

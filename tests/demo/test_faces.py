@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from comp.data.emoji_scenes.captions import names_in, things_score
 from comp.data.emoji_scenes.sprites import sprites
-from demo.captions import CaptionFace, marked
+from demo.cards.caption import CaptionFace, marked
+from demo.cards.ranking import SHOWN, RankingFace
+from demo.cards.verdict import VerdictFace
 from demo.comparison import Side
 from demo.gallery import Found
-from demo.rankings import SHOWN, RankingFace
-from demo.verdicts import VerdictFace
-from serve.encoder.judge import Judgement
-from serve.results import Generation, Timings, TowerKept
+from serve.engines.blip_judge import Judgement
+from serve.generation.results import Generation, Timings, TowerKept
 from tests.demo.test_cards import text_of
 
 NAMES = list(sprites())[:8]

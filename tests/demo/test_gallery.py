@@ -5,8 +5,8 @@ import pytest
 
 from comp.data.emoji_scenes.captions import CaptionExamples
 from comp.errors import CompExportError
+from demo.cards.kept_tokens import KeptView
 from demo.gallery import Gallery
-from demo.kept_tokens import KeptView
 from demo.views.retrieval import MOST_CANDIDATES, check_candidates
 
 PAIRS = [CaptionExamples("test", 8)[index] for index in range(8)]

@@ -12,8 +12,8 @@ from comp.cli import cli
 from comp.errors import CompExportError
 from comp.runs import RUN_VERSION, RunDirectory
 from demo.quickstart import perform, steps
-from export.manifest import Verified
-from export.reading import mark_verified
+from export.artifact.load import mark_verified
+from export.artifact.manifest import Verified
 
 SHARED = ("--seed", "0")
 

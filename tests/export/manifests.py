@@ -4,12 +4,13 @@ import hashlib
 
 from comp.checkpoints.image_settings import ImageProcessing, ImageSize
 from comp.plan import DropPlan
-from export.encoder_manifest import DecoderInfo, EncoderManifest, TextInfo, TowerInfo
-from export.engines import encoder, llava
-from export.engines.manifest import EngineEntry, EngineManifest, EngineProfile
-from export.llava_manifest import DecoderShape, LlavaManifest, SpecialTokens, VisionShape
-from export.llava_ports import llava_inputs
-from export.manifest import FileEntry
+from export.artifact.encoder_manifest import DecoderInfo, EncoderManifest, TextInfo, TowerInfo
+from export.artifact.llava_manifest import DecoderShape, LlavaManifest, SpecialTokens, VisionShape
+from export.artifact.llava_ports import llava_inputs
+from export.artifact.manifest import FileEntry
+from export.tensorrt.build import encoder_profiles as encoder
+from export.tensorrt.build import llava_profiles as llava
+from export.tensorrt.manifest import EngineEntry, EngineManifest, EngineProfile
 
 
 def artifact_manifest(

@@ -16,11 +16,11 @@ from comp.errors import CompExportError
 from export import calibration
 from export.calibration import _nncf, _rounded
 from export.graph.builder import GraphBuilder
+from export.graph.integer_rounding import nibbles, packed_nibbles, rounded
 from export.graph.linear import linear
-from export.integer_weights import integer_weights
-from export.openvino_graph import computes_bfloat16
-from export.quantise import nibbles, packed_nibbles, rounded
-from export.weights import MemoryWeights
+from export.openvino.graph import computes_bfloat16
+from export.verify.integer_weights import integer_weights
+from export.weights.checkpoint import MemoryWeights
 from tests.small_runs import fresh_runs
 
 WIDTHS = {"wide": 128, "middle": 96, "narrow": 48, "odd": 40}

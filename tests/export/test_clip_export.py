@@ -14,10 +14,10 @@ from comp.families.clip.forward import embed_images, embed_texts
 from comp.families.clip.slim import clip_options
 from comp.families.encoder.forward import EncoderOptions
 from comp.masks import Masks
-from export.clip import TEXT_GRAPH, VISION_GRAPH, build_clip_graphs
-from export.clip_config import clip_of, read_clip
+from export.configs.clip import clip_of, read_clip
+from export.families.clip.graphs import TEXT_GRAPH, VISION_GRAPH, build_clip_graphs
 from export.graph.builder import Target
-from export.weights import CheckpointWeights
+from export.weights.checkpoint import CheckpointWeights
 from tests.comp.small_clip import random_clip, random_plan
 
 TOKENS = 17

@@ -14,8 +14,8 @@ from export.latency.blocks import drop_name, fixed_name, name_of
 from export.latency.clip_blocks import ClipBlocks
 from export.latency.clock import Clock
 from export.latency.held_out import models
-from export.latency.readings import Reading, Readings, loaded
-from export.ort_graph import CPU
+from export.latency.timings import Reading, Readings, loaded
+from export.onnxruntime.graph import CPU
 from tests.comp.small_clip import FFN, HEADS, LAYERS, random_clip
 from tests.export.measured import FAST, invoke, prune_by
 

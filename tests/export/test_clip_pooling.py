@@ -9,9 +9,9 @@ from comp.errors import CompExportError
 from comp.families.clip.forward import LEGACY_EOS, embed_texts
 from comp.families.clip.slim import clip_options
 from comp.families.encoder.forward import EncoderOptions
-from export.clip_config import clip_of, read_clip
+from export.configs.clip import clip_of, read_clip
+from export.configs.text_end import read_to_end
 from export.graph.builder import Target
-from export.text_end import read_to_end
 from tests.comp.small_clip import random_clip, random_plan
 from tests.export.test_clip_export import Graphs
 

@@ -13,7 +13,7 @@ from transformers import AutoProcessor
 from comp.cli import cli
 from comp.errors import CompExportError
 from comp.runs import open_run
-from export.slim import write_slim_checkpoint
+from export.weights.slim import write_slim_checkpoint
 from tests.comp.small import small_adapter
 from tests.comp.small_blip import random_blip
 from tests.comp.small_clip import random_clip

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from comp.errors import CompExportError
 from comp.plan import DropPlan
-from export.artifact import Origin, export_artifact
-from export.engines.encoder import engine_graphs, inputs, usual_limits, within
-from export.engines.limits import Limits
+from export.artifact.load import read_manifest
+from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
-from export.reading import read_manifest
-from serve.backends.provider_shapes import LIMITS, profile_options
+from export.tensorrt.build.encoder_profiles import engine_graphs, inputs, usual_limits, within
+from export.tensorrt.limits import Limits
+from serve.backends.onnxruntime.provider_shapes import LIMITS, profile_options
 from tests.comp import small_blip, small_clip
 from tests.export.manifests import ENCODER_GRAPHS, encoder_manifest
 

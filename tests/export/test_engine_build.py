@@ -21,21 +21,21 @@ from onnx import TensorProto, helper
 from comp.errors import CompExportError
 from comp.plan import BlockPlan, PruningPlan
 from comp.runs import RUN_VERSION
-from export.artifact import Origin, export_artifact
+from export.artifact.load import read_manifest
 from export.commands import tensorrt as command_module
 from export.commands.tensorrt import command as tensorrt_command
-from export.engines import build as build_module
-from export.engines.build import BuildOptions, build_engine
-from export.engines.directory import build_engines
-from export.engines.limits import Limits
-from export.engines.llava import cache_capacities, engine_graphs
-from export.engines.manifest import load_engines
-from export.engines.module import TensorRT, find_tensorrt
-from export.engines.names import engine_directory
-from export.engines.profiles import EngineGraph
+from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
-from export.reading import read_manifest
-from export.slim import write_slim_checkpoint
+from export.tensorrt.build import engine as build_module
+from export.tensorrt.build.directory import build_engines
+from export.tensorrt.build.engine import BuildOptions, build_engine
+from export.tensorrt.build.llava_profiles import cache_capacities, engine_graphs
+from export.tensorrt.build.profiles import EngineGraph
+from export.tensorrt.library import TensorRT, find_tensorrt
+from export.tensorrt.limits import Limits
+from export.tensorrt.manifest import load_engines
+from export.tensorrt.names import engine_directory
+from export.weights.slim import write_slim_checkpoint
 from serve.commands.onnx import command as onnx_command
 from tests.export.damage import assert_damage_is_refused
 from tests.export.manifests import artifact_manifest
@@ -541,7 +541,7 @@ def invoke(command, *words):
 
 @pytest.fixture
 def no_gpu(monkeypatch):
-    for module in ("export.engines.gpu", "export.engines.module"):
+    for module in ("export.tensorrt.gpu", "export.tensorrt.library"):
         monkeypatch.setattr(f"{module}.gpu_capability", lambda: None)
 
 

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comp.errors import CompExportError
-from export.engines import module as module_of_choice
-from export.engines.capability import choose_capabilities, parse_capabilities
-from export.engines.limits import Limits
-from export.engines.manifest import EngineManifest, load_engines, read_engine_manifest
-from export.engines.module import TensorRT, find_tensorrt
+from export.tensorrt import library as module_of_choice
+from export.tensorrt.build.capability import choose_capabilities, parse_capabilities
+from export.tensorrt.library import TensorRT, find_tensorrt
+from export.tensorrt.limits import Limits
+from export.tensorrt.manifest import EngineManifest, load_engines, read_engine_manifest
 from tests.export.manifests import artifact_manifest, engine_manifest
 
 COMPILED = ("7.5", "8.0", "8.9", "12.0")

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
-from export.artifact import Origin, export_artifact
-from export.engines.build import BuildOptions, build_engine
-from export.engines.limits import Limits
-from export.engines.llava import cache_capacities, engine_graphs
-from export.engines.module import find_tensorrt
+from export.artifact.load import read_manifest
+from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
-from export.reading import read_manifest
+from export.tensorrt.build.engine import BuildOptions, build_engine
+from export.tensorrt.build.llava_profiles import cache_capacities, engine_graphs
+from export.tensorrt.library import find_tensorrt
+from export.tensorrt.limits import Limits
 from tests.full_width import CHANNELS, HEADS, HIDDEN, save_full_width
 
 pytest.importorskip("tensorrt_rtx")

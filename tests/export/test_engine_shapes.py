@@ -11,10 +11,10 @@ from pydantic import ValidationError
 
 from comp.errors import CompExportError
 from comp.plan import DropPlan
-from export.cache import cached_tokens, segments_of
-from export.engines.limits import Limits
-from export.engines.llava import cache_capacities, engine_graphs
-from export.engines.profiles import Profile, Range
+from export.artifact.caches import cached_tokens, segments_of
+from export.tensorrt.build.llava_profiles import cache_capacities, engine_graphs
+from export.tensorrt.build.profiles import Profile, Range
+from export.tensorrt.limits import Limits
 from tests.export.manifests import artifact_manifest
 
 LAYERS = 6

@@ -18,16 +18,16 @@ from comp.checkpoints.chat_template import render, user_turn
 from comp.checkpoints.image_processor import read_image_processing
 from comp.checkpoints.tensor_names import canonical_name
 from comp.errors import CompExportError
-from export.artifact import Origin, artifact_directory, export_artifact
-from export.chat_template import read_chat_template
+from export.artifact.load import load_artifact
+from export.artifact.manifest import MANIFEST_NAME
+from export.configs.chat_template import read_chat_template
+from export.configs.llava import read_llava
+from export.configs.special_tokens import read_special_tokens
+from export.configs.tokenizer import read_tokenizer
+from export.exporter import Origin, artifact_directory, export_artifact
 from export.graph.builder import GraphBuilder, Target
-from export.llava_config import read_llava
-from export.manifest import MANIFEST_NAME
-from export.reading import load_artifact
-from export.slim import write_slim_checkpoint
-from export.special_tokens import read_special_tokens
-from export.tokenizer import read_tokenizer
-from export.weights import CheckpointWeights, MemoryWeights
+from export.weights.checkpoint import CheckpointWeights, MemoryWeights
+from export.weights.slim import write_slim_checkpoint
 from tests.export.damage import assert_damage_is_refused
 from tests.export.tiny import (
     IMAGE_TOKEN,
@@ -136,7 +136,7 @@ def test_tied_head_is_the_embedding(tmp_path):
 
 def test_slim_checkpoint_loads_in_transformers(gqa, tmp_path):
     """One call loads it, processor included, and it answers as the slim graphs do."""
-    from export.ort_runner import OnnxRunner
+    from export.verify.llava_onnx import OnnxRunner
 
     model, checkpoint = gqa
     plan = make_plan(model.config, vision=True, seed=8)
@@ -380,7 +380,7 @@ def test_manifest_needs_neither_torch_nor_onnx():
     import subprocess
 
     code = (
-        "import sys; import export.manifest; "
+        "import sys; import export.artifact.manifest; "
         "bad = {'torch', 'transformers', 'onnx', 'onnx_ir', 'onnxruntime'} & set(sys.modules); "
         "sys.exit(str(bad) if bad else 0)"
     )
@@ -391,7 +391,7 @@ def test_export_needs_no_torch():
     import subprocess
 
     code = (
-        "import sys; import export.artifact, export.slim; "
+        "import sys; import export.exporter, export.weights.slim; "
         "bad = {'torch', 'transformers'} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from comp.cli import cli
 from comp.errors import CompExportError
-from export.reading import load_artifact
+from export.artifact.load import load_artifact
 from tests.comp.small import small_adapter
 from tests.export.test_onnx_resume import cut
 

@@ -5,11 +5,11 @@ import onnx
 import pytest
 import torch
 
-from export.artifact import Origin, export_artifact
+from export.exporter import Origin, export_artifact
+from export.families.llava.decoder import GRAPHS
 from export.graph.builder import Target
-from export.llava import GRAPHS
-from export.ort_runner import OnnxRunner
-from export.slim import write_slim_checkpoint
+from export.verify.llava_onnx import OnnxRunner
+from export.weights.slim import write_slim_checkpoint
 from tests.export.reference import MaskedReference
 from tests.export.tiny import (
     IMAGE_TOKEN,

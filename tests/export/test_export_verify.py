@@ -13,14 +13,14 @@ from comp.commands.inspect import command as inspect_command
 from comp.errors import CompExportError
 from comp.plan import PruningPlan
 from comp.runs import RUN_VERSION
+from export.artifact.load import load_artifact
+from export.artifact.manifest import sha256_of
 from export.commands.tensorrt import command as tensorrt_command
-from export.engines.gpu import gpu_capability
-from export.engines.manifest import load_engines
-from export.manifest import sha256_of
-from export.openvino_graph import computes_bfloat16
-from export.parity import Answered, Greedy, Link, compare, is_tie
-from export.reading import load_artifact
-from export.slim import write_slim_checkpoint
+from export.openvino.graph import computes_bfloat16
+from export.tensorrt.gpu import gpu_capability
+from export.tensorrt.manifest import load_engines
+from export.verify.compare import Answered, Greedy, Link, compare, is_tie
+from export.weights.slim import write_slim_checkpoint
 from serve.commands.onnx import command as onnx_command
 from serve.commands.verify import command as verify_command
 from tests.export.tiny import make_plan, save_checkpoint, tiny_config, tiny_model

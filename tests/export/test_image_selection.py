@@ -17,12 +17,12 @@ from comp.families.llava.forward import image_features
 from comp.families.loading import load_adapter
 from comp.plan import ImageSelection, PruningPlan
 from comp.runs import RUN_VERSION
-from export.reading import load_artifact
-from export.slim import write_slim_checkpoint
+from export.artifact.load import load_artifact
+from export.weights.slim import write_slim_checkpoint
 from serve.commands.onnx import command as onnx_command
 from serve.commands.verify import command as verify_command
-from serve.engine import Engine
-from serve.options import GenerationOptions
+from serve.engines.llava import Engine
+from serve.generation.options import GenerationOptions
 from tests.export.test_export_parity import BOUND, FLAVOURS, next_token, runner
 from tests.export.tiny import (
     make_plan,

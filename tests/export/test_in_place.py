@@ -9,12 +9,12 @@ from onnx.external_data_helper import uses_external_data
 from packaging.version import Version
 
 from comp.errors import CompExportError
-from export.artifact import Origin, export_artifact
-from export.cache import segments_of
+from export.artifact.caches import segments_of
+from export.artifact.load import load_artifact
+from export.exporter import Origin, export_artifact
 from export.graph.builder import INLINE_BYTES, Target
-from export.in_place_runner import InPlaceRunner
-from export.ort_runner import OnnxRunner, OnnxState
-from export.reading import load_artifact
+from export.verify.llava_onnx import OnnxRunner, OnnxState
+from export.verify.llava_onnx_in_place import InPlaceRunner
 from tests.export.reference import MaskedReference
 from tests.export.tiny import make_plan, prompt, save_checkpoint, tiny_config, tiny_model
 

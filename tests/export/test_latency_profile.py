@@ -19,8 +19,8 @@ from export.latency.grid import axes_of, monotone
 from export.latency.held_out import models
 from export.latency.llava_blocks import LlavaBlocks
 from export.latency.profile import Asked, partial_of, profile
-from export.latency.readings import Reading, Readings
-from export.ort_graph import CPU
+from export.latency.timings import Reading, Readings
+from export.onnxruntime.graph import CPU
 from tests.comp.small import small_adapter
 from tests.export.measured import FAST, invoke, prune_by
 

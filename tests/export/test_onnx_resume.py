@@ -10,7 +10,7 @@ from comp.errors import CompExportError
 from comp.registry import FAMILIES
 from export.graph.builder import Target
 from export.latency.llava_blocks import LlavaBlocks
-from export.latency.planning import sketched
+from export.latency.rate_for_time import sketched
 from tests.comp.small import small_adapter
 
 

@@ -17,7 +17,7 @@ from export.graph.builder import Target
 from export.latency.clip_blocks import ClipBlocks
 from export.latency.held_out import Model, predicted
 from export.latency.llava_blocks import LlavaBlocks
-from export.latency.planning import STEPS, plan_for, sketched
+from export.latency.rate_for_time import STEPS, plan_for, sketched
 from tests.comp.latency import table_for
 from tests.comp.small import small_adapter
 from tests.comp.small_clip import random_clip

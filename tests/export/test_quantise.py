@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 
 from comp.cli import cli
 from comp.errors import CompExportError
-from export.artifact import Origin, export_artifact
+from export.artifact.weight_groups import group_of
+from export.exporter import Origin, export_artifact
 from export.graph.builder import GraphBuilder, Target
+from export.graph.integer_linear import bits_of
+from export.graph.integer_rounding import rounded
 from export.graph.linear import linear
-from export.graph.quantised import bits_of
-from export.integer_weights import having, integer_weights
-from export.openvino_graph import computes_bfloat16
-from export.quantise import rounded
-from export.weight_groups import group_of
-from export.weights import MemoryWeights
+from export.openvino.graph import computes_bfloat16
+from export.verify.integer_weights import having, integer_weights
+from export.weights.checkpoint import MemoryWeights
 from serve.artifacts import Form
-from serve.backends import onnxruntime as backend
-from serve.backends.integers import GRAPH, multiplies_exactly
+from serve.backends.onnxruntime import runtime as backend
+from serve.backends.onnxruntime.vnni_check import GRAPH, multiplies_exactly
 from tests.serve.largest_bytes import largest_bytes
 from tests.small_runs import fresh_runs
 

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 
 from comp.plan import PruningPlan
 from comp.runs import RUN_VERSION
-from export.reading import load_artifact
-from export.slim import write_slim_checkpoint
+from export.artifact.load import load_artifact
+from export.weights.slim import write_slim_checkpoint
 from serve.commands.onnx import command as onnx_command
 from serve.commands.verify import command as verify_command
 from tests.export.reference import MaskedReference

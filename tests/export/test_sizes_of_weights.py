@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from comp.errors import CompExportError
-from export.artifact import Origin, export_artifact
+from export.exporter import Origin, export_artifact
 from tests.comp.small_blip import random_blip
 from tests.comp.small_clip import random_clip
 from tests.serve.conftest import checkpoint as llava  # noqa: F401

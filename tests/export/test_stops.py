@@ -13,9 +13,9 @@ from comp.checkpoints.generation_settings import NEUTRAL, check_greedy
 from comp.checkpoints.stops import stop_tokens
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
-from export.slim import write_slim_checkpoint
-from export.special_tokens import read_special_tokens
-from export.tokenizer import read_tokenizer
+from export.configs.special_tokens import read_special_tokens
+from export.configs.tokenizer import read_tokenizer
+from export.weights.slim import write_slim_checkpoint
 from tests.export.tiny import IMAGE_TOKEN, make_plan, save_checkpoint, tiny_config, tiny_model
 
 ABSENT = object()

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from export.clip_config import clip_of
-from export.text_end import read_to_end
+from export.configs.clip import clip_of
+from export.configs.text_end import read_to_end
 
 VOCABULARY = 12
 SIZES = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}

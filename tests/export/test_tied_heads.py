@@ -20,8 +20,8 @@ from comp.checkpoints.tying import BLIP_HEAD, BLIP_WORDS, EMBEDDING, LM_HEAD
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
 from export.graph.builder import Target
-from export.slim import slim_weights, write_slim_checkpoint
-from export.weights import CheckpointWeights
+from export.weights.checkpoint import CheckpointWeights
+from export.weights.slim import slim_weights, write_slim_checkpoint
 from tests.comp.small_blip import random_blip
 from tests.comp.small_blip import random_plan as blip_plan
 from tests.export.small_blip import Graphs

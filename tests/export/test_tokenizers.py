@@ -12,9 +12,9 @@ from transformers import AutoTokenizer
 from comp.checkpoints.tokenizer_limits import check_ids
 from comp.errors import CompExportError
 from comp.families.tokenizing import load_tokenizer, save_tokenizer
-from export.manifest import TextProcessing
-from export.tokenizer import read_tokenizer
-from serve.tokenizer import ArtifactTokenizer
+from export.artifact.manifest import TextProcessing
+from export.configs.tokenizer import read_tokenizer
+from serve.engines.tokenizer import ArtifactTokenizer
 from tests import tokenizer_files as files
 
 KINDS = {

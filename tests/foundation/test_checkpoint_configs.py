@@ -23,9 +23,9 @@ from comp.checkpoints.weight_files import stored_tensors, weight_files
 from comp.cli import cli
 from comp.errors import CompExportError
 from comp.plan import PruningPlan, Workload
-from export.blip_config import blip_of
-from export.clip_config import clip_of
-from export.llava_config import llava_of
+from export.configs.blip import blip_of
+from export.configs.clip import clip_of
+from export.configs.llava import llava_of
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "a" * 64 + "\nsize 123\n"
 MODELS = Path(str(files("comp"))) / "models"

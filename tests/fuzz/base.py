@@ -19,7 +19,7 @@ PICTURE = "picture.png"
 
 def make_base(folder: Path) -> None:
     """Write everything below ``folder``: of each family ``checkpoint/`` and ``onnx-dense/``."""
-    from export.artifact import Origin, export_artifact
+    from export.exporter import Origin, export_artifact
     from tests.comp.small_clip import random_plan
     from tests.serve.random_llava import DROPS, noise
 

@@ -63,7 +63,7 @@ def _make_llava(folder: Path) -> None:
 
 def llava_says(engine: Any, picture: Path, question: str, images: int = 1) -> tuple[int, ...]:
     """Tokens of the prompt, and those of the answer."""
-    from serve.options import GenerationOptions
+    from serve.generation.options import GenerationOptions
 
     options = GenerationOptions(max_new_tokens=NEW_TOKENS)
     done = engine.generate([picture] * images, question, options)
@@ -120,7 +120,7 @@ class LlavaReference:
 
 
 def _llava_said(artifact: Path, picture: Path) -> Answers:
-    from serve.engine import Engine
+    from serve.engines.llava import Engine
 
     engine = Engine.load(artifact, device="cpu", threads=1)
     return tuple(llava_says(engine, picture, question) for question in QUESTIONS)

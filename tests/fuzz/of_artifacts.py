@@ -83,7 +83,7 @@ def _told(fields: dict[str, Any]) -> dict[str, Any]:
 
 def graphs(rng: Random, base: Base, scratch: Path) -> Trial:
     """Graphs whose bytes are changed, and a manifest that agrees with them."""
-    from export.manifest import describe_files
+    from export.artifact.manifest import describe_files
 
     folder = _artifact(base, scratch)
     path = rng.choice(sorted(folder.glob("*.onnx")))
@@ -106,8 +106,8 @@ def graphs(rng: Random, base: Base, scratch: Path) -> Trial:
 
 def _bare(base: Base, folder: Path, pixels: Any) -> Answers:
     """Graphs in a bare ONNX Runtime, with prompts, and pixels where none are given, of the sound one."""
-    from export.ort_runner import OnnxRunner
-    from serve.engine import Engine
+    from export.verify.llava_onnx import OnnxRunner
+    from serve.engines.llava import Engine
 
     sound = Engine.load(base.of("llava") / "onnx", device="cpu", threads=1)
     runner = OnnxRunner(folder, threads=1)

@@ -28,7 +28,7 @@ def _of_checkpoint(
     """What transformers says of the same files is right."""
 
     def product() -> Answers:
-        from export.artifact import Origin, export_artifact
+        from export.exporter import Origin, export_artifact
 
         export_artifact(folder, scratch / "onnx", Origin("changed"))
         return base.said(family, scratch / "onnx")
@@ -141,8 +141,8 @@ def plans(rng: Random, base: Base, scratch: Path) -> Trial:
     def product() -> Answers:
         from comp.plan import PruningPlan
         from comp.runs import RunDirectory
-        from export.artifact import Origin, export_artifact
-        from export.cut import cut_run
+        from export.exporter import Origin, export_artifact
+        from export.weights.cut_run import cut_run
 
         run = RunDirectory(scratch / "cut")
         plan = PruningPlan.load(path)

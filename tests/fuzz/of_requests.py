@@ -17,8 +17,8 @@ def images(rng: Random, base: Base, scratch: Path) -> Trial:
     import numpy as np
     from PIL import Image, ImageOps
 
-    from export.reading import read_manifest
-    from serve.preprocess import preprocess
+    from export.artifact.load import read_manifest
+    from serve.engines.preprocess import preprocess
 
     kinds = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "JPEG2000", "AVIF")
     kind, mode = rng.choice(kinds), rng.choice(("RGB", "RGBA", "L", "P", "LA", "1", "CMYK"))
@@ -56,7 +56,7 @@ def prompts(rng: Random, base: Base, scratch: Path) -> Trial:
     """Words of any kind: token ids and answers as of transformers, or a refusal."""
     from PIL import Image
 
-    from serve.engine import Engine
+    from serve.engines.llava import Engine
 
     if "engine" not in _LOADED:
         _LOADED["engine"] = Engine.load(base.of("llava") / "onnx-dense", device="cpu", threads=1)
@@ -81,8 +81,8 @@ def prompts(rng: Random, base: Base, scratch: Path) -> Trial:
 
 def options(rng: Random, base: Base, scratch: Path) -> Trial:
     """Numbers of how to generate: refused, or the same answer each time."""
-    from serve.engine import Engine
-    from serve.options import GenerationOptions
+    from serve.engines.llava import Engine
+    from serve.generation.options import GenerationOptions
 
     numbers: tuple[Any, ...] = (
         *(0, 1, -1, 2, 0.5, 1e-320, 1e-45, 1e308, -0.0, 2**31, 2**63, 2**64, 10**30),

@@ -10,10 +10,10 @@ import transformers
 from PIL import Image
 from transformers import AutoProcessor
 
-from serve.options import GenerationOptions
-from serve.preprocess import preprocess
-from serve.prompt import PromptEncoder
-from serve.results import TokenText
+from serve.engines.llava_prompt import PromptEncoder
+from serve.engines.preprocess import preprocess
+from serve.generation.options import GenerationOptions
+from serve.generation.results import TokenText
 from tests.official.build import ANSWER, PICTURES, QUESTION, picture
 
 PIXELS = 1e-5

@@ -12,9 +12,9 @@ from transformers import AutoProcessor
 from comp.cli import cli
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
-from export.artifact import Origin, export_artifact
+from export.exporter import Origin, export_artifact
+from serve.generation.options import GenerationOptions
 from serve.loading import load_engine
-from serve.options import GenerationOptions
 from tests.official.build import ANSWER, PICTURES, build, picture
 from tests.official.catalogue import CHECKPOINTS
 from tests.official.compare import (

@@ -5,8 +5,8 @@ from transformers import CLIPImageProcessorPil, LlavaProcessor
 
 from comp.plan import BlockPlan, PruningPlan, Workload
 from comp.tiny_models.tiny_tokenizer import build_tokenizer
-from export.artifact import Origin, export_artifact
-from serve.engine import Engine
+from export.exporter import Origin, export_artifact
+from serve.engines.llava import Engine
 from tests.serve.random_llava import (
     DROPS,
     FFN,

@@ -1,4 +1,4 @@
-"""Makes ``serve/backends/largest_bytes.onnx``: ``python -m tests.serve.largest_bytes``."""
+"""Makes ``serve/backends/onnxruntime/largest_bytes.onnx``: ``python -m tests.serve.largest_bytes``."""
 
 from pathlib import Path
 
@@ -6,9 +6,9 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph.builder import GraphBuilder, Target
-from export.graph.quantised import quantised_matmul
-from export.weights import MemoryWeights
-from serve.backends.integers import GRAPH, LARGEST, WIDTH
+from export.graph.integer_linear import quantised_matmul
+from export.weights.checkpoint import MemoryWeights
+from serve.backends.onnxruntime.vnni_check import GRAPH, LARGEST, WIDTH
 
 NAME = "model.layer"
 
@@ -24,5 +24,5 @@ def largest_bytes() -> bytes:
 
 
 if __name__ == "__main__":
-    path = Path(__file__).parents[2] / "serve" / "backends" / GRAPH
+    path = Path(__file__).parents[2] / "serve" / "backends" / "onnxruntime" / GRAPH
     path.write_bytes(largest_bytes())

@@ -1,11 +1,11 @@
 """Who is measured first: on a busy machine the first of a round is late more often than the others."""
 
-from export.reading import read_manifest
-from serve import bench as bench_module
+from export.artifact.load import read_manifest
 from serve.artifacts import DEFAULT_FORM
-from serve.bench import BenchOptions, Contestant, bench
-from serve.measure import task_of
-from serve.work import work_of
+from serve.bench import compare as bench_module
+from serve.bench.compare import BenchOptions, Contestant, bench
+from serve.bench.request import work_of
+from serve.evaluation.by_task import task_of
 
 
 def test_each_is_first_as_often_as_last(dense_artifact, compressed_artifact, monkeypatch):

@@ -7,11 +7,11 @@ from click.testing import CliRunner
 
 from comp.cli import cli
 from comp.errors import CompExportError
-from export.artifact import Origin, artifact_directory, export_artifact
+from export.exporter import Origin, artifact_directory, export_artifact
 from export.graph.builder import Target
 from serve.artifacts import Form
-from serve.engine import Engine
-from serve.options import GenerationOptions
+from serve.engines.llava import Engine
+from serve.generation.options import GenerationOptions
 
 
 def invoke(*arguments):
@@ -150,8 +150,8 @@ def test_missing_artifacts_say_what_to_run(run):
 
 
 def test_a_failing_fresh_process_is_one_line(run, picture):
-    from serve.probe import probe
-    from serve.work import Work
+    from serve.bench.cold_start import probe
+    from serve.bench.request import Work
 
     with pytest.raises(CompExportError, match="failed") as caught:
         probe(run / "nothing", Work("question", (picture,), ("where?",), 2), "cpu", 1)

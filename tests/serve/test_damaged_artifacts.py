@@ -16,17 +16,17 @@ from hypothesis import strategies as st
 
 from comp.commands.inspect import command as inspect_command
 from comp.errors import CompExportError
-from export.artifact import Origin, export_artifact
-from export.engines.manifest import load_engines
+from export.artifact.graph_check import POSITIONS
+from export.artifact.load import load_artifact
+from export.artifact.manifest import MANIFEST_NAME
+from export.artifact.onnx_file import read_onnx_file
+from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
-from export.graph_check import POSITIONS
-from export.manifest import MANIFEST_NAME
-from export.onnx_file import read_onnx_file
-from export.reading import load_artifact
-from serve.encoder.judge import Judge
-from serve.encoder.retriever import Retriever
+from export.tensorrt.manifest import load_engines
+from serve.engines.blip_judge import Judge
+from serve.engines.retriever import Retriever
+from serve.generation.options import GenerationOptions
 from serve.loading import load_engine
-from serve.options import GenerationOptions
 from tests.comp import small_blip, small_clip
 from tests.export.manifests import artifact_manifest, encoder_manifest, engine_manifest
 from tests.serve.random_llava import noise

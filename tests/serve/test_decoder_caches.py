@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from comp.errors import CompExportError
-from serve.backends import decoder
-from serve.options import GenerationOptions
+from serve.backends import llava_decoder as decoder
+from serve.generation.options import GenerationOptions
 
 TOKENS = 9
 

@@ -11,17 +11,17 @@ import numpy as np
 import pytest
 
 from comp.errors import CompExportError
-from export.artifact import Origin, export_artifact
-from export.engines.build import BuildOptions
-from export.engines.directory import build_engines, choose_limits
-from export.engines.gpu import gpu_capability
-from export.engines.manifest import load_engines
-from export.engines.module import find_tensorrt
+from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
+from export.tensorrt.build.directory import build_engines, choose_limits
+from export.tensorrt.build.engine import BuildOptions
+from export.tensorrt.gpu import gpu_capability
+from export.tensorrt.library import find_tensorrt
+from export.tensorrt.manifest import load_engines
 from serve.artifacts import flops_ratio, is_verified
+from serve.evaluation.by_task import task_of
+from serve.generation.options import GenerationOptions
 from serve.loading import load_engine
-from serve.measure import task_of
-from serve.options import GenerationOptions
 from tests.comp import small_blip, small_clip
 from tests.fake_gpu import install
 

@@ -7,14 +7,14 @@ import torch
 
 from comp.errors import CompExportError
 from comp.plan import keep_count
-from export.artifact import Origin, export_artifact
+from export.artifact.llava_manifest import LlavaArtifact
+from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
-from export.llava_manifest import LlavaArtifact
-from serve.backends.graph_backend import GraphBackend
-from serve.backends.opening import open_artifact
-from serve.engine import Engine
-from serve.options import GenerationOptions
-from serve.results import Finished, Prefilled, TokenText
+from serve.backends.llava_graphs import GraphBackend
+from serve.backends.open import open_artifact
+from serve.engines.llava import Engine
+from serve.generation.options import GenerationOptions
+from serve.generation.results import Finished, Prefilled, TokenText
 from tests.serve.random_llava import DROPS, IMAGE_TOKENS, MAX_POSITIONS, noise
 
 TWELVE = GenerationOptions(max_new_tokens=12, ignore_eos=True)
@@ -213,7 +213,7 @@ def test_damaged_files_are_refused_by_name(dense_artifact, tmp_path, name):
 
 def test_a_graph_that_cannot_run_is_named(dense_artifact, tmp_path):
     """Other values than it takes: one line that names the graph and the remedy."""
-    from serve.backends.ort_session import OrtGraph
+    from serve.backends.onnxruntime.session import OrtGraph
 
     path = dense_artifact / "embed_tokens.onnx"
     graph = OrtGraph(onnxruntime.InferenceSession(str(path)), "cpu", path)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import export.artifact
+import export.exporter
 from comp.checkpoints.locate import resolve_model
 from comp.data.embedded import embedded_examples
 from comp.data.emoji_scenes.captions import CaptionExamples
@@ -17,17 +17,17 @@ from comp.errors import CompExportError
 from comp.families.loading import load_adapter
 from comp.families.streamed import stored_numbers
 from comp.runs import RUN_VERSION, RunDirectory
-from export.artifact import Origin, export_artifact
-from export.first_link.compare import FirstLink, NotCompared, answers_of, compare_readings
-from export.first_link.in_training import InTraining
-from export.first_link.in_transformers import InTransformers
-from export.first_link.memory import memory_lacking
-from export.first_link.reading import Outputs, Reading, Refused
-from export.first_link.report import markdown_of, notes_of
-from export.first_link.request import Request, Requests, awkward, picture
+from export.artifact.load import load_artifact
+from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
-from export.reading import load_artifact
-from export.slim import write_slim_checkpoint
+from export.verify.first_link.compare import FirstLink, NotCompared, answers_of, compare_readings
+from export.verify.first_link.in_training import InTraining
+from export.verify.first_link.in_transformers import InTransformers
+from export.verify.first_link.memory import memory_lacking
+from export.verify.first_link.reading import Outputs, Reading, Refused
+from export.verify.first_link.report import markdown_of, notes_of
+from export.verify.first_link.request import Request, Requests, awkward, picture
+from export.weights.slim import write_slim_checkpoint
 from serve.commands.onnx import command as onnx_command
 from serve.first_link.links import FromUsers, refuse_parted
 
@@ -221,10 +221,10 @@ def test_awkward_requests_are_awkward_in_every_way(task):
 def test_a_checkpoint_that_memory_is_too_small_for_is_read_alone(monkeypatch):
     directory = resolve_model("tiny-clip")
     assert memory_lacking(directory) == ""
-    monkeypatch.setattr("export.first_link.memory.memory_mb", lambda: 1)
+    monkeypatch.setattr("export.verify.first_link.memory.memory_mb", lambda: 1)
     assert "GiB of memory" in memory_lacking(directory)
     needed = stored_numbers(directory) * 4 / 2**20
-    monkeypatch.setattr("export.first_link.memory.memory_mb", lambda: 1.5 * needed)
+    monkeypatch.setattr("export.verify.first_link.memory.memory_mb", lambda: 1.5 * needed)
     assert memory_lacking(directory) == ""
     assert "an engine beside it" in memory_lacking(directory, beside_engine=True)
 
@@ -357,10 +357,10 @@ def test_onnx_exports_nothing_that_reads_otherwise(checkpoint, plan, tmp_path, m
     run.record.write_text(json.dumps(record))
     plan.save(run.plan_file)
     write_slim_checkpoint(checkpoint.path, plan, run.checkpoint)
-    read = export.artifact.image_processing_for
+    read = export.exporter.image_processing_for
     other = {"image_mean": (0.1, 0.2, 0.3)}
     monkeypatch.setattr(
-        "export.artifact.image_processing_for", lambda *which: read(*which).model_copy(update=other)
+        "export.exporter.image_processing_for", lambda *which: read(*which).model_copy(update=other)
     )
     refused = CliRunner().invoke(onnx_command, [str(run.path), "--json"])
     assert isinstance(refused.exception, CompExportError)

@@ -26,8 +26,8 @@ from comp.errors import CompExportError
 from comp.families.blip.tasks import BlipStatements
 from comp.families.image_processor import load_image_processor
 from comp.families.loading import load_adapter
-from export.artifact import Origin, export_artifact
-from serve.preprocess import model_view, preprocess
+from export.exporter import Origin, export_artifact
+from serve.engines.preprocess import model_view, preprocess
 from tests.comp.small import small_adapter
 from tests.comp.small_blip import random_blip
 from tests.comp.small_clip import random_clip

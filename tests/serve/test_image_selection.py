@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from comp.plan import ImageSelection
-from export.artifact import Origin, export_artifact
-from export.engines.build import BuildOptions
-from export.engines.directory import build_engines
-from export.engines.limits import Limits
-from export.engines.module import find_tensorrt
+from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
-from serve.engine import Engine
-from serve.options import GenerationOptions
+from export.tensorrt.build.directory import build_engines
+from export.tensorrt.build.engine import BuildOptions
+from export.tensorrt.library import find_tensorrt
+from export.tensorrt.limits import Limits
+from serve.engines.llava import Engine
+from serve.generation.options import GenerationOptions
 from tests.fake_gpu import install
 from tests.serve.random_llava import IMAGE_TOKENS, noise
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from serve.options import GenerationOptions
+from serve.generation.options import GenerationOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCKED = (
@@ -36,7 +36,7 @@ engines = [Engine.load(path, device="cpu", threads=1) for path in sys.argv[3:]]
 for engine in engines:
     options = GenerationOptions(max_new_tokens=8, ignore_eos=True)
     answers.append(engine.generate([sys.argv[2]], "where is the fox?", options).token_ids)
-import serve.backends.tensorrt, serve.encoder.engines, serve.bench, serve.commands.run, serve.evaluate
+import serve.backends.llava_tensorrt, serve.engines.encoder_tensorrt, serve.bench.compare, serve.commands.run, serve.evaluation.questions
 assert not BLOCKED & set(sys.modules)
 print(json.dumps(answers))
 """

@@ -11,13 +11,13 @@ from click.testing import CliRunner
 
 from comp.cli import cli
 from comp.errors import CompExportError
-from export.artifact import Origin, export_artifact
+from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
-from serve.engine import Engine
-from serve.finite import check_finite
+from serve.engines.finite import check_finite
+from serve.engines.llava import Engine
+from serve.generation.options import GenerationOptions
+from serve.generation.results import Prefilled, TokenText
 from serve.loading import load_engine
-from serve.options import GenerationOptions
-from serve.results import Prefilled, TokenText
 from tests.comp import small_blip, small_clip
 from tests.serve.random_llava import noise
 

@@ -12,17 +12,17 @@ from click.testing import CliRunner
 
 from comp.cli import cli
 from comp.errors import CompExportError
-from export.artifact import Origin, export_artifact
+from export.artifact.llava_manifest import LlavaArtifact
+from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
-from export.llava_manifest import LlavaArtifact
-from export.openvino_graph import OpenVinoGraph, computes_bfloat16
-from export.openvino_table import OpenVinoTable
-from serve.backends.graph_backend import GraphBackend
-from serve.backends.opening import open_artifact
-from serve.engine import Engine
+from export.openvino.embedding_table import OpenVinoTable
+from export.openvino.graph import OpenVinoGraph, computes_bfloat16
+from serve.backends.llava_graphs import GraphBackend
+from serve.backends.open import open_artifact
+from serve.engines.llava import Engine
+from serve.generation.options import GenerationOptions
+from serve.generation.results import TokenText
 from serve.loading import load_engine
-from serve.options import GenerationOptions
-from serve.results import TokenText
 from tests.comp import small_blip, small_clip
 from tests.serve.random_llava import noise
 
@@ -241,7 +241,7 @@ def test_half_precision_answers(half):
 
 
 def test_bfloat16_is_refused_by_a_cpu_without_it(standard, monkeypatch):
-    monkeypatch.setattr("export.openvino_graph.computes_bfloat16", lambda: False)
+    monkeypatch.setattr("export.openvino.graph.computes_bfloat16", lambda: False)
     with pytest.raises(CompExportError, match=r"this CPU does not compute.*--precision float32"):
         OpenVinoGraph(standard / "onnx-standard" / "embed_tokens.onnx", "bfloat16")
 
@@ -280,7 +280,7 @@ def test_integers_computed_in_bfloat16(integers):
 def test_computing_in_bfloat16_is_for_integers(standard, integers, monkeypatch):
     with pytest.raises(CompExportError, match=r"is float32: export with --precision bfloat16"):
         Engine.load(standard / "onnx-standard", backend="openvino-bfloat16")
-    monkeypatch.setattr("export.openvino_graph.computes_bfloat16", lambda: False)
+    monkeypatch.setattr("export.openvino.graph.computes_bfloat16", lambda: False)
     with pytest.raises(CompExportError, match=r"does not compute.*--backend openvino"):
         Engine.load(integers, backend="openvino-bfloat16")
 
@@ -335,7 +335,7 @@ def test_it_needs_no_onnxruntime(standard):
         "sys.modules |= dict.fromkeys(('onnxruntime', 'torch', 'transformers'))\n"
         "import numpy as np\n"
         "from PIL import Image\n"
-        "from serve.engine import Engine\n"
+        "from serve.engines.llava import Engine\n"
         f"engine = Engine.load({str(standard / 'onnx-standard')!r}, threads=1, backend='openvino')\n"
         "picture = Image.new('RGB', (64, 64), 'red')\n"
         "print(len(engine.generate([picture], 'where is the fox?').token_ids))\n"

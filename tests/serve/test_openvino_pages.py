@@ -7,18 +7,18 @@ import pytest
 
 from comp.errors import CompExportError
 from comp.plan import DECODER_RANKINGS
-from export import openvino_pages
-from export.artifact import Origin, export_artifact
+from export.artifact.llava_manifest import LlavaArtifact
+from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
-from export.llava_manifest import LlavaArtifact
-from export.openvino_attention import PAGE, attention_in_pages
-from export.openvino_graph import OpenVinoGraph, computes_bfloat16
-from export.openvino_pages import PageBuffers
-from serve.backends import decoder
-from serve.backends.graph_backend import GraphBackend
-from serve.backends.opening import open_artifact
-from serve.engine import Engine
-from serve.options import GenerationOptions
+from export.openvino import paged_decoder as openvino_pages
+from export.openvino.graph import OpenVinoGraph, computes_bfloat16
+from export.openvino.paged_attention import PAGE, attention_in_pages
+from export.openvino.paged_decoder import PageBuffers
+from serve.backends import llava_decoder as decoder
+from serve.backends.llava_graphs import GraphBackend
+from serve.backends.open import open_artifact
+from serve.engines.llava import Engine
+from serve.generation.options import GenerationOptions
 from tests.serve.random_llava import DROPS, HEADS, LAYERS, SIDE, noise, random_llava
 
 pytest.importorskip("openvino", reason="runs in OpenVINO: pip install 'comp-export[openvino]'")

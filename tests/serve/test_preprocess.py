@@ -14,7 +14,7 @@ from transformers.models.llava.image_processing_pil_llava import LlavaImageProce
 from comp.checkpoints.image_settings import CropSize, ImageProcessing, ImageSize
 from comp.data.images import read_image
 from comp.errors import CompExportError
-from serve.preprocess import model_view, preprocess
+from serve.engines.preprocess import model_view, preprocess
 
 SIDE = 56
 

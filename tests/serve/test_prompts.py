@@ -8,9 +8,9 @@ from transformers import CLIPImageProcessorPil, LlavaProcessor
 
 from comp.errors import CompExportError
 from comp.tiny_models.tiny_tokenizer import build_tokenizer
-from export.llava_manifest import ChatTemplate
-from export.manifest import TextProcessing
-from serve.prompt import PromptEncoder
+from export.artifact.llava_manifest import ChatTemplate
+from export.artifact.manifest import TextProcessing
+from serve.engines.llava_prompt import PromptEncoder
 from tests.export.manifests import artifact_manifest
 from tests.serve.random_llava import IMAGE_TOKENS, PATCH, SIDE, noise
 

@@ -9,14 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comp.errors import CompExportError
-from export.artifact import Origin, export_artifact
+from export.artifact.load import read_manifest
+from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
-from export.reading import read_manifest
 from serve.artifacts import Form
-from serve.backends.provider_shapes import LIMITS, profile_options
-from serve.backends.providers import CPU, CUDA, RTX, TENSORRT, SessionMaker, choose_provider
-from serve.caches import cache_directory
-from serve.engine import Engine
+from serve.backends.onnxruntime.kernel_cache import cache_directory
+from serve.backends.onnxruntime.provider_shapes import LIMITS, profile_options
+from serve.backends.onnxruntime.providers import (
+    CPU,
+    CUDA,
+    RTX,
+    TENSORRT,
+    SessionMaker,
+    choose_provider,
+)
+from serve.engines.llava import Engine
 
 
 @pytest.fixture(params=[[CPU], [CUDA, CPU], [TENSORRT, CUDA, CPU]], ids=["cpu", "cuda", "tensorrt"])

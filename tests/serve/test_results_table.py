@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from comp.cli import cli
 from comp.errors import CompExportError
 from comp.runs import open_run
-from serve.results_table import COLUMNS, results_table
+from serve.bench.results_table import COLUMNS, results_table
 
 RECORD = {
     "rate": 0.4,

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comp.errors import CompExportError
-from serve.options import GenerationOptions
-from serve.sampling import Sampler, next_token_probabilities
+from serve.generation.options import GenerationOptions
+from serve.generation.sampling import Sampler, next_token_probabilities
 
 
 def brute_force(logits, temperature, top_p):

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from serve.stream_text import TextStream
+from serve.generation.detokenize import TextStream
 
 
 @pytest.fixture(scope="module")

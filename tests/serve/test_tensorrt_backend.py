@@ -14,17 +14,17 @@ from click.testing import CliRunner
 
 from comp.cli import cli
 from comp.errors import CompExportError
-from export.artifact import Origin, export_artifact
-from export.engines.build import BuildOptions
-from export.engines.directory import build_engines
-from export.engines.gpu import gpu_capability
-from export.engines.limits import Limits
-from export.engines.manifest import EngineManifest
-from export.engines.module import find_tensorrt
+from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
-from serve.engine import Engine
-from serve.options import GenerationOptions
-from serve.results import TokenText
+from export.tensorrt.build.directory import build_engines
+from export.tensorrt.build.engine import BuildOptions
+from export.tensorrt.gpu import gpu_capability
+from export.tensorrt.library import find_tensorrt
+from export.tensorrt.limits import Limits
+from export.tensorrt.manifest import EngineManifest
+from serve.engines.llava import Engine
+from serve.generation.options import GenerationOptions
+from serve.generation.results import TokenText
 from tests.fake_gpu import install
 from tests.serve.random_llava import noise
 

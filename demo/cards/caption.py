@@ -1,0 +1,69 @@
+"""What a caption looks like on a card: things named right, wrong and missed are marked."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from comp.data.emoji_scenes.captions import name_pattern, names_in
+from demo.cards.answer import token_clocks
+from demo.cards.base import missing, said
+from demo.cards.html import chip, plain
+from demo.comparison import Side
+from serve.generation.results import Generation
+
+
+@dataclass(frozen=True)
+class CaptionFace:
+    """How a caption is judged.
+
+    Attributes:
+        names: the things in the picture, with copies; ``None`` where nobody knows.
+        beginning: what the model was given to go on from; things in it are not the model's.
+    """
+
+    names: Sequence[str] | None = None
+    beginning: str = ""
+
+    def body(self, side: Side[Generation]) -> str:
+        given = ""
+        if self.beginning and side.state in ("working", "done"):
+            given = f'<span class="ce-given">{plain(self.beginning)}</span> '
+        if self.names is None or side.state != "done":
+            return said(side, given + plain(side.text))
+        left = sorted((self.wanted - names_in(side.text)).elements())
+        missed = missing(f"missed: {', '.join(left)}") if left else ""
+        return said(side, given + marked(side.text, self.wanted)) + missed
+
+    def chip(self, result: Generation) -> str:
+        if self.names is None:
+            return ""
+        said_of, there = names_in(result.text), self.wanted
+        right, wrong = (said_of & there).total(), (said_of - there).total()
+        words = f"{right} of {there.total()} things" + (f", {wrong} wrong" if wrong else "")
+        return chip(words, "good" if right == there.total() and not wrong else "warn")
+
+    def clocks(self, result: Generation | None) -> tuple[tuple[str, float | None], ...]:
+        return token_clocks(result)
+
+    @property
+    def wanted(self) -> Counter[str]:
+        """The things that are left for the model to name."""
+        return Counter(self.names or ()) - names_in(self.beginning)
+
+
+def marked(caption: str, wanted: Counter[str]) -> str:
+    """A caption as HTML: names of things that are there (``ce-right``) and of others (``ce-wrong``).
+
+    A name counts as often as its thing is there.
+    """
+    text = " ".join(caption.split())
+    left, parts, end = Counter(wanted), [], 0
+    for found in name_pattern().finditer(text):
+        name = found.group().lower()
+        right = left[name] > 0
+        left[name] -= right
+        kind, hint = ("right", "is there") if right else ("wrong", "is not there")
+        mark = f'<mark class="ce-{kind}" title="{hint}">{plain(found.group())}</mark>'
+        parts += [plain(text[end : found.start()]), mark]
+        end = found.end()
+    return "".join(parts) + plain(text[end:])

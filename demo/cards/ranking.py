@@ -1,0 +1,81 @@
+"""What a ranking looks like on a card: pictures for a caption, or captions for a picture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from demo.cards.base import said
+from demo.cards.html import chip, percent, plain
+from demo.comparison import Side
+from demo.gallery import Found
+
+SHOWN = 6  # candidates on a card
+
+
+@dataclass(frozen=True)
+class RankingFace:
+    """What was ranked.
+
+    Attributes:
+        captions: the candidates, or the captions of the pictures.
+        right: the place of the right candidate, where there is one.
+        pictures: addresses of the pictures, where pictures are ranked.
+    """
+
+    captions: Sequence[str]
+    right: int | None = None
+    pictures: Sequence[str] | None = None
+
+    def body(self, side: Side[Found]) -> str:
+        if side.result is None:
+            return said(side, "")
+        row = self._caption if self.pictures is None else self._picture
+        shares = side.result.shares
+        rows = "".join(
+            row(number, int(place), float(shares[place]), float(side.result.scores[place]))
+            for number, place in enumerate(side.result.order[:SHOWN], 1)
+        )
+        kind = "ce-captions" if self.pictures is None else "ce-pictures"
+        return f'<ol class="{kind}">{rows}</ol>'
+
+    def chip(self, result: Found) -> str:
+        if self.right is None:
+            return ""
+        rank = result.rank(self.right)
+        if rank == 1:
+            return chip("✓ right one first", "good")
+        return chip(f"✗ right one: {rank} of {result.order.size}", "warn")
+
+    def clocks(self, result: Found | None) -> tuple[tuple[str, float | None], ...]:
+        """Pictures of the gallery are embedded at the start; captions may be new."""
+        clocks = [
+            ("query", result.query_ms if result else None),
+            ("ranking", result.ranking_ms if result else None),
+            ("total", result.total_ms if result else None),
+        ]
+        if result is not None and result.candidates_ms is not None:
+            clocks.insert(1, ("captions", result.candidates_ms))
+        return tuple(clocks)
+
+    def _picture(self, number: int, place: int, share: float, score: float) -> str:
+        assert self.pictures is not None
+        caption = plain(self.captions[place])
+        return (
+            f'<li{self._mark(place)} title="{caption}">'
+            f'<img src="{self.pictures[place]}" alt="{number}: {caption}">'
+            f"{_share(share, score)}</li>"
+        )
+
+    def _caption(self, number: int, place: int, share: float, score: float) -> str:
+        text = plain(self.captions[place])
+        return f"<li{self._mark(place)}><p>{number}. {text}</p>{_share(share, score)}</li>"
+
+    def _mark(self, place: int) -> str:
+        return ' class="ce-is-right"' if place == self.right else ""
+
+
+def _share(share: float, score: float) -> str:
+    return (
+        f'<div class="ce-share" title="score {score:.2f}"><div class="ce-track">'
+        f'<i style="width:{max(100 * share, 1):.1f}%"></i></div><b>{percent(share)}</b>'
+        f"<small>{score:.1f}</small></div>"
+    )

@@ -1,0 +1,136 @@
+"""``manifest.json`` of a LLaVA's artifact: a vision encoder, an embedding and a decoder with caches."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from comp.plan import DropPlan, ImageSelection
+from export.artifact.manifest import Artifact, Count, Frozen, Manifest, TokenId, computed_in
+
+GRAPHS = ("vision_encoder.onnx", "embed_tokens.onnx", "decoder_model.onnx")
+IN_PLACE = "decoder_in_place.onnx"  # the decoder that TensorRT compiles
+KEPT = "kept_image_tokens"  # output of a vision encoder: which tokens stay as they are
+
+
+class DecoderShape(Frozen):
+    """The decoder graph: what its caches look like and where tokens are dropped."""
+
+    num_layers: Count
+    hidden_size: Count
+    head_dim: Count
+    num_attention_heads: tuple[Count, ...] = Field(description="query heads of each layer")
+    num_key_value_heads: tuple[Count, ...] = Field(
+        description="key/value heads of each layer's cache"
+    )
+    intermediate_size: tuple[Count, ...] = Field(description="FFN width of each layer")
+    vocab_size: Count
+    max_position_embeddings: Count
+    drops: tuple[DropPlan, ...] = ()
+
+    @model_validator(mode="after")
+    def _fits(self) -> "DecoderShape":
+        for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
+            if len(getattr(self, name)) != self.num_layers:
+                raise ValueError(
+                    f"{name} is of {len(getattr(self, name))} layers, num_layers is {self.num_layers}"
+                )
+        places = [drop.after_layer for drop in self.drops]
+        if places != sorted(set(places)) or any(place >= self.num_layers for place in places):
+            raise ValueError(
+                f"drops are after layers {places}: they must ascend, and end before {self.num_layers}"
+            )
+        return self
+
+
+class VisionShape(Frozen):
+    """The vision encoder graph: ``pixel_values [I, C, S, S]`` in, ``image_tokens`` features out."""
+
+    image_size: Count
+    patch_size: Count
+    num_channels: Count = 3
+    image_tokens: Count = Field(description="tokens an image becomes")
+    select_strategy: Literal["default", "full"] = Field(
+        "default", description="whether [CLS] is among the tokens (full: first) or not"
+    )
+    selection: ImageSelection | None = Field(
+        default=None, description="what is left of the tower's tokens; none: all of them"
+    )
+
+    @property
+    def tower_tokens(self) -> int:
+        """Tokens of an image that the tower gives."""
+        return (self.image_size // self.patch_size) ** 2 + (self.select_strategy == "full")
+
+
+class SpecialTokens(Frozen):
+    """Tokens the engine must know.
+
+    ``add_bos``: whether ``tokenizer.json`` puts a BOS before a text.
+    """
+
+    image_token: str = Field(min_length=1)
+    image_token_id: TokenId
+    bos_token_id: TokenId | None
+    eos_token_ids: tuple[TokenId, ...]
+    pad_token_id: TokenId | None
+    add_bos: bool
+
+
+class ChatTemplate(Frozen):
+    """The checkpoint's chat template (jinja2), rendered for each prompt."""
+
+    source: str
+    tokens: dict[str, str] = Field(description="special tokens that it may name")
+
+
+class LlavaManifest(Manifest):
+    """What the engine needs to know of a LLaVA."""
+
+    family: Literal["llava"]
+    task: Literal["question"] = "question"
+    decoder: DecoderShape
+    vision: VisionShape
+    tokens: SpecialTokens
+    chat_template: ChatTemplate | None = Field(
+        default=None, description="none in artifacts of before it was kept: see prompt_template"
+    )
+    prompt_template: str | None = Field(
+        default=None, description="where there is no chat_template: of one image and '{prompt}'"
+    )
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        """See ``Manifest.graphs``."""
+        in_place = self.flavour == "standard" and computed_in(self.precision) == self.precision
+        return (*GRAPHS, IN_PLACE) if in_place else GRAPHS
+
+    @property
+    def image(self) -> tuple[int, int]:
+        """The token that stands for an image, and how many places an image takes."""
+        return self.tokens.image_token_id, self.vision.image_tokens
+
+
+@dataclass(frozen=True)
+class LlavaArtifact(Artifact):
+    """The files of a LLaVA's artifact."""
+
+    manifest: LlavaManifest
+
+    @property
+    def vision_encoder(self) -> Path:
+        return self.path / "vision_encoder.onnx"
+
+    @property
+    def embed_tokens(self) -> Path:
+        return self.path / "embed_tokens.onnx"
+
+    @property
+    def decoder_model(self) -> Path:
+        return self.path / "decoder_model.onnx"
+
+    @property
+    def decoder_in_place(self) -> Path:
+        """The decoder with caches of fixed size; of the standard flavour only."""
+        return self.path / "decoder_in_place.onnx"

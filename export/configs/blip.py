@@ -1,0 +1,150 @@
+"""What the graphs of a BLIP need to know besides its sizes, from ``config.json`` alone."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from comp.checkpoints.encoder_shape import EncoderShape, Task, TextShape
+from comp.checkpoints.locate import read_config
+from comp.checkpoints.slim_encoder_shape import SlimShape
+from comp.errors import CompExportError
+from comp.plan import DropPlan, Part, PruningPlan
+from export.artifact.encoder_manifest import tokens_left
+from export.configs.towers import TowerSettings, tower_settings
+
+FAMILY = "blip"
+TYPES = ("blip", "comp_blip", "comp_blip_nlvr")
+VISION_EPSILON, TEXT_EPSILON = 1e-5, 1e-12
+IMAGE_SIZE, PATCH_SIZE = 384, 16
+BOS, SEP, PAD = 30522, 102, 0
+
+
+@dataclass(frozen=True)
+class BlipTokens:
+    """Token ids that generation needs.
+
+    Attributes:
+        bos: [DEC], what every answer and caption starts with.
+        sep: ends them.
+        pad: stands where there is nothing.
+    """
+
+    bos: int
+    sep: int
+    pad: int
+
+
+@dataclass(frozen=True)
+class BlipShape:
+    """Everything but the weights that the graphs of a BLIP are built from.
+
+    Attributes:
+        sizes: widths and counts, per block where pruning changes them; says the task, and which
+            blocks merge what two images gave.
+        image_size, patch_size: of the vision tower, in pixels.
+        vision, text: activation and epsilon.
+        tokens: ids that generation needs.
+        drops: of the vision tower and of the text encoder.
+    """
+
+    sizes: EncoderShape
+    image_size: int
+    patch_size: int
+    vision: TowerSettings
+    text: TowerSettings
+    tokens: BlipTokens
+    drops: tuple[DropPlan, ...] = ()
+
+    @property
+    def task(self) -> Task:
+        """What it was trained for."""
+        return self.sizes.task
+
+    @property
+    def encoder(self) -> TextShape | None:
+        """The text encoder; a captioner has none."""
+        return None if self.task == "caption" else self.sizes.text
+
+    @property
+    def decoder(self) -> TextShape | None:
+        """The text decoder of a captioner, or of what answers questions."""
+        return self.sizes.text if self.task == "caption" else self.sizes.decoder
+
+    @property
+    def branches(self) -> int:
+        """Cross-attentions of a block."""
+        return len(self.sizes.text.blocks[0].cross_heads)
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of an image that are left behind the vision tower."""
+        return tokens_left(self.sizes.vision.tokens, "vision", self.drops)
+
+    def drop(self, part: Part, after_layer: int) -> DropPlan | None:
+        """The drop at a place, if there is one."""
+        return next((d for d in self.drops if d.place == (part, after_layer)), None)
+
+    def pruned(self, plan: PruningPlan) -> "BlipShape":
+        """The shape that is left when ``plan`` has been carried out.
+
+        Raises:
+            CompExportError: the plan is of another model, or the checkpoint is compressed already.
+        """
+        found = SlimShape(self.sizes, self.sizes, self.drops).planned(plan)
+        return replace(self, sizes=found.slim, drops=found.drops)
+
+
+def read_blip(directory: Path) -> BlipShape:
+    """Read a dense or a slim BLIP checkpoint's configuration.
+
+    Raises:
+        CompExportError: not a BLIP, or a feature of it that is not supported.
+    """
+    return blip_of(read_config(directory), str(directory))
+
+
+def blip_of(config: dict[str, Any], where: str) -> BlipShape:
+    """As ``read_blip`` for a configuration in memory; ``where`` names it in errors."""
+    if config.get("model_type") not in TYPES:
+        raise CompExportError(f"{where}: model_type is {config.get('model_type')!r}, not 'blip'")
+    vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
+    found = SlimShape.from_config(config, where)
+    return BlipShape(
+        sizes=found.slim,
+        image_size=_number(vision, "image_size", IMAGE_SIZE),
+        patch_size=_number(vision, "patch_size", PATCH_SIZE),
+        vision=tower_settings(config, "vision_config", where, "gelu", VISION_EPSILON),
+        text=tower_settings(config, "text_config", where, "gelu", TEXT_EPSILON),
+        tokens=_tokens(found.slim, text, where),
+        drops=found.drops,
+    )
+
+
+def _number(values: Mapping[str, Any], name: str, default: int) -> int:
+    found = values.get(name)
+    return default if found is None else int(found)
+
+
+def _tokens(sizes: EncoderShape, text: Mapping[str, Any], where: str) -> BlipTokens:
+    """As BLIP's ``generate`` takes them: from ``text_config``, whatever ``generation_config.json`` says.
+
+    Raises:
+        CompExportError: a BLIP that writes, and a token that begins or ends its texts is none.
+    """
+    writes = sizes.task in ("caption", "vqa")
+
+    def token(name: str, default: int) -> int:
+        found = text.get(name, default)
+        if type(found) is int and 0 <= found < sizes.text.vocab_size:
+            return found
+        if not writes:
+            return default
+        raise CompExportError(
+            f"{where}: text_config.{name} is {str(found)[:80]}, which is no token of a vocabulary of "
+            f"{sizes.text.vocab_size}: take all files from the same checkpoint"
+        )
+
+    sep = token("sep_token_id", SEP)
+    bos, pad = token("bos_token_id", BOS), text.get("pad_token_id", PAD)
+    return BlipTokens(bos=bos, sep=sep, pad=pad if type(pad) is int and pad >= 0 else sep)

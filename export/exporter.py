@@ -1,0 +1,175 @@
+"""Exporting: a checkpoint, dense or slim or dense with a plan, becomes an artifact directory."""
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from comp.checkpoints.locate import read_config
+from comp.errors import CompExportError
+from comp.plan import PruningPlan, Workload
+from comp.registry import family_of as registered_family
+from comp.utils.files import writing_directory
+from export.artifact.manifest import Activations, Macs, Manifest, Precision, describe_files
+from export.configs.checkpoint_files import TOKENIZER
+from export.configs.processor import image_processing_for
+from export.configs.tokenizer import read_tokenizer
+from export.families.blip.artifact import blip_artifact
+from export.families.clip.artifact import clip_artifact
+from export.families.contribution import Contribution
+from export.families.llava.artifact import llava_artifact
+from export.graph.builder import Target
+
+FAMILIES: dict[str, Callable[..., Contribution]] = {
+    "llava": llava_artifact,
+    "clip": clip_artifact,
+    "blip": blip_artifact,
+}
+BYTES_OF: dict[Precision, float] = {
+    "float32": 4,
+    "float16": 2,
+    "bfloat16": 2,
+    "int8": 1,
+    "int4": 0.5,
+}
+PACKAGES = ("comp-export", "onnx", "onnx-ir", "onnxruntime", "numpy")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the manifest says of where an artifact came from.
+
+    ``dense_macs`` is the dense model's cost on ``workload`` (by default its own, when it is dense).
+    """
+
+    model: str
+    method: str | None = None
+    rate: float = 0.0
+    workload: Workload | None = None
+    dense_macs: int | None = None
+
+    @classmethod
+    def of_plan(cls, plan: PruningPlan) -> "Origin":
+        return cls(plan.model, plan.method, plan.flops_rate, plan.workload, plan.macs_dense)
+
+
+def export_artifact(
+    checkpoint: Path,
+    out: Path,
+    origin: Origin,
+    target: Target | None = None,
+    plan: PruningPlan | None = None,
+    written: Callable[[str], None] = lambda name: None,
+    check: Callable[[Path], None] = lambda directory: None,
+    activations: Activations | None = None,
+) -> Manifest:
+    """Write the artifact of a checkpoint.
+
+    Args:
+        checkpoint: a dense checkpoint, or a slim one (which carries its drops).
+        out: directory to write; replaced whole when everything is written.
+        origin: what to record.
+        target: flavour and precision; onnxruntime and float32 by default.
+        plan: cut the dense checkpoint by this plan while exporting.
+        written: told each graph's name when it is on disk.
+        check: refuses the directory, which is whole but not in its place yet, by an error of its own.
+        activations: that ``target.wide`` follows from; they are recorded.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        CompExportError: the checkpoint is not supported or not whole, the plan is of another model,
+            the disk is full.
+    """
+    target = target or Target()
+    config = read_config(checkpoint)
+    family = family_of(config, checkpoint)
+    found = FAMILIES[family](checkpoint, config, target, plan, origin.workload)
+    image_processing = image_processing_for(checkpoint, found.fields["vision"].image_size)
+    tokenizer = read_tokenizer(checkpoint)
+    needed = int(found.params * BYTES_OF[target.precision])  # as far as it is weights
+    with writing_directory(out, needed) as directory:
+        found.build(directory, written)
+        tokenizer.write(directory / TOKENIZER)
+        total = sum(found.macs.values())
+        fields = found.fields | {
+            "family": family,
+            "flavour": target.flavour,
+            "precision": target.precision,
+            "rounding": target.rounding,
+            "opset": target.opset,
+            "model": origin.model,
+            "method": origin.method,
+            "rate": origin.rate,
+            "dense": not found.drops and plan is None and origin.method is None,
+            "image_processor": image_processing,
+            "text_processing": tokenizer.processing,
+            "macs": Macs(
+                dense=origin.dense_macs or total,
+                artifact=total,
+                parts=found.macs,
+                workload=found.workload,
+            ),
+            "params": found.params,
+            "activations": activations,
+            "versions": _versions(),
+            "files": describe_files(directory),
+        }
+        manifest = found.manifest.model_validate(fields)
+        manifest.save(directory)
+        check(directory)
+    return manifest
+
+
+def graphs_to_write(checkpoint: Path, target: Target) -> tuple[str, ...]:
+    """Names of the graphs that exporting a checkpoint writes.
+
+    Raises:
+        CompExportError: as ``export_artifact``.
+    """
+    config = read_config(checkpoint)
+    family = family_of(config, checkpoint)
+    return FAMILIES[family](checkpoint, config, target, None, None).graphs
+
+
+def family_of(config: dict[str, Any], checkpoint: Path) -> str:
+    """The family of a checkpoint that can be exported.
+
+    Raises:
+        CompExportError: it is of no such family.
+    """
+    kind = config.get("model_type")
+    found = registered_family(kind)
+    if found is None or found.name not in FAMILIES:
+        raise CompExportError(
+            f"{checkpoint}: model_type is {kind!r}: exported are {', '.join(FAMILIES)}"
+        )
+    return found.name
+
+
+def artifact_directory(run: Path, dense: bool, target: Target) -> Path:
+    """Where ``comp-export onnx`` writes: ``onnx`` and ``onnx-dense`` for the defaults.
+
+    Another flavour or precision is appended: ``onnx-standard``, ``onnx-dense-float16``,
+    ``onnx-standard-float16``.
+    """
+    default = Target()
+    words = ["onnx", *(["dense"] if dense else [])]
+    if target.flavour != default.flavour:
+        words.append(target.flavour)
+    if target.precision != default.precision:
+        words.append(target.precision)
+    return run / "-".join(words)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a source tree, or an optional package
+            continue
+    return found

@@ -1,0 +1,87 @@
+"""What a BLIP contributes to its artifact: graphs, and what the engine must know."""
+
+from pathlib import Path
+from typing import Any
+
+from comp.checkpoints.blip_slices import BlipCuts
+from comp.checkpoints.encoder_shape import ASKED
+from comp.flops.encoder import images_of
+from comp.flops.token_drops import dropped_macs
+from comp.plan import Part, PruningPlan, Workload
+from export.artifact.encoder_manifest import DecoderInfo, EncoderManifest, TextInfo, TowerInfo
+from export.configs.blip import BlipShape, blip_of
+from export.families.blip.graphs import blip_graphs_of, build_blip_graphs
+from export.families.contribution import Contribution, parameters
+from export.graph.builder import Target
+from export.weights.checkpoint import CheckpointWeights, WeightSource
+from export.weights.slim import SlimWeights
+
+TEXT_TOKENS = 20  # of the workload, where no plan says how many
+
+
+def blip_artifact(
+    checkpoint: Path,
+    config: dict[str, Any],
+    target: Target,
+    plan: PruningPlan | None,
+    workload: Workload | None,
+) -> Contribution:
+    """See ``export.families.contribution``."""
+    shape = blip_of(config, str(checkpoint))
+    weights: WeightSource = CheckpointWeights(checkpoint, naming=str)
+    if plan is not None:
+        cuts = BlipCuts(plan, head_dims(shape), _encoder_blocks(shape), shape.branches)
+        shape = shape.pruned(plan)
+        weights = SlimWeights(weights, cuts.of)
+    vision = shape.sizes.vision
+    images = images_of(shape.task) * vision.tokens
+    on = workload or Workload(image_tokens=images, text_tokens=TEXT_TOKENS)
+    return Contribution(
+        manifest=EncoderManifest,
+        graphs=blip_graphs_of(shape),
+        build=lambda out, written: build_blip_graphs(shape, weights, target, out, written),
+        fields={
+            "task": ASKED[shape.task],
+            "vision": TowerInfo(
+                image_size=shape.image_size,
+                patch_size=shape.patch_size,
+                tokens=vision.tokens,
+                hidden_size=vision.hidden_size,
+            ),
+            "text": TextInfo(
+                max_position_embeddings=shape.sizes.text.positions,
+                hidden_size=shape.sizes.text.hidden_size,
+            ),
+            "decoder": _decoder(shape),
+            "drops": shape.drops,
+        },
+        drops=shape.drops,
+        params=parameters(weights),
+        macs=dropped_macs(shape.sizes, on, shape.drops),
+        workload=on,
+    )
+
+
+def head_dims(shape: BlipShape) -> dict[Part, int]:
+    """Head size of each part."""
+    text = shape.sizes.text.head_dim
+    return {"vision": shape.sizes.vision.head_dim, "language": text, "cross": text}
+
+
+def _encoder_blocks(shape: BlipShape) -> int:
+    return 0 if shape.encoder is None else len(shape.encoder.blocks)
+
+
+def _decoder(shape: BlipShape) -> DecoderInfo | None:
+    sizes = shape.decoder
+    if sizes is None:
+        return None
+    return DecoderInfo(
+        head_dim=sizes.head_dim,
+        num_attention_heads=tuple(block.heads for block in sizes.blocks),
+        num_cross_attention_heads=tuple(block.cross_heads[0] for block in sizes.blocks),
+        vocab_size=sizes.vocab_size,
+        max_position_embeddings=sizes.positions,
+        bos_token_id=shape.tokens.bos,
+        eos_token_id=shape.tokens.sep,
+    )

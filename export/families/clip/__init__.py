@@ -1,0 +1,1 @@
+"""CLIP's graphs: an image encoder and a text encoder."""

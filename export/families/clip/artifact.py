@@ -1,0 +1,78 @@
+"""What a CLIP contributes to its artifact: graphs, and what the engine must know."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from comp.checkpoints.slices import CLIP, cut_of
+from comp.errors import CompExportError
+from comp.flops.token_drops import dropped_macs
+from comp.plan import PruningPlan, Workload
+from export.artifact.encoder_manifest import LARGEST_SCALE, EncoderManifest, TextInfo, TowerInfo
+from export.configs.clip import clip_of
+from export.families.clip.graphs import TEXT_GRAPH, VISION_GRAPH, build_clip_graphs
+from export.families.contribution import Contribution, parameters
+from export.graph.builder import Target
+from export.weights.checkpoint import CheckpointWeights, WeightSource
+from export.weights.slim import SlimWeights
+
+LOGIT_SCALE = "logit_scale"
+
+
+def clip_artifact(
+    checkpoint: Path,
+    config: dict[str, Any],
+    target: Target,
+    plan: PruningPlan | None,
+    workload: Workload | None,
+) -> Contribution:
+    """See ``export.families.contribution``."""
+    shape = clip_of(config, str(checkpoint))
+    weights: WeightSource = CheckpointWeights(checkpoint, naming=str)
+    if plan is not None:
+        shape = shape.pruned(plan)
+        head_dim = {"vision": shape.sizes.vision.head_dim, "language": shape.sizes.text.head_dim}
+        whole = plan
+        weights = SlimWeights(weights, lambda name: cut_of(name, whole, head_dim, CLIP))
+    vision, text = shape.sizes.vision, shape.sizes.text
+    on = workload or Workload(image_tokens=vision.tokens, text_tokens=text.positions)
+    return Contribution(
+        manifest=EncoderManifest,
+        graphs=(VISION_GRAPH, TEXT_GRAPH),
+        build=lambda out, written: build_clip_graphs(shape, weights, target, out, written),
+        fields={
+            "task": "retrieval",
+            "vision": TowerInfo(
+                image_size=shape.image_size,
+                patch_size=shape.patch_size,
+                tokens=vision.tokens,
+                hidden_size=vision.hidden_size,
+            ),
+            "text": TextInfo(max_position_embeddings=text.positions, hidden_size=text.hidden_size),
+            "logit_scale": _scale(weights, checkpoint),
+            "end_of_text": shape.end_of_text,
+            "drops": shape.drops,
+        },
+        drops=shape.drops,
+        params=parameters(weights),
+        macs=dropped_macs(shape.sizes, on, shape.drops),
+        workload=on,
+    )
+
+
+def _scale(weights: WeightSource, checkpoint: Path) -> float:
+    """The factor of cosines; checkpoints have its logarithm.
+
+    Raises:
+        CompExportError: it is no number above 0, or so large that scores would overflow.
+    """
+    logarithm = float(weights.read(LOGIT_SCALE).astype(np.float64).reshape(()))
+    if not abs(logarithm) <= math.log(LARGEST_SCALE):
+        raise CompExportError(
+            f"{checkpoint}: {LOGIT_SCALE} is {logarithm:g}, and cosines are multiplied with its exponential, "
+            f"which must be a number up to {LARGEST_SCALE:g} (CLIP's own is 4.6): compare the checkpoint "
+            "with the original"
+        )
+    return math.exp(logarithm)

@@ -1,0 +1,1 @@
+"""LLaVA's graphs: vision encoder, token embedding, and one decoder for both phases."""

@@ -1,0 +1,83 @@
+"""What a LLaVA contributes to its artifact: graphs, and what the engine must know."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from comp.checkpoints.llava_tensors import check_llava
+from comp.checkpoints.tying import EMBEDDING, LM_HEAD
+from comp.flops.llava import llava_macs
+from comp.plan import PruningPlan, Workload
+from export.artifact.llava_manifest import DecoderShape, LlavaManifest, VisionShape
+from export.configs.chat_template import read_chat_template
+from export.configs.llava import LlavaShape, llava_of
+from export.configs.special_tokens import read_special_tokens
+from export.configs.tokenizer import read_tokenizer
+from export.families.contribution import Contribution
+from export.families.llava.decoder import build_graphs, graphs_of
+from export.graph.builder import Target
+from export.weights.checkpoint import CheckpointWeights, WeightSource
+from export.weights.slim import slim_weights
+
+TEXT_TOKENS = 64  # of the workload, where no plan says how many
+
+
+def llava_artifact(
+    checkpoint: Path,
+    config: dict[str, Any],
+    target: Target,
+    plan: PruningPlan | None,
+    workload: Workload | None,
+) -> Contribution:
+    """See ``export.families.contribution``."""
+    shape = llava_of(config, str(checkpoint))
+    weights: WeightSource
+    if plan is None:
+        check_llava(checkpoint, config)
+        weights = CheckpointWeights(checkpoint)
+    else:
+        weights = slim_weights(checkpoint, plan)
+        shape = shape.pruned(plan)
+    tokenizer = read_tokenizer(checkpoint)
+    tokens = read_special_tokens(checkpoint, config, shape.image_token_id, tokenizer)
+    stored = set(weights.names())
+    sizes = replace(shape.sizes, tie_word_embeddings=not {LM_HEAD, EMBEDDING} <= stored)
+    on = workload or Workload(image_tokens=sizes.tower_tokens, text_tokens=TEXT_TOKENS)
+    report = llava_macs(sizes, on.image_tokens, on.text_tokens)
+    return Contribution(
+        manifest=LlavaManifest,
+        graphs=graphs_of(target),
+        build=lambda out, written: build_graphs(shape, weights, target, out, written),
+        fields={
+            "decoder": _decoder_shape(shape),
+            "vision": VisionShape(
+                image_size=sizes.image_size,
+                patch_size=sizes.patch_size,
+                num_channels=sizes.num_channels,
+                image_tokens=sizes.image_tokens,
+                select_strategy="full" if sizes.keeps_class_token else "default",
+                selection=sizes.image_selection,
+            ),
+            "tokens": tokens,
+            "chat_template": read_chat_template(checkpoint, tokens.image_token, tokenizer),
+        },
+        drops=sizes.drops,
+        params=report.params,
+        macs={name: part.macs for name, part in report.parts.items()},
+        workload=on,
+    )
+
+
+def _decoder_shape(shape: LlavaShape) -> DecoderShape:
+    sizes = shape.sizes
+    return DecoderShape(
+        num_layers=sizes.num_layers,
+        hidden_size=sizes.hidden_size,
+        head_dim=sizes.head_dim,
+        num_attention_heads=tuple(groups * sizes.group_size for groups in sizes.kv_heads),
+        num_key_value_heads=sizes.kv_heads,
+        intermediate_size=sizes.channels,
+        vocab_size=sizes.vocab_size,
+        max_position_embeddings=shape.max_position_embeddings,
+        drops=sizes.drops,
+    )

@@ -1,0 +1,348 @@
+"""The graphs of the LLaVA family: vision encoder, token embedding, one decoder for both phases.
+
+Built layer by layer from shapes and weights. Two observations make the decoder do less than the
+model it equals, and change nothing in its results. The tokens that a drop leaves are gathered right
+after the attention of the block before it, where that is what ranks them: that block's output
+projection and FFN would work on rows that nobody reads. In the last block only the last token goes
+on, for only its logits are asked for.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from comp.checkpoints.tying import EMBEDDING, LM_HEAD
+from comp.plan import DropPlan
+from export.artifact.caches import CACHE_LENGTHS
+from export.artifact.llava_manifest import GRAPHS, IN_PLACE
+from export.configs.llava import LlavaShape
+from export.families.llava.vision import vision_encoder
+from export.graph.attention import (
+    CacheWindow,
+    Heads,
+    cache_window,
+    cached_attention,
+    check_heads,
+    counted_window,
+    fixed_window,
+)
+from export.graph.builder import IN_PLACE_OPSET, GraphBuilder, Target
+from export.graph.decoder_rankings import diversity, importance_for_last
+from export.graph.linear import (
+    activation,
+    cast_to_float32,
+    cast_to_graph,
+    linear,
+    vector,
+)
+from export.graph.norm import add_rms_norm, rms_norm
+from export.graph.rope import RopeTables, RotaryEmbedding
+from export.graph.token_gather import KEEP_FACTOR, Tokens, drop_tokens, gather_rows, last_row
+from export.weights.checkpoint import WeightSource
+
+FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
+DECODER = "model.language_model"
+LATE = ("next_layer", "diversity")  # rank by what the next block begins with
+
+
+def build_graphs(
+    shape: LlavaShape,
+    weights: WeightSource,
+    target: Target,
+    directory: Path,
+    written: Callable[[str], None] = lambda name: None,
+) -> None:
+    """Write the graphs and their external data into ``directory``.
+
+    The standard flavour has a second decoder, of the same weights, where TensorRT takes the precision: its
+    caches have a fixed size and are written in place, as TensorRT wants them.
+
+    Raises:
+        CompExportError: a tensor is missing, or the flavour cannot take the head size.
+    """
+    builders = (vision_encoder, embed_tokens, decoder_model)
+    for name, build in zip(GRAPHS, builders, strict=True):
+        build(shape, weights, target).save(directory / name)
+        written(name)
+    if IN_PLACE in graphs_of(target):
+        in_place = decoder_model(shape, weights, target, in_place=True)
+        in_place.save(directory / IN_PLACE, weights_of=directory / GRAPHS[-1])
+        written(IN_PLACE)
+
+
+def graphs_of(target: Target) -> tuple[str, ...]:
+    """Names of the graphs that ``build_graphs`` writes."""
+    in_place = not target.fused and target.weight_bits is None
+    return (*GRAPHS, IN_PLACE) if in_place else GRAPHS
+
+
+def embed_tokens(shape: LlavaShape, weights: WeightSource, target: Target) -> GraphBuilder:
+    """``input_ids [B, N] int64 → inputs_embeds [B, N, d] float32``."""
+    graph = GraphBuilder("embed_tokens", target)
+    ids = graph.input("input_ids", INT64, ("batch", "sequence"))
+    table = vector(graph, weights, EMBEDDING)
+    embeds = cast_to_float32(graph, graph.op("Gather", table, ids))
+    graph.output("inputs_embeds", embeds, FLOAT, ("batch", "sequence", shape.sizes.hidden_size))
+    return graph
+
+
+def decoder_model(
+    shape: LlavaShape, weights: WeightSource, target: Target, in_place: bool = False
+) -> GraphBuilder:
+    """The decoder, for prefill (empty past) and decode steps (one text token, no vision tokens).
+
+    Inputs ``inputs_embeds [B, N, d]``, ``position_ids [B, N]``, ``vision_positions [B, Nv]``,
+    ``text_positions [B, Nt]`` (ascending; together ``0..N-1``), ``past_key_values.{l}.key`` and
+    ``.value [B, Hkv_l, P_l, hd]``. Outputs ``logits [B, 1, V]`` of the last token, ``present.*``,
+    and per drop place ``kept.{m} [B, k_m]``, original indices ascending.
+
+    ``in_place``: past and present are one buffer ``[B, Hkv_l, S_s, hd]`` of fixed size, and
+    ``cache_lengths [segments, B]`` says how many of its places are filled; a segment is the blocks
+    between two drop places, whose caches are equally long. The onnxruntime flavour has that input too: there
+    past and present may be one buffer, and if they are not, the present is as long as what it holds.
+    """
+    return _Decoder(shape, weights, target, in_place).build()
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """The blocks between two drop places: their tokens, and what follows from those."""
+
+    tokens: Tokens
+    rotary: RotaryEmbedding
+    tables: RopeTables
+    window: CacheWindow
+    segment: int
+
+
+class _Decoder:
+    def __init__(
+        self, shape: LlavaShape, weights: WeightSource, target: Target, in_place: bool
+    ) -> None:
+        opset = IN_PLACE_OPSET if in_place else None
+        self.graph = GraphBuilder(
+            "decoder_in_place" if in_place else "decoder_model", target, opset
+        )
+        self.in_place = in_place
+        self.lengths: ir.Value | None = None
+        self.shape = shape
+        self.sizes = shape.sizes
+        self.weights = weights
+        self.drops = {drop.after_layer: drop for drop in shape.sizes.drops}
+        check_heads(self.graph, shape.sizes.head_dim)
+
+    def build(self) -> GraphBuilder:
+        graph, sizes, weights = self.graph, self.sizes, self.weights
+        epsilon = self.shape.rms_norm_eps
+        embeds = graph.input("inputs_embeds", FLOAT, ("batch", "sequence", sizes.hidden_size))
+        tokens = Tokens(
+            position_ids=graph.input("position_ids", INT64, ("batch", "sequence")),
+            vision=graph.input("vision_positions", INT64, ("batch", "vision_tokens")),
+            text=graph.input("text_positions", INT64, ("batch", "text_tokens")),
+        )
+        if self.in_place or graph.target.fused:
+            rows = len(self.drops) + 1 if self.in_place else "segments"
+            self.lengths = graph.input(CACHE_LENGTHS, INT64, (rows, "batch"))
+        pasts = self._pasts()
+        factor = None
+        if self.drops and graph.target.fused:
+            factor = graph.default_input(KEEP_FACTOR, np.array(1.0, np.float32))
+        rotary = RotaryEmbedding(
+            graph, self.shape.rope, sizes.head_dim, self.shape.max_position_embeddings
+        )
+        wide = graph.target.wide
+        residual = embeds if wide.residual(0) else cast_to_graph(graph, embeds)
+        with graph.scope("layers.0"):
+            first = f"{DECODER}.layers.0.input_layernorm"
+            with graph.in_float32(wide.residual(0)):
+                normed = rms_norm(graph, weights, residual, first, epsilon)
+            if wide.residual(0):
+                normed = cast_to_graph(graph, normed)
+        here = self._stretch(tokens, rotary, pasts[0][0], 0)
+        ready = None
+        for number in range(sizes.num_layers):
+            name = f"{DECODER}.layers.{number}"
+            drop = self.drops.get(number + 1)
+            early = drop is not None and drop.ranking not in LATE
+            with graph.scope(f"layers.{number}"):
+                if wide.residual_from == number > 0:
+                    residual = cast_to_float32(graph, residual)
+                mixed, query, key = self._attention(normed, number, pasts[number], here, ready)
+                ready = None
+                if drop is not None and early:
+                    mean = drop.ranking == "mean_head"
+                    scores = importance_for_last(graph, query, key, self._heads(number), mean)
+                    here, mixed, residual = self._dropped(
+                        here, scores, drop, factor, pasts[number + 1][0], mixed, residual
+                    )
+                if number + 1 == sizes.num_layers:
+                    mixed, residual = last_row(graph, mixed), last_row(graph, residual)
+                mixed = self._attention_output(mixed, number)
+                normed, residual = self._add_norm(
+                    mixed, residual, f"{name}.post_attention_layernorm", number
+                )
+                ffn = self._feed_forward(normed, number)
+                following = (
+                    f"{DECODER}.layers.{number + 1}.input_layernorm"
+                    if number + 1 < sizes.num_layers
+                    else f"{DECODER}.norm"
+                )
+                normed, residual = self._add_norm(ffn, residual, following, number)
+            if drop is None or early:
+                continue
+            with graph.scope(f"layers.{number + 1}"):
+                behind = [normed, residual]
+                if drop.ranking == "next_layer":
+                    scores, key = self._scores_ahead(normed, number + 1, here)
+                    behind.append(key)
+                else:
+                    scores = diversity(graph, key, normed, here.tokens, self._heads(number))
+                here, normed, residual, *others = self._dropped(
+                    here, scores, drop, factor, pasts[number + 1][0], *behind
+                )
+                ready = others[0] if others else None
+        if wide.head:
+            normed = cast_to_float32(graph, normed)
+        with graph.in_float32(wide.head):
+            logits = linear(graph, weights, normed, LM_HEAD.removesuffix(".weight"))
+            logits = cast_to_float32(graph, logits)
+        graph.output("logits", logits, FLOAT, ("batch", 1, sizes.vocab_size))
+        return graph
+
+    def _pasts(self) -> list[tuple[ir.Value, ir.Value]]:
+        """Declare the cache inputs; blocks between two drop places share the name of a length."""
+        sizes, dtype, segment = self.sizes, self.graph.target.dtype, 0
+        pasts = []
+        for number, heads in enumerate(sizes.kv_heads):
+            segment += number in self.drops
+            length = f"capacity_{segment}" if self.in_place else f"past_{segment}"
+            dims = ("batch", heads, length, sizes.head_dim)
+            key, value = (
+                self.graph.input(f"past_key_values.{number}.{kind}", dtype, dims)
+                for kind in ("key", "value")
+            )
+            pasts.append((key, value))
+        return pasts
+
+    def _stretch(
+        self, tokens: Tokens, rotary: RotaryEmbedding, past_key: ir.Value, segment: int
+    ) -> "_Stretch":
+        """What the blocks up to the next place share; ``past_key`` is of the first of them."""
+        present = tokens.position_ids
+        if self.lengths is None:
+            window = cache_window(self.graph, present, past_key)
+        else:
+            row = self.graph.op("Gather", self.lengths, self.graph.constant(segment), axis=0)
+            if self.in_place:
+                window = fixed_window(self.graph, present, past_key, row)
+            else:
+                window = counted_window(self.graph, present, row)
+        return _Stretch(tokens, rotary, rotary.at(present), window, segment)
+
+    def _dropped(
+        self,
+        here: "_Stretch",
+        scores: ir.Value,
+        drop: DropPlan,
+        factor: ir.Value | None,
+        past_key: ir.Value,
+        *rows: ir.Value,
+    ) -> tuple[Any, ...]:
+        """The stretch behind a place, and the ``rows [B, N, …]`` of the tokens that are left."""
+        graph = self.graph
+        more = drop.after_layer < max(self.drops)
+        gathered = drop_tokens(graph, here.tokens, scores, drop, factor, more)
+        assert gathered.tokens.original is not None
+        graph.output(
+            f"kept.{drop.after_layer}", gathered.tokens.original, INT64,
+            ("batch", f"kept_{drop.after_layer}"),
+        )  # fmt: skip
+        left = [gather_rows(graph, x, gathered.keep) for x in rows]
+        return self._stretch(gathered.tokens, here.rotary, past_key, here.segment + 1), *left
+
+    def _heads(self, number: int) -> Heads:
+        groups = self.sizes.kv_heads[number]
+        return Heads(groups * self.sizes.group_size, groups, self.sizes.head_dim)
+
+    def _project(self, normed: ir.Value, number: int, kind: str) -> ir.Value:
+        name = f"{DECODER}.layers.{number}.self_attn.{kind}_proj"
+        return linear(self.graph, self.weights, normed, name, self.sizes.attention_bias)
+
+    def _scores_ahead(
+        self, normed: ir.Value, number: int, here: "_Stretch"
+    ) -> tuple[ir.Value, ir.Value]:
+        """Scores ``[B, N]`` by a block that is yet to come, and its rotated keys."""
+        graph, heads = self.graph, self._heads(number)
+        key = here.rotary.apply(self._project(normed, number, "k"), here.tables, heads.key_value)
+        query = self._project(last_row(graph, normed), number, "q")
+        query = here.rotary.apply(query, here.tables.last(graph), heads.query)
+        return importance_for_last(graph, query, key, heads, mean=True), key
+
+    def _attention(
+        self,
+        normed: ir.Value,
+        number: int,
+        past: tuple[ir.Value, ir.Value],
+        here: "_Stretch",
+        key: ir.Value | None,
+    ) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """The heads' outputs ``[B, N, H·hd]``, and the rotated query and key.
+
+        ``key`` is given where the ranking has made it already.
+        """
+        graph, heads = self.graph, self._heads(number)
+        query, value = (self._project(normed, number, kind) for kind in "qv")
+        query = here.rotary.apply(query, here.tables, heads.query)
+        if key is None:
+            key = here.rotary.apply(
+                self._project(normed, number, "k"), here.tables, heads.key_value
+            )
+        attended = cached_attention(graph, query, key, value, past, here.window, heads)
+        length = f"capacity_{here.segment}" if self.in_place else f"total_{here.segment}"
+        dims = ("batch", heads.key_value, length, heads.dim)
+        dtype = graph.target.dtype
+        for kind, cache in (("key", attended.present_key), ("value", attended.present_value)):
+            graph.output(f"present.{number}.{kind}", cache, dtype, dims, renamed=self.in_place)
+        return attended.output, query, key
+
+    def _attention_output(self, mixed: ir.Value, number: int) -> ir.Value:
+        """The output of attention, in the precision of the residual stream."""
+        graph, wide = self.graph, self.graph.target.wide
+        name = f"{DECODER}.layers.{number}.self_attn.o_proj"
+        inside = number in wide.outputs
+        if inside:
+            mixed = cast_to_float32(graph, mixed)
+        with graph.in_float32(inside):
+            mixed = linear(graph, self.weights, mixed, name, self.sizes.attention_bias)
+        return cast_to_float32(graph, mixed) if wide.residual(number) and not inside else mixed
+
+    def _add_norm(
+        self, x: ir.Value, residual: ir.Value, name: str, number: int
+    ) -> tuple[ir.Value, ir.Value]:
+        """``(norm(residual + x), residual + x)``, the former in the graph's precision."""
+        graph, epsilon = self.graph, self.shape.rms_norm_eps
+        wide = graph.target.wide.residual(number)
+        with graph.in_float32(wide):
+            normed, total = add_rms_norm(graph, self.weights, x, residual, name, epsilon)
+        return cast_to_graph(graph, normed) if wide else normed, total
+
+    def _feed_forward(self, normed: ir.Value, number: int) -> ir.Value:
+        """The output of the FFN, in the precision of the residual stream."""
+        graph, wide = self.graph, self.graph.target.wide
+        inside = number in wide.ffn
+        if inside:
+            normed = cast_to_float32(graph, normed)
+        with graph.in_float32(inside):
+            added = self._channels(normed, f"{DECODER}.layers.{number}")
+        return cast_to_float32(graph, added) if wide.residual(number) and not inside else added
+
+    def _channels(self, normed: ir.Value, name: str) -> ir.Value:
+        graph, bias = self.graph, self.sizes.mlp_bias
+        gate = linear(graph, self.weights, normed, f"{name}.mlp.gate_proj", bias)
+        up = linear(graph, self.weights, normed, f"{name}.mlp.up_proj", bias)
+        wide = graph.op("Mul", activation(graph, gate, "silu"), up)
+        return linear(graph, self.weights, wide, f"{name}.mlp.down_proj", bias)

@@ -1,0 +1,117 @@
+"""The graph of a LLaVA's vision encoder: tower, choice of image tokens, projector."""
+
+import onnx_ir as ir
+
+from export.artifact.llava_manifest import KEPT
+from export.configs.llava import LlavaShape
+from export.graph.attention import Heads, full_attention
+from export.graph.builder import GraphBuilder, Target
+from export.graph.image_selection import ClassView, select_image_tokens
+from export.graph.linear import activation, cast_to_float32, linear
+from export.graph.norm import add_layer_norm, layer_norm
+from export.graph.patches import embed_patches
+from export.weights.checkpoint import WeightSource
+
+FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
+TOWER = "model.vision_tower"
+PROJECTOR = "model.multi_modal_projector"
+
+
+def vision_encoder(shape: LlavaShape, weights: WeightSource, target: Target) -> GraphBuilder:
+    """``pixel_values [I, C, S, S] → image_features [I, T, d]``, both float32.
+
+    Blocks behind the last feature layer are left out. Where only some image tokens are left, there is
+    ``kept_image_tokens [I, dominant]`` too: which of the tower's tokens the first ones are, ascending.
+    """
+    graph = GraphBuilder("vision_encoder", target)
+    sizes, epsilon = shape.sizes, shape.layer_norm_eps
+    image = (sizes.num_channels, sizes.image_size, sizes.image_size)
+    pixels = graph.input("pixel_values", FLOAT, ("images", *image))
+    with graph.scope("embeddings"):
+        states = embed_patches(
+            graph,
+            weights,
+            pixels,
+            f"{TOWER}.embeddings",
+            sizes.patch_size,
+            "position_embedding.weight",
+        )
+    residual = layer_norm(graph, weights, states, f"{TOWER}.pre_layrnorm", epsilon)
+    hidden = {0: residual}
+    last = max(shape.feature_layers)
+    normed, view = residual, None
+    for number in range(last):
+        name = f"{TOWER}.encoder.layers.{number}"
+        with graph.scope(f"layers.{number}"):
+            if number == 0:
+                normed = layer_norm(graph, weights, residual, f"{name}.layer_norm1", epsilon)
+            mixed, view = _tower_attention(graph, shape, weights, normed, name, number)
+            normed, residual = add_layer_norm(
+                graph, weights, mixed, residual, f"{name}.layer_norm2", epsilon
+            )
+            wide = linear(graph, weights, normed, f"{name}.mlp.fc1", bias=True)
+            wide = activation(graph, wide, shape.vision_act)
+            narrow = linear(graph, weights, wide, f"{name}.mlp.fc2", bias=True)
+            if number + 1 < last:
+                following = f"{TOWER}.encoder.layers.{number + 1}.layer_norm1"
+                normed, residual = add_layer_norm(
+                    graph, weights, narrow, residual, following, epsilon
+                )
+            else:
+                residual = graph.op("Add", residual, narrow)
+            hidden[number + 1] = residual
+    states = _image_tokens(graph, shape, [hidden[layer] for layer in shape.feature_layers], view)
+    with graph.scope("projector"):
+        features = _project(graph, shape, weights, states)
+    graph.output(
+        "image_features",
+        cast_to_float32(graph, features),
+        FLOAT,
+        ("images", sizes.image_tokens, sizes.hidden_size),
+    )
+    return graph
+
+
+def _tower_attention(
+    graph: GraphBuilder,
+    shape: LlavaShape,
+    weights: WeightSource,
+    normed: ir.Value,
+    name: str,
+    number: int,
+) -> tuple[ir.Value, ClassView]:
+    """What the attention of a block adds ``[I, N, D]``, and what [CLS] sees in it."""
+    count = shape.sizes.vision_heads[number]
+    heads = Heads(count, count, shape.sizes.vision_head_dim)
+    query, key, value = (
+        linear(graph, weights, normed, f"{name}.self_attn.{kind}_proj", bias=True) for kind in "qkv"
+    )
+    mixed = full_attention(graph, query, key, value, heads)
+    added = linear(graph, weights, mixed, f"{name}.self_attn.out_proj", bias=True)
+    return added, ClassView(query, key, heads)
+
+
+def _image_tokens(
+    graph: GraphBuilder, shape: LlavaShape, chosen: list[ir.Value], view: ClassView | None
+) -> ir.Value:
+    """The feature layers joined ``[I, T, F·D]``, and of their tokens those that are left."""
+    sizes, selection = shape.sizes, shape.sizes.image_selection
+    if selection is not None and view is not None:
+        joined = chosen[0] if len(chosen) == 1 else graph.op("Concat", *chosen, axis=-1)
+        with graph.scope("selection"):
+            left = select_image_tokens(graph, joined, view, selection, sizes.keeps_class_token)
+        graph.output(KEPT, left.dominant, INT64, ("images", selection.dominant))
+        return left.states
+    if not sizes.keeps_class_token:
+        bounds = [graph.constant([n]) for n in (1, 2**31 - 1, 1)]
+        chosen = [graph.op("Slice", states, *bounds) for states in chosen]
+    return chosen[0] if len(chosen) == 1 else graph.op("Concat", *chosen, axis=-1)
+
+
+def _project(
+    graph: GraphBuilder, shape: LlavaShape, weights: WeightSource, states: ir.Value
+) -> ir.Value:
+    """``[I, K, F·D]`` to the decoder's width."""
+    inner = linear(graph, weights, states, f"{PROJECTOR}.linear_1", shape.sizes.projector_bias)
+    inner = activation(graph, inner, shape.projector_act)
+    return linear(graph, weights, inner, f"{PROJECTOR}.linear_2", shape.sizes.projector_bias)

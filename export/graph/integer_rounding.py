@@ -1,0 +1,106 @@
+"""Weights in 8 or 4 bits: integers and scales, by rounding to the nearest.
+
+Symmetric, so that zero stays zero. 8 bits have a scale for each output; 4 bits one for each group of
+neighbouring inputs of an output, as large as divides the width: cutting channels leaves widths that no
+fixed group fits, and one that fits nothing is kept in 8 bits.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from export.artifact.weight_groups import GROUPS, group_of
+
+Bits = Literal[4, 8]
+MIDDLE = 8  # that 4 bits have added where they are stored without a sign
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A matrix ``[out, in]`` as ``values * scales``.
+
+    Attributes:
+        values: int8 ``[out, in]``, or int4 of the same shape.
+        scales: float32 ``[out, in / group]``.
+    """
+
+    values: NDArray[np.generic]
+    scales: NDArray[np.float32]
+
+    def dequantised(self) -> NDArray[np.float32]:
+        """What it stands for, ``[out, in]``."""
+        rows, width = self.values.shape
+        groups = self.values.astype(np.float32).reshape(rows, self.scales.shape[1], -1)
+        return (groups * self.scales[:, :, None]).reshape(rows, width)
+
+
+def rounded(weight: NDArray[np.floating], bits: Bits) -> Quantised:
+    """A matrix ``[out, in]`` rounded to the nearest of 255 or 16 values.
+
+    Raises:
+        ValueError: 4 bits of a width that no group divides.
+    """
+    weight = weight.astype(np.float32)
+    rows, width = weight.shape
+    group = width if bits == 8 else group_of(width)
+    if group is None:
+        raise ValueError(f"no group of {GROUPS} divides a width of {width}")
+    groups = weight.reshape(rows, width // group, group)
+    if bits == 8:
+        scales = np.abs(groups).max(axis=2) / 127
+    else:
+        # The extreme becomes -8, the one value that has no opposite: 16 values and not 15.
+        place = np.abs(groups).argmax(axis=2)[..., None]
+        scales = np.take_along_axis(groups, place, axis=2)[..., 0] / -8
+    scales[scales == 0] = 1.0
+    least, most, kind = (-127, 127, np.int8) if bits == 8 else (-8, 7, ml_dtypes.int4)
+    values = np.rint(groups / scales[..., None]).clip(least, most)
+    return Quantised(values.reshape(rows, width).astype(np.int8).astype(kind), scales)
+
+
+def packed_nibbles(values: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """int4 ``[..., n]`` as ``[..., n / 2]``: ``MIDDLE`` added to each, the first in a byte's low half."""
+    shifted = (values.astype(np.int8) + MIDDLE).astype(np.uint8)
+    packed: NDArray[np.uint8] = shifted[..., ::2] | (shifted[..., 1::2] << np.uint8(4))
+    return packed
+
+
+def nibbles(packed: NDArray[np.uint8]) -> NDArray[np.generic]:
+    """The int4 ``[..., n]`` in ``packed_nibbles``."""
+    halves = np.stack([packed & 15, packed >> 4], axis=-1).astype(np.int8) - MIDDLE
+    return halves.reshape(*packed.shape[:-1], -1).astype(ml_dtypes.int4)
+
+
+class Rounding:
+    """A matrix's integers, read and rounded to the nearest when first needed unless they are known already.
+
+    Args:
+        read: the matrix ``[out, in]``.
+        bits: of each weight.
+        known: the integers, of these bits.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], NDArray[np.floating]],
+        bits: Bits,
+        known: Quantised | None = None,
+    ) -> None:
+        self._find = (lambda: rounded(read(), bits)) if known is None else (lambda: known)
+        self._scales: NDArray[np.float32] | None = None
+
+    def values(self) -> NDArray[np.generic]:
+        """Integers ``[out, in]``; the scales of the same pass are kept, they are small."""
+        found = self._find()
+        self._scales = found.scales
+        return found.values
+
+    def scales(self) -> NDArray[np.float32]:
+        """``[out, in / group]``; whoever asks for the values first has the matrix read once."""
+        if self._scales is None:
+            self._scales = self._find().scales
+        return self._scales

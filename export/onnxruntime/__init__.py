@@ -1,0 +1,1 @@
+"""Graphs in plain ONNX Runtime, to prove and to time them. ``serve`` answers users."""

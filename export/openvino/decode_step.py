@@ -1,0 +1,124 @@
+"""Decode steps in OpenVINO: requests that are bound to caches once, and a graph for one token alone.
+
+A step drops no tokens, and all its shapes are known. The graph that reads prompts can make steps too, but
+spends as long on finding shapes, and on ranking the one token that is there, as a third of what its weights
+take to read.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.artifact.caches import CACHE_LENGTHS, LOGITS
+from export.openvino.graph import name_of, openvino, tensor_of
+
+KEPT = "kept."  # begins the names of outputs that say what a drop place kept
+_SPLIT = ("vision_positions", "text_positions")  # inputs that only drop places read
+
+
+class StepGraph:
+    """Steps of one compiled decoder whose caches lie in pages.
+
+    Args:
+        compiled: an ``openvino.CompiledModel``.
+    """
+
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._inputs = [(name_of(port), port.get_element_type()) for port in compiled.inputs]
+        self._logits = [name_of(port) for port in compiled.outputs].index(LOGITS)
+        self._free: list[Bound] = []  # that no answer is made with
+        self._lock = Lock()
+
+    def begin(self, caches: Mapping[str, Any]) -> "Bound":
+        """A request for steps that read and write these tensors, given by input name."""
+        with self._lock:
+            bound = self._free.pop() if self._free else None
+        bound = bound or Bound(self, self._compiled.create_infer_request(), {})
+        for place, (name, _) in enumerate(self._inputs):
+            if name in caches:
+                bound.request.set_input_tensor(place, caches[name])
+        return bound
+
+    def step(self, bound: "Bound", feeds: Mapping[str, Any]) -> NDArray[np.float32]:
+        """One token of each sequence: the inputs beside the caches, to the logits ``[B, 1, V]``."""
+        for place, (name, kind) in enumerate(self._inputs):
+            if name in feeds:
+                bound.feed(place, name, feeds[name], kind)
+        bound.request.infer(share_outputs=True)
+        logits: NDArray[np.float32] = bound.request.get_output_tensor(self._logits).data.copy()
+        return logits
+
+    def end(self, bound: "Bound") -> None:
+        """Take back what ``begin`` gave: another answer begins with it."""
+        with self._lock:
+            self._free.append(bound)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A request for steps of a graph, and its small inputs, which keep their places from step to step."""
+
+    graph: StepGraph
+    request: Any
+    inputs: dict[str, NDArray[Any]]
+
+    def feed(self, place: int, name: str, value: NDArray[Any], kind: Any) -> None:
+        """Say input ``place``, of this name and element type."""
+        here = self.inputs.get(name)
+        if here is None or here.shape != value.shape:
+            here = self.inputs[name] = np.array(value)
+            self.request.set_input_tensor(place, tensor_of(here, kind))
+        else:
+            here[...] = value
+
+
+def for_one_token(model: Any) -> None:
+    """Make a model one for steps of one sequence: of its one token nothing is dropped.
+
+    Args:
+        model: an ``openvino.Model`` of a decoder whose caches lie in pages (``attention_in_pages``); is
+            changed.
+    """
+    for port in model.outputs:
+        if name_of(port).startswith(KEPT):
+            model.remove_result(port.get_node())
+    for node in model.get_ordered_ops():  # what a drop place leaves is what came
+        if node.get_type_name() == "GatherND" or _is_of_positions(node):
+            node.output(0).replace(_gathered(node))
+    shapes = {}
+    for port in model.inputs:
+        name, (first, *_, last) = name_of(port), port.get_partial_shape()
+        if name in _SPLIT:
+            model.remove_parameter(port.get_node())
+        elif name == "inputs_embeds":
+            shapes[name] = [1, 1, last]
+        elif name == "position_ids":
+            shapes[name] = [1, 1]
+        elif name == CACHE_LENGTHS:
+            shapes[name] = [first, 1]
+    model.reshape({name: openvino().PartialShape(shape) for name, shape in shapes.items()})
+
+
+def weight_bytes(model: Any) -> int:
+    """Of all constants of an ``openvino.Model``."""
+    constants = (node for node in model.get_ops() if node.get_type_name() == "Constant")
+    return sum(node.get_byte_size() for node in constants)
+
+
+def _is_of_positions(node: Any) -> bool:
+    """Whether it gathers positions of tokens, of which all gathered before are replaced."""
+    if node.get_type_name() != "GatherElements":
+        return False
+    return bool(node.input_value(0).get_node().get_friendly_name() == "position_ids")
+
+
+def _gathered(node: Any) -> Any:
+    """What a node gathers from; OpenVINO repeats it for batches, which need not be told beforehand."""
+    source = node.input_value(0)
+    repeated = source.get_node().get_type_name() == "Broadcast"
+    return source.get_node().input_value(0) if repeated else source

@@ -1,0 +1,282 @@
+"""A decoder's attention as OpenVINO is fastest at it: one operator with caches in pages, rotations one each.
+
+The graph as it was exported says both in operators that every runtime knows.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from comp.errors import CompExportError
+from export.artifact.caches import CACHE_LENGTHS, PAST, PRESENT
+from export.openvino.decode_step import KEPT
+from export.openvino.graph import name_of, openvino
+
+PAGE = 32  # tokens; what OpenVINO's operator is made for
+
+
+def attention_in_pages(model: Any, bfloat16: bool = False) -> None:
+    """Make every attention of an ``openvino.Model`` one over pages; its caches become inputs alone.
+
+    Args:
+        model: of ``decoder_model.onnx``; is changed.
+        bfloat16: attend in bfloat16. Where OpenVINO is asked for that, it leaves float32 what ranks
+            tokens, and what leads there, and would read such caches as float32.
+
+    Raises:
+        CompExportError: it is not built as this release builds it; this OpenVINO has no such operator.
+    """
+    from openvino import opset13 as op
+
+    ov = openvino()
+    inputs = {name_of(port): port for port in model.inputs}
+    outputs = {name_of(port): port for port in model.outputs}
+    lengths = _parameter(CACHE_LENGTHS, ov.Type.i64, [-1, -1])
+    parameters, drops = [lengths], [name for name in outputs if name.startswith(KEPT)]
+    segment, here = -1, None
+    tables: dict[str, Any] = {}
+    for layer in range(sum(name.startswith(PRESENT) for name in outputs) // 2):
+        plain = _Block.of(outputs, layer)
+        for port in (plain.query, plain.key):
+            _join_rotation(port.get_node(), tables)
+        block = _Block.of(outputs, layer)
+        # KV_CACHE_PRECISION decides their kind: what is said here may be converted, and so never be written.
+        key, value = (
+            _parameter(f"{PAST}{layer}.{part}", ov.Type.dynamic, block.cache_shape)
+            for part in ("key", "value")
+        )
+        parameters += [key, value]
+        behind = sum(int(name.removeprefix(KEPT)) <= layer for name in drops)
+        if here is None or behind != segment:
+            segment, here = behind, _Places.of(lengths, behind, block.query, key)
+        scale = op.constant(np.float32(block.scale))
+        kind = block.query.get_element_type()
+        within = ov.Type.bf16 if bfloat16 else kind
+        tokens = [op.convert(node, within) for node in block.flat()]
+        mixed = _paged([*tokens, key, value], here, scale)
+        _describe(mixed, block.cache_shape[1], block.cache_shape[3])
+        found = op.convert(mixed.output(0), kind)
+        joined = op.reshape(found, here.shape, special_zero=False)
+        block.joined.replace(joined.output(0))
+    for name, port in outputs.items():
+        if name.startswith(PRESENT):
+            model.remove_result(port.get_node())
+    for name, port in inputs.items():
+        if name.startswith(PAST):
+            model.remove_parameter(port.get_node())
+    model.add_parameters(parameters)
+    model.validate_nodes_and_infer_types()
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Attention of one block as it was exported.
+
+    Attributes:
+        query, key, value: ``[B, N, H, hd]``, of the present tokens; the first two are rotated.
+        joined: the heads' outputs ``[B, N, H·hd]``.
+        scale: of the logits, where queries do not have it yet.
+        cache_shape: of its pages, ``[-1, Hkv, PAGE, hd]``.
+    """
+
+    query: Any
+    key: Any
+    value: Any
+    joined: Any
+    scale: float
+    cache_shape: list[int]
+
+    @classmethod
+    def of(cls, outputs: Mapping[str, Any], layer: int) -> "_Block":
+        keys, values = (
+            _back(outputs[f"{PRESENT}{layer}.{part}"].get_node(), "Concat")
+            for part in ("key", "value")
+        )
+        core = _ahead(values, "MatMul", "ScaledDotProductAttention")
+        _, heads, _, width = keys.get_output_partial_shape(0)
+        fused = core.get_type_name() == "ScaledDotProductAttention"
+        # softmax(q kᵀ + mask) v, or one operator
+        queries = core if fused else _back(_back(core, "Softmax"), "MatMul")
+        return cls(
+            query=_back(queries, "Transpose").input_value(0),
+            key=_back(keys, "Transpose", 1).input_value(0),
+            value=_back(values, "Transpose", 1).input_value(0),
+            joined=_ahead(core, "Reshape").output(0),
+            scale=width.get_length() ** -0.5 if fused else 1.0,
+            cache_shape=[-1, heads.get_length(), PAGE, width.get_length()],
+        )
+
+    def flat(self) -> list[Any]:
+        """Query, key and value as ``[B·N, H·hd]``."""
+        from openvino import opset13 as op
+
+        found = []
+        for value in (self.query, self.key, self.value):
+            _, _, heads, width = value.get_partial_shape()
+            wanted = op.constant(np.array([-1, heads.get_length() * width.get_length()]))
+            found.append(op.reshape(value, wanted, special_zero=False))
+        return found
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the blocks between two drop places write and read; all ``int32`` but ``shape``.
+
+    Attributes:
+        past: tokens in the caches ``[B]``.
+        begins: of the sequences among the present tokens ``[B + 1]``.
+        pages: of all sequences, in turn.
+        page_begins: of the sequences among these ``[B + 1]``.
+        longest: tokens of the longest sequence with the present ones, a scalar.
+        shape: ``[B, N, -1]``.
+    """
+
+    past: Any
+    begins: Any
+    pages: Any
+    page_begins: Any
+    longest: Any
+    shape: Any
+
+    @classmethod
+    def of(cls, lengths: Any, segment: int, query: Any, pages: Any) -> "_Places":
+        """Of row ``segment`` of the lengths; ``query [B, N, H, hd]`` and ``pages`` of one block."""
+        from openvino import opset13 as op
+
+        first = op.constant(np.int64(0))
+        zero, one = (op.constant(np.int32(number)) for number in (0, 1))
+        sizes = op.shape_of(query, output_type="i32")
+        batch, tokens = (op.gather(sizes, op.constant(np.int64(axis)), first) for axis in (0, 1))
+        count = op.gather(op.shape_of(pages, output_type="i32"), first, first)
+        past = op.convert(op.gather(lengths, op.constant(np.int64(segment)), first), "i32")
+        sequences = op.range(zero, op.add(batch, one), one, "i32")
+        leading = op.gather(sizes, op.constant(np.array([0, 1])), first)
+        return cls(
+            past=past,
+            begins=op.multiply(sequences, tokens),
+            pages=op.range(zero, count, one, "i32"),
+            page_begins=op.multiply(sequences, op.divide(count, batch)),
+            longest=op.add(op.reduce_max(past, first, keep_dims=False), tokens),
+            shape=op.concat([leading, op.constant(np.array([-1], np.int32))], 0),
+        )
+
+
+def _paged(tensors: Sequence[Any], places: _Places, scale: Any) -> Any:
+    """OpenVINO's operator of query, key, value and both caches; all that it could do besides is left out."""
+    from openvino import op as operator
+    from openvino import opset13 as op
+
+    def nothing(kind: Any) -> Any:
+        return op.constant(np.zeros(0, kind))
+
+    if not hasattr(operator, "_PagedAttentionExtension"):
+        raise CompExportError(
+            f"openvino {openvino().__version__} has no attention over pages: "
+            "pip install 'comp-export[openvino]' for one that has"
+        )
+    off = op.constant(np.int32(0))
+    inputs = [
+        *tensors,
+        places.past,
+        places.begins,
+        places.pages,
+        places.page_begins,
+        scale,
+        off,  # sliding window
+        nothing(np.float32),  # slopes of ALiBi
+        places.longest,
+        nothing(np.int32),  # window of scores
+        *(nothing(np.int32), nothing(np.int32), nothing(np.float32)),  # rotation of pages
+        *(nothing(np.float32), off, off),  # sparse attention: threshold, block, stride
+        nothing(np.float32),  # sinks
+        *(off, nothing(np.int32), nothing(np.int32), nothing(np.int32)),  # eviction
+        nothing(np.int32),  # kinds of tokens
+        *(nothing(np.uint8), nothing(np.int32)),  # bias between queries
+    ]
+    return operator._PagedAttentionExtension([node.output(0) for node in inputs])
+
+
+def _describe(mixed: Any, heads: int, width: int) -> None:
+    """What OpenVINO's plugin for CPUs reads off the operator beside its inputs."""
+    about = mixed.get_rt_info()
+    for part in "kv":
+        about[f"num_{part}_heads"], about[f"{part}_head_size"] = heads, width
+
+
+def _join_rotation(node: Any, tables: dict[str, Any]) -> None:
+    """Say a rotation as OpenVINO knows it, and makes one operator of; anything else stays.
+
+    Args:
+        node: gives both halves of each head, rotated.
+        tables: of angles for whole heads, by the name of what gives those of half ones.
+    """
+    from openvino import opset13 as op
+
+    if node.get_type_name() == "Multiply":  # by the scale of the logits
+        node = node.input_value(0).get_node()
+    parts = [node.input_value(place).get_node() for place in range(node.get_input_size())]
+    if [part.get_type_name() for part in (node, *parts)] != ["Concat", "Subtract", "Add"]:
+        return
+    left_cos, right_sin = (parts[0].input_value(place).get_node() for place in (0, 1))
+    halves, half = (
+        left_cos.input_value(0).get_node(),
+        node.get_output_partial_shape(0)[3].get_length() // 2,
+    )
+    whole, wide = halves.input_value(0), []
+    for product in (left_cos, right_sin):
+        angles = product.input_value(1)
+        name = angles.get_node().get_friendly_name()
+        if name not in tables:
+            tables[name] = op.concat([angles, angles], -1)
+        wide.append(tables[name])
+    one, last = op.constant(np.array([1])), op.constant(np.array([3]))
+    places = (0, half, np.iinfo(np.int64).max)
+    left, right = (
+        op.slice(whole, *(op.constant(np.array([place])) for place in ends), one, last)
+        for ends in itertools.pairwise(places)
+    )
+    minus = op.constant(np.full((1, 1, 1, 1), -1, np.float32), whole.get_element_type())
+    swapped = op.concat([op.multiply(right, minus), left], -1)
+    rotated = op.add(op.multiply(whole, wide[0]), op.multiply(swapped, wide[1]))
+    node.output(0).replace(rotated.output(0))
+
+
+def _parameter(name: str, kind: Any, shape: list[int]) -> Any:
+    from openvino import opset13 as op
+
+    parameter = op.parameter(openvino().PartialShape(shape), kind)
+    parameter.set_friendly_name(name)
+    parameter.output(0).set_names({name})
+    return parameter
+
+
+def _back(node: Any, kind: str, place: int = 0) -> Any:
+    """The nearest operator of a kind before a node: through input ``place``, then through first ones."""
+    here = node.input_value(place).get_node()
+    while here.get_type_name() != kind:
+        if not here.inputs():
+            raise _unknown(node, kind)
+        here = here.input_value(0).get_node()
+    return here
+
+
+def _ahead(node: Any, *kinds: str) -> Any:
+    """The nearest operator of these kinds that uses a node."""
+    seen = [node]
+    for here in seen:  # grows
+        for target in here.output(0).get_target_inputs():
+            user = target.get_node()
+            if user.get_type_name() in kinds:
+                return user
+            seen.append(user)
+    raise _unknown(node, " or ".join(kinds))
+
+
+def _unknown(node: Any, kind: str) -> CompExportError:
+    return CompExportError(
+        f"attention of {node.get_friendly_name()} has no {kind} where it was expected: another release "
+        "exported the graph; export it again"
+    )

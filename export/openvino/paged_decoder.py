@@ -1,0 +1,139 @@
+"""A decoder in OpenVINO whose caches lie in pages, written where they are.
+
+The graph as it was exported takes the caches and gives longer ones, so that every step would write all of
+them anew. Here attention and caches are one operator, as in OpenVINO's own server of language models: it
+writes the present tokens into pages that are given, and reads prompts faster too.
+
+Steps of one sequence have a graph of their own (``export.openvino.decode_step``), of the same file, whose weights
+OpenVINO packs once more: not where these are so many that a step is as long as reading them.
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.artifact.manifest import Precision
+from export.openvino.decode_step import Bound, StepGraph, for_one_token, weight_bytes
+from export.openvino.graph import OpenVinoGraph, compiled, loading, openvino
+from export.openvino.paged_attention import PAGE, attention_in_pages
+
+HELD_TWICE = 2**30  # bytes of weights: up to here steps have a graph of their own
+
+
+@dataclass(frozen=True)
+class Pages:
+    """One cache of B sequences: ``tensor [B·pages, H, PAGE, hd]``, those of a sequence in one piece."""
+
+    tensor: Any
+    sizes: tuple[int, int, int, int]
+
+    def shape(self) -> tuple[int, int, int, int]:
+        """``[B, H, places, hd]``, as of a cache in one piece."""
+        return self.sizes
+
+
+class PageBuffers:
+    """Makes caches (see ``Buffers``) for a ``PagedDecoder`` of the same arguments."""
+
+    def __init__(self, precision: Precision, bfloat16: bool = False) -> None:
+        self._kind = _kind_of_caches(precision, bfloat16)
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any] | None = None) -> Pages:
+        """For ``[B, H, S, hd]``; pages that are never written take no memory."""
+        del dtype  # NumPy has no bfloat16
+        batch, heads, places, width = shape
+        ov = openvino()
+        pages = -(-places // PAGE)
+        kind = getattr(ov.Type, self._kind)
+        tensor = ov.Tensor(kind, [batch * pages, heads, PAGE, width])
+        return Pages(tensor, (batch, heads, pages * PAGE, width))
+
+    def longer(self, cache: Pages, held: int, places: int) -> Pages:
+        """See ``Buffers``."""
+        batch, heads, _, width = cache.shape()
+        after = self.empty((batch, heads, places, width))
+        full = -(-held // PAGE)
+        old, new = (x.tensor.data.reshape(batch, -1, heads, PAGE, width) for x in (cache, after))
+        new[:, :full] = old[:, :full]
+        return after
+
+
+class PagedDecoder(OpenVinoGraph):
+    """``decoder_model.onnx`` of the standard flavour, with inputs as of one that counts its caches.
+
+    Inputs ``past_key_values.*`` are ``Pages``, written in place; ``cache_lengths [segments, B]`` says how
+    many tokens each holds. Outputs are the logits and the kept places.
+
+    Args:
+        path, precision, threads, bfloat16: as of ``OpenVinoGraph``.
+
+    Raises:
+        CompExportError: as ``OpenVinoGraph``; a graph of another release.
+    """
+
+    def __init__(
+        self, path: Path, precision: Precision, threads: int | None = None, bfloat16: bool = False
+    ) -> None:
+        # By itself OpenVINO would round the caches to 8 bits.
+        settings = {"KV_CACHE_PRECISION": _kind_of_caches(precision, bfloat16)}
+        how = (precision, threads, bfloat16, settings)
+        alone: Future[Any] | None = None
+        with ThreadPoolExecutor(1) as pool:  # OpenVINO compiles a graph on one thread
+
+            def in_pages(model: Any) -> None:
+                nonlocal alone
+                attention_in_pages(model, bfloat16)
+                if weight_bytes(model) <= HELD_TWICE:
+                    alone = pool.submit(_for_one_token, model.clone(), path, *how)
+
+            super().__init__(path, *how, in_pages)
+            self._shared = StepGraph(self._compiled)
+            self._alone = None if alone is None else StepGraph(alone.result())
+
+    def run(
+        self,
+        feeds: Mapping[str, Any],
+        numbers: Sequence[str] = (),
+        kept: Sequence[str] = (),
+        into: Sequence[Any] = (),
+    ) -> tuple[list[NDArray[Any]], list[Any]]:
+        """See ``OpenVinoGraph.run``; ``kept`` are the caches, which are what was fed: ``into``."""
+        assert len(kept) == len(into)
+        tensors = {
+            name: value.tensor if isinstance(value, Pages) else value
+            for name, value in feeds.items()
+        }
+        arrays, _ = super().run(tensors, numbers)
+        return arrays, list(into)
+
+    def begin(self, caches: Mapping[str, Pages]) -> Bound:
+        """See ``Steps``: caches are read and written where they are."""
+        batch = next(iter(caches.values())).sizes[0]
+        graph = self._alone if batch == 1 and self._alone is not None else self._shared
+        return graph.begin({name: cache.tensor for name, cache in caches.items()})
+
+    def step(self, bound: Bound, feeds: Mapping[str, Any]) -> NDArray[np.float32]:
+        """See ``Steps``."""
+        return bound.graph.step(bound, feeds)
+
+    def end(self, bound: Bound) -> None:
+        """See ``Steps``: another answer begins with it."""
+        bound.graph.end(bound)
+
+
+def _for_one_token(model: Any, path: Path, *how: Any) -> Any:
+    with loading(path):
+        for_one_token(model)
+    return compiled(model, path, *how)
+
+
+def _kind_of_caches(precision: Precision, bfloat16: bool) -> str:
+    """As computed, and of a float16 artifact in float16."""
+    if bfloat16 or precision == "bfloat16":
+        return "bf16"
+    return "f16" if precision == "float16" else "f32"

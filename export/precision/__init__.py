@@ -1,0 +1,1 @@
+"""Numbers narrower than float32: measured activations, and which layers stay wide."""

@@ -1,0 +1,190 @@
+"""``manifest.json`` of an engine directory: what the engines are, and where they run.
+
+Nothing here needs TensorRT: what cannot run is refused before anything is loaded.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, field_validator
+
+from comp.errors import CompExportError
+from comp.utils.files import write_text
+from comp.utils.versioned_json import validated
+from export.artifact.encoder_manifest import EncoderManifest
+from export.artifact.llava_manifest import LlavaManifest
+from export.artifact.manifest import (
+    LARGEST,
+    MANIFEST_NAME,
+    MANIFEST_VERSION,
+    Count,
+    FileEntry,
+    FileName,
+    Frozen,
+    Manifest,
+    Verified,
+    check_files,
+    listed_once,
+    read_fields,
+    remade,
+)
+from export.configs.checkpoint_files import TOKENIZER
+from export.tensorrt.attention_report import BlockReport
+from export.tensorrt.check import check_engines
+from export.tensorrt.library import ModuleName
+from export.tensorrt.limits import Limits
+
+VERB = "comp-export tensorrt"
+M = TypeVar("M", bound=Manifest)
+REMEDY = f"build it again with `{VERB} --force`"
+Dim = Annotated[int, Field(ge=0, le=LARGEST)]
+Shapes = tuple[tuple[Dim, ...], tuple[Dim, ...], tuple[Dim, ...]]  # smallest, usual, largest
+
+
+class EngineProfile(Frozen):
+    """One optimisation profile."""
+
+    name: str
+    shapes: dict[str, Shapes] = Field(description="of each input: smallest, usual, largest")
+
+
+class EngineEntry(Frozen):
+    """One engine file."""
+
+    file: FileName
+    graph: FileName = Field(description="the graph of the ONNX artifact it was built from")
+    profiles: tuple[EngineProfile, ...]
+    blocks: tuple[BlockReport, ...] = Field(description="attention and caches of each block")
+
+
+class EngineManifest(Frozen):
+    """``manifest.json`` of an engine directory."""
+
+    version: Literal[1] = MANIFEST_VERSION
+    kind: Literal["tensorrt"] = "tensorrt"
+    module: ModuleName
+    module_version: str
+    compute_capabilities: tuple[str, ...]
+    weights: Literal["embedded", "streamed", "stripped"]
+    limits: Limits
+    cache_capacities: tuple[Count, ...] = Field(description="places in the caches of each segment")
+    engines: dict[str, EngineEntry]
+    artifact: LlavaManifest | EncoderManifest = Field(
+        discriminator="family", description="the ONNX artifact that the engines were built from"
+    )
+    artifact_directory: FileName = Field(description="its directory's name, in the same run")
+    files: tuple[FileEntry, ...]
+    verified: Verified | None = None
+
+    @field_validator("files")
+    @classmethod
+    def _once(cls, files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
+        return listed_once(files)
+
+    def save(self, directory: Path) -> None:
+        """Write ``directory/manifest.json``."""
+        write_text(directory / MANIFEST_NAME, self.model_dump_json(indent=1) + "\n")
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all files together."""
+        return sum(entry.bytes for entry in self.files)
+
+    @property
+    def llava(self) -> LlavaManifest:
+        """The model, where it is a LLaVA; otherwise as ``as_artifact``."""
+        return self.as_artifact(LlavaManifest)
+
+    def as_artifact(self, kind: type[M]) -> M:
+        """What the engine needs to know of a model of this kind, with the files that run.
+
+        Raises:
+            CompExportError: it is of another family.
+        """
+        if not isinstance(self.artifact, kind):
+            raise CompExportError(
+                f"these are engines of a {self.artifact.family} model, and this runs others: pass "
+                "another run"
+            )
+        return self.artifact.model_copy(update={"files": self.files, "verified": self.verified})
+
+    def check_runs(self, module: ModuleName, version: str, capability: str | None) -> None:
+        """Refuse engines that cannot run here.
+
+        Args:
+            module: the TensorRT that is installed.
+            version: of it.
+            capability: compute capability of the GPU, if there is one.
+
+        Raises:
+            CompExportError: names what differs and how to build anew.
+        """
+        built_for = ", ".join(self.compute_capabilities)
+        if capability is None:
+            raise CompExportError(
+                f"the engines run on an NVIDIA GPU (compute capability {built_for}), and there is "
+                "none here: use --backend onnxruntime"
+            )
+        if capability not in self.compute_capabilities:
+            raise CompExportError(
+                f"the engines were built for compute capability {built_for}, this GPU has "
+                f"{capability}: build again with `{VERB} --force --compute-capability {capability}`"
+            )
+        if (module, version) != (self.module, self.module_version):
+            raise CompExportError(
+                f"the engines were built by {self.module} {self.module_version}, here is {module} "
+                f"{version}: install that version, or {REMEDY}"
+            )
+
+
+@dataclass(frozen=True)
+class Engines:
+    """An engine directory whose files are what the manifest says."""
+
+    path: Path
+    manifest: EngineManifest
+
+    def file(self, name: str) -> Path:
+        """The file of one engine."""
+        return self.path / self.manifest.engines[name].file
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.path / TOKENIZER
+
+    @property
+    def artifact(self) -> Path:
+        """The ONNX artifact; needed only where weights were stripped."""
+        return self.path.parent / self.manifest.artifact_directory
+
+
+def read_engine_manifest(directory: Path) -> EngineManifest:
+    """Read the manifest without looking at the other files.
+
+    Raises:
+        CompExportError: there is none, or it is of another kind or version.
+    """
+    path = directory / MANIFEST_NAME
+    return validated(EngineManifest, read_fields(path, VERB), path, remade(VERB))
+
+
+def load_engines(directory: Path, check_hashes: bool = True) -> Engines:
+    """Open an engine directory, refusing one whose files are not what the manifest says.
+
+    Raises:
+        CompExportError: names the first file that is missing, truncated or changed, or the engine whose
+            inputs are not those of the model.
+    """
+    manifest = read_engine_manifest(directory)
+    check_engines(manifest, directory / MANIFEST_NAME, REMEDY)
+    needed = (*(entry.file for entry in manifest.engines.values()), TOKENIZER)
+    check_files(directory, manifest.files, needed, check_hashes, REMEDY)
+    return Engines(directory, manifest)
+
+
+def mark_engines_verified(directory: Path, verified: Verified) -> EngineManifest:
+    """Record a verification in the manifest; returns the new one."""
+    manifest = read_engine_manifest(directory).model_copy(update={"verified": verified})
+    manifest.save(directory)
+    return manifest

@@ -1,0 +1,1 @@
+"""Running engines on a GPU: memory, streams and slots."""

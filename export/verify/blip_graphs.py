@@ -1,0 +1,106 @@
+"""A BLIP's graphs, whatever runs them, for proving them against torch (see ``export.verify.compare.Runner``)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from comp.plan import Part
+from export.artifact.encoder_manifest import EncoderManifest
+from export.artifact.manifest import computed_in
+from export.onnxruntime.named_graphs import NamedGraphs
+from export.verify.compare import Answered, Greedy
+
+STATES = "encoder_hidden_states"
+Values = dict[str, np.ndarray]
+
+
+class BlipGraphs:
+    """All graphs of an artifact; one question at a time.
+
+    ``ask`` takes what the torch side takes: ``pixel_values`` of one or two images and ``input_ids [1, L]``,
+    not padded (of a caption nothing but the images is read).
+    """
+
+    def __init__(self, manifest: EncoderManifest, graphs: NamedGraphs) -> None:
+        self._manifest = manifest
+        self._graphs = graphs
+
+    def ask(self, question: Any, max_new_tokens: int) -> Answered:
+        seen = self._graphs.run("vision_model", {"pixel_values": question.pixel_values.numpy()})
+        ids = question.input_ids.numpy()
+        task = self._manifest.task
+        if task == "statement":
+            return self._judged(seen, ids)
+        if task == "retrieval":
+            return self._matched(seen, ids)
+        return self._answered(seen, ids, max_new_tokens)
+
+    def _judged(self, seen: Values, ids: np.ndarray) -> Answered:
+        states = seen["last_hidden_state"]
+        images = {f"{STATES}.{number}": states[number][None] for number in range(len(states))}
+        read = self._graphs.run("text_encoder", {"input_ids": ids} | images)
+        logits = read["logits"][0]
+        kept = self._kept("vision", seen) + self._kept("language", read)
+        return Answered(logits, kept, [], [int(logits.argmax())], float(abs(np.diff(logits)[0])))
+
+    def _matched(self, seen: Values, ids: np.ndarray) -> Answered:
+        alone = self._graphs.run("text_model", {"input_ids": ids})
+        feeds = {"input_ids": ids, STATES: seen["last_hidden_state"]}
+        both = self._graphs.run("itm_model", feeds)
+        kept = self._kept("vision", seen)
+        kept += self._kept("language", alone) + self._kept("language", both)
+        outputs = [seen["image_embeds"][0], alone["text_embeds"][0], both["logits"][0]]
+        return Answered(np.concatenate(outputs), kept, [], [])
+
+    def _answered(self, seen: Values, ids: np.ndarray, max_new_tokens: int) -> Answered:
+        memory, kept = seen["last_hidden_state"], self._kept("vision", seen)
+        if self._manifest.task == "question":
+            read = self._graphs.run("text_encoder", {"input_ids": ids, STATES: memory})
+            memory = read["last_hidden_state"]
+            kept += self._kept("language", read)
+        logits, said = _Decoding(self._graphs, self._manifest).greedy(memory, max_new_tokens)
+        return Answered(logits, kept, [], said.tokens, step_margins=said.margins)
+
+    def _kept(self, part: Part, found: Values) -> list[np.ndarray]:
+        """Kept places of a part; those of a second image are counted on from the first's."""
+        step = self._manifest.vision.tokens
+        return [
+            np.concatenate([row + step * n for n, row in enumerate(found[f"kept.{passed}"])])
+            for of, passed in (drop.place for drop in self._manifest.drops)
+            if of == part
+        ]
+
+
+@dataclass(frozen=True)
+class _Decoding:
+    graphs: NamedGraphs
+    manifest: EncoderManifest
+
+    def greedy(self, memory: np.ndarray, max_new_tokens: int) -> tuple[np.ndarray, Greedy]:
+        """Logits of the first token ``[V]``, and the text up to and with its end."""
+        shape = self.manifest.decoder
+        assert shape is not None
+        looked = self.graphs.keep("cross_kv", {STATES: memory})
+        # Without elements; engines in bfloat16, which NumPy has not, do not look at the type.
+        dtype = np.float32 if computed_in(self.manifest.precision) == "float32" else np.float16
+        caches: dict[str, Any] = {
+            f"past_key_values.{layer}.{kind}": np.zeros((1, heads, 0, shape.head_dim), dtype)
+            for layer, heads in enumerate(shape.num_attention_heads)
+            for kind in ("key", "value")
+        }
+        token, first, said = shape.bos_token_id, None, Greedy()
+        while len(said.tokens) < max_new_tokens:
+            feeds = {"input_ids": np.array([[token]])} | caches | looked
+            found, present = self.graphs.step("decoder_model", feeds)
+            logits = found[0, -1]
+            first = logits if first is None else first
+            token = said.add(logits)
+            if token == shape.eos_token_id:
+                break
+            caches = {
+                name.replace("present.", "past_key_values."): value
+                for name, value in present.items()
+            }
+        assert first is not None
+        return first, said

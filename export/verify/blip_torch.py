@@ -1,0 +1,206 @@
+"""A BLIP's proof: each example of its task through torch and through the graphs.
+
+Questions and captions are compared by the first token's logits and the greedy text, statements by their
+logits, retrieval by both embeddings, the matching logits of each pair and the ranking of all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from comp.adapter import Forwarding
+from comp.checkpoints.blip_slices import BlipCuts
+from comp.errors import CompExportError
+from comp.families.blip.adapter import BlipAdapter, BlipBatch
+from comp.families.blip.forward import encoded_by, memories_of, said_by, seen_by
+from comp.families.blip.text_forward import Memory, Seen
+from comp.families.encoder.forward import Encoded
+from comp.families.loading import load_adapter
+from comp.masks import Masks
+from comp.plan import DropPlan, Place, PruningPlan
+from comp.tokens.dictionary import attach_dictionary
+from comp.tokens.drop_rules import RatioRule
+from export.artifact.encoder_manifest import EncoderArtifact
+from export.verify.compare import Answered, Greedy
+from export.verify.encoder_runtimes import ranked
+from export.verify.masked_torch import Listening, fill_kept, heard_scores, masks_of
+
+Ears = dict[Place, Listening]
+
+
+class BlipTorch:
+    """A BLIP with optional masks and drops (see ``export.verify.compare.Runner``)."""
+
+    def __init__(
+        self, adapter: BlipAdapter, drops: tuple[DropPlan, ...] = (), masks: Masks | None = None
+    ) -> None:
+        self._adapter = adapter
+        self._model = adapter.model
+        self._drops = drops
+        self._masks = masks
+
+    @torch.no_grad()
+    def ask(self, question: BlipBatch, max_new_tokens: int) -> Answered:
+        """One example of the task."""
+        batch = question.to(self._adapter.device)
+        ears = self._ears()
+        seen = seen_by(self._model, batch.pixel_values, self._how(ears))
+        heard = _Heard(self._drops)
+        heard.images(ears, seen)
+        task = self._adapter.task
+        if task == "caption":
+            return self._said(Memory.of_seen(seen), heard, max_new_tokens)
+        if task == "retrieval":
+            return self._matched(batch, seen, ears, heard)
+        memories = memories_of(seen, self._adapter.images)
+        read = encoded_by(
+            self._model, batch.input_ids, batch.attention_mask, memories, self._how(ears)
+        )
+        heard.texts(ears, batch.input_ids.shape[1], read)
+        if task == "question":
+            return self._said(Memory.of_text(read), heard, max_new_tokens)
+        logits = self._model.cls_head(read.tokens.states[:, 0])[0].float().cpu().numpy()
+        margin = float(abs(logits[1] - logits[0]))
+        return Answered(logits, heard.kept, heard.scores, [int(logits.argmax())], margin)
+
+    def _ears(self) -> Ears:
+        return {drop.place: Listening(RatioRule.from_plan(drop)) for drop in self._drops}
+
+    def _how(self, ears: Ears) -> Forwarding:
+        return Forwarding(self._masks, dict(ears))
+
+    def _matched(self, batch: BlipBatch, seen: Seen, ears: Ears, heard: "_Heard") -> Answered:
+        """Embeddings of both, and the text once more, looking at the image."""
+        model, ids, mask = self._model, batch.input_ids, batch.attention_mask
+        alone = encoded_by(model, ids, mask, [], self._how(ears))
+        heard.texts(ears, ids.shape[1], alone)
+        again = self._ears()
+        both = encoded_by(model, ids, mask, memories_of(seen, 1), self._how(again))
+        heard.texts(again, ids.shape[1], both)
+        outputs = [
+            F.normalize(model.vision_proj(seen.states[:, 0]), dim=-1)[0],
+            F.normalize(model.text_proj(alone.tokens.states[:, 0]), dim=-1)[0],
+            model.itm_head(both.tokens.states[:, 0])[0],
+        ]
+        return Answered(torch.cat(outputs).float().cpu().numpy(), heard.kept, heard.scores, [])
+
+    def _said(self, memory: Memory, heard: "_Heard", max_new_tokens: int) -> Answered:
+        """Greedy tokens up to and with the end; whole texts each time, without a cache."""
+        text = self._model.config.text_config
+        ids = torch.full((1, 1), text.bos_token_id, device=memory.states.device)
+        said, first = Greedy(), None
+        while len(said.tokens) < max_new_tokens:
+            how = Forwarding(self._masks)
+            found = said_by(self._model, ids, torch.ones_like(ids), memory, how)[0, -1]
+            logits = found.float().cpu().numpy()
+            first = logits if first is None else first
+            last = said.add(logits)
+            if last == text.sep_token_id:
+                break
+            ids = torch.cat([ids, ids.new_tensor([[last]])], dim=1)
+        assert first is not None
+        margins = said.margins
+        return Answered(first, heard.kept, heard.scores, said.tokens, step_margins=margins)
+
+
+class _Heard:
+    """What was kept at each place, and the scores that decided it.
+
+    A second image's tokens are counted on from the first's.
+    """
+
+    def __init__(self, drops: tuple[DropPlan, ...]) -> None:
+        self._drops = drops
+        self.kept: list[np.ndarray] = []
+        self.scores: list[np.ndarray] = []
+
+    def images(self, ears: Ears, seen: Seen) -> None:
+        rows = len(seen.states)
+        self._add(ears, "vision", seen.came // rows, seen.encoded, range(rows))
+
+    def texts(self, ears: Ears, length: int, read: Encoded) -> None:
+        self._add(ears, "language", length, read, range(1))
+
+    def _add(self, ears: Ears, part: str, came: int, encoded: Encoded, rows: Sequence[int]) -> None:
+        for drop in self._drops:
+            if drop.part != part:
+                continue
+            ear, number = ears[drop.place], drop.after_layer
+            index = encoded.kept[number].index
+            places = [index[row].cpu().numpy() + row * came for row in rows]
+            self.kept.append(np.concatenate(places))
+            found = [heard_scores(ear, came, encoded, number, row) for row in rows]
+            self.scores.append(np.concatenate(found))
+
+
+@dataclass(frozen=True)
+class BlipSide:
+    """The torch models of a BLIP's run (see ``export.verify.interface.Side``)."""
+
+    dense: BlipAdapter | None
+    slim: BlipAdapter
+    plan: PruningPlan
+
+    @classmethod
+    def load(
+        cls,
+        dense: Path | None,
+        slim: Path,
+        plan: PruningPlan,
+        artifact: EncoderArtifact,
+        device: str,
+    ) -> "BlipSide":
+        """Load both checkpoints in float32."""
+        del artifact
+        before = None if dense is None else _blip(dense, device)
+        return cls(before, _blip(slim, device), plan)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        """Of retrieval the text's places come twice: read alone, and looking at the image."""
+        drops = [drop.place for drop in self.plan.drops]
+        seen = [place for place in drops if place[0] == "vision"]
+        read = [place for place in drops if place[0] == "language"]
+        again = [("cross", number) for _, number in read]
+        return (*seen, *read, *(again if self.slim.task == "retrieval" else ()))
+
+    def prepare(self, example: Any) -> BlipBatch:
+        return (self.dense or self.slim).collate([example])
+
+    def dense_runner(self) -> BlipTorch:
+        """Not valid after ``masked_runner``."""
+        assert self.dense is not None
+        return BlipTorch(self.dense)
+
+    def slim_runner(self) -> BlipTorch:
+        return BlipTorch(self.slim, self.plan.drops)
+
+    def masked_runner(self) -> BlipTorch:
+        assert self.dense is not None
+        shape, adapter = self.dense.shape, self.dense
+        text = shape.text.head_dim
+        dims = {"vision": shape.vision.head_dim, "language": text, "cross": text}
+        cuts = BlipCuts(self.plan, dims, adapter.encoder_blocks, adapter.images)  # type: ignore[arg-type]
+        attach_dictionary(self.dense.model, self.plan.drops)
+        fill_kept(adapter, self.slim, cuts.of)
+        return BlipTorch(adapter, self.plan.drops, masks_of(adapter, self.plan))
+
+    def conclude(self, answers: list[Answered]) -> list[Answered]:
+        """Retrieval: the nearest text of each image and the nearest image of each text."""
+        if self.slim.task != "retrieval":
+            return answers
+        width = self.slim.shape.projection
+        both = np.stack([answer.outputs for answer in answers]).astype(np.float64)
+        return ranked(answers, both[:, :width] @ both[:, width : 2 * width].T)
+
+
+def _blip(directory: Path, device: str) -> BlipAdapter:
+    adapter = load_adapter(directory, device)
+    if not isinstance(adapter, BlipAdapter):
+        raise CompExportError(f"{directory} is no BLIP, and the plan is of one: pass another run")
+    return adapter

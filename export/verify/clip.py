@@ -1,0 +1,141 @@
+"""A CLIP's proof: image and text of each pair through torch and through the graphs.
+
+What is compared are both embeddings, the tokens kept in both towers, and the ranking: which text is
+nearest to each image among all that were asked, and which image to each text.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from comp.checkpoints.slices import CLIP, cut_of
+from comp.data.example import Example
+from comp.errors import CompExportError
+from comp.families.clip.adapter import ClipAdapter, ClipBatch
+from comp.families.clip.forward import embed_images, embed_texts
+from comp.families.encoder.forward import EncoderOptions
+from comp.families.loading import load_adapter
+from comp.masks import Masks
+from comp.plan import DropPlan, Place, PruningPlan
+from comp.tokens.dictionary import attach_dictionary
+from comp.tokens.drop_rules import DropRule, RatioRule
+from export.artifact.encoder_manifest import EncoderArtifact, EncoderManifest
+from export.configs.text_end import read_to_end
+from export.onnxruntime.named_graphs import NamedGraphs
+from export.verify.compare import Answered
+from export.verify.encoder_runtimes import ranked
+from export.verify.masked_torch import Listening, fill_kept, heard_scores, masks_of
+
+
+class ClipTorch:
+    """A CLIP with optional masks and drops (see ``export.verify.compare.Runner``)."""
+
+    def __init__(
+        self, adapter: ClipAdapter, drops: tuple[DropPlan, ...] = (), masks: Masks | None = None
+    ) -> None:
+        self._adapter = adapter
+        self._drops = drops
+        self._masks = masks
+
+    @torch.no_grad()
+    def ask(self, question: ClipBatch, max_new_tokens: int) -> Answered:
+        """One image with its text."""
+        del max_new_tokens  # nothing is generated
+        batch, model = question.to(self._adapter.device), self._adapter.model
+        ears = {drop.place: Listening(RatioRule.from_plan(drop)) for drop in self._drops}
+
+        def options(part: str) -> EncoderOptions:
+            rules: dict[int, DropRule] = {n: ear for (of, n), ear in ears.items() if of == part}
+            return EncoderOptions(self._masks, rules)
+
+        images = embed_images(model, batch.pixel_values, options("vision"))
+        texts = embed_texts(model, batch.input_ids, batch.attention_mask, options("language"))
+        both = {"vision": images, "language": texts}
+        kept = [both[part].encoded.kept[n].index[0].cpu().numpy() for part, n in ears]
+        scores = [
+            heard_scores(ear, both[part].came, both[part].encoded, n)
+            for (part, n), ear in ears.items()
+        ]
+        embeds = torch.cat([images.embeds[0], texts.embeds[0]]).float().cpu().numpy()
+        return Answered(embeds, kept, scores, [])
+
+
+class ClipGraphs:
+    """A CLIP's graphs, whatever runs them (see ``export.verify.compare.Runner``)."""
+
+    def __init__(self, manifest: EncoderManifest, graphs: NamedGraphs) -> None:
+        self._drops = manifest.drops
+        self._end = manifest.end_of_text
+        self._graphs = graphs
+
+    def ask(self, question: ClipBatch, max_new_tokens: int) -> Answered:
+        """One image with its text, which is not padded."""
+        del max_new_tokens
+        ids = read_to_end(question.input_ids.numpy()[0], self._end)[None]
+        seen = self._graphs.run("vision_model", {"pixel_values": question.pixel_values.numpy()})
+        read = self._graphs.run("text_model", {"input_ids": ids})
+        both = {"vision": seen, "language": read}
+        kept = [both[drop.part][f"kept.{drop.after_layer}"][0] for drop in self._drops]
+        embeds = np.concatenate([seen["image_embeds"][0], read["text_embeds"][0]])
+        return Answered(embeds, kept, [], [])
+
+
+@dataclass(frozen=True)
+class ClipSide:
+    """The torch models of a CLIP's run (see ``export.verify.interface.Side``)."""
+
+    dense: ClipAdapter | None
+    slim: ClipAdapter
+    plan: PruningPlan
+
+    @classmethod
+    def load(
+        cls,
+        dense: Path | None,
+        slim: Path,
+        plan: PruningPlan,
+        artifact: EncoderArtifact,
+        device: str,
+    ) -> "ClipSide":
+        """Load both checkpoints in float32."""
+        del artifact
+        before = None if dense is None else _clip(dense, device)
+        return cls(before, _clip(slim, device), plan)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return tuple(drop.place for drop in self.plan.drops)
+
+    def prepare(self, example: Example) -> ClipBatch:
+        return (self.dense or self.slim).collate([example])
+
+    def dense_runner(self) -> ClipTorch:
+        """Not valid after ``masked_runner``."""
+        assert self.dense is not None
+        return ClipTorch(self.dense)
+
+    def slim_runner(self) -> ClipTorch:
+        return ClipTorch(self.slim, self.plan.drops)
+
+    def masked_runner(self) -> ClipTorch:
+        assert self.dense is not None
+        sizes = self.dense.shape
+        head_dim = {"vision": sizes.vision.head_dim, "language": sizes.text.head_dim}
+        attach_dictionary(self.dense.model, self.plan.drops)
+        fill_kept(self.dense, self.slim, lambda name: cut_of(name, self.plan, head_dim, CLIP))
+        return ClipTorch(self.dense, self.plan.drops, masks_of(self.dense, self.plan))
+
+    def conclude(self, answers: list[Answered]) -> list[Answered]:
+        """Rank: the nearest text of each image and the nearest image of each text."""
+        both = np.stack([answer.outputs for answer in answers]).astype(np.float64)
+        images, texts = np.split(both, 2, axis=1)
+        return ranked(answers, images @ texts.T)
+
+
+def _clip(directory: Path, device: str) -> ClipAdapter:
+    adapter = load_adapter(directory, device)
+    if not isinstance(adapter, ClipAdapter):
+        raise CompExportError(f"{directory} is no CLIP, and the plan is of one: pass another run")
+    return adapter

@@ -1,0 +1,56 @@
+"""The runtimes of an encoder's artifact, as links of the proof."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from export.artifact.encoder_manifest import EncoderArtifact, EncoderManifest
+from export.onnxruntime.graph import NO_BFLOAT16, LoadGraph, OrtGraph
+from export.onnxruntime.named_graphs import NamedGraphs, NumpyGraphs
+from export.verify.compare import Answered, Runner
+from export.verify.interface import Form, Skipped
+from export.verify.openvino import OpenVinoOutputs, openvino_forms
+
+
+def graph_forms(
+    artifact: EncoderArtifact, runner: Callable[[EncoderManifest, NamedGraphs], Runner]
+) -> Iterator[Form | Skipped]:
+    """An artifact in ONNX Runtime and in OpenVINO; ``runner`` asks the graphs of the family."""
+    name, manifest = f"ONNX Runtime ({artifact.path.name})", artifact.manifest
+
+    def load(graph: LoadGraph = OrtGraph) -> Runner:
+        return runner(manifest, NumpyGraphs(artifact, graph))
+
+    if manifest.precision == "bfloat16":
+        yield Skipped(name, NO_BFLOAT16)
+    else:
+        yield Form(name, artifact.path, manifest.dense, manifest.precision, load)
+    if manifest.flavour == "standard":
+        outputs = partial(OpenVinoOutputs, precision=manifest.precision)
+        yield from openvino_forms(
+            artifact, lambda bfloat16: load(partial(outputs, bfloat16=bfloat16))
+        )
+
+
+def ranked(answers: list[Answered], scores: np.ndarray) -> list[Answered]:
+    """The answers with the best candidate both ways, and how far the next one is behind.
+
+    Args:
+        answers: of pairs.
+        scores: of every image with every text ``[n, n]``.
+    """
+    best = [scores.argmax(1), scores.argmax(0)]
+    margin = np.minimum(_lead(scores), _lead(scores.T))
+    return [
+        replace(answer, decision=[int(text), int(image)], margin=float(lead))
+        for answer, text, image, lead in zip(answers, *best, margin, strict=True)
+    ]
+
+
+def _lead(scores: np.ndarray) -> np.ndarray:
+    """How far the best of each row is ahead of the best that is not equal to it, ``[n]``."""
+    top = scores.max(1, keepdims=True)
+    others = np.where(scores < top, scores, -np.inf).max(1)
+    return top[:, 0] - others

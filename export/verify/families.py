@@ -1,0 +1,86 @@
+"""What the families have in common for whoever asks their artifacts: ``verify``, and calibration."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from comp.checkpoints.dense_model import dense_model_of
+from comp.checkpoints.tensor_names import canonical_name
+from comp.runs import RunDirectory
+from export.artifact.encoder_manifest import EncoderArtifact
+from export.artifact.manifest import Artifact
+from export.onnxruntime.graph import LoadGraph
+from export.onnxruntime.named_graphs import NumpyGraphs
+from export.tensorrt.manifest import Engines
+from export.verify.compare import Runner
+from export.verify.interface import Form, Side, Skipped
+from export.verify.tensorrt import Asking, asking_graphs, engine_form
+
+
+@dataclass(frozen=True)
+class Family:
+    """How the artifacts of a family are asked, in torch and by whatever runs their graphs.
+
+    Attributes:
+        load: the torch models of a run.
+        forms: of an artifact.
+        on_graphs: asks the graphs of an artifact that a function loads.
+        engines: asks engines.
+        naming: gives the artifact's name of a tensor of torch's.
+    """
+
+    load: Callable[..., Side]
+    forms: Callable[..., Iterator[Form | Skipped]]
+    on_graphs: Callable[..., Runner]
+    engines: Asking
+    naming: Callable[[str], str] = str
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> "Family":
+        from export.verify.blip_graphs import BlipGraphs
+        from export.verify.blip_torch import BlipSide
+        from export.verify.clip import ClipGraphs, ClipSide
+        from export.verify.encoder_runtimes import graph_forms
+        from export.verify.llava_runtimes import LlavaEngines, llava_forms, llava_on_graphs
+        from export.verify.llava_torch import LlavaSide
+
+        def of_graphs(side: Callable[..., Side], runner: Callable[..., Runner]) -> "Family":
+            forms = partial(graph_forms, runner=runner)
+
+            def on_graphs(artifact: EncoderArtifact, load: LoadGraph) -> Runner:
+                return runner(artifact.manifest, NumpyGraphs(artifact, load))
+
+            return cls(side, forms, on_graphs, asking_graphs(runner))
+
+        known = {
+            "llava": cls(
+                LlavaSide.load, llava_forms, llava_on_graphs, LlavaEngines, canonical_name
+            ),
+            "clip": of_graphs(ClipSide.load, ClipGraphs),
+            "blip": of_graphs(BlipSide.load, BlipGraphs),
+        }
+        return known[artifact.manifest.family]
+
+    def side(
+        self, run: RunDirectory, artifact: Artifact, device: str, model: str | None = None
+    ) -> Side:
+        """The torch models of a run; ``model`` is where the dense one is now, if it was moved.
+
+        Raises:
+            CompExportError: the dense model is not to be had, or has other weights than the run's.
+        """
+        dense = dense_model_of(run, model)
+        return self.load(dense, run.checkpoint, run.load_plan(), artifact, device)
+
+    def slim_side(self, run: RunDirectory, artifact: Artifact, device: str) -> Side:
+        """The slim model of a run whose dense one is gone."""
+        return self.load(None, run.checkpoint, run.load_plan(), artifact, device)
+
+    def all_forms(
+        self, artifacts: list[Artifact], engines: list[Engines]
+    ) -> Iterator[Form | Skipped]:
+        """Every form of every artifact, the engines' last."""
+        for artifact in artifacts:
+            yield from self.forms(artifact)
+        for each in engines:
+            yield engine_form(each, self.engines)

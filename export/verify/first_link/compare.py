@@ -1,0 +1,342 @@
+"""The first link: what transformers made of each request against what users get, step by step."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.artifact.manifest import Precision
+from export.verify.compare import TOLERANCES
+from export.verify.first_link.reading import (
+    STEPS,
+    Answers,
+    Outputs,
+    Reading,
+    Reference,
+    Refused,
+    Side,
+    Step,
+)
+from export.verify.first_link.request import Request
+
+PIXELS = 1e-5  # largest difference of pixel values
+NUDGES = 8  # ways in which inputs are moved, to tell a tie from a difference
+OF_OUTPUTS = ("logits", "embeddings", "scores", "answer", "stop")
+
+
+@dataclass(frozen=True)
+class Parted:
+    """A request where two sides part.
+
+    Attributes:
+        request: its name.
+        step: the first one where they do.
+        detail: both sides' values there, in short.
+    """
+
+    request: str
+    step: Step
+    detail: str
+
+
+@dataclass(frozen=True)
+class NotCompared:
+    """A first link that cannot be made here."""
+
+    name: str
+    reason: str
+
+
+@dataclass
+class FirstLink:
+    """transformers and another side compared over all requests.
+
+    Attributes:
+        artifact: name of the directory of the other side's artifact; empty where it has none.
+        precision: of the other side's artifact.
+        refused: by request, which side refuses it and why, where one does and the other does not.
+        both_refused: requests that neither takes.
+        not_run: why models were not run; empty where they were.
+        tied: requests whose answers part at a token, or at a dropped token, chosen by less than rounding.
+    """
+
+    name: str
+    precision: Precision = "float32"
+    artifact: str = ""
+    requests: int = 0
+    awkward: int = 0
+    compared: int = 0
+    run: int = 0
+    pixel_difference: float = 0.0
+    output_difference: float = 0.0
+    parted: list[Parted] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+    both_refused: list[str] = field(default_factory=list)
+    tied: list[str] = field(default_factory=list)
+    not_run: str = ""
+    refused_of_data: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Nothing parts, most was compared, and no example that transformers answers is refused."""
+        return (
+            2 * self.compared >= self.requests > 0 and not self.parted and not self.refused_of_data
+        )
+
+    @property
+    def why(self) -> str:
+        """Where it does not hold, in one line."""
+        if self.parted:
+            steps = [step for step in STEPS if any(each.step == step for each in self.parted)]
+            first = next(each for each in self.parted if each.step == steps[0])
+            return (
+                f"{len(self.parted)} of {self.requests} requests part at {', '.join(steps)}; the first "
+                f"at {steps[0]}: {first.request!r}: {first.detail}"
+            )
+        if self.refused_of_data:
+            name = self.refused_of_data[0]
+            return f"{name}, which transformers answers, is refused: {self.refused[name]}"
+        refused = next(iter(self.refused.items()), None)
+        first_of_them = "" if refused is None else f": {refused[0]!r} by {refused[1]}"
+        return f"{self.compared} of {self.requests} requests are taken by both sides{first_of_them}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """For ``verify.json``."""
+        finite = np.isfinite(self.output_difference)
+        return {
+            "name": self.name,
+            "ok": self.ok,
+            "precision": self.precision,
+            "requests": self.requests,
+            "awkward": self.awkward,
+            "compared": self.compared,
+            "answered": self.run,
+            "max_pixel_difference": self.pixel_difference,
+            "pixel_bound": PIXELS,
+            "max_output_difference": self.output_difference if finite else None,
+            "output_bound": TOLERANCES[self.precision].bound,
+            "parted": {
+                step: [
+                    {"request": each.request, "detail": each.detail}
+                    for each in self.parted
+                    if each.step == step
+                ]
+                for step in STEPS
+                if any(each.step == step for each in self.parted)
+            },
+            "refused": self.refused,
+            "both_refused": self.both_refused,
+            "tied": self.tied,
+            "not_run": self.not_run,
+        }
+
+
+def answers_of(
+    side: Side,
+    requests: Sequence[Request],
+    max_new_tokens: int,
+    goes_on: Callable[[], bool] = lambda: True,
+    done: Callable[[], None] = lambda: None,
+) -> Answers:
+    """Read every request on a side; its model runs on the first, and on others while ``goes_on``."""
+    found = Answers(side.name, not_run=side.not_run)
+    for index, request in enumerate(requests):
+        run = not side.not_run and (index == 0 or goes_on())
+        found.readings.append(side.read(request, max_new_tokens, run))
+        done()
+    return found
+
+
+def compare_readings(
+    expected: Answers,
+    reference: Reference,
+    side: Side,
+    requests: Sequence[Request],
+    max_new_tokens: int,
+    precision: Precision = "float32",
+    done: Callable[[], None] = lambda: None,
+    drops: bool = False,
+) -> FirstLink:
+    """Hold a side against what transformers made of the same requests.
+
+    Args:
+        expected: of the reference, in the order of the requests.
+        reference, side: asked for resized pictures where pixels differ.
+        requests: pictures and words.
+        max_new_tokens: of an answer.
+        precision: of the side's artifact, which bounds how far outputs may differ.
+        done: called after each request.
+        drops: whether the model drops tokens. Which of two close ones it drops is then a matter of
+            rounding: where outputs part, the reference is asked again with inputs moved by as much, and a
+            request that it then answers as the side does is tied.
+    """
+    link = FirstLink(f"{expected.name} = {side.name}", precision)
+    link.not_run = expected.not_run or side.not_run
+    for request, wanted in zip(requests, expected.readings, strict=True):
+        run = not side.not_run and isinstance(wanted, Reading) and wanted.outputs is not None
+        found = side.read(request, max_new_tokens, run)
+        nudges = NUDGES if drops and run else 0
+        again = [partial(reference.nudged, request, max_new_tokens, n) for n in range(nudges)]
+        _add(link, request, wanted, found, expected.name, reference, side, again)
+        done()
+    return link
+
+
+def _add(
+    link: FirstLink,
+    request: Request,
+    wanted: Reading | Refused,
+    found: Reading | Refused,
+    reference_name: str,
+    reference: Side,
+    side: Side,
+    again: Sequence[Callable[[], Any]],
+) -> None:
+    link.requests += 1
+    link.awkward += request.awkward
+    if isinstance(wanted, Refused) or isinstance(found, Refused):
+        if isinstance(wanted, Refused) and isinstance(found, Refused):
+            link.both_refused.append(request.name)
+            return
+        which, refusal = (
+            (reference_name, wanted) if isinstance(wanted, Refused) else (side.name, found)
+        )
+        assert isinstance(refusal, Refused)
+        link.refused[request.name] = f"{which}: {refusal.reason}"
+        # A reference that only reads does not know what its model would refuse.
+        answered = isinstance(wanted, Reading) and wanted.outputs is not None
+        if answered and not request.awkward:
+            link.refused_of_data.append(request.name)
+        return
+    link.compared += 1
+    once = FirstLink(link.name, link.precision)
+    parted = next(_differences(once, request, wanted, found, reference, side), None)
+    link.run += once.run
+    link.pixel_difference = _larger(link.pixel_difference, once.pixel_difference)
+    if parted is not None and parted[0] in OF_OUTPUTS and _moves_there(once, request, found, again):
+        link.tied.append(request.name)  # from here on the two see different tokens, and rightly so
+        return
+    link.output_difference = _larger(link.output_difference, once.output_difference)
+    link.tied += once.tied
+    if parted is not None:
+        link.parted.append(Parted(request.name, *parted))
+
+
+def _moves_there(
+    link: FirstLink, request: Request, found: Reading, again: Sequence[Callable[[], Any]]
+) -> bool:
+    """Whether transformers answers as the other side did, when its inputs move by rounding."""
+    for ask in again:
+        moved = ask()
+        if isinstance(moved, Reading) and moved.outputs is not None and found.outputs is not None:
+            scratch = FirstLink(link.name, link.precision)
+            if next(_of_outputs(scratch, request, moved.outputs, found.outputs), None) is None:
+                return True
+    return False
+
+
+def _differences(
+    link: FirstLink,
+    request: Request,
+    wanted: Reading,
+    found: Reading,
+    reference: Side,
+    side: Side,
+) -> Iterator[tuple[Step, str]]:
+    """The steps where two readings differ, the first one first."""
+    if not np.array_equal(wanted.input_ids, found.input_ids):
+        # Templates matter by what the tokenizer makes of them: a leading BOS may be its work.
+        mine_said, theirs_said = wanted.prompt, found.prompt
+        if mine_said is None or theirs_said is None:
+            pass
+        elif not (mine_said.endswith(theirs_said) or theirs_said.endswith(mine_said)):
+            yield "template", f"{_short(mine_said)} against {_short(theirs_said)}"
+        yield "tokens", _tokens(wanted.input_ids, found.input_ids)
+    mine, theirs = wanted.pixel_values, found.pixel_values
+    if (mine is None) != (theirs is None):
+        yield "resize", f"{_shape(mine)} against {_shape(theirs)}"
+    elif mine is not None and theirs is not None:
+        if mine.shape != theirs.shape:
+            yield "resize", f"{_shape(mine)} against {_shape(theirs)}"
+        else:
+            apart = _largest(mine, theirs)
+            link.pixel_difference = max(link.pixel_difference, apart)
+            if not apart <= PIXELS:
+                yield _where(request, reference, side), f"pixel values differ by {apart:.2g}"
+    if wanted.outputs is not None and found.outputs is not None:
+        link.run += 1
+        yield from _of_outputs(link, request, wanted.outputs, found.outputs)
+
+
+def _of_outputs(
+    link: FirstLink, request: Request, wanted: Outputs, found: Outputs
+) -> Iterator[tuple[Step, str]]:
+    tolerance = TOLERANCES[link.precision]
+    for step, numbers in wanted.values.items():
+        theirs = found.values[step]
+        if numbers.shape != theirs.shape:
+            yield step, f"{_shape(numbers)} against {_shape(theirs)}"
+            return
+        apart = _largest(numbers, theirs)
+        link.output_difference = _larger(link.output_difference, apart)
+        if not apart <= tolerance.bound:
+            yield step, f"they differ by {apart:.2g} (bound {tolerance.bound:g})"
+    if wanted.tokens is None or found.tokens is None:
+        return
+    pairs = enumerate(zip(wanted.tokens, found.tokens, strict=False))
+    place = next((i for i, (mine, theirs) in pairs if mine != theirs), None)
+    if place is None and (len(wanted.tokens), wanted.ended) != (len(found.tokens), found.ended):
+        place = min(len(wanted.tokens), len(found.tokens))
+    if place is None:
+        if wanted.text.strip() != found.text.strip():
+            yield "text", f"{_short(wanted.text)} against {_short(found.text)}"
+        return
+    if place < len(wanted.margins) and wanted.margins[place] <= tolerance.near:
+        link.tied.append(request.name)
+        return
+    step = "stop" if place >= min(len(wanted.tokens), len(found.tokens)) else "answer"
+    yield step, f"{_answer(wanted)} against {_answer(found)}"
+
+
+def _where(request: Request, reference: Side, side: Side) -> Step:
+    """Whether pictures differ before they are rescaled and normalised, or only after it."""
+    pairs = zip(reference.resized(request.images), side.resized(request.images), strict=True)
+    same = all(a.shape == b.shape and np.array_equal(a, b) for a, b in pairs)
+    return "normalise" if same else "resize"
+
+
+def _larger(mine: float, theirs: float) -> float:
+    """The larger of two differences; one that is no number is larger than any."""
+    return mine if theirs <= mine else theirs
+
+
+def _largest(mine: NDArray[Any], theirs: NDArray[Any]) -> float:
+    difference = np.abs(mine.astype(np.float64) - theirs)
+    return float(difference.max()) if difference.size else 0.0
+
+
+def _tokens(mine: NDArray[np.int64], theirs: NDArray[np.int64]) -> str:
+    size = min(mine.size, theirs.size)
+    apart = np.flatnonzero(mine[:size] != theirs[:size])
+    place = int(apart[0]) if apart.size else size
+    window = slice(max(0, place - 1), place + 4)
+    return (
+        f"{mine.size} and {theirs.size} tokens, different from place {place}: "
+        f"{mine[window].tolist()} against {theirs[window].tolist()}"
+    )
+
+
+def _answer(outputs: Outputs) -> str:
+    end = "ends" if outputs.ended else "goes on"
+    return f"{list(outputs.tokens or ())} ({end})"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:40]}…{text[-39:]}")
+
+
+def _shape(values: NDArray[Any] | None) -> str:
+    return "no picture" if values is None else f"shape {tuple(values.shape)}"

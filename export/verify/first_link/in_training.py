@@ -1,0 +1,62 @@
+"""The batches that ``prune`` trains and measures on, as a side of the first link."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comp.data.example import AnyExample, Example, PairExample
+from comp.data.images import read_image
+from comp.errors import CompExportError
+from export.verify.first_link.reading import Reading, Refused
+from export.verify.first_link.request import Picture, Request
+
+PAIR = 2  # pictures of a statement
+
+
+class InTraining:
+    """The batches of an adapter (see ``export.verify.first_link.reading.Side``)."""
+
+    name = "batches of prune"
+    not_run = "the batches of prune are compared as far as the model"
+
+    def __init__(self, adapter: Any) -> None:
+        """``adapter`` is a loaded ``FamilyAdapter``."""
+        self._adapter = adapter
+
+    def read(self, request: Request, max_new_tokens: int, run: bool) -> Reading | Refused:
+        del max_new_tokens, run
+        adapter = self._adapter
+        try:
+            example = self._example(request)
+            if adapter.name == "llava":
+                collator = adapter.collator
+                ids = np.array(collator.prompt_ids(request.text), dtype=np.int64)
+                pixels = collator.pixels([example]).numpy()
+                return Reading(ids, pixels, collator.prompt(request.text))
+            batch = adapter.collate([example])
+        except CompExportError as error:
+            return Refused(str(error))
+        ids = batch.input_ids[0].numpy()
+        nothing = adapter.task == "caption" and not request.text.strip()
+        return Reading(np.zeros(0, np.int64) if nothing else ids, batch.pixel_values.numpy())
+
+    def resized(self, images: tuple[Picture, ...]) -> list[NDArray[np.uint8]]:
+        pictures = [read_image(image) for image in images]
+        processor = self._adapter.processor.image_processor
+        found = processor(pictures, do_rescale=False, do_normalize=False)["pixel_values"]
+        return [np.asarray(each).transpose(1, 2, 0).astype(np.uint8) for each in found]
+
+    def _example(self, request: Request) -> AnyExample:
+        """An example as data files give it.
+
+        Raises:
+            CompExportError: training takes another number of pictures.
+        """
+        wanted = PAIR if self._adapter.task == "statement" else 1
+        if len(request.images) != wanted:
+            raise CompExportError(f"{len(request.images)} pictures: examples have {wanted}")
+        pictures = [read_image(image) for image in request.images]
+        if wanted == PAIR:
+            return PairExample((pictures[0], pictures[1]), request.text, answer=True, kind="")
+        return Example(pictures[0], request.text, request.text, kind="")

@@ -1,0 +1,104 @@
+"""The steps of a side from a user's pictures and words to the answer."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.verify.first_link.request import Picture, Request
+
+Step = str
+STEPS: tuple[Step, ...] = (
+    "template",
+    "tokens",
+    "resize",
+    "normalise",
+    "logits",
+    "embeddings",
+    "scores",
+    "answer",
+    "stop",
+    "text",
+)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """The outputs of the model.
+
+    Attributes:
+        values: by step, numbers to compare, each flat: ``logits`` of the first token ``[V]`` (of a
+            statement ``[2]``), or ``embeddings`` and ``scores``.
+        tokens: of a greedy answer, its end left out; none where nothing is generated.
+        ended: whether the answer came to its end.
+        text: the answer.
+        margins: by how much each token led the next best; may be empty.
+    """
+
+    values: dict[Step, NDArray[np.float32]]
+    tokens: tuple[int, ...] | None = None
+    ended: bool = False
+    text: str = ""
+    margins: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How pictures and words were read.
+
+    Attributes:
+        input_ids: ``[N]``, every place of an image included.
+        pixel_values: ``[I, C, S, S]`` float32; none without a picture.
+        prompt: the text after the template, where there is one.
+        outputs: of the model; none where it was not run.
+    """
+
+    input_ids: NDArray[np.int64]
+    pixel_values: NDArray[np.float32] | None
+    prompt: str | None = None
+    outputs: Outputs | None = None
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A side does not take the request."""
+
+    reason: str
+
+
+class Side(Protocol):
+    """A way from a request to an answer.
+
+    Attributes:
+        name: for the report.
+        not_run: why its model is not run; empty where it is.
+    """
+
+    name: str
+    not_run: str
+
+    def read(self, request: Request, max_new_tokens: int, run: bool) -> Reading | Refused:
+        """Read a request, and answer it where ``run`` is true."""
+        ...
+
+    def resized(self, images: tuple[Picture, ...]) -> list[NDArray[np.uint8]]:
+        """The pictures ``[H, W, C]`` before they are rescaled and normalised."""
+        ...
+
+
+class Reference(Side, Protocol):
+    """A side that others are held against."""
+
+    def nudged(self, request: Request, max_new_tokens: int, seed: int) -> Reading | Refused:
+        """As ``read``, with inputs moved by no more than rounding does; another way for each seed."""
+        ...
+
+
+@dataclass
+class Answers:
+    """The readings of all requests by a side, in order; ``not_run`` says why its model was not run."""
+
+    name: str
+    readings: list[Reading | Refused] = field(default_factory=list)
+    not_run: str = ""

@@ -1,0 +1,114 @@
+"""The integers in an artifact's files, as the numbers they stand for, and a torch model that has these.
+
+So that ``verify`` compares a graph of 8 or 4 bits with torch at the very same weights: what is left between
+them is what the runtime does to the inputs of its layers, and not what rounding weights did.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+
+from comp.families.streamed import StreamedLinear
+from export.graph.integer_linear import SCALES
+from export.graph.integer_rounding import nibbles
+
+Matrix = NDArray[np.float32]
+
+
+class IntegerWeights(Mapping[str, Matrix]):
+    """Matrices ``[out, in]`` by tensor name, with their scales multiplied in when one is asked for."""
+
+    def __init__(self, stored: dict[str, tuple[ir.TensorProtocol, ir.TensorProtocol]]) -> None:
+        self._stored = stored
+
+    def __getitem__(self, name: str) -> Matrix:
+        values, scales = self._stored[name]
+        return _multiplied(values, scales.numpy())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._stored)
+
+    def __len__(self) -> int:
+        return len(self._stored)
+
+
+def integer_weights(directory: Path) -> IntegerWeights:
+    """Those of all graphs in a directory."""
+    found: dict[str, tuple[ir.TensorProtocol, ir.TensorProtocol]] = {}
+    for path in sorted(directory.glob("*.onnx")):
+        tensors = ir.load(path).graph.initializers
+        for name in tensors:
+            if name.endswith(SCALES):
+                matrix = name.removesuffix(SCALES)
+                values, scales = tensors[matrix].const_value, tensors[name].const_value
+                assert values is not None
+                assert scales is not None
+                found[matrix] = values, scales
+    return IntegerWeights(found)
+
+
+def _multiplied(values: ir.TensorProtocol, scales: NDArray[np.generic]) -> NDArray[np.float32]:
+    """``[out, in]``, of each of the layouts in ``export.graph.integer_linear``."""
+    integers = values.numpy()
+    factors = scales.astype(np.float32)
+    if integers.dtype == np.uint8:  # [out, groups, group / 2], two to a byte
+        groups = nibbles(integers).astype(np.float32) * factors[..., None]
+        return groups.reshape(len(integers), -1)
+    transposed = integers.astype(np.float32).T  # [out, in]
+    if factors.ndim == 1:
+        return transposed * factors[:, None]
+    rows, width = transposed.shape
+    groups = transposed.reshape(rows, len(factors), -1) * factors.T[..., None]
+    return groups.reshape(rows, width)
+
+
+@contextmanager
+def having(
+    model: torch.nn.Module, matrices: Mapping[str, Matrix], naming: Callable[[str], str] = str
+) -> Iterator[None]:
+    """The model with other weights inside; a matrix tied to another tensor is untied for as long.
+
+    Args:
+        model: torch's.
+        matrices: ``[out, in]`` by tensor name; of a model in files one is asked for when it is used.
+        naming: gives the tensor name of one of the model's.
+
+    Raises:
+        ValueError: the model has no such tensor, or of another shape.
+    """
+    modules = {naming(f"{name}.weight"): module for name, module in model.named_modules()}
+    with ExitStack() as undo:
+        for name in matrices:
+            module = modules.get(name)
+            if isinstance(module, StreamedLinear):
+                undo.callback(setattr, module, "stored", module.stored)
+                module.stored = _Of(matrices, name, module.stored.size)
+                continue
+            weight, matrix = getattr(module, "weight", None), matrices[name]
+            if module is None or weight is None or tuple(weight.shape) != matrix.shape:
+                raise ValueError(f"the model has no {name} of shape {matrix.shape}")
+            undo.callback(setattr, module, "weight", weight)
+            other = torch.tensor(matrix, dtype=weight.dtype, device=weight.device)
+            module.weight = torch.nn.Parameter(other, requires_grad=False)
+        yield
+
+
+@dataclass(frozen=True)
+class _Of:
+    """One of the matrices, of the size that the model has (``comp.families.streamed.MatrixSource``)."""
+
+    matrices: Mapping[str, Matrix]
+    name: str
+    size: tuple[int, ...]
+
+    def read(self) -> torch.Tensor:
+        matrix = self.matrices[self.name]
+        if matrix.shape != self.size:
+            raise ValueError(f"the model has no {self.name} of shape {matrix.shape}")
+        return torch.from_numpy(matrix)

@@ -1,0 +1,149 @@
+"""The forms of a LLaVA that ``verify`` compares with torch, and those that cannot run here."""
+
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from export.artifact.caches import PAST
+from export.artifact.llava_manifest import LlavaArtifact
+from export.artifact.manifest import computed_in
+from export.onnxruntime.graph import NO_BFLOAT16, LoadGraph, NumpyGraph
+from export.openvino.paged_decoder import PageBuffers, Pages
+from export.tensorrt.run.runtime import EngineRuntime
+from export.verify.compare import Greedy
+from export.verify.interface import Form, Skipped
+from export.verify.llava_onnx import OnnxRunner
+from export.verify.llava_onnx_in_place import InPlaceRunner
+from export.verify.llava_prompts import Prefilled, PromptRunner, places_in_all
+from export.verify.openvino import OpenVinoOutputs, PagedOutputs, openvino_forms
+
+TENSOR_SCATTER_SINCE = (1, 24)  # ONNX Runtime that knows the operator
+
+
+class OnnxForm(PromptRunner):
+    """An artifact in ONNX Runtime, or in OpenVINO."""
+
+    def __init__(self, runner: OnnxRunner) -> None:
+        self._runner = runner
+        self.image = runner.artifact.manifest.image
+
+    def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:
+        logits, kept, state = self._runner.prefill(pixel_values, input_ids)
+        return Prefilled(logits[0], [place[0] for place in kept], [], state)
+
+    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> Greedy:
+        logits = prefilled.logits[None]
+        return self._runner.continue_greedily(logits, prefilled.state, max_new_tokens)
+
+
+class OpenVinoRunner(InPlaceRunner):
+    """An artifact of the standard flavour in OpenVINO, its decoder as users' is."""
+
+    def __init__(self, artifact: LlavaArtifact, bfloat16: bool = False) -> None:
+        """``bfloat16``: compute so, whatever the artifact says."""
+        self._bfloat16 = bfloat16
+        super().__init__(artifact)
+
+    def _decoder_path(self) -> Path:
+        return self.artifact.decoder_model
+
+    def _graph(self, path: Path, providers: tuple[str, ...], threads: int) -> NumpyGraph:
+        del providers  # ONNX Runtime's
+        load = PagedOutputs if path == self.artifact.decoder_model else OpenVinoOutputs
+        return load(path, self.artifact.manifest.precision, threads or None, self._bfloat16)
+
+    def _caches(self, batch: int, lengths: Sequence[int]) -> dict[str, Any]:
+        buffers = PageBuffers(self.artifact.manifest.precision, self._bfloat16)
+        heads = zip(self._shape.num_key_value_heads, lengths, strict=True)
+        return {
+            f"{PAST}{layer}.{kind}": buffers.empty((batch, count, length, self._shape.head_dim))
+            for layer, (count, length) in enumerate(heads)
+            for kind in ("key", "value")
+        }
+
+    def _places(self, cache: Pages) -> int:
+        return cache.shape()[2]
+
+
+def llava_on_graphs(artifact: LlavaArtifact, load: LoadGraph) -> OnnxForm:
+    """The graphs of an artifact as a function loads them."""
+
+    class Loaded(OnnxRunner):
+        def _graph(self, path: Path, providers: tuple[str, ...], threads: int) -> NumpyGraph:
+            del providers, threads
+            return load(path)
+
+    return OnnxForm(Loaded(artifact))
+
+
+class LlavaEngines(PromptRunner):
+    """Engines on a GPU."""
+
+    def __init__(self, runtime: EngineRuntime) -> None:
+        self._slot = runtime.slot()
+        manifest = runtime.engines.manifest.llava
+        self._tokens, self._images = manifest.tokens, manifest.vision
+        self.image = manifest.image
+
+    def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:
+        is_image = input_ids[0] == self._tokens.image_token_id
+        places = [np.flatnonzero(kind)[None].astype(np.int64) for kind in (is_image, ~is_image)]
+        pixels = pixel_values if is_image.any() else None
+        found = self._slot.prefill(pixels, input_ids, *places)
+        kept = [found.kept[layer][0] for layer in sorted(found.kept)]
+        if found.selected is not None:
+            kept.insert(0, places_in_all(found.selected, self._images.tower_tokens)[0])
+        return Prefilled(found.logits[0], kept, [], found.state)
+
+    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> Greedy:
+        logits, state = prefilled.logits, prefilled.state
+        said = Greedy()
+        while len(said.tokens) < max_new_tokens:
+            last = said.add(logits)
+            if last in self._tokens.eos_token_ids or len(said.tokens) == max_new_tokens:
+                break
+            rows, state = self._slot.step([last], state)
+            logits = rows[0]
+        return said
+
+
+def llava_forms(artifact: LlavaArtifact) -> Iterator[Form | Skipped]:
+    """ONNX Runtime, once more with the decoder that TensorRT compiles, and OpenVINO."""
+    manifest, where = artifact.manifest, artifact.path.name
+    name = f"ONNX Runtime ({where})"
+
+    def in_openvino(bfloat16: bool) -> OnnxForm:
+        return OnnxForm(OpenVinoRunner(artifact, bfloat16))
+
+    if manifest.precision == "bfloat16":
+        yield Skipped(name, NO_BFLOAT16)
+        yield from openvino_forms(artifact, in_openvino)
+        return
+
+    def form(name: str, load: Callable[[], Any]) -> Form:
+        return Form(name, artifact.path, manifest.dense, manifest.precision, load)
+
+    yield form(name, lambda: OnnxForm(OnnxRunner(artifact)))
+    if manifest.flavour != "standard":
+        return
+    name = f"ONNX Runtime, caches in place ({where})"
+    if computed_in(manifest.precision) != manifest.precision:
+        pass  # such artifacts have no decoder for TensorRT
+    elif _onnxruntime_version() < TENSOR_SCATTER_SINCE:
+        since = ".".join(map(str, TENSOR_SCATTER_SINCE))
+        yield Skipped(name, f"TensorScatter needs ONNX Runtime {since}")
+    else:
+        yield form(name, lambda: OnnxForm(InPlaceRunner(artifact)))
+    yield from openvino_forms(artifact, in_openvino)
+
+
+def _onnxruntime_version() -> tuple[int, ...]:
+    for name in ("onnxruntime", "onnxruntime-gpu"):
+        try:
+            return tuple(int(part) for part in version(name).split(".")[:2])
+        except PackageNotFoundError:
+            continue
+    return (0, 0)

@@ -1,0 +1,172 @@
+"""The torch side of a LLaVA's proof: the masked, the slim and the dense model, run like an artifact.
+
+They are run by ``comp``'s own decoder, so that drop rules can also be listened to.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import LlavaForConditionalGeneration
+
+from comp.checkpoints.llava_shape import ModelShape
+from comp.checkpoints.slices import cut_of
+from comp.data.example import Example
+from comp.errors import CompExportError
+from comp.families.llava.adapter import LlavaAdapter
+from comp.families.llava.decoder import DecoderCache, DecoderOptions
+from comp.families.llava.forward import IGNORE, LlavaBatch, answer_step, prompt_kinds, run_llava
+from comp.families.loading import load_adapter
+from comp.families.streamed import is_large
+from comp.masks import Masks
+from comp.plan import DropPlan, ImageSelection, Place, PruningPlan
+from comp.tokens.drop_rules import DropRule, RatioRule
+from export.artifact.llava_manifest import LlavaArtifact
+from export.verify.compare import Answered, Greedy
+from export.verify.llava_prompts import Prefilled, PromptRunner, Question, places_in_all
+from export.verify.masked_torch import Listening, fill_kept, masks_of
+
+
+class TorchRunner(PromptRunner):
+    """A LLaVA with optional masks, drops and choice of image tokens."""
+
+    def __init__(
+        self,
+        model: LlavaForConditionalGeneration,
+        eos: tuple[int, ...],
+        drops: tuple[DropPlan, ...] = (),
+        masks: Masks | None = None,
+        selection: ImageSelection | None = None,
+    ) -> None:
+        self._model = model.eval()
+        self._selection = selection
+        sizes = ModelShape.from_config(model.config.to_dict())
+        self.image = (model.config.image_token_id, sizes.selecting(selection).image_tokens)
+        self._eos = eos
+        self._drops = drops
+        self._masks = masks
+
+    @torch.no_grad()
+    def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:
+        """One prompt: ``pixel_values [I, 3, H, W]``, ``input_ids [1, N]``."""
+        device = self._model.model.language_model.embed_tokens.weight.device
+        ids = torch.tensor(input_ids, device=device)
+        query = torch.full((1,), ids.shape[1] - 1, device=device)
+        batch = LlavaBatch(
+            pixel_values=torch.tensor(pixel_values, device=device),
+            input_ids=ids,
+            kind=prompt_kinds(ids, self._model.config.image_token_id),
+            alive=torch.ones(ids.shape, device=device),
+            query=query,
+            labels=torch.full_like(ids, IGNORE),
+        )
+        ears = {drop.after_layer: Listening(RatioRule.from_plan(drop)) for drop in self._drops}
+        rules: dict[int, DropRule] = dict(ears)
+        options = DecoderOptions(masks=self._masks, rules=rules)
+        cache = DecoderCache()
+        output = run_llava(
+            self._model,
+            batch,
+            options,
+            cache,
+            tower_masks=self._masks,
+            selection=self._selection,
+        )
+        last = output.tokens.states[:, -1]
+        present = np.arange(ids.shape[1])
+        kept, scores, margins = [], [], []
+        if self._selection is not None and output.selected is not None:
+            chosen = output.selected.places[:, : self._selection.dominant].cpu().numpy()
+            of_all = output.selected.scores.double().cpu().numpy()
+            kept.append(places_in_all(chosen, of_all.shape[1])[0])
+            scores.append(of_all.reshape(-1))
+            margins.append(math.inf)
+        for place, ear in sorted(ears.items()):
+            row = np.full(ids.shape[1], np.nan)
+            row[present] = ear.heard[0][0].double().cpu().numpy()
+            present = output.kept[place].index[0].cpu().numpy()
+            kept.append(present)
+            scores.append(row)
+            margin = output.kept[place].margin
+            margins.append(math.inf if margin is None else float(margin[0]))
+        logits = self._model.lm_head(last)[0].float().cpu().numpy()
+        state = (cache, DecoderOptions(masks=self._masks))
+        return Prefilled(logits, kept, scores, state, margins)
+
+    @torch.no_grad()
+    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> Greedy:
+        """Greedy tokens after a prefill, up to and with EOS."""
+        cache, options = prefilled.state
+        device = self._model.model.language_model.embed_tokens.weight.device
+        said = Greedy()
+        last = said.add(prefilled.logits)
+        while len(said.tokens) < max_new_tokens and last not in self._eos:
+            token = torch.tensor([last], device=device)
+            logits = answer_step(self._model, token, options, cache)[0]
+            last = said.add(logits.float().cpu().numpy())
+        return said
+
+
+@dataclass(frozen=True)
+class LlavaSide:
+    """The torch models of a LLaVA's run, on one device (see ``export.verify.interface.Side``)."""
+
+    dense: LlavaAdapter | None
+    slim: LlavaAdapter
+    plan: PruningPlan
+    eos: tuple[int, ...]
+
+    @classmethod
+    def load(
+        cls, dense: Path | None, slim: Path, plan: PruningPlan, artifact: LlavaArtifact, device: str
+    ) -> "LlavaSide":
+        """Load both checkpoints, to be run in float32; ``artifact`` says how answers end.
+
+        On a CPU the decoder of a large one stays in its files.
+        """
+        eos = artifact.manifest.tokens.eos_token_ids
+        before = None if dense is None else _llava(dense, device)
+        return cls(before, _llava(slim, device), plan, eos)
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        first: tuple[Place, ...] = ()
+        if self.plan.image_selection is not None:
+            first = (("vision", self.slim.shape.vision_used_layers),)
+        return first + tuple(drop.place for drop in self.plan.drops)
+
+    def prepare(self, example: Example) -> Question:
+        collator = (self.dense or self.slim).collator
+        ids = np.array([collator.short_ids(example.question)], dtype=np.int64)
+        return Question(collator.pixels([example]).numpy(), ids)
+
+    def dense_runner(self) -> TorchRunner:
+        """The dense model as it was before pruning. Not valid after ``masked_runner``."""
+        assert self.dense is not None
+        return TorchRunner(self.dense.model, self.eos)
+
+    def slim_runner(self) -> TorchRunner:
+        plan = self.plan
+        return TorchRunner(self.slim.model, self.eos, plan.drops, selection=plan.image_selection)
+
+    def masked_runner(self) -> TorchRunner:
+        """The dense model with the slim one's weights in their places and the rest masked."""
+        assert self.dense is not None
+        shape = self.dense.shape
+        head_dim = {"language": shape.head_dim, "vision": shape.vision_head_dim}
+        fill_kept(self.dense, self.slim, lambda name: cut_of(name, self.plan, head_dim))
+        masks = masks_of(self.dense, self.plan)
+        plan = self.plan
+        return TorchRunner(self.dense.model, self.eos, plan.drops, masks, plan.image_selection)
+
+    def conclude(self, answers: list[Answered]) -> list[Answered]:
+        return answers
+
+
+def _llava(directory: Path, device: str) -> LlavaAdapter:
+    adapter = load_adapter(directory, device, streamed=device == "cpu" and is_large(directory))
+    if not isinstance(adapter, LlavaAdapter):
+        raise CompExportError(f"{directory} is no LLaVA, and the plan is of one: pass another run")
+    return adapter

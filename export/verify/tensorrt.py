@@ -1,0 +1,51 @@
+"""Engines as the last link of ``verify``."""
+
+from collections.abc import Callable
+from typing import Any
+
+from export.artifact.encoder_manifest import EncoderManifest
+from export.onnxruntime.named_graphs import NamedGraphs
+from export.tensorrt.gpu import gpu_capability, why_no_gpu
+from export.tensorrt.manifest import Engines
+from export.tensorrt.run.runtime import EngineRuntime
+from export.verify.compare import Answered, Runner
+from export.verify.interface import Form, Skipped
+
+Asking = Callable[[EngineRuntime], Runner]  # how a family asks its engines
+
+
+class EngineForm:
+    """Engines on a GPU (see ``export.verify.compare.Runner``); ``layers`` is what TensorRT made of each."""
+
+    def __init__(self, runtime: EngineRuntime, asking: Asking) -> None:
+        self.layers = runtime.layers()
+        self._runner = asking(runtime)
+        self._runtime = runtime
+
+    def ask(self, question: Any, max_new_tokens: int) -> Answered:
+        """As the family's runner."""
+        return self._runner.ask(question, max_new_tokens)
+
+
+def engine_form(engines: Engines, asking: Asking) -> Form | Skipped:
+    """TensorRT on this machine's GPU."""
+    manifest = engines.manifest
+    name = f"TensorRT ({engines.path.name})"
+    if gpu_capability() is None:
+        return Skipped(name, f"it needs an NVIDIA GPU, and {why_no_gpu()}")
+    return Form(
+        name,
+        engines.path,
+        manifest.artifact.dense,
+        manifest.artifact.precision,
+        lambda: EngineForm(EngineRuntime.load(engines.path, check_hashes=False), asking),
+    )
+
+
+def asking_graphs(runner: Callable[[EncoderManifest, NamedGraphs], Runner]) -> Asking:
+    """Engines asked as the graphs of a CLIP or a BLIP are."""
+
+    def asking(runtime: EngineRuntime) -> Runner:
+        return runner(runtime.engines.manifest.as_artifact(EncoderManifest), runtime.runner())
+
+    return asking

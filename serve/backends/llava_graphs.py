@@ -1,0 +1,75 @@
+"""The three graphs of a LLaVA's artifact, in ONNX Runtime or in OpenVINO."""
+
+from collections.abc import Sequence
+from time import perf_counter
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.artifact.llava_manifest import KEPT, LlavaArtifact
+from serve.backends.base import BackendName, Prefill, RequestSize, Runtime
+from serve.backends.llava_decoder import Decoder, DecoderState
+from serve.engines.finite import check_finite
+
+
+class GraphBackend:
+    """The graphs of one artifact (see ``Backend``); caches stay where they are."""
+
+    def __init__(self, artifact: LlavaArtifact, runtime: Runtime) -> None:
+        """The artifact and what loads its graphs: see ``open_artifact``."""
+        self.manifest = artifact.manifest
+        self.tokenizer = artifact.tokenizer
+        self.name: BackendName = runtime.name
+        self.provider: str = runtime.label
+        self.device: Literal["cpu", "cuda"] = runtime.device
+        self._vision = runtime.graph(artifact.vision_encoder)
+        self._embed = runtime.table(artifact.embed_tokens)
+        graph, steps = runtime.decoder(artifact.decoder_model)
+        self._decoder = Decoder(graph, self.manifest, runtime.buffers, steps)
+
+    def check(self, size: RequestSize, keep_factor: float) -> None:
+        """See ``Backend.check``: any size that the model's positions allow will run."""
+        del size
+        self._decoder.check_keep_factor(keep_factor)
+
+    def prefill(
+        self,
+        pixels: NDArray[np.float32] | None,
+        ids: NDArray[np.int64],
+        vision: NDArray[np.int64],
+        text: NDArray[np.int64],
+        keep_factor: float,
+    ) -> Prefill:
+        """See ``Backend.prefill``.
+
+        Raises:
+            CompExportError: features of images are not finite.
+        """
+        start = perf_counter()
+        features, selected = None, None
+        selection = self.manifest.vision.selection
+        if selection is not None:
+            selected = np.zeros((0, selection.dominant), np.int64)
+        if pixels is not None:
+            wanted = ["image_features", *([KEPT] if selection else [])]
+            (features, *rest), _ = self._vision.run({"pixel_values": pixels}, wanted)
+            selected = rest[0] if rest else None
+            check_finite(features, "the features of the images", self.manifest.precision)
+        vision_ms = (perf_counter() - start) * 1000
+        (embeds,), _ = self._embed.run({"input_ids": ids}, ["inputs_embeds"])
+        if features is not None:
+            rows = np.arange(len(ids))[:, None]
+            embeds[rows, vision] = features.reshape(len(ids), -1, features.shape[-1])
+        logits, kept, state = self._decoder.prefill(embeds, vision, text, keep_factor)
+        return Prefill(logits, kept, state, vision_ms, selected)
+
+    def step(self, tokens: Sequence[int], state: DecoderState) -> tuple[NDArray[Any], DecoderState]:
+        """See ``Backend.step``."""
+        ids = np.array(tokens, dtype=np.int64)[:, None]
+        _, (embeds,) = self._embed.run({"input_ids": ids}, kept=["inputs_embeds"])
+        return self._decoder.step(embeds, len(tokens), state)
+
+    def release(self, state: DecoderState) -> None:
+        """See ``Backend.release``."""
+        self._decoder.release(state)

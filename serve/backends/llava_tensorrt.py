@@ -1,0 +1,86 @@
+"""Native TensorRT: engines on the GPU, one slot for each request that runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from threading import Lock
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comp.errors import CompExportError
+from export.tensorrt.run.llava_slot import Slot, SlotState
+from export.tensorrt.run.runtime import EngineRuntime
+from serve.backends.base import BackendName, Prefill, RequestSize
+
+
+class TensorRTBackend:
+    """The engines of one model (see ``Backend``).
+
+    Weights are on the GPU once; every request that runs at the same time has a slot with caches and
+    contexts of its own, which the next request takes over.
+    """
+
+    name: BackendName = "tensorrt"
+    device: Literal["cpu", "cuda"] = "cuda"
+
+    def __init__(self, runtime: EngineRuntime) -> None:
+        """Use ``load``."""
+        self.manifest = runtime.engines.manifest.llava
+        self.tokenizer = runtime.engines.tokenizer
+        self.provider = runtime.label
+        self._runtime = runtime
+        self._free: list[Slot] = []
+        self._lock = Lock()
+
+    @classmethod
+    def load(cls, directory: Path, check_hashes: bool = True) -> "TensorRTBackend":
+        """Load an engine directory; errors as ``EngineRuntime.load``."""
+        return cls(EngineRuntime.load(directory, check_hashes))
+
+    def check(self, size: RequestSize, keep_factor: float) -> None:
+        """Refuse what the engines are too small for, and a factor on the keep ratios."""
+        if keep_factor != 1:
+            raise CompExportError(
+                f"keep_factor {keep_factor}: engines have their keep ratios built in; leave it at "
+                "1, or use --backend onnxruntime"
+            )
+        limits = self._runtime.engines.manifest.limits
+        limits.check(size.batch, size.images, size.text_tokens, size.new_tokens)
+
+    def prefill(
+        self,
+        pixels: NDArray[np.float32] | None,
+        ids: NDArray[np.int64],
+        vision: NDArray[np.int64],
+        text: NDArray[np.int64],
+        keep_factor: float,
+    ) -> Prefill:
+        """See ``Backend.prefill``; ``check`` has refused a ``keep_factor`` other than 1."""
+        del keep_factor
+        slot = self._take()
+        try:
+            found = slot.prefill(pixels, ids, vision, text)
+        except BaseException:
+            self._give_back(slot)
+            raise
+        return Prefill(found.logits, found.kept, found.state, found.vision_ms, found.selected)
+
+    def step(self, tokens: Sequence[int], state: SlotState) -> tuple[NDArray[Any], SlotState]:
+        """See ``Backend.step``."""
+        return state.slot.step(tokens, state)
+
+    def release(self, state: SlotState) -> None:
+        """See ``Backend.release``."""
+        self._give_back(state.slot)
+
+    def _take(self) -> Slot:
+        with self._lock:
+            if self._free:
+                return self._free.pop()
+        return self._runtime.slot()
+
+    def _give_back(self, slot: Slot) -> None:
+        with self._lock:
+            if slot not in self._free:
+                self._free.append(slot)

@@ -1,0 +1,107 @@
+"""A fresh process that loads an artifact and answers once: its cold start and its peak memory.
+
+``python -m serve.bench.cold_start ARTIFACT WORK DEVICE THREADS PROVIDER BACKEND STARTED`` prints JSON.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from comp.errors import CompExportError
+
+if TYPE_CHECKING:
+    from serve.bench.request import Work
+
+TIMEOUT = 600.0
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Milliseconds from starting the process; memory in MiB."""
+
+    cold_start_ms: float  # until there was something to see of the first answer
+    load_ms: float  # of it, loading the artifact and checking its hashes
+    peak_rss_mb: float
+
+
+def probe(
+    artifact: Path,
+    work: "Work",
+    device: str,
+    threads: int,
+    provider: str = "auto",
+    backend: str = "onnxruntime",
+) -> Probe:
+    """Measure an artifact in a fresh process.
+
+    Raises:
+        CompExportError: with the process's last words, when it fails.
+    """
+    packages = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, (packages, os.environ.get("PYTHONPATH"))))
+    with tempfile.TemporaryDirectory() as folder:
+        request = work.save(Path(folder))
+        arguments = [str(artifact), str(request), device, str(threads), provider, backend]
+        command = [sys.executable, "-m", "serve.bench.cold_start", *arguments, repr(time.time())]
+        try:
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                timeout=TIMEOUT,
+                env={**os.environ, "PYTHONPATH": path},
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise CompExportError(
+                f"measuring {artifact} in a fresh process took over {TIMEOUT:.0f} s: "
+                "use fewer tokens"
+            ) from error
+    if done.returncode != 0:
+        words = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise CompExportError(f"measuring {artifact} in a fresh process failed: {words[-1]}")
+    return Probe(**json.loads(done.stdout))
+
+
+def _main(arguments: list[str]) -> None:
+    artifact, request, device, threads, provider, backend, started = arguments
+    from serve.bench.request import Work, perform_noting
+    from serve.loading import load_engine
+
+    begin = time.time()
+    asked: Any = {"device": device, "provider": provider, "backend": backend}  # checked by load
+    engine = load_engine(Path(artifact), threads=int(threads), **asked)
+    loaded = time.time()
+    shown: list[float] = []
+    perform_noting(engine, Work.load(Path(request)), lambda: shown.append(time.time()))
+    result = Probe(
+        cold_start_ms=(shown[0] - float(started)) * 1000,
+        load_ms=(loaded - begin) * 1000,
+        peak_rss_mb=peak_rss_mb(),
+    )
+    sys.stdout.write(json.dumps(result.__dict__))
+
+
+def peak_rss_mb() -> float:
+    """Peak resident memory of this process image.
+
+    Linux's ``getrusage`` also counts what the parent had when it forked, ``VmHWM`` does not.
+    """
+    if sys.platform == "linux":
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1:])

@@ -1,0 +1,164 @@
+"""One request of any task: what is measured, in this process or in a fresh one."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from comp.data.embedded import embedded_examples
+from comp.data.images import ImageSource, read_image
+from comp.errors import CompExportError
+from comp.plan import Task
+from serve.engines.blip_generator import Reader
+from serve.engines.blip_judge import Judge
+from serve.engines.retriever import Retriever
+from serve.generation.options import GenerationOptions
+from serve.generation.results import Timings, TokenText
+from serve.loading import TaskEngine
+
+
+@dataclass(frozen=True)
+class Work:
+    """Images, texts, and how long answers are.
+
+    Attributes:
+        task: what is asked.
+        images: of a question one, of a statement two; of retrieval those that are ranked.
+        texts: the question, the statement, or the candidates.
+        new_tokens: every answer has so many tokens, whatever the model says.
+    """
+
+    task: Task
+    images: tuple[ImageSource, ...]
+    texts: tuple[str, ...]
+    new_tokens: int = 0
+
+    def save(self, folder: Path) -> Path:
+        """Write it, pictures beside it, for another process."""
+        names = []
+        for number, image in enumerate(self.images):
+            names.append(str(folder / f"{number}.png"))
+            assert isinstance(image, Image.Image)
+            image.save(names[-1])
+        path = folder / "work.json"
+        path.write_text(json.dumps(vars(replace(self, images=tuple(names)))), encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, path: Path) -> "Work":
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return cls(
+            found["task"], tuple(found["images"]), tuple(found["texts"]), found["new_tokens"]
+        )
+
+
+def work_of(
+    task: Task,
+    images: Sequence[ImageSource],
+    texts: Sequence[str],
+    new_tokens: int,
+    index: int = 0,
+) -> Work:
+    """A request; what is left out is taken from the test split of EmojiScenes.
+
+    Raises:
+        CompExportError: a wrong number of images or texts, or an image that cannot be read.
+    """
+    example = embedded_examples(task, "test", index + 1)[index]
+    shown = getattr(example, "images", None) or (example.image,)
+    pictures = [read_image(image) for image in images] or list(shown)
+    known = {"retrieval": "answer", "statement": "statement", "question": "question"}
+    said = list(texts) or ([getattr(example, known[task])] if task in known else [])
+    check_counts(task, len(pictures), len(said))
+    generates = task in ("question", "caption")
+    return Work(task, tuple(pictures), tuple(said), new_tokens if generates else 0)
+
+
+def check_counts(task: Task, images: int, texts: int) -> None:
+    """Refuse a request with too many or too few images or texts.
+
+    Raises:
+        CompExportError: says what the task takes.
+    """
+    wanted = COUNTS[task]
+    for what, option, count, (low, high) in (
+        ("images", "--image", images, wanted.images),
+        (wanted.text, "--prompt", texts, wanted.texts),
+    ):
+        if low <= count and (high is None or count <= high):
+            continue
+        some = "at least 1" if high is None else str(high) if low == high else f"up to {high}"
+        raise CompExportError(
+            f"{count} {what}, and {wanted.name} takes {some}: give {option} so many times"
+        )
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """How many images and texts a task takes: at least, and at most (none: any number)."""
+
+    name: str
+    text: str
+    images: tuple[int, int | None]
+    texts: tuple[int, int | None]
+
+
+COUNTS: dict[Task, _Counts] = {
+    "question": _Counts("a question", "questions", (1, None), (1, 1)),
+    "caption": _Counts("a caption", "beginnings", (1, 1), (0, 1)),
+    "statement": _Counts("a statement about two images", "statements", (2, 2), (1, 1)),
+    "retrieval": _Counts("retrieval", "candidate texts", (1, None), (1, None)),
+}
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a request took, and its size."""
+
+    timings: Timings
+    size: dict[str, int]
+
+
+def perform(engine: TaskEngine, work: Work) -> Done:
+    """Do it once.
+
+    Raises:
+        CompExportError: as the engine, for what it cannot do.
+    """
+    if isinstance(engine, Retriever):
+        timings = engine.rank(work.images, work.texts).timings
+        tokens = sum(engine.texts.encode(text).size for text in work.texts)
+        return Done(timings, {"images": len(work.images), "text_tokens": tokens})
+    if isinstance(engine, Judge):
+        timings = engine.judge(work.images, work.texts[0]).timings
+        tokens = engine.texts.encode(work.texts[0]).size
+        return Done(timings, {"images": len(work.images), "text_tokens": tokens})
+    answer = engine.generate(work.images, _prompt(work), _options(work))
+    if isinstance(engine, Reader):
+        size = {"images": len(work.images), "text_tokens": answer.prompt_tokens}
+    else:
+        size = {"prompt_tokens": answer.prompt_tokens, "image_tokens": answer.image_tokens}
+    return Done(answer.timings, size)
+
+
+def perform_noting(engine: TaskEngine, work: Work, shown: Callable[[], None]) -> None:
+    """As ``perform``; ``shown`` is called when there is something that a user would see."""
+    if isinstance(engine, (Retriever, Judge)):
+        perform(engine, work)
+        shown()
+        return
+    waiting = True
+    for event in engine.stream(work.images, _prompt(work), _options(work)):
+        if waiting and isinstance(event, TokenText):
+            shown()
+            waiting = False
+
+
+def _prompt(work: Work) -> str:
+    return work.texts[0] if work.texts else ""
+
+
+def _options(work: Work) -> GenerationOptions:
+    return GenerationOptions(max_new_tokens=work.new_tokens, ignore_eos=True)

@@ -1,0 +1,123 @@
+"""Statements about two images, true or false (NLVR2)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comp.data.images import ImageSource
+from comp.errors import CompExportError
+from serve.engines.encoder import EncoderEngine, kept_of, ms_since
+from serve.engines.encoder_texts import by_length
+from serve.engines.finite import check_finite
+from serve.generation.results import Timings, TowerKept
+
+IMAGES = 2  # of a statement
+Request = tuple[Sequence[ImageSource], str]  # images, statement
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the model says of one statement.
+
+    Attributes:
+        probability: that it is true.
+        kept: tokens that stayed, of both images and of the statement.
+        timings: prefill is what the statement takes; nothing is decoded.
+    """
+
+    probability: float
+    kept: TowerKept
+    timings: Timings
+
+    @property
+    def verdict(self) -> bool:
+        return self.probability > 0.5
+
+
+class Judge(EncoderEngine):
+    """Says how probably a statement about two images is true."""
+
+    def judge(self, images: Sequence[ImageSource], statement: str) -> Judgement:
+        """Judge one statement.
+
+        Raises:
+            CompExportError: not two images, one that cannot be read, an empty statement or one that is
+                longer than the model's positions; logits that are not finite.
+        """
+        return self.judge_batch([(images, statement)])[0]
+
+    def judge_batch(self, requests: Sequence[Request], batch_size: int = 16) -> list[Judgement]:
+        """Judge many, those of one length together; times are those of the batch. As ``judge``."""
+        for images, _ in requests:
+            _check(images)
+        ids = [self.encode(statement, "statement") for _, statement in requests]
+        found: dict[int, Judgement] = {}
+        for places, batch in by_length(ids, batch_size):
+            pictures = [image for place in places for image in requests[place][0]]
+            judged = self._judge(pictures, batch, places)
+            found.update(zip(places, judged, strict=True))
+        return [found[place] for place in range(len(requests))]
+
+    def logits(self, images: Sequence[ImageSource], statement: str) -> NDArray[np.float32]:
+        """Of false and of true, ``[2]``. Arguments and errors as ``judge``."""
+        _check(images)
+        ids = self.encode(statement, "statement")
+        seen = self.graphs.run("vision_model", {"pixel_values": self.pixels(images)})
+        found: NDArray[np.float32] = self._read(seen["last_hidden_state"], ids[None])["logits"][0]
+        return found
+
+    def _read(
+        self, states: NDArray[np.float32], ids: NDArray[np.int64]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Statements ``[B, L]`` with what was seen ``[2B, K, D]``."""
+        feeds = {f"encoder_hidden_states.{n}": states[n::IMAGES] for n in range(IMAGES)}
+        return self.graphs.run("text_encoder", {"input_ids": ids, **feeds})
+
+    def _judge(
+        self, images: list[ImageSource], ids: NDArray[np.int64], places: Sequence[int]
+    ) -> list[Judgement]:
+        """Statements ``[B, L]`` about two images each, ``images`` having those of all in turn.
+
+        ``places`` are those of the requests; an error names one by it.
+        """
+        start = perf_counter()
+        pixels = self.pixels(images)
+        prepare_ms = ms_since(start)
+        start = perf_counter()
+        seen = self.graphs.run("vision_model", {"pixel_values": pixels})
+        vision_ms = ms_since(start)
+        start = perf_counter()
+        states = seen["last_hidden_state"]
+        read = self._read(states, ids)
+        logits = read["logits"].astype(np.float64)  # [B, 2]: false, true
+        precision = self.manifest.precision
+        check_finite(states, "the states of the images", precision)
+        for place, row in zip(places, logits, strict=True):
+            check_finite(row, f"the logits of statement {place + 1}", precision)
+        leads = logits[:, 1] - logits[:, 0]
+        with np.errstate(over="ignore"):  # of one that is beyond doubt
+            probabilities = 1 / (1 + np.exp(-leads))
+        timings = Timings(prepare_ms, vision_ms, ms_since(start))
+        towers, texts = kept_of("vision", [seen]), kept_of("language", [read])
+        return [
+            Judgement(
+                float(probabilities[row]),
+                TowerKept(
+                    {
+                        where: rows[IMAGES * row : IMAGES * (row + 1)]
+                        for where, rows in towers.items()
+                    }
+                    | {where: rows[row : row + 1] for where, rows in texts.items()}
+                ),
+                timings,
+            )
+            for row in range(len(ids))
+        ]
+
+
+def _check(images: Sequence[ImageSource]) -> None:
+    if len(images) != IMAGES:
+        raise CompExportError(f"{len(images)} images for a statement about {IMAGES}: give {IMAGES}")

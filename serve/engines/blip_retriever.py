@@ -1,0 +1,65 @@
+"""BLIP's retrieval: likely candidates by embeddings, ordered by how well text and image match."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve.engines.encoder_texts import by_length
+from serve.engines.finite import check_finite
+from serve.engines.retriever import BATCH, EmbeddedImages, EmbeddedTexts, Retriever
+
+MATCHED = 16  # candidates that embeddings find likeliest and matching then orders
+BEHIND = 100.0  # how far the others stay behind those
+Pairs = list[tuple[int, int]]  # image, text
+
+
+class BlipRetriever(Retriever):
+    """Ranks by the matching head, which reads a text while it looks at the image.
+
+    As BLIP does it: embeddings choose the likeliest candidates, and their order is that of matching
+    score plus cosine. The others follow, in the order of their cosines.
+    """
+
+    def match(
+        self, seen: EmbeddedImages, read: EmbeddedTexts, matched: int = MATCHED
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """As ``Retriever.match``; of the likeliest ``matched`` candidates the matching head decides."""
+        cosines = seen.embeds @ read.embeds.T  # [I, T]
+        of_texts, of_images = _likely(cosines, matched), _likely(cosines.T, matched)
+        pairs = sorted({*of_texts, *((image, text) for text, image in of_images)})
+        scores = dict(zip(pairs, self.match_pairs(pairs, seen, read), strict=True))
+        return (
+            _final(cosines, {pair: scores[pair] for pair in of_texts}),
+            _final(cosines.T, {(text, image): scores[image, text] for text, image in of_images}),
+        )
+
+    def match_pairs(self, pairs: Pairs, seen: EmbeddedImages, read: EmbeddedTexts) -> list[float]:
+        """How well each pair of image and text matches: the matching head's logit of a match."""
+        assert seen.states is not None
+        states, ids = seen.states, read.ids
+        found = [0.0] * len(pairs)
+        for places, batch in by_length([ids[text] for _, text in pairs], BATCH):
+            looked = states[[pairs[place][0] for place in places]]
+            feeds: dict[str, NDArray[Any]] = {"input_ids": batch, "encoder_hidden_states": looked}
+            logits = self.graphs.run("itm_model", feeds)["logits"]
+            check_finite(logits, "the logits of matching", self.manifest.precision)
+            for place, row in zip(places, logits, strict=True):
+                found[place] = float(row[1])
+        return found
+
+
+def _likely(cosines: NDArray[np.float32], count: int) -> Pairs:
+    """Of each row its likeliest columns, as pairs."""
+    best = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
+    return [(row, int(column)) for row, columns in enumerate(best) for column in columns]
+
+
+def _final(
+    cosines: NDArray[np.float32], matched: dict[tuple[int, int], float]
+) -> NDArray[np.float32]:
+    """Matching score plus cosine of what was matched; the others behind, by their cosines."""
+    scores = cosines - np.float32(BEHIND)
+    for (row, column), score in matched.items():
+        scores[row, column] = score + cosines[row, column]
+    return scores

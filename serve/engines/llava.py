@@ -1,0 +1,289 @@
+"""The engine: answers questions about images with an exported artifact, without torch."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comp.data.images import ImageSource
+from comp.errors import CompExportError
+from export.artifact.llava_manifest import LlavaArtifact, LlavaManifest
+from export.artifact.load import kind_of
+from serve.backends.base import Backend, BackendName, ProviderChoice, RequestSize
+from serve.backends.llava_graphs import GraphBackend
+from serve.backends.open import check_native, open_artifact
+from serve.engines.llava_prompt import EncodedPrompt, PromptEncoder
+from serve.engines.preprocess import preprocess
+from serve.generation.answer import Answer, Asked
+from serve.generation.decode import Started, answer_in_step, finished, stream_answer
+from serve.generation.options import GenerationOptions
+from serve.generation.results import Event, Generation, KeptTokens, SelectedTokens, Timings
+
+Request: TypeAlias = "tuple[Sequence[ImageSource], str]"  # images, prompt
+DEFAULT_OPTIONS = GenerationOptions()
+
+
+class Engine:
+    """One artifact, ready to answer; holds no state between requests.
+
+    Requests may come from several threads. A dense and a compressed engine live in one process.
+    """
+
+    def __init__(self, backend: Backend, threads: int | None = None) -> None:
+        """Use ``Engine.load``; ``backend`` runs the graphs."""
+        self._backend = backend
+        self.threads = threads or os.cpu_count() or 1
+        self._prompts = PromptEncoder(backend.manifest, backend.tokenizer)
+
+    @classmethod
+    def load(
+        cls,
+        directory: Path | str,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        threads: int | None = None,
+        check_hashes: bool = True,
+        provider: ProviderChoice = "auto",
+        backend: BackendName | None = None,
+    ) -> "Engine":
+        """Load an artifact or the engines of one: ``onnx/``, ``tensorrt/``, … of a run.
+
+        Args:
+            directory: holds ``manifest.json``, which says what it is.
+            device: ``auto`` takes a GPU where this ONNX Runtime can use one; engines need one.
+            threads: of one operator on the CPU; ``None``: one for each core.
+            check_hashes: compare the SHA-256 of every file with the manifest.
+            provider: ONNX Runtime's; ``auto`` follows from the device.
+            backend: what runs it; ``None`` runs engines in TensorRT and graphs in ONNX Runtime.
+
+        Raises:
+            CompExportError: a missing, damaged or unloadable directory; a device, provider or backend
+                that is not there or does not run what is in it.
+        """
+        if threads is not None and threads < 1:
+            raise CompExportError(f"threads {threads}: choose 1 or more")
+        path = Path(directory)
+        runs: Backend
+        if kind_of(path) == "tensorrt":
+            runs = _native(path, device, provider, backend or "tensorrt", check_hashes)
+        else:
+            backend = backend or "onnxruntime"
+            runs = GraphBackend(
+                *open_artifact(
+                    path, LlavaArtifact, device, threads, check_hashes, provider, backend
+                )
+            )
+        return cls(runs, threads)
+
+    @property
+    def manifest(self) -> LlavaManifest:
+        """Of the ONNX artifact that runs, or that the engines were built from.
+
+        Its ``files`` are those that run.
+        """
+        return self._backend.manifest
+
+    @property
+    def backend(self) -> BackendName:
+        return self._backend.name
+
+    @property
+    def device(self) -> Literal["cpu", "cuda"]:
+        return self._backend.device
+
+    @property
+    def provider(self) -> str:
+        """ONNX Runtime's execution provider, or the version of OpenVINO or TensorRT."""
+        return self._backend.provider
+
+    def generate(
+        self,
+        images: Sequence[ImageSource],
+        prompt: str,
+        options: GenerationOptions = DEFAULT_OPTIONS,
+    ) -> Generation:
+        """Answer one question. Arguments and errors as ``stream``."""
+        return finished(self.stream(images, prompt, options))
+
+    def stream(
+        self,
+        images: Sequence[ImageSource],
+        prompt: str,
+        options: GenerationOptions = DEFAULT_OPTIONS,
+    ) -> Iterator[Event]:
+        """Answer one question, token by token.
+
+        Args:
+            images: pictures as ``comp.data.images.read_image`` takes them; may be empty.
+            prompt: the question, without the template's words.
+            options: how to generate.
+
+        Returns:
+            One ``Prefilled``, one ``TokenText`` a token, one ``Finished``.
+
+        Raises:
+            CompExportError: at the call, for unreadable images and prompts that do not fit; at the token
+                where the artifact computes numbers that are not finite.
+        """
+        start = perf_counter()
+        encoded = self._prompts.encode(prompt, len(images))
+        self._check([encoded], len(images), options)
+        pixels = self._pixels(images)
+        return self._stream(encoded, pixels, options, _ms_since(start))
+
+    def _stream(
+        self,
+        prompt: EncodedPrompt,
+        pixels: NDArray[np.float32] | None,
+        options: GenerationOptions,
+        prepare_ms: float,
+    ) -> Iterator[Event]:
+        started, kept = self._prefill([prompt], pixels, options, prepare_ms)
+        yield from stream_answer(self._answer(prompt, kept, 0, options), started, options)
+
+    def generate_batch(
+        self,
+        requests: Sequence[Request],
+        options: GenerationOptions = DEFAULT_OPTIONS,
+        batch_size: int = 16,
+    ) -> list[Generation]:
+        """Answer many questions, those of equal length together; answers come in the given order.
+
+        The timings of an answer are those of its batch. Arguments and errors as ``stream``.
+        """
+        prompts = [self._prompts.encode(prompt, len(images)) for images, prompt in requests]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            groups.setdefault((prompt.length, prompt.vision.size), []).append(index)
+        answers: dict[int, Generation] = {}
+        for members in groups.values():
+            for first in range(0, len(members), batch_size):
+                rows = members[first : first + batch_size]
+                images = [image for row in rows for image in requests[row][0]]
+                self._check([prompts[row] for row in rows], len(images) // len(rows), options)
+                found = self._batch([prompts[row] for row in rows], images, options, rows)
+                answers.update(zip(rows, found, strict=True))
+        return [answers[index] for index in range(len(requests))]
+
+    def _batch(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        images: Sequence[ImageSource],
+        options: GenerationOptions,
+        streams: Sequence[int],
+    ) -> list[Generation]:
+        """Prompts of equal length and equal numbers of image tokens, generated in step."""
+        start = perf_counter()
+        pixels = self._pixels(images)
+        prepare_ms = _ms_since(start)
+        started, kept = self._prefill(prompts, pixels, options, prepare_ms)
+        answers = [self._answer(p, kept, row, options) for row, p in enumerate(prompts)]
+        return answer_in_step(answers, started, options, streams)
+
+    def render(self, prompt: str, images: int) -> str:
+        """The prompt in the checkpoint's template; arguments and errors as ``stream``."""
+        return self._prompts.render(prompt, images)
+
+    def encode(self, prompt: str, images: int) -> EncodedPrompt:
+        """The prompt's tokens, those of each image included; arguments and errors as ``stream``."""
+        return self._prompts.encode(prompt, images)
+
+    def _pixels(self, images: Sequence[ImageSource]) -> NDArray[np.float32] | None:
+        return preprocess(images, self.manifest.image_processor) if images else None
+
+    def next_token_logits(self, images: Sequence[ImageSource], prompt: str) -> NDArray[np.float32]:
+        """Logits ``[V]`` of the first token of an answer. Arguments and errors as ``stream``."""
+        encoded = self.encode(prompt, len(images))
+        self._check([encoded], len(images), DEFAULT_OPTIONS)
+        started, _ = self._prefill([encoded], self._pixels(images), DEFAULT_OPTIONS, 0.0)
+        started.release(started.state)
+        return started.logits[0]
+
+    def _prefill(
+        self,
+        prompts: Sequence[EncodedPrompt],
+        pixels: NDArray[np.float32] | None,
+        options: GenerationOptions,
+        prepare_ms: float,
+    ) -> tuple[Started, "_Kept"]:
+        """Read prompts; also what was kept."""
+        start = perf_counter()
+        backend = self._backend
+        prefill = backend.prefill(
+            pixels,
+            np.stack([prompt.input_ids for prompt in prompts]),  # [B, N]
+            np.stack([prompt.vision for prompt in prompts]),  # [B, Nv]
+            np.stack([prompt.text for prompt in prompts]),  # [B, Nt]
+            options.keep_factor,
+        )
+        rest_ms = _ms_since(start) - prefill.vision_ms
+        timings = Timings(prepare_ms, prefill.vision_ms, rest_ms)
+        precision = self.manifest.precision
+        started = Started(
+            prefill.logits, prefill.state, backend.step, backend.release, timings, precision
+        )
+        return started, _Kept(prefill.kept, prefill.selected)
+
+    def _check(
+        self, prompts: Sequence[EncodedPrompt], images: int, options: GenerationOptions
+    ) -> None:
+        """Refuse a batch of prompts, with so many images each, that the backend cannot run."""
+        text_tokens = max(prompt.text.size for prompt in prompts)
+        size = RequestSize(len(prompts), images, int(text_tokens), options.max_new_tokens)
+        self._backend.check(size, options.keep_factor)
+
+    def _answer(
+        self,
+        prompt: EncodedPrompt,
+        kept: "_Kept",
+        row: int,
+        options: GenerationOptions,
+    ) -> Answer:
+        manifest = self.manifest
+        images = prompt.vision.reshape(-1, manifest.vision.image_tokens)
+        asked = Asked(
+            prompt_tokens=prompt.length,
+            image_tokens=int(prompt.vision.size),
+            kept=KeptTokens(
+                {m: places[row] for m, places in kept.places.items()},
+                tuple(images),
+                prompt.length,
+                kept.selected_of(row, len(images), manifest.vision.tower_tokens),
+            ),
+            ends=manifest.tokens.eos_token_ids,
+            room=manifest.decoder.max_position_embeddings - prompt.length,
+        )
+        return Answer(self._prompts.tokenizer, asked, options)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What a prefill kept: places ``[B, k]`` by drop place, and of the tower's tokens ``[I, k]``."""
+
+    places: dict[int, NDArray[np.int64]]
+    selected: NDArray[np.int64] | None
+
+    def selected_of(self, row: int, images: int, tower_tokens: int) -> SelectedTokens | None:
+        """Of one prompt; each has so many images."""
+        if self.selected is None:
+            return None
+        rows = self.selected[row * images : (row + 1) * images]
+        return SelectedTokens(tuple(rows), tower_tokens)
+
+
+def _native(
+    path: Path, device: str, provider: str, backend: BackendName, check_hashes: bool
+) -> Backend:
+    """The engines in a directory; TensorRT is imported only here."""
+    from serve.backends.llava_tensorrt import TensorRTBackend
+
+    check_native(path, device, provider, backend)
+    return TensorRTBackend.load(path, check_hashes)
+
+
+def _ms_since(start: float) -> float:
+    return (perf_counter() - start) * 1000

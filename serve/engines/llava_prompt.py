@@ -1,0 +1,132 @@
+"""From a question to token ids: the checkpoint's template, tokenizer and image tokens."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from comp.checkpoints.chat_template import check_template, render, user_turn
+from comp.errors import CompExportError
+from export.artifact.llava_manifest import LlavaManifest
+from export.artifact.manifest import REMEDY
+from serve.engines.tokenizer import ArtifactTokenizer, shown
+
+_PROMPT = "{prompt}"
+
+
+@dataclass(frozen=True)
+class EncodedPrompt:
+    """A prompt as the decoder takes it; ``vision`` and ``text`` split the places ``0..N-1``."""
+
+    input_ids: NDArray[np.int64]  # [N], each image token repeated image_tokens times
+    vision: NDArray[np.int64]  # [Nv]
+    text: NDArray[np.int64]  # [Nt]
+
+    @property
+    def length(self) -> int:
+        return int(self.input_ids.size)
+
+
+class PromptEncoder:
+    """The prompt side of one artifact."""
+
+    def __init__(self, manifest: LlavaManifest, tokenizer: Path) -> None:
+        """Raises ``CompExportError`` when ``tokenizer.json`` or the template cannot be used."""
+        self._tokens = manifest.tokens
+        self._image_tokens = manifest.vision.image_tokens
+        self._limit = manifest.decoder.max_position_embeddings
+        self._chat = manifest.chat_template
+        self._where = manifest.model
+        self._template = manifest.prompt_template or ""
+        self.tokenizer = ArtifactTokenizer(tokenizer, manifest.text_processing, self._limit)
+        if self._chat is not None:
+            token = manifest.tokens.image_token
+            check_template(self._chat.source, self._chat.tokens, token, self._where)
+        elif _PROMPT not in self._template:
+            raise CompExportError(f"prompt_template {self._template!r} has no {_PROMPT}: {REMEDY}")
+
+    def render(self, prompt: str, images: int) -> str:
+        """The text of a prompt about this number of images, in the checkpoint's chat template.
+
+        A prompt that says itself where its images go, with as many image tokens as there are images,
+        is taken at its word.
+
+        Raises:
+            CompExportError: when the prompt is empty or its image tokens do not match the images.
+        """
+        self.tokenizer.check(prompt, "the prompt")
+        token = self._tokens.image_token
+        own = prompt.count(token)
+        if own not in (0, images):
+            raise CompExportError(
+                f"the prompt {shown(prompt)!r} has {own} {token} but there are {images} images: "
+                f"give {own} images, or leave {token} out of the prompt"
+            )
+        if self._chat is None:
+            return self._filled(prompt, images, own)
+        turn = user_turn(prompt, 0 if own else images)
+        text = render(self._chat.source, self._chat.tokens, turn, self._where)
+        if text.count(token) != images:
+            raise CompExportError(
+                f"the chat template of {self._where} writes {text.count(token)} {token} for {images} "
+                "images, and the model needs one for each: give as many images as it writes"
+            )
+        return text
+
+    def _filled(self, prompt: str, images: int, own: int) -> str:
+        """A prompt in an artifact of before chat templates were kept.
+
+        The template's image place (the image token and the white space after it) is repeated for
+        each image, or left out for none.
+        """
+        token = self._tokens.image_token
+        before, found, after = self._template.partition(token)
+        if found:
+            rest = after.lstrip()
+            place = token + after[: len(after) - len(rest)]
+            text = before + place * (0 if own else images) + rest
+        elif images and not own:
+            text = self._template.replace(_PROMPT, f"{token}\n" * images + _PROMPT)
+        else:
+            text = self._template
+        return text.replace(_PROMPT, prompt)
+
+    def encode(self, prompt: str, images: int) -> EncodedPrompt:
+        """Render, tokenise, and expand every image token.
+
+        Raises:
+            CompExportError: for a prompt longer than the model's positions (says the limit).
+        """
+        found = self._tokenizer_ids(self.render(prompt, images), prompt)
+        ids = np.array(found, dtype=np.int64)
+        is_image = ids == self._tokens.image_token_id
+        if int(is_image.sum()) != images and self._chat is not None:
+            raise CompExportError(
+                f"the prompt {shown(prompt)!r} has {int(is_image.sum())} image tokens and {images} "
+                f"images: the tokenizer of {self._where} does not keep {self._tokens.image_token} "
+                f"whole; {REMEDY}"
+            )
+        repeats = np.where(is_image, self._image_tokens, 1)
+        expanded = np.repeat(ids, repeats)
+        if expanded.size >= self._limit:
+            of_images = int(is_image.sum()) * self._image_tokens
+            raise CompExportError(
+                f"the prompt {shown(prompt)!r} has {expanded.size} tokens ({of_images} of them image "
+                f"tokens), the model has {self._limit} positions, one of them for the answer: shorten it to "
+                f"{self._limit - 1} tokens or give fewer images"
+            )
+        kinds = np.repeat(is_image, repeats)
+        return EncodedPrompt(expanded, np.flatnonzero(kinds), np.flatnonzero(~kinds))
+
+    def _tokenizer_ids(self, text: str, prompt: str) -> list[int]:
+        self.tokenizer.check(text, f"the prompt {shown(prompt)!r} in its template")
+        if self._chat is not None:
+            # As the processor of transformers: a template that writes the BOS adds all there is to add.
+            bos_token = self._chat.tokens.get("bos_token")
+            framed = bos_token is not None and text.startswith(bos_token)
+            return self.tokenizer.encode(text, add_special_tokens=not framed)
+        ids = self.tokenizer.encode(text, add_special_tokens=self._tokens.add_bos)
+        bos = self._tokens.bos_token_id
+        # A template that writes the BOS itself would get a second one from the tokenizer.
+        return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids

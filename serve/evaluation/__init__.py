@@ -1,0 +1,1 @@
+"""Accuracy of an artifact, by the metric of its task."""

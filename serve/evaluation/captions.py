@@ -1,0 +1,60 @@
+"""Captions: the things that they name right, and CIDEr-D."""
+
+from collections.abc import Callable
+
+from comp.data.emoji_scenes.captions import names_in, things_score
+from comp.data.example import Example
+from comp.errors import CompExportError
+from comp.metrics.cider import cider
+from serve.engines.blip_generator import Reader
+from serve.evaluation.scores import Evaluation, Examples, Figure, Mean, Score, chunks
+from serve.generation.options import GenerationOptions
+
+METRIC = "things of the picture that are named (with copies), and CIDEr-D"
+CIDER = "CIDEr-D"
+
+
+def evaluate_captions(
+    engine: Reader,
+    examples: Examples[Example],
+    options: GenerationOptions,
+    batch_size: int = 16,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Evaluation:
+    """Caption every picture and compare with what people, or EmojiScenes, say of it.
+
+    Things are the names of EmojiScenes' pictures that the first reference has (``things_score``); of
+    other data there are none, and CIDEr-D is the only measure.
+
+    Args:
+        engine: the artifact.
+        examples: read once, in order; ``answers`` are the references, or ``answer`` the only one.
+        options: how to generate.
+        batch_size: pictures captioned together.
+        advance: told after every chunk how many pictures it had.
+
+    Raises:
+        CompExportError: fewer than two pictures, of which CIDEr-D says nothing.
+    """
+    if len(examples) < 2:
+        raise CompExportError(
+            f"{len(examples)} pictures: CIDEr-D needs at least two to weigh words"
+        )
+    said: list[str] = []
+    references: list[tuple[str, ...]] = []
+    right = named = there = 0
+    for chunk in chunks(examples):
+        answers = engine.generate_batch([([each.image], "") for each in chunk], options, batch_size)
+        for example, answer in zip(chunk, answers, strict=True):
+            said.append(answer.text)
+            references.append(example.answers or (example.answer,))
+            counts = things_score(answer.text, list(names_in(references[-1][0]).elements()))
+            right, named, there = (
+                total + count for total, count in zip((right, named, there), counts, strict=True)
+            )
+        advance(len(chunk))
+    consensus = Mean.of(cider(said, references))
+    if not there:
+        return Evaluation(consensus, {}, tuple(said), CIDER)
+    kinds: dict[str, Figure] = {CIDER: consensus, "names that are there": Score(right, named)}
+    return Evaluation(Score(right, there), kinds, tuple(said), "things named")

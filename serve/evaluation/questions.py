@@ -1,0 +1,61 @@
+"""Answers of an artifact: how many are right, overall and for each kind of question."""
+
+from collections.abc import Callable, Sequence
+
+from comp.data.example import Example
+from comp.metrics.exact_match import exact_match
+from comp.metrics.vqa_accuracy import vqa_accuracy
+from serve.engines.blip_generator import Reader
+from serve.engines.llava import Engine
+from serve.evaluation.scores import Evaluation, Examples, Figure, Mean, Score, chunks
+from serve.generation.options import GenerationOptions
+
+METRIC = "exact match; where several people answered, the official accuracy of VQAv2"
+
+
+def evaluate(
+    engine: Engine | Reader,
+    examples: Examples[Example],
+    options: GenerationOptions,
+    batch_size: int = 16,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Evaluation:
+    """Ask every question and compare the answers.
+
+    Args:
+        engine: the artifact.
+        examples: the questions; read once, in order. ``answers``, where there are any, are those that people
+            gave.
+        options: how to generate.
+        batch_size: questions of equal length answered together (the answers do not depend on it).
+        advance: told after every chunk how many questions it had.
+
+    Returns:
+        Kinds in the order in which they first occur.
+    """
+    values: dict[str, list[float]] = {}
+    predictions: list[str] = []
+    shared = False
+    for chunk in chunks(examples):
+        requests = [([example.image], example.question) for example in chunk]
+        answers = engine.generate_batch(requests, options, batch_size)
+        for example, answer in zip(chunk, answers, strict=True):
+            shared = shared or bool(example.answers)
+            values.setdefault(example.kind, []).append(_value(example, answer.text))
+            predictions.append(answer.text)
+        advance(len(chunk))
+    kinds = {kind: _figure(each, shared) for kind, each in values.items()}
+    everything = [value for each in values.values() for value in each]
+    return Evaluation(_figure(everything, shared), kinds, tuple(predictions))
+
+
+def _value(example: Example, said: str) -> float:
+    """How right an answer is, in [0, 1]."""
+    if example.answers:
+        return vqa_accuracy(said, example.answers)
+    return float(exact_match(example.answer, said))
+
+
+def _figure(values: Sequence[float], shared: bool) -> Figure:
+    """A count of right answers, or a mean where answers are more or less right."""
+    return Mean.of(values, share=True) if shared else Score(int(sum(values)), len(values))

@@ -1,0 +1,39 @@
+"""Statements about two images: how often an artifact says rightly true or false."""
+
+from collections.abc import Callable
+
+from comp.data.example import PairExample
+from serve.engines.blip_judge import Judge
+from serve.evaluation.scores import Evaluation, Examples, Score, chunks
+
+METRIC = "accuracy"
+
+
+def evaluate_statements(
+    engine: Judge,
+    statements: Examples[PairExample],
+    batch_size: int = 16,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Evaluation:
+    """Judge every statement.
+
+    Args:
+        engine: the artifact.
+        statements: read once, in order.
+        batch_size: statements of equal length judged together.
+        advance: told after every chunk how many it had.
+    """
+    right: dict[str, int] = {}
+    asked: dict[str, int] = {}
+    said: list[str] = []
+    for chunk in chunks(statements):
+        judged = engine.judge_batch([(each.images, each.statement) for each in chunk], batch_size)
+        for each, judgement in zip(chunk, judged, strict=True):
+            asked[each.kind] = asked.get(each.kind, 0) + 1
+            hit = judgement.verdict == each.answer
+            right[each.kind] = right.get(each.kind, 0) + hit
+            said.append(str(judgement.verdict).lower())
+        advance(len(chunk))
+    overall = Score(sum(right.values()), sum(asked.values()))
+    kinds = {kind: Score(right[kind], asked[kind]) for kind in asked}
+    return Evaluation(overall, dict(kinds), tuple(said))

@@ -1,0 +1,1 @@
+"""Generating: options, sampling, one answer in the making, events and results."""

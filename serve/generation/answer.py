@@ -1,0 +1,67 @@
+"""One answer in the making: tokens in, text out, until something ends it."""
+
+from dataclasses import dataclass
+
+from serve.generation.detokenize import Decoder, TextStream
+from serve.generation.options import GenerationOptions
+from serve.generation.results import Finished, FinishReason, Generation, Kept, Timings
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is known of a prompt when its first token is chosen.
+
+    Attributes:
+        prompt_tokens, image_tokens: of the prompt; image tokens count as prompt tokens where they are
+            part of it.
+        kept: which of them stayed.
+        ends: tokens that end an answer.
+        room: positions left for the answer.
+    """
+
+    prompt_tokens: int
+    image_tokens: int
+    kept: Kept
+    ends: tuple[int, ...]
+    room: int
+
+
+class Answer:
+    """Collects the tokens of one sequence and says why it ended."""
+
+    def __init__(self, tokenizer: Decoder, asked: Asked, options: GenerationOptions) -> None:
+        self._stream = TextStream(tokenizer, options.stop)
+        self._ends = () if options.ignore_eos else asked.ends
+        self._most = min(options.max_new_tokens, asked.room)
+        self._ids: list[int] = []
+        self.asked = asked
+        self.finish_reason: FinishReason | None = None
+
+    def take(self, token_id: int) -> str:
+        """Add a token; return the text to show, and set ``finish_reason`` when it was the last."""
+        if token_id in self._ends:
+            self.finish_reason = "eos"
+            return ""
+        self._ids.append(token_id)
+        text = self._stream.add(token_id)
+        if self._stream.stopped:
+            self.finish_reason = "stop"
+        elif len(self._ids) >= self._most:
+            self.finish_reason = "length"
+        return text
+
+    def finished(self, timings: Timings) -> Finished:
+        """The record of the answer, with the text that was still held back."""
+        if self.finish_reason is None:
+            raise RuntimeError("the answer is not finished")
+        rest = self._stream.finish()
+        generation = Generation(
+            text=self._stream.text,
+            token_ids=tuple(self._ids),
+            finish_reason=self.finish_reason,
+            prompt_tokens=self.asked.prompt_tokens,
+            image_tokens=self.asked.image_tokens,
+            kept=self.asked.kept,
+            timings=timings,
+        )
+        return Finished(rest, generation)

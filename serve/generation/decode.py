@@ -1,0 +1,123 @@
+"""Generating: one answer token by token, or several in step; whatever runs the steps."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.artifact.manifest import Precision
+from serve.engines.finite import check_finite
+from serve.generation.answer import Answer
+from serve.generation.options import GenerationOptions
+from serve.generation.results import Event, Finished, Generation, Prefilled, Timings, TokenText
+from serve.generation.sampling import Sampler
+
+AFTER_END = 0  # what a sequence that has ended is fed while the others of its batch go on
+
+
+@dataclass(frozen=True)
+class Started:
+    """A batch of prompts that were read.
+
+    Attributes:
+        logits: of the next token of each, ``[B, V]``.
+        state: what ``step`` goes on from and ``release`` gives back.
+        step: one token a sequence and the state, to the logits and the state after it.
+        release: gives back what the state holds; called once, with the last state.
+        timings: so far.
+        precision: of the artifact; errors name it.
+    """
+
+    logits: NDArray[np.float32]
+    state: Any
+    step: Callable[[Sequence[int], Any], tuple[NDArray[np.float32], Any]]
+    release: Callable[[Any], None]
+    timings: Timings
+    precision: Precision
+
+    def pick(self, sampler: Sampler, logits: NDArray[np.float32], token: int, of: str = "") -> int:
+        """The next token by ``logits [V]``: number ``token`` of an answer, counted from 0.
+
+        Raises:
+            CompExportError: the logits are not finite; names the token, and ``of`` which answer it is.
+        """
+        check_finite(logits, f"the logits of token {token + 1}{of}", self.precision)
+        return sampler.pick(logits)
+
+
+def stream_answer(answer: Answer, started: Started, options: GenerationOptions) -> Iterator[Event]:
+    """One ``Prefilled``, one ``TokenText`` a token, one ``Finished``; times leave out the caller's.
+
+    Raises:
+        CompExportError: at the token whose logits are not finite; the state is released.
+    """
+    state, decode_ms, steps = started.state, 0.0, 0
+    try:
+        start = perf_counter()
+        sampler = Sampler(options)
+        token_id = started.pick(sampler, started.logits[0], steps)
+        before = started.timings
+        timings = replace(before, prefill_ms=before.prefill_ms + _ms_since(start))
+        yield Prefilled(answer.asked.kept, timings)
+        while True:
+            start = perf_counter()
+            text = answer.take(token_id)
+            decode_ms += _ms_since(start)
+            yield TokenText(token_id, text)  # the caller's time is not on our clock
+            if answer.finish_reason is not None:
+                break
+            start = perf_counter()
+            logits, state = started.step([token_id], state)
+            steps += 1
+            token_id = started.pick(sampler, logits[0], steps)
+            decode_ms += _ms_since(start)
+    finally:  # also when the caller wants no more
+        started.release(state)
+    yield answer.finished(replace(timings, decode_ms=decode_ms, decode_steps=steps))
+
+
+def finished(events: Iterator[Event]) -> Generation:
+    """The answer that a stream ends with."""
+    for event in events:
+        if isinstance(event, Finished):
+            return event.generation
+    raise AssertionError("a stream ends with Finished")
+
+
+def answer_in_step(
+    answers: Sequence[Answer],
+    started: Started,
+    options: GenerationOptions,
+    streams: Sequence[int],
+) -> list[Generation]:
+    """All answers of a batch; ``streams`` number their random draws, and are the places of the requests.
+
+    Raises:
+        CompExportError: names the first request whose logits are not finite; the state is released.
+    """
+    logits, state, steps = started.logits, started.state, 0
+    try:
+        start = perf_counter()
+        samplers = [Sampler(options, stream) for stream in streams]
+        while True:
+            tokens = [AFTER_END] * len(answers)
+            for row, answer in enumerate(answers):
+                if answer.finish_reason is None:
+                    of = f" of request {streams[row] + 1}"
+                    tokens[row] = started.pick(samplers[row], logits[row], steps, of)
+                    answer.take(tokens[row])
+            if all(answer.finish_reason is not None for answer in answers):
+                break
+            logits, state = started.step(tokens, state)
+            steps += 1
+    finally:
+        started.release(state)
+    timings = replace(started.timings, decode_ms=_ms_since(start), decode_steps=steps)
+    return [answer.finished(timings).generation for answer in answers]
+
+
+def _ms_since(start: float) -> float:
+    return (perf_counter() - start) * 1000
