@@ -1,81 +1,21 @@
 """The contestants: each loads one of the two models and answers one question about one image."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from comp.errors import CompExportError
 from export.artifact.manifest import Flavour, Precision
+from rivals.base import Answered, Loaded, Stage
 from run_files import RunFiles, Which
 
 if TYPE_CHECKING:
+    from rivals.torch_models import TorchModels
     from serve.backends.base import BackendName
-    from torch_models import TorchModels
-
-Device = Literal["cpu", "cuda"]
-
-
-@dataclass(frozen=True)
-class Answered:
-    """One answer and its times; ``ttft_ms`` holds ``prepare_ms`` (image and text to numbers)."""
-
-    prepare_ms: float
-    ttft_ms: float
-    decode_ms: float
-    prompt_tokens: int
-    token_ids: tuple[int, ...]
-
-    @property
-    def forward_ms(self) -> float:
-        """From numbers to the first token: vision encoder, prefill, choice."""
-        return self.ttft_ms - self.prepare_ms
-
-    @property
-    def tpot_ms(self) -> float:
-        """Per token after the first."""
-        return self.decode_ms / max(1, len(self.token_ids) - 1)
-
-
-Answerer = Callable[[Image.Image], Answered]
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """A model in memory; ``notes`` say how it runs."""
-
-    answer: Answerer
-    notes: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What every contestant is asked; greedily, and past any end-of-sequence token."""
-
-    prompt: str
-    new_tokens: int
-    device: Device
-    threads: int
-
-
-@dataclass
-class Stage:
-    """What contestants are loaded with; torch's two share their models."""
-
-    files: RunFiles
-    asked: Asked
-    models: "TorchModels | None" = None
-
-    def torch_models(self) -> "TorchModels":
-        if self.models is None:
-            from torch_models import TorchModels
-
-            self.models = TorchModels(self.files, self.asked)
-        return self.models
 
 
 def onnx_runtime(stage: Stage, which: Which) -> Loaded:
@@ -134,12 +74,12 @@ def tensorrt(stage: Stage, which: Which) -> Loaded:
 
 def torch_eager(stage: Stage, which: Which) -> Loaded:
     """The LLaVA of transformers, or the project's slim one, run operator by operator."""
-    return stage.torch_models().eager(which)
+    return _torch_models(stage).eager(which)
 
 
 def torch_bfloat16(stage: Stage, which: Which) -> Loaded:
     """As ``torch_eager``, in bfloat16; its own models, beside those of another precision."""
-    from torch_models import TorchModels
+    from rivals.torch_models import TorchModels
 
     return TorchModels(stage.files, stage.asked, "bfloat16").eager(which)
 
@@ -151,14 +91,14 @@ def torch_compile(stage: Stage, which: Which) -> Loaded:
             "not measured: a slim model's caches have another length behind each drop place, which "
             "transformers' static cache does not hold, and its drops are not traced as one graph"
         )
-    return stage.torch_models().compiled()
+    return _torch_models(stage).compiled()
 
 
 def genai(precision: str) -> Callable[[Stage, Which], Loaded]:
-    """OpenVINO GenAI in a precision; see ``benchmarks/genai.py``."""
+    """OpenVINO GenAI in a precision; see ``benchmarks/rivals/genai.py``."""
 
     def load(stage: Stage, which: Which) -> Loaded:
-        from genai import load_genai
+        from rivals.genai import load_genai
 
         return load_genai(stage, which, precision)
 
@@ -166,10 +106,10 @@ def genai(precision: str) -> Callable[[Stage, Which], Loaded]:
 
 
 def llamacpp(kind: str) -> Callable[[Stage, Which], Loaded]:
-    """llama.cpp with a kind of weights; see ``benchmarks/llamacpp.py``."""
+    """llama.cpp with a kind of weights; see ``benchmarks/rivals/llamacpp.py``."""
 
     def load(stage: Stage, which: Which) -> Loaded:
-        from llamacpp import load_llamacpp
+        from rivals.llamacpp import load_llamacpp
 
         return load_llamacpp(stage, which, kind)
 
@@ -177,10 +117,10 @@ def llamacpp(kind: str) -> Callable[[Stage, Which], Loaded]:
 
 
 def ortgenai(kind: str) -> Callable[[Stage, Which], Loaded]:
-    """ONNX Runtime GenAI's graph with a kind of weights; see ``benchmarks/ortgenai.py``."""
+    """ONNX Runtime GenAI's graph with a kind of weights; see ``benchmarks/rivals/ortgenai.py``."""
 
     def load(stage: Stage, which: Which) -> Loaded:
-        from ortgenai import load_ortgenai
+        from rivals.ortgenai import load_ortgenai
 
         return load_ortgenai(stage, which, kind)
 
@@ -188,14 +128,14 @@ def ortgenai(kind: str) -> Callable[[Stage, Which], Loaded]:
 
 
 def _gguf(files: RunFiles, which: Which, kind: str) -> None:
-    from llamacpp import gguf_files
+    from rivals.llamacpp import gguf_files
 
     if which == "dense":
         gguf_files(files, kind)
 
 
 def _builder(files: RunFiles, which: Which, kind: str) -> None:
-    from ortgenai import ortgenai_files
+    from rivals.ortgenai import ortgenai_files
 
     if which == "dense":
         ortgenai_files(files, kind)
@@ -270,10 +210,11 @@ def _engine(
     return Loaded(answer, notes | {"provider": engine.provider})
 
 
-@contextmanager
-def installed(how: str) -> Iterator[None]:
-    """Inside the block a package that is missing is an error with its name and how to install it."""
-    try:
-        yield
-    except ImportError as error:
-        raise CompExportError(f"{error.name} is not installed: {how}") from error
+def _torch_models(stage: Stage) -> "TorchModels":
+    """Torch's models of the stage, loaded once for all contestants that run them."""
+    from rivals.torch_models import TorchModels
+
+    if stage.models is None:
+        stage.models = TorchModels(stage.files, stage.asked)
+    models: TorchModels = stage.models
+    return models

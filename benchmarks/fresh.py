@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from PIL import Image
 
-from contestants import CONTESTANTS, Asked, Stage
+from contestants import CONTESTANTS
+from rivals.base import Asked, Stage
 from run_files import RunFiles, Which
 from serve.bench.cold_start import peak_rss_mb
 

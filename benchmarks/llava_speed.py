@@ -25,11 +25,12 @@ from comp.plan import PruningPlan, Workload
 from comp.utils.console import print_table, say
 from comp.utils.files import write_text
 from comp.utils.machine import usable_cores
-from contestants import CONTESTANTS, GENAI, LLAMACPP, ON_CPUS, ORTGENAI, Asked, Stage
+from contestants import CONTESTANTS, GENAI, LLAMACPP, ON_CPUS, ORTGENAI
 from export.tensorrt.limits import Limits
 from fresh import in_fresh_process, peak_of
 from plan_shape import find_plan
 from random_llava import SHAPES, config_of, prompt_of
+from rivals.base import Asked, Stage
 from rounds import RoundOptions, measure, picture, prepare
 from run_files import BOTH, RunFiles
 from speed_report import (
@@ -70,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     add("--engine-weights", choices=("embedded", "streamed", "stripped"), default="embedded")
     add("--prepare", action="store_true", help="make checkpoints, artifacts and engines, and stop")
     add("--fresh", action="store_true", help="make artifacts and engines anew")
-    add("--genai", type=Path, help="models for OpenVINO GenAI: benchmarks/genai.py")
+    add("--genai", type=Path, help="models for OpenVINO GenAI: benchmarks/rivals/genai.py")
     add("--memory", action="store_true", help="also peak memory, each in a process of its own")
     add("--discard", action="store_true", help="remove files once loaded: for small disks")
     return found

@@ -13,7 +13,8 @@ from PIL import Image
 
 from comp.errors import CompExportError
 from comp.utils.console import say
-from contestants import CONTESTANTS, PREPARE, Answered, Loaded, Stage
+from contestants import CONTESTANTS, PREPARE
+from rivals.base import Answered, Loaded, Stage
 from run_files import BOTH, RunFiles, Which
 
 SHARED = {"torch-compile": "torch"}  # runs on the other's models

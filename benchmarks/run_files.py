@@ -39,7 +39,7 @@ class RunFiles:
         plan: what the compressed model leaves out.
         precision: of artifacts and engines.
         limits: the one request that engines are built for.
-        genai: what ``benchmarks/genai.py`` loads; not made here.
+        genai: what ``benchmarks/rivals/genai.py`` loads; not made here.
     """
 
     work: Path

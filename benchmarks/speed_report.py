@@ -13,8 +13,8 @@ import numpy as np
 from comp.checkpoints.llava_shape import ModelShape
 from comp.flops.llava import llava_params
 from comp.plan import PruningPlan
-from contestants import Answered
 from plan_shape import describe_plan
+from rivals.base import Answered
 from rounds import Record
 from run_files import BOTH, Which
 

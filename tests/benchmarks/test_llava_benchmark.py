@@ -9,7 +9,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from contestants import Asked, Stage, onnx_runtime, torch_eager
+from contestants import onnx_runtime, torch_eager
 from llava_speed import main
 from plan_shape import describe_plan, find_plan
 from random_llava import (
@@ -21,6 +21,7 @@ from random_llava import (
     tensor_shapes,
     write_random_llava,
 )
+from rivals.base import Asked, Stage
 from rounds import RoundOptions, groups_of, measure, picture
 from run_files import BOTH, RunFiles
 from speed_report import MEASURES, Spread
@@ -174,7 +175,8 @@ def test_files_are_made_once_and_discarded_when_loaded(stage, tmp_path):
 
 
 def test_a_contestant_that_fails_leaves_its_reason_and_the_others(stage, monkeypatch):
-    from contestants import CONTESTANTS, Answered, Loaded
+    from contestants import CONTESTANTS
+    from rivals.base import Answered, Loaded
 
     def broken(stage, which):
         raise RuntimeError("out of\n memory")
@@ -197,7 +199,7 @@ def test_a_contestant_that_fails_leaves_its_reason_and_the_others(stage, monkeyp
 
 
 def test_compile_falls_back_and_says_why(monkeypatch):
-    import torch_models
+    from rivals import torch_models
 
     def compile_(function, mode, dynamic):
         def compiled(*tensors):

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from comp.errors import CompExportError
-from contestants import Answered, Loaded, Stage
+from rivals.base import Answered, Loaded, Stage
 from run_files import Which
 
 UNKNOWN = -1  # the pipeline gives text, not tokens
@@ -34,8 +34,8 @@ def load_genai(stage: Stage, which: Which, precision: str) -> Loaded:
     files = None if stage.files.genai is None else stage.files.genai / precision
     if files is None or not files.is_dir():
         raise CompExportError(
-            f"no converted model in {precision}: --genai DIR with DIR/{precision}; benchmarks/genai.py "
-            "says how to make it"
+            f"no converted model in {precision}: --genai DIR with DIR/{precision}; "
+            "benchmarks/rivals/genai.py says how to make it"
         )
     try:
         import openvino

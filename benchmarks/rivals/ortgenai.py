@@ -30,9 +30,9 @@ from transformers.utils.logging import disable_progress_bar
 from comp.checkpoints.locate import read_config
 from comp.errors import CompExportError
 from comp.utils.files import writing_directory
-from contestants import Answered, Loaded, Stage, installed
+from rivals.base import Answered, Loaded, Stage, installed
+from rivals.torch_models import processor_of, prompt_text
 from run_files import RunFiles, Which
-from torch_models import processor_of, prompt_text
 
 INSTALL = "pip install onnxruntime-genai onnxscript"
 BUILDER = "onnxruntime_genai.models.builder"

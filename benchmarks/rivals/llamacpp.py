@@ -20,8 +20,8 @@ from comp.checkpoints.locate import read_config
 from comp.checkpoints.tying import LM_HEAD
 from comp.errors import CompExportError
 from comp.utils.files import writing
-from contestants import Answered, Loaded, Stage, installed
 from export.weights.checkpoint import CheckpointWeights
+from rivals.base import Answered, Loaded, Stage, installed
 from run_files import RunFiles, Which
 
 INSTALL = "pip install llama-cpp-python gguf"

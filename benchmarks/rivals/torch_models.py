@@ -17,7 +17,7 @@ from comp.families.image_processor import load_image_processor
 from comp.families.llava.decoder import DecoderCache, DecoderOptions
 from comp.families.llava.forward import IGNORE, LlavaBatch, answer_step, prompt_kinds, run_llava
 from comp.families.llava.slim import CompLlavaForConditionalGeneration
-from contestants import Answered, Answerer, Asked, Loaded
+from rivals.base import Answered, Answerer, Asked, Loaded
 from run_files import RunFiles, Which
 
 COMPILE_MODES = ("reduce-overhead", "default")

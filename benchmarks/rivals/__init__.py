@@ -1,0 +1,1 @@
+"""What is measured beside ours: one file each, with what loads it and answers."""
