@@ -79,7 +79,6 @@ def engines_of(
     form: Form = DEFAULT_FORM,
 ) -> "dict[Which, TaskEngine]":
     """Both engines in one process, run as the form says."""
-
     return {
         which: load_engine(directory, device, threads, provider=form.provider, backend=form.backend)
         for which, directory in directories.items()

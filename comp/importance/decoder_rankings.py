@@ -1,7 +1,7 @@
 """How a decoder ranks tokens in the methods that are compared with CoMP (FastV, PyramidDrop, DART).
 
-Eq. 6 is in ``comp.tokens.drop_rules``. All give an importance in [0, 1] for each token, the larger the longer it
-stays; a removed head takes no part, so that a masked model and a slim one rank alike.
+Eq. 6 is in ``comp.importance.tokens``. All give an importance in [0, 1] for each token, the larger the
+longer it stays; a removed head takes no part, so that a masked model and a slim one rank alike.
 """
 
 import torch

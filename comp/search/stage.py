@@ -1,8 +1,8 @@
 """The state of a pruning search, and how one stage moves it: the inner loop of CoMP.
 
 Family and method neutral: parameters are cut by one threshold over standardised scores, tokens by
-one threshold over their relative importance; both stop when the stage's costs (``comp.search.costs``: FLOPs, or
-predicted time) are gone. A token threshold only decides how many tokens stay at each place; these
+one threshold over their relative importance; both stop when the stage's costs (``comp.search.costs``:
+FLOPs, or predicted time) are gone. A token threshold only decides how many tokens stay at each place; these
 shares are then held, because at a fixed threshold training would go on dropping tokens (it makes
 attention more peaked).
 """

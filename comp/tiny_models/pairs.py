@@ -1,8 +1,8 @@
 """Pairs of scenes about which much can be said, for training only.
 
-``comp.data.emoji_scenes.statements`` draws two pictures for one statement; looking at them costs far more than reading
-it. Here both pictures hold things of one small pool, some in the same place, so that many statements of
-every kind can be made about them.
+``comp.data.emoji_scenes.statements`` draws two pictures for one statement; looking at them costs far more
+than reading it. Here both pictures hold things of one small pool, some in the same place, so that many
+statements of every kind can be made about them.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,1 +1,1 @@
-"""An artifact on disk: manifests, loading them, caches and checks of its files. Loads no torch and no onnx."""
+"""An artifact on disk: manifests, loading them, caches, checks. Loads no torch and no onnx."""

@@ -1,1 +1,1 @@
-"""What an exporter reads of a checkpoint besides weights: configuration, tokenizer, template, image processor."""
+"""What an exporter reads of a checkpoint besides weights: configuration, tokenizer, template, images."""

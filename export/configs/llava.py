@@ -1,7 +1,7 @@
 """What the graphs of a LLaVA need to know besides its sizes, from ``config.json`` alone.
 
-``comp.checkpoints.llava_shape`` has the sizes; here are norms, activations, rotary embedding and feature layers,
-with the defaults of ``LlavaConfig``, ``CLIPVisionConfig`` and ``LlamaConfig``, and the refusal of
+``comp.checkpoints.llava_shape`` has the sizes; here are norms, activations, rotary embedding and feature
+layers, with the defaults of ``LlavaConfig``, ``CLIPVisionConfig`` and ``LlamaConfig``, and the refusal of
 what the graphs do not do.
 """
 

@@ -44,7 +44,7 @@ def importance_for_last(
 def diversity(
     graph: GraphBuilder, key: ir.Value, normed: ir.Value, tokens: Tokens, heads: Heads
 ) -> ir.Value:
-    """How little a token repeats a few pivots (DART), as ``comp.importance.decoder_rankings.diversity`` has it.
+    """How little a token repeats a few pivots (DART), as ``comp.importance.decoder_rankings`` has it.
 
     There are at most 4 pivots of a kind, and as many as there are tokens: none of the image in a decode
     step, whose token is a pivot of itself.

@@ -1,4 +1,4 @@
-"""How graphs of encoders rank tokens at a drop place: as ``comp/importance/encoder_rankings.py`` does in torch.
+"""Ranking an encoder's tokens at a drop place, as ``comp.importance.encoder_rankings`` does in torch.
 
 A graph has neither padding nor masked heads: every token is present, every head counts.
 """

@@ -1,4 +1,4 @@
-"""What is left of an image's tokens behind a vision tower, as ``comp/tokens/image_selection.py`` has it in torch.
+"""Selecting an image's tokens after a vision tower, as ``comp.tokens.image_selection`` does in torch.
 
 All counts are fixed by the plan; what depends on data is which tokens they are.
 """

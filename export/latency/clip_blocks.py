@@ -1,8 +1,8 @@
 """What of a CLIP is measured: blocks of both towers from random states, and what is around them.
 
-The graphs are of the towers that ``export.families.clip.graphs`` builds, with fewer blocks than the model has, all of one
-size, of the model's own weights. Pairs of them differ by blocks, by drop places, or by all that is before
-and behind the blocks.
+The graphs are of the towers that ``export.families.clip.graphs`` builds, with fewer blocks than the model
+has, all of one size, of the model's own weights. Pairs of them differ by blocks, by drop places, or by all
+that is before and after the blocks.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -4,8 +4,8 @@ The graph as it was exported takes the caches and gives longer ones, so that eve
 them anew. Here attention and caches are one operator, as in OpenVINO's own server of language models: it
 writes the present tokens into pages that are given, and reads prompts faster too.
 
-Steps of one sequence have a graph of their own (``export.openvino.decode_step``), of the same file, whose weights
-OpenVINO packs once more: not where these are so many that a step is as long as reading them.
+Steps of one sequence have a graph of their own (``export.openvino.decode_step``), of the same file, whose
+weights OpenVINO packs once more: not where these are so many that a step is as long as reading them.
 """
 
 from collections.abc import Mapping, Sequence

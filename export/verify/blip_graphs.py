@@ -1,4 +1,4 @@
-"""A BLIP's graphs, whatever runs them, for proving them against torch (see ``export.verify.compare.Runner``)."""
+"""A BLIP's graphs, whatever runs them, to be proved against torch (see ``export.verify.compare.Runner``)."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,7 @@
 """``verify``: transformers on pictures and words = what users call; then the chain of graphs.
 
-The first links (``export.verify.first_link``) begin at what a user hands in. The links of graphs follow: masked
-torch = slim torch = ONNX Runtime = OpenVINO = TensorRT, and dense torch = its artifact. Such a link
+The first links (``export.verify.first_link``) begin at what a user hands in. The links of graphs follow:
+masked torch = slim torch = ONNX Runtime = OpenVINO = TensorRT, and dense torch = its artifact. Such a link
 compares neighbours of the chain on the same token ids and pixels: the largest logit difference of the
 prefill, the kept token indices at each drop place, and the greedy answers.
 """

@@ -90,7 +90,7 @@ class OnnxRunner:
             keep_factor: scales the keep ratios (onnxruntime flavour only).
 
         Returns:
-            logits ``[B, V]``, what is kept ``[B, k]`` (see ``export.verify.llava_prompts.Prefilled``), and the state.
+            logits ``[B, V]``, what is kept ``[B, k]`` (see ``Prefilled``), and the state.
         """
         embeds, chosen = self._embeds(pixel_values, input_ids)
         is_image = input_ids == self._tokens.image_token_id

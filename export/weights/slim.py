@@ -104,8 +104,8 @@ def write_slim_checkpoint(
         ``out``.
 
     Raises:
-        CompExportError: the checkpoint is no LLaVA-1.5 or its answers follow what engines do not do
-            (``comp.checkpoints.stops``, ``comp.checkpoints.generation_settings``), the plan is of another model, disk trouble.
+        CompExportError: the checkpoint is no LLaVA-1.5, its answers follow settings that engines do not
+            have (``comp.checkpoints.stops``), the plan is of another model, disk trouble.
     """
     from comp.families.tokenizing import load_tokenizer, save_tokenizer
 

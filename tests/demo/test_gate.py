@@ -17,7 +17,7 @@ from comp.errors import CompExportError
 from demo import comparison, gate, uploads
 from demo.server import serve_page
 from demo.uploads import Uploads, process_uploads
-from tests.comp.test_images import png
+from tests.comp.data.test_images import png
 from tests.demo.conftest import free_port
 from tests.serve.random_llava import make_run
 

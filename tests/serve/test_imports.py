@@ -36,7 +36,8 @@ engines = [Engine.load(path, device="cpu", threads=1) for path in sys.argv[3:]]
 for engine in engines:
     options = GenerationOptions(max_new_tokens=8, ignore_eos=True)
     answers.append(engine.generate([sys.argv[2]], "where is the fox?", options).token_ids)
-import serve.backends.llava_tensorrt, serve.engines.encoder_tensorrt, serve.bench.compare, serve.commands.run, serve.evaluation.questions
+import serve.backends.llava_tensorrt, serve.engines.encoder_tensorrt, serve.bench.compare
+import serve.commands.run, serve.evaluation.questions
 assert not BLOCKED & set(sys.modules)
 print(json.dumps(answers))
 """

@@ -1,0 +1,150 @@
+"""VisionZip as a method: how many tokens meet a rate, batches with fewer places, and the golden path."""
+
+import json
+
+import pytest
+import torch
+
+from comp.adapter import Forwarding
+from comp.checkpoints.llava_shape import read_shape
+from comp.errors import CompExportError
+from comp.families.llava.batches import narrowed
+from comp.families.loading import load_adapter
+from comp.flops.llava import llama_block_macs, llava_macs
+from comp.methods import visionzip
+from comp.plan import Workload
+from comp.runs import open_run
+from comp.search.job import agreed_workload
+from comp.tokens.state import VISION
+from tests.comp.jobs import small_job
+from tests.comp.methods.test_token_methods import QUICK, call
+from tests.comp.small import questions, small_adapter
+
+RATE = 0.15
+
+
+@pytest.mark.parametrize(
+    ("rate", "dominant", "contextual"), [(0.5846, 162, 30), (0.6804, 108, 20), (0.7756, 54, 10)]
+)
+def test_the_numbers_of_the_paper_on_llava_7b(rate, dominant, contextual):
+    found = visionzip.solved(
+        read_shape("llava-7b"), Workload(image_tokens=576, text_tokens=60), rate
+    )
+    assert (found.dominant, found.contextual) == (dominant, contextual)
+
+
+def test_flops_by_hand():
+    """Two images of LLaVA-1.5-7B: two towers, 2 × 64 tokens in projector and language model."""
+    shape = read_shape("llava-7b")
+    selection = visionzip.selection_of(576, 64)
+    dense, found = llava_macs(shape, 1152, 40), llava_macs(shape.selecting(selection), 1152, 40)
+    merging = (576 - 54) * 10 * (64 + 1024)  # cosines of keys, mixtures of states
+    assert found.parts["vision"].macs == dense.parts["vision"].macs + 2 * merging
+    assert found.parts["projector"].macs == 2 * 64 * (1024 * 4096 + 4096 * 4096)
+    assert found.parts["language"].macs == 32 * llama_block_macs(168, 4096, 32, 32, 128, 11008)
+    assert found.tokens_per_layer == (168,) * 32
+    assert found.params == dense.params
+
+
+def test_the_largest_reachable_rate_is_named(tmp_path):
+    with pytest.raises(CompExportError, match=r"at most 0\.\d\d; choose a smaller --rate"):
+        visionzip.prune(small_job("llava", tmp_path, 0.99))
+
+
+def test_fewer_places_are_what_fewer_image_tokens_collate_to():
+    adapter = small_adapter()
+    examples = questions(3)
+    wide = adapter.collate(examples)
+    found = narrowed(wide, adapter.collator.image_token_id, 16, 5)
+    adapter.collator.image_tokens = 5
+    short = adapter.collate(examples)
+    for name in ("pixel_values", "input_ids", "kind", "alive", "query", "labels"):
+        assert torch.equal(getattr(found.batch, name), getattr(short, name)), name
+    # Text is where it was; images are shown the tower's tokens 1 3 8 9 15, in another order.
+    chosen = torch.tensor([[1, 3, 8, 15, 9]] * 3)
+    origin = found.origin_of(chosen, adapter.collator.image_token_id)
+    assert torch.equal(wide.input_ids.gather(1, origin), short.input_ids)
+    first = (wide.kind == VISION).int().argmax(1, keepdim=True)
+    assert torch.equal(origin[short.kind == VISION].view(3, 5), first + chosen)
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory):
+    job = small_job("llava", tmp_path_factory.mktemp("state"), RATE, modes=("vision_tokens",))
+    return job, visionzip.prune(job)
+
+
+def test_it_chooses_image_tokens_and_nothing_else(pruned):
+    job, outcome = pruned
+    plan, load = outcome.plan, agreed_workload(job)
+    selection = plan.image_selection
+    assert (plan.method, outcome.steps, plan.drops) == ("visionzip", 0, ())
+    assert selection.tower_tokens == 16
+    assert selection.contextual == round(selection.count * 10 / 64)
+    assert all(len(block.kept_channels) == block.intermediate_size for block in plan.blocks)
+    shape = job.adapter.shape
+    rates = [
+        1 - visionzip.macs_of(shape, load, visionzip.selection_of(16, count)) / plan.macs_dense
+        for count in range(1, 17)
+    ]
+    assert abs(plan.rate - RATE) == pytest.approx(min(abs(rate - RATE) for rate in rates))
+    assert plan.macs == llava_macs(shape, load.image_tokens, load.text_tokens, plan).macs
+    (line,) = [json.loads(line) for line in (job.folder / "stages.jsonl").open()]
+    assert (line["mode"], line["rate"]) == ("vision_tokens", plan.rate)
+    assert line["metric"] == outcome.pruned_metric
+
+
+@torch.no_grad()
+def test_choosing_cut_and_saved_models_are_one(pruned, tmp_path):
+    job, outcome = pruned
+    batch = job.data.validation[0]
+    slim = job.adapter.cut(outcome.plan)
+    slim.save(tmp_path)
+    dense = job.adapter.score(batch, Forwarding())
+    choosing = job.adapter.selecting(outcome.plan.image_selection)
+    scored = [each.score(batch, Forwarding()) for each in (choosing, slim, load_adapter(tmp_path))]
+    for each in scored[1:]:
+        assert float(each.loss) == pytest.approx(float(scored[0].loss), abs=1e-5)
+    assert abs(float(dense.loss) - float(scored[0].loss)) > 1e-3
+    assert slim.processor.num_additional_image_tokens == 1 - 16 + outcome.plan.image_selection.count
+    assert job.adapter.processor.num_additional_image_tokens == 1
+    assert slim.workload([batch]) == job.adapter.workload([batch])
+
+
+@torch.no_grad()
+def test_what_a_teacher_knows_is_of_the_same_tokens(pruned):
+    """Text and dominant image tokens keep the place that they have in the dense model's sequence."""
+    job, outcome = pruned
+    selection = outcome.plan.image_selection
+    batch = job.data.validation[0]
+    known = job.adapter.selecting(selection).score(batch, Forwarding()).known()
+    tokens = known.tokens[0]
+    teacher = job.adapter.score(batch, Forwarding()).known()
+    assert teacher.logits[0].shape == known.logits[0].shape
+    assert torch.equal(
+        batch.kind.gather(1, tokens.index)[tokens.alive > 0], tokens.kind[tokens.alive > 0]
+    )
+    for row in range(len(batch.input_ids)):
+        image = tokens.index[row][(tokens.kind[row] == VISION) & (tokens.alive[row] > 0)]
+        assert len(set(image.tolist())) == selection.count
+        strong = image[: selection.dominant]
+        assert torch.equal(strong, strong.sort().values)
+
+
+@pytest.mark.slow
+def test_from_prune_to_verify(checkpoint, tmp_path):
+    """The golden path: learning from the dense model, saved, exported and proved."""
+    out = tmp_path / "small"
+    words = ("prune", "--model", checkpoint, "--rate", RATE, "--out", out, "--method", "visionzip")
+    printed = call(*words, *QUICK, "--distill", "both", "--json")
+    run = open_run(out)
+    plan = run.load_plan()
+    assert printed["rate"] == plan.rate
+    call("onnx", out, "--json")
+    report = call("verify", out, "--questions", 3, "--json")
+    assert report["ok"]
+    assert [len(link["kept"]) for link in report["links"]] == [1, 1, 0]
+    chosen = plan.image_selection
+    assert "Image tokens behind the vision tower" in call("inspect", out)
+    counted = call("flops", "--model", run.checkpoint, "--json")
+    assert counted["tokens_per_layer"][0] == chosen.count + counted["workload"]["text_tokens"]

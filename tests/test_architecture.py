@@ -1,0 +1,193 @@
+"""Imports go one way, the packages hold their data, and the dependency lists agree."""
+
+import ast
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[1]
+ORDER = ("comp", "export", "serve", "demo")
+MODULES = [path for package in ORDER for path in sorted((ROOT / package).rglob("*.py"))]
+# What an edge box does not have: running an artifact must not ask for it.
+NOT_ON_THE_EDGE = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "peft",
+    "huggingface_hub",
+    "safetensors",
+    "onnx",
+    "onnx_ir",
+    "ml_dtypes",
+    "gradio",
+)
+
+
+def imported(path: Path) -> set[str]:
+    """First names of everything a module imports, wherever in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path) -> None:
+    package = path.relative_to(ROOT).parts[0]
+    later = set(ORDER[ORDER.index(package) + 1 :])
+    assert not imported(path) & later
+    if package == "comp":
+        assert not imported(path) & {"onnx", "onnx_ir", "onnxruntime"}
+    if package == "serve":
+        assert not imported(path) & {"torch", "transformers"}
+
+
+def test_comp_is_light_and_registers_whatever_came_first() -> None:
+    code = "import sys, comp; assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    code = (
+        "from transformers import LlavaForConditionalGeneration, AutoConfig\n"
+        "import comp\n"
+        "assert AutoConfig.for_model('comp_llava').model_type == 'comp_llava'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "first",
+    [
+        "LlamaForCausalLM",  # each of these loads the auto classes at another point of its own loading
+        "BlipForQuestionAnswering",
+        "CLIPModel",
+        "LlavaForConditionalGeneration",
+        "AutoModelForImageTextToText",
+        "AutoTokenizer",
+        "AutoProcessor",
+    ],
+)
+def test_slim_models_are_registered_whatever_is_imported(first: str) -> None:
+    code = (
+        "import comp\n"
+        f"from transformers import {first}, AutoConfig, AutoModel\n"
+        "for name in ('comp_llava', 'comp_clip', 'comp_blip', 'comp_blip_nlvr'):\n"
+        "    assert AutoConfig.for_model(name).model_type == name"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("first", ["clip.forward", "llava.decoder", "llava.batches", "llava.slim"])
+def test_any_module_of_a_family_may_be_imported_first(first: str) -> None:
+    code = (
+        f"import comp.families.{first}\n"
+        "from transformers import AutoConfig\n"
+        "for name in ('comp_llava', 'comp_clip', 'comp_blip', 'comp_blip_nlvr'):\n"
+        "    assert AutoConfig.for_model(name).model_type == name"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_edge_box_needs_only_its_requirements() -> None:
+    code = (
+        "import sys\n"
+        f"missing = {NOT_ON_THE_EDGE!r}\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in missing:\n"
+        "            raise ModuleNotFoundError(f'no {name} on an edge box', name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
+        "import pkgutil, importlib, serve\n"
+        "for module in pkgutil.walk_packages(serve.__path__, 'serve.'):\n"
+        "    importlib.import_module(module.name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def requirements(lines: list[str]) -> dict[str, Requirement]:
+    parsed = [Requirement(line) for line in lines]
+    return {re.sub(r"[-_.]+", "-", item.name).lower(): item for item in parsed}
+
+
+def lines_of(name: str) -> list[str]:
+    lines = (ROOT / name).read_text().splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_edge_requirements_are_some_of_the_projects() -> None:
+    extras = project()["optional-dependencies"]
+    declared = requirements([*project()["dependencies"], *extras["serve"]])
+    edge = requirements(lines_of("requirements-edge.txt"))
+    assert {name: str(item) for name, item in edge.items()} == {
+        name: str(declared[name]) for name in edge
+    }
+    assert not {name.replace("_", "-") for name in NOT_ON_THE_EDGE} & set(edge)
+
+
+def test_constraints_pin_what_the_project_asks_for() -> None:
+    pinned: dict[str, list[str]] = {}
+    for line in lines_of("constraints.txt"):
+        item = Requirement(line)
+        (specifier,) = item.specifier
+        assert specifier.operator == "=="
+        pinned.setdefault(item.name, []).append(specifier.version)
+    extras = project()["optional-dependencies"]
+    asked = [*project()["dependencies"]]
+    for extra in ("demo", "serve", "train", "test"):
+        asked += extras[extra]
+    for name, item in requirements(asked).items():
+        assert name in pinned, f"{name} has no pin"
+        assert all(item.specifier.contains(version) for version in pinned[name])
+    assert pinned["torch"] == ["2.13.0"]
+
+
+def test_extras_that_were_promised() -> None:
+    extras = set(project()["optional-dependencies"])
+    assert extras >= {"demo", "serve", "train", "tensorrt", "tensorrt-rtx", "gpu", "openvino"}
+
+
+def test_the_wheel_holds_packages_and_their_data(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        (entries,) = [name for name in names if name.endswith("entry_points.txt")]
+        assert "comp-export = comp.cli:main" in archive.read(entries).decode()
+    assert names >= {
+        "comp/data/emoji/sheet.png",
+        "comp/data/emoji/labels.json",
+        "comp/data/emoji/ATTRIBUTION.md",
+        "comp/models/configs/llava-7b.json",
+    }
+    files = {
+        str(path.relative_to(ROOT))
+        for package in ORDER
+        for path in (ROOT / package).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert files <= names
+    assert not [name for name in names if name.startswith("tests/")]
