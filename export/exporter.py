@@ -12,8 +12,8 @@ from comp.errors import CompExportError
 from comp.plan import PruningPlan, Workload
 from comp.registry import family_of as registered_family
 from comp.utils.files import writing_directory
+from export.artifact.checkpoint_files import TOKENIZER
 from export.artifact.manifest import Activations, Macs, Manifest, Precision, describe_files
-from export.configs.checkpoint_files import TOKENIZER
 from export.configs.processor import image_processing_for
 from export.configs.tokenizer import read_tokenizer
 from export.families.blip.artifact import blip_artifact

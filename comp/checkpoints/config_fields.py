@@ -1,7 +1,7 @@
 """The fields of ``config.json`` that are read, with the bounds that keep a damaged one from being used.
 
-What a field that is left out means is said in ``llava_shape`` and ``encoder_shape``: values here only pass. As
-in transformers, ``null`` is no number. Fields of other names are not looked at.
+What a field that is left out means is said in ``llava_shape`` and ``encoder_shape``: values here only
+pass. As in transformers, ``null`` is no number. Fields of other names are not looked at.
 """
 
 from typing import Annotated, Any, Literal

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from comp.errors import CompExportError
 from export.artifact.encoder_manifest import EncoderManifest
+from export.artifact.encoder_ports import encoder_inputs, encoder_outputs
 from export.artifact.llava_manifest import LlavaManifest
 from export.artifact.llava_ports import OPTIONAL, Ports, llava_inputs, llava_outputs
 from export.artifact.manifest import MANIFEST_NAME, REMEDY, Artifact, Manifest, computed_in
 from export.artifact.onnx_file import OnnxFile, Port, read_onnx_file
-from export.tensorrt.build import encoder_profiles as encoder
 
 FLOAT, INT64 = 1, 7
 ELEMENTS = {"float32": FLOAT, "float16": 10, "bfloat16": 16}  # of ONNX's TensorProto.DataType
@@ -56,8 +56,8 @@ def _declared(manifest: Manifest) -> tuple[dict[str, Ports], dict[str, Ports]]:
     if isinstance(manifest, LlavaManifest):
         return llava_inputs(manifest), llava_outputs(manifest)
     assert isinstance(manifest, EncoderManifest)
-    inputs = {f"{name}.onnx": ports for name, ports in encoder.inputs(manifest).items()}
-    outputs = {f"{name}.onnx": ports for name, ports in encoder.outputs(manifest).items()}
+    inputs = {f"{name}.onnx": ports for name, ports in encoder_inputs(manifest).items()}
+    outputs = {f"{name}.onnx": ports for name, ports in encoder_outputs(manifest).items()}
     return inputs, outputs
 
 

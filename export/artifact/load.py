@@ -9,6 +9,7 @@ from typing import Literal, TypeVar
 from comp.errors import CompExportError
 from comp.utils.json_files import read_json
 from comp.utils.versioned_json import validated
+from export.artifact.checkpoint_files import TOKENIZER
 from export.artifact.encoder_manifest import EncoderArtifact, EncoderManifest
 from export.artifact.graph_check import check_graphs
 from export.artifact.llava_manifest import LlavaArtifact, LlavaManifest
@@ -22,7 +23,6 @@ from export.artifact.manifest import (
     read_fields,
     remade,
 )
-from export.configs.checkpoint_files import TOKENIZER
 
 VERB = "comp-export onnx"
 A = TypeVar("A", bound=Artifact)

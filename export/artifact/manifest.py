@@ -18,7 +18,7 @@ from comp.errors import CompExportError
 from comp.plan import Task, Workload
 from comp.utils.files import write_text
 from comp.utils.versioned_json import read_versioned
-from export.configs.checkpoint_files import TOKENIZER
+from export.artifact.checkpoint_files import TOKENIZER
 
 MANIFEST_VERSION: Literal[1] = 1
 MANIFEST_NAME = "manifest.json"

@@ -105,7 +105,7 @@ def command(
     in another precision than float16 to tensorrt-bfloat16/ and so on.
     """
     from comp.runs import hold, open_run
-    from export.precision.wide import overflow_warning
+    from export.graph.float32_layers import overflow_warning
     from export.tensorrt.build.capability import choose_capabilities, parse_capabilities
     from export.tensorrt.build.directory import choose_limits
     from export.tensorrt.build.engine import BuildOptions

@@ -6,8 +6,8 @@ from typing import Any
 from comp.checkpoints.generation_settings import check_greedy
 from comp.checkpoints.stops import stop_tokens
 from comp.errors import CompExportError
+from export.artifact.checkpoint_files import optional_object
 from export.artifact.llava_manifest import SpecialTokens
-from export.configs.checkpoint_files import optional_object
 from export.configs.tokenizer import CheckpointTokenizer
 
 

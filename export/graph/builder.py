@@ -12,8 +12,8 @@ import onnx_ir as ir
 
 from comp.errors import CompExportError
 from export.artifact.manifest import Computed, Flavour, Precision, Rounding, computed_in
+from export.graph.float32_layers import NONE, Wide
 from export.graph.integer_rounding import Quantised
-from export.precision.wide import NONE, Wide
 
 # 18 is the oldest with every operator used here; TensorRT and OpenVINO parse all of it. The Attention
 # operator came with 23, TensorScatter with 24.

@@ -2,8 +2,9 @@
 
 The graphs are those of ``export.families.llava.decoder``, with fewer blocks than the model has, all of one
 size, of the model's own weights. The difference of the two graphs' times is that of the blocks by which
-they differ; the smaller graph's is that of all the rest. Heads are measured with the narrowest FFN, and widths with
-one head: a block's time is taken to be the sum of its attention's and of what its FFN adds to that.
+they differ; the smaller graph's is that of all the rest. Heads are measured with the narrowest FFN, and
+widths with one head: a block's time is taken to be the sum of its attention's and of what its FFN adds to
+that.
 """
 
 from collections.abc import Callable, Iterator

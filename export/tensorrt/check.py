@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from comp.errors import CompExportError
 from export.artifact.caches import segments_of
+from export.artifact.encoder_ports import encoder_inputs
 from export.artifact.llava_manifest import IN_PLACE, LlavaManifest
 from export.artifact.llava_ports import OPTIONAL, Ports, llava_inputs
 from export.tensorrt.build import encoder_profiles as encoder
@@ -50,7 +51,7 @@ def _declared(manifest: "EngineManifest", path: Path, remedy: str) -> dict[str, 
     """The graph that each engine is of, and its inputs."""
     model = manifest.artifact
     if not isinstance(model, LlavaManifest):
-        return {name: (f"{name}.onnx", ports) for name, ports in encoder.inputs(model).items()}
+        return {name: (f"{name}.onnx", ports) for name, ports in encoder_inputs(model).items()}
     segments = len(set(segments_of(model.decoder)))
     if len(manifest.cache_capacities) != segments:
         raise CompExportError(

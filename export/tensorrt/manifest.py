@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from comp.errors import CompExportError
 from comp.utils.files import write_text
 from comp.utils.versioned_json import validated
+from export.artifact.checkpoint_files import TOKENIZER
 from export.artifact.encoder_manifest import EncoderManifest
 from export.artifact.llava_manifest import LlavaManifest
 from export.artifact.manifest import (
@@ -29,7 +30,6 @@ from export.artifact.manifest import (
     read_fields,
     remade,
 )
-from export.configs.checkpoint_files import TOKENIZER
 from export.tensorrt.attention_report import BlockReport
 from export.tensorrt.check import check_engines
 from export.tensorrt.library import ModuleName

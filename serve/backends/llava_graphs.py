@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from export.artifact.llava_manifest import KEPT, LlavaArtifact
 from serve.backends.base import BackendName, Prefill, RequestSize, Runtime
 from serve.backends.llava_decoder import Decoder, DecoderState
-from serve.engines.finite import check_finite
+from serve.generation.finite import check_finite
 
 
 class GraphBackend:

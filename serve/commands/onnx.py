@@ -218,7 +218,7 @@ def _export(
         for which, (checkpoint, origin) in sources.items():
             for_this, activations = target, None
             if tried is not None:
-                from export.precision.activations import Half
+                from export.activations import Half
 
                 half = Half.of(checkpoint, target, tried)
                 for_this, activations = half.target, half.activations
@@ -368,8 +368,8 @@ def _tried(
             "do; look with `comp-export eval` whether float16 holds them"
         )
         return None
+    from export.activations import FEW
     from export.calibration import examples_for
-    from export.precision.activations import FEW
 
     return examples_for(run, FEW, data, images, follow_links)
 

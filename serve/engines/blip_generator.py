@@ -16,9 +16,9 @@ from serve.backends.base import RequestSize
 from serve.engines.encoder import EncoderEngine, kept_of, ms_since
 from serve.engines.encoder_graphs import Graphs
 from serve.engines.encoder_texts import by_length
-from serve.engines.finite import check_finite
 from serve.generation.answer import Answer, Asked
 from serve.generation.decode import Started, answer_in_step, finished, stream_answer
+from serve.generation.finite import check_finite
 from serve.generation.options import GenerationOptions
 from serve.generation.results import Event, Generation, Timings, TowerKept
 

@@ -11,7 +11,7 @@ from comp.data.images import ImageSource
 from comp.errors import CompExportError
 from serve.engines.encoder import EncoderEngine, kept_of, ms_since
 from serve.engines.encoder_texts import by_length
-from serve.engines.finite import check_finite
+from serve.generation.finite import check_finite
 from serve.generation.results import Timings, TowerKept
 
 IMAGES = 2  # of a statement

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.engines.encoder_texts import by_length
-from serve.engines.finite import check_finite
 from serve.engines.retriever import BATCH, EmbeddedImages, EmbeddedTexts, Retriever
+from serve.generation.finite import check_finite
 
 MATCHED = 16  # candidates that embeddings find likeliest and matching then orders
 BEHIND = 100.0  # how far the others stay behind those

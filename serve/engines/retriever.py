@@ -13,7 +13,7 @@ from comp.plan import Place
 from export.configs.text_end import read_to_end
 from serve.engines.encoder import EncoderEngine, kept_of, ms_since
 from serve.engines.encoder_texts import by_length
-from serve.engines.finite import check_unit_length
+from serve.generation.finite import check_unit_length
 from serve.generation.results import Timings, TowerKept
 
 BATCH = 16  # images, or texts of one length, at a time

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.artifact.manifest import Precision
-from serve.engines.finite import check_finite
 from serve.generation.answer import Answer
+from serve.generation.finite import check_finite
 from serve.generation.options import GenerationOptions
 from serve.generation.results import Event, Finished, Generation, Prefilled, Timings, TokenText
 from serve.generation.sampling import Sampler

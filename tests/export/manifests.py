@@ -5,6 +5,7 @@ import hashlib
 from comp.checkpoints.image_settings import ImageProcessing, ImageSize
 from comp.plan import DropPlan
 from export.artifact.encoder_manifest import DecoderInfo, EncoderManifest, TextInfo, TowerInfo
+from export.artifact.encoder_ports import encoder_inputs
 from export.artifact.llava_manifest import DecoderShape, LlavaManifest, SpecialTokens, VisionShape
 from export.artifact.llava_ports import llava_inputs
 from export.artifact.manifest import FileEntry
@@ -127,7 +128,7 @@ def engine_manifest(model: LlavaManifest | EncoderManifest, directory) -> Engine
         ports = (
             llava_inputs(model)[graph.graph]
             if isinstance(model, LlavaManifest)
-            else encoder.inputs(model)[graph.name]
+            else encoder_inputs(model)[graph.name]
         )
         entries[graph.name] = EngineEntry(
             file=f"{graph.name}.engine",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from export.artifact.caches import cached_tokens
 from export.artifact.encoder_manifest import EncoderManifest
+from export.artifact.encoder_ports import encoder_inputs
 from export.artifact.llava_manifest import LlavaManifest
 from export.artifact.llava_ports import llava_inputs
 from export.artifact.manifest import Manifest
@@ -26,7 +27,7 @@ def profile_options(manifest: Manifest, graph: str, prefix: str) -> dict[str, st
         prefix: ``trt_profile`` or ``nv_profile``.
     """
     if isinstance(manifest, EncoderManifest):
-        inputs = encoder.inputs(manifest)[Path(graph).stem]
+        inputs = encoder_inputs(manifest)[Path(graph).stem]
         sizes = encoder.sizes(manifest, encoder.within(manifest, LIMITS))
     else:
         assert isinstance(manifest, LlavaManifest)

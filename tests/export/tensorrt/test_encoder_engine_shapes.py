@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from comp.errors import CompExportError
 from comp.plan import DropPlan
+from export.artifact.encoder_ports import inputs
 from export.artifact.load import read_manifest
 from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
-from export.tensorrt.build.encoder_profiles import engine_graphs, inputs, usual_limits, within
+from export.tensorrt.build.encoder_profiles import engine_graphs, usual_limits, within
 from export.tensorrt.limits import Limits
 from serve.backends.onnxruntime.provider_shapes import LIMITS, profile_options
 from tests.comp import small_blip, small_clip

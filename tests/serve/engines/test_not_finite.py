@@ -13,8 +13,8 @@ from comp.cli import cli
 from comp.errors import CompExportError
 from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
-from serve.engines.finite import check_finite
 from serve.engines.llava import Engine
+from serve.generation.finite import check_finite
 from serve.generation.options import GenerationOptions
 from serve.generation.results import Prefilled, TokenText
 from serve.loading import load_engine

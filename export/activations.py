@@ -22,7 +22,7 @@ from comp.families.loading import load_adapter
 from comp.families.streamed import is_large
 from export.artifact.manifest import Activations
 from export.graph.builder import Target
-from export.precision.wide import CAREFUL, FLOAT16_MOST, listed, overflow_warning, wide_of
+from export.graph.float32_layers import CAREFUL, FLOAT16_MOST, listed, overflow_warning, wide_of
 from export.verify.interface import Examples
 
 FEW = 8  # examples: what is beyond float16 is so on most prompts, on the first token above all

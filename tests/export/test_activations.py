@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from comp.data.embedded import embedded_examples
 from comp.errors import CompExportError
 from comp.runs import RUN_VERSION
+from export.activations import FEW, Half, largest_numbers
 from export.artifact.load import load_artifact
 from export.artifact.manifest import Activations
 from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
-from export.precision.activations import FEW, Half, largest_numbers
-from export.precision.wide import CAREFUL, NONE, Wide, overflow_warning, wide_of
+from export.graph.float32_layers import CAREFUL, NONE, Wide, overflow_warning, wide_of
 from export.tensorrt.build.directory import build_engines, choose_limits
 from export.tensorrt.build.engine import BuildOptions
 from export.tensorrt.library import find_tensorrt
@@ -154,7 +154,7 @@ def test_encoders_are_measured_too(tmp_path):
 
 
 def test_large_models_are_not_measured_and_that_is_said(gqa, monkeypatch):
-    monkeypatch.setattr("export.precision.activations.is_large", lambda _: True)
+    monkeypatch.setattr("export.activations.is_large", lambda _: True)
     half = Half.of(gqa[1], Target("onnxruntime", "float16"), EXAMPLES)
     assert half.activations is None
     assert "not measured" in half.words("dense")[0]

@@ -1,1 +1,0 @@
-"""Numbers narrower than float32: measured activations, and which layers stay wide."""
