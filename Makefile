@@ -1,7 +1,7 @@
 # make setup    .venv with everything that is needed here
 # make demo     prune, export, verify, bench the embedded model; then the page on 127.0.0.1:7860
 # make test     all tests, the slow ones too
-# make check    style, format and types
+# make check    style, format, types, and which module may import which
 # make docs     write docs/cli.md and docs/plan.schema.json anew
 # make results  the measurements behind README's table, into docs/results.md
 # make clean    remove caches and builds (not .venv, not runs/)
@@ -36,6 +36,7 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 docs: $(INSTALLED)
 	$(BIN)/python -m comp.commands.cli_reference docs

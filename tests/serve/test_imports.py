@@ -43,6 +43,23 @@ print(json.dumps(answers))
 """
 
 
+WALK = """
+import importlib, pkgutil, sys, serve
+
+for module in pkgutil.walk_packages(serve.__path__, "serve."):
+    importlib.import_module(module.name)
+print(*sorted({"torch", "transformers", "onnx", "onnx_ir"} & sys.modules.keys()))
+"""
+
+
+def test_no_module_of_serve_loads_torch_transformers_or_onnx():
+    """Whatever it imports on the way; import-linter looks at its own imports alone."""
+    done = subprocess.run(
+        [sys.executable, "-c", WALK], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    assert done.stdout.split() == []
+
+
 def test_dense_and_compressed_in_one_process_without_torch(
     dense, compressed, dense_artifact, compressed_artifact, picture, tmp_path
 ):

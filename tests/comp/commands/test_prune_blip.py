@@ -207,7 +207,9 @@ def test_incomplete_weights_are_refused(checkpoints, tmp_path):
     with pytest.raises(CompExportError, match=f"lacks {name}"):
         load_adapter(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(CompExportError, match="no model.safetensors and no model.safetensors.index.json"):
+    with pytest.raises(
+        CompExportError, match=r"no model\.safetensors and no model\.safetensors\.index\.json"
+    ):
         load_adapter(tmp_path)
     (tmp_path / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(CompExportError, match="a pickle, which is never loaded"):
