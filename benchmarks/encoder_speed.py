@@ -34,11 +34,11 @@ from comp.utils.machine import describe_machine, describe_versions
 from encoder_plan import describe_plan, find_plan, new_tokens_of
 from export.exporter import Origin, artifact_directory, export_artifact
 from export.graph.builder import Target
-from export.verify.chain import Asked, verify_run
+from export.verify.chain import VerifyRequest, verify_run
 from random_encoder import encoder_config, prompt_of, write_random_encoder
 from rounds import RoundOptions, picture
 from run_files import BOTH, Which
-from serve.bench.request import Work, perform
+from serve.bench.request import BenchRequest, perform
 from serve.first_link.links import FromUsers
 from serve.generation.results import Timings
 from serve.loading import TaskEngine, load_engine
@@ -157,13 +157,13 @@ def measure(files: Files, shape: EncoderShape, asked: argparse.Namespace) -> Mea
 
 def _work(
     engine: TaskEngine, shape: EncoderShape, options: RoundOptions, turn: int, text: str
-) -> Work:
+) -> BenchRequest:
     count = images_of(shape.task)
     images: tuple[Image.Image, ...] = tuple(
         picture(options, count * turn + number) for number in range(count)
     )
     texts = () if shape.task == "caption" else (text,)
-    return Work(engine.manifest.task, images, texts, new_tokens_of(shape))
+    return BenchRequest(engine.manifest.task, images, texts, new_tokens_of(shape))
 
 
 def report_of(
@@ -288,7 +288,7 @@ def _proved(files: Files, questions: int) -> dict[str, Any] | None:
     say(f"proving both artifacts on {questions} questions")
     task = load_engine(files.artifact("dense"), "cpu").manifest.task
     examples = embedded_examples(task, "test", questions)
-    asked = Asked(examples, "EmojiScenes test", questions, max_new_tokens=3)
+    asked = VerifyRequest(examples, "EmojiScenes test", questions, max_new_tokens=3)
     first = FromUsers(examples, questions, asked.max_new_tokens)
     links = partial(first.of_run, "cpu", lambda name, total: lambda: None)
     return verify_run(files.run, asked, links)

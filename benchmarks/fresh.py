@@ -8,7 +8,7 @@ from typing import TypeVar
 from PIL import Image
 
 from contestants import CONTESTANTS
-from rivals.base import Asked, Stage
+from rivals.base import BenchSettings, Stage
 from run_files import RunFiles, Which
 from serve.bench.cold_start import peak_rss_mb
 
@@ -21,7 +21,9 @@ def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
         return pool.submit(function, *arguments).result()
 
 
-def peak_of(name: str, which: Which, files: RunFiles, asked: Asked, image: Image.Image) -> float:
+def peak_of(
+    name: str, which: Which, files: RunFiles, asked: BenchSettings, image: Image.Image
+) -> float:
     """Peak resident memory in MiB of a process that loads a contestant and answers once."""
     CONTESTANTS[name](Stage(files, asked), which).answer(image)
     return peak_rss_mb()

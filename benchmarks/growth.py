@@ -64,7 +64,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Asked:
+class GrowthSettings:
     """How a point is measured."""
 
     threads: int
@@ -84,7 +84,7 @@ def points_of(rate: float) -> Iterator[tuple[str, Point]]:
     yield from (("rate", Point(each)) for each in sorted({0.0, rate, *RATES}))
 
 
-def times_of(artifact: Path, point: Point, asked: Asked) -> dict[str, Any]:
+def times_of(artifact: Path, point: Point, asked: GrowthSettings) -> dict[str, Any]:
     """TTFT and TPOT of every repeat, and the peak memory of this process, in MiB."""
     from serve.engines.llava import Engine
     from serve.generation.options import GenerationOptions
@@ -110,7 +110,7 @@ def times_of(artifact: Path, point: Point, asked: Asked) -> dict[str, Any]:
 
 
 def measure(
-    artifacts: dict[float, Path], rate: float, asked: Asked, passes: int
+    artifacts: dict[float, Path], rate: float, asked: GrowthSettings, passes: int
 ) -> dict[Point, dict[str, Any]]:
     """Every point, ``passes`` times over all of them."""
     points = list(dict.fromkeys(point for _, point in points_of(rate)))
@@ -223,7 +223,7 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
     artifacts = {0.0: first.artifact("dense", "onnxruntime")}
     for rate, plan in plans.items():
         artifacts[rate] = replace(first, plan=plan).artifact("compressed", "onnxruntime")
-    how = Asked(
+    how = GrowthSettings(
         asked.threads or usable_cores(),
         asked.new_tokens,
         asked.warmup,

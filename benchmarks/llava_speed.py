@@ -30,7 +30,7 @@ from export.tensorrt.limits import Limits
 from fresh import in_fresh_process, peak_of
 from plan_shape import find_plan
 from random_llava import SHAPES, config_of, prompt_of
-from rivals.base import Asked, Stage
+from rivals.base import BenchSettings, Stage
 from rounds import RoundOptions, measure, picture, prepare
 from run_files import BOTH, RunFiles
 from speed_report import (
@@ -89,7 +89,7 @@ def run(asked: argparse.Namespace) -> dict[str, Any] | None:
     workload = Workload(image_tokens=shape.image_tokens, text_tokens=asked.text_tokens)
     plan = find_plan(shape, asked.rate, workload, asked.shape, asked.tower, asked.seed)
     options = RoundOptions(asked.warmup, asked.repeats, asked.seed, _picture(asked, shape))
-    question = Asked(
+    question = BenchSettings(
         prompt_of(asked.text_tokens, asked.seed),
         asked.new_tokens,
         asked.device,
@@ -126,7 +126,9 @@ def run(asked: argparse.Namespace) -> dict[str, Any] | None:
     return report
 
 
-def _add_memory(rows: dict[str, Any], files: RunFiles, question: Asked, image: Image.Image) -> None:
+def _add_memory(
+    rows: dict[str, Any], files: RunFiles, question: BenchSettings, image: Image.Image
+) -> None:
     """The peak memory of each model that was measured."""
     for name, row in rows.items():
         for which in BOTH:
@@ -142,7 +144,7 @@ def _about(
     shape: ModelShape,
     files: RunFiles,
     options: RoundOptions,
-    question: Asked,
+    question: BenchSettings,
 ) -> dict[str, Any]:
     """What is known before anything is measured."""
     model = model_report(shape, files.plan)

@@ -36,7 +36,7 @@ class KeptShare:
 
 
 @dataclass(frozen=True)
-class Knowledge:
+class DistillationTargets:
     """What a model makes of a batch, as far as another can learn it (``comp.training.distillation``).
 
     A dense model and a pruned one give as many logits, row by row of the same thing, and tokens of the
@@ -67,7 +67,7 @@ class Scored:
     loss: Tensor
     judge: Callable[[], Tensor]
     shares: dict[Place, KeptShare]
-    known: Callable[[], Knowledge]
+    known: Callable[[], DistillationTargets]
 
     @property
     def correct(self) -> Tensor:

@@ -8,7 +8,7 @@ import click
 
 from comp.commands.options import CommonOptions, common_options, run_argument
 from comp.utils.console import print_json, say
-from serve.artifacts import Form
+from serve.artifacts import ArtifactVariant
 from serve.commands.forms import form_options
 
 HOST, PORT = "127.0.0.1", 7860
@@ -22,7 +22,12 @@ HOST, PORT = "127.0.0.1", 7860
 @form_options
 @common_options
 def demo(
-    run: Path, host: str, port: int, threads: int | None, form: Form, options: CommonOptions
+    run: Path,
+    host: str,
+    port: int,
+    threads: int | None,
+    form: ArtifactVariant,
+    options: CommonOptions,
 ) -> None:
     """Serve the page of RUN: original and compressed side by side.
 

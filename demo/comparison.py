@@ -8,7 +8,7 @@ from typing import Generic, Literal, TypeVar
 from comp.data.images import ImageSource
 from demo.pair import Pair
 from serve.artifacts import Which
-from serve.engines.blip_generator import Reader
+from serve.engines.blip_generator import BlipGenerator
 from serve.engines.llava import Engine
 from serve.generation.options import GenerationOptions
 from serve.generation.results import Finished, Generation, TokenText
@@ -72,7 +72,10 @@ def at_once(work: Callable[[Which], R]) -> Work[R]:
 
 
 def answering(
-    pair: Pair[Engine] | Pair[Reader], image: ImageSource, prompt: str, options: GenerationOptions
+    pair: Pair[Engine] | Pair[BlipGenerator],
+    image: ImageSource,
+    prompt: str,
+    options: GenerationOptions,
 ) -> Work[Generation]:
     """The work of answering, or of writing a caption, token by token; errors as ``Engine.stream``."""
 

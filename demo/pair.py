@@ -6,7 +6,7 @@ from typing import Generic, Literal, TypeVar
 
 from export.artifact.llava_manifest import LlavaManifest
 from export.artifact.manifest import Manifest, Task
-from serve.artifacts import DEFAULT_FORM, Form, Which, artifacts_of, is_verified
+from serve.artifacts import DEFAULT_FORM, ArtifactVariant, Which, artifacts_of, is_verified
 from serve.bench.request import perform, work_of
 from serve.loading import TaskEngine, engines_of
 
@@ -27,7 +27,7 @@ class Pair(Generic[E]):
         run: Path,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         threads: int | None = None,
-        form: Form = DEFAULT_FORM,
+        form: ArtifactVariant = DEFAULT_FORM,
     ) -> "Pair[TaskEngine]":
         """Load both artifacts of a run and let each work once, so that no first request is cold.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from comp.errors import CompExportError
 
 if TYPE_CHECKING:
-    from serve.artifacts import Form
+    from serve.artifacts import ArtifactVariant
 
 # Gradio reads these when it is imported: nothing is reported, nothing is asked of other hosts.
 PRIVATE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -49,7 +49,7 @@ def serve_page(
     device: Literal["auto", "cpu", "cuda"],
     threads: int | None = None,
     block: bool = True,
-    form: "Form | None" = None,
+    form: "ArtifactVariant | None" = None,
 ) -> Any:
     """Load a run's engines and serve the page about them.
 

@@ -122,7 +122,7 @@ def request(fn: Callable[..., Iterator[Shown]], inputs: list[Any], shown: list[A
 
 
 @dataclass(frozen=True)
-class Asked:
+class Submission:
     """One visitor's request.
 
     Attributes:

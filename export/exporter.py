@@ -18,11 +18,11 @@ from export.configs.processor import image_processing_for
 from export.configs.tokenizer import read_tokenizer
 from export.families.blip.artifact import blip_artifact
 from export.families.clip.artifact import clip_artifact
-from export.families.contribution import Contribution
+from export.families.contribution import FamilyExport
 from export.families.llava.artifact import llava_artifact
 from export.graph.builder import Target
 
-FAMILIES: dict[str, Callable[..., Contribution]] = {
+FAMILIES: dict[str, Callable[..., FamilyExport]] = {
     "llava": llava_artifact,
     "clip": clip_artifact,
     "blip": blip_artifact,

@@ -24,7 +24,7 @@ _USUAL_PRECISION: dict[BackendName, Precision] = {
 
 
 @dataclass(frozen=True)
-class Form:
+class ArtifactVariant:
     """Which export of a run, and what runs it: a run may hold several side by side.
 
     Attributes:
@@ -45,7 +45,7 @@ class Form:
         provider: ProviderChoice = "auto",
         flavour: Flavour | None = None,
         precision: Precision | None = None,
-    ) -> "Form":
+    ) -> "ArtifactVariant":
         """The form that a user means who says so much.
 
         OpenVINO and TensorRT take the standard flavour; if nothing else is asked, engines are in float16, and
@@ -71,7 +71,7 @@ class Form:
         return cls(flavour or usual, precision or "float32", backend, provider)
 
     @classmethod
-    def parse(cls, text: str) -> "Form":
+    def parse(cls, text: str) -> "ArtifactVariant":
         """``onnxruntime[:PROVIDER[:PRECISION]]``, or another backend as ``openvino[:PRECISION]``.
 
         Raises:
@@ -144,10 +144,10 @@ class Form:
         return "comp-export onnx {run}" + "".join(words)
 
 
-DEFAULT_FORM = Form()
+DEFAULT_FORM = ArtifactVariant()
 
 
-def artifact_of(run: RunDirectory, which: Which, form: Form = DEFAULT_FORM) -> Path:
+def artifact_of(run: RunDirectory, which: Which, form: ArtifactVariant = DEFAULT_FORM) -> Path:
     """The directory of one artifact.
 
     Raises:
@@ -162,7 +162,9 @@ def artifact_of(run: RunDirectory, which: Which, form: Form = DEFAULT_FORM) -> P
     return directory
 
 
-def artifacts_of(path: Path, form: Form = DEFAULT_FORM) -> tuple[RunDirectory, dict[Which, Path]]:
+def artifacts_of(
+    path: Path, form: ArtifactVariant = DEFAULT_FORM
+) -> tuple[RunDirectory, dict[Which, Path]]:
     """A run with the directories of both artifacts."""
     run = open_run(path)
     return run, {which: artifact_of(run, which, form) for which in BOTH}

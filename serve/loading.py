@@ -8,20 +8,20 @@ from comp.plan import Task
 from export.artifact.encoder_manifest import EncoderArtifact, EncoderManifest
 from export.artifact.load import kind_of, read_manifest
 from export.tensorrt.manifest import read_engine_manifest
-from serve.artifacts import DEFAULT_FORM, Form, Which
+from serve.artifacts import DEFAULT_FORM, ArtifactVariant, Which
 from serve.backends.base import BackendName, ProviderChoice
 from serve.backends.open import check_native, open_artifact
-from serve.engines.blip_generator import Reader
+from serve.engines.blip_generator import BlipGenerator
 from serve.engines.blip_judge import Judge
 from serve.engines.blip_retriever import BlipRetriever
 from serve.engines.encoder_graphs import EncoderGraphs, Graphs
 from serve.engines.llava import Engine
 from serve.engines.retriever import Retriever
 
-TaskEngine: TypeAlias = Engine | Reader | Judge | Retriever
-ENCODERS: dict[Task, type[Reader | Judge | Retriever]] = {
-    "question": Reader,
-    "caption": Reader,
+TaskEngine: TypeAlias = Engine | BlipGenerator | Judge | Retriever
+ENCODERS: dict[Task, type[BlipGenerator | Judge | Retriever]] = {
+    "question": BlipGenerator,
+    "caption": BlipGenerator,
     "statement": Judge,
     "retrieval": Retriever,
 }
@@ -76,7 +76,7 @@ def engines_of(
     directories: dict[Which, Path],
     device: Literal["auto", "cpu", "cuda"],
     threads: int | None = None,
-    form: Form = DEFAULT_FORM,
+    form: ArtifactVariant = DEFAULT_FORM,
 ) -> "dict[Which, TaskEngine]":
     """Both engines in one process, run as the form says."""
     return {

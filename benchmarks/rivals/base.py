@@ -46,7 +46,7 @@ class Loaded:
 
 
 @dataclass(frozen=True)
-class Asked:
+class BenchSettings:
     """What every contestant is asked; greedily, and past any end-of-sequence token."""
 
     prompt: str
@@ -60,7 +60,7 @@ class Stage:
     """What contestants are loaded with; torch's two share their models."""
 
     files: RunFiles
-    asked: Asked
+    asked: BenchSettings
     models: Any = None  # ``TorchModels``, once one of torch's contestants was loaded
 
 

@@ -17,7 +17,7 @@ from comp.families.image_processor import load_image_processor
 from comp.families.llava.decoder import DecoderCache, DecoderOptions
 from comp.families.llava.forward import IGNORE, LlavaBatch, answer_step, prompt_kinds, run_llava
 from comp.families.llava.slim import CompLlavaForConditionalGeneration
-from rivals.base import Answered, Answerer, Asked, Loaded
+from rivals.base import Answered, Answerer, BenchSettings, Loaded
 from run_files import RunFiles, Which
 
 COMPILE_MODES = ("reduce-overhead", "default")
@@ -45,7 +45,7 @@ class Decoding(Protocol):
 class TorchModels:
     """Both models, loaded when first asked for, in half precision on a GPU, single on a CPU."""
 
-    def __init__(self, files: RunFiles, asked: Asked, precision: str | None = None) -> None:
+    def __init__(self, files: RunFiles, asked: BenchSettings, precision: str | None = None) -> None:
         """``precision`` is the files' unless it is another."""
         torch.set_num_threads(asked.threads)
         logging.disable_progress_bar()

@@ -21,7 +21,7 @@ NONE = -3.0  # similarity to a token that is not there: below every cosine
 
 
 @dataclass(frozen=True)
-class Looked:
+class AttentionRecord:
     """What the attention of a block leaves to rank by.
 
     Attributes:
@@ -48,7 +48,7 @@ class Looked:
 
 
 def importance_of(
-    ranking: Ranking, looked: Looked, calibrated: bool, responses: Tensor | None = None
+    ranking: Ranking, looked: AttentionRecord, calibrated: bool, responses: Tensor | None = None
 ) -> Tensor:
     """Importance ``[B, N]``.
 
@@ -100,7 +100,7 @@ def attention_received(
     return torch.einsum("bn,bnm->bm", asking.to(strongest.dtype), strongest) * (alive > 0)
 
 
-def informativity(looked: Looked) -> Tensor:
+def informativity(looked: AttentionRecord) -> Tensor:
     """Turbo: attention of the token that stays minus mutual redundancy, ``[B, N]``.
 
     With a the attention, the mean over heads, stretched to [0, 1] over the tokens that may go, and r the
@@ -115,13 +115,13 @@ def informativity(looked: Looked) -> Tensor:
     return torch.where(others, found.clamp(0, 1), 0.0)
 
 
-def similarity(looked: Looked) -> Tensor:
+def similarity(looked: AttentionRecord) -> Tensor:
     """Cosine similarities of the tokens by their keys, as ToMe has them, ``[B, N, N]``."""
     unit = _unit(looked.key, looked.head_mask)
     return unit @ unit.transpose(1, 2)
 
 
-def matched(looked: Looked) -> Tensor:
+def matched(looked: AttentionRecord) -> Tensor:
     """CrossGET's complete-graph soft matching, ``[B, N]``: (g − m + 2) / 6, in [0, 1].
 
     Tokens that may go stand in the order of their largest cosine to another such token, of equal ones the
@@ -144,7 +144,7 @@ def matched(looked: Looked) -> Tensor:
     return torch.where(others, found.clamp(0, 1), 0.0)
 
 
-def three_scores(looked: Looked, responses: Tensor) -> Tensor:
+def three_scores(looked: AttentionRecord, responses: Tensor) -> Tensor:
     """MADTP: the mean of three scores, each stretched to [0, 1] over the tokens that may go, ``[B, N]``.
 
     Attention received (Eq. 6), the strongest response to an entry of the dictionary, and the attention
@@ -179,7 +179,7 @@ def _unit(x: Tensor, head_mask: Tensor) -> Tensor:
     return F.normalize((x.transpose(1, 2).float() * head_mask[:, None]).flatten(2), dim=-1)
 
 
-def _of_query(looked: Looked) -> Tensor:
+def _of_query(looked: AttentionRecord) -> Tensor:
     """Attention of the token that stays to all others, ``[B, H, N]``."""
     _, heads, _, count = looked.scores.shape
     row = looked.came.query[:, None, None, None].expand(-1, heads, 1, count)

@@ -8,8 +8,8 @@ from comp.adapter import Forwarding, Mode
 from comp.errors import CompExportError
 from comp.families.streamed import streamed_layers
 from comp.masks import Masks, name_of
-from comp.search.final_plan import Final, drops_of, final_plan
-from comp.search.job import Job, Outcome, agreed_workload, check_reachable, modes_of
+from comp.search.final_plan import SearchResult, drops_of, final_plan
+from comp.search.job import Outcome, PruningJob, agreed_workload, check_reachable, modes_of
 from comp.search.saved_state import SavedSearch, load_search, save_search
 from comp.search.stage import Search, SearchState
 from comp.search.strategy import ModeCost, better_mode, choose_mode, stage_cost, updated_cost
@@ -22,7 +22,7 @@ WORTHWHILE = 0.25  # a mode that removes less than this part of its share is exh
 LITTLE = 0.01  # unless it is the only one left or never ran: then less than this
 
 
-def prune(job: Job) -> Outcome:
+def prune(job: PruningJob) -> Outcome:
     """Search stage by stage until the rate is met; see ``comp.pipeline.steps.method``."""
     adapter, compute, options = job.adapter, job.compute, job.options
     modes = modes_of(adapter, options.modes)
@@ -36,7 +36,7 @@ def prune(job: Job) -> Outcome:
 
     saved = load_search(job.folder, adapter, options.modes)
     if saved is None:
-        dense = gauged(job, search.forwarding(state), at_an_end=True)
+        dense = evaluate_stage(job, search.forwarding(state), at_an_end=True)
         assert dense.metric is not None
         untried = {mode.name: ModeCost() for mode in modes}
         saved = SavedSearch(state, 0, dense.metric, dense.metric, untried, (), dense.quality)
@@ -50,14 +50,14 @@ def prune(job: Job) -> Outcome:
             compute.accelerator.wait_for_everyone()
     parts = {block.part for block in adapter.blocks} & {m.part for m in modes if m.part is not None}
     scores = search.importance(saved.state, parts).scores(adapter)
-    final = Final(saved.state.masks, scores, options.align, drops_of(saved.state.shares))
+    final = SearchResult(saved.state.masks, scores, options.align, drops_of(saved.state.shares))
     plan = final_plan(adapter, final, workload, options.rate, job.model_name, METHOD, job.costs)
     _refitted(job, search.forwarding(saved.state), Masks.from_plan(plan.blocks))
     return Outcome(plan, saved.dense_metric, saved.metric, options.comp_steps)
 
 
 def _refitted(
-    job: Job, how: Forwarding, after: Masks, undoable: bool = False
+    job: PruningJob, how: Forwarding, after: Masks, undoable: bool = False
 ) -> Callable[[], None]:
     """Have the layers make good what masks take from them, if that is asked for; returns what undoes it."""
     if not job.options.reconstruct:
@@ -85,7 +85,7 @@ class _Attempt:
 
 @dataclass(frozen=True)
 class _Stages:
-    job: Job
+    job: PruningJob
     search: Search
     dense_cost: int
     target: int
@@ -150,7 +150,9 @@ class _Stages:
             return self.search.softly(had, moved, (step + 1) / steps)
 
         self.job.train(taken, steps, fading)
-        read = gauged(self.job, self.search.forwarding(moved), at_an_end=after <= self.target)
+        read = evaluate_stage(
+            self.job, self.search.forwarding(moved), at_an_end=after <= self.target
+        )
         removed = self.search.cost(saved.state) - after
         before = saved.metric if saved.quality is None else saved.quality
         cost = stage_cost(before, read.quality, removed / self.dense_cost)
@@ -227,7 +229,7 @@ class _Stages:
 
 
 @dataclass(frozen=True)
-class Reading:
+class StageQuality:
     """A measured model.
 
     Attributes:
@@ -241,17 +243,17 @@ class Reading:
     loss: float
 
 
-def gauged(job: Job, how: Forwarding, at_an_end: bool) -> Reading:
+def evaluate_stage(job: PruningJob, how: Forwarding, at_an_end: bool) -> StageQuality:
     """Measure the job's model; at the start and at the end of a search its metric in any case."""
     data, compute = job.data, job.compute
     batches = data.validation if data.cost is None else data.cost
     with compute.timed("cost"):
         if job.options.strategy.cost_metric == "loss":
             loss = mean_loss(job.adapter, batches, how, compute)
-            reading = Reading(-loss, None, loss)
+            reading = StageQuality(-loss, None, loss)
         else:
             metric, loss = accuracy(job.adapter, batches, how, compute)
-            reading = Reading(metric, metric if data.cost is None else None, loss)
+            reading = StageQuality(metric, metric if data.cost is None else None, loss)
     if reading.metric is None and at_an_end:
         metric, _ = accuracy(job.adapter, data.validation, how, compute)
         return replace(reading, metric=metric)

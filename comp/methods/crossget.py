@@ -8,16 +8,16 @@ trained.
 from dataclasses import dataclass
 from itertools import groupby
 
-from comp.methods.common.encoder_tokens import TokenGround, pruned_at_once, token_ground
+from comp.methods.common.encoder_tokens import TokenProblem, pruned_at_once, token_ground
 from comp.plan import KEEP_UNIT, DropPlan
-from comp.search.job import Job, Outcome
+from comp.search.job import Outcome, PruningJob
 
 METHOD = "crossget"
 LEAST_LEFT = 2
 
 
 @dataclass(frozen=True)
-class EvenGround(TokenGround):
+class EvenGround(TokenProblem):
     """A ground on which every place of a part loses as many tokens as every other."""
 
     def drops(self, strength: int) -> tuple[DropPlan, ...]:
@@ -56,7 +56,7 @@ class EvenGround(TokenGround):
         return tuple(found)
 
 
-def prune(job: Job) -> Outcome:
+def prune(job: PruningJob) -> Outcome:
     """Solve for how many go at every place; see ``comp.pipeline.steps.method``."""
     ground = EvenGround(**vars(token_ground(job, "matched", "proportional")))
     return pruned_at_once(job, ground, METHOD)

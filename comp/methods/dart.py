@@ -5,11 +5,11 @@ More" (EMNLP 2025); ``comp.importance.decoder_rankings.diversity`` says how the 
 """
 
 from comp.methods.common.decoder_tokens import early_place, prune_tokens, same_share
-from comp.search.job import Job, Outcome
+from comp.search.job import Outcome, PruningJob
 
 METHOD = "dart"
 
 
-def prune(job: Job) -> Outcome:
+def prune(job: PruningJob) -> Outcome:
     """One place, one share, nothing trained; see ``comp.pipeline.steps.method``."""
     return prune_tokens(job, METHOD, same_share([early_place(job.adapter)], "diversity"))

@@ -13,9 +13,9 @@ import torch
 from comp.adapter import FamilyAdapter, Forwarding, Scored
 from comp.errors import CompExportError
 from comp.masks import Masks
-from comp.methods.common.encoder_tokens import TokenGround, line_of, measured, token_ground
+from comp.methods.common.encoder_tokens import TokenProblem, line_of, measured, token_ground
 from comp.plan import shares_of
-from comp.search.job import Job, Outcome
+from comp.search.job import Outcome, PruningJob
 from comp.search.saved_state import SavedSearch, load_search, save_search
 from comp.search.stage import SearchState
 from comp.search.strategy import ModeCost
@@ -26,7 +26,7 @@ METHOD = "madtp"
 ALIGNMENT = 0.1  # weight of the alignment loss beside the task's
 
 
-def prune(job: Job) -> Outcome:
+def prune(job: PruningJob) -> Outcome:
     """Lower the ratio stage by stage while the dictionary learns; see ``comp.pipeline.steps.method``."""
     adapter, options = job.adapter, job.options
     ground = token_ground(job, "aligned", "one")
@@ -57,7 +57,7 @@ def prune(job: Job) -> Outcome:
 
 
 def _stage(
-    job: Job, ground: TokenGround, strength: int, saved: SavedSearch
+    job: PruningJob, ground: TokenProblem, strength: int, saved: SavedSearch
 ) -> tuple[SavedSearch, dict[str, Any]]:
     """Train at the ratio of one stage, and measure."""
     options, stage = job.options, saved.stage + 1
@@ -74,7 +74,7 @@ def _stage(
     return replace(saved, state=state, stage=stage, metric=metric), line
 
 
-def guided(job: Job) -> Job:
+def guided(job: PruningJob) -> PruningJob:
     """The job, whose training also teaches the model's dictionary."""
     dictionary = dictionary_of(job.adapter.model)
     assert dictionary is not None
@@ -99,7 +99,7 @@ class Guided:
         return replace(scored, loss=loss)
 
 
-def check_learns(job: Job, ground: TokenGround, method: str) -> None:
+def check_learns(job: PruningJob, ground: TokenProblem, method: str) -> None:
     """Refuse what a dictionary cannot learn from.
 
     Raises:

@@ -18,8 +18,15 @@ from torch import Tensor
 from comp.adapter import Forwarding
 from comp.importance.parameters import Scores, Unit, ordered_units
 from comp.masks import BlockKey, BlockShape, Masks, name_of
-from comp.methods.common.parameters import Chosen, Ground, concluded, ground_of, measured, next_line
-from comp.search.job import Job, Outcome
+from comp.methods.common.parameters import (
+    Chosen,
+    ParameterProblem,
+    concluded,
+    ground_of,
+    measured,
+    next_line,
+)
+from comp.search.job import Outcome, PruningJob
 from comp.search.stage import first_reaching, mask_of
 from comp.training.trainer import accuracy
 from comp.utils.files import write_text
@@ -30,7 +37,7 @@ FFN_GROUPS = 8  # of an FFN's channels: a pass for every single one would take l
 WIDTH_SHARE = 0.5  # of the FLOPs to remove; the rest is the depth's
 
 
-def prune(job: Job) -> Outcome:
+def prune(job: PruningJob) -> Outcome:
     """Mask each module in turn, then cut; nothing is trained; see ``comp.pipeline.steps.method``."""
     ground = ground_of(job)
     dense_metric, _ = measured(job, None)
@@ -78,7 +85,7 @@ class Losses:
 Loss = Callable[[Masks], float]
 
 
-def _loss_on_calibration(job: Job, ground: Ground) -> Loss:
+def _loss_on_calibration(job: PruningJob, ground: ParameterProblem) -> Loss:
     """The loss under masks. Image features that no mask changes are computed once."""
     batches: Sequence[Any] = job.data.calibration
     if "vision" not in ground.parts:
@@ -88,7 +95,7 @@ def _loss_on_calibration(job: Job, ground: Ground) -> Loss:
 
 
 def width_scores(
-    ground: Ground, norms: Scores, known: Losses, loss: Loss, at: Callable[[float], None]
+    ground: ParameterProblem, norms: Scores, known: Losses, loss: Loss, at: Callable[[float], None]
 ) -> Scores:
     """Importance of heads and channels: their place, 0 to 1, among all of their kind and part.
 
@@ -112,7 +119,7 @@ def width_scores(
 
 
 def _channel_rises(
-    ground: Ground, block: BlockShape, norms: Scores, known: Losses, loss: Loss
+    ground: ParameterProblem, block: BlockShape, norms: Scores, known: Losses, loss: Loss
 ) -> Tensor:
     """The loss without each channel's group, ``[intermediate_size]``."""
     found = torch.zeros(block.intermediate_size)
@@ -125,7 +132,7 @@ def _channel_rises(
 
 
 def _masked_loss(
-    ground: Ground, loss: Loss, kind: str, block: BlockShape, indices: list[int]
+    ground: ParameterProblem, loss: Loss, kind: str, block: BlockShape, indices: list[int]
 ) -> Callable[[], float]:
     def measure() -> float:
         masks = ground.whole().masks
@@ -152,7 +159,7 @@ def _places(
     return places
 
 
-def narrowed(ground: Ground, scores: Scores) -> Masks:
+def narrowed(ground: ParameterProblem, scores: Scores) -> Masks:
     """Masks of the width: the lowest scores are gone, until ``WIDTH_SHARE`` of the FLOPs to remove is."""
     target = ground.dense_macs - round(WIDTH_SHARE * (ground.dense_macs - ground.target))
     units = ordered_units(scores, ground.blocks, ground.min_channels)
@@ -160,7 +167,7 @@ def narrowed(ground: Ground, scores: Scores) -> Masks:
 
 
 def layers_by_error(
-    ground: Ground, narrow: Masks, scores: Scores, known: Losses, loss: Loss
+    ground: ParameterProblem, narrow: Masks, scores: Scores, known: Losses, loss: Loss
 ) -> list[list[Unit]]:
     """What each block can do without, best to lose first: the rise of the loss by FLOPs removed."""
     before = known.of("narrow", lambda: loss(narrow))
@@ -176,7 +183,7 @@ def layers_by_error(
 
 
 def _spare(
-    ground: Ground, narrow: Masks, scores: Scores
+    ground: ParameterProblem, narrow: Masks, scores: Scores
 ) -> Iterator[tuple[BlockShape, list[Unit]]]:
     """Of each block that has more than its best head and ``min_channels`` channels, the rest."""
     for block in ground.blocks:
@@ -190,13 +197,13 @@ def _spare(
             yield block, units
 
 
-def shallower(ground: Ground, narrow: Masks, layers: Sequence[Sequence[Unit]]) -> Masks:
+def shallower(ground: ParameterProblem, narrow: Masks, layers: Sequence[Sequence[Unit]]) -> Masks:
     """Masks with one layer after the other brought to its least, until the target is met."""
     units = [unit for layer in layers for unit in layer]
     return _without(ground, narrow, units, ground.target)
 
 
-def _without(ground: Ground, masks: Masks, units: Sequence[Unit], target: int) -> Masks:
+def _without(ground: ParameterProblem, masks: Masks, units: Sequence[Unit], target: int) -> Masks:
     """Masks without the first of the units that must go to leave ``target`` MACs."""
     return _cut(masks, first_reaching(ground.macs, masks, units, target))
 

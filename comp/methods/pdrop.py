@@ -9,12 +9,12 @@ from collections.abc import Callable
 from comp.adapter import FamilyAdapter
 from comp.methods.common.decoder_tokens import prune_tokens, same_share
 from comp.plan import Drops
-from comp.search.job import Job, Outcome
+from comp.search.job import Outcome, PruningJob
 
 METHOD = "pdrop"
 
 
-def prune(job: Job) -> Outcome:
+def prune(job: PruningJob) -> Outcome:
     """One share for all of CoMP's places, which are PyramidDrop's; nothing is trained here."""
     return prune_tokens(job, METHOD, drops_of(job.adapter))
 

@@ -9,19 +9,19 @@ import torch
 from comp.methods import pdrop
 from comp.methods.common.decoder_tokens import LEAST, MODE
 from comp.methods.common.encoder_tokens import is_encoder, token_ground
-from comp.methods.common.parameters import Ground, whole_ground
+from comp.methods.common.parameters import ParameterProblem, whole_ground
 from comp.methods.madtp import check_learns, guided
 from comp.methods.upop import Interval, prune_in
 from comp.plan import KEEP_UNIT, Drops
 from comp.search.bisection import first_strength, nearest_strength
-from comp.search.job import REACHABLE_MARGIN, Job, Outcome, modes_of, unreachable
+from comp.search.job import REACHABLE_MARGIN, Outcome, PruningJob, modes_of, unreachable
 from comp.search.stage import SearchState
 from comp.tokens.dictionary import attach_dictionary
 
 METHOD = "sjp"
 
 
-def prune(job: Job) -> Outcome:
+def prune(job: PruningJob) -> Outcome:
     """UPop beside PyramidDrop or MADTP; see ``comp.pipeline.steps.method``."""
     return prune_jointly(job, METHOD, simultaneous)
 
@@ -48,10 +48,10 @@ class Tokens:
     weakest: int
     strongest: int
     drops: Callable[[int], Drops]
-    training: Callable[[Job], Job]
+    training: Callable[[PruningJob], PruningJob]
 
 
-def prune_jointly(job: Job, method: str, course: Course) -> Outcome:
+def prune_jointly(job: PruningJob, method: str, course: Course) -> Outcome:
     """Prune in the stages of a course; see ``comp.pipeline.steps.method``."""
     tokens = tokens_of(job, method)
     ground = whole_ground(job)
@@ -63,7 +63,7 @@ def prune_jointly(job: Job, method: str, course: Course) -> Outcome:
     return prune_in(job, ground, intervals, method)
 
 
-def tokens_of(job: Job, method: str) -> Tokens:
+def tokens_of(job: PruningJob, method: str) -> Tokens:
     """The rule for the tokens of this family.
 
     Raises:
@@ -81,7 +81,7 @@ def tokens_of(job: Job, method: str) -> Tokens:
     return Tokens((MODE,), 1, LEAST, drops, lambda same: same)
 
 
-def agreed_strength(job: Job, ground: Ground, tokens: Tokens) -> int:
+def agreed_strength(job: PruningJob, ground: ParameterProblem, tokens: Tokens) -> int:
     """How strongly tokens are to go, so that parameters can take the rest.
 
     Raises:
@@ -149,7 +149,7 @@ def sequential(stage: int, stages: int) -> tuple[float | None, float]:
 
 
 def _intervals(
-    job: Job, ground: Ground, tokens: Tokens, strength: int, course: Course
+    job: PruningJob, ground: ParameterProblem, tokens: Tokens, strength: int, course: Course
 ) -> Iterator[Interval]:
     """What each stage does; the strength of the tokens rises evenly over theirs."""
     stages = job.options.stages

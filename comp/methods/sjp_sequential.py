@@ -2,12 +2,12 @@
 
 from comp.errors import CompExportError
 from comp.methods.sjp import prune_jointly, sequential
-from comp.search.job import Job, Outcome
+from comp.search.job import Outcome, PruningJob
 
 METHOD = "sjp-sequential"
 
 
-def prune(job: Job) -> Outcome:
+def prune(job: PruningJob) -> Outcome:
     """UPop before PyramidDrop or MADTP; see ``comp.pipeline.steps.method``.
 
     Raises:

@@ -5,12 +5,12 @@ After Ju et al., "Turbo: Informativity-Driven Acceleration Plug-In for Vision-La
 """
 
 from comp.methods.common.encoder_tokens import pruned_at_once, token_ground
-from comp.search.job import Job, Outcome
+from comp.search.job import Outcome, PruningJob
 
 METHOD = "turbo"
 
 
-def prune(job: Job) -> Outcome:
+def prune(job: PruningJob) -> Outcome:
     """Solve for the one keep ratio of all places; see ``comp.pipeline.steps.method``."""
     ground = token_ground(job, "informativity", "similar")
     return pruned_at_once(job, ground, METHOD)

@@ -18,9 +18,16 @@ from torch import Tensor
 from comp.adapter import Forwarding
 from comp.importance.parameters import Scores, Unit, ordered_units
 from comp.masks import BlockKey, Masks, name_of
-from comp.methods.common.parameters import Chosen, Ground, concluded, ground_of, measured, next_line
+from comp.methods.common.parameters import (
+    Chosen,
+    ParameterProblem,
+    concluded,
+    ground_of,
+    measured,
+    next_line,
+)
 from comp.plan import Drops
-from comp.search.job import Job, Outcome
+from comp.search.job import Outcome, PruningJob
 from comp.search.saved_state import fill_trainable, read_lines, trainable, write_stages
 from comp.search.stage import first_reaching, mask_of
 from comp.tokens.drop_rules import DropRules, rules_from_plan
@@ -70,17 +77,19 @@ class Interval:
     mode: str
     progress: float | None
     drops: Drops = ()
-    training: Callable[[Job], Job] = lambda job: job
+    training: Callable[[PruningJob], PruningJob] = lambda job: job
 
 
-def prune(job: Job) -> Outcome:
+def prune(job: PruningJob) -> Outcome:
     """Train while masks shrink, interval by interval; see ``comp.pipeline.steps.method``."""
     ground, stages = ground_of(job), job.options.stages
     intervals = [Interval(ground.name, stage / stages) for stage in range(1, stages + 1)]
     return prune_in(job, ground, intervals, METHOD)
 
 
-def prune_in(job: Job, ground: Ground, intervals: Sequence[Interval], method: str) -> Outcome:
+def prune_in(
+    job: PruningJob, ground: ParameterProblem, intervals: Sequence[Interval], method: str
+) -> Outcome:
     """Train in these intervals, going on behind those that are done, and cut what they chose."""
     found = _load(job, ground)
     if found is None:
@@ -116,7 +125,7 @@ def _standardised(gradients: dict[BlockKey, Tensor]) -> dict[BlockKey, Tensor]:
     return {key: (mean - values) / deviation for key, values in gradients.items()}
 
 
-def going(ground: Ground, scores: Scores, share: float) -> Sequence[Unit]:
+def going(ground: ParameterProblem, scores: Scores, share: float) -> Sequence[Unit]:
     """The units to go once ``share`` of the FLOPs to remove is removed; each weighs its FLOPs."""
     units = ordered_units(scores, ground.blocks, ground.min_channels)
     whole = ground.macs()
@@ -124,7 +133,7 @@ def going(ground: Ground, scores: Scores, share: float) -> Sequence[Unit]:
     return first_reaching(ground.macs, ground.whole().masks, units, target)
 
 
-def masked(ground: Ground, units: Sequence[Unit], value: float) -> Masks:
+def masked(ground: ParameterProblem, units: Sequence[Unit], value: float) -> Masks:
     """Masks of ones, but of these units ``value``."""
     masks = ground.whole().masks
     for _, kind, key, index in units:
@@ -133,8 +142,8 @@ def masked(ground: Ground, units: Sequence[Unit], value: float) -> Masks:
 
 
 def _advanced(
-    job: Job,
-    ground: Ground,
+    job: PruningJob,
+    ground: ParameterProblem,
     before: Progressive,
     intervals: Sequence[Interval],
     note: Callable[[str], None],
@@ -164,7 +173,9 @@ def _advanced(
     return after
 
 
-def _trained(job: Job, ground: Ground, before: Progressive, interval: Interval) -> Progressive:
+def _trained(
+    job: PruningJob, ground: ParameterProblem, before: Progressive, interval: Interval
+) -> Progressive:
     """Train for an interval under the masks; where they shrink, add up their gradients and shrink them."""
     rules, stage = rules_from_plan(interval.drops), before.stage + 1
     if interval.progress is None:
@@ -177,7 +188,9 @@ def _trained(job: Job, ground: Ground, before: Progressive, interval: Interval) 
     return Progressive(stage, before.dense_metric, masked(ground, cut, 1 - share), gradients)
 
 
-def _gradients(job: Job, ground: Ground, search: Progressive, rules: DropRules) -> Scores:
+def _gradients(
+    job: PruningJob, ground: ParameterProblem, search: Progressive, rules: DropRules
+) -> Scores:
     """Gradients by alpha with those of an interval added: of its steps, or without of calibration."""
     leaves = _Leaves.of(ground, search)
     how = Forwarding(leaves.masks, rules)
@@ -200,7 +213,7 @@ class _Leaves:
         self.sums = [torch.zeros_like(tensor) for tensor in self.tensors]
 
     @classmethod
-    def of(cls, ground: Ground, search: Progressive) -> "_Leaves":
+    def of(cls, ground: ParameterProblem, search: Progressive) -> "_Leaves":
         heads, channels = dict(search.alpha.heads), dict(search.alpha.channels)
         names: list[tuple[str, BlockKey]] = []
         for kind, masks, past in (
@@ -228,7 +241,7 @@ class _Leaves:
             for total, gradient in zip(self.sums, gradients, strict=True):
                 total += gradient
 
-    def summed(self, job: Job) -> Scores:
+    def summed(self, job: PruningJob) -> Scores:
         """With the past ones, over all processes."""
         heads, channels = dict(self.past.heads), dict(self.past.channels)
         for (kind, key), total in zip(self.names, self.sums, strict=True):
@@ -237,7 +250,7 @@ class _Leaves:
         return Scores(heads, channels)
 
 
-def _nothing(ground: Ground) -> Scores:
+def _nothing(ground: ParameterProblem) -> Scores:
     return Scores(
         {block.key: torch.zeros(block.num_key_value_heads) for block in ground.blocks},
         {
@@ -248,7 +261,7 @@ def _nothing(ground: Ground) -> Scores:
     )
 
 
-def _save(job: Job, search: Progressive) -> None:
+def _save(job: PruningJob, search: Progressive) -> None:
     """Masks, gradients and weights in one file: a kill leaves the last whole one."""
     tensors = {
         f"{what}/{kind}/{name_of(key)}": tensor
@@ -263,7 +276,7 @@ def _save(job: Job, search: Progressive) -> None:
         save_file(tensors | weights, temporary, known)
 
 
-def _load(job: Job, ground: Ground) -> Progressive | None:
+def _load(job: PruningJob, ground: ParameterProblem) -> Progressive | None:
     """The search that a cut left, its weights loaded into the adapter; none when there is none."""
     path = job.folder / STATE
     if not path.exists():

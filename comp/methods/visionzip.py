@@ -12,13 +12,13 @@ from comp.masks import whole_blocks
 from comp.methods.common.decoder_tokens import TOLERANCE, measured
 from comp.plan import ImageSelection, Place, Workload
 from comp.search.final_plan import plan_of
-from comp.search.job import Job, Outcome, agreed_workload
+from comp.search.job import Outcome, PruningJob, agreed_workload
 
 METHOD = "visionzip"
 CONTEXTUAL = (10, 64)  # of so many tokens: 54 + 10, 108 + 20 and 162 + 30 in the original
 
 
-def prune(job: Job) -> Outcome:
+def prune(job: PruningJob) -> Outcome:
     """Solve for how many tokens are left of an image; see ``comp.pipeline.steps.method``."""
     adapter = job.adapter
     assert isinstance(adapter, LlavaAdapter)  # as the registry says

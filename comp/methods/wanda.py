@@ -11,14 +11,14 @@ from torch import Tensor
 
 from comp.importance.parameters import Scores
 from comp.masks import BlockKey, BlockShape, Masks, StructureCounts
-from comp.methods.common.parameters import Chosen, Ground, concluded, ground_of, measured
-from comp.search.job import Job, Outcome
+from comp.methods.common.parameters import Chosen, ParameterProblem, concluded, ground_of, measured
+from comp.search.job import Outcome, PruningJob
 
 METHOD = "wanda"
 BISECTIONS = 40
 
 
-def prune(job: Job) -> Outcome:
+def prune(job: PruningJob) -> Outcome:
     """Measure once, cut once: nothing is trained; see ``comp.pipeline.steps.method``."""
     ground = ground_of(job)
     with job.progress.task("pruning", 3) as task:
@@ -31,7 +31,7 @@ def prune(job: Job) -> Outcome:
         return concluded(job, ground, Chosen(masks, scores), METHOD, dense_metric)
 
 
-def counts_at_target(ground: Ground, align: int) -> StructureCounts:
+def counts_at_target(ground: ParameterProblem, align: int) -> StructureCounts:
     """The counts at the smallest share, the same of every layer, that leaves at most the target.
 
     A head is a coarse step: where one too many went, the channels' share falls again.
@@ -41,7 +41,7 @@ def counts_at_target(ground: Ground, align: int) -> StructureCounts:
     return uniform_counts(ground, heads, channels, align)
 
 
-def _smallest(ground: Ground, counts: Callable[[float], StructureCounts]) -> float:
+def _smallest(ground: ParameterProblem, counts: Callable[[float], StructureCounts]) -> float:
     low, high = 0.0, 1.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
@@ -53,7 +53,7 @@ def _smallest(ground: Ground, counts: Callable[[float], StructureCounts]) -> flo
 
 
 def uniform_counts(
-    ground: Ground, of_heads: float, of_channels: float, align: int
+    ground: ParameterProblem, of_heads: float, of_channels: float, align: int
 ) -> StructureCounts:
     """Heads and channels of each block when these shares are gone from every one."""
     heads: dict[BlockKey, int] = {}

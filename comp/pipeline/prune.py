@@ -16,7 +16,7 @@ from comp.pipeline.race import raced
 from comp.pipeline.record import record_of, times_fine_tuning, times_of, write_run
 from comp.pipeline.request import DENSE, PruneRequest, plain
 from comp.pipeline.resolve import settled
-from comp.pipeline.steps import Site, recovered, searched, validated
+from comp.pipeline.steps import RunContext, recovered, searched, validated
 from comp.runs import RunDirectory
 from comp.search.job import modes_of
 from comp.training.data import PruningData, embedded_data, own_data, split_data
@@ -69,7 +69,7 @@ def run_pruning(
     loaded = [adapter]
     del adapter  # recovery needs the memory: whoever takes it from the list has it alone
     prepared = time.time()
-    site = Site(compute, load, data, progress, table)
+    site = RunContext(compute, load, data, progress, table)
     folder = state
     verdicts: list[dict[str, Any]] = []
     try:

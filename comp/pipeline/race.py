@@ -14,9 +14,9 @@ from typing import Any
 
 from comp.adapter import FamilyAdapter, Mode
 from comp.errors import CompExportError
-from comp.pipeline.resolve import Settled
-from comp.pipeline.steps import Site, job_of, recovered, searched, validated
-from comp.search.job import Job, modes_of, reaches
+from comp.pipeline.resolve import ResolvedRequest
+from comp.pipeline.steps import RunContext, job_of, recovered, searched, validated
+from comp.search.job import PruningJob, modes_of, reaches
 from comp.utils.files import write_text
 
 MOST_LANES = 3
@@ -96,8 +96,8 @@ VERDICT = "verdict.json"  # of a lane
 
 
 def raced(
-    site: Site, settings: Settled, state: Path, loaded: list[FamilyAdapter]
-) -> tuple[Settled, Path, list[dict[str, Any]]]:
+    site: RunContext, settings: ResolvedRequest, state: Path, loaded: list[FamilyAdapter]
+) -> tuple[ResolvedRequest, Path, list[dict[str, Any]]]:
     """The settings of the lane that won, the folder in which it goes on, and what became of all.
 
     A lane that is cut off goes on as any search does; one that has its verdict is not run again.
@@ -134,6 +134,6 @@ def raced(
     return settings.with_search(modes=won.modes), state / won.name, records
 
 
-def _lanes(job: Job) -> list[Lane]:
+def _lanes(job: PruningJob) -> list[Lane]:
     modes = modes_of(job.adapter, job.options.modes)
     return lanes_of(modes, lambda some: reaches(job, some))

@@ -11,7 +11,7 @@ from comp.adapter import FamilyAdapter
 from comp.figures.run_figures import save_figures
 from comp.latency.table import LatencyTable
 from comp.pipeline.request import PruneRequest, plain
-from comp.pipeline.resolve import Settled
+from comp.pipeline.resolve import ResolvedRequest
 from comp.plan import PruningPlan, Task
 from comp.runs import RUN_VERSION, RunDirectory
 from comp.search.job import Outcome
@@ -26,7 +26,7 @@ def record_of(
     dense: Mapping[str, Any],
     outcome: Outcome,
     metric: float,
-    settings: Settled,
+    settings: ResolvedRequest,
     task: Task,
 ) -> dict[str, Any]:
     plan = outcome.plan

@@ -16,7 +16,7 @@ from comp.utils.compute import Compute
 
 
 @dataclass(frozen=True)
-class Settled:
+class ResolvedRequest:
     """A request with ``auto`` decided by the size of the model.
 
     Attributes:
@@ -27,17 +27,17 @@ class Settled:
     recovery: Recovery
     trains: tuple[str, ...]
 
-    def with_steps_left_by(self, outcome: Outcome) -> "Settled":
+    def with_steps_left_by(self, outcome: Outcome) -> "ResolvedRequest":
         """Recovery takes the steps of the search that the method left, or gives those it took more."""
         request = self.request
         steps = request.recover.steps + request.search.steps - outcome.steps
         return self.with_recovery_of(max(0, steps))
 
-    def with_recovery_of(self, steps: int) -> "Settled":
+    def with_recovery_of(self, steps: int) -> "ResolvedRequest":
         recovery = replace(self.request.recover, steps=steps)
         return replace(self, request=replace(self.request, recover=recovery))
 
-    def with_search(self, **changes: Any) -> "Settled":
+    def with_search(self, **changes: Any) -> "ResolvedRequest":
         search = replace(self.request.search, **changes)
         return replace(self, request=replace(self.request, search=search))
 
@@ -71,7 +71,7 @@ class Settled:
         return Distiller(options, teacher, compute)
 
 
-def settled(request: PruneRequest, adapter: FamilyAdapter) -> Settled:
+def settled(request: PruneRequest, adapter: FamilyAdapter) -> ResolvedRequest:
     """Decide what a request left open."""
     recovery = request.recovery
     if recovery == "auto":
@@ -84,4 +84,4 @@ def settled(request: PruneRequest, adapter: FamilyAdapter) -> Settled:
         )
     if recovery == "lora":  # the model's own weights stay: they are the teacher's, and not saved
         request = replace(request, search=replace(request.search, reconstruct=False))
-    return Settled(request, recovery, request.search.modes)
+    return ResolvedRequest(request, recovery, request.search.modes)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from comp.adapter import FamilyAdapter, Forwarding
 from comp.latency.table import LatencyTable
-from comp.pipeline.resolve import Settled
+from comp.pipeline.resolve import ResolvedRequest
 from comp.plan import Part, PruningPlan
-from comp.search.job import Job, Outcome
+from comp.search.job import Outcome, PruningJob
 from comp.tokens.drop_rules import rules_from_plan
 from comp.training.data import PruningData
 from comp.training.distillation import Distiller
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Site:
+class RunContext:
     """What all searches of a run are given."""
 
     compute: Compute
@@ -35,18 +35,18 @@ class Site:
 
 
 def job_of(
-    site: Site,
-    settings: Settled,
+    site: RunContext,
+    settings: ResolvedRequest,
     adapter: FamilyAdapter,
     folder: Path,
     distiller: Distiller | None = None,
-) -> Job:
+) -> PruningJob:
     request, where = settings.request, (folder, site.progress, distiller, site.table)
-    return Job(adapter, site.compute, site.data, request.search, request.model, *where)
+    return PruningJob(adapter, site.compute, site.data, request.search, request.model, *where)
 
 
 def searched(
-    site: Site, settings: Settled, folder: Path, loaded: list[FamilyAdapter]
+    site: RunContext, settings: ResolvedRequest, folder: Path, loaded: list[FamilyAdapter]
 ) -> tuple[FamilyAdapter, Outcome, Distiller | None]:
     """The cut model, what the search found, and the teacher where it may go on.
 
@@ -65,8 +65,8 @@ def searched(
 
 
 def recovered(
-    site: Site,
-    settings: Settled,
+    site: RunContext,
+    settings: ResolvedRequest,
     slim: FamilyAdapter,
     plan: PruningPlan,
     folder: Path,
@@ -92,7 +92,7 @@ def recovered(
         )
 
 
-def validated(site: Site, slim: FamilyAdapter, plan: PruningPlan) -> tuple[float, float]:
+def validated(site: RunContext, slim: FamilyAdapter, plan: PruningPlan) -> tuple[float, float]:
     """The metric of the slim model, and its loss."""
     how = Forwarding(rules=rules_from_plan(plan.drops))
     return accuracy(slim, site.data.validation, how, site.compute)
@@ -108,7 +108,7 @@ def _trained_parts(adapter: FamilyAdapter, modes: tuple[str, ...]) -> set[Part]:
     return parts | {"language"}
 
 
-def method(name: str) -> Callable[[Job], Outcome]:
+def method(name: str) -> Callable[[PruningJob], Outcome]:
     """``prune`` of ``comp/methods/NAME.py`` (hyphens are underscores), of ``comp.registry.METHODS``.
 
     It trains the adapter's trainable weights along, and raises ``CompExportError`` for a rate that the

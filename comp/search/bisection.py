@@ -14,7 +14,7 @@ FINENESS: Final = 1.03  # ratio of a threshold that is enough to one that is not
 Tried = TypeVar("Tried")
 
 
-def raised(
+def find_threshold(
     attempt: Callable[[float], Tried],
     is_enough: Callable[[Tried], bool],
     is_close: Callable[[Tried], bool],

@@ -23,7 +23,7 @@ from comp.search.stage import Shares
 
 
 @dataclass(frozen=True)
-class Final:
+class SearchResult:
     """What a search ended with: ranked structures, and where which shares of tokens are kept."""
 
     masks: Masks
@@ -34,7 +34,7 @@ class Final:
 
 def final_plan(
     adapter: FamilyAdapter,
-    final: Final,
+    final: SearchResult,
     workload: Workload,
     rate: float,
     model: str,
@@ -157,7 +157,7 @@ def _fit_drops(drops: Drops, target: int, cost: Callable[[Drops], int]) -> Drops
 
 def _fit_widths(
     adapter: FamilyAdapter,
-    final: Final,
+    final: SearchResult,
     widths: StructureCounts,
     target: int,
     cost: Callable[[StructureCounts], int],
@@ -186,7 +186,7 @@ def _fit_widths(
 
 
 def _block_plan(
-    adapter: FamilyAdapter, final: Final, widths: StructureCounts, key: BlockKey
+    adapter: FamilyAdapter, final: SearchResult, widths: StructureCounts, key: BlockKey
 ) -> BlockPlan:
     block = next(block for block in adapter.blocks if block.key == key)
     heads, channels = final.masks.heads[key] > 0.5, final.masks.channels[key] > 0.5

@@ -63,7 +63,7 @@ class MethodOptions:
 
 
 @dataclass(frozen=True)
-class Job:
+class PruningJob:
     """One model to prune.
 
     ``folder`` is where a method writes what it needs to go on after a cut, and the lines of
@@ -147,7 +147,7 @@ def modes_of(adapter: FamilyAdapter, names: Sequence[str]) -> list[Mode]:
     return [known[name] for name in names]
 
 
-def agreed_workload(job: Job) -> Workload:
+def agreed_workload(job: PruningJob) -> Workload:
     """One workload for all processes, each of which saw its own share of the calibration set."""
     mine = job.adapter.workload(job.data.calibration)
     sizes = torch.tensor([mine.image_tokens, mine.text_tokens], dtype=torch.float32)
@@ -178,7 +178,7 @@ def largest_rate(search: Search, state: SearchState, modes: Sequence[Mode]) -> f
     return max(0.0, 1 - left - REACHABLE_MARGIN)
 
 
-def reaches(job: Job, modes: Sequence[Mode]) -> bool:
+def reaches(job: PruningJob, modes: Sequence[Mode]) -> bool:
     """Whether these modes of the job's dense model reach its rate."""
     workload, costs = agreed_workload(job), job.costs
     options, calibration = job.options.importance, job.data.calibration

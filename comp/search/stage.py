@@ -19,7 +19,7 @@ from comp.adapter import FamilyAdapter, Forwarding, KeptShare, Mode, TokenKind
 from comp.importance.parameters import ParameterImportance, Scales, Unit, cheapest_units
 from comp.masks import BlockKey, Masks, StructureCounts
 from comp.plan import KEEP_UNIT, Part, Place, Workload
-from comp.search.bisection import raised
+from comp.search.bisection import find_threshold
 from comp.search.costs import Costs
 from comp.tokens.drop_rules import DropRules, RaisedRule, RatioRule
 from comp.tokens.state import TEXT, VISION
@@ -210,21 +210,21 @@ class Search:
             left = _reaching_the_end(tried.shares, kind)
             return self.cost(tried) >= almost and left >= (1 - TOKEN_TOLERANCE) * least
 
-        return raised(attempt, is_enough, is_close, getattr(state.thresholds, kind))
+        return find_threshold(attempt, is_enough, is_close, getattr(state.thresholds, kind))
 
     def _with_threshold(
         self, batches: Sequence[Any], state: SearchState, kind: TokenKind, value: float
     ) -> SearchState:
         code = VISION if kind == "vision" else TEXT
         held = {place: state.shares.get(place, WHOLE) for place in self.adapter.drop_places}
-        raised = self._places(kind)
+        find_threshold = self._places(kind)
         rules: DropRules = {
-            place: RaisedRule(code, value, rule) if place in raised else rule
+            place: RaisedRule(code, value, rule) if place in find_threshold else rule
             for place, rule in ((place, RatioRule(*share)) for place, share in held.items())
         }
         measured = self._measured_shares(batches, state.masks, rules)
         shares = dict(held)
-        for place in raised:
+        for place in find_threshold:
             vision, text = held[place]
             if kind == "vision":
                 shares[place] = (measured[place][0], text)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from comp.adapter import FamilyAdapter, Forwarding, Knowledge
+from comp.adapter import DistillationTargets, FamilyAdapter, Forwarding
 from comp.errors import CompExportError
 from comp.registry import Distill
 from comp.tokens.state import TokenState
@@ -70,12 +70,12 @@ class Distiller:
     ) -> None:
         self.options, self.teacher, self.compute, self.plainly = options, teacher, compute, plainly
 
-    def known(self, batch: Any) -> Knowledge:
+    def known(self, batch: Any) -> DistillationTargets:
         """What the dense model makes of a batch: nothing is masked or dropped, no gradient is kept."""
         with self.plainly(), torch.no_grad(), self.compute.autocast():
             return self.teacher.score(batch, Forwarding()).known()
 
-    def loss(self, student: Knowledge, teacher: Knowledge) -> Tensor:
+    def loss(self, student: DistillationTargets, teacher: DistillationTargets) -> Tensor:
         """Weighted sum of the losses asked for; each is a mean over its logits or parts of the model."""
         options, losses = self.options, []
         if options.what in ("logits", "both"):

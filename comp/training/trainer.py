@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from comp.adapter import FamilyAdapter, Forwarding, Knowledge
+from comp.adapter import DistillationTargets, FamilyAdapter, Forwarding
 from comp.data.example import AnyExample
 from comp.training.distillation import Distiller
 from comp.utils.compute import Compute
@@ -109,7 +109,7 @@ class Trainer:
         with self.compute.timed("training"):
             return self._step(batch, how, taught)
 
-    def _step(self, batch: Any, how: Forwarding, taught: Knowledge | None) -> float:
+    def _step(self, batch: Any, how: Forwarding, taught: DistillationTargets | None) -> float:
         with self.compute.autocast():
             scored = self.adapter.score(batch, how)
             loss = scored.loss

@@ -15,7 +15,7 @@ from demo.gate import chosen_of
 from demo.pair import Pair
 from demo.widgets import (
     QUIETLY,
-    Asked,
+    Submission,
     chip_list,
     chips_of,
     picture_gallery,
@@ -24,14 +24,14 @@ from demo.widgets import (
     result_column,
     words_and_button,
 )
-from serve.engines.blip_generator import Reader
+from serve.engines.blip_generator import BlipGenerator
 from serve.generation.options import GenerationOptions
 from serve.generation.results import Generation
 
 MAX_NEW_TOKENS = 64
 
 
-def build(pair: Pair[Reader]) -> None:
+def build(pair: Pair[BlipGenerator]) -> None:
     """Lay it out in the page that is being made."""
     examples = page_captions()
     chosen = gr.State(0)  # which example is shown; None for the visitor's own picture
@@ -62,7 +62,7 @@ def build(pair: Pair[Reader]) -> None:
 
 
 def _describe(
-    pair: Pair[Reader], image: str | None, begins: str, example: int | None
+    pair: Pair[BlipGenerator], image: str | None, begins: str, example: int | None
 ) -> Iterator[Shown]:
     """Both captions as they come; then the bars and the kept tokens."""
     names = None if example is None else page_captions()[example].names
@@ -71,7 +71,7 @@ def _describe(
     def kept(done: Generation) -> list[KeptView]:
         return [KeptView.of(pair.compressed.manifest, image or "", done.kept)]
 
-    asked = Asked(pair, CaptionFace(names, begins.strip()), [image])
+    asked = Submission(pair, CaptionFace(names, begins.strip()), [image])
     yield from asked.shown(answering(pair, image or "", begins, options), kept)
 
 

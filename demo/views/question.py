@@ -14,7 +14,7 @@ from demo.gate import chosen_of
 from demo.pair import Pair
 from demo.widgets import (
     QUIETLY,
-    Asked,
+    Submission,
     chip_list,
     chips_of,
     picture_gallery,
@@ -23,7 +23,7 @@ from demo.widgets import (
     result_column,
     words_and_button,
 )
-from serve.engines.blip_generator import Reader
+from serve.engines.blip_generator import BlipGenerator
 from serve.engines.llava import Engine
 from serve.generation.options import GenerationOptions
 from serve.generation.results import Generation
@@ -31,7 +31,7 @@ from serve.generation.results import Generation
 MAX_NEW_TOKENS = 64
 
 
-def build(pair: Pair[Engine] | Pair[Reader]) -> None:
+def build(pair: Pair[Engine] | Pair[BlipGenerator]) -> None:
     """Lay it out in the page that is being made."""
     examples = page_examples()
     first = examples[0]
@@ -67,7 +67,7 @@ def build(pair: Pair[Engine] | Pair[Reader]) -> None:
 
 
 def _answer(
-    pair: Pair[Engine] | Pair[Reader],
+    pair: Pair[Engine] | Pair[BlipGenerator],
     image: str | None,
     text: str,
     example: int | None,
@@ -80,7 +80,7 @@ def _answer(
     def kept(done: Generation) -> list[KeptView]:
         return [KeptView.of(pair.compressed.manifest, image or "", done.kept)]
 
-    asked = Asked(pair, AnswerFace(expected), [image])
+    asked = Submission(pair, AnswerFace(expected), [image])
     yield from asked.shown(answering(pair, image or "", text, options), kept)
 
 

@@ -20,7 +20,7 @@ from demo.pair import Pair
 from demo.widgets import (
     NO_PICTURE,
     QUIETLY,
-    Asked,
+    Submission,
     chip_list,
     picture_gallery,
     picture_input,
@@ -56,7 +56,7 @@ class _Search:
     def pictures_for(self, caption: str) -> Iterator[Shown]:
         """Rank the gallery's pictures for a caption."""
         face = RankingFace(self.known.captions, self.known.place_of(caption), self.thumbnails)
-        asked = Asked(self.pair, face)
+        asked = Submission(self.pair, face)
         if not caption.strip():
             yield asked.refused(
                 "Write what the picture should show, or pick a caption.", "No words"
@@ -82,7 +82,7 @@ class _Search:
             return [KeptView.of(self.pair.compressed.manifest, picture, found.kept)]
 
         work = at_once(lambda which: self.embedded[which].describe(picture, captions))
-        yield from Asked(self.pair, face, [file] if file else []).shown(work, kept)
+        yield from Submission(self.pair, face, [file] if file else []).shown(work, kept)
 
 
 def build(pair: Pair[Retriever]) -> None:
@@ -128,7 +128,7 @@ def build(pair: Pair[Retriever]) -> None:
 def _describe(search: _Search, file: str | None, number: int | None, lines: str) -> Iterator[Shown]:
     """Rank captions for the visitor's own picture, or for one of the gallery."""
     captions = [line.strip() for line in lines.splitlines() if line.strip()]
-    asked = Asked(search.pair, RankingFace(captions))
+    asked = Submission(search.pair, RankingFace(captions))
     try:
         check_candidates(captions)
     except CompExportError as error:

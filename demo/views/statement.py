@@ -14,7 +14,7 @@ from demo.gate import chosen_of
 from demo.pair import Pair
 from demo.widgets import (
     QUIETLY,
-    Asked,
+    Submission,
     chip_list,
     chips_of,
     picture_gallery,
@@ -81,7 +81,7 @@ def _judge(
             for number, image in enumerate(images)
         ]
 
-    yield from Asked(pair, VerdictFace(truth), [one, other]).shown(at_once(verdict), kept)
+    yield from Submission(pair, VerdictFace(truth), [one, other]).shown(at_once(verdict), kept)
 
 
 def _choose_pair(event: gr.SelectData) -> tuple[Any, Any, str, Any, int]:

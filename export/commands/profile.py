@@ -95,7 +95,7 @@ def command(
     from export.graph.builder import Target
     from export.latency.clock import Clock, providers_of
     from export.latency.families import READERS
-    from export.latency.profile import Asked, begun, partial_of, profile
+    from export.latency.profile import ProfileRequest, begun, partial_of, profile
 
     path = out or default_table(model)
     check_file_place(path)
@@ -105,7 +105,7 @@ def command(
     clock = Clock(warmup, repeats, providers_of(options.device), threads or usable_cores())
     target = Target(flavour, precision)
     blocks = READERS[family](checkpoint, target, text_tokens, options.seed)
-    asked = Asked(Path(model).name, blocks, clock, rounds, held_out)
+    asked = ProfileRequest(Path(model).name, blocks, clock, rounds, held_out)
     done = len(begun(asked, path))
     if partial_of(path).exists() and not options.json:
         what = f"going on behind {done} readings" if done else "other settings, so measured anew"

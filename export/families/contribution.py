@@ -14,7 +14,7 @@ Written = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Contribution:
+class FamilyExport:
     """A checkpoint, ready to be exported.
 
     Attributes:

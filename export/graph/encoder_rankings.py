@@ -21,7 +21,7 @@ INT32, FLOAT = ir.DataType.INT32, ir.DataType.FLOAT
 
 
 @dataclass(frozen=True)
-class Looked:
+class AttentionRecord:
     """What the attention of a block leaves to rank by.
 
     Attributes:
@@ -41,7 +41,10 @@ class Looked:
 
 
 def importance_of(
-    graph: GraphBuilder, ranking: Ranking, looked: Looked, responses: Callable[[], ir.Value]
+    graph: GraphBuilder,
+    ranking: Ranking,
+    looked: AttentionRecord,
+    responses: Callable[[], ir.Value],
 ) -> ir.Value:
     """Importance ``[B, N]`` float32 in [0, 1]; ``responses`` to a dictionary are ``[B, N, T]``."""
     if ranking == "received":
@@ -59,7 +62,7 @@ def received(graph: GraphBuilder, weights: ir.Value) -> ir.Value:
     return graph.op("ReduceMean", strongest, graph.constant([1]), keepdims=0)
 
 
-def similarity(graph: GraphBuilder, looked: Looked) -> ir.Value:
+def similarity(graph: GraphBuilder, looked: AttentionRecord) -> ir.Value:
     """Cosine similarities of the tokens by their keys ``[B, N, N]`` float32."""
     unit = unit_rows(graph, looked.key)
     return graph.op("MatMul", unit, graph.op("Transpose", unit, perm=(0, 2, 1)))
@@ -88,7 +91,7 @@ def place_that_stays(graph: GraphBuilder, x: ir.Value, last: bool) -> ir.Value:
     return graph.op("Sub", size, graph.constant([1], np.int32))
 
 
-def _informativity(graph: GraphBuilder, looked: Looked) -> ir.Value:
+def _informativity(graph: GraphBuilder, looked: AttentionRecord) -> ir.Value:
     """Turbo's attention less redundancy, as a number in [0, 1]."""
     places, others = _others(graph, looked)
     attention = graph.op("ReduceMean", _of_query(graph, looked), graph.constant([1]), keepdims=0)
@@ -101,7 +104,7 @@ def _informativity(graph: GraphBuilder, looked: Looked) -> ir.Value:
     return graph.op("Where", others, clipped, _number(graph, 0))
 
 
-def _matched(graph: GraphBuilder, looked: Looked) -> ir.Value:
+def _matched(graph: GraphBuilder, looked: AttentionRecord) -> ir.Value:
     """CrossGET's matching, as a number in [0, 1]: see ``comp.importance.encoder_rankings.matched``."""
     places, others = _others(graph, looked)
     unit = unit_rows(graph, looked.key)
@@ -130,7 +133,7 @@ def _matched(graph: GraphBuilder, looked: Looked) -> ir.Value:
     return graph.op("Where", others, clipped, _number(graph, 0))
 
 
-def _three_scores(graph: GraphBuilder, looked: Looked, responses: ir.Value) -> ir.Value:
+def _three_scores(graph: GraphBuilder, looked: AttentionRecord, responses: ir.Value) -> ir.Value:
     """MADTP's mean of attention received, response to the dictionary, and attention that is asked."""
     _, others = _others(graph, looked)
     heads = split_heads(graph, looked.mixed, looked.heads.dim, looked.heads.query)
@@ -162,7 +165,7 @@ def _stretched(graph: GraphBuilder, scores: ir.Value, others: ir.Value) -> ir.Va
     return graph.op("Where", others, found, _number(graph, 0))
 
 
-def _of_query(graph: GraphBuilder, looked: Looked) -> ir.Value:
+def _of_query(graph: GraphBuilder, looked: AttentionRecord) -> ir.Value:
     """Attention of the token that stays to all others, ``[B, H, N]``."""
     axis = graph.constant([2])
     begin, end = ([-1], [2**31 - 1]) if looked.last else ([0], [1])
@@ -182,7 +185,7 @@ def _pairs(graph: GraphBuilder, places: ir.Value, others: ir.Value) -> ir.Value:
     return graph.op("And", both, graph.op("Not", same))
 
 
-def _others(graph: GraphBuilder, looked: Looked) -> tuple[ir.Value, ir.Value]:
+def _others(graph: GraphBuilder, looked: AttentionRecord) -> tuple[ir.Value, ir.Value]:
     """Places ``[N]`` int32, and which of them may go."""
     places = indices(graph, looked.key, 1)
     stays = place_that_stays(graph, looked.key, looked.last)

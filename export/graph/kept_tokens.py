@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from comp.plan import DropPlan
 from export.graph.builder import GraphBuilder
-from export.graph.encoder_rankings import Looked, importance_of, received, similarity
+from export.graph.encoder_rankings import AttentionRecord, importance_of, received, similarity
 from export.graph.linear import cast_to_graph
 from export.graph.token_gather import Strongest, first_row, gather_rows, keep_strongest, last_row
 from export.graph.token_merging import one_row, similar_rows
@@ -38,7 +38,7 @@ class KeptTokens:
         axes = self._graph.constant([1, 2])
         return self._graph.op("Unsqueeze", self._graph.op("Log", self._size), axes)
 
-    def drop(self, looked: Looked, drop: DropPlan, *rows: ir.Value) -> list[ir.Value]:
+    def drop(self, looked: AttentionRecord, drop: DropPlan, *rows: ir.Value) -> list[ir.Value]:
         """The rows ``[B, k, d]`` of the tokens that receive most, of each of ``rows [B, N, d]``."""
         graph = self._graph
         strongest = self._strongest(received(graph, looked.weights), drop)
@@ -47,7 +47,7 @@ class KeptTokens:
 
     def left(
         self,
-        looked: Looked,
+        looked: AttentionRecord,
         drop: DropPlan,
         states: ir.Value,
         responses: Callable[[ir.Value], ir.Value],

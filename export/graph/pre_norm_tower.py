@@ -14,7 +14,7 @@ from comp.plan import DropPlan, Part
 from export.configs.towers import TowerSettings
 from export.graph.attention import Heads, full_attention, ranked_attention
 from export.graph.builder import GraphBuilder
-from export.graph.encoder_rankings import Looked
+from export.graph.encoder_rankings import AttentionRecord
 from export.graph.kept_tokens import KeptTokens, drops_early
 from export.graph.linear import activation, linear
 from export.graph.norm import add_layer_norm, layer_norm
@@ -114,7 +114,7 @@ class PreNormTower:
         block: BlockSize,
         drop: DropPlan | None,
         bias: ir.Value | None,
-    ) -> tuple[ir.Value, Looked | None]:
+    ) -> tuple[ir.Value, AttentionRecord | None]:
         """The heads' outputs ``[B, N, H·hd]`` and, before a drop, what to rank by.
 
         ``bias`` is added to the logits on each token, ``[B, 1, 1, N]``.
@@ -133,6 +133,6 @@ class PreNormTower:
             query, key, value = found
         if drop is not None or bias is not None:
             mixed, seen = ranked_attention(graph, query, key, value, heads, self.causal, bias)
-            looked = Looked(seen, key, mixed, heads, self.causal, query)
+            looked = AttentionRecord(seen, key, mixed, heads, self.causal, query)
             return mixed, looked if drop is not None else None
         return full_attention(graph, query, key, value, heads, self.causal), None

@@ -14,7 +14,7 @@ from comp.plan import KEEP_UNIT, Part, PruningPlan, Workload
 from export.latency.blocks import Blocks
 from export.latency.clock import Clock
 from export.latency.grid import NARROW
-from export.latency.timings import Reading, loaded
+from export.latency.timings import Timing, loaded
 
 DENSE = "dense"
 FEWEST_TEXT = 8
@@ -66,7 +66,7 @@ def predicted(table: LatencyTable, model: Model) -> float:
     return table.milliseconds(counts, shares, model.on)
 
 
-def measured_whole(blocks: Blocks, model: Model, clock: Clock) -> Reading:
+def measured_whole(blocks: Blocks, model: Model, clock: Clock) -> Timing:
     """All its graphs in turn: of a LLaVA to the logits of the first token, of a CLIP to both embeddings."""
     with TemporaryDirectory(prefix="comp-export-profile-") as directory:
         graphs = loaded(blocks.whole_graphs(model.plan), Path(directory), clock)
@@ -75,4 +75,4 @@ def measured_whole(blocks: Blocks, model: Model, clock: Clock) -> Reading:
             [graph.bound(each) for graph, each in zip(graphs, feeds, strict=True)]
         )
     total = median(sum(each) for each in zip(*times, strict=True))
-    return Reading({}, {model.on.image_tokens + model.on.text_tokens: total})
+    return Timing({}, {model.on.image_tokens + model.on.text_tokens: total})

@@ -11,13 +11,13 @@ from comp.utils.machine import describe_machine, describe_versions
 from export.latency.blocks import Blocks
 from export.latency.clock import Clock
 from export.latency.held_out import Model, measured_whole, models, predicted
-from export.latency.timings import Reading, Readings, measured
+from export.latency.timings import Readings, Timing, measured
 
 PARTIAL = ".partial"  # behind the name of a table that is not finished
 
 
 @dataclass(frozen=True)
-class Asked:
+class ProfileRequest:
     """What to measure, and how well.
 
     Attributes:
@@ -42,7 +42,7 @@ class Asked:
         """Readings of all rounds."""
         return self.rounds * len(self.jobs())
 
-    def jobs(self) -> list[tuple[str, Callable[[], Reading]]]:
+    def jobs(self) -> list[tuple[str, Callable[[], Timing]]]:
         """What a round measures, by name."""
         blocks, clock = self.blocks, self.clock
         return [
@@ -59,7 +59,7 @@ def partial_of(out: Path) -> Path:
     return out.with_name(out.name + PARTIAL)
 
 
-def begun(asked: Asked, out: Path) -> Readings:
+def begun(asked: ProfileRequest, out: Path) -> Readings:
     """The readings so far of a table that is to be ``out``."""
     blocks = asked.blocks
     settings = {
@@ -72,7 +72,7 @@ def begun(asked: Asked, out: Path) -> Readings:
 
 
 def profile(
-    asked: Asked,
+    asked: ProfileRequest,
     out: Path,
     at: Callable[[float], None] = lambda done: None,
     note: Callable[[str], None] = lambda text: None,
@@ -116,7 +116,7 @@ def _checked(table: LatencyTable, model: Model, readings: Readings) -> HeldOut:
     )
 
 
-def _heading(asked: Asked) -> dict[str, Any]:
+def _heading(asked: ProfileRequest) -> dict[str, Any]:
     """What a table says besides its measurements: other readings do not go into it."""
     target, clock = asked.blocks.target, asked.clock
     blocks: tuple[DenseBlock, ...] = asked.blocks.dense_blocks()

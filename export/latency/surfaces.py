@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from comp.latency.table import Kind, Surface, Where
 from export.latency.blocks import name_of
 from export.latency.grid import Axes, monotone
-from export.latency.timings import Reading, Readings
+from export.latency.timings import Readings, Timing
 
 Tower: TypeAlias = Literal["vision", "language"]
 DIGITS = 6  # of a millisecond: nanoseconds
@@ -28,7 +28,7 @@ def block_surfaces(part: Tower, axes: Axes, readings: Readings) -> tuple[Surface
     )
 
 
-def _times(readings: Sequence[Reading], axes: Axes) -> NDArray[np.float64]:
+def _times(readings: Sequence[Timing], axes: Axes) -> NDArray[np.float64]:
     """Milliseconds of a block, by tokens and then by reading."""
     return np.array([[reading.block[n] for reading in readings] for n in axes.tokens])
 

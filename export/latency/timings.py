@@ -39,7 +39,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Timing:
     """Milliseconds by tokens: of one block by which the graphs differ, and of the smaller graph."""
 
     block: dict[int, float]
@@ -52,14 +52,14 @@ class Readings:
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path = path
         self._settings: dict[str, Any] = json.loads(json.dumps(settings))
-        self._found: dict[str, list[Reading]] = {}
+        self._found: dict[str, list[Timing]] = {}
         if not path.exists():
             return
         try:
             stored = json.loads(path.read_text(encoding="utf-8"))
             if stored["settings"] == self._settings:
                 self._found = {
-                    name: [Reading(*map(_numbered, parts)) for parts in rounds]
+                    name: [Timing(*map(_numbered, parts)) for parts in rounds]
                     for name, rounds in stored["readings"].items()
                 }
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -67,10 +67,10 @@ class Readings:
                 f"{path} is damaged ({error}): delete it and run the command again"
             ) from error
 
-    def __getitem__(self, name: str) -> Reading:
+    def __getitem__(self, name: str) -> Timing:
         """The median of the rounds."""
         rounds = self._found[name]
-        return Reading(
+        return Timing(
             {n: median(each.block[n] for each in rounds) for n in rounds[0].block},
             {n: median(each.rest[n] for each in rounds) for n in rounds[0].rest},
         )
@@ -83,7 +83,7 @@ class Readings:
         """How often it was read."""
         return len(self._found.get(name, ()))
 
-    def add(self, name: str, reading: Reading) -> None:
+    def add(self, name: str, reading: Timing) -> None:
         """Keep a reading of one more round, on disk too."""
         self._found.setdefault(name, []).append(reading)
         readings = {
@@ -97,7 +97,7 @@ def _numbered(times: dict[str, float]) -> dict[int, float]:
     return {int(tokens): ms for tokens, ms in times.items()}
 
 
-def measured(pair: Pair, clock: Clock) -> Reading:
+def measured(pair: Pair, clock: Clock) -> Timing:
     """Build a pair, run it, and forget it: the median over the repeats of the difference in each."""
     with TemporaryDirectory(prefix="comp-export-profile-") as directory:
         graphs = loaded(pair.graphs(), Path(directory), clock)
@@ -112,7 +112,7 @@ def measured(pair: Pair, clock: Clock) -> Reading:
                 (large - small) / pair.blocks
                 for large, small in zip(times[0], times[-1], strict=True)
             )
-    return Reading(block, rest)
+    return Timing(block, rest)
 
 
 def loaded(builders: Iterable[GraphBuilder], directory: Path, clock: Clock) -> list[OrtGraph]:

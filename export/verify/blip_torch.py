@@ -28,9 +28,9 @@ from comp.tokens.drop_rules import RatioRule
 from export.artifact.encoder_manifest import EncoderArtifact
 from export.verify.compare import Answered, Greedy
 from export.verify.encoder_runtimes import ranked
-from export.verify.masked_torch import Listening, fill_kept, heard_scores, masks_of
+from export.verify.masked_torch import RecordingRule, fill_kept, heard_scores, masks_of
 
-Ears = dict[Place, Listening]
+Ears = dict[Place, RecordingRule]
 
 
 class BlipTorch:
@@ -69,7 +69,7 @@ class BlipTorch:
         return Answered(logits, heard.kept, heard.scores, [int(logits.argmax())], margin)
 
     def _ears(self) -> Ears:
-        return {drop.place: Listening(RatioRule.from_plan(drop)) for drop in self._drops}
+        return {drop.place: RecordingRule(RatioRule.from_plan(drop)) for drop in self._drops}
 
     def _how(self, ears: Ears) -> Forwarding:
         return Forwarding(self._masks, dict(ears))
@@ -139,8 +139,8 @@ class _Heard:
 
 
 @dataclass(frozen=True)
-class BlipSide:
-    """The torch models of a BLIP's run (see ``export.verify.interface.Side``)."""
+class BlipTorchReference:
+    """The torch models of a BLIP's run (see ``export.verify.interface.TorchReference``)."""
 
     dense: BlipAdapter | None
     slim: BlipAdapter
@@ -154,7 +154,7 @@ class BlipSide:
         plan: PruningPlan,
         artifact: EncoderArtifact,
         device: str,
-    ) -> "BlipSide":
+    ) -> "BlipTorchReference":
         """Load both checkpoints in float32."""
         del artifact
         before = None if dense is None else _blip(dense, device)

@@ -31,9 +31,16 @@ from export.verify.compare import Answered, Link, Runner, ask_all, compare
 from export.verify.families import Family
 from export.verify.first_link.compare import FirstLink, NotCompared
 from export.verify.first_link.report import markdown_of
-from export.verify.integer_weights import having, integer_weights
-from export.verify.interface import Examples, Form, Model, Questions, Side, Skipped
-from export.verify.tensorrt import EngineForm
+from export.verify.integer_weights import integer_weights, replaced_weights
+from export.verify.interface import (
+    Examples,
+    Model,
+    Questions,
+    RuntimeVariant,
+    Skipped,
+    TorchReference,
+)
+from export.verify.tensorrt import EngineVariant
 
 REPORT = "verify"
 MASKED = "masked torch = slim torch"
@@ -47,7 +54,7 @@ COMPARED: dict[Task, str] = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class VerifyRequest:
     """What is asked: so many questions of a data set, answers up to so many tokens."""
 
     examples: Examples
@@ -68,7 +75,7 @@ class FirstLinks(Protocol):
 
 def verify_run(
     run: RunDirectory,
-    asked: Asked,
+    asked: VerifyRequest,
     first: FirstLinks,
     device: str = "cpu",
     started: Callable[[str, int], Callable[[], None]] = lambda name, total: lambda: None,
@@ -93,9 +100,9 @@ def verify_run(
     """
     artifacts, engines = find_artifacts(run), find_engines(run)
     family = Family.of(artifacts[0])
-    sides: list[tuple[Side, str]] = []
+    sides: list[tuple[TorchReference, str]] = []
 
-    def loaded() -> tuple[Side, str]:
+    def loaded() -> tuple[TorchReference, str]:
         if not sides:  # when first links have given their memory back
             sides.append(_side(family, run, artifacts[0], device, model))
         return sides[0]
@@ -126,13 +133,13 @@ def verify_run(
     cut_holds = all(link.ok for link in links)
     layers: dict[str, dict[str, tuple[str, ...]]] = {}
     for form in family.all_forms(artifacts, engines):
-        if isinstance(form, Form) and form.dense and gone:
+        if isinstance(form, RuntimeVariant) and form.dense and gone:
             form = Skipped(f"dense torch = {form.name}", gone)
         if isinstance(form, Skipped):
             skipped.append(form)
             continue
         runner = form.load()
-        if isinstance(runner, EngineForm):
+        if isinstance(runner, EngineVariant):
             layers[form.directory.name] = runner.layers
         found = answers(form.name, runner)
         torch_name, expected = ("dense", dense_torch) if form.dense else ("slim", slim)
@@ -173,7 +180,7 @@ def verify_run(
 
 def _side(
     family: Family, run: RunDirectory, artifact: Artifact, device: str, model: str | None
-) -> tuple[Side, str]:
+) -> tuple[TorchReference, str]:
     """The torch models of a run, and why there is no dense one; empty where there is."""
     try:
         return family.side(run, artifact, device, model), ""
@@ -184,7 +191,7 @@ def _side(
 def _with_integers(
     artifacts: list[Artifact],
     family: Family,
-    side: Side,
+    side: TorchReference,
     answers: Callable[[str, Runner], list[Answered]],
 ) -> Iterator[tuple[str, list[Answered]]]:
     """By directory, what torch answers with the integers of that artifact as its weights.
@@ -203,7 +210,7 @@ def _with_integers(
             word, model = ("dense", side.dense) if dense else ("slim", side.slim)
             runner = side.dense_runner() if dense else side.slim_runner()
             assert model is not None
-            with having(model.model, integer_weights(artifact.path), family.naming):
+            with replaced_weights(model.model, integer_weights(artifact.path), family.naming):
                 found[key] = answers(f"{word} torch, {manifest.precision}", runner)
         yield artifact.path.name, found[key]
 

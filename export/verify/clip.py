@@ -26,7 +26,7 @@ from export.configs.text_end import read_to_end
 from export.onnxruntime.named_graphs import NamedGraphs
 from export.verify.compare import Answered
 from export.verify.encoder_runtimes import ranked
-from export.verify.masked_torch import Listening, fill_kept, heard_scores, masks_of
+from export.verify.masked_torch import RecordingRule, fill_kept, heard_scores, masks_of
 
 
 class ClipTorch:
@@ -44,7 +44,7 @@ class ClipTorch:
         """One image with its text."""
         del max_new_tokens  # nothing is generated
         batch, model = question.to(self._adapter.device), self._adapter.model
-        ears = {drop.place: Listening(RatioRule.from_plan(drop)) for drop in self._drops}
+        ears = {drop.place: RecordingRule(RatioRule.from_plan(drop)) for drop in self._drops}
 
         def options(part: str) -> EncoderOptions:
             rules: dict[int, DropRule] = {n: ear for (of, n), ear in ears.items() if of == part}
@@ -83,8 +83,8 @@ class ClipGraphs:
 
 
 @dataclass(frozen=True)
-class ClipSide:
-    """The torch models of a CLIP's run (see ``export.verify.interface.Side``)."""
+class ClipTorchReference:
+    """The torch models of a CLIP's run (see ``export.verify.interface.TorchReference``)."""
 
     dense: ClipAdapter | None
     slim: ClipAdapter
@@ -98,7 +98,7 @@ class ClipSide:
         plan: PruningPlan,
         artifact: EncoderArtifact,
         device: str,
-    ) -> "ClipSide":
+    ) -> "ClipTorchReference":
         """Load both checkpoints in float32."""
         del artifact
         before = None if dense is None else _clip(dense, device)

@@ -10,13 +10,13 @@ from export.artifact.encoder_manifest import EncoderArtifact, EncoderManifest
 from export.onnxruntime.graph import NO_BFLOAT16, LoadGraph, OrtGraph
 from export.onnxruntime.named_graphs import NamedGraphs, NumpyGraphs
 from export.verify.compare import Answered, Runner
-from export.verify.interface import Form, Skipped
+from export.verify.interface import RuntimeVariant, Skipped
 from export.verify.openvino import OpenVinoOutputs, openvino_forms
 
 
 def graph_forms(
     artifact: EncoderArtifact, runner: Callable[[EncoderManifest, NamedGraphs], Runner]
-) -> Iterator[Form | Skipped]:
+) -> Iterator[RuntimeVariant | Skipped]:
     """An artifact in ONNX Runtime and in OpenVINO; ``runner`` asks the graphs of the family."""
     name, manifest = f"ONNX Runtime ({artifact.path.name})", artifact.manifest
 
@@ -26,7 +26,7 @@ def graph_forms(
     if manifest.precision == "bfloat16":
         yield Skipped(name, NO_BFLOAT16)
     else:
-        yield Form(name, artifact.path, manifest.dense, manifest.precision, load)
+        yield RuntimeVariant(name, artifact.path, manifest.dense, manifest.precision, load)
     if manifest.flavour == "standard":
         outputs = partial(OpenVinoOutputs, precision=manifest.precision)
         yield from openvino_forms(

@@ -13,7 +13,7 @@ from export.onnxruntime.graph import LoadGraph
 from export.onnxruntime.named_graphs import NumpyGraphs
 from export.tensorrt.manifest import Engines
 from export.verify.compare import Runner
-from export.verify.interface import Form, Side, Skipped
+from export.verify.interface import RuntimeVariant, Skipped, TorchReference
 from export.verify.tensorrt import Asking, asking_graphs, engine_form
 
 
@@ -29,8 +29,8 @@ class Family:
         naming: gives the artifact's name of a tensor of torch's.
     """
 
-    load: Callable[..., Side]
-    forms: Callable[..., Iterator[Form | Skipped]]
+    load: Callable[..., TorchReference]
+    forms: Callable[..., Iterator[RuntimeVariant | Skipped]]
     on_graphs: Callable[..., Runner]
     engines: Asking
     naming: Callable[[str], str] = str
@@ -38,13 +38,15 @@ class Family:
     @classmethod
     def of(cls, artifact: Artifact) -> "Family":
         from export.verify.blip_graphs import BlipGraphs
-        from export.verify.blip_torch import BlipSide
-        from export.verify.clip import ClipGraphs, ClipSide
+        from export.verify.blip_torch import BlipTorchReference
+        from export.verify.clip import ClipGraphs, ClipTorchReference
         from export.verify.encoder_runtimes import graph_forms
         from export.verify.llava_runtimes import LlavaEngines, llava_forms, llava_on_graphs
-        from export.verify.llava_torch import LlavaSide
+        from export.verify.llava_torch import LlavaTorchReference
 
-        def of_graphs(side: Callable[..., Side], runner: Callable[..., Runner]) -> "Family":
+        def of_graphs(
+            side: Callable[..., TorchReference], runner: Callable[..., Runner]
+        ) -> "Family":
             forms = partial(graph_forms, runner=runner)
 
             def on_graphs(artifact: EncoderArtifact, load: LoadGraph) -> Runner:
@@ -54,16 +56,16 @@ class Family:
 
         known = {
             "llava": cls(
-                LlavaSide.load, llava_forms, llava_on_graphs, LlavaEngines, canonical_name
+                LlavaTorchReference.load, llava_forms, llava_on_graphs, LlavaEngines, canonical_name
             ),
-            "clip": of_graphs(ClipSide.load, ClipGraphs),
-            "blip": of_graphs(BlipSide.load, BlipGraphs),
+            "clip": of_graphs(ClipTorchReference.load, ClipGraphs),
+            "blip": of_graphs(BlipTorchReference.load, BlipGraphs),
         }
         return known[artifact.manifest.family]
 
     def side(
         self, run: RunDirectory, artifact: Artifact, device: str, model: str | None = None
-    ) -> Side:
+    ) -> TorchReference:
         """The torch models of a run; ``model`` is where the dense one is now, if it was moved.
 
         Raises:
@@ -72,13 +74,13 @@ class Family:
         dense = dense_model_of(run, model)
         return self.load(dense, run.checkpoint, run.load_plan(), artifact, device)
 
-    def slim_side(self, run: RunDirectory, artifact: Artifact, device: str) -> Side:
+    def slim_side(self, run: RunDirectory, artifact: Artifact, device: str) -> TorchReference:
         """The slim model of a run whose dense one is gone."""
         return self.load(None, run.checkpoint, run.load_plan(), artifact, device)
 
     def all_forms(
         self, artifacts: list[Artifact], engines: list[Engines]
-    ) -> Iterator[Form | Skipped]:
+    ) -> Iterator[RuntimeVariant | Skipped]:
         """Every form of every artifact, the engines' last."""
         for artifact in artifacts:
             yield from self.forms(artifact)

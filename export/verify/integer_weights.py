@@ -69,7 +69,7 @@ def _multiplied(values: ir.TensorProtocol, scales: NDArray[np.generic]) -> NDArr
 
 
 @contextmanager
-def having(
+def replaced_weights(
     model: torch.nn.Module, matrices: Mapping[str, Matrix], naming: Callable[[str], str] = str
 ) -> Iterator[None]:
     """The model with other weights inside; a matrix tied to another tensor is untied for as long.

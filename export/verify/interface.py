@@ -21,7 +21,7 @@ class Examples(Protocol):
 
 
 @dataclass(frozen=True)
-class Form:
+class RuntimeVariant:
     """A way to run an artifact; ``load`` makes it ready.
 
     ``bfloat16``: it is computed so, whatever its precision says.
@@ -66,7 +66,7 @@ class Model(Protocol):
     def model(self) -> torch.nn.Module: ...
 
 
-class Side(Protocol):
+class TorchReference(Protocol):
     """The torch models of a run."""
 
     @property

@@ -14,7 +14,7 @@ from export.onnxruntime.graph import NO_BFLOAT16, LoadGraph, NumpyGraph
 from export.openvino.paged_decoder import PageBuffers, Pages
 from export.tensorrt.run.runtime import EngineRuntime
 from export.verify.compare import Greedy
-from export.verify.interface import Form, Skipped
+from export.verify.interface import RuntimeVariant, Skipped
 from export.verify.llava_onnx import OnnxRunner
 from export.verify.llava_onnx_in_place import InPlaceRunner
 from export.verify.llava_prompts import Prefilled, PromptRunner, places_in_all
@@ -23,7 +23,7 @@ from export.verify.openvino import OpenVinoOutputs, PagedOutputs, openvino_forms
 TENSOR_SCATTER_SINCE = (1, 24)  # ONNX Runtime that knows the operator
 
 
-class OnnxForm(PromptRunner):
+class OnnxVariant(PromptRunner):
     """An artifact in ONNX Runtime, or in OpenVINO."""
 
     def __init__(self, runner: OnnxRunner) -> None:
@@ -68,7 +68,7 @@ class OpenVinoRunner(InPlaceRunner):
         return cache.shape()[2]
 
 
-def llava_on_graphs(artifact: LlavaArtifact, load: LoadGraph) -> OnnxForm:
+def llava_on_graphs(artifact: LlavaArtifact, load: LoadGraph) -> OnnxVariant:
     """The graphs of an artifact as a function loads them."""
 
     class Loaded(OnnxRunner):
@@ -76,7 +76,7 @@ def llava_on_graphs(artifact: LlavaArtifact, load: LoadGraph) -> OnnxForm:
             del providers, threads
             return load(path)
 
-    return OnnxForm(Loaded(artifact))
+    return OnnxVariant(Loaded(artifact))
 
 
 class LlavaEngines(PromptRunner):
@@ -110,23 +110,23 @@ class LlavaEngines(PromptRunner):
         return said
 
 
-def llava_forms(artifact: LlavaArtifact) -> Iterator[Form | Skipped]:
+def llava_forms(artifact: LlavaArtifact) -> Iterator[RuntimeVariant | Skipped]:
     """ONNX Runtime, once more with the decoder that TensorRT compiles, and OpenVINO."""
     manifest, where = artifact.manifest, artifact.path.name
     name = f"ONNX Runtime ({where})"
 
-    def in_openvino(bfloat16: bool) -> OnnxForm:
-        return OnnxForm(OpenVinoRunner(artifact, bfloat16))
+    def in_openvino(bfloat16: bool) -> OnnxVariant:
+        return OnnxVariant(OpenVinoRunner(artifact, bfloat16))
 
     if manifest.precision == "bfloat16":
         yield Skipped(name, NO_BFLOAT16)
         yield from openvino_forms(artifact, in_openvino)
         return
 
-    def form(name: str, load: Callable[[], Any]) -> Form:
-        return Form(name, artifact.path, manifest.dense, manifest.precision, load)
+    def form(name: str, load: Callable[[], Any]) -> RuntimeVariant:
+        return RuntimeVariant(name, artifact.path, manifest.dense, manifest.precision, load)
 
-    yield form(name, lambda: OnnxForm(OnnxRunner(artifact)))
+    yield form(name, lambda: OnnxVariant(OnnxRunner(artifact)))
     if manifest.flavour != "standard":
         return
     name = f"ONNX Runtime, caches in place ({where})"
@@ -136,7 +136,7 @@ def llava_forms(artifact: LlavaArtifact) -> Iterator[Form | Skipped]:
         since = ".".join(map(str, TENSOR_SCATTER_SINCE))
         yield Skipped(name, f"TensorScatter needs ONNX Runtime {since}")
     else:
-        yield form(name, lambda: OnnxForm(InPlaceRunner(artifact)))
+        yield form(name, lambda: OnnxVariant(InPlaceRunner(artifact)))
     yield from openvino_forms(artifact, in_openvino)
 
 

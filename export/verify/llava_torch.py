@@ -26,7 +26,7 @@ from comp.tokens.drop_rules import DropRule, RatioRule
 from export.artifact.llava_manifest import LlavaArtifact
 from export.verify.compare import Answered, Greedy
 from export.verify.llava_prompts import Prefilled, PromptRunner, Question, places_in_all
-from export.verify.masked_torch import Listening, fill_kept, masks_of
+from export.verify.masked_torch import RecordingRule, fill_kept, masks_of
 
 
 class TorchRunner(PromptRunner):
@@ -62,7 +62,7 @@ class TorchRunner(PromptRunner):
             query=query,
             labels=torch.full_like(ids, IGNORE),
         )
-        ears = {drop.after_layer: Listening(RatioRule.from_plan(drop)) for drop in self._drops}
+        ears = {drop.after_layer: RecordingRule(RatioRule.from_plan(drop)) for drop in self._drops}
         rules: dict[int, DropRule] = dict(ears)
         options = DecoderOptions(masks=self._masks, rules=rules)
         cache = DecoderCache()
@@ -110,8 +110,8 @@ class TorchRunner(PromptRunner):
 
 
 @dataclass(frozen=True)
-class LlavaSide:
-    """The torch models of a LLaVA's run, on one device (see ``export.verify.interface.Side``)."""
+class LlavaTorchReference:
+    """The torch models of a LLaVA's run, on one device (see ``export.verify.interface.TorchReference``)."""
 
     dense: LlavaAdapter | None
     slim: LlavaAdapter
@@ -121,7 +121,7 @@ class LlavaSide:
     @classmethod
     def load(
         cls, dense: Path | None, slim: Path, plan: PruningPlan, artifact: LlavaArtifact, device: str
-    ) -> "LlavaSide":
+    ) -> "LlavaTorchReference":
         """Load both checkpoints, to be run in float32; ``artifact`` says how answers end.
 
         On a CPU the decoder of a large one stays in its files.

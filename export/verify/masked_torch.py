@@ -17,7 +17,7 @@ from comp.tokens.drop_rules import RatioRule
 
 
 @dataclass
-class Listening:
+class RecordingRule:
     """A drop rule that remembers the scores it was asked about: they tell a tie from a difference."""
 
     rule: RatioRule
@@ -37,7 +37,7 @@ class Listening:
 
 
 def heard_scores(
-    ear: Listening, came: int, encoded: Encoded, number: int, row: int = 0
+    ear: RecordingRule, came: int, encoded: Encoded, number: int, row: int = 0
 ) -> np.ndarray:
     """What a rule heard of one row, by original index ``[N]``; NaN for tokens that did not come so far.
 

@@ -13,7 +13,7 @@ from export.artifact.manifest import Artifact, Precision, computed_in
 from export.openvino.graph import INSTALL, NO_BFLOAT16, OpenVinoGraph, computes_bfloat16
 from export.openvino.paged_decoder import PagedDecoder
 from export.verify.compare import Runner
-from export.verify.interface import Form, Skipped
+from export.verify.interface import RuntimeVariant, Skipped
 
 
 class OpenVinoOutputs:
@@ -66,7 +66,9 @@ class PagedOutputs:
         return dict.fromkeys(self._graph.outputs, only) | {LOGITS: logits}
 
 
-def openvino_forms(artifact: Artifact, load: Callable[..., Runner]) -> Iterator[Form | Skipped]:
+def openvino_forms(
+    artifact: Artifact, load: Callable[..., Runner]
+) -> Iterator[RuntimeVariant | Skipped]:
     """An artifact of the standard flavour in OpenVINO, where it and this CPU can.
 
     Args:
@@ -81,7 +83,7 @@ def openvino_forms(artifact: Artifact, load: Callable[..., Runner]) -> Iterator[
     if manifest.precision == "bfloat16" and not computes_bfloat16():
         yield Skipped(name, f"it is bfloat16, {NO_BFLOAT16}")
         return
-    yield Form(
+    yield RuntimeVariant(
         name, artifact.path, manifest.dense, manifest.precision, partial(load, bfloat16=False)
     )
     if computed_in(manifest.precision) == manifest.precision:
@@ -89,6 +91,8 @@ def openvino_forms(artifact: Artifact, load: Callable[..., Runner]) -> Iterator[
     name = f"OpenVINO, computed in bfloat16 ({artifact.path.name})"
     if computes_bfloat16():
         rough = partial(load, bfloat16=True)
-        yield Form(name, artifact.path, manifest.dense, manifest.precision, rough, bfloat16=True)
+        yield RuntimeVariant(
+            name, artifact.path, manifest.dense, manifest.precision, rough, bfloat16=True
+        )
     else:
         yield Skipped(name, f"in bfloat16, {NO_BFLOAT16}")

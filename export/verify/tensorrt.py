@@ -9,12 +9,12 @@ from export.tensorrt.gpu import gpu_capability, why_no_gpu
 from export.tensorrt.manifest import Engines
 from export.tensorrt.run.runtime import EngineRuntime
 from export.verify.compare import Answered, Runner
-from export.verify.interface import Form, Skipped
+from export.verify.interface import RuntimeVariant, Skipped
 
 Asking = Callable[[EngineRuntime], Runner]  # how a family asks its engines
 
 
-class EngineForm:
+class EngineVariant:
     """Engines on a GPU (see ``export.verify.compare.Runner``); ``layers`` is what TensorRT made of each."""
 
     def __init__(self, runtime: EngineRuntime, asking: Asking) -> None:
@@ -27,18 +27,18 @@ class EngineForm:
         return self._runner.ask(question, max_new_tokens)
 
 
-def engine_form(engines: Engines, asking: Asking) -> Form | Skipped:
+def engine_form(engines: Engines, asking: Asking) -> RuntimeVariant | Skipped:
     """TensorRT on this machine's GPU."""
     manifest = engines.manifest
     name = f"TensorRT ({engines.path.name})"
     if gpu_capability() is None:
         return Skipped(name, f"it needs an NVIDIA GPU, and {why_no_gpu()}")
-    return Form(
+    return RuntimeVariant(
         name,
         engines.path,
         manifest.artifact.dense,
         manifest.artifact.precision,
-        lambda: EngineForm(EngineRuntime.load(engines.path, check_hashes=False), asking),
+        lambda: EngineVariant(EngineRuntime.load(engines.path, check_hashes=False), asking),
     )
 
 

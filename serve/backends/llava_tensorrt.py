@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comp.errors import CompExportError
-from export.tensorrt.run.llava_slot import Slot, SlotState
+from export.tensorrt.run.llava_slot import RequestBuffers, SlotState
 from export.tensorrt.run.runtime import EngineRuntime
 from serve.backends.base import BackendName, Prefill, RequestSize
 
@@ -30,7 +30,7 @@ class TensorRTBackend:
         self.tokenizer = runtime.engines.tokenizer
         self.provider = runtime.label
         self._runtime = runtime
-        self._free: list[Slot] = []
+        self._free: list[RequestBuffers] = []
         self._lock = Lock()
 
     @classmethod
@@ -74,13 +74,13 @@ class TensorRTBackend:
         """See ``Backend.release``."""
         self._give_back(state.slot)
 
-    def _take(self) -> Slot:
+    def _take(self) -> RequestBuffers:
         with self._lock:
             if self._free:
                 return self._free.pop()
         return self._runtime.slot()
 
-    def _give_back(self, slot: Slot) -> None:
+    def _give_back(self, slot: RequestBuffers) -> None:
         with self._lock:
             if slot not in self._free:
                 self._free.append(slot)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from comp.errors import CompExportError
 
 if TYPE_CHECKING:
-    from serve.bench.request import Work
+    from serve.bench.request import BenchRequest
 
 TIMEOUT = 600.0
 
@@ -32,7 +32,7 @@ class Probe:
 
 def probe(
     artifact: Path,
-    work: "Work",
+    work: "BenchRequest",
     device: str,
     threads: int,
     provider: str = "auto",
@@ -71,7 +71,7 @@ def probe(
 
 def _main(arguments: list[str]) -> None:
     artifact, request, device, threads, provider, backend, started = arguments
-    from serve.bench.request import Work, perform_noting
+    from serve.bench.request import BenchRequest, perform_noting
     from serve.loading import load_engine
 
     begin = time.time()
@@ -79,7 +79,7 @@ def _main(arguments: list[str]) -> None:
     engine = load_engine(Path(artifact), threads=int(threads), **asked)
     loaded = time.time()
     shown: list[float] = []
-    perform_noting(engine, Work.load(Path(request)), lambda: shown.append(time.time()))
+    perform_noting(engine, BenchRequest.load(Path(request)), lambda: shown.append(time.time()))
     result = Probe(
         cold_start_ms=(shown[0] - float(started)) * 1000,
         load_ms=(loaded - begin) * 1000,

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import numpy as np
 
 from comp.utils.machine import describe_machine, describe_versions, usable_cores
-from serve.artifacts import BOTH, Form, Which, flops_ratio, is_verified
+from serve.artifacts import BOTH, ArtifactVariant, Which, flops_ratio, is_verified
 from serve.bench.cold_start import Probe, probe
-from serve.bench.request import Work, perform
+from serve.bench.request import BenchRequest, perform
 from serve.generation.results import Timings
 from serve.loading import TaskEngine, engines_of
 
@@ -33,7 +33,7 @@ class BenchOptions:
     Both models do the same work. ``threads`` is fixed for both; ``None`` takes all usable cores.
     """
 
-    work: Work
+    work: BenchRequest
     warmup: int = 3
     repeats: int = 20
     cold_starts: int = 3
@@ -87,7 +87,7 @@ class Measured:
 class Contestant:
     """One way to run both artifacts."""
 
-    form: Form
+    form: ArtifactVariant
     directories: dict[Which, Path]
 
 

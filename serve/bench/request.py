@@ -11,7 +11,7 @@ from comp.data.embedded import embedded_examples
 from comp.data.images import ImageSource, read_image
 from comp.errors import CompExportError
 from comp.plan import Task
-from serve.engines.blip_generator import Reader
+from serve.engines.blip_generator import BlipGenerator
 from serve.engines.blip_judge import Judge
 from serve.engines.retriever import Retriever
 from serve.generation.options import GenerationOptions
@@ -20,7 +20,7 @@ from serve.loading import TaskEngine
 
 
 @dataclass(frozen=True)
-class Work:
+class BenchRequest:
     """Images, texts, and how long answers are.
 
     Attributes:
@@ -47,7 +47,7 @@ class Work:
         return path
 
     @classmethod
-    def load(cls, path: Path) -> "Work":
+    def load(cls, path: Path) -> "BenchRequest":
         found = json.loads(path.read_text(encoding="utf-8"))
         return cls(
             found["task"], tuple(found["images"]), tuple(found["texts"]), found["new_tokens"]
@@ -60,7 +60,7 @@ def work_of(
     texts: Sequence[str],
     new_tokens: int,
     index: int = 0,
-) -> Work:
+) -> BenchRequest:
     """A request; what is left out is taken from the test split of EmojiScenes.
 
     Raises:
@@ -73,7 +73,7 @@ def work_of(
     said = list(texts) or ([getattr(example, known[task])] if task in known else [])
     check_counts(task, len(pictures), len(said))
     generates = task in ("question", "caption")
-    return Work(task, tuple(pictures), tuple(said), new_tokens if generates else 0)
+    return BenchRequest(task, tuple(pictures), tuple(said), new_tokens if generates else 0)
 
 
 def check_counts(task: Task, images: int, texts: int) -> None:
@@ -121,7 +121,7 @@ class Done:
     size: dict[str, int]
 
 
-def perform(engine: TaskEngine, work: Work) -> Done:
+def perform(engine: TaskEngine, work: BenchRequest) -> Done:
     """Do it once.
 
     Raises:
@@ -136,14 +136,14 @@ def perform(engine: TaskEngine, work: Work) -> Done:
         tokens = engine.texts.encode(work.texts[0]).size
         return Done(timings, {"images": len(work.images), "text_tokens": tokens})
     answer = engine.generate(work.images, _prompt(work), _options(work))
-    if isinstance(engine, Reader):
+    if isinstance(engine, BlipGenerator):
         size = {"images": len(work.images), "text_tokens": answer.prompt_tokens}
     else:
         size = {"prompt_tokens": answer.prompt_tokens, "image_tokens": answer.image_tokens}
     return Done(answer.timings, size)
 
 
-def perform_noting(engine: TaskEngine, work: Work, shown: Callable[[], None]) -> None:
+def perform_noting(engine: TaskEngine, work: BenchRequest, shown: Callable[[], None]) -> None:
     """As ``perform``; ``shown`` is called when there is something that a user would see."""
     if isinstance(engine, (Retriever, Judge)):
         perform(engine, work)
@@ -156,9 +156,9 @@ def perform_noting(engine: TaskEngine, work: Work, shown: Callable[[], None]) ->
             waiting = False
 
 
-def _prompt(work: Work) -> str:
+def _prompt(work: BenchRequest) -> str:
     return work.texts[0] if work.texts else ""
 
 
-def _options(work: Work) -> GenerationOptions:
+def _options(work: BenchRequest) -> GenerationOptions:
     return GenerationOptions(max_new_tokens=work.new_tokens, ignore_eos=True)

@@ -7,7 +7,7 @@ import click
 from comp.commands.options import CommonOptions, common_options, run_argument
 from comp.utils.console import print_json, print_table, progress, say
 from comp.utils.files import write_text
-from serve.artifacts import Form
+from serve.artifacts import ArtifactVariant
 from serve.commands.forms import form_options
 
 
@@ -51,7 +51,7 @@ def command(
     cold_starts: int,
     threads: int | None,
     against: tuple[str, ...],
-    form: Form,
+    form: ArtifactVariant,
     options: CommonOptions,
 ) -> None:
     """Measure speed, memory and size of RUN, the dense and the compressed artifact in turn.
@@ -73,7 +73,7 @@ def command(
     from serve.bench.request import work_of
     from serve.evaluation.by_task import task_of
 
-    forms = [form, *(Form.parse(text) for text in against)]
+    forms = [form, *(ArtifactVariant.parse(text) for text in against)]
     hold(open_run(run), "bench")
     found, _ = artifacts_of(run, form)
     contestants = [Contestant(each, artifacts_of(run, each)[1]) for each in forms]

@@ -10,7 +10,7 @@ import click
 from comp.commands.options import CommonOptions, common_options, follow_links_option, run_argument
 from comp.utils.console import print_json, print_table, progress, say
 from comp.utils.files import write_text
-from serve.artifacts import Form
+from serve.artifacts import ArtifactVariant
 from serve.commands.forms import form_options
 
 SPLITS = ("train", "validation", "test")
@@ -58,7 +58,7 @@ def command(
     max_new_tokens: int,
     gallery: int,
     threads: int | None,
-    form: Form,
+    form: ArtifactVariant,
     options: CommonOptions,
 ) -> None:
     """Measure the dense and the compressed artifact of RUN at what their model does.

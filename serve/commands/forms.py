@@ -7,7 +7,7 @@ from typing import Any, TypeVar, cast, get_args
 import click
 
 from export.artifact.manifest import Flavour, Precision
-from serve.artifacts import Form
+from serve.artifacts import ArtifactVariant
 from serve.backends.base import BackendName, ProviderChoice
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -51,7 +51,7 @@ def form_options(function: F) -> F:
         precision: Precision | None,
         **kwargs: Any,
     ) -> Any:
-        form = Form.choose(backend, provider, flavour, precision)
+        form = ArtifactVariant.choose(backend, provider, flavour, precision)
         return function(*args, form=form, **kwargs)
 
     return cast(F, wrapper)

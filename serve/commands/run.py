@@ -6,7 +6,7 @@ import click
 
 from comp.commands.options import CommonOptions, common_options, run_argument
 from comp.errors import CompExportError
-from serve.artifacts import Form
+from serve.artifacts import ArtifactVariant
 from serve.commands.forms import form_options
 
 
@@ -53,7 +53,7 @@ def command(
     stop: tuple[str, ...],
     keep_factor: float,
     threads: int | None,
-    form: Form,
+    form: ArtifactVariant,
     options: CommonOptions,
 ) -> None:
     """Use the compressed artifact of RUN on your images, for what its model does.

@@ -72,14 +72,14 @@ def command(
     """
     from comp.runs import hold, open_run
     from comp.utils.device import torch_device
-    from export.verify.chain import Asked, task_of, verify_run
+    from export.verify.chain import VerifyRequest, task_of, verify_run
     from export.verify.first_link.report import COLUMNS, notes_of, rows_of
     from serve.first_link.links import EXAMPLES, FromUsers
 
     found = open_run(run)
     hold(found, "verify")
     examples, source = _examples(task_of(found), data, images, follow_links, questions)
-    asked = Asked(examples, source, questions, max_new_tokens)
+    asked = VerifyRequest(examples, source, questions, max_new_tokens)
     # The proof is in float32: a GPU's own matrix formats would blur it, so "auto" is the CPU here.
     device = "cpu" if options.device == "auto" else torch_device(options.device)
     with progress(disable=options.json) as bar:

@@ -16,7 +16,7 @@ from serve.backends.base import RequestSize
 from serve.engines.encoder import EncoderEngine, kept_of, ms_since
 from serve.engines.encoder_graphs import Graphs
 from serve.engines.encoder_texts import by_length
-from serve.generation.answer import Answer, Asked
+from serve.generation.answer import Answer, AnswerRequest
 from serve.generation.decode import Started, answer_in_step, finished, stream_answer
 from serve.generation.finite import check_finite
 from serve.generation.options import GenerationOptions
@@ -35,7 +35,7 @@ class _Caches:
     cross: dict[str, Any]
 
 
-class Reader(EncoderEngine):
+class BlipGenerator(EncoderEngine):
     """Answers a question about an image, or says what is in it; as ``serve.Engine``.
 
     A caption may be given a beginning as its prompt, and goes on from there.
@@ -169,7 +169,7 @@ class Reader(EncoderEngine):
 
     def _start(
         self, pixels: NDArray[np.float32], ids: NDArray[np.int64], prepare_ms: float
-    ) -> tuple[Started, list[Asked]]:
+    ) -> tuple[Started, list[AnswerRequest]]:
         """Read images ``[B, 3, S, S]`` with prompts ``[B, L]`` up to the first token's logits."""
         start = perf_counter()
         seen = self.graphs.run("vision_model", {"pixel_values": pixels})
@@ -190,7 +190,7 @@ class Reader(EncoderEngine):
         timings = Timings(prepare_ms, vision_ms, ms_since(start))
         room = self._room(first.shape[1])
         asked = [
-            Asked(
+            AnswerRequest(
                 prompt_tokens=ids.shape[1],
                 image_tokens=self.manifest.vision.tokens,
                 kept=TowerKept({place: rows[row : row + 1] for place, rows in kept.items()}),

@@ -19,7 +19,7 @@ from serve.backends.llava_graphs import GraphBackend
 from serve.backends.open import check_native, open_artifact
 from serve.engines.llava_prompt import EncodedPrompt, PromptEncoder
 from serve.engines.preprocess import preprocess
-from serve.generation.answer import Answer, Asked
+from serve.generation.answer import Answer, AnswerRequest
 from serve.generation.decode import Started, answer_in_step, finished, stream_answer
 from serve.generation.options import GenerationOptions
 from serve.generation.results import Event, Generation, KeptTokens, SelectedTokens, Timings
@@ -245,7 +245,7 @@ class Engine:
     ) -> Answer:
         manifest = self.manifest
         images = prompt.vision.reshape(-1, manifest.vision.image_tokens)
-        asked = Asked(
+        asked = AnswerRequest(
             prompt_tokens=prompt.length,
             image_tokens=int(prompt.vision.size),
             kept=KeptTokens(

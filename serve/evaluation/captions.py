@@ -6,7 +6,7 @@ from comp.data.emoji_scenes.captions import names_in, things_score
 from comp.data.example import Example
 from comp.errors import CompExportError
 from comp.metrics.cider import cider
-from serve.engines.blip_generator import Reader
+from serve.engines.blip_generator import BlipGenerator
 from serve.evaluation.scores import Evaluation, Examples, Figure, Mean, Score, chunks
 from serve.generation.options import GenerationOptions
 
@@ -15,7 +15,7 @@ CIDER = "CIDEr-D"
 
 
 def evaluate_captions(
-    engine: Reader,
+    engine: BlipGenerator,
     examples: Examples[Example],
     options: GenerationOptions,
     batch_size: int = 16,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from comp.data.example import Example
 from comp.metrics.exact_match import exact_match
 from comp.metrics.vqa_accuracy import vqa_accuracy
-from serve.engines.blip_generator import Reader
+from serve.engines.blip_generator import BlipGenerator
 from serve.engines.llava import Engine
 from serve.evaluation.scores import Evaluation, Examples, Figure, Mean, Score, chunks
 from serve.generation.options import GenerationOptions
@@ -14,7 +14,7 @@ METRIC = "exact match; where several people answered, the official accuracy of V
 
 
 def evaluate(
-    engine: Engine | Reader,
+    engine: Engine | BlipGenerator,
     examples: Examples[Example],
     options: GenerationOptions,
     batch_size: int = 16,

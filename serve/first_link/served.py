@@ -7,7 +7,7 @@ from comp.errors import CompExportError
 from export.artifact.llava_manifest import LlavaManifest
 from export.verify.first_link.reading import Outputs, Reading, Refused
 from export.verify.first_link.request import Picture, Request
-from serve.engines.blip_generator import Reader
+from serve.engines.blip_generator import BlipGenerator
 from serve.engines.blip_judge import Judge
 from serve.engines.blip_retriever import BlipRetriever
 from serve.engines.llava import Engine
@@ -45,7 +45,7 @@ class Served:
             ids = engine.encode(text, len(images)).input_ids
             if self._places_of_tower:
                 ids = _of_tower(ids, engine.manifest)
-        elif isinstance(engine, Reader) and not engine.asks and not text.strip():
+        elif isinstance(engine, BlipGenerator) and not engine.asks and not text.strip():
             ids = np.zeros(0, np.int64)  # a caption without a beginning
         else:
             ids = engine.encode(text, "text")
@@ -70,7 +70,7 @@ def _of_tower(ids: NDArray[np.int64], manifest: LlavaManifest) -> NDArray[np.int
 
 
 def _outputs(engine: TaskEngine, images: list[Picture], text: str, max_new_tokens: int) -> Outputs:
-    if isinstance(engine, (Engine, Reader)):
+    if isinstance(engine, (Engine, BlipGenerator)):
         said = engine.generate(images, text, GenerationOptions(max_new_tokens=max_new_tokens))
         logits = engine.next_token_logits(images, text)
         ended = said.finish_reason == "eos"

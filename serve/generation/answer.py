@@ -8,7 +8,7 @@ from serve.generation.results import Finished, FinishReason, Generation, Kept, T
 
 
 @dataclass(frozen=True)
-class Asked:
+class AnswerRequest:
     """What is known of a prompt when its first token is chosen.
 
     Attributes:
@@ -29,7 +29,9 @@ class Asked:
 class Answer:
     """Collects the tokens of one sequence and says why it ended."""
 
-    def __init__(self, tokenizer: Decoder, asked: Asked, options: GenerationOptions) -> None:
+    def __init__(
+        self, tokenizer: Decoder, asked: AnswerRequest, options: GenerationOptions
+    ) -> None:
         self._stream = TextStream(tokenizer, options.stop)
         self._ends = () if options.ignore_eos else asked.ends
         self._most = min(options.max_new_tokens, asked.room)

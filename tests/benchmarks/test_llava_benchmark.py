@@ -21,7 +21,7 @@ from random_llava import (
     tensor_shapes,
     write_random_llava,
 )
-from rivals.base import Asked, Stage
+from rivals.base import BenchSettings, Stage
 from rounds import RoundOptions, groups_of, measure, picture
 from run_files import BOTH, RunFiles
 from speed_report import MEASURES, Spread
@@ -138,7 +138,7 @@ def test_a_checkpoint_that_transformers_and_the_exporter_read(files, tmp_path, m
 
 @pytest.fixture(scope="module")
 def stage(files):
-    return Stage(files, Asked(prompt_of(64), 12, "cpu", 1))
+    return Stage(files, BenchSettings(prompt_of(64), 12, "cpu", 1))
 
 
 @pytest.mark.slow

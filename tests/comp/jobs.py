@@ -1,7 +1,7 @@
 """Jobs for pruning methods on small random models of every family."""
 
 from comp.data.emoji_scenes.captions import CaptionExamples
-from comp.search.job import Job, MethodOptions
+from comp.search.job import MethodOptions, PruningJob
 from comp.search.stage import ImportanceOptions
 from comp.training.data import PruningData
 from comp.training.trainer import StepOptions
@@ -40,7 +40,7 @@ def small_job(family, folder, rate, align=8, stages=3, steps_per_stage=2, modes=
     data = PruningData(train, batches, batches)
     folder.mkdir(exist_ok=True)
     compute = Compute("cpu", "float32")
-    return Job(adapter, compute, data, options, "small", folder, Progress(quiet=True))
+    return PruningJob(adapter, compute, data, options, "small", folder, Progress(quiet=True))
 
 
 def _captioned(count):

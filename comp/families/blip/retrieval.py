@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from comp.adapter import Forwarding, Knowledge, Observer, Scored
+from comp.adapter import DistillationTargets, Forwarding, Observer, Scored
 from comp.data.example import AnyExample
 from comp.families.blip.adapter import BlipAdapter, BlipBatch, one_image
 from comp.families.blip.forward import encoded_by, seen_by
@@ -53,7 +53,7 @@ class BlipRetrieval(BlipAdapter):
         shares = added(shares, kept_shares("language", int(mask[rows].sum()), matched.kept))
         shares |= kept_shares("vision", seen.came, seen.encoded.kept)
         # Each model picks hard pairs of its own: what matching says of them cannot be compared.
-        known = Knowledge((scores, scores.T), (seen.tokens, alone.tokens))
+        known = DistillationTargets((scores, scores.T), (seen.tokens, alone.tokens))
         return Scored(
             loss, lambda: self._ranked(batch, image, how, products), shares, lambda: known
         )

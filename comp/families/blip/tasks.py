@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from comp.adapter import Forwarding, Knowledge, Observer, Scored
+from comp.adapter import DistillationTargets, Forwarding, Observer, Scored
 from comp.data.example import AnyExample, PairExample
 from comp.errors import CompExportError
 from comp.families.blip.adapter import MODES, BlipAdapter, BlipBatch, one_image
@@ -57,8 +57,8 @@ class BlipQuestions(BlipAdapter):
         shares = kept_shares("vision", seen.came, seen.encoded.kept)
         shares |= kept_shares("language", int(batch.attention_mask.sum()), asked.kept)
 
-        def known() -> Knowledge:
-            return Knowledge((logits[wanted != IGNORE],), (seen.tokens, asked.tokens))
+        def known() -> DistillationTargets:
+            return DistillationTargets((logits[wanted != IGNORE],), (seen.tokens, asked.tokens))
 
         return Scored(_token_loss(logits, wanted), lambda: right.all(1), shares, known)
 
@@ -87,7 +87,10 @@ class BlipCaptions(BlipAdapter):
         shares = kept_shares("vision", seen.came, seen.encoded.kept)
         loss = _token_loss(logits, wanted)
         return Scored(
-            loss, lambda: right, shares, lambda: Knowledge((logits[said],), (seen.tokens,))
+            loss,
+            lambda: right,
+            shares,
+            lambda: DistillationTargets((logits[said],), (seen.tokens,)),
         )
 
 
@@ -124,7 +127,7 @@ class BlipStatements(BlipAdapter):
         shares = kept_shares("vision", seen.came, seen.encoded.kept)
         shares |= kept_shares("language", int(batch.attention_mask.sum()), read.kept)
         right = logits.argmax(-1) == batch.labels
-        known = Knowledge((logits,), (seen.tokens, read.tokens))
+        known = DistillationTargets((logits,), (seen.tokens, read.tokens))
         loss = F.cross_entropy(logits, batch.labels)
         return Scored(loss, lambda: right, shares, lambda: known)
 

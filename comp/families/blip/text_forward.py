@@ -23,7 +23,7 @@ from comp.families.encoder.forward import (
     start_tokens,
     with_states,
 )
-from comp.importance.encoder_rankings import Looked
+from comp.importance.encoder_rankings import AttentionRecord
 from comp.masks import BlockKey, Masks
 from comp.tokens.attention import attend, causal_bias, presence_bias
 from comp.tokens.dictionary import Responses
@@ -184,7 +184,7 @@ class _TextBlock:
     ranks: bool
     observer: Observer | None
 
-    def attention(self, tokens: TokenState) -> tuple[Tensor, Looked | None]:
+    def attention(self, tokens: TokenState) -> tuple[Tensor, AttentionRecord | None]:
         """States behind self-attention and its norm, and what to rank by if it is asked for."""
         module = self.layer.attention.self
         query, key, value = (
@@ -200,7 +200,7 @@ class _TextBlock:
         looked = None
         if self.ranks or self.observer is not None:
             scores = (query.float() @ key.float().transpose(-1, -2)) * scale + bias
-            looked = Looked(scores, key, mixed, mask.float(), tokens, query)
+            looked = AttentionRecord(scores, key, mixed, mask.float(), tokens, query)
         output = self.layer.attention.output
         projected = output.dense((mixed * mask[:, None]).flatten(2))
         return output.LayerNorm(projected + tokens.states), looked

@@ -11,7 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPModel, ProcessorMixin
 
-from comp.adapter import FamilyAdapter, Forwarding, Knowledge, Mode, Observer, Scored, TokenKind
+from comp.adapter import (
+    DistillationTargets,
+    FamilyAdapter,
+    Forwarding,
+    Mode,
+    Observer,
+    Scored,
+    TokenKind,
+)
 from comp.checkpoints.encoder_shape import EncoderShape
 from comp.checkpoints.slices import CLIP, cut_of
 from comp.data.example import Example
@@ -126,12 +134,12 @@ class ClipAdapter(FamilyAdapter):
         shares |= kept_shares("language", texts.came, texts.encoded.kept)
         return Scored(loss, lambda: correct, shares, lambda: self._known(scores, images, texts))
 
-    def _known(self, scores: Tensor, images: Embedded, texts: Embedded) -> Knowledge:
+    def _known(self, scores: Tensor, images: Embedded, texts: Embedded) -> DistillationTargets:
         """All tokens behind the norm that is otherwise applied to the one that is pooled."""
         seen, read = images.encoded.tokens, texts.encoded.tokens
         seen = with_states(seen, self.model.vision_model.post_layernorm(seen.states))
         read = with_states(read, self.model.text_model.final_layer_norm(read.states))
-        return Knowledge((scores, scores.T), (seen, read))
+        return DistillationTargets((scores, scores.T), (seen, read))
 
     def with_features(self, batch: ClipBatch, masks: object) -> ClipBatch:
         """Tokens are dropped inside both towers: there is nothing to keep."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from comp.adapter import Observer
-from comp.importance.encoder_rankings import Looked, importance_of, similarity
+from comp.importance.encoder_rankings import AttentionRecord, importance_of, similarity
 from comp.masks import Masks
 from comp.plan import Part
 from comp.tokens.attention import attend, causal_bias, presence_bias
@@ -146,7 +146,7 @@ class _Attention:
     causal: bool
     ranks: bool
 
-    def __call__(self, tokens: TokenState) -> tuple[Tensor, Looked | None, Tensor]:
+    def __call__(self, tokens: TokenState) -> tuple[Tensor, AttentionRecord | None, Tensor]:
         """States after attention, what to rank by if asked, and the heads' outputs."""
         query, key, value = self.block.attention_inputs(tokens.states)
         bias = presence_bias(tokens.alive)
@@ -160,7 +160,7 @@ class _Attention:
         looked = None
         if self.ranks:
             scores = (query.float() @ key.float().transpose(-1, -2)) * scale + bias
-            looked = Looked(scores, key, mixed, head_mask.float(), tokens, query)
+            looked = AttentionRecord(scores, key, mixed, head_mask.float(), tokens, query)
         flat = mixed.flatten(2)
         if self.options.masks is not None:
             mixed = mixed * head_mask[:, None]
@@ -185,7 +185,7 @@ class Ranker:
     calibrated: bool
     responses: Responses | None
 
-    def importance(self, rule: DropRule | None, looked: Looked, states: Tensor) -> Tensor:
+    def importance(self, rule: DropRule | None, looked: AttentionRecord, states: Tensor) -> Tensor:
         """What a rule wants, or without one what an observer is shown, ``[B, N]``."""
         wanted = "received" if rule is None else rule.ranking
         found = None
@@ -195,7 +195,7 @@ class Ranker:
 
 
 def drop_tokens(
-    rule: DropRule, looked: Looked, tokens: TokenState, importance: Tensor
+    rule: DropRule, looked: AttentionRecord, tokens: TokenState, importance: Tensor
 ) -> tuple[TokenState, Tensor]:
     """The tokens that a rule leaves, those that go merged into them as it says, and their importance."""
     alive = rule.keep(importance, tokens.kind, tokens.alive, tokens.query)

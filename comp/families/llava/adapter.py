@@ -11,10 +11,10 @@ from torch import nn
 from transformers import LlavaForConditionalGeneration, ProcessorMixin
 
 from comp.adapter import (
+    DistillationTargets,
     FamilyAdapter,
     Forwarding,
     KeptShare,
-    Knowledge,
     Mode,
     Observer,
     Scored,
@@ -103,7 +103,7 @@ class LlavaAdapter(FamilyAdapter):
         right = torch.ones_like(asked)
         right[asked] = logits.argmax(-1) == labels[asked]
         shares = _shares(batch, output.kept)
-        known = Knowledge((logits,), (self._as_they_came(output, placed),))
+        known = DistillationTargets((logits,), (self._as_they_came(output, placed),))
         return Scored(loss, lambda: right.all(1), shares, lambda: known)
 
     def shares(self, batch: LlavaBatch, how: Forwarding) -> dict[Place, KeptShare]:

@@ -8,7 +8,7 @@ from comp.masks import whole_blocks
 from comp.plan import KEEP_UNIT, DropPlan, Drops, PruningPlan, Ranking, Workload, shares_of
 from comp.search.bisection import nearest_strength
 from comp.search.final_plan import plan_of
-from comp.search.job import Job, Outcome, agreed_workload
+from comp.search.job import Outcome, PruningJob, agreed_workload
 from comp.search.saved_state import stage_line, write_stages
 from comp.search.stage import Shares
 from comp.tokens.drop_rules import rules_from_plan
@@ -41,7 +41,7 @@ def same_share(places: list[int], ranking: Ranking) -> Callable[[float], Drops]:
     return drops
 
 
-def prune_tokens(job: Job, method: str, drops_at: Callable[[float], Drops]) -> Outcome:
+def prune_tokens(job: PruningJob, method: str, drops_at: Callable[[float], Drops]) -> Outcome:
     """Fix the share that meets the rate and measure; nothing is trained.
 
     Raises:
@@ -53,7 +53,7 @@ def prune_tokens(job: Job, method: str, drops_at: Callable[[float], Drops]) -> O
     return measured(job, plan, adapter, shares_of(plan.drops))
 
 
-def measured(job: Job, plan: PruningPlan, pruned: FamilyAdapter, shares: Shares) -> Outcome:
+def measured(job: PruningJob, plan: PruningPlan, pruned: FamilyAdapter, shares: Shares) -> Outcome:
     """What comes of a plan without any training, and its line among the stages.
 
     Args:

@@ -21,7 +21,7 @@ from comp.plan import (
 )
 from comp.search.bisection import nearest_strength
 from comp.search.final_plan import plan_of
-from comp.search.job import Job, Outcome, agreed_workload, modes_of
+from comp.search.job import Outcome, PruningJob, agreed_workload, modes_of
 from comp.search.saved_state import stage_line, write_stages
 from comp.tokens.drop_rules import rules_from_plan
 from comp.training.trainer import accuracy
@@ -31,7 +31,7 @@ LEAST = KEEP_UNIT - 1  # thousandths that may go at a place
 
 
 @dataclass(frozen=True)
-class TokenGround:
+class TokenProblem:
     """A whole encoder, and how its tokens are to go.
 
     Attributes:
@@ -130,7 +130,7 @@ def is_encoder(adapter: FamilyAdapter) -> bool:
     return isinstance(getattr(adapter, "shape", None), EncoderShape)
 
 
-def token_ground(job: Job, ranking: Ranking, merge: Merge) -> TokenGround:
+def token_ground(job: PruningJob, ranking: Ranking, merge: Merge) -> TokenProblem:
     """Where a method starts.
 
     Raises:
@@ -152,17 +152,17 @@ def token_ground(job: Job, ranking: Ranking, merge: Merge) -> TokenGround:
         )
     names = tuple(mode.name for mode in modes)
     workload, rate = agreed_workload(job), job.options.rate
-    return TokenGround(adapter, shape, workload, names, places, ranking, merge, rate)
+    return TokenProblem(adapter, shape, workload, names, places, ranking, merge, rate)
 
 
-def measured(job: Job, drops: tuple[DropPlan, ...]) -> tuple[float, float]:
+def measured(job: PruningJob, drops: tuple[DropPlan, ...]) -> tuple[float, float]:
     """Validation metric and loss of the model with these drops."""
     how = Forwarding(rules=rules_from_plan(drops))
     return accuracy(job.adapter, job.data.validation, how, job.compute)
 
 
 def line_of(
-    ground: TokenGround,
+    ground: TokenProblem,
     stage: int,
     earlier: tuple[DropPlan, ...],
     drops: tuple[DropPlan, ...],
@@ -180,7 +180,7 @@ def line_of(
     return stage_line(stage, "+".join(ground.modes), macs, measured, shares_of(drops))
 
 
-def pruned_at_once(job: Job, ground: TokenGround, method: str) -> Outcome:
+def pruned_at_once(job: PruningJob, ground: TokenProblem, method: str) -> Outcome:
     """The drops that meet the rate, measured and written down as one stage; nothing is trained."""
     drops = ground.drops(ground.strength())
     with job.progress.task("pruning", 2) as task:

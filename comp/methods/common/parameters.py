@@ -8,8 +8,8 @@ from comp.adapter import Forwarding, Mode
 from comp.importance.parameters import Scores
 from comp.masks import UNCUT, BlockShape, Masks, StructureCounts
 from comp.plan import Drops, Part, shares_of
-from comp.search.final_plan import Final, final_plan
-from comp.search.job import Job, Outcome, agreed_workload, check_reachable, modes_of
+from comp.search.final_plan import SearchResult, final_plan
+from comp.search.job import Outcome, PruningJob, agreed_workload, check_reachable, modes_of
 from comp.search.saved_state import stage_line, write_stages
 from comp.search.stage import Search, SearchState
 from comp.tokens.drop_rules import rules_from_plan
@@ -17,7 +17,7 @@ from comp.training.trainer import accuracy
 
 
 @dataclass(frozen=True)
-class Ground:
+class ParameterProblem:
     """The whole model, and how much of which blocks has to go.
 
     Attributes:
@@ -63,7 +63,7 @@ class Ground:
         return self.search.adapter.macs_of_drops(drops, self.search.workload, counts)
 
 
-def ground_of(job: Job) -> Ground:
+def ground_of(job: PruningJob) -> ParameterProblem:
     """Where a method of parameters alone starts.
 
     Raises:
@@ -75,7 +75,7 @@ def ground_of(job: Job) -> Ground:
     return ground
 
 
-def whole_ground(job: Job) -> Ground:
+def whole_ground(job: PruningJob) -> ParameterProblem:
     """The whole model, for the modes of parameters among the job's."""
     adapter, options = job.adapter, job.options
     modes = tuple(mode for mode in modes_of(adapter, options.modes) if mode.part is not None)
@@ -84,7 +84,7 @@ def whole_ground(job: Job) -> Ground:
     search = Search(adapter, job.compute, job.data.calibration, importance, workload)
     parts = {mode.part for mode in modes}
     dense = adapter.macs_of_drops((), workload)
-    return Ground(
+    return ParameterProblem(
         search,
         modes,
         tuple(block for block in adapter.blocks if block.part in parts),
@@ -93,14 +93,14 @@ def whole_ground(job: Job) -> Ground:
     )
 
 
-def measured(job: Job, masks: Masks | None, drops: Drops = ()) -> tuple[float, float]:
+def measured(job: PruningJob, masks: Masks | None, drops: Drops = ()) -> tuple[float, float]:
     """Validation metric and loss of the model under masks and with drops; none: as it is."""
     how = Forwarding(masks, rules_from_plan(drops))
     return accuracy(job.adapter, job.data.validation, how, job.compute)
 
 
 def next_line(
-    ground: Ground,
+    ground: ParameterProblem,
     lines: Sequence[dict[str, Any]],
     mode: str,
     dense_metric: float,
@@ -134,8 +134,8 @@ class Chosen:
 
 
 def concluded(
-    job: Job,
-    ground: Ground,
+    job: PruningJob,
+    ground: ParameterProblem,
     chosen: Chosen,
     method: str,
     dense_metric: float,
@@ -155,7 +155,7 @@ def concluded(
         mode: what the last stage advanced; by default the modes of parameters.
     """
     workload, options = ground.search.workload, job.options
-    final = Final(chosen.masks, chosen.scores, options.align, ground.drops)
+    final = SearchResult(chosen.masks, chosen.scores, options.align, ground.drops)
     plan = final_plan(job.adapter, final, workload, options.rate, job.model_name, method)
     metric, loss = measured(job, Masks.from_plan(plan.blocks), plan.drops)
     after = plan.macs, metric, loss

@@ -11,7 +11,7 @@ from comp.plan import Part, PruningPlan, Workload
 from export.artifact.encoder_manifest import DecoderInfo, EncoderManifest, TextInfo, TowerInfo
 from export.configs.blip import BlipShape, blip_of
 from export.families.blip.graphs import blip_graphs_of, build_blip_graphs
-from export.families.contribution import Contribution, parameters
+from export.families.contribution import FamilyExport, parameters
 from export.graph.builder import Target
 from export.weights.checkpoint import CheckpointWeights, WeightSource
 from export.weights.slim import SlimWeights
@@ -25,7 +25,7 @@ def blip_artifact(
     target: Target,
     plan: PruningPlan | None,
     workload: Workload | None,
-) -> Contribution:
+) -> FamilyExport:
     """See ``export.families.contribution``."""
     shape = blip_of(config, str(checkpoint))
     weights: WeightSource = CheckpointWeights(checkpoint, naming=str)
@@ -36,7 +36,7 @@ def blip_artifact(
     vision = shape.sizes.vision
     images = images_of(shape.task) * vision.tokens
     on = workload or Workload(image_tokens=images, text_tokens=TEXT_TOKENS)
-    return Contribution(
+    return FamilyExport(
         manifest=EncoderManifest,
         graphs=blip_graphs_of(shape),
         build=lambda out, written: build_blip_graphs(shape, weights, target, out, written),

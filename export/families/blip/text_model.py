@@ -28,7 +28,7 @@ from export.graph.attention import (
     ranked_attention,
 )
 from export.graph.builder import GraphBuilder
-from export.graph.encoder_rankings import Looked
+from export.graph.encoder_rankings import AttentionRecord
 from export.graph.kept_tokens import KeptTokens, drops_early
 from export.graph.linear import activation, axis_size, linear, split_heads, vector
 from export.graph.norm import add_layer_norm, layer_norm
@@ -179,13 +179,13 @@ class TextModel:
         block: BlockSize,
         drop: DropPlan | None,
         alone: bool,
-    ) -> tuple[ir.Value, Looked | None]:
+    ) -> tuple[ir.Value, AttentionRecord | None]:
         """The heads' outputs ``[T, N, H·hd]`` and, before a drop, what to rank by."""
         query, key, value = self._projected(asking, states, f"{name}.attention.self")
         heads = self._heads(block.heads)
         if drop is not None:
             mixed, seen = ranked_attention(self.graph, query, key, value, heads)
-            return mixed, Looked(seen, key, mixed, heads, last=False, query=query)
+            return mixed, AttentionRecord(seen, key, mixed, heads, last=False, query=query)
         return full_attention(self.graph, query, key, value, heads, one_query=alone), None
 
     def _projected(

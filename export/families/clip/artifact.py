@@ -13,7 +13,7 @@ from comp.plan import PruningPlan, Workload
 from export.artifact.encoder_manifest import LARGEST_SCALE, EncoderManifest, TextInfo, TowerInfo
 from export.configs.clip import clip_of
 from export.families.clip.graphs import TEXT_GRAPH, VISION_GRAPH, build_clip_graphs
-from export.families.contribution import Contribution, parameters
+from export.families.contribution import FamilyExport, parameters
 from export.graph.builder import Target
 from export.weights.checkpoint import CheckpointWeights, WeightSource
 from export.weights.slim import SlimWeights
@@ -27,7 +27,7 @@ def clip_artifact(
     target: Target,
     plan: PruningPlan | None,
     workload: Workload | None,
-) -> Contribution:
+) -> FamilyExport:
     """See ``export.families.contribution``."""
     shape = clip_of(config, str(checkpoint))
     weights: WeightSource = CheckpointWeights(checkpoint, naming=str)
@@ -38,7 +38,7 @@ def clip_artifact(
         weights = SlimWeights(weights, lambda name: cut_of(name, whole, head_dim, CLIP))
     vision, text = shape.sizes.vision, shape.sizes.text
     on = workload or Workload(image_tokens=vision.tokens, text_tokens=text.positions)
-    return Contribution(
+    return FamilyExport(
         manifest=EncoderManifest,
         graphs=(VISION_GRAPH, TEXT_GRAPH),
         build=lambda out, written: build_clip_graphs(shape, weights, target, out, written),

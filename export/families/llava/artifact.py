@@ -13,7 +13,7 @@ from export.configs.chat_template import read_chat_template
 from export.configs.llava import LlavaShape, llava_of
 from export.configs.special_tokens import read_special_tokens
 from export.configs.tokenizer import read_tokenizer
-from export.families.contribution import Contribution
+from export.families.contribution import FamilyExport
 from export.families.llava.decoder import build_graphs, graphs_of
 from export.graph.builder import Target
 from export.weights.checkpoint import CheckpointWeights, WeightSource
@@ -28,7 +28,7 @@ def llava_artifact(
     target: Target,
     plan: PruningPlan | None,
     workload: Workload | None,
-) -> Contribution:
+) -> FamilyExport:
     """See ``export.families.contribution``."""
     shape = llava_of(config, str(checkpoint))
     weights: WeightSource
@@ -44,7 +44,7 @@ def llava_artifact(
     sizes = replace(shape.sizes, tie_word_embeddings=not {LM_HEAD, EMBEDDING} <= stored)
     on = workload or Workload(image_tokens=sizes.tower_tokens, text_tokens=TEXT_TOKENS)
     report = llava_macs(sizes, on.image_tokens, on.text_tokens)
-    return Contribution(
+    return FamilyExport(
         manifest=LlavaManifest,
         graphs=graphs_of(target),
         build=lambda out, written: build_graphs(shape, weights, target, out, written),

@@ -109,7 +109,7 @@ def decoder_model(
 
 
 @dataclass(frozen=True)
-class _Stretch:
+class _Segment:
     """The blocks between two drop places: their tokens, and what follows from those."""
 
     tokens: Tokens
@@ -230,7 +230,7 @@ class _Decoder:
 
     def _stretch(
         self, tokens: Tokens, rotary: RotaryEmbedding, past_key: ir.Value, segment: int
-    ) -> "_Stretch":
+    ) -> "_Segment":
         """What the blocks up to the next place share; ``past_key`` is of the first of them."""
         present = tokens.position_ids
         if self.lengths is None:
@@ -241,11 +241,11 @@ class _Decoder:
                 window = fixed_window(self.graph, present, past_key, row)
             else:
                 window = counted_window(self.graph, present, row)
-        return _Stretch(tokens, rotary, rotary.at(present), window, segment)
+        return _Segment(tokens, rotary, rotary.at(present), window, segment)
 
     def _dropped(
         self,
-        here: "_Stretch",
+        here: "_Segment",
         scores: ir.Value,
         drop: DropPlan,
         factor: ir.Value | None,
@@ -273,7 +273,7 @@ class _Decoder:
         return linear(self.graph, self.weights, normed, name, self.sizes.attention_bias)
 
     def _scores_ahead(
-        self, normed: ir.Value, number: int, here: "_Stretch"
+        self, normed: ir.Value, number: int, here: "_Segment"
     ) -> tuple[ir.Value, ir.Value]:
         """Scores ``[B, N]`` by a block that is yet to come, and its rotated keys."""
         graph, heads = self.graph, self._heads(number)
@@ -287,7 +287,7 @@ class _Decoder:
         normed: ir.Value,
         number: int,
         past: tuple[ir.Value, ir.Value],
-        here: "_Stretch",
+        here: "_Segment",
         key: ir.Value | None,
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         """The heads' outputs ``[B, N, H·hd]``, and the rotated query and key.

@@ -27,7 +27,7 @@ STEP_INPUTS = ("input_ids", "position_ids", CACHE_LENGTHS)
 class SlotState:
     """How far a request has come; its caches are in the slot."""
 
-    slot: "Slot"
+    slot: "RequestBuffers"
     batch: int
     position: int  # of the next token: positions are kept, not renumbered
     lengths: tuple[int, ...]  # filled places in the caches of each segment
@@ -47,7 +47,7 @@ class SlotPrefill:
     selected: NDArray[np.int64] | None = None
 
 
-class Slot:
+class RequestBuffers:
     """Runs one request at a time, on a stream of its own.
 
     Nothing of the caches ever reaches the host: the decoder writes them in place, a step brings the

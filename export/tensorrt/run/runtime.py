@@ -10,7 +10,7 @@ from export.tensorrt.manifest import Engines, load_engines
 from export.tensorrt.run.cuda import Cuda
 from export.tensorrt.run.encoder_runner import EncoderRunner
 from export.tensorrt.run.execution import LoadedEngine, captures_graphs
-from export.tensorrt.run.llava_slot import Slot
+from export.tensorrt.run.llava_slot import RequestBuffers
 
 
 class EngineRuntime:
@@ -44,14 +44,14 @@ class EngineRuntime:
         engines.manifest.check_runs(tensorrt.name, tensorrt.version, capability)
         return cls(engines, tensorrt)
 
-    def slot(self) -> Slot:
+    def slot(self) -> RequestBuffers:
         """A place for one request of a LLaVA at a time.
 
         Raises:
             CompExportError: the GPU's memory is used up.
         """
         own_graphs = not captures_graphs(self._tensorrt)
-        return Slot(self.engines.manifest, self._loaded, self._cuda, own_graphs)
+        return RequestBuffers(self.engines.manifest, self._loaded, self._cuda, own_graphs)
 
     def runner(self) -> EncoderRunner:
         """What runs the engines of a CLIP or a BLIP by their names."""

@@ -14,9 +14,9 @@ from comp.errors import CompExportError
 from comp.families.clip.forward import ClipBlock
 from comp.families.encoder.forward import EncoderOptions, run_encoder, start_tokens
 from comp.flops.token_drops import dropped_macs
-from comp.importance.encoder_rankings import Looked, importance_of, matched
+from comp.importance.encoder_rankings import AttentionRecord, importance_of, matched
 from comp.methods import crossget
-from comp.methods.common.encoder_tokens import TokenGround
+from comp.methods.common.encoder_tokens import TokenProblem
 from comp.plan import PruningPlan, Workload, keep_count
 from comp.tokens.drop_rules import RatioRule, rules_from_plan
 from comp.tokens.state import VISION
@@ -72,7 +72,7 @@ def test_matching_is_what_the_loop_gives(count, seed, last):
     came = state_of(torch.zeros(2, count, 1), alive, stays)
     empty = torch.zeros(2, 3, count, count)
     mask = torch.tensor([1.0, 1.0, 0.0])
-    looked = Looked(empty, key, torch.zeros(2, count, 3, 4), mask, came, query)
+    looked = AttentionRecord(empty, key, torch.zeros(2, count, 3, 4), mask, came, query)
     found = matched(looked)
     for row in range(2):
         flat = key[row, :2].transpose(0, 1).flatten(1)
@@ -132,7 +132,7 @@ def test_as_many_tokens_go_at_every_place(rate):
             gone.append(before - left)
         assert left >= 2
         assert max(gone) - min(gone) <= 1
-    assert isinstance(ground, TokenGround)
+    assert isinstance(ground, TokenProblem)
 
 
 def test_two_tokens_stay_whatever_is_asked():

@@ -15,7 +15,7 @@ from comp.flops.token_drops import dropped_macs
 from comp.masks import Masks
 from comp.methods import sjp, sjp_sequential, upop
 from comp.methods.sjp import Split, sequential, simultaneous
-from comp.search.job import Job
+from comp.search.job import PruningJob
 from comp.tokens.dictionary import attach_dictionary, dictionary_of
 from comp.tokens.drop_rules import rules_from_plan
 from tests.comp.jobs import PARAMETERS, small_job
@@ -153,7 +153,7 @@ def test_a_killed_run_goes_on_to_the_same_end(family, name, last, tmp_path, monk
     method = METHODS[name]
     whole = joint_job(family, tmp_path / "whole")
     expected = method.prune(whole)
-    trained = Job.train
+    trained = PruningJob.train
 
     def killing(job, first, *rest):
         """In the stage behind the last, when all its steps were taken and none is written down."""
@@ -162,7 +162,7 @@ def test_a_killed_run_goes_on_to_the_same_end(family, name, last, tmp_path, monk
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Job, "train", killing)
+        patch.setattr(PruningJob, "train", killing)
         with pytest.raises(Killed):
             method.prune(joint_job(family, tmp_path / "killed"))
     again = joint_job(family, tmp_path / "killed")

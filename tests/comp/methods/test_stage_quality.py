@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from comp.adapter import Forwarding, Knowledge, Scored
+from comp.adapter import DistillationTargets, Forwarding, Scored
 from comp.errors import CompExportError
-from comp.methods.comp import gauged, prune
+from comp.methods.comp import evaluate_stage, prune
 from comp.pipeline.record import times_fine_tuning
 from comp.runs import open_run
-from comp.search.job import Job
+from comp.search.job import PruningJob
 from comp.search.saved_state import STAGES
 from comp.search.strategy import StrategyOptions
 from comp.training.data import DataSizes
@@ -63,7 +63,7 @@ def test_a_search_by_the_loss_is_the_same_again_also_when_it_was_cut(
     searched, tmp_path, monkeypatch
 ):
     outcome, folder = searched
-    trained = Job.train
+    trained = PruningJob.train
 
     def cut(job, first, *rest):
         if first > 0:
@@ -71,7 +71,7 @@ def test_a_search_by_the_loss_is_the_same_again_also_when_it_was_cut(
         trained(job, first, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Job, "train", cut)
+        patch.setattr(PruningJob, "train", cut)
         with pytest.raises(KeyboardInterrupt):
             prune(job_by("loss", tmp_path / "state"))
     assert len(lines_of(tmp_path / "state")) == 1
@@ -89,7 +89,7 @@ def test_readings_are_of_the_examples_of_the_cost(tmp_path, metric, whole):
     right, loss = (sum(part[i] for part in used) / len(used) for i in (0, 1))
     both = sum(part[0] for part in parts) / 2
     for at_an_end in (False, True):
-        read = gauged(job, Forwarding(), at_an_end)
+        read = evaluate_stage(job, Forwarding(), at_an_end)
         assert read.loss == pytest.approx(loss)
         assert read.quality == pytest.approx(right if metric == "accuracy" else -loss)
         known = at_an_end or (whole and metric == "accuracy")
@@ -103,7 +103,7 @@ def test_the_loss_is_measured_without_judging():
             def judge():
                 raise AssertionError("ranking costs more than the loss")
 
-            return Scored(torch.tensor(batch), judge, {}, lambda: Knowledge((), ()))
+            return Scored(torch.tensor(batch), judge, {}, lambda: DistillationTargets((), ()))
 
     compute = Compute("cpu", "float32")
     assert mean_loss(Adapter(), [1.0, 4.0], Forwarding(), compute) == 2.5

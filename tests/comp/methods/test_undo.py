@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from comp.methods import comp
-from comp.methods.comp import Reading
+from comp.methods.comp import StageQuality
 from comp.search.saved_state import STAGES
 from comp.search.strategy import StrategyOptions
 from tests.comp.jobs import small_job
@@ -25,9 +25,9 @@ def searched(folder, monkeypatch, strategy, steps=0):
         gone = sum(int((mask == 0).sum()) for mask in masks)
         dropped = sum(1 - rule.vision_keep_ratio for rule in how.rules.values())
         loss = gone + 0.001 * dropped
-        return Reading(-loss, 0.5 if at_an_end else None, loss)
+        return StageQuality(-loss, 0.5 if at_an_end else None, loss)
 
-    monkeypatch.setattr(comp, "gauged", gauged)
+    monkeypatch.setattr(comp, "evaluate_stage", gauged)
     before = {name: tensor.clone() for name, tensor in job.adapter.model.state_dict().items()}
     outcome = comp.prune(job)
     lines = [json.loads(line) for line in (folder / STAGES).read_text().splitlines()]

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from comp.search.bisection import FINENESS, HIGHEST, LOWEST, raised
+from comp.search.bisection import FINENESS, HIGHEST, LOWEST, find_threshold
 
 
 def attempts(enough_from, before, close_below):
@@ -14,7 +14,7 @@ def attempts(enough_from, before, close_below):
         tried.append(value)
         return value
 
-    found = raised(
+    found = find_threshold(
         attempt,
         lambda value: value >= enough_from,
         lambda value: value <= close_below * enough_from,

@@ -12,7 +12,7 @@ from comp.masks import Masks, StructureCounts
 from comp.plan import Workload
 from comp.runs import open_run
 from comp.search.costs import Costs
-from comp.search.final_plan import Final, drops_of, final_plan
+from comp.search.final_plan import SearchResult, drops_of, final_plan
 from comp.search.stage import ImportanceOptions, Search, SearchState, mask_of
 from comp.utils.compute import Compute
 from tests.comp.small import questions, small_adapter
@@ -55,7 +55,13 @@ def test_a_plan_meets_the_rate_of_what_it_is_of(rate_of):
     workload = Workload(image_tokens=16, text_tokens=12)
     costs = Costs(adapter, table, rate_of)
     plan = final_plan(
-        adapter, Final(masks, scores, 16, drops_of(shares)), workload, 0.5, "m", "comp", costs
+        adapter,
+        SearchResult(masks, scores, 16, drops_of(shares)),
+        workload,
+        0.5,
+        "m",
+        "comp",
+        costs,
     )
     assert plan.rate == pytest.approx(0.5, abs=0.02)
     assert plan.rate_of == rate_of

@@ -6,7 +6,7 @@ import torch
 from comp.importance.parameters import Scores
 from comp.masks import Masks
 from comp.plan import Workload
-from comp.search.final_plan import Final, final_plan
+from comp.search.final_plan import SearchResult, final_plan
 from tests.comp.small_clip import random_clip
 
 
@@ -27,7 +27,7 @@ def test_rounding_goes_by_the_scores(kept, align):
     rate = 1 - adapter.macs(masks.counts(), {}, workload) / adapter.macs(
         Masks.ones(adapter.blocks).counts(), {}, workload
     )
-    plan = final_plan(adapter, Final(masks, scores, align), workload, rate, "m", "test")
+    plan = final_plan(adapter, SearchResult(masks, scores, align), workload, rate, "m", "test")
     assert plan.rate == pytest.approx(rate, abs=0.01)
     for block in plan.blocks:
         values = scores.channels[block.part, block.index]

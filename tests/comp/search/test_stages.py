@@ -7,7 +7,7 @@ import pytest
 from comp.adapter import Mode
 from comp.errors import CompExportError
 from comp.methods.comp import _Stages
-from comp.search.job import Job, MethodOptions
+from comp.search.job import MethodOptions, PruningJob
 from comp.search.saved_state import SavedSearch
 from comp.search.strategy import ModeCost, StrategyOptions
 
@@ -42,7 +42,7 @@ def advanced(
     """A stage of a search for half of 1000 MACs in five stages of 100; text tokens look cheaper."""
     options = MethodOptions(0.5, tuple(search.left), 5, strategy=StrategyOptions(exploration=0.0))
     nothing: Any = None
-    job = Job(nothing, nothing, nothing, options, "numbers", nothing, nothing)
+    job = PruningJob(nothing, nothing, nothing, options, "numbers", nothing, nothing)
     stages: Any = _Stages(job, search, 1000, 500)  # type: ignore[arg-type]
     costs = {"vision_tokens": ModeCost(0.3, 1), "language_tokens": ModeCost(cost, 4)}
     saved: Any = SavedSearch(macs, 0, 0.9, 0.95, costs, exhausted)  # type: ignore[arg-type]
@@ -105,7 +105,7 @@ def test_no_mode_left_is_an_error():
 def test_a_stage_trains_in_proportion_to_what_it_removes():
     options = MethodOptions(0.5, ("vision_tokens",), 5, steps_per_stage=4)
     nothing: Any = None
-    job = Job(nothing, nothing, nothing, options, "numbers", nothing, nothing)
+    job = PruningJob(nothing, nothing, nothing, options, "numbers", nothing, nothing)
     stages: Any = _Stages(job, Numbers(), 1000, 500)  # type: ignore[arg-type]
     assert [stages._steps_at(macs) for macs in (1000, 900, 885, 520, 500, 480)] == [
         0,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comp.importance.encoder_rankings import (
-    Looked,
+    AttentionRecord,
     importance_of,
     informativity,
     similarity,
@@ -35,7 +35,7 @@ def looked_at(keys, attention, head_mask=(1.0,), query=0, mixed=None, alive=None
     alive = torch.ones(1, count) if alive is None else torch.tensor([alive])
     came = state_of(torch.zeros(1, count, 1), alive, torch.tensor([query]))
     key = keys[None, None].expand(1, heads, count, keys.shape[-1])
-    return Looked(scores, key, mixed[None], torch.tensor(head_mask), came, key)
+    return AttentionRecord(scores, key, mixed[None], torch.tensor(head_mask), came, key)
 
 
 def test_informativity_by_hand():

@@ -15,7 +15,7 @@ from comp.families.loading import load_adapter
 from comp.pipeline.steps import method as prune_with
 from comp.registry import FAMILIES, METHODS
 from comp.runs import open_run
-from comp.search.job import Job
+from comp.search.job import PruningJob
 from comp.training import recovery
 from comp.training.distillation import Distiller, DistillOptions
 from tests.comp.commands.test_prune_command import prune as prune_checkpoint
@@ -100,7 +100,7 @@ def test_a_distilled_run_that_was_cut_twice_ends_as_if_it_were_not(
     asked = open_run(tmp_path / "whole").read_record()["request"]["distill"]
     assert asked == {"what": "both", "weight": 0.5, "temperature": 4.0}
 
-    out, trained, saved = tmp_path / "cut", Job.train, recovery._save
+    out, trained, saved = tmp_path / "cut", PruningJob.train, recovery._save
     with monkeypatch.context() as patch:
         stages = []
 
@@ -110,7 +110,7 @@ def test_a_distilled_run_that_was_cut_twice_ends_as_if_it_were_not(
                 raise Cut
             trained(job, *how)
 
-        patch.setattr(Job, "train", cut_in_the_second_stage)
+        patch.setattr(PruningJob, "train", cut_in_the_second_stage)
         with pytest.raises(Cut):
             prune(checkpoint, out, *options)
     with monkeypatch.context() as patch:

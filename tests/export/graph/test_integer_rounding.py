@@ -21,9 +21,9 @@ from export.graph.integer_linear import bits_of
 from export.graph.integer_rounding import rounded
 from export.graph.linear import linear
 from export.openvino.graph import computes_bfloat16
-from export.verify.integer_weights import having, integer_weights
+from export.verify.integer_weights import integer_weights, replaced_weights
 from export.weights.checkpoint import MemoryWeights
-from serve.artifacts import Form
+from serve.artifacts import ArtifactVariant
 from serve.backends.onnxruntime import runtime as backend
 from serve.backends.onnxruntime.vnni_check import GRAPH, multiplies_exactly
 from tests.serve.largest_bytes import largest_bytes
@@ -126,15 +126,18 @@ def test_a_model_has_other_weights_for_as_long():
     model[1].weight = model[0].weight  # tied
     before = model[0].weight.clone()
     ones = np.ones((4, 3), np.float32)
-    with having(model, {"1.weight": ones}):
+    with replaced_weights(model, {"1.weight": ones}):
         assert torch.equal(model[1].weight, torch.ones(4, 3))
         assert torch.equal(model[0].weight, before)
     assert model[1].weight is model[0].weight
-    with pytest.raises(ValueError, match=r"no 2\.weight"), having(model, {"2.weight": ones}):
+    with (
+        pytest.raises(ValueError, match=r"no 2\.weight"),
+        replaced_weights(model, {"2.weight": ones}),
+    ):
         pass
     with (
         pytest.raises(ValueError, match="of shape"),
-        having(model, {"1.weight": ones, "0.weight": ones[:2]}),
+        replaced_weights(model, {"1.weight": ones, "0.weight": ones[:2]}),
     ):
         pass
     assert model[1].weight is model[0].weight
@@ -186,7 +189,7 @@ def test_graphics_processors_are_refused(gqa, tmp_path):
     with pytest.raises(CompExportError, match="int8, which is for CPUs: use --provider cpu"):
         backend.OnnxRuntime.of(manifest, tmp_path / "q", "cuda", None)
     with pytest.raises(CompExportError, match="--backend tensorrt with --precision int8"):
-        Form.choose("tensorrt", precision="int8")
+        ArtifactVariant.choose("tensorrt", precision="int8")
 
 
 def test_a_cpu_that_saturates_is_refused(gqa, tmp_path, monkeypatch):

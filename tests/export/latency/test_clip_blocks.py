@@ -14,7 +14,7 @@ from export.latency.blocks import drop_name, fixed_name, name_of
 from export.latency.clip_blocks import ClipBlocks
 from export.latency.clock import Clock
 from export.latency.held_out import models
-from export.latency.timings import Reading, Readings, loaded
+from export.latency.timings import Readings, Timing, loaded
 from export.onnxruntime.graph import CPU
 from tests.comp.small_clip import FFN, HEADS, LAYERS, random_clip
 from tests.export.measured import FAST, invoke, prune_by
@@ -82,12 +82,12 @@ def test_readings_become_surfaces_by_differences(blocks, tmp_path):
     readings = Readings(tmp_path / "partial", {})
     for part, axes in blocks.axes.items():
         for heads in axes.heads:
-            readings.add(drop_name(part, heads), Reading({n: 0.003 * n for n in axes.tokens}, {}))
+            readings.add(drop_name(part, heads), Timing({n: 0.003 * n for n in axes.tokens}, {}))
             for channels in axes.channels:
                 block = {n: 0.02 * n * heads + 0.0005 * n * channels for n in axes.tokens}
                 rest = {n: 1.0 + 0.02 * n * heads for n in axes.tokens}
-                readings.add(name_of(part, heads, channels), Reading(block, rest))
-        readings.add(fixed_name(part), Reading({n: 0.5 + n for n in axes.tokens}, {}))
+                readings.add(name_of(part, heads, channels), Timing(block, rest))
+        readings.add(fixed_name(part), Timing({n: 0.5 + n for n in axes.tokens}, {}))
     found = {(s.part, s.kind): s for s in blocks.surfaces(readings)}
     for part, axes in blocks.axes.items():
         narrow, n = axes.channels[0], axes.tokens[3]

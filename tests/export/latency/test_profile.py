@@ -18,8 +18,8 @@ from export.latency.clock import Clock
 from export.latency.grid import axes_of, monotone
 from export.latency.held_out import models
 from export.latency.llava_blocks import LlavaBlocks
-from export.latency.profile import Asked, partial_of, profile
-from export.latency.timings import Reading, Readings
+from export.latency.profile import ProfileRequest, partial_of, profile
+from export.latency.timings import Readings, Timing
 from export.onnxruntime.graph import CPU
 from tests.comp.small import small_adapter
 from tests.export.measured import FAST, invoke, prune_by
@@ -105,16 +105,16 @@ def test_readings_become_surfaces_by_differences(checkpoint, tmp_path):
     blocks = blocks_of(checkpoint)
     readings = Readings(tmp_path / "partial", {})
     language, tower = blocks.axes["language"], blocks.axes["vision"]
-    readings.add("embedding", Reading({}, {n: 0.001 * n for n in language.tokens}))
+    readings.add("embedding", Timing({}, {n: 0.001 * n for n in language.tokens}))
     for part, axes in blocks.axes.items():
         for heads in axes.heads:
             for channels in axes.channels:
                 block = {n: 0.02 * n * heads + 0.0005 * n * channels for n in axes.tokens}
                 rest = {n: 1.0 + 0.02 * n * heads for n in axes.tokens}
-                readings.add(name_of(part, heads, channels), Reading(block, rest))
+                readings.add(name_of(part, heads, channels), Timing(block, rest))
     for heads in language.heads:
         readings.add(
-            drop_name("language", heads), Reading({n: 0.003 * n for n in language.tokens}, {})
+            drop_name("language", heads), Timing({n: 0.003 * n for n in language.tokens}, {})
         )
     found = {(s.part, s.kind): s for s in blocks.surfaces(readings)}
     narrow, n = language.channels[0], language.tokens[3]
@@ -138,8 +138,8 @@ def test_readings_are_the_median_of_rounds_and_survive(tmp_path):
     path = tmp_path / "table.json.partial"
     readings = Readings(path, {"threads": 1})
     for ms in (3.0, 1.0, 7.0):
-        readings.add("a", Reading({4: ms}, {4: 10 * ms}))
-    assert readings["a"] == Reading({4: 3.0}, {4: 30.0})
+        readings.add("a", Timing({4: ms}, {4: 10 * ms}))
+    assert readings["a"] == Timing({4: 3.0}, {4: 30.0})
     again = Readings(path, {"threads": 1})
     assert (len(again), again.rounds("a"), again["a"]) == (3, 3, readings["a"])
     assert len(Readings(path, {"threads": 2})) == 0  # of other settings
@@ -149,7 +149,7 @@ def test_readings_are_the_median_of_rounds_and_survive(tmp_path):
 
 
 def test_an_interrupted_profile_goes_on_where_it_was(checkpoint, tmp_path, monkeypatch):
-    asked = Asked("wide", blocks_of(checkpoint), Clock(0, 1, CPU, 1), rounds=2, held_out=0)
+    asked = ProfileRequest("wide", blocks_of(checkpoint), Clock(0, 1, CPU, 1), rounds=2, held_out=0)
     names = [name for name, _ in asked.jobs()]
     measured, stop = [], len(names) + 3
 
@@ -159,11 +159,11 @@ def test_an_interrupted_profile_goes_on_where_it_was(checkpoint, tmp_path, monke
                 raise KeyboardInterrupt
             measured.append(name)
             tokens = self.blocks.axes["vision" if "vision" in name else "language"].tokens
-            return Reading(dict.fromkeys(tokens, 1.0), dict.fromkeys(tokens, 1.0))
+            return Timing(dict.fromkeys(tokens, 1.0), dict.fromkeys(tokens, 1.0))
 
         return [(name, lambda name=name: measure(name)) for name in names]
 
-    monkeypatch.setattr(Asked, "jobs", jobs)
+    monkeypatch.setattr(ProfileRequest, "jobs", jobs)
     out = tmp_path / "table.json"
     with pytest.raises(KeyboardInterrupt):
         profile(asked, out)

@@ -11,7 +11,7 @@ from comp.families import streamed
 from comp.families.loading import load_adapter
 from comp.masks import Masks
 from comp.plan import PruningPlan
-from export.verify.integer_weights import having
+from export.verify.integer_weights import replaced_weights
 from tests.export.tiny import make_plan, save_checkpoint, tiny_config, tiny_model
 
 QUESTIONS = 4
@@ -86,11 +86,11 @@ def test_other_weights_of_a_streamed_model_are_taken_back(run):
     name, layer = next(iter(streamed.streamed_layers(adapter.model).items()))
     before = layer.weight
     ones = torch.ones(layer.stored.size)
-    with having(adapter.model, {f"{name}.weight": ones.numpy()}):
+    with replaced_weights(adapter.model, {f"{name}.weight": ones.numpy()}):
         assert torch.equal(layer.weight, ones)
     assert torch.equal(layer.weight, before)
     wrong = {f"{name}.weight": ones[:1].numpy()}
-    with having(adapter.model, wrong), pytest.raises(ValueError, match="of shape"):
+    with replaced_weights(adapter.model, wrong), pytest.raises(ValueError, match="of shape"):
         layer(torch.ones(1, layer.in_features))
     assert torch.equal(layer.weight, before)
 

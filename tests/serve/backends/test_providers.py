@@ -12,7 +12,7 @@ from comp.errors import CompExportError
 from export.artifact.load import read_manifest
 from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
-from serve.artifacts import Form
+from serve.artifacts import ArtifactVariant
 from serve.backends.onnxruntime.kernel_cache import cache_directory
 from serve.backends.onnxruntime.provider_shapes import LIMITS, profile_options
 from serve.backends.onnxruntime.providers import (
@@ -204,42 +204,42 @@ def test_caches_are_told_apart_by_artifact(standard, compressed_artifact, tmp_pa
     ],
 )
 def test_the_form_that_is_meant(tmp_path, words, directory, suffix):
-    form = Form.choose(**words)
+    form = ArtifactVariant.choose(**words)
     assert form.directory(tmp_path, "compressed") == tmp_path / directory
     assert form.suffix == suffix
 
 
 def test_words_for_engines_and_graphs_are_not_mixed():
     with pytest.raises(CompExportError, match="--provider cuda"):
-        Form.choose("tensorrt", "cuda")
+        ArtifactVariant.choose("tensorrt", "cuda")
     with pytest.raises(CompExportError, match="--provider cpu"):
-        Form.choose("openvino", "cpu")
+        ArtifactVariant.choose("openvino", "cpu")
     with pytest.raises(CompExportError, match="--flavour onnxruntime"):
-        Form.choose("tensorrt", flavour="onnxruntime")
+        ArtifactVariant.choose("tensorrt", flavour="onnxruntime")
 
 
 @pytest.mark.parametrize(
     ("text", "form"),
     [
-        ("onnxruntime", Form.choose()),
-        ("onnxruntime:cuda", Form.choose(provider="cuda")),
-        ("onnxruntime:cpu:float16", Form.choose(provider="cpu", precision="float16")),
-        ("openvino", Form.choose("openvino")),
-        ("openvino:float16", Form.choose("openvino", precision="float16")),
-        ("openvino-bfloat16", Form.choose("openvino-bfloat16", precision="int8")),
-        ("openvino-bfloat16:int4", Form.choose("openvino-bfloat16", precision="int4")),
-        ("tensorrt", Form.choose("tensorrt")),
-        ("tensorrt:bfloat16", Form.choose("tensorrt", precision="bfloat16")),
+        ("onnxruntime", ArtifactVariant.choose()),
+        ("onnxruntime:cuda", ArtifactVariant.choose(provider="cuda")),
+        ("onnxruntime:cpu:float16", ArtifactVariant.choose(provider="cpu", precision="float16")),
+        ("openvino", ArtifactVariant.choose("openvino")),
+        ("openvino:float16", ArtifactVariant.choose("openvino", precision="float16")),
+        ("openvino-bfloat16", ArtifactVariant.choose("openvino-bfloat16", precision="int8")),
+        ("openvino-bfloat16:int4", ArtifactVariant.choose("openvino-bfloat16", precision="int4")),
+        ("tensorrt", ArtifactVariant.choose("tensorrt")),
+        ("tensorrt:bfloat16", ArtifactVariant.choose("tensorrt", precision="bfloat16")),
     ],
 )
 def test_backends_in_a_word(text, form):
-    assert Form.parse(text) == form
+    assert ArtifactVariant.parse(text) == form
 
 
 @given(st.text(":abcdeno-", max_size=24))
 def test_other_words_are_refused_in_one_line(text):
     with pytest.raises(CompExportError, match="is no backend"):
-        Form.parse(text)
+        ArtifactVariant.parse(text)
 
 
 @pytest.mark.parametrize(
@@ -255,4 +255,4 @@ def test_other_words_are_refused_in_one_line(text):
 )
 def test_near_misses_are_refused(text):
     with pytest.raises(CompExportError, match="is no backend"):
-        Form.parse(text)
+        ArtifactVariant.parse(text)

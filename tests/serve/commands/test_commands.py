@@ -9,7 +9,7 @@ from comp.cli import cli
 from comp.errors import CompExportError
 from export.exporter import Origin, artifact_directory, export_artifact
 from export.graph.builder import Target
-from serve.artifacts import Form
+from serve.artifacts import ArtifactVariant
 from serve.engines.llava import Engine
 from serve.generation.options import GenerationOptions
 
@@ -151,10 +151,10 @@ def test_missing_artifacts_say_what_to_run(run):
 
 def test_a_failing_fresh_process_is_one_line(run, picture):
     from serve.bench.cold_start import probe
-    from serve.bench.request import Work
+    from serve.bench.request import BenchRequest
 
     with pytest.raises(CompExportError, match="failed") as caught:
-        probe(run / "nothing", Work("question", (picture,), ("where?",), 2), "cpu", 1)
+        probe(run / "nothing", BenchRequest("question", (picture,), ("where?",), 2), "cpu", 1)
     assert "no artifact" in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -172,7 +172,7 @@ def test_forms_have_the_directories_that_the_exporter_writes(tmp_path):
         for precision in ("float32", "float16"):
             for which in ("dense", "compressed"):
                 written = artifact_directory(tmp_path, which == "dense", Target(flavour, precision))
-                assert Form(flavour, precision).directory(tmp_path, which) == written
+                assert ArtifactVariant(flavour, precision).directory(tmp_path, which) == written
 
 
 def test_a_missing_form_says_how_to_make_it(run, image_file):

@@ -13,7 +13,7 @@ from comp.flops.encoder import text_macs, tower_macs
 from comp.masks import Masks, StructureCounts
 from comp.methods.comp import prune
 from comp.plan import Workload, keep_count
-from comp.search.job import Job, MethodOptions
+from comp.search.job import MethodOptions, PruningJob
 from comp.tokens.drop_rules import rules_from_plan
 from comp.training.data import PruningData
 from comp.training.trainer import StepOptions
@@ -148,7 +148,9 @@ def test_comp_prunes_both_towers(tmp_path):
     compute = Compute("cpu", "float32")
     (tmp_path / "state").mkdir()
     outcome = prune(
-        Job(adapter, compute, data, options, "tiny", tmp_path / "state", Progress(quiet=True))
+        PruningJob(
+            adapter, compute, data, options, "tiny", tmp_path / "state", Progress(quiet=True)
+        )
     )
     plan = outcome.plan
     assert plan.rate == pytest.approx(0.5, abs=0.02)
