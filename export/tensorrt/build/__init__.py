@@ -1,0 +1,1 @@
+"""Building engines: networks, profiles and targets. Needs no GPU."""

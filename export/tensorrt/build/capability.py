@@ -1,0 +1,64 @@
+"""Compute capabilities: which GPUs engines are built for."""
+
+import re
+
+from comp.errors import CompExportError
+from export.tensorrt.library import TensorRT
+
+FORM = re.compile(r"\d{1,2}\.\d")
+NEVER_BY_DEFAULT = ("7.5",)  # Turing has no float32 matrix product, which scoring tokens uses
+
+
+def parse_capabilities(text: str) -> tuple[str, ...]:
+    """``8.0,8.9`` as ``("8.0", "8.9")``, each once.
+
+    Raises:
+        CompExportError: a part is no compute capability.
+    """
+    parts = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    wrong = [part for part in parts if not FORM.fullmatch(part)]
+    if wrong or not parts:
+        raise CompExportError(
+            f"--compute-capability {text!r}: {wrong[0] if wrong else 'nothing'!r} is none; write "
+            "them as 8.9 or 8.0,8.9,12.0"
+        )
+    return parts
+
+
+def choose_capabilities(
+    tensorrt: TensorRT, asked: tuple[str, ...] | None, here: str | None
+) -> tuple[str, ...]:
+    """The compute capabilities to build for.
+
+    Args:
+        tensorrt: what builds.
+        asked: by the user; otherwise the GPU that is here, or all from Ampere on.
+        here: compute capability of this machine's GPU, if it has one.
+
+    Raises:
+        CompExportError: one that this module cannot build for, here.
+    """
+    if tensorrt.ahead_of_time:
+        known = tensorrt.capabilities
+        usual = tuple(capability for capability in known if capability not in NEVER_BY_DEFAULT)
+        chosen = asked or ((here,) if here in known and here is not None else usual)
+        unknown = [capability for capability in chosen if capability not in known]
+        if unknown:
+            raise CompExportError(
+                f"--compute-capability {unknown[0]}: {tensorrt.name} {tensorrt.version} compiles "
+                f"for {', '.join(known)}; for another GPU build on it with the package tensorrt"
+            )
+        return chosen
+    if here is None:
+        raise CompExportError(
+            f"{tensorrt.name} builds on the GPU that the engine will run on, and there is none "
+            "here: build on the target, or pip install 'comp-export[tensorrt-rtx]' to compile "
+            "without a GPU"
+        )
+    elsewhere = [capability for capability in asked or () if capability != here]
+    if elsewhere:
+        raise CompExportError(
+            f"--compute-capability {elsewhere[0]}: {tensorrt.name} builds only for the GPU that is "
+            f"here ({here}): build on the target, or use the package tensorrt_rtx"
+        )
+    return (here,)

@@ -1,0 +1,114 @@
+"""Building every engine of an artifact into a directory."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from comp.errors import CompExportError
+from comp.utils.files import writing_directory
+from export.artifact.checkpoint_files import TOKENIZER
+from export.artifact.encoder_manifest import EncoderManifest
+from export.artifact.llava_manifest import LlavaManifest
+from export.artifact.load import load_artifact, read_manifest
+from export.artifact.manifest import Artifact, describe_files
+from export.tensorrt.build import encoder_profiles as encoder
+from export.tensorrt.build import llava_profiles as llava
+from export.tensorrt.build.engine import BuildOptions, build_engine
+from export.tensorrt.library import TensorRT
+from export.tensorrt.limits import Limits
+from export.tensorrt.manifest import EngineEntry, EngineManifest, EngineProfile
+
+ENGINE_FAMILIES: dict[str, Any] = {"llava": llava, "clip": encoder, "blip": encoder}
+
+
+def choose_limits(source: Path, **asked: int | None) -> Limits:
+    """The limits that were asked for; those that were not (none) are usual for the model.
+
+    Args:
+        source: artifact directory.
+        asked: fields of ``Limits``.
+    """
+    manifest = read_manifest(source)
+    usual: Limits = ENGINE_FAMILIES[manifest.family].usual_limits(manifest)
+    chosen = {name: value for name, value in asked.items() if value is not None}
+    return usual.model_copy(update=chosen)
+
+
+def build_engines(
+    tensorrt: TensorRT,
+    source: Path,
+    out: Path,
+    limits: Limits,
+    options: BuildOptions,
+    progress: Callable[[str, str], None] = lambda engine, phase: None,
+) -> EngineManifest:
+    """Build the engines of an artifact.
+
+    Args:
+        tensorrt: what builds.
+        source: artifact directory, of the standard flavour.
+        out: directory to write; replaced whole when everything is built.
+        limits: the largest request.
+        options: how to build.
+        progress: told of each engine's phases.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        CompExportError: an artifact of another flavour, a damaged one, limits that are too large for the
+            model, or a failed build.
+    """
+    artifact = load_artifact(source)
+    model = _checked(artifact)
+    family = ENGINE_FAMILIES[model.family]
+    entries: dict[str, EngineEntry] = {}
+    with writing_directory(out) as directory:
+        for graph in family.engine_graphs(model, limits):
+            progress(graph.name, "")
+            built = build_engine(
+                tensorrt,
+                source,
+                graph,
+                options,
+                lambda phase, name=graph.name: progress(name, phase),  # type: ignore[misc]
+            )
+            file = f"{graph.name}.engine"
+            (directory / file).write_bytes(built.data)
+            entries[graph.name] = EngineEntry(
+                file=file,
+                graph=graph.graph,
+                profiles=tuple(
+                    EngineProfile(name=name, shapes=shapes)
+                    for name, shapes in built.profiles.items()
+                ),
+                blocks=built.blocks,
+            )
+        shutil.copyfile(artifact.tokenizer, directory / TOKENIZER)
+        manifest = EngineManifest(
+            module=tensorrt.name,
+            module_version=tensorrt.version,
+            compute_capabilities=options.capabilities,
+            weights=options.weights,
+            limits=limits,
+            cache_capacities=family.cache_capacities(model, limits),
+            engines=entries,
+            artifact=model.model_copy(update={"verified": None}),
+            artifact_directory=source.name,
+            files=describe_files(directory),
+        )
+        manifest.save(directory)
+    return manifest
+
+
+def _checked(artifact: Artifact) -> LlavaManifest | EncoderManifest:
+    """The manifest of an artifact that engines can be built from."""
+    manifest = artifact.manifest
+    if manifest.flavour != "standard":
+        raise CompExportError(
+            f"{artifact.path} is of the {manifest.flavour} flavour, TensorRT reads the standard one: "
+            f"run `comp-export onnx --flavour standard --precision {manifest.precision}`"
+        )
+    assert isinstance(manifest, (LlavaManifest, EncoderManifest))
+    return manifest

@@ -1,0 +1,126 @@
+"""The engines of a CLIP and of BLIP's tasks: one for each graph.
+
+A decoder has two profiles on one set of weights, a prefill and a decode step; its caches grow, and every
+step has one place more of them.
+"""
+
+from comp.errors import CompExportError
+from export.artifact.encoder_manifest import EncoderManifest, tokens_left
+from export.artifact.encoder_ports import DECODER_MODEL, _images, encoder_inputs
+from export.tensorrt.build.profiles import EngineGraph, Profile, Range
+from export.tensorrt.limits import Limits
+from export.tensorrt.names import DECODE, ENCODE, PREFILL
+
+SHORTEST = 2  # tokens of a text: its frame
+# TensorRT-RTX 1.7 finds no fused attention where the queries are the constant 1, nor of a single head
+# where the batch is: both go up to two.
+STEP = Range(1, 1, 2)
+
+
+def cache_capacities(manifest: EncoderManifest, limits: Limits) -> tuple[int, ...]:
+    """No cache is of fixed size."""
+    del manifest, limits
+    return ()
+
+
+def usual_limits(manifest: EncoderManifest) -> Limits:
+    """What engines are built for if nothing else is asked."""
+    return within(manifest, Limits())
+
+
+def within(manifest: EncoderManifest, limits: Limits) -> Limits:
+    """As much of the limits as the model has positions, and as many images as its task looks at."""
+    positions = _positions(manifest)
+    return Limits(
+        max_batch=limits.max_batch,
+        images=_images(manifest) or limits.images,
+        max_prompt=min(limits.max_prompt, positions),
+        max_new_tokens=min(limits.max_new_tokens, positions),
+    )
+
+
+def engine_graphs(manifest: EncoderManifest, limits: Limits) -> tuple[EngineGraph, ...]:
+    """What to build: so many images, texts of so many tokens, answers of so many.
+
+    Raises:
+        CompExportError: the limits exceed the model's positions, or are of images that its task has not.
+    """
+    _check(manifest, limits)
+    found = sizes(manifest, limits)
+    once = (Profile(ENCODE, found),)
+    phases = {DECODER_MODEL: _phases(manifest, limits, found)} if manifest.decoder else {}
+    return tuple(
+        EngineGraph(name, f"{name}.onnx", phases.get(name, once))
+        for name in encoder_inputs(manifest)
+    )
+
+
+def sizes(manifest: EncoderManifest, limits: Limits) -> dict[str, Range]:
+    """Sizes that the named dimensions take; a decoder's of all its phases together."""
+    longest = limits.max_prompt
+    each = _images(manifest) or 1
+    batch = Range(1, 1, max(limits.max_batch, 2))
+    first, past = _first(manifest, limits), _past(manifest, limits)
+    return {
+        "images": Range(1, each, limits.max_batch * limits.images),
+        "texts": batch,
+        "batch": batch,
+        "length": _between(min(SHORTEST, longest), longest),
+        "cross_tokens": _between(_read(manifest, min(SHORTEST, longest)), _read(manifest, longest)),
+        "sequence": Range(1, 1, max(first, STEP.high)),
+        "past": Range(0, past.usual, past.high),
+    }
+
+
+def _phases(
+    manifest: EncoderManifest, limits: Limits, found: dict[str, Range]
+) -> tuple[Profile, Profile]:
+    none, past = Range(0, 0, 0), _past(manifest, limits)
+    return (
+        Profile(PREFILL, found | {"past": none}),
+        Profile(DECODE, found | {"sequence": STEP, "past": past}),
+    )
+
+
+def _first(manifest: EncoderManifest, limits: Limits) -> int:
+    """Tokens that a decoder reads before it says one: the beginning of a caption, or its start alone."""
+    return limits.max_prompt if manifest.task == "caption" else 1
+
+
+def _past(manifest: EncoderManifest, limits: Limits) -> Range:
+    """Tokens before a decode step; two more, the largest step, must have positions."""
+    behind = min(_first(manifest, limits) + limits.max_new_tokens, _positions(manifest))
+    return _between(1, max(behind - STEP.high, 1))
+
+
+def _between(low: int, high: int) -> Range:
+    return Range(low, (low + high) // 2, high)
+
+
+def _read(manifest: EncoderManifest, length: int) -> int:
+    """Tokens left of a text behind its encoder."""
+    return tokens_left(length, "language", manifest.drops)
+
+
+def _positions(manifest: EncoderManifest) -> int:
+    """Tokens of the longest text, read or said."""
+    decoder = manifest.decoder
+    read = manifest.text.max_position_embeddings
+    return min(read, decoder.max_position_embeddings) if decoder else read
+
+
+def _check(manifest: EncoderManifest, limits: Limits) -> None:
+    """Refuse limits that no request could reach."""
+    images, positions = _images(manifest), _positions(manifest)
+    if images is not None and limits.images != images:
+        raise CompExportError(
+            f"--images {limits.images}: a {manifest.task} is about {images}: leave it out"
+        )
+    for option, asked in (
+        ("--max-prompt", limits.max_prompt),
+        *([("--max-new-tokens", limits.max_new_tokens)] if manifest.decoder else []),
+    ):
+        if asked > positions:
+            raise CompExportError(
+                f"{option} {asked}: the model has {positions} positions: lower it to {positions}"
+            )
