@@ -1,6 +1,7 @@
 # make setup    .venv with everything that is needed here
 # make demo     prune, export, verify, bench the embedded model; then the page on 127.0.0.1:7860
 # make test     all tests, the slow ones too
+# make coverage the same tests, counting lines and branches: build/coverage/html/index.html
 # make check    style, format, types, and which module may import which
 # make docs     write docs/cli.md and docs/plan.schema.json anew
 # make results  the measurements behind README's table, into docs/results.md
@@ -14,7 +15,7 @@ EXTRAS := demo,serve,train,test
 RATES := 0.3 0.5 0.62 0.8
 CLI := $(BIN)/comp-export
 
-.PHONY: setup demo test check docs results clean
+.PHONY: setup demo test coverage check docs results clean
 
 setup: $(INSTALLED)
 
@@ -31,6 +32,12 @@ demo: $(INSTALLED)
 # A process a core, up to four, each with one thread; a process that runs out of tests takes over others.
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal
+
+# Processes that tests start for themselves are not counted.
+coverage: $(INSTALLED)
+	mkdir -p build/coverage
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal \
+	  --cov --cov-report=html --cov-report=term
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
