@@ -65,7 +65,7 @@ def statistics_cost(
     adapter: FamilyAdapter, compute: Compute, data: PruningData, repeats: int
 ) -> dict[str, Any]:
     """A forward pass with and without the statistics of importances, in turn; ms a batch, medians."""
-    how = Forwarding(Masks.ones(adapter.blocks))
+    forwarding = Forwarding(Masks.ones(adapter.blocks))
     parts = {block.part for block in adapter.blocks}
     batch = data.calibration[0]
     seconds: dict[str, list[float]] = {"without": [], "with": []}
@@ -74,7 +74,7 @@ def statistics_cost(
             for name, kept in seconds.items():
                 observer = ParameterImportance(parts, token_weighted=True, has_cls=adapter.has_cls)
                 began = time.perf_counter()
-                adapter.score(batch, how, *([observer] if name == "with" else []))
+                adapter.score(batch, forwarding, *([observer] if name == "with" else []))
                 if turn:
                     kept.append(time.perf_counter() - began)
     return {f"pass_{name}_ms": 1000 * median(kept) for name, kept in seconds.items()}

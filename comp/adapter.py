@@ -61,13 +61,13 @@ class Scored:
         loss: what training minimises; of answers the mean cross-entropy of their tokens.
         judge: says what is right, when it is asked for: ranking costs more than the loss.
         shares: what was kept at each drop place.
-        known: gives what distillation compares, when it is asked for.
+        targets: gives what distillation compares, when it is asked for.
     """
 
     loss: Tensor
     judge: Callable[[], Tensor]
     shares: dict[Place, KeptShare]
-    known: Callable[[], DistillationTargets]
+    targets: Callable[[], DistillationTargets]
 
     @property
     def correct(self) -> Tensor:
@@ -123,13 +123,13 @@ class FamilyAdapter(Protocol):
         """A batch of the task's examples: ``Example``, or ``PairExample`` of statements."""
         ...
 
-    def score(self, batch: Any, how: Forwarding, observer: Observer | None = None) -> Scored:
+    def score(self, batch: Any, forwarding: Forwarding, observer: Observer | None = None) -> Scored:
         """Run a batch with teacher forcing."""
         ...
 
-    def shares(self, batch: Any, how: Forwarding) -> dict[Place, KeptShare]:
+    def shares(self, batch: Any, forwarding: Forwarding) -> dict[Place, KeptShare]:
         """As of ``score``, which may run more of the model than that takes."""
-        return self.score(batch, how).shares
+        return self.score(batch, forwarding).shares
 
     def with_features(self, batch: Any, masks: Masks | None) -> Any:
         """The batch with its image features in it, for scoring it again with the same weights."""

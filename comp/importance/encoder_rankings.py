@@ -29,7 +29,7 @@ class AttentionRecord:
         key: ``[B, H, N, hd]``.
         mixed: the heads' outputs ``[B, N, H, hd]``.
         head_mask: soft mask of each head, ``[H]``; a masked head has no part in any score.
-        came: the tokens.
+        tokens: the tokens.
         query: ``[B, H, N, hd]``.
     """
 
@@ -37,24 +37,27 @@ class AttentionRecord:
     key: Tensor
     mixed: Tensor
     head_mask: Tensor
-    came: TokenState
+    tokens: TokenState
     query: Tensor
 
     @property
     def others(self) -> Tensor:
         """Which tokens are present and may go, ``[B, N]``."""
-        places = torch.arange(self.came.alive.shape[1], device=self.came.alive.device)
-        return (self.came.alive > 0) & (places != self.came.query[:, None])
+        places = torch.arange(self.tokens.alive.shape[1], device=self.tokens.alive.device)
+        return (self.tokens.alive > 0) & (places != self.tokens.query[:, None])
 
 
 def importance_of(
-    ranking: Ranking, looked: AttentionRecord, calibrated: bool, responses: Tensor | None = None
+    ranking: Ranking,
+    record: AttentionRecord,
+    calibrated: bool,
+    responses: Tensor | None = None,
 ) -> Tensor:
     """Importance ``[B, N]``.
 
     Args:
         ranking: how.
-        looked: what the attention leaves.
+        record: what the attention leaves.
         calibrated: CIT, of ``received``.
         responses: of the tokens to the entries of a dictionary ``[B, N, T]``, for ``aligned``.
 
@@ -62,17 +65,22 @@ def importance_of(
         CompExportError: ``aligned`` without a dictionary.
     """
     if ranking == "received":
-        return attention_received(looked.scores, looked.came.alive, looked.head_mask, calibrated)
+        return attention_received(
+            record.scores,
+            record.tokens.alive,
+            record.head_mask,
+            calibrated,
+        )
     if ranking == "informativity":
-        return informativity(looked)
+        return informativity(record)
     if ranking == "matched":
-        return matched(looked)
+        return matched(record)
     if responses is None:
         raise CompExportError(
             "the drops rank tokens by a dictionary, and the model has none: take the checkpoint of "
             "the run, which holds it"
         )
-    return three_scores(looked, responses)
+    return three_scores(record, responses)
 
 
 def attention_received(
@@ -100,63 +108,66 @@ def attention_received(
     return torch.einsum("bn,bnm->bm", asking.to(strongest.dtype), strongest) * (alive > 0)
 
 
-def informativity(looked: AttentionRecord) -> Tensor:
+def informativity(record: AttentionRecord) -> Tensor:
     """Turbo: attention of the token that stays minus mutual redundancy, ``[B, N]``.
 
     With a the attention, the mean over heads, stretched to [0, 1] over the tokens that may go, and r the
     largest cosine similarity to another token that may go: (a − r + 1) / 3, which orders as a − r does
     and is in [0, 1].
     """
-    others = looked.others
-    weight = looked.head_mask / looked.head_mask.sum().clamp(min=FLAT)
-    attention = torch.einsum("h,bhn->bn", weight, _of_query(looked))
-    redundancy = torch.where(_pairs(others), similarity(looked), -1.0).amax(2)
+    others = record.others
+    weight = record.head_mask / record.head_mask.sum().clamp(min=FLAT)
+    attention = torch.einsum("h,bhn->bn", weight, _of_query(record))
+    redundancy = torch.where(_pairs(others), similarity(record), -1.0).amax(2)
     found = (stretched(attention, others) - redundancy + 1) / 3
     return torch.where(others, found.clamp(0, 1), 0.0)
 
 
-def similarity(looked: AttentionRecord) -> Tensor:
+def similarity(record: AttentionRecord) -> Tensor:
     """Cosine similarities of the tokens by their keys, as ToMe has them, ``[B, N, N]``."""
-    unit = _unit(looked.key, looked.head_mask)
+    unit = _unit(record.key, record.head_mask)
     return unit @ unit.transpose(1, 2)
 
 
-def matched(looked: AttentionRecord) -> Tensor:
+def matched(record: AttentionRecord) -> Tensor:
     """CrossGET's complete-graph soft matching, ``[B, N]``: (g − m + 2) / 6, in [0, 1].
 
     Tokens that may go stand in the order of their largest cosine to another such token, of equal ones the
     first first; m is the largest of a token to those behind it (none: −3), so that of two that are each
     other's nearest one alone is to go. g is the cosine of its key to the query of the token that stays.
     """
-    others = looked.others
-    alike = similarity(looked)
+    others = record.others
+    alike = similarity(record)
     alike = (alike + alike.transpose(1, 2)) / 2  # the same to the last bit from both sides
     near = torch.where(_pairs(others), alike, NONE)
     best, places = near.amax(2), torch.arange(others.shape[1], device=others.device)
     mine, theirs = best[:, :, None], best[:, None]
     behind = (theirs < mine) | ((theirs == mine) & (places > places[:, None]))
     nearest = torch.where(behind, near, NONE).amax(2)
-    guide = _unit(looked.query, looked.head_mask)[
-        torch.arange(len(others), device=others.device), looked.came.query
+    guide = _unit(record.query, record.head_mask)[
+        torch.arange(len(others), device=others.device), record.tokens.query
     ]
-    guided = torch.einsum("bnd,bd->bn", _unit(looked.key, looked.head_mask), guide)
+    guided = torch.einsum("bnd,bd->bn", _unit(record.key, record.head_mask), guide)
     found = (guided - nearest + 2) / 6
     return torch.where(others, found.clamp(0, 1), 0.0)
 
 
-def three_scores(looked: AttentionRecord, responses: Tensor) -> Tensor:
+def three_scores(record: AttentionRecord, responses: Tensor) -> Tensor:
     """MADTP: the mean of three scores, each stretched to [0, 1] over the tokens that may go, ``[B, N]``.
 
     Attention received (Eq. 6), the strongest response to an entry of the dictionary, and the attention
     of the token that stays, its heads weighted by the length of the token's own output in each.
     """
-    others = looked.others
+    others = record.others
     received = attention_received(
-        looked.scores, looked.came.alive, looked.head_mask, calibrated=True
+        record.scores,
+        record.tokens.alive,
+        record.head_mask,
+        calibrated=True,
     )
-    lengths = looked.mixed.float().norm(dim=-1).transpose(1, 2) * looked.head_mask[:, None]
+    lengths = record.mixed.float().norm(dim=-1).transpose(1, 2) * record.head_mask[:, None]
     share = lengths / lengths.sum(1, keepdim=True).clamp(min=FLAT)  # [B, H, N]
-    pooled = (share * _of_query(looked)).sum(1)
+    pooled = (share * _of_query(record)).sum(1)
     scores = (received, responses.float().amax(-1), pooled)
     return torch.stack([stretched(score, others) for score in scores]).mean(0)
 
@@ -179,8 +190,8 @@ def _unit(x: Tensor, head_mask: Tensor) -> Tensor:
     return F.normalize((x.transpose(1, 2).float() * head_mask[:, None]).flatten(2), dim=-1)
 
 
-def _of_query(looked: AttentionRecord) -> Tensor:
+def _of_query(record: AttentionRecord) -> Tensor:
     """Attention of the token that stays to all others, ``[B, H, N]``."""
-    _, heads, _, count = looked.scores.shape
-    row = looked.came.query[:, None, None, None].expand(-1, heads, 1, count)
-    return torch.softmax(looked.scores.gather(2, row)[:, :, 0], dim=-1)
+    _, heads, _, count = record.scores.shape
+    row = record.tokens.query[:, None, None, None].expand(-1, heads, 1, count)
+    return torch.softmax(record.scores.gather(2, row)[:, :, 0], dim=-1)

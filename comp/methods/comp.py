@@ -57,13 +57,15 @@ def prune(job: PruningJob) -> Outcome:
 
 
 def _refitted(
-    job: PruningJob, how: Forwarding, after: Masks, undoable: bool = False
+    job: PruningJob, forwarding: Forwarding, after: Masks, undoable: bool = False
 ) -> Callable[[], None]:
     """Have the layers make good what masks take from them, if that is asked for; returns what undoes it."""
     if not job.options.reconstruct:
         return lambda: None
     with job.compute.timed("reconstruction"):
-        return reconstruct(job.adapter, job.compute, job.data.calibration, how, after, undoable)
+        return reconstruct(
+            job.adapter, job.compute, job.data.calibration, forwarding, after, undoable
+        )
 
 
 @dataclass(frozen=True)
@@ -243,18 +245,18 @@ class StageQuality:
     loss: float
 
 
-def evaluate_stage(job: PruningJob, how: Forwarding, at_an_end: bool) -> StageQuality:
+def evaluate_stage(job: PruningJob, forwarding: Forwarding, at_an_end: bool) -> StageQuality:
     """Measure the job's model; at the start and at the end of a search its metric in any case."""
     data, compute = job.data, job.compute
     batches = data.validation if data.cost is None else data.cost
     with compute.timed("cost"):
         if job.options.strategy.cost_metric == "loss":
-            loss = mean_loss(job.adapter, batches, how, compute)
+            loss = mean_loss(job.adapter, batches, forwarding, compute)
             reading = StageQuality(-loss, None, loss)
         else:
-            metric, loss = accuracy(job.adapter, batches, how, compute)
+            metric, loss = accuracy(job.adapter, batches, forwarding, compute)
             reading = StageQuality(metric, metric if data.cost is None else None, loss)
     if reading.metric is None and at_an_end:
-        metric, _ = accuracy(job.adapter, data.validation, how, compute)
+        metric, _ = accuracy(job.adapter, data.validation, forwarding, compute)
         return replace(reading, metric=metric)
     return reading

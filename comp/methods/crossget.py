@@ -8,7 +8,7 @@ trained.
 from dataclasses import dataclass
 from itertools import groupby
 
-from comp.methods.common.encoder_tokens import TokenProblem, pruned_at_once, token_ground
+from comp.methods.common.encoder_tokens import TokenProblem, pruned_at_once, token_problem
 from comp.plan import KEEP_UNIT, DropPlan
 from comp.search.job import Outcome, PruningJob
 
@@ -17,7 +17,7 @@ LEAST_LEFT = 2
 
 
 @dataclass(frozen=True)
-class EvenGround(TokenProblem):
+class EvenTokenProblem(TokenProblem):
     """A ground on which every place of a part loses as many tokens as every other."""
 
     def drops(self, strength: int) -> tuple[DropPlan, ...]:
@@ -58,5 +58,5 @@ class EvenGround(TokenProblem):
 
 def prune(job: PruningJob) -> Outcome:
     """Solve for how many go at every place; see ``comp.pipeline.steps.method``."""
-    ground = EvenGround(**vars(token_ground(job, "matched", "proportional")))
-    return pruned_at_once(job, ground, METHOD)
+    problem = EvenTokenProblem(**vars(token_problem(job, "matched", "proportional")))
+    return pruned_at_once(job, problem, METHOD)

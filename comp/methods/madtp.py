@@ -13,7 +13,7 @@ import torch
 from comp.adapter import FamilyAdapter, Forwarding, Scored
 from comp.errors import CompExportError
 from comp.masks import Masks
-from comp.methods.common.encoder_tokens import TokenProblem, line_of, measured, token_ground
+from comp.methods.common.encoder_tokens import TokenProblem, line_of, measured, token_problem
 from comp.plan import shares_of
 from comp.search.job import Outcome, PruningJob
 from comp.search.saved_state import SavedSearch, load_search, save_search
@@ -29,16 +29,16 @@ ALIGNMENT = 0.1  # weight of the alignment loss beside the task's
 def prune(job: PruningJob) -> Outcome:
     """Lower the ratio stage by stage while the dictionary learns; see ``comp.pipeline.steps.method``."""
     adapter, options = job.adapter, job.options
-    ground = token_ground(job, "aligned", "one")
-    check_learns(job, ground, METHOD)
-    strength = ground.strength()
-    if strength < len(ground.places):
+    problem = token_problem(job, "aligned", "one")
+    check_learns(job, problem, METHOD)
+    strength = problem.strength()
+    if strength < len(problem.places):
         raise CompExportError(
-            f"rate {options.rate:g} needs fewer drops than the {len(ground.places)} places of both "
+            f"rate {options.rate:g} needs fewer drops than the {len(problem.places)} places of both "
             "encoders, of which --method madtp learns: choose a larger --rate"
         )
     torch.manual_seed(options.seed)  # the entries start at random
-    attach_dictionary(adapter.model, ground.drops(strength))
+    attach_dictionary(adapter.model, problem.drops(strength))
     saved = load_search(job.folder, adapter, options.modes)
     if saved is None:
         metric, _ = measured(job, ())
@@ -48,29 +48,31 @@ def prune(job: PruningJob) -> Outcome:
     with job.progress.task("pruning", options.stages) as task:
         while saved.stage < options.stages:
             task.at(saved.stage)
-            saved, line = _stage(job, ground, strength, saved)
+            saved, line = _stage(job, problem, strength, saved)
             if job.compute.is_main:
                 save_search(job.folder, adapter, saved, line)
             job.compute.accelerator.wait_for_everyone()
-    plan = ground.plan(ground.drops(strength), job.model_name, METHOD)
+    plan = problem.plan(problem.drops(strength), job.model_name, METHOD)
     return Outcome(plan, saved.dense_metric, saved.metric, options.steps)
 
 
 def _stage(
-    job: PruningJob, ground: TokenProblem, strength: int, saved: SavedSearch
+    job: PruningJob, problem: TokenProblem, strength: int, saved: SavedSearch
 ) -> tuple[SavedSearch, dict[str, Any]]:
     """Train at the ratio of one stage, and measure."""
     options, stage = job.options, saved.stage + 1
-    least = len(ground.places)  # every place drops from the first stage on
+    least = len(problem.places)  # every place drops from the first stage on
     earlier, drops = (
-        ground.drops(max(least, strength * number // options.stages)) if number else ()
+        problem.drops(max(least, strength * number // options.stages)) if number else ()
         for number in (saved.stage, stage)
     )
-    how = Forwarding(rules=rules_from_plan(drops))
-    guided(job).train(saved.stage * options.steps_per_stage, options.steps_per_stage, lambda _: how)
+    forwarding = Forwarding(rules=rules_from_plan(drops))
+    guided(job).train(
+        saved.stage * options.steps_per_stage, options.steps_per_stage, lambda _: forwarding
+    )
     metric, loss = measured(job, drops)
     state = replace(saved.state, shares=shares_of(drops))
-    line = line_of(ground, stage, earlier, drops, (saved.metric, metric, loss))
+    line = line_of(problem, stage, earlier, drops, (saved.metric, metric, loss))
     return replace(saved, state=state, stage=stage, metric=metric), line
 
 
@@ -91,24 +93,24 @@ class Guided:
     def collate(self, examples: Any) -> Any:
         return self._adapter.collate(examples)
 
-    def score(self, batch: Any, how: Forwarding) -> Scored:
+    def score(self, batch: Any, forwarding: Forwarding) -> Scored:
         """Task loss + 0.1 · alignment loss."""
         with self._dictionary.listening():
-            scored = self._adapter.score(batch, how)
+            scored = self._adapter.score(batch, forwarding)
             loss = scored.loss + ALIGNMENT * self._dictionary.alignment_loss()
         return replace(scored, loss=loss)
 
 
-def check_learns(job: PruningJob, ground: TokenProblem, method: str) -> None:
+def check_learns(job: PruningJob, problem: TokenProblem, method: str) -> None:
     """Refuse what a dictionary cannot learn from.
 
     Raises:
         CompExportError: one encoder alone drops tokens, or no steps are left to learn in.
     """
-    if set(ground.places.values()) != {"vision", "text"}:
+    if set(problem.places.values()) != {"vision", "text"}:
         raise CompExportError(
             f"--method {method} aligns the tokens of two encoders, and modes "
-            f"{', '.join(ground.modes)} are of one: name vision_tokens and language_tokens in --modes; "
+            f"{', '.join(problem.modes)} are of one: name vision_tokens and language_tokens in --modes; "
             "a captioner has no text encoder, choose another --method for it"
         )
     if job.options.steps == 0:

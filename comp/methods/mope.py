@@ -22,9 +22,9 @@ from comp.methods.common.parameters import (
     Chosen,
     ParameterProblem,
     concluded,
-    ground_of,
     measured,
     next_line,
+    parameter_problem,
 )
 from comp.search.job import Outcome, PruningJob
 from comp.search.stage import first_reaching, mask_of
@@ -39,22 +39,22 @@ WIDTH_SHARE = 0.5  # of the FLOPs to remove; the rest is the depth's
 
 def prune(job: PruningJob) -> Outcome:
     """Mask each module in turn, then cut; nothing is trained; see ``comp.pipeline.steps.method``."""
-    ground = ground_of(job)
+    problem = parameter_problem(job)
     dense_metric, _ = measured(job, None)
-    norms = ground.search.importance(ground.whole(), ground.parts).scores(job.adapter)
-    known = Losses(job.folder / STATE, job.compute.is_main)
+    norms = problem.search.importance(problem.whole(), problem.parts).scores(job.adapter)
+    losses = Losses(job.folder / STATE, job.compute.is_main)
     job.compute.accelerator.wait_for_everyone()  # until every process has read what is known
     with job.progress.task("pruning", 100) as task:
-        loss = _loss_on_calibration(job, ground)
-        scores = width_scores(ground, norms, known, loss, task.at)
-        narrow = narrowed(ground, scores)
+        loss = _loss_on_calibration(job, problem)
+        scores = width_scores(problem, norms, losses, loss, task.at)
+        narrow = narrowed(problem, scores)
         read = measured(job, narrow)
         task.note(f"width cut: metric {read[0]:.3f}")
-        after = ground.macs(narrow.counts()), *read
-        line = next_line(ground, [], ground.name, dense_metric, after)
-        layers = layers_by_error(ground, narrow, scores, known, loss)
-        masks = shallower(ground, narrow, layers)
-    return concluded(job, ground, Chosen(masks, scores), METHOD, dense_metric, [line])
+        after = problem.macs(narrow.counts()), *read
+        line = next_line(problem, [], problem.name, dense_metric, after)
+        layers = layers_by_error(problem, narrow, scores, losses, loss)
+        masks = shallower(problem, narrow, layers)
+    return concluded(job, problem, Chosen(masks, scores), METHOD, dense_metric, [line])
 
 
 @dataclass
@@ -67,75 +67,79 @@ class Losses:
 
     path: Path
     writes: bool = True
-    found: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.path.exists():
-            self.found = json.loads(self.path.read_text(encoding="utf-8"))
+            self.measured = json.loads(self.path.read_text(encoding="utf-8"))
 
     def of(self, name: str, measure: Callable[[], float]) -> float:
         """The loss under this name, measured unless it is known."""
-        if name not in self.found:
-            self.found[name] = measure()
+        if name not in self.measured:
+            self.measured[name] = measure()
             if self.writes:
-                write_text(self.path, json.dumps(self.found))
-        return self.found[name]
+                write_text(self.path, json.dumps(self.measured))
+        return self.measured[name]
 
 
 Loss = Callable[[Masks], float]
 
 
-def _loss_on_calibration(job: PruningJob, ground: ParameterProblem) -> Loss:
+def _loss_on_calibration(job: PruningJob, problem: ParameterProblem) -> Loss:
     """The loss under masks. Image features that no mask changes are computed once."""
     batches: Sequence[Any] = job.data.calibration
-    if "vision" not in ground.parts:
+    if "vision" not in problem.parts:
         with torch.no_grad(), job.compute.autocast():
             batches = [job.adapter.with_features(batch, None) for batch in batches]
     return lambda masks: accuracy(job.adapter, batches, Forwarding(masks), job.compute)[1]
 
 
 def width_scores(
-    ground: ParameterProblem, norms: Scores, known: Losses, loss: Loss, at: Callable[[float], None]
+    problem: ParameterProblem,
+    norms: Scores,
+    losses: Losses,
+    loss: Loss,
+    at: Callable[[float], None],
 ) -> Scores:
     """Importance of heads and channels: their place, 0 to 1, among all of their kind and part.
 
     So that of heads and of channels, and of each part, the same share goes, as in the original. Channels
     of a group stand together, those with the smallest ``norms`` (Eq. 3) first.
     """
-    whole = known.of("whole", lambda: loss(ground.whole().masks))
+    whole = losses.of("whole", lambda: loss(problem.whole().masks))
     heads: dict[BlockKey, Tensor] = {}
     channels: dict[BlockKey, Tensor] = {}
-    for number, block in enumerate(ground.blocks):
+    for number, block in enumerate(problem.blocks):
         rises = torch.zeros(block.num_key_value_heads)
         for index in range(block.num_key_value_heads):
             name = f"head {name_of(block.key)} {index}"
-            rises[index] = known.of(name, _masked_loss(ground, loss, "heads", block, [index]))
+            rises[index] = losses.of(name, _masked_loss(problem, loss, "heads", block, [index]))
         heads[block.key] = rises - whole
         if block.intermediate_size:
-            channels[block.key] = _channel_rises(ground, block, norms, known, loss) - whole
-        at(100 * (number + 1) / len(ground.blocks))
+            channels[block.key] = _channel_rises(problem, block, norms, losses, loss) - whole
+        at(100 * (number + 1) / len(problem.blocks))
     within = {key: torch.zeros(len(values)) for key, values in heads.items()}
     return Scores(_places(heads, within), _places(channels, norms.channels))
 
 
 def _channel_rises(
-    ground: ParameterProblem, block: BlockShape, norms: Scores, known: Losses, loss: Loss
+    problem: ParameterProblem, block: BlockShape, norms: Scores, losses: Losses, loss: Loss
 ) -> Tensor:
     """The loss without each channel's group, ``[intermediate_size]``."""
     found = torch.zeros(block.intermediate_size)
     order = norms.channels[block.key].argsort(stable=True)
     for number, group in enumerate(order.tensor_split(min(FFN_GROUPS, len(order)))):
         name = f"channels {name_of(block.key)} {number}"
-        measure = _masked_loss(ground, loss, "channels", block, group.tolist())
-        found[group] = known.of(name, measure)
+        measure = _masked_loss(problem, loss, "channels", block, group.tolist())
+        found[group] = losses.of(name, measure)
     return found
 
 
 def _masked_loss(
-    ground: ParameterProblem, loss: Loss, kind: str, block: BlockShape, indices: list[int]
+    problem: ParameterProblem, loss: Loss, kind: str, block: BlockShape, indices: list[int]
 ) -> Callable[[], float]:
     def measure() -> float:
-        masks = ground.whole().masks
+        masks = problem.whole().masks
         mask_of(masks, kind, block.key)[indices] = 0
         return loss(masks)
 
@@ -159,53 +163,53 @@ def _places(
     return places
 
 
-def narrowed(ground: ParameterProblem, scores: Scores) -> Masks:
+def narrowed(problem: ParameterProblem, scores: Scores) -> Masks:
     """Masks of the width: the lowest scores are gone, until ``WIDTH_SHARE`` of the FLOPs to remove is."""
-    target = ground.dense_macs - round(WIDTH_SHARE * (ground.dense_macs - ground.target))
-    units = ordered_units(scores, ground.blocks, ground.min_channels)
-    return _without(ground, ground.whole().masks, units, target)
+    target = problem.dense_macs - round(WIDTH_SHARE * (problem.dense_macs - problem.target))
+    units = ordered_units(scores, problem.blocks, problem.min_channels)
+    return _without(problem, problem.whole().masks, units, target)
 
 
 def layers_by_error(
-    ground: ParameterProblem, narrow: Masks, scores: Scores, known: Losses, loss: Loss
+    problem: ParameterProblem, narrow: Masks, scores: Scores, losses: Losses, loss: Loss
 ) -> list[list[Unit]]:
     """What each block can do without, best to lose first: the rise of the loss by FLOPs removed."""
-    before = known.of("narrow", lambda: loss(narrow))
-    macs = ground.macs(narrow.counts())
+    before = losses.of("narrow", lambda: loss(narrow))
+    macs = problem.macs(narrow.counts())
     found: list[tuple[float, list[Unit]]] = []
-    for block, units in _spare(ground, narrow, scores):
+    for block, units in _spare(problem, narrow, scores):
         flat = _cut(narrow, units)
-        removed = macs - ground.macs(flat.counts())
+        removed = macs - problem.macs(flat.counts())
         name = f"layer {name_of(block.key)}"
-        rise = known.of(name, lambda flat=flat: loss(flat)) - before  # type: ignore[misc]
+        rise = losses.of(name, lambda flat=flat: loss(flat)) - before  # type: ignore[misc]
         found.append((rise / removed, units))
     return [units for _, units in sorted(found, key=lambda pair: pair[0])]
 
 
 def _spare(
-    ground: ParameterProblem, narrow: Masks, scores: Scores
+    problem: ParameterProblem, narrow: Masks, scores: Scores
 ) -> Iterator[tuple[BlockShape, list[Unit]]]:
     """Of each block that has more than its best head and ``min_channels`` channels, the rest."""
-    for block in ground.blocks:
+    for block in problem.blocks:
         key = block.key
         left = {key: torch.where(narrow.heads[key] > 0.5, scores.heads[key], torch.inf)}
         wide = {}
         if key in scores.channels:
             wide[key] = torch.where(narrow.channels[key] > 0.5, scores.channels[key], torch.inf)
-        units = ordered_units(Scores(left, wide), (block,), ground.min_channels)
+        units = ordered_units(Scores(left, wide), (block,), problem.min_channels)
         if units:
             yield block, units
 
 
-def shallower(ground: ParameterProblem, narrow: Masks, layers: Sequence[Sequence[Unit]]) -> Masks:
+def shallower(problem: ParameterProblem, narrow: Masks, layers: Sequence[Sequence[Unit]]) -> Masks:
     """Masks with one layer after the other brought to its least, until the target is met."""
     units = [unit for layer in layers for unit in layer]
-    return _without(ground, narrow, units, ground.target)
+    return _without(problem, narrow, units, problem.target)
 
 
-def _without(ground: ParameterProblem, masks: Masks, units: Sequence[Unit], target: int) -> Masks:
+def _without(problem: ParameterProblem, masks: Masks, units: Sequence[Unit], target: int) -> Masks:
     """Masks without the first of the units that must go to leave ``target`` MACs."""
-    return _cut(masks, first_reaching(ground.macs, masks, units, target))
+    return _cut(masks, first_reaching(problem.macs, masks, units, target))
 
 
 def _cut(masks: Masks, units: Sequence[Unit]) -> Masks:

@@ -8,8 +8,8 @@ import torch
 
 from comp.methods import pdrop
 from comp.methods.common.decoder_tokens import LEAST, MODE
-from comp.methods.common.encoder_tokens import is_encoder, token_ground
-from comp.methods.common.parameters import ParameterProblem, whole_ground
+from comp.methods.common.encoder_tokens import is_encoder, token_problem
+from comp.methods.common.parameters import ParameterProblem, unchecked_problem
 from comp.methods.madtp import check_learns, guided
 from comp.methods.upop import Interval, prune_in
 from comp.plan import KEEP_UNIT, Drops
@@ -54,13 +54,13 @@ class Tokens:
 def prune_jointly(job: PruningJob, method: str, course: Course) -> Outcome:
     """Prune in the stages of a course; see ``comp.pipeline.steps.method``."""
     tokens = tokens_of(job, method)
-    ground = whole_ground(job)
-    strength = agreed_strength(job, ground, tokens)
-    ground = replace(ground, drops=tokens.drops(strength))
+    problem = unchecked_problem(job)
+    strength = agreed_strength(job, problem, tokens)
+    problem = replace(problem, drops=tokens.drops(strength))
     torch.manual_seed(job.options.seed)  # a dictionary's entries start at random
-    attach_dictionary(job.adapter.model, ground.drops)
-    intervals = list(_intervals(job, ground, tokens, strength, course))
-    return prune_in(job, ground, intervals, method)
+    attach_dictionary(job.adapter.model, problem.drops)
+    intervals = list(_intervals(job, problem, tokens, strength, course))
+    return prune_in(job, problem, intervals, method)
 
 
 def tokens_of(job: PruningJob, method: str) -> Tokens:
@@ -70,7 +70,7 @@ def tokens_of(job: PruningJob, method: str) -> Tokens:
         CompExportError: they cannot be pruned by it with these modes or without steps.
     """
     if is_encoder(job.adapter):
-        found = token_ground(job, "aligned", "one")
+        found = token_problem(job, "aligned", "one")
         check_learns(job, found, method)
         return Tokens(found.modes, len(found.places), found.strongest, found.drops, guided)
     drops_at = pdrop.drops_of(job.adapter)
@@ -81,18 +81,18 @@ def tokens_of(job: PruningJob, method: str) -> Tokens:
     return Tokens((MODE,), 1, LEAST, drops, lambda same: same)
 
 
-def agreed_strength(job: PruningJob, ground: ParameterProblem, tokens: Tokens) -> int:
+def agreed_strength(job: PruningJob, problem: ParameterProblem, tokens: Tokens) -> int:
     """How strongly tokens are to go, so that parameters can take the rest.
 
     Raises:
         CompExportError: both together cannot reach the rate (names the largest that they can).
     """
-    state = SearchState(ground.whole().masks)
-    least = ground.search.least_counts(state, ground.modes)
+    state = SearchState(problem.whole().masks)
+    least = problem.search.least_counts(state, problem.modes)
     split = Split(
-        dense=ground.dense_macs,
-        whole=lambda strength: ground.macs(drops=tokens.drops(strength)),
-        least=lambda strength: ground.macs(least, tokens.drops(strength)),
+        dense=problem.dense_macs,
+        whole=lambda strength: problem.macs(drops=tokens.drops(strength)),
+        least=lambda strength: problem.macs(least, tokens.drops(strength)),
         strengths=(tokens.weakest, tokens.strongest),
     )
     rate = job.options.rate
@@ -149,13 +149,13 @@ def sequential(stage: int, stages: int) -> tuple[float | None, float]:
 
 
 def _intervals(
-    job: PruningJob, ground: ParameterProblem, tokens: Tokens, strength: int, course: Course
+    job: PruningJob, problem: ParameterProblem, tokens: Tokens, strength: int, course: Course
 ) -> Iterator[Interval]:
     """What each stage does; the strength of the tokens rises evenly over theirs."""
     stages = job.options.stages
     for stage in range(1, stages + 1):
         parameters, gone = course(stage, stages)
-        names = [mode.name for mode in ground.modes] if parameters is not None else []
+        names = [mode.name for mode in problem.modes] if parameters is not None else []
         if gone == 0:
             yield Interval("+".join(names), parameters)
             continue

@@ -4,7 +4,7 @@ After Ju et al., "Turbo: Informativity-Driven Acceleration Plug-In for Vision-La
 (ECCV 2024): a token's worth is the attention of [CLS] less its redundancy; nothing is trained.
 """
 
-from comp.methods.common.encoder_tokens import pruned_at_once, token_ground
+from comp.methods.common.encoder_tokens import pruned_at_once, token_problem
 from comp.search.job import Outcome, PruningJob
 
 METHOD = "turbo"
@@ -12,5 +12,5 @@ METHOD = "turbo"
 
 def prune(job: PruningJob) -> Outcome:
     """Solve for the one keep ratio of all places; see ``comp.pipeline.steps.method``."""
-    ground = token_ground(job, "informativity", "similar")
-    return pruned_at_once(job, ground, METHOD)
+    problem = token_problem(job, "informativity", "similar")
+    return pruned_at_once(job, problem, METHOD)

@@ -22,9 +22,9 @@ from comp.methods.common.parameters import (
     Chosen,
     ParameterProblem,
     concluded,
-    ground_of,
     measured,
     next_line,
+    parameter_problem,
 )
 from comp.plan import Drops
 from comp.search.job import Outcome, PruningJob
@@ -82,26 +82,26 @@ class Interval:
 
 def prune(job: PruningJob) -> Outcome:
     """Train while masks shrink, interval by interval; see ``comp.pipeline.steps.method``."""
-    ground, stages = ground_of(job), job.options.stages
-    intervals = [Interval(ground.name, stage / stages) for stage in range(1, stages + 1)]
-    return prune_in(job, ground, intervals, METHOD)
+    problem, stages = parameter_problem(job), job.options.stages
+    intervals = [Interval(problem.name, stage / stages) for stage in range(1, stages + 1)]
+    return prune_in(job, problem, intervals, METHOD)
 
 
 def prune_in(
-    job: PruningJob, ground: ParameterProblem, intervals: Sequence[Interval], method: str
+    job: PruningJob, problem: ParameterProblem, intervals: Sequence[Interval], method: str
 ) -> Outcome:
     """Train in these intervals, going on behind those that are done, and cut what they chose."""
-    found = _load(job, ground)
+    found = _load(job, problem)
     if found is None:
-        found = Progressive(0, measured(job, None)[0], ground.whole().masks, _nothing(ground))
+        found = Progressive(0, measured(job, None)[0], problem.whole().masks, _nothing(problem))
     with job.progress.task("pruning", len(intervals)) as task:
         while found.stage < len(intervals):
             task.at(found.stage)
-            found = _advanced(job, ground, found, intervals, task.note)
+            found = _advanced(job, problem, found, intervals, task.note)
     chosen = Chosen(found.stays, scores_of(found.gradients))
     lines, mode = read_lines(job.folder, len(intervals) - 1), intervals[-1].mode
     steps, dense_metric = job.options.steps, found.dense_metric
-    return concluded(job, ground, chosen, method, dense_metric, lines, steps, mode)
+    return concluded(job, problem, chosen, method, dense_metric, lines, steps, mode)
 
 
 def ramp(progress: float) -> float:
@@ -125,17 +125,17 @@ def _standardised(gradients: dict[BlockKey, Tensor]) -> dict[BlockKey, Tensor]:
     return {key: (mean - values) / deviation for key, values in gradients.items()}
 
 
-def going(ground: ParameterProblem, scores: Scores, share: float) -> Sequence[Unit]:
+def going(problem: ParameterProblem, scores: Scores, share: float) -> Sequence[Unit]:
     """The units to go once ``share`` of the FLOPs to remove is removed; each weighs its FLOPs."""
-    units = ordered_units(scores, ground.blocks, ground.min_channels)
-    whole = ground.macs()
-    target = round(whole - share * (whole - ground.target))
-    return first_reaching(ground.macs, ground.whole().masks, units, target)
+    units = ordered_units(scores, problem.blocks, problem.min_channels)
+    whole = problem.macs()
+    target = round(whole - share * (whole - problem.target))
+    return first_reaching(problem.macs, problem.whole().masks, units, target)
 
 
-def masked(ground: ParameterProblem, units: Sequence[Unit], value: float) -> Masks:
+def masked(problem: ParameterProblem, units: Sequence[Unit], value: float) -> Masks:
     """Masks of ones, but of these units ``value``."""
-    masks = ground.whole().masks
+    masks = problem.whole().masks
     for _, kind, key, index in units:
         mask_of(masks, kind, key)[index] = value
     return masks
@@ -143,22 +143,22 @@ def masked(ground: ParameterProblem, units: Sequence[Unit], value: float) -> Mas
 
 def _advanced(
     job: PruningJob,
-    ground: ParameterProblem,
+    problem: ParameterProblem,
     before: Progressive,
     intervals: Sequence[Interval],
     note: Callable[[str], None],
 ) -> Progressive:
     """The search behind its next interval, measured and written down."""
     interval = intervals[before.stage]
-    after = _trained(interval.training(job), ground, before, interval)
+    after = _trained(interval.training(job), problem, before, interval)
     lines = read_lines(job.folder, before.stage)
     if after.stage < len(intervals):  # the last stage's line is that of the plan
         metric, loss = measured(job, after.alpha, interval.drops)
-        macs = ground.macs(after.stays.counts(), interval.drops)
-        note(f"stage {after.stage}: {1 - macs / ground.dense_macs:.0%} gone, metric {metric:.3f}")
+        macs = problem.macs(after.stays.counts(), interval.drops)
+        note(f"stage {after.stage}: {1 - macs / problem.dense_macs:.0%} gone, metric {metric:.3f}")
         lines.append(
             next_line(
-                ground,
+                problem,
                 lines,
                 interval.mode,
                 before.dense_metric,
@@ -174,32 +174,32 @@ def _advanced(
 
 
 def _trained(
-    job: PruningJob, ground: ParameterProblem, before: Progressive, interval: Interval
+    job: PruningJob, problem: ParameterProblem, before: Progressive, interval: Interval
 ) -> Progressive:
     """Train for an interval under the masks; where they shrink, add up their gradients and shrink them."""
     rules, stage = rules_from_plan(interval.drops), before.stage + 1
     if interval.progress is None:
-        how, steps = Forwarding(before.alpha, rules), job.options.steps_per_stage
-        job.train(before.stage * steps, steps, lambda _: how)
+        forwarding, steps = Forwarding(before.alpha, rules), job.options.steps_per_stage
+        job.train(before.stage * steps, steps, lambda _: forwarding)
         return replace(before, stage=stage)
-    gradients = _gradients(job, ground, before, rules)
+    gradients = _gradients(job, problem, before, rules)
     share = ramp(interval.progress)
-    cut = going(ground, scores_of(gradients), share)
-    return Progressive(stage, before.dense_metric, masked(ground, cut, 1 - share), gradients)
+    cut = going(problem, scores_of(gradients), share)
+    return Progressive(stage, before.dense_metric, masked(problem, cut, 1 - share), gradients)
 
 
 def _gradients(
-    job: PruningJob, ground: ParameterProblem, search: Progressive, rules: DropRules
+    job: PruningJob, problem: ParameterProblem, search: Progressive, rules: DropRules
 ) -> Scores:
     """Gradients by alpha with those of an interval added: of its steps, or without of calibration."""
-    leaves = _Leaves.of(ground, search)
-    how = Forwarding(leaves.masks, rules)
+    leaves = _Leaves.of(problem, search)
+    forwarding = Forwarding(leaves.masks, rules)
     steps = job.options.steps_per_stage
-    job.train(search.stage * steps, steps, lambda _: how, leaves.take)
+    job.train(search.stage * steps, steps, lambda _: forwarding, leaves.take)
     if steps == 0:
         for batch in job.data.calibration:
             with job.compute.autocast():
-                loss = job.adapter.score(batch, how).loss
+                loss = job.adapter.score(batch, forwarding).loss
             leaves.add(torch.autograd.grad(loss, leaves.tensors))
     return leaves.summed(job)
 
@@ -213,7 +213,7 @@ class _Leaves:
         self.sums = [torch.zeros_like(tensor) for tensor in self.tensors]
 
     @classmethod
-    def of(cls, ground: ParameterProblem, search: Progressive) -> "_Leaves":
+    def of(cls, problem: ParameterProblem, search: Progressive) -> "_Leaves":
         heads, channels = dict(search.alpha.heads), dict(search.alpha.channels)
         names: list[tuple[str, BlockKey]] = []
         for kind, masks, past in (
@@ -250,12 +250,12 @@ class _Leaves:
         return Scores(heads, channels)
 
 
-def _nothing(ground: ParameterProblem) -> Scores:
+def _nothing(problem: ParameterProblem) -> Scores:
     return Scores(
-        {block.key: torch.zeros(block.num_key_value_heads) for block in ground.blocks},
+        {block.key: torch.zeros(block.num_key_value_heads) for block in problem.blocks},
         {
             block.key: torch.zeros(block.intermediate_size)
-            for block in ground.blocks
+            for block in problem.blocks
             if block.intermediate_size
         },
     )
@@ -276,7 +276,7 @@ def _save(job: PruningJob, search: Progressive) -> None:
         save_file(tensors | weights, temporary, known)
 
 
-def _load(job: PruningJob, ground: ParameterProblem) -> Progressive | None:
+def _load(job: PruningJob, problem: ParameterProblem) -> Progressive | None:
     """The search that a cut left, its weights loaded into the adapter; none when there is none."""
     path = job.folder / STATE
     if not path.exists():
@@ -285,7 +285,7 @@ def _load(job: PruningJob, ground: ParameterProblem) -> Progressive | None:
         known = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     fill_trainable(job.adapter, _below(tensors, "weight/"))
-    alpha, gradients = ground.whole().masks, _nothing(ground)
+    alpha, gradients = problem.whole().masks, _nothing(problem)
     for what, held in (("alpha", alpha), ("gradient", gradients)):
         for kind, of in (("heads", held.heads), ("channels", held.channels)):
             found = _below(tensors, f"{what}/{kind}/")

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from comp.importance.parameters import Scores
 from comp.masks import BlockKey, BlockShape, Masks, StructureCounts
-from comp.methods.common.parameters import Chosen, ParameterProblem, concluded, ground_of, measured
+from comp.methods.common.parameters import (
+    Chosen,
+    ParameterProblem,
+    concluded,
+    measured,
+    parameter_problem,
+)
 from comp.search.job import Outcome, PruningJob
 
 METHOD = "wanda"
@@ -20,32 +26,32 @@ BISECTIONS = 40
 
 def prune(job: PruningJob) -> Outcome:
     """Measure once, cut once: nothing is trained; see ``comp.pipeline.steps.method``."""
-    ground = ground_of(job)
+    problem = parameter_problem(job)
     with job.progress.task("pruning", 3) as task:
         dense_metric, _ = measured(job, None)
         task.at(1)
-        scores = ground.search.importance(ground.whole(), ground.parts).scores(job.adapter)
+        scores = problem.search.importance(problem.whole(), problem.parts).scores(job.adapter)
         task.at(2)
-        counts = counts_at_target(ground, job.options.align)
+        counts = counts_at_target(problem, job.options.align)
         masks = best_kept(job.adapter.blocks, scores, counts)
-        return concluded(job, ground, Chosen(masks, scores), METHOD, dense_metric)
+        return concluded(job, problem, Chosen(masks, scores), METHOD, dense_metric)
 
 
-def counts_at_target(ground: ParameterProblem, align: int) -> StructureCounts:
+def counts_at_target(problem: ParameterProblem, align: int) -> StructureCounts:
     """The counts at the smallest share, the same of every layer, that leaves at most the target.
 
     A head is a coarse step: where one too many went, the channels' share falls again.
     """
-    heads = _smallest(ground, lambda share: uniform_counts(ground, share, share, align))
-    channels = _smallest(ground, lambda share: uniform_counts(ground, heads, share, align))
-    return uniform_counts(ground, heads, channels, align)
+    heads = _smallest(problem, lambda share: uniform_counts(problem, share, share, align))
+    channels = _smallest(problem, lambda share: uniform_counts(problem, heads, share, align))
+    return uniform_counts(problem, heads, channels, align)
 
 
-def _smallest(ground: ParameterProblem, counts: Callable[[float], StructureCounts]) -> float:
+def _smallest(problem: ParameterProblem, counts: Callable[[float], StructureCounts]) -> float:
     low, high = 0.0, 1.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        if ground.macs(counts(middle)) > ground.target:
+        if problem.macs(counts(middle)) > problem.target:
             low = middle
         else:
             high = middle
@@ -53,18 +59,18 @@ def _smallest(ground: ParameterProblem, counts: Callable[[float], StructureCount
 
 
 def uniform_counts(
-    ground: ParameterProblem, of_heads: float, of_channels: float, align: int
+    problem: ParameterProblem, of_heads: float, of_channels: float, align: int
 ) -> StructureCounts:
     """Heads and channels of each block when these shares are gone from every one."""
     heads: dict[BlockKey, int] = {}
     channels: dict[BlockKey, int] = {}
-    for part in ground.parts:
-        blocks = [block for block in ground.blocks if block.part == part]
+    for part in problem.parts:
+        blocks = [block for block in problem.blocks if block.part == part]
         keys = [block.key for block in blocks]
         groups = [block.num_key_value_heads for block in blocks]
         widths = [block.intermediate_size for block in blocks]
         heads |= dict(zip(keys, carried(groups, of_heads, 1, 1), strict=True))
-        left = carried(widths, of_channels, align, ground.min_channels)
+        left = carried(widths, of_channels, align, problem.min_channels)
         channels |= dict(zip(keys, left, strict=True))
     return StructureCounts(heads, channels)
 

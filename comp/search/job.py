@@ -90,7 +90,7 @@ class PruningJob:
         self,
         first: int,
         steps: int,
-        how: Callable[[int], Forwarding],
+        forwarding_at: Callable[[int], Forwarding],
         stepped: Callable[[float], None] | None = None,
     ) -> None:
         """Train the adapter with an optimiser and a schedule of this call's own.
@@ -98,7 +98,7 @@ class PruningJob:
         Args:
             first: steps taken before, which the training data goes on behind.
             steps: to take.
-            how: the forward pass of each, numbered from 0.
+            forwarding_at: the forward pass of each, numbered from 0.
             stepped: told behind each step the scale of the gradients that its backward pass left.
         """
         if steps == 0:
@@ -112,7 +112,7 @@ class PruningJob:
 
         for step, batch in enumerate(prefetched(self.compute, make, range(steps))):
             scale = trainer.scaler.get_scale()
-            trainer.step(batch, how(step), step)
+            trainer.step(batch, forwarding_at(step), step)
             if stepped is not None:
                 stepped(scale)
 

@@ -165,11 +165,11 @@ class Search:
     def importance(self, state: SearchState, parts: set[Part]) -> ParameterImportance:
         """Run the calibration batches and collect importances of heads and channels."""
         observer = ParameterImportance(parts, self.options.cip, self.adapter.has_cls)
-        how = self.forwarding(state)
+        forwarding = self.forwarding(state)
         timed = self.compute.timed("importance")
         with timed, torch.no_grad(), self.compute.autocast():
             for batch in self.calibration:
-                self.adapter.score(batch, how, observer)
+                self.adapter.score(batch, forwarding, observer)
         for means in observer.norms():
             for key, value in means.items():
                 means[key] = self.compute.mean(value)
@@ -216,16 +216,20 @@ class Search:
         self, batches: Sequence[Any], state: SearchState, kind: TokenKind, value: float
     ) -> SearchState:
         code = VISION if kind == "vision" else TEXT
-        held = {place: state.shares.get(place, WHOLE) for place in self.adapter.drop_places}
-        find_threshold = self._places(kind)
+        shares_before = {
+            place: state.shares.get(place, WHOLE) for place in self.adapter.drop_places
+        }
+        places_of_kind = self._places(kind)
         rules: DropRules = {
-            place: RaisedRule(code, value, rule) if place in find_threshold else rule
-            for place, rule in ((place, RatioRule(*share)) for place, share in held.items())
+            place: RaisedRule(code, value, rule) if place in places_of_kind else rule
+            for place, rule in (
+                (place, RatioRule(*share)) for place, share in shares_before.items()
+            )
         }
         measured = self._measured_shares(batches, state.masks, rules)
-        shares = dict(held)
-        for place in find_threshold:
-            vision, text = held[place]
+        shares = dict(shares_before)
+        for place in places_of_kind:
+            vision, text = shares_before[place]
             if kind == "vision":
                 shares[place] = (measured[place][0], text)
             else:
@@ -234,11 +238,11 @@ class Search:
 
     def _measured_shares(self, batches: Sequence[Any], masks: Masks, rules: DropRules) -> Shares:
         """Keep ratio by drop place and kind, over these batches."""
-        how = Forwarding(masks, rules, self.options.cit)
+        forwarding = Forwarding(masks, rules, self.options.cit)
         totals: dict[Place, Tensor] = {}
         with torch.no_grad(), self.compute.autocast():
             for batch in batches:
-                for place, share in self.adapter.shares(batch, how).items():
+                for place, share in self.adapter.shares(batch, forwarding).items():
                     totals[place] = totals.get(place, torch.zeros(4)) + _as_tensor(share)
         shares = {}
         for place, total in sorted(totals.items()):

@@ -18,19 +18,19 @@ FLOOR = 1e-6  # added to scores as weights, so that tokens of score 0 have a mea
 class Dropped:
     """A drop that was carried out: tokens before, those left, and the places ``[B, K]`` of these."""
 
-    came: TokenState
+    before: TokenState
     left: TokenState
     taken: Tensor
 
     def with_rows(self, weights: Tensor) -> TokenState:
         """Those left, as the mixtures ``weights [B, K, N]`` of those that came."""
-        states = weights.to(self.came.states.dtype) @ self.came.states
+        states = weights.to(self.before.states.dtype) @ self.before.states
         return replace(self.left, states=states)
 
     @property
     def itself(self) -> Tensor:
         """Which left token is which one that came, ``[B, K, N]``; none where a row is filled up."""
-        places = torch.arange(self.came.alive.shape[1], device=self.taken.device)
+        places = torch.arange(self.before.alive.shape[1], device=self.taken.device)
         return (self.taken[..., None] == places) & (self.left.alive > 0)[..., None]
 
     @property
@@ -47,14 +47,14 @@ def merge_similar(dropped: Dropped, similarity: Tensor) -> TokenState:
         dropped: the drop.
         similarity: of the tokens that came ``[B, N, N]``.
     """
-    came, itself = dropped.came, dropped.itself
+    before, itself = dropped.before, dropped.itself
     kept = itself.any(1, keepdim=True)  # [B, 1, N]
     takes = (dropped.left.alive > 0)[..., None] & ~dropped.stays
     index = dropped.taken[..., None].expand(-1, -1, similarity.shape[-1])
     near = torch.where(takes, similarity.gather(1, index), -2.0)  # [B, K, N]
     rows = torch.arange(near.shape[1], device=near.device)[:, None]
-    joins = (near.argmax(1, keepdim=True) == rows) & takes & ~kept & (came.alive > 0)[:, None]
-    size = torch.ones_like(came.alive) if came.size is None else came.size
+    joins = (near.argmax(1, keepdim=True) == rows) & takes & ~kept & (before.alive > 0)[:, None]
+    size = torch.ones_like(before.alive) if before.size is None else before.size
     weights = (itself | joins) * size[:, None]
     total = weights.sum(-1)
     left = dropped.with_rows(weights / total.clamp(min=FLOOR)[..., None])
@@ -68,7 +68,7 @@ def merge_into_one(dropped: Dropped, importance: Tensor) -> TokenState:
         dropped: the drop.
         importance: of the tokens that came ``[B, N]``, at least 0.
     """
-    came, itself = dropped.came, dropped.itself
+    before, itself = dropped.before, dropped.itself
     kept = itself.any(1)  # [B, N]
     of_kept = torch.where(
         (dropped.left.alive > 0) & ~dropped.stays[..., 0],
@@ -80,7 +80,7 @@ def merge_into_one(dropped: Dropped, importance: Tensor) -> TokenState:
     rows = torch.arange(of_kept.shape[1], device=kept.device)
     weakest = torch.where((of_kept == lowest) & lowest.isfinite(), rows, -1).amax(1, keepdim=True)
     is_weakest = (rows == weakest)[..., None]  # [B, K, 1]
-    group = (~kept & (came.alive > 0))[:, None] | (itself & is_weakest)
+    group = (~kept & (before.alive > 0))[:, None] | (itself & is_weakest)
     shares = group * (importance + FLOOR)[:, None]
     mean = shares / shares.sum(-1, keepdim=True).clamp(min=FLOOR)
     return dropped.with_rows(torch.where(is_weakest, mean, itself.to(mean.dtype)))

@@ -70,10 +70,10 @@ class Distiller:
     ) -> None:
         self.options, self.teacher, self.compute, self.plainly = options, teacher, compute, plainly
 
-    def known(self, batch: Any) -> DistillationTargets:
+    def targets(self, batch: Any) -> DistillationTargets:
         """What the dense model makes of a batch: nothing is masked or dropped, no gradient is kept."""
         with self.plainly(), torch.no_grad(), self.compute.autocast():
-            return self.teacher.score(batch, Forwarding()).known()
+            return self.teacher.score(batch, Forwarding()).targets()
 
     def loss(self, student: DistillationTargets, teacher: DistillationTargets) -> Tensor:
         """Weighted sum of the losses asked for; each is a mean over its logits or parts of the model."""

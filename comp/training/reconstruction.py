@@ -59,7 +59,7 @@ def reconstruct(
     adapter: FamilyAdapter,
     compute: Compute,
     calibration: Sequence[Any],
-    how: Forwarding,
+    forwarding: Forwarding,
     after: Masks,
     undoable: bool = False,
 ) -> Callable[[], None]:
@@ -71,21 +71,21 @@ def reconstruct(
         adapter: its weights are changed in place.
         compute: its device and processes.
         calibration: batches to fit on.
-        how: the model before the cut; its masks, binary, say what was left.
+        forwarding: the model before the cut; its masks, binary, say what was left.
         after: binary masks. What they give back starts from nothing.
         undoable: keep the old weights.
 
     Returns:
         What changes them back, if that was asked for.
     """
-    before = Masks.ones(adapter.blocks) if how.masks is None else how.masks
+    before = Masks.ones(adapter.blocks) if forwarding.masks is None else forwarding.masks
     cuts = dict(_cuts(adapter, before, after))
     found: dict[Place, Fitted] = {}
 
     def show(observer: InputProducts) -> None:
         with torch.no_grad(), compute.autocast():
             for batch in calibration:
-                adapter.score(batch, how, observer)
+                adapter.score(batch, forwarding, observer)
 
     if len(calibration) == 1:
         show(_FittedAtOnce(list(cuts), cuts=cuts, compute=compute, found=found))

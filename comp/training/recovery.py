@@ -45,7 +45,7 @@ def recover(
 
     With ``until`` the first so many of the steps, which a later call goes on from.
     """
-    how = Forwarding(rules=rules_from_plan(plan.drops))
+    forwarding = Forwarding(rules=rules_from_plan(plan.drops))
     training = options.training
     trainer = Trainer(adapter, compute, training, options.steps, distiller)
     state_file = folder / "recover.pt"
@@ -61,7 +61,7 @@ def recover(
     with progress.task("recovering", options.steps) as task:
         batches = prefetched(compute, make, range(begin, end))
         for step, batch in enumerate(batches, start=begin):
-            loss = trainer.step(batch, how, step)
+            loss = trainer.step(batch, forwarding, step)
             task.at(step + 1)
             if (step + 1) % options.save_every == 0 or step + 1 == until:
                 task.note(f"recovering, step {step + 1} of {options.steps}: loss {loss:.3f}")

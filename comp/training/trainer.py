@@ -96,25 +96,27 @@ class Trainer:
         kinds.append((self.options.tower, [p for p in self.parameters if p in within]))
         return [{"params": weights, "times": times} for times, weights in kinds if weights]
 
-    def step(self, batch: Any, how: Forwarding, number: int) -> float:
+    def step(self, batch: Any, forwarding: Forwarding, number: int) -> float:
         """One step (``number`` from 0 of ``total``); returns the task's loss."""
         rate = self.options.learning_rate * _schedule(number, self.total, self.options.warmup_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["times"]
         # The teacher goes first: its activations are gone before the student's are kept.
-        taught = None
+        teacher_targets = None
         if self.distiller is not None:
             with self.compute.timed("distillation"):
-                taught = self.distiller.known(batch)
+                teacher_targets = self.distiller.targets(batch)
         with self.compute.timed("training"):
-            return self._step(batch, how, taught)
+            return self._step(batch, forwarding, teacher_targets)
 
-    def _step(self, batch: Any, how: Forwarding, taught: DistillationTargets | None) -> float:
+    def _step(
+        self, batch: Any, forwarding: Forwarding, teacher_targets: DistillationTargets | None
+    ) -> float:
         with self.compute.autocast():
-            scored = self.adapter.score(batch, how)
+            scored = self.adapter.score(batch, forwarding)
             loss = scored.loss
-            if self.distiller is not None and taught is not None:
-                loss = loss + self.distiller.loss(scored.known(), taught)
+            if self.distiller is not None and teacher_targets is not None:
+                loss = loss + self.distiller.loss(scored.targets(), teacher_targets)
         self.scaler.scale(loss).backward()
         self.compute.average_gradients(self.parameters)
         self.scaler.unscale_(self.optimiser)
@@ -134,13 +136,13 @@ def _schedule(number: int, total: int, warmup: int) -> float:
 
 
 def accuracy(
-    adapter: FamilyAdapter, batches: Sequence[Any], how: Forwarding, compute: Compute
+    adapter: FamilyAdapter, batches: Sequence[Any], forwarding: Forwarding, compute: Compute
 ) -> tuple[float, float]:
     """Share of what is right among all that is judged (``Scored.correct``), and the mean loss."""
     right, rows, loss = 0, 0, 0.0
     with compute.timed("evaluation"), torch.no_grad(), compute.autocast():
         for batch in batches:
-            scored = adapter.score(batch, how)
+            scored = adapter.score(batch, forwarding)
             correct = scored.correct
             right += int(correct.sum())
             rows += len(correct)
@@ -150,9 +152,9 @@ def accuracy(
 
 
 def mean_loss(
-    adapter: FamilyAdapter, batches: Sequence[Any], how: Forwarding, compute: Compute
+    adapter: FamilyAdapter, batches: Sequence[Any], forwarding: Forwarding, compute: Compute
 ) -> float:
     """The loss, mean over batches; nothing is judged, which of retrieval costs more than the loss."""
     with compute.timed("evaluation"), torch.no_grad(), compute.autocast():
-        losses = [adapter.score(batch, how).loss.double().cpu() for batch in batches]
+        losses = [adapter.score(batch, forwarding).loss.double().cpu() for batch in batches]
     return float(compute.mean(torch.stack(losses).mean()))

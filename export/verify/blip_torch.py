@@ -121,7 +121,7 @@ class _Heard:
 
     def images(self, ears: Ears, seen: Seen) -> None:
         rows = len(seen.states)
-        self._add(ears, "vision", seen.came // rows, seen.encoded, range(rows))
+        self._add(ears, "vision", seen.token_count // rows, seen.encoded, range(rows))
 
     def texts(self, ears: Ears, length: int, read: Encoded) -> None:
         self._add(ears, "language", length, read, range(1))

@@ -55,7 +55,7 @@ class ClipTorch:
         both = {"vision": images, "language": texts}
         kept = [both[part].encoded.kept[n].index[0].cpu().numpy() for part, n in ears]
         scores = [
-            heard_scores(ear, both[part].came, both[part].encoded, n)
+            heard_scores(ear, both[part].token_count, both[part].encoded, n)
             for (part, n), ear in ears.items()
         ]
         embeds = torch.cat([images.embeds[0], texts.embeds[0]]).float().cpu().numpy()

@@ -103,7 +103,9 @@ class BlipAdapter(FamilyAdapter):
     def collate(self, examples: Sequence[Any]) -> BlipBatch: ...
 
     @abstractmethod
-    def score(self, batch: Any, how: Forwarding, observer: Observer | None = None) -> Scored: ...
+    def score(
+        self, batch: Any, forwarding: Forwarding, observer: Observer | None = None
+    ) -> Scored: ...
 
     def with_features(self, batch: BlipBatch, masks: object) -> BlipBatch:
         """Tokens are dropped inside the tower: there is nothing to keep."""

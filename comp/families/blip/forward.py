@@ -17,10 +17,10 @@ from comp.tokens.dictionary import responses_of
 
 
 def seen_by(
-    model: Any, pixel_values: Tensor, how: Forwarding, observer: Observer | None = None
+    model: Any, pixel_values: Tensor, forwarding: Forwarding, observer: Observer | None = None
 ) -> Seen:
     """``pixel_values [I, C, S, S]`` through the tower."""
-    options = replace(options_of(how, "vision"), responses=responses_of(model, "vision"))
+    options = replace(options_of(forwarding, "vision"), responses=responses_of(model, "vision"))
     return see(model.vision_model, pixel_values, options, observer)
 
 
@@ -39,13 +39,13 @@ def encoded_by(
     input_ids: Tensor,
     attention_mask: Tensor | None,
     memories: Sequence[Memory],
-    how: Forwarding,
+    forwarding: Forwarding,
     observer: Observer | None = None,
 ) -> Encoded:
     """Texts ``[B, L]`` through the text encoder; without memories, as they read alone."""
     mask = input_ids.new_ones(input_ids.shape) if attention_mask is None else attention_mask
-    rules, responses = rules_of(how, "language"), responses_of(model, "language")
-    options = TextOptions(how.masks, rules, how.calibrated, responses=responses)
+    rules, responses = rules_of(forwarding, "language"), responses_of(model, "language")
+    options = TextOptions(forwarding.masks, rules, forwarding.calibrated, responses=responses)
     return read(model.text_encoder, input_ids, mask, memories, options, observer)
 
 
@@ -54,13 +54,15 @@ def said_by(
     input_ids: Tensor,
     attention_mask: Tensor,
     memory: Memory,
-    how: Forwarding,
+    forwarding: Forwarding,
     observer: Observer | None = None,
 ) -> Tensor:
     """Logits ``[B, L, V]`` of the decoder, which drops nothing; its blocks follow the encoder's."""
     encoder = getattr(model, "text_encoder", None)
     first = 0 if encoder is None else len(encoder.encoder.layer)
-    options = TextOptions(how.masks, calibrated=how.calibrated, causal=True, first=first)
+    options = TextOptions(
+        forwarding.masks, calibrated=forwarding.calibrated, causal=True, first=first
+    )
     decoder = model.text_decoder
     said = read(decoder.bert, input_ids, attention_mask, [memory], options, observer)
     return decoder.cls(said.tokens.states)

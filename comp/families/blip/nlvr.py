@@ -191,9 +191,9 @@ class BlipForNlvr2(BlipPreTrainedModel):
                 f"pixel_values of shape {tuple(pixel_values.shape)} are not two images to each of "
                 f"{len(input_ids)} statements: pass [{len(input_ids)}, {IMAGES}, C, S, S]"
             )
-        how = forwarding_of(self.config.pruning)
-        memories = memories_of(seen_by(self, pixel_values.flatten(0, 1), how), IMAGES)
-        read = encoded_by(self, input_ids, attention_mask, memories, how)
+        forwarding = forwarding_of(self.config.pruning)
+        memories = memories_of(seen_by(self, pixel_values.flatten(0, 1), forwarding), IMAGES)
+        read = encoded_by(self, input_ids, attention_mask, memories, forwarding)
         logits = self.cls_head(read.tokens.states[:, 0])
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return BlipNlvrOutput(loss=loss, logits=logits)

@@ -36,26 +36,28 @@ class BlipRetrieval(BlipAdapter):
         texts = self.texts([each.answer for each in shown], "a caption")
         return BlipBatch(self.pixels([each.image for each in shown]), *texts)
 
-    def score(self, batch: BlipBatch, how: Forwarding, observer: Observer | None = None) -> Scored:
+    def score(
+        self, batch: BlipBatch, forwarding: Forwarding, observer: Observer | None = None
+    ) -> Scored:
         batch = batch.to(self.device)
-        seen = seen_by(self.model, batch.pixel_values, how, observer)
+        seen = seen_by(self.model, batch.pixel_values, forwarding, observer)
         image = Memory.of_seen(seen)
         ids, mask = batch.input_ids, batch.attention_mask
-        alone = encoded_by(self.model, ids, mask, [], how, observer)
+        alone = encoded_by(self.model, ids, mask, [], forwarding, observer)
         images = F.normalize(self.model.vision_proj(image.states[:, 0]), dim=-1)
         texts = F.normalize(self.model.text_proj(alone.tokens.states[:, 0]), dim=-1)
         products = (images @ texts.T).float()
         rows, looks, label = hard_pairs(products.detach())
-        matched = self._matched(batch, image, how, rows, looks, observer)
+        matched = self._matched(batch, image, forwarding, rows, looks, observer)
         scores = products * self._scale()
         loss = _contrast(scores) + F.cross_entropy(self._match_scores(matched), label)
         shares = kept_shares("language", int(mask.sum()), alone.kept)
         shares = added(shares, kept_shares("language", int(mask[rows].sum()), matched.kept))
-        shares |= kept_shares("vision", seen.came, seen.encoded.kept)
+        shares |= kept_shares("vision", seen.token_count, seen.encoded.kept)
         # Each model picks hard pairs of its own: what matching says of them cannot be compared.
-        known = DistillationTargets((scores, scores.T), (seen.tokens, alone.tokens))
+        targets = DistillationTargets((scores, scores.T), (seen.tokens, alone.tokens))
         return Scored(
-            loss, lambda: self._ranked(batch, image, how, products), shares, lambda: known
+            loss, lambda: self._ranked(batch, image, forwarding, products), shares, lambda: targets
         )
 
     def _scale(self) -> float:
@@ -66,20 +68,22 @@ class BlipRetrieval(BlipAdapter):
         self,
         batch: BlipBatch,
         image: Memory,
-        how: Forwarding,
+        forwarding: Forwarding,
         texts: Tensor,
         images: Tensor,
         observer: Observer | None = None,
     ) -> Encoded:
         """These texts, each read with one of these images; both index the batch."""
-        looked = Memory(image.states[images], image.alive[images])
+        memory = Memory(image.states[images], image.alive[images])
         ids, mask = batch.input_ids[texts], batch.attention_mask[texts]
-        return encoded_by(self.model, ids, mask, [looked], how, observer)
+        return encoded_by(self.model, ids, mask, [memory], forwarding, observer)
 
     def _match_scores(self, matched: Encoded) -> Tensor:
         return self.model.itm_head(matched.tokens.states[:, 0]).float()
 
-    def _ranked(self, batch: BlipBatch, image: Memory, how: Forwarding, products: Tensor) -> Tensor:
+    def _ranked(
+        self, batch: BlipBatch, image: Memory, forwarding: Forwarding, products: Tensor
+    ) -> Tensor:
         """Whether the best candidate of each image, then of each text, is its own ``[2B]``."""
         right = []
         for which, scores in ((0, products), (1, products.T)):
@@ -89,7 +93,7 @@ class BlipRetrieval(BlipAdapter):
             for row, candidates in enumerate(likely.indices):
                 sides = own[row].expand_as(candidates), candidates
                 images, texts = sides if which == 0 else sides[::-1]
-                matched = self._matched(batch, image, how, texts, images)
+                matched = self._matched(batch, image, forwarding, texts, images)
                 final = self._match_scores(matched)[:, 1] + likely.values[row]
                 best[row] = candidates[final.argmax()]
             right.append(best == own)

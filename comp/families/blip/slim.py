@@ -75,7 +75,7 @@ class _Slim:
         return drops_of(self.config.pruning)
 
     @property
-    def _how(self) -> Forwarding:
+    def _forwarding(self) -> Forwarding:
         return forwarding_of(self.config.pruning)
 
     def _shrink(self: Any) -> None:
@@ -107,7 +107,7 @@ class CompBlipForConditionalGeneration(_Slim, BlipForConditionalGeneration):
         **_unused: object,
     ) -> BlipForConditionalGenerationModelOutput:
         """As ``BlipForConditionalGeneration``; image states are those of the tokens that stayed."""
-        states = seen_by(self, pixel_values, self._how).states
+        states = seen_by(self, pixel_values, self._forwarding).states
         said = self.text_decoder(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -129,7 +129,7 @@ class CompBlipForConditionalGeneration(_Slim, BlipForConditionalGeneration):
         **generate_kwargs: Any,
     ) -> Tensor:
         """As ``BlipForConditionalGeneration.generate``: captions, or prompts continued."""
-        states = seen_by(self, pixel_values, self._how).states
+        states = seen_by(self, pixel_values, self._forwarding).states
         text = self.config.text_config
         if input_ids is None:
             prompt = torch.full((len(states), 1), text.bos_token_id, device=states.device)
@@ -160,8 +160,8 @@ class CompBlipForQuestionAnswering(_Slim, BlipForQuestionAnswering):
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None
     ) -> tuple[Tensor, Memory]:
         """Image states, and the question's, which the decoder looks at: of the tokens that stayed."""
-        seen = seen_by(self, pixel_values, self._how)
-        read = encoded_by(self, input_ids, attention_mask, memories_of(seen, 1), self._how)
+        seen = seen_by(self, pixel_values, self._forwarding)
+        read = encoded_by(self, input_ids, attention_mask, memories_of(seen, 1), self._forwarding)
         return seen.states, Memory.of_text(read)
 
     def forward(
@@ -230,9 +230,11 @@ class CompBlipForImageTextRetrieval(_Slim, BlipForImageTextRetrieval):
         **_unused: object,
     ) -> BlipImageTextMatchingModelOutput:
         """As ``BlipForImageTextRetrieval``: matching scores ``[B, 2]``, or products ``[I, T]``."""
-        seen = seen_by(self, pixel_values, self._how)
+        seen = seen_by(self, pixel_values, self._forwarding)
         memories = memories_of(seen, 1) if use_itm_head else []
-        states = encoded_by(self, input_ids, attention_mask, memories, self._how).tokens.states
+        states = encoded_by(
+            self, input_ids, attention_mask, memories, self._forwarding
+        ).tokens.states
         if use_itm_head:
             score = self.itm_head(states[:, 0])
         else:

@@ -43,24 +43,24 @@ class BlipQuestions(BlipAdapter):
         return QuestionBatch(self.pixels([each.image for each in asked]), ids, mask, *answers)
 
     def score(
-        self, batch: QuestionBatch, how: Forwarding, observer: Observer | None = None
+        self, batch: QuestionBatch, forwarding: Forwarding, observer: Observer | None = None
     ) -> Scored:
         batch = batch.to(self.device)
-        seen = seen_by(self.model, batch.pixel_values, how, observer)
+        seen = seen_by(self.model, batch.pixel_values, forwarding, observer)
         memories = memories_of(seen, 1)
         asked = encoded_by(
-            self.model, batch.input_ids, batch.attention_mask, memories, how, observer
+            self.model, batch.input_ids, batch.attention_mask, memories, forwarding, observer
         )
         inputs, mask, wanted = _shifted(self, batch.answer_ids, batch.answer_mask)
-        logits = said_by(self.model, inputs, mask, Memory.of_text(asked), how, observer)
+        logits = said_by(self.model, inputs, mask, Memory.of_text(asked), forwarding, observer)
         right = (logits.argmax(-1) == wanted) | (wanted == IGNORE)
-        shares = kept_shares("vision", seen.came, seen.encoded.kept)
+        shares = kept_shares("vision", seen.token_count, seen.encoded.kept)
         shares |= kept_shares("language", int(batch.attention_mask.sum()), asked.kept)
 
-        def known() -> DistillationTargets:
+        def targets() -> DistillationTargets:
             return DistillationTargets((logits[wanted != IGNORE],), (seen.tokens, asked.tokens))
 
-        return Scored(_token_loss(logits, wanted), lambda: right.all(1), shares, known)
+        return Scored(_token_loss(logits, wanted), lambda: right.all(1), shares, targets)
 
 
 class BlipCaptions(BlipAdapter):
@@ -77,14 +77,16 @@ class BlipCaptions(BlipAdapter):
         texts = self.texts([each.answer for each in shown], "a caption")
         return BlipBatch(self.pixels([each.image for each in shown]), *texts)
 
-    def score(self, batch: BlipBatch, how: Forwarding, observer: Observer | None = None) -> Scored:
+    def score(
+        self, batch: BlipBatch, forwarding: Forwarding, observer: Observer | None = None
+    ) -> Scored:
         batch = batch.to(self.device)
-        seen = seen_by(self.model, batch.pixel_values, how, observer)
+        seen = seen_by(self.model, batch.pixel_values, forwarding, observer)
         inputs, mask, wanted = _shifted(self, batch.input_ids, batch.attention_mask)
-        logits = said_by(self.model, inputs, mask, Memory.of_seen(seen), how, observer)
+        logits = said_by(self.model, inputs, mask, Memory.of_seen(seen), forwarding, observer)
         said = wanted != IGNORE
         right = logits.argmax(-1)[said] == wanted[said]
-        shares = kept_shares("vision", seen.came, seen.encoded.kept)
+        shares = kept_shares("vision", seen.token_count, seen.encoded.kept)
         loss = _token_loss(logits, wanted)
         return Scored(
             loss,
@@ -116,20 +118,22 @@ class BlipStatements(BlipAdapter):
         pixels = self.pixels([image for pair in pairs for image in pair.images])
         return PairBatch(pixels, ids, mask, labels)
 
-    def score(self, batch: PairBatch, how: Forwarding, observer: Observer | None = None) -> Scored:
+    def score(
+        self, batch: PairBatch, forwarding: Forwarding, observer: Observer | None = None
+    ) -> Scored:
         batch = batch.to(self.device)
-        seen = seen_by(self.model, batch.pixel_values, how, observer)
+        seen = seen_by(self.model, batch.pixel_values, forwarding, observer)
         memories = memories_of(seen, IMAGES)
         read = encoded_by(
-            self.model, batch.input_ids, batch.attention_mask, memories, how, observer
+            self.model, batch.input_ids, batch.attention_mask, memories, forwarding, observer
         )
         logits = self.model.cls_head(read.tokens.states[:, 0]).float()
-        shares = kept_shares("vision", seen.came, seen.encoded.kept)
+        shares = kept_shares("vision", seen.token_count, seen.encoded.kept)
         shares |= kept_shares("language", int(batch.attention_mask.sum()), read.kept)
         right = logits.argmax(-1) == batch.labels
-        known = DistillationTargets((logits,), (seen.tokens, read.tokens))
+        targets = DistillationTargets((logits,), (seen.tokens, read.tokens))
         loss = F.cross_entropy(logits, batch.labels)
-        return Scored(loss, lambda: right, shares, lambda: known)
+        return Scored(loss, lambda: right, shares, lambda: targets)
 
 
 def _pair(example: AnyExample) -> PairExample:

@@ -49,7 +49,7 @@ class Seen:
     """Image states ``[I, K, D]`` behind the final norm, how many tokens came, and what became of them."""
 
     states: Tensor
-    came: int
+    token_count: int
     encoded: Encoded
 
     @property
@@ -141,16 +141,16 @@ def read(
     for number, layer in enumerate(text.encoder.layer):
         rule = options.rules.get(number + 1)
         block = _TextBlock(layer, options.first + number, options, rule is not None, observer)
-        states, looked = block.attention(tokens)
+        states, record = block.attention(tokens)
         tokens = with_states(tokens, states)
         ranker = Ranker(options.calibrated, options.responses)
-        importance = None if looked is None else ranker.importance(rule, looked, states)
-        if observer is not None and looked is not None and importance is not None:
-            observer.heads(("language", block.number), looked.mixed.flatten(2), importance)
+        importance = None if record is None else ranker.importance(rule, record, states)
+        if observer is not None and record is not None and importance is not None:
+            observer.heads(("language", block.number), record.mixed.flatten(2), importance)
         if observer is not None and importance is not None and pending is not None:
             observer.channels(("language", pending[0]), pending[1], importance)
-        if rule is not None and looked is not None and importance is not None:
-            dropped, importance = drop_tokens(rule, looked, tokens, importance)
+        if rule is not None and record is not None and importance is not None:
+            dropped, importance = drop_tokens(rule, record, tokens, importance)
             tokens = kept[number + 1] = dropped
         if memories:
             tokens = with_states(tokens, block.cross(tokens, memories, importance))
@@ -197,13 +197,13 @@ class _TextBlock:
         scale = module.attention_head_size**-0.5
         mixed = attend(query, key, value, bias, scale)
         mask = self._head_mask(("language", self.number), mixed)
-        looked = None
+        record = None
         if self.ranks or self.observer is not None:
             scores = (query.float() @ key.float().transpose(-1, -2)) * scale + bias
-            looked = AttentionRecord(scores, key, mixed, mask.float(), tokens, query)
+            record = AttentionRecord(scores, key, mixed, mask.float(), tokens, query)
         output = self.layer.attention.output
         projected = output.dense((mixed * mask[:, None]).flatten(2))
-        return output.LayerNorm(projected + tokens.states), looked
+        return output.LayerNorm(projected + tokens.states), record
 
     def cross(
         self, tokens: TokenState, memories: Sequence[Memory], importance: Tensor | None

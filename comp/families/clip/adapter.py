@@ -116,25 +116,29 @@ class ClipAdapter(FamilyAdapter):
             )
         return ClipBatch(torch.from_numpy(pixels), ids, torch.tensor(texts["attention_mask"]))
 
-    def score(self, batch: ClipBatch, how: Forwarding, observer: Observer | None = None) -> Scored:
+    def score(
+        self, batch: ClipBatch, forwarding: Forwarding, observer: Observer | None = None
+    ) -> Scored:
         batch = batch.to(self.device)
-        images = embed_images(self.model, batch.pixel_values, options_of(how, "vision"), observer)
+        images = embed_images(
+            self.model, batch.pixel_values, options_of(forwarding, "vision"), observer
+        )
         texts = embed_texts(
             self.model,
             batch.input_ids,
             batch.attention_mask,
-            options_of(how, "language"),
+            options_of(forwarding, "language"),
             observer,
         )
         scores = (images.embeds @ texts.embeds.T).float() * self.model.logit_scale.exp()
         own = torch.arange(len(scores), device=scores.device)
         loss = (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
         correct = torch.cat([scores.argmax(1) == own, scores.argmax(0) == own])
-        shares = kept_shares("vision", images.came, images.encoded.kept)
-        shares |= kept_shares("language", texts.came, texts.encoded.kept)
-        return Scored(loss, lambda: correct, shares, lambda: self._known(scores, images, texts))
+        shares = kept_shares("vision", images.token_count, images.encoded.kept)
+        shares |= kept_shares("language", texts.token_count, texts.encoded.kept)
+        return Scored(loss, lambda: correct, shares, lambda: self._targets(scores, images, texts))
 
-    def _known(self, scores: Tensor, images: Embedded, texts: Embedded) -> DistillationTargets:
+    def _targets(self, scores: Tensor, images: Embedded, texts: Embedded) -> DistillationTargets:
         """All tokens behind the norm that is otherwise applied to the one that is pooled."""
         seen, read = images.encoded.tokens, texts.encoded.tokens
         seen = with_states(seen, self.model.vision_model.post_layernorm(seen.states))

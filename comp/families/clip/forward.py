@@ -44,7 +44,7 @@ class Embedded:
     """Normalised embeddings ``[B, P]``, how many tokens came, and what became of them."""
 
     embeds: Tensor
-    came: int
+    token_count: int
     encoded: Encoded
 
 

@@ -32,14 +32,14 @@ def typical_workload(batches: Iterable[TextBatch], image_tokens: int) -> Workloa
     return Workload(image_tokens=image_tokens, text_tokens=max(1, round(tokens / rows)))
 
 
-def rules_of(how: Forwarding, part: Part) -> dict[int, DropRule]:
+def rules_of(forwarding: Forwarding, part: Part) -> dict[int, DropRule]:
     """The drop rules of a part, by blocks passed."""
-    return {layer: rule for (of, layer), rule in (how.rules or {}).items() if of == part}
+    return {layer: rule for (of, layer), rule in (forwarding.rules or {}).items() if of == part}
 
 
-def options_of(how: Forwarding, part: Part) -> EncoderOptions:
+def options_of(forwarding: Forwarding, part: Part) -> EncoderOptions:
     """How a pre-norm encoder runs."""
-    return EncoderOptions(how.masks, rules_of(how, part), how.calibrated)
+    return EncoderOptions(forwarding.masks, rules_of(forwarding, part), forwarding.calibrated)
 
 
 def blocks_left(
@@ -63,14 +63,14 @@ def ratios_of(shares: Shares) -> dict[Place, float]:
     }
 
 
-def kept_shares(part: Part, came: int, kept: Mapping[int, TokenState]) -> Kept:
+def kept_shares(part: Part, count: int, kept: Mapping[int, TokenState]) -> Kept:
     """What came and stayed at each place, of the one kind of token of a part."""
     found: Kept = {}
     for layer, tokens in sorted(kept.items()):
         stayed = int((tokens.alive > 0).sum())
-        counts = (came, stayed, 0, 0) if part == "vision" else (0, 0, came, stayed)
+        counts = (count, stayed, 0, 0) if part == "vision" else (0, 0, count, stayed)
         found[part, layer] = KeptShare(*counts)
-        came = stayed
+        count = stayed
     return found
 
 

@@ -100,16 +100,16 @@ def run_encoder(
         rule = options.rules.get(number + 1)
         ranks = observer is not None or rule is not None
         step = _Attention(part, number, block, options, causal, ranks)
-        states, looked, mixed = step(tokens)
+        states, record, mixed = step(tokens)
         tokens = with_states(tokens, states)
         ranker = Ranker(options.calibrated, options.responses)
-        importance = None if looked is None else ranker.importance(rule, looked, states)
+        importance = None if record is None else ranker.importance(rule, record, states)
         if observer is not None and importance is not None:
             observer.heads((part, number), mixed, importance)
             if pending is not None:
                 pending.tell(observer, importance)
-        if rule is not None and looked is not None and importance is not None:
-            dropped, importance = drop_tokens(rule, looked, tokens, importance)
+        if rule is not None and record is not None and importance is not None:
+            dropped, importance = drop_tokens(rule, record, tokens, importance)
             tokens = kept[number + 1] = dropped
         hidden = block.hidden(tokens.states)
         masked = hidden
@@ -157,14 +157,14 @@ class _Attention:
         scale = self.block.head_dim**-0.5
         mixed = attend(query, key, value, bias, scale)  # [B, N, H, hd]
         head_mask = self._head_mask(query.shape[1], mixed)
-        looked = None
+        record = None
         if self.ranks:
             scores = (query.float() @ key.float().transpose(-1, -2)) * scale + bias
-            looked = AttentionRecord(scores, key, mixed, head_mask.float(), tokens, query)
+            record = AttentionRecord(scores, key, mixed, head_mask.float(), tokens, query)
         flat = mixed.flatten(2)
         if self.options.masks is not None:
             mixed = mixed * head_mask[:, None]
-        return tokens.states + self.block.attention_output(mixed.flatten(2)), looked, flat
+        return tokens.states + self.block.attention_output(mixed.flatten(2)), record, flat
 
     @property
     def _proportional(self) -> bool:
@@ -185,24 +185,24 @@ class Ranker:
     calibrated: bool
     responses: Responses | None
 
-    def importance(self, rule: DropRule | None, looked: AttentionRecord, states: Tensor) -> Tensor:
+    def importance(self, rule: DropRule | None, record: AttentionRecord, states: Tensor) -> Tensor:
         """What a rule wants, or without one what an observer is shown, ``[B, N]``."""
         wanted = "received" if rule is None else rule.ranking
         found = None
         if wanted == "aligned" and self.responses is not None:
-            found = self.responses(states, looked.came.alive)
-        return importance_of(wanted, looked, self.calibrated, found)
+            found = self.responses(states, record.tokens.alive)
+        return importance_of(wanted, record, self.calibrated, found)
 
 
 def drop_tokens(
-    rule: DropRule, looked: AttentionRecord, tokens: TokenState, importance: Tensor
+    rule: DropRule, record: AttentionRecord, tokens: TokenState, importance: Tensor
 ) -> tuple[TokenState, Tensor]:
     """The tokens that a rule leaves, those that go merged into them as it says, and their importance."""
     alive = rule.keep(importance, tokens.kind, tokens.alive, tokens.query)
     left, taken = tokens.drop(alive)
     dropped = Dropped(tokens, left, taken)
     if rule.merge in ("similar", "proportional"):
-        left = merge_similar(dropped, similarity(looked))
+        left = merge_similar(dropped, similarity(record))
     elif rule.merge == "one":
         left = merge_into_one(dropped, importance)
     return left, importance.gather(1, taken)

@@ -92,8 +92,10 @@ class LlavaAdapter(FamilyAdapter):
     def collate(self, examples: Sequence[Example]) -> LlavaBatch:
         return self.collator(examples)
 
-    def score(self, batch: LlavaBatch, how: Forwarding, observer: Observer | None = None) -> Scored:
-        batch, placed, output = self._run(batch, how, observer)
+    def score(
+        self, batch: LlavaBatch, forwarding: Forwarding, observer: Observer | None = None
+    ) -> Scored:
+        batch, placed, output = self._run(batch, forwarding, observer)
         tokens = output.tokens
         labels = batch.labels.to(tokens.index.device).gather(1, tokens.index)
         labels = labels.masked_fill(tokens.alive <= 0, IGNORE)
@@ -103,18 +105,18 @@ class LlavaAdapter(FamilyAdapter):
         right = torch.ones_like(asked)
         right[asked] = logits.argmax(-1) == labels[asked]
         shares = _shares(batch, output.kept)
-        known = DistillationTargets((logits,), (self._as_they_came(output, placed),))
-        return Scored(loss, lambda: right.all(1), shares, lambda: known)
+        targets = DistillationTargets((logits,), (self._as_they_came(output, placed),))
+        return Scored(loss, lambda: right.all(1), shares, lambda: targets)
 
-    def shares(self, batch: LlavaBatch, how: Forwarding) -> dict[Place, KeptShare]:
-        until = max((layer for _, layer in how.rules or {}), default=0)
-        batch, _, output = self._run(batch, how, until=until)
+    def shares(self, batch: LlavaBatch, forwarding: Forwarding) -> dict[Place, KeptShare]:
+        until = max((layer for _, layer in forwarding.rules or {}), default=0)
+        batch, _, output = self._run(batch, forwarding, until=until)
         return _shares(batch, output.kept)
 
     def _run(
         self,
         batch: LlavaBatch,
-        how: Forwarding,
+        forwarding: Forwarding,
         observer: Observer | None = None,
         until: int | None = None,
     ) -> tuple[LlavaBatch, Narrowed | None, LlavaOutput]:
@@ -124,14 +126,16 @@ class LlavaAdapter(FamilyAdapter):
         if self.selection is not None:
             placed = self._narrowed(batch, self.selection.count)
             batch = placed.batch
-        options = DecoderOptions(how.masks, rules_by_layer(how.rules or {}), how.calibrated)
+        options = DecoderOptions(
+            forwarding.masks, rules_by_layer(forwarding.rules or {}), forwarding.calibrated
+        )
         tower = self._tower_frozen and observer is None
         output = run_llava(
             self.model,
             batch,
             options,
             observer=observer,
-            tower_masks=how.masks,
+            tower_masks=forwarding.masks,
             freeze_tower=tower,
             selection=self.selection,
             until=until,

@@ -140,11 +140,11 @@ class Narrowed:
         return moved
 
 
-def narrowed(batch: LlavaBatch, image_token_id: int, came: int, left: int) -> Narrowed:
+def narrowed(batch: LlavaBatch, image_token_id: int, places: int, left: int) -> Narrowed:
     """The batch with the first ``left`` of the ``came`` places of each image."""
     ids = batch.input_ids
     is_image = ids == image_token_id
-    within = (is_image.cumsum(1) - 1) % came
+    within = (is_image.cumsum(1) - 1) % places
     surplus = is_image & (within >= left)
     width = int((~surplus).sum(1).max())
     taken = surplus.to(torch.int8).argsort(dim=1, stable=True)[:, :width]

@@ -102,17 +102,17 @@ def run_decoder(
         rotary = tuple(part.to(tokens.states.device) for part in rotary)
         rule = None if decoding else options.rules.get(number + 1)
         block = _Block(layer, number, options)
-        states, mixed, looked = block.attention(tokens, rotary, cache)
+        states, mixed, record = block.attention(tokens, rotary, cache)
         states, hidden = block.feed_forward(states)
         tokens = replace(tokens, states=states)
         if observer is not None:
-            received = looked.received(tokens)
+            received = record.received(tokens)
             observer.heads(("language", number), mixed, received)
             if pending is not None:
                 pending.tell(observer, received)
             pending = _PendingChannels(number, hidden, received, None)
         if rule is not None:
-            importance, margin = looked.importance(rule.ranking, tokens, rotary, language.layers)
+            importance, margin = record.importance(rule.ranking, tokens, rotary, language.layers)
             alive = rule.keep(importance, tokens.kind, tokens.alive, tokens.query)
             tokens, taken = tokens.drop(alive)
             rotary = tuple(part.gather(1, _last(taken, part)) for part in rotary)
@@ -151,7 +151,7 @@ class _Block:
 
     def attention(
         self, tokens: TokenState, rotary: tuple[Tensor, ...], cache: DecoderCache | None
-    ) -> tuple[Tensor, Tensor, "_Looked"]:
+    ) -> tuple[Tensor, Tensor, "_AttentionRecord"]:
         """States after attention, the heads' outputs ``[B, N, H·hd]``, and what ranks tokens."""
         module = self.layer.self_attn
         batch, count, _ = tokens.states.shape
@@ -167,12 +167,12 @@ class _Block:
             bias = bias + causal_bias(count, key.shape[2], key.device)
         mixed = attend(query, key, value, bias, module.scaling)
         head_mask = self.head_mask(query, key)
-        looked = _Looked(self, query, key, alive, head_mask)
+        record = _AttentionRecord(self, query, key, alive, head_mask)
         flat = mixed.reshape(batch, count, -1)
         if self.options.masks is not None:
             mixed = mixed * head_mask.to(mixed.dtype)[:, None]
         projected = module.o_proj(mixed.reshape(batch, count, -1))
-        return tokens.states + projected, flat, looked
+        return tokens.states + projected, flat, record
 
     def rotated(self, normed: Tensor, rotary: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """Query ``[B, H, N, hd]`` and key ``[B, Hkv, N, hd]`` of normalised states."""
@@ -203,7 +203,7 @@ class _Block:
 
 
 @dataclass(frozen=True)
-class _Looked:
+class _AttentionRecord:
     """A block's rotated ``query [B, H, N, hd]`` and ``key [B, Hkv, N, hd]``: what tokens are ranked by."""
 
     block: _Block
@@ -232,8 +232,10 @@ class _Looked:
             found, margin = diversity(self.key, mask, normed, tokens.kind, tokens.alive)
             return found * (tokens.kind != ANSWER), margin
         query, key = following.rotated(normed, tuple(part.to(normed.device) for part in rotary))
-        looked = _Looked(following, query, key, ahead.alive, following.head_mask(query, key))
-        return looked.mean_head(ahead).to(tokens.states.device), None
+        record = _AttentionRecord(
+            following, query, key, ahead.alive, following.head_mask(query, key)
+        )
+        return record.mean_head(ahead).to(tokens.states.device), None
 
     def received(self, tokens: TokenState) -> Tensor:
         """Eq. 6 and 7."""

@@ -87,16 +87,16 @@ def image_features(
     wanted = used_feature_layers(config)
     weight = tower.embeddings.patch_embedding.weight
     states = tower.pre_layrnorm(tower.embeddings(pixel_values.to(weight.device, weight.dtype)))
-    layers, looked = [states], None
+    layers, tower_attention = [states], None
     for number, layer in enumerate(tower.encoder.layers[: max(wanted)]):
-        states, looked = _clip_block(layer, number, layers[-1], masks, observer)
+        states, tower_attention = _clip_block(layer, number, layers[-1], masks, observer)
         layers.append(states)
     first = 1 if config.vision_feature_select_strategy == "default" else 0
     chosen = torch.cat([layers[number][:, first:] for number in wanted], dim=-1)
     selection = selection or config_selection(config)
     selected = None
-    if selection is not None and looked is not None:
-        scores, key = looked.attention(), looked.mean_key()
+    if selection is not None and tower_attention is not None:
+        scores, key = tower_attention.class_attention(), tower_attention.mean_key()
         if first == 0:
             scores[:, 0] += ALWAYS  # [CLS] is one of the image's tokens, and always stays
         selected = select_tokens(chosen, scores[:, first:], key[:, first:], selection)
@@ -112,7 +112,7 @@ def used_feature_layers(config: Any) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _Looked:
+class _TowerAttention:
     """Queries and keys ``[I, H, N, hd]`` of a tower block, and the soft mask of its heads ``[H]``."""
 
     query: Tensor
@@ -121,7 +121,7 @@ class _Looked:
     scale: float
 
     @torch.no_grad()
-    def attention(self) -> Tensor:
+    def class_attention(self) -> Tensor:
         return class_attention(self.query, self.key, self.head_mask, self.scale)
 
     @torch.no_grad()
@@ -131,7 +131,7 @@ class _Looked:
 
 def _clip_block(
     layer: Any, number: int, states: Tensor, masks: Masks | None, observer: Observer | None
-) -> tuple[Tensor, _Looked]:
+) -> tuple[Tensor, _TowerAttention]:
     module = layer.self_attn
     batch, count, _ = states.shape
     normed = layer.layer_norm1(states)
@@ -158,7 +158,7 @@ def _clip_block(
         observer.channels(("vision", number), hidden, importance)
     if masks is not None:
         hidden = hidden * masks.channels["vision", number].to(hidden.device, hidden.dtype)
-    return states + layer.mlp.fc2(hidden), _Looked(query, key, head_mask, module.scale)
+    return states + layer.mlp.fc2(hidden), _TowerAttention(query, key, head_mask, module.scale)
 
 
 def embed(model: Any, input_ids: Tensor, features: Tensor | None) -> Tensor:

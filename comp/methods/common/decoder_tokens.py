@@ -66,8 +66,8 @@ def measured(job: PruningJob, plan: PruningPlan, pruned: FamilyAdapter, shares: 
     with job.progress.task("pruning", 2) as task:
         dense_metric, _ = accuracy(job.adapter, validation, Forwarding(), compute)
         task.at(1)
-        how = Forwarding(rules=rules_from_plan(plan.drops))
-        metric, loss = accuracy(pruned, validation, how, compute)
+        forwarding = Forwarding(rules=rules_from_plan(plan.drops))
+        metric, loss = accuracy(pruned, validation, forwarding, compute)
     if compute.is_main:
         macs = plan.macs_dense, plan.macs_dense, plan.macs
         line = stage_line(1, MODE, macs, (dense_metric, metric, loss), shares)

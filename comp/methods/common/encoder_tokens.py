@@ -130,7 +130,7 @@ def is_encoder(adapter: FamilyAdapter) -> bool:
     return isinstance(getattr(adapter, "shape", None), EncoderShape)
 
 
-def token_ground(job: PruningJob, ranking: Ranking, merge: Merge) -> TokenProblem:
+def token_problem(job: PruningJob, ranking: Ranking, merge: Merge) -> TokenProblem:
     """Where a method starts.
 
     Raises:
@@ -157,12 +157,12 @@ def token_ground(job: PruningJob, ranking: Ranking, merge: Merge) -> TokenProble
 
 def measured(job: PruningJob, drops: tuple[DropPlan, ...]) -> tuple[float, float]:
     """Validation metric and loss of the model with these drops."""
-    how = Forwarding(rules=rules_from_plan(drops))
-    return accuracy(job.adapter, job.data.validation, how, job.compute)
+    forwarding = Forwarding(rules=rules_from_plan(drops))
+    return accuracy(job.adapter, job.data.validation, forwarding, job.compute)
 
 
 def line_of(
-    ground: TokenProblem,
+    problem: TokenProblem,
     stage: int,
     earlier: tuple[DropPlan, ...],
     drops: tuple[DropPlan, ...],
@@ -171,26 +171,26 @@ def line_of(
     """A line of ``stages.jsonl`` for a stage that advanced all modes together.
 
     Args:
-        ground: the model.
+        problem: the model.
         stage: from 1.
         earlier, drops: those of the stage before and those now.
         measured: the metric of the stage before, metric and loss now.
     """
-    macs = ground.dense_macs, ground.macs(earlier), ground.macs(drops)
-    return stage_line(stage, "+".join(ground.modes), macs, measured, shares_of(drops))
+    macs = problem.dense_macs, problem.macs(earlier), problem.macs(drops)
+    return stage_line(stage, "+".join(problem.modes), macs, measured, shares_of(drops))
 
 
-def pruned_at_once(job: PruningJob, ground: TokenProblem, method: str) -> Outcome:
+def pruned_at_once(job: PruningJob, problem: TokenProblem, method: str) -> Outcome:
     """The drops that meet the rate, measured and written down as one stage; nothing is trained."""
-    drops = ground.drops(ground.strength())
+    drops = problem.drops(problem.strength())
     with job.progress.task("pruning", 2) as task:
         dense_metric, _ = measured(job, ())
         task.at(1)
         after = measured(job, drops)
         task.at(2)
     if job.compute.is_main:
-        line = line_of(ground, 1, (), drops, (dense_metric, *after))
+        line = line_of(problem, 1, (), drops, (dense_metric, *after))
         write_stages(job.folder, [line])
     job.compute.accelerator.wait_for_everyone()
-    plan = ground.plan(drops, job.model_name, method)
+    plan = problem.plan(drops, job.model_name, method)
     return Outcome(plan, dense_metric, after[0], steps=0)

@@ -63,19 +63,19 @@ class ParameterProblem:
         return self.search.adapter.macs_of_drops(drops, self.search.workload, counts)
 
 
-def ground_of(job: PruningJob) -> ParameterProblem:
+def parameter_problem(job: PruningJob) -> ParameterProblem:
     """Where a method of parameters alone starts.
 
     Raises:
         CompExportError: the rate is beyond the modes (names the largest reachable).
     """
-    ground = whole_ground(job)
+    problem = unchecked_problem(job)
     usable = [mode for mode in job.adapter.modes if mode.part is not None]
-    check_reachable(ground.search, ground.whole(), ground.modes, job.options.rate, usable)
-    return ground
+    check_reachable(problem.search, problem.whole(), problem.modes, job.options.rate, usable)
+    return problem
 
 
-def whole_ground(job: PruningJob) -> ParameterProblem:
+def unchecked_problem(job: PruningJob) -> ParameterProblem:
     """The whole model, for the modes of parameters among the job's."""
     adapter, options = job.adapter, job.options
     modes = tuple(mode for mode in modes_of(adapter, options.modes) if mode.part is not None)
@@ -95,12 +95,12 @@ def whole_ground(job: PruningJob) -> ParameterProblem:
 
 def measured(job: PruningJob, masks: Masks | None, drops: Drops = ()) -> tuple[float, float]:
     """Validation metric and loss of the model under masks and with drops; none: as it is."""
-    how = Forwarding(masks, rules_from_plan(drops))
-    return accuracy(job.adapter, job.data.validation, how, job.compute)
+    forwarding = Forwarding(masks, rules_from_plan(drops))
+    return accuracy(job.adapter, job.data.validation, forwarding, job.compute)
 
 
 def next_line(
-    ground: ParameterProblem,
+    problem: ParameterProblem,
     lines: Sequence[dict[str, Any]],
     mode: str,
     dense_metric: float,
@@ -110,7 +110,7 @@ def next_line(
     """The line of ``stages.jsonl`` that follows ``lines``.
 
     Args:
-        ground: the model.
+        problem: the model.
         lines: of the stages before.
         mode: what the stage advanced.
         dense_metric: of the dense model.
@@ -119,9 +119,9 @@ def next_line(
     """
     left, metric, loss = after
     had, before = (
-        (lines[-1]["macs"], lines[-1]["metric"]) if lines else (ground.dense_macs, dense_metric)
+        (lines[-1]["macs"], lines[-1]["metric"]) if lines else (problem.dense_macs, dense_metric)
     )
-    macs = ground.dense_macs, had, left
+    macs = problem.dense_macs, had, left
     return stage_line(len(lines) + 1, mode, macs, (before, metric, loss), shares_of(drops))
 
 
@@ -135,7 +135,7 @@ class Chosen:
 
 def concluded(
     job: PruningJob,
-    ground: ParameterProblem,
+    problem: ParameterProblem,
     chosen: Chosen,
     method: str,
     dense_metric: float,
@@ -146,7 +146,7 @@ def concluded(
     """The plan at exactly the asked rate, measured; its line of ``stages.jsonl`` follows ``lines``.
 
     Args:
-        job, ground: the model and what goes.
+        job, problem: the model and what goes.
         chosen: what stays of its parameters.
         method: its name.
         dense_metric: of the dense model.
@@ -154,12 +154,12 @@ def concluded(
         steps: taken.
         mode: what the last stage advanced; by default the modes of parameters.
     """
-    workload, options = ground.search.workload, job.options
-    final = SearchResult(chosen.masks, chosen.scores, options.align, ground.drops)
+    workload, options = problem.search.workload, job.options
+    final = SearchResult(chosen.masks, chosen.scores, options.align, problem.drops)
     plan = final_plan(job.adapter, final, workload, options.rate, job.model_name, method)
     metric, loss = measured(job, Masks.from_plan(plan.blocks), plan.drops)
     after = plan.macs, metric, loss
-    line = next_line(ground, lines, mode or ground.name, dense_metric, after, plan.drops)
+    line = next_line(problem, lines, mode or problem.name, dense_metric, after, plan.drops)
     if job.compute.is_main:
         write_stages(job.folder, [*lines, line])
     job.compute.accelerator.wait_for_everyone()

@@ -105,11 +105,11 @@ def test_a_merged_token_gets_the_attention_of_all_in_it():
     torch.testing.assert_close(ends[0], ends[1][:, first], atol=1e-5, rtol=1e-5)
 
 
-class Sizes(crossget.EvenGround):
+class Sizes(crossget.EvenTokenProblem):
     """A published model without its weights."""
 
 
-def ground_of(rate, modes=TOKENS):
+def problem_of(rate, modes=TOKENS):
     shape = packaged_shape("clip-b16")
     on = Workload(image_tokens=197, text_tokens=40)
     places = {
@@ -122,9 +122,9 @@ def ground_of(rate, modes=TOKENS):
 
 @pytest.mark.parametrize("rate", [0.05, 0.2, 0.4, 0.45])
 def test_as_many_tokens_go_at_every_place(rate):
-    ground = ground_of(rate)
-    drops = ground.drops(ground.strength())
-    assert ground.rate_of(drops) == pytest.approx(rate, abs=0.005)
+    problem = problem_of(rate)
+    drops = problem.drops(problem.strength())
+    assert problem.rate_of(drops) == pytest.approx(rate, abs=0.005)
     for part, left in (("vision", 197), ("language", 40)):
         gone = []
         for drop in (drop for drop in drops if drop.part == part):
@@ -132,13 +132,13 @@ def test_as_many_tokens_go_at_every_place(rate):
             gone.append(before - left)
         assert left >= 2
         assert max(gone) - min(gone) <= 1
-    assert isinstance(ground, TokenProblem)
+    assert isinstance(problem, TokenProblem)
 
 
 def test_two_tokens_stay_whatever_is_asked():
-    ground = ground_of(0.9)
+    problem = problem_of(0.9)
     left = {"vision": 197, "language": 40}
-    for drop in ground.drops(11_000 * 2):
+    for drop in problem.drops(11_000 * 2):
         left[drop.part] = keep_count(left[drop.part], drop.keep_ratio)
         assert left[drop.part] >= 2
     assert set(left.values()) == {2}
@@ -146,10 +146,10 @@ def test_two_tokens_stay_whatever_is_asked():
 
 def test_sixteen_tokens_a_block_of_clip_b():
     """The original's r of CLIP-B/16: 16 in each block."""
-    ground = ground_of(0.5)
-    strength = next(s for s in range(1, 11_000) if _first_gone(ground.drops(s)) == 16)
+    problem = problem_of(0.5)
+    strength = next(s for s in range(1, 11_000) if _first_gone(problem.drops(s)) == 16)
     left, gone = 197, []
-    for drop in (drop for drop in ground.drops(strength + 2) if drop.part == "vision"):
+    for drop in (drop for drop in problem.drops(strength + 2) if drop.part == "vision"):
         gone.append(left - keep_count(left, drop.keep_ratio))
         left -= gone[-1]
     assert set(gone) <= {15, 16}

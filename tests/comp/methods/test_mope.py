@@ -9,7 +9,7 @@ from comp.adapter import Forwarding
 from comp.importance.parameters import Scores
 from comp.masks import Masks
 from comp.methods import mope
-from comp.methods.common.parameters import ground_of
+from comp.methods.common.parameters import parameter_problem
 from comp.training.trainer import accuracy
 from tests.comp.jobs import small_job
 
@@ -44,13 +44,13 @@ def worth_of(masks_to_worth):
 
 
 @pytest.fixture
-def ground(tmp_path):
-    return ground_of(small_job("clip", tmp_path, 0.4))
+def problem(tmp_path):
+    return parameter_problem(small_job("clip", tmp_path, 0.4))
 
 
-def test_width_then_depth_by_a_loss_that_is_known(ground, tmp_path):
+def test_width_then_depth_by_a_loss_that_is_known(problem, tmp_path):
     torch.manual_seed(0)
-    masks = ground.whole().masks
+    masks = problem.whole().masks
     worth = {
         "heads": {key: torch.rand(len(mask)) for key, mask in masks.heads.items()},
         "channels": {key: torch.rand(len(mask)) for key, mask in masks.channels.items()},
@@ -61,7 +61,7 @@ def test_width_then_depth_by_a_loss_that_is_known(ground, tmp_path):
     # Norms in the order of worth, so that groups of channels are of like worth too.
     norms = Scores(worth["heads"], worth["channels"])
     known = mope.Losses(tmp_path / "mope.json")
-    scores = mope.width_scores(ground, norms, known, loss, lambda done: None)
+    scores = mope.width_scores(problem, norms, known, loss, lambda done: None)
     for part in ("vision", "language"):
         heads = {
             (key, i): float(w) for key, each in worth["heads"].items() for i, w in enumerate(each)
@@ -69,23 +69,23 @@ def test_width_then_depth_by_a_loss_that_is_known(ground, tmp_path):
         mine = [name for name in heads if name[0][0] == part]
         by_score = sorted(mine, key=lambda name: float(scores.heads[name[0]][name[1]]))
         assert by_score == sorted(mine, key=heads.get)
-    narrow = mope.narrowed(ground, scores)
-    half = ground.dense_macs - mope.WIDTH_SHARE * (ground.dense_macs - ground.target)
-    assert 0.92 * half < ground.macs(narrow.counts()) <= half + 1
-    layers = mope.layers_by_error(ground, narrow, scores, known, loss)
+    narrow = mope.narrowed(problem, scores)
+    half = problem.dense_macs - mope.WIDTH_SHARE * (problem.dense_macs - problem.target)
+    assert 0.92 * half < problem.macs(narrow.counts()) <= half + 1
+    layers = mope.layers_by_error(problem, narrow, scores, known, loss)
     # Gone with the width already, or the first to go.
     assert ("vision", 2) not in [units[0][2] for units in layers[1:]]
     ratios = []
     for units in layers:
         flat = mope._cut(narrow, units)
-        removed = ground.macs(narrow.counts()) - ground.macs(flat.counts())
+        removed = problem.macs(narrow.counts()) - problem.macs(flat.counts())
         ratios.append((loss(flat) - loss(narrow)) / removed)
         (key,) = {unit[2] for unit in units}
         assert int(flat.heads[key].sum()) == 1
-        assert int(flat.channels[key].sum()) == ground.min_channels
+        assert int(flat.channels[key].sum()) == problem.min_channels
     assert ratios == sorted(ratios)
-    masks = mope.shallower(ground, narrow, layers)
-    assert ground.macs(masks.counts()) <= ground.target
+    masks = mope.shallower(problem, narrow, layers)
+    assert problem.macs(masks.counts()) <= problem.target
     assert int(masks.heads["vision", 2].sum()) == 1
     # The layers behind the one where the target is met are as wide as before.
     changed = [
@@ -100,10 +100,10 @@ def test_width_then_depth_by_a_loss_that_is_known(ground, tmp_path):
 def test_an_error_is_the_loss_of_a_model_without_the_module(tmp_path):
     """A head masked, against its columns of the output projection set to zero."""
     job = small_job("clip", tmp_path, 0.4)
-    ground = ground_of(job)
-    block = next(block for block in ground.blocks if block.key == ("vision", 1))
-    loss = mope._loss_on_calibration(job, ground)
-    masked = mope._masked_loss(ground, loss, "heads", block, [2])()
+    problem = parameter_problem(job)
+    block = next(block for block in problem.blocks if block.key == ("vision", 1))
+    loss = mope._loss_on_calibration(job, problem)
+    masked = mope._masked_loss(problem, loss, "heads", block, [2])()
     size = block.head_dim
     layer = job.adapter.model.vision_model.encoder.layers[1]
     layer.self_attn.out_proj.weight[:, 2 * size : 3 * size] = 0
@@ -143,7 +143,7 @@ def test_what_was_measured_before_a_cut_is_not_measured_again(tmp_path, monkeypa
     real = mope.Losses.of
 
     def counting(self, name, measure):
-        if name not in self.found:
+        if name not in self.measured:
             asked.append(name)
         return real(self, name, measure)
 

@@ -10,7 +10,7 @@ from comp.adapter import Forwarding
 from comp.importance.parameters import Scores
 from comp.masks import Masks
 from comp.methods import upop
-from comp.methods.common.parameters import ground_of
+from comp.methods.common.parameters import parameter_problem
 from comp.search.stage import mask_of
 from tests.comp.jobs import small_job
 
@@ -65,20 +65,20 @@ def test_gradients_of_masks_are_those_of_the_loss(family, tmp_path):
     """Against central differences, for the head and the channel of each part that matter most."""
     job = small_job(family, tmp_path, 0.4)
     batch = job.data.calibration[0]
-    ground = ground_of(job)
-    start = upop.Progressive(0, 0.0, ground.whole().masks, upop._nothing(ground))
-    leaves = upop._Leaves.of(ground, start)
+    problem = parameter_problem(job)
+    start = upop.Progressive(0, 0.0, problem.whole().masks, upop._nothing(problem))
+    leaves = upop._Leaves.of(problem, start)
     loss = job.adapter.score(batch, Forwarding(leaves.masks)).loss
     leaves.add(torch.autograd.grad(loss, leaves.tensors))
     found = leaves.summed(job)
 
     def loss_at(kind, key, index, value):
-        masks = ground.whole().masks
+        masks = problem.whole().masks
         mask_of(masks, kind, key)[index] = value
         with torch.no_grad():
             return float(job.adapter.score(batch, Forwarding(masks)).loss)
 
-    for part in ground.parts:
+    for part in problem.parts:
         for kind, of in (("heads", found.heads), ("channels", found.channels)):
             values = {key: each for key, each in of.items() if key[0] == part}
             if not values:
@@ -94,20 +94,20 @@ def test_gradients_of_masks_are_those_of_the_loss(family, tmp_path):
 
 def test_what_goes_is_what_would_raise_the_loss_most_until_the_flops_are_gone(tmp_path):
     job = small_job("clip", tmp_path, 0.4)
-    ground = ground_of(job)
+    problem = parameter_problem(job)
     torch.manual_seed(1)
-    nothing = upop._nothing(ground)
+    nothing = upop._nothing(problem)
     gradients = Scores(
         {key: torch.randn(len(each)) for key, each in nothing.heads.items()},
         {key: torch.randn(len(each)) for key, each in nothing.channels.items()},
     )
     share = 0.5
     scores = upop.scores_of(gradients)
-    cut = upop.going(ground, scores, share)
-    target = ground.dense_macs - share * (ground.dense_macs - ground.target)
+    cut = upop.going(problem, scores, share)
+    target = problem.dense_macs - share * (problem.dense_macs - problem.target)
 
     def macs(units):
-        return ground.macs(upop.masked(ground, units, 0.0).counts())
+        return problem.macs(upop.masked(problem, units, 0.0).counts())
 
     assert macs(cut) <= target + 1 < macs(cut[:-1])
     highest = max(unit[0] for unit in cut)
@@ -117,7 +117,7 @@ def test_what_goes_is_what_would_raise_the_loss_most_until_the_flops_are_gone(tm
         assert kept
         # What is kept below the threshold is the layer's last head.
         assert all(float(values[i]) >= highest for i in kept) or len(kept) == 1
-    soft = upop.masked(ground, cut, 1 - share)
+    soft = upop.masked(problem, cut, 1 - share)
     assert {float(v) for mask in soft.heads.values() for v in mask} == {0.5, 1.0}
 
 

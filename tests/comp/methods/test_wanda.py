@@ -13,7 +13,7 @@ from comp.errors import CompExportError
 from comp.importance.parameters import Scores
 from comp.masks import BlockShape, Masks, StructureCounts
 from comp.methods import wanda
-from comp.methods.common.parameters import ground_of
+from comp.methods.common.parameters import parameter_problem
 from tests.comp.jobs import PARAMETERS, small_job
 
 FAMILIES = ("llava", "clip", "blip")
@@ -73,8 +73,8 @@ class Inputs:
 def test_scores_are_eq_3_of_the_layers_inputs(tmp_path):
     """By brute force on a CLIP: mean of ``|W|`` over outputs times the norm of each input."""
     job = small_job("clip", tmp_path, 0.3)
-    ground = ground_of(job)
-    scores = ground.search.importance(ground.whole(), ground.parts).scores(job.adapter)
+    problem = parameter_problem(job)
+    scores = problem.search.importance(problem.whole(), problem.parts).scores(job.adapter)
     seen = Inputs()
     for batch in job.data.calibration:
         job.adapter.score(batch, Forwarding(), seen)
@@ -101,7 +101,7 @@ def test_the_same_share_of_every_layer_at_the_asked_rate(family, tmp_path):
     assert plan.drops == ()
     assert outcome.steps == 0
     assert all(torch.equal(before[n], p) for n, p in job.adapter.model.named_parameters())
-    counts = wanda.counts_at_target(ground_of(job), job.options.align)
+    counts = wanda.counts_at_target(parameter_problem(job), job.options.align)
     for part in {mode.removesuffix("_parameters") for mode in PARAMETERS[family]}:
         blocks = plan.part(part)
         keys = [(part, block.index) for block in blocks]

@@ -97,8 +97,8 @@ def test_what_a_model_knows_can_be_compared_whatever_was_dropped(family):
     adapter, other = model_of(family), model_of(family, seed=1)
     batch = batch_of(adapter, family)
     with torch.no_grad():
-        whole = adapter.score(batch, Forwarding()).known()
-        dropped = other.score(batch, dropping(other)).known()
+        whole = adapter.score(batch, Forwarding()).targets()
+        dropped = other.score(batch, dropping(other)).targets()
     distiller = Distiller(DistillOptions("both"), adapter, CPU)
     assert float(distiller.loss(whole, whole)) == pytest.approx(0.0, abs=1e-5)
     assert [t.shape for t in whole.logits] == [t.shape for t in dropped.logits]
@@ -127,7 +127,7 @@ def test_logits_are_those_that_the_loss_is_of(family):
     batch = batch_of(adapter, family)
     with torch.no_grad():
         scored = adapter.score(batch, dropping(adapter))
-        logits = scored.known().logits
+        logits = scored.targets().logits
     own = torch.arange(3)
     wanted = [batch.labels[batch.labels >= 0]] if family == "llava" else [own, own]
     losses = [
@@ -150,8 +150,8 @@ def test_only_the_student_learns_and_it_goes_to_the_teacher(family, what):
 
     def apart():
         with torch.no_grad():
-            known = student.score(batch, how).known()
-        return float(distiller.loss(known, distiller.known(batch)))
+            known = student.score(batch, how).targets()
+        return float(distiller.loss(known, distiller.targets(batch)))
 
     first = apart()
     for step in range(8):
@@ -165,10 +165,10 @@ def test_what_is_known_holds_no_gradient_and_the_loss_reaches_the_student():
     teacher, student = model_of("clip"), model_of("clip", seed=1)
     distiller = Distiller(DistillOptions("both"), teacher, CPU)  # its weights could be trained
     batch = batch_of(teacher, "clip")
-    taught = distiller.known(batch)
+    taught = distiller.targets(batch)
     assert not any(t.requires_grad for t in taught.logits)
     assert not any(t.states.requires_grad for t in taught.tokens)
-    distiller.loss(student.score(batch, dropping(student)).known(), taught).backward()
+    distiller.loss(student.score(batch, dropping(student)).targets(), taught).backward()
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
     moved = [n for n, p in student.model.named_parameters() if p.grad is not None and p.grad.any()]
     assert "vision_model.embeddings.patch_embedding.weight" in moved
@@ -179,7 +179,7 @@ def test_the_base_of_lora_is_the_teacher_and_stays_so():
     adapter = model_of("llava")
     batch = batch_of(adapter, "llava")
     with torch.no_grad():
-        dense = adapter.score(batch, Forwarding()).known()
+        dense = adapter.score(batch, Forwarding()).targets()
     adapter.train_parts({"language"})
     with lora(adapter, 4):
         distiller = Distiller(DistillOptions("both"), adapter, CPU, lambda: without_lora(adapter))
@@ -187,10 +187,10 @@ def test_the_base_of_lora_is_the_teacher_and_stays_so():
         names = {n for n, p in adapter.model.named_parameters() if p.requires_grad}
         for step in range(3):
             trainer.step(batch, dropping(adapter), step)
-        taught = distiller.known(batch)
+        taught = distiller.targets(batch)
         assert {n for n, p in adapter.model.named_parameters() if p.requires_grad} == names
         with torch.no_grad():
-            learnt = adapter.score(batch, Forwarding()).known()
+            learnt = adapter.score(batch, Forwarding()).targets()
     torch.testing.assert_close(taught.logits[0], dense.logits[0], rtol=0, atol=0)
     assert not torch.allclose(learnt.logits[0], dense.logits[0], atol=1e-3)
 

@@ -68,7 +68,7 @@ def test_the_teacher_is_the_dense_model_in_every_step(checkpoint, tmp_path, less
     dense = load_adapter(checkpoint)
     for batch, known in lessons:
         with torch.no_grad():
-            expected = dense.score(batch, Forwarding()).known()
+            expected = dense.score(batch, Forwarding()).targets()
         assert torch.equal(known.logits[0], expected.logits[0])
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["reconstruction"] == (recover == "full")  # LoRA's teacher must stay as it is

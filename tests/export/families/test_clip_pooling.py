@@ -74,7 +74,7 @@ def test_what_follows_is_neither_kept_nor_counted_by_a_slim_one(saved, tmp_path,
         )[None]
         alone = slim.embedded_texts(short)
     torch.testing.assert_close(whole.embeds, alone.embeds, atol=1e-6, rtol=0)
-    assert whole.came == alone.came == short.shape[1]
+    assert whole.token_count == alone.token_count == short.shape[1]
     graphs = Graphs(tmp_path / "slim", tmp_path / "onnx", Target())
     embeds, kept = graphs.run(graphs.text, {"input_ids": short.numpy()})
     np.testing.assert_allclose(embeds, whole.embeds, atol=2e-5)
