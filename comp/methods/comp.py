@@ -1,4 +1,19 @@
-"""CoMP: collaborative multi-mode pruning, stage by stage (the outer loop, MPS)."""
+"""CoMP: collaborative multi-mode pruning, the outer loop (MPS).
+
+Paper: "CoMP: Collaborative Multi-Mode Pruning for Vision-Language Models".
+
+Steps:
+
+1. Measure the dense model, and refuse a rate that the modes cannot reach.
+2. Until the rate is met, run a stage: choose a mode by cost or by exploration (Eq. 8 to 10), raise its
+   threshold, train while its masks decay, measure, and update the mode's cost.
+3. Fix the plan: align widths, and adjust keep ratios until the rate is met.
+
+Prunes KV heads, FFN channels and tokens: every mode of the family.
+
+Options: ``modes``, ``stages``, ``steps_per_stage``, ``align``, ``reconstruct``, ``train_stages``,
+``importance`` (CIP, CIT) and ``strategy`` (CAS, exploration, history, undo).
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,13 +32,17 @@ from comp.training.reconstruction import reconstruct
 from comp.training.trainer import accuracy, mean_loss
 
 METHOD = "comp"
-MAX_STAGES_FACTOR = 4  # a search that has run this many times its stages is going nowhere
-WORTHWHILE = 0.25  # a mode that removes less than this part of its share is exhausted,
-LITTLE = 0.01  # unless it is the only one left or never ran: then less than this
+MAX_STAGES_FACTOR = 4  # a search that has run this many times its stages makes no progress
+WORTHWHILE = 0.25  # a mode that removes less than this share of its target is exhausted
+LITTLE = 0.01  # the same bound for the only mode left, and for one that never ran
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Search stage by stage until the rate is met; see ``comp.pipeline.steps.method``."""
+    """Search stage by stage until the rate is met; see ``comp.pipeline.steps.method``.
+
+    Raises:
+        CompExportError: the rate is beyond the modes, or the search makes no progress.
+    """
     adapter, compute, options = job.adapter, job.compute, job.options
     modes = modes_of(adapter, options.modes)
     workload = agreed_workload(job)
@@ -59,7 +78,11 @@ def prune(job: PruningJob) -> Outcome:
 def _refitted(
     job: PruningJob, forwarding: Forwarding, after: Masks, undoable: bool = False
 ) -> Callable[[], None]:
-    """Have the layers make good what masks take from them, if that is asked for; returns what undoes it."""
+    """Refit the layers to compensate for ``after``, if ``reconstruct`` is set.
+
+    Returns:
+        A function that restores the old weights (only if ``undoable``).
+    """
     if not job.options.reconstruct:
         return lambda: None
     with job.compute.timed("reconstruction"):
@@ -73,9 +96,11 @@ class _Attempt:
     """A stage that was carried out.
 
     Attributes:
-        mode, cost: what it took, and what that turned out to cost (Eq. 8).
-        saved, line: what it led to.
-        undo: puts the weights back that it changed.
+        mode: the mode that was pruned.
+        cost: the mode's measured cost (Eq. 8).
+        saved: the search after the stage.
+        line: the stage's line of ``stages.jsonl``.
+        undo: restores the weights that the stage changed.
     """
 
     mode: str
@@ -87,6 +112,12 @@ class _Attempt:
 
 @dataclass(frozen=True)
 class _Stages:
+    """Runs the stages of one search.
+
+    Attributes:
+        dense_cost, target: costs of the dense model and of the pruned one (``Costs.of``).
+    """
+
     job: PruningJob
     search: Search
     dense_cost: int
@@ -95,7 +126,10 @@ class _Stages:
     def run(
         self, saved: SavedSearch, modes: Sequence[Mode], note: Callable[[str], None]
     ) -> tuple[SavedSearch, dict[str, Any]]:
-        """One stage and its line. It is undone while another mode is known to cost far less."""
+        """Run one stage and return the search and its line.
+
+        The stage is undone and repeated while another mode is known to cost far less.
+        """
         done = self._attempted(saved, modes, note)
         undone: dict[str, float] = {}
         while self._undoes:
@@ -114,7 +148,7 @@ class _Stages:
 
     @property
     def _undoes(self) -> bool:
-        """Whether stages may be undone: not where they train, nor of a model that memory holds once."""
+        """Whether stages may be undone: not where they train, nor for a streamed model."""
         options = self.job.options
         return (
             options.strategy.undo
@@ -130,7 +164,7 @@ class _Stages:
         note: Callable[[str], None],
         given: str | None = None,
     ) -> _Attempt:
-        """Choose a mode unless it is given, raise its threshold, train while masks decay, measure, book."""
+        """Choose a mode unless it is given, raise its threshold, train, measure, update its cost."""
         stage = saved.stage + 1
         if stage > MAX_STAGES_FACTOR * self.job.options.stages:
             raise CompExportError(
@@ -142,22 +176,22 @@ class _Stages:
         taken = self._steps_at(self.search.cost(saved.state))
         steps = self._steps_at(after) - taken
 
-        # What a refitted layer makes good must be gone at once, or it would count twice.
-        had = saved.state
-        undo = _refitted(self.job, self.search.forwarding(had), moved.masks, self._undoes)
+        # Refitting compensates for a whole cut: masks that decay slowly would count it twice.
+        before_cut = saved.state
+        undo = _refitted(self.job, self.search.forwarding(before_cut), moved.masks, self._undoes)
         if self.job.options.reconstruct:
-            had = replace(had, masks=moved.masks)
+            before_cut = replace(before_cut, masks=moved.masks)
 
         def fading(step: int) -> Forwarding:
-            return self.search.softly(had, moved, (step + 1) / steps)
+            return self.search.softly(before_cut, moved, (step + 1) / steps)
 
         self.job.train(taken, steps, fading)
-        read = evaluate_stage(
+        measured = evaluate_stage(
             self.job, self.search.forwarding(moved), at_an_end=after <= self.target
         )
         removed = self.search.cost(saved.state) - after
         before = saved.metric if saved.quality is None else saved.quality
-        cost = stage_cost(before, read.quality, removed / self.dense_cost)
+        cost = stage_cost(before, measured.quality, removed / self.dense_cost)
         costs = saved.costs | {
             name: updated_cost(self.job.options.strategy, saved.costs[name], stage, cost)
         }
@@ -167,8 +201,8 @@ class _Stages:
             "explored": explored,
             "macs": self.search.macs(moved),
             "rate": 1 - after / self.dense_cost,
-            "metric": read.metric,
-            "validation_loss": read.loss,
+            "metric": measured.metric,
+            "validation_loss": measured.loss,
             "cost": cost,
             "costs": {key: value.cost for key, value in costs.items()},
             "thresholds": asdict(moved.thresholds),
@@ -177,13 +211,13 @@ class _Stages:
         milliseconds = self.search.milliseconds(moved)
         if milliseconds is not None:
             line["milliseconds"] = milliseconds
-        metric = saved.metric if read.metric is None else read.metric
+        metric = saved.metric if measured.metric is None else measured.metric
         dense = saved.dense_metric
-        after_it = SavedSearch(moved, stage, metric, dense, costs, exhausted, read.quality)
+        after_it = SavedSearch(moved, stage, metric, dense, costs, exhausted, measured.quality)
         return _Attempt(name, cost, after_it, line, undo)
 
     def _steps_at(self, cost: int) -> int:
-        """Steps taken when so much is left: a stage trains in proportion to what it removes."""
+        """Training steps taken once ``cost`` is left: a stage trains in proportion to what it removes."""
         progress = (self.dense_cost - cost) / (self.dense_cost - self.target)
         return round(min(1.0, progress) * self.job.options.comp_steps)
 
@@ -195,11 +229,18 @@ class _Stages:
         note: Callable[[str], None],
         given: str | None = None,
     ) -> tuple[str, bool, SearchState, tuple[str, ...]]:
-        """The mode of a stage, whether it was drawn, what it leads to, and the exhausted modes.
+        """Choose a mode and raise its threshold.
 
-        A mode with little left to remove is exhausted, and another is chosen: per unit of next to nothing,
-        the metric's noise would be a cost of millions. (A part that may only lose a little in one stage is
-        not: a small one would never be pruned.) When all are, what little they have is taken, to its end.
+        A mode with little left to remove is exhausted, and another is chosen: divided by almost nothing,
+        the noise of the metric would be a huge cost. A part whose loss in one stage is bounded is not
+        exhausted by that bound, or a small part would never be pruned. When all modes are exhausted,
+        what they have left is removed.
+
+        Returns:
+            The mode, whether exploration drew it, the new state, and the exhausted modes.
+
+        Raises:
+            CompExportError: all modes together cannot reach the rate.
         """
         before, stages = self.search.cost(saved.state), self.job.options.stages
         wanted = min((self.dense_cost - self.target) / stages, before - self.target)
@@ -232,12 +273,12 @@ class _Stages:
 
 @dataclass(frozen=True)
 class StageQuality:
-    """A measured model.
+    """The measured quality of a model.
 
     Attributes:
-        quality: higher is better; what Eq. 8 compares: the metric, or minus the loss in nats.
-        metric: on the whole validation set; none where that was not measured.
-        loss: on the examples that ``quality`` was measured on.
+        quality: the value that Eq. 8 compares, higher is better: the metric, or minus the loss in nats.
+        metric: on the whole validation set; ``None`` if it was not measured.
+        loss: on the examples that ``quality`` was measured on, in nats.
     """
 
     quality: float
@@ -246,7 +287,7 @@ class StageQuality:
 
 
 def evaluate_stage(job: PruningJob, forwarding: Forwarding, at_an_end: bool) -> StageQuality:
-    """Measure the job's model; at the start and at the end of a search its metric in any case."""
+    """Measure the job's model; ``at_an_end`` of a search, always with its metric."""
     data, compute = job.data, job.compute
     batches = data.validation if data.cost is None else data.cost
     with compute.timed("cost"):

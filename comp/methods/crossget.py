@@ -1,8 +1,11 @@
-"""CrossGET: in every block the same number of tokens goes, matched over the complete graph and merged.
+"""CrossGET: merge the same number of tokens in every block, matched over the complete graph.
 
-After Shi et al., "CrossGET: Cross-Guided Ensemble of Tokens for Accelerating Vision-Language Transformers"
-(ICML 2024), without its learned cross tokens: [CLS], or the end of text, guides instead, and nothing is
-trained.
+Paper: Shi et al., "CrossGET: Cross-Guided Ensemble of Tokens for Accelerating Vision-Language Transformers"
+(ICML 2024). Without its learned cross tokens: [CLS], or the end of text, is the guide.
+
+Steps: solve for the number of tokens that meets the rate, then measure once. Nothing is trained.
+
+Prunes the tokens of a CLIP or a BLIP, in every block of the modes. Options: ``modes``.
 """
 
 from dataclasses import dataclass
@@ -13,20 +16,19 @@ from comp.plan import KEEP_UNIT, DropPlan
 from comp.search.job import Outcome, PruningJob
 
 METHOD = "crossget"
-LEAST_LEFT = 2
+LEAST_LEFT = 2  # tokens: the one that always stays, and one that takes the others in
 
 
 @dataclass(frozen=True)
 class EvenTokenProblem(TokenProblem):
-    """A ground on which every place of a part loses as many tokens as every other."""
+    """A token problem in which every place of a part loses the same number of tokens."""
 
     def drops(self, strength: int) -> tuple[DropPlan, ...]:
-        """``strength`` thousandths of a part's tokens go over all places, as many at each.
+        """Drop ``strength`` thousandths of a part's tokens, spread evenly over its places.
 
-        What does not divide is one token more at some. The token that always stays and one more, which
-        takes the others in, are left whatever the strength.
+        A remainder is one more token at some places. At least ``LEAST_LEFT`` tokens stay.
         """
-        found = []
+        drops = []
         share = (
             strength / len(self.places) / KEEP_UNIT
         )  # of the tokens that enter a part, at a place
@@ -43,7 +45,7 @@ class EvenTokenProblem(TokenProblem):
                     continue
                 # The ratio in thousandths of which ceil(ratio · before) is what is left.
                 ratio = KEEP_UNIT * left // before / KEEP_UNIT
-                found.append(
+                drops.append(
                     DropPlan(
                         part=part,
                         after_layer=layer,
@@ -53,10 +55,10 @@ class EvenTokenProblem(TokenProblem):
                         merge=self.merge,
                     )
                 )
-        return tuple(found)
+        return tuple(drops)
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Solve for how many go at every place; see ``comp.pipeline.steps.method``."""
+    """Solve for the number of tokens to drop at each place; see ``comp.pipeline.steps.method``."""
     problem = EvenTokenProblem(**vars(token_problem(job, "matched", "proportional")))
     return pruned_at_once(job, problem, METHOD)

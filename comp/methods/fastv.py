@@ -1,6 +1,11 @@
-"""FastV: after two layers of 32, the image tokens that the last token attends to least go.
+"""FastV: drop the image tokens that the last token attends to least, after two layers of 32.
 
-After Chen et al., "An Image is Worth 1/2 Tokens After Layer 2" (ECCV 2024).
+Paper: Chen et al., "An Image is Worth 1/2 Tokens After Layer 2" (ECCV 2024).
+
+Steps: solve for the keep ratio that meets the rate, then measure once. Tokens are ranked by
+``comp.importance.decoder_rankings.mean_attention``. Nothing is trained.
+
+Prunes the image tokens of a LLaVA at one place. No options of its own.
 """
 
 from comp.methods.common.decoder_tokens import early_place, prune_tokens, same_share
@@ -10,5 +15,5 @@ METHOD = "fastv"
 
 
 def prune(job: PruningJob) -> Outcome:
-    """One place, one share, nothing trained; see ``comp.pipeline.steps.method``."""
+    """Solve for the keep ratio of the one place; see ``comp.pipeline.steps.method``."""
     return prune_tokens(job, METHOD, same_share([early_place(job.adapter)], "mean_head"))

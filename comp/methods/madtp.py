@@ -1,8 +1,16 @@
-"""MADTP: drop tokens of both encoders by three scores and a dictionary that both share, merged into one.
+"""MADTP: drop tokens of both encoders by three scores and a shared dictionary, and merge them into one.
 
-After Cao et al., "MADTP: Multimodal Alignment-Guided Dynamic Token Pruning for Accelerating
-Vision-Language Transformer" (CVPR 2024). The original's threshold keeps another number of tokens for
-each input; deployed shapes are fixed, so one keep ratio takes its place, in training too.
+Paper: Cao et al., "MADTP: Multimodal Alignment-Guided Dynamic Token Pruning for Accelerating
+Vision-Language Transformer" (CVPR 2024). The original's threshold keeps a different number of tokens for
+each input. Deployed shapes are fixed, so a keep ratio replaces it, in training too.
+
+Steps:
+
+1. Solve for the keep ratio that meets the rate, and attach a dictionary with random entries.
+2. In each stage, lower the ratio and train the model and the dictionary; then measure.
+
+Prunes the tokens of both encoders of a CLIP or a BLIP. Options: ``modes`` (tokens of both kinds),
+``stages``, ``steps_per_stage``.
 """
 
 from dataclasses import replace
@@ -27,7 +35,7 @@ ALIGNMENT = 0.1  # weight of the alignment loss beside the task's
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Lower the ratio stage by stage while the dictionary learns; see ``comp.pipeline.steps.method``."""
+    """Lower the keep ratio stage by stage while the dictionary learns; see ``comp.pipeline.steps.method``."""
     adapter, options = job.adapter, job.options
     problem = token_problem(job, "aligned", "one")
     check_learns(job, problem, METHOD)
@@ -59,7 +67,7 @@ def prune(job: PruningJob) -> Outcome:
 def _stage(
     job: PruningJob, problem: TokenProblem, strength: int, saved: SavedSearch
 ) -> tuple[SavedSearch, dict[str, Any]]:
-    """Train at the ratio of one stage, and measure."""
+    """Train at the keep ratio of the next stage and measure; return the search and the stage's line."""
     options, stage = job.options, saved.stage + 1
     least = len(problem.places)  # every place drops from the first stage on
     earlier, drops = (
@@ -77,14 +85,14 @@ def _stage(
 
 
 def guided(job: PruningJob) -> PruningJob:
-    """The job, whose training also teaches the model's dictionary."""
+    """Return the job with the dictionary's alignment loss in its training."""
     dictionary = dictionary_of(job.adapter.model)
     assert dictionary is not None
     return replace(job, adapter=cast(FamilyAdapter, Guided(job.adapter, dictionary)))
 
 
 class Guided:
-    """An adapter whose loss has the dictionary's alignment in it: all that a trainer asks of one."""
+    """An adapter whose loss includes the dictionary's alignment loss; only what a trainer calls."""
 
     def __init__(self, adapter: FamilyAdapter, dictionary: TokenDictionary) -> None:
         self.model, self.tower = adapter.model, adapter.tower
@@ -94,7 +102,7 @@ class Guided:
         return self._adapter.collate(examples)
 
     def score(self, batch: Any, forwarding: Forwarding) -> Scored:
-        """Task loss + 0.1 · alignment loss."""
+        """Run a batch; the loss is the task's plus ``ALIGNMENT`` times the alignment loss."""
         with self._dictionary.listening():
             scored = self._adapter.score(batch, forwarding)
             loss = scored.loss + ALIGNMENT * self._dictionary.alignment_loss()
@@ -102,10 +110,10 @@ class Guided:
 
 
 def check_learns(job: PruningJob, problem: TokenProblem, method: str) -> None:
-    """Refuse what a dictionary cannot learn from.
+    """Refuse a job in which the dictionary cannot learn.
 
     Raises:
-        CompExportError: one encoder alone drops tokens, or no steps are left to learn in.
+        CompExportError: only one encoder drops tokens, or there are no training steps.
     """
     if set(problem.places.values()) != {"vision", "text"}:
         raise CompExportError(

@@ -1,9 +1,16 @@
-"""MoPE: what a module is worth is what the task loses without it; width first, then depth.
+"""MoPE: rank modules by how much the task's loss rises without them; prune width, then depth.
 
-After Lin et al., "MoPE-CLIP: Structured Pruning for Efficient Vision-Language Models with Module-wise
-Pruning Error Metric" (CVPR 2024). A module is a head, a group of an FFN's channels, or, for the depth, what
-a block can do without. Its error is how much the loss on the calibration examples rises when it alone is
-masked: accuracy is too coarse there, most single modules change no answer of a few dozen.
+Paper: Lin et al., "MoPE-CLIP: Structured Pruning for Efficient Vision-Language Models with Module-wise
+Pruning Error Metric" (CVPR 2024).
+
+Steps:
+
+1. Mask each head and each group of FFN channels alone, and measure the loss on the calibration examples.
+   The loss and not the accuracy: most single modules change no answer of a few dozen.
+2. Width: remove the modules with the smallest rise, until ``WIDTH_SHARE`` of the FLOPs to remove is gone.
+3. Depth: reduce whole blocks to one head and ``min_channels`` channels, smallest rise per FLOP first.
+
+Prunes heads and FFN channels of every family. Nothing is trained. Options: ``modes``, ``align``.
 """
 
 import json
@@ -33,24 +40,26 @@ from comp.utils.files import write_text
 
 METHOD = "mope"
 STATE = "mope.json"
-FFN_GROUPS = 8  # of an FFN's channels: a pass for every single one would take longer than training
+FFN_GROUPS = (
+    8  # groups of an FFN's channels: a pass for each channel would take longer than training
+)
 WIDTH_SHARE = 0.5  # of the FLOPs to remove; the rest is the depth's
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Mask each module in turn, then cut; nothing is trained; see ``comp.pipeline.steps.method``."""
+    """Measure each module's error, then prune width and depth; see ``comp.pipeline.steps.method``."""
     problem = parameter_problem(job)
     dense_metric, _ = measured(job, None)
     norms = problem.search.importance(problem.whole(), problem.parts).scores(job.adapter)
     losses = Losses(job.folder / STATE, job.compute.is_main)
-    job.compute.accelerator.wait_for_everyone()  # until every process has read what is known
+    job.compute.accelerator.wait_for_everyone()  # until every process has read the saved losses
     with job.progress.task("pruning", 100) as task:
         loss = _loss_on_calibration(job, problem)
         scores = width_scores(problem, norms, losses, loss, task.at)
         narrow = narrowed(problem, scores)
-        read = measured(job, narrow)
-        task.note(f"width cut: metric {read[0]:.3f}")
-        after = problem.macs(narrow.counts()), *read
+        metric_and_loss = measured(job, narrow)
+        task.note(f"width cut: metric {metric_and_loss[0]:.3f}")
+        after = problem.macs(narrow.counts()), *metric_and_loss
         line = next_line(problem, [], problem.name, dense_metric, after)
         layers = layers_by_error(problem, narrow, scores, losses, loss)
         masks = shallower(problem, narrow, layers)
@@ -59,10 +68,10 @@ def prune(job: PruningJob) -> Outcome:
 
 @dataclass
 class Losses:
-    """Losses by what was masked, written down as they come: measuring goes on after a cut.
+    """Measured losses by the name of what was masked, saved to a file so that a run can be resumed.
 
     Attributes:
-        writes: one process does; all of them have measured the same means.
+        writes: whether this process writes the file; all processes measure the same means.
     """
 
     path: Path
@@ -74,7 +83,7 @@ class Losses:
             self.measured = json.loads(self.path.read_text(encoding="utf-8"))
 
     def of(self, name: str, measure: Callable[[], float]) -> float:
-        """The loss under this name, measured unless it is known."""
+        """Return the loss saved under ``name``, or measure and save it."""
         if name not in self.measured:
             self.measured[name] = measure()
             if self.writes:
@@ -86,7 +95,7 @@ Loss = Callable[[Masks], float]
 
 
 def _loss_on_calibration(job: PruningJob, problem: ParameterProblem) -> Loss:
-    """The loss under masks. Image features that no mask changes are computed once."""
+    """Return a function from masks to the loss. Image features that no mask changes are computed once."""
     batches: Sequence[Any] = job.data.calibration
     if "vision" not in problem.parts:
         with torch.no_grad(), job.compute.autocast():
@@ -101,10 +110,10 @@ def width_scores(
     loss: Loss,
     at: Callable[[float], None],
 ) -> Scores:
-    """Importance of heads and channels: their place, 0 to 1, among all of their kind and part.
+    """Importance of heads and channels: their rank, 0 to 1, among all of their kind and part.
 
-    So that of heads and of channels, and of each part, the same share goes, as in the original. Channels
-    of a group stand together, those with the smallest ``norms`` (Eq. 3) first.
+    By ranks, the same share of heads, of channels and of each part is removed, as in the original.
+    Channels of a group follow each other, those with the smallest ``norms`` (Eq. 3) first.
     """
     whole = losses.of("whole", lambda: loss(problem.whole().masks))
     heads: dict[BlockKey, Tensor] = {}
@@ -125,14 +134,14 @@ def width_scores(
 def _channel_rises(
     problem: ParameterProblem, block: BlockShape, norms: Scores, losses: Losses, loss: Loss
 ) -> Tensor:
-    """The loss without each channel's group, ``[intermediate_size]``."""
-    found = torch.zeros(block.intermediate_size)
+    """Loss without each channel's group, ``[intermediate_size]``."""
+    rises = torch.zeros(block.intermediate_size)
     order = norms.channels[block.key].argsort(stable=True)
     for number, group in enumerate(order.tensor_split(min(FFN_GROUPS, len(order)))):
         name = f"channels {name_of(block.key)} {number}"
         measure = _masked_loss(problem, loss, "channels", block, group.tolist())
-        found[group] = losses.of(name, measure)
-    return found
+        rises[group] = losses.of(name, measure)
+    return rises
 
 
 def _masked_loss(
@@ -149,7 +158,7 @@ def _masked_loss(
 def _places(
     rises: dict[BlockKey, Tensor], within: dict[BlockKey, Tensor]
 ) -> dict[BlockKey, Tensor]:
-    """Each unit's place among all of its part, by what the loss rises without it, then by ``within``."""
+    """Rank of each unit in its part, by the rise of the loss without it, then by ``within``."""
     places = {key: torch.zeros(len(values)) for key, values in rises.items()}
     for part in {key[0] for key in rises}:
         units = [
@@ -164,7 +173,7 @@ def _places(
 
 
 def narrowed(problem: ParameterProblem, scores: Scores) -> Masks:
-    """Masks of the width: the lowest scores are gone, until ``WIDTH_SHARE`` of the FLOPs to remove is."""
+    """Masks that remove the lowest scores, until ``WIDTH_SHARE`` of the FLOPs to remove is gone."""
     target = problem.dense_macs - round(WIDTH_SHARE * (problem.dense_macs - problem.target))
     units = ordered_units(scores, problem.blocks, problem.min_channels)
     return _without(problem, problem.whole().masks, units, target)
@@ -173,23 +182,23 @@ def narrowed(problem: ParameterProblem, scores: Scores) -> Masks:
 def layers_by_error(
     problem: ParameterProblem, narrow: Masks, scores: Scores, losses: Losses, loss: Loss
 ) -> list[list[Unit]]:
-    """What each block can do without, best to lose first: the rise of the loss by FLOPs removed."""
+    """Removable units of each block, ordered by the rise of the loss per FLOP removed."""
     before = losses.of("narrow", lambda: loss(narrow))
     macs = problem.macs(narrow.counts())
-    found: list[tuple[float, list[Unit]]] = []
+    ranked: list[tuple[float, list[Unit]]] = []
     for block, units in _spare(problem, narrow, scores):
         flat = _cut(narrow, units)
         removed = macs - problem.macs(flat.counts())
         name = f"layer {name_of(block.key)}"
         rise = losses.of(name, lambda flat=flat: loss(flat)) - before  # type: ignore[misc]
-        found.append((rise / removed, units))
-    return [units for _, units in sorted(found, key=lambda pair: pair[0])]
+        ranked.append((rise / removed, units))
+    return [units for _, units in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def _spare(
     problem: ParameterProblem, narrow: Masks, scores: Scores
 ) -> Iterator[tuple[BlockShape, list[Unit]]]:
-    """Of each block that has more than its best head and ``min_channels`` channels, the rest."""
+    """Yield each block with its units beyond the best head and ``min_channels`` channels."""
     for block in problem.blocks:
         key = block.key
         left = {key: torch.where(narrow.heads[key] > 0.5, scores.heads[key], torch.inf)}
@@ -202,21 +211,21 @@ def _spare(
 
 
 def shallower(problem: ParameterProblem, narrow: Masks, layers: Sequence[Sequence[Unit]]) -> Masks:
-    """Masks with one layer after the other brought to its least, until the target is met."""
+    """Masks with one layer after the other reduced to its minimum, until the target is met."""
     units = [unit for layer in layers for unit in layer]
     return _without(problem, narrow, units, problem.target)
 
 
 def _without(problem: ParameterProblem, masks: Masks, units: Sequence[Unit], target: int) -> Masks:
-    """Masks without the first of the units that must go to leave ``target`` MACs."""
+    """Masks without the first units, as many as must go to leave ``target`` MACs."""
     return _cut(masks, first_reaching(problem.macs, masks, units, target))
 
 
 def _cut(masks: Masks, units: Sequence[Unit]) -> Masks:
-    found = Masks(
+    pruned = Masks(
         {key: mask.clone() for key, mask in masks.heads.items()},
         {key: mask.clone() for key, mask in masks.channels.items()},
     )
     for _, kind, key, index in units:
-        mask_of(found, kind, key)[index] = 0
-    return found
+        mask_of(pruned, kind, key)[index] = 0
+    return pruned

@@ -1,7 +1,12 @@
-"""PyramidDrop: the same share of the image tokens stays at a quarter, half and three quarters of the depth.
+"""PyramidDrop: keep the same share of image tokens at a quarter, half and three quarters of the depth.
 
-After Xing et al., "PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual
+Paper: Xing et al., "PyramidDrop: Accelerating Your Large Vision-Language Models via Pyramid Visual
 Redundancy Reduction" (CVPR 2025).
+
+Steps: solve for the keep ratio that meets the rate, then measure once. Tokens are ranked by the
+attention of the last token in the next block. Nothing is trained.
+
+Prunes the image tokens of a LLaVA at three places. No options of its own.
 """
 
 from collections.abc import Callable
@@ -15,10 +20,10 @@ METHOD = "pdrop"
 
 
 def prune(job: PruningJob) -> Outcome:
-    """One share for all of CoMP's places, which are PyramidDrop's; nothing is trained here."""
+    """Solve for the keep ratio of all places; see ``comp.pipeline.steps.method``."""
     return prune_tokens(job, METHOD, drops_of(job.adapter))
 
 
 def drops_of(adapter: FamilyAdapter) -> Callable[[float], Drops]:
-    """Its drops by the share that stays at every place."""
+    """Return the drops as a function of the keep ratio, the same at every place."""
     return same_share(sorted(after for _, after in adapter.drop_places), "next_layer")

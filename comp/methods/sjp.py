@@ -1,4 +1,17 @@
-"""Simple joint pruning: parameters and tokens advance in every stage, neither knowing of the other."""
+"""Simple joint pruning: UPop for parameters and a token method, side by side and independent.
+
+The baseline of CoMP's ablation. Parameters are pruned as in ``upop``; tokens as in ``pdrop`` on a LLaVA
+and as in ``madtp`` on a CLIP or a BLIP.
+
+Steps:
+
+1. Split the rate: tokens leave ``sqrt(1 - rate)`` of the FLOPs, parameters the same share of the rest.
+2. In every stage, advance both and train under masks and drops.
+3. Fix the plan.
+
+Prunes heads, FFN channels and tokens. Options: ``modes`` (of both kinds), ``stages``,
+``steps_per_stage``, ``align``.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -22,26 +35,27 @@ METHOD = "sjp"
 
 
 def prune(job: PruningJob) -> Outcome:
-    """UPop beside PyramidDrop or MADTP; see ``comp.pipeline.steps.method``."""
+    """Run UPop beside PyramidDrop or MADTP; see ``comp.pipeline.steps.method``."""
     return prune_jointly(job, METHOD, simultaneous)
 
 
 Course = Callable[[int, int], tuple[float | None, float]]
-"""Of a stage, from 1, and of how many: how far parameters and tokens have come at its end.
+"""Progress of parameters and tokens, 0 to 1, at the end of a stage (its number from 1, and their count).
 
-From 0 to 1; none: parameters rest, and their masks with them.
+``None`` for parameters: their masks stay as they are.
 """
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """How tokens go, the more the higher the strength.
+    """A token method with a strength: the higher it is, the more tokens are dropped.
 
     Attributes:
-        modes: of tokens that are dropped.
-        weakest, strongest: strengths at which every place drops, and at which one token a place is left.
-        drops: those of a strength.
-        training: the job as it trains with drops.
+        modes: names of the modes of tokens that are dropped.
+        weakest: the lowest strength at which every place drops.
+        strongest: the strength at which one token is left at each place.
+        drops: the drops of a strength.
+        training: the job with the method's own loss.
     """
 
     modes: tuple[str, ...]
@@ -64,15 +78,15 @@ def prune_jointly(job: PruningJob, method: str, course: Course) -> Outcome:
 
 
 def tokens_of(job: PruningJob, method: str) -> Tokens:
-    """The rule for the tokens of this family.
+    """Return the token method of this family.
 
     Raises:
-        CompExportError: they cannot be pruned by it with these modes or without steps.
+        CompExportError: it cannot prune with these modes, or without training steps.
     """
     if is_encoder(job.adapter):
-        found = token_problem(job, "aligned", "one")
-        check_learns(job, found, method)
-        return Tokens(found.modes, len(found.places), found.strongest, found.drops, guided)
+        problem = token_problem(job, "aligned", "one")
+        check_learns(job, problem, method)
+        return Tokens(problem.modes, len(problem.places), problem.strongest, problem.drops, guided)
     drops_at = pdrop.drops_of(job.adapter)
 
     def drops(gone: int) -> Drops:
@@ -82,10 +96,10 @@ def tokens_of(job: PruningJob, method: str) -> Tokens:
 
 
 def agreed_strength(job: PruningJob, problem: ParameterProblem, tokens: Tokens) -> int:
-    """How strongly tokens are to go, so that parameters can take the rest.
+    """Strength of the token method, such that parameters can remove the rest.
 
     Raises:
-        CompExportError: both together cannot reach the rate (names the largest that they can).
+        CompExportError: both together cannot reach the rate (names the largest reachable one).
     """
     state = SearchState(problem.whole().masks)
     least = problem.search.least_counts(state, problem.modes)
@@ -105,12 +119,12 @@ def agreed_strength(job: PruningJob, problem: ParameterProblem, tokens: Tokens) 
 
 @dataclass(frozen=True)
 class Split:
-    """How the FLOPs to remove are shared out between tokens and parameters.
+    """Split of the FLOPs to remove between tokens and parameters.
 
     Attributes:
-        dense: MACs of the whole model.
-        whole: MACs left at a strength of the tokens with all parameters.
-        least: with the fewest parameters.
+        dense: MACs of the dense model.
+        whole: MACs left at a strength of the token method, with all parameters.
+        least: MACs left at a strength, with the fewest parameters.
         strengths: the weakest and the strongest.
     """
 
@@ -121,14 +135,14 @@ class Split:
 
     @property
     def largest_rate(self) -> float:
-        """That both can reach together."""
+        """Largest rate that tokens and parameters can reach together."""
         return 1 - self.least(self.strengths[1]) / self.dense - REACHABLE_MARGIN
 
     def strength(self, rate: float) -> int:
-        """The even split: tokens leave ``sqrt(1 - rate)`` of the FLOPs, parameters as much of these.
+        """Strength of the even split: tokens leave ``sqrt(1 - rate)``, parameters the same share of that.
 
-        Where tokens cannot leave as few, they leave the fewest they can; where parameters cannot, tokens
-        go as strongly as it takes.
+        If tokens cannot leave that few FLOPs, they leave the fewest that they can. If parameters cannot,
+        the strength rises as far as needed.
         """
         even = nearest_strength(self.whole, *self.strengths, math.sqrt(1 - rate) * self.dense)
         needed = (1 - rate - REACHABLE_MARGIN) * self.dense
@@ -136,12 +150,12 @@ class Split:
 
 
 def simultaneous(stage: int, stages: int) -> tuple[float | None, float]:
-    """Parameters and tokens in every stage."""
+    """Course that advances parameters and tokens in every stage."""
     return stage / stages, stage / stages
 
 
 def sequential(stage: int, stages: int) -> tuple[float | None, float]:
-    """Parameters in the first half of the stages, of an odd number the larger one; then tokens."""
+    """Course with parameters in the first half of the stages (the larger one), then tokens."""
     first = stages - stages // 2
     if stage <= first:
         return stage / first, 0.0
@@ -151,7 +165,7 @@ def sequential(stage: int, stages: int) -> tuple[float | None, float]:
 def _intervals(
     job: PruningJob, problem: ParameterProblem, tokens: Tokens, strength: int, course: Course
 ) -> Iterator[Interval]:
-    """What each stage does; the strength of the tokens rises evenly over theirs."""
+    """Yield the interval of each stage; the strength of the tokens rises evenly over their stages."""
     stages = job.options.stages
     for stage in range(1, stages + 1):
         parameters, gone = course(stage, stages)

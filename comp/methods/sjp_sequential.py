@@ -1,4 +1,7 @@
-"""Simple joint pruning, one after the other: first parameters, then tokens, half of the stages each."""
+"""Simple joint pruning in sequence: parameters in the first half of the stages, tokens in the second.
+
+As ``sjp``, with the same parts, split and options, but needs at least two stages.
+"""
 
 from comp.errors import CompExportError
 from comp.methods.sjp import prune_jointly, sequential
@@ -8,10 +11,10 @@ METHOD = "sjp-sequential"
 
 
 def prune(job: PruningJob) -> Outcome:
-    """UPop before PyramidDrop or MADTP; see ``comp.pipeline.steps.method``.
+    """Run UPop, then PyramidDrop or MADTP; see ``comp.pipeline.steps.method``.
 
     Raises:
-        CompExportError: also for a single stage, which has no halves.
+        CompExportError: also for fewer than two stages.
     """
     if job.options.stages < 2:
         raise CompExportError(

@@ -1,9 +1,18 @@
 """UPop: unified and progressive pruning, with masks that shrink while the model trains.
 
-After Shi et al., "UPop: Unified and Progressive Pruning for Compressing Vision-Language Transformers"
-(ICML 2023). Every head and every FFN channel has a mask alpha, 1 at first. The gradients of the loss by
-them are added up over the search. Every interval the units with the largest, which would raise the loss
-most if they grew, are those to go: their alpha becomes ``1 - p_t / p``, that of all others 1.
+Paper: Shi et al., "UPop: Unified and Progressive Pruning for Compressing Vision-Language Transformers"
+(ICML 2023).
+
+Steps:
+
+1. Give every head and every FFN channel a mask alpha, 1 at first, and train under the masks.
+2. Accumulate the gradients of the loss by alpha over the search.
+3. After every interval, choose the units with the largest gradients: increasing their alpha would raise
+   the loss most. Their alpha becomes ``1 - p_t / p``, all others become 1.
+4. Cut the units whose alpha has reached 0, and fix the plan.
+
+Prunes heads and FFN channels of every family. Options: ``modes``, ``stages``, ``steps_per_stage``,
+``align``.
 """
 
 import math
@@ -40,12 +49,12 @@ STATE = "upop.safetensors"
 
 @dataclass(frozen=True)
 class Progressive:
-    """A search between two intervals.
+    """State of a search between two intervals.
 
     Attributes:
-        stage: intervals done.
-        alpha: the masks of all blocks.
-        gradients: of the loss by alpha, added up since the start; of the blocks to prune.
+        stage: number of intervals done.
+        alpha: masks of all blocks.
+        gradients: of the loss by alpha, accumulated since the start, for the blocks to prune.
     """
 
     stage: int
@@ -55,7 +64,7 @@ class Progressive:
 
     @property
     def stays(self) -> Masks:
-        """Masks of ones for what is to stay as it is, and of zeros for what shrinks."""
+        """Masks of 1 for units whose alpha is 1, and of 0 for those that shrink."""
         heads, channels = (
             {key: (mask == 1).float() for key, mask in of.items()}
             for of in (self.alpha.heads, self.alpha.channels)
@@ -65,13 +74,13 @@ class Progressive:
 
 @dataclass(frozen=True)
 class Interval:
-    """What a stage of training does.
+    """One stage of training.
 
     Attributes:
-        mode: what it advances, as ``stages.jsonl`` names it.
-        progress: that shrinking has made at its end, 0 to 1; none leaves the masks as they are.
-        drops: of tokens, while it trains.
-        training: the job as it trains.
+        mode: names of the modes that it advances, as in ``stages.jsonl``.
+        progress: of shrinking at its end, 0 to 1; ``None`` leaves the masks as they are.
+        drops: token drops while it trains.
+        training: turns the job into the one that trains.
     """
 
     mode: str
@@ -81,7 +90,11 @@ class Interval:
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Train while masks shrink, interval by interval; see ``comp.pipeline.steps.method``."""
+    """Train while masks shrink, interval by interval; see ``comp.pipeline.steps.method``.
+
+    Raises:
+        CompExportError: the rate is beyond the modes.
+    """
     problem, stages = parameter_problem(job), job.options.stages
     intervals = [Interval(problem.name, stage / stages) for stage in range(1, stages + 1)]
     return prune_in(job, problem, intervals, METHOD)
@@ -90,29 +103,32 @@ def prune(job: PruningJob) -> Outcome:
 def prune_in(
     job: PruningJob, problem: ParameterProblem, intervals: Sequence[Interval], method: str
 ) -> Outcome:
-    """Train in these intervals, going on behind those that are done, and cut what they chose."""
-    found = _load(job, problem)
-    if found is None:
-        found = Progressive(0, measured(job, None)[0], problem.whole().masks, _nothing(problem))
+    """Train the intervals that are not done yet, and cut the units that they chose."""
+    progressive = _load(job, problem)
+    if progressive is None:
+        progressive = Progressive(
+            0, measured(job, None)[0], problem.whole().masks, _nothing(problem)
+        )
     with job.progress.task("pruning", len(intervals)) as task:
-        while found.stage < len(intervals):
-            task.at(found.stage)
-            found = _advanced(job, problem, found, intervals, task.note)
-    chosen = Chosen(found.stays, scores_of(found.gradients))
+        while progressive.stage < len(intervals):
+            task.at(progressive.stage)
+            progressive = _advanced(job, problem, progressive, intervals, task.note)
+    chosen = Chosen(progressive.stays, scores_of(progressive.gradients))
     lines, mode = read_lines(job.folder, len(intervals) - 1), intervals[-1].mode
-    steps, dense_metric = job.options.steps, found.dense_metric
+    steps, dense_metric = job.options.steps, progressive.dense_metric
     return concluded(job, problem, chosen, method, dense_metric, lines, steps, mode)
 
 
 def ramp(progress: float) -> float:
-    """``p_t / p = sqrt((1 - cos(pi (t + 1) / T)) / 2)``, ``progress`` being ``(t + 1) / T``."""
+    """Return ``p_t / p = sqrt((1 - cos(pi (t + 1) / T)) / 2)`` for ``progress = (t + 1) / T``."""
     return math.sqrt((1 - math.cos(math.pi * progress)) / 2)
 
 
 def scores_of(gradients: Scores) -> Scores:
-    """Importance: the gradients, standardised over all attention and over all FFNs apart, negated.
+    """Importance: negated gradients, standardised over all attention and over all FFNs separately.
 
-    An L1 penalty would add the same to every gradient, as long as alphas are positive, and falls out here.
+    The original's L1 penalty adds a constant to every gradient while alphas are positive, so that
+    standardising removes it.
     """
     return Scores(_standardised(gradients.heads), _standardised(gradients.channels))
 
@@ -126,7 +142,7 @@ def _standardised(gradients: dict[BlockKey, Tensor]) -> dict[BlockKey, Tensor]:
 
 
 def going(problem: ParameterProblem, scores: Scores, share: float) -> Sequence[Unit]:
-    """The units to go once ``share`` of the FLOPs to remove is removed; each weighs its FLOPs."""
+    """Units to remove so that ``share`` of the FLOPs to remove is gone; each unit weighs its FLOPs."""
     units = ordered_units(scores, problem.blocks, problem.min_channels)
     whole = problem.macs()
     target = round(whole - share * (whole - problem.target))
@@ -134,7 +150,7 @@ def going(problem: ParameterProblem, scores: Scores, share: float) -> Sequence[U
 
 
 def masked(problem: ParameterProblem, units: Sequence[Unit], value: float) -> Masks:
-    """Masks of ones, but of these units ``value``."""
+    """Masks of 1, with ``value`` for these units."""
     masks = problem.whole().masks
     for _, kind, key, index in units:
         mask_of(masks, kind, key)[index] = value
@@ -148,7 +164,7 @@ def _advanced(
     intervals: Sequence[Interval],
     note: Callable[[str], None],
 ) -> Progressive:
-    """The search behind its next interval, measured and written down."""
+    """Run the next interval, measure, and save the search and its line."""
     interval = intervals[before.stage]
     after = _trained(interval.training(job), problem, before, interval)
     lines = read_lines(job.folder, before.stage)
@@ -176,7 +192,7 @@ def _advanced(
 def _trained(
     job: PruningJob, problem: ParameterProblem, before: Progressive, interval: Interval
 ) -> Progressive:
-    """Train for an interval under the masks; where they shrink, add up their gradients and shrink them."""
+    """Train for an interval under the masks; if they shrink, accumulate gradients and shrink them."""
     rules, stage = rules_from_plan(interval.drops), before.stage + 1
     if interval.progress is None:
         forwarding, steps = Forwarding(before.alpha, rules), job.options.steps_per_stage
@@ -191,7 +207,7 @@ def _trained(
 def _gradients(
     job: PruningJob, problem: ParameterProblem, search: Progressive, rules: DropRules
 ) -> Scores:
-    """Gradients by alpha with those of an interval added: of its steps, or without of calibration."""
+    """Accumulated gradients after an interval: of its training steps, or, without any, of calibration."""
     leaves = _Leaves.of(problem, search)
     forwarding = Forwarding(leaves.masks, rules)
     steps = job.options.steps_per_stage
@@ -205,7 +221,7 @@ def _gradients(
 
 
 class _Leaves:
-    """The masks of an interval, to be differentiated by, and what their gradients add up to."""
+    """Masks of an interval as leaf tensors, and the sums of their gradients."""
 
     def __init__(self, masks: Masks, names: list[tuple[str, BlockKey]], past: Scores) -> None:
         self.masks, self.names, self.past = masks, names, past
@@ -226,23 +242,23 @@ class _Leaves:
         return cls(Masks(heads, channels), names, search.gradients)
 
     def take(self, scale: float) -> None:
-        """Add the gradients that a scaled backward pass left, and clear them."""
-        found = []
+        """Add the gradients of a backward pass with this loss scale, and clear them."""
+        gradients = []
         for (kind, key), tensor in zip(self.names, self.tensors, strict=True):
             if tensor.grad is None:
                 raise RuntimeError(f"no gradient reached the {kind} of block {name_of(key)}")
-            found.append(tensor.grad / scale)
+            gradients.append(tensor.grad / scale)
             tensor.grad = None
-        self.add(found)
+        self.add(gradients)
 
     def add(self, gradients: Sequence[Tensor]) -> None:
-        # Scaled half-precision gradients overflow now and then: such a step is left out everywhere.
+        # Scaled half-precision gradients overflow sometimes: such a step is skipped for all masks.
         if all(bool(torch.isfinite(gradient).all()) for gradient in gradients):
             for total, gradient in zip(self.sums, gradients, strict=True):
                 total += gradient
 
     def summed(self, job: PruningJob) -> Scores:
-        """With the past ones, over all processes."""
+        """Return the sums of the past and of this interval, averaged over processes."""
         heads, channels = dict(self.past.heads), dict(self.past.channels)
         for (kind, key), total in zip(self.names, self.sums, strict=True):
             of = heads if kind == "heads" else channels
@@ -262,7 +278,7 @@ def _nothing(problem: ParameterProblem) -> Scores:
 
 
 def _save(job: PruningJob, search: Progressive) -> None:
-    """Masks, gradients and weights in one file: a kill leaves the last whole one."""
+    """Write masks, gradients and weights into one file, replaced atomically."""
     tensors = {
         f"{what}/{kind}/{name_of(key)}": tensor
         for what, held in (("alpha", search.alpha), ("gradient", search.gradients))
@@ -271,26 +287,26 @@ def _save(job: PruningJob, search: Progressive) -> None:
         if len(tensor)
     }
     weights = {f"weight/{name}": tensor for name, tensor in trainable(job.adapter).items()}
-    known = {"stage": str(search.stage), "dense_metric": repr(search.dense_metric)}
+    metadata = {"stage": str(search.stage), "dense_metric": repr(search.dense_metric)}
     with writing(job.folder / STATE, bytes_of([tensors, weights])) as temporary:
-        save_file(tensors | weights, temporary, known)
+        save_file(tensors | weights, temporary, metadata)
 
 
 def _load(job: PruningJob, problem: ParameterProblem) -> Progressive | None:
-    """The search that a cut left, its weights loaded into the adapter; none when there is none."""
+    """Load an interrupted search and its weights into the adapter; ``None`` if there is none."""
     path = job.folder / STATE
     if not path.exists():
         return None
     with safe_open(path, "pt") as file:
-        known = file.metadata()
+        metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     fill_trainable(job.adapter, _below(tensors, "weight/"))
     alpha, gradients = problem.whole().masks, _nothing(problem)
     for what, held in (("alpha", alpha), ("gradient", gradients)):
         for kind, of in (("heads", held.heads), ("channels", held.channels)):
-            found = _below(tensors, f"{what}/{kind}/")
-            of.update({key: found[name_of(key)] for key in of if name_of(key) in found})
-    return Progressive(int(known["stage"]), float(known["dense_metric"]), alpha, gradients)
+            stored = _below(tensors, f"{what}/{kind}/")
+            of.update({key: stored[name_of(key)] for key in of if name_of(key) in stored})
+    return Progressive(int(metadata["stage"]), float(metadata["dense_metric"]), alpha, gradients)
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

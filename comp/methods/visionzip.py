@@ -1,7 +1,11 @@
-"""VisionZip: few of an image's tokens reach the projector; the others are merged into a handful.
+"""VisionZip: keep the dominant image tokens before the projector, and merge the others into a few.
 
-After Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models" (CVPR 2025);
-``comp.tokens.image_selection`` says which stay and how the others are merged.
+Paper: Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models" (CVPR 2025).
+
+Steps: solve for the number of tokens an image that meets the rate, then measure once
+(``comp.tokens.image_selection`` selects and merges). Nothing is trained.
+
+Prunes the image tokens of a LLaVA, after its vision tower. No options of its own.
 """
 
 from comp.checkpoints.llava_shape import ModelShape
@@ -15,11 +19,14 @@ from comp.search.final_plan import plan_of
 from comp.search.job import Outcome, PruningJob, agreed_workload
 
 METHOD = "visionzip"
-CONTEXTUAL = (10, 64)  # of so many tokens: 54 + 10, 108 + 20 and 162 + 30 in the original
+CONTEXTUAL = (
+    10,
+    64,
+)  # contextual ones of all tokens; 54 + 10, 108 + 20 and 162 + 30 in the original
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Solve for how many tokens are left of an image; see ``comp.pipeline.steps.method``."""
+    """Solve for the number of tokens left of an image; see ``comp.pipeline.steps.method``."""
     adapter = job.adapter
     assert isinstance(adapter, LlavaAdapter)  # as the registry says
     shape, workload = adapter.shape, agreed_workload(job)
@@ -34,7 +41,7 @@ def prune(job: PruningJob) -> Outcome:
 
 
 def selection_of(tower_tokens: int, count: int) -> ImageSelection:
-    """``count`` tokens of an image, about 5.4 dominant ones to a contextual one."""
+    """Selection of ``count`` tokens of an image, with about 5.4 dominant ones to a contextual one."""
     part, of = CONTEXTUAL
     contextual = round(count * part / of)
     return ImageSelection(
@@ -43,15 +50,15 @@ def selection_of(tower_tokens: int, count: int) -> ImageSelection:
 
 
 def macs_of(shape: ModelShape, on: Workload, selection: ImageSelection | None = None) -> int:
-    """Multiply-accumulates of a prompt with so much left of each image."""
+    """Multiply-accumulates of a prompt with this selection from each image."""
     return llava_macs(shape.selecting(selection), on.image_tokens, on.text_tokens).macs
 
 
 def solved(shape: ModelShape, on: Workload, rate: float) -> ImageSelection:
-    """The number of tokens whose rate is nearest to ``rate``: within half of what one token costs.
+    """Selection whose rate is nearest to ``rate``: within half of the cost of one token.
 
     Raises:
-        CompExportError: more has to go than image tokens behind the tower cost.
+        CompExportError: dropping image tokens cannot reach the rate.
     """
     dense = macs_of(shape, on)
     tried = {

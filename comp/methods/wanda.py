@@ -1,7 +1,12 @@
-"""Wanda for structures: weight magnitude times input norm (Eq. 3), the same share of every layer.
+"""Wanda for structures: score by weight magnitude times input norm, remove the same share of every layer.
 
-After Sun et al., "A Simple and Effective Pruning Approach for Large Language Models" (ICLR 2024), which
-zeroes single weights of every output; here heads and channels go, so that the model becomes faster.
+Paper: Sun et al., "A Simple and Effective Pruning Approach for Large Language Models" (ICLR 2024). The
+original zeroes single weights; here whole heads and channels are removed, so that the model is faster.
+
+Steps: score heads and channels once on the calibration examples (Eq. 3), solve for the share that meets
+the rate, cut, and measure. Nothing is trained.
+
+Prunes heads and FFN channels of every family. Options: ``modes``, ``align``.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +30,7 @@ BISECTIONS = 40
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Measure once, cut once: nothing is trained; see ``comp.pipeline.steps.method``."""
+    """Score once and cut once; see ``comp.pipeline.steps.method``."""
     problem = parameter_problem(job)
     with job.progress.task("pruning", 3) as task:
         dense_metric, _ = measured(job, None)
@@ -38,9 +43,9 @@ def prune(job: PruningJob) -> Outcome:
 
 
 def counts_at_target(problem: ParameterProblem, align: int) -> StructureCounts:
-    """The counts at the smallest share, the same of every layer, that leaves at most the target.
+    """Counts at the smallest share, the same in every layer, that leaves at most the target MACs.
 
-    A head is a coarse step: where one too many went, the channels' share falls again.
+    A head is a coarse step: where one head too many is removed, the share of channels is lowered.
     """
     heads = _smallest(problem, lambda share: uniform_counts(problem, share, share, align))
     channels = _smallest(problem, lambda share: uniform_counts(problem, heads, share, align))
@@ -61,7 +66,7 @@ def _smallest(problem: ParameterProblem, counts: Callable[[float], StructureCoun
 def uniform_counts(
     problem: ParameterProblem, of_heads: float, of_channels: float, align: int
 ) -> StructureCounts:
-    """Heads and channels of each block when these shares are gone from every one."""
+    """Heads and channels of each block after removing these shares from every one."""
     heads: dict[BlockKey, int] = {}
     channels: dict[BlockKey, int] = {}
     for part in problem.parts:
@@ -76,9 +81,9 @@ def uniform_counts(
 
 
 def carried(sizes: Sequence[int], share: float, unit: int, least: int) -> list[int]:
-    """What is left of each size in whole ``unit``s, the remainder carried on to the next.
+    """Sizes left after removing ``share``, in whole units; a rounding remainder goes to the next size.
 
-    So each is the share's to within a unit, and their sum too. No less than ``least`` stays of any.
+    Each size, and their sum, is within one unit of the exact share. At least ``least`` stays of each.
     """
     left: list[int] = []
     owed = 0.0
@@ -91,7 +96,7 @@ def carried(sizes: Sequence[int], share: float, unit: int, least: int) -> list[i
 
 
 def best_kept(blocks: Sequence[BlockShape], scores: Scores, counts: StructureCounts) -> Masks:
-    """Masks that keep so many of the best of each block; blocks without a count are whole."""
+    """Masks that keep the ``counts`` best units of each block; blocks without a count are whole."""
     masks = Masks.ones(blocks)
     for kept, scored, left in (
         (masks.heads, scores.heads, counts.heads),

@@ -1,1 +1,1 @@
-"""What several methods do alike: pruning parameters by ranking, and tokens at fixed places."""
+"""Parts that several methods share: pruning parameters by rank, and tokens at fixed places."""

@@ -1,4 +1,4 @@
-"""Plans that drop image tokens of a LLaVA and nothing else, by one share that meets the rate."""
+"""Drop only image tokens of a LLaVA, by the one keep ratio that meets the rate."""
 
 from collections.abc import Callable
 
@@ -15,20 +15,20 @@ from comp.tokens.drop_rules import rules_from_plan
 from comp.training.trainer import accuracy
 
 MODE = "vision_tokens"
-TOLERANCE = 0.005  # of the rate, where single tokens are no coarser
-LEAST = KEEP_UNIT - 1  # thousandths that may go at a place
+TOLERANCE = 0.005  # of the rate, where single tokens are not coarser
+LEAST = KEEP_UNIT - 1  # most thousandths that may be dropped at a place
 FASTV_LAYERS = (2, 32)  # FastV and DART drop after 2 layers of 32
 
 
 def early_place(adapter: FamilyAdapter) -> int:
-    """FastV's place at the model's depth: ``max(1, floor(2 · layers / 32))`` blocks passed."""
+    """FastV's drop place scaled to the model's depth: after ``max(1, floor(2 · layers / 32))`` blocks."""
     after, of = FASTV_LAYERS
     depth = sum(block.part == "language" for block in adapter.blocks)
     return max(1, after * depth // of)
 
 
 def same_share(places: list[int], ranking: Ranking) -> Callable[[float], Drops]:
-    """Drops that keep one share of the image tokens at every one of these places, and all text."""
+    """Return the drops as a function of the share of image tokens kept at each place; all text stays."""
 
     def drops(share: float) -> Drops:
         return tuple(
@@ -42,7 +42,7 @@ def same_share(places: list[int], ranking: Ranking) -> Callable[[float], Drops]:
 
 
 def prune_tokens(job: PruningJob, method: str, drops_at: Callable[[float], Drops]) -> Outcome:
-    """Fix the share that meets the rate and measure; nothing is trained.
+    """Solve for the keep ratio that meets the rate, and measure; nothing is trained.
 
     Raises:
         CompExportError: the rate is beyond these places (names the largest reachable).
@@ -54,13 +54,13 @@ def prune_tokens(job: PruningJob, method: str, drops_at: Callable[[float], Drops
 
 
 def measured(job: PruningJob, plan: PruningPlan, pruned: FamilyAdapter, shares: Shares) -> Outcome:
-    """What comes of a plan without any training, and its line among the stages.
+    """Measure a plan without training, and write its line of ``stages.jsonl``.
 
     Args:
         job: with the dense adapter.
-        plan: what it ends with.
-        pruned: the adapter that runs as the plan says, given the plan's drops.
-        shares: of vision and text tokens that stay, by place.
+        plan: the plan of the outcome.
+        pruned: the adapter that runs the plan, given the plan's drops.
+        shares: shares of vision and text tokens kept, by place.
     """
     compute, validation = job.compute, job.data.validation
     with job.progress.task("pruning", 2) as task:
@@ -79,12 +79,12 @@ def measured(job: PruningJob, plan: PruningPlan, pruned: FamilyAdapter, shares: 
 def solved(
     adapter: FamilyAdapter, workload: Workload, rate: float, drops_at: Callable[[float], Drops]
 ) -> Drops:
-    """The drops whose rate is nearest to ``rate``, in thousandths of a share.
+    """Drops whose rate is nearest to ``rate``, with keep ratios in thousandths.
 
-    That is within 0.5 % of the dense FLOPs, or within half of what one token costs where that is more.
+    The rate is met within 0.5 % of the dense FLOPs, or half the cost of one token if that is more.
 
     Raises:
-        CompExportError: more has to go than these places can drop.
+        CompExportError: dropping tokens at these places cannot reach the rate.
     """
     dense = adapter.macs_of_drops((), workload)
 
@@ -108,7 +108,7 @@ def solved(
 def plan_of_drops(
     adapter: FamilyAdapter, workload: Workload, drops: Drops, model: str, method: str
 ) -> PruningPlan:
-    """A plan that leaves every block whole."""
+    """Plan with these drops that leaves every block whole."""
     macs = adapter.macs_of_drops((), workload), adapter.macs_of_drops(drops, workload)
     blocks = whole_blocks(adapter.blocks)
     return plan_of(adapter, workload, macs, model, method, blocks, drops)

@@ -1,4 +1,4 @@
-"""What methods that drop tokens of encoders by one ratio have in common: their plan, and how they end."""
+"""Drop tokens of a CLIP or a BLIP by one strength: the problem, its solution, the plan."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,19 +27,19 @@ from comp.tokens.drop_rules import rules_from_plan
 from comp.training.trainer import accuracy
 
 TOLERANCE = 0.005  # of the rate
-LEAST = KEEP_UNIT - 1  # thousandths that may go at a place
+LEAST = KEEP_UNIT - 1  # most thousandths that may be dropped at a place
 
 
 @dataclass(frozen=True)
 class TokenProblem:
-    """A whole encoder, and how its tokens are to go.
+    """A dense encoder whose tokens are to be dropped until a rate is met.
 
     Attributes:
         shape: sizes of the model.
-        modes: of tokens.
+        modes: names of the modes of tokens.
         places: where tokens of these modes may be dropped, with their kind, in order.
-        ranking, merge: how at every place.
-        rate: asked for.
+        ranking, merge: the same at every place.
+        rate: requested share of the FLOPs to remove.
     """
 
     adapter: FamilyAdapter
@@ -56,30 +56,30 @@ class TokenProblem:
         return self.macs(())
 
     def macs(self, drops: tuple[DropPlan, ...]) -> int:
-        """Left with these drops, ranking and merging counted."""
+        """MACs left with these drops, including ranking and merging."""
         return sum(dropped_macs(self.shape, self.workload, drops).values())
 
     @property
     def strongest(self) -> int:
-        """That of which one token a place is left."""
+        """Strength at which one token is left at each place."""
         return LEAST * len(self.places)
 
     def rate_of(self, drops: tuple[DropPlan, ...]) -> float:
         return 1 - self.macs(drops) / self.dense_macs
 
     def drops(self, strength: int) -> tuple[DropPlan, ...]:
-        """The same ratio at every place: ``strength`` thousandths go, spread over all places.
+        """Drops of the same ratio at every place: ``strength`` thousandths, spread over all places.
 
-        What does not divide is one thousandth more at the first places; a place that keeps all is none.
+        A remainder is one more thousandth at the first places. A place that keeps all is left out.
         """
         share, more = divmod(strength, len(self.places))
-        found = []
+        drops = []
         for number, ((part, layer), kind) in enumerate(self.places.items()):
             gone = share + (number < more)
             if gone == 0:
                 continue
             ratio = (KEEP_UNIT - gone) / KEEP_UNIT
-            found.append(
+            drops.append(
                 DropPlan(
                     part=part,
                     after_layer=layer,
@@ -89,14 +89,14 @@ class TokenProblem:
                     merge=self.merge,
                 )
             )
-        return tuple(found)
+        return tuple(drops)
 
     def strength(self) -> int:
-        """That whose rate is nearest to the one asked for.
+        """Strength whose rate is nearest to the requested one.
 
         Raises:
-            CompExportError: it is beyond them (names the largest reachable), or between two that they
-                can reach, further than ``TOLERANCE`` from both.
+            CompExportError: the rate is beyond the modes (names the largest reachable), or more than
+                ``TOLERANCE`` away from every rate that they can reach.
         """
         rate, largest = self.rate, self.rate_of(self.drops(self.strongest))
         if rate > largest + TOLERANCE:
@@ -110,16 +110,16 @@ class TokenProblem:
             self.strongest,
             (1 - rate) * self.dense_macs,
         )
-        found = self.rate_of(self.drops(nearest))
-        if abs(found - rate) > TOLERANCE:
+        reached = self.rate_of(self.drops(nearest))
+        if abs(reached - rate) > TOLERANCE:
             raise CompExportError(
                 f"rate {rate:g} falls between two keep ratios: modes {', '.join(self.modes)} reach "
-                f"{found:.4f} on texts of {self.workload.text_tokens} tokens; ask for that --rate"
+                f"{reached:.4f} on texts of {self.workload.text_tokens} tokens; ask for that --rate"
             )
         return nearest
 
     def plan(self, drops: tuple[DropPlan, ...], model: str, method: str) -> PruningPlan:
-        """Every block whole, these drops."""
+        """Plan with these drops that leaves every block whole."""
         macs = self.dense_macs, self.macs(drops)
         blocks = whole_blocks(self.adapter.blocks)
         return plan_of(self.adapter, self.workload, macs, model, method, blocks, drops)
@@ -131,7 +131,7 @@ def is_encoder(adapter: FamilyAdapter) -> bool:
 
 
 def token_problem(job: PruningJob, ranking: Ranking, merge: Merge) -> TokenProblem:
-    """Where a method starts.
+    """Return the token problem of a job.
 
     Raises:
         CompExportError: none of the modes is of tokens, or the model is no CLIP or BLIP.
@@ -143,7 +143,9 @@ def token_problem(job: PruningJob, ranking: Ranking, merge: Merge) -> TokenProbl
     modes = [mode for mode in modes_of(adapter, job.options.modes) if mode.tokens is not None]
     kinds = {mode.tokens for mode in modes}
     places = {
-        place: here[0] for place, here in sorted(adapter.drop_places.items()) if here[0] in kinds
+        place: at_place[0]
+        for place, at_place in sorted(adapter.drop_places.items())
+        if at_place[0] in kinds
     }
     if not places:
         raise CompExportError(
@@ -168,20 +170,20 @@ def line_of(
     drops: tuple[DropPlan, ...],
     measured: tuple[float, float, float],
 ) -> dict[str, Any]:
-    """A line of ``stages.jsonl`` for a stage that advanced all modes together.
+    """Line of ``stages.jsonl`` for a stage that advanced all modes together.
 
     Args:
-        problem: the model.
-        stage: from 1.
-        earlier, drops: those of the stage before and those now.
-        measured: the metric of the stage before, metric and loss now.
+        problem: the token problem.
+        stage: its number, from 1.
+        earlier, drops: drops before and after the stage.
+        measured: the metric before the stage, the metric and the loss after it.
     """
     macs = problem.dense_macs, problem.macs(earlier), problem.macs(drops)
     return stage_line(stage, "+".join(problem.modes), macs, measured, shares_of(drops))
 
 
 def pruned_at_once(job: PruningJob, problem: TokenProblem, method: str) -> Outcome:
-    """The drops that meet the rate, measured and written down as one stage; nothing is trained."""
+    """Solve for the drops that meet the rate, measure, and write one stage; nothing is trained."""
     drops = problem.drops(problem.strength())
     with job.progress.task("pruning", 2) as task:
         dense_metric, _ = measured(job, ())

@@ -1,4 +1,4 @@
-"""What methods that prune parameters, alone or beside tokens, have in common: where they start and end."""
+"""Prune parameters by scores, alone or beside tokens: the problem, measuring, and the final plan."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,15 +18,15 @@ from comp.training.trainer import accuracy
 
 @dataclass(frozen=True)
 class ParameterProblem:
-    """The whole model, and how much of which blocks has to go.
+    """A dense model whose heads and channels are to be removed until a target is met.
 
     Attributes:
-        search: counts MACs and measures Eq. 3, token weights (CIP) left out.
-        modes: of parameters.
-        blocks: those that the modes prune.
-        dense_macs: of the model with all parameters and tokens.
-        target: MACs to be left of them.
-        drops: that bring down the MACs beside the parameters, in methods that prune tokens too.
+        search: counts MACs and measures Eq. 3, without token weights (CIP).
+        modes: the modes of parameters.
+        blocks: the blocks that the modes prune.
+        dense_macs: MACs of the dense model with all tokens.
+        target: MACs to leave.
+        drops: token drops that also reduce the MACs, in methods that prune tokens too.
     """
 
     search: Search
@@ -42,29 +42,29 @@ class ParameterProblem:
 
     @property
     def name(self) -> str:
-        """Its modes together, as ``stages.jsonl`` names them."""
+        """Names of the modes, joined as in ``stages.jsonl``."""
         return "+".join(mode.name for mode in self.modes)
 
     @property
     def min_channels(self) -> int:
-        """That a layer keeps."""
+        """Fewest channels that a layer keeps."""
         return self.search.options.min_channels
 
     def whole(self) -> SearchState:
-        """Nothing removed."""
+        """State of the dense model."""
         return SearchState(Masks.ones(self.search.adapter.blocks))
 
     def macs(self, counts: StructureCounts = UNCUT, drops: Drops | None = None) -> int:
-        """Left with so many heads and channels and these drops, those of the ground where none are given.
+        """MACs left with these counts and drops (by default the problem's own).
 
-        Blocks without an entry are whole.
+        Blocks without a count are whole.
         """
         drops = self.drops if drops is None else drops
         return self.search.adapter.macs_of_drops(drops, self.search.workload, counts)
 
 
 def parameter_problem(job: PruningJob) -> ParameterProblem:
-    """Where a method of parameters alone starts.
+    """Return the problem of a method that prunes parameters alone.
 
     Raises:
         CompExportError: the rate is beyond the modes (names the largest reachable).
@@ -76,7 +76,7 @@ def parameter_problem(job: PruningJob) -> ParameterProblem:
 
 
 def unchecked_problem(job: PruningJob) -> ParameterProblem:
-    """The whole model, for the modes of parameters among the job's."""
+    """Return the problem of the job's modes of parameters, without checking that the rate is reachable."""
     adapter, options = job.adapter, job.options
     modes = tuple(mode for mode in modes_of(adapter, options.modes) if mode.part is not None)
     importance = replace(options.importance, cip=False)
@@ -94,7 +94,7 @@ def unchecked_problem(job: PruningJob) -> ParameterProblem:
 
 
 def measured(job: PruningJob, masks: Masks | None, drops: Drops = ()) -> tuple[float, float]:
-    """Validation metric and loss of the model under masks and with drops; none: as it is."""
+    """Validation metric and loss of the model under ``masks`` (``None``: dense) and with ``drops``."""
     forwarding = Forwarding(masks, rules_from_plan(drops))
     return accuracy(job.adapter, job.data.validation, forwarding, job.compute)
 
@@ -107,15 +107,15 @@ def next_line(
     after: tuple[int, float, float],
     drops: Drops = (),
 ) -> dict[str, Any]:
-    """The line of ``stages.jsonl`` that follows ``lines``.
+    """Line of ``stages.jsonl`` that follows ``lines``.
 
     Args:
-        problem: the model.
-        lines: of the stages before.
-        mode: what the stage advanced.
-        dense_metric: of the dense model.
-        after: MACs that the stage leaves, the metric and the loss then.
-        drops: those after it.
+        problem: the parameter problem.
+        lines: lines of the stages before.
+        mode: names of the modes that the stage advanced.
+        dense_metric: metric of the dense model.
+        after: MACs, metric and loss after the stage.
+        drops: drops after the stage.
     """
     left, metric, loss = after
     had, before = (
@@ -127,7 +127,7 @@ def next_line(
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a method chose to keep, and the scores by which widths are rounded."""
+    """Masks of the units that a method keeps, and the scores by which widths are rounded."""
 
     masks: Masks
     scores: Scores
@@ -143,16 +143,16 @@ def concluded(
     steps: int = 0,
     mode: str | None = None,
 ) -> Outcome:
-    """The plan at exactly the asked rate, measured; its line of ``stages.jsonl`` follows ``lines``.
+    """Fix the plan at exactly the requested rate, measure it, and write its line after ``lines``.
 
     Args:
-        job, problem: the model and what goes.
-        chosen: what stays of its parameters.
-        method: its name.
-        dense_metric: of the dense model.
-        lines: of the stages before the last.
-        steps: taken.
-        mode: what the last stage advanced; by default the modes of parameters.
+        job, problem: the job and its parameter problem.
+        chosen: the parameters to keep.
+        method: name of the method.
+        dense_metric: metric of the dense model.
+        lines: lines of the stages before the last.
+        steps: training steps taken.
+        mode: names of the modes that the last stage advanced; by default the modes of parameters.
     """
     workload, options = problem.search.workload, job.options
     final = SearchResult(chosen.masks, chosen.scores, options.align, problem.drops)
