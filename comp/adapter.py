@@ -1,5 +1,6 @@
 """What the algorithm needs to know of a family of models: the adapter contract."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,13 +103,13 @@ class Observer(Protocol):
         ...
 
 
-class FamilyAdapter(Protocol):
-    """A loaded model of one family."""
+class FamilyAdapter(ABC):
+    """A loaded model of one family. A family's adapter has every abstract method, or cannot be made."""
 
     name: str
     modes: tuple[Mode, ...]
     default_modes: tuple[str, ...]
-    model: nn.Module
+    model: Any  # an ``nn.Module`` with the attributes of its family
     task: Task
     lora_targets: str  # pattern of the names of the linear layers that LoRA adapts
     blocks: tuple[BlockShape, ...]
@@ -119,32 +120,37 @@ class FamilyAdapter(Protocol):
         """The image tower of a language model that reads it, which learns at a rate of its own."""
         return None
 
+    @abstractmethod
     def collate(self, examples: Sequence[Any]) -> Any:
         """A batch of the task's examples: ``Example``, or ``PairExample`` of statements."""
-        ...
 
+    @abstractmethod
     def score(self, batch: Any, forwarding: Forwarding, observer: Observer | None = None) -> Scored:
         """Run a batch with teacher forcing."""
-        ...
 
     def shares(self, batch: Any, forwarding: Forwarding) -> dict[Place, KeptShare]:
         """As of ``score``, which may run more of the model than that takes."""
         return self.score(batch, forwarding).shares
 
+    def rows(self, batch: Any) -> int:
+        """How many examples a batch of ``collate`` holds."""
+        return len(batch.input_ids)
+
+    @abstractmethod
     def with_features(self, batch: Any, masks: Masks | None) -> Any:
         """The batch with its image features in it, for scoring it again with the same weights."""
-        ...
 
+    @abstractmethod
     def workload(self, batches: Iterable[Any]) -> Workload:
         """The typical prompt of these batches, which FLOPs are counted on."""
-        ...
 
+    @abstractmethod
     def macs(
         self, counts: StructureCounts, shares: dict[Place, tuple[float, float]], on: Workload
     ) -> int:
         """Multiply-accumulates with so many heads and channels and these keep ratios by place."""
-        ...
 
+    @abstractmethod
     def macs_of_drops(
         self, drops: tuple[DropPlan, ...], on: Workload, counts: StructureCounts = UNCUT
     ) -> int:
@@ -152,11 +158,10 @@ class FamilyAdapter(Protocol):
 
         Blocks without an entry in ``counts`` are whole.
         """
-        ...
 
+    @abstractmethod
     def output_projections(self, key: BlockKey) -> tuple[nn.Linear, nn.Linear | None]:
         """Those of the block's attention and FFN; a block of cross-attention has no FFN."""
-        ...
 
     def output_magnitude(self, key: BlockKey) -> tuple[Tensor, Tensor]:
         """``(1/d) sum_j |W_ij|`` of the attention's and the FFN's output projection (Eq. 3)."""
@@ -168,20 +173,22 @@ class FamilyAdapter(Protocol):
         """Whether token 0 of a block is [CLS], which token weights leave alone (Eq. 4)."""
         return key[0] == "vision"
 
+    @abstractmethod
     def train_parts(self, parts: set[Part]) -> None:
         """Choose which weights training may change."""
-        ...
 
+    @abstractmethod
     def cut(self, plan: PruningPlan) -> "FamilyAdapter":
         """A model with the plan's heads and channels physically gone, holding these weights."""
-        ...
 
+    @abstractmethod
     def save(self, directory: Path) -> None:
         """Write weights, config, tokenizer and image processor."""
-        ...
 
     @property
-    def device(self) -> torch.device: ...
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the model's weights are, or those of its first part."""
 
 
 def _magnitude(output: nn.Linear) -> Tensor:

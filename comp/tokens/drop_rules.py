@@ -4,8 +4,8 @@ Importance is the attention a token receives, the strongest head counting. Rules
 stay at a drop place; the query token and answer tokens always stay.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from comp.tokens.state import ANSWER, TEXT, VISION
 ALWAYS = 2.0  # added to the query token's importance; importances are at most 1
 
 
-class DropRule(Protocol):
+class DropRule(ABC):
     """Decides at one drop place which tokens stay."""
 
     @property
@@ -29,9 +29,9 @@ class DropRule(Protocol):
         """What becomes of the tokens that go."""
         return "none"
 
+    @abstractmethod
     def keep(self, importance: Tensor, kind: Tensor, alive: Tensor, query: Tensor) -> Tensor:
         """New ``alive [B, N]`` in [0, 1] from importance, kind and alive ``[B, N]``, query ``[B]``."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Nothing here needs torch, transformers or onnx: the engine reads artifacts with 
 import errno
 import hashlib
 import stat
+from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,9 +144,9 @@ class Manifest(Frozen):
         return listed_once(files)
 
     @property
+    @abstractmethod
     def graphs(self) -> tuple[str, ...]:
         """File names of the graphs that the export of such a model writes."""
-        raise NotImplementedError
 
     def save(self, directory: Path) -> None:
         """Write ``directory/manifest.json``."""

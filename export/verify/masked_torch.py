@@ -13,11 +13,11 @@ from comp.families.encoder.forward import Encoded
 from comp.families.streamed import MatrixSource, StreamedLinear, streamed_layers
 from comp.masks import Masks
 from comp.plan import Merge, PruningPlan, Ranking
-from comp.tokens.drop_rules import RatioRule
+from comp.tokens.drop_rules import DropRule, RatioRule
 
 
 @dataclass
-class RecordingRule:
+class RecordingRule(DropRule):
     """A drop rule that remembers the scores it was asked about: they tell a tie from a difference."""
 
     rule: RatioRule

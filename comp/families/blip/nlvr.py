@@ -255,5 +255,5 @@ def load_original(path: Path, config: BlipNlvrConfig) -> BlipForNlvr2:
     return model
 
 
-AutoConfig.register(NLVR_TYPE, BlipNlvrConfig)
-AutoModel.register(BlipNlvrConfig, BlipForNlvr2)
+AutoConfig.register(NLVR_TYPE, BlipNlvrConfig, exist_ok=True)
+AutoModel.register(BlipNlvrConfig, BlipForNlvr2, exist_ok=True)

@@ -44,7 +44,8 @@ class CompBlipConfig(BlipConfig):
 class PaddedCrossAttention(BlipTextAttention):
     """Cross-attention that heeds the mask it is given.
 
-    transformers 5.23 passes the mask of what is looked at under the name of another and loses it.
+    transformers (seen: 5.23) passes the mask of what is looked at under the name of another and loses
+    it. No report of it is known; the class can go once ``BlipTextLayer`` passes it on by its own name.
     """
 
     def forward(
@@ -245,6 +246,10 @@ class CompBlipForImageTextRetrieval(_Slim, BlipForImageTextRetrieval):
         )
 
 
-AutoConfig.register(SLIM_BLIP, CompBlipConfig)
-AutoModelForImageTextToText.register(CompBlipConfig, CompBlipForConditionalGeneration)
-AutoModelForVisualQuestionAnswering.register(CompBlipConfig, CompBlipForQuestionAnswering)
+AutoConfig.register(SLIM_BLIP, CompBlipConfig, exist_ok=True)
+AutoModelForImageTextToText.register(
+    CompBlipConfig, CompBlipForConditionalGeneration, exist_ok=True
+)
+AutoModelForVisualQuestionAnswering.register(
+    CompBlipConfig, CompBlipForQuestionAnswering, exist_ok=True
+)

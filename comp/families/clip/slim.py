@@ -107,5 +107,5 @@ def _resize(model: Any, pruning: Pruning) -> None:
             set_in(layer.mlp, "fc2", width)
 
 
-AutoConfig.register(SLIM_CLIP, CompCLIPConfig)
-AutoModel.register(CompCLIPConfig, CompCLIPModel)
+AutoConfig.register(SLIM_CLIP, CompCLIPConfig, exist_ok=True)
+AutoModel.register(CompCLIPConfig, CompCLIPModel, exist_ok=True)

@@ -282,9 +282,5 @@ def _to_device(tokens: TokenState, layer: nn.Module) -> TokenState:
     device = _device(layer)
     if tokens.states.device == device:
         return tokens
-    return TokenState(
-        *(
-            getattr(tokens, name).to(device)
-            for name in ("states", "position", "kind", "alive", "index", "query")
-        )
-    )
+    moved = {name: value.to(device) for name, value in vars(tokens).items() if value is not None}
+    return TokenState(**moved)

@@ -1,0 +1,13 @@
+"""A manifest is of a family: the common part by itself cannot be made."""
+
+import pytest
+
+from export.artifact.manifest import Manifest
+from tests.export.manifests import artifact_manifest
+
+
+def test_a_manifest_that_names_no_graphs_cannot_be_made():
+    whole = artifact_manifest().model_dump()
+    fields = {name: whole[name] for name in Manifest.model_fields}
+    with pytest.raises(TypeError, match=r"abstract.*graphs"):
+        Manifest(**fields)
