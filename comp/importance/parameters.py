@@ -83,6 +83,10 @@ class ParameterImportance:
         """Mean norms of each block's head outputs ``[H * hd]`` and channels ``[I]``."""
         return self._head_norms, self._channel_norms
 
+    def rows(self, kind: str, key: BlockKey) -> int:
+        """How many rows the mean norms of a block's ``heads`` or ``channels`` are of."""
+        return self._rows[kind, key]
+
     def scores(self, adapter: FamilyAdapter) -> "Scores":
         """``S'^p`` of every KV head (mean over its channels) and every FFN channel."""
         heads, channels = {}, {}

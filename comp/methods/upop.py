@@ -217,7 +217,9 @@ def _gradients(
             with job.compute.autocast():
                 loss = job.adapter.score(batch, forwarding).loss
             leaves.add(torch.autograd.grad(loss, leaves.tensors))
-    return leaves.summed(job)
+    if steps:
+        return leaves.summed(job, job.compute.shard_size(job.options.training.batch_size))
+    return leaves.summed(job, sum(job.adapter.rows(batch) for batch in job.data.calibration))
 
 
 class _Leaves:
@@ -257,12 +259,12 @@ class _Leaves:
             for total, gradient in zip(self.sums, gradients, strict=True):
                 total += gradient
 
-    def summed(self, job: PruningJob) -> Scores:
-        """Return the sums of the past and of this interval, averaged over processes."""
+    def summed(self, job: PruningJob, count: int) -> Scores:
+        """With the past ones, the mean over all processes, each of which read ``count`` examples a step."""
         heads, channels = dict(self.past.heads), dict(self.past.channels)
         for (kind, key), total in zip(self.names, self.sums, strict=True):
             of = heads if kind == "heads" else channels
-            of[key] = of[key] + job.compute.mean(total).cpu()
+            of[key] = of[key] + job.compute.mean(total, count).cpu()
         return Scores(heads, channels)
 
 

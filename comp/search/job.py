@@ -150,8 +150,9 @@ def modes_of(adapter: FamilyAdapter, names: Sequence[str]) -> list[Mode]:
 def agreed_workload(job: PruningJob) -> Workload:
     """One workload for all processes, each of which saw its own share of the calibration set."""
     mine = job.adapter.workload(job.data.calibration)
+    rows = sum(job.adapter.rows(batch) for batch in job.data.calibration)
     sizes = torch.tensor([mine.image_tokens, mine.text_tokens], dtype=torch.float32)
-    image_tokens, text_tokens = job.compute.mean(sizes).round().int().tolist()
+    image_tokens, text_tokens = job.compute.mean(sizes, rows).round().int().tolist()
     return Workload(image_tokens=image_tokens, text_tokens=text_tokens)
 
 

@@ -170,9 +170,9 @@ class Search:
         with timed, torch.no_grad(), self.compute.autocast():
             for batch in self.calibration:
                 self.adapter.score(batch, forwarding, observer)
-        for means in observer.norms():
+        for kind, means in zip(("heads", "channels"), observer.norms(), strict=True):
             for key, value in means.items():
-                means[key] = self.compute.mean(value)
+                means[key] = self.compute.mean(value, observer.rows(kind, key))
         return observer
 
     def _cut_parameters(self, state: SearchState, mode: Mode, target: int) -> SearchState:
@@ -246,7 +246,7 @@ class Search:
                     totals[place] = totals.get(place, torch.zeros(4)) + _as_tensor(share)
         shares = {}
         for place, total in sorted(totals.items()):
-            vision, vision_kept, text, text_kept = self.compute.mean(total).tolist()
+            vision, vision_kept, text, text_kept = self.compute.sum(total).tolist()
             shares[place] = (_share(vision_kept, vision), _share(text_kept, text))
         return shares
 

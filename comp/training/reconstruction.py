@@ -94,7 +94,7 @@ def reconstruct(
             products = InputProducts(places)
             show(products)
             for place in places:
-                found[place] = fitted(cuts[place], compute.mean(products.of[place]))
+                found[place] = fitted(cuts[place], compute.sum(products.of[place]))
     # Not before: all are fitted to what the model gave before the cut.
     old: dict[Place, Fitted] = {}
     for place, new in found.items():
@@ -148,7 +148,7 @@ class _FittedAtOnce(InputProducts):
         super()._add(place, inputs, importance)
         if place in self.of:
             with torch.autocast(inputs.device.type, enabled=False):
-                self.found[place] = fitted(self.cuts[place], self.compute.mean(self.of.pop(place)))
+                self.found[place] = fitted(self.cuts[place], self.compute.sum(self.of.pop(place)))
 
 
 @torch.no_grad()

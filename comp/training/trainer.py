@@ -118,7 +118,8 @@ class Trainer:
             if self.distiller is not None and teacher_targets is not None:
                 loss = loss + self.distiller.loss(scored.targets(), teacher_targets)
         self.scaler.scale(loss).backward()
-        self.compute.average_gradients(self.parameters)
+        examples = self.compute.shard_size(self.options.batch_size)
+        self.compute.average_gradients(self.parameters, examples)
         self.scaler.unscale_(self.optimiser)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.scaler.step(self.optimiser)
@@ -147,14 +148,19 @@ def accuracy(
             right += int(correct.sum())
             rows += len(correct)
             loss += float(scored.loss) * len(correct)
-    both = compute.mean(torch.tensor([right / rows, loss / rows], dtype=torch.float64))
-    return float(both[0]), float(both[1])
+    of_all = torch.tensor([right, loss, rows], dtype=torch.float64)
+    right_of_all, loss_of_all, rows_of_all = compute.sum(of_all).tolist()
+    return right_of_all / rows_of_all, loss_of_all / rows_of_all
 
 
 def mean_loss(
     adapter: FamilyAdapter, batches: Sequence[Any], forwarding: Forwarding, compute: Compute
 ) -> float:
-    """The loss, mean over batches; nothing is judged, which of retrieval costs more than the loss."""
+    """The loss, mean over the batches of all processes.
+
+    Nothing is judged, which of retrieval costs more than the loss.
+    """
     with compute.timed("evaluation"), torch.no_grad(), compute.autocast():
         losses = [adapter.score(batch, forwarding).loss.double().cpu() for batch in batches]
-    return float(compute.mean(torch.stack(losses).mean()))
+    rows = torch.tensor([adapter.rows(batch) for batch in batches])
+    return float(compute.mean(torch.stack(losses), rows).mean())

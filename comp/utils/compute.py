@@ -71,19 +71,50 @@ class Compute:
         return self.accelerator.is_main_process
 
     def shard(self, items: list[Any]) -> list[Any]:
-        """This process's share of a batch's items; every process gets as many."""
+        """This process's share of a batch's items: the first processes may get one more than the last."""
         return items[self.accelerator.process_index :: self.processes]
 
-    def mean(self, value: Tensor) -> Tensor:
-        """The mean over processes."""
+    def shard_size(self, count: int) -> int:
+        """How many of ``count`` items ``shard`` leaves to this process."""
+        return len(range(self.accelerator.process_index, count, self.processes))
+
+    def sum(self, value: Tensor) -> Tensor:
+        """The sum over processes, all of which must call this, in the same order."""
         if self.processes == 1:
             return value
-        return self.accelerator.reduce(value.to(self.device), reduction="mean")
+        return self.accelerator.reduce(value.to(self.device), reduction="sum")
 
-    def average_gradients(self, parameters: list[nn.Parameter]) -> None:
-        for parameter in parameters if self.processes > 1 else []:
-            if parameter.grad is not None:
-                parameter.grad = self.mean(parameter.grad)
+    def mean(self, value: Tensor, count: Tensor | float) -> Tensor:
+        """The mean over processes, all of which must call this, in the same order.
+
+        Args:
+            value: this process's mean.
+            count: of how many things it is the mean, one number or one for each of ``value``. Where it
+                is 0, ``value`` is left out; it may be NaN there.
+        """
+        if self.processes == 1:
+            return value
+        value = value.to(self.device)
+        count = torch.as_tensor(count, dtype=torch.float32, device=self.device)
+        share = count / self.sum(count).clamp(min=1)
+        return self.sum(torch.where(share > 0, value * share, 0.0).to(value.dtype))
+
+    def average_gradients(self, parameters: list[nn.Parameter], count: int) -> None:
+        """Give every process the mean of the gradients, each those of a mean over ``count`` examples.
+
+        A parameter without a gradient on some processes counts as zero there: a reduce that only the
+        others reached would wait for ever. One that has none anywhere keeps none.
+        """
+        if self.processes == 1:
+            return
+        reached = torch.tensor([parameter.grad is not None for parameter in parameters])
+        anywhere = self.sum(reached.float()) > 0
+        for parameter, somewhere in zip(parameters, anywhere.tolist(), strict=True):
+            if somewhere:
+                gradient = parameter.grad
+                if gradient is None:
+                    gradient = torch.zeros_like(parameter)
+                parameter.grad = self.mean(gradient, count)
 
 
 def _auto_dtype(device: str) -> str:

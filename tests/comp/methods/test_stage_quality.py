@@ -99,6 +99,9 @@ def test_readings_are_of_the_examples_of_the_cost(tmp_path, metric, whole):
 
 def test_the_loss_is_measured_without_judging():
     class Adapter:
+        def rows(self, batch):
+            return 1
+
         def score(self, batch, how):
             def judge():
                 raise AssertionError("ranking costs more than the loss")

@@ -70,7 +70,7 @@ def test_gradients_of_masks_are_those_of_the_loss(family, tmp_path):
     leaves = upop._Leaves.of(problem, start)
     loss = job.adapter.score(batch, Forwarding(leaves.masks)).loss
     leaves.add(torch.autograd.grad(loss, leaves.tensors))
-    found = leaves.summed(job)
+    found = leaves.summed(job, len(batch.input_ids))
 
     def loss_at(kind, key, index, value):
         masks = problem.whole().masks
