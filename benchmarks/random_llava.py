@@ -8,7 +8,6 @@ of a checkpoint on the hub, names of tensors included. The same seed gives the s
 
 import argparse
 import json
-import os
 import sys
 import zlib
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from comp.checkpoints.llava_shape import ModelShape
 from comp.errors import CompExportError
 from comp.utils.console import say
 from comp.utils.files import writing_directory
+from comp.utils.machine import usable_cores
 from export.weights.slim import write_safetensors
 
 SHARD_BYTES = 2_000_000_000
@@ -241,7 +241,7 @@ def _write_weights(shapes: dict[str, tuple[int, ...]], seed: int, directory: Pat
     names = [
         f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)
     ]
-    with ThreadPoolExecutor(min(len(shards), os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(len(shards), usable_cores())) as pool:
         done = [
             pool.submit(write_safetensors, RandomWeights(shard, seed), directory / name)
             for name, shard in zip(names, shards, strict=True)

@@ -1,6 +1,5 @@
 """What the engines of all tasks of CLIP and BLIP have in common."""
 
-import os
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, Literal
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from comp.data.images import ImageSource
 from comp.plan import Part, Place
+from comp.utils.machine import usable_cores
 from export.artifact.encoder_manifest import EncoderManifest
 from serve.backends.base import BackendName, RequestSize
 from serve.engines.encoder_graphs import Graphs
@@ -25,7 +25,7 @@ class EncoderEngine:
     def __init__(self, graphs: Graphs, threads: int | None = None) -> None:
         """Use ``serve.loading.load_engine``."""
         self.graphs = graphs
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = threads or usable_cores()
         manifest = graphs.manifest
         self.texts = TextEncoder(
             graphs.tokenizer, manifest.text_processing, manifest.text.max_position_embeddings

@@ -1,6 +1,5 @@
 """The engine: answers questions about images with an exported artifact, without torch."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from comp.data.images import ImageSource
 from comp.errors import CompExportError
+from comp.utils.machine import usable_cores
 from export.artifact.llava_manifest import LlavaArtifact, LlavaManifest
 from export.artifact.load import kind_of
 from serve.backends.base import Backend, BackendName, ProviderChoice, RequestSize
@@ -37,7 +37,7 @@ class Engine:
     def __init__(self, backend: Backend, threads: int | None = None) -> None:
         """Use ``Engine.load``; ``backend`` runs the graphs."""
         self._backend = backend
-        self.threads = threads or os.cpu_count() or 1
+        self.threads = threads or usable_cores()
         self._prompts = PromptEncoder(backend.manifest, backend.tokenizer)
 
     @classmethod

@@ -2,13 +2,13 @@
 
 import argparse
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
 from random import Random
 from time import monotonic
 
+from comp.utils.machine import usable_cores
 from tests.fuzz.base import make_base
 from tests.fuzz.kinds import KINDS
 from tests.fuzz.outcomes import Outcome, counted, table
@@ -50,7 +50,7 @@ def main() -> int:
     add("--share", type=float, default=1.0, help="of the usual number of inputs")
     add("--only", action="append", choices=list(KINDS), help="this kind alone")
     add("--again", type=int, action="append", help="this input alone, by its seed; with --only")
-    add("--workers", type=int, default=os.cpu_count() or 1)
+    add("--workers", type=int, default=usable_cores())
     add("--out", type=Path, help="JSON to write")
     add("--all", type=Path, help="write every outcome here, a line each")
     chosen = parser.parse_args()
