@@ -36,7 +36,8 @@ def picture_input(first: Image.Image | None, name: str, height: int = 300) -> An
         elem_id=name,
         elem_classes="ce-picture",
     )
-    # The engine reads the file itself: Gradio would convert it, and fail without a word.
+    # The engine reads the file itself: Gradio (seen: 6.31) would convert it, and
+    # fail without a word.
     picture.preprocess = lambda payload: None if payload is None else payload.path
     return picture
 

@@ -49,7 +49,8 @@ class TorchModels:
         """``precision`` is the files' unless it is another."""
         torch.set_num_threads(asked.threads)
         logging.disable_progress_bar()
-        # As transformers advises for production: a check of the image tokens splits compiled graphs.
+        # As transformers (seen: 5.23) advises for production: a check of the image tokens splits
+        # compiled graphs.
         os.environ.setdefault("TRANSFORMERS_DISABLE_TORCH_CHECK", "1")
         self._files = files
         self._asked = asked
@@ -81,7 +82,8 @@ class TorchModels:
         answer = self._answerer(decoding)
         side = model.config.vision_config.image_size
         blank = Image.new("RGB", (side, side))
-        # transformers hangs its hooks into the model when it is first run; traced, that splits graphs.
+        # transformers (seen: 5.23) hangs its hooks into the model when it is first run; traced, that
+        # splits graphs.
         self._answerer(DenseDecoding(model))(blank)
         tried = 0
         while tried < COMPILED_TRIES:

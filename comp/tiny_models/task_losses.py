@@ -65,8 +65,8 @@ class Trainee(nn.Module):
     def _answered(self, ids: Tensor, memory: Memory) -> Losses:
         """Teacher forcing of ``ids [B, L]``, whose first token becomes the decoder's start.
 
-        Not the decoder's own forward pass: transformers 5.23 does not hand the mask of padded questions
-        to cross-attention, and answers would come to depend on how much padding there was.
+        Not the decoder's own forward pass: transformers (seen: 5.23) does not hand the mask of padded
+        questions to cross-attention, and answers would come to depend on how much padding there was.
         """
         inputs = ids.clone()
         inputs[:, 0] = self.tokens.start

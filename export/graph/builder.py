@@ -60,7 +60,8 @@ class Target:
     def attention_operator(self) -> bool:
         """Whether attention is ONNX's own ``Attention``, which TensorRT maps to one fused kernel.
 
-        In float32 it has no such kernel and refuses the operator; the parts are written out there.
+        In float32 it has no such kernel and refuses the operator (seen: TensorRT-RTX 1.7); the parts are
+        written out there.
         """
         return self.flavour == "standard" and self.computed != "float32"
 
@@ -186,7 +187,8 @@ class GraphBuilder:
 
         ``outputs`` is their number, or a flag for each (an unwanted one has an empty name).
         """
-        # What is left out at the end must not be there at all: TensorRT refuses it as an empty name.
+        # What is left out at the end must not be there at all: TensorRT
+        # (seen: RTX 1.7) refuses it as an empty name.
         while inputs and inputs[-1] is None:
             inputs = inputs[:-1]
         wanted = [True] * outputs if isinstance(outputs, int) else list(outputs)

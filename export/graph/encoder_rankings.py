@@ -78,7 +78,8 @@ def unit_rows(graph: GraphBuilder, x: ir.Value) -> ir.Value:
 
 def indices(graph: GraphBuilder, x: ir.Value, axis: int) -> ir.Value:
     """``0, 1, …`` along an axis of ``x``, int32."""
-    # int64 up to here: ONNX Runtime takes a size that it knows for int64 even behind a cast.
+    # int64 up to here: ONNX Runtime (seen: 1.31) takes a size that it knows for int64 even after a
+    # cast to int32, and then refuses the graph.
     end = graph.op("Squeeze", axis_size(graph, x, axis), graph.constant([0]))
     return cast(graph, graph.op("Range", graph.constant(0), end, graph.constant(1)), INT32)
 

@@ -81,7 +81,7 @@ def select_image_tokens(
     _, strongest = graph.ops("TopK", scores, k, outputs=2, axis=1, largest=1, sorted=1)
     ordered, _ = graph.ops(
         "TopK", cast(graph, strongest, INT32), k, outputs=2, axis=1, largest=0, sorted=1
-    )  # [I, dominant]; TensorRT sorts no int64
+    )  # [I, dominant]; TensorRT (seen: RTX 1.7) sorts no int64
     dominant = cast(graph, ordered, ir.DataType.INT64)
     left = gather_rows(graph, states, dominant)
     if selection.contextual:

@@ -111,7 +111,7 @@ def keep_strongest(graph: GraphBuilder, scores: ir.Value, ratio: float, last: bo
     raised = _raise_last(graph, scores) if last else raise_first(graph, scores)
     k = _count(graph, scores, ratio, None)
     _, chosen = graph.ops("TopK", raised, k, outputs=2, axis=1, largest=1, sorted=1)
-    places = cast(graph, chosen, ir.DataType.INT32)  # TensorRT sorts no int64
+    places = cast(graph, chosen, ir.DataType.INT32)  # TensorRT (seen: RTX 1.7) sorts no int64
     ordered, _ = graph.ops("TopK", places, k, outputs=2, axis=1, largest=0, sorted=1)
     return Strongest(cast(graph, ordered, ir.DataType.INT64), last_row(graph, chosen))
 
@@ -181,7 +181,7 @@ def _places(
 ) -> tuple[ir.Value, ir.Value]:
     """Ascending indices of the ones ``[B, k_vision]`` and of the zeros in ``is_vision [B, k]``."""
     # Vision tokens come first when each subtracts k from its own index. One sort of everything and
-    # two slices: a TopK of no elements among some is refused by OpenVINO.
+    # two slices: OpenVINO (seen: 2026.4) refuses a TopK of no elements among some.
     size = cast(graph, k, ir.DataType.INT32)
     index = graph.op(
         "Range",

@@ -141,7 +141,7 @@ def compiled(
         "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
-        # Every graph would pin its threads to the same cores, whatever else runs on them.
+        # Every graph would pin its threads to the same cores (seen: 2026.4), whatever else runs there.
         "ENABLE_CPU_PINNING": False,
         **more,
     }
@@ -149,7 +149,8 @@ def compiled(
         settings["INFERENCE_NUM_THREADS"] = threads
     with loading(path):
         if computed_in(precision) != precision:
-            # Inputs that are rounded together: by itself OpenVINO takes 32, which is slower.
+            # Inputs that are rounded together: by itself OpenVINO takes 32 (seen: 2026.4),
+            # which is slower.
             settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _group(model)
         return _core().compile_model(model, "CPU", settings)
 
@@ -171,7 +172,10 @@ def loading(path: Path) -> Iterator[None]:
 
 
 def _group(model: Any) -> int:
-    """Inputs with one scale in all weights of 4 bits: of a wider group OpenVINO would round none at all."""
+    """Inputs with one scale in all weights of 4 bits.
+
+    Of a wider group OpenVINO (seen: 2026.4) would round none at all.
+    """
     sizes = [
         target.get_node().get_output_partial_shape(0)[1].get_length()
         for node in model.get_ops()
