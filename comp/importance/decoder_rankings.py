@@ -1,7 +1,7 @@
-"""How a decoder ranks tokens in the methods that are compared with CoMP (FastV, PyramidDrop, DART).
+"""Rank tokens in a decoder as FastV, PyramidDrop and DART do, which are compared with CoMP.
 
-Eq. 6 is in ``comp.importance.tokens``. All give an importance in [0, 1] for each token, the larger the
-longer it stays; a removed head takes no part, so that a masked model and a slim one rank alike.
+Eq. 6 is in ``comp.importance.tokens``. Every ranking gives each token an importance in [0, 1]; higher ones
+stay. Removed heads are ignored, so that a masked model and a slim one rank tokens equally.
 """
 
 import torch
@@ -15,7 +15,7 @@ FARTHEST = 2.0  # more than any cosine
 
 
 def mean_attention(scores: Tensor, head_mask: Tensor) -> Tensor:
-    """Attention each token receives from one query, the mean over heads (FastV, PyramidDrop).
+    """Attention that each token receives from one query, mean over heads (FastV, PyramidDrop).
 
     Args:
         scores: attention logits of the query, ``[B, H, N]``; ``-inf``-like where not seen.
@@ -31,11 +31,11 @@ def mean_attention(scores: Tensor, head_mask: Tensor) -> Tensor:
 def diversity(
     key: Tensor, group_mask: Tensor, normed: Tensor, kind: Tensor, alive: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """How little a token repeats a few pivots (DART).
+    """Dissimilarity of each token to a few pivot tokens (DART).
 
     The pivots are the 4 image and the 4 text tokens whose keys have the greatest L1 norm. They rank
-    first; the others rank by their least cosine to a pivot. DART keeps ``P ∪ {x: min_p cos(p, x) ≤ ε}``:
-    this order is that set for every ε, so a keep ratio fixes its ε.
+    first; the others rank by their smallest cosine to a pivot. DART keeps ``P ∪ {x: min_p cos(p, x) ≤ ε}``:
+    the first tokens of this order are that set, so that a keep ratio corresponds to an ε.
 
     Args:
         key: rotated keys of the block before the place, ``[B, Hkv, N, hd]``.
@@ -45,8 +45,8 @@ def diversity(
         alive: presence, ``[B, N]``.
 
     Returns:
-        Importance ``[B, N]``, and by what part of its norm the weakest pivot is one, ``[B]``: where that
-        is a matter of rounding, so is the ranking.
+        Importance ``[B, N]``, and the relative margin ``[B]`` of the weakest pivot's norm over the next
+        token's: if it is within rounding, so is the ranking.
     """
     norm = (key.float().abs().sum(-1) * group_mask[:, None]).sum(1)  # [B, N]
     pivot = torch.zeros_like(norm, dtype=torch.bool)

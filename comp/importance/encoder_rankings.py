@@ -1,7 +1,7 @@
-"""How encoders rank tokens at a drop place: attention received, or as Turbo, MADTP and CrossGET do.
+"""Rank tokens at a drop place of an encoder: by attention received, or as Turbo, MADTP and CrossGET do.
 
-Importances are in [0, 1]; that of the token which always stays means nothing. The graphs compute the
-same (``export/graph/encoder_rankings.py``).
+Importances are in [0, 1]; that of the token which always stays has no meaning. The exported graphs compute
+the same (``export/graph/encoder_rankings.py``).
 """
 
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ from comp.plan import Ranking
 from comp.tokens.attention import NEVER
 from comp.tokens.state import TokenState
 
-FLAT = 1e-6  # scores that differ by less than this are all the same
+FLAT = 1e-6  # scores that differ by less than this count as equal
 FAR = 1e4  # beyond every score
 NONE = -3.0  # similarity to a token that is not there: below every cosine
 
 
 @dataclass(frozen=True)
 class AttentionRecord:
-    """What the attention of a block leaves to rank by.
+    """Attention of a block, recorded to rank tokens by it.
 
     Attributes:
         scores: logits ``[B, H, N, N]`` float32, biases added.
         key: ``[B, H, N, hd]``.
         mixed: the heads' outputs ``[B, N, H, hd]``.
-        head_mask: soft mask of each head, ``[H]``; a masked head has no part in any score.
-        tokens: the tokens.
+        head_mask: soft mask of each head, ``[H]``; a masked head is ignored in every score.
+        tokens: the tokens that entered the block.
         query: ``[B, H, N, hd]``.
     """
 
@@ -42,7 +42,7 @@ class AttentionRecord:
 
     @property
     def others(self) -> Tensor:
-        """Which tokens are present and may go, ``[B, N]``."""
+        """Whether each token is present and may be dropped, ``[B, N]``."""
         places = torch.arange(self.tokens.alive.shape[1], device=self.tokens.alive.device)
         return (self.tokens.alive > 0) & (places != self.tokens.query[:, None])
 
@@ -53,12 +53,12 @@ def importance_of(
     calibrated: bool,
     responses: Tensor | None = None,
 ) -> Tensor:
-    """Importance ``[B, N]``.
+    """Importance of each token, ``[B, N]``.
 
     Args:
-        ranking: how.
-        record: what the attention leaves.
-        calibrated: CIT, of ``received``.
+        ranking: name of the ranking.
+        record: the attention of the block.
+        calibrated: whether CIT is on, for ``received``.
         responses: of the tokens to the entries of a dictionary ``[B, N, T]``, for ``aligned``.
 
     Raises:
@@ -86,14 +86,14 @@ def importance_of(
 def attention_received(
     scores: Tensor, alive: Tensor, head_mask: Tensor, calibrated: bool
 ) -> Tensor:
-    """Attention each token receives, the strongest head counting (Eq. 6): the mean over queries.
+    """Attention that each token receives from the strongest head (Eq. 6), mean over queries.
 
     Args:
         scores: attention logits ``[B, H, N, N]``, biases added.
-        alive: presence of the tokens ``[B, N]``; absent ones do not ask and receive nothing.
+        alive: presence of the tokens ``[B, N]``; absent ones neither query nor receive.
         head_mask: soft mask of each head, ``[H]``.
-        calibrated: Eq. 7 (CIT): the mask applies to the attention itself. Otherwise masked heads take
-            part with flattened logits, as masking them in the forward pass would do.
+        calibrated: apply the mask to the attention itself (Eq. 7, CIT). Otherwise masked heads take
+            part with flattened logits, as masking in the forward pass would do.
 
     Returns:
         ``[B, N]``, at most 1.
@@ -109,32 +109,31 @@ def attention_received(
 
 
 def informativity(record: AttentionRecord) -> Tensor:
-    """Turbo: attention of the token that stays minus mutual redundancy, ``[B, N]``.
+    """Turbo's informativity: attention of the token that stays minus redundancy, ``[B, N]``.
 
-    With a the attention, the mean over heads, stretched to [0, 1] over the tokens that may go, and r the
-    largest cosine similarity to another token that may go: (a − r + 1) / 3, which orders as a − r does
-    and is in [0, 1].
+    ``(a − r + 1) / 3`` in [0, 1], in the order of ``a − r``: a is the attention, mean over heads, stretched
+    to [0, 1] over the tokens that may be dropped; r the largest cosine similarity to another such token.
     """
     others = record.others
     weight = record.head_mask / record.head_mask.sum().clamp(min=FLAT)
     attention = torch.einsum("h,bhn->bn", weight, _of_query(record))
     redundancy = torch.where(_pairs(others), similarity(record), -1.0).amax(2)
-    found = (stretched(attention, others) - redundancy + 1) / 3
-    return torch.where(others, found.clamp(0, 1), 0.0)
+    importance = (stretched(attention, others) - redundancy + 1) / 3
+    return torch.where(others, importance.clamp(0, 1), 0.0)
 
 
 def similarity(record: AttentionRecord) -> Tensor:
-    """Cosine similarities of the tokens by their keys, as ToMe has them, ``[B, N, N]``."""
+    """Cosine similarities of the tokens' keys, as in ToMe, ``[B, N, N]``."""
     unit = _unit(record.key, record.head_mask)
     return unit @ unit.transpose(1, 2)
 
 
 def matched(record: AttentionRecord) -> Tensor:
-    """CrossGET's complete-graph soft matching, ``[B, N]``: (g − m + 2) / 6, in [0, 1].
+    """CrossGET's complete-graph soft matching, ``[B, N]``: ``(g − m + 2) / 6`` in [0, 1].
 
-    Tokens that may go stand in the order of their largest cosine to another such token, of equal ones the
-    first first; m is the largest of a token to those behind it (none: −3), so that of two that are each
-    other's nearest one alone is to go. g is the cosine of its key to the query of the token that stays.
+    Tokens that may be dropped are ordered by their largest cosine to another such token. m is a token's
+    largest cosine to those after it in this order (none: −3), so that of two tokens which are each other's
+    nearest only one is dropped. g is the cosine of its key with the query of the token that stays.
     """
     others = record.others
     alike = similarity(record)
@@ -148,15 +147,15 @@ def matched(record: AttentionRecord) -> Tensor:
         torch.arange(len(others), device=others.device), record.tokens.query
     ]
     guided = torch.einsum("bnd,bd->bn", _unit(record.key, record.head_mask), guide)
-    found = (guided - nearest + 2) / 6
-    return torch.where(others, found.clamp(0, 1), 0.0)
+    importance = (guided - nearest + 2) / 6
+    return torch.where(others, importance.clamp(0, 1), 0.0)
 
 
 def three_scores(record: AttentionRecord, responses: Tensor) -> Tensor:
-    """MADTP: the mean of three scores, each stretched to [0, 1] over the tokens that may go, ``[B, N]``.
+    """MADTP's mean of three scores, each stretched to [0, 1] over the tokens that may go, ``[B, N]``.
 
-    Attention received (Eq. 6), the strongest response to an entry of the dictionary, and the attention
-    of the token that stays, its heads weighted by the length of the token's own output in each.
+    The scores are: attention received (Eq. 6); the strongest response to an entry of the dictionary; the
+    attention of the token that stays, its heads weighted by the norm of the token's output in each.
     """
     others = record.others
     received = attention_received(
@@ -173,20 +172,20 @@ def three_scores(record: AttentionRecord, responses: Tensor) -> Tensor:
 
 
 def stretched(scores: Tensor, others: Tensor) -> Tensor:
-    """``scores [B, N]`` moved and scaled to [0, 1] over the ``others [B, N]``; 0 elsewhere."""
+    """Shift and scale ``scores [B, N]`` to [0, 1] over the ``others [B, N]``; 0 elsewhere."""
     low = torch.where(others, scores, FAR).amin(1, keepdim=True)
     high = torch.where(others, scores, -FAR).amax(1, keepdim=True)
     return torch.where(others, (scores - low) / (high - low).clamp(min=FLAT), 0.0)
 
 
 def _pairs(others: Tensor) -> Tensor:
-    """Which two different tokens may both go, ``[B, N, N]``."""
+    """Whether two different tokens may both be dropped, ``[B, N, N]``."""
     different = ~torch.eye(others.shape[1], dtype=torch.bool, device=others.device)
     return others[:, :, None] & others[:, None] & different
 
 
 def _unit(x: Tensor, head_mask: Tensor) -> Tensor:
-    """``[B, H, N, hd]`` as one vector of length 1 of each token, masked heads left out: ``[B, N, H·hd]``."""
+    """One unit vector for each token of ``[B, H, N, hd]``, without masked heads: ``[B, N, H·hd]``."""
     return F.normalize((x.transpose(1, 2).float() * head_mask[:, None]).flatten(2), dim=-1)
 
 

@@ -1,4 +1,4 @@
-"""CIM: the collaborative importance metric for parameters (Eq. 3 and 4)."""
+"""Compute the importance of parameters (CIM, Eq. 3 and 4)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,13 +11,14 @@ from comp.masks import BlockKey, BlockShape, Masks
 from comp.plan import Part
 
 Unit = tuple[float, str, BlockKey, int]
-"""What can be cut: score, ``heads`` or ``channels``, block, index there."""
+"""A prunable unit: score, ``heads`` or ``channels``, block, index within the block."""
 
 
 def token_weights(importance: Tensor, has_cls: bool) -> Tensor:
-    """CIP's weights of tokens (Eq. 4), ``[B, N]``.
+    """Token weights of CIP (Eq. 4), ``[B, N]``.
 
-    ``omega_0 = 1`` for [CLS] where there is one (token 0); the others share one by importance.
+    ``omega_0 = 1`` for [CLS], if there is one (token 0). The weights of the others are proportional to
+    importance and sum to 1.
     """
     if not has_cls:
         return importance / importance.sum(1, keepdim=True).clamp(min=1e-12)
@@ -27,23 +28,23 @@ def token_weights(importance: Tensor, has_cls: bool) -> Tensor:
 
 
 def norm_weights(importance: Tensor, token_weighted: bool, has_cls: bool) -> Tensor:
-    """What each token weighs in an input norm, ``[B, N]``: Eq. 4, or one for all that take part (Eq. 3)."""
+    """Weights of tokens in an input norm, ``[B, N]``: Eq. 4, or 1 for all that take part (Eq. 3)."""
     if token_weighted:
         return token_weights(importance, has_cls)
     return (importance > 0).float()
 
 
 def weighted_norm(activations: Tensor, weights: Tensor) -> Tensor:
-    """``(sum_n w_n X_ni^2)^(1/2)``: ``[B, N, D]`` and ``[B, N]`` to ``[B, D]``."""
+    """Weighted norm ``(sum_n w_n X_ni^2)^(1/2)``: ``[B, N, D]`` and ``[B, N]`` to ``[B, D]``."""
     return torch.einsum("bn,bnd->bd", weights.float(), activations.float().square()).sqrt()
 
 
 def token_contributions(activations: Tensor, weights: Tensor, magnitude: Tensor) -> Tensor:
-    """What each token adds to a layer's scores of parameters (Eq. 3 or 4), ``[B, N]``.
+    """Contribution of each token to a layer's scores of parameters (Eq. 3 or 4), ``[B, N]``.
 
     A channel's score ``m_i (sum_n w_n X_ni^2)^(1/2)`` is the sum over tokens of
-    ``m_i w_n X_ni^2 / (sum_m w_m X_mi^2)^(1/2)``; these are added up over channels, so that a row's sum is
-    the sum of the layer's scores on it.
+    ``m_i w_n X_ni^2 / (sum_m w_m X_mi^2)^(1/2)``. These terms are summed over channels, so that the sum of a
+    row is the sum of the layer's scores on it.
 
     Args:
         activations: X, ``[B, N, D]``.
@@ -57,12 +58,13 @@ def token_contributions(activations: Tensor, weights: Tensor, magnitude: Tensor)
 
 @dataclass
 class ParameterImportance:
-    """Running means of weighted input norms, turned into scores of heads and channels.
+    """Running means of weighted input norms, and the scores of heads and channels from them.
 
     An observer of forward passes (``comp.adapter.Observer``).
 
     Attributes:
-        token_weighted: Eq. 4 (CIP); otherwise every token that takes part counts one (Eq. 3).
+        parts: whose blocks are observed.
+        token_weighted: weigh tokens by Eq. 4 (CIP); otherwise all weigh 1 (Eq. 3).
         has_cls: whether token 0 of a block is [CLS].
     """
 
@@ -88,7 +90,7 @@ class ParameterImportance:
         return self._rows[kind, key]
 
     def scores(self, adapter: FamilyAdapter) -> "Scores":
-        """``S'^p`` of every KV head (mean over its channels) and every FFN channel."""
+        """Score ``S'^p`` of every KV head (mean over its channels) and every FFN channel."""
         heads, channels = {}, {}
         for block in adapter.blocks:
             if block.part not in self.parts:
@@ -122,13 +124,13 @@ class ParameterImportance:
 
 @dataclass(frozen=True)
 class Scores:
-    """Importance of KV heads ``[groups]`` and channels ``[intermediate]`` of each block that has some."""
+    """Importance of KV heads ``[num_key_value_heads]`` and channels ``[intermediate_size]``, by block."""
 
     heads: dict[BlockKey, Tensor]
     channels: dict[BlockKey, Tensor]
 
     def scales(self) -> "Scales":
-        """Mean and deviation of each layer's scores; of a layer whose scores are all equal, 1e-12."""
+        """Mean and standard deviation (at least 1e-12) of each layer's scores."""
 
         def scale(values: Tensor) -> tuple[float, float]:
             return float(values.mean()), max(float(values.std(correction=0)), 1e-12)
@@ -139,7 +141,7 @@ class Scores:
         )
 
     def standardised(self, masks: Masks, scales: "Scales") -> "Scores":
-        """On the scale that each whole layer had; ``inf`` for what is gone."""
+        """Scores standardised by ``scales``, those of whole layers; ``inf`` for removed units."""
 
         def standard(values: Tensor, mask: Tensor, scale: tuple[float, float]) -> Tensor:
             mean, deviation = scale
@@ -156,18 +158,18 @@ class Scores:
 
 @dataclass(frozen=True)
 class Scales:
-    """Mean and deviation of the scores of each layer's heads and channels while the layer was whole.
+    """Mean and deviation of the scores of each layer's heads and channels, from before it was pruned.
 
-    Were what is left of a layer standardised anew in every stage, its lowest would be far below the mean
-    however few are left, and heads, whose scores are less skewed than those of channels, would go until
-    one or two are left.
+    If the rest of a layer were standardised anew in every stage, its lowest scores would be far below the
+    mean however few units are left. Heads, whose scores are less skewed than those of channels, would then
+    be removed down to one or two.
     """
 
     heads: dict[BlockKey, tuple[float, float]] = field(default_factory=dict)
     channels: dict[BlockKey, tuple[float, float]] = field(default_factory=dict)
 
     def and_new(self, other: "Scales") -> "Scales":
-        """These, and those of layers that are not among them."""
+        """These scales, with those of ``other`` for layers that have none here."""
         return Scales(other.heads | self.heads, other.channels | self.channels)
 
 
@@ -178,14 +180,14 @@ def cheapest_units(
     blocks: tuple[BlockShape, ...],
     min_channels: int,
 ) -> list[Unit]:
-    """Units that may be cut, least important of its layer first: one threshold for the mode."""
+    """Units that may be cut, in ascending order of standardised score: one threshold for the mode."""
     return ordered_units(scores.standardised(masks, scales), blocks, min_channels)
 
 
 def ordered_units(scores: Scores, blocks: tuple[BlockShape, ...], min_channels: int) -> list[Unit]:
-    """Units that may be cut, lowest score first; ``inf`` is for what is gone.
+    """Units that may be cut, lowest score first; units with a score of ``inf`` are removed already.
 
-    Heads and channels of all layers stand in one order. Each layer keeps its best KV head and its
+    Heads and channels of all layers are in one order. Each layer keeps its best KV head and its
     ``min_channels`` best channels.
     """
     units: list[Unit] = []

@@ -1,11 +1,11 @@
-"""Importance of tokens: the attention that they receive (Eq. 6 and 7)."""
+"""Compute the importance of tokens: the attention that they receive (Eq. 6 and 7)."""
 
 import torch
 from torch import Tensor
 
 
 def received_attention(scores: Tensor, head_mask: Tensor, calibrated: bool) -> Tensor:
-    """Attention each token receives from the strongest head (Eq. 6, one query).
+    """Attention that each token receives from the strongest head (Eq. 6, one query).
 
     Args:
         scores: attention logits of the ranking query, ``[B, H, N]``; ``-inf``-like where not seen.

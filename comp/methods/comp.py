@@ -1,6 +1,6 @@
 """CoMP: collaborative multi-mode pruning, the outer loop (MPS).
 
-Paper: "CoMP: Collaborative Multi-Mode Pruning for Vision-Language Models".
+Paper: Wu, Wang, Wang, Chen, "Collaborative Multi-Mode Pruning for Vision-Language Models" (CVPR 2026).
 
 Steps:
 

@@ -103,7 +103,7 @@ class Guided:
 
     def score(self, batch: Any, forwarding: Forwarding) -> Scored:
         """Run a batch; the loss is the task's plus ``ALIGNMENT`` times the alignment loss."""
-        with self._dictionary.listening():
+        with self._dictionary.recording():
             scored = self._adapter.score(batch, forwarding)
             loss = scored.loss + ALIGNMENT * self._dictionary.alignment_loss()
         return replace(scored, loss=loss)

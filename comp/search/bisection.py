@@ -1,6 +1,6 @@
-"""Searching for the lowest threshold or strength that is enough.
+"""Search for the lowest threshold or strength that is enough, by bisection.
 
-Few tries, because each try of a threshold is a pass over the calibration examples.
+Each try of a threshold is a pass over the calibration examples, so that tries are few.
 """
 
 from collections.abc import Callable
@@ -8,8 +8,8 @@ from typing import Final, TypeVar
 
 LOWEST: Final = 1e-3
 HIGHEST: Final = 1e3
-START: Final = 0.25  # where none was raised yet
-FINENESS: Final = 1.03  # ratio of a threshold that is enough to one that is not, where to stop
+START: Final = 0.25  # first threshold tried if none was raised yet
+FINENESS: Final = 1.03  # stop at this ratio of a threshold that is enough to one that is not
 
 Tried = TypeVar("Tried")
 
@@ -20,19 +20,19 @@ def find_threshold(
     is_close: Callable[[Tried], bool],
     before: float,
 ) -> Tried:
-    """What the lowest threshold leads to that is enough, or the first found that is so and close.
+    """Return the result of the lowest threshold that is enough, or of the first one that is also close.
 
-    Thresholds are doubled, from ``before`` on, until one is enough, or halved until one is not; then the
-    interval between is halved on a logarithmic scale.
+    Thresholds are doubled from ``before`` on until one is enough, or halved until one is not. Then the
+    interval between is bisected on a logarithmic scale.
 
     Args:
-        attempt: what a threshold leads to.
-        is_enough: never again false for a higher threshold.
-        is_close: whether what is enough is hardly more than enough.
-        before: where the threshold stands; 0 where it was never raised.
+        attempt: computes the result of a threshold.
+        is_enough: whether a result is enough; monotone in the threshold.
+        is_close: whether a result that is enough is hardly more than enough.
+        before: the current threshold; 0 if it was never raised.
 
     Returns:
-        What ``HIGHEST`` leads to, where nothing is enough.
+        The result of ``HIGHEST`` if none is enough.
     """
     low = high = max(before, LOWEST) if before else START
     best = attempt(high)
@@ -58,7 +58,7 @@ def find_threshold(
 
 
 def first_strength(macs: Callable[[int], int], weakest: int, strongest: int, target: float) -> int:
-    """The smallest strength that leaves at most ``target`` MACs, or the strongest (bisection)."""
+    """Smallest strength that leaves at most ``target`` MACs, or the strongest (bisection)."""
     low, high = weakest, strongest
     while low < high:
         middle = (low + high) // 2
@@ -72,6 +72,6 @@ def first_strength(macs: Callable[[int], int], weakest: int, strongest: int, tar
 def nearest_strength(
     macs: Callable[[int], int], weakest: int, strongest: int, target: float
 ) -> int:
-    """The strength that leaves nearest to ``target`` MACs; of two alike the weaker."""
+    """Strength that leaves MACs nearest to ``target``; the weaker of two equally near ones."""
     first = first_strength(macs, weakest, strongest, target)
     return min((max(weakest, first - 1), first), key=lambda tried: abs(macs(tried) - target))

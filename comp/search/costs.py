@@ -1,4 +1,4 @@
-"""What a structure costs, the one notion of it in a search: multiply-accumulates, or predicted time."""
+"""Cost of a structure in a search: multiply-accumulates, or predicted time."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ class Costs:
     """The costs of a model's structures.
 
     Attributes:
-        table: predicts milliseconds; without one only FLOPs are known.
-        rate_of: which of the two a rate is a share of, and a search removes.
+        table: predicts milliseconds; without one only FLOPs are available.
+        rate_of: the cost that a rate is a share of and that a search removes.
     """
 
     adapter: FamilyAdapter
@@ -34,9 +34,9 @@ class Costs:
             raise ValueError("costs in milliseconds without a latency table")
 
     def of(self, counts: StructureCounts, shares: Shares, on: Workload) -> int:
-        """In whole multiply-accumulates, or in whole nanoseconds.
+        """Cost in whole multiply-accumulates, or in whole nanoseconds.
 
-        With places for dropping tokens given, less of anything never costs more.
+        For fixed drop places it is monotone: fewer heads, channels or tokens never cost more.
         """
         if self.rate_of == "flops":
             return self.macs(counts, shares, on)
@@ -44,7 +44,7 @@ class Costs:
         return round(NANOSECONDS * self.table.milliseconds(counts, shares, on))
 
     def of_drops(self, drops: Drops, on: Workload, counts: StructureCounts) -> int:
-        """As ``of``; in multiply-accumulates with what ranking and merging takes."""
+        """Cost as of ``of``, from drops; multiply-accumulates include ranking and merging."""
         if self.rate_of == "flops":
             return self.adapter.macs_of_drops(drops, on, counts)
         return self.of(counts, shares_of(drops), on)

@@ -1,4 +1,4 @@
-"""From thresholds to a plan: keep ratios, widths that kernels like, and exactly the asked rate."""
+"""Turn the result of a search into a plan: aligned widths, keep ratios, exactly the requested rate."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,11 @@ from comp.search.stage import Shares
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search ended with: ranked structures, and where which shares of tokens are kept."""
+    """Result of a search: masks, scores of parameters, and token drops.
+
+    Attributes:
+        align: pruned widths become multiples of this.
+    """
 
     masks: Masks
     scores: Scores
@@ -41,10 +45,10 @@ def final_plan(
     method: str,
     costs: Costs | None = None,
 ) -> PruningPlan:
-    """Fix head sets, channel sets (a multiple of ``align`` in pruned layers) and keep ratios.
+    """Fix head sets, channel sets (multiples of ``align`` in pruned layers) and keep ratios.
 
-    Rounding moves the costs (``costs``: by default FLOPs) a little; keep ratios, or, where no tokens are
-    dropped, widths, are then moved until the rate is the asked one.
+    Rounding changes the costs (``costs``: by default FLOPs) a little. Keep ratios, or widths if no tokens
+    are dropped, are then adjusted until the requested rate is met.
     """
     costs = costs or Costs(adapter)
     counts = final.masks.counts()
@@ -79,7 +83,7 @@ def final_plan(
 
 
 def _timed(plan: PruningPlan, before: float, after: float, rate_of: RateOf) -> PruningPlan:
-    """The plan with predicted milliseconds, and with the rate of what it is to be of."""
+    """The plan with predicted milliseconds, and with its rate by ``rate_of``."""
     times = {"milliseconds_dense": before, "milliseconds": after, "rate_of": rate_of}
     rate = 1 - after / before if rate_of == "latency" else plan.rate
     return PruningPlan.model_validate(plan.model_dump() | times | {"rate": rate})
@@ -94,7 +98,7 @@ def plan_of(
     blocks: tuple[BlockPlan, ...],
     drops: tuple[DropPlan, ...],
 ) -> PruningPlan:
-    """The plan of a method for a model; ``macs`` are those before and after."""
+    """Plan of a method for a model; ``macs`` are those before and after."""
     before, after = macs
     return PruningPlan(
         family=adapter.name,
@@ -111,14 +115,14 @@ def plan_of(
 
 
 def _aligned(count: int, full: int, align: int) -> int:
-    """The nearest multiple of ``align``, at least one and no more than the layer has."""
+    """Nearest multiple of ``align``, at least one multiple and at most the layer's width."""
     if count == full:
         return full
     return min(full, max(align, round(count / align) * align))
 
 
 def drops_of(shares: Shares) -> Drops:
-    """Drops that keep these shares, of tokens ranked by the attention they receive."""
+    """Drops that keep these shares of tokens, ranked by the attention that they receive."""
     return tuple(
         DropPlan(part=part, after_layer=after, vision_keep_ratio=vision, text_keep_ratio=text)
         for (part, after), (vision, text) in sorted(shares.items())
@@ -126,7 +130,7 @@ def drops_of(shares: Shares) -> Drops:
 
 
 def _thousandths(drops: Drops, strength: float) -> Drops:
-    """Keep ratios in whole thousandths; ``strength`` scales how much each place drops."""
+    """Round keep ratios to thousandths; ``strength`` scales the share that each place drops."""
 
     def ratio(share: float) -> float:
         return min(KEEP_UNIT, max(1, round(KEEP_UNIT * (1 - strength * (1 - share))))) / KEEP_UNIT
@@ -141,7 +145,7 @@ def _thousandths(drops: Drops, strength: float) -> Drops:
 
 
 def _fit_drops(drops: Drops, target: int, cost: Callable[[Drops], int]) -> Drops:
-    """Scale the dropping of all places alike until ``target`` costs are left."""
+    """Scale the dropped shares of all places by one factor until ``target`` costs are left."""
     low, high = 0.0, 2.0
     for _ in range(24):
         middle = (low + high) / 2
@@ -162,7 +166,7 @@ def _fit_widths(
     target: int,
     cost: Callable[[StructureCounts], int],
 ) -> StructureCounts:
-    """Move widths by ``align`` in the layers that were pruned while that brings the costs nearer."""
+    """Change the widths of pruned layers by ``align`` while that brings the costs nearer to ``target``."""
     channels = dict(widths.channels)
     full = {block.key: block.intermediate_size for block in adapter.blocks}
     movable = [key for key, count in channels.items() if count < full[key]]
@@ -192,8 +196,8 @@ def _block_plan(
     heads, channels = final.masks.heads[key] > 0.5, final.masks.channels[key] > 0.5
     width = widths.channels[key]
     if key in final.scores.channels:
-        # What the search kept comes first; rounding up takes back the best of what it cut, rounding down
-        # gives up the least of what it kept.
+        # Channels that the search kept come first: rounding up adds the best that it cut, rounding down
+        # removes the worst that it kept.
         ranked = final.scores.channels[key].argsort(descending=True, stable=True)
         first = channels[ranked].to(torch.int8).argsort(descending=True, stable=True)
         kept = ranked[first][:width].sort().values

@@ -1,4 +1,4 @@
-"""What every pruning method is given and what it returns."""
+"""The interface of pruning methods: the job that a method is given, and the outcome that it returns."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,14 +24,14 @@ from comp.utils.progress import Progress
 if TYPE_CHECKING:
     from comp.latency.table import LatencyTable
 
-REACHABLE_MARGIN = 0.005  # of the rate: widths in whole multiples do not reach the last bit
+REACHABLE_MARGIN = 0.005  # of the rate: aligned widths do not meet it exactly
 
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """What a method is asked to do; see ``docs/concepts.md``.
+    """Options of a pruning method; see ``docs/concepts.md``.
 
-    ``stages * steps_per_stage`` are the training steps it may take: those that it does not take are
+    A method may take ``stages * steps_per_stage`` training steps. The steps that it does not take are
     given to recovery, so that every method trains equally long.
     """
 
@@ -52,23 +52,24 @@ class MethodOptions:
 
     @property
     def steps(self) -> int:
-        """Training steps of a whole search."""
+        """Training steps that a method may take."""
         return self.stages * self.steps_per_stage
 
     @property
     def comp_steps(self) -> int:
-        """Those that CoMP takes: none where refitting makes good what a stage took, unless asked for."""
+        """Training steps that CoMP takes: none when layers are refitted, unless ``train_stages`` is set."""
         trains = not self.reconstruct if self.train_stages is None else self.train_stages
         return self.steps if trains else 0
 
 
 @dataclass(frozen=True)
 class PruningJob:
-    """One model to prune.
+    """A model to prune, with its data and options.
 
-    ``folder`` is where a method writes what it needs to go on after a cut, and the lines of
-    ``stages.jsonl``; called again with what is there, it ends with the same plan. ``distiller`` is the
-    dense model beside it where training is to follow that. ``table`` predicts milliseconds.
+    Attributes:
+        folder: where a method saves its state and ``stages.jsonl``; resuming from it gives the same plan.
+        distiller: the dense model as teacher; ``None`` trains without distillation.
+        table: predicts milliseconds; ``None`` counts FLOPs alone.
     """
 
     adapter: FamilyAdapter
@@ -83,7 +84,7 @@ class PruningJob:
 
     @property
     def costs(self) -> Costs:
-        """What the rate is a share of."""
+        """The costs that the rate is a share of."""
         return Costs(self.adapter, self.table, self.options.rate_of)
 
     def train(
@@ -93,13 +94,13 @@ class PruningJob:
         forwarding_at: Callable[[int], Forwarding],
         stepped: Callable[[float], None] | None = None,
     ) -> None:
-        """Train the adapter with an optimiser and a schedule of this call's own.
+        """Train the adapter with an optimiser and a learning-rate schedule of this call.
 
         Args:
-            first: steps taken before, which the training data goes on behind.
-            steps: to take.
-            forwarding_at: the forward pass of each, numbered from 0.
-            stepped: told behind each step the scale of the gradients that its backward pass left.
+            first: number of steps taken before; the training data continues after them.
+            steps: number of steps to take.
+            forwarding_at: returns the forward pass of a step, numbered from 0.
+            stepped: called after each step with the loss scale of its gradients.
         """
         if steps == 0:
             return
@@ -119,10 +120,10 @@ class PruningJob:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The plan, the metric of the dense model and of the pruned one before recovery.
+    """The plan, and the metrics of the dense model and of the pruned one before recovery.
 
     Attributes:
-        steps: training steps taken along.
+        steps: training steps that the method took.
     """
 
     plan: PruningPlan
@@ -132,23 +133,23 @@ class Outcome:
 
 
 def modes_of(adapter: FamilyAdapter, names: Sequence[str]) -> list[Mode]:
-    """The modes of these names.
+    """Return the modes with these names.
 
     Raises:
         CompExportError: the model has no such mode (names those it has).
     """
-    known = {mode.name: mode for mode in adapter.modes}
-    unknown = next((name for name in names if name not in known), None)
+    by_name = {mode.name: mode for mode in adapter.modes}
+    unknown = next((name for name in names if name not in by_name), None)
     if unknown is not None:
         raise CompExportError(
             f"{adapter.name} models of the task {adapter.task} have no mode {unknown!r}: choose from "
-            f"{', '.join(known)}"
+            f"{', '.join(by_name)}"
         )
-    return [known[name] for name in names]
+    return [by_name[name] for name in names]
 
 
 def agreed_workload(job: PruningJob) -> Workload:
-    """One workload for all processes, each of which saw its own share of the calibration set."""
+    """Mean workload over all processes; each process has its own share of the calibration set."""
     mine = job.adapter.workload(job.data.calibration)
     rows = sum(job.adapter.rows(batch) for batch in job.data.calibration)
     sizes = torch.tensor([mine.image_tokens, mine.text_tokens], dtype=torch.float32)
@@ -163,10 +164,10 @@ def check_reachable(
     rate: float,
     usable: Sequence[Mode],
 ) -> None:
-    """Refuse a rate beyond what these modes can remove of the whole model ``state``.
+    """Refuse a rate beyond what these modes can remove from the dense model ``state``.
 
     Raises:
-        CompExportError: naming the largest reachable rate, and the ``usable`` modes that would add to it.
+        CompExportError: names the largest reachable rate, and the ``usable`` modes that could be added.
     """
     largest = largest_rate(search, state, modes)
     if rate > largest:
@@ -174,7 +175,7 @@ def check_reachable(
 
 
 def largest_rate(search: Search, state: SearchState, modes: Sequence[Mode]) -> float:
-    """The largest rate that these modes can reach from the whole model ``state``."""
+    """Largest rate that these modes can reach from the dense model ``state``."""
     left = search.floor(state, modes) / search.cost(state)
     return max(0.0, 1 - left - REACHABLE_MARGIN)
 
@@ -191,7 +192,7 @@ def reaches(job: PruningJob, modes: Sequence[Mode]) -> bool:
 def unreachable(
     rate: float, largest: float, modes: Sequence[Mode], usable: Sequence[Mode]
 ) -> CompExportError:
-    """The error of ``check_reachable``; the largest rate is rounded down, so that it can be asked for."""
+    """Return the error of ``check_reachable``; its largest rate is rounded down, so that it is reachable."""
     unused = [mode.name for mode in usable if mode not in modes]
     more = f", or add --modes {','.join(unused)}" if unused else ""
     return CompExportError(

@@ -1,4 +1,4 @@
-"""The state of a search on disk, written after every stage: a kill loses at most one."""
+"""Save and load the state of a search, after every stage: an interruption loses at most one stage."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -29,8 +29,8 @@ class SavedSearch:
     """A search between two stages.
 
     Attributes:
-        metric: when it was last measured, on the whole validation set.
-        quality: what the next stage's cost compares with (``comp.methods.comp``); none: the metric.
+        metric: last measured metric on the whole validation set.
+        quality: the value that the next stage's cost compares with; ``None``: the metric.
     """
 
     state: SearchState
@@ -81,17 +81,17 @@ def stage_line(
     measured: tuple[float, float, float],
     shares: Mapping[Place, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
-    """A line of ``stages.jsonl`` for a stage of a method that chooses no mode and raises no threshold.
+    """Line of ``stages.jsonl`` for a stage of a method that chooses no mode and raises no threshold.
 
     Args:
-        stage: its number, from 1.
-        mode: what it advanced.
-        macs: of the dense model, before the stage, and after it.
+        stage: number of the stage, from 1.
+        mode: names of the modes that it advanced.
+        macs: MACs of the dense model, before the stage, and after it.
         measured: the validation metric before the stage, the metric and the loss after it.
-        shares: of vision and text tokens kept after it, by place.
+        shares: shares of vision and text tokens kept after it, by place.
     """
-    (dense, had, left), (before, metric, loss) = macs, measured
-    cost = stage_cost(before, metric, (had - left) / dense) if had > left else 0.0
+    (dense, before_stage, left), (before, metric, loss) = macs, measured
+    cost = stage_cost(before, metric, (before_stage - left) / dense) if before_stage > left else 0.0
     return {
         "stage": stage,
         "mode": mode,
@@ -108,7 +108,11 @@ def stage_line(
 
 
 def load_search(folder: Path, adapter: FamilyAdapter, modes: tuple[str, ...]) -> SavedSearch | None:
-    """Load a state and its weights into the adapter; ``None`` when there is none yet."""
+    """Load a state and its weights into the adapter; ``None`` if there is none yet.
+
+    Raises:
+        CompExportError: the search was started with other modes.
+    """
     path = folder / STATE
     if not path.exists():
         return None
@@ -138,7 +142,7 @@ def load_search(folder: Path, adapter: FamilyAdapter, modes: tuple[str, ...]) ->
 
 
 def trainable(adapter: FamilyAdapter) -> dict[str, Tensor]:
-    """The weights that training may change, or of a model in files those that were changed, by name."""
+    """Trainable weights by name; of a streamed model the changed matrices."""
     changed = {
         f"{name}.weight": layer.changed
         for name, layer in streamed_layers(adapter.model).items()
@@ -152,7 +156,7 @@ def trainable(adapter: FamilyAdapter) -> dict[str, Tensor]:
 
 
 def fill_trainable(adapter: FamilyAdapter, tensors: Mapping[str, Tensor]) -> None:
-    """Put such weights back."""
+    """Load the tensors of ``trainable`` into the adapter."""
     parameters = dict(adapter.model.named_parameters())
     streamed = streamed_layers(adapter.model)
     with torch.no_grad():
@@ -169,7 +173,7 @@ def write_stages(folder: Path, lines: Sequence[dict[str, Any]]) -> None:
 
 
 def read_lines(folder: Path, count: int) -> list[dict[str, Any]]:
-    """The first ``count`` lines of ``stages.jsonl``; none where it is not written yet."""
+    """First ``count`` lines of ``stages.jsonl``; empty if it is not written yet."""
     path = folder / STAGES
     if not path.exists():
         return []
@@ -177,7 +181,7 @@ def read_lines(folder: Path, count: int) -> list[dict[str, Any]]:
 
 
 def _mask_lists(masks: dict[BlockKey, Tensor]) -> dict[str, list[int]]:
-    """The indices that are left, by block."""
+    """Length of each mask and the indices that are left, by block."""
     return {
         name_of(key): [len(mask), *mask.nonzero()[:, 0].tolist()] for key, mask in masks.items()
     }

@@ -1,10 +1,10 @@
-"""The state of a pruning search, and how one stage moves it: the inner loop of CoMP.
+"""State of a pruning search, and one stage of it: the inner loop of CoMP.
 
-Family and method neutral: parameters are cut by one threshold over standardised scores, tokens by
-one threshold over their relative importance; both stop when the stage's costs (``comp.search.costs``:
-FLOPs, or predicted time) are gone. A token threshold only decides how many tokens stay at each place; these
-shares are then held, because at a fixed threshold training would go on dropping tokens (it makes
-attention more peaked).
+Independent of family and method. Parameters are cut by one threshold over standardised scores, tokens by
+one threshold over their relative importance. Both stop when the stage's costs (``comp.search.costs``: FLOPs
+or predicted time) are removed. A token threshold only decides how many tokens stay at each place. These
+shares are then fixed: training makes attention more peaked, so that a fixed threshold would drop more and
+more tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,12 +25,13 @@ from comp.tokens.drop_rules import DropRules, RaisedRule, RatioRule
 from comp.tokens.state import TEXT, VISION
 from comp.utils.compute import Compute
 
-TOKEN_TOLERANCE = 0.05  # of what a stage is to remove: more than that beyond it is tried again
-# More in one stage would tear the model apart, and training of a stage could not make it good:
-LEAST_LEFT = 0.5  # of a kind of token that is there
-# Of a part, were it cut evenly over all stages: a small one would be gone before its cost is known.
+TOKEN_TOLERANCE = 0.05  # largest overshoot, as a share of what a stage is to remove
+# Bounds of one stage. More would damage the model beyond what the stage's training repairs.
+LEAST_LEFT = 0.5  # share of the present tokens of a kind that stays
+# Multiples of an even share over all stages that a part may lose: otherwise a small part would be gone
+# before its cost is known.
 EVEN_SHARES = 2
-# Of what a part can still lose: its last heads and channels are worth more than any before.
+# Share of the removable rest that a part may lose: its last heads and channels matter most.
 REST_CUT = 1 / 3
 Shares = dict[Place, tuple[float, float]]
 WHOLE = (1.0, 1.0)
@@ -38,7 +39,7 @@ WHOLE = (1.0, 1.0)
 
 @dataclass(frozen=True)
 class Thresholds:
-    """theta^t of each kind of token when it was last raised; 0 keeps all."""
+    """theta^t of each kind of token, as last raised; 0 keeps all."""
 
     vision: float = 0.0
     text: float = 0.0
@@ -49,10 +50,13 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class SearchState:
-    """Where the search stands: binary masks, and the shares of image and text tokens kept at a place.
+    """State of a search.
 
     Attributes:
-        scales: of the scores of layers that have been pruned, from before they were.
+        masks: binary masks.
+        thresholds: token thresholds as last raised.
+        shares: shares of image and text tokens kept, by place.
+        scales: of the scores of pruned layers, from before they were pruned.
     """
 
     masks: Masks
@@ -63,7 +67,7 @@ class SearchState:
 
 @dataclass(frozen=True)
 class ImportanceOptions:
-    """CIP and CIT, and the fewest channels a layer keeps."""
+    """Switches of CIP and CIT, and the fewest channels that a layer keeps."""
 
     cip: bool = True
     cit: bool = True
@@ -71,7 +75,7 @@ class ImportanceOptions:
 
 
 class Search:
-    """Moves a state by one mode at a time; knows the model, the calibration batches and the costs."""
+    """Advances a state by one mode at a time, with a model, calibration batches and costs."""
 
     def __init__(
         self,
@@ -89,7 +93,7 @@ class Search:
         self.calibration, self.options, self.workload = calibration, options, workload
 
     def cost(self, state: SearchState) -> int:
-        """What stages remove, in the unit of ``Costs.of``."""
+        """Cost of a state, in the unit of ``Costs.of``."""
         return self.costs.of(state.masks.counts(), state.shares, self.workload)
 
     def macs(self, state: SearchState) -> int:
@@ -102,7 +106,7 @@ class Search:
     def rules(
         self, state: SearchState, before: SearchState | None = None, softness: float = 0.0
     ) -> DropRules:
-        """The drop rules of a state; on the way from ``before``, newly cut tokens stay softly."""
+        """Drop rules of a state; newly dropped tokens since ``before`` keep the presence ``softness``."""
         then = state.shares if before is None else before.shares
         return {
             place: RatioRule(*share, then.get(place, WHOLE), softness)
@@ -113,16 +117,16 @@ class Search:
         return Forwarding(state.masks, self.rules(state), self.options.cit)
 
     def softly(self, before: SearchState, after: SearchState, progress: float) -> Forwarding:
-        """Masks of a stage under way: what it cuts decays from 1 to 0 as progress goes to 1."""
+        """Forward pass within a stage: masks of what it cuts decay from 1 to 0 as ``progress`` goes to 1."""
         masks = before.masks.towards(after.masks, progress)
         return Forwarding(masks, self.rules(after, before, 1.0 - progress), self.options.cit)
 
     def advance(
         self, state: SearchState, mode: Mode, target: int, to_the_end: bool = False
     ) -> SearchState:
-        """Raise the mode's threshold until ``target`` costs are left, or as far as one stage may go.
+        """Raise the mode's threshold until ``target`` costs are left, or up to the bounds of a stage.
 
-        ``to_the_end``: a part may lose all that it can still lose.
+        ``to_the_end`` lifts the bound on the removable rest of a part (``REST_CUT``).
         """
         with self.compute.timed("importance"):
             if mode.tokens is not None:
@@ -137,7 +141,7 @@ class Search:
             return self._cut_parameters(state, mode, max(target, round(before - most)))
 
     def floor(self, state: SearchState, modes: Sequence[Mode]) -> int:
-        """The least cost these modes can leave: ``least_counts`` a layer, a token a kind."""
+        """Least cost that these modes can leave: ``least_counts`` of a layer, one token of a kind."""
         shares = dict(state.shares)
         for mode in modes:
             if mode.tokens is not None:
@@ -148,7 +152,7 @@ class Search:
         return self.costs.of(self.least_counts(state, modes), shares, self.workload)
 
     def least_counts(self, state: SearchState, modes: Sequence[Mode]) -> StructureCounts:
-        """What these modes can leave of the layers: a head and ``min_channels``."""
+        """Fewest heads and channels that these modes can leave: one head and ``min_channels`` a layer."""
         counts = state.masks.counts()
         heads, channels = dict(counts.heads), dict(counts.channels)
         parts = {mode.part for mode in modes}
@@ -159,7 +163,7 @@ class Search:
         return StructureCounts(heads, channels)
 
     def _places(self, kind: TokenKind) -> list[Place]:
-        """Where tokens of a kind may be dropped."""
+        """Places where tokens of a kind may be dropped."""
         return [place for place, kinds in self.adapter.drop_places.items() if kind in kinds]
 
     def importance(self, state: SearchState, parts: set[Part]) -> ParameterImportance:
@@ -237,7 +241,7 @@ class Search:
         return replace(state, thresholds=state.thresholds.with_kind(kind, value), shares=shares)
 
     def _measured_shares(self, batches: Sequence[Any], masks: Masks, rules: DropRules) -> Shares:
-        """Keep ratio by drop place and kind, over these batches."""
+        """Measured keep ratios over these batches, by drop place and kind."""
         forwarding = Forwarding(masks, rules, self.options.cit)
         totals: dict[Place, Tensor] = {}
         with torch.no_grad(), self.compute.autocast():
@@ -254,7 +258,7 @@ class Search:
 def first_reaching(
     cost: Callable[[StructureCounts], int], masks: Masks, units: Sequence[Unit], target: int
 ) -> Sequence[Unit]:
-    """The first of the units that must go to leave at most ``target`` costs (bisection: costs fall)."""
+    """First units, as many as must go to leave at most ``target`` costs (bisection: costs fall)."""
 
     def left(count: int) -> int:
         counts = masks.counts()
@@ -273,17 +277,17 @@ def first_reaching(
 
 
 def mask_of(masks: Masks, kind: str, key: BlockKey) -> Tensor:
-    """The mask that holds a unit."""
+    """Return the mask that holds a unit."""
     return (masks.heads if kind == "heads" else masks.channels)[key]
 
 
 def _reaching_the_end(shares: Shares, kind: TokenKind) -> float:
-    """Share of a kind's tokens that no place drops."""
+    """Share of a kind's tokens that reach the end."""
     return prod(share[0 if kind == "vision" else 1] for share in shares.values())
 
 
 def _share(kept: float, of: float) -> float:
-    """At least the smallest keep ratio there is: one token of a kind always stays."""
+    """Keep ratio, at least the smallest one: one token of a kind always stays."""
     return max(kept / max(of, 1), 1 / KEEP_UNIT)
 
 

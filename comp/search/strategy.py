@@ -1,4 +1,4 @@
-"""MPS: which mode to prune next (Eq. 8, 9 and 10)."""
+"""Choose the mode to prune next: MPS, the multi-mode pruning strategy (Eq. 8, 9 and 10)."""
 
 import math
 from collections.abc import Sequence
@@ -10,20 +10,20 @@ import numpy as np
 from comp.errors import CompExportError
 
 CostMetric = Literal["accuracy", "loss"]
-FAR_MORE = 2.0  # times what another mode is known to cost: then the stage is undone
+FAR_MORE = 2.0  # a stage that costs this many times another mode's known cost is undone
 
 
 @dataclass(frozen=True)
 class StrategyOptions:
-    """Defaults are the paper's but for ``cost_metric``. The switches turn a part off altogether."""
+    """Options of MPS; defaults are the paper's, except ``cost_metric``."""
 
     exploration: float = 0.2  # rho
     temperature: float = 5.0  # tau
     history: float = 0.4  # lambda_0
     max_interval: int = 5  # I_max
     cost_aware: bool = True  # CAS
-    cost_metric: CostMetric = "loss"  # of which what is lost per FLOP is the cost
-    undo: bool = False  # stages that cost far more than another mode, where nothing is trained
+    cost_metric: CostMetric = "loss"  # the quality that Eq. 8 compares
+    undo: bool = False  # undo stages that cost far more than another mode, if nothing is trained
 
     def __post_init__(self) -> None:
         if self.cost_metric not in get_args(CostMetric):
@@ -34,32 +34,32 @@ class StrategyOptions:
 
 @dataclass(frozen=True)
 class ModeCost:
-    """What is known of a mode: its running cost and the last stage that ran it (0: none)."""
+    """Running cost of a mode (``None``: unknown) and the last stage that ran it (0: none)."""
 
     cost: float | None = None
     last_stage: int = 0
 
 
 def stage_cost(metric_before: float, metric_after: float, macs_share: float) -> float:
-    """Eq. 8: metric lost per share of FLOPs removed; lower is better, and never below 0.
+    """Metric lost per share of FLOPs removed (Eq. 8); lower is better, never below 0.
 
-    The metric rises as the model gets better: of the validation loss (``cost_metric``) it is minus the
-    loss, and the cost is in nats per share of FLOPs instead of accuracy. The scale does not matter: costs
-    are compared with each other alone, and history averages them.
+    The metric is higher for better models. With ``cost_metric`` ``loss`` it is minus the validation loss,
+    and the cost is in nats per share of FLOPs. The scale does not matter: costs are only averaged and
+    compared with each other.
 
-    Where the metric rose, training made good what an earlier mode had broken. Booked as this mode's
-    merit, it would have the search take this mode to its end.
+    If the metric rose, training repaired the damage of an earlier mode. A negative cost would credit that
+    to this mode, and the search would prune it to its end.
     """
     return max(0.0, metric_before - metric_after) / macs_share
 
 
 def history_weight(options: StrategyOptions, interval: int) -> float:
-    """Eq. 10: ``lambda = max(lambda_0 - (lambda_0 / I_max)(I_m - 1), 0)``."""
+    """Weight of history (Eq. 10): ``lambda = max(lambda_0 - (lambda_0 / I_max)(I_m - 1), 0)``."""
     return max(options.history - options.history / options.max_interval * (interval - 1), 0.0)
 
 
 def updated_cost(options: StrategyOptions, old: ModeCost, stage: int, cost: float) -> ModeCost:
-    """``R_m <- lambda R_m + (1 - lambda) r``; the first measurement stands as it is."""
+    """Running cost ``R_m <- lambda R_m + (1 - lambda) r``; the first one is ``r`` itself."""
     if old.cost is None:
         return ModeCost(cost, stage)
     weight = history_weight(options, stage - old.last_stage)
@@ -69,7 +69,7 @@ def updated_cost(options: StrategyOptions, old: ModeCost, stage: int, cost: floa
 def exploration_probabilities(
     options: StrategyOptions, costs: Sequence[ModeCost], stage: int
 ) -> list[float]:
-    """Eq. 9: ``Softmax(I_m / tau)`` with ``I_m = T - T_m``."""
+    """Probabilities of exploration (Eq. 9): ``Softmax(I_m / tau)`` with ``I_m = T - T_m``."""
     weights = [math.exp((stage - cost.last_stage) / options.temperature) for cost in costs]
     return [weight / sum(weights) for weight in weights]
 
@@ -77,10 +77,10 @@ def exploration_probabilities(
 def choose_mode(
     options: StrategyOptions, costs: dict[str, ModeCost], stage: int, seed: int
 ) -> tuple[str, bool]:
-    """The mode of a stage (counted from 1), and whether it was drawn by exploration.
+    """Choose the mode of a stage (from 1); return it and whether exploration drew it.
 
-    A mode that never ran is tried before any cost is compared: its cost is unknown. Without CAS the
-    modes take turns. The draw depends on (seed, stage) alone, so a resumed run repeats it.
+    A mode that never ran comes before those with a cost. Without CAS the modes take turns. The draw
+    depends on (seed, stage) alone, so that a resumed run repeats it.
     """
     names = list(costs)
     if not options.cost_aware:
@@ -95,26 +95,26 @@ def choose_mode(
 def better_mode(
     costs: dict[str, ModeCost], taken: str, cost: float, undone: dict[str, float]
 ) -> str | None:
-    """The mode that a stage should have taken instead, or none. Ours, not the paper's.
+    """Return the mode that a stage should have pruned instead, or ``None``. Not in the paper.
 
-    Eq. 8 compares what modes cost when they last ran; a draw of exploration compares nothing.
+    Eq. 8 compares the costs of modes when they last ran, and exploration compares none.
 
     Args:
         costs: running costs of the modes that can still remove something.
-        taken: the mode that the stage took.
-        cost: what it turned out to cost, of this stage alone.
-        undone: what modes that were undone in this stage turned out to cost.
+        taken: the mode that the stage pruned.
+        cost: its measured cost in this stage.
+        undone: measured costs of the modes that were undone in this stage.
     """
-    known = {
+    other_costs = {
         name: undone.get(name, other.cost)
         for name, other in costs.items()
         if name != taken and other.cost is not None
     }
-    if not known:
+    if not other_costs:
         return None
-    best = min(known, key=lambda name: known[name])
-    # What was measured is certain; what a mode cost before is worth a try only if it is far less.
-    least = known[best] if best in undone else FAR_MORE * known[best]
+    best = min(other_costs, key=lambda name: other_costs[name])
+    # A cost measured in this stage is certain; an older cost must be far lower to be worth a try.
+    least = other_costs[best] if best in undone else FAR_MORE * other_costs[best]
     return best if cost > least else None
 
 

@@ -1,1 +1,1 @@
-"""Tokens in torch: drop rules, merging, selection of image tokens, and their state in a forward pass."""
+"""Tokens in torch: their state in a forward pass, drop rules, merging, selection of image tokens."""

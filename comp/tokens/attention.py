@@ -1,4 +1,4 @@
-"""Attention for the reference models: any device, additive bias, grouped-query heads."""
+"""Compute attention in the reference models: any device, additive bias, grouped-query heads."""
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +26,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale
     if query.device.type != "cpu" or query.dtype == torch.float32:
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, scale=scale)
     else:
-        # In bf16 on a CPU the plain form trains a third faster than the fused one.
+        # In bf16 on a CPU, plain attention trains a third faster than the fused one.
         scores = (query * scale) @ key.transpose(-1, -2)
         scores = scores if bias is None else scores + bias
         mixed = torch.softmax(scores, dim=-1, dtype=scores.dtype) @ value
@@ -34,14 +34,14 @@ def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, scale
 
 
 def presence_bias(alive: Tensor) -> Tensor:
-    """``log(alive)`` as a bias on keys, ``[B, 1, 1, M]``: 0 for present tokens, NEVER for gone ones.
+    """Bias on keys ``log(alive)``, ``[B, 1, 1, M]``: 0 for present tokens, NEVER for dropped ones.
 
-    A token that is softly present keeps that share of its attention weight before normalisation.
+    A token of presence p keeps the share p of its attention weight before normalisation.
     """
     return torch.where(alive > 0, alive.clamp(min=1e-9).log(), NEVER)[:, None, None, :]
 
 
 def causal_bias(queries: int, keys: int, device: torch.device) -> Tensor:
-    """``[1, 1, queries, keys]``: the last query sees every key, each earlier one a key fewer."""
+    """Causal bias ``[1, 1, queries, keys]``: the last query sees every key, each earlier one a key fewer."""
     seen = torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)
     return torch.where(seen, 0.0, NEVER)[None, None]

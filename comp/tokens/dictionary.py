@@ -1,8 +1,8 @@
 """The learned dictionary of MADTP: entries that the tokens of both modalities are compared with.
 
-A token's response to an entry is the cosine of both. The entries have the width of the narrower tower;
-the tokens of the wider one are projected to it. The dictionary is a submodule of the model, so that it
-trains, is saved and is cut with it.
+A token's response to an entry is their cosine. The entries have the width of the narrower tower; tokens of
+the wider one are projected to it. The dictionary is a submodule of the model, so that it is trained, saved
+and cut with the model.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,13 +17,13 @@ from comp.checkpoints.tensor_names import DICTIONARY
 from comp.flops.token_drops import DICTIONARY_SIZE
 from comp.plan import DropPlan, Part
 
-TEMPERATURE = 0.07  # of the contrast, as CLIP starts
+TEMPERATURE = 0.07  # of the contrastive loss, CLIP's initial one
 
 
 Responses = Callable[[Tensor, Tensor], Tensor]
 
 
-"""Of states ``[B, N, D]`` with their presence ``[B, N]`` to the entries of a dictionary, ``[B, N, T]``."""
+"""Responses ``[B, N, T]`` of states ``[B, N, D]`` with presence ``[B, N]`` to the entries of a dictionary."""
 
 
 class TokenDictionary(nn.Module):
@@ -37,35 +37,37 @@ class TokenDictionary(nn.Module):
         self.projections = nn.ModuleDict(
             {part: nn.Linear(of, width, bias=False) for part, of in widths.items() if of != width}
         )
-        self._heard: list[tuple[str, Tensor]] | None = None
+        self._recorded: list[tuple[str, Tensor]] | None = None
 
     def responses(self, part: Part, states: Tensor, alive: Tensor) -> Tensor:
-        """Cosines of ``states [B, N, D]``, present where ``alive [B, N]``, with the entries ``[B, N, T]``."""
+        """Cosines ``[B, N, T]`` of ``states [B, N, D]``, present where ``alive [B, N]``, with the entries."""
         projected = self.projections[part](states) if part in self.projections else states
-        found = F.normalize(projected.float(), dim=-1) @ F.normalize(self.entries.float(), dim=-1).T
-        if self._heard is not None:
+        cosines = (
+            F.normalize(projected.float(), dim=-1) @ F.normalize(self.entries.float(), dim=-1).T
+        )
+        if self._recorded is not None:
             present = (alive > 0)[..., None]
-            self._heard.append((part, torch.where(present, found, -1.0).amax(1)))
-        return found
+            self._recorded.append((part, torch.where(present, cosines, -1.0).amax(1)))
+        return cosines
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Remember the strongest responses of each row at each place, for ``alignment_loss``."""
-        self._heard = []
+    def recording(self) -> Iterator[None]:
+        """Record the strongest responses of each row at each place, for ``alignment_loss``."""
+        self._recorded = []
         try:
             yield
         finally:
-            self._heard = None
+            self._recorded = None
 
     def alignment_loss(self) -> Tensor:
-        """How badly images and their texts agree in which entries they respond to.
+        """Contrastive loss of the entries that images and their texts respond to.
 
-        Each side's strongest response to every entry, the mean over its places; images of a text are
-        averaged. Contrast of all images with all texts of the batch, both ways: agreement alone would be
-        had by entries that nothing responds to.
+        Of each side: the strongest response to every entry, mean over its places; images of a text are
+        averaged. All images of the batch are contrasted with all texts, both ways. Without contrast,
+        entries that nothing responds to would minimise the loss.
 
         Raises:
-            RuntimeError: nothing was heard of one of the sides.
+            RuntimeError: no responses of one of the sides were recorded.
         """
         vision, text = (self._mean_of(part) for part in ("vision", "language"))
         vision = vision.unflatten(0, (len(text), -1)).mean(1)
@@ -75,16 +77,16 @@ class TokenDictionary(nn.Module):
         return (F.cross_entropy(products, own) + F.cross_entropy(products.T, own)) / 2
 
     def _mean_of(self, part: str) -> Tensor:
-        """Mean over the places of a part, ``[B, T]``; of a part that ran twice, the first rows count."""
-        heard = [found for of, found in self._heard or () if of == part]
-        if not heard:
+        """Mean over the places of a part, ``[B, T]``; of a part that ran twice, the first rows."""
+        recorded = [strongest for of, strongest in self._recorded or () if of == part]
+        if not recorded:
             raise RuntimeError(f"no drop place of {part} was passed with the dictionary")
-        rows = min(len(found) for found in heard)
-        return torch.stack([found[:rows] for found in heard]).mean(0)
+        rows = min(len(strongest) for strongest in recorded)
+        return torch.stack([strongest[:rows] for strongest in recorded]).mean(0)
 
 
 def attach_dictionary(model: Any, drops: tuple[DropPlan, ...]) -> None:
-    """Give a model that is to drop tokens by one a dictionary, with random entries."""
+    """Add a dictionary with random entries to a model, if one of its drops ranks by it."""
     if any(drop.ranking == "aligned" for drop in drops):
         config = model.config
         widths = config.vision_config.hidden_size, config.text_config.hidden_size
@@ -98,7 +100,7 @@ def dictionary_of(model: Any) -> TokenDictionary | None:
 
 
 def responses_of(model: Any, part: Part) -> Responses | None:
-    """The responses of a part's tokens to the model's dictionary, if it has one."""
+    """Return the function of responses of a part's tokens to the model's dictionary, if it has one."""
     dictionary = dictionary_of(model)
     if dictionary is None:
         return None

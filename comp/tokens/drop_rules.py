@@ -1,7 +1,6 @@
-"""Token importance and the rules that drop tokens (Eq. 1, 6, 7).
+"""Rules that decide which tokens stay at a drop place (Eq. 1), from their importance (Eq. 6 and 7).
 
-Importance is the attention a token receives, the strongest head counting. Rules answer which tokens
-stay at a drop place; the query token and answer tokens always stay.
+The query token and answer tokens always stay.
 """
 
 from abc import ABC, abstractmethod
@@ -21,22 +20,22 @@ class DropRule(ABC):
 
     @property
     def ranking(self) -> Ranking:
-        """What the importance it wants is."""
+        """Ranking that gives the importance."""
         return "received"
 
     @property
     def merge(self) -> Merge:
-        """What becomes of the tokens that go."""
+        """How dropped tokens are merged."""
         return "none"
 
     @abstractmethod
     def keep(self, importance: Tensor, kind: Tensor, alive: Tensor, query: Tensor) -> Tensor:
-        """New ``alive [B, N]`` in [0, 1] from importance, kind and alive ``[B, N]``, query ``[B]``."""
+        """Return the new ``alive [B, N]`` in [0, 1]; importance, kind and alive ``[B, N]``, query ``[B]``."""
 
 
 @dataclass(frozen=True)
 class ThresholdRule(DropRule):
-    """Keep tokens above a threshold on importance relative to the mean of their kind (Eq. 1)."""
+    """Keeps tokens above a threshold on importance relative to the mean of their kind (Eq. 1)."""
 
     vision: float
     text: float
@@ -60,10 +59,10 @@ class ThresholdRule(DropRule):
 
 @dataclass(frozen=True)
 class RatioRule(DropRule):
-    """Keep ``ceil(ratio * n)`` of the n tokens of each kind that reached the place.
+    """Keeps ``ceil(ratio * n)`` of the n tokens of each kind that reached the place.
 
-    While a stage runs, tokens that the ``previous`` ratios (vision, text) would have kept are not
-    gone at once: they keep the share ``softness`` of their presence, which decays from 1 to 0.
+    Within a stage, tokens that the ``previous`` ratios (vision, text) would have kept are not dropped at
+    once: they keep the share ``softness`` of their presence, which decays from 1 to 0.
     """
 
     vision_keep_ratio: float
@@ -103,7 +102,12 @@ def _keep_counts(count: Tensor, ratio: float) -> Tensor:
 
 @dataclass(frozen=True)
 class RaisedRule(DropRule):
-    """One kind of token by a threshold that is being raised, the other by the ratio it has."""
+    """Keeps one kind of token by a threshold that is being raised, the other by its ratio.
+
+    Attributes:
+        kind: the kind under the threshold.
+        held: the ratios before.
+    """
 
     kind: int
     threshold: float

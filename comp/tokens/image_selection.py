@@ -1,7 +1,7 @@
-"""What is left of an image's tokens behind a vision tower: dominant ones, and contextual ones (VisionZip).
+"""Select an image's tokens after a vision tower: dominant and contextual ones (VisionZip).
 
-After Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models" (CVPR 2025).
-The graph does the same (``export/graph/image_selection.py``).
+Paper: Yang et al., "VisionZip: Longer is Better but Not Necessary in Vision Language Models" (CVPR 2025).
+The exported graph computes the same (``export/graph/image_selection.py``).
 """
 
 from dataclasses import dataclass
@@ -19,8 +19,8 @@ class Selected:
 
     Attributes:
         states: ``[I, K, d]``.
-        places: which token each is, or of a contextual one the target that others joined, ``[I, K]``.
-        scores: attention of [CLS] to the tokens that came, the mean over heads, ``[I, T]``.
+        places: index of each token, of a contextual one that of its target, ``[I, K]``.
+        scores: attention of [CLS] to all tokens of the tower, mean over heads, ``[I, T]``.
     """
 
     states: Tensor
@@ -29,11 +29,11 @@ class Selected:
 
 
 def class_attention(query: Tensor, key: Tensor, head_mask: Tensor, scale: float) -> Tensor:
-    """Attention of [CLS], the first token, to every token: the mean over heads ``[I, N]``.
+    """Attention of [CLS], the first token, to every token, mean over heads: ``[I, N]``.
 
     Args:
         query, key: ``[I, H, N, hd]``.
-        head_mask: soft mask of each head ``[H]``; a masked head has no part in it.
+        head_mask: soft mask of each head ``[H]``; a masked head is ignored.
         scale: of the logits.
     """
     logits = torch.einsum("ihd,ihnd->ihn", query[:, :, 0].float(), key.float()) * scale
@@ -42,9 +42,9 @@ def class_attention(query: Tensor, key: Tensor, head_mask: Tensor, scale: float)
 
 
 def mean_key(key: Tensor, head_mask: Tensor) -> Tensor:
-    """Keys ``[I, H, N, hd]`` as one of each token, over the heads that are left: ``[I, N, hd]``.
+    """Sum of the keys ``[I, H, N, hd]`` over the heads that are left: ``[I, N, hd]``.
 
-    Their sum stands for the mean: only its direction is read.
+    The sum replaces the mean because only its direction is used.
     """
     return torch.einsum("h,ihnd->ind", head_mask.float(), key.float())
 
@@ -52,16 +52,16 @@ def mean_key(key: Tensor, head_mask: Tensor) -> Tensor:
 def select_tokens(
     states: Tensor, scores: Tensor, key: Tensor, selection: ImageSelection
 ) -> Selected:
-    """Keep the dominant tokens, and merge all others into as many targets as there are contextual ones.
+    """Keep the dominant tokens, and merge all others into the contextual ones.
 
-    Targets are strided over the others (``ImageSelection.target_places``); each token that is none joins
-    the target whose key is most like its own. A contextual token is the mean of a target and what joined it.
+    Targets are strided over the others (``ImageSelection.target_places``). Each other token joins the target
+    with the most similar key. A contextual token is the mean of a target and the tokens that joined it.
 
     Args:
         states: ``[I, T, d]``.
-        scores: what makes a token dominant ``[I, T]``; of equal ones the first comes first.
-        key: what is compared ``[I, T, k]``.
-        selection: how many of each, of T.
+        scores: by which tokens are dominant ``[I, T]``; the first of equal ones comes first.
+        key: by which tokens are compared ``[I, T, k]``.
+        selection: numbers of dominant and contextual tokens.
     """
     count = selection.tower_tokens
     order = scores.argsort(dim=1, descending=True, stable=True)

@@ -1,7 +1,8 @@
-"""What becomes of dropped tokens: each joins its most similar kept one, or all join the weakest kept one.
+"""Merge dropped tokens: each into its most similar kept one, or all into the weakest kept one.
 
-The token that always stays takes none in. How many are left is k, the number kept, in either case: a
-merged token stands in the place of a kept one. The graphs do the same (``export/graph/token_merging.py``).
+No token is merged into the one that always stays. A merged token takes the place of a kept one, so that the
+number of tokens left does not change. The exported graphs compute the same
+(``export/graph/token_merging.py``).
 """
 
 from dataclasses import dataclass, replace
@@ -16,36 +17,36 @@ FLOOR = 1e-6  # added to scores as weights, so that tokens of score 0 have a mea
 
 @dataclass(frozen=True)
 class Dropped:
-    """A drop that was carried out: tokens before, those left, and the places ``[B, K]`` of these."""
+    """A drop that was carried out: the tokens before, those left, and the indices ``[B, K]`` of these."""
 
     before: TokenState
     left: TokenState
     taken: Tensor
 
     def with_rows(self, weights: Tensor) -> TokenState:
-        """Those left, as the mixtures ``weights [B, K, N]`` of those that came."""
+        """Tokens left, with states that mix those before by ``weights [B, K, N]``."""
         states = weights.to(self.before.states.dtype) @ self.before.states
         return replace(self.left, states=states)
 
     @property
     def itself(self) -> Tensor:
-        """Which left token is which one that came, ``[B, K, N]``; none where a row is filled up."""
+        """Whether a token left is the token before at an index, ``[B, K, N]``; false for padding."""
         places = torch.arange(self.before.alive.shape[1], device=self.taken.device)
         return (self.taken[..., None] == places) & (self.left.alive > 0)[..., None]
 
     @property
     def stays(self) -> Tensor:
-        """Which left token is the one that always stays, ``[B, K, 1]``."""
+        """Whether a token left is the one that always stays, ``[B, K, 1]``."""
         places = torch.arange(self.taken.shape[1], device=self.taken.device)
         return (places == self.left.query[:, None])[..., None]
 
 
 def merge_similar(dropped: Dropped, similarity: Tensor) -> TokenState:
-    """Each dropped token joins the most similar kept one: the mean, weighted by sizes (Turbo, ToMe).
+    """Merge each dropped token into the most similar kept one: the mean, weighted by sizes (Turbo, ToMe).
 
     Args:
         dropped: the drop.
-        similarity: of the tokens that came ``[B, N, N]``.
+        similarity: of the tokens before ``[B, N, N]``.
     """
     before, itself = dropped.before, dropped.itself
     kept = itself.any(1, keepdim=True)  # [B, 1, N]
@@ -62,11 +63,11 @@ def merge_similar(dropped: Dropped, similarity: Tensor) -> TokenState:
 
 
 def merge_into_one(dropped: Dropped, importance: Tensor) -> TokenState:
-    """All dropped tokens and the weakest kept one become one: the mean, weighted by scores (MADTP).
+    """Merge all dropped tokens and the weakest kept one: the mean, weighted by scores (MADTP).
 
     Args:
         dropped: the drop.
-        importance: of the tokens that came ``[B, N]``, at least 0.
+        importance: of the tokens before ``[B, N]``, at least 0.
     """
     before, itself = dropped.before, dropped.itself
     kept = itself.any(1)  # [B, N]
@@ -75,7 +76,7 @@ def merge_into_one(dropped: Dropped, importance: Tensor) -> TokenState:
         importance.gather(1, dropped.taken),
         torch.inf,
     )
-    # Of equal ones the last: rankings put the first first.
+    # The last of equal ones: rankings prefer the first.
     lowest = of_kept.amin(1, keepdim=True)
     rows = torch.arange(of_kept.shape[1], device=kept.device)
     weakest = torch.where((of_kept == lowest) & lowest.isfinite(), rows, -1).amax(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""The tokens that are present in a forward pass."""
+"""State of the tokens that are present in a forward pass."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ VISION, TEXT, ANSWER = 0, 1, 2
 
 @dataclass(frozen=True)
 class TokenState:
-    """The tokens that are present in the decoder, with what is known of each.
+    """The tokens that are present in a forward pass.
 
     Attributes:
         states: hidden states ``[B, N, d]``.
@@ -18,8 +18,8 @@ class TokenState:
         kind: ``VISION``, ``TEXT`` or ``ANSWER``, ``[B, N]``.
         alive: presence in [0, 1], ``[B, N]``: 0 for padding and dropped tokens.
         index: index in the original sequence, ``[B, N]``.
-        query: where the last instruction token stands, ``[B]``.
-        size: how many tokens were merged into each, itself with it, ``[B, N]``; none before a merge.
+        query: place of the last instruction token, or of an encoder's token that always stays, ``[B]``.
+        size: number of tokens merged into each, including itself, ``[B, N]``; ``None`` before a merge.
     """
 
     states: Tensor
@@ -31,9 +31,10 @@ class TokenState:
     size: Tensor | None = None
 
     def drop(self, kept: Tensor) -> tuple["TokenState", Tensor]:
-        """Gather the tokens with ``kept > 0``, in order; rows with fewer are filled with dead ones.
+        """Gather the tokens with ``kept > 0``, in order; shorter rows are padded with absent ones.
 
-        Returns the new state and the gather indices ``[B, K]``.
+        Returns:
+            The new state and the gather indices ``[B, K]``.
         """
         width = int((kept > 0).sum(1).max())
         taken = (kept <= 0).to(torch.int8).argsort(dim=1, stable=True)[:, :width].sort(1).values

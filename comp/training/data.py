@@ -1,4 +1,4 @@
-"""The data a pruning run works with, prepared once from the embedded dataset or a user's own."""
+"""Prepare the data of a pruning run, from the embedded dataset or a user's own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,9 +16,10 @@ VALIDATION_SHARE = 20  # of a user's own examples, every twentieth is for valida
 
 @dataclass(frozen=True)
 class PruningData:
-    """Training questions, and prepared batches to calibrate importances and to measure on.
+    """Training examples, and collated batches for calibration and validation.
 
-    ``cost`` are the batches of the cost of a stage (Eq. 8); none: those of the whole validation set.
+    Attributes:
+        cost: batches for the cost of a stage (Eq. 8); ``None``: the whole validation set.
     """
 
     train: Sequence[AnyExample]
@@ -29,12 +30,13 @@ class PruningData:
 
 @dataclass(frozen=True)
 class DataSizes:
-    """How many examples calibrate importances and measure the metric, and how many at a time.
+    """Numbers of examples for calibration and validation, and the batch size.
 
-    ``cost`` is how many of the validation examples, the first ones, measure the cost of a stage.
+    Attributes:
+        cost: number of validation examples, the first ones, that measure the cost of a stage.
 
     Raises:
-        CompExportError: more of them than there are validation examples.
+        CompExportError: ``cost`` is larger than ``validation``.
     """
 
     calibration: int = 64
@@ -52,7 +54,7 @@ class DataSizes:
 
 
 def embedded_data(adapter: FamilyAdapter, compute: Compute, sizes: DataSizes) -> PruningData:
-    """EmojiScenes: calibration and training from ``train``, the metric from ``validation``."""
+    """Data of EmojiScenes: calibration and training from ``train``, the metric from ``validation``."""
     train = embedded_examples(adapter.task, "train", TRAIN_SIZE)
     validation = embedded_examples(adapter.task, "validation", sizes.validation)
     return split_data(adapter, compute, sizes, train, validation)
@@ -61,7 +63,7 @@ def embedded_data(adapter: FamilyAdapter, compute: Compute, sizes: DataSizes) ->
 def own_data(
     adapter: FamilyAdapter, compute: Compute, sizes: DataSizes, examples: Sequence[AnyExample]
 ) -> PruningData:
-    """A user's own questions: every twentieth validates, the others train and calibrate.
+    """Data of a user's own examples: every twentieth validates, the others train and calibrate.
 
     Raises:
         CompExportError: for fewer than 40 examples.
@@ -96,7 +98,7 @@ def split_data(
     train: Sequence[AnyExample],
     validation: Sequence[AnyExample],
 ) -> PruningData:
-    """Data whose splits are given."""
+    """Data of given splits."""
     # Training reads its data in permuted order; calibration takes the last examples.
     count = len(train)
     calibration = [train[count - 1 - i] for i in range(min(sizes.calibration, count))]

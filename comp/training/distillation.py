@@ -1,8 +1,8 @@
-"""Distillation from the dense model: what the pruned one should still know (Hinton et al., 2015).
+"""Distil from the dense model into the pruned one (Hinton et al., 2015).
 
-The dense model, frozen, sees every training batch beside the pruned one. Its logits say more than the
-labels do: which other answers are nearly right. Its features, the final states of its tokens, say what
-the tokens that are left should look like to whatever reads them.
+The frozen dense model sees every training batch beside the pruned one. Its logits carry more information
+than the labels: which other answers are nearly right. Its features, the final states of its tokens, are
+targets for the tokens that are left.
 """
 
 from collections.abc import Callable
@@ -23,12 +23,12 @@ from comp.utils.compute import Compute
 
 @dataclass(frozen=True)
 class DistillOptions:
-    """What is learnt from the dense model.
+    """Options of distillation.
 
     Attributes:
         what: logits, features, both or none.
-        weight: of the distillation loss beside the task's, which has 1.
-        temperature: that softens both models' logits.
+        weight: of the distillation loss; the task's loss has weight 1.
+        temperature: divides the logits of both models.
 
     Raises:
         CompExportError: an unknown kind, or a weight or temperature that is not above 0.
@@ -51,14 +51,14 @@ class DistillOptions:
 
 
 class Distiller:
-    """The frozen dense model beside the one in training; see ``comp.training.trainer.Trainer``.
+    """The frozen dense model as a teacher; see ``comp.training.trainer.Trainer``.
 
     Args:
-        options: what is learnt, not ``none``.
+        options: of distillation; ``what`` is not ``none``.
         teacher: a dense adapter. Its weights must not change while it teaches.
         compute: its device and precision.
-        plainly: a context in which the teacher's model is the dense one; under LoRA teacher and student
-            are one model, and inside this context its adapters are off.
+        plainly: a context in which the teacher's model is the dense one. Under LoRA teacher and student
+            share a model, and this context turns the LoRA layers off.
     """
 
     def __init__(
@@ -71,12 +71,12 @@ class Distiller:
         self.options, self.teacher, self.compute, self.plainly = options, teacher, compute, plainly
 
     def targets(self, batch: Any) -> DistillationTargets:
-        """What the dense model makes of a batch: nothing is masked or dropped, no gradient is kept."""
+        """Targets of the dense model for a batch, without masks, drops or gradients."""
         with self.plainly(), torch.no_grad(), self.compute.autocast():
             return self.teacher.score(batch, Forwarding()).targets()
 
     def loss(self, student: DistillationTargets, teacher: DistillationTargets) -> Tensor:
-        """Weighted sum of the losses asked for; each is a mean over its logits or parts of the model."""
+        """Weighted sum of the chosen losses; each is a mean over its logits or parts of the model."""
         options, losses = self.options, []
         if options.what in ("logits", "both"):
             pairs = zip(student.logits, teacher.logits, strict=True)
@@ -88,31 +88,32 @@ class Distiller:
 
 
 def logit_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """``T² KL(softmax(teacher / T) ‖ softmax(student / T))``, mean over rows; logits ``[J, C]``.
+    """Loss ``T² KL(softmax(teacher / T) ‖ softmax(student / T))``, mean over rows; logits ``[J, C]``.
 
     T² keeps the size of gradients when the temperature changes (Hinton et al., 2015, section 2).
     """
-    said = F.log_softmax(student.float() / temperature, dim=-1)
-    wanted = F.log_softmax(teacher.float().to(said.device) / temperature, dim=-1)
-    divergence = F.kl_div(said, wanted, reduction="batchmean", log_target=True)
+    student_log = F.log_softmax(student.float() / temperature, dim=-1)
+    teacher_log = F.log_softmax(teacher.float().to(student_log.device) / temperature, dim=-1)
+    divergence = F.kl_div(student_log, teacher_log, reduction="batchmean", log_target=True)
     return temperature**2 * divergence
 
 
 def feature_loss(student: TokenState, teacher: TokenState) -> Tensor:
-    """``1 - cosine`` of final states, mean over the tokens that the student has left.
+    """Loss ``1 - cosine`` of final states, mean over the tokens that the student has left.
 
-    A token is compared with the teacher's of the same original index; one that fades out counts by its
-    presence, and one that is gone has no feature to compare. Cosine and not MSE: what reads the states
-    normalises them, or is itself trained on.
+    A token is compared with the teacher's token of the same original index, weighted by its presence.
+    Cosine and not MSE: the layers that read the states normalise them, or are trained too.
 
     Args:
         student: tokens ``[B, K, d]`` that reached the end.
-        teacher: the whole sequence ``[B, N, d]`` in its order: index ``n`` at place ``n``.
+        teacher: the whole sequence ``[B, N, d]``, index ``n`` at place ``n``.
     """
     places = student.index.to(teacher.states.device)[..., None]
-    wanted = teacher.states.gather(1, places.expand(-1, -1, teacher.states.shape[-1]))
+    teacher_states = teacher.states.gather(1, places.expand(-1, -1, teacher.states.shape[-1]))
     states = student.states.float()
-    far = 1 - F.cosine_similarity(states, wanted.float().to(states.device), dim=-1)  # [B, K]
+    far = 1 - F.cosine_similarity(
+        states, teacher_states.float().to(states.device), dim=-1
+    )  # [B, K]
     present = student.alive.to(far)
     return (far * present).sum() / present.sum()
 

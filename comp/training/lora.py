@@ -1,4 +1,4 @@
-"""LoRA for large models (through peft): small trainable matrices beside the frozen weights."""
+"""Train large models by LoRA, through peft: small trainable matrices beside the frozen weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +15,9 @@ def is_large(adapter: FamilyAdapter) -> bool:
 
 @contextmanager
 def lora(adapter: FamilyAdapter, rank: int) -> Iterator[None]:
-    """Train through LoRA inside the block; merge into the weights when it ends well.
+    """Train by LoRA inside the block; merge into the weights at its end, unless it raises.
 
-    The adapter's model is changed in place, so masks and observers keep working: they call the
-    modules they always call.
+    The adapter's model is changed in place, so that masks and observers keep working.
     """
     try:
         from peft import LoraConfig, get_peft_model
@@ -42,7 +41,7 @@ def lora(adapter: FamilyAdapter, rank: int) -> Iterator[None]:
 
 @contextmanager
 def without_lora(adapter: FamilyAdapter) -> Iterator[None]:
-    """Inside the block a model that is trained through LoRA is the one it was before."""
+    """Turn the LoRA layers of the adapter's model off inside the block."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     layers = [module for module in adapter.model.modules() if isinstance(module, BaseTunerLayer)]

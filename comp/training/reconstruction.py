@@ -1,9 +1,8 @@
-"""Refitting a layer after a cut: what is left of its inputs takes over what the others gave.
+"""Refit output projections after a cut, so that the remaining inputs replace the removed ones.
 
-A cut takes inputs from an output projection. Those that are left are correlated with them, so that new
-weights, found by least squares on the calibration set, give nearly the old outputs without any training
-(as channel pruning does it: He et al., 2017). Not of CoMP's authors: ``prune --no-reconstruction`` is
-without it.
+A cut removes inputs of an output projection. The remaining inputs are correlated with them. Weights fitted
+by least squares on the calibration set therefore give nearly the old outputs, without training (as channel
+pruning does: He et al., 2017). This is not part of CoMP: ``prune --no-reconstruction`` turns it off.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,15 +17,15 @@ from comp.families.streamed import StreamedLinear
 from comp.masks import BlockKey, Masks
 from comp.utils.compute import Compute
 
-RIDGE: Final = 0.01  # of the mean square of the inputs
-PRODUCTS: Final = 1 << 28  # numbers that are held at a time: 1 GiB
+RIDGE: Final = 0.01  # ridge term, relative to the mean square of the inputs
+PRODUCTS: Final = 1 << 28  # most numbers of products held at a time: 1 GiB
 
 Place = tuple[BlockKey, str]  # a block, and ``heads`` or ``channels``
 
 
 @dataclass(frozen=True)
 class Cut:
-    """Inputs of one output projection, before and after, as bool masks over its columns."""
+    """Inputs of an output projection before and after a cut, as bool masks over its columns."""
 
     projection: nn.Linear
     before: Tensor
@@ -34,7 +33,7 @@ class Cut:
 
     @torch.no_grad()
     def put(self, new: "Fitted") -> "Fitted":
-        """Give the projection what was fitted, and return what stood there."""
+        """Write fitted weights into the projection, and return the old ones."""
         projection = self.projection
         weight = projection.weight
         left = self.after.to(weight.device)
@@ -49,7 +48,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Fitted:
-    """Weights of the inputs that are left, ``[out, S]``, and the bias, where there is one."""
+    """Weights of the remaining inputs, ``[out, S]``, and the bias, if there is one."""
 
     columns: Tensor
     bias: Tensor | None
@@ -63,24 +62,24 @@ def reconstruct(
     after: Masks,
     undoable: bool = False,
 ) -> Callable[[], None]:
-    """Change the weights of the output projections that ``after`` takes inputs from.
+    """Refit the output projections whose inputs ``after`` reduces.
 
-    Columns of what is gone keep their weights, which binary masks keep out.
+    Columns of removed inputs keep their weights: binary masks make them ineffective.
 
     Args:
         adapter: its weights are changed in place.
         compute: its device and processes.
         calibration: batches to fit on.
-        forwarding: the model before the cut; its masks, binary, say what was left.
-        after: binary masks. What they give back starts from nothing.
+        forwarding: the model before the cut, with binary masks.
+        after: binary masks after the cut. Inputs that they restore start from zero weights.
         undoable: keep the old weights.
 
     Returns:
-        What changes them back, if that was asked for.
+        A function that restores the old weights (only if ``undoable``).
     """
     before = Masks.ones(adapter.blocks) if forwarding.masks is None else forwarding.masks
     cuts = dict(_cuts(adapter, before, after))
-    found: dict[Place, Fitted] = {}
+    new_weights: dict[Place, Fitted] = {}
 
     def show(observer: InputProducts) -> None:
         with torch.no_grad(), compute.autocast():
@@ -88,16 +87,16 @@ def reconstruct(
                 adapter.score(batch, forwarding, observer)
 
     if len(calibration) == 1:
-        show(_FittedAtOnce(list(cuts), cuts=cuts, compute=compute, found=found))
+        show(_FittedAtOnce(list(cuts), cuts=cuts, compute=compute, new_weights=new_weights))
     else:
         for places in _groups(cuts):
             products = InputProducts(places)
             show(products)
             for place in places:
-                found[place] = fitted(cuts[place], compute.sum(products.of[place]))
-    # Not before: all are fitted to what the model gave before the cut.
+                new_weights[place] = fitted(cuts[place], compute.sum(products.of[place]))
+    # Only now: every projection is fitted to the outputs of the model before the cut.
     old: dict[Place, Fitted] = {}
-    for place, new in found.items():
+    for place, new in new_weights.items():
         weights = cuts[place].put(new)
         if undoable:
             old[place] = weights
@@ -111,10 +110,9 @@ def reconstruct(
 
 @dataclass
 class InputProducts:
-    """Sums of ``x x^T`` over tokens that take part, of the inputs x of some output projections.
+    """Sums of ``x x^T`` over tokens, for the inputs x of some output projections.
 
-    An observer of forward passes (``comp.adapter.Observer``). A one is appended to x, for the
-    bias.
+    An observer of forward passes (``comp.adapter.Observer``). A 1 is appended to x for the bias.
     """
 
     places: Sequence[Place]
@@ -138,29 +136,31 @@ class InputProducts:
 
 @dataclass(kw_only=True)
 class _FittedAtOnce(InputProducts):
-    """Of a single batch: a layer has seen all that it will see, and its products need not be kept."""
+    """Fits each layer at once, for a single batch, so that its products need not be kept."""
 
     cuts: Mapping[Place, Cut]
     compute: Compute
-    found: dict[Place, Fitted]
+    new_weights: dict[Place, Fitted]
 
     def _add(self, place: Place, inputs: Tensor, importance: Tensor) -> None:
         super()._add(place, inputs, importance)
         if place in self.of:
             with torch.autocast(inputs.device.type, enabled=False):
-                self.found[place] = fitted(self.cuts[place], self.compute.sum(self.of.pop(place)))
+                self.new_weights[place] = fitted(
+                    self.cuts[place], self.compute.sum(self.of.pop(place))
+                )
 
 
 @torch.no_grad()
 def fitted(cut: Cut, products: Tensor) -> Fitted:
-    """Ridge regression of the old outputs on what is left, towards the old weights.
+    """Ridge regression of the old outputs on the remaining inputs, towards the old weights.
 
-    With inputs x, old weights ``W`` and what is gone D and left S: the change of ``W_S`` is
-    ``W_D (G_DS (G_SS + r I)^-1)``, ``G = sum x x^T``; a bias changes as the weight of an input of one.
+    With inputs x, old weights ``W``, removed inputs D and remaining inputs S, the change of ``W_S`` is
+    ``W_D (G_DS (G_SS + r I)^-1)`` with ``G = sum x x^T``. The bias is the weight of a constant input of 1.
 
     Args:
         cut: of a projection ``[out, in]``.
-        products: G, ``[in + 1, in + 1]``, the last input being one.
+        products: G, ``[in + 1, in + 1]``, for inputs with a 1 appended.
     """
     weight, bias = cut.projection.weight.detach(), cut.projection.bias
     device = products.device
@@ -177,15 +177,15 @@ def fitted(cut: Cut, products: Tensor) -> Fitted:
     weight = weight.to(device)
     change = weight[:, gone[:-1]].double() @ taken_over.T
     inputs = after.nonzero()[:, 0]
-    known = torch.where(before, weight, 0.0)[:, inputs].double()
-    columns = (known + change[:, : len(inputs)]).to(weight.dtype)
+    old_columns = torch.where(before, weight, 0.0)[:, inputs].double()
+    columns = (old_columns + change[:, : len(inputs)]).to(weight.dtype)
     if bias is None:
         return Fitted(columns, None)
     return Fitted(columns, (bias.to(device).double() + change[:, -1]).to(bias.dtype))
 
 
 def _cuts(adapter: FamilyAdapter, before: Masks, after: Masks) -> Iterator[tuple[Place, Cut]]:
-    """Of every projection whose inputs change."""
+    """Yield the cut of every projection whose inputs change."""
     for block in adapter.blocks:
         attention, ffn = adapter.output_projections(block.key)
         sides = (
@@ -201,15 +201,15 @@ def _cuts(adapter: FamilyAdapter, before: Masks, after: Masks) -> Iterator[tuple
 
 
 def _groups(cuts: dict[Place, Cut]) -> Iterator[list[Place]]:
-    """Places whose products fit into memory together."""
+    """Yield groups of places whose products fit into memory together."""
     group: list[Place] = []
-    held = 0
+    size = 0
     for place, cut in cuts.items():
         numbers = (len(cut.before) + 1) ** 2
-        if group and held + numbers > PRODUCTS:
+        if group and size + numbers > PRODUCTS:
             yield group
-            group, held = [], 0
+            group, size = [], 0
         group.append(place)
-        held += numbers
+        size += numbers
     if group:
         yield group

@@ -1,4 +1,4 @@
-"""Recovery: fine-tune the cut model, with the keep ratios it will be deployed with."""
+"""Recover the cut model by fine-tuning, with the keep ratios that it is deployed with."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,12 @@ from comp.utils.disk import bytes_of
 from comp.utils.files import writing
 from comp.utils.progress import Progress
 
-DATA_SEED = 7919  # recovery reads the training data in an order of its own
+DATA_SEED = 7919  # added to the seed: recovery reads the training data in another order
 
 
 @dataclass(frozen=True)
 class RecoverOptions:
-    """Steps of fine-tuning after pruning, and how often the state is written."""
+    """Options of recovery; the state is saved every ``save_every`` steps."""
 
     steps: int = 200
     save_every: int = 25
@@ -41,9 +41,9 @@ def recover(
     distiller: Distiller | None = None,
     until: int | None = None,
 ) -> None:
-    """Train the adapter's weights in place; resumes from ``folder`` when it was interrupted.
+    """Train the adapter's weights in place; resume from ``folder`` after an interruption.
 
-    With ``until`` the first so many of the steps, which a later call goes on from.
+    With ``until``, stop after that step; a later call continues from there.
     """
     forwarding = Forwarding(rules=rules_from_plan(plan.drops))
     training = options.training

@@ -1,4 +1,4 @@
-"""Gradient steps: during a stage with decaying masks, and to recover afterwards."""
+"""Train an adapter: during a stage with decaying masks, and in recovery."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ class StepOptions:
     """Batch size (over all processes), peak learning rate, and weight decay.
 
     Attributes:
-        tower: the learning rate of ``FamilyAdapter.tower``, in times of the others'.
+        tower: learning rate of ``FamilyAdapter.tower``, as a multiple of ``learning_rate``.
     """
 
     batch_size: int = 32
@@ -33,13 +33,13 @@ class StepOptions:
 def examples_of(
     data: Sequence[AnyExample], step: int, batch_size: int, seed: int
 ) -> list[AnyExample]:
-    """The examples of a step: each epoch is a permutation of its own; the same for the same step."""
-    found = []
+    """Examples of a step, the same on every call: each epoch is a permutation by its own seed."""
+    examples = []
     for place in range(step * batch_size, (step + 1) * batch_size):
         epoch, offset = divmod(place, len(data))
         order = _permutation(len(data), epoch, seed)
-        found.append(data[int(order[offset])])
-    return found
+        examples.append(data[int(order[offset])])
+    return examples
 
 
 _PERMUTATIONS: dict[tuple[int, int, int], np.ndarray] = {}
@@ -54,7 +54,7 @@ def _permutation(count: int, epoch: int, seed: int) -> np.ndarray:
 
 
 def prefetched(compute: Compute, make: Callable[[int], Any], steps: range) -> Iterator[Any]:
-    """``make(step)`` for every step, one step ahead in a thread; waiting for it is timed as ``data``."""
+    """Yield ``make(step)`` for every step, made ahead in a thread; waiting is timed as ``data``."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead = [pool.submit(make, step) for step in steps[:2]]
         for step in steps:
@@ -67,7 +67,7 @@ def prefetched(compute: Compute, make: Callable[[int], Any], steps: range) -> It
 
 
 class Trainer:
-    """AdamW steps over an adapter's trainable weights; with a distiller, also towards its teacher."""
+    """Takes AdamW steps over an adapter's trainable weights; with a distiller, adds its loss."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(compute.device.type, init_scale=1024.0, enabled=half)
 
     def _groups(self) -> list[dict[str, Any]]:
-        """The weights by the rate that they learn at."""
+        """Parameter groups, by multiple of the learning rate."""
         tower = self.adapter.tower
         within = set() if tower is None else set(tower.parameters())
         kinds = [(1.0, [p for p in self.parameters if p not in within])]
@@ -97,11 +97,11 @@ class Trainer:
         return [{"params": weights, "times": times} for times, weights in kinds if weights]
 
     def step(self, batch: Any, forwarding: Forwarding, number: int) -> float:
-        """One step (``number`` from 0 of ``total``); returns the task's loss."""
+        """Take one step (``number`` from 0 of ``total``), and return the task's loss."""
         rate = self.options.learning_rate * _schedule(number, self.total, self.options.warmup_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["times"]
-        # The teacher goes first: its activations are gone before the student's are kept.
+        # The teacher runs first: its activations are freed before the student's are kept.
         teacher_targets = None
         if self.distiller is not None:
             with self.compute.timed("distillation"):
@@ -129,7 +129,7 @@ class Trainer:
 
 
 def _schedule(number: int, total: int, warmup: int) -> float:
-    """Linear warm-up, then a cosine to a twentieth."""
+    """Factor of the learning rate: linear warm-up, then a cosine to 0.05."""
     if number < warmup:
         return (number + 1) / (warmup + 1)
     progress = (number - warmup) / max(1, total - warmup)
@@ -139,7 +139,7 @@ def _schedule(number: int, total: int, warmup: int) -> float:
 def accuracy(
     adapter: FamilyAdapter, batches: Sequence[Any], forwarding: Forwarding, compute: Compute
 ) -> tuple[float, float]:
-    """Share of what is right among all that is judged (``Scored.correct``), and the mean loss."""
+    """Share of correct predictions (``Scored.correct``), and the mean loss."""
     right, rows, loss = 0, 0, 0.0
     with compute.timed("evaluation"), torch.no_grad(), compute.autocast():
         for batch in batches:
@@ -156,10 +156,7 @@ def accuracy(
 def mean_loss(
     adapter: FamilyAdapter, batches: Sequence[Any], forwarding: Forwarding, compute: Compute
 ) -> float:
-    """The loss, mean over the batches of all processes.
-
-    Nothing is judged, which of retrieval costs more than the loss.
-    """
+    """Mean loss over the batches of all processes, without judging predictions, which costs more in retrieval."""
     with compute.timed("evaluation"), torch.no_grad(), compute.autocast():
         losses = [adapter.score(batch, forwarding).loss.double().cpu() for batch in batches]
     rows = torch.tensor([adapter.rows(batch) for batch in batches])

@@ -118,10 +118,10 @@ def next_line(
         drops: drops after the stage.
     """
     left, metric, loss = after
-    had, before = (
+    macs_before, before = (
         (lines[-1]["macs"], lines[-1]["metric"]) if lines else (problem.dense_macs, dense_metric)
     )
-    macs = problem.dense_macs, had, left
+    macs = problem.dense_macs, macs_before, left
     return stage_line(len(lines) + 1, mode, macs, (before, metric, loss), shares_of(drops))
 
 

@@ -44,7 +44,7 @@ def test_the_alignment_loss_by_hand():
     images, alive = torch.eye(2)[:, None], torch.ones(2, 1)
 
     def loss(texts):
-        with dictionary.listening():
+        with dictionary.recording():
             dictionary.responses("vision", images, alive)
             dictionary.responses("language", texts, alive)
             return dictionary.alignment_loss()
@@ -60,7 +60,7 @@ def test_absent_tokens_are_not_heard():
     with torch.no_grad():
         dictionary.entries.copy_(torch.eye(2))
     states = torch.tensor([[[1.0, 0], [0, 1]]])
-    with dictionary.listening():
+    with dictionary.recording():
         dictionary.responses("vision", states, torch.tensor([[1.0, 0.0]]))
         assert dictionary._heard is not None
         assert dictionary._heard[0][1].tolist() == [[1.0, 0.0]]
