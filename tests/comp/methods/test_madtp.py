@@ -55,15 +55,15 @@ def test_the_alignment_loss_by_hand():
     torch.testing.assert_close(loss(images.flip(0)), apart + torch.log1p((-apart).exp()))
 
 
-def test_absent_tokens_are_not_heard():
+def test_responses_of_absent_tokens_are_not_recorded():
     dictionary = TokenDictionary(2, 2, size=2)
     with torch.no_grad():
         dictionary.entries.copy_(torch.eye(2))
     states = torch.tensor([[[1.0, 0], [0, 1]]])
     with dictionary.recording():
         dictionary.responses("vision", states, torch.tensor([[1.0, 0.0]]))
-        assert dictionary._heard is not None
-        assert dictionary._heard[0][1].tolist() == [[1.0, 0.0]]
+        assert dictionary._recorded is not None
+        assert dictionary._recorded[0][1].tolist() == [[1.0, 0.0]]
 
 
 @pytest.mark.parametrize("family", ["clip", "blip"])
