@@ -1,4 +1,4 @@
-"""What differs between families of models: one package each, and what they share.
+"""Families of models: a package for each, and the parts that they share.
 
-The algorithm reaches a family through ``comp.adapter`` alone.
+The algorithm uses a family only through ``comp.adapter``.
 """

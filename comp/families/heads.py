@@ -1,4 +1,4 @@
-"""Output layers that are the word embedding, or not, in a model in memory."""
+"""Tell whether the output layer of a model in memory is tied to the word embedding."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ from comp.checkpoints.tying import FLAG
 
 
 def has_own_head(model: Any) -> bool:
-    """Whether the output layer and the word embedding of a LLaVA, or of a BLIP's decoder, are two."""
+    """Whether the output layer of a LLaVA, or of a BLIP's decoder, is not the word embedding."""
     pair = _pair(model)
     return pair is not None and pair[0].data_ptr() != pair[1].data_ptr()
 
 
 def record_head(model: Any) -> None:
-    """Let the configuration say that the output layer is one of its own, where it is.
+    """Clear the tying flag of the configuration if the output layer is a tensor of its own.
 
-    A flag may say otherwise: transformers leaves two tensors of a checkpoint that differ as they are. What is
-    made of the model's configuration would tie them again.
+    The flag may be set nevertheless: transformers keeps two different tensors of a checkpoint apart. A model
+    made from the configuration would tie them again.
     """
     if has_own_head(model):
         for config in (model.config, model.config.text_config):

@@ -1,4 +1,4 @@
-"""The image processor of a checkpoint, as transformers has it."""
+"""Load the image processor of a checkpoint as a class of transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,10 @@ from comp.checkpoints.image_processor import ImageProcessorFile, find_image_proc
 
 
 def load_image_processor(directory: Path) -> Any:
-    """The one that ``AutoImageProcessor`` makes, always of the backend that computes with Pillow.
+    """Return the image processor that ``AutoImageProcessor`` makes, always with the Pillow backend.
 
-    The other backend, which transformers prefers where torchvision is installed, resizes to other
-    pixels: a model would be pruned on one machine with pictures of its own.
+    The other backend, which transformers prefers where torchvision is installed, resizes to different
+    pixels, so that a model would be pruned on different inputs on different machines.
 
     Raises:
         CompExportError: as ``comp.checkpoints.image_processor.read_image_processing``.
@@ -20,13 +20,13 @@ def load_image_processor(directory: Path) -> Any:
 
 
 def image_processor_of(file: ImageProcessorFile) -> Any:
-    """The one that a file describes.
+    """Return the image processor that a file describes.
 
     Raises:
         CompExportError: as ``comp.checkpoints.image_processor.read_image_processing``.
     """
     import transformers
 
-    file.settings()  # refuses what is not known
+    file.settings()  # refuses unknown fields
     fields = {name: value for name, value in file.fields.items() if name not in HARMLESS}
     return getattr(transformers, f"{file.kind.name}Pil").from_dict(fields)

@@ -1,7 +1,7 @@
-"""A LLaVA whose decoder's matrices stay in their files: each is read when it is used, and forgotten.
+"""Stream a LLaVA's decoder: its matrices stay in their files, and each is read when it is used.
 
-What pruning without training needs of a model that does not fit into memory: forward passes, and the
-few matrices that refitting changes. Tower, projector, embeddings and norms are in memory, in fp32.
+For pruning without training of a model that does not fit into memory: it needs forward passes, and the few
+matrices that refitting changes. Tower, projector, embeddings and norms are in memory, in fp32.
 """
 
 import json
@@ -28,7 +28,7 @@ LARGE = 1_000_000_000  # numbers, from which a model stays in its files unless a
 
 
 class MatrixSource(Protocol):
-    """Where a matrix is read from, a copy each time; ``size`` is of what is read."""
+    """Source of a matrix of ``size``, read as a new copy each time."""
 
     @property
     def size(self) -> tuple[int, ...]: ...
@@ -62,17 +62,17 @@ class StoredMatrix:
     size: tuple[int, ...]
 
     def read(self) -> Tensor:
-        """A copy in the type that it is stored in.
+        """Return a copy in the stored data type.
 
         Raises:
-            CompExportError: the file is gone or was changed.
+            CompExportError: the file is missing or was changed.
         """
         try:
             with safe_open(self.file, framework="pt") as stored:
-                found = stored.get_tensor(self.name)
-                if tuple(found.shape) != self.size:
-                    raise ValueError(f"it is {tuple(found.shape)} now and was {self.size}")
-                return found.clone()
+                tensor = stored.get_tensor(self.name)
+                if tuple(tensor.shape) != self.size:
+                    raise ValueError(f"it is {tuple(tensor.shape)} now and was {self.size}")
+                return tensor.clone()
         except (OSError, SafetensorError, ValueError) as error:
             raise CompExportError(
                 f"cannot read {self.name} of {self.file} ({error}): the checkpoint must stay as it is "
@@ -81,10 +81,10 @@ class StoredMatrix:
 
 
 class StreamedLinear(nn.Module):
-    """A linear layer whose weight is read anew whenever it is asked for.
+    """A linear layer whose weight is read from its source at every access.
 
     Attributes:
-        changed: the weight instead, where it is not that of the file any more; of the file's type.
+        changed: the weight that replaces the stored one, in the stored data type; ``None`` if unchanged.
     """
 
     def __init__(self, stored: MatrixSource, bias: Tensor | None = None) -> None:
@@ -96,34 +96,34 @@ class StreamedLinear(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """``[out_features, in_features]``; a copy, so that changing it takes ``change``."""
+        """Weight ``[out_features, in_features]``, a copy: use ``change`` to change it."""
         return self.stored.read() if self.changed is None else self.changed.clone()
 
     def change(self, weight: Tensor) -> None:
-        """Take this weight from now on."""
+        """Replace the weight."""
         kept = self.stored.read().dtype if self.changed is None else self.changed.dtype
         self.changed = weight.detach().to("cpu", kept)
 
     def forward(self, inputs: Tensor) -> Tensor:
         weight = self.weight.to(inputs.device)
-        if not torch.is_autocast_enabled(inputs.device.type):  # which takes it to its own type
+        if not torch.is_autocast_enabled(inputs.device.type):  # autocast converts it itself
             weight = weight.to(inputs.dtype)
         return F.linear(inputs, weight, self.bias)
 
     def cut(self, cut: Cut | None) -> "StreamedLinear":
-        """A layer of its own of these rows or columns; none: of all."""
+        """Return a new layer with these rows or columns, or with all of them for ``None``."""
         bias = None if self.bias is None else self.bias.detach().clone()
         if cut is None:
-            found = StreamedLinear(self.stored, bias)
-            found.changed = self.changed
-            return found
+            layer = StreamedLinear(self.stored, bias)
+            layer.changed = self.changed
+            return layer
         keep = torch.tensor(cut.keep)
         if bias is not None and cut.axis == 0:
             bias = bias[keep]
-        found = StreamedLinear(CutMatrix(self.stored, cut), bias)
+        layer = StreamedLinear(CutMatrix(self.stored, cut), bias)
         if self.changed is not None:
-            found.changed = self.changed.index_select(cut.axis, keep)
-        return found
+            layer.changed = self.changed.index_select(cut.axis, keep)
+        return layer
 
 
 def is_large(directory: Path) -> bool:
@@ -140,14 +140,14 @@ def stored_numbers(directory: Path) -> int:
 
 
 def streamed_layers(model: nn.Module) -> dict[str, StreamedLinear]:
-    """Those of a model, by name."""
+    """Streamed layers of a model, by name."""
     return {
         name: module for name, module in model.named_modules() if isinstance(module, StreamedLinear)
     }
 
 
 def without_layers(config: Any) -> Any:
-    """The config of a LLaVA, dense or slim, that has no decoder blocks."""
+    """Return the config of a LLaVA, dense or slim, without its decoder blocks."""
     shell = deepcopy(config)
     shell.text_config.num_hidden_layers = 0
     pruning = getattr(shell, "pruning", None)
@@ -157,12 +157,12 @@ def without_layers(config: Any) -> Any:
 
 
 def stream_decoder(shell: Any, whole: Any, directory: Path) -> None:
-    """Give a model that was loaded without decoder blocks those of its checkpoint.
+    """Add streamed decoder blocks to a model that was loaded without them.
 
     Args:
-        shell: of ``without_layers``; changed in place.
-        whole: on the meta device, of the checkpoint's config.
-        directory: the checkpoint, which ``check_llava`` let pass.
+        shell: the model of ``without_layers``; changed in place.
+        whole: the whole model of the checkpoint's config, on the meta device.
+        directory: the checkpoint, checked by ``check_llava``.
     """
     files = {
         canonical_name(name): (name, tensor) for name, tensor in stored_tensors(directory).items()
@@ -197,7 +197,7 @@ def stream_decoder(shell: Any, whole: Any, directory: Path) -> None:
 
 
 def save_streamed(model: Any, directory: Path, dtype: torch.dtype) -> None:
-    """Write weights, a file for each decoder block and one for all else, and the configuration."""
+    """Write the configuration and the weights: one file for each decoder block, one for the rest."""
     streamed = streamed_layers(model)
     layers = sorted({_block(name) for name in streamed})
     state = model.state_dict()
@@ -231,6 +231,6 @@ def save_streamed(model: Any, directory: Path, dtype: torch.dtype) -> None:
 
 
 def _block(name: str) -> int:
-    """The number of the decoder block that a tensor is of; -1: of no block."""
-    _, found, rest = name.partition("language_model.layers.")
-    return int(rest.partition(".")[0]) if found else -1
+    """Number of the decoder block that a tensor belongs to; -1 if none."""
+    _, separator, rest = name.partition("language_model.layers.")
+    return int(rest.partition(".")[0]) if separator else -1

@@ -1,4 +1,4 @@
-"""Making a slim model: linear layers of other sizes, and the weights of the dense one, cut."""
+"""Make a slim model: resize linear layers, and fill them with cut weights of the dense model."""
 
 from collections.abc import Callable
 
@@ -10,21 +10,21 @@ from comp.families.streamed import streamed_layers
 
 
 def fill_slim(slim: nn.Module, dense: nn.Module, cut: Callable[[str], Cut | None]) -> None:
-    """Give a model that was made on the meta device its weights and buffers, as copies.
+    """Copy weights and buffers of a dense model, cut, into a slim one on the meta device.
 
     Args:
-        slim: with the sizes that are left; changed in place.
-        dense: whose weights it gets.
-        cut: of each tensor by its name; none where it stays whole.
+        slim: the model with the slim sizes; changed in place.
+        dense: the model with the weights.
+        cut: returns the cut of a tensor by its name; ``None`` keeps it whole.
     """
     for name, layer in streamed_layers(dense).items():
         slim.set_submodule(name, layer.cut(cut(f"{name}.weight")))
     state = {}
     for name, tensor in dense.state_dict().items():
-        found = cut(name)
-        if found is not None:
-            keep = torch.tensor(found.keep, device=tensor.device)
-            tensor = tensor.index_select(found.axis, keep)
+        tensor_cut = cut(name)
+        if tensor_cut is not None:
+            keep = torch.tensor(tensor_cut.keep, device=tensor.device)
+            tensor = tensor.index_select(tensor_cut.axis, keep)
         state[name] = tensor.clone()
     slim.load_state_dict(state, strict=True, assign=True)
     # Buffers that are not saved (RoPE frequencies, position ids) are not in the state dict.
@@ -35,7 +35,7 @@ def fill_slim(slim: nn.Module, dense: nn.Module, cut: Callable[[str], Cut | None
 
 
 def set_out(owner: nn.Module, names: tuple[str, ...], width: int) -> None:
-    """Give these layers so many outputs."""
+    """Replace these layers of ``owner`` by ones with ``width`` outputs."""
     for name in names:
         old = getattr(owner, name)
         if old.out_features != width:
@@ -43,7 +43,7 @@ def set_out(owner: nn.Module, names: tuple[str, ...], width: int) -> None:
 
 
 def set_in(owner: nn.Module, name: str, width: int) -> None:
-    """Give a layer so many inputs."""
+    """Replace a layer of ``owner`` by one with ``width`` inputs."""
     old = getattr(owner, name)
     if old.in_features != width:
         setattr(owner, name, _linear(old, width, old.out_features))

@@ -156,7 +156,10 @@ def accuracy(
 def mean_loss(
     adapter: FamilyAdapter, batches: Sequence[Any], forwarding: Forwarding, compute: Compute
 ) -> float:
-    """Mean loss over the batches of all processes, without judging predictions, which costs more in retrieval."""
+    """Mean loss over the batches of all processes.
+
+    Predictions are not judged: in retrieval that costs more than the loss.
+    """
     with compute.timed("evaluation"), torch.no_grad(), compute.autocast():
         losses = [adapter.score(batch, forwarding).loss.double().cpu() for batch in batches]
     rows = torch.tensor([adapter.rows(batch) for batch in batches])

@@ -1,4 +1,4 @@
-"""The BLIP family: what the adapters of its four tasks have in common (each is in ``blip_tasks``)."""
+"""Adapt BLIP to pruning: the base class of the adapters of its four tasks."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
@@ -39,7 +39,7 @@ BatchT = TypeVar("BatchT", bound="BlipBatch")
 
 @dataclass(frozen=True)
 class BlipBatch:
-    """Images ``[I, C, S, S]`` with texts ``[B, L]``, framed and padded."""
+    """Images ``[I, C, S, S]`` with texts ``[B, L]``, with start and end tokens, padded."""
 
     pixel_values: Tensor
     input_ids: Tensor
@@ -50,17 +50,17 @@ class BlipBatch:
 
 
 class BlipAdapter(FamilyAdapter):
-    """A loaded BLIP, dense or slim, as the algorithm sees it.
+    """Adapter of a loaded BLIP, dense or slim.
 
-    Vision tokens may be dropped in every block of the tower, text tokens in those of the text encoder
-    (not in its last where only [CLS] is read behind it); decoders drop nothing. Language blocks are the
-    text encoder's, then the decoder's; cross blocks are the branches of cross-attention in that order.
+    Vision tokens may be dropped in every block of the tower, text tokens in those of the text encoder (not
+    in the last one if only [CLS] is read after it). Decoders drop nothing. Language blocks are the text
+    encoder's, then the decoder's; cross blocks are the branches of cross-attention in that order.
 
     Attributes:
-        architecture: class of the dense model.
-        slim_type: class of the slim one.
-        images: that a text is about.
-        reads_all: whether all that the text encoder leaves is read behind it.
+        architecture: class name of the dense model.
+        slim_type: class of the slim model.
+        images: number of images that a text is about.
+        reads_all: whether all tokens that the text encoder leaves are read after it.
     """
 
     name = "blip"
@@ -108,14 +108,14 @@ class BlipAdapter(FamilyAdapter):
     ) -> Scored: ...
 
     def with_features(self, batch: BlipBatch, masks: object) -> BlipBatch:
-        """Tokens are dropped inside the tower: there is nothing to keep."""
+        """Return the batch: tokens are dropped inside the tower, so that no features can be reused."""
         return batch.to(self.device)
 
     def workload(self, batches: Iterable[BlipBatch]) -> Workload:
         return typical_workload(batches, self.images * self.shape.vision.tokens)
 
     def macs(self, counts: StructureCounts, shares: Shares, on: Workload) -> int:
-        """Of one request as it is served."""
+        """Multiply-accumulates of one request as it is served."""
         return sum(blip_macs(self._left(counts), on, ratios_of(shares)).values())
 
     def macs_of_drops(
@@ -124,7 +124,7 @@ class BlipAdapter(FamilyAdapter):
         return sum(dropped_macs(self._left(counts), on, drops).values())
 
     def _left(self, counts: StructureCounts) -> EncoderShape:
-        """The model's sizes with so many heads and channels."""
+        """Sizes of the model with these heads and channels."""
         tower, decoder = self.shape.vision, self.shape.decoder
         if decoder is not None:
             decoder = self.text_left(decoder, counts, self.encoder_blocks)
@@ -136,7 +136,7 @@ class BlipAdapter(FamilyAdapter):
         )
 
     def text_left(self, shape: TextShape, counts: StructureCounts, first: int = 0) -> TextShape:
-        """A text model, its blocks numbered from ``first``, with so many heads and channels."""
+        """Sizes of a text model with these heads and channels; its blocks are numbered from ``first``."""
         blocks = []
         for number, block in enumerate(
             blocks_left("language", shape.blocks, counts, first), start=first
@@ -150,7 +150,7 @@ class BlipAdapter(FamilyAdapter):
         return replace(shape, blocks=tuple(blocks))
 
     def has_cls(self, key: BlockKey) -> bool:
-        """All but decoders start with [CLS]."""
+        """Whether token 0 of a block is [CLS]: everywhere but in decoders."""
         part, number = key
         return part == "vision" or number < self.encoder_blocks * (
             self.images if part == "cross" else 1
@@ -168,7 +168,7 @@ class BlipAdapter(FamilyAdapter):
         return getattr(owner, name), None
 
     def train_parts(self, parts: set[Part]) -> None:
-        """Everything always: what one part gives up, the others make good."""
+        """Train all weights, whatever the parts: the other parts compensate for a pruned one."""
         del parts
         self.model.requires_grad_(requires_grad=True)
 
@@ -194,24 +194,24 @@ class BlipAdapter(FamilyAdapter):
         save_processor(self.processor, directory)
 
     def pixels(self, images: Sequence[Image.Image]) -> Tensor:
-        """``[I, C, S, S]``."""
-        found = self.processor.image_processor(list(images))["pixel_values"]
-        return torch.from_numpy(np.stack([np.asarray(each, np.float32) for each in found]))
+        """Pixel values of images, ``[I, C, S, S]``."""
+        images = self.processor.image_processor(list(images))["pixel_values"]
+        return torch.from_numpy(np.stack([np.asarray(each, np.float32) for each in images]))
 
     def texts(self, texts: Sequence[str], what: str) -> tuple[Tensor, Tensor]:
-        """Ids and mask ``[B, L]``.
+        """Token ids and attention mask ``[B, L]`` of texts; ``what`` names them in errors.
 
         Raises:
-            CompExportError: one is longer than the model's positions; ``what`` names it.
+            CompExportError: a text is longer than the model's positions.
         """
-        found = self.processor.tokenizer(list(texts), padding=True)
-        ids = torch.tensor(found["input_ids"])
+        tokens = self.processor.tokenizer(list(texts), padding=True)
+        ids = torch.tensor(tokens["input_ids"])
         if ids.shape[1] > self.shape.text.positions:
             raise CompExportError(
                 f"{what} of {ids.shape[1]} tokens is longer than the model's "
                 f"{self.shape.text.positions} positions: shorten it"
             )
-        return ids, torch.tensor(found["attention_mask"])
+        return ids, torch.tensor(tokens["attention_mask"])
 
     def _vision_blocks(self) -> list[BlockShape]:
         return [
@@ -238,21 +238,21 @@ class BlipAdapter(FamilyAdapter):
         ]
 
     def _cross_blocks(self) -> list[BlockShape]:
-        found = []
+        blocks = []
         for number, layer in enumerate(self.layers):
             branches = branches_of(layer)
             for branch, (owner, name) in enumerate(cross_outputs(layer)):
                 key = cross_key(number, branch, len(branches))
                 size = branches[branch].attention_head_size
-                found.append(_block(*key, getattr(owner, name), size, 0))
-        return found
+                blocks.append(_block(*key, getattr(owner, name), size, 0))
+        return blocks
 
 
 def one_image(examples: Sequence[AnyExample], task: str) -> Sequence[Example]:
-    """The examples, each about one image.
+    """Return the examples, checked to have one image each.
 
     Raises:
-        CompExportError: one is about two.
+        CompExportError: an example has two images.
     """
     for example in examples:
         if not isinstance(example, Example):
@@ -264,7 +264,7 @@ def one_image(examples: Sequence[AnyExample], task: str) -> Sequence[Example]:
 
 
 def _block(part: Part, number: int, output: Any, head_dim: int, channels: int) -> BlockShape:
-    """A block whose attention ends in ``output``."""
+    """Shape of a block whose attention ends in the projection ``output``."""
     heads = output.in_features // head_dim
     return BlockShape(
         part, number, output.out_features, heads, heads, head_dim, channels, gated=False

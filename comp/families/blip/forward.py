@@ -1,6 +1,6 @@
-"""One pass through a BLIP's tower, text encoder or decoder: for adapters and slim models alike.
+"""Run a BLIP's tower, text encoder or decoder, for adapters and for slim models.
 
-Which of a forwarding's masks and rules belong to which model is said here once.
+The one place that assigns masks and drop rules of a ``Forwarding`` to these parts.
 """
 
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ from comp.tokens.dictionary import responses_of
 def seen_by(
     model: Any, pixel_values: Tensor, forwarding: Forwarding, observer: Observer | None = None
 ) -> Seen:
-    """``pixel_values [I, C, S, S]`` through the tower."""
+    """Run the tower on ``pixel_values [I, C, S, S]``."""
     options = replace(options_of(forwarding, "vision"), responses=responses_of(model, "vision"))
     return see(model.vision_model, pixel_values, options, observer)
 
 
 def memories_of(seen: Seen, images: int) -> list[Memory]:
-    """What texts about ``images`` images each look at: a branch an image."""
+    """Memories of cross-attention for texts about ``images`` images each: one for each image."""
     whole = Memory.of_seen(seen)
     if images == 1:
         return [whole]
@@ -42,7 +42,7 @@ def encoded_by(
     forwarding: Forwarding,
     observer: Observer | None = None,
 ) -> Encoded:
-    """Texts ``[B, L]`` through the text encoder; without memories, as they read alone."""
+    """Run the text encoder on texts ``[B, L]``; without memories, without cross-attention."""
     mask = input_ids.new_ones(input_ids.shape) if attention_mask is None else attention_mask
     rules, responses = rules_of(forwarding, "language"), responses_of(model, "language")
     options = TextOptions(forwarding.masks, rules, forwarding.calibrated, responses=responses)
@@ -57,7 +57,7 @@ def said_by(
     forwarding: Forwarding,
     observer: Observer | None = None,
 ) -> Tensor:
-    """Logits ``[B, L, V]`` of the decoder, which drops nothing; its blocks follow the encoder's."""
+    """Run the decoder and return logits ``[B, L, V]``; it drops nothing, its blocks follow the encoder's."""
     encoder = getattr(model, "text_encoder", None)
     first = 0 if encoder is None else len(encoder.encoder.layer)
     options = TextOptions(

@@ -1,4 +1,4 @@
-"""BLIP's adapter for image-text retrieval: contrast of all pairs, matching of the likely ones."""
+"""Adapt BLIP for image-text retrieval: contrast of all pairs, matching of the likely ones."""
 
 import math
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from comp.families.blip.text_forward import Memory
 from comp.families.encoder.adapter import added, kept_shares
 from comp.families.encoder.forward import Encoded
 
-RANKED = 8  # candidates that contrast finds likeliest and matching then orders
+RANKED = 8  # likeliest candidates by contrast, which matching then orders
 
 
 class BlipRetrieval(BlipAdapter):
-    """``BlipForImageTextRetrieval``: a batch's texts are candidates for its images, and back.
+    """Adapter of ``BlipForImageTextRetrieval``: a batch's texts are candidates for its images, and back.
 
     The loss is BLIP's: contrast in the batch both ways, and matching of each pair against the hardest
-    other text and image (the likeliest by contrast, instead of one drawn by it). What is judged is BLIP's
-    final ranking, of every image and of every text.
+    other text and image (the likeliest by contrast, not one sampled by it). Accuracy is that of BLIP's final
+    ranking, for every image and for every text.
     """
 
     task = "retrieval"
@@ -54,14 +54,14 @@ class BlipRetrieval(BlipAdapter):
         shares = kept_shares("language", int(mask.sum()), alone.kept)
         shares = added(shares, kept_shares("language", int(mask[rows].sum()), matched.kept))
         shares |= kept_shares("vision", seen.token_count, seen.encoded.kept)
-        # Each model picks hard pairs of its own: what matching says of them cannot be compared.
+        # Each model chooses its own hard pairs, so that matching scores of two models are not comparable.
         targets = DistillationTargets((scores, scores.T), (seen.tokens, alone.tokens))
         return Scored(
             loss, lambda: self._ranked(batch, image, forwarding, products), shares, lambda: targets
         )
 
     def _scale(self) -> float:
-        # transformers keeps no learnt temperature of this class: its configuration's first one.
+        # transformers has no learnt temperature in this class: use the configuration's initial one.
         return math.exp(self.model.config.logit_scale_init_value)
 
     def _matched(
@@ -73,7 +73,7 @@ class BlipRetrieval(BlipAdapter):
         images: Tensor,
         observer: Observer | None = None,
     ) -> Encoded:
-        """These texts, each read with one of these images; both index the batch."""
+        """Encode these texts, each with one of these images; both are indices into the batch."""
         memory = Memory(image.states[images], image.alive[images])
         ids, mask = batch.input_ids[texts], batch.attention_mask[texts]
         return encoded_by(self.model, ids, mask, [memory], forwarding, observer)
@@ -84,7 +84,7 @@ class BlipRetrieval(BlipAdapter):
     def _ranked(
         self, batch: BlipBatch, image: Memory, forwarding: Forwarding, products: Tensor
     ) -> Tensor:
-        """Whether the best candidate of each image, then of each text, is its own ``[2B]``."""
+        """Whether the best candidate of each image, then of each text, is its own, ``[2B]``."""
         right = []
         for which, scores in ((0, products), (1, products.T)):
             likely = scores.topk(min(RANKED, len(scores)), dim=1)
@@ -106,15 +106,15 @@ def _contrast(scores: Tensor) -> Tensor:
 
 
 def hard_pairs(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Pairs for matching: each text with its image, then hard ones that do not belong together.
+    """Pairs for matching: each text with its image, then hard negative pairs.
 
     Args:
         products: of images with texts, ``[B, B]``.
 
     Returns:
-        Texts and images as indices into the batch, and labels (1: belong together); ``[3B]``: own pairs,
-        the likeliest other text of each image, the likeliest other image of each text. A batch of one has
-        no others.
+        Texts and images as indices into the batch, and labels (1: a pair), each ``[3B]``: own pairs, the
+        likeliest other text of each image, the likeliest other image of each text. A batch of one has only
+        its own pair.
     """
     own = torch.arange(len(products), device=products.device)
     if len(own) == 1:

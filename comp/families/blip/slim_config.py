@@ -1,8 +1,8 @@
-"""What a slim BLIP's configuration records, and giving a model those sizes.
+"""Record the sizes of a slim BLIP in its configuration, and resize a model to them.
 
 ``pruning`` is ``{"vision": {"num_attention_heads": [...], "intermediate_size": [...]}, "language": {...},
 "cross": {"num_attention_heads": [...]}, "drops": [...]}``: language over the blocks of the text encoder,
-then of the decoder; cross over the branches of cross-attention in the same order. A part that is whole
+then of the decoder; cross over the branches of cross-attention in the same order. A part that is not pruned
 may be missing.
 """
 
@@ -20,7 +20,7 @@ HEADS, CHANNELS = "num_attention_heads", "intermediate_size"
 
 
 def blip_pruning_of(plan: PruningPlan) -> Pruning:
-    """The ``pruning`` entry of a slim config."""
+    """Return the ``pruning`` entry of a slim config."""
     entry: Pruning = {
         part: {
             HEADS: [len(block.kept_heads) for block in plan.part(part)],
@@ -35,24 +35,24 @@ def blip_pruning_of(plan: PruningPlan) -> Pruning:
 
 
 def drops_of(pruning: Pruning | None) -> tuple[DropPlan, ...]:
-    """Where a slim model drops tokens."""
+    """Token drops of a slim model."""
     return tuple(DropPlan(**drop) for drop in (pruning or {}).get("drops", []))
 
 
 def forwarding_of(pruning: Pruning | None) -> Forwarding:
-    """How a slim model runs."""
+    """Forward pass of a slim model."""
     return Forwarding(rules=rules_from_plan(drops_of(pruning)))
 
 
 def text_layers(model: Any) -> list[Any]:
-    """The blocks of the text encoder, then those of the decoder, as far as a BLIP has them."""
+    """Blocks of the text encoder, then of the decoder, of those that the BLIP has."""
     encoder, decoder = getattr(model, "text_encoder", None), getattr(model, "text_decoder", None)
-    found = [] if encoder is None else list(encoder.encoder.layer)
-    return found if decoder is None else [*found, *decoder.bert.encoder.layer]
+    layers = [] if encoder is None else list(encoder.encoder.layer)
+    return layers if decoder is None else [*layers, *decoder.bert.encoder.layer]
 
 
 def cross_outputs(layer: Any) -> list[tuple[Any, str]]:
-    """Of each branch of cross-attention: who owns its output projection, and under which name."""
+    """Owner and attribute name of the output projection of each branch of cross-attention."""
     branches = branches_of(layer)
     names = ["dense"] if len(branches) == 1 else ["dense0", "dense1"]
     return [(layer.crossattention.output, name) for name in names[: len(branches)]]
@@ -89,5 +89,5 @@ def _resize_attention(module: Any, output: tuple[Any, str], heads: int) -> None:
     width = heads * module.attention_head_size
     set_out(module, ("query", "key", "value"), width)
     set_in(*output, width)
-    # transformers' own forward pass, which generates with the decoder, joins heads by these.
+    # transformers' own forward pass, used to generate with the decoder, reshapes heads by these.
     module.num_attention_heads, module.all_head_size = heads, width

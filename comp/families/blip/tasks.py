@@ -1,4 +1,4 @@
-"""BLIP's adapters for questions, captions and statements about two images (retrieval: its own file)."""
+"""Adapt BLIP for questions, captions and statements about two images (``retrieval`` has its own file)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,14 +22,14 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class QuestionBatch(BlipBatch):
-    """Questions with their answers ``[B, A]``, framed and padded."""
+    """Questions with their answers ``[B, A]``, with start and end tokens, padded."""
 
     answer_ids: Tensor
     answer_mask: Tensor
 
 
 class BlipQuestions(BlipAdapter):
-    """``BlipForQuestionAnswering``: an answer is right when greedy decoding would say exactly it."""
+    """Adapter of ``BlipForQuestionAnswering``; an answer is right if greedy decoding gives exactly it."""
 
     task = "question"
     architecture = "BlipForQuestionAnswering"
@@ -48,23 +48,23 @@ class BlipQuestions(BlipAdapter):
         batch = batch.to(self.device)
         seen = seen_by(self.model, batch.pixel_values, forwarding, observer)
         memories = memories_of(seen, 1)
-        asked = encoded_by(
+        question = encoded_by(
             self.model, batch.input_ids, batch.attention_mask, memories, forwarding, observer
         )
-        inputs, mask, wanted = _shifted(self, batch.answer_ids, batch.answer_mask)
-        logits = said_by(self.model, inputs, mask, Memory.of_text(asked), forwarding, observer)
-        right = (logits.argmax(-1) == wanted) | (wanted == IGNORE)
+        inputs, mask, labels = _shifted(self, batch.answer_ids, batch.answer_mask)
+        logits = said_by(self.model, inputs, mask, Memory.of_text(question), forwarding, observer)
+        right = (logits.argmax(-1) == labels) | (labels == IGNORE)
         shares = kept_shares("vision", seen.token_count, seen.encoded.kept)
-        shares |= kept_shares("language", int(batch.attention_mask.sum()), asked.kept)
+        shares |= kept_shares("language", int(batch.attention_mask.sum()), question.kept)
 
         def targets() -> DistillationTargets:
-            return DistillationTargets((logits[wanted != IGNORE],), (seen.tokens, asked.tokens))
+            return DistillationTargets((logits[labels != IGNORE],), (seen.tokens, question.tokens))
 
-        return Scored(_token_loss(logits, wanted), lambda: right.all(1), shares, targets)
+        return Scored(_token_loss(logits, labels), lambda: right.all(1), shares, targets)
 
 
 class BlipCaptions(BlipAdapter):
-    """``BlipForConditionalGeneration``: each token of a caption is judged by itself."""
+    """Adapter of ``BlipForConditionalGeneration``; each token of a caption is judged separately."""
 
     task = "caption"
     architecture = "BlipForConditionalGeneration"
@@ -82,12 +82,12 @@ class BlipCaptions(BlipAdapter):
     ) -> Scored:
         batch = batch.to(self.device)
         seen = seen_by(self.model, batch.pixel_values, forwarding, observer)
-        inputs, mask, wanted = _shifted(self, batch.input_ids, batch.attention_mask)
+        inputs, mask, labels = _shifted(self, batch.input_ids, batch.attention_mask)
         logits = said_by(self.model, inputs, mask, Memory.of_seen(seen), forwarding, observer)
-        said = wanted != IGNORE
-        right = logits.argmax(-1)[said] == wanted[said]
+        said = labels != IGNORE
+        right = logits.argmax(-1)[said] == labels[said]
         shares = kept_shares("vision", seen.token_count, seen.encoded.kept)
-        loss = _token_loss(logits, wanted)
+        loss = _token_loss(logits, labels)
         return Scored(
             loss,
             lambda: right,
@@ -104,7 +104,7 @@ class PairBatch(BlipBatch):
 
 
 class BlipStatements(BlipAdapter):
-    """``BlipForNlvr2``; the two images of a statement are two rows of the tower."""
+    """Adapter of ``BlipForNlvr2``; the two images of a statement are two rows of the tower's input."""
 
     task = "statement"
     architecture = "BlipForNlvr2"
@@ -147,15 +147,15 @@ def _pair(example: AnyExample) -> PairExample:
 
 
 def _shifted(adapter: BlipAdapter, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What a decoder reads ``[B, L-1]``, its mask, and what it should say; the end of text included.
+    """Inputs of a decoder, their mask, and labels with the end of text, each ``[B, L-1]``.
 
-    The first token of a framed text becomes the decoder's start.
+    The first token of a text is replaced by the decoder's start token.
     """
     inputs = ids[:, :-1].clone()
     inputs[:, 0] = adapter.model.config.text_config.bos_token_id
-    wanted = ids[:, 1:].masked_fill(mask[:, 1:] == 0, IGNORE)
-    return inputs, mask[:, :-1], wanted
+    labels = ids[:, 1:].masked_fill(mask[:, 1:] == 0, IGNORE)
+    return inputs, mask[:, :-1], labels
 
 
-def _token_loss(logits: Tensor, wanted: Tensor) -> Tensor:
-    return F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=IGNORE)
+def _token_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE)

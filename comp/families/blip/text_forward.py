@@ -1,8 +1,8 @@
-"""BLIP's vision tower and text models on ``transformers``' modules, for pruning and as reference.
+"""Forward pass of BLIP's vision tower and text models on ``transformers``' modules.
 
-The vision tower is a pre-norm encoder (``encoder_forward``). The text model is post-norm, with
-cross-attention to one image or, for statements about two, to each of both. Its tokens go right behind
-the self-attention that ranks them, before cross-attention and FFN.
+Used for pruning and as the reference of exports. The vision tower is a pre-norm encoder
+(``comp.families.encoder.forward``). The text model is post-norm, with cross-attention to one image, or to
+each of two. It drops tokens right after the self-attention that ranks them, before cross-attention and FFN.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ from comp.tokens.state import TEXT, VISION, TokenState
 
 
 class BlipVisionBlock(TowerBlock):
-    """A block of the vision tower (see ``PreNormBlock``)."""
+    """Block of the vision tower (see ``PreNormBlock``)."""
 
     def attention_inputs(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         module, normed = self.layer.self_attn, self.layer.layer_norm1(states)
@@ -46,7 +46,13 @@ class BlipVisionBlock(TowerBlock):
 
 @dataclass(frozen=True)
 class Seen:
-    """Image states ``[I, K, D]`` behind the final norm, how many tokens came, and what became of them."""
+    """Output of the vision tower.
+
+    Attributes:
+        states: image states ``[I, K, D]`` after the final norm.
+        token_count: number of tokens of all images before any drop.
+        encoded: the tokens that are left, before the final norm.
+    """
 
     states: Tensor
     token_count: int
@@ -54,14 +60,14 @@ class Seen:
 
     @property
     def tokens(self) -> TokenState:
-        """The tokens that are left, in these states."""
+        """The tokens that are left, with the states after the final norm."""
         return with_states(self.encoded.tokens, self.states)
 
 
 def see(
     vision: Any, pixel_values: Tensor, options: EncoderOptions, observer: Observer | None = None
 ) -> Seen:
-    """``pixel_values [I, C, S, S]`` through a BLIP vision tower; [CLS], token 0, is never dropped."""
+    """Run a BLIP vision tower on ``pixel_values [I, C, S, S]``; [CLS], token 0, is never dropped."""
     states = vision.embeddings(pixel_values)
     alive = torch.ones(states.shape[:2], device=states.device)
     stays = torch.zeros(len(states), dtype=torch.long, device=states.device)
@@ -73,15 +79,15 @@ def see(
 
 @dataclass(frozen=True)
 class TextOptions:
-    """How a text model runs.
+    """Options of a text model's forward pass.
 
     Attributes:
-        masks: soft masks; none: whole.
-        rules: drop rules by blocks passed.
-        calibrated: CIT on.
-        causal: a decoder.
+        masks: soft masks; ``None``: dense.
+        rules: drop rules by number of blocks passed.
+        calibrated: whether CIT is on.
+        causal: whether the model is a decoder.
         first: number of this model's first block among the language blocks.
-        responses: to the entries of a dictionary.
+        responses: function of the tokens' responses to the entries of a dictionary.
     """
 
     masks: Masks | None = None
@@ -94,24 +100,24 @@ class TextOptions:
 
 @dataclass(frozen=True)
 class Memory:
-    """What cross-attention looks at: states ``[B, M, D]`` and their presence ``[B, M]``."""
+    """Keys and values of cross-attention: states ``[B, M, D]`` and their presence ``[B, M]``."""
 
     states: Tensor
     alive: Tensor
 
     @classmethod
     def of_image(cls, states: Tensor) -> "Memory":
-        """All tokens of an image that are left."""
+        """Memory of image states that are all present."""
         return cls(states, torch.ones(states.shape[:2], device=states.device))
 
     @classmethod
     def of_seen(cls, seen: Seen) -> "Memory":
-        """What a tower left of its images; rows may have kept different numbers."""
+        """Memory of the tokens that a tower left; rows may have kept different numbers."""
         return cls(seen.states, seen.encoded.tokens.alive)
 
     @classmethod
     def of_text(cls, read: Encoded) -> "Memory":
-        """What a text encoder left, padding not counted."""
+        """Memory of the tokens that a text encoder left, without padding."""
         return cls(read.tokens.states, read.tokens.alive)
 
 
@@ -123,14 +129,14 @@ def read(
     options: TextOptions,
     observer: Observer | None = None,
 ) -> Encoded:
-    """Texts ``[B, L]`` through a text model; the first token is never dropped.
+    """Run a text model on texts ``[B, L]``; the first token is never dropped.
 
     Args:
-        text: with ``embeddings`` and ``encoder.layer``.
+        text: the model, with ``embeddings`` and ``encoder.layer``.
         input_ids: ``[B, L]``.
-        attention_mask: ``[B, L]``, 0 where padded.
-        memories: one for each branch of cross-attention; none leaves it out.
-        options: how.
+        attention_mask: ``[B, L]``, 0 for padding.
+        memories: one for each branch of cross-attention; empty skips cross-attention.
+        options: of the forward pass.
         observer: sees the inputs of every output projection.
     """
     states = text.embeddings(input_ids=input_ids)
@@ -164,7 +170,7 @@ def read(
 
 
 def branches_of(layer: Any) -> list[Any]:
-    """The cross-attentions of a text layer: one, two, or none."""
+    """Cross-attention modules of a text layer: one, two, or none."""
     cross = getattr(layer, "crossattention", None)
     if cross is None:
         return []
@@ -172,7 +178,7 @@ def branches_of(layer: Any) -> list[Any]:
 
 
 def cross_key(block: int, branch: int, branches: int) -> BlockKey:
-    """Key of a cross-attention among the cross blocks."""
+    """Key of a branch of cross-attention among the cross blocks."""
     return "cross", block * branches + branch
 
 
@@ -185,7 +191,7 @@ class _TextBlock:
     observer: Observer | None
 
     def attention(self, tokens: TokenState) -> tuple[Tensor, AttentionRecord | None]:
-        """States behind self-attention and its norm, and what to rank by if it is asked for."""
+        """States after self-attention and its norm, and its record if tokens are ranked."""
         module = self.layer.attention.self
         query, key, value = (
             _heads(projection(tokens.states), module.attention_head_size)
@@ -208,9 +214,9 @@ class _TextBlock:
     def cross(
         self, tokens: TokenState, memories: Sequence[Memory], importance: Tensor | None
     ) -> Tensor:
-        """States behind cross-attention and its norm."""
+        """States after cross-attention and its norm."""
         branches = branches_of(self.layer)
-        found = []
+        outputs = []
         for branch, (module, memory) in enumerate(zip(branches, memories, strict=True)):
             size = module.attention_head_size
             query = _heads(module.query(tokens.states), size)
@@ -219,14 +225,14 @@ class _TextBlock:
             place = cross_key(self.number, branch, len(branches))
             if self.observer is not None and importance is not None:
                 self.observer.heads(place, mixed.flatten(2), importance)
-            found.append((mixed * self._head_mask(place, mixed)[:, None]).flatten(2))
+            outputs.append((mixed * self._head_mask(place, mixed)[:, None]).flatten(2))
         output = self.layer.crossattention.output
         if len(branches) > 1:
-            return output(*found, tokens.states)
-        return output.LayerNorm(output.dense(found[0]) + tokens.states)
+            return output(*outputs, tokens.states)
+        return output.LayerNorm(output.dense(outputs[0]) + tokens.states)
 
     def feed_forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """States behind the FFN and its norm, and its channels."""
+        """States after the FFN and its norm, and the FFN's channels."""
         hidden = self.layer.intermediate(states)
         masked = hidden
         if self.options.masks is not None:

@@ -1,4 +1,4 @@
-"""The CLIP family: image and text towers, compared by their embeddings."""
+"""Adapt CLIP to pruning: image and text towers, compared by their embeddings."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +54,7 @@ KIND_OF: dict[Part, TokenKind] = {"vision": "vision", "language": "text"}
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """Images ``[B, C, S, S]`` with the text of each ``[B, L]``, framed and padded."""
+    """Images ``[B, C, S, S]`` with the text of each ``[B, L]``, with start and end tokens, padded."""
 
     pixel_values: Tensor
     input_ids: Tensor
@@ -65,11 +65,11 @@ class ClipBatch:
 
 
 class ClipAdapter(FamilyAdapter):
-    """A loaded CLIP, dense or slim, as the algorithm sees it.
+    """Adapter of a loaded CLIP, dense or slim.
 
     A batch's texts are candidates for its images, and the other way round: ``Scored.correct`` has an
-    entry for each image and one for each text. Tokens may be dropped in every block but the last, whose
-    other tokens nobody reads.
+    entry for each image and one for each text. Tokens may be dropped in every block but the last one, of
+    which only one token is read.
     """
 
     name = "clip"
@@ -100,7 +100,7 @@ class ClipAdapter(FamilyAdapter):
         return self.model.logit_scale.device
 
     def collate(self, examples: Sequence[Example]) -> ClipBatch:
-        """Images with their captions, which are the answers of the examples.
+        """Return a batch of images with their captions, the answers of the examples.
 
         Raises:
             CompExportError: a caption longer than the model's positions.
@@ -139,14 +139,14 @@ class ClipAdapter(FamilyAdapter):
         return Scored(loss, lambda: correct, shares, lambda: self._targets(scores, images, texts))
 
     def _targets(self, scores: Tensor, images: Embedded, texts: Embedded) -> DistillationTargets:
-        """All tokens behind the norm that is otherwise applied to the one that is pooled."""
+        """Distillation targets; the final norm, usually of the pooled token alone, is applied to all."""
         seen, read = images.encoded.tokens, texts.encoded.tokens
         seen = with_states(seen, self.model.vision_model.post_layernorm(seen.states))
         read = with_states(read, self.model.text_model.final_layer_norm(read.states))
         return DistillationTargets((scores, scores.T), (seen, read))
 
     def with_features(self, batch: ClipBatch, masks: object) -> ClipBatch:
-        """Tokens are dropped inside both towers: there is nothing to keep."""
+        """Return the batch: tokens are dropped inside the towers, so that no features can be reused."""
         return batch.to(self.device)
 
     def workload(self, batches: Iterable[ClipBatch]) -> Workload:
@@ -161,7 +161,7 @@ class ClipAdapter(FamilyAdapter):
         return sum(dropped_macs(self._left(counts), on, drops).values())
 
     def _left(self, counts: StructureCounts) -> EncoderShape:
-        """The model's sizes with so many heads and channels."""
+        """Sizes of the model with these heads and channels."""
         vision, text = self.shape.vision, self.shape.text
         return replace(
             self.shape,
@@ -175,7 +175,7 @@ class ClipAdapter(FamilyAdapter):
         return layer.self_attn.out_proj, layer.mlp.fc2
 
     def train_parts(self, parts: set[Part]) -> None:
-        """Both towers always: each is only worth what the other makes of it."""
+        """Train both towers, whatever the parts: their embeddings are compared with each other."""
         del parts
         self.model.requires_grad_(requires_grad=True)
 
@@ -200,11 +200,11 @@ def _tower(model: CLIPModel, part: Part) -> Any:
 
 
 def _blocks(part: Part, tower: Any) -> list[BlockShape]:
-    found = []
+    blocks = []
     for number, layer in enumerate(tower.encoder.layers):
         attention = layer.self_attn
         heads = attention.q_proj.out_features // attention.head_dim
-        found.append(
+        blocks.append(
             BlockShape(
                 part,
                 number,
@@ -216,4 +216,4 @@ def _blocks(part: Part, tower: Any) -> list[BlockShape]:
                 gated=False,
             )
         )
-    return found
+    return blocks

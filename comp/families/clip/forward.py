@@ -1,4 +1,4 @@
-"""The two towers of CLIP on ``transformers``' modules, for pruning and as the reference of exports."""
+"""Forward pass of CLIP's towers on ``transformers``' modules, for pruning and as reference of exports."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,12 +20,12 @@ from comp.families.encoder.forward import (
 from comp.tokens.dictionary import responses_of
 from comp.tokens.state import TEXT, VISION
 
-NOTHING = -1  # instead of the id of a padded token
-LEGACY_EOS = 2  # configurations from before the end of text was stored: the largest id is it
+NOTHING = -1  # replaces the id of padding
+LEGACY_EOS = 2  # in configurations that do not store the end of text: the largest id is it
 
 
 class ClipBlock(TowerBlock):
-    """A block of either tower (see ``PreNormBlock``)."""
+    """Block of either tower (see ``PreNormBlock``)."""
 
     def attention_inputs(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         module, normed = self.layer.self_attn, self.layer.layer_norm1(states)
@@ -41,7 +41,13 @@ class ClipBlock(TowerBlock):
 
 @dataclass(frozen=True)
 class Embedded:
-    """Normalised embeddings ``[B, P]``, how many tokens came, and what became of them."""
+    """Output of a tower.
+
+    Attributes:
+        embeds: normalised embeddings ``[B, P]``.
+        token_count: number of tokens of all rows before any drop.
+        encoded: the tokens that are left.
+    """
 
     embeds: Tensor
     token_count: int
@@ -54,7 +60,7 @@ def embed_images(
     options: EncoderOptions,
     observer: Observer | None = None,
 ) -> Embedded:
-    """``pixel_values [I, C, S, S]``; [CLS], token 0, is never dropped."""
+    """Embed ``pixel_values [I, C, S, S]``; [CLS], token 0, is never dropped."""
     tower: Any = model.vision_model
     states = tower.pre_layrnorm(tower.embeddings(pixel_values))
     alive = torch.ones(states.shape[:2], device=states.device)
@@ -75,7 +81,7 @@ def embed_texts(
     options: EncoderOptions,
     observer: Observer | None = None,
 ) -> Embedded:
-    """``input_ids [T, L]``; the end of text is never dropped, and what follows it is not read."""
+    """Embed ``input_ids [T, L]``; the end of text is never dropped, tokens after it are ignored."""
     tower: Any = model.text_model
     shown = input_ids.masked_fill(attention_mask == 0, NOTHING)
     stays = end_of_text(shown, model.config.text_config.eos_token_id)
@@ -94,7 +100,7 @@ def embed_texts(
 
 
 def end_of_text(input_ids: Tensor, eos_token_id: int) -> Tensor:
-    """Where each text ends, ``[T]``: the first end-of-text token, as CLIP pools."""
+    """Index of the first end-of-text token of each text, ``[T]``, which CLIP pools."""
     if eos_token_id == LEGACY_EOS:
         return input_ids.argmax(-1)
     return (input_ids == eos_token_id).int().argmax(-1)

@@ -1,1 +1,1 @@
-"""What CLIP and BLIP share: pre-norm encoders with masks, dropped tokens and observers."""
+"""Parts that CLIP and BLIP share: pre-norm encoders with masks, token dropping and observers."""

@@ -1,4 +1,4 @@
-"""What the adapters of CLIP and BLIP have in common: options, counts and shares of parts of an encoder."""
+"""Helpers of the adapters of CLIP and BLIP: options, counts and shares of parts of an encoder."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -19,33 +19,33 @@ Kept = dict[Place, KeptShare]
 
 
 class TextBatch(Protocol):
-    """A batch with texts ``[B, L]``, 0 in the mask where they are padded."""
+    """A batch with texts ``[B, L]``; the mask is 0 for padding."""
 
     @property
     def attention_mask(self) -> Tensor: ...
 
 
 def typical_workload(batches: Iterable[TextBatch], image_tokens: int) -> Workload:
-    """One request: so many image tokens, and a text as long as these are in the mean."""
+    """Workload of one request with ``image_tokens`` and a text of the mean length of these batches."""
     masks = [batch.attention_mask for batch in batches]
     tokens, rows = sum(int(mask.sum()) for mask in masks), sum(len(mask) for mask in masks)
     return Workload(image_tokens=image_tokens, text_tokens=max(1, round(tokens / rows)))
 
 
 def rules_of(forwarding: Forwarding, part: Part) -> dict[int, DropRule]:
-    """The drop rules of a part, by blocks passed."""
+    """Drop rules of a part, by number of blocks passed."""
     return {layer: rule for (of, layer), rule in (forwarding.rules or {}).items() if of == part}
 
 
 def options_of(forwarding: Forwarding, part: Part) -> EncoderOptions:
-    """How a pre-norm encoder runs."""
+    """Options of a pre-norm encoder for one part of a forward pass."""
     return EncoderOptions(forwarding.masks, rules_of(forwarding, part), forwarding.calibrated)
 
 
 def blocks_left(
     part: Part, blocks: Sequence[BlockSize], counts: StructureCounts, first: int = 0
 ) -> tuple[BlockSize, ...]:
-    """The blocks, numbered from ``first``, with so many heads and channels; without an entry: whole."""
+    """Blocks, numbered from ``first``, with these heads and channels; whole without an entry."""
     return tuple(
         replace(
             block,
@@ -57,33 +57,41 @@ def blocks_left(
 
 
 def ratios_of(shares: Shares) -> dict[Place, float]:
-    """Of the two keep ratios of each place that of the one kind of token there."""
+    """Keep ratio of the one kind of token at each place, out of the two ratios."""
     return {
         place: vision if place[0] == "vision" else text for place, (vision, text) in shares.items()
     }
 
 
 def kept_shares(part: Part, count: int, kept: Mapping[int, TokenState]) -> Kept:
-    """What came and stayed at each place, of the one kind of token of a part."""
-    found: Kept = {}
+    """Numbers of tokens before and after each place, of the one kind of token of a part.
+
+    Args:
+        part: vision or language.
+        count: tokens that enter the part.
+        kept: tokens after each place, by number of blocks passed.
+    """
+    shares: Kept = {}
     for layer, tokens in sorted(kept.items()):
         stayed = int((tokens.alive > 0).sum())
         counts = (count, stayed, 0, 0) if part == "vision" else (0, 0, count, stayed)
-        found[part, layer] = KeptShare(*counts)
+        shares[part, layer] = KeptShare(*counts)
         count = stayed
-    return found
+    return shares
 
 
 def added(one: Kept, other: Kept) -> Kept:
-    """The shares of two passes together."""
-    found = dict(one)
+    """Sums of the shares of two passes."""
+    sums_by_place = dict(one)
     for place, share in other.items():
-        if place in found:
+        if place in sums_by_place:
             sums = (
                 a + b
-                for a, b in zip(vars(found[place]).values(), vars(share).values(), strict=True)
+                for a, b in zip(
+                    vars(sums_by_place[place]).values(), vars(share).values(), strict=True
+                )
             )
-            found[place] = KeptShare(*sums)
+            sums_by_place[place] = KeptShare(*sums)
         else:
-            found[place] = share
-    return found
+            sums_by_place[place] = share
+    return sums_by_place

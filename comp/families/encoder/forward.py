@@ -1,7 +1,7 @@
-"""A pre-norm Transformer encoder as CoMP needs it: soft masks, tokens dropped in any block, observers.
+"""Forward pass of a pre-norm encoder with soft masks, token dropping in any block, and observers.
 
-The towers of CLIP and BLIP's vision tower. Works on the modules of ``transformers`` without patching
-them; what differs between families is behind ``PreNormBlock``. Tokens go between a block's attention,
+For CLIP's towers and BLIP's vision tower. It calls the modules of ``transformers`` without patching them;
+``PreNormBlock`` hides the differences between families. Tokens are dropped between a block's attention,
 which ranks them, and its FFN.
 """
 
@@ -24,7 +24,7 @@ from comp.tokens.state import TokenState
 
 
 class PreNormBlock(Protocol):
-    """One block of an encoder: its submodules, by what they do."""
+    """Interface of one block of an encoder."""
 
     @property
     def head_dim(self) -> int: ...
@@ -34,21 +34,21 @@ class PreNormBlock(Protocol):
         ...
 
     def attention_output(self, mixed: Tensor) -> Tensor:
-        """``[B, N, H·hd] → [B, N, D]``."""
+        """Output projection of attention, ``[B, N, H·hd] → [B, N, D]``."""
         ...
 
     def hidden(self, states: Tensor) -> Tensor:
-        """FFN channels ``[B, N, I]`` behind their activation, normalised first."""
+        """FFN channels ``[B, N, I]`` after the activation, of normalised states."""
         ...
 
     def contract(self, hidden: Tensor) -> Tensor:
-        """``[B, N, I] → [B, N, D]``."""
+        """Output projection of the FFN, ``[B, N, I] → [B, N, D]``."""
         ...
 
 
 @dataclass(frozen=True)
 class TowerBlock:
-    """What the blocks of CLIP's towers and of BLIP's vision tower have in common."""
+    """Base class of the blocks of CLIP's towers and of BLIP's vision tower."""
 
     layer: Any
 
@@ -66,7 +66,14 @@ class TowerBlock:
 
 @dataclass(frozen=True)
 class EncoderOptions:
-    """How to run: masks (none: whole), drop rules by blocks passed, CIT on or off, and a dictionary."""
+    """Options of a forward pass.
+
+    Attributes:
+        masks: soft masks; ``None``: dense.
+        rules: drop rules by number of blocks passed.
+        calibrated: whether CIT is on.
+        responses: function of the tokens' responses to the entries of a dictionary.
+    """
 
     masks: Masks | None = None
     rules: dict[int, DropRule] = field(default_factory=dict)
@@ -76,7 +83,7 @@ class EncoderOptions:
 
 @dataclass(frozen=True)
 class Encoded:
-    """The tokens that reached the end, and at each drop place how many came and stayed."""
+    """The tokens that reached the end, and those left after each drop place, by blocks passed."""
 
     tokens: TokenState
     kept: dict[int, TokenState]
@@ -92,7 +99,7 @@ def run_encoder(
 ) -> Encoded:
     """Run every block; ``tokens.query`` is the token that always stays ([CLS], end of text).
 
-    A causal encoder's tokens stay in order, so that causality by place among those left is causality.
+    Tokens stay in order, so that a causal mask over those that are left is right.
     """
     kept: dict[int, TokenState] = {}
     pending: _Pending | None = None
@@ -147,7 +154,7 @@ class _Attention:
     ranks: bool
 
     def __call__(self, tokens: TokenState) -> tuple[Tensor, AttentionRecord | None, Tensor]:
-        """States after attention, what to rank by if asked, and the heads' outputs."""
+        """States after attention, its record if tokens are ranked, and the heads' outputs."""
         query, key, value = self.block.attention_inputs(tokens.states)
         bias = presence_bias(tokens.alive)
         if self.causal:
@@ -168,7 +175,7 @@ class _Attention:
 
     @property
     def _proportional(self) -> bool:
-        """Whether tokens were merged so before this block that they get attention for all in them."""
+        """Whether earlier merging raises attention by the number of merged tokens (``proportional``)."""
         rules = self.options.rules.items()
         return any(passed <= self.number and rule.merge == "proportional" for passed, rule in rules)
 
@@ -180,24 +187,24 @@ class _Attention:
 
 @dataclass(frozen=True)
 class Ranker:
-    """What ranking needs besides a block's attention: CIT on or off, and a dictionary."""
+    """Ranks tokens from a block's attention, with CIT on or off, and a dictionary."""
 
     calibrated: bool
     responses: Responses | None
 
     def importance(self, rule: DropRule | None, record: AttentionRecord, states: Tensor) -> Tensor:
-        """What a rule wants, or without one what an observer is shown, ``[B, N]``."""
-        wanted = "received" if rule is None else rule.ranking
-        found = None
-        if wanted == "aligned" and self.responses is not None:
-            found = self.responses(states, record.tokens.alive)
-        return importance_of(wanted, record, self.calibrated, found)
+        """Importance ``[B, N]`` by a rule's ranking; without a rule, by attention received."""
+        ranking = "received" if rule is None else rule.ranking
+        responses = None
+        if ranking == "aligned" and self.responses is not None:
+            responses = self.responses(states, record.tokens.alive)
+        return importance_of(ranking, record, self.calibrated, responses)
 
 
 def drop_tokens(
     rule: DropRule, record: AttentionRecord, tokens: TokenState, importance: Tensor
 ) -> tuple[TokenState, Tensor]:
-    """The tokens that a rule leaves, those that go merged into them as it says, and their importance."""
+    """Drop and merge tokens by a rule; return those that are left and their importance."""
     alive = rule.keep(importance, tokens.kind, tokens.alive, tokens.query)
     left, taken = tokens.drop(alive)
     dropped = Dropped(tokens, left, taken)
@@ -209,13 +216,13 @@ def drop_tokens(
 
 
 def start_tokens(states: Tensor, kind: int, alive: Tensor, stays: Tensor) -> TokenState:
-    """Tokens before the first block.
+    """Token state before the first block.
 
     Args:
         states: ``[B, N, D]``.
-        kind: of all of them, ``VISION`` or ``TEXT``.
+        kind: of all tokens, ``VISION`` or ``TEXT``.
         alive: presence ``[B, N]``.
-        stays: which one is never dropped ``[B]``.
+        stays: index of the token that is never dropped ``[B]``.
     """
     places = torch.arange(states.shape[1], device=states.device).expand(states.shape[:2])
     kinds = torch.full(states.shape[:2], kind, device=states.device)
@@ -229,5 +236,5 @@ def state_that_stays(tokens: TokenState) -> Tensor:
 
 
 def with_states(tokens: TokenState, states: Tensor) -> TokenState:
-    """The same tokens in other states."""
+    """Return the same tokens with other states."""
     return replace(tokens, states=states)

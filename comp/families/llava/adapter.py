@@ -1,4 +1,4 @@
-"""The LLaVA-1.5 family: CLIP tower, MLP projector, Llama decoder."""
+"""Adapt LLaVA-1.5 to pruning: CLIP tower, MLP projector, Llama decoder."""
 
 from collections.abc import Iterable, Sequence
 from copy import copy
@@ -53,11 +53,10 @@ DROP_SHARES = (0.25, 0.5, 0.75)  # of the depth: after layers 8, 16, 24 of 32
 
 
 class LlavaAdapter(FamilyAdapter):
-    """A loaded LLaVA, dense or slim, as the algorithm sees it.
+    """Adapter of a loaded LLaVA, dense or slim.
 
-    Weights are fp32 in memory and ``stored_dtype`` on disk: that of the checkpoint they came from.
-    Batches have a place for every token of an image that the tower gives, whatever ``selection`` (by
-    default the config's) leaves of them.
+    Weights are fp32 in memory and ``stored_dtype``, the checkpoint's own type, on disk. Batches have a place
+    for every image token of the tower, whatever ``selection`` (by default the config's) keeps of them.
     """
 
     name = "llava"
@@ -99,11 +98,11 @@ class LlavaAdapter(FamilyAdapter):
         tokens = output.tokens
         labels = batch.labels.to(tokens.index.device).gather(1, tokens.index)
         labels = labels.masked_fill(tokens.alive <= 0, IGNORE)
-        asked = labels != IGNORE
-        logits = self.model.lm_head(tokens.states[asked]).float()  # [answer tokens, V]
-        loss = F.cross_entropy(logits, labels[asked])
-        right = torch.ones_like(asked)
-        right[asked] = logits.argmax(-1) == labels[asked]
+        is_answer = labels != IGNORE
+        logits = self.model.lm_head(tokens.states[is_answer]).float()  # [answer tokens, V]
+        loss = F.cross_entropy(logits, labels[is_answer])
+        right = torch.ones_like(is_answer)
+        right[is_answer] = logits.argmax(-1) == labels[is_answer]
         shares = _shares(batch, output.kept)
         targets = DistillationTargets((logits,), (self._as_they_came(output, placed),))
         return Scored(loss, lambda: right.all(1), shares, lambda: targets)
@@ -120,7 +119,7 @@ class LlavaAdapter(FamilyAdapter):
         observer: Observer | None = None,
         until: int | None = None,
     ) -> tuple[LlavaBatch, Narrowed | None, LlavaOutput]:
-        """The batch as it was run, how it was narrowed for that, and what came out."""
+        """Run a batch; return it as it was run, how it was narrowed, and the output."""
         batch = batch.to(self.device)
         placed = None
         if self.selection is not None:
@@ -146,7 +145,7 @@ class LlavaAdapter(FamilyAdapter):
         return narrowed(batch, self.collator.image_token_id, self.collator.image_tokens, left)
 
     def _as_they_came(self, output: LlavaOutput, placed: Narrowed | None) -> TokenState:
-        """The final tokens, indexed as those of a model that is shown every token of an image."""
+        """Final tokens with the indices that they have in a model without image selection."""
         tokens = output.tokens
         if placed is None or output.selected is None:
             return tokens
@@ -154,15 +153,15 @@ class LlavaAdapter(FamilyAdapter):
         return replace(tokens, index=origin.to(tokens.index.device).gather(1, tokens.index))
 
     def selecting(self, selection: ImageSelection) -> "LlavaAdapter":
-        """The same model, with so much left of each image behind its tower."""
-        found = copy(self)
-        found.selection = selection
-        return found
+        """Return an adapter of the same model with this selection of image tokens."""
+        other = copy(self)
+        other.selection = selection
+        return other
 
     def with_features(self, batch: LlavaBatch, masks: Masks | None) -> LlavaBatch:
         batch = batch.to(self.device)
         if self.selection is not None:
-            return batch  # which tokens were chosen has no place in it
+            return batch  # a batch cannot hold which tokens were selected
         features = image_features(self.model, batch.pixel_values, masks).states
         return replace(batch, features=features)
 
@@ -200,7 +199,7 @@ class LlavaAdapter(FamilyAdapter):
     def train_parts(self, parts: set[Part]) -> None:
         self._tower_frozen = "vision" not in parts
         if streamed := streamed_layers(self.model):
-            # Nothing of it is trained; these are what refitting changes, and a search saves.
+            # Streamed models are not trained; refitting changes these tensors, and a search saves them.
             self.model.model.vision_tower.requires_grad_("vision" in parts)
             for layer in streamed.values():
                 layer.requires_grad_()  # its bias
@@ -226,7 +225,7 @@ class LlavaAdapter(FamilyAdapter):
         processor = self.processor
         if plan.image_selection is not None:
             processor = copy(processor)
-            # transformers makes as many places of <image> as there are patches and these.
+            # transformers expands <image> to one place for each patch and each additional token.
             left = plan.image_selection.count
             processor.num_additional_image_tokens += left - self.shape.tower_tokens
         return LlavaAdapter(slim, processor, self.stored_dtype)
@@ -241,13 +240,13 @@ class LlavaAdapter(FamilyAdapter):
 
 
 def _blocks(model: LlavaForConditionalGeneration) -> tuple[BlockShape, ...]:
-    """Language blocks, and the tower's blocks that are used."""
+    """Shapes of the language blocks and of the tower's used blocks."""
     config = model.config
-    found = []
+    blocks = []
     for number, layer in enumerate(model.model.language_model.layers):
         attention = layer.self_attn
         groups = attention.k_proj.out_features // attention.head_dim
-        found.append(
+        blocks.append(
             BlockShape(
                 "language",
                 number,
@@ -263,7 +262,7 @@ def _blocks(model: LlavaForConditionalGeneration) -> tuple[BlockShape, ...]:
     for number, layer in enumerate(model.model.vision_tower.encoder.layers[:used]):
         attention = layer.self_attn
         heads = attention.q_proj.out_features // attention.head_dim
-        found.append(
+        blocks.append(
             BlockShape(
                 "vision",
                 number,
@@ -275,7 +274,7 @@ def _blocks(model: LlavaForConditionalGeneration) -> tuple[BlockShape, ...]:
                 gated=False,
             )
         )
-    return tuple(found)
+    return tuple(blocks)
 
 
 def _shares(batch: LlavaBatch, kept: dict[int, Kept]) -> dict[Place, KeptShare]:

@@ -1,4 +1,4 @@
-"""Batches of LLaVA prompts with answers, made with the checkpoint's own processor."""
+"""Make batches of LLaVA prompts with answers, with the checkpoint's own processor."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,28 +17,28 @@ SHOWN = 200  # characters of a text in an error
 
 
 def template_of(processor: ProcessorMixin, image_token: str) -> tuple[str, dict[str, str]]:
-    """The template that prompts are written in, and what it may name beside the tokenizer's tokens.
+    """Return the chat template of prompts, and the tokens it may use besides the tokenizer's.
 
     Raises:
-        CompExportError: several templates and none of them the default.
+        CompExportError: there are several templates and none is the default.
     """
     for owner in (processor, processor.tokenizer):
-        found = default_template(getattr(owner, "chat_template", None), "the processor")
-        if found is not None:
-            return found, {}
+        template = default_template(getattr(owner, "chat_template", None), "the processor")
+        if template is not None:
+            return template, {}
     return LLAVA_TEMPLATE, {"image_token": image_token}
 
 
 def tower_tokens(config: LlavaConfig) -> int:
-    """Tokens that the tower gives of an image: one for each patch, and [CLS] where it is kept."""
+    """Number of tokens that the tower gives for an image: the patches, and [CLS] if it is kept."""
     size = config.vision_config.image_size // config.vision_config.patch_size
     return size * size + (0 if config.vision_feature_select_strategy == "default" else 1)
 
 
 class LlavaCollator:
-    """Turns examples into padded batches: prompt, then answer and end-of-sequence.
+    """Turns examples into padded batches: prompt, then answer and end of sequence.
 
-    An image has a place for each token that the tower gives; see ``narrowed``.
+    An image has a place for each token of the tower; see ``narrowed``.
     """
 
     def __init__(self, processor: ProcessorMixin, config: LlavaConfig) -> None:
@@ -51,12 +51,12 @@ class LlavaCollator:
         self.image_tokens = tower_tokens(config)
 
     def prompt(self, question: str) -> str:
-        """The question in the checkpoint's chat template (LLaVA-1.5's own where it has none).
+        """Return the question in the checkpoint's chat template (LLaVA-1.5's own if it has none).
 
-        A question that says itself where its image goes is taken at its word.
+        A question may hold the image token itself; then the image goes there.
 
         Raises:
-            CompExportError: the prompt shows the image not once.
+            CompExportError: the prompt does not hold the image token exactly once.
         """
         turn = user_turn(question, 0 if self.image_token in question else 1)
         text: str = self.processor.apply_chat_template(
@@ -74,7 +74,7 @@ class LlavaCollator:
         """Token ids of the prompt, one for an image."""
         text = self.prompt(question)
         bos = self.tokenizer.bos_token
-        # As the processor of transformers: a template that writes the BOS adds all there is to add.
+        # As transformers' processor does: if the template writes the BOS, add no special tokens.
         framed = bos is not None and text.startswith(bos)
         ids: list[int] = self.tokenizer(text, add_special_tokens=not framed)["input_ids"]
         return ids
@@ -88,11 +88,16 @@ class LlavaCollator:
 
     def pixels(self, examples: Sequence[Example]) -> torch.Tensor:
         images = [example.image for example in examples]
-        found = self.processor.image_processor(images)["pixel_values"]
-        return torch.from_numpy(np.stack([np.asarray(image, dtype=np.float32) for image in found]))
+        values = self.processor.image_processor(images)["pixel_values"]
+        return torch.from_numpy(np.stack([np.asarray(image, dtype=np.float32) for image in values]))
 
     def __call__(self, examples: Sequence[Example]) -> LlavaBatch:
-        """A batch; raises ``CompExportError`` for a prompt longer than the model's positions."""
+        """Return a batch.
+
+        Raises:
+            CompExportError: a prompt is longer than the model's positions, or an answer holds the image
+                token.
+        """
         rows = []
         for example in examples:
             prompt = self.prompt_ids(example.question)
@@ -126,13 +131,13 @@ class LlavaCollator:
 
 @dataclass(frozen=True)
 class Narrowed:
-    """A batch whose images have fewer places than they had, and where each token stood ``[B, N]``."""
+    """A batch with fewer places for each image, and the original index of each token ``[B, N]``."""
 
     batch: LlavaBatch
     origin: torch.Tensor
 
     def origin_of(self, places: torch.Tensor, image_token_id: int) -> torch.Tensor:
-        """``origin`` where the tokens of images are those at ``places [I, K]`` of the tower's."""
+        """``origin`` if the image tokens are those at ``places [I, K]`` of the tower's tokens."""
         is_image = self.batch.input_ids == image_token_id
         shift = places - torch.arange(places.shape[1], device=places.device)
         moved = self.origin.clone()
@@ -141,14 +146,14 @@ class Narrowed:
 
 
 def narrowed(batch: LlavaBatch, image_token_id: int, places: int, left: int) -> Narrowed:
-    """The batch with the first ``left`` of the ``came`` places of each image."""
+    """Return the batch with the first ``left`` of the ``places`` of each image."""
     ids = batch.input_ids
     is_image = ids == image_token_id
     within = (is_image.cumsum(1) - 1) % places
     surplus = is_image & (within >= left)
     width = int((~surplus).sum(1).max())
     taken = surplus.to(torch.int8).argsort(dim=1, stable=True)[:, :width]
-    fills = surplus.gather(1, taken)  # of rows that lose more than others
+    fills = surplus.gather(1, taken)  # padding of rows that lose more places than others
 
     def of(values: torch.Tensor, filling: torch.Tensor | float) -> torch.Tensor:
         return torch.where(fills, filling, values.gather(1, taken))

@@ -1,4 +1,4 @@
-"""LLaVA end to end as CoMP needs it: tower, projector, decoder, with masks, rules and observers."""
+"""Forward pass of a LLaVA: tower, projector and decoder, with masks, drop rules and observers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from comp.tokens.state import ANSWER, VISION, TokenState
 
 @dataclass(frozen=True)
 class LlavaBatch:
-    """Prompts and, when known, their answers; rows are padded on the right.
+    """Prompts, optionally with answers; rows are padded on the right.
 
     Attributes:
         pixel_values: ``[I, 3, H, W]``, images in the order their tokens appear.
@@ -28,7 +28,7 @@ class LlavaBatch:
         alive: 1 for tokens, 0 for padding, ``[B, N]`` float.
         query: index of the last instruction token, ``[B]``.
         labels: at each place the token to be predicted there, ``IGNORE`` elsewhere, ``[B, N]``.
-        features: projected image features ``[I, T, d]``, when they are known already.
+        features: projected image features ``[I, T, d]``, if they are computed already.
     """
 
     pixel_values: Tensor
@@ -49,9 +49,12 @@ IGNORE = -100
 
 @dataclass(frozen=True)
 class LlavaOutput:
-    """Final tokens (normalised states, original indices) and what stayed at each drop place.
+    """Output of a LLaVA.
 
-    ``selected`` says which of the tower's tokens the images' are, where some were left behind.
+    Attributes:
+        tokens: final tokens, with normalised states and original indices.
+        kept: tokens that stayed at each drop place, by blocks passed.
+        selected: the selected image tokens of the tower; ``None``: all.
     """
 
     tokens: TokenState
@@ -61,14 +64,14 @@ class LlavaOutput:
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """Projected features ``[I, T, d]``, and which of the tower's tokens they are (none: all)."""
+    """Projected features ``[I, T, d]``, and the selection of the tower's tokens (``None``: all)."""
 
     states: Tensor
     selected: Selected | None = None
 
 
 def config_selection(config: Any) -> ImageSelection | None:
-    """What is left of an image behind the tower of a model with this config."""
+    """Image selection of a model with this config."""
     return selection_of(getattr(config, "pruning", None) or {})
 
 
@@ -79,20 +82,20 @@ def image_features(
     observer: Observer | None = None,
     selection: ImageSelection | None = None,
 ) -> ImageFeatures:
-    """Features by the config's feature layer and select strategy.
+    """Image features by the config's feature layer and select strategy.
 
-    Tower layers behind the last feature layer are not run. ``selection`` is by default the config's.
+    Tower layers after the last feature layer are not run. ``selection`` is by default the config's.
     """
     config, tower = model.config, model.model.vision_tower
-    wanted = used_feature_layers(config)
+    feature_layers = used_feature_layers(config)
     weight = tower.embeddings.patch_embedding.weight
     states = tower.pre_layrnorm(tower.embeddings(pixel_values.to(weight.device, weight.dtype)))
     layers, tower_attention = [states], None
-    for number, layer in enumerate(tower.encoder.layers[: max(wanted)]):
+    for number, layer in enumerate(tower.encoder.layers[: max(feature_layers)]):
         states, tower_attention = _clip_block(layer, number, layers[-1], masks, observer)
         layers.append(states)
     first = 1 if config.vision_feature_select_strategy == "default" else 0
-    chosen = torch.cat([layers[number][:, first:] for number in wanted], dim=-1)
+    chosen = torch.cat([layers[number][:, first:] for number in feature_layers], dim=-1)
     selection = selection or config_selection(config)
     selected = None
     if selection is not None and tower_attention is not None:
@@ -105,10 +108,10 @@ def image_features(
 
 
 def used_feature_layers(config: Any) -> list[int]:
-    """The feature layers as non-negative indices of hidden states (0: the embeddings)."""
-    wanted = config.vision_feature_layer
+    """Feature layers as non-negative indices of hidden states (0: the embeddings)."""
+    layers = config.vision_feature_layer
     count = config.vision_config.num_hidden_layers + 1
-    return [index % count for index in ([wanted] if isinstance(wanted, int) else wanted)]
+    return [index % count for index in ([layers] if isinstance(layers, int) else layers)]
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,11 @@ def _clip_block(
 
 
 def embed(model: Any, input_ids: Tensor, features: Tensor | None) -> Tensor:
-    """Token embeddings ``[B, N, d]`` with image features in the places of image tokens."""
+    """Token embeddings ``[B, N, d]`` with image features at the image tokens.
+
+    Raises:
+        ValueError: the numbers of image tokens and of features differ.
+    """
     image_token = model.config.image_token_id
     states = model.model.language_model.embed_tokens(input_ids)
     if features is None:
@@ -187,10 +194,10 @@ def run_llava(
     selection: ImageSelection | None = None,
     until: int | None = None,
 ) -> LlavaOutput:
-    """Prefill (and teacher forcing): everything of a batch through the whole model.
+    """Run a batch through the whole model: prefill, or teacher forcing.
 
-    ``selection`` is as of ``image_features``; the batch has a place for each token that is left. ``until``
-    is as of ``run_decoder``.
+    ``selection`` is as of ``image_features``; the batch has a place for each selected image token.
+    ``until`` is as of ``run_decoder``.
     """
     if batch.features is not None:
         features = ImageFeatures(batch.features)
@@ -207,7 +214,7 @@ def run_llava(
 
 
 def prompt_kinds(input_ids: Tensor, image_token_id: int) -> Tensor:
-    """Kinds of a prompt's tokens, before any answer."""
+    """Kinds of the tokens of a prompt without an answer."""
     return torch.where(input_ids == image_token_id, VISION, 1)
 
 
@@ -217,7 +224,7 @@ def answer_step(
     options: DecoderOptions,
     cache: DecoderCache,
 ) -> Tensor:
-    """One decode step: ``token [B]`` in, logits ``[B, V]`` out."""
+    """Run one decode step: ``token [B]`` to logits ``[B, V]``."""
     states = model.model.language_model.embed_tokens(token[:, None])
     place = torch.full_like(token[:, None], cache.seen)
     alive = torch.ones_like(place, dtype=torch.float32)

@@ -1,8 +1,8 @@
-"""The slim LLaVA as a ``transformers`` model: cut blocks and token dropping in the architecture.
+"""Slim LLaVA as a ``transformers`` model: cut blocks and token dropping in the architecture.
 
 ``import comp`` registers it, so ``AutoModelForImageTextToText.from_pretrained`` loads a slim
-checkpoint like any other. No class of ``transformers`` is patched: dense and slim models live in one
-process.
+checkpoint like any other. No class of ``transformers`` is patched, so that one process can hold dense and
+slim models.
 """
 
 from typing import Any
@@ -39,12 +39,12 @@ Pruning = dict[str, Any]
 
 
 class CompLlavaConfig(LlavaConfig):
-    """A LLaVA config with ``pruning``: per-layer head counts and widths, drop places, image tokens left.
+    """A LLaVA config with ``pruning``: head counts and widths by layer, drops, image selection.
 
     ``pruning`` is ``{"language": {"num_key_value_heads": [...], "intermediate_size": [...]},
     "vision": {"num_attention_heads": [...], "intermediate_size": [...]}, "drops": [...], "image_selection":
-    {"dominant": ..., "contextual": ...}}``; ``vision`` may be missing where the tower is whole, and
-    ``image_selection`` where all tokens of an image reach the projector.
+    {"dominant": ..., "contextual": ...}}``. ``vision`` may be missing if the tower is not pruned, and
+    ``image_selection`` if all image tokens reach the projector.
     """
 
     model_type = "comp_llava"
@@ -52,7 +52,7 @@ class CompLlavaConfig(LlavaConfig):
 
 
 def pruning_of(plan: PruningPlan) -> Pruning:
-    """The ``pruning`` entry of a slim config."""
+    """Return the ``pruning`` entry of a slim config."""
     language, vision = plan.part("language"), plan.part("vision")
     entry: Pruning = {
         "language": {
@@ -74,8 +74,8 @@ def pruning_of(plan: PruningPlan) -> Pruning:
 class CompLlavaForConditionalGeneration(LlavaForConditionalGeneration):
     """LLaVA with cut projections and token dropping; prefill drops, decode steps do not.
 
-    A batch may be padded on the left (as ``generate`` wants it) or the right; shares of tokens are
-    taken row by row.
+    A batch may be padded on the left (as ``generate`` needs it) or the right; keep ratios apply to each
+    row.
     """
 
     config: CompLlavaConfig
@@ -105,9 +105,9 @@ class CompLlavaForConditionalGeneration(LlavaForConditionalGeneration):
         """As ``LlavaForConditionalGeneration``; logits are those of the tokens that reach the end.
 
         Raises:
-            ValueError: for ``labels`` (train through ``comp-export prune``, whose batches tell
-                answers from prompts) and for ``inputs_embeds`` without ``input_ids`` (the kinds of
-                the tokens cannot be told).
+            ValueError: ``labels`` are given (train by ``comp-export prune``, whose batches separate
+                answers from prompts), or ``inputs_embeds`` without ``input_ids`` (the kinds of the
+                tokens are unknown).
         """
         if labels is not None:
             raise ValueError("a slim LLaVA takes no labels: answers must be told from the prompt")
@@ -155,7 +155,7 @@ class CompLlavaForConditionalGeneration(LlavaForConditionalGeneration):
 
 
 class _SharedCache:
-    """Our per-layer cache read from, and written back to, a cache of ``transformers``."""
+    """Cache of each layer, read from and written back to a cache of ``transformers``."""
 
     def __init__(self, owner: Cache | None, decoder: DecoderCache) -> None:
         self.owner, self.decoder = owner, decoder
@@ -213,7 +213,7 @@ def _resize(model: Any, pruning: Pruning) -> None:
             set_in(layer.mlp, "fc2", width)
 
 
-# Tensors have the same names in slim checkpoints as in those of LLaVA.
+# Tensors have the same names in slim checkpoints as in dense ones.
 _names = get_checkpoint_conversion_mapping(LlavaConfig.model_type)
 if _names is not None:
     register_checkpoint_conversion_mapping(
