@@ -9,15 +9,12 @@ from types import ModuleType
 
 from wrapt import when_imported
 
+from comp.registry import FAMILIES
+
 _AUTO = "transformers.models.auto.modeling_auto"
 # A processor of a slim checkpoint asks for its configuration, maybe before any model is wanted.
 _PROCESSORS = "transformers.models.auto.processing_auto"
-_SLIM = {
-    "transformers.models.llava.modeling_llava": "comp.families.llava.slim",
-    "transformers.models.clip.modeling_clip": "comp.families.clip.slim",
-    "transformers.models.blip.modeling_blip": "comp.families.blip.slim",
-    "transformers.models.blip.modeling_blip_text": "comp.families.blip.nlvr",
-}
+_SLIM = {dense: ours for family in FAMILIES for dense, ours in family.slim.items()}
 # What slim models are made of: some of it loads the auto classes while it is itself being loaded.
 _LLAMA = "transformers.models.llama.modeling_llama"
 # Ours, likewise.

@@ -12,6 +12,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from comp.errors import CompExportError
+from comp.registry import family_called
 from comp.utils.files import write_text
 from comp.utils.versioned_json import read_versioned, validated
 
@@ -245,24 +246,26 @@ class PruningPlan(_Frozen):
 
     @model_validator(mode="after")
     def _can_rank(self) -> "PruningPlan":
-        if self.image_selection is not None and self.family != "llava":
+        family = family_called(self.family)
+        decodes = family is not None and family.reads_image_tokens
+        if self.image_selection is not None and not decodes:
             raise ValueError(
                 f"image_selection in a {self.family}: only a llava hands image tokens to a projector"
             )
         for drop in self.drops:
-            of_decoder = (self.family, drop.part) == ("llava", "language")
+            of_decoder = decodes and drop.part == "language"
             if drop.ranking in DECODER_RANKINGS and not of_decoder:
                 raise ValueError(
                     f"ranking {drop.ranking!r} in the {drop.part} part of a {self.family}: only the "
                     "language part of a llava ranks so"
                 )
             of_encoder = drop.ranking in ENCODER_RANKINGS or drop.merge != "none"
-            if of_encoder and self.family == "llava":
+            if of_encoder and decodes:
                 raise ValueError(
                     f"ranking {drop.ranking!r} and merge {drop.merge!r} in a llava: its tokens are not "
                     "ranked or merged as those of clip and blip are"
                 )
-            if drop.merge == "proportional" and self.family != "clip":
+            if drop.merge == "proportional" and not (family and family.merges_in_proportion):
                 raise ValueError(
                     f"merge 'proportional' in a {self.family}: only attention in the towers of a clip is "
                     "raised by what tokens stand for"

@@ -1,18 +1,17 @@
-"""What there is to choose from: families of models and pruning methods, described without torch.
+"""What there is to choose from: families of models, tasks and pruning methods, described without torch.
 
-A test holds these lines against the adapters in ``comp/families`` and the files in
-``comp/methods``.
+A family is one record. It names its code in each package as ``module:attribute``, which the package
+imports when it needs it (``resolve``): nothing here imports a family, and ``comp`` imports no package above
+it. Tests hold these lines against the adapters in ``comp/families`` and the files in ``comp/methods``.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from functools import reduce
+from importlib import import_module
+from typing import Any, Literal
 
 from comp.errors import CompExportError
-
-if TYPE_CHECKING:
-    pass
-
 
 # What a mode prunes: the last word of its name; image tokens alone are the mode itself.
 Kind = Literal["parameters", "tokens", "vision_tokens"]
@@ -36,13 +35,47 @@ class Teaching:
 
 
 @dataclass(frozen=True)
-class Family:
-    """A family of models: which configurations belong to it and what can be done with them.
+class TaskEntry:
+    """What a model can be asked to do, whatever its family.
 
     Attributes:
+        measure: makes the measure of an engine's answers (``serve.evaluation.scores.Measure``).
+        view: builds the demo's page.
+    """
+
+    measure: str
+    view: str
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of models: which configurations belong to it, what can be done with them, and its code.
+
+    Attributes:
+        model_types: of configurations; the first is that of transformers' own, dense models, the others
+            are of slim ones.
         teaching: how its models are trained, but for those of an architecture in ``taught``.
         race: steps of recovery before searches are compared (``comp.pipeline.race``), unless asked otherwise.
         lacks: modes that models of an architecture do not have.
+        reads_image_tokens: the language part is a causal model of image and text tokens, which a projector
+            of an image tower hands to it; the other families are encoders of either.
+        merges_in_proportion: attention can be raised by what merged tokens stand for.
+        streams: the matrices of a large model can stay in their files or be spread over GPUs, and a plan is
+            carried out without the model in memory.
+        image_processor: class where a checkpoint's files name none.
+        slim: by transformers' module that dense models are defined in, ours that registers the slim ones.
+        checkpoint: the ``CheckpointFormat`` that loads it (``comp.families.checkpoint``).
+        shape: class of its sizes, read from a configuration.
+        tensor_name: gives the name of a tensor in artifacts, by that in torch.
+        latency: how times of blocks add up (``comp.latency.request.Request``), where tables can be measured.
+        blocks: reads a checkpoint as the graphs that ``profile`` measures (``export.latency.blocks``).
+        export: reads a checkpoint as a ``FamilyExport``.
+        manifest, artifact: classes of what an export writes.
+        verification: how artifacts are compared with torch (``export.verify.families.Verification``).
+        engine_profiles: module with the limits, graphs and caches of TensorRT's engines.
+        engines: by task, the class that runs an artifact.
+        auto_models: by task, transformers' class that loads a checkpoint; without one it is the class that
+            the configuration names.
     """
 
     name: str
@@ -52,9 +85,35 @@ class Family:
     default_modes: tuple[str, ...]
     exports: tuple[str, ...]
     teaching: Teaching
+    checkpoint: str
+    shape: str
+    export: str
+    manifest: str
+    artifact: str
+    verification: str
+    engine_profiles: str
+    engines: Mapping[str, str]
+    image_processor: str
+    auto_models: Mapping[str, str] = field(default_factory=dict)
+    slim: Mapping[str, str] = field(default_factory=dict)
+    tensor_name: str = "builtins:str"
+    latency: str | None = None
+    blocks: str | None = None
     taught: dict[str, Teaching] = field(default_factory=dict)
     lacks: dict[str, tuple[str, ...]] = field(default_factory=dict)
     race: int = 0
+    reads_image_tokens: bool = False
+    merges_in_proportion: bool = False
+    streams: bool = False
+
+    @property
+    def dense_type(self) -> str:
+        """``model_type`` of its dense models, which transformers knows."""
+        return self.model_types[0]
+
+    def is_slim(self, model_type: str | None) -> bool:
+        """Whether a ``model_type`` is of this family and of a class of ours."""
+        return model_type in self.model_types[1:]
 
     def defaults_of(self, architecture: str) -> tuple[str, ...]:
         """The default modes of models of an architecture."""
@@ -65,6 +124,16 @@ class Family:
         """How models of an architecture are trained."""
         return self.taught.get(architecture, self.teaching)
 
+    def described(self) -> dict[str, Any]:
+        """What a user can choose and what is chosen by default; where its code is stays out."""
+        names = (
+            *("name", "model_types", "description", "modes", "default_modes", "exports"),
+            *("taught", "lacks", "race"),
+        )
+        found = {name: getattr(self, name) for name in names}
+        taught = {name: vars(teaching) for name, teaching in self.taught.items()}
+        return found | {"teaching": vars(self.teaching), "taught": taught}
+
 
 @dataclass(frozen=True)
 class Method:
@@ -72,6 +141,7 @@ class Method:
 
     Attributes:
         prunes: the kinds of modes it works with; modes of other kinds are left alone.
+        only: names of the families it is for; none: every family.
         elsewhere: by family that it is not for, the reason.
         spares: by family, modes that are left alone though they are of these kinds.
         together: whether it needs a mode of each kind.
@@ -81,12 +151,30 @@ class Method:
     name: str
     removes: tuple[str, ...]
     prunes: tuple[Kind, ...]
-    families: tuple[str, ...]
     description: str
+    only: tuple[str, ...] | None = None
     elsewhere: dict[str, str] = field(default_factory=dict)
     spares: dict[str, tuple[str, ...]] = field(default_factory=dict)
     together: bool = False
     differentiates: bool = False
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Names of the families it is for."""
+        return tuple(family.name for family in FAMILIES if self.takes(family))
+
+    def takes(self, family: Family) -> bool:
+        """Whether it is for a family."""
+        return self.only is None or family.name in self.only
+
+    def why_not(self, family: Family) -> str:
+        """The reason why it is not for a family."""
+        return self.elsewhere.get(family.name, f"it is only for {', '.join(self.only or ())}")
+
+    def described(self) -> dict[str, Any]:
+        """Its fields, and the families it is for."""
+        found = {name: value for name, value in vars(self).items() if name != "only"}
+        return found | {"families": self.families}
 
     def modes_among(self, modes: Sequence[str], family: Family) -> tuple[str, ...]:
         """Those of the modes that the method prunes in a model of the family.
@@ -97,10 +185,10 @@ class Method:
             CompExportError: the method is not for the family, or none of the modes is for the method, or
                 none of a kind that it needs.
         """
-        if family.name not in self.families:
-            others = ", ".join(m.name for m in METHODS if family.name in m.families)
+        if not self.takes(family):
+            others = ", ".join(m.name for m in METHODS if m.takes(family))
             raise CompExportError(
-                f"--method {self.name} is not for {family.name} models: {self.elsewhere[family.name]}; "
+                f"--method {self.name} is not for {family.name} models: {self.why_not(family)}; "
                 f"choose from {others}"
             )
         fitting = [mode for mode in family.modes if self._fits(mode, family)]
@@ -137,7 +225,35 @@ BLIP_MODES = (
     "language_parameters",
     "cross_parameters",
 )
-FAMILIES = (
+TASKS: dict[str, TaskEntry] = {
+    "question": TaskEntry("serve.evaluation.questions:measure", "demo.views.question:build"),
+    "caption": TaskEntry("serve.evaluation.captions:measure", "demo.views.caption:build"),
+    "statement": TaskEntry("serve.evaluation.statements:measure", "demo.views.statement:build"),
+    "retrieval": TaskEntry("serve.evaluation.retrieval:measure", "demo.views.retrieval:build"),
+}
+FAMILIES: list[Family] = []
+"""All that is registered, in order (``register_family``)."""
+
+
+def register_family(family: Family) -> Family:
+    """Make a family known to every package.
+
+    Raises:
+        CompExportError: its name or one of its model types is taken.
+    """
+    for known in FAMILIES:
+        taken = [name for name in family.model_types if name in known.model_types]
+        if known.name == family.name:
+            taken.insert(0, family.name)
+        if taken:
+            raise CompExportError(
+                f"the family {known.name} has {taken[0]!r} already: choose another"
+            )
+    FAMILIES.append(family)
+    return family
+
+
+register_family(
     Family(
         name="llava",
         model_types=("llava", "comp_llava"),
@@ -147,7 +263,25 @@ FAMILIES = (
         exports=("slim checkpoint", "onnx", "tensorrt"),
         # The tower knows pictures in general, and short training sees few.
         teaching=Teaching("both", tower=0.1),
-    ),
+        reads_image_tokens=True,
+        streams=True,
+        image_processor="LlavaImageProcessor",
+        slim={"transformers.models.llava.modeling_llava": "comp.families.llava.slim"},
+        checkpoint="comp.families.llava.checkpoint:FORMAT",
+        shape="comp.checkpoints.llava_shape:ModelShape",
+        tensor_name="comp.checkpoints.tensor_names:canonical_name",
+        latency="comp.latency.request:LLAVA",
+        blocks="export.latency.llava_blocks:LlavaBlocks.of",
+        export="export.families.llava.artifact:llava_artifact",
+        manifest="export.artifact.llava_manifest:LlavaManifest",
+        artifact="export.artifact.llava_manifest:LlavaArtifact",
+        verification="export.verify.llava_torch:VERIFICATION",
+        engine_profiles="export.tensorrt.build.llava_profiles",
+        engines={"question": "serve.engines.llava:Engine"},
+        auto_models={"question": "AutoModelForImageTextToText"},
+    )
+)
+register_family(
     Family(
         name="clip",
         model_types=("clip", "comp_clip"),
@@ -162,7 +296,23 @@ FAMILIES = (
         exports=("slim checkpoint", "onnx", "tensorrt"),
         teaching=Teaching("both"),
         race=4,
-    ),
+        merges_in_proportion=True,
+        image_processor="CLIPImageProcessor",
+        slim={"transformers.models.clip.modeling_clip": "comp.families.clip.slim"},
+        checkpoint="comp.families.clip.checkpoint:FORMAT",
+        shape="comp.checkpoints.encoder_shape:EncoderShape",
+        latency="comp.latency.request:CLIP",
+        blocks="export.latency.clip_blocks:ClipBlocks.of",
+        export="export.families.clip.artifact:clip_artifact",
+        manifest="export.artifact.encoder_manifest:EncoderManifest",
+        artifact="export.artifact.encoder_manifest:EncoderArtifact",
+        verification="export.verify.clip:VERIFICATION",
+        engine_profiles="export.tensorrt.build.encoder_profiles",
+        engines={"retrieval": "serve.engines.retriever:Retriever"},
+        auto_models={"retrieval": "AutoModel"},
+    )
+)
+register_family(
     Family(
         name="blip",
         model_types=("blip", "comp_blip", "comp_blip_nlvr"),
@@ -175,12 +325,47 @@ FAMILIES = (
         # nothing back, and the dense model's features do.
         taught={"BlipForNlvr2": Teaching("features", weight=10.0, recover_lr=1e-3)},
         lacks={"BlipForConditionalGeneration": ("language_tokens",)},
-    ),
+        image_processor="BlipImageProcessor",
+        slim={
+            "transformers.models.blip.modeling_blip": "comp.families.blip.slim",
+            "transformers.models.blip.modeling_blip_text": "comp.families.blip.nlvr",
+        },
+        checkpoint="comp.families.blip.checkpoint:FORMAT",
+        shape="comp.checkpoints.encoder_shape:EncoderShape",
+        export="export.families.blip.artifact:blip_artifact",
+        manifest="export.artifact.encoder_manifest:EncoderManifest",
+        artifact="export.artifact.encoder_manifest:EncoderArtifact",
+        verification="export.verify.blip_torch:VERIFICATION",
+        engine_profiles="export.tensorrt.build.encoder_profiles",
+        engines={
+            "question": "serve.engines.blip_generator:BlipGenerator",
+            "caption": "serve.engines.blip_generator:BlipGenerator",
+            "statement": "serve.engines.blip_judge:Judge",
+            "retrieval": "serve.engines.blip_retriever:BlipRetriever",
+        },
+        auto_models={
+            "caption": "AutoModelForImageTextToText",
+            "question": "AutoModelForVisualQuestionAnswering",
+            "statement": "AutoModel",  # registered by this package: transformers has no such class
+        },
+    )
 )
 
 
-LATENCY_FAMILIES = ("llava", "clip")
-"""Those whose blocks ``profile`` measures, and that ``prune --cost latency`` takes."""
+def family_of(model_type: str | None) -> Family | None:
+    """The family that a configuration's ``model_type`` belongs to."""
+    return next((family for family in FAMILIES if model_type in family.model_types), None)
+
+
+def family_called(name: str) -> Family | None:
+    """The family of this name, where one is registered."""
+    return next((family for family in FAMILIES if family.name == name), None)
+
+
+def resolve(path: str) -> Any:
+    """What a record names: ``module:attribute``, or a module."""
+    module, _, names = path.partition(":")
+    return reduce(getattr, names.split(".") if names else (), import_module(module))
 
 
 def _of_image_tokens(name: str, description: str) -> Method:
@@ -190,7 +375,7 @@ def _of_image_tokens(name: str, description: str) -> Method:
         name=name,
         removes=("image tokens",),
         prunes=("vision_tokens",),
-        families=("llava",),
+        only=("llava",),
         description=description,
         elsewhere={"clip": reason, "blip": reason},
     )
@@ -202,7 +387,6 @@ def _jointly(name: str, how: str) -> Method:
         name=name,
         removes=("attention heads", "FFN channels", "tokens"),
         prunes=("parameters", "tokens"),
-        families=("llava", "clip", "blip"),
         description="Simple joint pruning: parameters as upop, tokens as pdrop (LLaVA) or madtp, "
         f"uncoordinated, {how}",
         spares={"llava": ("language_tokens",)},
@@ -216,7 +400,6 @@ METHODS = (
         name="comp",
         removes=("attention heads", "FFN channels", "tokens"),
         prunes=("parameters", "tokens"),
-        families=("llava", "clip", "blip"),
         description="Collaborative multi-mode pruning: importances that weigh each other (CIM), "
         "and a strategy that picks the next mode by its cost (MPS)",
     ),
@@ -224,14 +407,12 @@ METHODS = (
         name="wanda",
         removes=("attention heads", "FFN channels"),
         prunes=("parameters",),
-        families=("llava", "clip", "blip"),
         description="Weight magnitude times input norm, the same share of every layer, no training",
     ),
     Method(
         name="upop",
         removes=("attention heads", "FFN channels"),
         prunes=("parameters",),
-        families=("llava", "clip", "blip"),
         description="Unified and progressive pruning: masks shrink while the model trains; what goes is "
         "ranked anew by the masks' gradients in every stage",
         differentiates=True,
@@ -240,7 +421,6 @@ METHODS = (
         name="mope",
         removes=("attention heads", "FFN channels"),
         prunes=("parameters",),
-        families=("llava", "clip", "blip"),
         description="Module-wise pruning error: what the loss rises by without a module; width first, "
         "then depth, no training",
     ),
@@ -260,7 +440,7 @@ METHODS = (
         name="visionzip",
         removes=("image tokens",),
         prunes=("vision_tokens",),
-        families=("llava",),
+        only=("llava",),
         description="Behind the vision tower: the tokens that [CLS] attends to most, and a few that all "
         "others are merged into, no training",
         elsewhere=dict.fromkeys(
@@ -273,7 +453,7 @@ METHODS = (
         name="turbo",
         removes=("tokens",),
         prunes=("tokens",),
-        families=("clip", "blip"),
+        only=("clip", "blip"),
         description="Attention of [CLS] less redundancy; what goes is merged into what is most like it, "
         "no training",
         elsewhere={
@@ -285,7 +465,7 @@ METHODS = (
         name="crossget",
         removes=("tokens",),
         prunes=("tokens",),
-        families=("clip",),
+        only=("clip",),
         description="As many tokens at every block: those most like another and least like what [CLS] asks "
         "for, merged; attention counts what a token stands for; no training",
         elsewhere={
@@ -299,7 +479,7 @@ METHODS = (
         name="madtp",
         removes=("tokens",),
         prunes=("tokens",),
-        families=("clip", "blip"),
+        only=("clip", "blip"),
         description="Attention received, attention of [CLS], and response to a learned dictionary that "
         "both encoders share; what goes is merged into one token",
         elsewhere={
@@ -308,11 +488,6 @@ METHODS = (
         },
     ),
 )
-
-
-def family_of(model_type: str | None) -> Family | None:
-    """The family that a configuration's ``model_type`` belongs to."""
-    return next((family for family in FAMILIES if model_type in family.model_types), None)
 
 
 def method_called(name: str) -> Method:

@@ -6,11 +6,11 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
+from comp.registry import TASKS, resolve
 from demo.cards import base as cards
 from demo.gate import Gate, Page, sweeping
 from demo.pair import Pair
 from demo.uploads import MAX_FILE_BYTES, Uploads
-from demo.views import VIEWS
 
 TITLE = "comp-export"
 FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
@@ -28,7 +28,7 @@ def build_page(pair: Pair[Any], uploads: Uploads) -> gr.Blocks:
     """
     with Page(uploads, title=TITLE, analytics_enabled=False, fill_width=True) as page:
         gr.HTML(cards.header(pair))
-        VIEWS[pair.task](pair)
+        resolve(TASKS[pair.task].view)(pair)
     return page
 
 

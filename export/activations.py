@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from comp.adapter import FamilyAdapter, Forwarding
-from comp.checkpoints.tensor_names import canonical_name
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
 from comp.families.streamed import is_large
+from comp.registry import family_called, resolve
 from export.artifact.manifest import Activations
 from export.graph.builder import Target
 from export.graph.float32_layers import CAREFUL, FLOAT16_MOST, listed, overflow_warning, wide_of
@@ -115,12 +115,12 @@ def largest_numbers(checkpoint: Path, examples: Examples) -> dict[str, float] | 
 def _listening(adapter: FamilyAdapter, found: dict[str, float]) -> Iterator[None]:
     """Note the largest number of every module that has no others inside."""
     handles = []
+    family = family_called(adapter.name)
+    canonical = str if family is None else resolve(family.tensor_name)
     for name, module in adapter.model.named_modules():
         if next(module.children(), None) is not None:
             continue
-        known = name
-        if adapter.name == "llava":
-            known = canonical_name(f"{name}.weight").removesuffix(".weight")
+        known = canonical(f"{name}.weight").removesuffix(".weight")
         if isinstance(module, nn.Linear):
             found[known] = float(module.weight.abs().max())
 

@@ -34,7 +34,7 @@ from export.graph.builder import Target
 from export.graph.integer_linear import WHOLE_BYTES
 from export.graph.integer_rounding import Quantised, nibbles
 from export.onnxruntime.graph import OrtGraph
-from export.verify.families import Family
+from export.verify.families import Verification
 from export.verify.interface import Examples, Questions
 
 NEW_TOKENS = 4  # of each answer: steps are calibrated on too, but mostly prompts
@@ -125,7 +125,7 @@ def _recorded(
 ) -> dict[str, list[Feeds]]:
     """What each graph of an artifact reads while it answers the examples."""
     artifact = load_artifact(directory, check_hashes=False)
-    family = Family.of(artifact)
+    family = Verification.of(artifact)
     side = family.side(run, artifact, "cpu", asked.model)
     feeds: dict[str, list[Feeds]] = {}
 

@@ -10,23 +10,16 @@ from typing import Any
 from comp.checkpoints.locate import read_config
 from comp.errors import CompExportError
 from comp.plan import PruningPlan, Workload
+from comp.registry import FAMILIES, Family, resolve
 from comp.registry import family_of as registered_family
 from comp.utils.files import writing_directory
 from export.artifact.checkpoint_files import TOKENIZER
 from export.artifact.manifest import Activations, Macs, Manifest, Precision, describe_files
 from export.configs.processor import image_processing_for
 from export.configs.tokenizer import read_tokenizer
-from export.families.blip.artifact import blip_artifact
-from export.families.clip.artifact import clip_artifact
 from export.families.contribution import FamilyExport
-from export.families.llava.artifact import llava_artifact
 from export.graph.builder import Target
 
-FAMILIES: dict[str, Callable[..., FamilyExport]] = {
-    "llava": llava_artifact,
-    "clip": clip_artifact,
-    "blip": blip_artifact,
-}
 BYTES_OF: dict[Precision, float] = {
     "float32": 4,
     "float16": 2,
@@ -87,7 +80,7 @@ def export_artifact(
     target = target or Target()
     config = read_config(checkpoint)
     family = family_of(config, checkpoint)
-    found = FAMILIES[family](checkpoint, config, target, plan, origin.workload)
+    found: FamilyExport = resolve(family.export)(checkpoint, config, target, plan, origin.workload)
     image_processing = image_processing_for(checkpoint, found.fields["vision"].image_size)
     tokenizer = read_tokenizer(checkpoint)
     needed = int(found.params * BYTES_OF[target.precision])  # as far as it is weights
@@ -96,7 +89,7 @@ def export_artifact(
         tokenizer.write(directory / TOKENIZER)
         total = sum(found.macs.values())
         fields = found.fields | {
-            "family": family,
+            "family": family.name,
             "flavour": target.flavour,
             "precision": target.precision,
             "rounding": target.rounding,
@@ -132,10 +125,11 @@ def graphs_to_write(checkpoint: Path, target: Target) -> tuple[str, ...]:
     """
     config = read_config(checkpoint)
     family = family_of(config, checkpoint)
-    return FAMILIES[family](checkpoint, config, target, None, None).graphs
+    found: FamilyExport = resolve(family.export)(checkpoint, config, target, None, None)
+    return found.graphs
 
 
-def family_of(config: dict[str, Any], checkpoint: Path) -> str:
+def family_of(config: dict[str, Any], checkpoint: Path) -> Family:
     """The family of a checkpoint that can be exported.
 
     Raises:
@@ -143,11 +137,10 @@ def family_of(config: dict[str, Any], checkpoint: Path) -> str:
     """
     kind = config.get("model_type")
     found = registered_family(kind)
-    if found is None or found.name not in FAMILIES:
-        raise CompExportError(
-            f"{checkpoint}: model_type is {kind!r}: exported are {', '.join(FAMILIES)}"
-        )
-    return found.name
+    if found is None:
+        known = ", ".join(family.name for family in FAMILIES)
+        raise CompExportError(f"{checkpoint}: model_type is {kind!r}: exported are {known}")
+    return found
 
 
 def artifact_directory(run: Path, dense: bool, target: Target) -> Path:

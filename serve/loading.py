@@ -3,28 +3,17 @@
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from comp.errors import CompExportError
-from comp.plan import Task
-from export.artifact.encoder_manifest import EncoderArtifact, EncoderManifest
+from comp.registry import family_called, resolve
 from export.artifact.load import kind_of, read_manifest
 from export.tensorrt.manifest import read_engine_manifest
 from serve.artifacts import DEFAULT_FORM, ArtifactVariant, Which
 from serve.backends.base import BackendName, ProviderChoice
-from serve.backends.open import check_native, open_artifact
 from serve.engines.blip_generator import BlipGenerator
 from serve.engines.blip_judge import Judge
-from serve.engines.blip_retriever import BlipRetriever
-from serve.engines.encoder_graphs import EncoderGraphs, Graphs
 from serve.engines.llava import Engine
 from serve.engines.retriever import Retriever
 
 TaskEngine: TypeAlias = Engine | BlipGenerator | Judge | Retriever
-ENCODERS: dict[Task, type[BlipGenerator | Judge | Retriever]] = {
-    "question": BlipGenerator,
-    "caption": BlipGenerator,
-    "statement": Judge,
-    "retrieval": Retriever,
-}
 
 
 def load_engine(
@@ -43,33 +32,10 @@ def load_engine(
     """
     native = kind_of(directory) == "tensorrt"
     manifest = read_engine_manifest(directory).artifact if native else read_manifest(directory)
-    if not isinstance(manifest, EncoderManifest):
-        return Engine.load(directory, device, threads, check_hashes, provider, backend)
-    if threads is not None and threads < 1:
-        raise CompExportError(f"threads {threads}: choose 1 or more")
-    graphs: Graphs
-    if native:
-        graphs = _native(directory, device, check_hashes, provider, backend or "tensorrt")
-    else:
-        backend = backend or "onnxruntime"
-        graphs = EncoderGraphs(
-            *open_artifact(
-                directory, EncoderArtifact, device, threads, check_hashes, provider, backend
-            )
-        )
-    if manifest.family == "blip" and manifest.task == "retrieval":
-        return BlipRetriever(graphs, threads)
-    return ENCODERS[manifest.task](graphs, threads)
-
-
-def _native(
-    directory: Path, device: str, check_hashes: bool, provider: str, backend: BackendName
-) -> Graphs:
-    """The engines in a directory; TensorRT is imported only here."""
-    from serve.engines.encoder_tensorrt import EncoderEngines
-
-    check_native(directory, device, provider, backend)
-    return EncoderEngines.load(directory, check_hashes)
+    family = family_called(manifest.family)
+    assert family is not None  # whose manifest was read
+    kind: type[TaskEngine] = resolve(family.engines[manifest.task])
+    return kind.load(directory, device, threads, check_hashes, provider, backend)
 
 
 def engines_of(

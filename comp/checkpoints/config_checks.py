@@ -6,6 +6,7 @@ from typing import Any
 
 from comp.checkpoints.config_fields import check_fields
 from comp.errors import CompExportError
+from comp.registry import family_of
 
 CONVERT = "convert it with {script} of transformers' source (src/transformers/models/{folder})"
 LLAVA_SCRIPT = CONVERT.format(script="convert_llava_weights_to_hf.py", folder="llava")
@@ -13,7 +14,6 @@ BLIP_SCRIPT = CONVERT.format(script="convert_blip_original_pytorch_to_hf.py", fo
 CLIP_SCRIPT = CONVERT.format(script="convert_clip_original_pytorch_to_hf.py", folder="clip")
 # Of transformers are llava_next and llava_onevision: other models, which are refused as such.
 AUTHORS_LLAVAS = ("llava_llama", "llava_mistral", "llava_mpt", "llava_qwen")
-FAMILY_TYPES = ("llava", "clip", "blip", "blip_nlvr")
 PARTS = ("text_config", "vision_config")
 QUANTISED = ("quantization_config", "compression_config")
 PICKLES = (".pt", ".pth")
@@ -57,7 +57,7 @@ def checked_config(config: dict[str, Any], where: str) -> dict[str, Any]:
     """
     _refuse_originals(config, where)
     kind = config.get("model_type")
-    if not isinstance(kind, str) or kind.removeprefix("comp_") not in FAMILY_TYPES:
+    if not isinstance(kind, str) or family_of(kind) is None:
         return config
     for owner, values in (("", config), *((f"{part}.", config.get(part)) for part in PARTS)):
         method = _quantised(values) if isinstance(values, dict) else None

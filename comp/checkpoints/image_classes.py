@@ -99,11 +99,6 @@ CLASSES = {
         ),
     )
 }
-OF_FAMILY = {
-    "llava": "LlavaImageProcessor",
-    "clip": "CLIPImageProcessor",
-    "blip": "BlipImageProcessor",
-}  # where the files of a checkpoint name none
 
 
 def class_named(name: str) -> ImageClass | None:

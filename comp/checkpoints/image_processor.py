@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comp.checkpoints.image_classes import CLASSES, FIELDS, OF_FAMILY, ImageClass, class_named
+from comp.checkpoints.image_classes import CLASSES, FIELDS, ImageClass, class_named
 from comp.checkpoints.image_fields import REMEDY, FieldReader
 from comp.checkpoints.image_settings import ImageProcessing
 from comp.checkpoints.locate import read_config
@@ -68,7 +68,7 @@ def find_image_processor(directory: Path) -> ImageProcessorFile:
     named = _named(path, fields) or config.get("image_processor_type")
     if named is None:
         family = family_of(config.get("model_type"))
-        named = None if family is None else OF_FAMILY.get(family.name)
+        named = None if family is None else family.image_processor
     if named is None:
         raise CompExportError(
             f"{path} names no image processor: write its class as image_processor_type"

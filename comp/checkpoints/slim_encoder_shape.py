@@ -13,7 +13,6 @@ from comp.utils.versioned_json import first_wrong
 
 SLIM = "Comp"  # what the architecture of a slim checkpoint starts with
 DENSE_TYPES = {"comp_clip": "clip", "comp_blip": "blip"}
-ENCODER_TYPES = ("clip", "blip", "comp_blip_nlvr", *DENSE_TYPES)
 
 
 @dataclass(frozen=True)

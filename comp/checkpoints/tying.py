@@ -7,6 +7,8 @@ where it has one of them, that is both; without the flag both have to be there.
 from collections.abc import Mapping
 from typing import Any
 
+from comp.registry import family_of
+
 LM_HEAD = "lm_head.weight"
 EMBEDDING = "model.language_model.embed_tokens.weight"
 BLIP_HEAD = "text_decoder.cls.predictions"
@@ -40,4 +42,5 @@ def untied(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_llava(config: Mapping[str, Any]) -> bool:
-    return "llava" in str(config.get("model_type"))
+    family = family_of(config.get("model_type"))
+    return family is not None and family.reads_image_tokens

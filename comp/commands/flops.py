@@ -70,13 +70,15 @@ def command(
     --plan, what a request costs beside the dense model's.
     """
     from comp.checkpoints.llava_shape import ModelShape, config_of
-    from comp.checkpoints.slim_encoder_shape import ENCODER_TYPES, SlimShape
+    from comp.checkpoints.slim_encoder_shape import SlimShape
     from comp.flops.llava import llava_macs
+    from comp.registry import family_of
 
     plan = None if plan_path is None else _load_plan(plan_path)
     name = model or (plan.model if plan else DEFAULT_MODEL)
     config = config_of(name)
-    if config.get("model_type") in ENCODER_TYPES:
+    family = family_of(config.get("model_type"))
+    if family is not None and not family.reads_image_tokens:
         llava_only = {
             "--image-tokens": image_tokens is not None,
             "--drop": bool(drops),

@@ -1,7 +1,6 @@
 """``comp-export models``: what can be compressed, and how."""
 
 import math
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,8 @@ def command(methods: bool, options: CommonOptions) -> None:
         return
     models = _models()
     if options.json:
-        families = [asdict(family) for family in FAMILIES]
-        described = [asdict(method) for method in METHODS]
+        families = [family.described() for family in FAMILIES]
+        described = [method.described() for method in METHODS]
         print_json({"models": models, "families": families, "methods": described})
         return
     print_table(
@@ -74,22 +73,24 @@ def _show_methods(options: CommonOptions) -> None:
     from comp.registry import FAMILIES, METHODS
 
     if options.json:
-        print_json({"methods": [asdict(method) for method in METHODS]})
+        print_json({"methods": [method.described() for method in METHODS]})
         return
-    names = [family.name for family in FAMILIES]
     print_table(
         "Methods (--method)",
-        ("name", "removes", "description", *names),
+        ("name", "removes", "description", *(family.name for family in FAMILIES)),
         (
             (
                 method.name,
                 ", ".join(method.removes),
                 method.description,
-                *("yes" if n in method.families else f"no: {method.elsewhere[n]}" for n in names),
+                *(
+                    "yes" if method.takes(family) else f"no: {method.why_not(family)}"
+                    for family in FAMILIES
+                ),
             )
             for method in METHODS
         ),
-        numbers_from=3 + len(names),
+        numbers_from=3 + len(FAMILIES),
     )
 
 
@@ -113,10 +114,10 @@ def _sizes(name: str) -> dict[str, Any]:
     config = config_of(name)
     family = family_of(config.get("model_type"))
     assert family is not None
-    if family.name == "llava":
+    if family.reads_image_tokens:
         shape = ModelShape.from_config(config, name)
         return {
-            "family": "llava",
+            "family": family.name,
             "task": "question",
             "layers": shape.num_layers,
             "image_tokens": shape.image_tokens,

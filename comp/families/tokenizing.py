@@ -11,14 +11,8 @@ from typing import Any
 from comp.checkpoints.locate import read_config
 from comp.checkpoints.tokenizer_limits import check_ids, check_tokenizer, tokenizer_errors
 from comp.errors import CompExportError
+from comp.registry import family_of
 
-# Whose tokenizer a slim checkpoint has.
-SLIM_OF = {
-    "comp_llava": "llava",
-    "comp_clip": "clip",
-    "comp_blip": "blip",
-    "comp_blip_nlvr": "blip",
-}
 FAST = "save one with a tokenizer.json (AutoTokenizer.from_pretrained(...).save_pretrained(...))"
 CONVERTED = "a tokenizer.model is converted where the package sentencepiece is installed"
 REMEDY = "take the files as the checkpoint's authors publish them"
@@ -33,12 +27,14 @@ def load_tokenizer(directory: Path) -> Any:
     from transformers import AutoConfig, AutoTokenizer
 
     check_ids(directory / "tokenizer.json", REMEDY)
-    family = SLIM_OF.get(read_config(directory).get("model_type", ""))
+    kind = read_config(directory).get("model_type")
+    family = family_of(kind)
+    dense = None if family is None or not family.is_slim(kind) else family.dense_type
     # Converters raise whatever the libraries that they try raise.
     with tokenizer_errors(f"make a tokenizer of the files of {directory}", f"{FAST}; {CONVERTED}"):
         found = AutoTokenizer.from_pretrained(
             directory,
-            config=None if family is None else AutoConfig.for_model(family),
+            config=None if dense is None else AutoConfig.for_model(dense),
             trust_remote_code=False,
             local_files_only=True,
         )

@@ -14,6 +14,7 @@ from comp.errors import CompExportError
 from comp.flops.encoder import ANSWER_LENGTH
 from comp.flops.llava import keep_ratios, token_counts
 from comp.plan import BlockPlan, Part, PruningPlan, Task
+from comp.registry import family_called
 from comp.runs import RunDirectory
 from comp.utils.files import writing
 
@@ -174,7 +175,8 @@ def tokens_by_block(plan: PruningPlan) -> "dict[BlockKey, tuple[int, int]]":
     seen, selection = load.image_tokens, plan.image_selection
     if selection is not None:
         seen = selection.arriving(seen)
-    both = plan.family == "llava"
+    family = family_called(plan.family)
+    both = family is not None and family.reads_image_tokens
     starts: dict[Part, tuple[int, int]] = {}
     if not both:
         starts["vision"] = (load.image_tokens // images, 0)
@@ -183,7 +185,7 @@ def tokens_by_block(plan: PruningPlan) -> "dict[BlockKey, tuple[int, int]]":
     for part, start in starts.items():
         blocks = len(plan.part(part))
         ratios = keep_ratios(drop for drop in plan.drops if drop.part == part)
-        if part == "language" and (plan.family, plan.task) == ("blip", "question"):
+        if part == "language" and plan.task == "question" and not both:
             counts = token_counts(blocks // 2, *start, ratios)
             counts += [(0, ANSWER_LENGTH)] * (blocks - blocks // 2)
         else:

@@ -5,9 +5,9 @@ from hashlib import sha256
 from pathlib import Path
 
 from comp.errors import CompExportError
+from comp.latency.request import measured_families
 from comp.latency.table import LatencyTable
 from comp.plan import RateOf
-from comp.registry import LATENCY_FAMILIES
 
 TABLES = Path("runs") / "latency"
 
@@ -43,9 +43,9 @@ def table_for(model: str, family: str, rate_of: RateOf, given: Path | None) -> T
     """
     if rate_of == "flops" and given is None:
         return None
-    if family not in LATENCY_FAMILIES:
+    if family not in measured_families():
         raise CompExportError(
-            f"{model} is a {family}: there are latency tables of {', '.join(LATENCY_FAMILIES)} alone; "
+            f"{model} is a {family}: there are latency tables of {', '.join(measured_families())} alone; "
             "prune it by --cost flops, without --latency-table"
         )
     path = given or default_table(model)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from comp.flops.encoder import tokens_by_block
 from comp.flops.llava import token_counts
 from comp.plan import Part, Place, Workload
+from comp.registry import FAMILIES, family_called, resolve
 
 if TYPE_CHECKING:
     from comp.masks import StructureCounts
@@ -31,8 +32,9 @@ class Table(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """How the blocks of a family add up, and the surfaces that this reads."""
+    """How the blocks of a family add up until its first answer, and the surfaces that this reads."""
 
+    until: str
     surfaces: tuple[tuple[str, str], ...]
     by_part: "Callable[[Any, StructureCounts, Shares, Workload], dict[str, float]]"
 
@@ -85,30 +87,43 @@ def clip_pair(
     return found
 
 
-REQUESTS: dict[str, Request] = {
-    "llava": Request(
-        surfaces=(
-            ("vision", "fixed"),
-            ("vision", "attention"),
-            ("vision", "ffn"),
-            ("embedding", "fixed"),
-            ("language", "attention"),
-            ("language", "ffn"),
-            ("language", "last"),
-            ("language", "drop"),
-        ),
-        by_part=llava_prefill,
+LLAVA = Request(
+    until="the first token",
+    surfaces=(
+        ("vision", "fixed"),
+        ("vision", "attention"),
+        ("vision", "ffn"),
+        ("embedding", "fixed"),
+        ("language", "attention"),
+        ("language", "ffn"),
+        ("language", "last"),
+        ("language", "drop"),
     ),
-    "clip": Request(
-        surfaces=tuple(
-            (part, kind)
-            for part in ("vision", "language")
-            for kind in ("fixed", "attention", "ffn", "last", "drop")
-        ),
-        by_part=clip_pair,
+    by_part=llava_prefill,
+)
+CLIP = Request(
+    until="both embeddings",
+    surfaces=tuple(
+        (part, kind)
+        for part in ("vision", "language")
+        for kind in ("fixed", "attention", "ffn", "last", "drop")
     ),
-}
-"""By family; of others there are no tables."""
+    by_part=clip_pair,
+)
+
+
+def measured_families() -> tuple[str, ...]:
+    """Names of the families whose blocks ``profile`` measures, and that ``prune --cost latency`` takes."""
+    return tuple(family.name for family in FAMILIES if family.latency is not None)
+
+
+def request_of(family: str) -> Request | None:
+    """How the times of a family's blocks add up; none where there are no latency tables of it."""
+    found = family_called(family)
+    if found is None or found.latency is None:
+        return None
+    request: Request = resolve(found.latency)
+    return request
 
 
 def _stack(

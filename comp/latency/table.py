@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from comp.errors import CompExportError
-from comp.latency.request import REQUESTS
+from comp.latency.request import Request, measured_families, request_of
 from comp.plan import Part, Place, Workload
 from comp.utils.files import write_text
 from comp.utils.versioned_json import read_versioned, validated
@@ -146,13 +146,20 @@ class LatencyTable(_Frozen):
 
     @model_validator(mode="after")
     def _is_known(self) -> "LatencyTable":
-        if self.family not in REQUESTS:
-            raise ValueError(f"family {self.family!r}: known are {', '.join(REQUESTS)}")
-        wanted = REQUESTS[self.family].surfaces
-        missing = [" ".join(key) for key in wanted if key not in self._by_kind]
+        request = request_of(self.family)
+        if request is None:
+            raise ValueError(f"family {self.family!r}: known are {', '.join(measured_families())}")
+        missing = [" ".join(key) for key in request.surfaces if key not in self._by_kind]
         if missing:
             raise ValueError(f"no surface {', '.join(missing)}")
         return self
+
+    @property
+    def request(self) -> Request:
+        """How the times of blocks add up."""
+        found = request_of(self.family)
+        assert found is not None
+        return found
 
     @cached_property
     def _by_kind(self) -> dict[tuple[str, str], Surface]:
@@ -179,7 +186,7 @@ class LatencyTable(_Frozen):
             shares: of image and text tokens that stay, by place.
             on: the prompt.
         """
-        return REQUESTS[self.family].by_part(self, counts, shares, on)
+        return self.request.by_part(self, counts, shares, on)
 
     def milliseconds(
         self,

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from comp.errors import CompExportError
+from comp.registry import FAMILIES, family_called, resolve
 from comp.utils.json_files import read_json
 from comp.utils.versioned_json import validated
 from export.artifact.checkpoint_files import TOKENIZER
-from export.artifact.encoder_manifest import EncoderArtifact, EncoderManifest
 from export.artifact.graph_check import check_graphs
-from export.artifact.llava_manifest import LlavaArtifact, LlavaManifest
 from export.artifact.manifest import (
     MANIFEST_NAME,
     REMEDY,
@@ -26,11 +25,6 @@ from export.artifact.manifest import (
 
 VERB = "comp-export onnx"
 A = TypeVar("A", bound=Artifact)
-FAMILIES: dict[str, tuple[type[Manifest], type[Artifact]]] = {
-    "llava": (LlavaManifest, LlavaArtifact),
-    "clip": (EncoderManifest, EncoderArtifact),
-    "blip": (EncoderManifest, EncoderArtifact),
-}
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -42,13 +36,14 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST_NAME
     found = read_fields(path, VERB)
     family = found.get("family")
-    known = FAMILIES.get(family) if isinstance(family, str) else None
+    known = family_called(family) if isinstance(family, str) else None
     if known is None:
         raise CompExportError(
             f"{path}: the family is {str(family)[:40]!r}, this release knows "
-            f"{', '.join(FAMILIES)}: {REMEDY}"
+            f"{', '.join(each.name for each in FAMILIES)}: {REMEDY}"
         )
-    return validated(known[0], found, path, remade(VERB))
+    kind: type[Manifest] = resolve(known.manifest)
+    return validated(kind, found, path, remade(VERB))
 
 
 def kind_of(directory: Path) -> Literal["onnx", "tensorrt"]:
@@ -78,7 +73,9 @@ def load_artifact(directory: Path, check_hashes: bool = True) -> Artifact:
     manifest = read_manifest(directory)
     needed = (*manifest.graphs, TOKENIZER)
     check_files(directory, manifest.files, needed, check_hashes, REMEDY)
-    artifact = FAMILIES[manifest.family][1](directory, manifest)
+    family = family_called(manifest.family)
+    assert family is not None  # whose manifest it is
+    artifact: Artifact = resolve(family.artifact)(directory, manifest)
     check_graphs(artifact)
     return artifact
 
@@ -91,7 +88,7 @@ def load_artifact_of(directory: Path, kind: type[A], check_hashes: bool = True) 
     """
     found = load_artifact(directory, check_hashes)
     if not isinstance(found, kind):
-        families = [name for name, (_, each) in FAMILIES.items() if each is kind]
+        families = [each.name for each in FAMILIES if resolve(each.artifact) is kind]
         raise CompExportError(
             f"{directory} holds a {found.manifest.family} model, and this needs one of "
             f"{', '.join(families)}: pass another run"

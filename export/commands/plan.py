@@ -66,29 +66,32 @@ def command(
     from comp.latency.files import table_for
     from comp.latency.table import LatencyTable
     from comp.plan import Workload
-    from comp.registry import FAMILIES, mode_names
+    from comp.registry import mode_names, resolve
     from export.commands.profile import checkpoint_of
     from export.graph.builder import Target
-    from export.latency.families import READERS
+    from export.latency.blocks import Blocks
     from export.latency.rate_for_time import plan_for
 
     if out is not None and out.exists() and not force:
         raise CompExportError(
             f"{out} exists already: pass --force to replace it, or choose another"
         )
-    checkpoint, name = checkpoint_of(model)
-    found = table_for(model, name, "latency", latency_table)
+    checkpoint, family = checkpoint_of(model)
+    found = table_for(model, family.name, "latency", latency_table)
     assert found is not None
     table = LatencyTable.load(Path(found.path))
-    family = next(each for each in FAMILIES if each.name == name)
     asked = family.default_modes if modes is None else mode_names(modes)
     unknown = [mode for mode in asked if mode not in family.modes]
     if unknown:
-        raise CompExportError(f"--modes {unknown[0]}: a {name} has {', '.join(family.modes)}")
+        raise CompExportError(
+            f"--modes {unknown[0]}: a {family.name} has {', '.join(family.modes)}"
+        )
     longest = max((each.text_tokens for each in table.held_out), default=None)
     target = Target(table.target.flavour, table.target.precision)  # type: ignore[arg-type]
-    blocks = READERS[name](checkpoint, target, text_tokens or longest, options.seed)
-    table.check_fits(name, blocks.dense_blocks(), found.path)
+    blocks: Blocks = resolve(str(family.blocks))(
+        checkpoint, target, text_tokens or longest, options.seed
+    )
+    table.check_fits(family.name, blocks.dense_blocks(), found.path)
     on = Workload(image_tokens=blocks.image_tokens, text_tokens=blocks.text_tokens)
     planned = plan_for(blocks, table, asked, on, _align(blocks), target_ms)
     planned = replace(planned, plan=planned.plan.model_copy(update={"model": model}))

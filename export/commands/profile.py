@@ -7,12 +7,13 @@ import click
 
 from comp.commands.options import CommonOptions, common_options
 from comp.errors import CompExportError
-from comp.registry import LATENCY_FAMILIES
 from comp.utils.console import print_json, print_table, say
 
 if TYPE_CHECKING:
     from comp.latency.table import LatencyTable
+    from comp.registry import Family
     from export.artifact.manifest import Flavour, Precision
+    from export.latency.blocks import Blocks
 
 
 @click.command(name="profile")
@@ -89,12 +90,12 @@ def command(
     idle one. An interrupted profile goes on where it was.
     """
     from comp.latency.files import default_table
+    from comp.registry import resolve
     from comp.utils.disk import check_file_place
     from comp.utils.machine import usable_cores
     from comp.utils.progress import Progress
     from export.graph.builder import Target
     from export.latency.clock import Clock, providers_of
-    from export.latency.families import READERS
     from export.latency.profile import ProfileRequest, begun, partial_of, profile
 
     path = out or default_table(model)
@@ -104,7 +105,7 @@ def command(
     checkpoint, family = checkpoint_of(model)
     clock = Clock(warmup, repeats, providers_of(options.device), threads or usable_cores())
     target = Target(flavour, precision)
-    blocks = READERS[family](checkpoint, target, text_tokens, options.seed)
+    blocks: Blocks = resolve(str(family.blocks))(checkpoint, target, text_tokens, options.seed)
     asked = ProfileRequest(Path(model).name, blocks, clock, rounds, held_out)
     done = len(begun(asked, path))
     if partial_of(path).exists() and not options.json:
@@ -118,24 +119,25 @@ def command(
     _print(path, table)
 
 
-def checkpoint_of(model: str) -> tuple[Path, str]:
+def checkpoint_of(model: str) -> tuple[Path, "Family"]:
     """The directory of a model whose blocks can be measured, and its family.
 
     Raises:
         CompExportError: there is none, or it is of another family.
     """
     from comp.checkpoints.locate import read_config, resolve_model
+    from comp.latency.request import measured_families
     from comp.registry import family_of
 
     checkpoint = resolve_model(model)
     kind = read_config(checkpoint).get("model_type")
     family = family_of(kind)
-    if family is None or family.name not in LATENCY_FAMILIES:
+    if family is None or family.name not in measured_families():
         raise CompExportError(
-            f"{model}: model_type is {kind!r}: blocks are measured of {', '.join(LATENCY_FAMILIES)} "
+            f"{model}: model_type is {kind!r}: blocks are measured of {', '.join(measured_families())} "
             "alone; prune it by --cost flops"
         )
-    return checkpoint, family.name
+    return checkpoint, family
 
 
 def _summary(table: "LatencyTable") -> dict[str, object]:
@@ -167,6 +169,6 @@ def _print(path: Path, table: "LatencyTable") -> None:
     ]
     if rows:
         columns = ("model", "image + text tokens", "predicted ms", "measured ms", "error")
-        what = "both embeddings" if table.family == "clip" else "the first token"
-        print_table(f"Time to {what}, of models that the table was not made from", columns, rows)
+        title = f"Time to {table.request.until}, of models that the table was not made from"
+        print_table(title, columns, rows)
     say(f"prune by it with `comp-export prune --cost latency --latency-table {path}`")

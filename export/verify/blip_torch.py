@@ -26,8 +26,10 @@ from comp.plan import DropPlan, Place, PruningPlan
 from comp.tokens.dictionary import attach_dictionary
 from comp.tokens.drop_rules import RatioRule
 from export.artifact.encoder_manifest import EncoderArtifact
+from export.verify.blip_graphs import BlipGraphs
 from export.verify.compare import Answered, Greedy
 from export.verify.encoder_runtimes import ranked
+from export.verify.families import Verification
 from export.verify.masked_torch import RecordingRule, fill_kept, heard_scores, masks_of
 
 Ears = dict[Place, RecordingRule]
@@ -204,3 +206,6 @@ def _blip(directory: Path, device: str) -> BlipAdapter:
     if not isinstance(adapter, BlipAdapter):
         raise CompExportError(f"{directory} is no BLIP, and the plan is of one: pass another run")
     return adapter
+
+
+VERIFICATION = Verification.of_graphs(BlipTorchReference.load, BlipGraphs)

@@ -28,7 +28,7 @@ from export.artifact.manifest import (
 )
 from export.tensorrt.manifest import Engines, load_engines, mark_engines_verified
 from export.verify.compare import Answered, Link, Runner, ask_all, compare
-from export.verify.families import Family
+from export.verify.families import Verification
 from export.verify.first_link.compare import FirstLink, NotCompared
 from export.verify.first_link.report import markdown_of
 from export.verify.integer_weights import integer_weights, replaced_weights
@@ -99,7 +99,7 @@ def verify_run(
             one that is gone the links are listed as not compared.
     """
     artifacts, engines = find_artifacts(run), find_engines(run)
-    family = Family.of(artifacts[0])
+    family = Verification.of(artifacts[0])
     sides: list[tuple[TorchReference, str]] = []
 
     def loaded() -> tuple[TorchReference, str]:
@@ -179,7 +179,7 @@ def verify_run(
 
 
 def _side(
-    family: Family, run: RunDirectory, artifact: Artifact, device: str, model: str | None
+    family: Verification, run: RunDirectory, artifact: Artifact, device: str, model: str | None
 ) -> tuple[TorchReference, str]:
     """The torch models of a run, and why there is no dense one; empty where there is."""
     try:
@@ -190,7 +190,7 @@ def _side(
 
 def _with_integers(
     artifacts: list[Artifact],
-    family: Family,
+    family: Verification,
     side: TorchReference,
     answers: Callable[[str, Runner], list[Answered]],
 ) -> Iterator[tuple[str, list[Answered]]]:

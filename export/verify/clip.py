@@ -26,6 +26,7 @@ from export.configs.text_end import read_to_end
 from export.onnxruntime.named_graphs import NamedGraphs
 from export.verify.compare import Answered
 from export.verify.encoder_runtimes import ranked
+from export.verify.families import Verification
 from export.verify.masked_torch import RecordingRule, fill_kept, heard_scores, masks_of
 
 
@@ -139,3 +140,6 @@ def _clip(directory: Path, device: str) -> ClipAdapter:
     if not isinstance(adapter, ClipAdapter):
         raise CompExportError(f"{directory} is no CLIP, and the plan is of one: pass another run")
     return adapter
+
+
+VERIFICATION = Verification.of_graphs(ClipTorchReference.load, ClipGraphs)

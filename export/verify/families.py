@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from comp.checkpoints.dense_model import dense_model_of
-from comp.checkpoints.tensor_names import canonical_name
+from comp.registry import family_called, resolve
 from comp.runs import RunDirectory
 from export.artifact.encoder_manifest import EncoderArtifact
 from export.artifact.manifest import Artifact
@@ -13,12 +13,13 @@ from export.onnxruntime.graph import LoadGraph
 from export.onnxruntime.named_graphs import NumpyGraphs
 from export.tensorrt.manifest import Engines
 from export.verify.compare import Runner
+from export.verify.encoder_runtimes import graph_forms
 from export.verify.interface import RuntimeVariant, Skipped, TorchReference
 from export.verify.tensorrt import Asking, asking_graphs, engine_form
 
 
 @dataclass(frozen=True)
-class Family:
+class Verification:
     """How the artifacts of a family are asked, in torch and by whatever runs their graphs.
 
     Attributes:
@@ -36,32 +37,23 @@ class Family:
     naming: Callable[[str], str] = str
 
     @classmethod
-    def of(cls, artifact: Artifact) -> "Family":
-        from export.verify.blip_graphs import BlipGraphs
-        from export.verify.blip_torch import BlipTorchReference
-        from export.verify.clip import ClipGraphs, ClipTorchReference
-        from export.verify.encoder_runtimes import graph_forms
-        from export.verify.llava_runtimes import LlavaEngines, llava_forms, llava_on_graphs
-        from export.verify.llava_torch import LlavaTorchReference
+    def of(cls, artifact: Artifact) -> "Verification":
+        """The verification of an artifact's family."""
+        family = family_called(artifact.manifest.family)
+        assert family is not None  # whose manifest was read
+        found: Verification = resolve(family.verification)
+        return found
 
-        def of_graphs(
-            side: Callable[..., TorchReference], runner: Callable[..., Runner]
-        ) -> "Family":
-            forms = partial(graph_forms, runner=runner)
+    @classmethod
+    def of_graphs(
+        cls, side: Callable[..., TorchReference], runner: Callable[..., Runner]
+    ) -> "Verification":
+        """Of a CLIP or a BLIP, whose named graphs ``runner`` asks in every runtime."""
 
-            def on_graphs(artifact: EncoderArtifact, load: LoadGraph) -> Runner:
-                return runner(artifact.manifest, NumpyGraphs(artifact, load))
+        def on_graphs(artifact: EncoderArtifact, load: LoadGraph) -> Runner:
+            return runner(artifact.manifest, NumpyGraphs(artifact, load))
 
-            return cls(side, forms, on_graphs, asking_graphs(runner))
-
-        known = {
-            "llava": cls(
-                LlavaTorchReference.load, llava_forms, llava_on_graphs, LlavaEngines, canonical_name
-            ),
-            "clip": of_graphs(ClipTorchReference.load, ClipGraphs),
-            "blip": of_graphs(BlipTorchReference.load, BlipGraphs),
-        }
-        return known[artifact.manifest.family]
+        return cls(side, partial(graph_forms, runner=runner), on_graphs, asking_graphs(runner))
 
     def side(
         self, run: RunDirectory, artifact: Artifact, device: str, model: str | None = None

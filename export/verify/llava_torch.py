@@ -13,6 +13,7 @@ from transformers import LlavaForConditionalGeneration
 
 from comp.checkpoints.llava_shape import ModelShape
 from comp.checkpoints.slices import cut_of
+from comp.checkpoints.tensor_names import canonical_name
 from comp.data.example import Example
 from comp.errors import CompExportError
 from comp.families.llava.adapter import LlavaAdapter
@@ -25,7 +26,9 @@ from comp.plan import DropPlan, ImageSelection, Place, PruningPlan
 from comp.tokens.drop_rules import DropRule, RatioRule
 from export.artifact.llava_manifest import LlavaArtifact
 from export.verify.compare import Answered, Greedy
+from export.verify.families import Verification
 from export.verify.llava_prompts import Prefilled, PromptRunner, Question, places_in_all
+from export.verify.llava_runtimes import LlavaEngines, llava_forms, llava_on_graphs
 from export.verify.masked_torch import RecordingRule, fill_kept, masks_of
 
 
@@ -170,3 +173,8 @@ def _llava(directory: Path, device: str) -> LlavaAdapter:
     if not isinstance(adapter, LlavaAdapter):
         raise CompExportError(f"{directory} is no LLaVA, and the plan is of one: pass another run")
     return adapter
+
+
+VERIFICATION = Verification(
+    LlavaTorchReference.load, llava_forms, llava_on_graphs, LlavaEngines, canonical_name
+)

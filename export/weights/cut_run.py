@@ -57,7 +57,7 @@ def cut_run(
     run.begin({MADE: MADE_BY})
     checkpoint = run.state / run.checkpoint.name  # what is there stays whole until this one is
     try:
-        if family.name == "llava":
+        if family.streams:
             write_slim_checkpoint(dense, plan, checkpoint, at=at)
         else:
             _cut_in_memory(dense, plan, checkpoint)

@@ -70,16 +70,16 @@ def command(
     from comp.runs import hold, open_run
     from comp.utils.machine import describe_machine, describe_versions
     from serve.artifacts import artifacts_of, is_verified
-    from serve.evaluation.by_task import Measure, task_of
+    from serve.evaluation.by_task import measure_of, task_of
     from serve.evaluation.examples import examples_of
-    from serve.evaluation.scores import markdown
+    from serve.evaluation.scores import MeasureOptions, markdown
     from serve.loading import engines_of
 
     hold(open_run(run), "eval")
     found, directories = artifacts_of(run, form)
     task = task_of(directories["compressed"])
     examples, source = examples_of(task, data, images, split, limit, follow_links)
-    measure = Measure.of(task, batch_size, max_new_tokens, gallery, options.seed)
+    measure = measure_of(task, MeasureOptions(batch_size, max_new_tokens, gallery, options.seed))
     engines = engines_of(directories, options.device, threads, form)
     results = {}
     with progress(disable=options.json) as bar:

@@ -1,21 +1,26 @@
 """What the engines of all tasks of CLIP and BLIP have in common."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from comp.data.images import ImageSource
+from comp.errors import CompExportError
 from comp.plan import Part, Place
 from comp.utils.machine import usable_cores
-from export.artifact.encoder_manifest import EncoderManifest
-from serve.backends.base import BackendName, RequestSize
-from serve.engines.encoder_graphs import Graphs
+from export.artifact.encoder_manifest import EncoderArtifact, EncoderManifest
+from export.artifact.load import kind_of
+from serve.backends.base import BackendName, ProviderChoice, RequestSize
+from serve.backends.open import check_native, open_artifact
+from serve.engines.encoder_graphs import EncoderGraphs, Graphs
 from serve.engines.encoder_texts import TextEncoder
 from serve.engines.preprocess import preprocess
 
+E = TypeVar("E", bound="EncoderEngine")
 KEPT = "kept."  # outputs of graphs: places of the tokens that stayed
 
 
@@ -30,6 +35,31 @@ class EncoderEngine:
         self.texts = TextEncoder(
             graphs.tokenizer, manifest.text_processing, manifest.text.max_position_embeddings
         )
+
+    @classmethod
+    def load(
+        cls: type[E],
+        directory: Path,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        threads: int | None = None,
+        check_hashes: bool = True,
+        provider: ProviderChoice = "auto",
+        backend: BackendName | None = None,
+    ) -> E:
+        """Load an artifact, or the engines of one.
+
+        Arguments and errors as of ``serve.engines.llava.Engine.load``.
+        """
+        if threads is not None and threads < 1:
+            raise CompExportError(f"threads {threads}: choose 1 or more")
+        if kind_of(directory) == "tensorrt":
+            graphs = _native(directory, device, check_hashes, provider, backend or "tensorrt")
+            return cls(graphs, threads)
+        backend = backend or "onnxruntime"
+        opened = open_artifact(
+            directory, EncoderArtifact, device, threads, check_hashes, provider, backend
+        )
+        return cls(EncoderGraphs(*opened), threads)
 
     @property
     def manifest(self) -> EncoderManifest:
@@ -62,6 +92,16 @@ class EncoderEngine:
     def pixels(self, images: Sequence[ImageSource]) -> NDArray[np.float32]:
         """``pixel_values [I, 3, S, S]``."""
         return preprocess(images, self.manifest.image_processor)
+
+
+def _native(
+    directory: Path, device: str, check_hashes: bool, provider: str, backend: BackendName
+) -> Graphs:
+    """The engines in a directory; TensorRT is imported only here."""
+    from serve.engines.encoder_tensorrt import EncoderEngines
+
+    check_native(directory, device, provider, backend)
+    return EncoderEngines.load(directory, check_hashes)
 
 
 def kept_of(

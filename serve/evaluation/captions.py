@@ -7,7 +7,16 @@ from comp.data.example import Example
 from comp.errors import CompExportError
 from comp.metrics.cider import cider
 from serve.engines.blip_generator import BlipGenerator
-from serve.evaluation.scores import Evaluation, Examples, Figure, Mean, Score, chunks
+from serve.evaluation.scores import (
+    Evaluation,
+    Examples,
+    Figure,
+    Mean,
+    Measure,
+    MeasureOptions,
+    Score,
+    chunks,
+)
 from serve.generation.options import GenerationOptions
 
 METRIC = "things of the picture that are named (with copies), and CIDEr-D"
@@ -58,3 +67,13 @@ def evaluate_captions(
         return Evaluation(consensus, {}, tuple(said), CIDER)
     kinds: dict[str, Figure] = {CIDER: consensus, "names that are there": Score(right, named)}
     return Evaluation(Score(right, there), kinds, tuple(said), "things named")
+
+
+def measure(options: MeasureOptions) -> Measure:
+    """The measure of an engine's captions."""
+    return Measure(
+        METRIC,
+        lambda engine, examples, advance: evaluate_captions(
+            engine, examples, options.generation, options.batch_size, advance
+        ),
+    )

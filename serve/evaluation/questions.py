@@ -7,7 +7,16 @@ from comp.metrics.exact_match import exact_match
 from comp.metrics.vqa_accuracy import vqa_accuracy
 from serve.engines.blip_generator import BlipGenerator
 from serve.engines.llava import Engine
-from serve.evaluation.scores import Evaluation, Examples, Figure, Mean, Score, chunks
+from serve.evaluation.scores import (
+    Evaluation,
+    Examples,
+    Figure,
+    Mean,
+    Measure,
+    MeasureOptions,
+    Score,
+    chunks,
+)
 from serve.generation.options import GenerationOptions
 
 METRIC = "exact match; where several people answered, the official accuracy of VQAv2"
@@ -59,3 +68,13 @@ def _value(example: Example, said: str) -> float:
 def _figure(values: Sequence[float], shared: bool) -> Figure:
     """A count of right answers, or a mean where answers are more or less right."""
     return Mean.of(values, share=True) if shared else Score(int(sum(values)), len(values))
+
+
+def measure(options: MeasureOptions) -> Measure:
+    """The measure of an engine's answers."""
+    return Measure(
+        METRIC,
+        lambda engine, examples, advance: evaluate(
+            engine, examples, options.generation, options.batch_size, advance
+        ),
+    )

@@ -5,7 +5,14 @@ from collections.abc import Callable, Sequence
 from comp.data.example import Example
 from comp.metrics.recall import DEPTHS, ranks_of_images, ranks_of_texts, recall_at
 from serve.engines.retriever import Retriever
-from serve.evaluation.scores import Evaluation, Examples, Figure, Score
+from serve.evaluation.scores import (
+    Evaluation,
+    Examples,
+    Figure,
+    Measure,
+    MeasureOptions,
+    Score,
+)
 
 METRIC = "R@1, both ways"
 TEXTS, IMAGES = "texts of an image", "images of a text"
@@ -57,3 +64,13 @@ def _evaluation(right: dict[str, int], asked: dict[str, int], first: Sequence[st
     both, n = (sum(counts[f"R@1, {way}"] for way in (TEXTS, IMAGES)) for counts in (right, asked))
     kinds: dict[str, Figure] = {kind: Score(hits, asked[kind]) for kind, hits in right.items()}
     return Evaluation(Score(both, n), kinds, tuple(first), METRIC)
+
+
+def measure(options: MeasureOptions) -> Measure:
+    """The measure of an engine's rankings."""
+    return Measure(
+        f"{METRIC}, among {options.gallery}",
+        lambda engine, examples, advance: evaluate_retrieval(
+            engine, examples, options.gallery, advance
+        ),
+    )

@@ -1,12 +1,13 @@
 """Scores of an artifact with their intervals, and the table of two."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from comp.metrics.exact_match import wilson_interval
+from serve.generation.options import GenerationOptions
 
 CHUNK = 128  # examples held in memory at a time, sorted into batches of equal length
 RESAMPLES, SEED = 1000, 0
@@ -151,3 +152,42 @@ def markdown(dense: Evaluation, compressed: Evaluation, title: str, metric: str)
         cells = (name, str(figure.n), figure.cell(), other.cell(), figure.change(other))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class MeasureOptions:
+    """How answers are measured.
+
+    Attributes:
+        batch_size: examples at a time.
+        max_new_tokens: of an answer or a caption.
+        gallery: pairs that compete in retrieval.
+        seed: of generation.
+    """
+
+    batch_size: int
+    max_new_tokens: int
+    gallery: int
+    seed: int
+
+    @property
+    def generation(self) -> GenerationOptions:
+        """How answers are generated: greedily."""
+        return GenerationOptions(max_new_tokens=self.max_new_tokens, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """How a task is measured.
+
+    Attributes:
+        metric: of the whole, in words.
+        run: engine, examples and a progress callback to the scores.
+    """
+
+    metric: str
+    run: Callable[[Any, Any, Callable[[int], None]], Evaluation]
+
+    def __call__(self, engine: Any, examples: Any, advance: Callable[[int], None]) -> Evaluation:
+        """Measure an engine on examples; ``advance`` is called with the number of examples done."""
+        return self.run(engine, examples, advance)

@@ -4,7 +4,14 @@ from collections.abc import Callable
 
 from comp.data.example import PairExample
 from serve.engines.blip_judge import Judge
-from serve.evaluation.scores import Evaluation, Examples, Score, chunks
+from serve.evaluation.scores import (
+    Evaluation,
+    Examples,
+    Measure,
+    MeasureOptions,
+    Score,
+    chunks,
+)
 
 METRIC = "accuracy"
 
@@ -37,3 +44,13 @@ def evaluate_statements(
     overall = Score(sum(right.values()), sum(asked.values()))
     kinds = {kind: Score(right[kind], asked[kind]) for kind in asked}
     return Evaluation(overall, dict(kinds), tuple(said))
+
+
+def measure(options: MeasureOptions) -> Measure:
+    """The measure of an engine's statements."""
+    return Measure(
+        METRIC,
+        lambda engine, examples, advance: evaluate_statements(
+            engine, examples, options.batch_size, advance
+        ),
+    )

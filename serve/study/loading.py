@@ -176,10 +176,10 @@ def _check_row(study: Study, row: Row, family: Family, modes: tuple[str, ...]) -
             f"variant {row.name!r}: a name has lower-case letters, digits, - and _, as folders are "
             "named by it"
         )
-    if family.name not in method.families:
+    if not method.takes(family):
         raise CompExportError(
             f"method {row.method!r} {where} is not for {family.name} models such as {study.model}: "
-            f"{method.elsewhere[family.name]}"
+            f"{method.why_not(family)}"
         )
     foreign = next((key for key in row.options if key in OF_COMP and row.method != "comp"), None)
     if foreign is not None:

@@ -70,15 +70,17 @@ def _export_dense(run: Path, out: Path) -> None:
 
 def _evaluated(artifact: Path, request: MeasureRequest) -> dict[str, Any]:
     from export.artifact.load import read_manifest
-    from serve.evaluation.by_task import Measure, task_of
+    from serve.evaluation.by_task import measure_of, task_of
     from serve.evaluation.examples import examples_of
+    from serve.evaluation.scores import MeasureOptions
     from serve.loading import load_engine
 
     asked = request.evaluation
     task = task_of(artifact)
-    measure = Measure.of(
-        task, asked["batch_size"], asked["max_new_tokens"], asked["gallery"], request.seed
+    wanted = MeasureOptions(
+        asked["batch_size"], asked["max_new_tokens"], asked["gallery"], request.seed
     )
+    measure = measure_of(task, wanted)
     data = None if request.data is None else Path(request.data)
     images = None if request.images is None else Path(request.images)
     examples, source = examples_of(task, data, images, None, asked["limit"], request.follow_links)

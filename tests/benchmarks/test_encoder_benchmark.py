@@ -22,7 +22,7 @@ from comp.errors import CompExportError
 from comp.families.blip.nlvr import BlipForNlvr2
 from comp.flops.encoder import request_macs, usual_request
 from comp.plan import PruningPlan, Workload
-from export.exporter import FAMILIES
+from comp.registry import family_called, resolve
 from export.graph.builder import Target
 
 NLVR = packaged_shape("blip-nlvr")
@@ -101,7 +101,8 @@ def test_a_checkpoint_that_transformers_and_the_exporter_read(shape, model, proc
     assert not torch.equal(loaded.state_dict()[weight], other.state_dict()[weight])
     config = json.loads((path / "config.json").read_text())
     family = "clip" if shape == "clip-b16" else "blip"
-    contribution = FAMILIES[family](path, config, Target(), None, None)
+    record = family_called(family)
+    contribution = resolve(record.export)(path, config, Target(), None, None)
     assert contribution.params == sum(p.numel() for p in loaded.parameters())
     tokenizer = processor.from_pretrained(path).tokenizer
     assert len(tokenizer) == config["text_config"]["vocab_size"]

@@ -6,20 +6,17 @@ from pathlib import Path
 from typing import Any
 
 from comp.errors import CompExportError
+from comp.registry import family_called, resolve
 from comp.utils.files import writing_directory
 from export.artifact.checkpoint_files import TOKENIZER
 from export.artifact.encoder_manifest import EncoderManifest
 from export.artifact.llava_manifest import LlavaManifest
 from export.artifact.load import load_artifact, read_manifest
-from export.artifact.manifest import Artifact, describe_files
-from export.tensorrt.build import encoder_profiles as encoder
-from export.tensorrt.build import llava_profiles as llava
+from export.artifact.manifest import Artifact, Manifest, describe_files
 from export.tensorrt.build.engine import BuildOptions, build_engine
 from export.tensorrt.library import TensorRT
 from export.tensorrt.limits import Limits
 from export.tensorrt.manifest import EngineEntry, EngineManifest, EngineProfile
-
-ENGINE_FAMILIES: dict[str, Any] = {"llava": llava, "clip": encoder, "blip": encoder}
 
 
 def choose_limits(source: Path, **asked: int | None) -> Limits:
@@ -30,7 +27,7 @@ def choose_limits(source: Path, **asked: int | None) -> Limits:
         asked: fields of ``Limits``.
     """
     manifest = read_manifest(source)
-    usual: Limits = ENGINE_FAMILIES[manifest.family].usual_limits(manifest)
+    usual: Limits = _profiles_of(manifest).usual_limits(manifest)
     chosen = {name: value for name, value in asked.items() if value is not None}
     return usual.model_copy(update=chosen)
 
@@ -62,10 +59,10 @@ def build_engines(
     """
     artifact = load_artifact(source)
     model = _checked(artifact)
-    family = ENGINE_FAMILIES[model.family]
+    profiles = _profiles_of(model)
     entries: dict[str, EngineEntry] = {}
     with writing_directory(out) as directory:
-        for graph in family.engine_graphs(model, limits):
+        for graph in profiles.engine_graphs(model, limits):
             progress(graph.name, "")
             built = build_engine(
                 tensorrt,
@@ -92,7 +89,7 @@ def build_engines(
             compute_capabilities=options.capabilities,
             weights=options.weights,
             limits=limits,
-            cache_capacities=family.cache_capacities(model, limits),
+            cache_capacities=profiles.cache_capacities(model, limits),
             engines=entries,
             artifact=model.model_copy(update={"verified": None}),
             artifact_directory=source.name,
@@ -100,6 +97,13 @@ def build_engines(
         )
         manifest.save(directory)
     return manifest
+
+
+def _profiles_of(manifest: Manifest) -> Any:
+    """The module that knows the engines of a model's family (``comp.registry.Family.engine_profiles``)."""
+    family = family_called(manifest.family)
+    assert family is not None  # whose manifest was read
+    return resolve(family.engine_profiles)
 
 
 def _checked(artifact: Artifact) -> LlavaManifest | EncoderManifest:

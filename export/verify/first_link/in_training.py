@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from comp.data.example import AnyExample, Example, PairExample
 from comp.data.images import read_image
 from comp.errors import CompExportError
+from comp.registry import family_called
 from export.verify.first_link.reading import Reading, Refused
 from export.verify.first_link.request import Picture, Request
 
@@ -27,9 +28,10 @@ class InTraining:
     def read(self, request: Request, max_new_tokens: int, run: bool) -> Reading | Refused:
         del max_new_tokens, run
         adapter = self._adapter
+        family = family_called(adapter.name)
         try:
             example = self._example(request)
-            if adapter.name == "llava":
+            if family is not None and family.reads_image_tokens:
                 collator = adapter.collator
                 ids = np.array(collator.prompt_ids(request.text), dtype=np.int64)
                 pixels = collator.pixels([example]).numpy()

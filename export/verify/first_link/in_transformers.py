@@ -14,6 +14,7 @@ from PIL import ImageOps
 
 from comp.checkpoints.locate import read_config
 from comp.plan import Task
+from comp.registry import family_called
 from export.verify.first_link.memory import memory_lacking
 from export.verify.first_link.reading import Outputs, Reading, Refused
 from export.verify.first_link.request import Picture, Request
@@ -24,16 +25,6 @@ NUDGE = 1e-6  # of an input's size: what rounding in float32 may make of it
 # A tokenizer.json may remember how its last batch was padded; a processor would then cut prompts off.
 WHOLE = {"padding": False, "truncation": False}
 GREEDY = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
-MODEL_OF: dict[tuple[str, Task], str] = {
-    ("llava", "question"): "AutoModelForImageTextToText",
-    ("blip", "caption"): "AutoModelForImageTextToText",
-    ("blip", "question"): "AutoModelForVisualQuestionAnswering",
-    (
-        "blip",
-        "statement",
-    ): "AutoModel",  # registered by this package: transformers has no such class
-    ("clip", "retrieval"): "AutoModel",
-}
 
 
 class InTransformers:
@@ -146,7 +137,7 @@ class InTransformers:
         """The prompt, where there is a template, and what the processor gives."""
         images = [upright(image) for image in request.images]
         family, task = self._kind
-        if family == "llava":
+        if _reads_image_tokens(family):
             return self._prompted(images, request.text)
         if task != "statement" and len(images) != 1:
             raise ValueError(f"{len(images)} images for a model that looks at one")
@@ -182,7 +173,8 @@ def upright(image: Picture) -> Picture:
 def _load(directory: Path, family: str, task: Task) -> Any:
     import transformers
 
-    named = MODEL_OF.get((family, task))
+    known = family_called(family)
+    named = None if known is None else known.auto_models.get(task)
     if named is None:  # a class that no Auto class leads to: the one that config.json names
         named = (read_config(directory).get("architectures") or [""])[0]
     kind = getattr(transformers, named, None)
@@ -200,11 +192,16 @@ def _load(directory: Path, family: str, task: Task) -> Any:
     return model.eval()
 
 
+def _reads_image_tokens(family: str) -> bool:
+    known = family_called(family)
+    return known is not None and known.reads_image_tokens
+
+
 def _ask(
     kind: tuple[str, Task], model: Any, processor: Any, inputs: Any, limit: int, device: str
 ) -> Outputs:
     fed = {name: value.to(device) for name, value in inputs.items()}
-    if kind == ("llava", "question"):
+    if _reads_image_tokens(kind[0]):
         ends = model.generation_config.eos_token_id
         return _generated(model, processor, fed, limit, ends, fed["input_ids"].shape[1])
     if kind[1] in ("question", "caption"):

@@ -1,0 +1,105 @@
+"""LLaVA checkpoints: their classes, and what is refused before a model is loaded."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from comp.checkpoints.chat_template import check_template
+from comp.checkpoints.generation_settings import check_greedy
+from comp.checkpoints.llava_tensors import check_llava
+from comp.checkpoints.stops import stop_tokens
+from comp.errors import CompExportError
+from comp.families.checkpoint import CheckpointClasses, CheckpointFormat
+
+
+def _classes(directory: Path, config: dict[str, Any]) -> CheckpointClasses:
+    from transformers import LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+    from comp.families.llava.adapter import LlavaAdapter
+    from comp.families.llava.slim import CompLlavaConfig, CompLlavaForConditionalGeneration
+
+    text, vision = (config.get(f"{part}_config", {}) for part in ("text", "vision"))
+    for part, kind, wanted in (
+        ("language", text.get("model_type", "llama"), "llama"),
+        ("vision", vision.get("model_type", "clip_vision_model"), "clip_vision_model"),
+    ):
+        if kind != wanted:
+            raise CompExportError(
+                f"{directory} has a {kind!r} {part} model: LLaVA-1.5 has {wanted!r}, others are not supported"
+            )
+    if config["model_type"] == "comp_llava":
+        model, settings = CompLlavaForConditionalGeneration, CompLlavaConfig
+    else:
+        model, settings = LlavaForConditionalGeneration, LlavaConfig
+    return CheckpointClasses(model, settings, LlavaProcessor, LlavaAdapter)
+
+
+def _check_weights(directory: Path, config: dict[str, Any]) -> None:
+    """Refuse tensors that are missing or no floats, and a LLaVA whose answers have no end.
+
+    Before pruning, not after.
+    """
+    check_llava(directory, config)
+    stop_tokens(directory, config)
+    check_greedy(directory)
+
+
+def _check_prompts(directory: Path, classes: CheckpointClasses, processor: Any) -> None:
+    """Refuse a LLaVA whose template, tokenizer or processor does not show the image.
+
+    Raises:
+        CompExportError: says what is rendered instead, which token is missing, or what the processor lacks.
+    """
+    from comp.families.llava.batches import template_of
+
+    config = classes.config.from_pretrained(directory)
+    token_id = config.image_token_id
+    tokenizer = processor.tokenizer
+    token = tokenizer.convert_ids_to_tokens(token_id)
+    if token is None or tokenizer.convert_tokens_to_ids(tokenizer.tokenize(token)) != [token_id]:
+        raise CompExportError(
+            f"the tokenizer of {directory} does not read {token!r} as token {token_id}, the image token of "
+            "config.json: take both files from the same checkpoint"
+        )
+    source, tokens = template_of(processor, token)
+    check_template(source, tokenizer.special_tokens_map | tokens, token, str(directory))
+    _check_image_tokens(directory, config, processor, token)
+
+
+def _check_image_tokens(directory: Path, config: Any, processor: Any, token: str) -> None:
+    """Refuse a processor that writes another number of image tokens than the tower gives, or none.
+
+    transformers itself answers nothing about images then; the first releases of LLaVA-1.5 are such.
+
+    Raises:
+        CompExportError: says which fields of ``processor_config.json`` are right.
+    """
+    from PIL import Image
+
+    from comp.families.llava.batches import tower_tokens
+    from comp.families.llava.forward import config_selection
+
+    wanted, strategy = tower_tokens(config), config.vision_feature_select_strategy
+    selection = config_selection(config)  # of a slim checkpoint, which leaves fewer
+    wanted = wanted if selection is None else selection.count
+    fields = {
+        "patch_size": config.vision_config.patch_size,
+        "num_additional_image_tokens": 1,
+        "vision_feature_select_strategy": strategy,
+    }
+    remedy = f"set in its processor_config.json {json.dumps(fields)}"
+    try:
+        written = processor(images=[Image.new("RGB", (2, 2))], text=token)["input_ids"]
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise CompExportError(
+            f"the processor of {directory} cannot write the tokens of an image ({error}): {remedy}"
+        ) from error
+    count = sum(each == config.image_token_id for each in written[0])
+    if count != wanted:
+        raise CompExportError(
+            f"the processor of {directory} writes {count} tokens of an image, and its tower gives {wanted}: "
+            f"{remedy}"
+        )
+
+
+FORMAT = CheckpointFormat(_classes, _check_weights, _check_prompts)
