@@ -117,7 +117,9 @@ def build(task: Task, start: Path | None) -> tuple[Any, Any]:
     if start is None:
         raise SystemExit(f"{task} starts from another model: train it first and pass --start DIR")
     if task == "nlvr":
-        asked = BlipForQuestionAnswering.from_pretrained(start / "model", dtype=torch.float32)
+        asked = BlipForQuestionAnswering.from_pretrained(
+            start / "model", dtype=torch.float32, use_safetensors=True
+        )
         nlvr_from_vqa(model, asked)
         return model, processor
     from safetensors.torch import load_file
