@@ -1,4 +1,4 @@
-"""Imports go one way, the packages hold their data, and the dependency lists agree."""
+"""Imports go one way, the map is true, the packages hold their data, the dependency lists agree."""
 
 import ast
 import re
@@ -53,6 +53,74 @@ def test_imports_go_one_way(path: Path) -> None:
         assert not imported(path) & {"onnx", "onnx_ir", "onnxruntime"}
     if package == "serve":
         assert not imported(path) & {"torch", "transformers"}
+
+
+def rooms(package: str) -> set[str]:
+    """The packages and modules directly inside a package."""
+    inside = (ROOT / package).iterdir()
+    return {
+        path.stem for path in inside if path.suffix == ".py" or (path / "__init__.py").exists()
+    } - {"__init__"}
+
+
+def arrows(package: str) -> set[tuple[str, str]]:
+    """Which room of a package imports which other, wherever in it."""
+    names, edges = rooms(package), set()
+    for path in sorted((ROOT / package).rglob("*.py")):
+        room = path.relative_to(ROOT / package).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                targets = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                targets = [f"{node.module}.{alias.name}" for alias in node.names]
+            else:
+                continue
+            for target in targets:
+                parts = target.split(".")
+                if parts[0] == package and len(parts) > 1 and parts[1] in names - {room}:
+                    edges.add((room, parts[1]))
+    return {(room, other) for room, other in edges if room != "__init__"}
+
+
+def reached(room: str, drawn: set[tuple[str, str]]) -> set[str]:
+    """The rooms that arrows lead to, by way of others too."""
+    seen: set[str] = set()
+    waiting = [room]
+    while waiting:
+        current = waiting.pop()
+        following = {other for one, other in drawn if one == current} - seen
+        seen |= following
+        waiting += following
+    return seen
+
+
+def mapped(package: str) -> tuple[list[str], set[tuple[str, str]]]:
+    """The rooms in the table of ``docs/architecture.md``, and the arrows in its picture."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = page.partition(f"\n## {package}\n")[2].partition("\n## ")[0]
+    table = re.findall(r"^\| `(\w+)` \| ", section, re.MULTILINE)
+    drawn = set()
+    labels = dict(re.findall(r"(\w+)\[\"(\w+)\"\]", section))
+    for one, others in re.findall(r"^    (\w+) --> (.+)$", section, re.MULTILINE):
+        for other in re.findall(r"(\w+)(?:\[\"\w+\"\])?(?: &|$)", others):
+            drawn.add((labels.get(one, one), labels.get(other, other)))
+    return table, drawn
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_the_map_has_every_room_and_no_other(package: str) -> None:
+    table, _ = mapped(package)
+    assert sorted(table) == sorted(rooms(package))
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_the_picture_is_drawn_from_the_imports(package: str) -> None:
+    drawn, imports = mapped(package)[1], arrows(package)
+    assert drawn <= imports, "arrows that no import stands for"
+    lost = {(room, other) for room, other in imports if other not in reached(room, drawn)}
+    assert not lost, "imports that the picture does not show"
+    needless = {arrow for arrow in drawn if arrow[1] in reached(arrow[0], drawn - {arrow})}
+    assert not needless, "arrows that others make up for"
 
 
 def test_comp_is_light_and_registers_whatever_came_first() -> None:
@@ -191,3 +259,20 @@ def test_the_wheel_holds_packages_and_their_data(tmp_path: Path) -> None:
     }
     assert files <= names
     assert not [name for name in names if name.startswith("tests/")]
+
+
+def test_commit_hooks_are_what_make_check_runs() -> None:
+    recipe = re.search(r"^check: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert recipe is not None
+    checks = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe[1].splitlines()]
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    assert re.findall(r"^ +entry: (.+)$", hooks, re.MULTILINE) == checks
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert re.findall(r"^(?:title|version): (.+)$", citation, re.MULTILINE) == [
+        project()["name"],
+        project()["version"],
+    ]
+    assert f"becomes {project()['version']}." in (ROOT / "CHANGELOG.md").read_text()

@@ -9,7 +9,7 @@ from comp.cli import VERBS
 from comp.commands.cli_reference import pages
 
 ROOT = Path(__file__).parents[3]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def test_generated_pages_are_current() -> None:
