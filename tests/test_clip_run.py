@@ -193,7 +193,7 @@ def test_texts_of_all_lengths_stay_in_order(run):
 def test_engines_are_built(run):
     """By TensorRT for RTX, for another machine's GPU; without one they are listed as not compared."""
     pytest.importorskip("tensorrt_rtx")
-    called("onnx", run, "--flavour", "standard", "--precision", "float16")
+    called("onnx", run, "--no-check", "--flavour", "standard", "--precision", "float16")
     built = called("tensorrt", run, "--compute-capability", "8.9", "--max-batch", "4")
     for name, form in (("tensorrt", "decomposed"), ("tensorrt-dense", "fused")):
         engines = built["engines"][name]["engines"]
@@ -204,6 +204,6 @@ def test_engines_are_built(run):
             assert attention == [form, form, "fused"]
         (profile,) = engines["vision_model"]["profiles"]
         assert [shape[0] for shape in profile["shapes"]["pixel_values"]] == [1, 1, 4]
-    report = called("verify", run, "--questions", "8")
+    report = called("verify", run, "--questions", "4", "--answer-seconds", "0")
     names = {each["name"] for each in report["skipped"]}
     assert names == {"TensorRT (tensorrt)", "TensorRT (tensorrt-dense)"}

@@ -57,7 +57,9 @@ def called(*arguments):
 
 def verified(run, questions):
     """The report; half precision may decide otherwise where a random model is of two minds."""
-    return json.loads(call("verify", run, "--questions", questions, "--json").stdout)
+    return json.loads(
+        call("verify", run, "--questions", questions, "--answer-seconds", 0, "--json").stdout
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +72,7 @@ def runs(fresh_run):
             run = fresh_run(kind)
             for artifact in run.glob("onnx*"):
                 shutil.rmtree(artifact)
-            called("onnx", run, "--flavour", "standard", "--precision", "float16")
+            called("onnx", run, "--no-check", "--flavour", "standard", "--precision", "float16")
             limits = ("--max-batch", "4")
             made[kind] = run, called("tensorrt", run, "--compute-capability", "8.9", *limits)
         return made[kind]
@@ -126,7 +128,7 @@ def test_every_engine_is_built(runs, kind):
     assert [shape[0] for shape in profile.shapes["pixel_values"]][::2] == [1, most]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["clip", "caption"])
 def test_verify_says_what_is_not_compared(runs, kind):
     run, _ = runs(kind)
     report = verified(run, 4)

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return save_full_width(tmp_path_factory.mktemp("full-width") / "llava", 3, -2, edge=168)
+    return save_full_width(tmp_path_factory.mktemp("full-width") / "llava", 2, -2, edge=168)
 
 
 def command(*arguments):

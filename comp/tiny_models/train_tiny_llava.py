@@ -25,6 +25,7 @@ from comp.tiny_models.dense_supervision import PatchHeads, dense_loss, project_p
 from comp.tiny_models.scene_batches import IGNORE, Curriculum, SceneBatches
 from comp.tiny_models.tiny_llava import initialise, tiny_llava_config, tiny_llava_processor
 from comp.tiny_models.tiny_tokenizer import build_tokenizer
+from comp.utils.compute import Compute
 
 EASY = {"where": 2.0, "at": 2.0, "exists": 1.0, "extreme": 1.0, "relation": 1.0, "list": 0.5}
 BINDING_FIRST = {"where": 1.5, "at": 1.5, "exists": 1.5, "relation": 1.5}
@@ -190,7 +191,8 @@ def train(out: Path, recipe: Recipe, save_every: int, threads: int) -> None:
     """Run, or continue, the recipe in ``out``."""
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    compute = Compute()  # bfloat16 where the processor multiplies it fast
+    device = compute.device
     tokenizer = build_tokenizer()
     model = LlavaForConditionalGeneration(tiny_llava_config(tokenizer))
     model.model.language_model.set_attn_implementation("packed_questions")
@@ -221,7 +223,7 @@ def train(out: Path, recipe: Recipe, save_every: int, threads: int) -> None:
     for step, batch in enumerate(loader, start=begin):
         batch = {key: value.to(device) for key, value in batch.items()}
         rate = recipe.learning_rate_at(step)
-        with torch.autocast(device, torch.bfloat16):
+        with compute.autocast():
             losses = trainee(batch, step < recipe.dense_steps)
         total = losses["dense"]
         if "answer" in losses:

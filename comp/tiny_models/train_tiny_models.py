@@ -38,6 +38,7 @@ from comp.tiny_models.tiny_blip import (
     tower_from_llava,
 )
 from comp.tiny_models.tiny_tokenizer import NOTHING
+from comp.utils.compute import Compute
 
 SOURCE = "tiny-llava"
 FOLDING_IMAGES = 64  # that show the spread of embeddings in the tower
@@ -157,7 +158,8 @@ def train(
     """Run, or continue, the recipe in ``out``."""
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(threads)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    compute = Compute()  # bfloat16 where the processor multiplies it fast
+    device = compute.device
     model, processor = build(task, start)
     tokenizer: PreTrainedTokenizerFast = processor.tokenizer
     nothing = tokenizer.encode(NOTHING, add_special_tokens=False)[0]
@@ -172,7 +174,7 @@ def train(
     running: dict[str, float] = {}
     for step, batch in enumerate(loader, start=begin):
         batch = {key: value.to(device) for key, value in batch.items()}
-        with torch.autocast(device, torch.bfloat16):
+        with compute.autocast():
             losses = trainee(batch)
         total = recipe.dense_weight * losses["dense"]
         for name in ("loss", "match"):
@@ -207,7 +209,9 @@ def _fill(module: nn.Module, state: dict[str, torch.Tensor]) -> None:
         raise ValueError(f"another tower: {[*missing, *unexpected][:3]}")
 
 
-def _resume(path: Path, trainee: Trainee, optims: list[torch.optim.Optimizer], device: str) -> int:
+def _resume(
+    path: Path, trainee: Trainee, optims: list[torch.optim.Optimizer], device: torch.device
+) -> int:
     if not path.exists():
         return 0
     state = torch.load(path, map_location=device, weights_only=True)

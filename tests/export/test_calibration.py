@@ -95,11 +95,20 @@ def call(*words):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["clip", "question", "statement"])
+@pytest.mark.parametrize("kind", ["clip", "question"])
 def test_both_flavours_take_the_same_calibrated_integers_and_are_proved(fresh, kind):
     run = fresh(kind)
-    how = ("--precision", "int4", "--rounding", "calibrated", "--examples", "4", "--json")
-    assert call("onnx", run, "--precision", "int4").exit_code == 0
+    how = (
+        "--precision",
+        "int4",
+        "--rounding",
+        "calibrated",
+        "--examples",
+        "4",
+        "--no-check",
+        "--json",
+    )
+    assert call("onnx", run, "--no-check", "--precision", "int4").exit_code == 0
     nearest = integer_weights(run / "onnx-int4")
     for flavour in ("onnxruntime", "standard"):
         said = call("onnx", run, "--flavour", flavour, *how, "--force")
@@ -110,7 +119,18 @@ def test_both_flavours_take_the_same_calibrated_integers_and_are_proved(fresh, k
     assert any(not np.array_equal(fused[name], nearest[name]) for name in fused)
     manifest = json.loads((run / "onnx-dense-int4" / "manifest.json").read_text())
     assert manifest["rounding"] == "calibrated"
-    call("verify", run, "--questions", "4", "--max-new-tokens", "3", "--device", "cpu")
+    call(
+        "verify",
+        run,
+        "--questions",
+        "4",
+        "--max-new-tokens",
+        "3",
+        "--answer-seconds",
+        "0",
+        "--device",
+        "cpu",
+    )
     for link in json.loads((run / "reports" / "verify.json").read_text())["links"]:
         assert not link["answers"]["different"], link
         assert link["max_logit_difference"] <= link["bound"], link
@@ -118,10 +138,10 @@ def test_both_flavours_take_the_same_calibrated_integers_and_are_proved(fresh, k
 
 def test_flavours_of_other_roundings_are_held_against_their_own(fresh):
     run = fresh("clip")
-    call("onnx", run, "--precision", "int4", "--no-dense")
+    call("onnx", run, "--no-check", "--precision", "int4", "--no-dense")
     how = ("--precision", "int4", "--rounding", "calibrated", "--examples", "2", "--no-dense")
     assert call("onnx", run, "--flavour", "standard", *how).exit_code == 0
-    call("verify", run, "--questions", "4", "--device", "cpu")
+    call("verify", run, "--questions", "4", "--answer-seconds", "0", "--device", "cpu")
     links = json.loads((run / "reports" / "verify.json").read_text())["links"]
     # Two in ONNX Runtime, one in OpenVINO, and that once more in bfloat16 where this CPU computes it.
     assert sum("int4" in link["name"] for link in links) == 3 + computes_bfloat16()

@@ -75,7 +75,8 @@ def test_merging_methods_from_the_command_line(clip_checkpoint, tmp_path, method
     assert json.loads(result.stdout)["rate"] == plan.rate == pytest.approx(0.4, abs=0.005)
     assert record["modes"] == ["vision_tokens", "language_tokens"]
     assert {drop.merge for drop in plan.drops} == {merge}
-    for arguments in (("onnx",), ("verify", "--questions", "3"), ("inspect",), ("flops", "--plan")):
+    proof = ("verify", "--questions", "3", "--answer-seconds", "0")
+    for arguments in (("onnx", "--no-check"), proof, ("inspect",), ("flops", "--plan")):
         shown = CliRunner().invoke(cli, [*arguments, str(run)], catch_exceptions=False)
         assert shown.exit_code == 0, shown.output
     report = json.loads((run / "reports" / "verify.json").read_text())

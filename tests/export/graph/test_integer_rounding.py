@@ -160,7 +160,7 @@ def test_encoders_are_proved_and_measured_in_integers(fresh, kind):
         pytest.skip("this CPU has no VNNI: ONNX Runtime's products of bytes saturate")
     run = fresh(kind)
     for flavour, precision in FORMS:
-        call("onnx", run, "--flavour", flavour, "--precision", precision)
+        call("onnx", run, "--no-check", "--flavour", flavour, "--precision", precision)
     asked = ("--questions", "6", "--max-new-tokens", "3", "--device", "cpu")
     CliRunner().invoke(cli, ["verify", str(run), *asked], catch_exceptions=False)
     links = json.loads((run / "reports" / "verify.json").read_text())["links"]

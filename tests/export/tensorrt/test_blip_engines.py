@@ -41,8 +41,7 @@ PHASES = (
 )
 
 
-@pytest.mark.parametrize("kept", ["some", "all"])
-@pytest.mark.parametrize("precision", ["float16", "float32"])
+@pytest.mark.parametrize(("precision", "kept"), [("float16", "some"), ("float32", "all")])
 @pytest.mark.parametrize("task", TASKS)
 def test_every_graph_is_built(task, precision, kept, tmp_path):
     """Blocks of one head and of several; tokens dropped in every block of both encoders."""
