@@ -1,4 +1,4 @@
-"""A checkpoint on disk: where it is, what its files say, and what of them is refused.
+"""Checkpoints on disk: locate them, read their files, and refuse what cannot be used.
 
-Reads configuration, tensors' headers, templates and image processors. Loads no torch and no transformers.
+Reads configurations, tensor headers, templates and image processors. Loads no torch and no transformers.
 """

@@ -1,8 +1,8 @@
-"""Which rows and columns of a BLIP's tensors a head or a channel owns.
+"""Map heads and channels of a BLIP to rows and columns of its tensors.
 
 Names are those of ``transformers`` and of ``BlipForNlvr2``. Language blocks are counted through the text
 encoder and then the decoder; cross blocks are the branches of cross-attention, counted likewise
-(``blip_forward.cross_key``), and have heads only.
+(``comp.families.blip.text_forward.cross_key``), and have heads only.
 """
 
 import re
@@ -31,7 +31,7 @@ class BlipCuts:
         plan: the plan.
         head_dim: head size of each part.
         encoder_blocks: blocks of the text encoder; 0 where there is only a decoder.
-        branches: of cross-attention in a block.
+        branches: number of branches of cross-attention in a block.
     """
 
     plan: PruningPlan
@@ -40,11 +40,11 @@ class BlipCuts:
     branches: int = 1
 
     def of(self, name: str) -> Cut | None:
-        """The cut of one tensor; ``None`` where it stays whole."""
-        found = _NAME.match(name)
-        if found is None:
+        """Return the cut of a tensor by its name; ``None`` if it stays whole."""
+        match = _NAME.match(name)
+        if match is None:
             return None
-        model, number, module, kind = found[1], int(found[2]), found[3], found[4]
+        model, number, module, kind = match[1], int(match[2]), match[3], match[4]
         number += self.encoder_blocks if model == "text_decoder.bert" else 0
         branch = _BRANCH.match(module)
         if branch is not None:
@@ -65,7 +65,7 @@ class BlipCuts:
         return spread(block.kept_heads, self.head_dim[block.part])
 
     def _own(self, module: str, block: BlockPlan) -> Cut | None:
-        """The cut of a block's own attention or FFN."""
+        """Return the cut of a module of a block's self-attention or FFN."""
         heads = self._heads(block)
         if module == _FUSED:
             width = block.num_attention_heads * self.head_dim[block.part]

@@ -1,6 +1,6 @@
-"""The chat template of a checkpoint: which one transformers' processor takes, and a prompt in it.
+"""Find the chat template of a checkpoint as transformers' processor does, and render prompts in it.
 
-Nothing here needs torch or transformers: the engine renders with it.
+The engines use it too, so that it needs neither torch nor transformers.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ FOLDER = "additional_chat_templates"
 BYTE_ORDER_MARK = "\ufeff"
 SHOWN = 200  # characters of a rendered prompt in an error
 PROBES = ("what is it?", "where is it?")
-# LLaVA-1.5's own, for checkpoints that were saved before there were templates.
+# LLaVA-1.5's own template, for checkpoints that have none.
 LLAVA_TEMPLATE = (
     "{% for message in messages %}USER: "
     "{% for part in message.content if part.type == 'image' %}{{ image_token + '\n' }}{% endfor %}"
@@ -28,19 +28,19 @@ Message = dict[str, Any]
 
 
 def user_turn(prompt: str, images: int) -> list[Message]:
-    """A conversation of one turn: the images first, as LLaVA was trained."""
+    """Return a conversation of one turn: the images first, as LLaVA was trained."""
     shown: list[Message] = [{"type": "image"}] * images
     return [{"role": "user", "content": [*shown, {"type": "text", "text": prompt}]}]
 
 
 def render(source: str, tokens: Mapping[str, str], messages: Sequence[Message], where: str) -> str:
-    """A conversation in a template, up to where the answer begins.
+    """Render a conversation in a template, up to the beginning of the answer.
 
     Args:
-        source: of the template.
-        tokens: what it may name: ``bos_token``, ``image_token``, …
+        source: source text of the template.
+        tokens: names that the template may use: ``bos_token``, ``image_token``, …
         messages: in the form of ``apply_chat_template``.
-        where: the template is, for errors.
+        where: location of the template, for errors.
 
     Raises:
         CompExportError: the template fails, refuses the messages, or takes more time, memory or text
@@ -55,10 +55,10 @@ def render(source: str, tokens: Mapping[str, str], messages: Sequence[Message], 
 
 
 def check_template(source: str, tokens: Mapping[str, str], image_token: str, where: str) -> None:
-    """Refuse a template that does not show one image and the words of a prompt.
+    """Refuse a template that does not render one image and the words of a prompt.
 
     Raises:
-        CompExportError: says what it renders.
+        CompExportError: says what the template renders.
     """
     first, second = (render(source, tokens, user_turn(words, 1), where) for words in PROBES)
     count = first.count(image_token)
@@ -71,30 +71,30 @@ def check_template(source: str, tokens: Mapping[str, str], image_token: str, whe
 
 
 def find_chat_template(directory: Path) -> str | None:
-    """The template that ``AutoProcessor`` of a checkpoint takes, else that of its tokenizer.
+    """Return the template that ``AutoProcessor`` of a checkpoint uses, else that of its tokenizer.
 
     Files in the order of transformers: ``processor_config.json``, ``chat_template.json``,
     ``chat_template.jinja`` with ``additional_chat_templates/``; then ``tokenizer_config.json``. Of
-    several templates it is the one named ``default``.
+    several templates, the one named ``default``.
 
     Returns:
-        Its source, or nothing where the checkpoint has none.
+        The source text, or ``None`` if the checkpoint has no template.
 
     Raises:
         CompExportError: several templates and none of them the default, or files that contradict
             each other.
     """
-    found = _of_processor(directory)
-    if found is None:
+    template = _of_processor(directory)
+    if template is None:
         path = directory / "tokenizer_config.json"
-        found = optional_object(path, REMEDY).get("chat_template")
-    return default_template(found, str(directory))
+        template = optional_object(path, REMEDY).get("chat_template")
+    return default_template(template, str(directory))
 
 
 def _of_processor(directory: Path) -> Any:
-    found = optional_object(directory / "processor_config.json", REMEDY).get("chat_template")
-    if found is not None:
-        return found
+    template = optional_object(directory / "processor_config.json", REMEDY).get("chat_template")
+    if template is not None:
+        return template
     legacy = directory / "chat_template.json"
     more = sorted((directory / FOLDER).glob("*.jinja"))
     if legacy.is_file():
@@ -112,27 +112,29 @@ def _of_processor(directory: Path) -> Any:
 
 
 def _source(path: Path) -> str:
-    """As transformers reads it: a byte order mark is part of it."""
+    """Read a template as transformers does: a byte order mark is part of it."""
     with path.open("rb") as file:
         marked = file.read(3).startswith(BYTE_ORDER_MARK.encode())
     return (BYTE_ORDER_MARK if marked else "") + read_text(path, REMEDY)
 
 
-def default_template(found: Any, where: str) -> str | None:
-    """The source of the template that is used of those that files or a processor have.
+def default_template(template: Any, where: str) -> str | None:
+    """Return the source of the default template, from a ``chat_template`` field in any of its forms.
 
     Raises:
-        CompExportError: several, and none of them the default.
+        CompExportError: there are several templates and none is the default.
     """
-    if isinstance(found, list):  # as tokenizer_config.json has several
-        found = {each.get("name"): each.get("template") for each in found if isinstance(each, dict)}
-    if isinstance(found, dict):
-        if "default" not in found:
+    if isinstance(template, list):  # as tokenizer_config.json has several
+        template = {
+            each.get("name"): each.get("template") for each in template if isinstance(each, dict)
+        }
+    if isinstance(template, dict):
+        if "default" not in template:
             raise CompExportError(
-                f"{where} has the chat templates {', '.join(map(str, found))} and none named "
+                f"{where} has the chat templates {', '.join(map(str, template))} and none named "
                 "default: name the one to use so"
             )
-        found = found["default"]
-    if found is not None and not isinstance(found, str):
+        template = template["default"]
+    if template is not None and not isinstance(template, str):
         raise CompExportError(f"{where}: its chat template is no text: {REMEDY}")
-    return found
+    return template

@@ -1,7 +1,7 @@
-"""The fields of ``config.json`` that are read, with the bounds that keep a damaged one from being used.
+"""Fields of ``config.json`` that are read, with bounds that reject damaged values.
 
-What a field that is left out means is said in ``llava_shape`` and ``encoder_shape``: values here only
-pass. As in transformers, ``null`` is no number. Fields of other names are not looked at.
+``llava_shape`` and ``encoder_shape`` define the defaults of missing fields; defaults here only pass
+validation. As in transformers, ``null`` is not a number. Other fields are ignored.
 """
 
 from typing import Annotated, Any, Literal
@@ -112,7 +112,7 @@ class TextFields(_Blocks):
 
 
 class PartSizes(_Read):
-    """The sizes left in the blocks of a part of a slim configuration."""
+    """Sizes of the blocks of a part in a slim configuration."""
 
     num_attention_heads: tuple[Width, ...] | None = None
     num_key_value_heads: tuple[Width, ...] | None = None
@@ -153,10 +153,10 @@ class ConfigFields(_Read):
 
 
 def check_fields(config: dict[str, Any], where: str) -> None:
-    """Refuse a configuration with a field that nothing can be made of.
+    """Refuse a configuration with an invalid field; ``where`` names the file in errors.
 
     Raises:
-        CompExportError: naming the first one; ``where`` names the file.
+        CompExportError: names the first invalid field.
     """
     try:
         ConfigFields.model_validate(config)

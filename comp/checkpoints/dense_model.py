@@ -1,4 +1,4 @@
-"""The dense model that a run was made of: what ``run.json`` says of it, and finding it again."""
+"""Record the dense model of a run in ``run.json``, and find it again."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,9 @@ from comp.checkpoints.weights_digest import weights_digest
 from comp.errors import CompExportError
 from comp.runs import RunDirectory
 
-SNAPSHOTS = "snapshots"  # of a repository in the hub's cache: a folder for each revision
+SNAPSHOTS = (
+    "snapshots"  # folder of a repository in the hub's cache, with a folder for each revision
+)
 ELSEWHERE = "say where it is now with --model"
 
 
@@ -17,18 +19,18 @@ class DenseModelGoneError(CompExportError):
 
 
 class OtherWeightsError(CompExportError):
-    """The model in that place has other weights than the run was made of."""
+    """The model at that place has other weights than the run's dense model."""
 
 
 def described(name: str, directory: Path) -> dict[str, Any]:
-    """The fields of ``run.json`` about the dense model.
+    """Return the fields of ``run.json`` about the dense model.
 
     Args:
-        name: as it was asked for: an embedded model, a directory, or a hub id.
-        directory: where its checkpoint is.
+        name: value of ``--model``: an embedded model, a directory, or a hub id.
+        directory: the directory of its checkpoint.
 
     Returns:
-        ``model``, ``model_path`` (absolute; of a directory alone), ``model_revision`` (of the hub alone) and
+        ``model``, ``model_path`` (absolute; only for a directory), ``model_revision`` (only for the hub) and
         ``model_weights`` (``comp.checkpoints.weights_digest``).
 
     Raises:
@@ -45,18 +47,18 @@ def described(name: str, directory: Path) -> dict[str, Any]:
 
 
 def dense_model_of(run: RunDirectory, model: str | None = None, remedy: str = ELSEWHERE) -> Path:
-    """The directory of the dense model that a run was made of, its weights compared with the run's.
+    """Return the directory of a run's dense model, after comparing its weights with the recorded digest.
 
-    Runs of earlier releases do not say which weights they were made of: of these nothing is compared.
+    Runs of earlier releases have no digest; their weights are not compared.
 
     Args:
-        run: whose ``run.json`` says what it was made of.
-        model: where the model is now, if it is no longer there: any name that ``--model`` takes.
-        remedy: what a user can do when it is not there, or is another one.
+        run: its ``run.json`` names the dense model.
+        model: where the model is now, if it was moved: any value that ``--model`` takes.
+        remedy: advice for the user if the model is missing or has other weights.
 
     Raises:
-        DenseModelGoneError: it is neither there nor on the hub.
-        OtherWeightsError: another model is there now.
+        DenseModelGoneError: the model is neither at the recorded place nor on the hub.
+        OtherWeightsError: the model there has other weights.
         CompExportError: its weights cannot be read.
     """
     record = run.read_record()
@@ -74,7 +76,7 @@ def dense_model_of(run: RunDirectory, model: str | None = None, remedy: str = EL
 
 
 def _directory(run: RunDirectory, record: dict[str, Any], name: str) -> Path | str:
-    """Where the run says; or why it is not there."""
+    """Return the recorded directory, or the reason why the model is not there."""
     stored = record.get("model_path")
     if stored is not None:
         directory = Path(stored)

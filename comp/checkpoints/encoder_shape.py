@@ -1,7 +1,6 @@
-"""The sizes of a CLIP or a BLIP, read from its ``config.json`` alone: no torch, no transformers.
+"""Read the sizes of a CLIP or a BLIP from its ``config.json`` alone, without torch or transformers.
 
-What a configuration leaves out is the default of transformers' ``CLIPConfig`` and ``BlipConfig`` (a test
-compares them).
+Missing fields have the defaults of transformers' ``CLIPConfig`` and ``BlipConfig`` (a test compares them).
 """
 
 import json
@@ -51,7 +50,7 @@ ARCHITECTURES: Mapping[str, Task] = {
     "BlipForNlvr2": "nlvr",
     "CLIPModel": "retrieval",
 }
-ASKED: Mapping[Task, plan.Task] = {  # what the task is called where its data and metric are chosen
+ASKED: Mapping[Task, plan.Task] = {  # the task's name in plans, data and metrics
     "vqa": "question",
     "caption": "caption",
     "retrieval": "retrieval",
@@ -62,11 +61,11 @@ PACKAGED = ("clip-b16", "clip-l14-336", "blip-retrieval", "blip-vqa", "blip-capt
 
 @dataclass(frozen=True)
 class BlockSize:
-    """One Transformer block: heads and FFN channels, heads of each cross-attention.
+    """Sizes of one Transformer block.
 
     Attributes:
         heads, channels: of self-attention and FFN.
-        cross_heads: of each branch of cross-attention; none where there is no such.
+        cross_heads: heads of each branch of cross-attention; empty without cross-attention.
         merges: whether two branches are joined by a linear layer.
     """
 
@@ -78,7 +77,7 @@ class BlockSize:
 
 @dataclass(frozen=True)
 class TowerShape:
-    """A vision transformer.
+    """Sizes of a vision transformer.
 
     Attributes:
         tokens: patches and the class token.
@@ -94,7 +93,7 @@ class TowerShape:
 
 @dataclass(frozen=True)
 class TextShape:
-    """A text encoder or decoder; ``positions`` is the longest text."""
+    """Sizes of a text encoder or decoder; ``positions`` is the longest text in tokens."""
 
     hidden_size: int
     head_dim: int
@@ -105,12 +104,12 @@ class TextShape:
 
 @dataclass(frozen=True)
 class EncoderShape:
-    """A CLIP or a BLIP for one task.
+    """Sizes of a CLIP or a BLIP for one task.
 
     Attributes:
-        text: the text encoder; of a captioner its decoder.
-        decoder: of question answering: what says the answer.
-        projection: width of the embeddings that retrieval compares; 0 where there are none.
+        text: the text encoder; the decoder in captioning.
+        decoder: the decoder of answers in question answering; ``None`` in other tasks.
+        projection: width of the embeddings that retrieval compares; 0 if there are none.
     """
 
     family: Literal["clip", "blip"]
@@ -125,7 +124,7 @@ class EncoderShape:
         """Read the sizes from a configuration as JSON holds it; ``where`` names it in errors.
 
         Raises:
-            CompExportError: neither a CLIP nor a BLIP, or one for a task that is not known.
+            CompExportError: neither a CLIP nor a BLIP, or one for an unknown task.
         """
         kind = config.get("model_type")
         architecture = (config.get("architectures") or [""])[0]
@@ -140,7 +139,7 @@ class EncoderShape:
 
 
 def packaged_shape(name: str) -> EncoderShape:
-    """The sizes of one of ``PACKAGED``."""
+    """Return the sizes of one of ``PACKAGED``."""
     path = files("comp") / "models" / "configs" / f"{name}.json"
     return EncoderShape.from_config(json.loads(path.read_text(encoding="utf-8")), name)
 
@@ -156,15 +155,15 @@ def _clip(config: Mapping[str, Any]) -> EncoderShape:
 
 
 def _blip(config: Mapping[str, Any], task: Task) -> EncoderShape:
-    text = {**BLIP_TEXT, **(config.get("text_config") or {})}
+    text_sizes = {**BLIP_TEXT, **(config.get("text_config") or {})}
     merge_from = config.get("merge_from_layer", NLVR_MERGE_FROM) if task == "nlvr" else None
-    found = _text(text, branches=2 if task == "nlvr" else 1, merge_from=merge_from)
+    text = _text(text_sizes, branches=2 if task == "nlvr" else 1, merge_from=merge_from)
     return EncoderShape(
         family="blip",
         task=task,
         vision=_tower({**BLIP_VISION, **(config.get("vision_config") or {})}),
-        text=found,
-        decoder=found if task == "vqa" else None,
+        text=text,
+        decoder=text if task == "vqa" else None,
         projection=config.get("image_text_hidden_size") or BLIP_PROJECTION
         if task == "retrieval"
         else 0,

@@ -1,4 +1,4 @@
-"""The files of a checkpoint directory: regular ones, of that directory, and no Git LFS pointers."""
+"""Check the files of a checkpoint directory: regular files, within the directory, no Git LFS pointers."""
 
 import stat
 from pathlib import Path
@@ -7,15 +7,15 @@ from comp.errors import CompExportError
 from comp.utils.json_files import refuse_pointer
 
 SUFFIXES = (".json", ".safetensors", ".model", ".txt", ".jinja")
-POINTER_BYTES = 1024  # a pointer is shorter
-BLOBS, REPOSITORY = "blobs", "models--"  # where the hub's cache keeps what its links lead to
+POINTER_BYTES = 1024  # more than a pointer has
+BLOBS, REPOSITORY = "blobs", "models--"  # folders of the hub's cache that its links lead to
 
 
 def check_files(directory: Path) -> None:
-    """Look at every file of a checkpoint before any is read.
+    """Check every file of a checkpoint before any is read.
 
     Raises:
-        CompExportError: naming one that is no regular file, leads out of the directory, or is a Git LFS
+        CompExportError: names a file that is no regular file, leads out of the directory, or is a Git LFS
             pointer.
     """
     try:
@@ -30,17 +30,17 @@ def check_files(directory: Path) -> None:
 
 
 def check_file(path: Path, directory: Path) -> None:
-    """As ``check_files``, of one file of ``directory``. Links of the hub's cache lead to its blobs."""
+    """Check one file of ``directory`` as ``check_files`` does. Links into the hub's cache are allowed."""
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
             raise CompExportError(f"{path} is not a regular file: fetch the checkpoint again")
         if path.is_symlink() and not _may_lead_to(path.resolve(), directory.resolve()):
             raise CompExportError(
                 f"{path} is a link that leads out of the checkpoint, to {path.resolve()}: put the file "
                 "itself there"
             )
-        if found.st_size < POINTER_BYTES:
+        if status.st_size < POINTER_BYTES:
             with path.open("rb") as file:
                 refuse_pointer(file.read(POINTER_BYTES), str(path))
     except OSError as error:

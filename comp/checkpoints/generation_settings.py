@@ -1,4 +1,4 @@
-"""Settings of ``generation_config.json`` that change greedy answers, which engines do not do."""
+"""Refuse settings of ``generation_config.json`` that change greedy answers: engines ignore them."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ from comp.checkpoints.stops import AGAIN, GENERATION
 from comp.errors import CompExportError
 from comp.utils.json_files import read_object
 
-# Each with the values that leave answers as they are. Sampling and beams are a matter of the request.
+# Each with the values that do not change answers. Sampling and beams are options of the request.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
     "repetition_penalty": (1,),
     "encoder_repetition_penalty": (1,),
@@ -31,10 +31,10 @@ NEUTRAL: dict[str, tuple[Any, ...]] = {
 
 
 def check_greedy(directory: Path) -> None:
-    """Refuse a LLaVA whose greedy answers in transformers follow more than its logits and its stops.
+    """Refuse a LLaVA whose greedy answers in transformers depend on more than logits and stop tokens.
 
     Args:
-        directory: of the checkpoint.
+        directory: directory of the checkpoint.
 
     Raises:
         CompExportError: names file, field and value.

@@ -1,7 +1,7 @@
-"""The meaning of the fields of an image processor's file to its class.
+"""Interpret the fields of an image processor's file as its class does.
 
-A field that is left out has the class's default; ``null`` is "none", which for a step is "not done".
-The fields of a step that is not done are not read.
+A missing field has the class's default. ``null`` means "none", which switches a step off. The fields of a
+step that is switched off are not read.
 """
 
 from collections.abc import Mapping
@@ -21,11 +21,11 @@ SIZES = (
     {"max_height", "max_width"},
 )
 FILTERS = "0 nearest, 1 Lanczos, 2 bilinear, 3 bicubic, 4 box, 5 Hamming"
-SMALLEST = 1e-30  # a standard deviation that float32 holds
+SMALLEST = 1e-30  # smallest standard deviation; float32 can hold it
 
 
 class FieldReader:
-    """The fields of a file, with the defaults and the ways of their class."""
+    """Reads the fields of a file with the defaults and rules of their class."""
 
     def __init__(self, path: Path, kind: ImageClass, fields: Mapping[str, Any]) -> None:
         self._path = path
@@ -33,10 +33,10 @@ class FieldReader:
         self._fields = fields
 
     def settings(self) -> ImageProcessing:
-        """Their meaning.
+        """Return the settings that the fields mean.
 
         Raises:
-            CompExportError: a field that is not known, or a value that the class cannot use.
+            CompExportError: a field is unknown, or the class cannot use its value.
         """
         for name, value in self._fields.items():
             if name not in FIELDS and name not in HARMLESS and value is not None:
@@ -49,7 +49,7 @@ class FieldReader:
         normalised = self._switch("do_normalize", default=True)
         padded = self._switch("do_pad", default=None)
         to_square = padded and kind.pads_to_square
-        found = ImageProcessing(
+        processing = ImageProcessing(
             do_convert_rgb=self._switch("do_convert_rgb", default=kind.do_convert_rgb),
             do_pad=to_square,
             do_resize=resized,
@@ -64,16 +64,18 @@ class FieldReader:
             image_std=self._std() if normalised else kind.image_std,
             pad_size=self._box("pad_size", None) if padded and not to_square else None,
         )
-        self._check(found)
-        return found
+        self._check(processing)
+        return processing
 
-    def _check(self, found: ImageProcessing) -> None:
+    def _check(self, processing: ImageProcessing) -> None:
         """Refuse fields that contradict each other."""
-        if found.do_center_crop and found.crop_size is None:
+        if processing.do_center_crop and processing.crop_size is None:
             raise self._refused("crop_size", "and do_center_crop needs one")
-        if found.do_pad and not all(0 <= int(each * 255) <= 255 for each in found.image_mean):
+        if processing.do_pad and not all(
+            0 <= int(each * 255) <= 255 for each in processing.image_mean
+        ):
             raise self._refused("image_mean", "which is no colour to pad with (do_pad)")
-        pad, fixed = found.pad_size, found.model_copy(update={"pad_size": None}).output
+        pad, fixed = processing.pad_size, processing.model_copy(update={"pad_size": None}).output
         if pad and fixed and (pad.height < fixed[0] or pad.width < fixed[1]):
             raise self._refused("pad_size", f"less than the pictures of {fixed[0]}x{fixed[1]} have")
 
@@ -106,7 +108,7 @@ class FieldReader:
         return float(value)
 
     def _mean(self, normalised: bool, padded: bool) -> tuple[float, ...]:
-        """Also the colour of a square that a picture is padded to: black when there is none."""
+        """Return the mean, which is also the padding colour: black if there is none."""
         name, value = "image_mean", self._value("image_mean", self._kind.image_mean)
         if not normalised and not padded:
             return self._kind.image_mean
@@ -117,7 +119,7 @@ class FieldReader:
         return self._colour(name, self._kind.image_mean)
 
     def _colour(self, name: str, default: tuple[float, ...]) -> tuple[float, ...]:
-        """A number of each channel; one number alone is of all three."""
+        """Return a number for each channel; a single number is for all three."""
         value = self._value(name, default)
         if _is_number(value):
             return (float(value),) * 3
@@ -130,10 +132,10 @@ class FieldReader:
         return tuple(float(each) for each in value)
 
     def _std(self) -> tuple[float, ...]:
-        found = self._colour("image_std", self._kind.image_std)
-        if any(abs(each) < SMALLEST for each in found):
+        deviations = self._colour("image_std", self._kind.image_std)
+        if any(abs(each) < SMALLEST for each in deviations):
             raise self._refused("image_std", "by which pixels would be divided")
-        return found
+        return deviations
 
     def _size(self) -> ImageSize:
         kind = self._kind
@@ -141,36 +143,36 @@ class FieldReader:
             edge = kind.size["shortest_edge"]
             return ImageSize(height=edge, width=edge)
         square = self._switch("default_to_square", default=kind.default_to_square)
-        found = self._edges("size", self._value("size", kind.size), square)
-        if set(found) not in SIZES:
+        edges = self._edges("size", self._value("size", kind.size), square)
+        if set(edges) not in SIZES:
             allowed = " or ".join(", ".join(sorted(names)) for names in SIZES)
             raise self._refused("size", f"and the class reads {allowed}")
-        return ImageSize(**found)
+        return ImageSize(**edges)
 
     def _box(self, name: str, default: Mapping[str, int] | None) -> CropSize | None:
-        """A height and a width."""
+        """Return a height and a width."""
         value = self._value(name, default)
         if value is None:
             return None
-        found = self._edges(name, value, square=True)
-        if set(found) != {"height", "width"}:
+        edges = self._edges(name, value, square=True)
+        if set(edges) != {"height", "width"}:
             raise self._refused(name, "and the class reads height, width")
-        return CropSize(**found)
+        return CropSize(**edges)
 
     def _edges(self, name: str, value: Any, square: bool) -> dict[str, int]:
-        """Edges in pixels, from any of their spellings."""
+        """Return edges in pixels, from any of their forms."""
         if _is_count(value):
-            found = {"height": value, "width": value} if square else {"shortest_edge": value}
+            edges = {"height": value, "width": value} if square else {"shortest_edge": value}
         elif isinstance(value, list) and len(value) == 2:
-            found = {"height": value[0], "width": value[1]}
+            edges = {"height": value[0], "width": value[1]}
         elif isinstance(value, dict):
-            found = value
+            edges = value
         else:
             raise self._refused(name, "neither a number of pixels nor an object of such")
-        for edge in found.values():
+        for edge in edges.values():
             if not _is_count(edge) or not 0 < edge <= LONGEST:
                 raise self._refused(name, f"which is no number of pixels from 1 to {LONGEST}")
-        return dict(found)
+        return dict(edges)
 
 
 def _is_count(value: Any) -> bool:

@@ -1,14 +1,14 @@
-"""The steps from a picture to pixel values, in settings that say the same for every class.
+"""Settings of the steps from a picture to pixel values, the same for every image processor class.
 
-The image processor classes of transformers read the fields of their files each in its own way.
-``comp.checkpoints.image_processor`` makes these settings of them; artifacts carry them in their manifest.
+Each class of transformers interprets the fields of its file in its own way.
+``comp.checkpoints.image_processor`` converts them to these settings; manifests of artifacts contain them.
 """
 
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-LONGEST = 1 << 15  # pixels of an edge that a setting may name
+LONGEST = 1 << 15  # longest edge of a setting, in pixels
 Edge = Annotated[int, Field(gt=0, le=LONGEST)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -18,10 +18,10 @@ class _Settings(BaseModel):
 
 
 class ImageSize(_Settings):
-    """The size that a picture is resized to.
+    """The size that a picture is resized to, in pixels.
 
-    Exactly ``height`` and ``width``; or the shorter edge, with the longer one at most
-    ``longest_edge``; or as large as ``max_height`` and ``max_width`` allow.
+    Either ``height`` and ``width``; or ``shortest_edge``, with the longer edge at most ``longest_edge``; or
+    as large as ``max_height`` and ``max_width`` allow.
     """
 
     shortest_edge: Edge | None = None
@@ -38,15 +38,15 @@ class CropSize(_Settings):
 
 
 class ImageProcessing(_Settings):
-    """The steps in their order, named as transformers names them.
+    """The steps in their order, with transformers' names.
 
     Attributes:
-        do_convert_rgb: whether the processor does it; pictures are read as RGB in any case.
-        do_pad: first of all, centre on a square of the mean colour (``LlavaImageProcessor``).
+        do_convert_rgb: whether the processor converts to RGB; pictures are read as RGB in any case.
+        do_pad: first step: centre the picture on a square of the mean colour (``LlavaImageProcessor``).
         resample: Pillow's number of the filter.
-        do_center_crop: to ``crop_size``, black where the picture is smaller; needs it.
+        do_center_crop: crop to ``crop_size`` (required then), black where the picture is smaller.
         image_mean, image_std: of the three channels, after rescaling.
-        pad_size: last of all, zeros to the right and below up to this size.
+        pad_size: last step: pad with zeros on the right and below up to this size.
     """
 
     do_convert_rgb: bool = True
@@ -65,12 +65,12 @@ class ImageProcessing(_Settings):
 
     @property
     def crop(self) -> CropSize | None:
-        """The size that is cut out of the middle."""
+        """The size of the centre crop; ``None`` without cropping."""
         return self.crop_size if self.do_center_crop else None
 
     @property
     def output(self) -> tuple[int, int] | None:
-        """Height and width of what comes of every picture; none when they depend on the picture."""
+        """Height and width of every result in pixels; ``None`` if they depend on the picture."""
         fixed = self.pad_size or self.crop
         if fixed is not None:
             return fixed.height, fixed.width

@@ -1,7 +1,7 @@
-"""The sizes of a LLaVA, read from its ``config.json`` alone: no torch, no transformers.
+"""Read the sizes of a LLaVA from its ``config.json`` alone, without torch or transformers.
 
-Hub configurations leave out what equals the default of ``LlavaConfig``, ``CLIPVisionConfig`` and
-``LlamaConfig``, so those defaults stand here too (a test compares them with transformers).
+Configurations on the hub omit values that equal the defaults of ``LlavaConfig``, ``CLIPVisionConfig`` and
+``LlamaConfig``, so that those defaults are repeated here (a test compares them with transformers).
 """
 
 import json
@@ -30,7 +30,7 @@ CLIP_DEFAULTS: Mapping[str, Any] = {
     "image_size": 224,
     "patch_size": 32,
 }
-# What LlavaConfig takes when the whole of vision_config is left out.
+# LlavaConfig's values if the whole vision_config is missing.
 LLAVA_TOWER: Mapping[str, Any] = {
     "hidden_size": 1024,
     "intermediate_size": 4096,
@@ -56,13 +56,13 @@ class ModelShape:
 
     Attributes:
         kv_heads, channels: KV heads and FFN channels of each language block.
-        group_size: query heads a KV head serves.
-        vision_heads, vision_channels: the same of each block of the vision tower.
-        vision_used_layers: tower blocks that the features come from; those behind are never run.
-        feature_layers: how many hidden states of the tower are concatenated.
-        tie_word_embeddings: the flag: a checkpoint that has an own head all the same keeps it.
-        drops: where tokens are dropped (empty for a dense model).
-        image_selection: what is left of an image behind the tower; none: all of it.
+        group_size: query heads for each KV head.
+        vision_heads, vision_channels: heads and FFN channels of each block of the vision tower.
+        vision_used_layers: tower blocks up to the last feature layer; later ones are never run.
+        feature_layers: number of hidden states of the tower that are concatenated.
+        tie_word_embeddings: the flag; a checkpoint with an output layer of its own keeps it nevertheless.
+        drops: token drops (empty for a dense model).
+        image_selection: selection of image tokens after the tower; ``None``: all.
     """
 
     hidden_size: int
@@ -90,7 +90,7 @@ class ModelShape:
 
     @property
     def num_layers(self) -> int:
-        """Language blocks."""
+        """Number of language blocks."""
         return len(self.kv_heads)
 
     @property
@@ -103,12 +103,12 @@ class ModelShape:
 
     @property
     def tower_tokens(self) -> int:
-        """Tokens that the vision tower gives of one image."""
+        """Tokens of one image that the vision tower gives."""
         return self.num_patches + self.keeps_class_token
 
     @property
     def image_tokens(self) -> int:
-        """Tokens one image becomes in the language model."""
+        """Tokens of one image in the language model."""
         return self.tower_tokens if self.image_selection is None else self.image_selection.count
 
     @classmethod
@@ -116,7 +116,7 @@ class ModelShape:
         """Read the sizes from a configuration as JSON holds it; ``where`` names it in errors.
 
         Raises:
-            CompExportError: when it is not a LLaVA with a CLIP tower and a Llama language model.
+            CompExportError: it is not a LLaVA with a CLIP tower and a Llama language model.
         """
         kind = config.get("model_type")
         if kind not in (DENSE_TYPE, SLIM_TYPE):
@@ -125,8 +125,8 @@ class ModelShape:
                 "pass --model of a LLaVA-1.5 checkpoint"
             )
         given = config.get("vision_config")
-        vision = {**CLIP_DEFAULTS, **(LLAVA_TOWER if given is None else _told(given))}
-        text = {**LLAMA_DEFAULTS, **_told(config.get("text_config") or {})}
+        vision = {**CLIP_DEFAULTS, **(LLAVA_TOWER if given is None else _given(given))}
+        text = {**LLAMA_DEFAULTS, **_given(config.get("text_config") or {})}
         _require(
             where,
             "vision_config",
@@ -145,10 +145,10 @@ class ModelShape:
         ).selecting(selection_of(pruning))
 
     def with_plan(self, plan: PruningPlan) -> "ModelShape":
-        """The sizes that are left when ``plan`` has been carried out on this dense model.
+        """Return the sizes after applying ``plan`` to this dense model.
 
         Raises:
-            CompExportError: when the plan was made for another model.
+            CompExportError: the plan was made for another model.
         """
         language, vision = plan.part("language"), plan.part("vision")
         kv_heads, channels = _kept(language, self.kv_heads, self.channels)
@@ -163,11 +163,11 @@ class ModelShape:
         )
 
     def selecting(self, selection: ImageSelection | None) -> "ModelShape":
-        """The same sizes, with so much left of an image behind the tower.
+        """Return the sizes with this selection of image tokens after the tower.
 
         Raises:
-            CompExportError: the tower gives another number of tokens, or has no block whose attention
-                could choose.
+            CompExportError: the tower gives another number of tokens, or no tower block is used whose
+                attention could select.
         """
         if selection is None:
             return self
@@ -185,40 +185,40 @@ class ModelShape:
 
 
 def selection_of(pruning: Mapping[str, Any]) -> ImageSelection | None:
-    """What the ``pruning`` entry of a slim configuration says is left of an image."""
-    found = pruning.get("image_selection")
-    return None if found is None else ImageSelection.model_validate(found)
+    """Return the image selection in the ``pruning`` entry of a slim configuration."""
+    entry = pruning.get("image_selection")
+    return None if entry is None else ImageSelection.model_validate(entry)
 
 
 def read_shape(model: str) -> ModelShape:
-    """The sizes of ``--model``: an embedded model, an alias, a directory or a hub id.
+    """Return the sizes of ``--model``: an embedded model, an alias, a directory or a hub id.
 
-    Only ``config.json`` is read. Those of the aliases come with the package, so ``llava-7b`` needs
-    neither its weights nor a network.
+    Only ``config.json`` is read. The package contains those of the aliases, so that ``llava-7b`` needs
+    neither weights nor a network.
 
     Raises:
-        CompExportError: when there is no such model, or it is not a LLaVA-1.5.
+        CompExportError: there is no such model, or it is not a LLaVA-1.5.
     """
     return ModelShape.from_config(config_of(model), model)
 
 
 def config_of(model: str) -> dict[str, Any]:
-    """The configuration of ``--model``: packaged, in a directory, or on the hub.
+    """Return the configuration of ``--model``: packaged, in a directory, or on the hub.
 
     Raises:
-        CompExportError: when there is no such model.
+        CompExportError: there is no such model.
     """
     if model in (*ALIASES, *PACKAGED):
         packaged = files("comp") / "models" / "configs" / f"{model}.json"
-        found: dict[str, Any] = json.loads(packaged.read_text(encoding="utf-8"))
-        return found
+        config: dict[str, Any] = json.loads(packaged.read_text(encoding="utf-8"))
+        return config
     if model in EMBEDDED or Path(model).is_dir() or model.count("/") != 1:
         return read_config(resolve_model(model))
     return _hub_config(model)
 
 
 def _hub_config(repository: str) -> dict[str, Any]:
-    """``config.json`` of a repository on the hub, without its weights."""
+    """Download ``config.json`` of a repository on the hub, without its weights."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -271,12 +271,12 @@ def _vision_sizes(
 
 
 def _features(config: Mapping[str, Any], layers: int, where: str) -> dict[str, Any]:
-    found = config.get("vision_feature_layer", -2)
-    wanted = [found] if isinstance(found, int) else list(found)
-    passed = [layer if layer >= 0 else layers + 1 + layer for layer in wanted]
+    layer_field = config.get("vision_feature_layer", -2)
+    feature_layers = [layer_field] if isinstance(layer_field, int) else list(layer_field)
+    passed = [layer if layer >= 0 else layers + 1 + layer for layer in feature_layers]
     if not passed or not all(0 <= layer <= layers for layer in passed):
         raise CompExportError(
-            f"{where}: vision_feature_layer {found} of a tower of {layers} layers: mend config.json"
+            f"{where}: vision_feature_layer {layer_field} of a tower of {layers} layers: mend config.json"
         )
     strategy = config.get("vision_feature_select_strategy", "default")
     return {
@@ -289,13 +289,13 @@ def _features(config: Mapping[str, Any], layers: int, where: str) -> dict[str, A
 def _kept(
     blocks: Sequence[BlockPlan], heads: tuple[int, ...], channels: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Heads and channels left of each block; blocks the plan says nothing of are whole."""
+    """Return heads and channels left of each block; blocks that the plan does not name are whole."""
     left_heads, left_channels = list(heads), list(channels)
     for block in blocks:
         dense = (block.num_key_value_heads, block.intermediate_size)
-        known = block.index < len(heads)
-        if not known or dense != (heads[block.index], channels[block.index]):
-            model = (heads[block.index], channels[block.index]) if known else "no such block"
+        exists = block.index < len(heads)
+        if not exists or dense != (heads[block.index], channels[block.index]):
+            model = (heads[block.index], channels[block.index]) if exists else "no such block"
             raise CompExportError(
                 f"the plan's {block.part} block {block.index} has (KV heads, channels) {dense}, "
                 f"the model's {model}: pass the --model that the plan was made for"
@@ -306,17 +306,17 @@ def _kept(
 
 
 def _filled(sizes: Sequence[int], dense: int, layers: int) -> tuple[int, ...]:
-    """Recorded sizes of the first blocks; the rest are whole."""
+    """Return recorded sizes of the first blocks, and the dense size for the rest."""
     return (*sizes, *(dense,) * (layers - len(sizes)))
 
 
-def _told(values: Mapping[str, Any]) -> dict[str, Any]:
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _require(where: str, setting: str, found: object, wanted: str) -> None:
-    if found != wanted:
+def _require(where: str, setting: str, value: object, supported: str) -> None:
+    if value != supported:
         raise CompExportError(
-            f"{where}: {setting}.model_type is {found!r}, supported is {wanted!r}: "
+            f"{where}: {setting}.model_type is {value!r}, supported is {supported!r}: "
             "pass --model of a LLaVA-1.5 checkpoint"
         )

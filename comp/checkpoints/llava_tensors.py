@@ -1,4 +1,4 @@
-"""The tensors that a LLaVA consists of, and whether a checkpoint's files have them."""
+"""List the tensors of a LLaVA, and check that a checkpoint's files have them."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,36 +12,36 @@ from comp.errors import CompExportError
 
 LANGUAGE, TOWER = "model.language_model", "model.vision_tower"
 PROJECTOR = "model.multi_modal_projector"
-# What packed weights are stored as, by GPTQ, AWQ, bitsandbytes, compressed-tensors, and as 8-bit floats.
+# Names of packed weights in GPTQ, AWQ, bitsandbytes, compressed-tensors and 8-bit floats.
 PACKED = ("qweight", "qzeros", "SCB", "weight_packed", "weight_scale", "weight_scale_inv", "absmax")
 
 
 def check_llava(directory: Path, config: Mapping[str, Any]) -> dict[str, StoredTensor]:
-    """The tensors in a LLaVA's files by canonical name, every one that it needs being there.
+    """Return the tensors in a LLaVA's files by canonical name, after checking that none is missing.
 
     Raises:
-        CompExportError: one is missing, has another shape than ``config.json`` says, or is no float of a
-            type that is read; damaged files.
+        CompExportError: a tensor is missing, contradicts ``config.json`` in its shape, or has an
+            unsupported data type; or files are damaged.
     """
     shape = ModelShape.from_config(config, str(directory))
-    found = {canonical_name(name): each for name, each in stored_tensors(directory).items()}
+    tensors = {canonical_name(name): each for name, each in stored_tensors(directory).items()}
     others = stand_ins(config)
-    for name, wanted in tensors_of(shape):
-        tensor = found.get(name) or found.get(others.get(name, ""))
+    for name, size in tensors_of(shape):
+        tensor = tensors.get(name) or tensors.get(others.get(name, ""))
         if tensor is None:
-            raise _missing(directory, name, found)
+            raise _missing(directory, name, tensors)
         if tensor.code not in FLOATS:
             raise no_float(tensor, name)
-        if tensor.shape != wanted:
+        if tensor.shape != size:
             raise CompExportError(
                 f"{tensor.file}: {name} is {list(tensor.shape)}, and config.json says "
-                f"{list(wanted)}: take both files from the same checkpoint"
+                f"{list(size)}: take both files from the same checkpoint"
             )
-    return found
+    return tensors
 
 
 def no_float(tensor: StoredTensor, name: str) -> CompExportError:
-    """The refusal of a tensor that is stored as something that is not read."""
+    """Return the error for a tensor of an unsupported data type."""
     remedy = "pass an unquantised checkpoint with --model"
     if tensor.code == "F64":
         remedy = "save the model in float32"
@@ -52,9 +52,9 @@ def no_float(tensor: StoredTensor, name: str) -> CompExportError:
 
 
 def tensors_of(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Canonical names and shapes of what the model reads, block by block.
+    """Yield canonical names and shapes of the tensors that the model uses, block by block.
 
-    Blocks of the tower after the last whose features are used are not among them, nor is its last norm.
+    Tower blocks after the last feature layer are left out, and so is the tower's last norm.
     """
     d, v = shape.hidden_size, shape.vision_hidden_size
     yield EMBEDDING, (shape.vocab_size, d)
@@ -117,8 +117,8 @@ def _with_bias(
         yield f"{name}.bias", shape[:1]
 
 
-def _missing(directory: Path, name: str, found: Mapping[str, StoredTensor]) -> CompExportError:
-    packed = next((each for each in found if each.rpartition(".")[2] in PACKED), None)
+def _missing(directory: Path, name: str, names: Mapping[str, StoredTensor]) -> CompExportError:
+    packed = next((each for each in names if each.rpartition(".")[2] in PACKED), None)
     if packed is not None:
         return CompExportError(
             f"{directory} has {packed} and no {name}: its weights are quantised; pass the unquantised "

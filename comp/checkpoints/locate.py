@@ -1,4 +1,4 @@
-"""Where a model's files are: an embedded model, a directory, or a repository on the hub."""
+"""Locate a model's files: an embedded model, a directory, or a repository on the hub."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -21,20 +21,20 @@ EMBEDDED = (
     "tiny-blip-retrieval",
     "tiny-blip-nlvr",
 )
-SINGLE = "model.safetensors"  # all weights,
-INDEX = "model.safetensors.index.json"  # or which of several files has which
+SINGLE = "model.safetensors"  # all weights in one file
+INDEX = "model.safetensors.index.json"  # maps weights to several files
 WANTED_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 
 
 def resolve_model(name: str, revision: str | None = None) -> Path:
-    """The directory with a checkpoint's files.
+    """Return the directory of a checkpoint, downloading it if needed.
 
     Args:
         name: an embedded model (``tiny-llava``), a directory, an alias (``llava-7b``) or a hub id.
-        revision: of a hub id, which commit; by default that of its main branch.
+        revision: commit of a hub id; by default that of its main branch.
 
     Raises:
-        CompExportError: when there is none, or the hub cannot be reached.
+        CompExportError: there is no such checkpoint, or the hub cannot be reached.
     """
     if name in EMBEDDED:
         return Path(str(files("comp"))) / "models" / name
@@ -56,16 +56,16 @@ def resolve_model(name: str, revision: str | None = None) -> Path:
 def _from_hub(name: str, revision: str | None) -> Path:
     repository = ALIASES.get(name, name)
     if "/" not in repository:
-        known = ", ".join([*EMBEDDED, *ALIASES])
+        names = ", ".join([*EMBEDDED, *ALIASES])
         raise CompExportError(
-            f"no model {name!r}: pass a directory, a hub id (owner/name), or one of {known}"
+            f"no model {name!r}: pass a directory, a hub id (owner/name), or one of {names}"
         )
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
         first = Path(hf_hub_download(repository, "config.json", revision=revision))
-        read_config(first.parent)  # refuses what cannot be used before all of it is fetched
+        read_config(first.parent)  # refuses an unusable model before downloading its weights
         return Path(snapshot_download(repository, revision=revision, allow_patterns=WANTED_FILES))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, OSError) as error:
         if isinstance(error, HfHubHTTPError):
@@ -80,10 +80,10 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
 
 def read_config(directory: Path) -> dict[str, Any]:
-    """A checkpoint's ``config.json``, checked and in the form that is read everywhere (``checked_config``).
+    """Read a checkpoint's ``config.json``, checked and merged (``checked_config``).
 
     Raises:
-        CompExportError: it is missing or damaged, of another format, or quantised; a file of the checkpoint
+        CompExportError: it is missing, damaged, in another format, or quantised; or a file of the checkpoint
             is a Git LFS pointer or leads out of it.
     """
     check_files(directory)

@@ -1,7 +1,7 @@
-"""Which rows and columns of which tensors a head or a channel owns.
+"""Map heads and channels to rows and columns of tensors.
 
-Names are those of ``transformers`` 5 without the leading ``model.``; this module needs no torch, so
-that checkpoints can be cut tensor by tensor from their files.
+Names are those of ``transformers`` 5 without the leading ``model.``. The module needs no torch, so that
+checkpoints can be cut tensor by tensor from their files.
 """
 
 import re
@@ -10,7 +10,9 @@ from dataclasses import dataclass
 
 from comp.plan import BlockPlan, Part, PruningPlan
 
-Patterns = Mapping[Part, re.Pattern[str]]  # of names: the number of a block, and what is in it
+Patterns = Mapping[
+    Part, re.Pattern[str]
+]  # of tensor names: groups are the block and the name within
 LLAVA: Patterns = {
     "language": re.compile(r"(?:^|\.)language_model\.(?:model\.)?layers\.(\d+)\.(.+)$"),
     "vision": re.compile(r"(?:^|\.)vision_tower\.(?:vision_model\.)?encoder\.layers\.(\d+)\.(.+)$"),
@@ -23,7 +25,7 @@ CLIP: Patterns = {
 
 @dataclass(frozen=True)
 class Cut:
-    """Keep these indices along an axis: 0 for rows (and biases), 1 for columns."""
+    """Indices to keep along an axis: 0 for rows (and biases), 1 for columns."""
 
     axis: int
     keep: tuple[int, ...]
@@ -32,13 +34,13 @@ class Cut:
 def cut_of(
     name: str, plan: PruningPlan, head_dim: Mapping[str, int], patterns: Patterns = LLAVA
 ) -> Cut | None:
-    """The cut of one tensor, in either key layout; ``None`` where it stays whole.
+    """Return the cut of a tensor, in either key layout; ``None`` if it stays whole.
 
     Args:
         name: the tensor's name in the checkpoint.
         plan: the plan.
         head_dim: head size of each part, ``{"language": ..., "vision": ...}``.
-        patterns: of the family's names.
+        patterns: of the family's tensor names.
     """
     for part, pattern in patterns.items():
         match = pattern.search(name)
@@ -75,5 +77,5 @@ def _block_cut(name: str, block: BlockPlan, head_dim: int) -> Cut | None:
 
 
 def spread(heads: Sequence[int], head_dim: int) -> tuple[int, ...]:
-    """The rows of these heads."""
+    """Return the rows of these heads."""
     return tuple(head * head_dim + i for head in heads for i in range(head_dim))

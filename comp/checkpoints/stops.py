@@ -1,4 +1,4 @@
-"""The tokens that end an answer, as ``generate`` of transformers takes them from a checkpoint's files."""
+"""Read the tokens that end an answer, as transformers' ``generate`` does from a checkpoint's files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,28 +13,28 @@ AGAIN = "fetch the checkpoint again"
 
 
 def stop_tokens(directory: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
-    """Ids that end an answer of a LLaVA.
+    """Return the ids that end an answer of a LLaVA.
 
-    Those of ``generation_config.json`` where there is that file, whether it names any or not; else those of
-    ``config.json``, of the whole before those of its text model. The tokenizer is not asked.
+    From ``generation_config.json`` if it exists, whether it names any or not; else from ``config.json``, with
+    the top level before the text model. The tokenizer is not used.
 
     Args:
-        directory: of the checkpoint.
+        directory: directory of the checkpoint.
         config: its ``config.json``.
 
     Raises:
-        CompExportError: none is named, or one that is no id of the vocabulary; names file and field.
+        CompExportError: no id is named, or one is not in the vocabulary; names file and field.
     """
     path, text = directory / GENERATION, config.get("text_config") or {}
     if path.is_file():
-        found, where = read_object(path, AGAIN).get("eos_token_id"), f"{path}: eos_token_id"
+        ids, where = read_object(path, AGAIN).get("eos_token_id"), f"{path}: eos_token_id"
     else:
         of_whole = config.get("eos_token_id")
-        found = text.get("eos_token_id") if of_whole is None else of_whole
+        ids = text.get("eos_token_id") if of_whole is None else of_whole
         name = "text_config.eos_token_id" if of_whole is None else "eos_token_id"
         where = f"{directory / 'config.json'}: {name}"
-    listed = found if isinstance(found, list) else [found]
-    if found is None or not listed:
+    listed = ids if isinstance(ids, list) else [ids]
+    if ids is None or not listed:
         raise CompExportError(
             f"{where} names no EOS token, so that transformers would go on without end: set "
             f"eos_token_id in {path}"
@@ -43,7 +43,7 @@ def stop_tokens(directory: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
     for each in listed:
         if type(each) is not int or not 0 <= each < vocab_size:
             raise CompExportError(
-                f"{where} is {str(found)[:80]!r}, which is no token of a vocabulary of {vocab_size}: "
+                f"{where} is {str(ids)[:80]!r}, which is no token of a vocabulary of {vocab_size}: "
                 "take all files from the same checkpoint"
             )
     return tuple(dict.fromkeys(listed))

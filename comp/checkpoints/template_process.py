@@ -1,12 +1,12 @@
-"""Rendering a chat template with a limit of time, memory and length.
+"""Render chat templates with limits on time, memory and length.
 
-A template is a program that came with a checkpoint. The sandbox keeps it from files and from Python,
-not from loops without end or texts without end, and Python cannot stop a thread. So templates are
-rendered by one process of their own, which renders for all threads in turn, is started when the first
-template is rendered, and is started anew when a template ended it.
+A template is a program that comes with a checkpoint. The sandbox keeps it away from files and Python, but
+does not prevent endless loops or endless texts, and Python cannot stop a thread. Therefore one separate
+process renders templates, for all threads in turn. It is started for the first template, and again after a
+template has ended it.
 
-The limits are of processor time and of memory (POSIX; on macOS of time alone, elsewhere only the time
-on the clock) and of the length of the text. They do not cover what a template writes.
+The limits are on processor time and memory (POSIX; on macOS only time, elsewhere only wall-clock time) and
+on the length of the text. The content of the text is not checked.
 """
 
 import atexit
@@ -21,19 +21,19 @@ from threading import Lock, Timer
 from typing import Any
 
 SECONDS = 5.0  # of processor time for one prompt
-PATIENCE = 60.0  # seconds on the clock
-BYTES = 512 * 2**20  # of memory, the interpreter's own included
+PATIENCE = 60.0  # seconds of wall-clock time
+BYTES = 512 * 2**20  # of memory, including the interpreter's own
 CHARACTERS = 2**22  # of a rendered prompt
 START = "import sys; sys.path[:] = sys.argv[1:]; from comp.checkpoints.template_worker import main; main()"
 
 
 class TemplateFailed(Exception):  # noqa: N818, read as a sentence
-    """The failure of a template, to be read after "the template"."""
+    """Failure of a template; the message completes "the template …"."""
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """A template's source, the special tokens it may name, and a conversation."""
+    """A template's source, the special tokens that it may use, and a conversation."""
 
     source: str
     tokens: dict[str, str]
@@ -41,19 +41,19 @@ class Rendering:
 
 
 class TemplateProcess:
-    """The process, and one request at a time."""
+    """The rendering process; it handles one request at a time."""
 
     def __init__(self, seconds: float = SECONDS) -> None:
-        """``seconds`` of processor time for one prompt."""
+        """Set the limit of processor time for one prompt, in seconds."""
         self._seconds = seconds
         self._lock = Lock()
         self._process: subprocess.Popen[str] | None = None
 
-    def render(self, asked: Rendering) -> str:
-        """The text of a conversation.
+    def render(self, rendering: Rendering) -> str:
+        """Render a conversation.
 
         Raises:
-            TemplateFailed: the template fails or meets a limit.
+            TemplateFailed: the template fails or exceeds a limit.
         """
         with self._lock:
             process = self._running()
@@ -61,8 +61,8 @@ class TemplateProcess:
             patience.daemon = True
             patience.start()
             try:
-                line = _exchange(process, json.dumps(asdict(asked)))
-            except BaseException:  # interrupted: its answer is not that of the next request
+                line = _exchange(process, json.dumps(asdict(rendering)))
+            except BaseException:  # interrupted: the pending answer must not go to the next request
                 self._process = None
                 process.kill()
                 raise
@@ -85,19 +85,19 @@ class TemplateProcess:
                 process.communicate()
 
     def forget(self) -> None:
-        """Leave the process to whom it belongs: this one is a fork of that."""
+        """Drop the process after a fork: it belongs to the parent."""
         self._lock, self._process = Lock(), None
 
     def _running(self) -> "subprocess.Popen[str]":
-        found = self._process
-        if found is None or found.poll() is not None:
+        process = self._process
+        if process is None or process.poll() is not None:
             if find_spec("jinja2") is None:
                 raise TemplateFailed(
                     "cannot be rendered without the package jinja2 (3.1.6 or newer)"
                 )
             limits = {"seconds": self._seconds, "bytes": BYTES, "characters": CHARACTERS}
             try:
-                found = subprocess.Popen(
+                process = subprocess.Popen(
                     [sys.executable or "python3", "-I", "-c", START, *sys.path],
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
@@ -108,12 +108,12 @@ class TemplateProcess:
                 raise TemplateFailed(
                     f"cannot be rendered: no process can be started for it ({error.strerror})"
                 ) from error
-            self._process = found
-            _exchange(found, json.dumps(limits), answered=False)
-        return found
+            self._process = process
+            _exchange(process, json.dumps(limits), answered=False)
+        return process
 
     def _ended(self, status: int) -> str:
-        """The failure of a template that ended the process, by its exit status."""
+        """Return the failure of a template that ended the process, by its exit status."""
         virtual = getattr(signal, "SIGVTALRM", None)
         if virtual is not None and status == -virtual:
             return f"takes more than {self._seconds:g} seconds"
@@ -123,7 +123,7 @@ class TemplateProcess:
 
 
 def _exchange(process: "subprocess.Popen[str]", line: str, answered: bool = True) -> str:
-    """Send a line; the line that comes back, without its end when the process ended."""
+    """Send a line and return the answer; without a line end if the process ended."""
     if process.stdin is None or process.stdout is None:
         raise RuntimeError("the process was started without pipes")
     try:
@@ -140,10 +140,10 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_PROCESS.forget)
 
 
-def rendered(asked: Rendering) -> str:
-    """The text of a conversation in a template.
+def rendered(rendering: Rendering) -> str:
+    """Render a conversation in a template.
 
     Raises:
-        TemplateFailed: the template fails or meets a limit.
+        TemplateFailed: the template fails or exceeds a limit.
     """
-    return _PROCESS.render(asked)
+    return _PROCESS.render(rendering)

@@ -1,8 +1,8 @@
-"""The process that renders chat templates, which are programs of other people.
+"""The process that renders chat templates, which are untrusted programs.
 
-It reads one JSON object a line from stdin and answers with one on stdout, until stdin ends. Rendering is
-that of transformers' ``apply_chat_template``: the same sandbox, filters, globals and tags. A test
-compares the two.
+It reads one JSON object a line from stdin and answers with one on stdout, until stdin ends. It renders as
+transformers' ``apply_chat_template`` does, with the same sandbox, filters, globals and tags. A test compares
+the two.
 """
 
 import json
@@ -21,21 +21,21 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-TEMPLATES = 16  # compiled ones that are kept
+TEMPLATES = 16  # compiled templates in the cache
 SHOWN = 300  # characters of an error
 
 
 class TooLong(Exception):  # noqa: N818, what a text is
-    """A prompt grows beyond what may be rendered."""
+    """A rendered prompt exceeds the limit of characters."""
 
 
 class Generation(Extension):
-    """``{% generation %}…{% endgeneration %}``: marks what training counts; here it is its content."""
+    """``{% generation %}…{% endgeneration %}``, which marks text for training; rendered as its content."""
 
     tags = {"generation"}  # noqa: RUF012, jinja2 declares it so
 
     def parse(self, parser: Parser) -> nodes.Node:
-        """The block as a call of its body, which gives it a scope of its own."""
+        """Parse the block as a call of its body, which gives it its own scope."""
         line = next(parser.stream).lineno
         body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
         call = self.call_method("_content", [])
@@ -46,7 +46,7 @@ class Generation(Extension):
 
 
 class TemplateDict:
-    """``dict`` of a template: a function, not the class, whose attributes lead further."""
+    """``dict`` for templates: a callable instead of the class, whose attributes could be misused."""
 
     def __call__(self, *pairs: Any, **named: Any) -> dict[Any, Any]:
         return dict(*pairs, **named)
@@ -56,7 +56,7 @@ class TemplateDict:
 
 
 class TemplateNamespace(Namespace):
-    """``namespace`` of a template, without names that begin with an underscore."""
+    """``namespace`` for templates, without names that begin with an underscore."""
 
     def __init__(*args: Any, **named: Any) -> None:
         self, *pairs = args
@@ -80,7 +80,7 @@ def _raise_exception(message: str) -> NoReturn:
 
 
 def _strftime_now(form: str) -> str:
-    return datetime.now().strftime(form)  # noqa: DTZ005, the clock on the wall, as transformers
+    return datetime.now().strftime(form)  # noqa: DTZ005, local time, as transformers
 
 
 def _tojson(
@@ -90,7 +90,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as it is written; jinja2's own filter escapes HTML."""
+    """Return plain JSON; jinja2's own filter escapes HTML."""
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -102,7 +102,7 @@ def _tojson(
 
 @lru_cache(maxsize=TEMPLATES)
 def compiled(source: str) -> Template:
-    """A template in the environment of transformers."""
+    """Compile a template in the environment of transformers."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols]
     )
@@ -117,11 +117,11 @@ def compiled(source: str) -> Template:
 
 
 def render(source: str, tokens: dict[str, str], messages: list[Any], longest: int) -> str:
-    """A conversation in a template.
+    """Render a conversation in a template.
 
     Raises:
-        TooLong: the text grows longer than ``longest`` characters.
-        Exception: whatever the template makes Python raise.
+        TooLong: the text is longer than ``longest`` characters.
+        Exception: anything that the template makes Python raise.
     """
     given = {"messages": messages, "tools": None, "documents": None, "add_generation_prompt": True}
     pieces: list[str] = []
@@ -135,22 +135,22 @@ def render(source: str, tokens: dict[str, str], messages: list[Any], longest: in
 
 
 def main() -> None:
-    """Work until stdin ends; the first line holds the limits."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a terminal: meant for who asks
+    """Render until stdin ends; the first line holds the limits."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt from a terminal is for the parent
     limits = json.loads(sys.stdin.readline())
     _limit_memory(limits["bytes"])
     for line in sys.stdin:
-        asked = json.loads(line)
+        request = json.loads(line)
         _limit_time(limits["seconds"])
-        answer = _answer(asked, limits["characters"])
+        answer = _answer(request, limits["characters"])
         _limit_time(0)
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
 
 
-def _answer(asked: dict[str, Any], longest: int) -> dict[str, str]:
+def _answer(request: dict[str, Any], longest: int) -> dict[str, str]:
     try:
-        return {"text": render(asked["source"], asked["tokens"], asked["messages"], longest)}
+        return {"text": render(request["source"], request["tokens"], request["messages"], longest)}
     except MemoryError:
         return {"failed": "takes more memory than it may"}
     except RecursionError:
@@ -164,7 +164,7 @@ def _answer(asked: dict[str, Any], longest: int) -> dict[str, str]:
 
 
 def _limit_memory(most: int) -> None:
-    """Bound this process's memory where the system can: macOS refuses, Windows has no such limits."""
+    """Limit this process's memory if the system supports it: macOS refuses, Windows has no limits."""
     try:
         import resource
     except ImportError:
@@ -176,6 +176,6 @@ def _limit_memory(most: int) -> None:
 
 
 def _limit_time(seconds: float) -> None:
-    """End this process after this processor time, in seconds; 0: never."""
-    if hasattr(signal, "setitimer"):  # the kernel ends it, whatever Python is doing
+    """End this process after ``seconds`` of processor time; 0: never."""
+    if hasattr(signal, "setitimer"):  # the kernel ends the process, whatever Python is doing
         signal.setitimer(signal.ITIMER_VIRTUAL, seconds)

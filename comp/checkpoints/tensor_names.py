@@ -1,10 +1,10 @@
-"""Names of tensors in checkpoints: of a LLaVA, whatever it was saved under, and of a token dictionary."""
+"""Names of tensors in checkpoints: of a LLaVA in either key layout, and of a token dictionary."""
 
 from comp.plan import Part
 
 
 def canonical_name(stored: str) -> str:
-    """The name transformers 5 gives a tensor in memory.
+    """Return the name that transformers 5 gives a tensor in memory.
 
     The hub's ``language_model.model.layers.0…`` and ``vision_tower.vision_model.encoder…``, and the
     mixture that transformers 5 saves, become ``model.language_model.layers.0…`` and
@@ -26,5 +26,5 @@ ENTRIES = f"{DICTIONARY}.entries"
 
 
 def projection_of(part: Part) -> str:
-    """The projection of a part's tokens to the width of the entries, where that is another."""
+    """Return the name of the projection of a part's tokens to the width of the entries, if they differ."""
     return f"{DICTIONARY}.projections.{part}.weight"

@@ -1,8 +1,8 @@
-"""Bounds on what a tokenizer can make of a text, so that a few words stay a few tokens.
+"""Limit how much a tokenizer can grow a text, so that a few words stay a few tokens.
 
-A ``tokenizer.json`` comes with a checkpoint. It can replace a character by a megabyte, frame every text
-with a million tokens, or name tokens that are books. All real ones stay far below these bounds. They
-do not cover regular expressions that are slow on some texts.
+A ``tokenizer.json`` comes with a checkpoint. It can replace a character by a megabyte, add a million tokens
+to every text, or have tokens as long as books. All real tokenizers stay far below these limits. Slow regular
+expressions are not covered.
 """
 
 import base64
@@ -17,22 +17,25 @@ from tokenizers import Tokenizer
 
 from comp.errors import CompExportError
 
-ODD = "a ☕ Ж \0 \U0010fffd"  # a tokenizer without a token for what it does not know raises here
+ODD = "a ☕ Ж \0 \U0010fffd"  # a tokenizer without an unknown token raises for this text
 LONGEST_PIECE = 64  # characters that one rule writes
-MOST_GROWTH = 64  # times, of the rules of one list together
+MOST_GROWTH = 64  # growth factor of the rules of one list together
 LONGEST_TOKEN = 4096  # characters
-MOST_FRAME = 64  # tokens that every text gets
-LONGEST_CHARACTER = 256  # bytes that a character table makes of one character
+MOST_FRAME = 64  # special tokens added to every text
+LONGEST_CHARACTER = 256  # bytes that a character table writes for one character
 CHARACTERS_A_POSITION = 64  # of a text, for each position of the model
-FEWEST_CHARACTERS = 2**16  # that are always read
-LARGEST_ID = 2**24  # of a token; the library makes tables of as many places
-# How long texts are cut off is no id, and is switched off.
+FEWEST_CHARACTERS = 2**16  # of a text that is tokenised in any case
+LARGEST_ID = 2**24  # of a token; the library allocates tables of this size
+# The length at which texts are truncated is not an id, and truncation is switched off.
 LONG_NUMBER = re.compile(rb'(?<!"max_length")[:,\[]\s*(\d{8,19})\b')
 
 
 @contextmanager
 def tokenizer_errors(doing: str, remedy: str) -> Iterator[None]:
-    """Turn whatever the tokenizers library raises into a refusal; its panics are no ``Exception``."""
+    """Convert anything that the tokenizers library raises to ``CompExportError``.
+
+    Its panics are not subclasses of ``Exception``.
+    """
     try:
         yield
     except (CompExportError, KeyboardInterrupt, SystemExit, GeneratorExit):
@@ -45,10 +48,10 @@ def tokenizer_errors(doing: str, remedy: str) -> Iterator[None]:
 
 
 def check_ids(path: Path, remedy: str) -> None:
-    """Refuse a ``tokenizer.json`` with an id that the library would fill memory for.
+    """Refuse a ``tokenizer.json`` with an id for which the library would exhaust memory.
 
-    Only long numbers are looked at, so that a file of megabytes costs milliseconds. A file that is not
-    there is for its reader to refuse.
+    Only long numbers are searched, so that a file of megabytes takes milliseconds. A missing file is left
+    to its reader to refuse.
 
     Raises:
         CompExportError: names the id.
@@ -57,7 +60,7 @@ def check_ids(path: Path, remedy: str) -> None:
         text = path.read_bytes()
     except OSError:
         return
-    largest = max((int(found[1]) for found in LONG_NUMBER.finditer(text)), default=0)
+    largest = max((int(match[1]) for match in LONG_NUMBER.finditer(text)), default=0)
     if largest > LARGEST_ID:
         raise CompExportError(
             f"{path} has a token of id {largest}, and {LARGEST_ID} is the largest: {remedy}"
@@ -65,10 +68,10 @@ def check_ids(path: Path, remedy: str) -> None:
 
 
 def check_tokenizer(tokenizer: Tokenizer, where: str, remedy: str) -> None:
-    """Refuse a tokenizer that lets texts grow without bound, or that cannot read every text.
+    """Refuse a tokenizer that can grow texts without bound, or that fails for some text.
 
     Raises:
-        CompExportError: names what grows, and by how much; or what the library says of a text.
+        CompExportError: names the rule and its growth, or the library's error.
     """
     with tokenizer_errors(f"use {where}", remedy):
         _check(tokenizer, where, remedy)
@@ -94,7 +97,7 @@ def _check(tokenizer: Tokenizer, where: str, remedy: str) -> None:
 
 
 def most_characters(positions: int) -> int:
-    """The longest text that is tokenised at all, for a model with this number of positions."""
+    """Longest text in characters that is tokenised for a model with this number of positions."""
     return max(FEWEST_CHARACTERS, positions * CHARACTERS_A_POSITION)
 
 
@@ -123,7 +126,7 @@ def _check_growth(component: dict[str, Any], where: str, remedy: str) -> None:
 
 
 def _rules(component: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The rules of a part of a tokenizer, those inside of lists too."""
+    """Yield the rules of a part of a tokenizer, including nested ones."""
     waiting = [component]
     while waiting:
         each = waiting.pop()
@@ -133,13 +136,13 @@ def _rules(component: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _written(rule: dict[str, Any]) -> int:
-    """Characters that a rule writes in one place."""
+    """Number of characters that a rule writes at one place."""
     texts = (rule.get(key) for key in ("content", "prepend", "replacement", "prefix", "suffix"))
     return max((len(text) for text in texts if isinstance(text, str)), default=0)
 
 
 def _longest_of_table(table: str) -> int:
-    """Bytes of the longest replacement in a table of SentencePiece: a trie, and texts that end in NUL."""
-    held = base64.b64decode(table)
-    texts = held[4 + int.from_bytes(held[:4], "little") :]
+    """Bytes of the longest replacement in a SentencePiece table: a trie, then NUL-terminated texts."""
+    data = base64.b64decode(table)
+    texts = data[4 + int.from_bytes(data[:4], "little") :]
     return max(map(len, texts.split(b"\0")), default=0)

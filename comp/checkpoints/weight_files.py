@@ -1,7 +1,7 @@
-"""The tensors of a checkpoint's safetensors files, by their headers alone: no torch, no numpy.
+"""List the tensors of a checkpoint's safetensors files from their headers, without torch or numpy.
 
-safetensors is a JSON header and raw little-endian bytes. What a file lists is held against its size, and an
-index names files beside itself: damage is found before memory is used.
+A safetensors file is a JSON header and raw little-endian bytes. The header is checked against the file's
+size, and an index may only name files beside it, so that damage is detected before memory is used.
 """
 
 import json
@@ -18,12 +18,12 @@ from comp.utils.json_files import parse_json, read_object, refuse_pointer
 MAX_HEADER = 100_000_000  # bytes; the format's own limit
 AGAIN = "download it again"
 WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes of a number, by the format's own codes
-FLOATS = ("F32", "F16", "BF16")  # that weights are read in
+FLOATS = ("F32", "F16", "BF16")  # supported data types of weights
 
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor is: ``begin`` to ``end`` of a file, and of which type (``F32``) and shape."""
+    """Location of a tensor, bytes ``begin`` to ``end`` of a file, with its data type (``F32``) and shape."""
 
     file: Path
     begin: int
@@ -33,15 +33,15 @@ class StoredTensor:
 
     @property
     def count(self) -> int:
-        """Numbers in it."""
+        """Number of elements."""
         return math.prod(self.shape)
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The safetensors files of a checkpoint, one or its shards, every one checked to be there.
+    """Return the safetensors files of a checkpoint, one or its shards, after checking that they exist.
 
     Raises:
-        CompExportError: none, a shard that is missing or outside the directory, or a damaged index.
+        CompExportError: there is none, a shard is missing or outside the directory, or the index is damaged.
     """
     single, index = directory / SINGLE, directory / INDEX
     if single.exists() or single.is_symlink():
@@ -59,17 +59,17 @@ def weight_files(directory: Path) -> list[Path]:
 
 
 def weight_map(index: Path) -> dict[str, str]:
-    """Which file has which tensor, as an index says.
+    """Return the file of each tensor by name, from an index.
 
     Raises:
-        CompExportError: it is damaged, or names a file that is not beside it.
+        CompExportError: the index is damaged, or names a file that is not beside it.
     """
-    found = read_object(index, AGAIN).get("weight_map")
-    if not isinstance(found, dict) or not found:
+    files = read_object(index, AGAIN).get("weight_map")
+    if not isinstance(files, dict) or not files:
         raise CompExportError(
             f"{index} is no index of weights (weight_map is not an object with tensors): {AGAIN}"
         )
-    for name, shard in found.items():
+    for name, shard in files.items():
         if not isinstance(shard, str):
             raise CompExportError(
                 f"{index}: weight_map.{name} is {shard!r}, not the name of a file: {AGAIN}"
@@ -79,26 +79,26 @@ def weight_map(index: Path) -> dict[str, str]:
                 f"{index}: weight_map.{name} is {shard!r}, which leads out of {index.parent}: "
                 "shards are files beside their index"
             )
-    return found
+    return files
 
 
 def stored_tensors(directory: Path) -> dict[str, StoredTensor]:
-    """Every tensor in a checkpoint's files, by the name it is stored under.
+    """Return every tensor in a checkpoint's files, by its stored name.
 
     Raises:
         CompExportError: as ``weight_files``, or a file is truncated or no safetensors file.
     """
-    found: dict[str, StoredTensor] = {}
+    tensors: dict[str, StoredTensor] = {}
     for file in weight_files(directory):
-        found |= read_header(file)
-    return found
+        tensors |= read_header(file)
+    return tensors
 
 
 def read_header(file: Path) -> dict[str, StoredTensor]:
-    """The tensors that a safetensors file lists.
+    """Return the tensors in a safetensors file's header.
 
     Raises:
-        CompExportError: it is truncated, a Git LFS pointer, or no safetensors file.
+        CompExportError: the file is truncated, a Git LFS pointer, or no safetensors file.
     """
     try:
         size = file.stat().st_size
@@ -131,8 +131,8 @@ def _entry(file: Path, name: str, entry: dict[str, Any], start: int, size: int) 
     if not isinstance(code, str) or not all(type(each) is int and each >= 0 for each in numbers):
         raise ValueError(f"{name} is listed as {json.dumps(entry)[:200]}")
     width = WIDTHS.get(code)
-    wanted = end - begin if width is None else math.prod(shape) * width
-    if not begin <= end <= size - start or end - begin != wanted:
+    expected = end - begin if width is None else math.prod(shape) * width
+    if not begin <= end <= size - start or end - begin != expected:
         raise ValueError(f"{name} needs bytes {begin} to {end}, the file has {size - start}")
     return StoredTensor(file, start + begin, start + end, code, tuple(shape))
 
@@ -160,7 +160,7 @@ def _nothing(directory: Path) -> str:
 
 
 def _conversion(directory: Path, source: str) -> str:
-    """How to make a checkpoint with safetensors of ``source``, a directory or a repository of the hub."""
+    """Say how to convert ``source``, a directory or a repository of the hub, to safetensors."""
     config = read_object(directory / "config.json", AGAIN)
     named = config.get("architectures")
     if not (isinstance(named, list) and named) or str(config.get("model_type")).startswith(OWN):
@@ -179,4 +179,4 @@ def _conversion(directory: Path, source: str) -> str:
 
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-OWN = "comp_"  # how types of models that this package saves begin; they are never pickled
+OWN = "comp_"  # prefix of the model types that this package saves; they are never pickled

@@ -1,9 +1,9 @@
-"""A short name for the weights of a checkpoint, to tell one model from another at the same place.
+"""Digest of the weights of a checkpoint, to tell apart models at the same place.
 
-It is a SHA-256 over every tensor's name, data type, shape and bytes, in the order of names: of a large
-tensor over evenly spaced blocks of its bytes. So a 7B model takes a second and not a minute, and how the
-tensors are spread over files does not matter. Another model, a further training step or another precision
-changes it; one element written by hand into a large tensor may not.
+A SHA-256 over every tensor's name, data type, shape and bytes, in the order of names; of a large tensor, over
+evenly spaced blocks of its bytes. A 7B model thus takes a second instead of a minute. How tensors are
+distributed over files does not matter. Another model, a further training step or another precision changes
+the digest; a single changed element of a large tensor may not.
 """
 
 import hashlib
@@ -17,11 +17,11 @@ from comp.errors import CompExportError
 
 SCHEME = "sampled-sha256"
 BLOCK = 16 * 2**10  # bytes
-BLOCKS = 16  # of a tensor that is larger than all of them; a smaller one is read whole
+BLOCKS = 16  # of a large tensor; a tensor that is not larger than all of them is read whole
 
 
 def weights_digest(directory: Path) -> str | None:
-    """``sampled-sha256:`` and 64 hexadecimal digits; ``None`` where there are no safetensors.
+    """Return ``sampled-sha256:`` and 64 hexadecimal digits; ``None`` if there are no safetensors.
 
     Raises:
         CompExportError: a file is missing, truncated or no safetensors file.
