@@ -35,7 +35,7 @@ HIDDEN = -1e9  # added to the score of a padded key
 
 
 class BlipNlvrConfig(BlipConfig):
-    """A BLIP with a classification head over two images; ``pruning`` (``blip_sizes``) where it is slim."""
+    """A BLIP with a classification head over two images; ``pruning`` (``slim_config``) where it is slim."""
 
     model_type = NLVR_TYPE
     merge_from_layer: int = 6

@@ -1,6 +1,6 @@
 """Slim BLIPs as ``transformers`` models: cut blocks and token dropping in the architecture.
 
-One class a task; the fourth task, statements about two images, has its own in ``blip_nlvr``.
+One class a task; the fourth task, statements about two images, has its own in ``nlvr``.
 """
 
 from typing import Any
@@ -35,7 +35,7 @@ SLIM_BLIP = "comp_blip"
 
 
 class CompBlipConfig(BlipConfig):
-    """A BLIP config with ``pruning``: sizes of every block, and the drops (see ``blip_sizes``)."""
+    """A BLIP config with ``pruning``: sizes of every block, and the drops (see ``slim_config``)."""
 
     model_type = SLIM_BLIP
     pruning: dict | None = None
