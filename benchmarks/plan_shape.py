@@ -23,7 +23,6 @@ from comp.utils.console import print_table, say
 from random_llava import SHAPES, config_of
 
 ALIGN = 64  # channels: whole tiles of a matrix product, as `prune` keeps them in large models
-DROP_SHARES = (0.25, 0.5, 0.75)  # of the depth: where `prune` drops tokens
 STEPS = 1000  # the strengths that are tried: 0, 1/1000, …, 1
 
 # What is gone at strength 1.
@@ -126,15 +125,12 @@ def drops_of(shape: ModelShape, step: int) -> tuple[DropPlan, ...]:
     """The drop places at a strength of ``step / STEPS``, keep ratios in whole thousandths."""
     if step == 0:
         return ()
-    depth = shape.num_layers
-    places = sorted({max(1, round(share * depth)) for share in DROP_SHARES})
     image, text = (
         round(KEEP_UNIT * (1 - cut * step / STEPS)) / KEEP_UNIT for cut in (IMAGE_CUT, TEXT_CUT)
     )
     return tuple(
         DropPlan(after_layer=place, vision_keep_ratio=image, text_keep_ratio=text)
-        for place in places
-        if place < depth
+        for place in shape.drop_layers
     )
 
 

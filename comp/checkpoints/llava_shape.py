@@ -20,6 +20,7 @@ from comp.plan import BlockPlan, DropPlan, ImageSelection, PruningPlan
 
 DENSE_TYPE = "llava"
 SLIM_TYPE = "comp_llava"
+DROP_SHARES = (0.25, 0.5, 0.75)  # of the depth
 
 CLIP_DEFAULTS: Mapping[str, Any] = {
     "hidden_size": 768,
@@ -87,6 +88,12 @@ class ModelShape:
     projector_bias: bool
     drops: tuple[DropPlan, ...] = ()
     image_selection: ImageSelection | None = None
+
+    @property
+    def drop_layers(self) -> tuple[int, ...]:
+        """Decoder blocks after which CoMP drops tokens: 8, 16 and 24 of 32."""
+        places = sorted({max(1, round(share * self.num_layers)) for share in DROP_SHARES})
+        return tuple(place for place in places if place < self.num_layers)
 
     @property
     def num_layers(self) -> int:

@@ -31,12 +31,6 @@ class Quantised:
     values: NDArray[np.generic]
     scales: NDArray[np.float32]
 
-    def dequantised(self) -> NDArray[np.float32]:
-        """What it stands for, ``[out, in]``."""
-        rows, width = self.values.shape
-        groups = self.values.astype(np.float32).reshape(rows, self.scales.shape[1], -1)
-        return (groups * self.scales[:, :, None]).reshape(rows, width)
-
 
 def rounded(weight: NDArray[np.floating], bits: Bits) -> Quantised:
     """A matrix ``[out, in]`` rounded to the nearest of 255 or 16 values.

@@ -41,7 +41,6 @@ from export.latency.timings import Feeds, Pair, Readings
 from export.weights.checkpoint import CheckpointWeights, WeightSource
 from export.weights.slim import slim_weights
 
-DROP_SHARES = (0.25, 0.5, 0.75)  # of the depth, where CoMP drops tokens
 TEXT_TOKENS = 64  # of the longest prompt, unless told
 
 
@@ -159,12 +158,9 @@ class LlavaBlocks:
 
     def drops(self, share: Callable[[], float]) -> tuple[DropPlan, ...]:
         """At three depths, tokens of both kinds."""
-        depth = self.shape.sizes.num_layers
-        places = sorted({max(1, round(part * depth)) for part in DROP_SHARES})
         return tuple(
             DropPlan(after_layer=place, vision_keep_ratio=share(), text_keep_ratio=share())
-            for place in places
-            if place < depth
+            for place in self.shape.sizes.drop_layers
         )
 
     def cut(

@@ -117,13 +117,6 @@ class OnnxRunner:
         )
         return logits, state
 
-    def generate(
-        self, pixel_values: np.ndarray, input_ids: np.ndarray, max_new_tokens: int
-    ) -> list[int]:
-        """Greedy new tokens of one prompt, ``input_ids [1, N]``, up to and with EOS."""
-        logits, _, state = self.prefill(pixel_values, input_ids)
-        return self.continue_greedily(logits, state, max_new_tokens).tokens
-
     def continue_greedily(
         self, logits: np.ndarray, state: OnnxState, max_new_tokens: int
     ) -> Greedy:
@@ -135,10 +128,6 @@ class OnnxRunner:
                 break
             logits, state = self.step(np.array([last]), state)
         return said
-
-    def image_features(self, pixel_values: np.ndarray) -> np.ndarray:
-        """``[I, 3, H, W] → [I, T, d]``."""
-        return self._see(pixel_values)["image_features"]
 
     def _see(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
         return self._vision.run({"pixel_values": pixel_values.astype(np.float32)})

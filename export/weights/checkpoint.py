@@ -4,7 +4,7 @@ safetensors is a JSON header and raw little-endian bytes, so the few lines here 
 without torch and without mapping the file: exporting a 7B model takes the memory of a tensor.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,41 +83,3 @@ class CheckpointWeights:
         if found.code not in DTYPES:
             raise no_float(found, name)
         return found
-
-
-class MemoryWeights:
-    """Tensors of a model in memory (a ``state_dict``, of torch or numpy), by canonical name.
-
-    Torch tensors are recognised by their ``detach``; torch itself is not imported.
-    """
-
-    def __init__(self, state: Mapping[str, Any]) -> None:
-        self._state = {canonical_name(name): tensor for name, tensor in state.items()}
-
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._state)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._find(name).shape)
-
-    def dtype(self, name: str) -> np.dtype[Any]:
-        return _as_numpy(self._find(name)[:0]).dtype
-
-    def read(self, name: str) -> np.ndarray:
-        return _as_numpy(self._find(name))
-
-    def _find(self, name: str) -> Any:
-        if name not in self._state:
-            raise CompExportError(f"the model has no tensor {name}: pass a LLaVA-1.5's state_dict")
-        return self._state[name]
-
-
-def _as_numpy(tensor: Any) -> np.ndarray:
-    if not hasattr(tensor, "detach"):
-        return np.asarray(tensor)
-    tensor = tensor.detach().cpu().contiguous()
-    if str(tensor.dtype) == "torch.bfloat16":  # numpy has no bfloat16 of its own: pass the bits
-        import torch
-
-        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
-    return tensor.numpy()

@@ -35,7 +35,7 @@ COMPANIONS = (  # what an image processor, a template and generate() need beside
     f"{TEMPLATES}/*.jinja",
     "generation_config.json",
 )
-CHUNK = 1 << 24  # elements converted at a time
+CHUNK = 1 << 24  # elements written at a time
 
 
 class SlimWeights:
@@ -86,18 +86,14 @@ def write_slim_checkpoint(
     dense: Path,
     plan: PruningPlan,
     out: Path,
-    source: WeightSource | None = None,
-    dtype: str | None = None,
     at: Callable[[int, int], None] = lambda done, total: None,
 ) -> Path:
     """Write the slim checkpoint: cut weights, configuration, tokenizer and processor.
 
     Args:
-        dense: directory of the dense checkpoint: configuration, tokenizer and, by default, weights.
+        dense: directory of the dense checkpoint: configuration, tokenizer and weights.
         plan: what to remove.
         out: directory to write; replaced whole.
-        source: weights of the dense shape to cut instead (a fine-tuned ``MemoryWeights``).
-        dtype: ``F32``, ``F16`` or ``BF16`` to convert to; by default each tensor keeps its own.
         at: told how many of all tensors are written.
 
     Returns:
@@ -115,17 +111,12 @@ def write_slim_checkpoint(
     tokenizer = load_tokenizer(dense)
     stop_tokens(dense, config)
     check_greedy(dense)
-    weights = slim_weights(dense, plan, source)
-    target = DTYPES[dtype] if dtype else None
+    weights = slim_weights(dense, plan)
     with writing_directory(out) as directory:
-        write_safetensors(weights, directory / SINGLE, target, at)
+        write_safetensors(weights, directory / SINGLE, at)
         new_config = slim_config(config, shape.sizes)
         if LM_HEAD in weights.names() and EMBEDDING in weights.names():
             new_config = untied(new_config)
-        if dtype:
-            names = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-            new_config["dtype"] = names[dtype]
-            new_config.pop("torch_dtype", None)
         (directory / "config.json").write_text(
             json.dumps(new_config, indent=2) + "\n", encoding="utf-8"
         )
@@ -162,7 +153,6 @@ def _narrow_images(directory: Path, sizes: ModelShape) -> None:
 def write_safetensors(
     weights: WeightSource,
     path: Path,
-    dtype: np.dtype[Any] | None = None,
     at: Callable[[int, int], None] = lambda done, total: None,
 ) -> None:
     """Stream tensors into one safetensors file, under their canonical names.
@@ -175,7 +165,7 @@ def write_safetensors(
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name in names:
-        stored = dtype or weights.dtype(name)
+        stored = weights.dtype(name)
         if stored not in codes:
             raise CompExportError(
                 f"{name} is {stored}: convert the model to float32, float16 or bfloat16"
@@ -194,7 +184,7 @@ def write_safetensors(
         file.write(len(text).to_bytes(8, "little") + text)
         for number, name in enumerate(names, start=1):
             for chunk in _chunks(weights.read(name)):
-                file.write((chunk if dtype is None else chunk.astype(dtype)).tobytes())
+                file.write(chunk.tobytes())
             at(number, len(names))
 
 

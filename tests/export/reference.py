@@ -6,10 +6,13 @@ them physically is the same.
 
 import math
 
+import numpy as np
 import torch
 from transformers import LlavaForConditionalGeneration
 
 from comp.plan import PruningPlan, keep_count
+from export.onnxruntime.graph import OrtGraph
+from export.verify.llava_onnx import OnnxRunner
 
 
 class MaskedReference:
@@ -164,3 +167,15 @@ class MaskedReference:
             mask[list(block.kept_channels)] = 1
             wide = wide * mask
         return x + layer.mlp.down_proj(wide), weights * alive[:, None, None], key
+
+
+def generated(runner: OnnxRunner, pixel_values, input_ids, max_new_tokens: int) -> list[int]:
+    """Greedy new tokens of one prompt ``input_ids [1, N]`` by graphs, up to and with the end."""
+    logits, _, state = runner.prefill(pixel_values, input_ids)
+    return runner.continue_greedily(logits, state, max_new_tokens).tokens
+
+
+def image_features(runner: OnnxRunner, pixel_values: np.ndarray) -> np.ndarray:
+    """Features ``[I, T, d]`` of images ``[I, 3, H, W]`` by the graph of an artifact."""
+    graph = OrtGraph(runner.artifact.vision_encoder)
+    return graph.run({"pixel_values": pixel_values.astype(np.float32)})["image_features"]

@@ -20,7 +20,7 @@ from export.graph.integer_rounding import nibbles, packed_nibbles, rounded
 from export.graph.linear import linear
 from export.openvino.graph import computes_bfloat16
 from export.verify.integer_weights import integer_weights
-from export.weights.checkpoint import MemoryWeights
+from tests.export.memory_weights import MemoryWeights, dequantised
 from tests.small_runs import fresh_runs
 
 WIDTHS = {"wide": 128, "middle": 96, "narrow": 48, "odd": 40}
@@ -82,7 +82,7 @@ def test_outputs_move_less_than_by_rounding_to_the_nearest(layers, name, groups)
     def error(matrix):
         return np.square(x @ (matrix - weight).T).mean()
 
-    assert error(quantised.dequantised()) < 0.8 * error(rounded(weight, 4).dequantised())
+    assert error(dequantised(quantised)) < 0.8 * error(dequantised(rounded(weight, 4)))
 
 
 @pytest.fixture(scope="module")

@@ -7,8 +7,8 @@ import onnx_ir as ir
 
 from export.graph.builder import GraphBuilder, Target
 from export.graph.integer_linear import quantised_matmul
-from export.weights.checkpoint import MemoryWeights
 from serve.backends.onnxruntime.vnni_check import GRAPH, LARGEST, WIDTH
+from tests.export.memory_weights import MemoryWeights
 
 NAME = "model.layer"
 

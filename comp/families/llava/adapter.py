@@ -49,7 +49,6 @@ MODES = (
     Mode("vision_parameters", part="vision"),
 )
 DEFAULT_MODES = ("vision_tokens", "language_tokens", "language_parameters")
-DROP_SHARES = (0.25, 0.5, 0.75)  # of the depth: after layers 8, 16, 24 of 32
 
 
 class LlavaAdapter(FamilyAdapter):
@@ -78,10 +77,8 @@ class LlavaAdapter(FamilyAdapter):
         self.collator = LlavaCollator(processor, model.config)
         self.shape = ModelShape.from_config(model.config.to_dict())
         self.blocks = _blocks(model)
-        depth = model.config.text_config.num_hidden_layers
-        places = {max(1, round(share * depth)) for share in DROP_SHARES}
         kinds: tuple[TokenKind, ...] = ("vision", "text")
-        self.drop_places = {("language", place): kinds for place in sorted(places) if place < depth}
+        self.drop_places = {("language", place): kinds for place in self.shape.drop_layers}
         self._tower_frozen = True
 
     @property

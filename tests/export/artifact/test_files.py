@@ -26,9 +26,10 @@ from export.configs.special_tokens import read_special_tokens
 from export.configs.tokenizer import read_tokenizer
 from export.exporter import Origin, artifact_directory, export_artifact
 from export.graph.builder import GraphBuilder, Target
-from export.weights.checkpoint import CheckpointWeights, MemoryWeights
+from export.weights.checkpoint import CheckpointWeights
 from export.weights.slim import write_slim_checkpoint
 from tests.export.damage import assert_damage_is_refused
+from tests.export.memory_weights import MemoryWeights
 from tests.export.tiny import (
     IMAGE_TOKEN,
     make_plan,
@@ -162,21 +163,6 @@ def test_slim_checkpoint_loads_in_transformers(gqa, tmp_path):
     assert read_llava(tmp_path / "again") == read_llava(slim)
     again = CheckpointWeights(tmp_path / "again")
     assert set(again.names()) == set(CheckpointWeights(slim).names())
-
-
-def test_slim_dtype_and_source(gqa, tmp_path):
-    model, checkpoint = gqa
-    plan = make_plan(model.config)
-    state = {name: 2 * tensor for name, tensor in model.state_dict().items()}
-    slim = write_slim_checkpoint(
-        checkpoint, plan, tmp_path / "slim", source=MemoryWeights(state), dtype="BF16"
-    )
-    weights = CheckpointWeights(slim)
-    name = "model.language_model.norm.weight"
-    assert weights.dtype(name) == ml_dtypes.bfloat16
-    doubled = (2 * CheckpointWeights(checkpoint).read(name)).astype(ml_dtypes.bfloat16)
-    assert np.array_equal(weights.read(name), doubled)
-    assert json.loads((slim / "config.json").read_text())["dtype"] == "bfloat16"
 
 
 def test_broken_checkpoints_are_refused(gqa, tmp_path):

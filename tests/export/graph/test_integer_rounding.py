@@ -22,10 +22,10 @@ from export.graph.integer_rounding import rounded
 from export.graph.linear import linear
 from export.openvino.graph import computes_bfloat16
 from export.verify.integer_weights import integer_weights, replaced_weights
-from export.weights.checkpoint import MemoryWeights
 from serve.artifacts import ArtifactVariant
 from serve.backends.onnxruntime import runtime as backend
 from serve.backends.onnxruntime.vnni_check import GRAPH, multiplies_exactly
+from tests.export.memory_weights import MemoryWeights, dequantised
 from tests.serve.largest_bytes import largest_bytes
 from tests.small_runs import fresh_runs
 
@@ -46,7 +46,7 @@ def test_nibbles_by_hand():
     # The first of the extremes becomes -8, so that the scale is -1; its opposite is cut to 7.
     assert found.scales.tolist() == [[-1.0]]
     assert found.values[0, :4].astype(int).tolist() == [-8, 7, -3, 2]
-    assert found.dequantised()[0, :4].tolist() == [8.0, -7.0, 3.0, -2.0]
+    assert dequantised(found)[0, :4].tolist() == [8.0, -7.0, 3.0, -2.0]
 
 
 @settings(deadline=None, max_examples=30)
@@ -57,7 +57,7 @@ def test_no_weight_moves_further_than_its_step(rows, sixteens, bits, seed):
     steps = np.abs(found.scales).repeat(weight.shape[1] // found.scales.shape[1], axis=1)
     # Half a step; of 16 values the opposite of the extreme has none near and moves a whole one.
     most = steps / 2 if bits == 8 else np.where(found.values.astype(int) == 7, steps, steps / 2)
-    assert (np.abs(found.dequantised() - weight) <= most * 1.0001).all()
+    assert (np.abs(dequantised(found) - weight) <= most * 1.0001).all()
 
 
 def test_the_largest_group_that_divides_the_width():
@@ -88,7 +88,7 @@ def test_a_layer_multiplies_by_its_integers(flavour, precision, width):
     weight = random.standard_normal((24, width)).astype(np.float32)
     x = random.standard_normal((1, 7, width)).astype(np.float32)
     bits = 4 if precision == "int4" and width != 40 else 8
-    integers = rounded(weight, bits).dequantised()
+    integers = dequantised(rounded(weight, bits))
     # An input may move by half a step of 255 over the whole range, or by what a group's int8 moves.
     step = (max(x.max(), 0) - min(x.min(), 0)) / 255
     most = step * np.abs(integers).sum(axis=1)
@@ -118,7 +118,7 @@ def test_an_artifact_holds_the_rounded_checkpoint(gqa, tmp_path, flavour, precis
         whole = weights.read(name)
         eight = "language_model" not in name or group_of(whole.shape[1]) is None
         bits = 8 if precision == "int8" or eight else 4
-        assert np.array_equal(matrix, rounded(whole, bits).dequantised()), name
+        assert np.array_equal(matrix, dequantised(rounded(whole, bits))), name
 
 
 def test_a_model_has_other_weights_for_as_long():

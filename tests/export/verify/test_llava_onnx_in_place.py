@@ -15,7 +15,7 @@ from export.exporter import Origin, export_artifact
 from export.graph.builder import INLINE_BYTES, Target
 from export.verify.llava_onnx import OnnxRunner, OnnxState
 from export.verify.llava_onnx_in_place import InPlaceRunner
-from tests.export.reference import MaskedReference
+from tests.export.reference import MaskedReference, generated
 from tests.export.tiny import make_plan, prompt, save_checkpoint, tiny_config, tiny_model
 
 OLDEST = "1.24"
@@ -131,7 +131,7 @@ def test_in_place_equals_the_masked_reference(name, request, artifact):
             expected = [one.step(int(t)).numpy() for one, t in zip(rows, token, strict=True)]
             assert np.abs(logits - np.stack(expected)).max() <= BOUND["float32"]
     pixels, ids = prompt(9, seed=9)
-    assert found.generate(pixels, ids, ROOM) == MaskedReference(model, plan_of(model)).generate(
+    assert generated(found, pixels, ids, ROOM) == MaskedReference(model, plan_of(model)).generate(
         torch.tensor(pixels), torch.tensor(ids), ROOM, eos=(2,)
     )
 
@@ -213,7 +213,7 @@ def test_a_used_up_room_is_refused(artifact):
         logits, state = runner.step(logits.argmax(-1), state)
     with pytest.raises(CompExportError, match="room for 2 new tokens is used up"):
         runner.step(logits.argmax(-1), state)
-    assert len(runner.generate(pixels, ids, 3)) <= 3  # the first token needs no place
+    assert len(generated(runner, pixels, ids, 3)) <= 3  # the first token needs no place
 
 
 @runs_in_place
