@@ -16,6 +16,7 @@ from comp.errors import CompExportError
 # What a mode prunes: the last word of its name; image tokens alone are the mode itself.
 Kind = Literal["parameters", "tokens", "vision_tokens"]
 Distill = Literal["none", "logits", "features", "both"]  # see ``comp.training.distillation``
+CostMetric = Literal["accuracy", "loss"]  # what Eq. 8 compares: see ``comp.search.strategy``
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from comp.adapter import FamilyAdapter, Forwarding
+from comp.checkpoints.model_size import is_streamed
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
-from comp.families.streamed import is_large
 from comp.registry import family_called, resolve
 from export.artifact.manifest import Activations
 from export.graph.builder import Target
@@ -95,7 +95,7 @@ def largest_numbers(checkpoint: Path, examples: Examples) -> dict[str, float] | 
     Raises:
         CompExportError: the checkpoint cannot be loaded, or gives numbers in float32 that are not finite.
     """
-    if is_large(checkpoint):
+    if is_streamed(checkpoint):
         return None
     adapter = load_adapter(checkpoint, "cpu")
     found: dict[str, float] = {}

@@ -24,8 +24,6 @@ from comp.checkpoints.weight_files import stored_tensors
 from comp.errors import CompExportError
 from comp.families.heads import has_own_head
 
-LARGE = 1_000_000_000  # numbers, from which a model stays in its files unless asked otherwise
-
 
 class MatrixSource(Protocol):
     """Source of a matrix of ``size``, read as a new copy each time."""
@@ -124,19 +122,6 @@ class StreamedLinear(nn.Module):
         if self.changed is not None:
             layer.changed = self.changed.index_select(cut.axis, keep)
         return layer
-
-
-def is_large(directory: Path) -> bool:
-    """Whether a checkpoint has ``LARGE`` numbers; not one that cannot be read, as loading it will say."""
-    return stored_numbers(directory) >= LARGE
-
-
-def stored_numbers(directory: Path) -> int:
-    """How many numbers a checkpoint's tensors have; 0 for one that cannot be read."""
-    try:
-        return sum(tensor.count for tensor in stored_tensors(directory).values())
-    except CompExportError:
-        return 0
 
 
 def streamed_layers(model: nn.Module) -> dict[str, StreamedLinear]:

@@ -1,39 +1,240 @@
-"""Defaults of a pruning run that depend on the model."""
+"""Every default of pruning: from the options and what is known of the model to the request."""
 
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from comp.checkpoints.encoder_shape import EncoderShape
+from comp.checkpoints.llava_shape import ModelShape, config_of
+from comp.checkpoints.locate import resolve_model
+from comp.checkpoints.model_size import STREAMED, ModelSize, parameters_of, size_of
 from comp.errors import CompExportError
-from comp.registry import Teaching
+from comp.pipeline.options import PruneOptions, Recovery
+from comp.registry import FAMILIES, Family, Teaching, family_of, method_called, mode_names
 
 if TYPE_CHECKING:
-    from comp.registry import Family
+    from comp.pipeline.request import PruneRequest
 
-
-ALIGN_LARGE, ALIGN_SMALL, LARGE_WIDTH = 64, 16, 2048
-
-
+ALIGN: dict[ModelSize, int] = {"small": 16, "medium": 64, "large": 64}
 # A stage is a few steps of a new optimiser: at the rate of recovery, eight cost dense tiny-llava 15 points.
 SMALL_LR = 1e-4
+LORA_LR, WHOLE_LR = 2e-4, 2e-5  # of models that are not small
+COST_EXAMPLES = 64  # of the loss
+RECOVERY_WARMUP = 10  # steps
 
 
-def learning_rates(
-    lr: float | None, recover_lr: float | None, large: bool, adapted: bool, small_recover_lr: float
-) -> tuple[float, float]:
-    """Peak rates while pruning and of recovery: those given, or what suits the model's size.
+@dataclass(frozen=True)
+class ModelFacts:
+    """What defaults depend on, read from a checkpoint without loading it.
+
+    Attributes:
+        modes: the model's default modes.
+        parameters: how many numbers its tensors have.
+        teaching: how a small model of this family and architecture is trained by default.
+    """
+
+    directory: Path
+    family: Family
+    modes: tuple[str, ...]
+    parameters: int
+    teaching: Teaching
+
+
+@dataclass(frozen=True)
+class SizeDefaults:
+    """What follows from the number of parameters and from what is trained.
+
+    Attributes:
+        lora: adapters are trained, not the model itself.
+        lr, recover_lr: peak learning rates while pruning and of recovery.
+        align: what FFN widths are multiples of.
+        teaches: whether the dense model teaches by default, in families where it does: something is
+            trained, and there is memory for a teacher.
+    """
+
+    lora: bool
+    lr: float
+    recover_lr: float
+    align: int
+    teaches: bool
+
+
+def defaults_of_size(
+    parameters: int, recovery: Recovery, small_recover_lr: float = 5e-4
+) -> SizeDefaults:
+    """The one size rule; see ``comp.checkpoints.model_size`` for the bounds.
+
+    ==========================  =====  ==========  =====  =======
+    model, what is trained      lr     recover_lr  align  teaches
+    ==========================  =====  ==========  =====  =======
+    small, whole or adapters    1e-4   the given   16     yes
+    medium or large, adapters   2e-4   2e-4        64     yes
+    medium, whole               2e-5   2e-5        64     yes
+    large, whole                2e-5   2e-5        64     no
+    ==========================  =====  ==========  =====  =======
 
     Args:
-        lr, recover_lr: given, if they are.
-        large: the model's FFNs are wide.
-        adapted: a large one is trained by LoRA.
-        small_recover_lr: what suits a small one in recovery.
+        parameters: of the dense model.
+        recovery: what was asked for. ``auto`` trains adapters of large models, and others whole;
+            ``none`` has the rates of ``auto``, and no teacher.
+        small_recover_lr: what suits recovery of a small model of the family.
     """
-    if large:
-        default = 2e-4 if adapted else 2e-5
-        return lr or default, recover_lr or lr or default
-    return lr or SMALL_LR, recover_lr or lr or small_recover_lr
+    size = size_of(parameters)
+    lora = recovery_of(parameters, recovery) == "lora"
+    adapted = lora or (recovery == "none" and size == "large")
+    lr = SMALL_LR if size == "small" else LORA_LR if adapted else WHOLE_LR
+    return SizeDefaults(
+        lora=lora,
+        lr=lr,
+        recover_lr=small_recover_lr if size == "small" else lr,
+        align=ALIGN[size],
+        teaches=recovery != "none" and (lora or size != "large"),
+    )
 
 
-def tower_rate(given: float | None, family: "Family", teaching: Teaching) -> float:
+def recovery_of(parameters: int, recovery: Recovery) -> Recovery:
+    """What is trained, with ``auto`` decided by the number of parameters."""
+    if recovery != "auto":
+        return recovery
+    return "lora" if size_of(parameters) == "large" else "full"
+
+
+def facts_of(model: str) -> ModelFacts:
+    """Read what defaults depend on.
+
+    Raises:
+        CompExportError: no such model, one of no family that is pruned, or one that is pruned already.
+    """
+    directory = resolve_model(model)
+    config = config_of(model)
+    family = family_of(config.get("model_type"))
+    if family is None:
+        known = ", ".join(kind for each in FAMILIES for kind in each.model_types)
+        raise CompExportError(
+            f"{model}: model_type is {config.get('model_type')!r}: what can be pruned is {known}"
+        )
+    if family.name == "llava":
+        ModelShape.from_config(
+            config, model
+        )  # refuses sizes that are missing or do not fit together
+        modes, teaching = family.default_modes, family.teaching
+    else:
+        if config.get("pruning"):
+            raise CompExportError(
+                f"{model} is pruned already: prune the dense {family.name} model it was made of"
+            )
+        EncoderShape.from_config(config, model)
+        architecture = (config.get("architectures") or [""])[0]
+        modes, teaching = family.defaults_of(architecture), family.teaching_of(architecture)
+    return ModelFacts(directory, family, modes, parameters_of(directory), teaching)
+
+
+def request_of(options: PruneOptions, facts: ModelFacts, on_cpu: bool) -> "PruneRequest":
+    """The request that options make of a model: what was left open is filled in.
+
+    Args:
+        options: what was asked for.
+        facts: about ``options.model``.
+        on_cpu: where the run computes.
+
+    Raises:
+        CompExportError: options that do not fit the model or each other, or a latency table that is
+            missing.
+    """
+    from comp.latency.files import table_for
+    from comp.pipeline.request import PruneRequest
+    from comp.search.job import MethodOptions
+    from comp.search.stage import ImportanceOptions
+    from comp.search.strategy import StrategyOptions
+    from comp.training.data import DataSizes
+    from comp.training.distillation import DistillOptions
+    from comp.training.recovery import RecoverOptions
+    from comp.training.trainer import StepOptions
+
+    family = facts.family
+    named = facts.modes if options.modes is None else mode_names(options.modes)
+    modes = method_called(options.method).modes_among(named, family)
+    table = table_for(options.model, family.name, options.cost, options.latency_table)
+    stream = _stream(options, facts, on_cpu)
+    teaching = teaching_of(options, facts)
+    sized = defaults_of_size(facts.parameters, options.recover, teaching.recover_lr)
+    align = options.align or sized.align
+    is_comp = options.method == "comp"
+    training = StepOptions(
+        batch_size=options.batch_size,
+        learning_rate=options.lr or sized.lr,
+        tower=tower_rate(options.tower_lr, family, teaching),
+    )
+    search = MethodOptions(
+        rate=options.rate,
+        modes=modes,
+        stages=options.stages,
+        steps_per_stage=options.steps_per_stage,
+        align=align,
+        seed=options.seed,
+        rate_of=options.cost,
+        reconstruct=is_comp and not options.no_reconstruction,
+        train_stages=options.train_stages,
+        importance=ImportanceOptions(not options.no_cip, not options.no_cit, align),
+        strategy=StrategyOptions(
+            exploration=0.0 if options.no_exploration else options.exploration,
+            temperature=options.temperature,
+            history=0.0 if options.no_history else options.history,
+            cost_aware=not options.no_cas,
+            cost_metric=options.cost_metric,
+            undo=options.undo,
+        ),
+        training=training,
+    )
+    races = is_comp and options.recover != "none" and options.modes is None
+    return PruneRequest(
+        model=options.model,
+        method=options.method,
+        search=search,
+        recover=RecoverOptions(
+            steps=options.recover_steps,
+            seed=options.seed,
+            training=replace(
+                training,
+                learning_rate=options.recover_lr or options.lr or sized.recover_lr,
+                warmup_steps=RECOVERY_WARMUP,
+            ),
+        ),
+        sizes=DataSizes(
+            options.calibration,
+            options.validation,
+            min(options.batch_size, options.calibration),
+            _cost_examples(options),
+            stream,
+        ),
+        recovery=options.recover,
+        lora_rank=options.lora_rank,
+        data=None if options.data is None else str(options.data),
+        images=None if options.images is None else str(options.images),
+        follow_links=options.follow_links,
+        faithful=options.faithful,
+        distill=DistillOptions(
+            teaching.distill,
+            options.distill_weight or teaching.weight,
+            options.distill_temperature,
+        ),
+        table=table,
+        race=options.race if options.race is not None else family.race if races else 0,
+        race_if_room=options.race is None,
+        stream=stream,
+    )
+
+
+def teaching_of(options: PruneOptions, facts: ModelFacts) -> Teaching:
+    """What the model learns from its dense self, and how: as asked for, or as suits it."""
+    given, teaching = options.distill, facts.teaching
+    if given is None and defaults_of_size(facts.parameters, options.recover).teaches:
+        return teaching
+    # The weight and the rate that suit one kind of teaching do not suit another.
+    return Teaching(given or "none", tower=teaching.tower)
+
+
+def tower_rate(given: float | None, family: Family, teaching: Teaching) -> float:
     """What the image tower's learning rate is multiplied by.
 
     Raises:
@@ -49,27 +250,17 @@ def tower_rate(given: float | None, family: "Family", teaching: Teaching) -> flo
     return given
 
 
-def _of_model(model: str) -> tuple["Family", tuple[str, ...], int, Teaching]:
-    """The family of a model, its default modes, its widest FFN that may be cut by default, its training."""
-    from comp.checkpoints.encoder_shape import EncoderShape
-    from comp.checkpoints.llava_shape import ModelShape, config_of
-    from comp.registry import FAMILIES, family_of
+def _stream(options: PruneOptions, facts: ModelFacts, on_cpu: bool) -> bool:
+    """Whether the decoder stays in its files."""
+    if options.stream is not None:
+        return options.stream
+    trains = options.recover != "none" or method_called(options.method).differentiates
+    resident = trains or options.device_map is not None or facts.family.name != "llava"
+    return on_cpu and not resident and facts.parameters >= STREAMED
 
-    config = config_of(model)
-    family = family_of(config.get("model_type"))
-    if family is None:
-        known = ", ".join(kind for each in FAMILIES for kind in each.model_types)
-        raise CompExportError(
-            f"{model}: model_type is {config.get('model_type')!r}: what can be pruned is {known}"
-        )
-    if family.name == "llava":
-        widest = max(ModelShape.from_config(config, model).channels)
-        return family, family.default_modes, widest, family.teaching
-    if config.get("pruning"):
-        raise CompExportError(
-            f"{model} is pruned already: prune the dense {family.name} model it was made of"
-        )
-    shape = EncoderShape.from_config(config, model)
-    architecture = (config.get("architectures") or [""])[0]
-    widest = max(block.channels for block in (*shape.vision.blocks, *shape.text.blocks))
-    return family, family.defaults_of(architecture), widest, family.teaching_of(architecture)
+
+def _cost_examples(options: PruneOptions) -> int | None:
+    """How many validation examples measure the cost of a stage; None: all."""
+    if options.cost_metric == "loss" and options.cost_examples is None:
+        return min(COST_EXAMPLES, options.validation)
+    return options.cost_examples

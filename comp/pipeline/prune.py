@@ -9,12 +9,15 @@ import torch
 from comp.adapter import FamilyAdapter
 from comp.checkpoints.dense_model import described
 from comp.checkpoints.locate import resolve_model
+from comp.checkpoints.model_size import parameters_of
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
 from comp.latency.table import LatencyTable, dense_block
+from comp.pipeline.defaults import facts_of, request_of
+from comp.pipeline.options import PruneOptions
 from comp.pipeline.race import raced
 from comp.pipeline.record import record_of, times_fine_tuning, times_of, write_run
-from comp.pipeline.request import DENSE, PruneRequest, plain
+from comp.pipeline.request import DENSE, PruneRequest, check_resumable, plain
 from comp.pipeline.resolve import settled
 from comp.pipeline.steps import RunContext, recovered, searched, validated
 from comp.runs import RunDirectory
@@ -24,11 +27,42 @@ from comp.utils.compute import Compute
 from comp.utils.progress import Progress
 
 
+def prune_model(
+    options: PruneOptions,
+    run: RunDirectory,
+    compute: Compute,
+    quiet: bool = False,
+    resume: bool = False,
+) -> dict[str, Any]:
+    """Prune a model as the options say: what ``comp-export prune`` does, without a command line.
+
+    Args:
+        options: what is asked for.
+        run: the run directory; the caller keeps other processes out of it, and has made sure that
+            nothing in it is lost (``comp.pipeline.run_folder.check_free``).
+        compute: device and precision; the precision is that of ``options.dtype``.
+        quiet: show no progress.
+        resume: go on with the interrupted run there.
+
+    Returns:
+        the content of ``run.json``.
+
+    Raises:
+        CompExportError: options that do not fit the model, or, with ``resume``, that the run was not
+            started with.
+    """
+    facts = facts_of(options.model)
+    request = request_of(options, facts, on_cpu=compute.device.type == "cpu")
+    if resume:
+        check_resumable(run, request, facts.directory)
+    return run_pruning(request, run, compute, options, quiet, resume)
+
+
 def run_pruning(
     request: PruneRequest,
     run: RunDirectory,
     compute: Compute,
-    device_map: str | None,
+    options: PruneOptions,
     quiet: bool = False,
     resume: bool = True,
 ) -> dict[str, Any]:
@@ -38,7 +72,7 @@ def run_pruning(
         request: what to do.
         run: the directory; its lock is held.
         compute: where.
-        device_map: as transformers takes it.
+        options: that the request was made of.
         quiet: without bars.
         resume: go on where an earlier call was cut off, if one was.
 
@@ -54,7 +88,7 @@ def run_pruning(
     dense = described(request.model, directory)  # as it is now, whatever becomes of it meanwhile
 
     def load() -> FamilyAdapter:
-        return load_adapter(directory, compute.device, device_map, request.stream)
+        return load_adapter(directory, compute.device, options.device_map, request.stream)
 
     adapter = load()
     modes_of(adapter, request.search.modes)
@@ -65,7 +99,7 @@ def run_pruning(
     if compute.is_main and not resumed:
         run.begin({**plain(request), DENSE: dense})
     compute.accelerator.wait_for_everyone()  # until no state of an earlier run is left
-    settings = settled(request, adapter)
+    settings = settled(request, parameters_of(directory))
     loaded = [adapter]
     del adapter  # recovery needs the memory: whoever takes it from the list has it alone
     prepared = time.time()
@@ -85,7 +119,7 @@ def run_pruning(
     distiller = distiller or settings.distiller(compute, load)
     recovered(site, settings, slim, outcome.plan, folder, distiller)
     metric, _ = validated(site, slim, outcome.plan)
-    record = record_of(request, run, dense, outcome, metric, settings, slim.task)
+    record = record_of(request, options, run, dense, outcome, metric, settings, slim.task)
     if verdicts:
         record["race"] = verdicts
         record["steps"]["search"] += (len(verdicts) - 1) * (outcome.steps + request.race)

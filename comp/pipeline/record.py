@@ -10,6 +10,7 @@ from typing import Any
 from comp.adapter import FamilyAdapter
 from comp.figures.run_figures import save_figures
 from comp.latency.table import LatencyTable
+from comp.pipeline.options import PruneOptions
 from comp.pipeline.request import PruneRequest, plain
 from comp.pipeline.resolve import ResolvedRequest
 from comp.plan import PruningPlan, Task
@@ -22,6 +23,7 @@ from comp.utils.files import write_text, writing_directory
 
 def record_of(
     request: PruneRequest,
+    options: PruneOptions,
     run: RunDirectory,
     dense: Mapping[str, Any],
     outcome: Outcome,
@@ -51,6 +53,7 @@ def record_of(
         "reconstruction": settings.request.search.reconstruct,
         "steps": {"search": outcome.steps, "recovery": settings.request.recover.steps},
         "seed": request.search.seed,
+        "options": options.recorded(),
         "request": plain(request),
         "versions": {
             "python": sys.version.split()[0],

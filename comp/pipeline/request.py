@@ -3,11 +3,12 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from comp.checkpoints.weights_digest import weights_digest
 from comp.errors import CompExportError
 from comp.latency.files import TableFile
+from comp.pipeline.options import Recovery
 from comp.runs import MADE, RunDirectory, dotted
 from comp.search.job import MethodOptions
 from comp.training.data import DataSizes
@@ -17,7 +18,6 @@ from comp.utils.json_files import read_object
 
 DENSE = "dense"  # in request.json: which model it is (``comp.checkpoints.dense_model.described``)
 LATER = {"follow_links": False}  # what requests of earlier releases leave out
-Recovery = Literal["auto", "full", "lora", "none"]
 
 
 @dataclass(frozen=True)

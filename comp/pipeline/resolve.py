@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from comp.adapter import FamilyAdapter
-from comp.pipeline.request import PruneRequest, Recovery
+from comp.pipeline.defaults import recovery_of
+from comp.pipeline.options import Recovery
+from comp.pipeline.request import PruneRequest
 from comp.search.job import Outcome
 from comp.training.distillation import Distiller
-from comp.training.lora import is_large, lora, without_lora
+from comp.training.lora import lora, without_lora
 from comp.utils.compute import Compute
 
 
@@ -71,11 +73,9 @@ class ResolvedRequest:
         return Distiller(options, teacher, compute)
 
 
-def settled(request: PruneRequest, adapter: FamilyAdapter) -> ResolvedRequest:
-    """Decide what a request left open."""
-    recovery = request.recovery
-    if recovery == "auto":
-        recovery = "lora" if is_large(adapter) else "full"
+def settled(request: PruneRequest, parameters: int) -> ResolvedRequest:
+    """Decide what a request left open, by the number of parameters of its dense model."""
+    recovery = recovery_of(parameters, request.recovery)
     if recovery == "none":
         request = replace(
             request,

@@ -6,12 +6,6 @@ from contextlib import contextmanager
 from comp.adapter import FamilyAdapter
 from comp.errors import CompExportError
 
-LARGE = 500_000_000  # parameters from which LoRA is the default
-
-
-def is_large(adapter: FamilyAdapter) -> bool:
-    return sum(parameter.numel() for parameter in adapter.model.parameters()) >= LARGE
-
 
 @contextmanager
 def lora(adapter: FamilyAdapter, rank: int) -> Iterator[None]:

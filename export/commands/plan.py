@@ -13,7 +13,6 @@ from comp.utils.console import print_json, print_table, say
 
 if TYPE_CHECKING:
     from comp.latency.table import LatencyTable
-    from export.latency.blocks import Blocks
     from export.latency.rate_for_time import Planned
 
 
@@ -93,7 +92,7 @@ def command(
     )
     table.check_fits(family.name, blocks.dense_blocks(), found.path)
     on = Workload(image_tokens=blocks.image_tokens, text_tokens=blocks.text_tokens)
-    planned = plan_for(blocks, table, asked, on, _align(blocks), target_ms)
+    planned = plan_for(blocks, table, asked, on, _align(checkpoint), target_ms)
     planned = replace(planned, plan=planned.plan.model_copy(update={"model": model}))
     if out is not None:
         planned.plan.save(out)
@@ -110,12 +109,12 @@ def command(
     _print(planned, target_ms, table, command, out)
 
 
-def _align(blocks: "Blocks") -> int:
+def _align(checkpoint: Path) -> int:
     """As `prune` rounds widths by default."""
-    from comp.pipeline.defaults import ALIGN_LARGE, ALIGN_SMALL, LARGE_WIDTH
+    from comp.checkpoints.model_size import parameters_of, size_of
+    from comp.pipeline.defaults import ALIGN
 
-    widest = max(block.channels for block in blocks.dense_blocks())
-    return ALIGN_LARGE if widest >= LARGE_WIDTH else ALIGN_SMALL
+    return ALIGN[size_of(parameters_of(checkpoint))]
 
 
 def _short(mode: str) -> str:

@@ -12,6 +12,7 @@ import torch
 from transformers import LlavaForConditionalGeneration
 
 from comp.checkpoints.llava_shape import ModelShape
+from comp.checkpoints.model_size import is_streamed
 from comp.checkpoints.slices import cut_of
 from comp.checkpoints.tensor_names import canonical_name
 from comp.data.example import Example
@@ -20,7 +21,6 @@ from comp.families.llava.adapter import LlavaAdapter
 from comp.families.llava.decoder import DecoderCache, DecoderOptions
 from comp.families.llava.forward import IGNORE, LlavaBatch, answer_step, prompt_kinds, run_llava
 from comp.families.loading import load_adapter
-from comp.families.streamed import is_large
 from comp.masks import Masks
 from comp.plan import DropPlan, ImageSelection, Place, PruningPlan
 from comp.tokens.drop_rules import DropRule, RatioRule
@@ -169,7 +169,7 @@ class LlavaTorchReference:
 
 
 def _llava(directory: Path, device: str) -> LlavaAdapter:
-    adapter = load_adapter(directory, device, streamed=device == "cpu" and is_large(directory))
+    adapter = load_adapter(directory, device, streamed=device == "cpu" and is_streamed(directory))
     if not isinstance(adapter, LlavaAdapter):
         raise CompExportError(f"{directory} is no LLaVA, and the plan is of one: pass another run")
     return adapter

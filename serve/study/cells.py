@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from comp.commands.model_options import words_of
 from comp.commands.options import CommonOptions
 from comp.errors import CompExportError
 from comp.plan import PruningPlan
@@ -237,11 +238,7 @@ def prune_words(runner: Runner, cell: Cell, going_on: bool) -> list[str]:
         words += [] if value is None else [f"--{key}", value]
     words += ["--follow-links"] if study.follow_links else []
     for key, value in prune_options_of(study, cell.row).items():
-        name = known[key].opts[0]
-        if isinstance(value, bool):
-            words += [name] if value else known[key].secondary_opts[:1]
-        else:
-            words += [name, str(value)]
+        words += words_of(key, known[key], value)
     return _verb("prune", *words, *(["--resume"] if going_on else []))
 
 

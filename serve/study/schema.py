@@ -1,17 +1,15 @@
 """What a study file may say: frozen models of its tables."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.fields import FieldInfo
 
-from comp.commands.prune import command as prune_command
+from comp.pipeline.options import PruneOptions
 
 # The study itself says these to prune.
-OWNED = frozenset(
-    {"model", "rate", "method", "out", "force", "resume", "data", "images", "follow_links"}
-    | {"device", "seed", "as_json", "debug"}
-)
+OWNED = frozenset({"model", "rate", "method", "data", "images", "follow_links", "seed"})
 # What training costs: the same for every cell, so that methods are compared and not budgets.
 BUDGET = frozenset(
     {"stages", "steps_per_stage", "recover", "recover_steps", "batch_size", "lr", "recover_lr"}
@@ -25,37 +23,26 @@ class Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
-def _type_of(option: click.Option) -> Any:
-    """The type of an option's values in a file."""
-    kind = option.type
-    if option.is_flag:
-        return bool
-    if isinstance(kind, click.Choice):
-        return Literal[tuple(kind.choices)]
-    if isinstance(kind, click.IntRange):
-        return Annotated[int, Field(ge=kind.min, le=kind.max)]
-    if isinstance(kind, click.FloatRange):
-        lower = Field(gt=kind.min) if kind.min_open else Field(ge=kind.min)
-        upper = Field(lt=kind.max) if kind.max_open else Field(le=kind.max)
-        return Annotated[float, lower, upper]
-    return {"integer": int, "float": float}.get(kind.name, str)
-
-
-def prune_options() -> dict[str, click.Option]:
+def prune_options() -> dict[str, FieldInfo]:
     """The options of ``comp-export prune`` that a study may set, by their key in a file."""
+    return {name: field for name, field in PruneOptions.model_fields.items() if name not in OWNED}
+
+
+def _fields(without: frozenset[str]) -> dict[str, Any]:
+    """These options as fields that may be left out: then prune has its default."""
     return {
-        option.name: option
-        for option in prune_command.params
-        if isinstance(option, click.Option) and option.name and option.name not in OWNED
+        key: (_type_of(field) | None, Field(None, description=field.description))
+        for key, field in prune_options().items()
+        if key not in without
     }
 
 
-def _fields(keys: frozenset[str]) -> dict[str, Any]:
-    return {
-        key: (_type_of(option) | None, None)
-        for key, option in prune_options().items()
-        if key not in keys
-    }
+def _type_of(field: FieldInfo) -> Any:
+    """The type of an option's values in a file, which has no paths, with its range."""
+    kind: Any = str if field.annotation == Path | None else field.annotation
+    for mark in field.metadata:
+        kind = Annotated[kind, mark]
+    return kind
 
 
 if TYPE_CHECKING:
@@ -69,7 +56,7 @@ if TYPE_CHECKING:
         method: str
 
 else:
-    # Made from the command, so that what prune learns a study may vary.
+    # Made from the options, so that what prune learns a study may vary.
     PruneTable = create_model("PruneTable", __base__=Table, **_fields(frozenset()))
     Variant = create_model("Variant", __base__=Table, method=(str, "comp"), **_fields(BUDGET))
 

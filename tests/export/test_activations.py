@@ -154,7 +154,7 @@ def test_encoders_are_measured_too(tmp_path):
 
 
 def test_large_models_are_not_measured_and_that_is_said(gqa, monkeypatch):
-    monkeypatch.setattr("export.activations.is_large", lambda _: True)
+    monkeypatch.setattr("export.activations.is_streamed", lambda _: True)
     half = Half.of(gqa[1], Target("onnxruntime", "float16"), EXAMPLES)
     assert half.activations is None
     assert "not measured" in half.words("dense")[0]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from comp.families.streamed import stored_numbers
+from comp.checkpoints.model_size import parameters_of
 from comp.utils.machine import memory_mb
 
 BYTES = 4  # float32
@@ -17,7 +17,7 @@ def memory_lacking(directory: Path, beside_engine: bool = False) -> str:
         directory: of the checkpoint.
         beside_engine: whether an engine of as many weights is in memory at the same time.
     """
-    wanted = stored_numbers(directory) * BYTES * (ROOM + beside_engine) / 2**20
+    wanted = parameters_of(directory) * BYTES * (ROOM + beside_engine) / 2**20
     there = memory_mb()
     if there is None or wanted <= there:
         return ""

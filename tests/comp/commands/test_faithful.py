@@ -6,10 +6,10 @@ import pytest
 from click.testing import CliRunner
 
 from comp.cli import cli
-from comp.commands.faithful import RECIPE
-from comp.commands.prune import command
+from comp.commands import prune as prune_module
 from comp.errors import CompExportError
 from comp.pipeline import prune as pipeline
+from comp.pipeline.options import PruneOptions, recipe
 from comp.search.strategy import StrategyOptions
 
 
@@ -47,12 +47,16 @@ def test_the_recipe_is_what_the_defaults_are_but_for_what_is_ours(checkpoint, tm
     assert faithful.search.strategy == StrategyOptions(0.2, 5.0, 0.4, 5, True, "accuracy")
 
 
+class OtherDefaults(PruneOptions):
+    distill: str | None = "logits"
+    history: float = 0.1
+    exploration: float = 0.5
+    no_cit: bool = True
+
+
 def test_other_defaults_do_not_change_it(checkpoint, tmp_path, monkeypatch):
     before = request_of(checkpoint, tmp_path / "run", "--faithful")
-    others = {"distill": "logits", "history": 0.1, "exploration": 0.5, "no_cit": True}
-    for option in command.params:
-        if option.name in others:
-            monkeypatch.setattr(option, "default", others[option.name])
+    monkeypatch.setattr(prune_module, "PruneOptions", OtherDefaults)
     changed = request_of(checkpoint, tmp_path / "run")
     assert changed.distill.what == "logits"
     assert changed.search.strategy.history == 0.1
@@ -80,5 +84,25 @@ def test_options_that_leave_the_recipe_are_refused(checkpoint, tmp_path, option)
     )
 
 
-def test_the_recipe_names_options_of_the_command():
-    assert set(RECIPE) <= {option.name for option in command.params}
+def test_the_recipe_is_the_paper_and_leaves_modes_data_steps_and_rate_to_the_user():
+    assert recipe() == {
+        "method": "comp",
+        "distill": "none",
+        "cost": "flops",
+        "cost_metric": "accuracy",
+        "cost_examples": None,
+        "race": 0,
+        "exploration": 0.2,
+        "temperature": 5.0,
+        "history": 0.4,
+        "no_reconstruction": True,
+        "train_stages": True,
+        "no_cip": False,
+        "no_cit": False,
+        "no_cas": False,
+        "no_exploration": False,
+        "no_history": False,
+        "undo": False,
+    }
+    options = PruneOptions.of(rate=0.5, faithful=True)
+    assert {name: getattr(options, name) for name in recipe()} == recipe()

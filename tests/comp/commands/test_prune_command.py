@@ -17,7 +17,6 @@ from safetensors.torch import load_file
 from comp.checkpoints.slices import cut_of
 from comp.cli import cli
 from comp.errors import CompExportError
-from comp.pipeline.defaults import learning_rates
 from comp.plan import PruningPlan
 from comp.runs import RunDirectory, open_run
 from tests.comp.small import HEAD_DIM
@@ -77,7 +76,6 @@ def test_the_same_seed_gives_the_same_plan(run, checkpoint, tmp_path):
 
 KILLED = """
 import os, sys
-from comp import search_state
 import comp.methods.comp as method
 real = method.save_search
 def killing(folder, adapter, saved, line):
@@ -284,18 +282,3 @@ def test_own_data_is_used(checkpoint, tmp_path):
     few = ("--data", str(tmp_path / "few.jsonl"), "--images", str(tmp_path))
     with pytest.raises(CompExportError, match="too few"):
         prune(checkpoint, tmp_path / "run2", *few)
-
-
-@pytest.mark.parametrize(
-    ("given", "large", "adapted", "rates"),
-    [
-        ((None, None), False, False, (1e-4, 5e-4)),
-        ((3e-4, None), False, False, (3e-4, 3e-4)),
-        ((None, 1e-3), False, False, (1e-4, 1e-3)),
-        ((None, None), True, True, (2e-4, 2e-4)),
-        ((None, None), True, False, (2e-5, 2e-5)),
-        ((None, 1e-5), True, True, (2e-4, 1e-5)),
-    ],
-)
-def test_learning_rates_suit_the_model_unless_given(given, large, adapted, rates):
-    assert learning_rates(*given, large, adapted, 5e-4) == rates

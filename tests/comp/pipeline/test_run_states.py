@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 
 from comp.cli import cli
-from comp.commands.prune import run_of
 from comp.errors import CompExportError
+from comp.pipeline.run_folder import run_of
 from comp.runs import RunDirectory, open_run
 from tests.comp.small_clip import random_clip
 
@@ -60,7 +60,7 @@ class Begun(Exception):
 
 
 def begun(monkeypatch, dense, out, *more):
-    def run_pruning(request, run, compute, device_map, quiet, resume):
+    def run_pruning(request, run, compute, options, quiet, resume):
         raise Begun("resumed" if resume else "started")
 
     with monkeypatch.context() as patched:

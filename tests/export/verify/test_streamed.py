@@ -6,6 +6,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from comp.checkpoints import model_size
 from comp.cli import cli
 from comp.families import streamed
 from comp.families.loading import load_adapter
@@ -46,7 +47,7 @@ def verified(run):
 
 def test_the_same_proof(run, monkeypatch):
     in_memory = verified(run)
-    monkeypatch.setattr(streamed, "LARGE", 1000)
+    monkeypatch.setattr(model_size, "STREAMED", 1000)
     loaded = []
     real = streamed.stream_decoder
     monkeypatch.setattr(
@@ -68,7 +69,7 @@ def test_the_same_proof(run, monkeypatch):
 
 def test_weights_that_are_wrong_are_seen(run, monkeypatch):
     """So that the proof above is not one of a model that only says it was read from files."""
-    monkeypatch.setattr(streamed, "LARGE", 1000)
+    monkeypatch.setattr(model_size, "STREAMED", 1000)
     real = streamed.StoredMatrix.read
 
     def damaged(self):

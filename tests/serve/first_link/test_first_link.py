@@ -11,11 +11,11 @@ from click.testing import CliRunner
 
 import export.exporter
 from comp.checkpoints.locate import resolve_model
+from comp.checkpoints.model_size import parameters_of
 from comp.data.embedded import embedded_examples
 from comp.data.emoji_scenes.captions import CaptionExamples
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
-from comp.families.streamed import stored_numbers
 from comp.runs import RUN_VERSION, RunDirectory
 from export.artifact.load import load_artifact
 from export.exporter import Origin, export_artifact
@@ -223,7 +223,7 @@ def test_a_checkpoint_that_memory_is_too_small_for_is_read_alone(monkeypatch):
     assert memory_lacking(directory) == ""
     monkeypatch.setattr("export.verify.first_link.memory.memory_mb", lambda: 1)
     assert "GiB of memory" in memory_lacking(directory)
-    needed = stored_numbers(directory) * 4 / 2**20
+    needed = parameters_of(directory) * 4 / 2**20
     monkeypatch.setattr("export.verify.first_link.memory.memory_mb", lambda: 1.5 * needed)
     assert memory_lacking(directory) == ""
     assert "an engine beside it" in memory_lacking(directory, beside_engine=True)

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from comp.commands.prune import command as prune_command
 from comp.errors import CompExportError
+from comp.pipeline.options import PruneOptions
 from serve.study.grid import cells_of, reference_of, removes_of, rows_of, settings_of
 from serve.study.loading import load_study
 from serve.study.schema import BUDGET, OWNED, PruneTable, Variant, prune_options
@@ -61,7 +61,7 @@ def test_a_row_removes_what_its_modes_let_it(read, prune, variant, removes):
 
 
 def test_every_option_of_prune_is_the_studys_or_may_be_set(read):
-    known = {param.name for param in prune_command.params}
+    known = set(PruneOptions.model_fields)
     assert known >= OWNED | BUDGET
     assert set(PruneTable.model_fields) == known - OWNED == set(prune_options())
     assert set(Variant.model_fields) - {"method"} == known - OWNED - BUDGET

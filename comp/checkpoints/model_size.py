@@ -1,0 +1,43 @@
+"""How large a model is: the one place where numbers of parameters are compared with bounds.
+
+A model is *small* below 50 million parameters, as the embedded ones are (2 to 9 million): it learns at the
+rates of a model that is trained from nothing. It is *large* from 500 million: training it whole takes 20
+bytes a parameter (weights, gradients, two moments of Adam and a teacher, in fp32), so LoRA trains it by
+default. Between them it is *medium*, as CLIP-B/16 (150 million) and BLIP (220 to 450 million) are:
+trained whole, at low learning rates, beside a teacher.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from comp.checkpoints.weight_files import stored_tensors
+from comp.errors import CompExportError
+
+ModelSize = Literal["small", "medium", "large"]
+
+MEDIUM = 50_000_000  # parameters from which a model is not small
+LARGE = 500_000_000  # parameters from which LoRA is the default
+STREAMED = 1_000_000_000  # parameters from which what trains nothing reads weights from their files
+
+
+def size_of(parameters: int) -> ModelSize:
+    """The size of a model with this many parameters."""
+    if parameters < MEDIUM:
+        return "small"
+    return "medium" if parameters < LARGE else "large"
+
+
+def parameters_of(directory: Path) -> int:
+    """How many numbers a checkpoint's tensors have; 0 for one that cannot be read."""
+    try:
+        return sum(tensor.count for tensor in stored_tensors(directory).values())
+    except CompExportError:
+        return 0
+
+
+def is_streamed(directory: Path) -> bool:
+    """Whether a checkpoint stays in its files, by default, where a CPU reads it and nothing is trained.
+
+    Not one that cannot be read: loading it will say why.
+    """
+    return parameters_of(directory) >= STREAMED

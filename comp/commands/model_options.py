@@ -1,0 +1,137 @@
+"""Options of a command made of the fields of a pydantic model."""
+
+import functools
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin
+
+import annotated_types
+import click
+from click.core import ParameterSource
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from comp.utils.option_fields import OneOf
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[Any], Any]
+
+
+def model_options(
+    model: type[BaseModel],
+    without: Collection[str] = (),
+    before: Mapping[str, Sequence[Decorator]] | None = None,
+) -> Callable[[F], F]:
+    """Declare an option for each field; pass those that were given as ``given: dict[str, Any]``.
+
+    The model itself supplies the defaults of the others, when it is made of ``given``.
+
+    Args:
+        model: whose fields become options, in their order: name, type, range, default, description.
+        without: fields that are declared elsewhere.
+        before: further options of the command, by the field that ``--help`` lists after them.
+    """
+    fields = {name: each for name, each in model.model_fields.items() if name not in without}
+    options = [
+        option
+        for name, field in fields.items()
+        for option in (*(before or {}).get(name, ()), option_of(name, field))
+    ]
+
+    def declare(function: F) -> F:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **values: Any) -> Any:
+            source = click.get_current_context().get_parameter_source
+            chosen = {name: values.pop(name) for name in fields}
+            given = {
+                name: value
+                for name, value in chosen.items()
+                if source(name) is not ParameterSource.DEFAULT
+            }
+            return function(*args, given=given, **values)
+
+        declared: Any = wrapper
+        for option in reversed(options):
+            declared = option(declared)
+        return cast(F, declared)
+
+    return declare
+
+
+def option_of(name: str, field: FieldInfo) -> Decorator:
+    """The option of a field. One that is true, false or None becomes a pair, ``--x/--no-x``."""
+    kind, optional = _kind_of(field)
+    flag, text = _flag(name), field.description
+    if kind is bool:
+        if optional:
+            return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
+        return click.option(flag, name, is_flag=True, help=text)
+    if field.is_required():
+        return click.option(flag, name, type=_type_of(kind, field), required=True, help=text)
+    default = field.get_default()
+    if default is None:
+        return click.option(flag, name, type=_type_of(kind, field), help=text)
+    return click.option(
+        flag, name, type=_type_of(kind, field), default=default, show_default=True, help=text
+    )
+
+
+def words_of(name: str, field: FieldInfo, value: Any) -> list[str]:
+    """What is written on the command line to give a field a value."""
+    if not isinstance(value, bool):
+        return [_flag(name), str(value)]
+    if value:
+        return [_flag(name)]
+    return [f"--no-{_flag(name)[2:]}"] if _kind_of(field)[1] else []
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _kind_of(field: FieldInfo) -> tuple[Any, bool]:
+    """The type of a field's values, and whether they may also be None."""
+    kind: Any = field.annotation
+    if get_origin(kind) not in (Union, UnionType):
+        return kind, False
+    kinds = [each for each in get_args(kind) if each is not type(None)]
+    return kinds[0], len(kinds) < len(get_args(kind))
+
+
+def _type_of(kind: Any, field: FieldInfo) -> Any:
+    """Click's type of these values.
+
+    Raises:
+        TypeError: there is none.
+    """
+    names = next((mark.names() for mark in field.metadata if isinstance(mark, OneOf)), None)
+    if get_origin(kind) is Literal:
+        names = get_args(kind)
+    if names is not None:
+        return click.Choice(list(names))
+    if kind is Path:
+        return click.Path(path_type=Path)
+    limits = _limits(field)
+    if kind is int:
+        return click.IntRange(**limits) if limits else int
+    if kind is float:
+        return click.FloatRange(**limits) if limits else float
+    if kind is str:
+        return str
+    raise TypeError(f"no option has values of type {kind}")
+
+
+def _limits(field: FieldInfo) -> dict[str, Any]:
+    """The range of a number, as click names it."""
+    found: dict[str, Any] = {}
+    for mark in field.metadata:
+        if isinstance(mark, annotated_types.Ge):
+            found |= {"min": mark.ge}
+        elif isinstance(mark, annotated_types.Gt):
+            found |= {"min": mark.gt, "min_open": True}
+        elif isinstance(mark, annotated_types.Le):
+            found |= {"max": mark.le}
+        elif isinstance(mark, annotated_types.Lt):
+            found |= {"max": mark.lt, "max_open": True}
+    return found

@@ -1,0 +1,43 @@
+"""Fields of pydantic models that stand for options: marks in their annotations, and their messages."""
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from comp.errors import CompExportError
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Marks a string that is one of some names, which need not be known when the model is defined."""
+
+    names: Callable[[], Sequence[str]]
+
+
+def marks_of(model: type[BaseModel], kind: type[Any]) -> dict[str, Any]:
+    """The mark of a kind in each field's annotation, by field; fields without one are left out."""
+    return {
+        name: mark
+        for name, field in model.model_fields.items()
+        for mark in field.metadata
+        if isinstance(mark, kind)
+    }
+
+
+def refused(model: type[BaseModel], error: ValidationError) -> CompExportError:
+    """The error for the first value that a model refuses: names the option, and the nearest one."""
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, model.model_fields, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else "leave it out"
+        return CompExportError(f"unknown option {name!r}: {hint}")
+    if first["type"] == "missing":
+        return CompExportError(f"option {name!r} is missing: give it")
+    message = first["msg"]
+    return CompExportError(
+        f"option {name!r} is {first['input']!r}: {message[0].lower()}{message[1:]}"
+    )
