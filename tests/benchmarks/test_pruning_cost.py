@@ -24,7 +24,8 @@ def test_a_variant_is_divided_by_as_many_plain_steps():
 @pytest.mark.slow
 def test_the_script(tmp_path, capsys):
     out = tmp_path / "cost.json"
-    small = "--stages 1 --steps-per-stage 1 --recover-steps 1 --calibration 8 --validation 8"
+    small = "--stages 1 --steps-per-stage 1 --recover-steps 1 --no-reconstruction"
+    small += " --calibration 4 --validation 4"
     words = [
         "--rate",
         "0.2",
