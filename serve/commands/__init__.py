@@ -1,4 +1,4 @@
 """The verbs that need engines: ``onnx``, ``verify``, ``eval``, ``bench``, ``run`` and ``study``.
 
-Options and printing, no algorithm. Heavy modules are imported inside the commands: ``--help`` answers at once.
+Options and printing, no algorithm. Heavy modules are imported in the commands: ``--help`` answers at once.
 """
