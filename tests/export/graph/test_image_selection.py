@@ -23,7 +23,7 @@ from serve.commands.onnx import command as onnx_command
 from serve.commands.verify import command as verify_command
 from serve.engines.llava import Engine
 from serve.generation.options import GenerationOptions
-from tests.export.reference import image_features
+from tests.export.reference import features_of
 from tests.export.tiny import (
     make_plan,
     prompt,
@@ -116,7 +116,7 @@ def test_graphs_equal_brute_force_and_transformers(flavour, changes, selection, 
             torch_ = image_features(model, torch.tensor(pixels), selection=selection)
             assert torch_.selected.places[:, : selection.dominant].tolist() == chosen
             assert torch.allclose(torch_.states, features, atol=1e-4)
-            assert np.abs(image_features(found, pixels) - features.numpy()).max() <= BOUND
+            assert np.abs(features_of(found, pixels) - features.numpy()).max() <= BOUND
             in_all = (
                 np.array(chosen) + np.tile(np.arange(images), batch)[:, None] * vision.tower_tokens
             )

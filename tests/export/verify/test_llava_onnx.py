@@ -10,7 +10,7 @@ from export.families.llava.decoder import GRAPHS
 from export.graph.builder import Target
 from export.verify.llava_onnx import OnnxRunner
 from export.weights.slim import write_slim_checkpoint
-from tests.export.reference import MaskedReference, generated, image_features
+from tests.export.reference import MaskedReference, features_of, generated
 from tests.export.tiny import (
     IMAGE_TOKEN,
     make_plan,
@@ -182,7 +182,7 @@ def test_pruned_tower_equals_masked_tower(flavour, gqa, tmp_path):
             layer.mlp.fc2.weight[:, channels] = 0
         pixels, _ = prompt(3, images=2)
         expected = torch.stack(list(masked.get_image_features(torch.tensor(pixels)).pooler_output))
-    assert np.abs(image_features(found, pixels) - expected.numpy()).max() <= BOUND
+    assert np.abs(features_of(found, pixels) - expected.numpy()).max() <= BOUND
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
