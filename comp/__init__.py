@@ -1,6 +1,6 @@
 """CoMP pruning of vision-language models. Importing this package imports neither torch nor transformers.
 
-Once ``transformers`` has loaded its auto classes, slim models are registered with them.
+Slim models are registered with ``transformers`` once its auto classes are loaded.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What the algorithm needs to know of a family of models: the adapter contract."""
+"""The adapter interface: what the pruning algorithm needs from a family of models."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +19,7 @@ TokenKind = Literal["vision", "text"]
 
 @dataclass(frozen=True)
 class Mode:
-    """One of CoMP's pruning modes: the parameters of a part, or the tokens of a kind."""
+    """A pruning mode of CoMP: the parameters of a part, or the tokens of a kind."""
 
     name: str
     part: Part | None = None
@@ -28,7 +28,7 @@ class Mode:
 
 @dataclass(frozen=True)
 class KeptShare:
-    """At one drop place: how many tokens of each kind came and stayed, summed over rows."""
+    """Numbers of tokens of each kind before and after a drop place, summed over rows."""
 
     vision: int
     vision_kept: int
@@ -38,16 +38,16 @@ class KeptShare:
 
 @dataclass(frozen=True)
 class DistillationTargets:
-    """What a model makes of a batch, as far as another can learn it (``comp.training.distillation``).
+    """Outputs of a model for a batch that another model can learn (``comp.training.distillation``).
 
-    A dense model and a pruned one give as many logits, row by row of the same thing, and tokens of the
-    same parts, of which the pruned one has fewer.
+    A dense model and a pruned one give logits of the same rows, and tokens of the same parts; the pruned
+    one has fewer tokens.
 
     Attributes:
-        logits: each ``[J, C]``; of answers and captions over the vocabulary, a row a token of theirs; of
-            retrieval over the texts, a row an image, and over the images, a row a text; of statements
-            over false and true.
-        tokens: those that reached the end of an encoder or of the language model, in normalised states.
+        logits: each ``[J, C]``. Answers and captions: over the vocabulary, a row for each token. Retrieval:
+            over the texts, a row for each image, and over the images, a row for each text. Statements: over
+            false and true.
+        tokens: final tokens of an encoder or of the language model, with normalised states.
     """
 
     logits: tuple[Tensor, ...]
@@ -56,13 +56,13 @@ class DistillationTargets:
 
 @dataclass(frozen=True)
 class Scored:
-    """One batch through the model.
+    """Result of a batch.
 
     Attributes:
-        loss: what training minimises; of answers the mean cross-entropy of their tokens.
-        judge: says what is right, when it is asked for: ranking costs more than the loss.
-        shares: what was kept at each drop place.
-        targets: gives what distillation compares, when it is asked for.
+        loss: the training loss; for answers, the mean cross-entropy of their tokens.
+        judge: computes ``correct`` on demand: ranking costs more than the loss.
+        shares: numbers of tokens kept at each drop place.
+        targets: computes the distillation targets on demand.
     """
 
     loss: Tensor
@@ -72,19 +72,18 @@ class Scored:
 
     @property
     def correct(self) -> Tensor:
-        """For each thing judged, whether it is right, ``[J]`` bool.
+        """Whether each judged item is correct, ``[J]`` bool.
 
-        Of an answer, whether greedy decoding would give exactly it (teacher-forced arg-max agrees at
-        every answer token, which is the same thing); of a caption, each of its tokens by itself; of
-        retrieval, whether the best candidate of an image, or a text, is its own; of a statement, whether
-        it was judged rightly.
+        Answer: greedy decoding gives exactly it (equivalent: teacher-forced arg-max agrees at every answer
+        token). Caption: each token by itself. Retrieval: the best candidate of an image, or of a text, is
+        its own. Statement: the prediction is right.
         """
         return self.judge()
 
 
 @dataclass(frozen=True)
 class Forwarding:
-    """How a forward pass prunes: structure masks, drop rules, and whether CIT is on."""
+    """Pruning within a forward pass: structure masks, drop rules, and whether CIT is on."""
 
     masks: Masks | None = None
     rules: DropRules | None = None
@@ -92,14 +91,14 @@ class Forwarding:
 
 
 class Observer(Protocol):
-    """Sees the inputs of every output projection, with the importance of the tokens there."""
+    """Receives the inputs of every output projection, with the importance of the tokens there."""
 
     def heads(self, key: BlockKey, mixed: Tensor, importance: Tensor) -> None:
-        """``mixed [B, N, H * hd]``: what the attention's output projection is given."""
+        """Receive ``mixed [B, N, H * hd]``, the input of the attention's output projection."""
         ...
 
     def channels(self, key: BlockKey, hidden: Tensor, importance: Tensor) -> None:
-        """``hidden [B, N, intermediate_size]``: what the FFN's output projection is given."""
+        """Receive ``hidden [B, N, intermediate_size]``, the input of the FFN's output projection."""
         ...
 
 
@@ -117,19 +116,19 @@ class FamilyAdapter(ABC):
 
     @property
     def tower(self) -> nn.Module | None:
-        """The image tower of a language model that reads it, which learns at a rate of its own."""
+        """The image tower of a language model, which has its own learning rate; ``None`` elsewhere."""
         return None
 
     @abstractmethod
     def collate(self, examples: Sequence[Any]) -> Any:
-        """A batch of the task's examples: ``Example``, or ``PairExample`` of statements."""
+        """Return a batch of the task's examples: ``Example``, or ``PairExample`` for statements."""
 
     @abstractmethod
     def score(self, batch: Any, forwarding: Forwarding, observer: Observer | None = None) -> Scored:
         """Run a batch with teacher forcing."""
 
     def shares(self, batch: Any, forwarding: Forwarding) -> dict[Place, KeptShare]:
-        """As of ``score``, which may run more of the model than that takes."""
+        """Return the shares of ``score``; may run less of the model."""
         return self.score(batch, forwarding).shares
 
     def rows(self, batch: Any) -> int:
@@ -138,39 +137,39 @@ class FamilyAdapter(ABC):
 
     @abstractmethod
     def with_features(self, batch: Any, masks: Masks | None) -> Any:
-        """The batch with its image features in it, for scoring it again with the same weights."""
+        """Return the batch with its image features, for scoring it again with the same weights."""
 
     @abstractmethod
     def workload(self, batches: Iterable[Any]) -> Workload:
-        """The typical prompt of these batches, which FLOPs are counted on."""
+        """Return the mean prompt of these batches, for counting FLOPs."""
 
     @abstractmethod
     def macs(
         self, counts: StructureCounts, shares: dict[Place, tuple[float, float]], on: Workload
     ) -> int:
-        """Multiply-accumulates with so many heads and channels and these keep ratios by place."""
+        """Multiply-accumulates with these heads and channels, and these keep ratios by place."""
 
     @abstractmethod
     def macs_of_drops(
         self, drops: tuple[DropPlan, ...], on: Workload, counts: StructureCounts = UNCUT
     ) -> int:
-        """Multiply-accumulates with these drops, what ranking and merging takes included.
+        """Multiply-accumulates with these drops, including ranking and merging.
 
         Blocks without an entry in ``counts`` are whole.
         """
 
     @abstractmethod
     def output_projections(self, key: BlockKey) -> tuple[nn.Linear, nn.Linear | None]:
-        """Those of the block's attention and FFN; a block of cross-attention has no FFN."""
+        """Output projections of a block's attention and FFN; cross-attention has no FFN."""
 
     def output_magnitude(self, key: BlockKey) -> tuple[Tensor, Tensor]:
-        """``(1/d) sum_j |W_ij|`` of the attention's and the FFN's output projection (Eq. 3)."""
+        """Magnitudes ``(1/d) sum_j |W_ij|`` of the attention's and the FFN's output projection (Eq. 3)."""
         attention, ffn = self.output_projections(key)
         magnitude = _magnitude(attention)
         return magnitude, magnitude.new_zeros(0) if ffn is None else _magnitude(ffn)
 
     def has_cls(self, key: BlockKey) -> bool:
-        """Whether token 0 of a block is [CLS], which token weights leave alone (Eq. 4)."""
+        """Whether token 0 of a block is [CLS], whose token weight is 1 (Eq. 4)."""
         return key[0] == "vision"
 
     @abstractmethod
@@ -179,7 +178,7 @@ class FamilyAdapter(ABC):
 
     @abstractmethod
     def cut(self, plan: PruningPlan) -> "FamilyAdapter":
-        """A model with the plan's heads and channels physically gone, holding these weights."""
+        """Return a slim model with the plan's heads and channels removed, with these weights."""
 
     @abstractmethod
     def save(self, directory: Path) -> None:

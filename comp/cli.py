@@ -1,7 +1,7 @@
-"""The command line: a table of verbs, each loaded when it is used.
+"""The command line: a table of commands, each imported when it is used.
 
-Nothing here imports torch, and the modules of the verbs are imported only to run or describe *one*
-verb, so that ``comp-export --help`` answers at once.
+Nothing here imports torch. The module of a command is imported only to run or describe that *one* command,
+so that ``comp-export --help`` is fast.
 """
 
 import sys
@@ -18,7 +18,7 @@ PROGRAM = "comp-export"
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
 
-# Packages that only some extras bring; every other one comes with the base installation.
+# Packages of optional extras; all others belong to the base installation.
 EXTRA_OF_PACKAGE = {
     "cuda": "tensorrt-rtx",
     "gradio": "demo",
@@ -33,7 +33,13 @@ EXTRA_OF_PACKAGE = {
 
 @dataclass(frozen=True)
 class Verb:
-    """Where a command lives (``module:attribute``), its help line, and how it goes on when cut off."""
+    """A command.
+
+    Attributes:
+        target: its location, ``module:attribute``.
+        help: its help line.
+        goes_on: how to continue after an interrupt.
+    """
 
     target: str
     help: str
@@ -41,9 +47,7 @@ class Verb:
 
 
 VERBS: dict[str, Verb] = {
-    "models": Verb(
-        "comp.commands.models:command", "Show the models, families and methods there are."
-    ),
+    "models": Verb("comp.commands.models:command", "Show models, families and methods."),
     "flops": Verb("comp.commands.flops:command", "Count multiply-accumulates and parameters."),
     "profile": Verb(
         "export.commands.profile:command",
@@ -90,7 +94,7 @@ VERBS: dict[str, Verb] = {
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands' names and help, and imports a command when asked for it."""
+    """A group that knows the names and help of its commands, and imports a command on use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(VERBS)
@@ -120,9 +124,9 @@ def cli() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and leave with its exit status.
+    """Run the command line and exit with its status.
 
-    An expected failure is one line on stderr and status 1; an unexpected one too, with a hint to
+    An expected failure prints one line on stderr and gives status 1; an unexpected one also points to
     ``--debug``, which shows the traceback. An interrupt gives status 130.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -158,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _say(message: str) -> None:
-    """One line on stderr, whatever the message holds."""
+    """Print a message as one line on stderr."""
     click.echo(" ".join(message.split()), err=True)
 
 

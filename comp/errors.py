@@ -1,5 +1,5 @@
-"""The one error a user of ``comp-export`` sees."""
+"""The error that users of ``comp-export`` see."""
 
 
 class CompExportError(Exception):
-    """Names the thing, the value and the remedy; the command line prints it without a traceback."""
+    """Expected failure; the message names the object, the value and the remedy, without a traceback."""

@@ -1,4 +1,4 @@
-"""Structure masks: which KV heads and FFN channels of each block are (still) there, and plans of them."""
+"""Structure masks over the KV heads and FFN channels of each block, and block plans from them."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -38,8 +38,8 @@ class BlockShape:
 class Masks:
     """Soft masks in [0, 1]: ``heads[key] [num_key_value_heads]``, ``channels[key] [intermediate]``.
 
-    A block without an entry is whole. Masks multiply the inputs of the output projections (Eq. 2),
-    and heads also multiply the attention that scores tokens (Eq. 7).
+    A block without an entry is whole. Masks multiply the inputs of the output projections (Eq. 2); those of
+    heads also multiply the attention that scores tokens (Eq. 7).
     """
 
     heads: dict[BlockKey, Tensor]
@@ -54,7 +54,7 @@ class Masks:
 
     @classmethod
     def from_plan(cls, blocks: Sequence[BlockPlan]) -> "Masks":
-        """The binary masks of a plan."""
+        """Return the binary masks of a plan."""
         heads, channels = {}, {}
         for block in blocks:
             head = torch.zeros(block.num_key_value_heads)
@@ -66,7 +66,7 @@ class Masks:
         return cls(heads, channels)
 
     def towards(self, target: "Masks", progress: float) -> "Masks":
-        """Masks on their way from these to ``target`` (progress 1): the soft decay of a stage."""
+        """Interpolate from these masks to ``target`` (progress 1): the soft decay of a stage."""
 
         def blend(
             old: dict[BlockKey, Tensor], new: dict[BlockKey, Tensor]
@@ -84,7 +84,7 @@ class Masks:
 
 @dataclass(frozen=True)
 class StructureCounts:
-    """How many KV heads and channels each block has: all a FLOPs counter needs."""
+    """Numbers of KV heads and channels of each block, for counting FLOPs."""
 
     heads: dict[BlockKey, int]
     channels: dict[BlockKey, int]
@@ -97,24 +97,24 @@ def check_plan_is_of(plan: PruningPlan, blocks: "Iterable[BlockShape]", model: s
     """Refuse a plan whose blocks the dense model does not have.
 
     Raises:
-        CompExportError: naming the first.
+        CompExportError: names the first such block.
     """
     have = {block.key: (block.num_attention_heads, block.intermediate_size) for block in blocks}
     for block in plan.blocks:
         key = block.part, block.index
-        wanted = block.num_attention_heads, block.intermediate_size
-        if have.get(key) != wanted:
-            found = (
+        expected = block.num_attention_heads, block.intermediate_size
+        if have.get(key) != expected:
+            actual = (
                 "is missing" if key not in have else "has {} heads, {} channels".format(*have[key])
             )
             raise CompExportError(
-                f"{model} is not the dense model of the plan: its block {block.part} {block.index} {found}, "
-                f"the plan's has {wanted[0]} and {wanted[1]}; pass the model it was made for with --model"
+                f"{model} is not the dense model of the plan: its block {block.part} {block.index} {actual}, "
+                f"the plan's has {expected[0]} and {expected[1]}; pass the model it was made for with --model"
             )
 
 
 def block_plan(block: "BlockShape", groups: Iterable[int], channels: Iterable[int]) -> BlockPlan:
-    """The plan of a block that keeps these KV heads and these channels."""
+    """Return the plan of a block that keeps these KV heads and channels."""
     return BlockPlan(
         part=block.part,
         index=block.index,
@@ -127,7 +127,7 @@ def block_plan(block: "BlockShape", groups: Iterable[int], channels: Iterable[in
 
 
 def whole_blocks(blocks: "Iterable[BlockShape]") -> tuple[BlockPlan, ...]:
-    """Plans that leave every block as it is."""
+    """Return plans that leave every block whole."""
     return tuple(
         block_plan(block, range(block.num_key_value_heads), range(block.intermediate_size))
         for block in blocks
@@ -135,7 +135,7 @@ def whole_blocks(blocks: "Iterable[BlockShape]") -> tuple[BlockPlan, ...]:
 
 
 def completed(plan: PruningPlan, blocks: "Iterable[BlockShape]") -> PruningPlan:
-    """The plan with every block of its model: those that it does not name are whole."""
+    """Return the plan with all blocks of its model; those that it does not name are whole."""
     named = {(block.part, block.index): block for block in plan.blocks}
     whole = whole_blocks(blocks)
     filled = tuple(named.pop((block.part, block.index), block) for block in whole)
@@ -143,5 +143,5 @@ def completed(plan: PruningPlan, blocks: "Iterable[BlockShape]") -> PruningPlan:
 
 
 def name_of(key: BlockKey | Place) -> str:
-    """``language.3``: a block, or a place where tokens are dropped."""
+    """Return the name of a block or a drop place, as ``language.3``."""
     return f"{key[0]}.{key[1]}"

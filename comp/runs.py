@@ -1,4 +1,4 @@
-"""The run directory: where every stage leaves what the next one reads."""
+"""The run directory: files that each step of a run writes for the next ones."""
 
 import json
 import os
@@ -20,10 +20,10 @@ from comp.utils.versioned_json import read_versioned
 
 RUN_VERSION = 1
 LATEST = "latest"
-MADE = "made_by"  # in run.json and in what a run is asked for: which other verb than `prune`
+MADE = "made_by"  # key in run.json and in requests: the command, if not `prune`
 AGAIN = "make it again with `comp-export prune --force`"
 ANY = ".+?"
-# What commands write into a run: by these names ``sweep`` knows what killed ones left.
+# Names that commands write into a run; ``sweep`` recognises leftovers of killed commands by them.
 WRITTEN = (
     r"(onnx|tensorrt)[a-z0-9-]*|checkpoint|reports|figures|\.state|timing\.cache|[a-z]+\.jsonl?"
 )
@@ -31,7 +31,7 @@ WRITTEN = (
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Names inside ``runs/<name>/`` (``docs/formats.md`` describes them)."""
+    """Paths inside ``runs/<name>/`` (see ``docs/formats.md``)."""
 
     path: Path
 
@@ -69,34 +69,34 @@ class RunDirectory:
 
     @property
     def state(self) -> Path:
-        """What ``prune --resume`` goes on from; there only while pruning."""
+        """State that ``prune --resume`` continues from; exists only while pruning."""
         return self.path / ".state"
 
     @property
     def request(self) -> Path:
-        """What the unfinished run was asked for."""
+        """Request of the unfinished run."""
         return self.state / "request.json"
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether a run is not finished."""
+        """Whether the run is not finished."""
         return self.request.is_file()
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is there yet but what a run that just begins puts there."""
+        """Whether the directory holds nothing but the lock and the state of a starting run."""
         own = {LOCK, self.state.name}
         return not self.is_interrupted and all(each.name in own for each in self.path.iterdir())
 
     @contextmanager
     def locked(self, doing: str) -> Iterator[None]:
-        """Keep other processes out, and remove what killed ones left of what they were writing.
+        """Lock the run, and remove temporary files of killed processes.
 
         Args:
-            doing: the verb, for those who are refused.
+            doing: the command, for the error of other processes.
 
         Raises:
-            CompExportError: another process works in the run, named with its host.
+            CompExportError: another process holds the lock (names it and its host).
         """
         with locked(self.path, doing):
             sweep(self.path, WRITTEN)
@@ -104,19 +104,19 @@ class RunDirectory:
             sweep(self.state, ANY)
             yield
 
-    def begin(self, asked: dict[str, Any]) -> None:
-        """Make ``.state/`` with what the run is asked for, at once; what an earlier one left there goes."""
+    def begin(self, request: dict[str, Any]) -> None:
+        """Create ``.state/`` with the request atomically, replacing that of an earlier run."""
         discard(self.state)
         with writing_directory(self.state) as temporary:
-            write_text(temporary / self.request.name, json.dumps(asked, indent=1))
+            write_text(temporary / self.request.name, json.dumps(request, indent=1))
 
     def forget_refused(self) -> None:
-        """Remove what a run was asked for, if it left nothing else: then there is nothing to resume."""
+        """Remove the state if it holds only the request: then there is nothing to resume."""
         if not any(each.is_file() and each != self.request for each in self.state.rglob("*")):
             self.forget()
 
     def clear(self) -> None:
-        """Remove what an earlier run left: its record first, as a run without it is not finished."""
+        """Remove the files of an earlier run; its record first, so that it does not count as finished."""
         self.record.unlink(missing_ok=True)
         with disk_errors(self.path):
             for old in self.path.iterdir():
@@ -124,14 +124,14 @@ class RunDirectory:
                     remove(old)
 
     def forget(self) -> None:
-        """Remove what ``prune --resume`` goes on from."""
+        """Remove the state that ``prune --resume`` continues from."""
         discard(self.state)
 
     def load_plan(self) -> PruningPlan:
         return PruningPlan.load(self.plan_file)
 
     def read_record(self) -> dict[str, Any]:
-        """``run.json``: what was asked, with ``model`` (name) and ``model_path`` (directory)."""
+        """Return ``run.json``: the options, with ``model`` (name) and ``model_path`` (directory)."""
         return read_object(self.record, AGAIN)
 
     def write_report(self, name: str, report: dict[str, Any]) -> Path:
@@ -141,16 +141,16 @@ class RunDirectory:
         return path
 
     def point_latest_here(self) -> None:
-        """Make the link ``runs/latest`` lead to this run."""
+        """Point the link ``runs/latest`` to this run."""
         link = self.path.parent / LATEST
         with _linking(link, self.path.name) as temporary:
             temporary.replace(link)
 
     def check_latest(self) -> None:
-        """Refuse a place where ``point_latest_here`` cannot make its link.
+        """Refuse a place where ``point_latest_here`` cannot create its link.
 
         Raises:
-            CompExportError: the run itself has that name, something else has it, or no link can be made.
+            CompExportError: the run or another file has that name, or links cannot be created.
         """
         link = self.path.parent / LATEST
         if self.path.name == LATEST:
@@ -168,10 +168,10 @@ class RunDirectory:
 
 
 def open_run(path: Path) -> RunDirectory:
-    """Open a run; ``runs/latest`` follows to the newest one.
+    """Open a run; ``runs/latest`` is resolved to the newest one.
 
     Raises:
-        CompExportError: when there is no run there, or it is of another version.
+        CompExportError: there is no run, or it has another version.
     """
     target = path.resolve()
     run = RunDirectory(target)
@@ -182,7 +182,7 @@ def open_run(path: Path) -> RunDirectory:
 
 @contextmanager
 def _linking(link: Path, target: str) -> Iterator[Path]:
-    """Yield a new link under a hidden name beside ``link``."""
+    """Yield a new link with a hidden name beside ``link``."""
     with disk_errors(link):
         for left in link.parent.glob(f".{LATEST}.*"):
             if not process_lives(left.name.rpartition(".")[2]):
@@ -197,12 +197,12 @@ def _linking(link: Path, target: str) -> Iterator[Path]:
 
 
 def hold(run: RunDirectory, doing: str) -> None:
-    """Keep other processes out of a run until the command that runs now is over (``RunDirectory.locked``)."""
+    """Lock a run until the current command ends (``RunDirectory.locked``)."""
     click.get_current_context().with_resource(run.locked(doing))
 
 
 def dotted(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by names such as ``search.stages``."""
+    """Flatten nested settings to dotted names, as ``search.stages``."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"

@@ -1,4 +1,4 @@
-"""Write the reference pages that code knows best: ``python -m comp.commands.cli_reference docs``.
+"""Generate reference pages from the code: ``python -m comp.commands.cli_reference docs``.
 
 ``cli.md`` comes from the commands, ``plan.schema.json`` from the plan's model.
 """
@@ -19,22 +19,22 @@ COMMON = frozenset({"--device", "--seed", "--json", "--debug", "--help"})
 
 HEAD = f"""# Command line
 
-Made from the commands by `make docs`; do not edit. `{PROGRAM} VERB --help` says the same.
+Generated from the commands by `make docs`; do not edit. `{PROGRAM} VERB --help` prints the same.
 
-Every failure that can be foreseen is one line on stderr with what to do about it. The exit status
+Every expected failure is one line on stderr with a remedy. The exit status
 is 1 for a failure, 2 for a wrong option, 130 for an interrupt. Results go to stdout, progress to
 stderr. `RUN` is a run directory and defaults to `runs/latest`.
 """
 
 
 def pages() -> dict[str, str]:
-    """The generated files of ``docs/``, by name."""
+    """Return the generated files of ``docs/``, by name."""
     schema = json.dumps(PruningPlan.model_json_schema(), indent=1)
     return {"cli.md": cli_page(), "plan.schema.json": schema + "\n"}
 
 
 def cli_page() -> str:
-    """Every verb and option, in Markdown."""
+    """Return all commands and options, in Markdown."""
     root = cli.make_context(PROGRAM, [], resilient_parsing=True)
     sections = [HEAD, _verb_table(), _common_table(root)]
     for name in VERBS:

@@ -1,4 +1,4 @@
-"""``comp-export data``: look at the embedded datasets, or at one's own."""
+"""Command ``comp-export data``: look at the embedded datasets, or at a user's own data."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -48,7 +48,9 @@ def command() -> None:
     help="Show your own data instead: any file that prune takes, NLVR2's too.",
 )
 @click.option(
-    "--images", type=click.Path(path_type=Path), help="Folder that image names of --data start in."
+    "--images",
+    type=click.Path(path_type=Path),
+    help="Folder that image names of --data are relative to.",
 )
 @follow_links_option
 @click.option(
@@ -80,12 +82,12 @@ def preview(
     check_file_place(out)
 
     if data is None:
-        found, source = _embedded(task, split, start + count), f"EmojiScenes {split}"
+        dataset, source = _embedded(task, split, start + count), f"EmojiScenes {split}"
     else:
-        found, source = _own(task, data, images, split, follow_links), str(data)
-    if start >= len(found):
-        raise CompExportError(f"--start {start}: {data} holds {len(found)} {task}")
-    examples = list(islice((found[index] for index in range(start, len(found))), count))
+        dataset, source = _own(task, data, images, split, follow_links), str(data)
+    if start >= len(dataset):
+        raise CompExportError(f"--start {start}: {data} holds {len(dataset)} {task}")
+    examples = list(islice((dataset[index] for index in range(start, len(dataset))), count))
     sheet = contact_sheet(
         examples, columns or (COLUMNS_OF_PAIRS if task == "statements" else COLUMNS)
     )

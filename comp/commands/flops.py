@@ -1,4 +1,4 @@
-"""``comp-export flops``: multiply-accumulates and parameters, counted from the sizes alone."""
+"""Command ``comp-export flops``: count multiply-accumulates and parameters from sizes alone."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -38,20 +38,20 @@ DEFAULT_TEXT_TOKENS = 64
     "--plan",
     "plan_path",
     type=click.Path(path_type=Path),
-    help="A plan.json, or a run directory: count what it leaves, beside the dense model.",
+    help="A plan.json, or a run directory: count the pruned model beside the dense one.",
 )
 @click.option(
     "--drop",
     "drops",
     multiple=True,
     metavar="LAYER:SHARE",
-    help="What if, after so many language blocks, this share of the image tokens stayed? "
+    help="Count as if, after this many language blocks, only this share of the image tokens stayed. "
     "Repeatable.",
 )
 @click.option(
     "--whole-tower",
     is_flag=True,
-    help="Also count vision blocks behind the feature layer, which never run.",
+    help="Also count vision blocks after the feature layer, which never run.",
 )
 @common_options
 def command(
@@ -63,11 +63,11 @@ def command(
     whole_tower: bool,
     options: CommonOptions,
 ) -> None:
-    """Count multiply-accumulates (one counts one) and parameters of a prompt, by part.
+    """Count multiply-accumulates (each counts 1) and parameters of a prompt, by part.
 
-    Of a CLIP or a BLIP (clip-b16, clip-l14-336, blip-retrieval, blip-vqa, blip-caption, blip-nlvr, or a
-    directory) it counts a request, and what the published figure stands for; of a slim one, or with
-    --plan, what a request costs beside the dense model's.
+    For a CLIP or a BLIP (clip-b16, clip-l14-336, blip-retrieval, blip-vqa, blip-caption, blip-nlvr, or a
+    directory) it counts a request and the composition of the published figure; for a slim one, or with
+    --plan, a request beside the dense model's.
     """
     from comp.checkpoints.llava_shape import ModelShape, config_of
     from comp.checkpoints.slim_encoder_shape import SlimShape
@@ -104,7 +104,7 @@ def command(
     dense = llava_macs(whole, *tokens, whole_tower=whole_tower)
     if plan is not None or drops:
         shape = shape if plan is None else shape.with_plan(plan)
-        shape = replace(shape, drops=_asked(drops, shape.num_layers) or shape.drops)
+        shape = replace(shape, drops=_parsed_drops(drops, shape.num_layers) or shape.drops)
     report = llava_macs(shape, *tokens, whole_tower=whole_tower)
     compressed = report != dense
     result: dict[str, Any] = {
@@ -131,7 +131,7 @@ def command(
     unused = len(shape.vision_heads) - shape.vision_used_layers
     if unused and not whole_tower:
         say(
-            f"Vision blocks behind the feature layer, which never run: {unused} of "
+            f"Vision blocks after the feature layer, which never run: {unused} of "
             f"{len(shape.vision_heads)}; --whole-tower counts them."
         )
 
@@ -158,24 +158,24 @@ def _request(shape: "SlimShape", text_tokens: int | None) -> "Workload":
 def _count_compositions(name: str, shape: "SlimShape", options: CommonOptions) -> None:
     from comp.flops.encoder import compositions
 
-    found = compositions(shape.dense)
+    counted = compositions(shape.dense)
     if options.json:
         print_json(
             {
                 "model": name,
                 "family": shape.dense.family,
                 "task": shape.dense.task,
-                "compositions": [asdict(each) | {"macs": each.macs} for each in found],
+                "compositions": [asdict(each) | {"macs": each.macs} for each in counted],
             }
         )
         return
-    for each in found:
+    for each in counted:
         rows = [("all", _giga(each.macs)), *((p, _giga(m)) for p, m in each.parts.items())]
         print_table(f"{name}, {each.name}: {each.of}", ("part", "GMACs"), rows)
 
 
 def _count_request(name: str, shape: "SlimShape", on: "Workload", options: CommonOptions) -> None:
-    """One request of a cut model beside the dense one's, by part."""
+    """Print one request of a slim model beside the dense model's, by part."""
     from comp.flops.token_drops import dropped_macs
 
     dense = dropped_macs(shape.dense, on, ())
@@ -210,11 +210,11 @@ def _load_plan(path: Path) -> "PruningPlan":
     return open_run(path).load_plan() if path.is_dir() else PruningPlan.load(path)
 
 
-def _asked(drops: tuple[str, ...], layers: int) -> "tuple[DropPlan, ...]":
+def _parsed_drops(drops: tuple[str, ...], layers: int) -> "tuple[DropPlan, ...]":
     from comp.errors import CompExportError
     from comp.plan import DropPlan
 
-    found = {}
+    by_place = {}
     for text in drops:
         layer, _, share = text.partition(":")
         try:
@@ -226,8 +226,8 @@ def _asked(drops: tuple[str, ...], layers: int) -> "tuple[DropPlan, ...]":
                 f"--drop {text}: write LAYER:SHARE with a layer from 1 to {layers - 1} and a share "
                 "above 0 and at most 1, as in 8:0.5"
             )
-        found[place] = DropPlan(after_layer=place, vision_keep_ratio=ratio, text_keep_ratio=1.0)
-    return tuple(found[place] for place in sorted(found))
+        by_place[place] = DropPlan(after_layer=place, vision_keep_ratio=ratio, text_keep_ratio=1.0)
+    return tuple(by_place[place] for place in sorted(by_place))
 
 
 def _print(title: str, report: "FlopsReport", dense: "FlopsReport | None") -> None:

@@ -1,4 +1,4 @@
-"""``comp-export inspect``: a run or an artifact as tables, a run's search as figures."""
+"""Command ``comp-export inspect``: show a run or an artifact as tables, a run's search as figures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,22 +30,22 @@ ARTIFACTS = ("onnx*", "tensorrt*")  # folders of a run
 @click.option(
     "--figures",
     is_flag=True,
-    help="Also draw each mode's share, the tokens that decide, and how stable ranks are; print the "
-    "numbers. The folder is written whole.",
+    help="Also draw the share of each mode, the overlap of deciding and important tokens, and the stability "
+    "of ranks; print the numbers. The folder is replaced.",
 )
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
-    help="Of --figures: examples that the dense model is shown [32].",
+    help="With --figures: number of examples for the dense model [32].",
 )
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Of --figures: take them from here [default: EmojiScenes, validation split].",
+    help="With --figures: file of the examples [default: EmojiScenes, validation split].",
 )
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of --data's images.")
 @follow_links_option
-@click.option("--model", help="Of --figures: the dense model, where it is not where RUN names it.")
+@click.option("--model", help="With --figures: the dense model, if it is no longer where RUN says.")
 @common_options
 def command(
     run: Path,
@@ -60,9 +60,9 @@ def command(
     options: CommonOptions,
 ) -> None:
     """Show RUN, a run or an artifact directory, as tables; draw a run's search as PNG."""
-    asked = FigureOptions(samples, data, images, follow_links or None, model)
+    figure_options = FigureOptions(samples, data, images, follow_links or None, model)
     if not figures:
-        asked.check_unused()
+        figure_options.check_unused()
     if figures and no_figures:
         raise CompExportError("--figures and --no-figures exclude each other: give one of them")
     if (run / MANIFEST).is_file():
@@ -80,12 +80,12 @@ def command(
     if out is None and not no_figures:
         hold(opened, "inspect")
     plan = opened.load_plan()
-    found = [path for name in ARTIFACTS for path in opened.path.glob(f"{name}/{MANIFEST}")]
-    manifests = {path.parent: read_shown_manifest(path) for path in sorted(found)}
+    manifest_paths = [path for name in ARTIFACTS for path in opened.path.glob(f"{name}/{MANIFEST}")]
+    manifests = {path.parent: read_shown_manifest(path) for path in sorted(manifest_paths)}
     paths: Sequence[Path] = ()
     insight = None
     if figures:
-        insight = draw(opened, out, asked, options)
+        insight = draw(opened, out, figure_options, options)
         paths = insight.paths
     elif not no_figures:
         from comp.figures.run_figures import save_figures
@@ -183,8 +183,8 @@ def _print_plan(path: Path, plan: "PruningPlan") -> None:
     chosen = plan.image_selection
     if chosen is not None:
         print_table(
-            "Image tokens behind the vision tower",
-            ("of an image", "as they were", "merged of the others"),
+            "Image tokens after the vision tower",
+            ("of an image", "kept", "merged from the others"),
             [(str(chosen.tower_tokens), str(chosen.dominant), str(chosen.contextual))],
         )
     if plan.drops:
@@ -229,7 +229,7 @@ def _engine_words(manifest: dict[str, Any]) -> list[str]:
 
 
 def _print_engines(manifest: dict[str, Any]) -> None:
-    """What each engine takes, and what became of its attention and caches."""
+    """Print the profiles of each engine, and the state of its attention and caches."""
     rows = []
     for name, engine in manifest["engines"].items():
         for profile in engine["profiles"]:

@@ -1,4 +1,4 @@
-"""``comp-export inspect --figures``: its options, and the numbers of the figures as tables."""
+"""Options of ``comp-export inspect --figures``, and the numbers of its figures as tables."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -20,7 +20,7 @@ SAMPLES = 32
 
 @dataclass(frozen=True)
 class FigureOptions:
-    """What ``--figures`` was told besides; none: not given."""
+    """Values of the options that belong to ``--figures``; ``None``: not given."""
 
     samples: int | None
     data: Path | None
@@ -32,7 +32,7 @@ class FigureOptions:
         """Refuse options that are ignored without ``--figures``.
 
         Raises:
-            CompExportError: naming the first of them.
+            CompExportError: names the first of them.
         """
         for each in fields(self):
             if getattr(self, each.name) is not None:
@@ -42,17 +42,17 @@ class FigureOptions:
 
 
 def draw(
-    run: "RunDirectory", out: Path | None, asked: FigureOptions, options: CommonOptions
+    run: "RunDirectory", out: Path | None, figure_options: FigureOptions, options: CommonOptions
 ) -> "Insight":
-    """Measure and write the figures of a run, into its ``figures/`` where ``out`` is none."""
+    """Measure and write the figures of a run into ``out``, by default into its ``figures/``."""
     from comp.figures.report import InsightOptions, write_insight
 
     settings = InsightOptions(
-        samples=asked.samples or SAMPLES,
-        model=asked.model,
-        data=asked.data,
-        images=asked.images,
-        follow_links=bool(asked.follow_links),
+        samples=figure_options.samples or SAMPLES,
+        model=figure_options.model,
+        data=figure_options.data,
+        images=figure_options.images,
+        follow_links=bool(figure_options.follow_links),
         device=torch_device(options.device),
         seed=options.seed,
         quiet=options.json,
@@ -61,7 +61,7 @@ def draw(
 
 
 def missing_words(insight: "Insight") -> str:
-    """Which figures were not drawn, and why; each reason once."""
+    """Return the error for figures that were not drawn, with each reason once."""
     figures: dict[str, list[str]] = {}
     for name, reason in insight.missing.items():
         figures.setdefault(reason, []).append(name)
@@ -70,7 +70,7 @@ def missing_words(insight: "Insight") -> str:
 
 
 def print_numbers(insight: "Insight", rate_of: "RateOf") -> None:
-    """The numbers in the figures; those of the trajectory stage by stage."""
+    """Print the numbers in the figures; those of the trajectory by stage."""
     numbers = insight.numbers
     _print_trajectory(numbers["trajectory"], rate_of)
     print_table(
@@ -114,7 +114,7 @@ def _print_trajectory(stages: Sequence[dict[str, Any]], rate_of: "RateOf") -> No
     print_table("Stages", (*columns, "cost", "running cost"), rows, numbers_from=2)
 
 
-def _print_overlap(found: dict[str, Any]) -> None:
+def _print_overlap(numbers: dict[str, Any]) -> None:
     rows = (
         (
             f"{layer['block']} {layer['sublayer']}",
@@ -122,31 +122,31 @@ def _print_overlap(found: dict[str, Any]) -> None:
             _percent(layer["with_cip"]),
             f"{layer['chance']:.1%}",
         )
-        for layer in found["layers"]
+        for layer in numbers["layers"]
     )
     print_table(
-        f"Overlap of deciding and important tokens, top {found['top']:.0%}, {found['samples']} "
+        f"Overlap of deciding and important tokens, top {numbers['top']:.0%}, {numbers['samples']} "
         "examples (mean ± standard deviation)",
         ("block", "without CIP", "with CIP", "by chance"),
         rows,
     )
 
 
-def _print_stability(found: dict[str, Any]) -> None:
+def _print_stability(numbers: dict[str, Any]) -> None:
     cases = [(heads, cit) for heads in ("run", "random") for cit in (True, False)]
     names = [f"{heads}, {'with' if cit else 'without'} CIT" for heads, cit in cases]
     for alone, which in (
-        (True, "heads of the block alone gone"),
-        (False, "heads of all blocks gone"),
+        (True, "heads of the block alone removed"),
+        (False, "heads of all blocks removed"),
     ):
-        gone = [of for of in found["layers"] if of["masked"] == 1 and of["alone"] == alone]
+        gone = [of for of in numbers["layers"] if of["masked"] == 1 and of["alone"] == alone]
         rows = []
         for block in dict.fromkeys(layer["block"] for layer in gone):
-            here = {(of["heads"], of["cit"]): of for of in gone if of["block"] == block}
-            rows.append((block, *(_correlation(here[case]) for case in cases)))
+            by_case = {(of["heads"], of["cit"]): of for of in gone if of["block"] == block}
+            rows.append((block, *(_correlation(by_case[case]) for case in cases)))
         print_table(
-            f"Correlation of token ranks with the dense model's, {which}, {found['samples']} examples "
-            f"(mean ± standard deviation; random: {found['draws']} draws)",
+            f"Correlation of token ranks with the dense model's, {which}, {numbers['samples']} examples "
+            f"(mean ± standard deviation; random: {numbers['draws']} draws)",
             ("block", *names),
             rows,
         )

@@ -1,6 +1,6 @@
-"""The part of an artifact's manifest that ``inspect`` shows, with its fields checked.
+"""Read the fields of an artifact's manifest that ``inspect`` shows, and check their types.
 
-What all of them must be is known to ``export``, which opens artifacts.
+``export``, which opens artifacts, checks all fields.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ class _Verified(BaseModel):
 
 
 class _Graphs(BaseModel):
-    """The fields of an artifact of graphs, or of the one that engines were built from."""
+    """Fields of an artifact of graphs, or of the one that engines were built from."""
 
     flavour: str = ""
     precision: str = ""
@@ -67,12 +67,12 @@ class _Engines(BaseModel):
 
 
 def read_shown_manifest(path: Path) -> dict[str, Any]:
-    """The fields of a manifest, of which those that are shown have the types that they can have.
+    """Return the fields of a manifest; the types of those that are shown are checked.
 
     Raises:
-        CompExportError: the file cannot be read, or names the field that is wrong.
+        CompExportError: the file cannot be read, or a field is invalid (names it).
     """
-    found = read_object(path, AGAIN)
-    kind: type[BaseModel] = _Engines if found.get("kind") == "tensorrt" else _Artifact
-    validated(kind, found, path, AGAIN)
-    return found
+    manifest = read_object(path, AGAIN)
+    kind: type[BaseModel] = _Engines if manifest.get("kind") == "tensorrt" else _Artifact
+    validated(kind, manifest, path, AGAIN)
+    return manifest

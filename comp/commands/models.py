@@ -1,4 +1,4 @@
-"""``comp-export models``: what can be compressed, and how."""
+"""Command ``comp-export models``: show models, families and methods."""
 
 import math
 from pathlib import Path
@@ -14,7 +14,7 @@ from comp.utils.console import print_json, print_table
 @click.option(
     "--methods",
     is_flag=True,
-    help="Only the pruning methods: for which families, and why not others.",
+    help="Only the pruning methods, their families, and why the others are not supported.",
 )
 @common_options
 def command(methods: bool, options: CommonOptions) -> None:
@@ -104,7 +104,7 @@ def _models() -> list[dict[str, Any]]:
 
 
 def _sizes(name: str) -> dict[str, Any]:
-    """Family, task, blocks, tokens of an image, and parameters of a model."""
+    """Return family, task, blocks, tokens of an image, and parameters of a model."""
     from comp.checkpoints.encoder_shape import ASKED, EncoderShape
     from comp.checkpoints.llava_shape import ModelShape, config_of
     from comp.checkpoints.locate import resolve_model
@@ -135,7 +135,7 @@ def _sizes(name: str) -> dict[str, Any]:
 
 
 def _stored_params(directory: Path) -> int:
-    """Numbers in a checkpoint's tensors, from the files' headers."""
+    """Number of parameters in a checkpoint, from the files' headers."""
     from safetensors import safe_open
 
     total = 0

@@ -1,4 +1,4 @@
-"""Options every verb of the command line shares, and the argument that names a run."""
+"""Options that all commands share, and the argument that names a run."""
 
 import functools
 from collections.abc import Callable
@@ -17,9 +17,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class CommonOptions:
-    """What a command was told with the shared options.
+    """Values of the shared options.
 
-    ``debug`` is acted on by ``comp.cli.main``; commands may add detail to their own output.
+    ``comp.cli.main`` handles ``debug``; commands may add details to their own output.
     """
 
     device: Device = "auto"
@@ -44,7 +44,7 @@ def common_options(function: F) -> F:
         type=click.Choice(DEVICES),
         default="auto",
         show_default=True,
-        help="Where to compute: auto takes the GPU when there is one.",
+        help="Device to compute on: auto uses the GPU if there is one.",
     )
     @click.option("--seed", type=int, default=0, show_default=True, help="Seed of all randomness.")
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
@@ -60,19 +60,19 @@ def common_options(function: F) -> F:
 
 
 def follow_links_option(function: F) -> F:
-    """Add ``--follow-links``, below the options ``--data`` and ``--images``, as ``follow_links: bool``."""
+    """Add ``--follow-links`` after the options ``--data`` and ``--images``; pass ``follow_links: bool``."""
     option = click.option(
         "--follow-links",
         is_flag=True,
-        help="Also take images that links in --images lead to, wherever they lie.",
+        help="Also read images through links that lead out of the folder of --images.",
     )
     return option(function)
 
 
 def run_argument(function: F) -> F:
-    """Add the argument ``[RUN]``, a run directory, as ``run: Path`` (``runs/latest`` if left out).
+    """Add the argument ``[RUN]``, a run directory, as ``run: Path`` (default ``runs/latest``).
 
-    Open it with ``comp.runs.open_run``, whose error says what to do when there is none.
+    Open it with ``comp.runs.open_run``, whose error gives the remedy if there is no run.
     """
     argument = click.argument("run", type=click.Path(path_type=Path), default=LATEST_RUN)
     return argument(function)

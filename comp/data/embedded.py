@@ -1,4 +1,4 @@
-"""Which part of EmojiScenes belongs to which task."""
+"""Choose the part of EmojiScenes for a task."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,5 +17,5 @@ EMBEDDED: dict[str, Callable[[str, int], Sequence[Any]]] = {
 
 
 def embedded_examples(task: str, split: str, size: int) -> Sequence[Any]:
-    """So many examples of a task: ``Example`` or ``PairExample``."""
+    """Return ``size`` examples of a task, each an ``Example`` or a ``PairExample``."""
     return EMBEDDED[task](split, size)

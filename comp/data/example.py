@@ -1,4 +1,4 @@
-"""One visual question, caption or statement, as every dataset of the project yields it."""
+"""Examples that every dataset yields: visual questions, captions and statements."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,9 @@ from PIL import Image
 class Example:
     """One image (RGB) with one question, its answer, and the kind of question.
 
-    ``answers``: all that people gave, where several were asked (ten of VQAv2, five captions of COCO); else
-    empty, and ``answer`` is the only one.
+    Attributes:
+        answers: all answers of annotators, if there are several (ten in VQAv2, five captions in COCO);
+            otherwise empty.
     """
 
     image: Image.Image

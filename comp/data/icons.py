@@ -1,4 +1,4 @@
-"""The sizes of the pictures in an ICO file: Pillow decodes one of them while it opens the file."""
+"""Read the sizes of the pictures in an ICO file before Pillow opens it, which decodes one of them."""
 
 import struct
 
@@ -8,13 +8,13 @@ _ENTRY = 16  # bytes
 
 
 def icon_sizes(data: memoryview | bytes) -> list[tuple[int, int]]:
-    """Read the sizes that the pictures themselves have; the file's directory may say others.
+    """Return the sizes in the headers of the pictures; the file's directory may contradict them.
 
     Args:
-        data: of a file.
+        data: bytes of a file.
 
     Returns:
-        ``(width, height)`` of each picture whose header is there; nothing for another format.
+        ``(width, height)`` of each picture with a complete header; empty for other formats.
     """
     if bytes(data[:4]) != ICO or len(data) < 6:
         return []
@@ -32,7 +32,7 @@ def icon_sizes(data: memoryview | bytes) -> list[tuple[int, int]]:
 
 
 def _size(header: bytes) -> tuple[int, int] | None:
-    """The size of a PNG, or of a bitmap with its mask below it, which counts as height."""
+    """Return the size of a PNG, or of a bitmap, whose height field includes the mask below it."""
     if header.startswith(PNG):
         return struct.unpack(">II", header[16:24]) if len(header) == 24 else None
     if len(header) < 12:

@@ -1,4 +1,4 @@
-"""Reading pictures: upright, RGB, and refused when damaged or dangerously large."""
+"""Read pictures upright and in RGB; refuse damaged and dangerously large ones."""
 
 import io
 import struct
@@ -26,8 +26,8 @@ MAX_BYTES = 256 * 2**20  # of a file: as large as MAX_PIXELS of RGB, uncompresse
 STRIPE = 2**20  # pixels
 # Formats that Pillow decodes by itself; EPS and WMF would start other programs.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "ICO", "TGA", "JPEG2000")
-_NO_RGB = ("LAB",)  # Pillow, and so ``transformers``, has no conversion of it
-# What Pillow's readers raise for data that is not as its format says.
+_NO_RGB = ("LAB",)  # modes that Pillow, and so ``transformers``, cannot convert to RGB
+# Errors that Pillow's readers raise for data that violates its format.
 _DAMAGED = (
     OSError,
     SyntaxError,
@@ -44,22 +44,22 @@ _DAMAGED = (
 
 
 def read_image(source: ImageSource, max_bytes: int = MAX_BYTES) -> Image.Image:
-    """Read a picture as the model should see it: EXIF orientation applied, RGB, on white.
+    """Read a picture as the model needs it: EXIF orientation applied, RGB, on white.
 
     Equal to ``transformers``: orientation as in its ``load_image``, transparency composited onto
-    white as in its image processors. 16-bit greyscale is the exception: Pillow's conversion, which
-    ``transformers`` uses, saturates nearly all of it to white; here its upper byte is taken.
+    white as in its image processors. The exception is 16-bit greyscale: Pillow's conversion, which
+    ``transformers`` uses, saturates nearly all of it to white; here the upper byte is used.
 
-    Only regular files are opened, and no more of them is read than ``max_bytes``. Sizes are judged
-    before pixels are decoded.
+    Only regular files are opened, and at most ``max_bytes`` of them are read. Sizes are checked before
+    pixels are decoded.
 
     Args:
         source: a file name, the bytes of a file, or a Pillow image.
-        max_bytes: of a file.
+        max_bytes: largest size of a file.
 
     Raises:
-        CompExportError: for a missing, unreadable, damaged, empty or too large picture, and for what
-            is no regular file (a folder, a pipe, a device).
+        CompExportError: the picture is missing, unreadable, damaged, empty or too large, or no regular
+            file (a folder, a pipe, a device).
     """
     if isinstance(source, Image.Image):
         name = f"image ({source.mode}, {source.width}x{source.height})"
@@ -76,15 +76,15 @@ def read_image(source: ImageSource, max_bytes: int = MAX_BYTES) -> Image.Image:
 
 
 def check_image(path: Path, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PIXELS) -> None:
-    """Refuse a file that ``read_image`` would refuse by its kind or its header; decode no pixel.
+    """Refuse a file that ``read_image`` would refuse by its type or header, without decoding pixels.
 
     Args:
-        path: of the picture.
-        max_bytes: of the file.
-        max_pixels: of the picture, at most ``MAX_PIXELS``.
+        path: file of the picture.
+        max_bytes: largest size of the file.
+        max_pixels: largest number of pixels, at most ``MAX_PIXELS``.
 
     Raises:
-        CompExportError: as ``read_image``, and for more pixels.
+        CompExportError: as ``read_image``, and for too many pixels.
     """
     data = read_regular(path, "image", "name an image file", max_bytes)
     with io.BytesIO(data) as stream:
@@ -92,7 +92,7 @@ def check_image(path: Path, max_bytes: int = MAX_BYTES, max_pixels: int = MAX_PI
 
 
 def _opened(stream: io.BytesIO, name: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """A picture of a size that may be decoded, and is not yet."""
+    """Open a picture and check its size, without decoding it."""
     with _named_errors(name):
         for width, height in icon_sizes(stream.getbuffer()):
             _check_size(width, height, name, max_pixels)
@@ -112,10 +112,10 @@ def _check_size(width: int, height: int, name: str, max_pixels: int = MAX_PIXELS
 
 @contextmanager
 def _named_errors(name: str) -> Iterator[None]:
-    """Turn what Pillow raises into an error about the picture; its warnings are dropped."""
+    """Convert Pillow's errors to errors about the picture; drop its warnings."""
     try:
         with warnings.catch_warnings():
-            # Sizes are judged by a line of ours; damaged metadata does not change pixels.
+            # Sizes are checked by our own limits; damaged metadata does not change pixels.
             warnings.simplefilter("ignore")
             yield
     except (Image.DecompressionBombError, MemoryError) as error:
@@ -129,7 +129,7 @@ def _named_errors(name: str) -> Iterator[None]:
 
 
 def _formats() -> list[str]:
-    """Those of ``FORMATS`` that this Pillow was built with."""
+    """Return the ``FORMATS`` that this Pillow was built with."""
     Image.preinit()
     if not all(name in Image.OPEN for name in FORMATS):
         Image.init()
@@ -148,7 +148,7 @@ def _decoded(picture: Image.Image, name: str) -> Image.Image:
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
-    """16-bit greyscale (modes ``I;16*``, and ``I`` as older Pillow opens it) to ``L``."""
+    """Convert 16-bit greyscale (modes ``I;16*``, and ``I`` from older Pillow) to ``L``."""
     if not picture.mode.startswith("I"):
         return picture
     levels = np.asarray(picture)
@@ -163,10 +163,12 @@ def _on_white(picture: Image.Image) -> Image.Image:
     width, height = picture.size
     whole = Image.new("RGB", picture.size)
     rows = max(1, STRIPE // width)
-    for top in range(0, height, rows):  # a stripe at a time: all at once takes four pictures more
+    for top in range(
+        0, height, rows
+    ):  # stripe by stripe: all at once takes the memory of four pictures
         stripe = picture.crop((0, top, width, min(height, top + rows))).convert("RGBA")
-        ground = Image.new("RGBA", stripe.size, (255, 255, 255, 255))
-        whole.paste(Image.alpha_composite(ground, stripe).convert("RGB"), (0, top))
+        white = Image.new("RGBA", stripe.size, (255, 255, 255, 255))
+        whole.paste(Image.alpha_composite(white, stripe).convert("RGB"), (0, top))
     return whole
 
 

@@ -1,4 +1,4 @@
-"""The one way into data files: the task and what the file holds, not its name, choose the reader."""
+"""Load data files; the task and the content of the file, not its name, choose the reader."""
 
 import json
 from dataclasses import replace
@@ -37,7 +37,7 @@ WANTED: dict[DataTask, str] = {
     "retrieval": "Karpathy's JSON, or JSONL of image, caption",
     "statement": "NLVR2's JSON lines, or JSONL of images, statement, label",
 }
-# Of a JSON object: what it is by the list of objects it has.
+# Formats of JSON objects by their list of objects.
 LISTS: dict[str, DataFormat] = {
     "questions": "vqav2",
     "images": "karpathy",
@@ -68,68 +68,68 @@ def load_task_data(
     split: KarpathySplit | None = None,
     follow_links: bool = False,
 ) -> Records[Example] | Records[PairExample]:
-    """The examples of a file, for a task. Files are read and checked whole; images are opened later.
+    """Load the examples of a file for a task. Files are read and checked at once, images opened later.
 
     Args:
-        task: what is learnt or measured; captions and retrieval read the same files.
+        task: the task; captions and retrieval read the same files.
         path: LLaVA-Instruct JSON, VQAv2's questions (their annotations beside them), Karpathy's JSON, NLVR2,
             or JSONL.
-        images: the folder that image names start in; that of ``path`` when left out.
-        split: of a file that has splits of its own (``has_splits``), and of no other.
-        follow_links: also take images that links in that folder lead to, wherever they lie.
+        images: the folder that image names are relative to; by default that of ``path``.
+        split: only for files with splits of their own (``has_splits``), and required there.
+        follow_links: also read images through links that lead out of that folder.
 
     Raises:
-        CompExportError: names the file, the line or record, and what to mend; or what a file of another
-            task is.
+        CompExportError: names the file, the line or record, and the remedy; or the format of a file for
+            another task.
     """
-    found = data_format(path)
-    if found not in READ_BY[task]:
-        remedy = WANTED[task] if found != "annotations" else "the file of the questions"
+    file_format = data_format(path)
+    if file_format not in READ_BY[task]:
+        remedy = WANTED[task] if file_format != "annotations" else "the file of the questions"
         raise CompExportError(
-            f"{path} is {NAMES[found]}, not data for a {task} task: give {remedy}"
+            f"{path} is {NAMES[file_format]}, not data for a {task} task: give {remedy}"
         )
     folder = replace(image_folder(path, images), follow_links=follow_links)
-    if found == "karpathy":
+    if file_format == "karpathy":
         if split is None:
             raise CompExportError(f"{path} has splits: choose train, validation or test")
         return load_karpathy(path, folder, split)
     if split is not None:
         raise CompExportError(f"{path} has no splits: leave out {split!r}")
-    if found == "statements":
+    if file_format == "statements":
         return load_nlvr2(path, folder)
-    if found == "conversations":
+    if file_format == "conversations":
         return load_conversations(path, folder)
-    if found == "vqav2":
+    if file_format == "vqav2":
         return load_vqav2(path, None, folder)
     return (load_questions if task == "question" else load_captions)(path, folder)
 
 
 def has_splits(path: Path) -> bool:
-    """Whether a file says itself which examples train, validate and test."""
+    """Whether a file has splits for training, validation and test."""
     return data_format(path) == "karpathy"
 
 
 def data_format(path: Path) -> DataFormat:
-    """What a data file is, by its first line or, where that is no JSON, by the whole.
+    """Return the format of a data file, by its first line or, if that is no JSON, by the whole.
 
     Raises:
-        CompExportError: it cannot be read, is empty, or of no known format.
+        CompExportError: the file cannot be read, is empty, or has an unknown format.
     """
-    found = _first(path)
-    if isinstance(found, list):
+    first = _first(path)
+    if isinstance(first, list):
         return "conversations"
-    if isinstance(found, dict):
-        if "identifier" in found or "statement" in found:
+    if isinstance(first, dict):
+        if "identifier" in first or "statement" in first:
             return "statements"
         for key, of in LISTS.items():
-            if _objects(found.get(key)):
+            if _objects(first.get(key)):
                 return of
-        if "images" in found:
+        if "images" in first:
             return "statements"  # names of pictures
-        if "image" in found:
+        if "image" in first:
             return "lines"
-    known = "; ".join(dict.fromkeys(WANTED.values()))
-    raise CompExportError(f"{path}: unknown kind of data: give {known}")
+    formats = "; ".join(dict.fromkeys(WANTED.values()))
+    raise CompExportError(f"{path}: unknown kind of data: give {formats}")
 
 
 def _objects(value: object) -> bool:

@@ -1,1 +1,1 @@
-"""Figures of a run, and what they show of the method: shares of modes, tokens that decide, stable ranks."""
+"""Figures of a run: trajectory, structure, shares of modes, overlap of tokens, stability of ranks."""

@@ -1,4 +1,4 @@
-"""Which mode removed how much: the FLOPs of a run's stages, added up by mode, and of finalising."""
+"""Compute the share of FLOPs that each mode of a run removed, and that of finalising."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,18 +8,18 @@ from comp.errors import CompExportError
 from comp.plan import PruningPlan
 
 FINALISING = "finalising"
-SAME_RATE = 1e-6  # rates of one run differ by rounding alone
+SAME_RATE = 1e-6  # rates of one run differ only by rounding
 
 
 @dataclass(frozen=True)
 class ModeShare:
-    """What one mode removed, or finalising.
+    """MACs removed by one mode, or by finalising.
 
     Attributes:
-        mode: its name as in ``stages.jsonl``, or ``FINALISING``.
-        stages: for each stage that it ran, the stage's number and the MACs that this stage removed.
-        macs: their sum; of finalising what it removed, negative where it gave back.
-        share: of all that the plan removes; the shares of a run add up to 1.
+        mode: name as in ``stages.jsonl``, or ``FINALISING``.
+        stages: number of each stage that ran the mode, with the MACs that it removed.
+        macs: their sum; for finalising, negative if it restored some.
+        share: of all MACs that the plan removes; the shares of a run sum to 1.
     """
 
     mode: str
@@ -29,11 +29,10 @@ class ModeShare:
 
 
 def mode_shares(stages: Sequence[Mapping[str, Any]], plan: PruningPlan) -> tuple[ModeShare, ...]:
-    """Shares of the FLOPs removed, in the order in which modes first ran; finalising is the last.
+    """Shares of the FLOPs removed, in the order in which modes first ran; finalising is last.
 
-    A stage's MACs less those of the stage before are its mode's. What finalising moves, rounding widths to
-    whole multiples and keep ratios to thousandths until the rate is the asked one, belongs to no
-    mode: it is the last stage's MACs less the plan's.
+    A mode gets the difference in MACs of its stages. Finalising rounds widths and keep ratios until the
+    requested rate is met. Its difference, from the last stage's MACs to the plan's, belongs to no mode.
 
     Raises:
         CompExportError: the stages are not those of this plan, or the plan removes nothing.
@@ -52,9 +51,9 @@ def mode_shares(stages: Sequence[Mapping[str, Any]], plan: PruningPlan) -> tuple
             )
         by_mode.setdefault(stage["mode"], []).append((stage["stage"], left - stage["macs"]))
         left = stage["macs"]
-    found = [(mode, tuple(parts)) for mode, parts in by_mode.items()]
+    removals = [(mode, tuple(parts)) for mode, parts in by_mode.items()]
     shares = []
-    for mode, parts in found:
+    for mode, parts in removals:
         macs = sum(part for _, part in parts)
         shares.append(ModeShare(mode, parts, macs, macs / removed))
     moved = left - plan.macs
@@ -62,7 +61,7 @@ def mode_shares(stages: Sequence[Mapping[str, Any]], plan: PruningPlan) -> tuple
 
 
 def _rate_of(stage: Mapping[str, Any], plan: PruningPlan) -> float:
-    """What the stage's rate is if it is of this plan: of FLOPs, or of predicted time."""
+    """Rate of a stage recomputed with the plan's dense costs: of FLOPs, or of predicted time."""
     if plan.rate_of == "latency" and plan.milliseconds_dense:
         return 1 - stage["milliseconds"] / plan.milliseconds_dense
     return 1 - stage["macs"] / plan.macs_dense

@@ -1,17 +1,17 @@
-"""How far masking heads shuffles the ranks of tokens, with and without CIT (the paper's Figure 6).
+"""Measure how stable the ranks of tokens are under masked heads, with and without CIT (Figure 6).
 
-The dense model ranks the tokens of an example; then heads are masked, little by little as a stage of the
-search masks them (1 to 0, ``Masks.towards``), and it ranks them again. **Stability** is Spearman's
-correlation of both rankings, block by block. With CIT the mask weighs the head's attention (Eq. 7); without,
-it flattens the masked head's logits, as masking in the forward pass would.
+The dense model ranks the tokens of an example. Then heads are masked gradually, as in a stage of the search
+(1 to 0, ``Masks.towards``), and it ranks them again. **Stability** is Spearman's correlation of both
+rankings, by block. With CIT the mask weighs the head's attention (Eq. 7); without CIT it flattens the
+masked head's logits, as masking in the forward pass would.
 
-Masked heads change ranks in two ways. Their own votes go, which is what CIT is about, and the states change
-that the blocks behind them see, which is the same with CIT and without. So ranks are measured twice: with
-the heads of all blocks masked, and at each place where tokens may be dropped with the heads of its block
-**alone** masked, whose ranks come from the dense model's states.
+Masked heads change ranks in two ways: their attention no longer counts, which CIT is about, and later
+blocks see different states, which is the same with and without CIT. Therefore ranks are measured twice:
+with the heads of all blocks masked, and, at each drop place, with the heads of its block **alone** masked,
+on the dense model's states.
 
-Compared are the heads that the run removed with as many of each block drawn at random. Channels and tokens
-all stay. Blocks count up to the last place where the model may drop tokens: behind it nothing ranks them.
+The heads that the run removed are compared with the same number of heads of each block drawn at random. All
+channels and tokens stay. Blocks after the last drop place are left out: nothing ranks tokens there.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -35,7 +35,7 @@ Chosen = Literal["run", "random"]
 
 @dataclass(frozen=True)
 class Case:
-    """Whose heads are masked, how far (0: not at all, 1: gone), with CIT or not, in one block or all."""
+    """A case: which heads are masked, how far (0: not at all, 1: removed), CIT, one block or all."""
 
     chosen: Chosen
     progress: float
@@ -45,7 +45,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Stability:
-    """Rank correlation in one block, over examples and, of random heads, over draws."""
+    """Rank correlation in one block, over examples and, for random heads, over draws."""
 
     key: BlockKey
     case: Case
@@ -53,16 +53,16 @@ class Stability:
 
 
 def ranks(values: Tensor) -> Tensor:
-    """Rank of each value ``[n]`` from 0; equal ones share their mean rank."""
+    """Rank of each value ``[n]`` from 0; equal values have their mean rank."""
     _, group, counts = values.unique(return_inverse=True, return_counts=True)
     last = counts.cumsum(0)
     return (last - (counts + 1) / 2)[group].double()
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> float:
-    """Spearman's correlation of two rankings of the same tokens, each ``[n]``, n at least 2.
+    """Spearman's correlation of two rankings of the same tokens, each ``[n]`` with n at least 2.
 
-    0 where one of them holds all tokens equal: it ranks nothing.
+    0 if one of them has all values equal.
     """
     first, second = (ranks(values) - ranks(values).mean() for values in (one, other))
     scale = first.norm() * second.norm()
@@ -71,22 +71,22 @@ def rank_correlation(one: Tensor, other: Tensor) -> float:
 
 @dataclass
 class _Ranking:
-    """Sees the importance of tokens in each block that ranks them (``comp.adapter.Observer``)."""
+    """Records the importance of tokens in each block that ranks them (``comp.adapter.Observer``)."""
 
-    wanted: frozenset[BlockKey]
+    blocks: frozenset[BlockKey]
     seen: dict[BlockKey, list[Tensor]] = field(default_factory=dict)
 
     def heads(self, key: BlockKey, mixed: Tensor, importance: Tensor) -> None:
         del mixed
-        if key in self.wanted:
+        if key in self.blocks:
             self.seen.setdefault(key, []).extend(importance)
 
     def channels(self, key: BlockKey, hidden: Tensor, importance: Tensor) -> None:
-        """FFNs rank nothing."""
+        """Ignore FFNs, which rank no tokens."""
 
 
 def ranking_blocks(adapter: FamilyAdapter) -> frozenset[BlockKey]:
-    """The blocks up to the last place of their part where tokens may be dropped."""
+    """Blocks up to the last drop place of their part."""
     last: dict[str, int] = {}
     for part, after in adapter.drop_places:
         last[part] = max(after, last.get(part, 0))
@@ -94,10 +94,10 @@ def ranking_blocks(adapter: FamilyAdapter) -> frozenset[BlockKey]:
 
 
 def masks_of_run(adapter: FamilyAdapter, plan: PruningPlan) -> Masks:
-    """The heads that a run left; every channel stays.
+    """Masks with the heads that a run left, and all channels.
 
     Raises:
-        CompExportError: it left all of them.
+        CompExportError: the run removed no heads.
     """
     whole, left = Masks.ones(adapter.blocks), Masks.from_plan(plan.blocks)
     masks = Masks(whole.heads | left.heads, whole.channels)
@@ -111,7 +111,7 @@ def masks_of_run(adapter: FamilyAdapter, plan: PruningPlan) -> Masks:
 
 
 def random_masks(masks: Masks, seed: int) -> Masks:
-    """Masks that keep as many heads of each block, drawn at random."""
+    """Masks that keep the same number of heads in each block, drawn at random."""
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(mask: Tensor) -> Tensor:
@@ -128,14 +128,14 @@ def measure_stability(
     seed: int,
     passed: Callable[[], None],
 ) -> tuple[Stability, ...]:
-    """Stability in a dense model; ``passed`` is called behind each batch.
+    """Measure stability in a dense model.
 
     Args:
         adapter: the dense model.
-        plan: of a run of it.
-        batches: of one example each: what is compared must not depend on what else is in a batch.
-        seed: of the heads drawn.
-        passed: called when a batch is done.
+        plan: plan of a run of that model.
+        batches: batches of one example, so that results do not depend on other examples of a batch.
+        seed: of the random heads.
+        passed: called after each batch.
 
     Raises:
         CompExportError: the run removes no heads.
@@ -145,26 +145,28 @@ def measure_stability(
     targets += [("random", random_masks(removed, seed + draw)) for draw in range(DRAWS)]
     trials = [trial for chosen, masks in targets for trial in _trials(adapter, chosen, masks)]
     blocks = ranking_blocks(adapter)
-    found: dict[tuple[BlockKey, Case], list[float]] = {}
+    correlations: dict[tuple[BlockKey, Case], list[float]] = {}
     for batch in batches:
         dense = _Ranking(blocks)
         adapter.score(batch, Forwarding(), dense)
         for trial in trials:
             masked = _Ranking(trial.blocks)
-            how = Forwarding(trial.masks, calibrated=trial.case.calibrated)
-            adapter.score(batch, how, masked)
+            forwarding = Forwarding(trial.masks, calibrated=trial.case.calibrated)
+            adapter.score(batch, forwarding, masked)
             for key, rows in masked.seen.items():
                 values = _correlations(dense.seen[key], rows, adapter.has_cls(key))
-                found.setdefault((key, trial.case), []).extend(values)
+                correlations.setdefault((key, trial.case), []).extend(values)
         passed()
     return tuple(
-        Stability(key, case, Spread.of(values)) for (key, case), values in found.items() if values
+        Stability(key, case, Spread.of(values))
+        for (key, case), values in correlations.items()
+        if values
     )
 
 
 @dataclass(frozen=True)
 class _Trial:
-    """One forward pass under masks, and the blocks whose ranks are looked at."""
+    """One forward pass under masks, and the blocks whose ranks are compared."""
 
     case: Case
     masks: Masks
@@ -172,7 +174,7 @@ class _Trial:
 
 
 def _trials(adapter: FamilyAdapter, chosen: Chosen, target: Masks) -> Iterator[_Trial]:
-    """All heads on their way to ``target``, and those of each block with a drop place alone."""
+    """Yield trials with all heads on their way to ``target``, and with those of one drop place's block."""
     whole, blocks = Masks.ones(adapter.blocks), ranking_blocks(adapter)
     for calibrated in (True, False):
         for progress in PROGRESS:
@@ -188,7 +190,7 @@ def _trials(adapter: FamilyAdapter, chosen: Chosen, target: Masks) -> Iterator[_
 def _correlations(
     dense: Sequence[Tensor], masked: Sequence[Tensor], has_cls: bool
 ) -> Iterator[float]:
-    """Row by row, over the tokens that the dense model ranks."""
+    """Yield the rank correlation of each row, over the tokens that the dense model ranks."""
     for one, other in zip(dense, masked, strict=True):
         tokens = ranked_tokens(one, has_cls)
         if len(tokens) >= 2:

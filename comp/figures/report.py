@@ -1,4 +1,4 @@
-"""``inspect --figures``: measure, draw, and write the folder whole."""
+"""Measure and draw the figures of ``inspect --figures``, and write their folder atomically."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -27,14 +27,18 @@ from comp.runs import RunDirectory
 from comp.utils.files import write_text, writing_directory
 from comp.utils.progress import Progress, Task
 
-NUMBERS = "figures.json"  # what is drawn; also the mark of a folder that may be replaced
+NUMBERS = "figures.json"  # the numbers in the figures; also marks a folder that may be replaced
 
 
 @dataclass(frozen=True)
 class InsightOptions:
-    """Where the dense model is (none: where the run says), and what it is shown.
+    """Options of ``inspect --figures``.
 
-    ``data`` none: the validation split of EmojiScenes. ``seed`` is of the heads drawn at random.
+    Attributes:
+        samples: number of examples.
+        model: the dense model; ``None``: as recorded in the run.
+        data: a data file; ``None``: the validation split of EmojiScenes.
+        seed: of the heads drawn at random.
     """
 
     samples: int
@@ -49,7 +53,7 @@ class InsightOptions:
 
 @dataclass(frozen=True)
 class Insight:
-    """What was drawn: PNGs, the numbers in them, and by figure the reason why another is missing."""
+    """The figures as PNGs, their numbers, and the reasons for missing figures."""
 
     paths: tuple[Path, ...]
     record: Path  # the numbers as JSON
@@ -64,7 +68,7 @@ class _Gathered:
     missing: dict[str, str] = field(default_factory=dict)
 
     def measured(self, name: str, measure: Callable[[], tuple[Figure, Any]]) -> None:
-        """One figure and its numbers, or the reason why it is missing."""
+        """Add a figure and its numbers, or the reason why it is missing."""
         try:
             self.figures[name], self.numbers[name] = measure()
         except CompExportError as error:
@@ -72,14 +76,13 @@ class _Gathered:
 
 
 def write_insight(run: RunDirectory, folder: Path, options: InsightOptions) -> Insight:
-    """Write ``folder`` anew: PNGs, and the numbers in them as ``figures.json``.
+    """Replace ``folder`` by PNGs and their numbers in ``figures.json``.
 
-    ``trajectory``, ``shares`` and ``structure`` are made of the run's files alone. ``overlap`` and
-    ``rank-stability`` ask the dense model; where it cannot be had or has nothing to show, the others are
-    written all the same.
+    ``trajectory``, ``shares`` and ``structure`` need only the run's files. ``overlap`` and
+    ``rank-stability`` need the dense model; if they fail, the other figures are still written.
 
     Raises:
-        CompExportError: the run's files are damaged or not of one run, or ``folder`` holds other things.
+        CompExportError: the run's files are damaged or of different runs, or ``folder`` holds other files.
     """
     check_replaceable(folder)
     plan, stages = run.load_plan(), read_stages(run.stages)
@@ -110,7 +113,7 @@ def check_replaceable(folder: Path) -> None:
     """Refuse a folder that ``inspect --figures`` did not write.
 
     Raises:
-        CompExportError: it is a file, or holds something and no ``figures.json``.
+        CompExportError: it is a file, or holds files but no ``figures.json``.
     """
     if not folder.exists():
         return
@@ -122,10 +125,10 @@ def check_replaceable(folder: Path) -> None:
 
 
 def dense_model(run: RunDirectory, plan: PruningPlan, options: InsightOptions) -> FamilyAdapter:
-    """The model that a run was pruned from, whole.
+    """Load the dense model of a run.
 
     Raises:
-        CompExportError: there is none where the run or ``options.model`` says, or it is another one.
+        CompExportError: it is missing, or it is another model.
     """
     directory = dense_model_of(run, options.model)
     adapter = load_adapter(directory, options.device)
@@ -134,7 +137,7 @@ def dense_model(run: RunDirectory, plan: PruningPlan, options: InsightOptions) -
 
 
 def _batches(adapter: FamilyAdapter, options: InsightOptions) -> list[Any]:
-    """Batches of one example: what is measured must not depend on padding or on others of a batch."""
+    """Return batches of one example, so that results do not depend on padding or other examples."""
     examples: Sequence[Any]
     if options.data is None:
         examples = embedded_examples(adapter.task, "validation", options.samples)
@@ -157,7 +160,7 @@ def _of_tokens(
     options: InsightOptions,
     gathered: _Gathered,
 ) -> None:
-    """The two figures that ask the dense model."""
+    """Add the two figures that need the dense model."""
     count = len(batches)
 
     def overlap(task: Task) -> tuple[Figure, Any]:
@@ -166,10 +169,10 @@ def _of_tokens(
         return overlap_figure(overlaps, count, plan), numbers
 
     def stability(task: Task) -> tuple[Figure, Any]:
-        found = measure_stability(adapter, plan, batches, options.seed, _counted(task))
+        stabilities = measure_stability(adapter, plan, batches, options.seed, _counted(task))
         numbers: dict[str, Any] = {"samples": count, "seed": options.seed, "draws": DRAWS}
-        numbers["layers"] = [_of_stability(each) for each in found]
-        return stability_figure(found, count, plan), numbers
+        numbers["layers"] = [_of_stability(each) for each in stabilities]
+        return stability_figure(stabilities, count, plan), numbers
 
     progress = Progress(options.quiet)
     for name, words, measure in (

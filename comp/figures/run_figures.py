@@ -1,4 +1,4 @@
-"""Figures of a pruning run: how the search went, and what it left of each layer."""
+"""Draw the figures of a pruning run: trajectory of the search, and structure of the layers."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -38,10 +38,10 @@ DPI = 144
 
 
 def read_stages(path: Path) -> list[dict[str, Any]]:
-    """The lines of ``stages.jsonl``.
+    """Return the lines of ``stages.jsonl``.
 
     Raises:
-        CompExportError: when it is missing or a line is not JSON.
+        CompExportError: it is missing, or a line is not JSON.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -53,9 +53,9 @@ def read_stages(path: Path) -> list[dict[str, Any]]:
 
 
 def trajectory_figure(stages: Sequence[Mapping[str, Any]], plan: PruningPlan) -> Figure:
-    """Stage by stage: FLOPs left, coloured by mode; the metric; token thresholds; each mode's running cost.
+    """Draw by stage: FLOPs left, coloured by mode; the metric; token thresholds; each mode's running cost.
 
-    Thresholds have a panel where a stage raised one.
+    The panel of thresholds is left out if no stage raised one.
     """
     raised = [kind for kind in KIND_MODES if any(stage["thresholds"][kind] for stage in stages)]
     figure = Figure(figsize=(9, 9 if raised else 7.2), layout="constrained")
@@ -88,7 +88,7 @@ def trajectory_figure(stages: Sequence[Mapping[str, Any]], plan: PruningPlan) ->
 
 def _flops_left(axes: Axes, stages: Sequence[Mapping[str, Any]], plan: PruningPlan) -> None:
     numbers = [stage["stage"] for stage in stages]
-    by_time = plan.rate_of == "latency"  # then rates are not of FLOPs
+    by_time = plan.rate_of == "latency"  # rates are then shares of time
     left = [
         100 * (stage["macs"] / plan.macs_dense if by_time else 1 - stage["rate"])
         for stage in stages
@@ -117,7 +117,7 @@ def _quality(axes: Axes, stages: Sequence[Mapping[str, Any]]) -> None:
 
 
 def structure_figure(plan: PruningPlan) -> Figure:
-    """Layer by layer: heads and FFN channels that stay, and tokens that reach the layer."""
+    """Draw by layer: heads and FFN channels that stay, and tokens that reach the layer."""
     parts = [part for part in PARTS if plan.part(part)]
     figure = Figure(figsize=(4.2 * len(parts) + 4.2, 6.4), layout="constrained")
     grid = figure.add_gridspec(2, len(parts) + 1, width_ratios=[1] * len(parts) + [1.15])
@@ -141,7 +141,7 @@ def structure_figure(plan: PruningPlan) -> Figure:
 
 
 def headline(plan: PruningPlan) -> str:
-    """Model, method and rate, over every figure of a run."""
+    """Title of every figure of a run: model, method and rate."""
     removed = 1 - plan.macs / plan.macs_dense
     return f"{Path(plan.model).name}, {plan.method}: {removed:.1%} of the FLOPs removed"
 
@@ -157,7 +157,7 @@ def save_figures(run: RunDirectory, folder: Path | None = None) -> list[Path]:
 
 
 def save_figure(figure: Figure, path: Path) -> Path:
-    """Write a PNG whole or not at all; return its path."""
+    """Write a PNG atomically; return its path."""
     with writing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI)
     return path
@@ -166,10 +166,9 @@ def save_figure(figure: Figure, path: Path) -> Path:
 def tokens_by_block(plan: PruningPlan) -> "dict[BlockKey, tuple[int, int]]":
     """Vision and text tokens that reach each block on the plan's workload.
 
-    LLaVA's language blocks see both kinds, and its tower drops none; the towers of other families see
-    a kind each. Of statements about two images the tokens of both are counted, which the tower sees one
-    after the other. The decoder of BLIP's question answering, the second half of the language blocks, sees
-    the tokens of an answer.
+    LLaVA's language blocks see both kinds, and its tower drops none. The towers of other families see one
+    kind each. Statements count the tokens of both images. The decoder of BLIP's question answering, the
+    second half of the language blocks, sees the tokens of an answer.
     """
     load, images = plan.workload, IMAGES_OF.get(plan.task, 1)
     seen, selection = load.image_tokens, plan.image_selection
@@ -181,7 +180,7 @@ def tokens_by_block(plan: PruningPlan) -> "dict[BlockKey, tuple[int, int]]":
     if not both:
         starts["vision"] = (load.image_tokens // images, 0)
     starts["language"] = (seen if both else 0, load.text_tokens)
-    found: dict[BlockKey, tuple[int, int]] = {}
+    tokens: dict[BlockKey, tuple[int, int]] = {}
     for part, start in starts.items():
         blocks = len(plan.part(part))
         ratios = keep_ratios(drop for drop in plan.drops if drop.part == part)
@@ -190,14 +189,14 @@ def tokens_by_block(plan: PruningPlan) -> "dict[BlockKey, tuple[int, int]]":
             counts += [(0, ANSWER_LENGTH)] * (blocks - blocks // 2)
         else:
             counts = token_counts(blocks, *start, ratios)
-        found |= {
+        tokens |= {
             (part, index): (vision * images, text) for index, (vision, text) in enumerate(counts)
         }
-    return found
+    return tokens
 
 
 def _tokens(figure: Figure, grid: GridSpec, column: int, plan: PruningPlan) -> None:
-    """Tokens of each part that has some, one below the other."""
+    """Draw the tokens of each part, one below the other."""
     counts = tokens_by_block(plan)
     parts = list(dict.fromkeys(part for part, _ in counts))
     for row, part in enumerate(parts):
@@ -208,9 +207,9 @@ def _tokens(figure: Figure, grid: GridSpec, column: int, plan: PruningPlan) -> N
 def _tokens_of(
     axes: Axes, plan: PruningPlan, part: Part, counts: "Mapping[BlockKey, tuple[int, int]]"
 ) -> None:
-    here = [count for (of, _), count in counts.items() if of == part]
-    vision, text = [count[0] for count in here], [count[1] for count in here]
-    layers = range(len(here))
+    of_part = [count for (of, _), count in counts.items() if of == part]
+    vision, text = [count[0] for count in of_part], [count[1] for count in of_part]
+    layers = range(len(of_part))
     if any(vision):
         axes.bar(layers, vision, color=MODE_COLOURS["vision_tokens"], label="vision")
     if any(text):
@@ -225,7 +224,7 @@ def _tokens_of(
             if any(kind)
         ]
         behind = min(
-            drop.after_layer, len(here) - 1
+            drop.after_layer, len(of_part) - 1
         )  # the last block may drop, and none is behind it
         axes.annotate(
             "\n".join(shown),
@@ -251,7 +250,7 @@ def _bars(
 
 
 def label_axes(axes: Axes, title: str, unit: str) -> None:
-    """Title and unit of the values in the style of all figures."""
+    """Set title and unit in the common style of all figures."""
     axes.set_title(title, fontsize=9, loc="left", color=INK)
     axes.set_ylabel(unit, fontsize=8)
     axes.tick_params(labelsize=8)
@@ -267,7 +266,7 @@ def _explain_modes(axes: Axes, stages: Sequence[Mapping[str, Any]]) -> None:
         Patch(color=MODE_COLOURS.get(mode, OTHER_COLOUR), label=mode.replace("_", " "))
         for mode in _modes(stages)
     ]
-    # Beside the bars, which leave no room of their own.
+    # Beside the bars, which leave no space for it.
     axes.legend(
         handles=handles, fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0)
     )

@@ -1,4 +1,4 @@
-"""Mean and spread of a few dozen measurements."""
+"""Compute mean and standard deviation of a few dozen measurements."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,5 +15,5 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Of at least one value."""
+        """Return the spread of at least one value."""
         return cls(fmean(values), stdev(values) if len(values) > 1 else 0.0, len(values))

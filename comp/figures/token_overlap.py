@@ -1,20 +1,19 @@
-"""Whether the tokens that decide which parameters matter are the important ones, with and without CIP.
+"""Measure the overlap of tokens that decide the scores of parameters with the important tokens.
 
-The paper's Figures 2 and 5, on the dense model. For a row of a batch and a block's attention, or its FFN:
+As in the paper's Figures 2 and 5, on the dense model, with and without CIP. For a row of a batch and a
+block's attention or FFN:
 
-* The **deciding tokens** are the k that add most to the scores of its parameters. A score is weight
-  magnitude times input norm (Eq. 3), and what a token adds to it is exact: ``token_contributions``.
-  Without CIP every token weighs 1, with CIP as Eq. 4 has it.
-* The **important tokens** are the k with the highest importance of Eq. 7, of the block itself for
-  attention, of the next block for an FFN, as CIP takes them. Whole models mask no head.
-* The **overlap** is ``|deciding ∩ important| / k`` with ``k = ceil(n / 4)`` of the n tokens that take part;
-  two sets drawn blindly share k / n of theirs in the mean: the ``chance``.
+* The **deciding tokens** are the k that contribute most to the scores of its parameters. A score is weight
+  magnitude times input norm (Eq. 3); a token's contribution is exact (``token_contributions``). Without CIP
+  every token has weight 1, with CIP that of Eq. 4.
+* The **important tokens** are the k with the highest importance (Eq. 7): of the block itself for attention,
+  of the next block for an FFN, as in CIP. A dense model masks no heads.
+* The **overlap** is ``|deciding ∩ important| / k`` with ``k = ceil(n / 4)`` of the n tokens that take part.
+  Two random sets share k / n on average: the ``chance``.
 
-Padding, answers and [CLS] take no part: [CLS] weighs 1 whatever its importance. Rows of fewer than 4
-tokens have no quarter and are left out (short answers in a decoder), and so is a sub-layer of which most rows
-are. With CIP the weights *are*
-importances, so that some of the overlap is by construction: the figure shows how much of the choice the
-activations had left to others.
+Padding, answers and [CLS] take no part: [CLS] has weight 1 whatever its importance. Rows of fewer than 4
+tokens are left out (short answers in a decoder), and so are sub-layers where most rows are. With CIP the
+weights *are* importances, so that part of the overlap is by construction.
 """
 
 from collections.abc import Callable, Iterable
@@ -37,7 +36,7 @@ Sublayer = Literal["heads", "channels"]
 
 @dataclass(frozen=True)
 class Overlap:
-    """Of one sub-layer over all rows: the overlap without CIP, with it, and of blindly drawn sets."""
+    """Overlap in one sub-layer over all rows: without CIP, with CIP, and of random sets."""
 
     key: BlockKey
     sublayer: Sublayer
@@ -47,24 +46,24 @@ class Overlap:
 
 
 def overlap_of(one: Tensor, other: Tensor) -> float:
-    """``|A ∩ B| / k`` of two sets of k different tokens, each ``[k]``."""
+    """Overlap ``|A ∩ B| / k`` of two sets of k different tokens, each ``[k]``."""
     return float(torch.isin(one, other).sum()) / len(one)
 
 
 def top_tokens(values: Tensor, candidates: Tensor, count: int) -> Tensor:
-    """The ``count`` candidates with the largest values, ``[count]``; the first of equal ones.
+    """Return the ``count`` candidates with the largest values, ``[count]``; of equal ones, the first.
 
     Args:
         values: ``[N]``.
-        candidates: indices into them, ascending, ``[n]``.
-        count: how many.
+        candidates: indices into ``values``, ascending, ``[n]``.
+        count: number of candidates to return.
     """
     order = values[candidates].argsort(descending=True, stable=True)
     return candidates[order[:count]]
 
 
 def ranked_tokens(importance: Tensor, has_cls: bool) -> Tensor:
-    """The tokens ``[n]`` of one row ``[N]`` that take part and are ranked: [CLS], token 0, is not."""
+    """Return the tokens ``[n]`` of one row ``[N]`` that take part, without [CLS], token 0."""
     taking_part = importance > 0
     if has_cls:
         taking_part = taking_part.clone()
@@ -77,7 +76,7 @@ class OverlapObserver:
     """Collects overlaps row by row (``comp.adapter.Observer``).
 
     Attributes:
-        magnitude: ``m_i`` of the attention's and the FFN's output projection of a block (Eq. 3).
+        magnitude: returns ``m_i`` of the attention's and the FFN's output projection of a block (Eq. 3).
         has_cls: whether token 0 of a block is [CLS].
     """
 
@@ -96,8 +95,8 @@ class OverlapObserver:
         self._add(key, "channels", hidden, importance)
 
     def overlaps(self) -> tuple[Overlap, ...]:
-        """Part by part, block by block; of sub-layers with enough tokens in at least half of the rows."""
-        found = []
+        """Overlaps by part and block, of sub-layers with enough tokens in at least half of the rows."""
+        overlaps = []
         parts = list(dict.fromkeys(part for (part, _), _ in self._rows))
 
         def place(of: tuple[BlockKey, Sublayer]) -> tuple[int, int, bool]:
@@ -109,12 +108,12 @@ class OverlapObserver:
             if len(rows) < self._short.get((key, sublayer), 0):
                 continue
             plain, weighted, chance = (list(column) for column in zip(*rows, strict=True))
-            found.append(
+            overlaps.append(
                 Overlap(
                     key, sublayer, Spread.of(plain), Spread.of(weighted), Spread.of(chance).mean
                 )
             )
-        return tuple(found)
+        return tuple(overlaps)
 
     def _add(
         self, key: BlockKey, sublayer: Sublayer, activations: Tensor, importance: Tensor
@@ -148,7 +147,7 @@ class OverlapObserver:
 def measure_overlaps(
     adapter: FamilyAdapter, batches: Iterable[Any], passed: Callable[[], None]
 ) -> tuple[Overlap, ...]:
-    """Overlaps of a dense model; ``passed`` is called behind each batch."""
+    """Measure overlaps of a dense model; ``passed`` is called after each batch."""
     observer = OverlapObserver(adapter.output_magnitude, adapter.has_cls)
     for batch in batches:
         adapter.score(batch, Forwarding(), observer)

@@ -1,1 +1,1 @@
-"""Multiply-accumulates and parameters, counted from sizes alone. Loads no torch."""
+"""Count multiply-accumulates and parameters from sizes alone. Loads no torch."""

@@ -1,9 +1,9 @@
-"""Exact multiply-accumulates of CLIP and BLIP, from their sizes.
+"""Count the exact multiply-accumulates of CLIP and BLIP from their sizes.
 
-The rules are those of ``comp.flops.llava``, which are fvcore's: one multiply-accumulate counts one; biases,
-softmax, activations and embeddings are uncounted, an affine LayerNorm counts 5 per element. Published
-figures stand for different *compositions* of the same parts: how many images, texts and passes. Each
-composition here says what it is made of.
+The rules are those of ``comp.flops.llava``, which are fvcore's: a multiply-accumulate counts 1; biases,
+softmax, activations and embeddings are not counted; an affine LayerNorm counts 5 per element. Published
+figures are for different *compositions* of the same parts: numbers of images, texts and passes. Each
+composition here lists its parts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,16 +13,16 @@ from comp.checkpoints.encoder_shape import BlockSize, EncoderShape, Task, TextSh
 from comp.flops.llava import LAYER_NORM
 from comp.plan import Place, Workload, keep_count
 
-Tokens = Sequence[tuple[int, int]]  # of each block: those that attend, those that its FFN sees
+Tokens = Sequence[tuple[int, int]]  # of each block: tokens in its attention, tokens in its FFN
 NLVR_LENGTH, CAPTION_LENGTH, RETRIEVAL_LENGTH = 36, 15, 35
 QUESTION_LENGTH, ANSWER_LENGTH = 14, 5
-QUESTIONS, ANSWERS = 32, 47  # of the published figure of question answering
-QUEUE = 57_600  # embeddings of other pairs that training compares with
+QUESTIONS, ANSWERS = 32, 47  # in the published figure of question answering
+QUEUE = 57_600  # embeddings of other pairs in the queue of contrastive training
 
 
 @dataclass(frozen=True)
 class Composition:
-    """What a figure stands for, by part; ``whole`` is one request, as it is served."""
+    """Multiply-accumulates of a figure by part; ``of`` says what it counts."""
 
     name: str
     of: str
@@ -35,7 +35,7 @@ class Composition:
 
 @dataclass(frozen=True)
 class Memory:
-    """What cross-attention looks at: so many tokens of a width, of so many different inputs."""
+    """Size of the memory of cross-attention: tokens, their width, and the number of different inputs."""
 
     tokens: int
     hidden_size: int
@@ -43,7 +43,7 @@ class Memory:
 
 
 def tower_macs(shape: TowerShape, tokens: Tokens | None = None) -> int:
-    """One image: ``(N−1)PD``, the blocks, and a LayerNorm over what is left."""
+    """Multiply-accumulates of one image: ``(N−1)PD``, the blocks, a LayerNorm over the tokens left."""
     seen = tokens or [(shape.tokens, shape.tokens)] * len(shape.blocks)
     blocks = sum(
         _block(block, shape.hidden_size, shape.head_dim, *counts)
@@ -60,14 +60,14 @@ def text_macs(
     rows: int = 1,
     tokens: Tokens | None = None,
 ) -> int:
-    """``rows`` texts of a length through the text model.
+    """Multiply-accumulates of ``rows`` texts through a text model.
 
     Args:
         shape: the encoder or decoder.
         length: tokens of a text.
-        memory: what cross-attention looks at; none leaves it out.
-        rows: texts; those that share an input of the memory share its keys and values.
-        tokens: of each block, where some are dropped.
+        memory: of cross-attention; ``None`` leaves cross-attention out.
+        rows: number of texts; those with the same input in the memory share its keys and values.
+        tokens: of each block, if some are dropped.
     """
     seen = tokens or [(length, length)] * len(shape.blocks)
     blocks = sum(
@@ -82,27 +82,27 @@ def text_macs(
 
 
 def head_macs(shape: TextShape, length: int) -> int:
-    """The language-model head on so many tokens."""
+    """Multiply-accumulates of the language-model head on ``length`` tokens."""
     width = shape.hidden_size
     return length * width * (width + shape.vocab_size) + LAYER_NORM * length * width
 
 
 def tokens_by_block(layers: int, count: int, ratios: Mapping[int, float]) -> Tokens:
-    """Of ``count`` tokens, those that attend in each block and those that its FFN sees.
+    """Numbers of tokens in the attention and in the FFN of each block, of ``count`` tokens that enter.
 
-    ``ratios`` are the keep ratios by blocks passed; what is dropped goes behind the last of these
-    blocks' attention.
+    ``ratios`` are the keep ratios by number of blocks passed. Tokens are dropped after the attention of the
+    last of these blocks.
     """
-    found = []
+    counts = []
     for passed in range(1, layers + 1):
         behind = keep_count(count, ratios.get(passed, 1.0))
-        found.append((count, behind))
+        counts.append((count, behind))
         count = behind
-    return found
+    return counts
 
 
 def clip_macs(shape: EncoderShape, on: Workload, ratios: Mapping[Place, float]) -> dict[str, int]:
-    """One image and one text through a CLIP that keeps these shares at these places, by part."""
+    """Multiply-accumulates by part of one image and one text through a CLIP with these keep ratios."""
     seen, read = _tokens_seen(shape, on, ratios)
     vision, text = shape.vision, shape.text
     return {
@@ -113,11 +113,11 @@ def clip_macs(shape: EncoderShape, on: Workload, ratios: Mapping[Place, float]) 
 
 
 def blip_macs(shape: EncoderShape, on: Workload, ratios: Mapping[Place, float]) -> dict[str, int]:
-    """One request of a BLIP that keeps these shares at these places, by part, as it is served.
+    """Multiply-accumulates by part of one request of a BLIP with these keep ratios, as it is served.
 
-    Of retrieval a text alone and one matching pass; of a question an answer of ``ANSWER_LENGTH`` tokens; of
-    a statement two images, whose tokens ``on`` counts together. Cross-attention looks at the image tokens
-    that the tower leaves, a decoder of answers at the question's that its encoder leaves.
+    Retrieval: a text alone and one matching pass. Question: an answer of ``ANSWER_LENGTH`` tokens. Statement:
+    two images, whose tokens ``on`` counts together. Cross-attention reads the image tokens that the tower
+    leaves; a decoder of answers reads the question's tokens that its encoder leaves.
     """
     seen, read = _tokens_seen(shape, on, ratios)
     text, length = shape.text, on.text_tokens
@@ -132,16 +132,16 @@ def blip_macs(shape: EncoderShape, on: Workload, ratios: Mapping[Place, float]) 
     if shape.task == "nlvr":
         return parts | {"head": text.hidden_size * text.hidden_size + 2 * text.hidden_size}
     assert shape.decoder is not None
-    said = text_macs(shape.decoder, ANSWER_LENGTH, Memory(read[-1][1], text.hidden_size))
-    return parts | {"decoder": said, "lm_head": head_macs(shape.decoder, ANSWER_LENGTH)}
+    answer = text_macs(shape.decoder, ANSWER_LENGTH, Memory(read[-1][1], text.hidden_size))
+    return parts | {"decoder": answer, "lm_head": head_macs(shape.decoder, ANSWER_LENGTH)}
 
 
 def usual_request(shape: EncoderShape, text_tokens: int | None = None) -> Workload:
-    """What one request of a model reads: the images of its task and a text.
+    """Workload of one request of a model: the images of its task and a text.
 
     Args:
-        shape: the model.
-        text_tokens: of the text; by default as published figures count it.
+        shape: sizes of the model.
+        text_tokens: tokens of the text; by default as in published figures.
     """
     usual = {
         "nlvr": NLVR_LENGTH,
@@ -159,19 +159,19 @@ def usual_request(shape: EncoderShape, text_tokens: int | None = None) -> Worklo
 def request_macs(
     shape: EncoderShape, on: Workload, ratios: Mapping[Place, float]
 ) -> dict[str, int]:
-    """One request of a CLIP or a BLIP, by part."""
+    """Multiply-accumulates by part of one request of a CLIP or a BLIP."""
     return (clip_macs if shape.family == "clip" else blip_macs)(shape, on, ratios)
 
 
 def images_of(task: Task) -> int:
-    """Images of one request."""
+    """Number of images of one request."""
     return 2 if task == "nlvr" else 1
 
 
 def _tokens_seen(
     shape: EncoderShape, on: Workload, ratios: Mapping[Place, float]
 ) -> tuple[Tokens, Tokens]:
-    """Tokens in the blocks of the tower, of one image, and of the text model."""
+    """Tokens in the blocks of the tower, for one image, and in the blocks of the text model."""
     by_part = {
         part: {passed: ratio for (of, passed), ratio in ratios.items() if of == part}
         for part in ("vision", "language")
@@ -191,9 +191,9 @@ def _block(
     behind: int,
     memory: Memory | None = None,
 ) -> int:
-    """A block on ``tokens``, of which ``behind`` are left behind its attention.
+    """Multiply-accumulates of a block on ``tokens``, of which ``behind`` are left after its attention.
 
-    Keys and values of the memory are not counted here: several texts may share them.
+    Keys and values of the memory are not included, as several texts may share them.
     """
     width = block.heads * head_dim
     total = 4 * tokens * hidden * width + 2 * tokens * tokens * width
@@ -208,7 +208,7 @@ def _block(
 
 
 def compositions(shape: EncoderShape) -> tuple[Composition, ...]:
-    """What is known of a model; the first is one request as it is served."""
+    """Return the compositions of a model; the first is one request as it is served."""
     return _COMPOSITIONS[shape.family, shape.task](shape)
 
 
@@ -264,13 +264,13 @@ def _blip_retrieval(shape: EncoderShape) -> tuple[Composition, ...]:
 def _blip_vqa(shape: EncoderShape) -> tuple[Composition, ...]:
     assert shape.decoder is not None
     vision, decoder = tower_macs(shape.vision), shape.decoder
-    asked = Memory(QUESTION_LENGTH, shape.text.hidden_size)
+    question = Memory(QUESTION_LENGTH, shape.text.hidden_size)
 
     def parts(questions: int, answers: int) -> dict[str, int]:
         encoded = text_macs(shape.text, QUESTION_LENGTH, _image(shape), questions)
-        said = text_macs(decoder, ANSWER_LENGTH, asked, answers)
+        answer = text_macs(decoder, ANSWER_LENGTH, question, answers)
         head = answers * head_macs(decoder, ANSWER_LENGTH)
-        return {"vision": vision, "language": encoded, "decoder": said, "lm_head": head}
+        return {"vision": vision, "language": encoded, "decoder": answer, "lm_head": head}
 
     tokens = f"of {QUESTION_LENGTH} tokens"
     return (

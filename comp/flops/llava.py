@@ -1,13 +1,13 @@
-"""Exact multiply-accumulates and parameters of a LLaVA, from its sizes.
+"""Count the exact multiply-accumulates and parameters of a LLaVA from its sizes.
 
-One multiply-accumulate counts one; biases, softmax, activations, rotary embedding, embedding
-lookups and the scoring of tokens at a drop place (one more row of an attention matrix, or the
-similarity to a few pivots) are uncounted; but a place that ranks with the next block's q and k
-makes keys of tokens that then go, and those are counted; so are the products of matrices that merge
-image tokens behind the tower. An affine LayerNorm of the vision tower
-counts 5 per element, as fvcore does; the language model's RMSNorm counts nothing, so that its
-figures are the published ``4nd² + 2n²d + 3ndm`` a block. Attention counts the full n² of a block,
-causal or not. A prompt is counted up to its first new token: the LM head sees one token.
+A multiply-accumulate counts 1. Not counted: biases, softmax, activations, rotary embedding, embedding
+lookups, and the scoring of tokens at a drop place (one more row of an attention matrix, or the similarity
+to a few pivots). Counted: the keys of dropped tokens where the next block's q and k rank tokens, and the
+matrix products that merge image tokens after the tower.
+
+An affine LayerNorm of the vision tower counts 5 per element, as in fvcore. The language model's RMSNorm
+counts nothing, so that a block has the published ``4nd² + 2n²d + 3ndm``. Attention counts the full n² of a
+block, causal or not. A prompt is counted up to its first new token: the LM head sees one token.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ class PartCost:
 class FlopsReport:
     """Cost of a prompt, by part: ``vision``, ``projector``, ``language`` and ``lm_head``.
 
-    ``params`` is what the checkpoint holds, tower blocks that never run included; ``macs`` counts
+    ``params`` counts the whole checkpoint, including tower blocks that never run; ``macs`` counts only
     what runs.
     """
 
@@ -44,7 +44,7 @@ class FlopsReport:
 
 
 def vision_block_macs(tokens: int, hidden: int, heads_width: int, channels: int) -> int:
-    """A block of the tower: ``4NDw + 2N²w + 2NDI``, two LayerNorms; ``w`` is heads × head size."""
+    """MACs of a tower block: ``4NDw + 2N²w + 2NDI`` and two LayerNorms; ``w`` is heads × head size."""
     attention = 4 * tokens * hidden * heads_width + 2 * tokens * tokens * heads_width
     return attention + 2 * tokens * hidden * channels + 2 * LAYER_NORM * tokens * hidden
 
@@ -56,7 +56,7 @@ def vision_tower_macs(
     heads_widths: Sequence[int],
     channels: Sequence[int],
 ) -> int:
-    """The tower on one image: ``(N−1)PD``, its blocks, and one more LayerNorm.
+    """Multiply-accumulates of the tower on one image: ``(N−1)PD``, its blocks, and one more LayerNorm.
 
     Args:
         tokens: N, patches and the class token.
@@ -73,7 +73,7 @@ def vision_tower_macs(
 def llama_block_macs(
     tokens: int, hidden: int, heads: int, kv_heads: int, head_dim: int, channels: int
 ) -> int:
-    """A Llama block on ``tokens``: q, k, v, o, the attention itself, and the gated FFN (3ndm)."""
+    """MACs of a Llama block on ``tokens``: q, k, v, o, the attention itself, and the gated FFN (3ndm)."""
     projections = 2 * tokens * hidden * (heads + kv_heads) * head_dim
     attention = 2 * tokens * tokens * heads * head_dim
     return projections + attention + 3 * tokens * hidden * channels
@@ -82,7 +82,7 @@ def llama_block_macs(
 def token_counts(
     num_layers: int, image_tokens: int, text_tokens: int, ratios: KeepRatios
 ) -> list[tuple[int, int]]:
-    """Image and text tokens each block sees; a place keeps ``ceil(ratio · n)`` of each kind's n."""
+    """Image and text tokens in each block; a place keeps ``ceil(ratio · n)`` of n tokens of a kind."""
     counts = []
     for layer in range(num_layers):
         if layer in ratios:
@@ -101,7 +101,7 @@ def keep_ratios(drops: Iterable[DropPlan]) -> KeepRatios:
 def language_block_macs(
     shape: ModelShape, tokens: int, kv_groups_kept: int, channels_kept: int
 ) -> int:
-    """A language block of ``shape`` with so many KV groups and channels left."""
+    """Multiply-accumulates of a language block with these KV groups and channels left."""
     heads = kv_groups_kept * shape.group_size
     return llama_block_macs(
         tokens, shape.hidden_size, heads, kv_groups_kept, shape.head_dim, channels_kept
@@ -109,13 +109,13 @@ def language_block_macs(
 
 
 def ranking_macs(shape: ModelShape, tokens: Sequence[int]) -> int:
-    """What ``next_layer`` costs beside the blocks: keys of the dropped tokens, and a query.
+    """Additional multiply-accumulates of ``next_layer``: keys of the dropped tokens, and a query.
 
-    The keys of those that stay are the next block's own.
+    The keys of tokens that stay are part of the next block.
 
     Args:
-        shape: with its drops and what is left of its blocks.
-        tokens: that each block sees.
+        shape: sizes of the slim model, with its drops.
+        tokens: number of tokens in each block.
     """
     total = 0
     for drop in shape.drops:
@@ -137,13 +137,13 @@ def llava_macs(
     """Multiply-accumulates and parameters for one prompt.
 
     Args:
-        shape: the dense model; a slim one when there is no plan.
-        image_tokens: of all its images, as the tower gives them; every image begun is run through it.
-        plan: what to remove from ``shape``.
-        whole_tower: also count tower blocks behind the feature layer, as published figures do.
+        shape: sizes of the dense model; without a plan also of a slim one.
+        image_tokens: image tokens of the tower; a part of an image counts as a whole one.
+        plan: applied to ``shape``.
+        whole_tower: also count tower blocks after the feature layer, as published figures do.
 
     Raises:
-        CompExportError: when the plan was made for another model.
+        CompExportError: the plan was made for another model.
     """
     slim = shape if plan is None else shape.with_plan(plan)
     ratios = keep_ratios(slim.drops)
@@ -176,9 +176,9 @@ def llava_macs_of_counts(
     ratios: KeepRatios,
     on: Workload,
 ) -> int:
-    """The total of ``llava_macs`` for counts of KV heads and channels by (part, block).
+    """Total of ``llava_macs`` for counts of KV heads and channels by (part, block).
 
-    Blocks without an entry are as ``shape`` has them. Made for the pruning loop, which asks often.
+    Blocks without an entry are as in ``shape``. A fast version for the pruning loop.
     """
     arriving = _arriving(shape, on.image_tokens)
     tokens = token_counts(shape.num_layers, arriving, on.text_tokens, ratios)
@@ -209,7 +209,7 @@ def llava_macs_of_drops(
     drops: Drops,
     on: Workload,
 ) -> int:
-    """As ``llava_macs_of_counts``, with what ranking at these drops takes."""
+    """As ``llava_macs_of_counts``, including the ranking of these drops."""
     ratios = keep_ratios(drops)
     arriving = _arriving(shape, on.image_tokens)
     seen = token_counts(shape.num_layers, arriving, on.text_tokens, ratios)
@@ -222,14 +222,14 @@ def llava_macs_of_drops(
 
 
 def image_count(shape: ModelShape, image_tokens: int) -> int:
-    """How many images give so many tokens; one begun is run whole."""
+    """Number of images with ``image_tokens`` tokens, rounded up."""
     return -(-image_tokens // shape.tower_tokens)
 
 
 def selection_macs(shape: ModelShape) -> int:
-    """What choosing and merging one image's tokens takes: cosines to the targets, and the mixtures.
+    """Multiply-accumulates of selecting and merging one image's tokens: cosines to targets, mixtures.
 
-    The attention of [CLS] is there anyway. Keys are compared as their mean over heads.
+    The attention of [CLS] is computed anyway. Keys are compared as their mean over heads.
     """
     if shape.image_selection is None:
         return 0
@@ -239,7 +239,7 @@ def selection_macs(shape: ModelShape) -> int:
 
 
 def llava_params(shape: ModelShape) -> dict[str, int]:
-    """Parameters of each part of the checkpoint; a tied LM head has none of its own."""
+    """Parameters of each part of the checkpoint; a tied LM head counts 0."""
     d, v = shape.hidden_size, shape.vision_hidden_size
     layers = sum(
         _llama_block_params(shape, groups, channels)

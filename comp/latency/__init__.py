@@ -1,4 +1,4 @@
-"""Predicted milliseconds of a request: the table of a machine, and what a request is made of.
+"""Predict milliseconds of a request from the latency table of a machine.
 
-Measuring such a table is ``export.latency``.
+``export.latency`` measures such tables.
 """

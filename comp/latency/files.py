@@ -1,4 +1,4 @@
-"""Which latency table a command means."""
+"""Find the latency table of a command."""
 
 from dataclasses import dataclass
 from hashlib import sha256
@@ -14,14 +14,14 @@ TABLES = Path("runs") / "latency"
 
 @dataclass(frozen=True)
 class TableFile:
-    """A table as a request names it: a resumed run must find the same one."""
+    """A table file with its digest: a resumed run must use the same table."""
 
     path: str
     sha256: str
 
     @classmethod
     def at(cls, path: Path) -> "TableFile":
-        """The file there, which is read once to see that it is a table.
+        """Return the file at ``path``, after checking that it is a table.
 
         Raises:
             CompExportError: as ``LatencyTable.load``.
@@ -31,12 +31,12 @@ class TableFile:
 
 
 def default_table(model: str) -> Path:
-    """Where ``profile`` writes the table of a model, and ``prune`` looks for it."""
+    """Path of a model's table, where ``profile`` writes it and ``prune`` reads it."""
     return TABLES / f"{Path(model).name}.json"
 
 
 def table_for(model: str, family: str, rate_of: RateOf, given: Path | None) -> TableFile | None:
-    """The latency table to prune by, or to write predictions down from; none where neither is asked.
+    """Return the latency table to prune by or to predict from; ``None`` if neither is requested.
 
     Raises:
         CompExportError: the family has none, there is none yet, or it cannot be read.

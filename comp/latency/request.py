@@ -1,7 +1,7 @@
-"""What a request of a family is made of: which blocks run on how many tokens until the first answer.
+"""Add up the times of the blocks of a request, until the first answer, by family.
 
-The counterpart of the FLOPs counters, in milliseconds, and closer to the graphs than they are: the FFN
-behind a drop place works on the tokens that are left, and the last block on one token.
+The counterpart of the FLOPs counters, in milliseconds, and closer to the graphs: the FFN after a drop place
+works on the tokens that are left, and the last block on one token.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -20,7 +20,7 @@ Shares = Mapping[Place, tuple[float, float]]
 
 
 class Table(Protocol):
-    """As much of a ``LatencyTable`` as a request needs."""
+    """The part of ``LatencyTable`` that a request needs."""
 
     image_tokens: int
     tower_length: int
@@ -42,11 +42,12 @@ class Request:
 def llava_prefill(
     table: Table, counts: "StructureCounts", shares: Shares, on: Workload
 ) -> dict[str, float]:
-    """Vision tower and projector for each image begun, embedding, and the decoder's prefill.
+    """Milliseconds by part: vision tower and projector for each image, embedding, and prefill.
 
-    A place in ``shares`` is in the graph, and takes its ranking and gathering, also where it keeps all.
+    A part of an image counts as a whole one. Each place in ``shares`` takes the time of its ranking and
+    gathering, even if it keeps all tokens.
     """
-    found = {"vision": 0.0, "embedding": 0.0, "language": 0.0}
+    milliseconds = {"vision": 0.0, "embedding": 0.0, "language": 0.0}
     if on.image_tokens:
         images = -(-on.image_tokens // table.image_tokens)
         seen = table.tower_length
@@ -55,26 +56,26 @@ def llava_prefill(
             heads, channels = _left(block, counts)
             one += table.ms("vision", "attention", seen, heads=heads)
             one += table.ms("vision", "ffn", seen, channels=channels)
-        found["vision"] = images * one
-    found["embedding"] = table.ms("embedding", "fixed", on.image_tokens + on.text_tokens)
+        milliseconds["vision"] = images * one
+    milliseconds["embedding"] = table.ms("embedding", "fixed", on.image_tokens + on.text_tokens)
     blocks = table.of("language")
     ratios = {after: share for (part, after), share in shares.items() if part == "language"}
     tokens = [
         image + text
         for image, text in token_counts(len(blocks), on.image_tokens, on.text_tokens, ratios)
     ]
-    found["language"] = _stack(table, "language", counts, tokens, ratios)
-    return found
+    milliseconds["language"] = _stack(table, "language", counts, tokens, ratios)
+    return milliseconds
 
 
 def clip_pair(
     table: Table, counts: "StructureCounts", shares: Shares, on: Workload
 ) -> dict[str, float]:
-    """One image and one text, each from its input to its embedding; a part that reads nothing takes none.
+    """Milliseconds of one image and one text from input to embedding; a part without input takes 0.
 
-    Unlike multiply-accumulates, a place is charged its ranking and gathering here (see ``llava_prefill``).
+    As in ``llava_prefill``, each place takes the time of its ranking and gathering.
     """
-    found = {"vision": 0.0, "language": 0.0}
+    milliseconds = {"vision": 0.0, "language": 0.0}
     for part, (count, which) in {
         "vision": (on.image_tokens, 0),
         "language": (on.text_tokens, 1),
@@ -82,9 +83,11 @@ def clip_pair(
         if count:
             ratios = {after: share[which] for (of, after), share in shares.items() if of == part}
             seen = tokens_by_block(len(table.of(part)), count, ratios)  # type: ignore[arg-type]
-            found[part] = table.ms(part, "fixed", count)
-            found[part] += _stack(table, part, counts, [came for came, _ in seen], ratios)
-    return found
+            milliseconds[part] = table.ms(part, "fixed", count)
+            milliseconds[part] += _stack(
+                table, part, counts, [entering for entering, _ in seen], ratios
+            )
+    return milliseconds
 
 
 LLAVA = Request(
@@ -133,19 +136,19 @@ def _stack(
     tokens: Sequence[int],
     places: Collection[int],
 ) -> float:
-    """The blocks of a part that drops tokens: so many enter each, and the last one goes on with one.
+    """Milliseconds of the blocks of a part; ``tokens`` enter each, and the last block leaves one.
 
-    What is dropped behind a block's attention does not reach its FFN.
+    Tokens dropped after a block's attention do not reach its FFN.
     """
     total, blocks = 0.0, table.of(part)
     for number, block in enumerate(blocks):
         heads, channels = _left(block, counts)
-        came, ends = tokens[number], number + 1 == len(blocks)
+        entering, ends = tokens[number], number + 1 == len(blocks)
         behind = 1 if ends else tokens[number + 1]
-        total += table.ms(part, "last" if ends else "attention", came, heads=heads)
+        total += table.ms(part, "last" if ends else "attention", entering, heads=heads)
         total += table.ms(part, "ffn", behind, channels=channels)
         if number + 1 in places:
-            total += table.ms(part, "drop", came, heads=heads)
+            total += table.ms(part, "drop", entering, heads=heads)
     return total
 
 

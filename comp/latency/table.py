@@ -1,8 +1,7 @@
-"""Milliseconds of a model's building blocks, measured once on a machine, as a file that pruning reads.
+"""Latency table: milliseconds of a model's blocks, measured once on a machine, for pruning.
 
-``comp-export profile`` measures and writes it; here it is read, without any runtime. A table is a few
-grids of milliseconds over tokens, heads and channels; what lies between the points of a grid is
-interpolated.
+``comp-export profile`` measures and writes it; reading needs no runtime. A table consists of grids of
+milliseconds over tokens, heads and channels, with interpolation between their points.
 """
 
 import math
@@ -29,7 +28,7 @@ MEASURE_AGAIN = "measure it again with `comp-export profile --model {model} --fo
 
 Where = Literal["vision", "embedding", "language"]
 Kind = Literal["fixed", "attention", "ffn", "last", "drop"]
-NOTHING = (0,)  # the only point of an axis that does not matter to a kind
+NOTHING = (0,)  # the only point of an axis that a kind does not depend on
 
 
 class _Frozen(BaseModel):
@@ -39,9 +38,9 @@ class _Frozen(BaseModel):
 class Surface(_Frozen):
     """Milliseconds of one kind of block of one part, over a grid of three axes.
 
-    Between two points of an axis the time is linear (of several axes: multilinear). Below the first point
-    it is that of the first; above the last it grows in proportion. Times never fall along an axis, so
-    that neither do interpolated ones: fewer tokens, heads or channels never take longer.
+    Interpolation is multilinear. Below the first point of an axis the time is constant, above the last one it
+    is proportional. Times never fall along an axis, so that fewer tokens, heads or channels never take
+    longer.
     """
 
     part: Where
@@ -74,7 +73,7 @@ class Surface(_Frozen):
         return self
 
     def at(self, tokens: int, heads: int = 0, channels: int = 0) -> float:
-        """Milliseconds there."""
+        """Return the interpolated milliseconds at a point."""
         total = 0.0
         for i, a in _weights(self.tokens, tokens):
             for j, b in _weights(self.heads, heads):
@@ -84,7 +83,7 @@ class Surface(_Frozen):
 
 
 class Target(_Frozen):
-    """What was measured: how the graphs were built and what ran them."""
+    """Target of the measurement: how the graphs were built, and what ran them."""
 
     flavour: str
     precision: str
@@ -93,7 +92,7 @@ class Target(_Frozen):
 
 
 class Measuring(_Frozen):
-    """How it was measured: the median over rounds of medians of ``repeats`` behind ``warmup`` runs."""
+    """Protocol: the median over rounds of the medians of ``repeats`` runs after ``warmup`` runs."""
 
     rounds: int
     warmup: int
@@ -114,7 +113,7 @@ class DenseBlock(_Frozen):
 
 
 class HeldOut(_Frozen):
-    """A whole model that no surface was measured on, predicted and measured."""
+    """Predicted and measured time of a whole model on which no surface was measured."""
 
     name: str
     image_tokens: int
@@ -124,12 +123,12 @@ class HeldOut(_Frozen):
 
     @property
     def error(self) -> float:
-        """Of the prediction, as a share of the measured time."""
+        """Relative error of the prediction."""
         return self.predicted_ms / self.measured_ms - 1
 
 
 class LatencyTable(_Frozen):
-    """What a model's blocks take on one machine, and how they add up; see ``docs/formats.md``."""
+    """Times of a model's blocks on one machine; see ``docs/formats.md``."""
 
     version: Literal[1] = TABLE_VERSION
     family: str
@@ -170,7 +169,7 @@ class LatencyTable(_Frozen):
         return self._by_kind[part, kind].at(tokens, heads, channels)
 
     def of(self, part: Part) -> tuple[DenseBlock, ...]:
-        """The blocks of a part, in order."""
+        """Return the blocks of a part, in order."""
         return tuple(block for block in self.blocks if block.part == part)
 
     def by_part(
@@ -183,7 +182,7 @@ class LatencyTable(_Frozen):
 
         Args:
             counts: KV heads and channels left of each block; blocks without an entry are whole.
-            shares: of image and text tokens that stay, by place.
+            shares: keep ratios of image and text tokens, by place.
             on: the prompt.
         """
         return self.request.by_part(self, counts, shares, on)
@@ -194,14 +193,14 @@ class LatencyTable(_Frozen):
         shares: Mapping[Place, tuple[float, float]],
         on: Workload,
     ) -> float:
-        """The total of ``by_part``: time to the first token, preparing the image left out."""
+        """Total of ``by_part``: time to the first token, without preparing the image."""
         return sum(self.by_part(counts, shares, on).values())
 
     def check_fits(self, family: str, blocks: Iterable[DenseBlock], where: str) -> None:
         """Refuse a table of another model.
 
         Raises:
-            CompExportError: naming what differs first.
+            CompExportError: names the first difference.
         """
         remedy = "measure this one with `comp-export profile`, or pass another --latency-table"
         if family != self.family:
@@ -210,11 +209,11 @@ class LatencyTable(_Frozen):
             )
         mine = {(block.part, block.index): block for block in self.blocks}
         for block in blocks:
-            found = mine.pop((block.part, block.index), None)
-            if found != block:
+            recorded = mine.pop((block.part, block.index), None)
+            if recorded != block:
                 raise CompExportError(
                     f"{where} is of another model ({self.model}): {block.part} block {block.index} is "
-                    f"{_words(block)}, in the table {_words(found)}; {remedy}"
+                    f"{_words(block)}, in the table {_words(recorded)}; {remedy}"
                 )
         if mine:
             part, index = next(iter(mine))
@@ -235,13 +234,13 @@ class LatencyTable(_Frozen):
         """
         absent = f"no latency table at {path}", "make one with `comp-export profile`"
         again = MEASURE_AGAIN.format(model="NAME")
-        found = read_versioned(path, "a latency table", TABLE_VERSION, absent, again)
-        again = MEASURE_AGAIN.format(model=found.get("model", "NAME"))
-        return validated(cls, found, path, again)
+        content = read_versioned(path, "a latency table", TABLE_VERSION, absent, again)
+        again = MEASURE_AGAIN.format(model=content.get("model", "NAME"))
+        return validated(cls, content, path, again)
 
 
 def dense_block(block: "BlockShape") -> DenseBlock:
-    """What a table says of a block."""
+    """Return the sizes of a block as a table records them."""
     return DenseBlock(
         part=block.part,
         index=block.index,
@@ -269,7 +268,7 @@ def is_monotone(ms: Sequence[Sequence[Sequence[float]]]) -> bool:
 
 
 def _weights(points: tuple[int, ...], x: int) -> tuple[tuple[int, float], ...]:
-    """The points that a value lies between, with their weights."""
+    """Return the neighbouring points of a value, with their weights."""
     if x <= points[0]:
         return ((0, 1.0),)
     last = len(points) - 1

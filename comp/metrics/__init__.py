@@ -1,1 +1,1 @@
-"""Scores of answers, captions and rankings, from words and numbers alone."""
+"""Metrics of answers, captions and rankings, computed from words and numbers alone."""

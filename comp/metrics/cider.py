@@ -1,7 +1,7 @@
-"""CIDEr-D, the consensus of a caption with its references (Vedantam et al., CVPR 2015, section 5).
+"""Compute CIDEr-D, the consensus of a caption with its references (Vedantam et al., CVPR 2015, section 5).
 
-The packages that have it bring a Java tokenizer or a stack of audio models along. Words here are runs of
-letters, digits, apostrophes and hyphens in lower case; punctuation counts for nothing, as with theirs.
+The packages that have it depend on a Java tokenizer or on audio models. Words are runs of letters, digits,
+apostrophes and hyphens in lower case; punctuation is ignored, as in those packages.
 """
 
 import math
@@ -10,8 +10,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-LONGEST = 4  # n-grams
-SIGMA = 6.0  # of the penalty on lengths, in words
+LONGEST = 4  # words of an n-gram
+SIGMA = 6.0  # of the length penalty, in words
 SCALE = 10.0
 _WORD = re.compile(r"[\w'-]*\w[\w'-]*")
 Grams = tuple[str, ...]
@@ -25,22 +25,22 @@ class _Sentence:
 
 
 def words_of(caption: str) -> list[str]:
-    """The words of a caption."""
+    """Return the words of a caption."""
     return _WORD.findall(caption.lower())
 
 
 def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
-    """CIDEr-D of each caption, at most 10; their mean is that of the set (often printed times 100).
+    """Return CIDEr-D of each caption, at most 10; the score of a set is the mean (often times 100).
 
-    How rare an n-gram is, is known from the references themselves, by pictures that have it: scores of
-    different sets of pictures cannot be compared.
+    The rarity of n-grams is measured on the references, by the number of pictures that have them. Scores
+    of different sets of pictures are therefore not comparable.
 
     Args:
-        captions: one a picture.
-        references: of each picture at least one.
+        captions: one for each picture.
+        references: at least one for each picture.
 
     Raises:
-        ValueError: fewer than two pictures (nothing is rare), counts that differ, no reference.
+        ValueError: fewer than two pictures (rarity is undefined), different lengths, or no reference.
     """
     if len(captions) != len(references):
         raise ValueError(f"{len(captions)} captions for {len(references)} sets of references")
@@ -55,8 +55,8 @@ def cider(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[
     rarity = _Rarity(seen_in, len(captions))
     scores = []
     for caption, picture in zip(captions, counted, strict=True):
-        said = rarity.weigh(_grams(words_of(caption)))
-        alike = [_similarity(said, rarity.weigh(grams)) for grams in picture]
+        candidate = rarity.weigh(_grams(words_of(caption)))
+        alike = [_similarity(candidate, rarity.weigh(grams)) for grams in picture]
         scores.append(SCALE * sum(alike) / len(alike))
     return scores
 
@@ -77,7 +77,7 @@ class _Rarity:
 
 
 def _grams(words: Sequence[str]) -> Counter[Grams]:
-    """All n-grams of up to four words, counted."""
+    """Count all n-grams of up to four words."""
     return Counter(
         tuple(words[first : first + length])
         for length in range(1, LONGEST + 1)
@@ -85,14 +85,14 @@ def _grams(words: Sequence[str]) -> Counter[Grams]:
     )
 
 
-def _similarity(said: _Sentence, reference: _Sentence) -> float:
-    """Mean over lengths of the clipped cosine, less where the captions are of different length."""
+def _similarity(candidate: _Sentence, reference: _Sentence) -> float:
+    """Mean of the clipped cosines over n-gram lengths, times a penalty on different caption lengths."""
     total = 0.0
     for mine, theirs, norm, other in zip(
-        said.weights, reference.weights, said.norms, reference.norms, strict=True
+        candidate.weights, reference.weights, candidate.norms, reference.norms, strict=True
     ):
         if norm and other:
             shared = sum(min(w, theirs[g]) * theirs[g] for g, w in mine.items() if g in theirs)
             total += shared / (norm * other)
-    gap = said.words - reference.words
+    gap = candidate.words - reference.words
     return total / LONGEST * math.exp(-(gap**2) / (2 * SIGMA**2))

@@ -1,4 +1,4 @@
-"""Recall of retrieval: whether one's own is among the best K, both ways."""
+"""Compute recall@K of retrieval, from images to texts and back."""
 
 from collections.abc import Sequence
 
@@ -10,18 +10,17 @@ Places = NDArray[np.int64]
 
 
 def ranks(scores: NDArray[np.floating], owner: Sequence[int]) -> tuple[Places, Places]:
-    """Where one's own comes, counted from 0; ties go against it.
+    """Return the ranks of the matching texts and images, from 0; ties count against them.
 
     Args:
         scores: of each image with each text, ``[I, T]``.
-        owner: the image of each text, ``T`` of them; an image may have several.
+        owner: index of each text's image, ``T`` of them; an image may have several texts.
 
     Returns:
-        Of each image the place of the best of its texts ``[I]``, and of each text the place of its image
-        ``[T]``.
+        Rank of the best matching text of each image ``[I]``, and rank of the image of each text ``[T]``.
 
     Raises:
-        ValueError: counts that do not fit, or an image without a text.
+        ValueError: the numbers do not match, or an image has no text.
     """
     if scores.ndim != 2 or scores.shape[1] != len(owner) or not len(owner):
         raise ValueError(f"scores {scores.shape} for {len(owner)} texts")
@@ -29,7 +28,7 @@ def ranks(scores: NDArray[np.floating], owner: Sequence[int]) -> tuple[Places, P
 
 
 def ranks_of_images(of_texts: NDArray[np.floating], owner: Sequence[int]) -> Places:
-    """Of each image the place of the best of its texts, from scores ``[I, T]``; as ``ranks``."""
+    """Rank of the best matching text of each image, from scores ``[I, T]``; see ``ranks``."""
     mine = np.asarray(owner)[None] == np.arange(len(of_texts))[:, None]  # [I, T]
     if not mine.any(1).all():
         raise ValueError(f"image {int(np.flatnonzero(~mine.any(1))[0])} has no text")
@@ -39,12 +38,12 @@ def ranks_of_images(of_texts: NDArray[np.floating], owner: Sequence[int]) -> Pla
 
 
 def ranks_of_texts(of_images: NDArray[np.floating], owner: Sequence[int]) -> Places:
-    """Of each text the place of its image, from scores ``[T, I]``; as ``ranks``."""
+    """Rank of the image of each text, from scores ``[T, I]``; see ``ranks``."""
     right = np.take_along_axis(of_images, np.asarray(owner)[:, None], axis=1)
     places: Places = (of_images >= right).sum(1) - 1
     return places
 
 
 def recall_at(places: Places, depth: int) -> int:
-    """How many of these places are among the first ``depth``."""
+    """Number of ranks below ``depth``."""
     return int((places < depth).sum())

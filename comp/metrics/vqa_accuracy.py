@@ -1,13 +1,13 @@
-"""Accuracy of VQA as its authors score it: answers normalised, ten people asked, three enough.
+"""Compute VQA accuracy as its authors do: normalised answers, ten annotators, three agreeing suffice.
 
-Follows the rules of https://visualqa.org/evaluation.html with the tables of its evaluation code.
-No maintained package has them without a training framework around.
+Follows the rules of https://visualqa.org/evaluation.html with the tables of its evaluation code. No
+maintained package has them without a training framework.
 """
 
 import re
 from collections.abc import Sequence
 
-ENOUGH = 3  # people who gave an answer, for it to be wholly right
+ENOUGH = 3  # annotators who must give an answer for it to score 1
 NUMBERS = {"none": "0"} | {
     word: str(number)
     for number, word in enumerate(
@@ -16,7 +16,7 @@ NUMBERS = {"none": "0"} | {
 }
 ARTICLES = frozenset({"a", "an", "the"})
 PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
-# Written out with their apostrophes; spellings without one of these are the same word.
+# With all apostrophes; a spelling that lacks one of them is the same word.
 CONTRACTIONS = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't
     he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've
@@ -32,23 +32,23 @@ _PERIOD = re.compile(r"\.(?!\d)")
 
 
 def _spellings() -> dict[str, str]:
-    """Each contraction by its spellings that lack one apostrophe."""
-    found = {}
+    """Map the spellings that lack one apostrophe to their contractions."""
+    spellings = {}
     for word in CONTRACTIONS.split():
         for place, letter in enumerate(word):
             if letter == "'":
-                found[word[:place] + word[place + 1 :]] = word
-    return found
+                spellings[word[:place] + word[place + 1 :]] = word
+    return spellings
 
 
 _SPELLINGS = _spellings()
 
 
 def normalise_vqa(answer: str) -> str:
-    """Punctuation and periods off, numbers as digits, articles off, contractions spelt out.
+    """Normalise an answer: no punctuation, periods or articles, numbers as digits, full contractions.
 
-    Punctuation that stands beside a space, or anywhere in an answer with a comma between digits, goes
-    without a trace; elsewhere it becomes a space (``"black/white"``: two words; ``"1,000"``: one).
+    Punctuation next to a space, or anywhere in an answer with a comma between digits, is removed; elsewhere
+    it becomes a space (``"black/white"``: two words; ``"1,000"``: one).
     """
     answer = " ".join(answer.split())
     joins = _DIGITS_AROUND_COMMA.search(answer) is not None
@@ -61,22 +61,21 @@ def normalise_vqa(answer: str) -> str:
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """How right an answer is, in [0, 1]: min(1, people who gave it / 3), over all leave-one-outs.
+    """Accuracy of an answer in [0, 1]: min(1, annotators who gave it / 3), mean over leave-one-outs.
 
-    Both sides are always normalised. A single answer (of a dataset that has no more) is compared as is:
-    1 or 0.
+    Both sides are normalised. A single reference answer gives 1 or 0.
 
     Args:
-        prediction: the answer to judge.
-        answers: of the people asked; VQAv2 has ten.
+        prediction: the answer to score.
+        answers: of the annotators; VQAv2 has ten.
 
     Raises:
-        ValueError: nobody was asked.
+        ValueError: there are no answers.
     """
     if not answers:
         raise ValueError("no answers to compare with")
-    said = normalise_vqa(prediction)
-    given = [normalise_vqa(answer) == said for answer in answers]
+    answer_given = normalise_vqa(prediction)
+    given = [normalise_vqa(answer) == answer_given for answer in answers]
     if len(given) == 1:
         return float(given[0])
     shares = (min(1.0, (sum(given) - mine) / ENOUGH) for mine in given)

@@ -1,1 +1,1 @@
-"""How the embedded models were trained: scripts, not part of a pruning run."""
+"""Training of the embedded models: scripts, not part of a pruning run."""

@@ -1,8 +1,8 @@
-"""Dense supervision of the vision tower: every projected patch is the word for what covers it.
+"""Dense supervision of the vision tower: predict the word for the thing on every projected patch.
 
-The words are read through the decoder's own (tied) embedding, which puts image tokens into word
-space before any question is asked. Small linear heads also read the place, size and centre of the
-thing from each patch; they exist in training only.
+Words are predicted by the decoder's own (tied) embedding, which moves image tokens into word space before
+any training on questions. Small linear heads also predict the place, size and centre of the thing; they
+exist in training only.
 """
 
 import torch
@@ -14,7 +14,7 @@ from comp.tiny_models.tiny_llava import WIDTH
 
 
 class PatchHeads(nn.Module):
-    """Reads a projected patch: which word, where its thing's centre is, how large, is it the centre."""
+    """Predicts, from a projected patch, its thing's centre and size, and whether it is the centre."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class PatchHeads(nn.Module):
 
 
 def project_patches(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """Projected patches ``[B, 144, d]`` of ``pixels [B, 168, 168, 3] uint8``."""
+    """Return projected patches ``[B, 144, d]`` of ``pixels [B, 168, 168, 3] uint8``."""
     # [B, H, W, 3] -> [B, 3, H, W], with CLIP's mean and deviation
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], device=pixels.device)
     deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711], device=pixels.device)
@@ -38,19 +38,19 @@ def project_patches(model: LlavaForConditionalGeneration, pixels: Tensor) -> Ten
 def dense_loss(
     heads: PatchHeads, embeddings: Tensor, patches: Tensor, batch: dict[str, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """Sum of the word, geometry and centre losses; and the share of right words on things."""
+    """Return the sum of the word, geometry and centre losses, and the accuracy of words on things."""
     states = heads.norm(patches)
     logits = F.linear(states, embeddings)
     target = batch["patch_word"]
     word = F.cross_entropy(logits.flatten(0, 1).float(), target.flatten())
-    known = ~batch["patch_geometry"].isnan()
-    wanted = batch["patch_geometry"].nan_to_num()
-    offset = (heads.geometry(states).float() - wanted).abs() * known
-    geometry = offset.sum() / known.sum()
+    has_thing = ~batch["patch_geometry"].isnan()
+    geometry_target = batch["patch_geometry"].nan_to_num()
+    offset = (heads.geometry(states).float() - geometry_target).abs() * has_thing
+    geometry = offset.sum() / has_thing.sum()
     weight = torch.tensor(8.0, device=target.device)
     centre = F.binary_cross_entropy_with_logits(
         heads.centre(states)[..., 0].float(), batch["patch_centre"], pos_weight=weight
     )
-    on_things = known[..., 0]
+    on_things = has_thing[..., 0]
     right = ((logits.argmax(-1) == target) & on_things).sum() / on_things.sum()
     return word + 3 * geometry + 0.5 * centre, right

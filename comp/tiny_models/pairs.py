@@ -1,7 +1,7 @@
-"""Pairs of scenes about which much can be said, for training only.
+"""Pairs of scenes that allow many statements, for training only.
 
-``comp.data.emoji_scenes.statements`` draws two pictures for one statement; looking at them costs far more
-than reading it. Here both pictures hold things of one small pool, some in the same place, so that many
+``comp.data.emoji_scenes.statements`` draws two pictures for one statement; encoding them costs far more than
+reading it. Here both pictures have things from one small pool, some in the same place, so that many
 statements of every kind can be made about them.
 """
 
@@ -29,17 +29,17 @@ from comp.data.emoji_scenes.statements import (
 Pair = tuple[Scene, Scene]
 UNKNOWN = -100
 LEAST_POOL, MOST_POOL = 3, 4
-REPEATED = 0.3  # chance to take a thing again
-ALIKE = 0.5  # chance that a thing of both pictures is moved to where it stands in the first
+REPEATED = 0.3  # chance to repeat a thing
+ALIKE = 0.5  # chance that a thing of both pictures is moved to its place in the first one
 
 
 @dataclass(frozen=True)
 class Said:
-    """One thing said about a pair.
+    """One statement about a pair.
 
     Attributes:
-        facts: what each picture alone says, coded as in ``comp.data.emoji_scenes.statements``.
-        cells: where the first and the second thing named stand in each picture, ``UNKNOWN`` if open.
+        facts: the fact in each picture, coded as in ``comp.data.emoji_scenes.statements``.
+        cells: cells of the first and the second named thing in each picture, or ``UNKNOWN``.
     """
 
     text: str
@@ -51,7 +51,7 @@ class Said:
 
 @dataclass(frozen=True)
 class _Matter:
-    """What can be said in two wordings: that the pictures differ in it, and that they agree."""
+    """A fact with two wordings: that the pictures differ in it, and that they agree."""
 
     wordings: tuple[str, str]
     facts: tuple[int, int]
@@ -59,7 +59,7 @@ class _Matter:
 
 
 def draw_pair_of_pool(split: str, rng: np.random.Generator) -> Pair:
-    """Two scenes of the split with things of one pool."""
+    """Draw two scenes of the split with things from one pool."""
     names = list(sprites())
     while True:
         size = int(rng.integers(LEAST_POOL, MOST_POOL + 1))
@@ -76,32 +76,37 @@ def draw_pair_of_pool(split: str, rng: np.random.Generator) -> Pair:
 def statements_about(
     pair: Pair, kinds: Sequence[str], share: np.ndarray, number: int, rng: np.random.Generator
 ) -> list[Said]:
-    """So many statements: of each kind the pictures differ as often as they agree, and either wording
-    is as likely; so that words alone leave the answer open.
+    """Draw ``number`` statements about a pair.
+
+    In each kind the pictures differ as often as they agree, and both wordings are equally likely, so that
+    words alone do not give the answer.
+
+    Raises:
+        ValueError: no statement of these kinds is possible.
     """
     if not any(MATTERS[kind](pair, rng) for kind in kinds):
         raise ValueError(f"nothing to say of these pictures: {', '.join(kinds)}")
-    found: list[Said] = []
-    known: dict[str, list[_Matter]] = {}
-    while len(found) < number:
+    statements: list[Said] = []
+    matters: dict[str, list[_Matter]] = {}
+    while len(statements) < number:
         kind = kinds[int(rng.choice(len(kinds), p=share))]
-        if kind not in known:
-            known[kind] = MATTERS[kind](pair, rng)
+        if kind not in matters:
+            matters[kind] = MATTERS[kind](pair, rng)
         differ = bool(rng.random() < 0.5)
         fitting = [
-            matter for matter in known[kind] if (matter.facts[0] != matter.facts[1]) == differ
+            matter for matter in matters[kind] if (matter.facts[0] != matter.facts[1]) == differ
         ]
         if not fitting:
             continue
         matter = fitting[int(rng.integers(len(fitting)))]
         agreeing = bool(rng.random() < 0.5)
         text = matter.wordings[agreeing]
-        found.append(Said(text, differ != agreeing, kind, matter.facts, matter.cells))
-    return found
+        statements.append(Said(text, differ != agreeing, kind, matter.facts, matter.cells))
+    return statements
 
 
 def _some(pool: list[str], rng: np.random.Generator) -> list[str]:
-    """Two to five things of a pool; some of them more than once."""
+    """Draw two to five things from a pool, some of them more than once."""
     total = int(rng.integers(2, MOST_THINGS + 1))
     names: list[str] = []
     while len(names) < total:
@@ -114,7 +119,7 @@ def _some(pool: list[str], rng: np.random.Generator) -> list[str]:
 
 
 def _moved_alike(first: Scene, second: Scene, rng: np.random.Generator) -> Scene:
-    """Some things of the second picture go where they stand in the first, if there is room."""
+    """Move some things of the second picture to their place in the first, if there is room."""
     things = list(second.things)
     for number, thing in enumerate(things):
         model = _only(first, thing.name)
@@ -136,7 +141,7 @@ def _copies(scene: Scene, name: str) -> list[Thing]:
 
 
 def _only(scene: Scene, name: str) -> Thing | None:
-    """The thing of this name, when there is exactly one."""
+    """Return the thing with this name, if there is exactly one."""
     copies = _copies(scene, name)
     return copies[0] if len(copies) == 1 else None
 
@@ -155,12 +160,12 @@ def _formatted(wordings: tuple[str, str], *words: str) -> tuple[str, str]:
 
 
 def _presence(pair: Pair, rng: np.random.Generator) -> list[_Matter]:
-    """Of every thing that is there, and as many that are not: they may be asked for, too."""
+    """Facts about every thing that is present, and about half as many that are not."""
     there = _names(pair)
     absent = [name for name in sprites() if name not in there]
-    asked = there + [absent[i] for i in rng.permutation(len(absent))[: max(1, len(there) // 2)]]
+    names = there + [absent[i] for i in rng.permutation(len(absent))[: max(1, len(there) // 2)]]
     matters = []
-    for name in asked:
+    for name in names:
         first, second = (int(bool(_copies(scene, name))) for scene in pair)
         wordings = _formatted(PRESENCE, f"{article(name)} {name}")
         matters.append(_Matter(wordings, (first, second)))

@@ -1,4 +1,4 @@
-"""Training batches of EmojiScenes: many questions packed behind one image, and dense patch targets."""
+"""Training batches of EmojiScenes: many questions packed after one image, and dense patch targets."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,23 +16,23 @@ from comp.tiny_models.tiny_tokenizer import NOTHING
 
 IGNORE = -100
 PREFIX_TEXT = "USER:"
-BATCH_STREAM = 7  # keeps the training stream apart from the streams that datasets are drawn from
+BATCH_STREAM = 7  # part of the seed: separates the training stream from the streams of datasets
 
 
 @dataclass(frozen=True)
 class Curriculum:
-    """What a batch may hold: the largest scene, and the weight of each question kind."""
+    """Content of a batch: the size of the largest scene, and the weight of each question kind."""
 
     max_things: int
     weights: dict[str, float]
 
 
 class SceneBatches(IterableDataset):
-    """Batches of packed scenes from ``start`` on; batch ``i`` is the same whenever it is made.
+    """Batches ``start`` to ``stop`` of packed scenes; batch ``i`` is the same on every run.
 
     Each batch is a dict of tensors: ``pixels [B, 168, 168, 3] uint8``, ``patch_word [B, 144]`` (token
-    id of what covers a patch), ``patch_geometry [B, 144, 3]`` (centre x, y and size of that thing, in
-    image widths), ``patch_centre [B, 144]`` (1 where a thing's centre lies), and for the questions
+    id of the thing on a patch), ``patch_geometry [B, 144, 3]`` (centre x, y and size of that thing, in
+    image widths), ``patch_centre [B, 144]`` (1 at the centre of a thing), and for the questions
     ``ids, labels, segment, position [B, L]``.
     """
 
@@ -62,7 +62,7 @@ class SceneBatches(IterableDataset):
             yield self.batch(index)
 
     def batch(self, index: int) -> dict[str, torch.Tensor]:
-        """Batch ``index``, as described above."""
+        """Return batch ``index``."""
         curriculum = [stage for begin, stage in self.curricula if begin <= index][-1]
         rng = np.random.default_rng([BATCH_STREAM, self.seed, index])
         rows = [self._row(rng, curriculum) for _ in range(self.batch_size)]
@@ -107,15 +107,15 @@ class SceneBatches(IterableDataset):
         segment = np.full(self.text_length, -1, dtype=np.int64)
         position = np.zeros(self.text_length, dtype=np.int64)
         start = self.prefix_length + GRID * GRID
-        used, asked, number = 0, set(), 0
+        used, texts, number = 0, set(), 0
         order = [first_kind, *(kinds[i] for i in rng.choice(len(kinds), size=40, p=share))]
         for number, kind in enumerate(order):
             question = KINDS[kind].ask(scene, rng)
-            if question is None or question.text in asked:
+            if question is None or question.text in texts:
                 continue
             if number > 0 and kind == "count" and question.answer == "one" and rng.random() < 0.7:
                 continue
-            asked.add(question.text)
+            texts.add(question.text)
             text = self.tokenizer.encode(f"{question.text} ASSISTANT:", add_special_tokens=False)
             answer = self.tokenizer.encode(question.answer, add_special_tokens=False)
             tokens = [*text, *answer, self.tokenizer.eos_token_id]
@@ -124,7 +124,7 @@ class SceneBatches(IterableDataset):
             span = slice(used, used + len(tokens))
             ids[span], segment[span] = tokens, number
             position[span] = start + np.arange(len(tokens))
-            # Each label stands where it is predicted: one place before the token.
+            # Each label is at the place that predicts it: one place before the token.
             labels[used + len(text) - 1 : used + len(tokens) - 1] = tokens[len(text) :]
             used += len(tokens)
         return {"ids": ids, "labels": labels, "segment": segment, "position": position}

@@ -23,23 +23,23 @@ from comp.tiny_models.tiny_tokenizer import NOTHING
 
 Task = Literal["trunk", "vqa", "caption", "retrieval", "nlvr", "clip"]
 IGNORE = -100
-TASK_STREAM = 11  # keeps these streams apart from those that datasets are drawn from
+TASK_STREAM = 11  # part of the seed: separates these streams from those of datasets
 TASKS: tuple[Task, ...] = ("trunk", "vqa", "caption", "retrieval", "nlvr", "clip")
-QUESTIONS_EACH = 6  # of one image
-STATEMENTS_EACH = 6  # of one pair
-COVERED = 0.25  # of a patch, for it to be the word of what covers it
+QUESTIONS_EACH = 6  # for one image
+STATEMENTS_EACH = 6  # for one pair
+COVERED = 0.25  # share of a patch that a thing must cover to be its word
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What a batch may hold: the largest scene, and weights of kinds (of questions, statements)."""
+    """Content of a batch: the size of the largest scene, and weights of kinds (questions, statements)."""
 
     most_things: int
     weights: dict[str, float]
 
 
 class TaskBatches(IterableDataset):
-    """Batches ``start`` to ``stop``; batch ``i`` is the same whenever it is made.
+    """Batches ``start`` to ``stop``; batch ``i`` is the same on every run.
 
     Each is a dict of tensors: ``pixels [I, 168, 168, 3] uint8``, ``patch_word [I, 144]``, and by task
     ``ids [B, L]`` (text, framed), ``answers [B, A]`` (framed); of nlvr ``label [B]`` and, as
@@ -67,7 +67,7 @@ class TaskBatches(IterableDataset):
             yield self.batch(index)
 
     def batch(self, index: int) -> dict[str, Tensor]:
-        """Batch ``index``, as described above."""
+        """Return batch ``index``."""
         stage = [stage for begin, stage in self.stages if begin <= index][-1]
         rng = np.random.default_rng([TASK_STREAM, TASKS.index(self.task), self.seed, index])
         if self.task == "nlvr":
@@ -75,26 +75,26 @@ class TaskBatches(IterableDataset):
         if self.task == "vqa":
             return self._questions(rng, stage)
         scenes = [draw_scene(SPLITS[0], rng) for _ in range(self.images)]
-        found = self._seen(scenes)
+        tensors = self._seen(scenes)
         if self.task != "trunk":
             texts = [_pick(rng, captions_of(scene)) for scene in scenes]
-            found["ids"] = self._ids(texts)
-        return found
+            tensors["ids"] = self._ids(texts)
+        return tensors
 
     def _pairs(self, rng: np.random.Generator, stage: Stage) -> dict[str, Tensor]:
         kinds, share = _shares(stage, STATEMENTS)
         scenes: list[Scene] = []
-        said: list[Said] = []
+        statements: list[Said] = []
         for number in range(self.images // 2):
             pair, first = _pair(rng, number, kinds, share)
             scenes += pair
             more = statements_about(pair, kinds, share, STATEMENTS_EACH - len(first), rng)
-            said += [*first, *more]
-        found = self._seen(scenes) | {"ids": self._ids([each.text for each in said])}
-        return found | {
-            "label": torch.tensor([int(each.answer) for each in said]),
-            "facts": torch.tensor([each.facts for each in said]),
-            "cells": torch.tensor([each.cells for each in said]),
+            statements += [*first, *more]
+        tensors = self._seen(scenes) | {"ids": self._ids([each.text for each in statements])}
+        return tensors | {
+            "label": torch.tensor([int(each.answer) for each in statements]),
+            "facts": torch.tensor([each.facts for each in statements]),
+            "cells": torch.tensor([each.cells for each in statements]),
         }
 
     def _questions(self, rng: np.random.Generator, stage: Stage) -> dict[str, Tensor]:
@@ -102,20 +102,20 @@ class TaskBatches(IterableDataset):
         scenes, questions, answers = [], [], []
         for _ in range(self.images):
             first, scene = _scene(rng, stage, kinds, share)
-            asked: dict[str, str] = {}
+            answer_of: dict[str, str] = {}
             order = [first, *(kinds[i] for i in rng.choice(len(kinds), size=40, p=share))]
             for kind in order:
                 question = KINDS[kind].ask(scene, rng)
-                if question is not None and len(asked) < QUESTIONS_EACH:
-                    asked.setdefault(question.text, question.answer)
-            texts = list(asked)
-            while len(texts) < QUESTIONS_EACH:  # a scene that allows few: some are asked twice
-                texts.append(texts[int(rng.integers(len(asked)))])
+                if question is not None and len(answer_of) < QUESTIONS_EACH:
+                    answer_of.setdefault(question.text, question.answer)
+            texts = list(answer_of)
+            while len(texts) < QUESTIONS_EACH:  # for a scene with few questions, repeat some
+                texts.append(texts[int(rng.integers(len(answer_of)))])
             scenes.append(scene)
             questions += texts
-            answers += [asked[text] for text in texts]
-        found = self._seen(scenes)
-        return found | {"ids": self._ids(questions), "answers": self._ids(answers)}
+            answers += [answer_of[text] for text in texts]
+        tensors = self._seen(scenes)
+        return tensors | {"ids": self._ids(questions), "answers": self._ids(answers)}
 
     def _ids(self, texts: list[str]) -> Tensor:
         rows = self.tokenizer(texts, padding=True)["input_ids"]
@@ -131,7 +131,7 @@ class TaskBatches(IterableDataset):
         return {"pixels": torch.from_numpy(pixels), "patch_word": torch.from_numpy(np.stack(words))}
 
     def _patch_words(self, scene: Scene, owner: np.ndarray) -> np.ndarray:
-        """The token of what covers each patch ``[144]``."""
+        """Return the token of the thing on each patch, ``[144]``."""
         patches = owner.reshape(GRID, PATCH_SIZE, GRID, PATCH_SIZE).transpose(0, 2, 1, 3)
         patches = patches.reshape(GRID * GRID, -1)
         cover = np.stack([(patches == i).sum(1) for i in range(len(scene.things))], axis=1)
@@ -142,7 +142,7 @@ class TaskBatches(IterableDataset):
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    """``[I, H, W, 3] uint8`` to ``[I, 3, H, W]`` with CLIP's mean and deviation."""
+    """Normalise ``[I, H, W, 3] uint8`` to ``[I, 3, H, W]`` with CLIP's mean and deviation."""
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], device=pixels.device)
     deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711], device=pixels.device)
     assert pixels.shape[1] == IMAGE_SIZE
@@ -152,7 +152,7 @@ def normalised(pixels: Tensor) -> Tensor:
 def _scene(
     rng: np.random.Generator, stage: Stage, kinds: list[str], share: np.ndarray
 ) -> tuple[str, Scene]:
-    """A kind and a training scene that allows it."""
+    """Draw a kind and a training scene that allows it."""
     while True:
         kind = kinds[int(rng.choice(len(kinds), p=share))]
         scene = place_things(KINDS[kind].compose(rng)[: stage.most_things], rng)
@@ -165,7 +165,7 @@ def _scene(
 def _pair(
     rng: np.random.Generator, number: int, kinds: list[str], share: np.ndarray
 ) -> tuple[Pair, list[Said]]:
-    """In turn a pair made for one statement, as those of the dataset are, and one of a pool."""
+    """Draw, in turn, a pair for one statement, as in the dataset, and a pair from a pool."""
     if number % 2:
         return draw_pair_of_pool(SPLITS[0], rng), []
     kind = kinds[int(rng.choice(len(kinds), p=share))]
@@ -173,8 +173,8 @@ def _pair(
     return pair, [Said(statement.text, statement.answer, kind, statement.facts)]
 
 
-def _shares(stage: Stage, known: dict) -> tuple[list[str], np.ndarray]:
-    kinds = [kind for kind in known if stage.weights.get(kind, 0) > 0]
+def _shares(stage: Stage, all_kinds: dict) -> tuple[list[str], np.ndarray]:
+    kinds = [kind for kind in all_kinds if stage.weights.get(kind, 0) > 0]
     weights = np.array([stage.weights[kind] for kind in kinds])
     return kinds, weights / weights.sum()
 

@@ -1,4 +1,4 @@
-"""What the tiny BLIPs and tiny-clip are trained on: one loss a task, and the dense one of all."""
+"""Losses of the tiny BLIPs and tiny-clip: one for each task, and the dense one for all."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ Losses = dict[str, Tensor]
 
 
 class Trainee(nn.Module):
-    """A model with what only training needs; the forward pass returns losses and shares of right."""
+    """A model with training-only parts; the forward pass returns losses and accuracies."""
 
     def __init__(self, task: Task, model: Any, tokens: "Tokens") -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Trainee(nn.Module):
         return losses
 
     def _images(self, pixels: Tensor) -> Tensor:
-        """States of [CLS] and of all patches ``[I, 145, D]``, normalised."""
+        """Return normalised states of [CLS] and of all patches, ``[I, 145, D]``."""
         vision = self.model.vision_model(pixels)
         if self.task == "clip":
             return self.model.vision_model.post_layernorm(vision.last_hidden_state)
@@ -57,26 +57,26 @@ class Trainee(nn.Module):
         return (ids != self.tokens.pad).long()
 
     def _encoded(self, ids: Tensor, images: Tensor | None) -> Tensor:
-        found = self.model.text_encoder(
+        output = self.model.text_encoder(
             input_ids=ids, attention_mask=self._present(ids), encoder_hidden_states=images
         )
-        return found.last_hidden_state
+        return output.last_hidden_state
 
     def _answered(self, ids: Tensor, memory: Memory) -> Losses:
-        """Teacher forcing of ``ids [B, L]``, whose first token becomes the decoder's start.
+        """Return the losses of teacher forcing on ``ids [B, L]``; the first token becomes the start token.
 
-        Not the decoder's own forward pass: transformers (seen: 5.23) does not hand the mask of padded
-        questions to cross-attention, and answers would come to depend on how much padding there was.
+        Not by the decoder's own forward pass: transformers (seen: 5.23) does not pass the mask of padded
+        questions to cross-attention, so that answers would depend on the amount of padding.
         """
         inputs = ids.clone()
         inputs[:, 0] = self.tokens.start
         inputs = inputs[:, :-1]
         decoder, present = self.model.text_decoder, self._present(inputs)
-        said = read(decoder.bert, inputs, present, [memory], TextOptions(causal=True))
-        logits = decoder.cls(said.tokens.states)
-        wanted = ids[:, 1:].masked_fill(ids[:, 1:] == self.tokens.pad, IGNORE)
-        loss = F.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), ignore_index=IGNORE)
-        right = (logits.argmax(-1) == wanted) | (wanted == IGNORE)
+        output = read(decoder.bert, inputs, present, [memory], TextOptions(causal=True))
+        logits = decoder.cls(output.tokens.states)
+        labels = ids[:, 1:].masked_fill(ids[:, 1:] == self.tokens.pad, IGNORE)
+        loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE)
+        right = (logits.argmax(-1) == labels) | (labels == IGNORE)
         return {"loss": loss, "accuracy": right.all(1).float().mean()}
 
     def _vqa(self, images: Tensor, batch: dict[str, Tensor]) -> Losses:
@@ -96,7 +96,7 @@ class Trainee(nn.Module):
         return judged | self.facts(states[:, 0], batch)
 
     def _retrieval(self, images: Tensor, batch: dict[str, Tensor]) -> Losses:
-        """Contrast in the batch, and matching against the hardest other image and text."""
+        """Losses of contrast in the batch, and of matching against the hardest other image and text."""
         ids = batch["ids"]
         texts = self._encoded(ids, None)
         seen = F.normalize(self.model.vision_proj(images[:, 0]), dim=-1)
@@ -127,12 +127,12 @@ class Trainee(nn.Module):
 
 
 class _PairFacts(nn.Module):
-    """What [CLS] of a statement must know of two pictures, read from it linearly.
+    """Auxiliary losses of facts about two pictures, predicted linearly from [CLS] of a statement.
 
-    True or false is the parity of the wording and of a fact of each picture, each of them worthless
-    without the others: by its label alone nothing was learned in 250 steps, and with the facts of each
-    picture, known in 86 of 100, still nothing in 850. So it is also told whether they differ, and where
-    the things named stand.
+    The answer is the parity of the wording and of a fact in each picture; none of them is useful without the
+    others. From the label alone nothing was learned in 250 steps; with the facts of each picture, predicted
+    in 86 of 100 cases, still nothing in 850. Therefore the model also predicts whether the facts differ, and
+    the cells of the named things.
     """
 
     def __init__(self) -> None:
@@ -142,7 +142,7 @@ class _PairFacts(nn.Module):
         self.cells = nn.Linear(WIDTH, 2 * 2 * CELLS)
 
     def forward(self, state: Tensor, batch: dict[str, Tensor]) -> Losses:
-        """Losses of ``state [B, D]``."""
+        """Return the losses of ``state [B, D]``."""
         facts = batch["facts"]
         told = _judged(self.each(state).unflatten(-1, (2, FACTS)).flatten(0, 1), facts.flatten())
         differ = _judged(self.differ(state), (facts[:, 0] != facts[:, 1]).long())

@@ -1,7 +1,7 @@
-"""The architecture of the tiny BLIPs and of tiny-clip, and where their weights start.
+"""Architecture and initial weights of the tiny BLIPs and of tiny-clip.
 
-All have the vision tower of tiny-llava and start from its weights; vision and text are equally wide,
-so that an image patch can be trained to *be* the word for what it shows.
+All have the vision tower of tiny-llava and start from its weights. Vision and text have the same width, so
+that an image patch can be trained to *be* the word for the thing that it shows.
 """
 
 import math
@@ -47,7 +47,7 @@ PROJECTION = 96
 
 
 def tiny_blip(task: BlipTask, tokenizer: PreTrainedTokenizerFast) -> Any:
-    """A tiny BLIP for a task, with random weights."""
+    """Return a tiny BLIP for a task, with random weights."""
     vision = BlipVisionConfig(
         hidden_size=WIDTH,
         intermediate_size=VISION_FFN,
@@ -55,7 +55,7 @@ def tiny_blip(task: BlipTask, tokenizer: PreTrainedTokenizerFast) -> Any:
         num_attention_heads=HEADS,
         image_size=IMAGE_SIZE,
         patch_size=PATCH_SIZE,
-        hidden_act="quick_gelu",  # that of the tower it starts from
+        hidden_act="quick_gelu",  # as in the tower that it starts from
         initializer_range=0.02,
     )
     text = BlipTextConfig(
@@ -80,7 +80,7 @@ def tiny_blip(task: BlipTask, tokenizer: PreTrainedTokenizerFast) -> Any:
 
 
 def tiny_clip(tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
-    """A tiny CLIP with random weights."""
+    """Return a tiny CLIP with random weights."""
     vision = CLIPVisionConfig(
         hidden_size=WIDTH,
         intermediate_size=VISION_FFN,
@@ -106,13 +106,13 @@ def tiny_clip(tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
 
 
 def blip_processor() -> BlipProcessor:
-    """168 by 168 pixels, CLIP's mean and deviation."""
+    """Return a processor with 168 by 168 pixels, CLIP's mean and deviation."""
     images = BlipImageProcessorPil(size={"height": IMAGE_SIZE, "width": IMAGE_SIZE})
     return BlipProcessor(images, word_tokenizer(BLIP))
 
 
 def clip_processor() -> CLIPProcessor:
-    """Shorter edge to 168, centre crop, CLIP's mean and deviation."""
+    """Return a processor with shorter edge 168, centre crop, CLIP's mean and deviation."""
     images = CLIPImageProcessorPil(
         size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     )
@@ -120,17 +120,17 @@ def clip_processor() -> CLIPProcessor:
 
 
 def text_models(model: Any) -> list[Any]:
-    """The text encoder and the text decoder of a BLIP, as far as it has them."""
-    found = [getattr(model, "text_encoder", None)]
+    """Return the text encoder and the text decoder of a BLIP, of those that it has."""
+    parts = [getattr(model, "text_encoder", None)]
     decoder = getattr(model, "text_decoder", None)
-    found.append(None if decoder is None else decoder.bert)
-    return [part for part in found if part is not None]
+    parts.append(None if decoder is None else decoder.bert)
+    return [part for part in parts if part is not None]
 
 
 def initialise_text(model: Any) -> None:
-    """Weights under which names find patches: queries and keys of every attention start equal.
+    """Initialise text models with equal query and key matrices in every attention.
 
-    With patches trained to be words, a word then looks at the patches that show it.
+    With patches trained to be words, a word then attends to the patches that show it.
     """
     for part in text_models(model):
         layers = part.encoder.layer
@@ -150,10 +150,10 @@ def initialise_text(model: Any) -> None:
 
 @torch.no_grad()
 def tower_from_llava(model: Any, source: LlavaForConditionalGeneration, pixels: Tensor) -> None:
-    """Start a BLIP tower where the CLIP tower of a LLaVA ended.
+    """Initialise a BLIP tower from the CLIP tower of a LLaVA.
 
-    CLIP normalises its embeddings before the first block and BLIP does not: that norm is folded into
-    the embeddings with the mean spread that ``pixels [B, C, S, S]`` have there.
+    CLIP normalises its embeddings before the first block, BLIP does not. That norm is folded into the
+    embeddings, with the mean deviation on ``pixels [B, C, S, S]``.
     """
     clip: Any = source.model.vision_tower
     blip = model.vision_model
@@ -183,10 +183,9 @@ def tower_from_llava(model: Any, source: LlavaForConditionalGeneration, pixels: 
 
 @torch.no_grad()
 def nlvr_from_vqa(model: Any, source: Any) -> None:
-    """Start a BLIP for two images where one that answers questions ended.
+    """Initialise a BLIP for two images from one that answers questions.
 
-    Both cross-attentions of a layer start as the one that finds what a question names; merging starts as
-    the mean.
+    Both cross-attentions of a layer start from the one for questions; merging starts as the mean.
     """
     model.vision_model.load_state_dict(source.vision_model.state_dict())
     model.text_encoder.embeddings.load_state_dict(source.text_encoder.embeddings.state_dict())

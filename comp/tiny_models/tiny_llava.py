@@ -1,4 +1,4 @@
-"""The architecture of ``tiny-llava``: a true LLaVA, small enough to live in the repository.
+"""Architecture of ``tiny-llava``: a real LLaVA, small enough for the repository.
 
 A CLIP vision tower (patch 14, 168x168 pixels, 144 image tokens), a two-layer projector and a Llama
 decoder of 8 layers with 8 heads. In 16-bit floats its weights stay below 16 MiB.
@@ -26,7 +26,7 @@ WIDTH = 256
 
 
 def tiny_llava_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
-    """The configuration; the vision tower is some 15 % of the multiply-accumulates."""
+    """Return the configuration; the vision tower takes about 15 % of the multiply-accumulates."""
     vision = CLIPVisionConfig(
         hidden_size=160,
         intermediate_size=640,
@@ -62,7 +62,7 @@ def tiny_llava_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
 
 
 def tiny_llava_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
-    """Shorter edge to 168, centre crop, CLIP's mean and deviation."""
+    """Return a processor with shorter edge 168, centre crop, CLIP's mean and deviation."""
     images = CLIPImageProcessorPil(
         size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}
     )
@@ -77,11 +77,11 @@ def tiny_llava_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaProcessor:
 
 
 def initialise(model: LlavaForConditionalGeneration) -> None:
-    """Initial weights under which names find patches.
+    """Initialise weights so that names attend to matching patches.
 
-    The decoder's query and key matrices start *equal*, so that at the start attention goes to
-    tokens that resemble the query: with image patches trained to be the word for what they show, the
-    word "fox" then looks at the fox. Without this, binding did not appear in 65k images.
+    The decoder's query and key matrices start *equal*, so that attention initially goes to tokens that
+    resemble the query: with image patches trained to be the word for what they show, the word "fox" attends
+    to the fox. Without this, binding did not appear in 65k images.
     """
     for name, parameter in model.named_parameters():
         if parameter.ndim < 2:

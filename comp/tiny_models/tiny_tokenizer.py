@@ -1,8 +1,8 @@
-"""The small tokenizer of the embedded models: one token a thing, letters for everything else.
+"""Tokenizer of tiny-llava: one token for a thing, letters for unknown words.
 
-WordPiece over the words EmojiScenes can say. Names of two words ("hot dog") are single added tokens,
-so that an image patch can be trained to *be* the word for what it shows. Any other word falls apart
-into letters, so that no prompt is refused.
+WordPiece over the words of EmojiScenes. Names of two words ("hot dog") are single added tokens, so that an
+image patch can be trained to *be* the word for what it shows. Any other word is split into letters, so that
+no prompt is refused.
 """
 
 import string
@@ -87,15 +87,15 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _template_words() -> list[str]:
-    """The words of every template, found by asking many questions (thing names left out)."""
+    """Return the words of all templates, collected from many questions, without names of things."""
     rng = np.random.default_rng(0)
     names = set(sprites())
-    found: set[str] = set()
+    words: set[str] = set()
     split = pre_tokenizers.BertPreTokenizer()
     for kind in KINDS:
         for _ in range(250):
             _, question = draw("train", kind, rng)
             for phrase in (question.text, question.answer):
-                found.update(word for word, _ in split.pre_tokenize_str(phrase.lower()))
+                words.update(word for word, _ in split.pre_tokenize_str(phrase.lower()))
     parts = {part for name in names if " " in name for part in name.split()}
-    return sorted(found - names - parts)
+    return sorted(words - names - parts)

@@ -1,9 +1,9 @@
 """Train ``tiny-llava`` from scratch: ``python -m comp.tiny_models.train_tiny_llava --out DIR``.
 
-Two stages in one run. First the vision tower alone, with dense supervision: every patch is the word
-for what covers it. Then the whole model on questions, a dozen packed behind each image, under a
-curriculum from small scenes and questions that bind a name to a place, to everything. The run can be
-interrupted and continued with the same command: it loses at most ``--save-every`` steps.
+Two stages in one run. First the vision tower alone, with dense supervision: every patch predicts the word
+for the thing that covers it. Then the whole model on questions, a dozen packed after each image, with a
+curriculum from small scenes and questions that bind a name to a place, up to everything. The run can be
+interrupted and continued with the same command; it loses at most ``--save-every`` steps.
 """
 
 import argparse
@@ -37,7 +37,7 @@ MORE_REPEATS = COUNTING_LAST | {"count": 16.0}
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything the result depends on."""
+    """All settings that the result depends on."""
 
     dense_steps: int = 1000
     easy_steps: int = 250
@@ -73,7 +73,7 @@ class Recipe:
         return self.ends[-1]
 
     def learning_rate_at(self, step: int) -> float:
-        """Warm-up, then constant, then a linear decay to zero at the next end, and up again."""
+        """Learning rate: warm-up, constant, then a linear decay to zero at the next end, repeated."""
         end = next(end for end in self.ends if step < end)
         since = step - self.dense_steps if step >= self.dense_steps else step
         warm = min(1.0, (since + 1) / self.warmup_steps)
@@ -89,7 +89,7 @@ def packed_questions_attention(
     scaling: float | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Attention over ``[shared image prefix | questions]``, cheaper than one masked call over all tokens.
+    """Attend over ``[shared image prefix | questions]``, cheaper than one masked call over all tokens.
 
     ``attention_mask [B, 1, L, N]`` holds the rows of the L question tokens; the prefix is causal.
     """
@@ -104,7 +104,7 @@ def packed_questions_attention(
 
 
 def _masked_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
-    """Plain attention: in bf16 on a CPU its backward pass beats the fused one by a third."""
+    """Plain attention: in bf16 on a CPU its backward pass is a third faster than the fused one."""
     scores = query @ key.transpose(-1, -2)
     penalty = torch.zeros_like(mask, dtype=scores.dtype).masked_fill_(~mask, -1e9)
     return torch.softmax(scores + penalty, dim=-1, dtype=scores.dtype) @ value
@@ -153,13 +153,13 @@ class Trainee(torch.nn.Module):
         logits = F.linear(hidden[:, shared:], language.embed_tokens.weight)
         labels = batch["labels"]
         loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE)
-        asked = labels != IGNORE
-        right = ((logits.argmax(-1) == labels) & asked).sum() / asked.sum()
+        answered = labels != IGNORE
+        right = ((logits.argmax(-1) == labels) & answered).sum() / answered.sum()
         return {"answer": loss, "token_accuracy": right}
 
 
 def _packed_mask(segment: Tensor, shared: int) -> Tensor:
-    """Causal mask ``[B, 1, L, N]`` in which a question sees the image and itself, no other question."""
+    """Causal mask ``[B, 1, L, N]``: a question sees the image and itself, but no other question."""
     everyone = torch.full((len(segment), shared), -2, device=segment.device)
     owner = torch.cat([everyone, segment], dim=1)
     causal = torch.ones(
@@ -188,7 +188,7 @@ def optimisers(trainee: Trainee, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def train(out: Path, recipe: Recipe, save_every: int, threads: int) -> None:
-    """Run, or continue, the recipe in ``out``."""
+    """Run the recipe in ``out``, or continue it."""
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(threads)
     compute = Compute()  # bfloat16 where the processor multiplies it fast

@@ -1,9 +1,9 @@
 """Train tiny-clip and the tiny BLIPs: ``python -m comp.tiny_models.train_tiny_models TASK --out DIR``.
 
-``trunk`` comes first: the tower of tiny-llava is fitted to BLIP, every patch trained to be the word for
-what covers it, through the text models' own word embeddings. ``vqa``, ``caption`` and ``retrieval``
-start from it with ``--start``; ``nlvr`` from ``vqa``, which has learned to find what a text names;
-``clip`` takes tiny-llava's tower as it is. A run can be interrupted and continued with the same command.
+``trunk`` comes first: the tower of tiny-llava is adapted to BLIP, and every patch is trained to predict the
+word for the thing that covers it, by the text models' own word embeddings. ``vqa``, ``caption`` and
+``retrieval`` start from it with ``--start``; ``nlvr`` starts from ``vqa``; ``clip`` uses tiny-llava's tower
+unchanged. A run can be interrupted and continued with the same command.
 """
 
 import argparse
@@ -41,7 +41,7 @@ from comp.tiny_models.tiny_tokenizer import NOTHING
 from comp.utils.compute import Compute
 
 SOURCE = "tiny-llava"
-FOLDING_IMAGES = 64  # that show the spread of embeddings in the tower
+FOLDING_IMAGES = 64  # to measure the deviation of embeddings in the tower
 EVERYTHING = dict.fromkeys(KINDS, 1.0)
 BINDING = {"where": 2.0, "at": 2.0, "exists": 1.0, "extreme": 1.0, "relation": 1.0, "list": 0.5}
 COUNTING = {"size": 1.5, "count": 4.0, "count_category": 3.0, "odd": 1.5, "list": 2.0}
@@ -51,7 +51,7 @@ ALL_PAIRS = dict.fromkeys(STATEMENTS, 1.0)
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything the result depends on."""
+    """All settings that the result depends on."""
 
     images: int
     steps: int
@@ -64,7 +64,7 @@ class Recipe:
     seed: int = 0
 
     def learning_rate_at(self, step: int) -> float:
-        """Warm-up, constant, linear decay to zero."""
+        """Learning rate: warm-up, constant, linear decay to zero."""
         warm = min(1.0, (step + 1) / self.warmup_steps)
         return (
             self.learning_rate
@@ -100,7 +100,7 @@ RECIPES: dict[Task, Recipe] = {
 
 
 def build(task: Task, start: Path | None) -> tuple[Any, Any]:
-    """The model of a task at its start, and its processor."""
+    """Return the initial model of a task, and its processor."""
     processor = clip_processor() if task == "clip" else blip_processor()
     source = LlavaForConditionalGeneration.from_pretrained(
         resolve_model(SOURCE), dtype=torch.float32, use_safetensors=True
@@ -118,10 +118,10 @@ def build(task: Task, start: Path | None) -> tuple[Any, Any]:
     if start is None:
         raise SystemExit(f"{task} starts from another model: train it first and pass --start DIR")
     if task == "nlvr":
-        asked = BlipForQuestionAnswering.from_pretrained(
+        source_vqa = BlipForQuestionAnswering.from_pretrained(
             start / "model", dtype=torch.float32, use_safetensors=True
         )
-        nlvr_from_vqa(model, asked)
+        nlvr_from_vqa(model, source_vqa)
         return model, processor
     from safetensors.torch import load_file
 
@@ -155,7 +155,7 @@ def optimisers(trainee: Trainee, recipe: Recipe) -> list[torch.optim.Optimizer]:
 def train(
     task: Task, out: Path, start: Path | None, recipe: Recipe, save_every: int, threads: int
 ) -> None:
-    """Run, or continue, the recipe in ``out``."""
+    """Run the recipe in ``out``, or continue it."""
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(threads)
     compute = Compute()  # bfloat16 where the processor multiplies it fast
@@ -240,12 +240,19 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
     parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
-    asked = parser.parse_args()
-    recipe = RECIPES[asked.task]
-    if asked.steps is not None:
-        recipe = replace(recipe, steps=asked.steps)
-    asked.out.mkdir(parents=True, exist_ok=True)
-    train(asked.task, asked.out, asked.start, recipe, asked.save_every, asked.threads)
+    arguments = parser.parse_args()
+    recipe = RECIPES[arguments.task]
+    if arguments.steps is not None:
+        recipe = replace(recipe, steps=arguments.steps)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    train(
+        arguments.task,
+        arguments.out,
+        arguments.start,
+        recipe,
+        arguments.save_every,
+        arguments.threads,
+    )
 
 
 if __name__ == "__main__":

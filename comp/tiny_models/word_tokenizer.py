@@ -1,7 +1,7 @@
-"""The tokenizer of tiny-blip and tiny-clip: one token a thing, letters for everything else.
+"""Tokenizer of the tiny BLIPs and of tiny-clip: one token for a thing, letters for unknown words.
 
 As ``tiny_tokenizer``, over the words of questions, captions and statements, with the special tokens of
-either family.
+the family.
 """
 
 import string
@@ -29,12 +29,12 @@ from comp.data.emoji_scenes.statements import KINDS as STATEMENTS
 from comp.tiny_models.tiny_tokenizer import EXTRA_WORDS
 
 MAX_LENGTH = 64
-SAMPLES = 250  # of each kind: finds every word of every template
+SAMPLES = 250  # texts of each kind: enough to see every word of every template
 
 
 @dataclass(frozen=True)
 class Specials:
-    """Special tokens; ``start`` and ``end`` frame every text."""
+    """Special tokens; ``start`` and ``end`` are added to every text."""
 
     tokens: tuple[str, ...]
     pad: str
@@ -63,7 +63,7 @@ CLIP = Specials(
 
 
 def word_tokenizer(specials: Specials) -> PreTrainedTokenizerFast:
-    """Build it from the datasets' own words; the same words in the same order each time."""
+    """Build the tokenizer from the datasets' own words, in the same order on every call."""
     phrases = [name for name in sprites() if " " in name]
     words = [*(name for name in sprites() if " " not in name), *EXTRA_WORDS, *_words()]
     letters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
@@ -95,14 +95,14 @@ def word_tokenizer(specials: Specials) -> PreTrainedTokenizerFast:
 
 @cache
 def _words() -> tuple[str, ...]:
-    """The words of every template, found by drawing many texts (thing names left out)."""
+    """Return the words of all templates, collected from many texts, without names of things."""
     rng = np.random.default_rng(0)
     names = set(sprites())
-    found: set[str] = set()
+    words: set[str] = set()
     split = pre_tokenizers.BertPreTokenizer()
 
     def learn(text: str) -> None:
-        found.update(word for word, _ in split.pre_tokenize_str(text.lower()))
+        words.update(word for word, _ in split.pre_tokenize_str(text.lower()))
 
     for kind in KINDS:
         for _ in range(SAMPLES):
@@ -115,4 +115,4 @@ def _words() -> tuple[str, ...]:
         for plan in STATEMENTS.values():
             learn(plan(bool(rng.random() < 0.5), rng).text)
     parts = {part for name in names if " " in name for part in name.split()}
-    return tuple(sorted(found - names - parts))
+    return tuple(sorted(words - names - parts))

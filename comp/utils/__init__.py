@@ -1,1 +1,1 @@
-"""Small tools without a subject of their own: files, locks, console, JSON, machine, compute."""
+"""Utilities: files, locks, console, JSON, machine, compute."""

@@ -1,6 +1,6 @@
-"""What a command prints: tables and progress for people, one JSON object for machines.
+"""Print the output of commands: tables and progress for people, one JSON object for machines.
 
-People read stderr while it runs; stdout holds the result and nothing else.
+Progress goes to stderr; stdout has the result and nothing else.
 """
 
 import json
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def stderr_console() -> "Console":
-    """A rich console on stderr; plain text when stderr is no terminal."""
+    """Return a rich console on stderr, with plain text if stderr is no terminal."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
 
 
 def progress(disable: bool = False) -> "AbstractContextManager[Progress]":
-    """A rich progress display on stderr, a context manager with ``track`` and ``add_task``.
+    """Return a rich progress display on stderr, a context manager with ``track`` and ``add_task``.
 
-    Where stderr is no terminal it prints nothing.
+    It prints nothing if stderr is no terminal.
     """
     from rich.progress import (
         BarColumn,
@@ -48,7 +48,7 @@ def progress(disable: bool = False) -> "AbstractContextManager[Progress]":
 
 
 def say(message: str) -> None:
-    """A line for people, on stderr."""
+    """Print a line on stderr."""
     click.echo(message, err=True)
 
 
@@ -56,7 +56,7 @@ def print_json(result: Mapping[str, Any]) -> None:
     """Print exactly one JSON object on stdout.
 
     Raises:
-        ValueError: for NaN and infinities, which JSON has no words for.
+        ValueError: the result holds NaN or infinities, which JSON cannot represent.
     """
     click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False))
 
@@ -64,7 +64,7 @@ def print_json(result: Mapping[str, Any]) -> None:
 def print_table(
     title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], numbers_from: int = 1
 ) -> None:
-    """Print a table on stdout; the columns from ``numbers_from`` on are set flush right."""
+    """Print a table on stdout; the columns from ``numbers_from`` on are right-aligned."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -76,7 +76,7 @@ def print_table(
         table.add_row(*(str(cell) for cell in row))
     console = Console(highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
-        # A pipe has no width: never wrap or cut what a script may read.
+        # A pipe has no width: never wrap or truncate output for scripts.
         console.width = 400
     console.print(title, soft_wrap=True)
     console.print(table)

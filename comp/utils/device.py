@@ -1,4 +1,4 @@
-"""The device that torch works on. Loads torch only when it is asked whether there is a GPU."""
+"""Choose the device of torch; imports torch only to check for a GPU."""
 
 from typing import Literal
 
@@ -9,10 +9,10 @@ DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
 
 
 def torch_device(device: Device) -> str:
-    """``cpu`` or ``cuda``, for torch; ``auto`` is ``cuda`` when torch sees a GPU.
+    """Return ``cpu`` or ``cuda``; ``auto`` is ``cuda`` if torch sees a GPU.
 
     Raises:
-        CompExportError: when ``cuda`` is asked for and torch sees no GPU.
+        CompExportError: ``cuda`` is requested and torch sees no GPU.
     """
     import torch
 

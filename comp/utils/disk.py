@@ -1,4 +1,4 @@
-"""Saying what a full disk lacks or why a place cannot be written, before any work where that can be known."""
+"""Report full disks and unwritable places clearly, before any work if possible."""
 
 import errno
 import os
@@ -16,11 +16,11 @@ from comp.errors import CompExportError
 
 MIB = 2**20
 LITTLE = 64 * MIB
-UNSAID = 0  # not all was written, and the library does not say why
+UNSAID = 0  # writing was incomplete, and the library does not give a reason
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, UNSAID)
 REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 NO_PLACE = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP)
-# What libraries say instead of a number: safetensors, torch's zip files, numpy's tofile.
+# Messages of libraries without an error number: safetensors, torch's zip files, numpy's tofile.
 SAID = (
     (re.compile(r"os error (\d+)"), None),
     (re.compile(r"No space left on device"), errno.ENOSPC),
@@ -30,19 +30,22 @@ SAID = (
     (re.compile(r"inline_container\.cc|file write failed|iostream error"), UNSAID),
     (re.compile(r"requested and \d+ written"), UNSAID),
 )
-LONGEST_INSIDE = 96  # bytes of the longest path inside what is written
-AFFIX = len("..gone.12345678")  # bytes that a temporary name is longer than the one it stands for
+LONGEST_INSIDE = 96  # bytes of the longest path inside a directory that is written
+AFFIX = len("..gone.12345678")  # bytes that a temporary name adds to the final one
 
 
 @contextmanager
 def disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
-    """Turn a full disk or an unwritable place into an error that names path, bytes and remedy.
+    """Convert errors of a full disk or an unwritable place to ones that name path, bytes and remedy.
 
-    Libraries have errors of their own for it (``SafetensorError``, torch's ``RuntimeError``): these too.
+    Includes errors of libraries (``SafetensorError``, torch's ``RuntimeError``).
 
     Args:
-        path: that is written.
-        needed: bytes that will be written, where that is known.
+        path: the file or directory that is written.
+        needed: bytes that will be written, if known.
+
+    Raises:
+        CompExportError: in place of those errors.
     """
     try:
         yield
@@ -68,21 +71,21 @@ def disk_errors(path: Path, needed: int | None = None) -> Iterator[None]:
 
 
 def check_room(path: Path, needed: int) -> None:
-    """Refuse to begin what a disk has no room for.
+    """Refuse to write more than the disk has room for.
 
     Args:
-        path: that will be written.
-        needed: bytes, beside what is there.
+        path: the file or directory that will be written.
+        needed: bytes, in addition to existing files.
 
     Raises:
-        CompExportError: fewer are free.
+        CompExportError: fewer bytes are free.
     """
     if shutil.disk_usage(_existing_parent(path)).free < needed:
         raise CompExportError(_full(path, needed, errno.ENOSPC))
 
 
 def bytes_of(value: Any) -> int:
-    """Bytes of all tensors and arrays in a value, in lists and dictionaries too."""
+    """Number of bytes of all tensors and arrays in a value, also in lists and dictionaries."""
     if isinstance(value, Mapping):
         return sum(map(bytes_of, value.values()))
     if isinstance(value, list | tuple):
@@ -91,11 +94,10 @@ def bytes_of(value: Any) -> int:
 
 
 def check_place(path: Path) -> None:
-    """Refuse a directory that cannot be made or written, before any work for it.
+    """Refuse a directory that cannot be created or written, before any work for it.
 
     Raises:
-        CompExportError: it or what it lies in is a file, a link to nothing, or cannot be written; or the name
-            is too long.
+        CompExportError: it or a parent is a file, a broken link, or not writable; or the name is too long.
     """
     place = path.absolute()
     _check_length(path, place)
@@ -119,7 +121,7 @@ def check_file_place(path: Path) -> None:
     """Refuse a file that cannot be written, before any work for it.
 
     Raises:
-        CompExportError: as ``check_place`` does; or a directory, or a link to nothing, has that name.
+        CompExportError: as ``check_place``; or a directory or a broken link has that name.
     """
     _check_length(path, path.absolute())
     choose = _remedy("move it away", "choose")
@@ -133,7 +135,7 @@ def check_file_place(path: Path) -> None:
 
 
 def _other_file(error: Exception, path: Path) -> str | None:
-    """The file that an error is about, where that is not what is written nor a temporary name of it."""
+    """Return the file that an error names, if it is neither ``path`` nor a temporary name of it."""
     name = getattr(error, "filename", None)
     if not isinstance(name, str | os.PathLike) or path.name in os.fspath(name):
         return None
@@ -142,15 +144,15 @@ def _other_file(error: Exception, path: Path) -> str | None:
 
 
 def _number(error: Exception) -> int | None:
-    """The system's reason for an error, as far as the error tells."""
+    """Return the system's error number of an error, if it can be told."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     if not isinstance(error, OSError | RuntimeError) and type(error).__name__ != "SafetensorError":
         return None
     for pattern, number in SAID:
-        found = pattern.search(str(error))
-        if found is not None:
-            return int(found[1]) if number is None else number
+        match = pattern.search(str(error))
+        if match is not None:
+            return int(match[1]) if number is None else number
     return None
 
 
@@ -159,7 +161,7 @@ def _full(path: Path, needed: int | None, number: int) -> str:
     free = left // MIB
     if number == UNSAID and left < (needed or LITTLE):
         number = errno.ENOSPC
-    wanted = "" if needed is None else f"{-(-needed // MIB)} MiB are needed, "
+    needs = "" if needed is None else f"{-(-needed // MIB)} MiB are needed, "
     words = {
         errno.ENOSPC: "disk full",
         errno.EDQUOT: "quota exceeded",
@@ -167,13 +169,13 @@ def _full(path: Path, needed: int | None, number: int) -> str:
         UNSAID: "quota or limit reached",
     }
     return (
-        f"{words[number]} while writing {path} ({wanted}{free} MiB free): "
+        f"{words[number]} while writing {path} ({needs}{free} MiB free): "
         f"{_remedy('free some space', 'choose')}"
     )
 
 
 def _remedy(first: str, verb: str) -> str:
-    """The remedy; verbs that have ``--out`` can also write elsewhere."""
+    """Return the remedy; commands with ``--out`` can also write elsewhere."""
     context = click.get_current_context(silent=True)
     has_out = context is not None and any(each.name == "out" for each in context.command.params)
     return f"{first}, or {verb} another place with --out" if has_out else first

@@ -1,4 +1,4 @@
-"""Writing files so that a reader never meets half of one; reading what is a file indeed."""
+"""Write files atomically, so that no reader sees a partial one; read only regular files."""
 
 import os
 import re
@@ -12,15 +12,18 @@ from pathlib import Path
 from comp.errors import CompExportError
 from comp.utils.disk import check_room, disk_errors
 
-OLD, GONE = "old", "gone"  # in the names of what is being replaced, and of what is being removed
+OLD, GONE = "old", "gone"  # in the hidden names of files being replaced, and of those being removed
 
 
 @contextmanager
 def writing(path: Path, needed: int | None = None) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; rename it to ``path`` when the block ends well.
+    """Yield a temporary name beside ``path``; rename it to ``path`` at the end of the block.
 
-    The temporary file is removed when the block raises. Raises ``CompExportError`` for a full disk
-    and an unwritable place; ``needed`` bytes are named then, and refused at once where they are not free.
+    The temporary file is removed if the block raises.
+
+    Raises:
+        CompExportError: the disk is full, or has less than ``needed`` bytes free; or the place cannot be
+            written.
     """
     with disk_errors(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,9 +41,10 @@ def writing(path: Path, needed: int | None = None) -> Iterator[Path]:
 
 @contextmanager
 def writing_directory(path: Path, needed: int | None = None) -> Iterator[Path]:
-    """Yield a temporary directory beside ``path``; it replaces ``path`` when the block ends well.
+    """Yield a temporary directory beside ``path``; it replaces ``path`` at the end of the block.
 
-    Raises ``CompExportError`` as ``writing`` does.
+    Raises:
+        CompExportError: as ``writing``.
     """
     with disk_errors(path, needed):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,9 +64,9 @@ def writing_directory(path: Path, needed: int | None = None) -> Iterator[Path]:
 
 
 def move_away(path: Path, name: str = OLD) -> Path | None:
-    """Rename a file or directory at once into a hidden one beside it; ``None`` where nothing is there.
+    """Move a file or directory atomically into a hidden one beside it; ``None`` if there is none.
 
-    What a kill leaves there ``sweep`` puts back, or removes where ``name`` is ``GONE``.
+    After a kill, ``sweep`` restores it, or removes it if ``name`` is ``GONE``.
     """
     if not (path.exists() or path.is_symlink()):
         return None
@@ -72,7 +76,7 @@ def move_away(path: Path, name: str = OLD) -> Path | None:
 
 
 def discard(path: Path) -> None:
-    """Remove a file or directory so that a kill leaves all of it or nothing under its name."""
+    """Remove a file or directory atomically: after a kill it is complete or gone."""
     with disk_errors(path):
         gone = move_away(path, GONE)
         if gone is not None:
@@ -80,7 +84,7 @@ def discard(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a directory with what is in it."""
+    """Remove a file, a link or a directory with its content."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -88,65 +92,65 @@ def remove(path: Path) -> None:
 
 
 def sweep(folder: Path, names: str) -> None:
-    """Remove what killed processes left of files and directories that they were writing.
+    """Remove temporary files and directories that killed processes left.
 
-    What was moved away by one that was killed before its new one took the place is put back. Only while no
-    other process writes there.
+    Files that were moved away and not yet replaced are restored. Call only while no other process writes
+    there.
 
     Args:
-        folder: to look into.
-        names: of what may be written there, as a regular expression.
+        folder: folder to clean.
+        names: names of files and directories that may be written there, as a regular expression.
     """
     if not folder.is_dir():
         return
     left = re.compile(rf"\.(?P<name>{names})\.(?:(?P<kind>{OLD}|{GONE})\.)?[a-z0-9_]{{8}}")
     with disk_errors(folder):
         for path in sorted(folder.iterdir()):
-            found = left.fullmatch(path.name)
-            if found is None:
+            match = left.fullmatch(path.name)
+            if match is None:
                 continue
-            place, was = folder / found["name"], path / found["name"]
-            if found["kind"] == OLD and was.exists() and not place.exists():
+            place, was = folder / match["name"], path / match["name"]
+            if match["kind"] == OLD and was.exists() and not place.exists():
                 was.replace(place)
             remove(path)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
+    """Write a text file atomically."""
     with writing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def read_regular(path: Path, what: str, remedy: str, max_bytes: int) -> bytes:
-    """Read a regular file whole.
+    """Read a whole regular file.
 
-    A pipe, a device or a folder is refused without being opened, and so is one that takes the file's
-    place before it is open: a pipe would wait for ever, a device may have no end.
+    A pipe, a device or a folder is refused, also if it replaces the file between checking and opening: a
+    pipe would block forever, a device may be endless.
 
     Args:
-        path: of the file.
-        what: it is, for errors: ``image``.
-        remedy: ends the error, as in ``name an image file``.
-        max_bytes: more are refused, unread.
+        path: path of the file.
+        what: name of its content for errors, as ``image``.
+        remedy: end of error messages, as ``name an image file``.
+        max_bytes: larger files are refused, unread.
 
     Raises:
-        CompExportError: for what cannot be read, is no regular file, or is too large.
+        CompExportError: the file cannot be read, is no regular file, or is too large.
     """
     try:
         _check_regular(path.stat(), path, what, remedy)
-        # Were it a pipe by now, opening would not wait.
+        # If it is a pipe by now, opening does not block.
         handle = os.open(path, os.O_RDONLY | _flag("O_NONBLOCK") | _flag("O_BINARY"))
         with os.fdopen(handle, "rb") as file:
-            found = os.fstat(handle)
-            _check_regular(found, path, what, remedy)
-            data = file.read(found.st_size + 1) if found.st_size <= max_bytes else b""
-            if len(data) > found.st_size:  # it grows, or says as those of /proc that it is empty
+            status = os.fstat(handle)
+            _check_regular(status, path, what, remedy)
+            data = file.read(status.st_size + 1) if status.st_size <= max_bytes else b""
+            if len(data) > status.st_size:  # it grows, or reports a size of 0 as files of /proc do
                 data += file.read(max(0, max_bytes + 1 - len(data)))
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CompExportError(f"cannot read {what} {path}: {reason}; {remedy}") from error
-    if max(found.st_size, len(data)) > max_bytes:
-        size = max(found.st_size, len(data))
+    if max(status.st_size, len(data)) > max_bytes:
+        size = max(status.st_size, len(data))
         raise CompExportError(
             f"{what} {path} is too large ({size} bytes, {max_bytes} at most): {remedy}"
         )
@@ -162,12 +166,12 @@ _KINDS = {
 }
 
 
-def _check_regular(found: os.stat_result, path: Path, what: str, remedy: str) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = _KINDS.get(stat.S_IFMT(found.st_mode), "something else")
+def _check_regular(status: os.stat_result, path: Path, what: str, remedy: str) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(status.st_mode), "something else")
         raise CompExportError(f"cannot read {what} {path}: it is {kind}, not a file; {remedy}")
 
 
 def _flag(name: str) -> int:
-    """A flag of ``os.open``, 0 where this system has none."""
+    """Return a flag of ``os.open``, 0 if this system does not have it."""
     return int(getattr(os, name, 0))

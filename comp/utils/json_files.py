@@ -1,7 +1,7 @@
-"""Reading JSON that others wrote: bounded, in UTF-8, and refused with the name of file and field.
+"""Read untrusted JSON: bounded, in UTF-8, with errors that name file and field.
 
-Text starts with a byte order mark or without one. A file has to be a regular one, and of a size that
-its kind can have: neither a FIFO nor ``/dev/zero`` is waited for.
+A byte order mark is optional. Files must be regular and of a plausible size: a FIFO or ``/dev/zero`` is
+refused.
 """
 
 import codecs
@@ -17,50 +17,50 @@ from comp.errors import CompExportError
 
 MAX_BYTES = 64 * 2**20  # of a file of settings
 MAX_DEPTH = 64  # lists and objects inside each other
-POINTER = "version https://git-lfs.github.com/spec/"  # what Git LFS leaves in place of a file
+POINTER = "version https://git-lfs.github.com/spec/"  # start of a Git LFS pointer file
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # byte order marks
 _HALF_CHARACTER = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def read_text(path: Path, remedy: str, max_bytes: int = MAX_BYTES) -> str:
-    """The text of a regular file, without its byte order mark.
+    """Return the text of a regular file, without its byte order mark.
 
     Args:
-        path: of the file.
-        remedy: ends every refusal.
-        max_bytes: that are read.
+        path: path of the file.
+        remedy: end of every error message.
+        max_bytes: largest size of the file.
 
     Raises:
         CompExportError: the file is missing, no regular file, too large, a Git LFS pointer, or not
             UTF-8.
     """
     try:
-        found = path.stat()
-        if not stat.S_ISREG(found.st_mode):
-            raise CompExportError(f"{path} is {_kind(found.st_mode)}, not a file: {remedy}")
-        if found.st_size > max_bytes:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise CompExportError(f"{path} is {_kind(status.st_mode)}, not a file: {remedy}")
+        if status.st_size > max_bytes:
             raise CompExportError(
-                f"{path} has {found.st_size} bytes, and {max_bytes} are the most that such a file "
+                f"{path} has {status.st_size} bytes, and {max_bytes} are the most that such a file "
                 f"may have: {remedy}"
             )
         with path.open("rb") as file:
-            held = file.read(min(found.st_size, max_bytes) + 1)
+            data = file.read(min(status.st_size, max_bytes) + 1)
     except OSError as error:
         raise CompExportError(f"cannot read {path}: {error.strerror}; {remedy}") from error
-    return decoded(held, str(path), remedy)
+    return decoded(data, str(path), remedy)
 
 
-def decoded(held: bytes, where: str, remedy: str) -> str:
-    """Bytes of a file as text, without a byte order mark; ``where`` names them in errors.
+def decoded(data: bytes, where: str, remedy: str) -> str:
+    """Decode bytes of a file to text, without a byte order mark; ``where`` names them in errors.
 
     Raises:
         CompExportError: a Git LFS pointer, UTF-16, or not UTF-8 otherwise.
     """
-    refuse_pointer(held, where)
-    if held.startswith(UTF_16):
+    refuse_pointer(data, where)
+    if data.startswith(UTF_16):
         raise CompExportError(f"{where} is UTF-16 text: save it as UTF-8, or {remedy}")
     try:
-        return held.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CompExportError(
             f"{where} is not UTF-8 text (byte {error.start}): save it as UTF-8, or {remedy}"
@@ -68,7 +68,7 @@ def decoded(held: bytes, where: str, remedy: str) -> str:
 
 
 def refuse_pointer(start: bytes, where: str) -> None:
-    """Refuse the first bytes of a file when they are those of a Git LFS pointer."""
+    """Refuse a file whose first bytes are those of a Git LFS pointer."""
     if start.startswith(POINTER.encode()):
         raise CompExportError(
             f"{where} is a Git LFS pointer, not the file itself: run `git lfs pull` in its repository, "
@@ -77,16 +77,16 @@ def refuse_pointer(start: bytes, where: str) -> None:
 
 
 def parse_json(text: str, where: str, remedy: str) -> Any:
-    """The value that JSON text holds.
+    """Parse JSON text.
 
     Args:
-        text: in JSON.
-        where: it stands, for errors: ``path`` or ``path, line 3``.
-        remedy: ends every refusal.
+        text: the text.
+        where: its location for errors: ``path`` or ``path, line 3``.
+        remedy: end of every error message.
 
     Raises:
-        CompExportError: no JSON, nested deeper than ``MAX_DEPTH``, a number that is not finite, or text
-            with half of a surrogate pair; names the field.
+        CompExportError: it is not JSON, is nested deeper than ``MAX_DEPTH``, or has a number that is not
+            finite or half of a surrogate pair; names the field.
     """
     unusual: list[_NotFinite] = []
 
@@ -99,61 +99,61 @@ def parse_json(text: str, where: str, remedy: str) -> Any:
         return value if isfinite(value) else constant(written)
 
     try:
-        found = json.loads(text, parse_constant=constant, parse_float=number)
+        parsed = json.loads(text, parse_constant=constant, parse_float=number)
     except RecursionError as error:
         raise _too_deep(where, remedy) from error
     except ValueError as error:
         raise CompExportError(f"{where} is not JSON ({error}): {remedy}") from error
-    if text.count("[") + text.count("{") > MAX_DEPTH and _deeper(found, MAX_DEPTH):
+    if text.count("[") + text.count("{") > MAX_DEPTH and _deeper(parsed, MAX_DEPTH):
         raise _too_deep(where, remedy)
     if unusual:
-        place = next(place for place, value in _values(found) if isinstance(value, _NotFinite))
+        place = next(place for place, value in _values(parsed) if isinstance(value, _NotFinite))
         raise CompExportError(
             f"{where}: {place or 'the whole'} is {unusual[0].written[:40]}, not a finite number: {remedy}"
         )
     if _HALF_CHARACTER.search(text):
-        _refuse_half_characters(found, where, remedy)
-    return found
+        _refuse_half_characters(parsed, where, remedy)
+    return parsed
 
 
 def read_json(path: Path, remedy: str, max_bytes: int = MAX_BYTES) -> Any:
-    """The value in a JSON file.
+    """Read the value in a JSON file.
 
     Raises:
-        CompExportError: as ``read_text`` and ``parse_json`` do.
+        CompExportError: as ``read_text`` and ``parse_json``.
     """
     return parse_json(read_text(path, remedy, max_bytes), str(path), remedy)
 
 
 def read_object(path: Path, remedy: str, max_bytes: int = MAX_BYTES) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read the object in a JSON file.
 
     Raises:
-        CompExportError: as ``read_json`` does, and when it is something other than an object.
+        CompExportError: as ``read_json``, or the value is not an object.
     """
-    found = read_json(path, remedy, max_bytes)
-    if not isinstance(found, dict):
-        raise CompExportError(f"{path} holds {kind_of(found)}, not an object: {remedy}")
-    return found
+    value = read_json(path, remedy, max_bytes)
+    if not isinstance(value, dict):
+        raise CompExportError(f"{path} holds {kind_of(value)}, not an object: {remedy}")
+    return value
 
 
 def optional_object(path: Path, remedy: str) -> dict[str, Any]:
-    """The object in a JSON file, or an empty one when the file is not there.
+    """Read the object in a JSON file, or an empty one if there is no file.
 
     Raises:
-        CompExportError: as ``read_object`` does.
+        CompExportError: as ``read_object``.
     """
     return read_object(path, remedy) if path.exists() else {}
 
 
 def kind_of(value: Any) -> str:
-    """The kind of a JSON value, with its article: ``a list``."""
+    """Return the kind of a JSON value with its article, as ``a list``."""
     kinds = {dict: "an object", list: "a list", str: "a text", bool: "a truth value"}
     return "null" if value is None else kinds.get(type(value), "a number")
 
 
 class _NotFinite:
-    """A number that JSON does not have, as it is written."""
+    """A number that JSON does not have, as written in the text."""
 
     def __init__(self, written: str) -> None:
         self.written = written
@@ -164,7 +164,7 @@ def _too_deep(where: str, remedy: str) -> CompExportError:
 
 
 def _deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects stand inside each other more than so often."""
+    """Whether lists and objects are nested deeper than ``levels``."""
     level = [value] if isinstance(value, dict | list) else []
     for _ in range(levels):
         inside = [each.values() if isinstance(each, dict) else each for each in level]
@@ -175,7 +175,7 @@ def _deeper(value: Any, levels: int) -> bool:
 
 
 def _values(value: Any) -> Iterator[tuple[str, Any]]:
-    """Every value that is no container, and every key, with the place of each: ``a.b[3]``."""
+    """Yield every key and every value that is no container, with its path, as ``a.b[3]``."""
     waiting = [("", value)]
     while waiting:
         place, each = waiting.pop()

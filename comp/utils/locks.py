@@ -1,10 +1,10 @@
-"""One process at a time in a directory: a lock that says who holds it and is free when its holder dies.
+"""Lock a directory for one process; the lock names its holder and is released when the holder dies.
 
-The file ``.lock`` names the holder: process, host, since when, what it does. The kernel's own lock on
-that file (``flock``) says whether the holder lives, however it ended; a file that a killed process left is
-taken over. Where the file system has no such locks, the holder is looked up by its number and the time it
-started, as numbers are used again. A file that this machine left before it was started anew is taken over;
-what another machine left cannot be judged from here and is refused with the remedy.
+The file ``.lock`` names the holder: process, host, start time, command. The kernel's lock on that file
+(``flock``) tells whether the holder is alive, however it ended; the file of a killed process is taken over.
+If the file system has no such locks, the holder is looked up by its process id and start time, as ids are
+reused. A file from before a reboot of this machine is taken over. A file of another machine cannot be
+checked, and is refused with the remedy.
 """
 
 import errno
@@ -24,9 +24,9 @@ from comp.utils.disk import check_place, disk_errors
 LOCK = ".lock"
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)  # of a file system
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-TRIES = 16  # the file may be removed by its holder between opening and locking it
-SOON = 0.05  # seconds in which who has just taken the lock writes who it is
-CLOCK = 2.0  # seconds by which two readings of a process's start may differ
+TRIES = 16  # its holder may remove the file between opening and locking
+SOON = 0.05  # seconds to wait until a new holder has written its name
+CLOCK = 2.0  # seconds by which two readings of a process's start time may differ
 RANKS = (
     "RANK",
     "PMI_RANK",
@@ -36,15 +36,15 @@ RANKS = (
 
 
 class Owner(BaseModel):
-    """Who holds a lock.
+    """The holder of a lock.
 
     Attributes:
-        pid: its process.
-        host: the machine's name.
-        boot: of the running kernel: containers of a machine share it, whatever their host names.
-        started: when the process started, in seconds since 1970.
-        doing: the verb.
-        since: when it took the lock, local time.
+        pid: process id.
+        host: name of the machine.
+        boot: boot id of the kernel; containers of a machine share it, whatever their host names.
+        started: start time of the process, in seconds since 1970.
+        doing: the command.
+        since: local time at which it took the lock.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -71,7 +71,7 @@ class Owner(BaseModel):
 
     @property
     def is_here(self) -> bool:
-        """Whether it is, or was, a process of this machine: of the running kernel, or of one before it."""
+        """Whether it is a process of this machine, since the last boot or from before it."""
         mine, same_name = _boot(), self.host == socket.gethostname()
         if not self.boot or not mine:
             return same_name
@@ -79,7 +79,7 @@ class Owner(BaseModel):
 
     @property
     def lives(self) -> bool:
-        """Of one that is here: whether that very process runs."""
+        """Whether exactly this process is running; only for processes of this machine."""
         started = _started(self.pid)
         return started is not None and abs(started - self.started) < CLOCK
 
@@ -91,16 +91,17 @@ class Owner(BaseModel):
 
 @contextmanager
 def locked(directory: Path, doing: str) -> Iterator[int]:
-    """Hold a directory's lock; yield its open file, which keeps the lock in every process that inherits it.
+    """Hold a directory's lock; yield its open file, which keeps the lock in processes that inherit it.
 
-    The directory is made where it is missing, and removed again if nothing was put into it.
+    A missing directory is created, and removed again if it stays empty.
 
     Args:
-        directory: nobody else may work in.
-        doing: what this process does, for those who are refused.
+        directory: the directory to lock.
+        doing: the command of this process, for the error of others.
 
     Raises:
-        CompExportError: another process works there (named with its host), or the place cannot be written.
+        CompExportError: another process holds the lock (names it and its host), or the place cannot be
+            written.
     """
     check_place(directory)
     made = _make(directory)
@@ -122,18 +123,18 @@ def locked(directory: Path, doing: str) -> Iterator[int]:
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks for all those that were launched with it (``accelerate launch``)."""
+    """Whether this is the first of the processes launched together (``accelerate launch``)."""
     ranks = (os.environ.get(name) for name in RANKS)
     return next((rank for rank in ranks if rank is not None), "0") == "0"
 
 
 def process_lives(number: str) -> bool:
-    """Whether a process of that number runs here."""
+    """Whether a process with this id is running on this machine."""
     return number.isdecimal() and _started(int(number)) is not None
 
 
 def _make(directory: Path) -> list[Path]:
-    """The directories that had to be made, the innermost first."""
+    """Create a directory; return those that had to be created, the innermost first."""
     missing = [each for each in (directory, *directory.parents) if not each.exists()]
     with disk_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
@@ -141,7 +142,7 @@ def _make(directory: Path) -> list[Path]:
 
 
 def _take(path: Path, directory: Path) -> int:
-    """The lock's file, open and locked."""
+    """Open and lock the lock's file."""
     for _ in range(TRIES):
         with disk_errors(path):
             file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
@@ -177,7 +178,7 @@ def _in_use(directory: Path, owner: Owner | None) -> CompExportError:
 
 
 def _lock(file: int) -> bool | None:
-    """Whether the kernel locked it; false where it has no locks there, ``None`` where another has this."""
+    """Lock by the kernel: true if locked, false without such locks, ``None`` if another has the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -190,7 +191,7 @@ def _lock(file: int) -> bool | None:
 
 
 def _is_open(file: int, path: Path) -> bool:
-    """Whether the open file is still the one of that name."""
+    """Whether the open file is still the one at ``path``."""
     try:
         return os.path.samestat(os.fstat(file), path.stat())
     except FileNotFoundError:
@@ -198,7 +199,7 @@ def _is_open(file: int, path: Path) -> bool:
 
 
 def _read(file: int) -> Owner | None:
-    """Who wrote the file; ``None`` where nobody did, or not to the end."""
+    """Return the holder that the file names; ``None`` if it is empty or incomplete."""
     try:
         return Owner.model_validate_json(os.pread(file, 4096, 0))
     except ValidationError:
@@ -206,7 +207,7 @@ def _read(file: int) -> Owner | None:
 
 
 def _named(file: int) -> Owner | None:
-    """Who holds the lock, who may be about to write that."""
+    """Return the holder of the lock, waiting briefly until it has written its name."""
     for _ in range(TRIES):
         owner = _read(file)
         if owner is not None:
@@ -229,14 +230,14 @@ def _boot() -> str:
 
 
 def _booted() -> float:
-    """When the running kernel started, in seconds since 1970."""
+    """Start time of the running kernel, in seconds since 1970."""
     import psutil
 
     return float(psutil.boot_time())
 
 
 def _started(pid: int) -> float | None:
-    """When a process started; ``None`` where there is none."""
+    """Start time of a process, in seconds since 1970; ``None`` if there is none."""
     import psutil
 
     try:

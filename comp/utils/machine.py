@@ -1,4 +1,4 @@
-"""What a measurement was made on."""
+"""Describe the machine and the package versions of a measurement."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-# Of control groups, version 2 and 1, as a container sees its own.
+# Files of control groups, version 2 and 1, as a container sees its own.
 CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
@@ -26,7 +26,7 @@ _PACKAGES = (
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, usable cores, memory in MiB, system."""
+    """Return processor, usable cores, memory in MiB, and system."""
     return {
         "cpu": _cpu_name(),
         "cores": usable_cores(),
@@ -36,18 +36,18 @@ def describe_machine() -> dict[str, Any]:
 
 
 def describe_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that run artifacts, as far as they are installed."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the installed packages that run artifacts."""
+    versions = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def usable_cores() -> int:
-    """Cores this process may use."""
+    """Number of cores that this process may use."""
     if sys.platform == "linux":
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -59,12 +59,12 @@ def _cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:
-        pass  # not Linux: the platform's word for it
+        pass  # not Linux: use the platform's name
     return platform.processor() or platform.machine()
 
 
 def memory_mb() -> int | None:
-    """MiB that this process may use at most: the machine's, or its container's where that has less."""
+    """Memory in MiB that this process may use: the machine's, or its container's limit if lower."""
     try:
         of_machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
     except (AttributeError, ValueError, OSError):
@@ -73,7 +73,7 @@ def memory_mb() -> int | None:
 
 
 def _container_limits() -> Iterator[int]:
-    """MiB; a container without a limit says ``max``, or a number larger than any machine."""
+    """Yield limits in MiB; a container without one says ``max``, or a number larger than any machine."""
     for path in CONTAINER_LIMITS:
         with suppress(OSError, ValueError):
             yield int(path.read_text(encoding="ascii")) // 2**20

@@ -1,4 +1,4 @@
-"""Progress of long work on stderr: a bar on a terminal, a line now and then in a log."""
+"""Show progress of long work on stderr: a bar on a terminal, occasional lines in a log."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ class Task:
         self.bar.update(self.number, completed=done)
 
     def note(self, text: str) -> None:
-        """Say what is being done now."""
+        """Describe the current step."""
         self.bar.update(self.number, description=text)
         if self.bar.disable and not self.quiet:
             say(text)

@@ -1,4 +1,4 @@
-"""Reading JSON files that say which version of their format they are."""
+"""Read JSON files that hold the version of their format."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,14 +14,14 @@ Model = TypeVar("Model", bound=BaseModel)
 def read_versioned(
     path: Path, what: str, version: int, absent: tuple[str, str], again: str
 ) -> dict[str, Any]:
-    """The object in a file of this version.
+    """Return the object in a file of this version.
 
     Args:
-        path: of the file.
-        what: it holds, with its article: ``a plan``.
-        version: that this release reads.
-        absent: what is missing without it, and how it is made.
-        again: says how another one is made.
+        path: path of the file.
+        what: its content with an article, as ``a plan``.
+        version: the version that this release reads.
+        absent: error for a missing file, and how to make it.
+        again: how to make the file again.
 
     Raises:
         CompExportError: the file is missing, damaged, or of another version.
@@ -31,30 +31,30 @@ def read_versioned(
     except OSError as error:
         missing, make = absent
         raise CompExportError(f"{missing}: {error.strerror}; {make}") from error
-    found: Any = read_json(path, again)
-    said = found.get("version") if isinstance(found, dict) else None
-    if said != version or isinstance(said, bool):
+    content: Any = read_json(path, again)
+    stated = content.get("version") if isinstance(content, dict) else None
+    if stated != version or isinstance(stated, bool):
         raise CompExportError(
-            f"{path} is {what} of version {said!r}, this release reads version {version}: {again}"
+            f"{path} is {what} of version {stated!r}, this release reads version {version}: {again}"
         )
-    return found
+    return content
 
 
-def validated(model: type[Model], found: dict[str, Any], path: Path, again: str) -> Model:
-    """The fields of a file as a model.
+def validated(model: type[Model], content: dict[str, Any], path: Path, again: str) -> Model:
+    """Return the fields of a file as a model.
 
     Raises:
-        CompExportError: naming the first field that is wrong.
+        CompExportError: names the first invalid field.
     """
     try:
-        return model.model_validate(found)
+        return model.model_validate(content)
     except ValidationError as error:
         raise CompExportError(f"{path}: {first_wrong(error)}; {again}") from error
 
 
 def first_wrong(error: ValidationError) -> str:
-    """The first field that a model refuses, and why."""
+    """Return the first field that a model refuses, with the reason."""
     first = error.errors(include_url=False, include_input=False)[0]
     place = ".".join(str(part) for part in first["loc"])
-    said = first["msg"].removeprefix("Value error, ")
-    return f"{place}: {said}" if place else said
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message

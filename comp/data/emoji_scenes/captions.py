@@ -1,7 +1,7 @@
-"""Captions of scenes: what stands where, in words a person would use.
+"""Captions of scenes: the things and their places, in words that a person would use.
 
-A scene has several captions that say the same: references for captioning, texts for retrieval. How
-well a caption names the things of its scene is ``things_score``.
+A scene has several captions with the same meaning: references for captioning, texts for retrieval.
+``things_score`` measures how well a caption names the things of its scene.
 """
 
 import re
@@ -44,12 +44,12 @@ class EmojiCaptions(SplitSequence[Captioned]):
         return Captioned(image, captions_of(scene), names)
 
     def scene(self, index: int) -> Scene:
-        """The scene of an index, unpainted."""
+        """Return the scene of an index, unpainted."""
         return draw_scene(self.split, self.rng(index))
 
 
 def draw_scene(split: str, rng: np.random.Generator) -> Scene:
-    """A scene of one to five different things that belongs to the split."""
+    """Draw a scene of one to five different things that belongs to the split."""
     while True:
         scene = place_things(compose_free(rng, high=MOST_THINGS), rng)
         if scene is not None and split_of(scene) == split:
@@ -57,9 +57,9 @@ def draw_scene(split: str, rng: np.random.Generator) -> Scene:
 
 
 class CaptionExamples(Sequence[Example]):
-    """The same scenes as examples: the answer is one of the captions, ``answers`` are all, if wanted.
+    """The same scenes as examples: ``answer`` is one caption, ``answers`` are all with ``all_captions``.
 
-    Retrieval wants one, so that as many texts as images compete.
+    Retrieval needs a single caption, so that there are as many texts as images.
     """
 
     def __init__(self, split: str, size: int = 2000, all_captions: bool = False) -> None:
@@ -77,30 +77,29 @@ class CaptionExamples(Sequence[Example]):
 
 
 def captions_of(scene: Scene) -> tuple[str, ...]:
-    """All captions of a scene: things from left to right, each with its place where that is clear."""
+    """Return all captions of a scene: things from left to right, with places where they are clear."""
     ordered = sorted(scene.things, key=lambda thing: thing.x)
     listed = _listed([_placed(thing) for thing in ordered])
     return tuple(opening.format(listed) for opening in OPENINGS)
 
 
 def article(name: str) -> str:
-    """``a`` or ``an``."""
+    """Return ``a`` or ``an``."""
     return "an" if name[0] in "aeiou" else "a"
 
 
 def names_in(caption: str) -> Counter[str]:
-    """The things that a caption names; of overlapping names the longer one counts."""
+    """Count the things that a caption names; of overlapping names, the longer one."""
     return Counter(name_pattern().findall(" ".join(caption.lower().split())))
 
 
 def things_score(caption: str, names: Sequence[str]) -> tuple[int, int, int]:
-    """``(named and there, named, there)``, counted with copies.
+    """Return ``(named and present, named, present)`` numbers of things, counting copies.
 
-    The first over the last is the share of things named right; the first over the second says how
-    much of what is named is there.
+    The first over the third is the recall of things, the first over the second the precision.
     """
-    said, there = names_in(caption), Counter(names)
-    return sum((said & there).values()), sum(said.values()), sum(there.values())
+    named, there = names_in(caption), Counter(names)
+    return sum((named & there).values()), sum(named.values()), sum(there.values())
 
 
 def _placed(thing: Thing) -> str:
@@ -116,6 +115,6 @@ def _listed(parts: Sequence[str]) -> str:
 
 @cache
 def name_pattern() -> re.Pattern[str]:
-    """Finds names of things; of overlapping ones the longer."""
+    """Return a pattern that matches names of things; of overlapping ones, the longer."""
     names = sorted(sprites(), key=len, reverse=True)
     return re.compile(r"\b(?:" + "|".join(map(re.escape, names)) + r")\b", re.IGNORECASE)

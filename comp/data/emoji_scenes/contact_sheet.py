@@ -1,4 +1,4 @@
-"""A contact sheet: examples on one page, each with its words below."""
+"""Paint a contact sheet: examples on one page, each with its text below."""
 
 import math
 import textwrap
@@ -11,7 +11,7 @@ from comp.data.example import Example, PairExample
 
 PICTURE = 168
 GAP = 16
-BETWEEN = 4  # the pictures of a pair
+BETWEEN = 4  # pixels between the pictures of a pair
 FONT_SIZE = 13
 LINE = 17
 WRAP = 27  # characters of a line below a picture
@@ -23,7 +23,7 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class _Card:
-    """What is shown of an example: pictures side by side, and words in their colours, so many lines each."""
+    """Content of a cell: pictures side by side, and texts with their colours and most lines."""
 
     pictures: tuple[Image.Image, ...]
     words: tuple[tuple[str, Colour, int], ...]
@@ -36,7 +36,7 @@ class _Card:
 def contact_sheet(examples: Sequence[Example | PairExample], columns: int = 6) -> Image.Image:
     """Paint ``examples`` in rows of ``columns``: picture (or two), kind, question or statement, answer.
 
-    Text that does not fit ends in an ellipsis. What has no question, a caption, may take its lines.
+    Text that does not fit ends in an ellipsis. A caption, without a question, may use the question's lines.
 
     Raises:
         ValueError: for no examples, or fewer than one column.
@@ -61,8 +61,8 @@ def _card(example: Example | PairExample) -> _Card:
         return _Card(example.images, (kind, (example.statement, INK, 2), (truth, ANSWER, 1)))
     if not example.question:
         return _Card((example.image,), (kind, (example.answer, ANSWER, 4)))
-    asked = (example.question, INK, 2)
-    return _Card((example.image,), (kind, asked, (example.answer, ANSWER, 2)))
+    question = (example.question, INK, 2)
+    return _Card((example.image,), (kind, question, (example.answer, ANSWER, 2)))
 
 
 def _paint(sheet: Image.Image, card: _Card, left: int, top: int) -> None:

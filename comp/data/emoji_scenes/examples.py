@@ -24,7 +24,7 @@ class EmojiScenes(SplitSequence[Example]):
         return Example(image, question.text, question.answer, question.kind)
 
     def scene(self, index: int) -> tuple[Scene, Question]:
-        """The scene and the question of an index, unpainted."""
+        """Return the unpainted scene and the question of an index."""
         return draw(self.split, list(KINDS)[index % len(KINDS)], self.rng(index))
 
 

@@ -1,9 +1,9 @@
-"""How far one gets on EmojiScenes without looking: the best guess from the question alone.
+"""Measure the accuracy on EmojiScenes without images: the best guess from the question alone.
 
-Questions are taken apart into a wording and the things, categories and places it names. Answers are
-tabulated for keys of falling detail (wording and all names, wording and one name, wording, kind);
-for each question kind the detail that does best on held-out training questions is used, and a key
-never met falls back to the next coarser one. Run ``python -m comp.data.emoji_scenes.question_only``.
+Questions are split into a wording and the things, categories and places that it names. Answers are
+tabulated for keys of decreasing detail (wording and all names, wording and one name, wording, kind). For
+each kind of question the level of detail that is best on held-out training questions is used; an unknown
+key falls back to the next coarser one. Run ``python -m comp.data.emoji_scenes.question_only``.
 """
 
 import argparse
@@ -46,17 +46,17 @@ class QuestionOnly:
         self._tables = _tabulate(questions)
 
     def guess(self, question: str, kind: str) -> str:
-        """The likeliest answer; empty for a kind never met."""
+        """Return the likeliest answer; empty for an unknown kind."""
         return _guess(self._tables, question, kind, self._level.get(kind, 0))
 
 
 def measure(fit: int = FIT, test: int = TEST) -> Result:
-    """Fit on ``fit`` training questions and guess ``test`` test questions."""
+    """Fit on ``fit`` training questions, and measure on ``test`` test questions."""
     guesser = QuestionOnly(_questions("train", fit))
     right: Counter[str] = Counter()
-    asked: Counter[str] = Counter()
+    questions: Counter[str] = Counter()
     for question in _questions("test", test):
-        asked[question.kind] += 1
+        questions[question.kind] += 1
         guess = guesser.guess(question.text, question.kind)
         right[question.kind] += exact_match(question.answer, guess)
     hits = right.total()
@@ -64,7 +64,7 @@ def measure(fit: int = FIT, test: int = TEST) -> Result:
         accuracy=hits / test,
         ci95=wilson_interval(hits, test),
         n=test,
-        by_kind={kind: right[kind] / asked[kind] for kind in KINDS if asked[kind]},
+        by_kind={kind: right[kind] / questions[kind] for kind in KINDS if questions[kind]},
     )
 
 
@@ -75,25 +75,25 @@ def _questions(split: str, count: int) -> list[Question]:
 
 @cache
 def _names() -> re.Pattern[str]:
-    known = {*sprites(), *CATEGORY_PLURALS, *CATEGORY_PLURALS.values()}
-    known |= {place for row in PLACES for place in row}
-    alternatives = "|".join(re.escape(name) for name in sorted(known, key=len, reverse=True))
+    names = {*sprites(), *CATEGORY_PLURALS, *CATEGORY_PLURALS.values()}
+    names |= {place for row in PLACES for place in row}
+    alternatives = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
     return re.compile(rf"\b({alternatives})\b")
 
 
 def _parsed(question: str) -> tuple[str, tuple[str, ...]]:
-    """The wording with names taken out, and the names in order."""
+    """Return the wording without names, and the names in order."""
     return _names().sub("_", question), tuple(_names().findall(question))
 
 
 def _keys(question: str, kind: str) -> tuple[Hashable, ...]:
-    """Keys from the most to the least detailed; there are ``LEVELS``."""
+    """Return the ``LEVELS`` keys, from the most to the least detailed."""
     wording, names = _parsed(question)
     return (kind, wording, names), (kind, wording, names[:1]), (kind, wording), (kind,)
 
 
 def _relative(answer: str, names: Sequence[str]) -> str:
-    """An answer that repeats a name of the question is told by its place there."""
+    """Replace an answer that repeats a name of the question by the name's index there."""
     return f"_{names.index(answer)}" if answer in names else answer
 
 
@@ -110,9 +110,9 @@ def _guess(tables: Tables, question: str, kind: str, level: int) -> str:
     names = _parsed(question)[1]
     for table, key in list(zip(tables, _keys(question, kind), strict=True))[level:]:
         if key in table:
-            found = table[key]
-            place = found.removeprefix("_")
-            return names[int(place)] if found != place and int(place) < len(names) else found
+            answer = table[key]
+            place = answer.removeprefix("_")
+            return names[int(place)] if answer != place and int(place) < len(names) else answer
     return ""
 
 

@@ -1,8 +1,7 @@
 """The twelve question kinds of EmojiScenes.
 
-Each kind knows two things: which names to put in a scene so that the question is worth asking
-(``compose``), and how to ask it of a scene (``ask``). ``ask`` refuses scenes where a person could
-argue about the answer, by asking for a margin in pixels or in size.
+Each kind has two functions: ``compose`` chooses the names in a scene so that the question makes sense, and
+``ask`` asks it about a scene. ``ask`` refuses scenes with an arguable answer, by margins in pixels or size.
 """
 
 from collections import Counter
@@ -35,7 +34,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Kind:
-    """How to make scenes for a kind of question and how to ask it."""
+    """Functions that compose scenes for a kind of question, and ask it."""
 
     compose: Callable[[np.random.Generator], list[str]]
     ask: Callable[[Scene, np.random.Generator], Question | None]
@@ -57,7 +56,7 @@ def _shuffled(rng: np.random.Generator, names: list[str]) -> list[str]:
     return [names[i] for i in rng.permutation(len(names))]
 
 
-# --- Composing: what stands in the scene -------------------------------------------------------
+# --- Composing: the things in the scene --------------------------------------------------------
 
 
 def compose_free(rng: np.random.Generator, low: int = 1, high: int = MAX_THINGS) -> list[str]:

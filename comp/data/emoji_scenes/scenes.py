@@ -1,8 +1,7 @@
-"""Scenes: which things stand where, and how they are painted.
+"""Draw and paint scenes of things.
 
-A scene is 168x168 pixels with 1 to 7 things of varied size and rotation, some overlapping, on a
-varied background. Everything is drawn from one ``numpy`` generator, so a scene is a function of its
-seed alone.
+A scene is 168x168 pixels with 1 to 7 things of varied size and rotation, some overlapping, on a varied
+background. Everything is drawn from one ``numpy`` generator, so that a scene is a function of its seed.
 """
 
 import hashlib
@@ -27,7 +26,7 @@ PLACES = (
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing in a scene: centre and side length in pixels, rotation in degrees."""
+    """One thing in a scene; centre and side length in pixels, rotation in degrees."""
 
     name: str
     x: float
@@ -62,9 +61,9 @@ class Scene:
     background_seed: int
 
     def signature(self) -> int:
-        """A number from what stands in which cell: equal layouts have equal signatures.
+        """Hash of the things and their cells: equal layouts have equal signatures.
 
-        Splits are told apart by it, so that no layout of the test split occurs in training.
+        Splits are chosen by it, so that no layout of the test split occurs in training.
         """
         layout = sorted((thing.name, thing.cell) for thing in self.things)
         digest = hashlib.blake2b(repr(layout).encode(), digest_size=8).digest()
@@ -72,7 +71,7 @@ class Scene:
 
 
 def place_things(names: list[str], rng: np.random.Generator) -> Scene | None:
-    """Give each name a size, a place and a rotation; ``None`` when they do not fit this time."""
+    """Draw a size, a place and a rotation for each name; ``None`` if they do not fit."""
     n = len(names)
     largest = {1: 92, 2: 84, 3: 74, 4: 66, 5: 60}.get(n, 54)
     placed: list[Thing] = []
@@ -92,8 +91,9 @@ def place_things(names: list[str], rng: np.random.Generator) -> Scene | None:
 def render(scene: Scene) -> tuple[Image.Image, np.ndarray]:
     """Paint a scene.
 
-    Returns the RGB image, and an ``int8`` array ``[168, 168]`` with the index of the thing seen at
-    each pixel (-1 for background).
+    Returns:
+        The RGB image, and an ``int8`` array ``[168, 168]`` with the index of the thing visible at each pixel
+        (-1 for background).
     """
     canvas = _background(np.random.default_rng(scene.background_seed))
     owner = np.full((IMAGE_SIZE, IMAGE_SIZE), -1, dtype=np.int8)
@@ -117,7 +117,7 @@ def render(scene: Scene) -> tuple[Image.Image, np.ndarray]:
 
 
 def overlap(a: Thing, b: Thing) -> float:
-    """Share of the smaller thing's box that the other covers (boxes shrunk to the usual outline)."""
+    """Share of the smaller thing's box that the other covers (boxes shrunk to a typical outline)."""
     reach = 0.45 * (a.size + b.size)
     width, height = reach - abs(a.x - b.x), reach - abs(a.y - b.y)
     if width <= 0 or height <= 0:
@@ -127,7 +127,7 @@ def overlap(a: Thing, b: Thing) -> float:
 
 
 def _background(rng: np.random.Generator) -> Image.Image:
-    """A flat, graded, striped, checked or noisy ground in two quiet colours."""
+    """Paint a flat, graded, striped, checked or noisy background in two muted colours."""
     first, second = rng.uniform(70, 255, size=(2, 3))
     rows, columns = np.mgrid[0:IMAGE_SIZE, 0:IMAGE_SIZE].astype(np.float32)
     style = rng.integers(5)
@@ -148,6 +148,6 @@ def _background(rng: np.random.Generator) -> Image.Image:
         coarse = rng.integers(0, 256, size=(7, 7), dtype=np.uint8)
         smooth = Image.fromarray(coarse).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
         blend = np.asarray(smooth, dtype=np.float32) / 255
-    ground = first + blend[..., None] * (second - first)
-    ground += rng.normal(0, rng.uniform(0, 6), size=(IMAGE_SIZE, IMAGE_SIZE, 1))
-    return Image.fromarray(np.clip(ground, 0, 255).astype(np.uint8))
+    colours = first + blend[..., None] * (second - first)
+    colours += rng.normal(0, rng.uniform(0, 6), size=(IMAGE_SIZE, IMAGE_SIZE, 1))
+    return Image.fromarray(np.clip(colours, 0, 255).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""Splits of EmojiScenes: an example is a function of (split, index) alone, and no layout is in two splits."""
+"""Splits of EmojiScenes: an example is a function of (split, index); no layout is in two splits."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -13,23 +13,23 @@ E_co = TypeVar("E_co", covariant=True)
 
 
 def split_of(scene: Scene) -> str:
-    """The one split a scene may belong to: a tenth each for test and validation."""
+    """Return the one split that a scene may belong to: a tenth each for test and validation."""
     residue = scene.signature() % 10
     return {0: "test", 1: "validation"}.get(residue, "train")
 
 
 class SplitSequence(Sequence[E_co]):
-    """An endless (``train``) or as-long-as-you-like split of something drawn.
+    """A split of drawn examples, without end: any index gives an example.
 
     Args:
         split: ``train``, ``validation`` or ``test``.
-        size: how many examples ``len`` reports; any index may be asked for.
+        size: number of examples that ``len`` reports.
 
     Raises:
         ValueError: for an unknown split.
     """
 
-    version: ClassVar[int]  # keeps the streams of different kinds of examples apart
+    version: ClassVar[int]  # part of the seed: separates the streams of different kinds of examples
 
     def __init__(self, split: str, size: int = 2000) -> None:
         if split not in SPLITS:
@@ -42,10 +42,10 @@ class SplitSequence(Sequence[E_co]):
 
     @abstractmethod
     def __getitem__(self, index: int) -> E_co:  # type: ignore[override]  # no slices
-        """The example of an index; ``IndexError`` for a negative one."""
+        """Return the example of an index; raise ``IndexError`` for a negative one."""
 
     def rng(self, index: int) -> np.random.Generator:
-        """Where all that is random about the example of an index comes from."""
+        """Return the random generator of the example of an index."""
         if index < 0:
             raise IndexError(index)
         return np.random.default_rng([self.version, SPLITS.index(self.split), index])

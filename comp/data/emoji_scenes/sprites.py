@@ -34,12 +34,12 @@ def sprites() -> dict[str, Sprite]:
     with (folder / "sheet.png").open("rb") as stream:
         sheet = Image.open(stream).convert("RGBA")
     tile = labels["tile"]
-    found = {}
+    by_name = {}
     for entry in labels["emoji"]:
         x, y = entry["column"] * tile, entry["row"] * tile
         image = sheet.crop((x, y, x + tile, y + tile))
-        found[entry["name"]] = Sprite(entry["name"], entry["category"], image)
-    return found
+        by_name[entry["name"]] = Sprite(entry["name"], entry["category"], image)
+    return by_name
 
 
 @cache

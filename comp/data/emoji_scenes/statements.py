@@ -1,9 +1,8 @@
-"""Statements about two scenes, true or false: EmojiScenes in the manner of NLVR2.
+"""Statements about two scenes, true or false: EmojiScenes in the style of NLVR2.
 
-Every kind compares the pictures, so that each of them alone, and the words alone, leave it open: what
-one picture shows is as likely under "true" as under "false", and so is every wording. A tenth each of
-the layouts is for test and validation, as everywhere in EmojiScenes, and both pictures are of the
-split.
+Every kind compares the pictures, so that neither a picture nor the words alone give the answer: the
+content of one picture, and every wording, is equally likely under "true" and "false". Both pictures belong
+to the split.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +19,7 @@ from comp.data.example import PairExample
 
 MOST_THINGS = 5
 MOST_COPIES = 3
-# Wordings that the pictures differ, and that they agree.
+# Wordings for pictures that differ, and for pictures that agree.
 PRESENCE = ("exactly one of the pictures shows {}.", "both pictures or neither of them show {}.")
 COUNT = (
     "the {} appears more often in one picture than in the other.",
@@ -35,17 +34,18 @@ RELATION = (
     "the {} is {} the {} in both pictures or in neither of them.",
 )
 CELLS = len(PLACES) * len(PLACES[0])
-FACTS = 2 + CELLS + MOST_COPIES  # no and yes, cells, copies
+FACTS = 2 + CELLS + MOST_COPIES  # number of codes: no and yes, cells, copies
 
 Names = list[str]
 
 
 @dataclass(frozen=True)
 class Statement:
-    """What is said about two scenes, whether it is true, and its kind.
+    """A statement about two scenes, whether it is true, and its kind.
 
-    ``facts``: what each picture alone says about the matter, as a code below ``FACTS``: no or yes; or the
-    cell that a thing stands in; or how often it is there. True or false follows from the two.
+    Attributes:
+        facts: the fact in each picture, as a code below ``FACTS``: no or yes; or the cell of a thing; or
+            its number of copies. The answer follows from both.
     """
 
     text: str
@@ -56,7 +56,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Wish:
-    """What one picture of a pair has to look like."""
+    """Requirements on one picture of a pair: its things, and a condition."""
 
     names: Names
     fits: Callable[[Scene], bool] = lambda scene: True
@@ -64,7 +64,7 @@ class Wish:
 
 @dataclass(frozen=True)
 class Plan:
-    """A pair to be drawn: the words, and what each picture must show."""
+    """Plan of a pair: the statement, and the requirements on each picture."""
 
     text: str
     wishes: tuple[Wish, Wish]
@@ -72,9 +72,9 @@ class Plan:
 
 
 class EmojiStatements(SplitSequence[PairExample]):
-    """Pairs of scenes with a statement, true and false in turn.
+    """Pairs of scenes with a statement, alternately true and false.
 
-    Index ``i`` is of kind ``i mod 5``; every kind is true as often as false.
+    Index ``i`` has kind ``i mod 5``; every kind is true as often as false.
     """
 
     version = 2
@@ -85,7 +85,7 @@ class EmojiStatements(SplitSequence[PairExample]):
         return PairExample((first, second), statement.text, statement.answer, statement.kind)
 
     def scenes(self, index: int) -> tuple[tuple[Scene, Scene], Statement]:
-        """Both scenes of an index, unpainted, and the statement."""
+        """Return both unpainted scenes of an index, and the statement."""
         kinds = list(KINDS)
         answer = bool((index // len(kinds)) % 2)
         return draw_pair(self.split, kinds[index % len(kinds)], answer, self.rng(index))
@@ -102,7 +102,7 @@ def draw_pair(
             return (scenes[0], scenes[1]), Statement(plan.text, answer, kind, plan.facts)
 
 
-TRIES = 400  # of one picture; after that the pair is planned anew
+TRIES = 400  # attempts to draw a picture before the pair is planned again
 
 
 def _drawn(wish: Wish, split: str, rng: np.random.Generator) -> Scene | None:
@@ -114,11 +114,11 @@ def _drawn(wish: Wish, split: str, rng: np.random.Generator) -> Scene | None:
     return None
 
 
-# --- Kinds: each says what both pictures must show for the statement to be true or false -------
+# --- Kinds: each plans both pictures so that the statement is true or false --------------------
 
 
 def presence(answer: bool, rng: np.random.Generator) -> Plan:
-    """A thing is in one picture and not in the other, or in both or neither."""
+    """Plan a thing in exactly one picture, or in both or neither."""
     name, others = _one(rng)
     named = f"{article(name)} {name}"
     text, differ = _differing(answer, rng, *(each.format(named) for each in PRESENCE))
@@ -128,7 +128,7 @@ def presence(answer: bool, rng: np.random.Generator) -> Plan:
 
 
 def category(answer: bool, rng: np.random.Generator) -> Plan:
-    """As ``presence``, for any thing of a category."""
+    """Plan as ``presence``, for any thing of a category."""
     groups = names_by_category()
     kind = _pick(rng, tuple(groups))
     named = named_category(kind)
@@ -143,12 +143,12 @@ def category(answer: bool, rng: np.random.Generator) -> Plan:
 
 
 def named_category(kind: str) -> str:
-    """A category with its article."""
+    """Return a category with its article."""
     return f"{article(kind)} {kind}" if kind != "nature" else "a nature thing"
 
 
 def place(answer: bool, rng: np.random.Generator) -> Plan:
-    """A thing of both pictures stands in the same place, or in different ones."""
+    """Plan a thing of both pictures in the same place, or in different ones."""
     name, others = _one(rng)
     text, differ = _differing(answer, rng, *(each.format(name) for each in PLACE))
     first, second = _two_of(CELLS, differ, rng)
@@ -165,9 +165,7 @@ def place(answer: bool, rng: np.random.Generator) -> Plan:
 
 
 def relation(answer: bool, rng: np.random.Generator) -> Plan:
-    """Two things of both pictures: the first is left of (or above) the second in one, or in both or
-    neither.
-    """
+    """Plan two things, the first left of (or above) the second in one picture, or in both or neither."""
     names = list(sprites())
     one, other = (names[i] for i in rng.permutation(len(names))[:2])
     horizontal = rng.random() < 0.5
@@ -188,7 +186,7 @@ def relation(answer: bool, rng: np.random.Generator) -> Plan:
 
 
 def count(answer: bool, rng: np.random.Generator) -> Plan:
-    """A thing occurs equally often in both pictures, or not: one to three times."""
+    """Plan one to three copies of a thing, equally many in both pictures or not."""
     name, others = _one(rng)
     text, differ = _differing(answer, rng, *(each.format(name) for each in COUNT))
     first, second = _two_of(MOST_COPIES, differ, rng)
@@ -211,14 +209,14 @@ KINDS: dict[str, Callable[[bool, np.random.Generator], Plan]] = {
 
 
 def _differing(answer: bool, rng: np.random.Generator, differ: str, agree: str) -> tuple[str, bool]:
-    """The wording that the pictures differ, or that they agree; and whether they must differ."""
+    """Choose the wording that the pictures differ or agree; return it and whether they must differ."""
     if rng.random() < 0.5:
         return differ, answer
     return agree, not answer
 
 
 def _two_of(number: int, differ: bool, rng: np.random.Generator) -> tuple[int, int]:
-    """Two of so many values, each as likely as any other: different ones, or the same twice."""
+    """Draw two of ``number`` values, all equally likely: different ones, or the same twice."""
     first = int(rng.integers(number))
     return first, (first + int(rng.integers(1, number)) * differ) % number
 
@@ -237,7 +235,7 @@ def _both(wish: Callable[[bool], Wish], bits: tuple[bool, bool]) -> tuple[Wish, 
 
 
 def _some(rng: np.random.Generator, others: Sequence[str], wanted: Names) -> Names:
-    """``wanted`` and others, two to five things in all, however many are wanted."""
+    """Return ``wanted`` and some others, two to five things in all."""
     total = int(rng.integers(2, MOST_THINGS + 1))
     return wanted + _distinct(rng, others, total - len(wanted))
 
@@ -247,7 +245,7 @@ def _thing(scene: Scene, name: str) -> Thing:
 
 
 def _one(rng: np.random.Generator) -> tuple[str, Names]:
-    """The name of a thing, and those of all others."""
+    """Draw the name of a thing; return it and all other names."""
     name = _pick(rng, tuple(sprites()))
     return name, [other for other in sprites() if other != name]
 

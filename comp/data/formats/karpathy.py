@@ -1,7 +1,7 @@
-"""Captions of Flickr30K and COCO in Karpathy's JSON: one file with all splits.
+"""Read captions of Flickr30K and COCO in Karpathy's JSON: one file with all splits.
 
 ``{"images": [{"filename": ..., "filepath": ..., "split": ..., "sentences": [{"raw": ...}, ...]}, ...]}``.
-Images lie below one folder, in ``filepath`` (COCO: ``val2014``) or directly in it (Flickr30K).
+Images are below one folder, in ``filepath`` (COCO: ``val2014``) or directly in it (Flickr30K).
 """
 
 from collections.abc import Iterator
@@ -31,13 +31,13 @@ SPLITS: dict[str, KarpathySplit] = {
 def load_karpathy(
     path: Path, images: Path | ImageFolder | None, split: KarpathySplit
 ) -> Records[Example]:
-    """The images of a split with captions as answers.
+    """Load the images of a split with captions as answers.
 
-    Training has an example for every caption of an image, the other splits one for every image, with its
-    first caption: candidates of one batch are then of different images. ``answers`` are all of an image.
+    Training has an example for every caption; the other splits have one for every image, with its first
+    caption, so that the candidates of a batch are from different images. ``answers`` are all captions.
 
     Raises:
-        CompExportError: no such JSON, a record that is not whole, or none in the split.
+        CompExportError: the file is not such JSON, a record is incomplete, or the split is empty.
     """
     records = list(_records(path, image_folder(path, images), split))
     if not records:
@@ -52,8 +52,10 @@ def _records(path: Path, folder: ImageFolder, split: KarpathySplit) -> Iterator[
     for number, image in enumerate(images, start=1):
         where = f"{path}, image {number}"
         if not isinstance(image, dict) or image.get("split") not in SPLITS:
-            found = image.get("split") if isinstance(image, dict) else image
-            raise CompExportError(f"{where}: split is {found!r}, not one of {', '.join(SPLITS)}")
+            named_split = image.get("split") if isinstance(image, dict) else image
+            raise CompExportError(
+                f"{where}: split is {named_split!r}, not one of {', '.join(SPLITS)}"
+            )
         if SPLITS[image["split"]] != split:
             continue
         captions = _captions(image.get("sentences"), where)
@@ -64,13 +66,13 @@ def _records(path: Path, folder: ImageFolder, split: KarpathySplit) -> Iterator[
 
 
 def _captions(sentences: object, where: str) -> list[str]:
-    """The captions of an image, as they were written."""
+    """Return the raw captions of an image."""
     if not isinstance(sentences, list) or not sentences:
         raise CompExportError(f"{where} has no sentences: captions are [{{'raw': text}}, ...]")
-    found = []
+    captions = []
     for sentence in sentences:
         raw = sentence.get("raw") if isinstance(sentence, dict) else None
         if not isinstance(raw, str) or not raw.strip():
             raise CompExportError(f"{where}: a sentence's 'raw' is {raw!r}: give it as text")
-        found.append(raw.strip())
-    return found
+        captions.append(raw.strip())
+    return captions

@@ -1,9 +1,9 @@
-"""Statements about two images, true or false: NLVR2's files, or plain JSONL.
+"""Read statements about two images, true or false, from NLVR2's files or plain JSONL.
 
 NLVR2 (``dev.json``, ``test1.json``, ``train.json``; https://github.com/lil-lab/nlvr) has an object on each
 line: ``{"identifier": "dev-850-0-0", "sentence": ..., "label": "True", ...}``. Its images are named by the
 identifier without its last part, the number of the sentence: ``dev-850-0-img0.png`` is the left one,
-``dev-850-0-img1.png`` the right one. Those of training lie in folders numbered by ``directory``.
+``dev-850-0-img1.png`` the right one. Those of training are in folders numbered by ``directory``.
 """
 
 from collections.abc import Mapping
@@ -27,41 +27,41 @@ LABELS = {"true": True, "false": False}
 
 
 def load_nlvr2(path: Path, images: Path | ImageFolder | None = None) -> Records[PairExample]:
-    """Statements, in NLVR2's format or as ``{"images": [a, b], "statement": text, "label": true}`` a line.
+    """Load statements in NLVR2's format, or lines ``{"images": [a, b], "statement": text, "label": true}``.
 
     Args:
         path: the file.
-        images: the folder with the images, or with the folders ``directory``; that of ``path`` when left out.
+        images: the folder with the images, or with the folders ``directory``; by default that of ``path``.
 
     Raises:
-        CompExportError: names the file, the line, and what to mend.
+        CompExportError: names the file, the line, and the remedy.
     """
     folder = image_folder(path, images)
-    records = [_record(found, folder, where) for found, where in json_lines(path, KEYS)]
+    records = [_record(entry, folder, where) for entry, where in json_lines(path, KEYS)]
     if not records:
         raise CompExportError(f"{path} holds no statement: write {{{KEYS}}} on each line")
     return Records(records)
 
 
-def _record(found: Mapping[str, Any], folder: ImageFolder, where: str) -> PairRecord:
-    own = "images" in found
-    names = _own_names(found["images"], where) if own else _names(found, where)
-    # Not of a user's own: there a name says the whole way.
-    directory = "" if own else str(found.get("directory", ""))
+def _record(entry: Mapping[str, Any], folder: ImageFolder, where: str) -> PairRecord:
+    own = "images" in entry
+    names = _own_names(entry["images"], where) if own else _names(entry, where)
+    # Only in NLVR2's format: in a user's own, names are complete paths.
+    directory = "" if own else str(entry.get("directory", ""))
     return PairRecord(
         images=(
             image_file(names[0], folder, where, directory),
             image_file(names[1], folder, where, directory),
         ),
-        statement=text_of(found, "statement" if own else "sentence", where),
-        answer=_label(found.get("label"), where),
+        statement=text_of(entry, "statement" if own else "sentence", where),
+        answer=_label(entry.get("label"), where),
         kind="statement",
         where=where,
     )
 
 
-def _names(found: Mapping[str, Any], where: str) -> tuple[str, str]:
-    identifier = text_of(found, "identifier", where)
+def _names(entry: Mapping[str, Any], where: str) -> tuple[str, str]:
+    identifier = text_of(entry, "identifier", where)
     parts = identifier.split("-")
     if len(parts) != 4:
         raise CompExportError(

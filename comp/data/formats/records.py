@@ -1,4 +1,4 @@
-"""What the readers of data files share: records checked at once, whose images are opened when asked for."""
+"""Records that the readers of data files share: checked at once, with images opened on access."""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,15 +22,19 @@ E_co = TypeVar("E_co", covariant=True)
 
 
 class Record(Protocol[E_co]):
-    """What a file says of one example."""
+    """Interface of the record of one example."""
 
     def example(self) -> E_co:
-        """The example, its images read; raises ``CompExportError`` for one that is no image."""
+        """Return the example with its images.
+
+        Raises:
+            CompExportError: an image cannot be read.
+        """
 
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """One question about one image file, and where it was found (for errors)."""
+    """One question about one image file; ``where`` is its location in the data file, for errors."""
 
     image: Path
     question: str
@@ -46,7 +50,7 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class PairRecord:
-    """One statement about two image files, and where it was found (for errors)."""
+    """One statement about two image files; ``where`` is its location in the data file, for errors."""
 
     images: tuple[Path, Path]
     statement: str
@@ -60,7 +64,7 @@ class PairRecord:
 
 
 class Records(Sequence[E], Generic[E]):
-    """Records as examples; an image is opened (and may be refused) when it is asked for."""
+    """A sequence of examples from records; images are opened (and may be refused) on access."""
 
     def __init__(self, records: Sequence[Record[E]]) -> None:
         self.records = tuple(records)
@@ -87,10 +91,10 @@ def _opened(path: Path, where: str) -> Image.Image:
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """The folder that image names of a data file start in, resolved.
+    """The resolved folder that image names of a data file are relative to.
 
     Attributes:
-        follow_links: take what links in it lead to, wherever that lies. Names may not leave it either way.
+        follow_links: allow links that lead out of the folder. Names may not leave it either way.
     """
 
     path: Path
@@ -98,7 +102,7 @@ class ImageFolder:
 
 
 def image_folder(path: Path, images: "Path | ImageFolder | None") -> ImageFolder:
-    """The folder given, by default the data file's own.
+    """Return the given folder, by default the data file's own.
 
     Raises:
         CompExportError: there is no such folder.
@@ -114,30 +118,30 @@ def image_folder(path: Path, images: "Path | ImageFolder | None") -> ImageFolder
 
 
 def image_file(name: str, images: ImageFolder, where: str, subfolder: str = "") -> Path:
-    """An image's file; names may not leave the folder by ``..``, and by a link only where links are followed.
+    """Return an image's file. Names may not leave the folder, except by links if these are followed.
 
-    A data file of others could name any file of this machine otherwise, by what its folder of images brings.
+    Otherwise an untrusted data file could name any file of this machine.
 
     Args:
-        name: as the data file has it.
-        images: where names start.
-        where: what is read, for errors.
-        subfolder: of the folder, looked into for what is not directly there.
+        name: name in the data file.
+        images: the folder that names are relative to.
+        where: location in the data file, for errors.
+        subfolder: of the folder, searched for files that are not directly in it.
 
     Raises:
-        CompExportError: no file of that name, or one that leads out.
+        CompExportError: there is no such file, or it is outside the folder.
     """
     folder, inside = images.path, f"{subfolder}/{name}"
     try:
-        found = inside if subfolder and not (folder / name).is_file() else name
-        named = Path(os.path.normpath(folder / found))
-        path = (folder / found).resolve()
+        relative = inside if subfolder and not (folder / name).is_file() else name
+        named = Path(os.path.normpath(folder / relative))
+        path = (folder / relative).resolve()
         is_file = path.is_file()
     except (OSError, ValueError) as error:  # too long, or with NUL
         raise CompExportError(
             f"{where}: image {name[:SHOWN]!r} is no name that a file can have: name a file in {folder}"
         ) from error
-    if PurePosixPath(found).is_absolute() or not named.is_relative_to(folder):
+    if PurePosixPath(relative).is_absolute() or not named.is_relative_to(folder):
         raise CompExportError(
             f"{where}: image {name!r} leads out of the image folder {folder}: name a file inside it"
         )
@@ -155,33 +159,33 @@ def image_file(name: str, images: ImageFolder, where: str, subfolder: str = "") 
 
 
 def read_text(path: Path) -> str:
-    """A data file's text, in UTF-8, with or without a byte order mark."""
+    """Read a data file's text, in UTF-8, with or without a byte order mark."""
     return json_files.read_text(path, "name a data file", MAX_BYTES)
 
 
 def read_list(path: Path, key: str, format_name: str) -> tuple[list[Any], dict[str, Any]]:
-    """The list that a JSON object has under ``key``, and the object."""
-    found = parse_json(read_text(path), str(path), "download it again")
-    entries = found.get(key) if isinstance(found, dict) else None
+    """Return the list under ``key`` of a JSON object, and the object."""
+    content = parse_json(read_text(path), str(path), "download it again")
+    entries = content.get(key) if isinstance(content, dict) else None
     if not isinstance(entries, list):
         raise CompExportError(f"{path} has no list {key!r}, as {format_name} has it")
-    return entries, found
+    return entries, content
 
 
 def json_lines(path: Path, keys: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """The objects of a JSONL file, and where each stands."""
+    """Yield the objects of a JSONL file, each with its location."""
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         where = f"{path}, line {number}"
         if not line.strip():
             continue
-        found = parse_json(line, where, "write one whole object a line")
-        if not isinstance(found, dict):
+        entry = parse_json(line, where, "write one whole object a line")
+        if not isinstance(entry, dict):
             raise CompExportError(f"{where} is no object: write {{{keys}}} on each line")
-        yield found, where
+        yield entry, where
 
 
 def text_of(entry: Mapping[str, Any], key: str, where: str) -> str:
-    """The text under a key, which has to be there and not empty; white space around it is taken off."""
+    """Return the stripped text under a key, which must exist and not be empty."""
     value = entry.get(key)
     if not isinstance(value, str):
         raise CompExportError(f"{where}: {key!r} is {value!r}: give it as text")
@@ -189,7 +193,7 @@ def text_of(entry: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def not_empty(text: str, key: str, where: str) -> str:
-    """``text`` without white space around it."""
+    """Return the stripped text, which must not be empty."""
     if not text.strip():
         raise CompExportError(f"{where}: {key!r} is empty: give it as text")
     return text.strip()

@@ -1,7 +1,7 @@
-"""A user's own questions or captions: LLaVA-Instruct JSON with an image folder, or plain JSONL.
+"""Read a user's own questions or captions: LLaVA-Instruct JSON with an image folder, or plain JSONL.
 
-Image names start in the folder given, by default that of the file. Every reader raises
-``CompExportError``, which names the file, the line or record, and what to mend.
+Image names are relative to the given folder, by default that of the file. Every reader raises
+``CompExportError``, which names the file, the line or record, and the remedy.
 """
 
 from collections.abc import Iterator
@@ -28,10 +28,10 @@ ASKS, ANSWERS = ("human", "user"), ("gpt", "assistant")
 
 
 def load_conversations(path: Path, images: Path | ImageFolder | None = None) -> Records[Example]:
-    """LLaVA-Instruct: a JSON list of ``{id, image, conversations: [{from, value}, ...]}``.
+    """Load LLaVA-Instruct: a JSON list of ``{id, image, conversations: [{from, value}, ...]}``.
 
-    Each turn of a conversation becomes an example of its own, asked without the turns before it. Records
-    without an image are left out, and their number is said on stderr.
+    Each turn of a conversation becomes an example, without the turns before it. Records without an image
+    are skipped, and their number is printed on stderr.
     """
     records = list(_conversations(path, image_folder(path, images)))
     if not records:
@@ -40,38 +40,38 @@ def load_conversations(path: Path, images: Path | ImageFolder | None = None) -> 
 
 
 def load_questions(path: Path, images: Path | ImageFolder | None = None) -> Records[Example]:
-    """JSONL with ``image``, ``question``, ``answer`` and, if wanted, ``kind`` on each line."""
+    """Load JSONL with ``image``, ``question``, ``answer`` and optionally ``kind`` on each line."""
     folder = image_folder(path, images)
     records = [
         ImageRecord(
-            image=image_file(text_of(found, "image", where), folder, where),
-            question=text_of(found, "question", where),
-            answer=text_of(found, "answer", where),
-            kind=text_of(found, "kind", where) if "kind" in found else "question",
+            image=image_file(text_of(entry, "image", where), folder, where),
+            question=text_of(entry, "question", where),
+            answer=text_of(entry, "answer", where),
+            kind=text_of(entry, "kind", where) if "kind" in entry else "question",
             where=where,
         )
-        for found, where in json_lines(path, "image, question, answer")
+        for entry, where in json_lines(path, "image, question, answer")
     ]
     return Records(records)
 
 
 def load_captions(path: Path, images: Path | ImageFolder | None = None) -> Records[Example]:
-    """JSONL with ``image`` and ``caption`` on each line; the caption is the example's answer."""
+    """Load JSONL with ``image`` and ``caption`` on each line; the caption is the example's answer."""
     folder = image_folder(path, images)
     records = []
-    for found, where in json_lines(path, "image, caption"):
-        image = image_file(text_of(found, "image", where), folder, where)
-        caption = text_of(found, "caption", where)
+    for entry, where in json_lines(path, "image, caption"):
+        image = image_file(text_of(entry, "image", where), folder, where)
+        caption = text_of(entry, "caption", where)
         records.append(ImageRecord(image, "", caption, "caption", where))
     return Records(records)
 
 
 def _conversations(path: Path, folder: ImageFolder) -> Iterator[ImageRecord]:
-    found = parse_json(read_text(path), str(path), "LLaVA-Instruct is one list")
-    if not isinstance(found, list):
+    content = parse_json(read_text(path), str(path), "LLaVA-Instruct is one list")
+    if not isinstance(content, list):
         raise CompExportError(f"{path} is no list of conversations, as LLaVA-Instruct has it")
     without_image = 0
-    for number, entry in enumerate(found, start=1):
+    for number, entry in enumerate(content, start=1):
         where = f"{path}, record {number}"
         if not isinstance(entry, dict):
             raise CompExportError(f"{where} is no object: write {{id, image, conversations}}")
@@ -84,11 +84,11 @@ def _conversations(path: Path, folder: ImageFolder) -> Iterator[ImageRecord]:
         for question, answer in _turns(entry.get("conversations"), where):
             yield ImageRecord(image, question, answer, "conversation", where)
     if without_image:
-        say(f"{path}: left out {without_image} of {len(found)} records, which have no image")
+        say(f"{path}: left out {without_image} of {len(content)} records, which have no image")
 
 
 def _turns(conversations: object, where: str) -> Iterator[tuple[str, str]]:
-    """Question and answer of each turn, the image mark taken off."""
+    """Yield question and answer of each turn, without the image mark."""
     if not isinstance(conversations, list) or not conversations or len(conversations) % 2:
         raise CompExportError(
             f"{where}: conversations must be a list of question and answer in turn"

@@ -1,4 +1,4 @@
-"""VQAv2: questions and annotations as published, on images of COCO (https://visualqa.org/download.html).
+"""Read VQAv2's questions and annotations as published, with images of COCO (https://visualqa.org/download.html).
 
 Questions: ``{"data_subtype": "val2014", "questions": [{"question_id", "image_id", "question"}, ...]}``.
 Annotations: ``{"data_subtype": ..., "annotations": [{"question_id", "image_id", "multiple_choice_answer",
@@ -29,44 +29,46 @@ Annotations = Mapping[int, Mapping[str, Any]]
 def load_vqav2(
     questions: Path, annotations: Path | None = None, images: Path | ImageFolder | None = None
 ) -> Records[Example]:
-    """The questions with the commonest answer of the people asked; ``answers`` are those of all ten.
+    """Load questions with the most common answer of the annotators; ``answers`` are all ten.
 
     The kind of an example is its ``answer_type`` (``yes/no``, ``number``, ``other``), by which VQA's authors
-    report. Questions whose commonest answer is empty (an article, taken off) are left out, and their number
-    is said on stderr.
+    report results. Questions with an empty most common answer (an article, removed) are skipped, and their
+    number is printed on stderr.
 
     Args:
         questions: ``v2_OpenEnded_mscoco_val2014_questions.json``.
-        annotations: by default beside it, by its name: ``v2_mscoco_val2014_annotations.json``.
-        images: the folder with the images or their folder; that of ``questions`` when left out.
+        annotations_file: by default beside it, by its name: ``v2_mscoco_val2014_annotations.json``.
+        images: the folder with the images or their folder; by default that of ``questions``.
 
     Raises:
-        CompExportError: a file that is not whole, a missing image, or a test split (no answers).
+        CompExportError: a file is incomplete, an image is missing, or it is a test split (no answers).
     """
     folder = image_folder(questions, images)
-    asked, whole = read_list(questions, "questions", "VQAv2")
+    entries, whole = read_list(questions, "questions", "VQAv2")
     subtype = text_of(whole, "data_subtype", str(questions))
     if subtype.startswith("test"):
         raise CompExportError(
             f"{questions} is of {subtype}, whose answers are not public: nothing to score; use val2014"
         )
-    found = _annotations(annotations or annotations_beside(questions), subtype)
+    by_question = _annotations(annotations or annotations_beside(questions), subtype)
     records = [
-        record for record in _records(questions, asked, subtype, found, folder) if record.answer
+        record
+        for record in _records(questions, entries, subtype, by_question, folder)
+        if record.answer
     ]
     if not records:
         raise CompExportError(f"{questions} holds no question with an answer")
-    if len(records) < len(asked):
-        left = len(asked) - len(records)
-        say(f"{questions}: left out {left} of {len(asked)} questions, whose answer is empty")
+    if len(records) < len(entries):
+        left = len(entries) - len(records)
+        say(f"{questions}: left out {left} of {len(entries)} questions, whose answer is empty")
     return Records(records)
 
 
 def annotations_beside(questions: Path) -> Path:
-    """The file of the answers, by the official name of the file of the questions.
+    """Return the file of the annotations, by the official name of the file of the questions.
 
     Raises:
-        CompExportError: the name is another one, or there is no such file.
+        CompExportError: the questions have another name, or there is no such file.
     """
     name = questions.name
     if "OpenEnded_" not in name or "_questions" not in name:
@@ -94,10 +96,10 @@ def _annotations(path: Path, subtype: str) -> Annotations:
 
 
 def _records(
-    path: Path, asked: list[Any], subtype: str, annotations: Annotations, folder: ImageFolder
+    path: Path, entries: list[Any], subtype: str, annotations: Annotations, folder: ImageFolder
 ) -> Iterator[ImageRecord]:
-    images: dict[int, Path] = {}  # several questions are about one
-    for number, entry in enumerate(asked, start=1):
+    images: dict[int, Path] = {}  # by image id: several questions are about one image
+    for number, entry in enumerate(entries, start=1):
         where = f"{path}, question {number}"
         identity, image = _number(entry, "question_id", where), _number(entry, "image_id", where)
         where += f" (id {identity})"

@@ -145,6 +145,6 @@ def test_from_prune_to_verify(checkpoint, tmp_path):
     assert report["ok"]
     assert [len(link["kept"]) for link in report["links"]] == [1, 1, 0]
     chosen = plan.image_selection
-    assert "Image tokens behind the vision tower" in call("inspect", out)
+    assert "Image tokens after the vision tower" in call("inspect", out)
     counted = call("flops", "--model", run.checkpoint, "--json")
     assert counted["tokens_per_layer"][0] == chosen.count + counted["workload"]["text_tokens"]
