@@ -1,4 +1,4 @@
-"""The pruning plan: which heads, channels and tokens stay. The single contract between the stages.
+"""The pruning plan: the heads, channels and tokens that stay; the one interface between pruning and export.
 
 A plan is immutable data with a version and a JSON schema (``PruningPlan.model_json_schema()``).
 Indices always refer to the dense model.
@@ -23,25 +23,25 @@ Part = Literal["vision", "language", "cross"]
 PARTS: tuple[Part, ...] = ("vision", "language", "cross")
 RateOf = Literal["flops", "latency"]  # what a rate is a share of
 Task = Literal["question", "retrieval", "caption", "statement"]  # what a model is asked to do
-# What becomes of dropped tokens: gone; each joins the most similar kept one; all join the weakest kept one;
-# as similar, and what tokens stand for raises the attention they get.
+# Merging of dropped tokens: not at all; each into the most similar kept one; all into the weakest kept one;
+# as similar, with attention raised by the number of merged tokens.
 Merge = Literal["none", "similar", "one", "proportional"]
-Place = tuple[Part, int]  # where tokens are dropped: a part, and the blocks of it passed before
+Place = tuple[Part, int]  # drop place: a part, and the number of its blocks passed before
 Ranking = Literal[  # see docs/formats.md
     "received", "mean_head", "next_layer", "diversity", "informativity", "aligned", "matched"
 ]
-DECODER_RANKINGS = ("mean_head", "next_layer", "diversity")  # of LLaVA's language part alone
-ENCODER_RANKINGS = ("informativity", "aligned", "matched")  # of CLIP and BLIP alone
-PIVOTS = 4  # tokens of each kind that others are compared with by "diversity", as in DART
+DECODER_RANKINGS = ("mean_head", "next_layer", "diversity")  # only in LLaVA's language part
+ENCODER_RANKINGS = ("informativity", "aligned", "matched")  # only in CLIP and BLIP
+PIVOTS = 4  # pivot tokens of each kind in "diversity", as in DART
 LARGEST = 2**31 - 1  # heads, channels or tokens
 MOST_MACS = 2**63 - 1
-RATE_TOLERANCE = 1e-2  # how far a rate may be from that of the costs beside it: it may be rounded
+RATE_TOLERANCE = 1e-2  # between a rate, which may be rounded, and that of the recorded costs
 Index = Annotated[int, Field(strict=True, ge=0, le=LARGEST)]
 Count = Annotated[int, Field(strict=True, ge=1, le=LARGEST)]
 
 
 def keep_count(n: int, keep_ratio: float) -> int:
-    """How many of ``n`` tokens stay: ``ceil(keep_ratio * n)`` in whole thousandths (exact).
+    """Number of ``n`` tokens that stay: ``ceil(keep_ratio * n)`` in whole thousandths (exact).
 
     The exported graphs compute the same number from shapes with integer arithmetic.
     """
@@ -49,7 +49,7 @@ def keep_count(n: int, keep_ratio: float) -> int:
 
 
 def _ascend(numbers: Sequence[int]) -> bool:
-    """Whether each is larger than the one before."""
+    """Whether each number is larger than the one before."""
     return all(one < other for one, other in pairwise(numbers))
 
 
@@ -58,10 +58,10 @@ class _Frozen(BaseModel):
 
 
 class BlockPlan(_Frozen):
-    """One Transformer block: its dense sizes and what stays of it.
+    """One Transformer block: its dense sizes, and the heads and channels that stay.
 
-    ``kept_key_value_heads`` are KV groups; under grouped-query attention the query heads of a kept
-    group stay with it (without it, one query head a group). Cross-attention has heads and no channels.
+    ``kept_key_value_heads`` are KV groups; their query heads stay with them (one for each group without
+    grouped-query attention). Cross-attention has heads but no channels.
     """
 
     part: Part
@@ -74,7 +74,7 @@ class BlockPlan(_Frozen):
 
     @model_validator(mode="after")
     def _keeps_what_is_there(self) -> "BlockPlan":
-        """Indices ascend and are of the block; query heads are shared out evenly."""
+        """Check that indices ascend within the block, and that KV heads divide query heads."""
         where = f"{self.part} block {self.index}"
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
@@ -91,7 +91,7 @@ class BlockPlan(_Frozen):
 
     @model_validator(mode="after")
     def _has_channels(self) -> "BlockPlan":
-        """Every block but one of cross-attention keeps some."""
+        """Check that every block except cross-attention keeps channels."""
         if (self.part == "cross") != (self.intermediate_size == 0):
             raise ValueError(f"a {self.part} block of {self.intermediate_size} channels")
         if bool(self.kept_channels) != bool(self.intermediate_size):
@@ -100,7 +100,7 @@ class BlockPlan(_Frozen):
 
     @property
     def group_size(self) -> int:
-        """Query heads a KV head serves."""
+        """Number of query heads for each KV head."""
         return self.num_attention_heads // self.num_key_value_heads
 
     @property
@@ -111,10 +111,10 @@ class BlockPlan(_Frozen):
 
 
 class DropPlan(_Frozen):
-    """A place where tokens are dropped: the shares that stay behind so many blocks of a part.
+    """A place where tokens are dropped, and the shares that stay.
 
-    What is dropped goes between the attention and the FFN of the block before. A part that holds no
-    tokens of a kind keeps all of that kind.
+    Tokens are dropped between the attention and the FFN of block ``after_layer``, counted from 1. The ratio
+    of a kind of token that a part does not have is 1.
     """
 
     part: Part = Field(default="language", description="whose blocks are counted")
@@ -127,11 +127,11 @@ class DropPlan(_Frozen):
         "(Eq. 6), from all heads on average, from those of the next block, how little they repeat, how "
         "informative they are, MADTP's three scores, or CrossGET's matching",
     )
-    merge: Merge = Field(default="none", description="what becomes of the tokens that are dropped")
+    merge: Merge = Field(default="none", description="how dropped tokens are merged")
 
     @model_validator(mode="after")
     def _keeps_some(self) -> "DropPlan":
-        """A ratio counts in whole thousandths: one that rounds to none of them keeps nothing."""
+        """Check that no ratio rounds to 0 thousandths, which would keep nothing."""
         least = min(self.shares)
         if round(least * KEEP_UNIT) < 1:
             raise ValueError(
@@ -142,7 +142,7 @@ class DropPlan(_Frozen):
 
     @property
     def keep_ratio(self) -> float:
-        """Of a part whose tokens are of one kind, the share that stays."""
+        """Keep ratio in a part that has one kind of token."""
         return self.vision_keep_ratio if self.part == "vision" else self.text_keep_ratio
 
     @property
@@ -159,19 +159,19 @@ Drops = tuple[DropPlan, ...]
 
 
 def shares_of(drops: Drops) -> dict[Place, tuple[float, float]]:
-    """Shares of vision and text tokens that drops keep, by place."""
+    """Keep ratios of vision and text tokens, by place."""
     return {drop.place: drop.shares for drop in drops}
 
 
 class ImageSelection(_Frozen):
-    """What is left of each image's tokens between a LLaVA's vision tower and its projector (VisionZip).
+    """Selection of each image's tokens between a LLaVA's vision tower and its projector (VisionZip).
 
-    ``dominant`` tokens stay as they are, those that [CLS] attends to most; the rest of them become
-    ``contextual`` ones, each the mean of what is alike.
+    The ``dominant`` tokens that [CLS] attends to most stay unchanged. The others are merged into
+    ``contextual`` ones, each the mean of similar tokens.
     """
 
     tower_tokens: Count = Field(description="tokens of an image that the tower gives")
-    dominant: Count = Field(description="tokens that stay as they are")
+    dominant: Count = Field(description="tokens that stay unchanged")
     contextual: Index = Field(description="tokens that all others are merged into")
 
     @model_validator(mode="after")
@@ -185,18 +185,18 @@ class ImageSelection(_Frozen):
 
     @property
     def count(self) -> int:
-        """Tokens that are left of an image."""
+        """Number of tokens left of an image."""
         return self.dominant + self.contextual
 
     def arriving(self, image_tokens: int) -> int:
-        """How many of so many image tokens of the tower get on; an image begun counts whole."""
+        """Number of tokens left of ``image_tokens``; a part of an image counts as a whole one."""
         return -(-image_tokens // self.tower_tokens) * self.count
 
     @property
     def target_places(self) -> list[int]:
-        """Which of an image's tokens that are not dominant others join.
+        """Places of the merging targets among an image's tokens that are not dominant.
 
-        Every s-th of the r that are not, s = floor(r / contextual), the first ones.
+        The first ``contextual`` of every s-th of these r tokens, s = floor(r / contextual).
         """
         if self.contextual == 0:
             return []
@@ -205,9 +205,9 @@ class ImageSelection(_Frozen):
 
 
 class Workload(_Frozen):
-    """What FLOPs are counted on: one prompt of so many image and text tokens.
+    """The prompt that FLOPs are counted on: numbers of image and text tokens.
 
-    Image tokens are those that the vision tower of the dense model gives.
+    Image tokens are those of the dense model's vision tower.
     """
 
     image_tokens: Index
@@ -215,16 +215,16 @@ class Workload(_Frozen):
 
 
 class PruningPlan(_Frozen):
-    """What to remove from which model; see ``docs/formats.md``."""
+    """Plan of what to remove from a model; see ``docs/formats.md``."""
 
     version: Literal[1] = PLAN_VERSION
     family: str
     task: Task | None = Field(
-        default=None, description="what the model is asked to do; BLIP's models differ by it"
+        default=None, description="task of the model; BLIP has a class for each"
     )
     model: str = Field(description="name or path of the dense checkpoint")
     method: str
-    rate: float = Field(description="share of what rate_of says that is removed (achieved)")
+    rate: float = Field(description="achieved share of the costs named by rate_of that is removed")
     rate_of: RateOf = Field(
         default="flops", description="multiply-accumulates, or predicted time to the first token"
     )
@@ -241,7 +241,7 @@ class PruningPlan(_Frozen):
     blocks: tuple[BlockPlan, ...]
     drops: tuple[DropPlan, ...] = ()
     image_selection: ImageSelection | None = Field(
-        default=None, description="what is left of an image behind a LLaVA's tower; none: all of it"
+        default=None, description="selection of image tokens after a LLaVA's tower; none: all stay"
     )
 
     @model_validator(mode="after")
@@ -274,24 +274,24 @@ class PruningPlan(_Frozen):
 
     @model_validator(mode="after")
     def _names_each_once(self) -> "PruningPlan":
-        """Blocks of a part and the places of its drops ascend."""
+        """Check that the blocks of a part, and its drop places, ascend."""
         for part in PARTS:
             blocks = [block.index for block in self.part(part)]
             places = [drop.after_layer for drop in self.drops if drop.part == part]
-            for what, found in (("blocks", blocks), ("drops after blocks", places)):
-                if not _ascend(found):
-                    shown = ", ".join(str(number) for number in found[:8])
-                    more = ", …" if len(found) > 8 else ""
+            for what, numbers in (("blocks", blocks), ("drops after blocks", places)):
+                if not _ascend(numbers):
+                    shown = ", ".join(str(number) for number in numbers[:8])
+                    more = ", …" if len(numbers) > 8 else ""
                     raise ValueError(
                         f"{what} {shown}{more} of the {part} part must ascend, each named once"
                     )
         return self
 
     def check_rate(self) -> None:
-        """Refuse a rate that is not that of the costs beside it.
+        """Refuse a rate that contradicts the recorded costs.
 
         Raises:
-            ValueError: names both.
+            ValueError: names both rates.
         """
         before, after = float(self.macs_dense), float(self.macs)
         what = f"macs {self.macs} of {self.macs_dense}"
@@ -300,17 +300,19 @@ class PruningPlan(_Frozen):
                 raise ValueError("a rate of latency without milliseconds")
             before, after = self.milliseconds_dense, self.milliseconds
             what = f"milliseconds {after} of {before}"
-        found = 1 - after / before
-        if abs(self.rate - found) > RATE_TOLERANCE:
-            raise ValueError(f"rate {self.rate} with {what}, which is a rate of {found:.4f}")
+        rate_of_costs = 1 - after / before
+        if abs(self.rate - rate_of_costs) > RATE_TOLERANCE:
+            raise ValueError(
+                f"rate {self.rate} with {what}, which is a rate of {rate_of_costs:.4f}"
+            )
 
     @property
     def flops_rate(self) -> float:
-        """Share of the multiply-accumulates removed, whatever the rate is of."""
+        """Share of the multiply-accumulates removed, whatever ``rate_of`` is."""
         return self.rate if self.rate_of == "flops" else 1 - self.macs / self.macs_dense
 
     def part(self, part: Part) -> tuple[BlockPlan, ...]:
-        """The blocks of one part, in order."""
+        """Return the blocks of a part, in order."""
         return tuple(block for block in self.blocks if block.part == part)
 
     def save(self, path: Path) -> None:
@@ -321,13 +323,13 @@ class PruningPlan(_Frozen):
         """Read a plan.
 
         Raises:
-            CompExportError: when the file is missing, is no plan, is of another version, or has a rate that
-                is not that of its costs.
+            CompExportError: the file is missing, is no plan, has another version, or has a rate that
+                contradicts its costs.
         """
         again = "run `comp-export prune` again"
         absent = f"no plan at {path}", "run `comp-export prune` first"
-        found = read_versioned(path, "a plan", PLAN_VERSION, absent, again)
-        plan = validated(cls, found, path, again)
+        content = read_versioned(path, "a plan", PLAN_VERSION, absent, again)
+        plan = validated(cls, content, path, again)
         try:
             plan.check_rate()
         except ValueError as error:

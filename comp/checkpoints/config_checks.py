@@ -1,4 +1,4 @@
-"""``config.json`` as it is used: merged as transformers does it, refused by name where it cannot be."""
+"""Check ``config.json`` and merge it as transformers does; refuse unsupported formats by name."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,12 +12,12 @@ CONVERT = "convert it with {script} of transformers' source (src/transformers/mo
 LLAVA_SCRIPT = CONVERT.format(script="convert_llava_weights_to_hf.py", folder="llava")
 BLIP_SCRIPT = CONVERT.format(script="convert_blip_original_pytorch_to_hf.py", folder="blip")
 CLIP_SCRIPT = CONVERT.format(script="convert_clip_original_pytorch_to_hf.py", folder="clip")
-# Of transformers are llava_next and llava_onevision: other models, which are refused as such.
+# llava_next and llava_onevision are transformers' own types of other models; they are refused elsewhere.
 AUTHORS_LLAVAS = ("llava_llama", "llava_mistral", "llava_mpt", "llava_qwen")
 PARTS = ("text_config", "vision_config")
 QUANTISED = ("quantization_config", "compression_config")
 PICKLES = (".pt", ".pth")
-# What CLIPTextConfig and CLIPVisionConfig have where their fields are left out, as far as it is read here.
+# Defaults of CLIPTextConfig and CLIPVisionConfig, for the fields that are read here.
 CLIP_FIELDS: Mapping[str, Mapping[str, Any]] = {
     "text_config": {
         "vocab_size": 49408,
@@ -47,13 +47,13 @@ CLIP_FIELDS: Mapping[str, Mapping[str, Any]] = {
 
 
 def checked_config(config: dict[str, Any], where: str) -> dict[str, Any]:
-    """A configuration in the form that is read everywhere else; ``where`` names it in errors.
+    """Return a checked and merged configuration; ``where`` names it in errors.
 
-    Configurations of families that are not supported pass as they are: who knows the family refuses it.
+    Configurations of unsupported families are returned unchanged; the loader refuses them.
 
     Raises:
-        CompExportError: the authors' own format, a part that is missing, quantised weights, or a damaged
-            field.
+        CompExportError: it is in the authors' own format, lacks a part, has quantised weights, or has an
+            invalid field.
     """
     _refuse_originals(config, where)
     kind = config.get("model_type")
@@ -79,7 +79,7 @@ def checked_config(config: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def original_files(directory: Path) -> str:
-    """Name the format of a directory without ``config.json`` and how to convert it; or nothing."""
+    """Name the format of a directory without ``config.json``, and how to convert it; empty if unknown."""
     names = sorted(path.name for path in directory.iterdir())
     if "open_clip_config.json" in names:
         return f": open_clip_config.json is of open_clip, {_open_clip()}"
@@ -125,17 +125,17 @@ def _open_clip() -> str:
 
 
 def _quantised(values: Mapping[str, Any]) -> str | None:
-    """How a configuration says that its weights are packed."""
+    """Return the field that declares quantised weights, with its method; ``None`` if there is none."""
     for name in QUANTISED:
-        found = values.get(name)
-        if found:
-            method = found.get("quant_method") if isinstance(found, dict) else None
+        entry = values.get(name)
+        if entry:
+            method = entry.get("quant_method") if isinstance(entry, dict) else None
             return f"{name} ({method or 'of no method'})"
     return None
 
 
 def _merged(config: dict[str, Any], where: str) -> dict[str, Any]:
-    """Old CLIPs say their parts twice: ``text_config_dict``, with its class's defaults, is what counts."""
+    """Merge the parts of old CLIP configurations: ``text_config_dict`` overrides ``text_config``."""
     merged = dict(config)
     for part in PARTS:
         older, given = merged.pop(f"{part}_dict", None), config.get(part) or {}

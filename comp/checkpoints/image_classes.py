@@ -1,7 +1,7 @@
-"""The image processor classes of transformers that are known: their names, defaults and ways.
+"""The supported image processor classes of transformers: their names, defaults and differences.
 
-A test compares the table with the classes themselves. What they share: a field that a file leaves
-out has the class's default, and ``null`` means "none", which for a step is "not done".
+A test compares the table with the classes. In all of them a missing field has the class's default, and
+``null`` means "none", which switches a step off.
 """
 
 from dataclasses import dataclass
@@ -12,16 +12,16 @@ HALF = (0.5, 0.5, 0.5)
 BILINEAR, BICUBIC = 2, 3
 SIDE = 224
 
-# Fields of every class that leave the pixels as they are, whatever they hold.
+# Fields of every class that do not affect the pixels.
 HARMLESS = frozenset(
     (
         # names and records
         *("image_processor_type", "feature_extractor_type", "processor_class", "_processor_class"),
         *("auto_map", "_valid_processor_keys", "transformers_version"),
-        # how arrays are handed over, and by which backend
+        # format of arrays, and backend
         *("return_tensors", "data_format", "input_data_format", "device", "disable_grouping"),
         "use_fast",
-        # read by none of these classes for pixels
+        # not used for pixels by these classes
         *("image_seq_length", "size_divisor"),
     )
 )
@@ -36,17 +36,17 @@ FIELDS = frozenset(
 
 @dataclass(frozen=True)
 class ImageClass:
-    """Defaults of a class, and where it differs from the others.
+    """Defaults and differences of a class.
 
     Attributes:
-        name: without the suffix of a backend.
-        size: its default.
+        name: class name without the suffix of a backend.
+        size: default size.
         default_to_square: whether a ``size`` of one number is height and width, not the shorter edge.
-        crop_size: its default; none where cropping is not a default.
-        do_convert_rgb: its default.
-        pads_to_square: ``do_pad`` centres on a square of the mean colour before resizing; elsewhere it
-            adds zeros up to ``pad_size`` after everything else.
-        squares: whether it knows ``use_square_size``, which puts the default size for any other.
+        crop_size: default crop size; ``None`` if it does not crop by default.
+        do_convert_rgb: default of that field.
+        pads_to_square: whether ``do_pad`` centres on a square of the mean colour before resizing; in other
+            classes it adds zeros up to ``pad_size`` as the last step.
+        squares: whether the class has ``use_square_size``, which replaces any size by the default one.
     """
 
     name: str
@@ -102,5 +102,5 @@ CLASSES = {
 
 
 def class_named(name: str) -> ImageClass | None:
-    """The class that transformers takes for a name: also with ``Fast`` or ``Pil`` at its end."""
+    """Return the class of a name, also with the suffix ``Fast`` or ``Pil``; ``None`` if unknown."""
     return CLASSES.get(name.removesuffix("Fast").removesuffix("Pil"))

@@ -1,7 +1,7 @@
-"""A checkpoint's image processor: its class, its fields, and what they mean for a picture.
+"""Read a checkpoint's image processor: its class, its fields, and their meaning for a picture.
 
-What transformers makes of ``processor_config.json`` and ``preprocessor_config.json`` decides; what
-it cannot use, or what is not known, is refused with the name of the field.
+``processor_config.json`` and ``preprocessor_config.json`` are interpreted as transformers does. Unknown and
+invalid fields are refused by name.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from comp.errors import CompExportError
 from comp.registry import family_of
 from comp.utils.json_files import read_object
 
-NESTED = "processor_config.json"  # its "image_processor" goes before
+NESTED = "processor_config.json"  # its "image_processor" takes precedence
 PLAIN = "preprocessor_config.json"
 TOKENIZER = "tokenizer_config.json"
 AGAIN = "fetch it again"
@@ -25,12 +25,12 @@ AGAIN = "fetch it again"
 
 @dataclass(frozen=True)
 class ImageProcessorFile:
-    """The image processor of a checkpoint, as its files say.
+    """The image processor in a checkpoint's files.
 
     Attributes:
-        path: the file that says it.
-        kind: the class that transformers takes.
-        fields: as they are written.
+        path: the file that defines it.
+        kind: the class that transformers uses.
+        fields: the fields of the file.
     """
 
     path: Path
@@ -38,29 +38,29 @@ class ImageProcessorFile:
     fields: Mapping[str, Any]
 
     def settings(self) -> ImageProcessing:
-        """The meaning of the fields to the class.
+        """Return the settings that the fields mean for the class.
 
         Raises:
-            CompExportError: a field that is not known, or a value that the class cannot use.
+            CompExportError: a field is unknown, or the class cannot use its value.
         """
         return FieldReader(self.path, self.kind, self.fields).settings()
 
 
 def read_image_processing(directory: Path) -> ImageProcessing:
-    """The steps from a picture to the pixels that the model of a checkpoint takes.
+    """Return the settings of a checkpoint's image processor.
 
     Raises:
-        CompExportError: there is no image processor, its class or a field of it is not known, or
-            the class cannot use a value.
+        CompExportError: there is no image processor, its class or a field is unknown, or the class
+            cannot use a value.
     """
     return find_image_processor(directory).settings()
 
 
 def find_image_processor(directory: Path) -> ImageProcessorFile:
-    """The image processor that transformers' auto classes would make.
+    """Return the image processor that transformers' auto classes would use.
 
     Raises:
-        CompExportError: there is none, or its class is not known.
+        CompExportError: there is none, or its class is unknown.
     """
     path, fields = _fields(directory)
     _refuse_overriding(directory / TOKENIZER)
@@ -75,29 +75,29 @@ def find_image_processor(directory: Path) -> ImageProcessorFile:
         )
     kind = class_named(named) if isinstance(named, str) else None
     if kind is None:
-        known = ", ".join(CLASSES)
+        supported = ", ".join(CLASSES)
         raise CompExportError(
-            f"{path}: the image processor is {named!r}, which is not known (known: {known}): write the "
+            f"{path}: the image processor is {named!r}, which is not known (known: {supported}): write the "
             "one of these that does the same as image_processor_type, or use another checkpoint"
         )
     return ImageProcessorFile(path, kind, fields)
 
 
 def require_image_size(processing: ImageProcessing, image_size: int, where: Path) -> None:
-    """Refuse settings whose pictures a tower for squares of ``image_size`` cannot take.
+    """Refuse settings whose output does not fit a tower for squares of ``image_size`` pixels.
 
     Raises:
-        CompExportError: naming the sizes, in pixels.
+        CompExportError: names the sizes in pixels.
     """
     if processing.output == (image_size, image_size):
         return
     if processing.output is None:
-        said = "gives pictures of sizes that differ (size, do_resize, do_center_crop, do_pad)"
+        problem = "gives pictures of sizes that differ (size, do_resize, do_center_crop, do_pad)"
     else:
         height, width = processing.output
-        said = f"gives pictures of {height}x{width} pixels (size, crop_size)"
+        problem = f"gives pictures of {height}x{width} pixels (size, crop_size)"
     raise CompExportError(
-        f"the image processor of {where} {said}, and the image tower takes {image_size}x{image_size} "
+        f"the image processor of {where} {problem}, and the image tower takes {image_size}x{image_size} "
         f"(vision_config.image_size): {REMEDY}"
     )
 
@@ -121,19 +121,19 @@ def _fields(directory: Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _refuse_overriding(path: Path) -> None:
-    """Refuse what the processors of transformers take from a tokenizer's settings for pictures."""
+    """Refuse image settings in a tokenizer's file, which override transformers' image processors."""
     if not path.is_file():
         return
-    found = read_object(path, AGAIN)
-    for name in sorted(FIELDS & found.keys()):
+    settings = read_object(path, AGAIN)
+    for name in sorted(FIELDS & settings.keys()):
         raise CompExportError(
-            f"{path}: {name} is {found[name]!r}, by which transformers overrides the image processor's "
+            f"{path}: {name} is {settings[name]!r}, by which transformers overrides the image processor's "
             f"setting of that name: move it to {PLAIN}"
         )
 
 
 def _named(path: Path, fields: Mapping[str, Any]) -> Any:
-    """The class that the fields name, in either way of naming it."""
+    """Return the class name in the fields, in either of its forms."""
     named = fields.get("image_processor_type")
     if isinstance(named, str) and "FeatureExtractor" in named:
         now = named.replace("FeatureExtractor", "ImageProcessor")

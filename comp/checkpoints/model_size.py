@@ -1,4 +1,4 @@
-"""How large a model is: the one place where numbers of parameters are compared with bounds.
+"""Classify models by size: the one place that compares numbers of parameters with bounds.
 
 A model is *small* below 50 million parameters, as the embedded ones are (2 to 9 million): it learns at the
 rates of a model that is trained from nothing. It is *large* from 500 million: training it whole takes 20
@@ -28,7 +28,7 @@ def size_of(parameters: int) -> ModelSize:
 
 
 def parameters_of(directory: Path) -> int:
-    """How many numbers a checkpoint's tensors have; 0 for one that cannot be read."""
+    """Number of parameters in a checkpoint; 0 if it cannot be read."""
     try:
         return sum(tensor.count for tensor in stored_tensors(directory).values())
     except CompExportError:

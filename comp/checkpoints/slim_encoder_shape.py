@@ -1,4 +1,4 @@
-"""The sizes of a cut CLIP or BLIP: as a slim ``config.json`` records them, or as a plan has them."""
+"""Compute the sizes of a cut CLIP or BLIP, from a slim ``config.json`` or from a plan."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,17 +11,17 @@ from comp.errors import CompExportError
 from comp.plan import BlockPlan, DropPlan, Place, PruningPlan
 from comp.utils.versioned_json import first_wrong
 
-SLIM = "Comp"  # what the architecture of a slim checkpoint starts with
+SLIM = "Comp"  # prefix of the architecture of a slim checkpoint
 DENSE_TYPES = {"comp_clip": "clip", "comp_blip": "blip"}
 
 
 @dataclass(frozen=True)
 class SlimShape:
-    """A CLIP or a BLIP before and behind its cuts.
+    """Sizes of a CLIP or a BLIP before and after cutting.
 
     Attributes:
-        dense, slim: sizes; the same of a dense checkpoint.
-        drops: where tokens are dropped.
+        dense, slim: sizes before and after; equal for a dense checkpoint.
+        drops: token drops.
     """
 
     dense: EncoderShape
@@ -33,7 +33,7 @@ class SlimShape:
         """Read a configuration, slim or dense; ``where`` names it in errors.
 
         Raises:
-            CompExportError: neither a CLIP nor a BLIP, or not a whole configuration.
+            CompExportError: it is neither a CLIP nor a BLIP, or incomplete.
         """
         dense = dense_shape(config, where)
         pruning = config.get("pruning") or {}
@@ -44,11 +44,11 @@ class SlimShape:
         return cls(dense, cut_shape(dense, recorded, cross), drops)
 
     def planned(self, plan: PruningPlan) -> "SlimShape":
-        """What a plan leaves.
+        """Return the sizes after applying a plan.
 
         Raises:
-            CompExportError: the plan is of another model, this one is cut already, or tokens are
-            dropped where there are none.
+            CompExportError: the plan is for another model, this one is cut already, or tokens are
+                dropped where there are none.
         """
         if plan.family != self.dense.family:
             raise CompExportError(
@@ -64,7 +64,7 @@ class SlimShape:
 
     @property
     def ratios(self) -> dict[Place, float]:
-        """Of the two keep ratios of each drop that of the one kind of token there."""
+        """Keep ratio of the one kind of token at each drop place."""
         return {
             drop.place: drop.vision_keep_ratio if drop.part == "vision" else drop.text_keep_ratio
             for drop in self.drops
@@ -72,10 +72,10 @@ class SlimShape:
 
 
 def drops_of(pruning: Mapping[str, Any], where: str) -> tuple[DropPlan, ...]:
-    """The drops that a slim configuration records; ``where`` names it in errors.
+    """Return the drops in a slim configuration; ``where`` names it in errors.
 
     Raises:
-        CompExportError: a field of one that is wrong.
+        CompExportError: a field of a drop is invalid.
     """
     try:
         return tuple(DropPlan.model_validate(drop) for drop in pruning.get("drops") or ())
@@ -86,10 +86,10 @@ def drops_of(pruning: Mapping[str, Any], where: str) -> tuple[DropPlan, ...]:
 
 
 def check_places(shape: EncoderShape, drops: tuple[DropPlan, ...]) -> None:
-    """Refuse drops where no tokens can go.
+    """Refuse drops where no tokens can be dropped.
 
     Raises:
-        CompExportError: naming the first.
+        CompExportError: names the first such drop.
     """
     layers = {
         "vision": len(shape.vision.blocks),
@@ -104,30 +104,30 @@ def check_places(shape: EncoderShape, drops: tuple[DropPlan, ...]) -> None:
 
 
 def dense_shape(config: Mapping[str, Any], where: str = "config.json") -> EncoderShape:
-    """The sizes before any cut, which a slim configuration still has.
+    """Return the sizes before any cut, which a slim configuration still contains.
 
     Raises:
-        CompExportError: neither a CLIP nor a BLIP.
+        CompExportError: it is neither a CLIP nor a BLIP.
     """
     kind = config.get("model_type")
     architecture = (config.get("architectures") or [""])[0].removeprefix(SLIM)
-    known = {"model_type": DENSE_TYPES.get(str(kind), kind), "architectures": [architecture]}
-    return EncoderShape.from_config({**config, **known}, where)
+    dense_fields = {"model_type": DENSE_TYPES.get(str(kind), kind), "architectures": [architecture]}
+    return EncoderShape.from_config({**config, **dense_fields}, where)
 
 
 def planned_shape(shape: EncoderShape, plan: PruningPlan) -> EncoderShape:
-    """What a plan leaves of a dense model; a block that it does not name stays whole.
+    """Return the sizes of a dense model after a plan; blocks that it does not name stay whole.
 
     Raises:
-        CompExportError: the plan is of another model.
+        CompExportError: the plan is for another model.
     """
     language = shape.text.blocks + (shape.decoder.blocks if shape.decoder else ())
     cross = [heads for block in language for heads in block.cross_heads]
     vision = [(block.heads, block.channels) for block in shape.vision.blocks]
-    read = [(block.heads, block.channels) for block in language]
+    language_sizes = [(block.heads, block.channels) for block in language]
     left = {
         "vision": _left(vision, plan.part("vision")),
-        "language": _left(read, plan.part("language")),
+        "language": _left(language_sizes, plan.part("language")),
     }
     crossed = [heads for heads, _ in _left([(h, 0) for h in cross], plan.part("cross"))]
     return cut_shape(shape, left, crossed)
@@ -138,16 +138,16 @@ def cut_shape(
     recorded: Mapping[str, Sequence[tuple[int, int]]],
     cross: Sequence[int] = (),
 ) -> EncoderShape:
-    """The shape with what is left of each block; a part without an entry is whole.
+    """Return the shape with other sizes of blocks; a part without an entry stays whole.
 
     Args:
-        shape: of the dense model.
-        recorded: heads and channels of each block of ``vision`` and ``language`` (a decoder's behind
-            an encoder's).
-        cross: heads of each cross-attention, block by block.
+        shape: sizes of the dense model.
+        recorded: heads and channels of each block of ``vision`` and ``language`` (a decoder's after an
+            encoder's).
+        cross: heads of each branch of cross-attention, block by block.
 
     Raises:
-        CompExportError: sizes of another number of blocks.
+        CompExportError: the numbers of blocks differ.
     """
     vision, text, decoder = shape.vision, shape.text, shape.decoder
     language = text.blocks + (decoder.blocks if decoder else ())
@@ -162,7 +162,7 @@ def cut_shape(
 
 
 def recorded_sizes(pruning: Mapping[str, Any], part: str) -> list[tuple[int, int]]:
-    """Heads and channels of each block as a slim config records them; empty where a part is whole."""
+    """Return heads and channels of each block in a slim config; empty if the part is whole."""
     sizes = pruning.get(part)
     if not sizes:
         return []
@@ -172,10 +172,10 @@ def recorded_sizes(pruning: Mapping[str, Any], part: str) -> list[tuple[int, int
 def cut_blocks(
     whole: tuple[BlockSize, ...], recorded: Sequence[tuple[int, int]]
 ) -> tuple[BlockSize, ...]:
-    """Blocks of other heads and channels; nothing recorded leaves them whole.
+    """Return blocks with the recorded heads and channels; without records they stay whole.
 
     Raises:
-        CompExportError: sizes of another number of blocks.
+        CompExportError: the numbers of blocks differ.
     """
     if not recorded:
         return whole
@@ -191,7 +191,7 @@ def cut_blocks(
 
 
 def _left(whole: list[tuple[int, int]], blocks: tuple[BlockPlan, ...]) -> list[tuple[int, int]]:
-    """Heads and channels of each block behind a plan; a block it does not name stays whole."""
+    """Return heads and channels of each block after a plan; blocks that it does not name stay whole."""
     left = list(whole)
     for block in blocks:
         dense = (block.num_attention_heads, block.intermediate_size)
@@ -205,7 +205,7 @@ def _left(whole: list[tuple[int, int]], blocks: tuple[BlockPlan, ...]) -> list[t
 
 
 def _cross_heads(blocks: tuple[BlockSize, ...], cross: Sequence[int]) -> tuple[BlockSize, ...]:
-    """Blocks with the heads of each branch of each block, counted block by block."""
+    """Return blocks with these heads of each branch of cross-attention, block by block."""
     if not cross:
         return blocks
     branches = len(blocks[0].cross_heads)

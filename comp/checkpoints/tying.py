@@ -1,7 +1,7 @@
-"""Which output layers are the word embedding, as transformers decides it: by flags and by what is stored.
+"""Decide whether output layer and word embedding are tied, as transformers does: by flags and tensors.
 
-A flag says that the two may be one. Where a checkpoint has both tensors, and they differ, each is what it is;
-where it has one of them, that is both; without the flag both have to be there.
+With the flag, a checkpoint may have one of the two tensors, which is then used for both; two different
+tensors stay separate. Without the flag, both must be stored.
 """
 
 from collections.abc import Mapping
@@ -21,14 +21,14 @@ FLAG = "tie_word_embeddings"
 
 
 def may_be_tied(config: Mapping[str, Any]) -> bool:
-    """Whether the flag of the whole or of its text model is set; BLIP's are, where they are left out."""
+    """Whether the flag of the model or of its text model is set; a missing flag counts as set in BLIP."""
     usual = not _is_llava(config)
     flags = (config.get(FLAG), (config.get("text_config") or {}).get(FLAG))
     return any(usual if flag is None else bool(flag) for flag in flags)
 
 
 def stand_ins(config: Mapping[str, Any]) -> dict[str, str]:
-    """By the name of a tensor that a checkpoint may lack, the name of the one that is it as well."""
+    """Map tensors that a checkpoint may lack to the tensors that replace them."""
     if not may_be_tied(config):
         return {}
     pairs = {LM_HEAD: EMBEDDING} if _is_llava(config) else BLIP_TIED
@@ -36,7 +36,7 @@ def stand_ins(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def untied(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a checkpoint that holds both: neither flag is set."""
+    """Return the configuration with both flags cleared, for a checkpoint that stores both tensors."""
     text = {**(config.get("text_config") or {}), FLAG: False}
     return {**config, FLAG: False, "text_config": text}
 

@@ -1,4 +1,4 @@
-"""How checkpoints of a family are loaded: the part of loading that differs between families."""
+"""Interface for loading checkpoints: the steps that differ between families."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,10 +22,10 @@ class CheckpointClasses:
 
 
 def require_floats(directory: Path, config: dict[str, Any]) -> None:
-    """Refuse weights that would be read as numbers that they are not.
+    """Refuse weights of an unsupported data type.
 
     Raises:
-        CompExportError: names the first.
+        CompExportError: names the first such tensor.
     """
     del config
     for name, tensor in stored_tensors(directory).items():
@@ -34,15 +34,15 @@ def require_floats(directory: Path, config: dict[str, Any]) -> None:
 
 
 def _accept(directory: Path, classes: CheckpointClasses, processor: Any) -> None:
-    """Processors without chat templates have nothing to check."""
+    """Accept every processor: there is no chat template to check."""
 
 
 @dataclass(frozen=True)
 class CheckpointFormat:
-    """Checkpoints of a family.
+    """Loading of a family's checkpoints.
 
     Attributes:
-        classes: chosen by a directory's configuration; refuses architectures that are not supported.
+        classes: returns the classes for a directory's configuration; refuses unsupported architectures.
         check_weights: refuses tensors that transformers would fill with random numbers or misread.
         check_processor: refuses a processor that does not fit the model.
     """

@@ -40,7 +40,7 @@ def load_adapter(
         streamed: leave the matrices of a LLaVA's decoder in their files (``comp.families.streamed``).
 
     Raises:
-        CompExportError: for an unsupported family, missing weights or missing processor files.
+        CompExportError: the family is not supported, or weights or processor files are missing.
     """
     config = read_config(directory)
     family = family_of(config.get("model_type"))
@@ -61,7 +61,7 @@ def load_adapter(
         )
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # our own says what is going on
+    logging.disable_progress_bar()  # our own is shown
 
     form: CheckpointFormat = resolve(family.checkpoint)
     classes = form.classes(directory, config)
@@ -69,7 +69,7 @@ def load_adapter(
     images = read_image_processing(directory)
     require_image_size(images, _image_size(directory, classes), directory)
     load = _load_streamed if streamed else partial(_load_model, device_map=device_map)
-    processor = _load_processor(directory, classes)  # first: what is wrong with it is quickly known
+    processor = _load_processor(directory, classes)  # first: its errors show up quickly
     form.check_processor(directory, classes, processor)
     model = load(directory, classes)
     if device_map is None:
@@ -79,7 +79,7 @@ def load_adapter(
 
 
 def _image_size(directory: Path, classes: CheckpointClasses) -> int:
-    """Edge of the squares that the image tower takes, in pixels."""
+    """Edge of the image tower's square input in pixels."""
     try:
         size: int = classes.config.from_pretrained(directory).vision_config.image_size
     except (OSError, RuntimeError, ValueError) as error:
@@ -89,7 +89,7 @@ def _image_size(directory: Path, classes: CheckpointClasses) -> int:
 
 @contextmanager
 def _without_load_report() -> Iterator[None]:
-    """Inside the block transformers does not say which tensors of a checkpoint it left there."""
+    """Silence transformers' report of unused tensors inside the block."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -115,11 +115,11 @@ def _load_streamed(directory: Path, classes: CheckpointClasses) -> Any:
 def _load_model(
     directory: Path, classes: CheckpointClasses, device_map: str | None = None, config: Any = None
 ) -> Any:
-    """The model of the checkpoint, or of ``config`` with what the checkpoint has of it."""
+    """Load the model of the checkpoint, or that of ``config`` with the checkpoint's tensors."""
     from safetensors import SafetensorError
 
     try:
-        model, found = classes.model.from_pretrained(
+        model, report = classes.model.from_pretrained(
             directory,
             config=config or classes.config.from_pretrained(directory),
             dtype=torch.float32,
@@ -132,10 +132,10 @@ def _load_model(
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:
         raise CompExportError(f"cannot load {directory}: {str(error).splitlines()[0]}") from error
 
-    if found["missing_keys"]:
-        name = sorted(found["missing_keys"])[0]
+    if report["missing_keys"]:
+        name = sorted(report["missing_keys"])[0]
         raise CompExportError(
-            f"{directory} lacks {name} and {len(found['missing_keys']) - 1} more tensors of a "
+            f"{directory} lacks {name} and {len(report['missing_keys']) - 1} more tensors of a "
             f"{classes.model.__name__}, which would be random: fetch the whole checkpoint of that class"
         )
     record_head(model)
@@ -143,7 +143,7 @@ def _load_model(
 
 
 def _load_processor(directory: Path, classes: CheckpointClasses) -> Any:
-    # Converters of tokenizers raise whatever the libraries that they try raise.
+    # Converters of tokenizers raise any error of the libraries that they try.
     with tokenizer_errors(f"load the processor of {directory}", PROCESSOR_FILES):
         processor = classes.processor.from_pretrained(
             directory, trust_remote_code=False, local_files_only=True

@@ -1,8 +1,8 @@
-"""The tokenizer of a checkpoint as transformers builds it, which is not always its ``tokenizer.json``.
+"""Load the tokenizer of a checkpoint as transformers builds it, which may differ from ``tokenizer.json``.
 
-The class that ``AutoTokenizer`` chooses may build normaliser and pre-tokenizer anew from
-``tokenizer_config.json``, add special tokens, or convert files of before there was a
-``tokenizer.json``. What is kept, exported and compared is the result.
+The class that ``AutoTokenizer`` chooses may rebuild normaliser and pre-tokenizer from
+``tokenizer_config.json``, add special tokens, or convert older files. The result is saved, exported and
+compared.
 """
 
 from pathlib import Path
@@ -19,10 +19,10 @@ REMEDY = "take the files as the checkpoint's authors publish them"
 
 
 def load_tokenizer(directory: Path) -> Any:
-    """The tokenizer that ``AutoTokenizer`` makes of a checkpoint, without padding and truncation.
+    """Return the tokenizer that ``AutoTokenizer`` makes, without padding and truncation.
 
     Raises:
-        CompExportError: there is none, it cannot be converted, or it does what the engines do not.
+        CompExportError: there is none, it cannot be converted, or the engines do not support it.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -30,23 +30,23 @@ def load_tokenizer(directory: Path) -> Any:
     kind = read_config(directory).get("model_type")
     family = family_of(kind)
     dense = None if family is None or not family.is_slim(kind) else family.dense_type
-    # Converters raise whatever the libraries that they try raise.
+    # Converters raise any error of the libraries that they try.
     with tokenizer_errors(f"make a tokenizer of the files of {directory}", f"{FAST}; {CONVERTED}"):
-        found = AutoTokenizer.from_pretrained(
+        tokenizer = AutoTokenizer.from_pretrained(
             directory,
             config=None if dense is None else AutoConfig.for_model(dense),
             trust_remote_code=False,
             local_files_only=True,
         )
-    return checked_tokenizer(found, directory)
+    return checked_tokenizer(tokenizer, directory)
 
 
 def checked_tokenizer(tokenizer: Any, directory: Path) -> Any:
-    """``tokenizer`` itself, when engines can do what it does; its padding and truncation are off.
+    """Check that engines support a tokenizer, switch off padding and truncation, and return it.
 
     Raises:
-        CompExportError: it is no fast one, grows texts without bound, or has settings that change the
-            tokens of every text.
+        CompExportError: it is not a fast tokenizer, can grow texts without bound, or has settings that
+            change the tokens of every text.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -71,7 +71,7 @@ def checked_tokenizer(tokenizer: Any, directory: Path) -> Any:
 
 
 def _refuse_missing_files(tokenizer: Any, directory: Path) -> None:
-    """Without its files a class of transformers makes a tokenizer that knows no word, and says nothing."""
+    """Refuse missing files: transformers would silently make a tokenizer without a vocabulary."""
     names = dict(type(tokenizer).vocab_files_names)
     whole = names.pop("tokenizer_file", "tokenizer.json")
     missing = [name for name in names.values() if not (directory / name).is_file()]
@@ -83,18 +83,18 @@ def _refuse_missing_files(tokenizer: Any, directory: Path) -> None:
 
 
 def without_batches(tokenizer: Any) -> None:
-    """Forget how the last batch was padded and cut off, which is saved with a tokenizer."""
+    """Reset padding and truncation of the last batch, which would be saved with the tokenizer."""
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.backend_tokenizer.no_truncation()
 
 
 def save_processor(processor: Any, directory: Path) -> None:
-    """Write image processor, chat template and tokenizer so that the tokenizer reloads to the same."""
+    """Write image processor, chat template and tokenizer, so that the tokenizer reloads unchanged."""
     without_batches(processor.tokenizer)
     processor.save_pretrained(directory)
 
 
 def save_tokenizer(tokenizer: Any, directory: Path) -> None:
-    """Write the files of a tokenizer alone; a chat template of its own stays in its settings."""
+    """Write the files of a tokenizer alone; its own chat template stays in its settings."""
     without_batches(tokenizer)
     tokenizer.save_pretrained(directory, save_jinja_files=False)

@@ -122,10 +122,10 @@ def measured_families() -> tuple[str, ...]:
 
 def request_of(family: str) -> Request | None:
     """How the times of a family's blocks add up; none where there are no latency tables of it."""
-    found = family_called(family)
-    if found is None or found.latency is None:
+    record = family_called(family)
+    if record is None or record.latency is None:
         return None
-    request: Request = resolve(found.latency)
+    request: Request = resolve(record.latency)
     return request
 
 

@@ -1,9 +1,9 @@
 """BLIP for NLVR2: two images, one statement, true or false.
 
-transformers has no such class. This one is built on its modules, as the BLIP paper describes: the text
-encoder of every layer attends to both images, each through projections of its own, and joins what it
-found: by their mean in the first layers, by a linear layer over both from ``merge_from_layer`` on. Names
-inside the text encoder are those of the original authors' checkpoints.
+transformers has no such class. This one is built on its modules, as the BLIP paper describes. Every layer
+of the text encoder attends to both images, each by its own projections. Both results are joined by their
+mean in the first layers, and by a linear layer from ``merge_from_layer`` on. Names inside the text encoder
+are those of the original authors' checkpoints.
 """
 
 from dataclasses import dataclass
@@ -31,11 +31,11 @@ from comp.tokens.dictionary import attach_dictionary
 
 NLVR_TYPE = "comp_blip_nlvr"
 IMAGES = 2
-HIDDEN = -1e9  # added to the score of a padded key
+HIDDEN = -1e9  # added to the scores of padding
 
 
 class BlipNlvrConfig(BlipConfig):
-    """A BLIP with a classification head over two images; ``pruning`` (``slim_config``) where it is slim."""
+    """Config of a BLIP for statements about two images; slim with ``pruning`` (``slim_config``)."""
 
     model_type = NLVR_TYPE
     merge_from_layer: int = 6
@@ -51,7 +51,7 @@ class BlipNlvrOutput(ModelOutput):
 
 
 class TwinOutput(nn.Module):
-    """Joins what two cross-attentions found, ``[B, L, D]`` each, and adds the residual."""
+    """Joins the outputs of two cross-attentions, ``[B, L, D]`` each, and adds the residual."""
 
     def __init__(self, config: Any, merge: bool) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class TwinCrossAttention(nn.Module):
         self.output = TwinOutput(config, merge)
 
     def forward(self, states: Tensor, images: Tensor) -> Tensor:
-        """``states [B, L, D]``, ``images [B, 2, N, D]``."""
+        """Attend from ``states [B, L, D]`` to ``images [B, 2, N, D]``."""
         first, second = (
             branch(states, encoder_hidden_states=images[:, number])[0]
             for number, branch in enumerate((self.self0, self.self1))
@@ -99,7 +99,7 @@ class NlvrLayer(nn.Module):
         self.output = BlipTextOutput(config)
 
     def forward(self, states: Tensor, bias: Tensor, images: Tensor) -> Tensor:
-        """``bias [B, 1, 1, L]`` is added to the scores of self-attention."""
+        """Run the layer; ``bias [B, 1, 1, L]`` is added to the scores of self-attention."""
         states, _ = self.attention(states, attention_mask=bias)
         states = self.crossattention(states, images)
         return self.output(self.intermediate(states), states)
@@ -125,7 +125,7 @@ class NlvrTextModel(nn.Module):
         self.encoder = NlvrEncoder(config, merge_from_layer)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None, images: Tensor) -> Tensor:
-        """``input_ids [B, L]``, ``images [B, 2, N, D]`` to states ``[B, L, D]``."""
+        """Encode ``input_ids [B, L]`` with ``images [B, 2, N, D]`` to states ``[B, L, D]``."""
         states = self.embeddings(input_ids=input_ids)
         present = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         bias = (1.0 - present[:, None, None].to(states.dtype)) * HIDDEN
@@ -135,7 +135,7 @@ class NlvrTextModel(nn.Module):
 
 
 class BlipForNlvr2(BlipPreTrainedModel):
-    """Whether a statement about two images is true."""
+    """Predicts whether a statement about two images is true."""
 
     config_class = BlipNlvrConfig
     config: BlipNlvrConfig
@@ -151,7 +151,7 @@ class BlipForNlvr2(BlipPreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Also the positions, which no checkpoint holds."""
+        """Initialise weights, and the positions, which checkpoints do not contain."""
         super()._init_weights(module)
         if isinstance(module, BlipTextEmbeddings):
             places = torch.arange(module.position_ids.shape[-1], device=module.position_ids.device)
@@ -159,7 +159,7 @@ class BlipForNlvr2(BlipPreTrainedModel):
 
     @property
     def drops(self) -> tuple[DropPlan, ...]:
-        """Where tokens are dropped."""
+        """Token drops of the model."""
         return drops_of(self.config.pruning)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -184,7 +184,7 @@ class BlipForNlvr2(BlipPreTrainedModel):
             labels: ``[B]``, 1 where the statement is true.
 
         Raises:
-            CompExportError: not two images to each statement.
+            CompExportError: there are not two images for each statement.
         """
         if pixel_values.shape[:2] != (len(input_ids), IMAGES):
             raise CompExportError(
@@ -217,7 +217,7 @@ RENAMED = {
 
 
 def name_of_original(name: str) -> str | None:
-    """Our name of a tensor in the original authors' BLIP-NLVR checkpoint; none for buffers."""
+    """Return our name of a tensor in the original authors' BLIP-NLVR checkpoint; ``None`` for buffers."""
     if name.endswith("position_ids"):
         return None
     if name.startswith(BLOCKS):
@@ -231,10 +231,10 @@ def name_of_original(name: str) -> str | None:
 
 
 def load_original(path: Path, config: BlipNlvrConfig) -> BlipForNlvr2:
-    """A model with the weights of the original authors' layout, from safetensors.
+    """Load a model from a safetensors file in the original authors' layout.
 
     Raises:
-        CompExportError: no safetensors file, or not all of the model's tensors are in it.
+        CompExportError: it is no safetensors file, or tensors are missing.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file

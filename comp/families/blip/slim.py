@@ -1,6 +1,6 @@
 """Slim BLIPs as ``transformers`` models: cut blocks and token dropping in the architecture.
 
-One class a task; the fourth task, statements about two images, has its own in ``nlvr``.
+One class for each task; that of statements about two images is in ``nlvr``.
 """
 
 from typing import Any
@@ -42,10 +42,10 @@ class CompBlipConfig(BlipConfig):
 
 
 class PaddedCrossAttention(BlipTextAttention):
-    """Cross-attention that heeds the mask it is given.
+    """Cross-attention that applies the mask of its memory.
 
-    transformers (seen: 5.23) passes the mask of what is looked at under the name of another and loses
-    it. No report of it is known; the class can go once ``BlipTextLayer`` passes it on by its own name.
+    transformers (seen: 5.23) passes that mask under another argument's name, so that it is lost. No report
+    of it is known; the class can be removed once ``BlipTextLayer`` passes the mask by its own name.
     """
 
     def forward(
@@ -66,7 +66,7 @@ class PaddedCrossAttention(BlipTextAttention):
 
 
 class _Slim:
-    """What slim BLIPs have in common."""
+    """Base class of slim BLIPs."""
 
     config: CompBlipConfig
 
@@ -134,7 +134,7 @@ class CompBlipForConditionalGeneration(_Slim, BlipForConditionalGeneration):
         text = self.config.text_config
         if input_ids is None:
             prompt = torch.full((len(states), 1), text.bos_token_id, device=states.device)
-        else:  # framed: the first token becomes the start, the last, which ends a text, goes
+        else:  # the first token becomes the start token; the end token is removed
             prompt = input_ids[:, :-1].clone()
             prompt[:, 0] = text.bos_token_id
             attention_mask = None if attention_mask is None else attention_mask[:, :-1]
@@ -160,7 +160,7 @@ class CompBlipForQuestionAnswering(_Slim, BlipForQuestionAnswering):
     def asked(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None
     ) -> tuple[Tensor, Memory]:
-        """Image states, and the question's, which the decoder looks at: of the tokens that stayed."""
+        """Encode a question; return image states, and the question's states for the decoder."""
         seen = seen_by(self, pixel_values, self._forwarding)
         read = encoded_by(self, input_ids, attention_mask, memories_of(seen, 1), self._forwarding)
         return seen.states, Memory.of_text(read)
@@ -175,7 +175,7 @@ class CompBlipForQuestionAnswering(_Slim, BlipForQuestionAnswering):
         labels: Tensor | None = None,
         **_unused: object,
     ) -> BlipTextVisionModelOutput:
-        """As ``BlipForQuestionAnswering``; padding of questions is not looked at."""
+        """As ``BlipForQuestionAnswering``; padding of questions is masked."""
         if labels is None and decoder_input_ids is None:
             raise ValueError("pass labels or decoder_input_ids, or call generate")
         states, memory = self.asked(pixel_values, input_ids, attention_mask)

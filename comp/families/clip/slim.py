@@ -1,4 +1,4 @@
-"""The slim CLIP as a ``transformers`` model: cut blocks and token dropping in the architecture."""
+"""Slim CLIP as a ``transformers`` model: cut blocks and token dropping in the architecture."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ Pruning = dict[str, Any]
 
 
 class CompCLIPConfig(CLIPConfig):
-    """A CLIP config with ``pruning``: per-layer head counts and widths of both towers, and the drops.
+    """A CLIP config with ``pruning``: head counts and widths of both towers by layer, and the drops.
 
     ``pruning`` is ``{"vision": {"num_attention_heads": [...], "intermediate_size": [...]},
-    "language": {...}, "drops": [...]}``; a tower that is whole may be missing.
+    "language": {...}, "drops": [...]}``; a tower that is not pruned may be missing.
     """
 
     model_type = SLIM_CLIP
@@ -29,7 +29,7 @@ class CompCLIPConfig(CLIPConfig):
 
 
 def clip_pruning_of(plan: PruningPlan) -> Pruning:
-    """The ``pruning`` entry of a slim config."""
+    """Return the ``pruning`` entry of a slim config."""
     parts: tuple[Part, ...] = ("vision", "language")
     entry: Pruning = {
         part: {
@@ -43,7 +43,7 @@ def clip_pruning_of(plan: PruningPlan) -> Pruning:
 
 
 def clip_options(drops: tuple[DropPlan, ...], part: Part) -> EncoderOptions:
-    """How a slim CLIP's tower runs."""
+    """Options of a slim CLIP's tower."""
     rules = rules_from_plan(tuple(drop for drop in drops if drop.part == part))
     return EncoderOptions(rules={layer: rule for (_, layer), rule in rules.items()})
 
@@ -60,15 +60,15 @@ class CompCLIPModel(CLIPModel):
 
     @property
     def drops(self) -> tuple[DropPlan, ...]:
-        """Where tokens are dropped."""
+        """Token drops of the model."""
         return tuple(DropPlan(**drop) for drop in (self.config.pruning or {}).get("drops", []))
 
     def embedded_images(self, pixel_values: Tensor) -> Embedded:
-        """Normalised embeddings of images, and the tokens that stayed."""
+        """Return normalised embeddings of images, and the tokens that stayed."""
         return embed_images(self, pixel_values, clip_options(self.drops, "vision"))
 
     def embedded_texts(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Embedded:
-        """Normalised embeddings of texts, and the tokens that stayed."""
+        """Return normalised embeddings of texts, and the tokens that stayed."""
         mask = input_ids.new_ones(input_ids.shape) if attention_mask is None else attention_mask
         return embed_texts(self, input_ids, mask, clip_options(self.drops, "language"))
 

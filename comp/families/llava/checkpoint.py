@@ -1,4 +1,4 @@
-"""LLaVA checkpoints: their classes, and what is refused before a model is loaded."""
+"""LLaVA checkpoints: their classes, and checks before a model is loaded."""
 
 import json
 from pathlib import Path
@@ -35,20 +35,17 @@ def _classes(directory: Path, config: dict[str, Any]) -> CheckpointClasses:
 
 
 def _check_weights(directory: Path, config: dict[str, Any]) -> None:
-    """Refuse tensors that are missing or no floats, and a LLaVA whose answers have no end.
-
-    Before pruning, not after.
-    """
+    """Refuse missing tensors, unsupported data types, and a LLaVA without stop tokens, before pruning."""
     check_llava(directory, config)
     stop_tokens(directory, config)
     check_greedy(directory)
 
 
 def _check_prompts(directory: Path, classes: CheckpointClasses, processor: Any) -> None:
-    """Refuse a LLaVA whose template, tokenizer or processor does not show the image.
+    """Refuse a LLaVA whose template, tokenizer or processor does not insert the image.
 
     Raises:
-        CompExportError: says what is rendered instead, which token is missing, or what the processor lacks.
+        CompExportError: names the rendered prompt, the missing token, or the missing fields.
     """
     from comp.families.llava.batches import template_of
 
@@ -67,12 +64,12 @@ def _check_prompts(directory: Path, classes: CheckpointClasses, processor: Any) 
 
 
 def _check_image_tokens(directory: Path, config: Any, processor: Any, token: str) -> None:
-    """Refuse a processor that writes another number of image tokens than the tower gives, or none.
+    """Refuse a processor that writes a different number of image tokens than the tower gives.
 
-    transformers itself answers nothing about images then; the first releases of LLaVA-1.5 are such.
+    transformers itself fails for images then. The first releases of LLaVA-1.5 have such processors.
 
     Raises:
-        CompExportError: says which fields of ``processor_config.json`` are right.
+        CompExportError: gives the right fields of ``processor_config.json``.
     """
     from PIL import Image
 
@@ -80,7 +77,7 @@ def _check_image_tokens(directory: Path, config: Any, processor: Any, token: str
     from comp.families.llava.forward import config_selection
 
     wanted, strategy = tower_tokens(config), config.vision_feature_select_strategy
-    selection = config_selection(config)  # of a slim checkpoint, which leaves fewer
+    selection = config_selection(config)  # a slim checkpoint may leave fewer tokens
     wanted = wanted if selection is None else selection.count
     fields = {
         "patch_size": config.vision_config.patch_size,

@@ -1,8 +1,8 @@
-"""A Llama decoder as CoMP needs it: soft masks, token dropping, a cache per layer, and observers.
+"""Forward pass of a Llama decoder with soft masks, token dropping, a cache per layer, and observers.
 
-Works on the modules of ``transformers`` (dense, with cut projections, or with LoRA adapters) without
-patching them: it calls their submodules. One implementation serves pruning, recovery, the masked and
-the slim model, so that they can only differ in their weights.
+It calls the submodules of ``transformers``' modules (dense, cut, or with LoRA) without patching them.
+Pruning, recovery, the masked model and the slim model share this implementation, so that they differ only
+in weights.
 """
 
 from dataclasses import dataclass, field, replace
@@ -33,13 +33,13 @@ class LayerCache:
 
 @dataclass
 class DecoderCache:
-    """One cache a layer, each of its own length; ``seen`` counts tokens of the whole sequence."""
+    """One cache for each layer, of different lengths; ``seen`` counts tokens of the whole sequence."""
 
     layers: dict[int, LayerCache] = field(default_factory=dict)
     seen: int = 0
 
     def extend(self, layer: int, key: Tensor, value: Tensor, alive: Tensor) -> LayerCache:
-        """Append to a layer and return all of it."""
+        """Append to a layer's cache, and return all of it."""
         if layer in self.layers:
             old = self.layers[layer]
             key, value = torch.cat([old.key, key], 2), torch.cat([old.value, value], 2)
@@ -50,9 +50,9 @@ class DecoderCache:
 
 @dataclass(frozen=True)
 class Kept:
-    """What stayed at a drop place: original indices ``[B, K]`` with presence, and kind ``[B, K]``.
+    """Tokens that stayed at a drop place: original indices, presence and kind, each ``[B, K]``.
 
-    ``margin [B]``: how far the ranking is from another one, where its pivots are chosen (``diversity``).
+    ``margin [B]`` is that of the pivots in ``diversity``; ``None`` in other rankings.
     """
 
     index: Tensor
@@ -63,7 +63,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class DecoderOptions:
-    """How to run: masks (none: whole), drop rules by place, CIT on or off."""
+    """Options of a forward pass: masks (``None``: dense), drop rules by blocks passed, CIT on or off."""
 
     masks: Masks | None = None
     rules: dict[int, DropRule] = field(default_factory=dict)  # by blocks passed
@@ -71,7 +71,7 @@ class DecoderOptions:
 
 
 def rules_by_layer(rules: DropRules) -> dict[int, DropRule]:
-    """Rules of the decoder's places, by the blocks passed before."""
+    """Rules of the decoder's places, by number of blocks passed."""
     return {layer: rule for (_, layer), rule in rules.items()}
 
 
@@ -85,11 +85,11 @@ def run_decoder(
 ) -> tuple[TokenState, dict[int, Kept]]:
     """Run every block, or those before the drop place ``until``, and the final norm.
 
-    A prefill (empty cache or none) drops tokens where ``options.rules`` says so; later calls with the
-    same cache are decode steps of answer tokens, which are never dropped.
+    A prefill (no cache, or an empty one) drops tokens by ``options.rules``. Later calls with the same cache
+    are decode steps of answer tokens, which are never dropped.
 
     Returns:
-        The tokens that reached the end (with normalised states) and what stayed at each place.
+        The tokens that reached the end, with normalised states, and those that stayed at each place.
     """
     decoding = cache is not None and cache.seen > 0
     if cache is not None:
@@ -127,7 +127,7 @@ def run_decoder(
 
 @dataclass(frozen=True)
 class _PendingChannels:
-    """An FFN's activations waiting for the *next* layer's token importance (method.md, CIP)."""
+    """An FFN's activations, waiting for the *next* layer's token importance (CIP)."""
 
     number: int
     hidden: Tensor
@@ -152,7 +152,7 @@ class _Block:
     def attention(
         self, tokens: TokenState, rotary: tuple[Tensor, ...], cache: DecoderCache | None
     ) -> tuple[Tensor, Tensor, "_AttentionRecord"]:
-        """States after attention, the heads' outputs ``[B, N, H·hd]``, and what ranks tokens."""
+        """States after attention, the heads' outputs ``[B, N, H·hd]``, and the record of the attention."""
         module = self.layer.self_attn
         batch, count, _ = tokens.states.shape
         normed = self.layer.input_layernorm(tokens.states)
@@ -204,7 +204,7 @@ class _Block:
 
 @dataclass(frozen=True)
 class _AttentionRecord:
-    """A block's rotated ``query [B, H, N, hd]`` and ``key [B, Hkv, N, hd]``: what tokens are ranked by."""
+    """Rotated ``query [B, H, N, hd]`` and ``key [B, Hkv, N, hd]`` of a block, to rank tokens by."""
 
     block: _Block
     query: Tensor
@@ -216,7 +216,7 @@ class _AttentionRecord:
     def importance(
         self, ranking: Ranking, tokens: TokenState, rotary: tuple[Tensor, ...], layers: Any
     ) -> tuple[Tensor, Tensor | None]:
-        """Importance ``[B, N]`` of the tokens behind this block, and the margin of ``Kept``."""
+        """Importance ``[B, N]`` of the tokens after this block, and the margin of ``Kept``."""
         if ranking == "received":
             return self.received(tokens), None
         if ranking == "mean_head":
@@ -229,8 +229,8 @@ class _AttentionRecord:
         if ranking == "diversity":
             mask = self.head_mask[:: self.query.shape[1] // self.key.shape[1]]
             normed = normed.to(self.key.device)
-            found, margin = diversity(self.key, mask, normed, tokens.kind, tokens.alive)
-            return found * (tokens.kind != ANSWER), margin
+            importance, margin = diversity(self.key, mask, normed, tokens.kind, tokens.alive)
+            return importance * (tokens.kind != ANSWER), margin
         query, key = following.rotated(normed, tuple(part.to(normed.device) for part in rotary))
         record = _AttentionRecord(
             following, query, key, ahead.alive, following.head_mask(query, key)
@@ -238,10 +238,10 @@ class _AttentionRecord:
         return record.mean_head(ahead).to(tokens.states.device), None
 
     def received(self, tokens: TokenState) -> Tensor:
-        """Eq. 6 and 7."""
+        """Importance by attention received (Eq. 6 and 7)."""
         calibrated = self.block.options.calibrated
-        found = received_attention(self._scores(tokens), self.head_mask, calibrated)
-        return found * (tokens.kind != ANSWER)
+        importance = received_attention(self._scores(tokens), self.head_mask, calibrated)
+        return importance * (tokens.kind != ANSWER)
 
     def mean_head(self, tokens: TokenState) -> Tensor:
         return mean_attention(self._scores(tokens), self.head_mask) * (tokens.kind != ANSWER)
@@ -278,7 +278,7 @@ def _device(module: nn.Module) -> torch.device:
 
 
 def _to_device(tokens: TokenState, layer: nn.Module) -> TokenState:
-    """The tokens on the layer's device: layers may be spread over several GPUs."""
+    """Move the tokens to the layer's device: layers may be spread over several GPUs."""
     device = _device(layer)
     if tokens.states.device == device:
         return tokens
