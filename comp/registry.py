@@ -63,6 +63,7 @@ class Family:
         merges_in_proportion: attention can be raised by what merged tokens stand for.
         streams: the matrices of a large model can stay in their files or be spread over GPUs, and a plan is
             carried out without the model in memory.
+        prunes_again: a slim model can be pruned once more.
         image_processor: class where a checkpoint's files name none.
         slim: by transformers' module that dense models are defined in, ours that registers the slim ones.
         checkpoint: the ``CheckpointFormat`` that loads it (``comp.families.checkpoint``).
@@ -106,6 +107,7 @@ class Family:
     reads_image_tokens: bool = False
     merges_in_proportion: bool = False
     streams: bool = False
+    prunes_again: bool = False
 
     @property
     def dense_type(self) -> str:
@@ -266,6 +268,7 @@ register_family(
         teaching=Teaching("both", tower=0.1),
         reads_image_tokens=True,
         streams=True,
+        prunes_again=True,
         image_processor="LlavaImageProcessor",
         slim={"transformers.models.llava.modeling_llava": "comp.families.llava.slim"},
         checkpoint="comp.families.llava.checkpoint:FORMAT",

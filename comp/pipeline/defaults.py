@@ -4,13 +4,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comp.checkpoints.encoder_shape import EncoderShape
-from comp.checkpoints.llava_shape import ModelShape, config_of
+from comp.checkpoints.llava_shape import config_of
 from comp.checkpoints.locate import resolve_model
 from comp.checkpoints.model_size import STREAMED, ModelSize, parameters_of, size_of
 from comp.errors import CompExportError
 from comp.pipeline.options import PruneOptions, Recovery
-from comp.registry import FAMILIES, Family, Teaching, family_of, method_called, mode_names
+from comp.registry import FAMILIES, Family, Teaching, family_of, method_called, mode_names, resolve
 
 if TYPE_CHECKING:
     from comp.pipeline.request import PruneRequest
@@ -113,19 +112,14 @@ def facts_of(model: str) -> ModelFacts:
         raise CompExportError(
             f"{model}: model_type is {config.get('model_type')!r}: what can be pruned is {known}"
         )
-    if family.name == "llava":
-        ModelShape.from_config(
-            config, model
-        )  # refuses sizes that are missing or do not fit together
-        modes, teaching = family.default_modes, family.teaching
-    else:
-        if config.get("pruning"):
-            raise CompExportError(
-                f"{model} is pruned already: prune the dense {family.name} model it was made of"
-            )
-        EncoderShape.from_config(config, model)
-        architecture = (config.get("architectures") or [""])[0]
-        modes, teaching = family.defaults_of(architecture), family.teaching_of(architecture)
+    if config.get("pruning") and not family.prunes_again:
+        raise CompExportError(
+            f"{model} is pruned already: prune the dense {family.name} model it was made of"
+        )
+    # Refuses sizes that are missing or do not fit together.
+    resolve(family.shape).from_config(config, model)
+    architecture = (config.get("architectures") or [""])[0]
+    modes, teaching = family.defaults_of(architecture), family.teaching_of(architecture)
     return ModelFacts(directory, family, modes, parameters_of(directory), teaching)
 
 
@@ -242,7 +236,7 @@ def tower_rate(given: float | None, family: Family, teaching: Teaching) -> float
     """
     if given is None:
         return teaching.tower
-    if family.name != "llava" and given != 1:
+    if not family.reads_image_tokens and given != 1:
         raise CompExportError(
             f"--tower-lr {given:g} is for the image tower of a llava, and this is a {family.name}: leave "
             "it out"
@@ -255,7 +249,7 @@ def _stream(options: PruneOptions, facts: ModelFacts, on_cpu: bool) -> bool:
     if options.stream is not None:
         return options.stream
     trains = options.recover != "none" or method_called(options.method).differentiates
-    resident = trains or options.device_map is not None or facts.family.name != "llava"
+    resident = trains or options.device_map is not None or not facts.family.streams
     return on_cpu and not resident and facts.parameters >= STREAMED
 
 

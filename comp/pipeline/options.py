@@ -22,7 +22,7 @@ from pydantic import (
 
 from comp.errors import CompExportError
 from comp.plan import RateOf
-from comp.registry import METHODS, CostMetric, Distill, method_called
+from comp.registry import FAMILIES, METHODS, CostMetric, Distill, method_called
 from comp.utils.option_fields import OneOf, marks_of, refused
 
 Recovery = Literal["auto", "full", "lora", "none"]
@@ -271,7 +271,9 @@ class PruneOptions(BaseModel):
     def _check_stream(self) -> None:
         if method_called(self.method).differentiates:
             forward = ", ".join(
-                m.name for m in METHODS if "llava" in m.families and not m.differentiates
+                method.name
+                for method in METHODS
+                if not method.differentiates and any(method.takes(f) for f in FAMILIES if f.streams)
             )
             raise CompExportError(
                 f"--stream with --method {self.method}, which needs gradients of the whole model: choose "

@@ -1,7 +1,7 @@
 """What the graphs of a BLIP need to know besides its sizes, from ``config.json`` alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +9,9 @@ from comp.checkpoints.encoder_shape import EncoderShape, Task, TextShape
 from comp.checkpoints.locate import read_config
 from comp.checkpoints.slim_encoder_shape import SlimShape
 from comp.errors import CompExportError
-from comp.plan import DropPlan, Part, PruningPlan
 from export.artifact.encoder_manifest import tokens_left
-from export.configs.towers import TowerSettings, tower_settings
+from export.configs.towers import TowersShape, check_family, tower_settings
 
-FAMILY = "blip"
-TYPES = ("blip", "comp_blip", "comp_blip_nlvr")
 VISION_EPSILON, TEXT_EPSILON = 1e-5, 1e-12
 IMAGE_SIZE, PATCH_SIZE = 384, 16
 BOS, SEP, PAD = 30522, 102, 0
@@ -35,26 +32,15 @@ class BlipTokens:
     pad: int
 
 
-@dataclass(frozen=True)
-class BlipShape:
+@dataclass(frozen=True, kw_only=True)
+class BlipShape(TowersShape):
     """Everything but the weights that the graphs of a BLIP are built from.
 
     Attributes:
-        sizes: widths and counts, per block where pruning changes them; says the task, and which
-            blocks merge what two images gave.
-        image_size, patch_size: of the vision tower, in pixels.
-        vision, text: activation and epsilon.
         tokens: ids that generation needs.
-        drops: of the vision tower and of the text encoder.
     """
 
-    sizes: EncoderShape
-    image_size: int
-    patch_size: int
-    vision: TowerSettings
-    text: TowerSettings
     tokens: BlipTokens
-    drops: tuple[DropPlan, ...] = ()
 
     @property
     def task(self) -> Task:
@@ -81,19 +67,6 @@ class BlipShape:
         """Tokens of an image that are left behind the vision tower."""
         return tokens_left(self.sizes.vision.tokens, "vision", self.drops)
 
-    def drop(self, part: Part, after_layer: int) -> DropPlan | None:
-        """The drop at a place, if there is one."""
-        return next((d for d in self.drops if d.place == (part, after_layer)), None)
-
-    def pruned(self, plan: PruningPlan) -> "BlipShape":
-        """The shape that is left when ``plan`` has been carried out.
-
-        Raises:
-            CompExportError: the plan is of another model, or the checkpoint is compressed already.
-        """
-        found = SlimShape(self.sizes, self.sizes, self.drops).planned(plan)
-        return replace(self, sizes=found.slim, drops=found.drops)
-
 
 def read_blip(directory: Path) -> BlipShape:
     """Read a dense or a slim BLIP checkpoint's configuration.
@@ -106,8 +79,7 @@ def read_blip(directory: Path) -> BlipShape:
 
 def blip_of(config: dict[str, Any], where: str) -> BlipShape:
     """As ``read_blip`` for a configuration in memory; ``where`` names it in errors."""
-    if config.get("model_type") not in TYPES:
-        raise CompExportError(f"{where}: model_type is {config.get('model_type')!r}, not 'blip'")
+    check_family(config, "blip", where)
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
     found = SlimShape.from_config(config, where)
     return BlipShape(

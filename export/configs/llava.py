@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from comp.checkpoints.llava_shape import SLIM_TYPE, ModelShape
+from comp.checkpoints.llava_shape import DENSE_TYPE, SLIM_TYPE, ModelShape
 from comp.checkpoints.locate import read_config
 from comp.errors import CompExportError
 from comp.plan import PruningPlan
 
 SLIM_ARCHITECTURE = "CompLlavaForConditionalGeneration"
-FAMILY = "llava"
 ACTIVATIONS = ("gelu", "quick_gelu", "gelu_pytorch_tanh", "silu", "relu")
 
 
@@ -57,7 +56,7 @@ class LlavaShape:
         Raises:
             CompExportError: when the plan is of another model.
         """
-        if plan.family != FAMILY:
+        if plan.family != DENSE_TYPE:
             raise CompExportError(
                 f"a plan of family {plan.family!r} for a LLaVA: pass the run of a LLaVA"
             )

@@ -1,11 +1,16 @@
 """What the configurations of CLIP and BLIP have in common for their graphs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
+from comp.checkpoints.encoder_shape import EncoderShape
+from comp.checkpoints.slim_encoder_shape import SlimShape
 from comp.errors import CompExportError
+from comp.plan import DropPlan, Part, PruningPlan
+from comp.registry import family_of
 
+T = TypeVar("T", bound="TowersShape")
 ACTIVATIONS = ("gelu", "quick_gelu", "gelu_pytorch_tanh", "silu", "relu")
 
 
@@ -15,6 +20,50 @@ class TowerSettings:
 
     act: str
     layer_norm_eps: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TowersShape:
+    """Everything but the weights that the graphs of a CLIP or a BLIP are built from.
+
+    Attributes:
+        sizes: widths and counts, per block where pruning changes them; of a BLIP also the task, and which
+            blocks merge what two images gave.
+        image_size, patch_size: of the vision tower, in pixels.
+        vision, text: activation and epsilon.
+        drops: of the vision tower and of the text encoder.
+    """
+
+    sizes: EncoderShape
+    image_size: int
+    patch_size: int
+    vision: TowerSettings
+    text: TowerSettings
+    drops: tuple[DropPlan, ...] = ()
+
+    def drop(self, part: Part, after_layer: int) -> DropPlan | None:
+        """The drop at a place, if there is one."""
+        return next((d for d in self.drops if d.place == (part, after_layer)), None)
+
+    def pruned(self: T, plan: PruningPlan) -> T:
+        """The shape that is left when ``plan`` has been carried out.
+
+        Raises:
+            CompExportError: the plan is of another model, or the checkpoint is compressed already.
+        """
+        found = SlimShape(self.sizes, self.sizes, self.drops).planned(plan)
+        return replace(self, sizes=found.slim, drops=found.drops)
+
+
+def check_family(config: Mapping[str, Any], name: str, where: str) -> None:
+    """Refuse a configuration that is not of a family; ``where`` names it in errors.
+
+    Raises:
+        CompExportError: it is of another family.
+    """
+    family = family_of(config.get("model_type"))
+    if family is None or family.name != name:
+        raise CompExportError(f"{where}: model_type is {config.get('model_type')!r}, not {name!r}")
 
 
 def tower_settings(

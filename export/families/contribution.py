@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from comp.flops.token_drops import dropped_macs
 from comp.plan import DropPlan, Workload
+from export.artifact.encoder_manifest import EncoderManifest, TextInfo, TowerInfo
 from export.artifact.manifest import Manifest
+from export.configs.towers import TowersShape
 from export.weights.checkpoint import WeightSource
 
 Written = Callable[[str], None]
@@ -36,6 +39,43 @@ class FamilyExport:
     params: int
     macs: dict[str, int]
     workload: Workload
+
+
+def encoder_export(
+    shape: TowersShape,
+    weights: WeightSource,
+    graphs: tuple[str, ...],
+    build: Callable[[Path, Written], None],
+    on: Workload,
+    fields: dict[str, Any],
+) -> FamilyExport:
+    """The contribution of a CLIP or a BLIP.
+
+    Args:
+        shape: of what is exported.
+        weights: cut already.
+        graphs, build: see ``FamilyExport``.
+        on: what multiply-accumulates are counted on.
+        fields: those of the manifest that not both families fill alike.
+    """
+    vision, text = shape.sizes.vision, shape.sizes.text
+    tower = TowerInfo(
+        image_size=shape.image_size,
+        patch_size=shape.patch_size,
+        tokens=vision.tokens,
+        hidden_size=vision.hidden_size,
+    )
+    read = TextInfo(max_position_embeddings=text.positions, hidden_size=text.hidden_size)
+    return FamilyExport(
+        manifest=EncoderManifest,
+        graphs=graphs,
+        build=build,
+        fields={"vision": tower, "text": read, "drops": shape.drops} | fields,
+        drops=shape.drops,
+        params=parameters(weights),
+        macs=dropped_macs(shape.sizes, on, shape.drops),
+        workload=on,
+    )
 
 
 UNUSED = ("position_ids",)  # buffers that old releases saved

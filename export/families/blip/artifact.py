@@ -6,12 +6,11 @@ from typing import Any
 from comp.checkpoints.blip_slices import BlipCuts
 from comp.checkpoints.encoder_shape import ASKED
 from comp.flops.encoder import images_of
-from comp.flops.token_drops import dropped_macs
 from comp.plan import Part, PruningPlan, Workload
-from export.artifact.encoder_manifest import DecoderInfo, EncoderManifest, TextInfo, TowerInfo
+from export.artifact.encoder_manifest import DecoderInfo
 from export.configs.blip import BlipShape, blip_of
 from export.families.blip.graphs import blip_graphs_of, build_blip_graphs
-from export.families.contribution import FamilyExport, parameters
+from export.families.contribution import FamilyExport, encoder_export
 from export.graph.builder import Target
 from export.weights.checkpoint import CheckpointWeights, WeightSource
 from export.weights.slim import SlimWeights
@@ -36,29 +35,16 @@ def blip_artifact(
     vision = shape.sizes.vision
     images = images_of(shape.task) * vision.tokens
     on = workload or Workload(image_tokens=images, text_tokens=TEXT_TOKENS)
-    return FamilyExport(
-        manifest=EncoderManifest,
-        graphs=blip_graphs_of(shape),
-        build=lambda out, written: build_blip_graphs(shape, weights, target, out, written),
-        fields={
+    return encoder_export(
+        shape,
+        weights,
+        blip_graphs_of(shape),
+        lambda out, written: build_blip_graphs(shape, weights, target, out, written),
+        on,
+        {
             "task": ASKED[shape.task],
-            "vision": TowerInfo(
-                image_size=shape.image_size,
-                patch_size=shape.patch_size,
-                tokens=vision.tokens,
-                hidden_size=vision.hidden_size,
-            ),
-            "text": TextInfo(
-                max_position_embeddings=shape.sizes.text.positions,
-                hidden_size=shape.sizes.text.hidden_size,
-            ),
             "decoder": _decoder(shape),
-            "drops": shape.drops,
         },
-        drops=shape.drops,
-        params=parameters(weights),
-        macs=dropped_macs(shape.sizes, on, shape.drops),
-        workload=on,
     )
 
 

@@ -8,12 +8,11 @@ import numpy as np
 
 from comp.checkpoints.slices import CLIP, cut_of
 from comp.errors import CompExportError
-from comp.flops.token_drops import dropped_macs
 from comp.plan import PruningPlan, Workload
-from export.artifact.encoder_manifest import LARGEST_SCALE, EncoderManifest, TextInfo, TowerInfo
+from export.artifact.encoder_manifest import LARGEST_SCALE
 from export.configs.clip import clip_of
 from export.families.clip.graphs import TEXT_GRAPH, VISION_GRAPH, build_clip_graphs
-from export.families.contribution import FamilyExport, parameters
+from export.families.contribution import FamilyExport, encoder_export
 from export.graph.builder import Target
 from export.weights.checkpoint import CheckpointWeights, WeightSource
 from export.weights.slim import SlimWeights
@@ -38,27 +37,17 @@ def clip_artifact(
         weights = SlimWeights(weights, lambda name: cut_of(name, whole, head_dim, CLIP))
     vision, text = shape.sizes.vision, shape.sizes.text
     on = workload or Workload(image_tokens=vision.tokens, text_tokens=text.positions)
-    return FamilyExport(
-        manifest=EncoderManifest,
-        graphs=(VISION_GRAPH, TEXT_GRAPH),
-        build=lambda out, written: build_clip_graphs(shape, weights, target, out, written),
-        fields={
+    return encoder_export(
+        shape,
+        weights,
+        (VISION_GRAPH, TEXT_GRAPH),
+        lambda out, written: build_clip_graphs(shape, weights, target, out, written),
+        on,
+        {
             "task": "retrieval",
-            "vision": TowerInfo(
-                image_size=shape.image_size,
-                patch_size=shape.patch_size,
-                tokens=vision.tokens,
-                hidden_size=vision.hidden_size,
-            ),
-            "text": TextInfo(max_position_embeddings=text.positions, hidden_size=text.hidden_size),
             "logit_scale": _scale(weights, checkpoint),
             "end_of_text": shape.end_of_text,
-            "drops": shape.drops,
         },
-        drops=shape.drops,
-        params=parameters(weights),
-        macs=dropped_macs(shape.sizes, on, shape.drops),
-        workload=on,
     )
 
 
