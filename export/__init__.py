@@ -1,1 +1,1 @@
-"""From a checkpoint and a plan to files that run elsewhere, with their proof."""
+"""Export a checkpoint and its plan to files that run elsewhere, and verify them."""

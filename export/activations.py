@@ -1,8 +1,8 @@
-"""The largest numbers that a checkpoint computes with on examples, before it is exported in float16.
+"""Measure the largest activations of a checkpoint on examples, before it is exported in float16.
 
-torch runs the model in float32 and is listened to: what goes into and comes out of every layer and norm, and
-the weights of layers. The residual stream is what goes into norms; products of an FFN go into its last layer.
-Queries and keys are heard too: scores of attention are added up in float32 by the kernels of either flavour.
+torch runs the model in float32 with hooks that record the inputs and outputs of every layer and norm, and
+the weights of layers. The inputs of norms are the residual stream; the input of an FFN's last layer are its
+products. Queries and keys are recorded too: both flavours' kernels sum attention scores in float32.
 """
 
 import math
@@ -25,35 +25,35 @@ from export.graph.builder import Target
 from export.graph.float32_layers import CAREFUL, FLOAT16_MOST, listed, overflow_warning, wide_of
 from export.verify.interface import Examples
 
-FEW = 8  # examples: what is beyond float16 is so on most prompts, on the first token above all
+FEW = 8  # examples: overflow shows on most prompts, above all on the first token
 
 
 @dataclass(frozen=True)
 class Half:
-    """How to export a checkpoint in float16, and why."""
+    """How to export a checkpoint in float16, and the measurements behind that choice."""
 
     target: Target
     activations: Activations | None
 
     @classmethod
     def of(cls, checkpoint: Path, target: Target, examples: Examples) -> "Half":
-        """Measure a checkpoint, and keep in float32 what of a LLaVA's decoder goes beyond float16.
+        """Measure a checkpoint, and keep in float32 the parts of a LLaVA decoder that exceed float16.
 
         Args:
             checkpoint: dense or slim.
-            target: of float16.
-            examples: of the model's task; the first ones are tried.
+            target: a float16 target.
+            examples: of the model's task; the first ones are used.
 
         Raises:
             CompExportError: as ``largest_numbers``.
         """
-        found = largest_numbers(checkpoint, examples)
-        if found is None:
+        largest = largest_numbers(checkpoint, examples)
+        if largest is None:
             return cls(target, None)
-        wide, beyond = wide_of(found)
-        where = max(found, key=lambda name: found[name])
+        wide, beyond = wide_of(largest)
+        where = max(largest, key=lambda name: largest[name])
         activations = Activations(
-            largest=found[where],
+            largest=largest[where],
             where=where,
             examples=min(FEW, len(examples)),
             float32=wide.names,
@@ -61,32 +61,32 @@ class Half:
         )
         return cls(replace(target, wide=wide), activations)
 
-    def words(self, which: str) -> list[str]:
-        """The warning for a user; none where all is well."""
-        found = self.activations
-        if found is None:
+    def warnings(self, which: str) -> list[str]:
+        """Warnings for a user; empty when float16 is safe."""
+        activations = self.activations
+        if activations is None:
             return [
                 (
                     f"{which}: activations were not measured, for the model is too large to try in torch: "
                     "look with `comp-export eval` whether float16 holds them"
                 )
             ]
-        if found.largest <= CAREFUL:
+        if activations.largest <= CAREFUL:
             return []
         lines = [
             (
-                f"{which}: the largest activation on {found.examples} examples is {found.largest:,.0f} "
-                f"({found.where}), and float16 ends at {FLOAT16_MOST:,.0f}"
+                f"{which}: the largest activation on {activations.examples} examples is "
+                f"{activations.largest:,.0f} ({activations.where}), and float16 ends at {FLOAT16_MOST:,.0f}"
             )
         ]
-        if found.float32:
-            lines.append(f"{which}: in float32 therefore: {listed(found.float32)}")
-        warning = overflow_warning(which, found)
+        if activations.float32:
+            lines.append(f"{which}: in float32 therefore: {listed(activations.float32)}")
+        warning = overflow_warning(which, activations)
         return lines if warning is None else [*lines, warning]
 
 
 def largest_numbers(checkpoint: Path, examples: Examples) -> dict[str, float] | None:
-    """The largest absolute number at each module, by its name; none where the model is too large to try.
+    """Return the largest absolute value at each module, by name; ``None`` if the model is too large to run.
 
     Args:
         checkpoint: dense or slim.
@@ -98,38 +98,38 @@ def largest_numbers(checkpoint: Path, examples: Examples) -> dict[str, float] | 
     if is_streamed(checkpoint):
         return None
     adapter = load_adapter(checkpoint, "cpu")
-    found: dict[str, float] = {}
-    with torch.no_grad(), _listening(adapter, found):
+    largest: dict[str, float] = {}
+    with torch.no_grad(), _recording(adapter, largest):
         for index in range(min(FEW, len(examples))):
             adapter.score(adapter.collate([examples[index]]), Forwarding())
-    for name, value in found.items():
+    for name, value in largest.items():
         if not math.isfinite(value):
             raise CompExportError(
                 f"{checkpoint}: {name} gives numbers in float32 that are not finite: the checkpoint is "
                 "damaged; take the original again"
             )
-    return found
+    return largest
 
 
 @contextmanager
-def _listening(adapter: FamilyAdapter, found: dict[str, float]) -> Iterator[None]:
-    """Note the largest number of every module that has no others inside."""
+def _recording(adapter: FamilyAdapter, largest: dict[str, float]) -> Iterator[None]:
+    """Record the largest value of every leaf module."""
     handles = []
     family = family_called(adapter.name)
     canonical = str if family is None else resolve(family.tensor_name)
     for name, module in adapter.model.named_modules():
         if next(module.children(), None) is not None:
             continue
-        known = canonical(f"{name}.weight").removesuffix(".weight")
+        key = canonical(f"{name}.weight").removesuffix(".weight")
         if isinstance(module, nn.Linear):
-            found[known] = float(module.weight.abs().max())
+            largest[key] = float(module.weight.abs().max())
 
-        def hear(_: nn.Module, read: Any, made: Any, known: str = known) -> None:
-            for value in (*read, made):
+        def record(_: nn.Module, inputs: Any, output: Any, key: str = key) -> None:
+            for value in (*inputs, output):
                 if isinstance(value, Tensor) and value.is_floating_point() and value.numel():
-                    found[known] = max(found.get(known, 0.0), _largest(value))
+                    largest[key] = max(largest.get(key, 0.0), _largest(value))
 
-        handles.append(module.register_forward_hook(hear))
+        handles.append(module.register_forward_hook(record))
     try:
         yield
     finally:
@@ -138,6 +138,6 @@ def _listening(adapter: FamilyAdapter, found: dict[str, float]) -> Iterator[None
 
 
 def _largest(value: Tensor) -> float:
-    """Infinite where one is NaN: ``max`` would pass it by, or not."""
+    """Return infinity if any value is NaN: ``max`` does not propagate NaN reliably."""
     top = float(value.abs().max())
     return math.inf if math.isnan(top) else top

@@ -1,9 +1,9 @@
-"""Weights in 4 bits by what a model does with them: NNCF's scale estimation on examples.
+"""Round weights to 4 bits by calibration: NNCF's scale estimation on examples.
 
-Rounding to the nearest looks at a matrix alone. Scale estimation looks at its inputs too, and chooses
-scales and integers that move the layer's *outputs* least. The graphs run in float32 on examples, what they
-read is recorded, NNCF rounds their matrices, and the integers are taken over: into whatever flavour is
-exported, by the names of the tensors.
+Rounding to the nearest looks at a matrix alone. Scale estimation also looks at its inputs, and chooses the
+scales and integers that change the layer's *outputs* least. The graphs run in float32 on examples, their
+inputs are recorded, NNCF rounds their matrices, and the integers are copied by tensor name into the
+exported flavour.
 """
 
 import logging
@@ -37,9 +37,9 @@ from export.onnxruntime.graph import OrtGraph
 from export.verify.families import Verification
 from export.verify.interface import Examples, Questions
 
-NEW_TOKENS = 4  # of each answer: steps are calibrated on too, but mostly prompts
-FACTOR = 2  # of a graph's bytes in float32 that rounding it takes, measured on 200 million weights
-QUANTISED, SCALE = "_quantized", "_scale"  # behind a tensor's name, in NNCF's graphs
+NEW_TOKENS = 4  # per answer: decode steps are calibrated on too, but prompts dominate
+FACTOR = 2  # memory for rounding, as a multiple of the float32 graph; measured on 200 M weights
+QUANTISED, SCALE = "_quantized", "_scale"  # suffixes of tensor names in NNCF's graphs
 FLOAT32 = Target("standard", "float32")
 
 Integers = dict[str, Quantised]
@@ -48,10 +48,10 @@ Feeds = dict[str, NDArray[Any]]
 
 @dataclass(frozen=True)
 class Calibration:
-    """The examples to calibrate on: the first of a data set.
+    """Examples to calibrate on: the first ``count`` of a data set.
 
     Attributes:
-        model: where the dense model is now, if it is no longer where the run says.
+        model: where the dense model is now, if it was moved after the run.
     """
 
     examples: Examples
@@ -66,10 +66,10 @@ def examples_for(
     images: Path | None,
     follow_links: bool = False,
 ) -> Examples:
-    """What to calibrate a run on: ``data``, of splits that of training, or EmojiScenes' train split.
+    """Return a run's calibration data: the train split of ``data``, otherwise of EmojiScenes.
 
     Raises:
-        CompExportError: the data cannot be read or is of another task, or the plan says of none.
+        CompExportError: the data cannot be read or is of another task, or the plan names no task.
     """
     task: Any = run.load_plan().task
     if task is None:
@@ -86,47 +86,49 @@ def calibrated(
     run: RunDirectory,
     checkpoint: Path,
     origin: Origin,
-    asked: Calibration,
+    request: Calibration,
     started: Callable[[str, int], Callable[[], None]] = lambda name, total: lambda: None,
 ) -> Integers:
-    """The matrices of a checkpoint that 4 bits are for, rounded by calibration, by tensor name.
+    """Round the 4-bit matrices of a checkpoint by calibration; return them by tensor name.
 
     Args:
-        run: that the checkpoint is the slim or the dense model of.
-        checkpoint, origin: as of ``export.exporter.export_artifact``.
-        asked: the examples.
-        started: told of each step's name and length; returns what to call as it goes on.
+        run: the run whose slim or dense model the checkpoint is.
+        checkpoint, origin: as in ``export.exporter.export_artifact``.
+        request: the examples.
+        started: called with each step's name and length; returns the callback for its progress.
 
     Raises:
-        CompExportError: NNCF or ONNX Runtime is missing, or there is too little memory.
+        CompExportError: NNCF or ONNX Runtime is missing, or memory is too small.
     """
     nncf = _nncf()
     with TemporaryDirectory(prefix="comp-export-calibrate-") as temporary:
         directory = Path(temporary) / "onnx"
         export_artifact(checkpoint, directory, origin, FLOAT32)
         _check_memory(directory)
-        feeds = _recorded(run, directory, asked, started)
-        found: Integers = {}
+        feeds = _recorded(run, directory, request, started)
+        integers: Integers = {}
         for name, recorded in feeds.items():
             if name in WHOLE_BYTES or not recorded:
                 continue
             done = started(f"rounding {name}", 1)
             for tensor, quantised in _rounded(nncf, directory / f"{name}.onnx", recorded):
-                found.setdefault(tensor, quantised)  # a tensor of two graphs is rounded once
+                integers.setdefault(
+                    tensor, quantised
+                )  # a tensor shared by two graphs is rounded once
             done()
-    return found
+    return integers
 
 
 def _recorded(
     run: RunDirectory,
     directory: Path,
-    asked: Calibration,
+    request: Calibration,
     started: Callable[[str, int], Callable[[], None]],
 ) -> dict[str, list[Feeds]]:
-    """What each graph of an artifact reads while it answers the examples."""
+    """Record the inputs of each graph of an artifact while it answers the examples."""
     artifact = load_artifact(directory, check_hashes=False)
     family = Verification.of(artifact)
-    side = family.side(run, artifact, "cpu", asked.model)
+    reference = family.reference(run, artifact, "cpu", request.model)
     feeds: dict[str, list[Feeds]] = {}
 
     class Recording(OrtGraph):
@@ -139,7 +141,7 @@ def _recorded(
             return super().run(read)
 
     runner = family.on_graphs(artifact, Recording)
-    questions = Questions(asked.examples, asked.count, side.prepare)
+    questions = Questions(request.examples, request.count, reference.prepare)
     done = started("examples in float32", len(questions))
     for question in questions:
         runner.ask(question, NEW_TOKENS)
@@ -148,7 +150,7 @@ def _recorded(
 
 
 def _rounded(nncf: Any, path: Path, feeds: list[Feeds]) -> Iterator[tuple[str, Quantised]]:
-    """The matrices of a graph that NNCF has rounded to 4 bits, in groups that ours have too."""
+    """Yield the matrices of a graph that NNCF rounded to 4 bits in group sizes that our graphs support."""
     advanced = nncf.AdvancedCompressionParameters(
         group_size_fallback_mode=nncf.GroupSizeFallbackMode.ADJUST,
         min_adjusted_group_size=GROUPS[-1],
@@ -183,7 +185,7 @@ def _rounded(nncf: Any, path: Path, feeds: list[Feeds]) -> Iterator[tuple[str, Q
 
 
 def _nncf() -> Any:
-    """The library, which must not report to anybody that it was used.
+    """Import NNCF with its telemetry switched off.
 
     Raises:
         CompExportError: it is not installed.
@@ -200,23 +202,23 @@ def _nncf() -> Any:
 
 
 def _check_memory(directory: Path) -> None:
-    """A whole graph in float32 is held, and more.
+    """Check that a whole graph fits into memory in float32, with room for rounding.
 
     Raises:
-        CompExportError: that is more than the machine has.
+        CompExportError: the machine has less memory.
     """
     largest = max(path.stat().st_size for path in directory.glob("*.onnx.data"))
-    needed, there = FACTOR * largest, 2**20 * (memory_mb() or sys.maxsize)
-    if needed > there:
+    needed, available = FACTOR * largest, 2**20 * (memory_mb() or sys.maxsize)
+    if needed > available:
         raise CompExportError(
             f"--rounding calibrated takes about {needed / 2**30:.0f} GiB of memory for this model, and the "
-            f"machine has {there / 2**30:.0f}: take --rounding nearest, or calibrate on a larger machine"
+            f"machine has {available / 2**30:.0f}: take --rounding nearest, or calibrate on a larger machine"
         )
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without NNCF's tables and bars; its warnings stay."""
+    """Silence NNCF's tables and progress bars; warnings stay."""
     log = logging.getLogger("nncf")
     before = log.level
     log.setLevel(logging.WARNING)

@@ -1,4 +1,4 @@
-"""Exporting: a checkpoint, dense or slim or dense with a plan, becomes an artifact directory."""
+"""Export a checkpoint (dense, slim, or dense with a plan) to an artifact directory."""
 
 import platform
 from collections.abc import Callable
@@ -32,9 +32,9 @@ PACKAGES = ("comp-export", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
 @dataclass(frozen=True)
 class Origin:
-    """What the manifest says of where an artifact came from.
+    """Where an artifact came from, as its manifest records it.
 
-    ``dense_macs`` is the dense model's cost on ``workload`` (by default its own, when it is dense).
+    ``dense_macs`` is the dense model's cost on ``workload`` (default: the artifact's own).
     """
 
     model: str
@@ -62,33 +62,35 @@ def export_artifact(
 
     Args:
         checkpoint: a dense checkpoint, or a slim one (which carries its drops).
-        out: directory to write; replaced whole when everything is written.
-        origin: what to record.
+        out: directory to write; replaced as a whole once everything is written.
+        origin: recorded in the manifest.
         target: flavour and precision; onnxruntime and float32 by default.
         plan: cut the dense checkpoint by this plan while exporting.
-        written: told each graph's name when it is on disk.
-        check: refuses the directory, which is whole but not in its place yet, by an error of its own.
-        activations: that ``target.wide`` follows from; they are recorded.
+        written: called with each graph's name when it is on disk.
+        check: called with the complete directory before it is moved into place; raises to refuse it.
+        activations: the measurements behind ``target.wide``; recorded.
 
     Returns:
         The manifest.
 
     Raises:
-        CompExportError: the checkpoint is not supported or not whole, the plan is of another model,
+        CompExportError: the checkpoint is unsupported or incomplete, the plan is of another model,
             the disk is full.
     """
     target = target or Target()
     config = read_config(checkpoint)
     family = family_of(config, checkpoint)
-    found: FamilyExport = resolve(family.export)(checkpoint, config, target, plan, origin.workload)
-    image_processing = image_processing_for(checkpoint, found.fields["vision"].image_size)
+    contribution: FamilyExport = resolve(family.export)(
+        checkpoint, config, target, plan, origin.workload
+    )
+    image_processing = image_processing_for(checkpoint, contribution.fields["vision"].image_size)
     tokenizer = read_tokenizer(checkpoint)
-    needed = int(found.params * BYTES_OF[target.precision])  # as far as it is weights
+    needed = int(contribution.params * BYTES_OF[target.precision])  # the weights alone
     with writing_directory(out, needed) as directory:
-        found.build(directory, written)
+        contribution.build(directory, written)
         tokenizer.write(directory / TOKENIZER)
-        total = sum(found.macs.values())
-        fields = found.fields | {
+        total = sum(contribution.macs.values())
+        fields = contribution.fields | {
             "family": family.name,
             "flavour": target.flavour,
             "precision": target.precision,
@@ -97,56 +99,56 @@ def export_artifact(
             "model": origin.model,
             "method": origin.method,
             "rate": origin.rate,
-            "dense": not found.drops and plan is None and origin.method is None,
+            "dense": not contribution.drops and plan is None and origin.method is None,
             "image_processor": image_processing,
             "text_processing": tokenizer.processing,
             "macs": Macs(
                 dense=origin.dense_macs or total,
                 artifact=total,
-                parts=found.macs,
-                workload=found.workload,
+                parts=contribution.macs,
+                workload=contribution.workload,
             ),
-            "params": found.params,
+            "params": contribution.params,
             "activations": activations,
             "versions": _versions(),
             "files": describe_files(directory),
         }
-        manifest = found.manifest.model_validate(fields)
+        manifest = contribution.manifest.model_validate(fields)
         manifest.save(directory)
         check(directory)
     return manifest
 
 
 def graphs_to_write(checkpoint: Path, target: Target) -> tuple[str, ...]:
-    """Names of the graphs that exporting a checkpoint writes.
+    """Names of the graphs that an export of a checkpoint writes.
 
     Raises:
-        CompExportError: as ``export_artifact``.
+        CompExportError: as for ``export_artifact``.
     """
     config = read_config(checkpoint)
     family = family_of(config, checkpoint)
-    found: FamilyExport = resolve(family.export)(checkpoint, config, target, None, None)
-    return found.graphs
+    contribution: FamilyExport = resolve(family.export)(checkpoint, config, target, None, None)
+    return contribution.graphs
 
 
 def family_of(config: dict[str, Any], checkpoint: Path) -> Family:
     """The family of a checkpoint that can be exported.
 
     Raises:
-        CompExportError: it is of no such family.
+        CompExportError: it cannot be exported.
     """
     kind = config.get("model_type")
-    found = registered_family(kind)
-    if found is None:
+    family = registered_family(kind)
+    if family is None:
         known = ", ".join(family.name for family in FAMILIES)
         raise CompExportError(f"{checkpoint}: model_type is {kind!r}: exported are {known}")
-    return found
+    return family
 
 
 def artifact_directory(run: Path, dense: bool, target: Target) -> Path:
-    """Where ``comp-export onnx`` writes: ``onnx`` and ``onnx-dense`` for the defaults.
+    """The directory that ``comp-export onnx`` writes: ``onnx`` and ``onnx-dense`` for the defaults.
 
-    Another flavour or precision is appended: ``onnx-standard``, ``onnx-dense-float16``,
+    Other flavours and precisions are appended: ``onnx-standard``, ``onnx-dense-float16``,
     ``onnx-standard-float16``.
     """
     default = Target()
@@ -159,10 +161,10 @@ def artifact_directory(run: Path, dense: bool, target: Target) -> Path:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:  # run from a source tree, or an optional package
             continue
-    return found
+    return versions

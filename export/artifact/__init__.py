@@ -1,1 +1,1 @@
-"""An artifact on disk: manifests, loading them, caches, checks. Loads no torch and no onnx."""
+"""Artifacts on disk: manifests, loading, caches, checks. Loads neither torch nor onnx."""

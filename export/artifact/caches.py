@@ -1,4 +1,4 @@
-"""How many tokens the caches hold: one number for each segment of the decoder.
+"""Cache lengths: the number of tokens in the caches of each segment of the decoder.
 
 A segment is the blocks between two places where tokens are dropped; all its caches are equally long.
 """
@@ -6,9 +6,9 @@ A segment is the blocks between two places where tokens are dropped; all its cac
 from comp.plan import keep_count
 from export.artifact.llava_manifest import DecoderShape
 
-PAST, PRESENT = "past_key_values.", "present."  # begin the names of caches that go in and come out
-LOGITS = "logits"  # output of the last token's
-CACHE_LENGTHS = "cache_lengths"  # input of decoders that are told what caches hold: [segments, B]
+PAST, PRESENT = "past_key_values.", "present."  # prefixes of cache inputs and outputs
+LOGITS = "logits"  # the output of the last token
+CACHE_LENGTHS = "cache_lengths"  # input: filled places of the caches: [segments, B]
 
 
 def segments_of(shape: DecoderShape) -> tuple[int, ...]:

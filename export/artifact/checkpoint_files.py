@@ -1,4 +1,4 @@
-"""Files beside a checkpoint's weights that it may have or not."""
+"""Optional files beside a checkpoint's weights."""
 
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ TOKENIZER = "tokenizer.json"
 
 
 def optional_object(path: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one when the file is not there.
+    """Read a JSON object; return an empty one if the file does not exist.
 
     Raises:
-        CompExportError: the file is no JSON, or holds something else.
+        CompExportError: the file is not JSON, or not an object.
     """
     return json_files.optional_object(path, "download it again")

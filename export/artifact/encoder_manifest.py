@@ -1,4 +1,4 @@
-"""``manifest.json`` of a CLIP's or a BLIP's artifact: graphs of towers, texts and, in some, a decoder."""
+"""``manifest.json`` of a CLIP or BLIP artifact: graphs of towers, texts and, for some tasks, a decoder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ GRAPHS: dict[tuple[str, Task], tuple[str, ...]] = {
     ("blip", "retrieval"): ("vision_model.onnx", "itm_model.onnx", "text_model.onnx"),
     ("blip", "statement"): ("vision_model.onnx", "text_encoder.onnx"),
 }
-"""The graphs of an artifact, by family and task, in the order in which they are written."""
+"""Graphs of an artifact by family and task, in the order in which they are written."""
 
 
 class TowerInfo(Frozen):
@@ -42,14 +42,14 @@ class TextInfo(Frozen):
 
 
 class DecoderInfo(Frozen):
-    """A BLIP's text decoder: what its caches look like, and how a text begins and ends."""
+    """A BLIP text decoder: the shapes of its caches, and its first and last tokens."""
 
     head_dim: Count
     num_attention_heads: tuple[Count, ...] = Field(
         min_length=1, description="of each layer's self-attention"
     )
     num_cross_attention_heads: tuple[Count, ...] = Field(
-        description="of each layer's attention to what was read or seen"
+        description="of each layer's cross-attention"
     )
     vocab_size: Count
     max_position_embeddings: Count
@@ -104,12 +104,12 @@ class EncoderManifest(Manifest):
 
     @property
     def image_tokens(self) -> int:
-        """Tokens of an image that are left behind the vision tower."""
+        """Tokens of an image that remain after the vision tower."""
         return tokens_left(self.vision.tokens, "vision", self.drops)
 
 
 def tokens_left(count: int, part: Part, drops: tuple[DropPlan, ...]) -> int:
-    """How many of ``count`` tokens every drop of a part leaves, ``vision`` or ``language``."""
+    """Return how many of ``count`` tokens remain after all drops of a part (``vision`` or ``language``)."""
     for drop in sorted(drops, key=lambda drop: drop.after_layer):
         if drop.part == part:
             ratio = drop.vision_keep_ratio if part == "vision" else drop.text_keep_ratio

@@ -1,4 +1,4 @@
-"""Inputs and outputs of the graphs of a CLIP or a BLIP, by what its manifest says."""
+"""Inputs and outputs of the graphs of a CLIP or a BLIP, derived from its manifest."""
 
 from export.artifact.encoder_manifest import EncoderManifest
 
@@ -23,68 +23,72 @@ def encoder_inputs(manifest: EncoderManifest) -> dict[str, Inputs]:
     ids: Inputs = {"input_ids": ("texts", "length")}
     states: Dims = ("texts", manifest.image_tokens, manifest.vision.hidden_size)
     pair = {f"{STATES}.{number}": states for number in range(_images(manifest) or 1)}
-    looking = ids | (pair if manifest.task == "statement" else {STATES: states})
-    known: dict[str, Inputs] = {
+    text_and_states = ids | (pair if manifest.task == "statement" else {STATES: states})
+    ports: dict[str, Inputs] = {
         "vision_model": {"pixel_values": ("images", 3, side, side)},
-        "text_encoder": looking,
-        "itm_model": looking,
+        "text_encoder": text_and_states,
+        "itm_model": text_and_states,
         "text_model": ids,
-        "cross_kv": {STATES: ("batch", *_looked_at(manifest))},
+        "cross_kv": {STATES: ("batch", *_cross_dims(manifest))},
         DECODER_MODEL: {"input_ids": ("batch", "sequence")} | _caches(manifest),
     }
-    return {name: dims for name, dims in known.items() if f"{name}.onnx" in manifest.graphs}
+    return {name: dims for name, dims in ports.items() if f"{name}.onnx" in manifest.graphs}
 
 
 def encoder_outputs(manifest: EncoderManifest) -> dict[str, Inputs]:
-    """Dimensions of the outputs of each graph of an artifact, those of kept places left out."""
-    seen: Inputs = {}
+    """Dimensions of the outputs of each graph of an artifact, without those of kept positions."""
+    image_outputs: Inputs = {}
     if manifest.family == "blip":
-        seen["last_hidden_state"] = ("images", manifest.image_tokens, manifest.vision.hidden_size)
+        image_outputs["last_hidden_state"] = (
+            "images",
+            manifest.image_tokens,
+            manifest.vision.hidden_size,
+        )
     if manifest.task == "retrieval":
-        seen["image_embeds"] = ("images", "width")
-    judged: Inputs = {"logits": ("texts", 2)}
-    read: Inputs = {"last_hidden_state": ("texts", "left", manifest.text.hidden_size)}
-    known: dict[str, Inputs] = {
-        "vision_model": seen,
-        "text_encoder": judged if manifest.task == "statement" else read,
-        "itm_model": judged,
+        image_outputs["image_embeds"] = ("images", "width")
+    logits: Inputs = {"logits": ("texts", 2)}
+    text_states: Inputs = {"last_hidden_state": ("texts", "left", manifest.text.hidden_size)}
+    ports: dict[str, Inputs] = {
+        "vision_model": image_outputs,
+        "text_encoder": logits if manifest.task == "statement" else text_states,
+        "itm_model": logits,
         "text_model": {"text_embeds": ("texts", "width")},
         "cross_kv": {n: dims for n, dims in _caches(manifest).items() if n.startswith("cross.")},
-        DECODER_MODEL: _said(manifest),
+        DECODER_MODEL: _decoder_outputs(manifest),
     }
-    return {name: dims for name, dims in known.items() if f"{name}.onnx" in manifest.graphs}
+    return {name: dims for name, dims in ports.items() if f"{name}.onnx" in manifest.graphs}
 
 
-def _looked_at(manifest: EncoderManifest) -> Dims:
-    """What a decoder looks at: tokens and width of a question that was read, or of an image."""
+def _cross_dims(manifest: EncoderManifest) -> Dims:
+    """Tokens and width of what the decoder attends to: the encoded question, or the image."""
     if manifest.task == "caption":
         return manifest.image_tokens, manifest.vision.hidden_size
     return "cross_tokens", manifest.text.hidden_size
 
 
 def _caches(manifest: EncoderManifest) -> Inputs:
-    """Keys and values of past tokens, and of what the decoder looks at."""
+    """Keys and values of past tokens, and of the cross-attention."""
     decoder = manifest.decoder
     if decoder is None:
         return {}
-    looked = _looked_at(manifest)[0]
-    found: Inputs = {}
+    cross_length = _cross_dims(manifest)[0]
+    caches: Inputs = {}
     for name, counts, length in (
         ("past_key_values", decoder.num_attention_heads, "past"),
-        ("cross", decoder.num_cross_attention_heads, looked),
+        ("cross", decoder.num_cross_attention_heads, cross_length),
     ):
         for layer, heads in enumerate(counts):
             dims: Dims = ("batch", heads, length, decoder.head_dim)
-            found |= {f"{name}.{layer}.{kind}": dims for kind in KINDS}
-    return found
+            caches |= {f"{name}.{layer}.{kind}": dims for kind in KINDS}
+    return caches
 
 
-def _said(manifest: EncoderManifest) -> Inputs:
+def _decoder_outputs(manifest: EncoderManifest) -> Inputs:
     """Logits, and keys and values of past and present tokens."""
     if manifest.decoder is None:
         return {}
-    found: Inputs = {"logits": ("batch", "last", manifest.decoder.vocab_size)}
-    return found | {
+    logits: Inputs = {"logits": ("batch", "last", manifest.decoder.vocab_size)}
+    return logits | {
         name.replace("past_key_values.", "present."): dims
         for name, dims in _caches(manifest).items()
         if name.startswith("past_key_values.")
@@ -92,5 +96,5 @@ def _said(manifest: EncoderManifest) -> Inputs:
 
 
 def _images(manifest: EncoderManifest) -> int | None:
-    """Images of one request; none where there may be any number."""
+    """Images of one request; ``None`` if their number is free."""
     return {"retrieval": None, "statement": 2}.get(manifest.task, 1)

@@ -1,6 +1,6 @@
-"""An artifact's graphs held against its manifest: what one says of them, the other must be.
+"""Check an artifact's graphs against its manifest.
 
-Whoever runs a graph sizes its caches and its pictures by the manifest.
+Whoever runs a graph sizes caches and images by the manifest, so the two must agree.
 """
 
 from collections.abc import Collection, Mapping
@@ -17,7 +17,7 @@ from export.artifact.onnx_file import OnnxFile, Port, read_onnx_file
 FLOAT, INT64 = 1, 7
 ELEMENTS = {"float32": FLOAT, "float16": 10, "bfloat16": 16}  # of ONNX's TensorProto.DataType
 CACHES = ("past_key_values.", "present.", "cross.")
-POSITIONS = {  # tables with a row for each position, and the part of a manifest that counts them
+POSITIONS = {  # position tables, and the manifest entry with their number of rows
     "rope.cos": "decoder",
     "text_decoder.bert.embeddings.position_embeddings.weight": "decoder",
     "text_model.embeddings.position_embedding.weight": "text",
@@ -26,18 +26,18 @@ POSITIONS = {  # tables with a row for each position, and the part of a manifest
 
 
 def check_graphs(artifact: Artifact) -> None:
-    """Refuse graphs that are not what the manifest says, or whose weights are in files that it does not list.
+    """Refuse graphs that differ from the manifest, or that have weights in files it does not list.
 
     Raises:
-        CompExportError: names the file, and what differs.
+        CompExportError: names the file and the difference.
     """
     manifest = artifact.manifest
     listed = {entry.name for entry in manifest.files}
     inputs, outputs = _declared(manifest)
     for name in sorted(name for name in listed if name.endswith(".onnx")):
         path = artifact.path / name
-        found = read_onnx_file(path, REMEDY)
-        for location in sorted(found.external - listed):
+        graph = read_onnx_file(path, REMEDY)
+        for location in sorted(graph.external - listed):
             raise CompExportError(
                 f"{path} has weights in {location!r}, which {MANIFEST_NAME} does not list: {REMEDY}"
             )
@@ -45,9 +45,9 @@ def check_graphs(artifact: Artifact) -> None:
             raise CompExportError(
                 f"{path} is no graph of a {manifest.family} of task {manifest.task!r}: {REMEDY}"
             )
-        _compare(path, "input", inputs[name], found.inputs, manifest, OPTIONAL)
-        _compare(path, "output", outputs[name], found.outputs, manifest)
-        _check_positions(path, found, manifest)
+        _compare(path, "input", inputs[name], graph.inputs, manifest, OPTIONAL)
+        _compare(path, "output", outputs[name], graph.outputs, manifest)
+        _check_positions(path, graph, manifest)
     _check_pictures(artifact.path / MANIFEST_NAME, manifest)
 
 
@@ -63,42 +63,42 @@ def _declared(manifest: Manifest) -> tuple[dict[str, Ports], dict[str, Ports]]:
 
 def _compare(
     path: Path,
-    what: str,
+    kind: str,
     declared: Ports,
-    found: Mapping[str, Port],
+    actual: Mapping[str, Port],
     manifest: Manifest,
     optional: Collection[str] = (),
 ) -> None:
-    """Inputs, or outputs; those of kept places are as many as there are places, and not looked at."""
+    """Compare inputs or outputs; the lengths of kept positions are free and not compared."""
     for name in declared:
-        if name not in found:
+        if name not in actual:
             raise CompExportError(
-                f"{path} has no {what} {name}, which {MANIFEST_NAME} speaks of: {REMEDY}"
+                f"{path} has no {kind} {name}, which {MANIFEST_NAME} speaks of: {REMEDY}"
             )
-    for name, port in found.items():
+    for name, port in actual.items():
         if name in optional:
             continue
         if name not in declared:
             if isinstance(manifest, EncoderManifest) and name.startswith("kept."):
                 continue
             raise CompExportError(
-                f"{path} has an {what} {name}, of which {MANIFEST_NAME} does not speak: {REMEDY}"
+                f"{path} has an {kind} {name}, of which {MANIFEST_NAME} does not speak: {REMEDY}"
             )
-        said = declared[name]
-        if port.dims is None or len(port.dims) != len(said) or _differ(port.dims, said):
+        expected = declared[name]
+        if port.dims is None or len(port.dims) != len(expected) or _differ(port.dims, expected):
             raise CompExportError(
-                f"{path}: {what} {name} is {_shown(port.dims)}, and {MANIFEST_NAME} says "
-                f"{_shown(said)}: {REMEDY}"
+                f"{path}: {kind} {name} is {_shown(port.dims)}, and {MANIFEST_NAME} says "
+                f"{_shown(expected)}: {REMEDY}"
             )
         if port.dtype != _element(name, manifest):
             raise CompExportError(
-                f"{path}: {what} {name} has elements of type {port.dtype}, which is not that of "
+                f"{path}: {kind} {name} has elements of type {port.dtype}, which is not that of "
                 f"precision {manifest.precision}: {REMEDY}"
             )
 
 
-def _differ(found: Collection[int | str], said: Collection[int | str]) -> bool:
-    pairs = zip(found, said, strict=True)
+def _differ(actual: Collection[int | str], expected: Collection[int | str]) -> bool:
+    pairs = zip(actual, expected, strict=True)
     return any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs)
 
 
@@ -111,26 +111,26 @@ def _element(name: str, manifest: Manifest) -> int:
 
 
 def _check_pictures(path: Path, manifest: Manifest) -> None:
-    """Whatever a picture is, the image processor must make of it what the graphs take."""
+    """Check that the image processor gives images of the size that the graphs take."""
     assert isinstance(manifest, (LlavaManifest, EncoderManifest))
-    made, side = manifest.image_processor.output, manifest.vision.image_size
-    if made != (side, side):
-        of = "sizes that differ" if made is None else f"{made[0]}x{made[1]} pixels"
+    size, side = manifest.image_processor.output, manifest.vision.image_size
+    if size != (side, side):
+        of = "sizes that differ" if size is None else f"{size[0]}x{size[1]} pixels"
         raise CompExportError(
             f"{path}: image_processor makes pictures of {of}, vision.image_size is {side}: {REMEDY}"
         )
 
 
-def _check_positions(path: Path, found: OnnxFile, manifest: Manifest) -> None:
-    """A position that a table has no row for would be read from elsewhere."""
+def _check_positions(path: Path, graph: OnnxFile, manifest: Manifest) -> None:
+    """Check that position tables have a row for every position that the manifest allows."""
     for table, part in POSITIONS.items():
-        if table not in found.weights:
+        if table not in graph.weights:
             continue
-        said = getattr(manifest, part).max_position_embeddings
-        rows = found.weights[table][0]
-        if said > rows:
+        positions = getattr(manifest, part).max_position_embeddings
+        rows = graph.weights[table][0]
+        if positions > rows:
             raise CompExportError(
-                f"{path} has {rows} positions, and {MANIFEST_NAME} says {said}: {REMEDY}"
+                f"{path} has {rows} positions, and {MANIFEST_NAME} says {positions}: {REMEDY}"
             )
 
 

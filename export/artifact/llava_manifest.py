@@ -1,4 +1,4 @@
-"""``manifest.json`` of a LLaVA's artifact: a vision encoder, an embedding and a decoder with caches."""
+"""``manifest.json`` of a LLaVA artifact: a vision encoder, an embedding and a decoder with caches."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ KEPT = "kept_image_tokens"  # output of a vision encoder: which tokens stay as t
 
 
 class DecoderShape(Frozen):
-    """The decoder graph: what its caches look like and where tokens are dropped."""
+    """The decoder graph: the shapes of its caches, and where tokens are dropped."""
 
     num_layers: Count
     hidden_size: Count
@@ -60,7 +60,7 @@ class VisionShape(Frozen):
 
     @property
     def tower_tokens(self) -> int:
-        """Tokens of an image that the tower gives."""
+        """Tokens of an image before any selection."""
         return (self.image_size // self.patch_size) ** 2 + (self.select_strategy == "full")
 
 
@@ -108,7 +108,7 @@ class LlavaManifest(Manifest):
 
     @property
     def image(self) -> tuple[int, int]:
-        """The token that stands for an image, and how many places an image takes."""
+        """The image token, and the number of positions an image takes."""
         return self.tokens.image_token_id, self.vision.image_tokens
 
 

@@ -1,4 +1,4 @@
-"""The inputs and outputs that the graphs of a LLaVA have, by what its manifest says."""
+"""Inputs and outputs of the graphs of a LLaVA, derived from its manifest."""
 
 from export.artifact.caches import CACHE_LENGTHS, LOGITS, PAST, PRESENT, segments_of
 from export.artifact.llava_manifest import IN_PLACE, KEPT, LlavaManifest
@@ -19,31 +19,31 @@ def llava_inputs(manifest: LlavaManifest) -> dict[str, Ports]:
         "vision_positions": ("batch", "vision_tokens"),
         "text_positions": ("batch", "text_tokens"),
     } | _caches(manifest, PAST, "past")
-    found: dict[str, Ports] = {
+    ports: dict[str, Ports] = {
         "vision_encoder.onnx": {"pixel_values": ("images", vision.num_channels, side, side)},
         "embed_tokens.onnx": {"input_ids": ("batch", "sequence")},
         "decoder_model.onnx": decoder,
     }
     if IN_PLACE in manifest.graphs:
-        found[IN_PLACE] = decoder | _caches(manifest, PAST, "capacity")
-    return found
+        ports[IN_PLACE] = decoder | _caches(manifest, PAST, "capacity")
+    return ports
 
 
 def llava_outputs(manifest: LlavaManifest) -> dict[str, Ports]:
     """Dimensions of the outputs, as ``llava_inputs``."""
     vision, shape = manifest.vision, manifest.decoder
-    seen: Ports = {"image_features": ("images", vision.image_tokens, shape.hidden_size)}
+    vision_outputs: Ports = {"image_features": ("images", vision.image_tokens, shape.hidden_size)}
     if vision.selection is not None:
-        seen[KEPT] = ("images", vision.selection.dominant)
-    said: Ports = {LOGITS: ("batch", 1, shape.vocab_size)}
-    said |= {f"kept.{drop.after_layer}": ("batch", "kept") for drop in shape.drops}
-    said |= _caches(manifest, PRESENT, "total")
-    found: dict[str, Ports] = {
-        "vision_encoder.onnx": seen,
+        vision_outputs[KEPT] = ("images", vision.selection.dominant)
+    decoder_outputs: Ports = {LOGITS: ("batch", 1, shape.vocab_size)}
+    decoder_outputs |= {f"kept.{drop.after_layer}": ("batch", "kept") for drop in shape.drops}
+    decoder_outputs |= _caches(manifest, PRESENT, "total")
+    ports: dict[str, Ports] = {
+        "vision_encoder.onnx": vision_outputs,
         "embed_tokens.onnx": {"inputs_embeds": ("batch", "sequence", shape.hidden_size)},
-        "decoder_model.onnx": said,
+        "decoder_model.onnx": decoder_outputs,
     }
-    return found | ({IN_PLACE: said} if IN_PLACE in manifest.graphs else {})
+    return ports | ({IN_PLACE: decoder_outputs} if IN_PLACE in manifest.graphs else {})
 
 
 def _caches(manifest: LlavaManifest, prefix: str, length: str) -> Ports:

@@ -1,4 +1,4 @@
-"""Opening artifacts: each family has a manifest of its own.
+"""Open artifacts; each family has a manifest class of its own.
 
 Nothing here needs torch, transformers or onnx.
 """
@@ -28,47 +28,47 @@ A = TypeVar("A", bound=Artifact)
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Read ``manifest.json`` without looking at the other files; it is of its family's class.
+    """Read ``manifest.json`` without checking the other files; return an instance of its family's class.
 
     Raises:
-        CompExportError: there is none, it is no manifest, or one of another version or family.
+        CompExportError: it is missing, not a manifest, or of another version or family.
     """
     path = directory / MANIFEST_NAME
-    found = read_fields(path, VERB)
-    family = found.get("family")
-    known = family_called(family) if isinstance(family, str) else None
-    if known is None:
+    fields = read_fields(path, VERB)
+    family = fields.get("family")
+    classes = family_called(family) if isinstance(family, str) else None
+    if classes is None:
         raise CompExportError(
             f"{path}: the family is {str(family)[:40]!r}, this release knows "
             f"{', '.join(each.name for each in FAMILIES)}: {REMEDY}"
         )
-    kind: type[Manifest] = resolve(known.manifest)
-    return validated(kind, found, path, remade(VERB))
+    kind: type[Manifest] = resolve(classes.manifest)
+    return validated(kind, fields, path, remade(VERB))
 
 
 def kind_of(directory: Path) -> Literal["onnx", "tensorrt"]:
-    """What a directory's ``manifest.json`` describes; graphs where it says nothing."""
+    """Return what a directory's ``manifest.json`` describes; ``onnx`` if it does not say."""
     try:
-        found = read_json(directory / MANIFEST_NAME, REMEDY)
+        manifest = read_json(directory / MANIFEST_NAME, REMEDY)
     except CompExportError:
-        return "onnx"  # whoever opens it next says what is wrong
-    is_engines = isinstance(found, dict) and found.get("kind") == "tensorrt"
+        return "onnx"  # opening it reports the error
+    is_engines = isinstance(manifest, dict) and manifest.get("kind") == "tensorrt"
     return "tensorrt" if is_engines else "onnx"
 
 
 def load_artifact(directory: Path, check_hashes: bool = True) -> Artifact:
-    """Open an artifact, refusing one whose files or graphs are not what the manifest says.
+    """Open an artifact; refuse it if its files or graphs do not match the manifest.
 
     Args:
         directory: holds ``manifest.json`` and the files it lists.
         check_hashes: also read every file and compare its SHA-256 (sizes are always compared).
 
     Returns:
-        An artifact of its family's class.
+        An instance of its family's class.
 
     Raises:
-        CompExportError: names the first file that is missing, truncated or changed, or is a graph of
-            other inputs, outputs or positions.
+        CompExportError: names the first file that is missing, truncated or changed, or the graph whose
+            inputs, outputs or position tables differ.
     """
     manifest = read_manifest(directory)
     needed = (*manifest.graphs, TOKENIZER)
@@ -81,23 +81,23 @@ def load_artifact(directory: Path, check_hashes: bool = True) -> Artifact:
 
 
 def load_artifact_of(directory: Path, kind: type[A], check_hashes: bool = True) -> A:
-    """As ``load_artifact``, where only one class of artifacts will do.
+    """Open an artifact that must be of one class; see ``load_artifact``.
 
     Raises:
         CompExportError: also an artifact of another family.
     """
-    found = load_artifact(directory, check_hashes)
-    if not isinstance(found, kind):
+    artifact = load_artifact(directory, check_hashes)
+    if not isinstance(artifact, kind):
         families = [each.name for each in FAMILIES if resolve(each.artifact) is kind]
         raise CompExportError(
-            f"{directory} holds a {found.manifest.family} model, and this needs one of "
+            f"{directory} holds a {artifact.manifest.family} model, and this needs one of "
             f"{', '.join(families)}: pass another run"
         )
-    return found
+    return artifact
 
 
 def mark_verified(directory: Path, verified: Verified) -> Manifest:
-    """Record a verification in the manifest; returns the new one."""
+    """Record a verification in the manifest; return the new manifest."""
     manifest = read_manifest(directory).model_copy(update={"verified": verified})
     manifest.save(directory)
     return manifest

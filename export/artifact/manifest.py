@@ -1,4 +1,4 @@
-"""``manifest.json``: what an artifact is, and the means to refuse a damaged one.
+"""``manifest.json``: the description of an artifact, and the checks that refuse a damaged one.
 
 Nothing here needs torch, transformers or onnx: the engine reads artifacts with it.
 """
@@ -26,8 +26,8 @@ MANIFEST_NAME = "manifest.json"
 REMEDY = "export it again with `comp-export onnx --force`"
 READ_BLOCK = 1 << 20  # bytes read at a time when hashing
 
-LARGEST = 2**31 - 1  # of sizes and token ids: what ONNX and TensorRT count with
-MOST = 2**62  # of bytes, parameters and multiply-accumulates
+LARGEST = 2**31 - 1  # for sizes and token ids: the range of ONNX and TensorRT
+MOST = 2**62  # for bytes, parameters and multiply-accumulates
 
 Count = Annotated[int, Field(ge=1, le=LARGEST)]
 TokenId = Annotated[int, Field(ge=0, le=LARGEST)]
@@ -40,15 +40,15 @@ def _in_no_folder(name: str) -> str:
 
 
 FileName = Annotated[str, Field(max_length=255), AfterValidator(_in_no_folder)]
-"""The name of a file beside the manifest, in no folder."""
+"""The name of a file beside the manifest, without a directory."""
 Flavour = Literal["onnxruntime", "standard"]
 Computed = Literal["float32", "float16", "bfloat16"]
 Precision = Literal["float32", "float16", "bfloat16", "int8", "int4"]
-"""Of weights, computation and caches; int8 and int4 are of weights, the rest is float32."""
+"""Of weights, computation and caches; int8 and int4 apply to weights, the rest is float32."""
 
 
 Rounding = Literal["nearest", "calibrated"]
-"""How weights became integers."""
+"""How weights were rounded to integers."""
 
 
 def computed_in(precision: Precision) -> Computed:
@@ -57,13 +57,13 @@ def computed_in(precision: Precision) -> Computed:
 
 
 class Frozen(BaseModel):
-    """Immutable, nothing that is not known, and no number that is none."""
+    """Base of all manifest models: immutable, no unknown fields, finite numbers only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class FileEntry(Frozen):
-    """One file beside the manifest; its name has no folder."""
+    """One file beside the manifest; its name has no directory."""
 
     name: FileName
     bytes: int = Field(ge=0, le=MOST)
@@ -71,7 +71,7 @@ class FileEntry(Frozen):
 
 
 class TextProcessing(Frozen):
-    """How the tokenizer is used: settings of transformers that ``tokenizer.json`` does not hold."""
+    """Tokenizer settings of transformers that ``tokenizer.json`` does not hold."""
 
     split_special_tokens: bool = Field(
         default=False, description="whether special tokens in a text are read as its letters"
@@ -91,7 +91,7 @@ class Macs(Frozen):
 
 
 class Activations(Frozen):
-    """The largest numbers that the model showed in float32 before it was exported in float16."""
+    """The largest activations measured in float32 before an export in float16."""
 
     largest: float = Field(ge=0)
     where: str = Field(description="the module that they went into or came out of")
@@ -112,7 +112,7 @@ class Verified(Frozen):
 
 
 class Manifest(Frozen):
-    """What the manifests of all families say; ``files`` lists everything else in the artifact."""
+    """The fields that all families share; ``files`` lists every other file of the artifact."""
 
     version: Literal[1] = MANIFEST_VERSION
     family: str
@@ -153,7 +153,7 @@ class Manifest(Frozen):
         write_text(directory / MANIFEST_NAME, self.model_dump_json(indent=1) + "\n")
 
     def file(self, name: str) -> FileEntry:
-        """The entry of one file; ``KeyError`` when the artifact has none of that name."""
+        """Return the entry of one file; raise ``KeyError`` if there is none of that name."""
         for entry in self.files:
             if entry.name == name:
                 return entry
@@ -178,7 +178,7 @@ class Artifact:
 
 
 def listed_once(files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
-    """The files; ``ValueError`` where one is listed twice."""
+    """Return the files; raise ``ValueError`` if one is listed twice."""
     seen: set[str] = set()
     for entry in files:
         if entry.name in seen or entry.name == MANIFEST_NAME:
@@ -197,7 +197,7 @@ def sha256_of(path: Path) -> str:
 
 
 def describe_files(directory: Path) -> tuple[FileEntry, ...]:
-    """Entries of every file in ``directory`` but the manifest, sorted by name."""
+    """Entries of every file in ``directory`` except the manifest, sorted by name."""
     return tuple(
         FileEntry(name=path.name, bytes=path.stat().st_size, sha256=sha256_of(path))
         for path in sorted(directory.iterdir())
@@ -206,15 +206,15 @@ def describe_files(directory: Path) -> tuple[FileEntry, ...]:
 
 
 def remade(verb: str) -> str:
-    """What to do about a manifest that the command ``verb`` wrote, and that is wrong."""
+    """The remedy for a broken manifest that the command ``verb`` wrote."""
     return f"make it again with `{verb} --force`"
 
 
 def read_fields(path: Path, verb: str) -> dict[str, Any]:
-    """The fields of a manifest of this version; ``verb`` is the command that makes it.
+    """Read the fields of a manifest of this version; ``verb`` is the command that writes it.
 
     Raises:
-        CompExportError: there is none, it is no manifest, or it is of another version.
+        CompExportError: it is missing, not a manifest, or of another version.
     """
     absent = f"no artifact at {path.parent}: {path.name}", f"make one with `{verb}`"
     return read_versioned(path, "a manifest", MANIFEST_VERSION, absent, remade(verb))
@@ -234,10 +234,10 @@ def check_files(
         files: the entries.
         needed: names of files that must be among them.
         check_hashes: also read every file.
-        remedy: ends every refusal.
+        remedy: appended to every error.
 
     Raises:
-        CompExportError: names the first file that is not listed, missing, no regular file of this
+        CompExportError: names the first file that is not listed, missing, not a regular file of this
             directory, truncated or changed.
     """
     entries = {entry.name: entry for entry in files}
@@ -256,18 +256,18 @@ def check_files(
 
 
 def _size(path: Path, remedy: str) -> int:
-    """Bytes of a regular file that lies where it seems to."""
+    """Size in bytes of a regular file that lies inside its directory."""
     try:
-        found = path.stat()
+        status = path.stat()
         inside = path.resolve().parent == path.parent.resolve()
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             raise CompExportError(f"{path} is missing: {remedy}") from error
         raise CompExportError(f"cannot read {path}: {error.strerror}; {remedy}") from error
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise CompExportError(f"{path} is not a regular file: {remedy}")
     if not inside:
         raise CompExportError(
             f"{path} is a link that leads out of the artifact: copy the file there, or {remedy}"
         )
-    return found.st_size
+    return status.st_size

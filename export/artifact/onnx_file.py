@@ -1,7 +1,7 @@
-"""Read the inputs, outputs and places of weights of an ONNX file, without the package onnx.
+"""Read the inputs, outputs and weight locations of an ONNX file, without the package onnx.
 
-The format is protobuf (``onnx.proto``): fields of a number and a kind, one after another. Only what leads
-to inputs, outputs and tensors is entered; weights inside the file are stepped over.
+The format is protobuf (``onnx.proto``): numbered fields of a wire type, one after another. Only messages
+that lead to inputs, outputs and tensors are parsed; weights inside the file are skipped.
 """
 
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from pathlib import Path
 from comp.errors import CompExportError
 
 MAX_BYTES = 2**31  # protobuf's own limit
-MAX_MESSAGES = 20_000_000  # entered in one file
+MAX_MESSAGES = 20_000_000  # parsed in one file
 Dims = tuple[int | str, ...]
 Value = int | memoryview
 
-# Message kinds by the field that holds them, of the messages that may hold tensors.
+# For each message that may hold tensors: the kind of message in each of its fields.
 _INSIDE: dict[str, dict[int, str]] = {
     "model": {7: "main", 20: "training", 25: "function"},
     "main": {1: "node", 5: "tensor", 11: "input", 12: "output", 15: "sparse"},
@@ -32,7 +32,7 @@ _LOCATION = b"location"
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output: its element type (``TensorProto.DataType``), and dimensions where it has any."""
+    """An input or output: element type (``TensorProto.DataType``), and dimensions if it has any."""
 
     dtype: int
     dims: Dims | None
@@ -40,7 +40,7 @@ class Port:
 
 @dataclass
 class OnnxFile:
-    """Of the main graph its ports and the shapes of its weights; of all graphs the files of weights."""
+    """Ports and weight shapes of the main graph, and the external weight files of all graphs."""
 
     inputs: dict[str, Port] = field(default_factory=dict)
     outputs: dict[str, Port] = field(default_factory=dict)
@@ -49,15 +49,15 @@ class OnnxFile:
 
 
 def read_onnx_file(path: Path, remedy: str) -> OnnxFile:
-    """Read the file of a graph, known to be a regular one; its external data is not opened.
+    """Read the file of a graph, which must be a regular file; external data is not opened.
 
     Raises:
-        CompExportError: too large, or no ONNX; ends with the remedy.
+        CompExportError: the file is too large or not ONNX; the message ends with the remedy.
     """
     size = path.stat().st_size
     if size > MAX_BYTES:
         raise CompExportError(f"{path} has {size} bytes, more than an ONNX file can have: {remedy}")
-    found = OnnxFile()
+    graphs = OnnxFile()
     waiting: list[tuple[str, memoryview]] = [("model", memoryview(path.read_bytes()))]
     entered = 0
     try:
@@ -68,11 +68,11 @@ def read_onnx_file(path: Path, remedy: str) -> OnnxFile:
                 raise ValueError("too many nodes")
             if kind in ("input", "output"):
                 name, port = _port(message)
-                (found.inputs if kind == "input" else found.outputs)[name] = port
+                (graphs.inputs if kind == "input" else graphs.outputs)[name] = port
             elif kind == "tensor":
                 name, dims, locations = _tensor(message)
-                found.weights[name] = dims
-                found.external |= locations
+                graphs.weights[name] = dims
+                graphs.external |= locations
             else:
                 inside = _INSIDE[kind]
                 waiting += reversed(
@@ -84,11 +84,11 @@ def read_onnx_file(path: Path, remedy: str) -> OnnxFile:
                 )
     except (ValueError, IndexError) as error:
         raise CompExportError(f"{path} is no ONNX file ({error}): {remedy}") from error
-    return found
+    return graphs
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, Value]]:
-    """Number and value of each field: an integer, or bytes."""
+    """Number and value of each field: an integer or bytes."""
     place, end = 0, len(message)
     while place < end:
         key, place = _varint(message, place)
@@ -110,7 +110,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, Value]]:
 
 
 def _varint(message: memoryview, place: int) -> tuple[int, int]:
-    """An integer of seven bits a byte, and the place after it."""
+    """Decode a varint (seven bits a byte); return it and the position after it."""
     value = shift = 0
     while True:
         byte = message[place]
@@ -124,7 +124,7 @@ def _varint(message: memoryview, place: int) -> tuple[int, int]:
 
 
 def _tensor(message: memoryview) -> tuple[str, tuple[int, ...], set[str]]:
-    """Name, dimensions and the files that its data is said to be in."""
+    """Name, dimensions and external data files of a tensor."""
     name, dims, locations = "", list[int](), set[str]()
     for number, value in _fields(message):
         if number == _NAME and isinstance(value, memoryview):
@@ -147,7 +147,7 @@ def _packed(message: memoryview) -> list[int]:
 
 
 def _port(message: memoryview) -> tuple[str, Port]:
-    """``ValueInfoProto``: 1 name, 2 type, in that 1 the tensor's, in that 1 elements and 2 shape."""
+    """Decode a ``ValueInfoProto``: 1 name, 2 type; in it 1 tensor; in that 1 element type, 2 shape."""
     name, dtype, dims = "", 0, None
     for number, value in _fields(message):
         if number == 1 and isinstance(value, memoryview):
@@ -164,7 +164,7 @@ def _port(message: memoryview) -> tuple[str, Port]:
 
 
 def _dim(message: memoryview) -> int | str:
-    """A number, or a name that may be empty."""
+    """A number, or a name (possibly empty)."""
     for number, value in _fields(message):
         if number == 1 and isinstance(value, int):
             return value

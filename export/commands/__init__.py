@@ -1,1 +1,1 @@
-"""The commands ``onnx`` and ``verify``."""
+"""The commands ``cut``, ``plan``, ``profile`` and ``tensorrt``; those that need ``serve`` too are there."""

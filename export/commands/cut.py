@@ -1,4 +1,4 @@
-"""``comp-export cut``: carry a plan out on a checkpoint, without searching or training."""
+"""``comp-export cut``: apply a plan to a checkpoint without searching or training."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 def command(
     model: str | None, plan_file: Path, out: Path, force: bool, options: CommonOptions
 ) -> None:
-    """Cut heads and channels out of a checkpoint as a plan says, into a run like that of `prune`.
+    """Cut heads and channels out of a checkpoint as a plan says, and write a run like that of `prune`.
 
-    Nothing is searched and nothing is trained: for a plan that was found elsewhere, or a checkpoint that
-    training does not fit. Of a LLaVA one tensor at a time is in memory. Afterwards as after `prune`:
-    onnx, verify, eval, bench, run.
+    Nothing is searched and nothing is trained: for a plan from elsewhere, or for a checkpoint too large to
+    train. For a LLaVA only one tensor at a time is in memory. Continue as after `prune`: onnx, verify,
+    eval, bench, run.
     """
     from comp.checkpoints.locate import resolve_model
     from comp.plan import PruningPlan

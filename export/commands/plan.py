@@ -1,4 +1,4 @@
-"""``comp-export plan``: how much has to go for a time."""
+"""``comp-export plan``: how much to prune for a target time."""
 
 from dataclasses import replace
 from math import ceil, prod
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
     "--target-ms",
     type=click.FloatRange(min=0, min_open=True),
     required=True,
-    help="Time to the first token, of a CLIP of both embeddings; preparing the image comes on top.",
+    help="Time to first token (of a CLIP: of both embeddings), without preparing the image.",
 )
 @click.option(
     "--latency-table",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Of `profile`, on the machine that is meant [runs/latency/MODEL.json].",
+    help="Written by `profile` on the target machine [runs/latency/MODEL.json].",
 )
 @click.option(
-    "--modes", help="What may be cut, by comma: vt, lt, lp, vp [the family's, as of prune]."
+    "--modes", help="Modes to cut, separated by commas: vt, lt, lp, vp [default: as for prune]."
 )
 @click.option(
     "--text-tokens",
     type=click.IntRange(min=1),
-    help="Of the prompt beside one image [the longest that the table was checked on].",
+    help="Text tokens of the prompt, beside one image [the longest held-out prompt of the table].",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Write the made-up plan there: `cut`, `onnx` and `bench` show its time before any training.",
+    help="Write the sketched plan: measure its time with `cut`, `onnx` and `bench` before any training.",
 )
 @click.option("--force", is_flag=True, help="Replace --out.")
 @common_options
@@ -56,11 +56,11 @@ def command(
     force: bool,
     options: CommonOptions,
 ) -> None:
-    """Say how much of a model has to go for the first token to come in time, before pruning it.
+    """Say how much of a model to prune for a target time to first token, before pruning it.
 
-    The time is predicted by the table that `profile` measured on the target, less the mean error that
-    its predictions of other models had; the range is that of these errors. The answer is the rate for
-    `prune --cost latency`, and a made-up plan with that time, cut in step in all modes.
+    The time is predicted with the table that `profile` measured on the target, corrected by the mean error
+    of its predictions on held-out models; the range comes from those errors. The result is the rate for
+    `prune --cost latency`, and a sketched plan that takes this time and cuts all modes in proportion.
     """
     from comp.latency.files import table_for
     from comp.latency.table import LatencyTable
@@ -76,11 +76,11 @@ def command(
             f"{out} exists already: pass --force to replace it, or choose another"
         )
     checkpoint, family = checkpoint_of(model)
-    found = table_for(model, family.name, "latency", latency_table)
-    assert found is not None
-    table = LatencyTable.load(Path(found.path))
-    asked = family.default_modes if modes is None else mode_names(modes)
-    unknown = [mode for mode in asked if mode not in family.modes]
+    source = table_for(model, family.name, "latency", latency_table)
+    assert source is not None
+    table = LatencyTable.load(Path(source.path))
+    chosen_modes = family.default_modes if modes is None else mode_names(modes)
+    unknown = [mode for mode in chosen_modes if mode not in family.modes]
     if unknown:
         raise CompExportError(
             f"--modes {unknown[0]}: a {family.name} has {', '.join(family.modes)}"
@@ -90,18 +90,18 @@ def command(
     blocks: Blocks = resolve(str(family.blocks))(
         checkpoint, target, text_tokens or longest, options.seed
     )
-    table.check_fits(family.name, blocks.dense_blocks(), found.path)
+    table.check_fits(family.name, blocks.dense_blocks(), source.path)
     on = Workload(image_tokens=blocks.image_tokens, text_tokens=blocks.text_tokens)
-    planned = plan_for(blocks, table, asked, on, _align(checkpoint), target_ms)
+    planned = plan_for(blocks, table, chosen_modes, on, _align(checkpoint), target_ms)
     planned = replace(planned, plan=planned.plan.model_copy(update={"model": model}))
     if out is not None:
         planned.plan.save(out)
-    # Rounded up, so as not to end above the time; modes only as asked for, because naming them ends a race.
+    # Rounded up, so that the time is met; modes only if given, because naming them disables the race.
     rate = ceil(planned.rate * 1e4) / 1e4
-    named = "" if modes is None else f"--modes {','.join(_short(mode) for mode in asked)} "
+    named = "" if modes is None else f"--modes {','.join(_short(mode) for mode in chosen_modes)} "
     command = (
         f"comp-export prune --model {model} --cost latency --rate {rate:.4f} {named}"
-        f"--latency-table {found.path}"
+        f"--latency-table {source.path}"
     )
     if options.json:
         print_json(_record(planned, target_ms, table, command, out))
@@ -118,7 +118,7 @@ def _align(checkpoint: Path) -> int:
 
 
 def _short(mode: str) -> str:
-    """As `prune` is told it."""
+    """The short name of a mode, as `prune` takes it."""
     from comp.registry import SHORT_MODES
 
     return next(short for short, long in SHORT_MODES.items() if long == mode)
@@ -151,11 +151,11 @@ def _print(
     plan, on, target = planned.plan, planned.on, table.target
     low, high = planned.range_ms
     rows = [
-        ("asked", f"{target_ms:.2f} ms"),
+        ("target", f"{target_ms:.2f} ms"),
         ("dense, expected", f"{planned.dense_ms / (1 + planned.mean_error):.2f} ms"),
         ("compressed, expected", f"{planned.expected_ms:.2f} ms ({low:.2f} to {high:.2f})"),
-        ("time to remove", f"{planned.rate:.1%}"),
-        ("FLOPs that this removes", f"{plan.rate:.1%}"),
+        ("share of time to remove", f"{planned.rate:.1%}"),
+        ("share of FLOPs removed", f"{plan.rate:.1%}"),
     ]
     for part, word in (("vision", "image part"), ("language", "language part")):
         cut = plan.part(part)  # type: ignore[arg-type]
@@ -167,7 +167,7 @@ def _print(
         )
         if cut:
             left = f"{heads} of {whole[0]} heads, {channels} of {whole[1]} channels"
-            rows.append((f"{word}, for example", left))
+            rows.append((f"{word} (sketch)", left))
     for name, place in (("image", 0), ("text", 1)):
         share = prod(drop.shares[place] for drop in plan.drops)
         rows.append((f"{name} tokens left at the end", f"{share:.1%}"))
@@ -178,10 +178,12 @@ def _print(
         rows,
     )
     if not table.held_out:
-        say("the table was not checked (profile --held-out 0): how far off it is, is not known")
+        say(
+            "the table was not checked on held-out models (profile --held-out 0): its error is unknown"
+        )
     say(f"next: {command}")
     if out is not None:
         say(
-            f"or first, its time without training: comp-export cut --model {plan.model} --plan {out} "
+            f"or first measure the sketch: comp-export cut --model {plan.model} --plan {out} "
             "--out RUN, then onnx and bench"
         )

@@ -1,4 +1,4 @@
-"""``comp-export profile``: what a model's blocks take on this machine."""
+"""``comp-export profile``: measure the latency of a model's blocks on this machine."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,27 +23,27 @@ if TYPE_CHECKING:
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The table [runs/latency/MODEL.json, where `prune --cost latency` looks for it].",
+    help="File to write [runs/latency/MODEL.json, where `prune --cost latency` looks for it].",
 )
 @click.option(
     "--flavour",
     type=click.Choice(["onnxruntime", "standard"]),
     default="onnxruntime",
     show_default=True,
-    help="Of the graphs, as of `onnx`.",
+    help="Flavour of the graphs, as for `onnx`.",
 )
 @click.option(
     "--precision",
     type=click.Choice(["float32", "float16"]),
     default="float32",
     show_default=True,
-    help="Of the graphs, as of `onnx`.",
+    help="Precision of the graphs, as for `onnx`.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
 @click.option(
     "--text-tokens",
     type=click.IntRange(min=1),
-    help="Of the longest text measured; longer ones are extrapolated [64, beside one image; of CLIP its "
+    help="Longest text to measure; longer ones are extrapolated [64, beside one image; for CLIP all its "
     "positions].",
 )
 @click.option(
@@ -51,20 +51,28 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     default=3,
     show_default=True,
-    help="Passes over everything; times are the median of theirs.",
+    help="Passes over all measurements; the median counts.",
 )
 @click.option(
-    "--warmup", type=click.IntRange(min=0), default=2, show_default=True, help="Runs of a round."
+    "--warmup",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="Untimed runs per round.",
 )
 @click.option(
-    "--repeats", type=click.IntRange(min=1), default=8, show_default=True, help="Runs of a round."
+    "--repeats",
+    type=click.IntRange(min=1),
+    default=8,
+    show_default=True,
+    help="Timed runs per round.",
 )
 @click.option(
     "--held-out",
     type=click.IntRange(min=0),
     default=4,
     show_default=True,
-    help="Random plans that are predicted, exported and measured, to see how far off the table is.",
+    help="Random plans to predict, export and measure, to find the table's error.",
 )
 @click.option("--force", is_flag=True, help="Replace a table that is there.")
 @common_options
@@ -82,12 +90,12 @@ def command(
     force: bool,
     options: CommonOptions,
 ) -> None:
-    """Measure what the blocks of a model take in ONNX Runtime, by tokens, heads and channels.
+    """Measure the latency of a model's blocks in ONNX Runtime, by tokens, heads and channels.
 
-    The table is what `prune --cost latency` goes by: time to the first token, which is that of the
-    vision tower and of the prefill; of a CLIP the time of one image's and one text's embedding. Measure
-    on the machine, and with the flavour, precision and threads, that the model will run with, and on an
-    idle one. An interrupted profile goes on where it was.
+    `prune --cost latency` uses the table. It predicts the time to first token: vision tower and prefill;
+    for a CLIP the time of one image embedding and one text embedding. Measure on the machine, and with the
+    flavour, precision and threads, that the model will run with; the machine must be idle otherwise. An
+    interrupted profile resumes where it stopped.
     """
     from comp.latency.files import default_table
     from comp.registry import resolve
@@ -106,13 +114,13 @@ def command(
     clock = Clock(warmup, repeats, providers_of(options.device), threads or usable_cores())
     target = Target(flavour, precision)
     blocks: Blocks = resolve(str(family.blocks))(checkpoint, target, text_tokens, options.seed)
-    asked = ProfileRequest(Path(model).name, blocks, clock, rounds, held_out)
-    done = len(begun(asked, path))
+    request = ProfileRequest(Path(model).name, blocks, clock, rounds, held_out)
+    done = len(begun(request, path))
     if partial_of(path).exists() and not options.json:
-        what = f"going on behind {done} readings" if done else "other settings, so measured anew"
+        what = f"resuming after {done} measurements" if done else "other settings, starting again"
         say(f"{partial_of(path)}: {what}")
-    with Progress(quiet=options.json).task(f"profile of {asked.model}", asked.steps) as task:
-        table = profile(asked, path, task.at, task.note)
+    with Progress(quiet=options.json).task(f"profile of {request.model}", request.steps) as task:
+        table = profile(request, path, task.at, task.note)
     if options.json:
         print_json({"table": str(path), **_summary(table)})
         return
@@ -123,7 +131,7 @@ def checkpoint_of(model: str) -> tuple[Path, "Family"]:
     """The directory of a model whose blocks can be measured, and its family.
 
     Raises:
-        CompExportError: there is none, or it is of another family.
+        CompExportError: there is no such model, or it is of another family.
     """
     from comp.checkpoints.locate import read_config, resolve_model
     from comp.latency.request import measured_families
@@ -134,8 +142,8 @@ def checkpoint_of(model: str) -> tuple[Path, "Family"]:
     family = family_of(kind)
     if family is None or family.name not in measured_families():
         raise CompExportError(
-            f"{model}: model_type is {kind!r}: blocks are measured of {', '.join(measured_families())} "
-            "alone; prune it by --cost flops"
+            f"{model}: model_type is {kind!r}: profiling supports {', '.join(measured_families())}; "
+            "prune it with --cost flops"
         )
     return checkpoint, family
 
@@ -169,6 +177,6 @@ def _print(path: Path, table: "LatencyTable") -> None:
     ]
     if rows:
         columns = ("model", "image + text tokens", "predicted ms", "measured ms", "error")
-        title = f"Time to {table.request.until}, of models that the table was not made from"
+        title = f"Time to {table.request.until} of held-out models"
         print_table(title, columns, rows)
-    say(f"prune by it with `comp-export prune --cost latency --latency-table {path}`")
+    say(f"prune with `comp-export prune --cost latency --latency-table {path}`")

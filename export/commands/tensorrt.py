@@ -1,4 +1,4 @@
-"""``comp-export tensorrt``: engines of a run."""
+"""``comp-export tensorrt``: build the TensorRT engines of a run."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from export.tensorrt.manifest import EngineManifest
 
 MIB = 2**20
-STRIP_ABOVE = 4 * 2**30  # bytes of weights: above, a second copy of them is a burden
+STRIP_ABOVE = 4 * 2**30  # bytes of weights; above, they are not stored twice
 MODULES = {"auto": None, "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 
 
@@ -34,54 +34,54 @@ MODULES = {"auto": None, "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
 @click.option(
     "--compute-capability",
     metavar="8.9,…",
-    help="GPUs to build for [default: the one that is here, or all from 8.0 on].",
+    help="Compute capabilities to build for [default: this machine's GPU, or all from 8.0 on].",
 )
 @click.option("--max-batch", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option(
     "--images",
     type=click.IntRange(min=1),
-    help="Of one prompt [default: 1; of a statement always 2].",
+    help="Images per prompt [default: 1; for a statement always 2].",
 )
 @click.option(
     "--max-prompt",
     type=click.IntRange(min=1),
-    help="Text tokens of one prompt, its template's included, image tokens not [default: 128, or "
-    "all that a CLIP or BLIP has positions for].",
+    help="Text tokens per prompt, including the template, without image tokens [default: 128, or "
+    "all positions of a CLIP or BLIP].",
 )
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(min=1),
-    help="Of one answer [default: 128, or all that a BLIP has positions for].",
+    help="New tokens per answer [default: 128, or all positions of a BLIP].",
 )
 @click.option(
     "--weights",
     type=click.Choice(["auto", "embedded", "streamed", "stripped"]),
     default="auto",
     show_default=True,
-    help="embedded in the engine; streamed: embedded, for GPUs with less memory than weights; "
-    "stripped: taken from the ONNX files when loaded (needs a GPU to build). "
-    "auto strips above 4 GiB where a GPU is.",
+    help="embedded: in the engine; streamed: embedded, for GPUs with less memory than the weights; "
+    "stripped: read from the ONNX files at load time (needs a GPU to build). "
+    "auto strips above 4 GiB if there is a GPU.",
 )
 @click.option(
     "--module",
     type=click.Choice(list(MODULES)),
     default="auto",
     show_default=True,
-    help="auto takes tensorrt where a GPU is, otherwise tensorrt-rtx.",
+    help="auto takes tensorrt if there is a GPU, otherwise tensorrt-rtx.",
 )
 @click.option(
     "--timing-cache",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Kernels measured before, read and written [default: timing.cache in the run; tensorrt "
-    "only: tensorrt-rtx measures none when it compiles ahead of time].",
+    help="Cache of measured kernels, read and written [default: timing.cache in the run; tensorrt "
+    "only: tensorrt-rtx measures none ahead of time].",
 )
 @click.option(
     "--dense/--no-dense",
     default=True,
     show_default=True,
-    help="Also build the model as it was before pruning: the fair baseline.",
+    help="Also build the dense model, the baseline.",
 )
-@click.option("--force", is_flag=True, help="Replace engines that are there.")
+@click.option("--force", is_flag=True, help="Replace existing engines.")
 @common_options
 def command(
     run: Path,
@@ -101,8 +101,8 @@ def command(
     """Build TensorRT engines of RUN from its standard ONNX artifacts.
 
     tensorrt builds on the GPU that the engines will run on; tensorrt-rtx compiles on any machine
-    for chosen compute capabilities. They are written to tensorrt/ and tensorrt-dense/ of the run,
-    in another precision than float16 to tensorrt-bfloat16/ and so on.
+    for chosen compute capabilities. Engines are written to tensorrt/ and tensorrt-dense/ of the run; for
+    precisions other than float16 to tensorrt-bfloat16/ and so on.
     """
     from comp.runs import hold, open_run
     from export.graph.float32_layers import overflow_warning
@@ -112,13 +112,13 @@ def command(
     from export.tensorrt.gpu import gpu_capability
     from export.tensorrt.library import find_tensorrt
 
-    asked = parse_capabilities(compute_capability) if compute_capability is not None else None
-    found = open_run(run)
-    hold(found, "tensorrt")
+    requested = parse_capabilities(compute_capability) if compute_capability is not None else None
+    directory = open_run(run)
+    hold(directory, "tensorrt")
     name: ModuleName | None = MODULES[module]  # type: ignore[assignment]  # click checked it
     tensorrt = find_tensorrt(name)
-    capabilities = choose_capabilities(tensorrt, asked, gpu_capability())
-    wanted = _wanted(found, precision, dense, force)
+    capabilities = choose_capabilities(tensorrt, requested, gpu_capability())
+    wanted = _wanted(directory, precision, dense, force)
     limits = choose_limits(
         next(iter(wanted.values())),
         max_batch=max_batch,
@@ -126,19 +126,19 @@ def command(
         max_prompt=max_prompt,
         max_new_tokens=max_new_tokens,
     )
-    how = BuildOptions(
+    build_options = BuildOptions(
         capabilities=capabilities,
         weights=_weights(weights, wanted, tensorrt, gpu_capability()),
-        timing_cache=timing_cache or found.path / "timing.cache",
+        timing_cache=timing_cache or directory.path / "timing.cache",
     )
-    manifests = _build(tensorrt, wanted, limits, how, options)
+    manifests = _build(tensorrt, wanted, limits, build_options, options)
     for out, built in manifests.items():
         activations = built.artifact.activations
         warning = activations and overflow_warning(out.name, activations)
         if warning:
             say(warning)
     if options.json:
-        print_json(_result(found, manifests))
+        print_json(_result(directory, manifests))
         return
     rows = [
         (
@@ -151,9 +151,9 @@ def command(
         for out, manifest in manifests.items()
     ]
     columns = ("engines", "size", "compute capability", "fused attention", "caches in place")
-    title = f"{tensorrt.name} {tensorrt.version}, {precision}, weights {how.weights}"
+    title = f"{tensorrt.name} {tensorrt.version}, {precision}, weights {build_options.weights}"
     print_table(title, columns, rows)
-    say(f"prove them on a GPU with `comp-export verify {run}`")
+    say(f"verify them on a GPU with `comp-export verify {run}`")
 
 
 def _wanted(
@@ -174,9 +174,9 @@ def _wanted(
         source = artifact_directory(run.path, is_dense, Target("standard", precision))
         if not (source / MANIFEST_NAME).is_file():
             others = sorted(path.parent.name for path in run.path.glob(f"onnx*/{MANIFEST_NAME}"))
-            there = f" (it has {', '.join(others)})" if others else ""
+            existing = f" (it has {', '.join(others)})" if others else ""
             raise CompExportError(
-                f"{run.path} has no {source.name}{there}: run `comp-export onnx {run.path} "
+                f"{run.path} has no {source.name}{existing}: run `comp-export onnx {run.path} "
                 f"--flavour standard --precision {precision}`"
             )
         out = engine_directory(run.path, is_dense, precision)
@@ -187,26 +187,26 @@ def _wanted(
 
 
 def _weights(
-    asked: str, wanted: dict[Path, Path], tensorrt: "TensorRT", gpu: str | None
+    option: str, wanted: dict[Path, Path], tensorrt: "TensorRT", gpu: str | None
 ) -> "Weights":
     from export.artifact.load import read_manifest
 
-    if asked == "stripped" and gpu is None:
+    if option == "stripped" and gpu is None:
         raise CompExportError(
             f"--weights stripped: {tensorrt.name} strips weights on a machine with a GPU only: "
             "build there, or take --weights streamed"
         )
-    if asked == "auto":
+    if option == "auto":
         largest = max(read_manifest(source).size_bytes for source in wanted.values())
         return "stripped" if gpu is not None and largest > STRIP_ABOVE else "embedded"
-    return asked  # type: ignore[return-value]  # click checked it
+    return option  # type: ignore[return-value]  # click checked it
 
 
 def _build(
     tensorrt: "TensorRT",
     wanted: dict[Path, Path],
     limits: "Limits",
-    how: "BuildOptions",
+    build_options: "BuildOptions",
     options: CommonOptions,
 ) -> dict[Path, "EngineManifest"]:
     from export.tensorrt.build.directory import build_engines
@@ -219,7 +219,7 @@ def _build(
             def phase(engine: str, phase: str, task: Any = task, out: Path = out) -> None:
                 bar.update(task, description=f"{out.name}/{engine}: {phase}"[:72], advance=1)
 
-            manifests[out] = build_engines(tensorrt, source, out, limits, how, phase)
+            manifests[out] = build_engines(tensorrt, source, out, limits, build_options, phase)
             bar.update(task, total=1, completed=1)
     return manifests
 

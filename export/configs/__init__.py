@@ -1,1 +1,1 @@
-"""What an exporter reads of a checkpoint besides weights: configuration, tokenizer, template, images."""
+"""What an export reads from a checkpoint besides weights: configuration, tokenizer, template, images."""

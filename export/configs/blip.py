@@ -1,4 +1,4 @@
-"""What the graphs of a BLIP need to know besides its sizes, from ``config.json`` alone."""
+"""Read what the graphs of a BLIP need from ``config.json``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class BlipTokens:
     """Token ids that generation needs.
 
     Attributes:
-        bos: [DEC], what every answer and caption starts with.
-        sep: ends them.
-        pad: stands where there is nothing.
+        bos: [DEC], the first token of every answer and caption.
+        sep: the last one.
+        pad: fills empty places.
     """
 
     bos: int
@@ -44,7 +44,7 @@ class BlipShape(TowersShape):
 
     @property
     def task(self) -> Task:
-        """What it was trained for."""
+        """The task of the model."""
         return self.sizes.task
 
     @property
@@ -54,7 +54,7 @@ class BlipShape(TowersShape):
 
     @property
     def decoder(self) -> TextShape | None:
-        """The text decoder of a captioner, or of what answers questions."""
+        """The text decoder of a captioner or a question answerer."""
         return self.sizes.text if self.task == "caption" else self.sizes.decoder
 
     @property
@@ -64,7 +64,7 @@ class BlipShape(TowersShape):
 
     @property
     def image_tokens(self) -> int:
-        """Tokens of an image that are left behind the vision tower."""
+        """Tokens of an image that remain after the vision tower."""
         return tokens_left(self.sizes.vision.tokens, "vision", self.drops)
 
 
@@ -72,7 +72,7 @@ def read_blip(directory: Path) -> BlipShape:
     """Read a dense or a slim BLIP checkpoint's configuration.
 
     Raises:
-        CompExportError: not a BLIP, or a feature of it that is not supported.
+        CompExportError: it is not a BLIP, or has an unsupported feature.
     """
     return blip_of(read_config(directory), str(directory))
 
@@ -81,39 +81,39 @@ def blip_of(config: dict[str, Any], where: str) -> BlipShape:
     """As ``read_blip`` for a configuration in memory; ``where`` names it in errors."""
     check_family(config, "blip", where)
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
-    found = SlimShape.from_config(config, where)
+    slim = SlimShape.from_config(config, where)
     return BlipShape(
-        sizes=found.slim,
+        sizes=slim.slim,
         image_size=_number(vision, "image_size", IMAGE_SIZE),
         patch_size=_number(vision, "patch_size", PATCH_SIZE),
         vision=tower_settings(config, "vision_config", where, "gelu", VISION_EPSILON),
         text=tower_settings(config, "text_config", where, "gelu", TEXT_EPSILON),
-        tokens=_tokens(found.slim, text, where),
-        drops=found.drops,
+        tokens=_tokens(slim.slim, text, where),
+        drops=slim.drops,
     )
 
 
 def _number(values: Mapping[str, Any], name: str, default: int) -> int:
-    found = values.get(name)
-    return default if found is None else int(found)
+    value = values.get(name)
+    return default if value is None else int(value)
 
 
 def _tokens(sizes: EncoderShape, text: Mapping[str, Any], where: str) -> BlipTokens:
-    """As BLIP's ``generate`` takes them: from ``text_config``, whatever ``generation_config.json`` says.
+    """Token ids as BLIP's ``generate`` takes them: from ``text_config``, not from ``generation_config.json``.
 
     Raises:
-        CompExportError: a BLIP that writes, and a token that begins or ends its texts is none.
+        CompExportError: the model generates text, and its first or last token is not in the vocabulary.
     """
     writes = sizes.task in ("caption", "vqa")
 
     def token(name: str, default: int) -> int:
-        found = text.get(name, default)
-        if type(found) is int and 0 <= found < sizes.text.vocab_size:
-            return found
+        value = text.get(name, default)
+        if type(value) is int and 0 <= value < sizes.text.vocab_size:
+            return value
         if not writes:
             return default
         raise CompExportError(
-            f"{where}: text_config.{name} is {str(found)[:80]}, which is no token of a vocabulary of "
+            f"{where}: text_config.{name} is {str(value)[:80]}, which is no token of a vocabulary of "
             f"{sizes.text.vocab_size}: take all files from the same checkpoint"
         )
 

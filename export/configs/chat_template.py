@@ -1,4 +1,4 @@
-"""The chat template of a checkpoint, as its artifact keeps it."""
+"""Read the chat template of a checkpoint for its artifact."""
 
 from pathlib import Path
 
@@ -10,10 +10,10 @@ from export.configs.tokenizer import CheckpointTokenizer
 def read_chat_template(
     checkpoint: Path, image_token: str, tokenizer: CheckpointTokenizer
 ) -> ChatTemplate:
-    """The template of transformers' processor, or LLaVA-1.5's own where there is none.
+    """Return the template of transformers' processor, or LLaVA-1.5's own if there is none.
 
     Raises:
-        CompExportError: it cannot be rendered, or does not show each image and the words.
+        CompExportError: it cannot be rendered, or does not show every image and the words.
     """
     source, tokens = find_chat_template(checkpoint), tokenizer.tokens
     if source is None:

@@ -1,4 +1,4 @@
-"""What the graphs of a CLIP need to know besides its sizes, from ``config.json`` alone."""
+"""Read what the graphs of a CLIP need from ``config.json``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ def read_clip(directory: Path) -> ClipShape:
     """Read a dense or a slim CLIP checkpoint's configuration.
 
     Raises:
-        CompExportError: not a CLIP, or a feature of it that is not supported.
+        CompExportError: it is not a CLIP, or has an unsupported feature.
     """
     return clip_of(read_config(directory), str(directory))
 
@@ -43,25 +43,25 @@ def clip_of(config: dict[str, Any], where: str) -> ClipShape:
         tower_settings(config, part, where, "quick_gelu", 1e-5)
         for part in ("vision_config", "text_config")
     ]
-    found = SlimShape.from_config(config, where)
+    slim = SlimShape.from_config(config, where)
     end = _end(text, where)
     return ClipShape(
-        sizes=found.slim,
+        sizes=slim.slim,
         image_size=vision.get("image_size") or 224,
         patch_size=vision.get("patch_size") or 32,
         vision=settings[0],
         text=settings[1],
         end_of_text="largest" if end == LEGACY_END else end,
-        drops=found.drops,
+        drops=slim.drops,
     )
 
 
 def _end(text: Mapping[str, Any], where: str) -> int:
-    """The id that ends a text: one of its own, as transformers compares tokens with it."""
-    found = text.get("eos_token_id", CLIP_END)
-    if type(found) is not int or found < 0:
+    """The id of the token that ends a text, as transformers compares tokens with it."""
+    value = text.get("eos_token_id", CLIP_END)
+    if type(value) is not int or value < 0:
         raise CompExportError(
-            f"{where}: text_config.eos_token_id is {found!r}: a CLIP reads a text at the first token of "
+            f"{where}: text_config.eos_token_id is {value!r}: a CLIP pools a text at the first token of "
             "one id, name it"
         )
-    return found
+    return value

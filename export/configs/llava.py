@@ -1,8 +1,8 @@
-"""What the graphs of a LLaVA need to know besides its sizes, from ``config.json`` alone.
+"""Read what the graphs of a LLaVA need from ``config.json``.
 
-``comp.checkpoints.llava_shape`` has the sizes; here are norms, activations, rotary embedding and feature
-layers, with the defaults of ``LlavaConfig``, ``CLIPVisionConfig`` and ``LlamaConfig``, and the refusal of
-what the graphs do not do.
+``comp.checkpoints.llava_shape`` has the sizes; this module adds norms, activations, rotary embedding and
+feature layers, with the defaults of ``LlavaConfig``, ``CLIPVisionConfig`` and ``LlamaConfig``, and refuses
+what the graphs do not support.
 """
 
 from dataclasses import dataclass, replace
@@ -32,11 +32,11 @@ class Rope:
 
 @dataclass(frozen=True)
 class LlavaShape:
-    """Everything but the weights that the graphs of a LLaVA are built from.
+    """Everything that the graphs of a LLaVA are built from, except the weights.
 
     Attributes:
         sizes: widths and counts, per layer where pruning changes them.
-        feature_layers: tower blocks passed before each hidden state that is projected (0: none).
+        feature_layers: number of tower blocks before each projected hidden state.
         max_position_embeddings: rows of the rotary tables.
     """
 
@@ -51,10 +51,10 @@ class LlavaShape:
     image_token_id: int
 
     def pruned(self, plan: PruningPlan) -> "LlavaShape":
-        """The shape that is left when ``plan`` has been carried out.
+        """Return the shape after ``plan`` was applied.
 
         Raises:
-            CompExportError: when the plan is of another model.
+            CompExportError: the plan is of another model.
         """
         if plan.family != DENSE_TYPE:
             raise CompExportError(
@@ -73,8 +73,8 @@ def read_llava(directory: Path) -> LlavaShape:
     """Read a dense or a slim LLaVA-1.5 checkpoint's configuration.
 
     Raises:
-        CompExportError: not a LLaVA-1.5 (CLIP tower, Llama decoder), or a feature of it that is not
-            supported; names the setting and its value.
+        CompExportError: it is not a LLaVA-1.5 (CLIP tower, Llama decoder), or has an unsupported feature;
+            names the setting and its value.
     """
     return llava_of(read_config(directory), str(directory))
 
@@ -94,8 +94,8 @@ def llava_of(config: dict[str, Any], where: str) -> LlavaShape:
         raise CompExportError(f"{where}: the weights are quantised: pass an unquantised checkpoint")
     _check_drops(sizes)
     layers = len(sizes.vision_heads)
-    found = config.get("vision_feature_layer", -2)
-    wanted = [found] if isinstance(found, int) else list(found)
+    layer_setting = config.get("vision_feature_layer", -2)
+    wanted = [layer_setting] if isinstance(layer_setting, int) else list(layer_setting)
     return LlavaShape(
         sizes=sizes,
         feature_layers=tuple(layer if layer >= 0 else layers + 1 + layer for layer in wanted),
@@ -110,7 +110,7 @@ def llava_of(config: dict[str, Any], where: str) -> LlavaShape:
 
 
 def slim_config(dense: dict[str, Any], sizes: ModelShape) -> dict[str, Any]:
-    """The ``config.json`` of a slim checkpoint: the dense one plus what was removed."""
+    """The ``config.json`` of a slim checkpoint: the dense one plus the record of its pruning."""
     pruning: dict[str, Any] = {
         "language": {
             "num_key_value_heads": list(sizes.kv_heads),
@@ -132,27 +132,27 @@ def slim_config(dense: dict[str, Any], sizes: ModelShape) -> dict[str, Any]:
 
 
 def _rope(where: str, text: dict[str, Any]) -> Rope:
-    """Both spellings: ``rope_parameters``, and ``rope_theta`` with ``rope_scaling``."""
-    found = dict(text.get("rope_scaling") or {}) | dict(text.get("rope_parameters") or {})
-    kind = found.get("rope_type", found.get("type", "default"))
+    """Read either spelling: ``rope_parameters``, or ``rope_theta`` with ``rope_scaling``."""
+    parameters = dict(text.get("rope_scaling") or {}) | dict(text.get("rope_parameters") or {})
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
     _require(where, "text_config rope_type", kind, "default", "linear", "llama3")
-    if found.get("partial_rotary_factor", 1.0) != 1.0:
+    if parameters.get("partial_rotary_factor", 1.0) != 1.0:
         raise CompExportError(
             f"{where}: partial_rotary_factor is not supported: pass another --model"
         )
-    theta = float(found.get("rope_theta") or text.get("rope_theta") or 10000.0)
+    theta = float(parameters.get("rope_theta") or text.get("rope_theta") or 10000.0)
     if kind == "default":
         return Rope("default", theta)
     try:
         if kind == "linear":
-            return Rope("linear", theta, float(found["factor"]))
+            return Rope("linear", theta, float(parameters["factor"]))
         return Rope(
             "llama3",
             theta,
-            float(found["factor"]),
-            float(found["low_freq_factor"]),
-            float(found["high_freq_factor"]),
-            int(found["original_max_position_embeddings"]),
+            float(parameters["factor"]),
+            float(parameters["low_freq_factor"]),
+            float(parameters["high_freq_factor"]),
+            int(parameters["original_max_position_embeddings"]),
         )
     except KeyError as error:
         raise CompExportError(
@@ -161,7 +161,7 @@ def _rope(where: str, text: dict[str, Any]) -> Rope:
 
 
 def _check_drops(sizes: ModelShape) -> None:
-    """Tokens go in the decoder, with a block after them."""
+    """Check that tokens are dropped in the decoder only, before its last block."""
     for drop in sizes.drops:
         if drop.part != "language" or drop.after_layer >= sizes.num_layers:
             raise CompExportError(

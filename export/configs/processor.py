@@ -1,4 +1,4 @@
-"""The image processor of a checkpoint, as manifests and slim checkpoints carry it."""
+"""The image processor of a checkpoint, for manifests and slim checkpoints."""
 
 import json
 from pathlib import Path
@@ -16,15 +16,15 @@ from comp.checkpoints.image_settings import ImageProcessing
 from comp.utils.files import write_text
 from comp.utils.json_files import read_object
 
-NAMING = (NESTED, PLAIN, TOKENIZER)  # files that may name the processor's class
+NAMING = (NESTED, PLAIN, TOKENIZER)  # files that can name the processor's class
 
 
 def image_processing_for(checkpoint: Path, image_size: int) -> ImageProcessing:
-    """The settings that make squares of ``image_size`` pixels of pictures.
+    """Settings that turn images into squares of ``image_size`` pixels.
 
     Raises:
-        CompExportError: the checkpoint has no image processor that is known, or its pictures are of
-            another size.
+        CompExportError: the checkpoint has no supported image processor, or its images have another
+            size.
     """
     processing = read_image_processing(checkpoint)
     require_image_size(processing, image_size, checkpoint)
@@ -32,21 +32,21 @@ def image_processing_for(checkpoint: Path, image_size: int) -> ImageProcessing:
 
 
 def name_classes(directory: Path, dense: Path, processor: str) -> None:
-    """Name the classes in copied files that the dense checkpoint has by its ``model_type``.
+    """Write the class names that transformers infers from the dense ``model_type`` into copied files.
 
-    A slim model is of another type, for which transformers knows no processor.
+    A slim model has another type, for which transformers knows no processor.
 
     Args:
         directory: with copies of the files of ``dense``.
         dense: a checkpoint.
-        processor: the class of its processor.
+        processor: class name of its processor.
     """
-    found = find_image_processor(dense)
-    path = directory / found.path.name
+    image_processor = find_image_processor(dense)
+    path = directory / image_processor.path.name
     whole = read_object(path, AGAIN)
     fields = whole if path.name == PLAIN else whole["image_processor"]
     if fields.get("image_processor_type") is None:
-        fields["image_processor_type"] = found.kind.name
+        fields["image_processor_type"] = image_processor.kind.name
     if not any(_object(directory / name).get("processor_class") for name in NAMING):
         whole["processor_class"] = processor
     write_text(path, json.dumps(whole, indent=2) + "\n")

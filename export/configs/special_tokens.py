@@ -1,4 +1,4 @@
-"""The ids that an engine must know of a checkpoint's special tokens."""
+"""Read the ids of a checkpoint's special tokens for an engine."""
 
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from export.configs.tokenizer import CheckpointTokenizer
 def read_special_tokens(
     directory: Path, config: dict[str, Any], image_token_id: int, read: CheckpointTokenizer
 ) -> SpecialTokens:
-    """Ids of special tokens; EOS as ``generate`` would use it.
+    """Return the ids of special tokens, with EOS as ``generate`` would use it.
 
     Raises:
-        CompExportError: the tokenizer has no image token, nothing names a token that ends an answer, or
-            transformers' answers follow other settings too.
+        CompExportError: the tokenizer has no image token, no token ends an answer, or the answers of
+            transformers depend on settings that engines do not have.
     """
     check_greedy(directory)
     generation = optional_object(directory / "generation_config.json")

@@ -1,4 +1,4 @@
-"""Where a CLIP's text ends: at the token that is pooled. Attention is causal, so what follows is not read."""
+"""The end of a CLIP's text: the pooled token. Attention is causal, so later tokens have no effect."""
 
 from typing import Literal
 
@@ -6,16 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 TextEnd = int | Literal["largest"]
-"""The id that ends a text, at its first place; ``largest``: the largest id does, as in configurations from
-before the id was stored, so that a token added later may be it."""
+"""The id whose first occurrence ends a text. ``largest``: the largest id in the text ends it, as in
+configurations from before the id was stored; then a token added later may be it."""
 
 
 def read_to_end(ids: NDArray[np.int64], end: TextEnd | None) -> NDArray[np.int64]:
-    """The ids ``[L]`` of a text up to the token that ``CLIPTextModel`` of transformers pools.
+    """Cut the ids ``[L]`` of a text after the token that ``CLIPTextModel`` of transformers pools.
 
     Args:
-        ids: with their frame. Of a text without its end the first token is pooled.
-        end: of the texts of the model; none: the last token is pooled.
+        ids: with their special tokens. If a text lacks its end, the first token is pooled.
+        end: how texts of the model end; ``None``: the last token is pooled.
     """
     if end is None:
         return ids

@@ -1,4 +1,4 @@
-"""What the configurations of CLIP and BLIP have in common for their graphs."""
+"""Settings that the configurations of CLIP and BLIP towers share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -69,15 +69,15 @@ def check_family(config: Mapping[str, Any], name: str, where: str) -> None:
 def tower_settings(
     config: Mapping[str, Any], part: str, where: str, act: str, epsilon: float
 ) -> TowerSettings:
-    """Those of ``config[part]``; ``act`` and ``epsilon`` are what transformers has for left-out ones.
+    """Read those of ``config[part]``; ``act`` and ``epsilon`` are the defaults of transformers.
 
     Raises:
-        CompExportError: an activation that the graphs do not have.
+        CompExportError: the graphs do not support the activation.
     """
     values = config.get(part) or {}
-    found = values.get("hidden_act") or act
-    if found not in ACTIVATIONS:
+    activation = values.get("hidden_act") or act
+    if activation not in ACTIVATIONS:
         raise CompExportError(
-            f"{where}: {part}.hidden_act is {found!r}: supported are {', '.join(ACTIVATIONS)}"
+            f"{where}: {part}.hidden_act is {activation!r}: supported are {', '.join(ACTIVATIONS)}"
         )
-    return TowerSettings(found, values.get("layer_norm_eps") or epsilon)
+    return TowerSettings(activation, values.get("layer_norm_eps") or epsilon)

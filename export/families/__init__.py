@@ -1,1 +1,1 @@
-"""The graphs of each family, and what a family contributes to its artifact."""
+"""The graphs of each family, and a family's part of its artifact."""

@@ -1,4 +1,4 @@
-"""What a family contributes to an artifact: everything that differs between families."""
+"""A family's part of an export: everything in which families differ."""
 
 import math
 from collections.abc import Callable
@@ -18,17 +18,17 @@ Written = Callable[[str], None]
 
 @dataclass(frozen=True)
 class FamilyExport:
-    """A checkpoint, ready to be exported.
+    """A checkpoint that is ready to be exported.
 
     Attributes:
-        manifest: the class of the family's manifest.
+        manifest: class of the family's manifest.
         graphs: names of the files that ``build`` writes, in order.
-        build: writes the graphs and their external data into a directory and tells of each.
-        fields: those that only this family's manifest has.
+        build: writes the graphs and their external data into a directory, and reports each by name.
+        fields: the manifest fields that only this family has.
         drops: where tokens are dropped.
         params: parameters in the graphs.
         macs: multiply-accumulates by part, on the workload.
-        workload: what they are counted on.
+        workload: the request that they are counted on.
     """
 
     manifest: type[Manifest]
@@ -82,7 +82,7 @@ UNUSED = ("position_ids",)  # buffers that old releases saved
 
 
 def parameters(weights: WeightSource) -> int:
-    """How many numbers the tensors of a checkpoint hold, buffers not counted."""
+    """Number of parameters in a checkpoint's tensors, without buffers."""
     return sum(
         math.prod(weights.shape(name)) for name in weights.names() if not name.endswith(UNUSED)
     )

@@ -1,1 +1,1 @@
-"""Pieces that graphs of every family are built from."""
+"""Graph pieces that all families are built from."""

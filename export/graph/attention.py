@@ -1,4 +1,4 @@
-"""Attention with a cache (decoder) and without (vision tower), and the ranking of tokens.
+"""Attention with a cache (decoder) and without (vision tower), and with weights that rank tokens.
 
 ``fused``: GroupQueryAttention and MultiHeadAttention of onnxruntime. Otherwise, in float32, MatMul
 and Softmax, which every runtime parses; in half precision ONNX's ``Attention``, which TensorRT turns
@@ -34,10 +34,10 @@ class Heads:
 
 @dataclass(frozen=True)
 class CacheWindow:
-    """What the blocks between two drop places share: how far present and past tokens reach.
+    """The positions that present and past tokens reach, shared by the blocks between two drop places.
 
     ``fused``: ``lengths [B]`` (last index, int32) and ``total`` (int32 scalar). Standard: ``mask``
-    ``[B or 1, 1, N, keys]``, for ``Attention`` a boolean (may look), otherwise added to the scores
+    ``[B or 1, 1, N, keys]``, a boolean for ``Attention`` (may attend), otherwise added to the scores
     (0, or the lowest number). ``write [B]``: where the present tokens go in a cache of fixed size.
     """
 
@@ -62,9 +62,9 @@ def cache_window(graph: GraphBuilder, tokens: ir.Value, past_key: ir.Value) -> C
 
 
 def counted_window(graph: GraphBuilder, tokens: ir.Value, lengths: ir.Value) -> CacheWindow:
-    """The window of ``tokens [B, N]`` behind ``lengths [B]`` past ones, for GroupQueryAttention.
+    """The window of ``tokens [B, N]`` after ``lengths [B]`` past ones, for GroupQueryAttention.
 
-    Counted, and not read off the caches' shape: these may have room behind what they hold, so that a
+    Lengths are counted and not read off the caches' shape: caches may have spare places, so that a
     step writes its token there instead of copying the whole cache.
     """
     total = graph.op("Add", lengths, axis_size(graph, tokens, 1))  # [B]
@@ -80,8 +80,8 @@ def fixed_window(
 ) -> CacheWindow:
     """The window over caches of fixed size ``past_key [B, Hkv, S, hd]``.
 
-    ``lengths [B]`` of the S places hold past tokens; the present ``tokens [B, N]`` go behind them.
-    All S places are compared, so that a step's shapes stay the same and nothing is cut out.
+    ``lengths [B]`` of the S places hold past tokens; the present ``tokens [B, N]`` go after them.
+    All S places are compared, so that the shapes of a step stay the same and nothing is sliced.
     """
     none = graph.constant([0])
     places = _count(graph, none, axis_size(graph, tokens, 1))  # [N]
@@ -160,7 +160,7 @@ def cached_attention(
 
 
 def causal_square(graph: GraphBuilder, states: ir.Value) -> ir.Value:
-    """The mask of tokens ``states [B, N, D]`` that see themselves and those before: ``[1, 1, N, N]``."""
+    """The causal mask ``[1, 1, N, N]`` of ``states [B, N, D]``: tokens see themselves and those before."""
     count = axis_size(graph, states, 1)
     places = graph.op(
         "Unsqueeze", _count(graph, graph.constant([0]), count), graph.constant([0, 1, 3])
@@ -182,7 +182,7 @@ def ranked_attention(
     Args:
         query, key, value: ``[B, N, H·hd]``.
         heads: as many key heads as query heads.
-        causal: tokens see themselves and those before.
+        causal: each token sees itself and those before.
         bias: added to the logits on each token, ``[B, 1, 1, N]`` float32.
 
     Returns:
@@ -204,7 +204,7 @@ def ranked_attention(
 
 
 def _masked(graph: GraphBuilder, scores: ir.Value, mask: ir.Value) -> ir.Value:
-    """Float32 scores where a query may look, the lowest number elsewhere."""
+    """Float32 scores where the mask allows, the lowest number elsewhere."""
     if graph.target.attention_operator:
         return graph.op("Where", mask, scores, graph.constant(LOWEST, np.float32))
     return graph.op("Add", scores, cast_to_float32(graph, mask))
@@ -219,11 +219,11 @@ def full_attention(
     causal: bool = False,
     one_query: bool = False,
 ) -> ir.Value:
-    """Attention of all to all, or ``causal``: ``[I, T, H·hd]`` in and out.
+    """Attention of all tokens to all, or ``causal``: ``[I, T, H·hd]`` in and out.
 
-    Not causal, keys and values may be of other tokens than the queries, and of another number.
-    ``one_query``: that there is never more than one, for which TensorRT-RTX 1.7 has not always a fused
-    kernel; written out it costs nothing.
+    If not causal, keys and values may be of other tokens than the queries, and of another number.
+    ``one_query``: there is never more than one query, for which TensorRT-RTX 1.7 does not always have a
+    fused kernel; decomposed it costs nothing.
     """
     if graph.target.fused:
         return graph.op(
@@ -237,7 +237,7 @@ def full_attention(
             unidirectional=1 if causal else None,
         )
     if graph.target.attention_operator and not one_query:
-        # Not with a mask: behind one TensorRT-RTX 1.7 has no fused attention of a single head.
+        # No mask input: with one, TensorRT-RTX 1.7 has no fused attention of a single head.
         return graph.op(
             "Attention",
             query,
@@ -274,13 +274,13 @@ def cross_attention(
     heads: Heads,
     one_query: bool = False,
 ) -> ir.Value:
-    """Attention to keys and values that were made before.
+    """Attention to keys and values that were computed before.
 
     Args:
         query: ``[B, N, H·hd]``.
         key, value: ``[B, H, M, hd]``, as ``cross_keys`` makes them.
         heads: as many key heads as query heads.
-        one_query: as of ``full_attention``.
+        one_query: as in ``full_attention``.
 
     Returns:
         ``[B, N, H·hd]``.
@@ -306,10 +306,10 @@ def cross_attention(
 
 
 def check_heads(graph: GraphBuilder, head_dim: int) -> None:
-    """Refuse heads that the fused kernels cannot take.
+    """Refuse head sizes that the fused kernels do not support.
 
     Raises:
-        CompExportError: says which flavour can.
+        CompExportError: names the flavour that supports them.
     """
     if graph.target.fused and head_dim % 8:
         raise CompExportError(
@@ -319,14 +319,14 @@ def check_heads(graph: GraphBuilder, head_dim: int) -> None:
 
 
 def _count(graph: GraphBuilder, start: ir.Value, end: ir.Value) -> ir.Value:
-    """``start, …, end - 1``, where both are ``[1]``."""
+    """``start, …, end - 1``; both are ``[1]``."""
     axis = graph.constant([0])
     bounds = [graph.op("Squeeze", bound, axis) for bound in (start, end)]
     return graph.op("Range", *bounds, graph.constant(1))
 
 
 def _causal_mask(graph: GraphBuilder, queries: ir.Value, total: ir.Value) -> ir.Value:
-    """Which of ``total [1]`` keys each query sees: those up to its own place ``[B, 1, N, 1]``."""
+    """Which of ``total [1]`` keys each query sees: those up to its own position ``[B, 1, N, 1]``."""
     keys = _count(graph, graph.constant([0]), total)
     if graph.target.attention_operator:
         return graph.op("LessOrEqual", keys, queries)
@@ -335,12 +335,12 @@ def _causal_mask(graph: GraphBuilder, queries: ir.Value, total: ir.Value) -> ir.
 
 
 def _at_least_two(graph: GraphBuilder, queries: ir.Value, heads: Heads) -> ir.Value:
-    """A single query head twice: behind a mask TensorRT-RTX 1.7 has no fused attention of one."""
+    """Repeat a single query head: with a mask TensorRT-RTX 1.7 has no fused attention of one head."""
     return queries if heads.query > 1 else graph.op("Concat", queries, queries, axis=1)
 
 
 def _of_heads(graph: GraphBuilder, mixed: ir.Value, heads: Heads) -> ir.Value:
-    """The heads that there are, ``[B, H, N, hd]``."""
+    """Undo ``_at_least_two``: ``[B, H, N, hd]``."""
     if heads.query > 1:
         return mixed
     return graph.op("Slice", mixed, graph.constant([0]), graph.constant([1]), graph.constant([1]))

@@ -1,4 +1,4 @@
-"""Building an ONNX graph node by node, with weights that are read only when the file is written."""
+"""Build an ONNX graph node by node, with weights that are read only when the file is written."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,8 +35,8 @@ class Target:
     """What a graph is built for.
 
     Attributes:
-        integers: matrices that were rounded to 4 bits before, by tensor name; others are to the nearest.
-        wide: what of a LLaVA's decoder is float32 all the same.
+        integers: matrices already rounded to 4 bits, by tensor name; others are rounded to the nearest.
+        wide: parts of a LLaVA decoder that are computed in float32.
     """
 
     flavour: Flavour = "onnxruntime"
@@ -67,18 +67,18 @@ class Target:
 
     @property
     def computed(self) -> Computed:
-        """The precision of what is computed and cached."""
+        """The precision of computation and caches."""
         return computed_in(self.precision)
 
     @property
     def weight_bits(self) -> Literal[4, 8] | None:
-        """Of quantised weights (``export.graph.integer_rounding``)."""
+        """Bits of quantised weights (``export.graph.integer_rounding``); ``None`` if they are floats."""
         bits: dict[Precision, Literal[4, 8]] = {"int8": 8, "int4": 4}
         return bits.get(self.precision)
 
     @property
     def rounding(self) -> Rounding | None:
-        """How weights became integers, where they are."""
+        """How weights were rounded to integers; ``None`` if they are floats."""
         if self.weight_bits is None:
             return None
         return "calibrated" if self.integers else "nearest"
@@ -103,11 +103,11 @@ class Target:
 class GraphBuilder:
     """Collects inputs, nodes, weights and outputs; ``save`` streams the weights to disk.
 
-    Values of the graph are ``ir.Value``; names carry the scope they were made in.
+    Values of the graph are ``ir.Value``; their names carry the scope they were built in.
     """
 
     def __init__(self, name: str, target: Target, opset: int | None = None) -> None:
-        """``opset`` is the target's unless a graph needs a later one."""
+        """``opset`` defaults to the target's; some graphs need a later one."""
         self.name = name
         self.target = target
         self.opset = opset or target.opset
@@ -127,9 +127,9 @@ class GraphBuilder:
 
     @contextmanager
     def in_float32(self, wide: bool = True) -> Iterator[None]:
-        """Build what follows in float32, weights too, if it is ``wide``.
+        """Build in float32, weights too, if ``wide``.
 
-        Values from outside are cast by who passes them in.
+        The caller casts values from outside.
         """
         before = self.target
         if wide:
@@ -146,7 +146,7 @@ class GraphBuilder:
         return value
 
     def default_input(self, name: str, default: np.ndarray) -> ir.Value:
-        """An input that may be left out: an initializer that can be overridden."""
+        """Declare an optional input: an initializer that can be overridden."""
         value = self._initializer(name, ir.tensor(default, name=name))
         self._inputs.append(value)
         return value
@@ -161,7 +161,7 @@ class GraphBuilder:
     ) -> None:
         """Declare a graph output: a copy of ``value``, or ``value`` itself under the new name.
 
-        TensorRT updates a cache in place only where the update itself is the output.
+        TensorRT updates a cache in place only if the update itself is the output.
         """
         named = value if renamed else self.op("Identity", value)
         named.name = name
@@ -172,7 +172,7 @@ class GraphBuilder:
     def op(
         self, op_type: str, *inputs: ir.Value | None, domain: str = "", **attributes: Any
     ) -> ir.Value:
-        """Add a node with one output and return that."""
+        """Add a node with one output and return that output."""
         return self.ops(op_type, *inputs, outputs=1, domain=domain, **attributes)[0]
 
     def ops(
@@ -185,7 +185,7 @@ class GraphBuilder:
     ) -> tuple[ir.Value, ...]:
         """Add a node with several outputs.
 
-        ``outputs`` is their number, or a flag for each (an unwanted one has an empty name).
+        ``outputs`` is their number, or a flag for each (an unused one has an empty name).
         """
         # What is left out at the end must not be there at all: TensorRT
         # (seen: RTX 1.7) refuses it as an empty name.
@@ -211,7 +211,7 @@ class GraphBuilder:
         return tuple(value for value, keep in zip(values, wanted, strict=True) if keep)
 
     def shared(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """What ``make`` built when this key was first asked for."""
+        """Return what ``make`` built at the first call with this key."""
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]
@@ -236,9 +236,9 @@ class GraphBuilder:
         read: Callable[[], np.ndarray],
         dtype: np.dtype[Any] | None = None,
     ) -> ir.Value:
-        """A weight that ``read`` yields when the file is written, converted to the precision.
+        """Declare a weight that ``read`` returns when the file is written, converted to the precision.
 
-        Asked for again, the same weight serves once more.
+        A second call with the same name returns the same weight.
         """
         stored = dtype or self.target.numpy
         if name in self._weights:
@@ -257,7 +257,7 @@ class GraphBuilder:
         return self._weights[name]
 
     def model(self) -> ir.Model:
-        """What was built, with weights that are not read yet."""
+        """The model, with weights that are not read yet."""
         opsets = {"": self.opset} | (
             {MICROSOFT: 1} if any(n.domain == MICROSOFT for n in self._nodes) else {}
         )
@@ -276,11 +276,11 @@ class GraphBuilder:
 
         Args:
             path: the ``.onnx`` file.
-            weights_of: a graph in the same directory: weights that it has are read from its data
-                file, and only the others are written; without any there is no ``path.data``.
+            weights_of: a graph in the same directory: weights that it has are read from its data file, and
+                only the others are written; if there are none, there is no ``path.data``.
 
         Raises:
-            ValueError: ``weights_of`` has a weight in another shape or type.
+            ValueError: ``weights_of`` has a weight of the same name with another shape or type.
         """
         data = path.with_name(path.name + ".data")
         for stale in (path, data):
@@ -310,7 +310,7 @@ class GraphBuilder:
             mine.const_value = stored
 
     def _write_others(self, data: Path) -> None:
-        """Write the large weights that are in no file yet."""
+        """Write the large weights that are in no data file yet."""
         others = [
             value
             for value in self._initializers.values()

@@ -1,4 +1,4 @@
-"""The ranking of a decoder's tokens: by the attention they receive, or by how little they repeat."""
+"""Rank a decoder's tokens: by the attention they receive, or by how little they repeat others."""
 
 import numpy as np
 import onnx_ir as ir
@@ -16,10 +16,10 @@ def importance_for_last(
 ) -> ir.Value:
     """Eq. 6 with the last query: ``S_i = max_h softmax_i(q_last·k_i/√hd)``, h kept heads (Eq. 7).
 
-    Only one row of scores is computed, beside the fused attention. ``query`` and ``key`` are the
-    rotated ones of the present tokens (a prefill has no past; in a decode step the single token is
-    kept whatever its score); ``query`` may be that of the last token alone. ``mean``: over heads, as
-    FastV and PyramidDrop rank, instead of the strongest.
+    Only one row of scores is computed, beside the fused attention. ``query`` and ``key`` are the rotated
+    ones of the present tokens (a prefill has no past; in a decode step the single token is kept
+    whatever its score); ``query`` may be that of the last token alone. ``mean``: average over heads
+    instead of the maximum, as in FastV and PyramidDrop.
 
     Returns:
         ``[B, N]`` float32.
@@ -44,16 +44,16 @@ def importance_for_last(
 def diversity(
     graph: GraphBuilder, key: ir.Value, normed: ir.Value, tokens: Tokens, heads: Heads
 ) -> ir.Value:
-    """How little a token repeats a few pivots (DART), as ``comp.importance.decoder_rankings`` has it.
+    """Score how little a token repeats a few pivots (DART), as ``comp.importance.decoder_rankings`` does.
 
-    There are at most 4 pivots of a kind, and as many as there are tokens: none of the image in a decode
-    step, whose token is a pivot of itself.
+    There are at most 4 pivots of each kind, and no more than there are tokens: none of the image in a
+    decode step, whose single token is its own pivot.
 
     Args:
         graph: where to build.
         key: rotated keys of the block before, in the layout of ``RotaryEmbedding.apply``.
-        normed: states that the next block begins with, ``[B, N, d]``.
-        tokens: what is present.
+        normed: input states of the next block, ``[B, N, d]``.
+        tokens: the present tokens.
         heads: of the block before.
 
     Returns:

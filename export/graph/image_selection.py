@@ -1,6 +1,6 @@
-"""Selecting an image's tokens after a vision tower, as ``comp.tokens.image_selection`` does in torch.
+"""Select an image's tokens after a vision tower, as ``comp.tokens.image_selection`` does in torch.
 
-All counts are fixed by the plan; what depends on data is which tokens they are.
+All counts are fixed by the plan; only which tokens are selected depends on data.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from export.graph.token_gather import first_row, gather_rows, raise_first
 
 @dataclass(frozen=True)
 class ClassView:
-    """What the last block of a tower leaves to choose by: [CLS] is the first of N tokens.
+    """The last block's queries and keys that the selection uses; [CLS] is the first of N tokens.
 
     Attributes:
         query, key: ``[I, N, H·hd]``.
@@ -30,7 +30,7 @@ class ClassView:
     heads: Heads
 
     def attention(self, graph: GraphBuilder) -> ir.Value:
-        """Attention of [CLS] to every token, the mean over heads: ``[I, N]`` float32."""
+        """Attention of [CLS] to every token, averaged over heads: ``[I, N]`` float32."""
         query, key = (
             split_heads(graph, cast_to_float32(graph, x), self.heads.dim, self.heads.query)
             for x in (first_row(graph, self.query), self.key)
@@ -42,7 +42,7 @@ class ClassView:
         return graph.op("ReduceMean", attention, graph.constant([1, 2]), keepdims=0)
 
     def mean_key(self, graph: GraphBuilder) -> ir.Value:
-        """The mean of a token's keys over heads ``[I, N, hd]`` float32."""
+        """The keys averaged over heads, ``[I, N, hd]`` float32."""
         wide = cast_to_float32(graph, self.key)
         split = split_heads(graph, wide, self.heads.dim, self.heads.query)
         return graph.op("ReduceMean", split, graph.constant([2]), keepdims=0)
@@ -50,7 +50,7 @@ class ClassView:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The tokens left of each image ``[I, K, d]``, and the places of the dominant ones, ascending."""
+    """The selected tokens of each image ``[I, K, d]``, and the indices of the dominant ones, ascending."""
 
     states: ir.Value
     dominant: ir.Value
@@ -63,14 +63,14 @@ def select_image_tokens(
     selection: ImageSelection,
     class_token: bool,
 ) -> Chosen:
-    """Dominant tokens, then contextual ones, of those of each image.
+    """Select the dominant tokens of each image, then append the contextual ones.
 
     Args:
         graph: where to build.
         states: ``[I, N, d]``, [CLS] first.
-        view: what to choose by.
-        selection: how many of each, of how many.
-        class_token: whether [CLS] is one of them; then it always stays.
+        view: what to rank by.
+        selection: how many of each.
+        class_token: whether [CLS] is one of the tokens; then it always stays.
     """
     scores, key = view.attention(graph), view.mean_key(graph)
     if class_token:
@@ -97,13 +97,13 @@ def _groups(
     key: ir.Value,
     selection: ImageSelection,
 ) -> ir.Value:
-    """Shares of the tokens that came in the contextual ones, ``[I, C, T]`` float32."""
+    """Weights of the tower's tokens in the contextual ones, ``[I, C, T]`` float32."""
     count = selection.tower_tokens
     places = graph.constant(np.arange(count), np.int32)
     last, middle = graph.constant([2]), graph.constant([1])
     same = graph.op("Equal", graph.op("Unsqueeze", dominant, last), places)
     chosen = graph.op("ReduceMax", cast(graph, same, INT32), middle, keepdims=0)  # [I, T]
-    # Dominant tokens are put behind all others, so that the others come first, in order.
+    # Dominant tokens are moved after all others, which then come first, in order.
     late = graph.op("Mul", chosen, graph.constant(count, np.int32))
     rest, _ = graph.ops(
         "TopK",

@@ -1,9 +1,9 @@
-"""Linear layers whose weights are integers (``export.graph.integer_rounding``).
+"""Linear layers with integer weights (``export.graph.integer_rounding``).
 
-``onnxruntime`` flavour: 8 bits as ``MatMulIntegerToFloat``, where a layer's input becomes 8 bits too,
-with one scale for the whole tensor, each time it runs (dynamic quantisation); 4 bits as ``MatMulNBits``,
-which does so by group. ``standard`` flavour: ``DequantizeLinear`` before ``MatMul``, which says nothing of
-the input: OpenVINO fuses them, and quantises inputs by itself.
+``onnxruntime`` flavour: 8 bits as ``MatMulIntegerToFloat``; the layer's input is rounded to 8 bits too,
+with one scale for the whole tensor, at each run (dynamic quantisation). 4 bits as ``MatMulNBits``, which
+rounds inputs by group. ``standard`` flavour: ``DequantizeLinear`` before ``MatMul``; inputs stay floats:
+OpenVINO fuses the two and quantises inputs itself.
 """
 
 import ml_dtypes
@@ -16,15 +16,15 @@ from export.graph.builder import MICROSOFT, GraphBuilder
 from export.graph.integer_rounding import Bits, Rounding, packed_nibbles
 from export.weights.checkpoint import WeightSource
 
-SCALES = ".scales"  # behind the name of a matrix
+SCALES = ".scales"  # suffix of a matrix's name
 INT8_ACCURACY = 4  # accuracy_level of MatMulNBits: inputs become int8
 WHOLE_BYTES = ("vision_encoder", "vision_model")  # graphs that keep 8 bits
 
 
 def bits_of(graph: GraphBuilder, name: str, width: int) -> Bits | None:
-    """Bits of a layer's weights in this graph; none: they are not quantised.
+    """Bits of a layer's weights in this graph; ``None`` if they are not quantised.
 
-    In 4 bits, those keep 8 which make logits, which are of an image tower, or whose width no group divides.
+    In 4 bits, these layers keep 8: the output layer, image towers, and widths that no group divides.
     """
     bits = graph.target.weight_bits
     if bits == 4 and (

@@ -1,8 +1,8 @@
-"""Weights in 8 or 4 bits: integers and scales, by rounding to the nearest.
+"""Round weights to 8 or 4 bits: integers and scales, to the nearest.
 
-Symmetric, so that zero stays zero. 8 bits have a scale for each output; 4 bits one for each group of
-neighbouring inputs of an output, as large as divides the width: cutting channels leaves widths that no
-fixed group fits, and one that fits nothing is kept in 8 bits.
+Symmetric, so that zero stays zero. 8 bits have one scale for each output; 4 bits one for each group of
+neighbouring inputs of an output. The group is the largest size that divides the width: pruned channels
+leave widths that no fixed group fits. If none fits, the layer keeps 8 bits.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from export.artifact.weight_groups import GROUPS, group_of
 
 Bits = Literal[4, 8]
-MIDDLE = 8  # that 4 bits have added where they are stored without a sign
+MIDDLE = 8  # offset of 4-bit values in unsigned storage
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Quantised:
 
 
 def rounded(weight: NDArray[np.floating], bits: Bits) -> Quantised:
-    """A matrix ``[out, in]`` rounded to the nearest of 255 or 16 values.
+    """Round a matrix ``[out, in]`` to the nearest of 255 or 16 values.
 
     Raises:
-        ValueError: 4 bits of a width that no group divides.
+        ValueError: 4 bits, and no group divides the width.
     """
     weight = weight.astype(np.float32)
     rows, width = weight.shape
@@ -57,25 +57,25 @@ def rounded(weight: NDArray[np.floating], bits: Bits) -> Quantised:
 
 
 def packed_nibbles(values: NDArray[np.generic]) -> NDArray[np.uint8]:
-    """int4 ``[..., n]`` as ``[..., n / 2]``: ``MIDDLE`` added to each, the first in a byte's low half."""
+    """Pack int4 ``[..., n]`` as ``[..., n / 2]``: ``MIDDLE`` added, the first in a byte's low half."""
     shifted = (values.astype(np.int8) + MIDDLE).astype(np.uint8)
     packed: NDArray[np.uint8] = shifted[..., ::2] | (shifted[..., 1::2] << np.uint8(4))
     return packed
 
 
 def nibbles(packed: NDArray[np.uint8]) -> NDArray[np.generic]:
-    """The int4 ``[..., n]`` in ``packed_nibbles``."""
+    """Unpack ``packed_nibbles`` to int4 ``[..., n]``."""
     halves = np.stack([packed & 15, packed >> 4], axis=-1).astype(np.int8) - MIDDLE
     return halves.reshape(*packed.shape[:-1], -1).astype(ml_dtypes.int4)
 
 
 class Rounding:
-    """A matrix's integers, read and rounded to the nearest when first needed unless they are known already.
+    """A matrix's integers: given, or read and rounded to the nearest when first needed.
 
     Args:
-        read: the matrix ``[out, in]``.
+        read: returns the matrix ``[out, in]``.
         bits: of each weight.
-        known: the integers, of these bits.
+        known: integers of these bits, if they are given.
     """
 
     def __init__(
@@ -88,13 +88,13 @@ class Rounding:
         self._scales: NDArray[np.float32] | None = None
 
     def values(self) -> NDArray[np.generic]:
-        """Integers ``[out, in]``; the scales of the same pass are kept, they are small."""
-        found = self._find()
-        self._scales = found.scales
-        return found.values
+        """Integers ``[out, in]``; the scales of the same pass are kept, as they are small."""
+        quantised = self._find()
+        self._scales = quantised.scales
+        return quantised.values
 
     def scales(self) -> NDArray[np.float32]:
-        """``[out, in / group]``; whoever asks for the values first has the matrix read once."""
+        """``[out, in / group]``; call ``values`` first to read the matrix only once."""
         if self._scales is None:
             self._scales = self._find().scales
         return self._scales

@@ -1,4 +1,4 @@
-"""Which tokens of an encoder are left: ranked, dropped or merged at each drop place."""
+"""Track an encoder's tokens: rank, drop or merge them at each drop place."""
 
 from collections.abc import Callable
 
@@ -13,9 +13,9 @@ from export.graph.token_merging import one_row, similar_rows
 
 
 def drops_early(drop: DropPlan) -> bool:
-    """Whether tokens go before the attention's output projection, which then sees fewer rows.
+    """Whether tokens are dropped before the attention's output projection, which then sees fewer rows.
 
-    Not where they are merged, or ranked by their states behind it.
+    Not if they are merged, or ranked by their states after it.
     """
     return drop.merge == "none" and drop.ranking == "received"
 
@@ -24,7 +24,7 @@ class KeptTokens:
     """The tokens of an encoder, all of one kind; each drop declares ``kept.{m} [B, k]``."""
 
     def __init__(self, graph: GraphBuilder, last: bool) -> None:
-        """``last``: the last token always stays, otherwise the first."""
+        """``last``: whether the last token always stays; otherwise the first."""
         self._graph = graph
         self._last = last
         self._original: ir.Value | None = None
@@ -32,40 +32,40 @@ class KeptTokens:
         self._proportional = False
 
     def log_sizes(self) -> ir.Value | None:
-        """What is added to attention logits on each token, ``[B, 1, 1, N]`` float32, if anything is."""
+        """Log sizes to add to the attention logits of each token, ``[B, 1, 1, N]`` float32, or ``None``."""
         if self._size is None or not self._proportional:
             return None
         axes = self._graph.constant([1, 2])
         return self._graph.op("Unsqueeze", self._graph.op("Log", self._size), axes)
 
-    def drop(self, looked: AttentionRecord, drop: DropPlan, *rows: ir.Value) -> list[ir.Value]:
-        """The rows ``[B, k, d]`` of the tokens that receive most, of each of ``rows [B, N, d]``."""
+    def drop(self, record: AttentionRecord, drop: DropPlan, *rows: ir.Value) -> list[ir.Value]:
+        """Rows ``[B, k, d]`` of the tokens that receive most attention, from each of ``rows [B, N, d]``."""
         graph = self._graph
-        strongest = self._strongest(received(graph, looked.weights), drop)
+        strongest = self._strongest(received(graph, record.weights), drop)
         self._gather_sizes(strongest)
         return [gather_rows(graph, x, strongest.places) for x in rows]
 
     def left(
         self,
-        looked: AttentionRecord,
+        record: AttentionRecord,
         drop: DropPlan,
         states: ir.Value,
         responses: Callable[[ir.Value], ir.Value],
     ) -> ir.Value:
-        """The states ``[B, k, d]`` of the tokens left, those that go merged into them.
+        """Return the states ``[B, k, d]`` of the remaining tokens, with dropped ones merged into them.
 
         Args:
-            looked: what the block's attention leaves to rank by.
-            drop: how to rank and merge, and the ratio for its kind of tokens.
-            states: behind the attention ``[B, N, d]``.
-            responses: of states to the entries of a dictionary, ``[B, N, T]``.
+            looked: the block's attention record.
+            drop: how to rank and merge, and the keep ratio.
+            states: after the attention, ``[B, N, d]``.
+            responses: maps states to responses of the dictionary's entries, ``[B, N, T]``.
         """
         graph = self._graph
-        importance = importance_of(graph, drop.ranking, looked, lambda: responses(states))
+        importance = importance_of(graph, drop.ranking, record, lambda: responses(states))
         strongest = self._strongest(importance, drop)
         if drop.merge in ("similar", "proportional"):
             self._proportional = self._proportional or drop.merge == "proportional"
-            alike = similarity(graph, looked)
+            alike = similarity(graph, record)
             shares, self._size = similar_rows(graph, strongest, alike, self._size, self._last)
             return graph.op("MatMul", cast_to_graph(graph, shares), states)
         self._gather_sizes(strongest)
@@ -83,14 +83,14 @@ class KeptTokens:
             self._size = self._graph.op("GatherElements", self._size, strongest.places, axis=1)
 
     def _strongest(self, scores: ir.Value, drop: DropPlan) -> Strongest:
-        """Keep these tokens, and declare which of the first ones they are."""
+        """Select the tokens with the highest scores, and declare their original indices as an output."""
         graph = self._graph
-        found = keep_strongest(graph, scores, drop.keep_ratio, self._last)
+        strongest = keep_strongest(graph, scores, drop.keep_ratio, self._last)
         if self._original is not None:
-            self._original = graph.op("GatherElements", self._original, found.places, axis=1)
+            self._original = graph.op("GatherElements", self._original, strongest.places, axis=1)
         else:
-            self._original = found.places
+            self._original = strongest.places
         name = f"kept.{drop.after_layer}"
         dims = ("batch", f"kept_{drop.after_layer}")
         graph.output(name, self._original, ir.DataType.INT64, dims)
-        return found
+        return strongest

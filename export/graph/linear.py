@@ -19,7 +19,7 @@ def linear(
 ) -> ir.Value:
     """``x [..., in] → [..., out]`` with the tensors ``name.weight [out, in]`` and ``name.bias``.
 
-    The weight is stored transposed: runtimes pack ``MatMul`` operands of that layout best.
+    The weight is stored transposed: runtimes pack ``MatMul`` operands best in that layout.
     """
     out_features, in_features = weights.shape(f"{name}.weight")
     bits = bits_of(graph, name, in_features)
@@ -36,7 +36,7 @@ def linear(
 
 
 def vector(graph: GraphBuilder, weights: WeightSource, name: str) -> ir.Value:
-    """A tensor as it is: a bias, a norm's scale, an embedding."""
+    """Declare a tensor without changes: a bias, a norm's scale, an embedding."""
     return graph.weight(name, weights.shape(name), lambda: weights.read(name))
 
 
@@ -63,12 +63,12 @@ def activation(graph: GraphBuilder, x: ir.Value, name: str) -> ir.Value:
 
 
 def cast_to_graph(graph: GraphBuilder, x: ir.Value) -> ir.Value:
-    """A float32 value in the graph's precision."""
+    """Cast a float32 value to the graph's precision."""
     return cast(graph, x, graph.target.dtype) if graph.target.computed != "float32" else x
 
 
 def cast_to_float32(graph: GraphBuilder, x: ir.Value) -> ir.Value:
-    """A value of the graph's precision in float32."""
+    """Cast a value of the graph's precision to float32."""
     return cast(graph, x, ir.DataType.FLOAT) if graph.target.computed != "float32" else x
 
 

@@ -1,4 +1,4 @@
-"""Layer norm and RMS norm, alone or after a residual addition; embeddings of length 1."""
+"""Layer norm and RMS norm, alone or after a residual addition; unit-length embeddings."""
 
 import numpy as np
 import onnx_ir as ir
@@ -74,7 +74,7 @@ def add_rms_norm(
 
 
 def unit_length(graph: GraphBuilder, x: ir.Value, width: int) -> ir.Value:
-    """One embedding of each, ``[B, 1, P]``, divided by its length: ``[B, P]`` float32."""
+    """Normalise embeddings ``[B, 1, P]`` to length 1: ``[B, P]`` float32."""
     flat = graph.op("Reshape", cast_to_float32(graph, x), graph.constant([-1, width]))
     square = graph.op("Mul", flat, flat)
     total = graph.op("ReduceSum", square, graph.constant([1]), keepdims=1)

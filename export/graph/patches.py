@@ -1,4 +1,4 @@
-"""What a vision tower starts from: patches, the class token and positions."""
+"""Embed an image for a vision tower: patches, class token and positions."""
 
 import onnx_ir as ir
 
@@ -45,10 +45,10 @@ def embed_patches(
 
 
 def _check_kernel(weights: WeightSource, name: str, patch_size: int) -> None:
-    """Refuse a patch size that the weights do not have: the graph would not run."""
-    found = weights.shape(name)
-    if found[-2:] != (patch_size, patch_size):
+    """Check the patch size against the weights: with another one the graph would not run."""
+    shape = weights.shape(name)
+    if shape[-2:] != (patch_size, patch_size):
         raise CompExportError(
-            f"{name} has the shape {list(found)}, and config.json says patch_size {patch_size}: "
+            f"{name} has the shape {list(shape)}, and config.json says patch_size {patch_size}: "
             "take both files from the same checkpoint"
         )

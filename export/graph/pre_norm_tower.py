@@ -1,7 +1,7 @@
-"""A pre-norm Transformer encoder that drops tokens: the towers of CLIP, and BLIP's of images.
+"""Build a pre-norm Transformer encoder that drops tokens: both towers of CLIP, and BLIP's vision tower.
 
-Tokens that are dropped go right behind the attention that ranks them: the block's output projection and
-FFN would work on rows that nobody reads. Those that are merged go behind the output projection.
+Dropped tokens go right after the attention that ranks them: the block's output projection and FFN would
+compute rows that nobody reads. Merged tokens go after the output projection.
 """
 
 from collections.abc import Callable
@@ -24,11 +24,11 @@ from export.weights.checkpoint import WeightSource
 
 @dataclass(frozen=True)
 class Projections:
-    """What the tensors of a block's attention are called.
+    """Names of the attention tensors of a block.
 
     Attributes:
-        inputs: queries, keys and values; a single name where they are one tensor.
-        output: what joins the heads.
+        inputs: of queries, keys and values; a single name if they are one tensor.
+        output: of the output projection.
     """
 
     inputs: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
@@ -40,14 +40,14 @@ class PreNormTower:
     """The blocks of one tower.
 
     Attributes:
-        graph, weights: where to build, from what.
+        graph, weights: where to build, and from what.
         name: of the blocks, without their numbers.
-        final: of the norm behind them.
+        final: of the norm after them.
         blocks, head_dim: their sizes.
         settings: activation and epsilon.
-        drop: the drop behind so many blocks, if there is one.
-        causal: tokens see those before them, and the last one stays; otherwise the first stays.
-        part: whose tokens these are.
+        drop: returns the drop after a number of blocks, or ``None``.
+        causal: tokens see those before them, and the last one always stays; otherwise the first stays.
+        part: the part of the model that the tower is.
         projections: names within a block's ``self_attn``.
     """
 
@@ -64,14 +64,14 @@ class PreNormTower:
     projections: Projections = Projections()
 
     def pooled(self, states: ir.Value) -> ir.Value:
-        """``[B, N, D]`` through blocks and norm to the token that stays, ``[B, 1, D]``.
+        """``[B, N, D]`` through blocks and norm to the token that always stays, ``[B, 1, D]``.
 
-        In the last block only that token goes on, for nothing else of it is read.
+        In the last block only that token goes on, because nothing else is read.
         """
         return self._run(states, one=True)
 
     def states(self, states: ir.Value) -> ir.Value:
-        """``[B, N, D]`` through blocks and norm to the states of the tokens left ``[B, K, D]``."""
+        """``[B, N, D]`` through blocks and norm to the states of the remaining tokens ``[B, K, D]``."""
         return self._run(states, one=False)
 
     def _run(self, residual: ir.Value, one: bool) -> ir.Value:
@@ -85,18 +85,18 @@ class PreNormTower:
             drop = None if ends and one else self.drop(number + 1)
             with graph.scope(f"layers.{number}"):
                 bias = kept.log_sizes()
-                mixed, looked = self._attention(normed, f"{name}.self_attn", block, drop, bias)
+                mixed, record = self._attention(normed, f"{name}.self_attn", block, drop, bias)
                 early = drop is not None and drops_early(drop)
-                if drop is not None and looked is not None and early:
-                    mixed, residual = kept.drop(looked, drop, mixed, residual)
+                if drop is not None and record is not None and early:
+                    mixed, residual = kept.drop(record, drop, mixed, residual)
                 if ends and one:
                     mixed, residual = kept.only(mixed), kept.only(residual)
                 output = f"{name}.self_attn.{self.projections.output}"
                 mixed = linear(graph, weights, mixed, output, bias=True)
                 norm = f"{name}.layer_norm2"
-                if drop is not None and looked is not None and not early:
+                if drop is not None and record is not None and not early:
                     states = graph.op("Add", residual, mixed)
-                    residual = kept.left(looked, drop, states, dictionary.responses)
+                    residual = kept.left(record, drop, states, dictionary.responses)
                     normed = layer_norm(graph, weights, residual, norm, eps)
                 else:
                     normed, residual = add_layer_norm(graph, weights, mixed, residual, norm, eps)
@@ -115,24 +115,24 @@ class PreNormTower:
         drop: DropPlan | None,
         bias: ir.Value | None,
     ) -> tuple[ir.Value, AttentionRecord | None]:
-        """The heads' outputs ``[B, N, H·hd]`` and, before a drop, what to rank by.
+        """The heads' outputs ``[B, N, H·hd]`` and, before a drop, the record to rank by.
 
-        ``bias`` is added to the logits on each token, ``[B, 1, 1, N]``.
+        ``bias`` is added to the logits of each token, ``[B, 1, 1, N]``.
         """
         graph = self.graph
         heads = Heads(block.heads, block.heads, self.head_dim)
-        found = [
+        projected = [
             linear(graph, self.weights, normed, f"{name}.{projection}", bias=True)
             for projection in self.projections.inputs
         ]
-        if len(found) == 1:
+        if len(projected) == 1:
             width = block.heads * self.head_dim
             parts = graph.constant([width] * 3)
-            query, key, value = graph.ops("Split", found[0], parts, outputs=3, axis=-1)
+            query, key, value = graph.ops("Split", projected[0], parts, outputs=3, axis=-1)
         else:
-            query, key, value = found
+            query, key, value = projected
         if drop is not None or bias is not None:
             mixed, seen = ranked_attention(graph, query, key, value, heads, self.causal, bias)
-            looked = AttentionRecord(seen, key, mixed, heads, self.causal, query)
-            return mixed, looked if drop is not None else None
+            record = AttentionRecord(seen, key, mixed, heads, self.causal, query)
+            return mixed, record if drop is not None else None
         return full_attention(graph, query, key, value, heads, self.causal), None

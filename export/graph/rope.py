@@ -1,4 +1,4 @@
-"""Rotary position embedding: tables made at export, applied at the tokens' own positions."""
+"""Rotary position embedding: tables computed at export, applied at the tokens' own positions."""
 
 import math
 from dataclasses import dataclass
@@ -30,14 +30,14 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RopeTables:
-    """cos and sin: of all positions ``[P, hd/2]`` (fused), or present ones ``[B, N, 1, hd/2]``."""
+    """cos and sin: of all positions ``[P, hd/2]`` (fused), or of the present ones ``[B, N, 1, hd/2]``."""
 
     position_ids: ir.Value
     cos: ir.Value
     sin: ir.Value
 
     def last(self, graph: GraphBuilder) -> "RopeTables":
-        """Those of the last present token alone."""
+        """The tables of the last present token."""
         position = last_row(graph, self.position_ids)
         if graph.target.fused:
             return RopeTables(position, self.cos, self.sin)
@@ -60,7 +60,7 @@ class RotaryEmbedding:
         self._sin = graph.weight("rope.sin", shape, lambda: np.sin(angles()))
 
     def at(self, position_ids: ir.Value) -> RopeTables:
-        """Tables for tokens at ``position_ids [B, N]``; shared by all blocks with these tokens."""
+        """Tables for tokens at ``position_ids [B, N]``, shared by all blocks with these tokens."""
         if self._graph.target.fused:
             return RopeTables(position_ids, self._cos, self._sin)
         axis = self._graph.constant([2])

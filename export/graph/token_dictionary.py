@@ -13,7 +13,7 @@ from export.weights.checkpoint import WeightSource
 
 
 class TokenDictionary:
-    """One tower's use of the dictionary in one graph; its tensors are stored once, in float32."""
+    """The dictionary for one tower in one graph; its tensors are stored once, in float32."""
 
     def __init__(self, graph: GraphBuilder, weights: WeightSource, part: Part) -> None:
         self._graph, self._weights = graph, weights
@@ -34,15 +34,15 @@ class TokenDictionary:
         return graph.op("MatMul", unit_rows(graph, wide), entries)
 
     def _tensors(self) -> tuple[ir.Value, ir.Value | None]:
-        """Entries of length 1, transposed ``[P, T]``, and the projection ``[D, P]`` if there is one."""
+        """Entries of length 1, transposed ``[P, T]``, and the projection ``[D, P]`` or ``None``."""
         if self._made is None:
             graph, weights = self._graph, self._weights
             count, width = weights.shape(ENTRIES)
 
             def entries() -> np.ndarray:
-                found = weights.read(ENTRIES).astype(np.float32)
-                length = np.linalg.norm(found, axis=1, keepdims=True)
-                return (found / np.maximum(length, NORM_FLOOR)).T
+                values = weights.read(ENTRIES).astype(np.float32)
+                length = np.linalg.norm(values, axis=1, keepdims=True)
+                return (values / np.maximum(length, NORM_FLOOR)).T
 
             single = np.dtype(np.float32)
             first = graph.weight(ENTRIES, (width, count), entries, single)

@@ -1,8 +1,8 @@
-"""The token gather: which tokens stay at a drop place, from shapes and scores alone.
+"""Gather the tokens that stay at a drop place, from shapes and scores alone.
 
-``k = ceil(ratio · n)`` comes from the *shape* of the positions, never from data, so runtimes that
-plan memory from shapes can run it, and a decode step (no vision tokens, one text token) goes
-through the same nodes and keeps its token.
+``k = ceil(ratio · n)`` comes from the *shape* of the positions, never from data. So runtimes that
+plan memory from shapes can run it, and a decode step (no vision tokens, one text token) uses the same
+nodes and keeps its token.
 """
 
 from dataclasses import dataclass
@@ -20,13 +20,13 @@ ALWAYS = 2.0  # added to the last token's score; scores are at most 1
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens present, all indices ascending.
+    """The present tokens, all indices ascending.
 
     Attributes:
         position_ids: ``[B, N]``.
         vision: indices of vision tokens among the present ones, ``[B, Nv]``.
         text: indices of text tokens among the present ones, ``[B, Nt]``.
-        original: index of each present token in the whole sequence ``[B, N]``; none before a drop.
+        original: index of each present token in the whole sequence ``[B, N]``; ``None`` before a drop.
     """
 
     position_ids: ir.Value
@@ -37,7 +37,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class Gathered:
-    """The tokens that stay and their places ``keep [B, K]`` among those that were present."""
+    """The tokens that stay, and their indices ``keep [B, K]`` among those that were present."""
 
     tokens: Tokens
     keep: ir.Value
@@ -54,11 +54,11 @@ def drop_tokens(
     """Keep the highest scores of each kind; the last token always stays.
 
     Args:
-        tokens: what is present.
+        tokens: the present tokens.
         scores: importance ``[B, N]`` float32, at most 1.
         drop: keep ratios (whole thousandths).
-        keep_factor: float32 scalar that scales the ratios, or none.
-        more: whether another drop follows (otherwise the kinds need not be told any more).
+        keep_factor: float32 scalar that scales the ratios, or ``None``.
+        more: whether another drop follows; otherwise the kinds are not needed any more.
     """
     raised = _raise_last(graph, scores)
     k_vision = _count(graph, tokens.vision, drop.vision_keep_ratio, keep_factor)
@@ -93,20 +93,20 @@ def drop_tokens(
 
 @dataclass(frozen=True)
 class Strongest:
-    """The kept tokens of one kind: places ``[B, k]`` ascending, and that of the weakest ``[B, 1]``."""
+    """The kept tokens of one kind: indices ``[B, k]`` ascending, and that of the weakest ``[B, 1]``."""
 
     places: ir.Value
     weakest: ir.Value
 
 
 def keep_strongest(graph: GraphBuilder, scores: ir.Value, ratio: float, last: bool) -> Strongest:
-    """Of tokens of one kind, the ``k = ceil(ratio · N)`` highest scores.
+    """Keep the ``k = ceil(ratio · N)`` highest scores among tokens of one kind.
 
     Args:
         graph: where to build.
         scores: importance ``[B, N]`` float32, at most 1.
         ratio: keep ratio (whole thousandths).
-        last: the last token always stays, otherwise the first.
+        last: whether the last token always stays; otherwise the first.
     """
     raised = _raise_last(graph, scores) if last else raise_first(graph, scores)
     k = _count(graph, scores, ratio, None)
@@ -160,7 +160,7 @@ def _raise_last(graph: GraphBuilder, scores: ir.Value) -> ir.Value:
 
 
 def raise_first(graph: GraphBuilder, scores: ir.Value) -> ir.Value:
-    """``scores [B, N]``, that of the first token above all others."""
+    """``scores [B, N]`` with that of the first token raised above all others."""
     zero, one = graph.constant([0]), graph.constant([1])
     axis, end = graph.constant([1]), graph.constant([2**31 - 1])
     first = graph.op("Slice", scores, zero, one, axis)

@@ -1,6 +1,6 @@
-"""What becomes of dropped tokens in a graph: as ``comp/tokens/merging.py`` has it in torch.
+"""Merge dropped tokens into kept ones, as ``comp/tokens/merging.py`` does in torch.
 
-Tokens left are mixtures of those that came; how many is k, from shapes.
+The k remaining tokens are mixtures of the N before the drop; k comes from shapes.
 """
 
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ FLOOR = 1e-6  # as in torch
 
 @dataclass(frozen=True)
 class _Places:
-    """Which of ``k`` kept tokens is which of ``N`` that came.
+    """How ``k`` kept tokens map to the ``N`` tokens before the drop.
 
     Attributes:
         itself: ``[B, k, N]`` bool.
         kept: ``[B, 1, N]`` bool.
-        stays: which kept token is the one that always stays, ``[B, k, 1]`` bool.
-        keep: places of the kept ones ``[B, k, 1]`` int32.
+        stays: marks the kept token that always stays, ``[B, k, 1]`` bool.
+        keep: indices of the kept ones ``[B, k, 1]`` int32.
     """
 
     itself: ir.Value
@@ -40,17 +40,17 @@ def similar_rows(
     size: ir.Value | None,
     last: bool,
 ) -> tuple[ir.Value, ir.Value]:
-    """Each dropped token joins the most similar kept one but the one that always stays.
+    """Merge each dropped token into the most similar kept one, except the one that always stays.
 
     Args:
         graph: where to build.
         strongest: the kept tokens.
         similarity: ``[B, N, N]`` float32.
-        size: tokens in each that came ``[B, N]`` float32; none: one each.
-        last: the last token always stays, otherwise the first.
+        size: tokens merged in each before the drop ``[B, N]`` float32; ``None``: one each.
+        last: whether the last token always stays; otherwise the first.
 
     Returns:
-        Shares of the tokens that came ``[B, k, N]`` float32, and sizes of those left ``[B, k]``.
+        Weights of the N tokens ``[B, k, N]`` float32, and the sizes of the remaining ones ``[B, k]``.
     """
     places = _places(graph, strongest, similarity, last)
     far = graph.constant(-2.0, np.float32)
@@ -70,10 +70,10 @@ def similar_rows(
 def one_row(
     graph: GraphBuilder, strongest: Strongest, importance: ir.Value, last: bool
 ) -> ir.Value:
-    """All dropped tokens and the weakest kept one become one, weighted by importance ``[B, N]``.
+    """Merge all dropped tokens and the weakest kept one into one, weighted by importance ``[B, N]``.
 
     Returns:
-        Shares of the tokens that came, ``[B, k, N]`` float32.
+        Weights of the N tokens, ``[B, k, N]`` float32.
     """
     places = _places(graph, strongest, importance, last)
     weakest = graph.op("Unsqueeze", cast(graph, strongest.weakest, INT32), graph.constant([2]))
@@ -89,9 +89,9 @@ def one_row(
     return graph.op("Where", row, mean, cast(graph, places.itself, FLOAT))
 
 
-def _places(graph: GraphBuilder, strongest: Strongest, came: ir.Value, last: bool) -> _Places:
+def _places(graph: GraphBuilder, strongest: Strongest, tokens: ir.Value, last: bool) -> _Places:
     keep = graph.op("Unsqueeze", cast(graph, strongest.places, INT32), graph.constant([2]))
-    itself = graph.op("Equal", keep, indices(graph, came, 1))
+    itself = graph.op("Equal", keep, indices(graph, tokens, 1))
     kept = graph.op("ReduceMax", cast(graph, itself, FLOAT), graph.constant([1]), keepdims=1)
-    stays = graph.op("Equal", keep, place_that_stays(graph, came, last))
+    stays = graph.op("Equal", keep, place_that_stays(graph, tokens, last))
     return _Places(itself, graph.op("Greater", kept, graph.constant(0, np.float32)), stays, keep)

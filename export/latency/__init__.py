@@ -1,1 +1,1 @@
-"""Measuring a model's blocks in ONNX Runtime: the tables that ``comp.latency.table`` reads."""
+"""Measure a model's blocks in ONNX Runtime for the tables that ``comp.latency.table`` reads."""

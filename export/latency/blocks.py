@@ -1,4 +1,4 @@
-"""What every family offers a profile: graphs that differ by blocks, and the surfaces they become."""
+"""The interface of a family to profiling: graphs that differ by blocks, and the surfaces of their times."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -10,21 +10,21 @@ from export.graph.builder import GraphBuilder, Target
 from export.latency.grid import Axes
 from export.latency.timings import Feeds, Pair, Readings
 
-METHOD = "profile"  # of the plans that measured graphs are cut by
-MOST_BYTES = 2**30  # of the weights of the blocks that are measured together
+METHOD = "profile"  # of the plans for measured graphs
+MOST_BYTES = 2**30  # of weights in the blocks measured together
 LEAST_BLOCKS = 2
 STATES = 0.5  # spread of random states; times do not depend on it
 
 
 class Blocks(Protocol):
-    """A dense model, cut in many ways.
+    """A dense model that can be cut in many ways.
 
     Attributes:
-        family, checkpoint: what it is, and where.
-        target: what the graphs are built for.
-        text_tokens: of the longest text that is measured.
-        seed: of inputs and of plans.
-        image_tokens, tower_length: of one image, as a table has them.
+        family, checkpoint: of the model.
+        target: the graphs' target.
+        text_tokens: length of the longest measured text.
+        seed: for inputs and plans.
+        image_tokens, tower_length: of one image, as in ``LatencyTable``.
     """
 
     @property
@@ -44,29 +44,29 @@ class Blocks(Protocol):
 
     @property
     def axes(self) -> dict[Part, Axes]:
-        """The points of both parts."""
+        """The measured points of both parts."""
         ...
 
     def dense_blocks(self) -> tuple[DenseBlock, ...]:
-        """The blocks that pruning knows, as the adapter lists them."""
+        """The blocks that pruning may cut, as the adapter lists them."""
         ...
 
     def pairs(self) -> Iterator[Pair]:
-        """All that is measured, in order."""
+        """All measurements, in order."""
         ...
 
     def surfaces(self, readings: Readings) -> tuple[Surface, ...]:
-        """What the readings of all pairs become."""
+        """Compute the surfaces from the readings of all pairs."""
         ...
 
     def cut(
         self, sizes: dict[Part, list[tuple[int, int]]], drops: tuple[DropPlan, ...] = ()
     ) -> PruningPlan:
-        """The plan that leaves each block of these parts so many of its first heads and channels."""
+        """The plan that keeps the first heads and channels of each block, in these numbers."""
         ...
 
     def drops(self, share: Callable[[], float]) -> tuple[DropPlan, ...]:
-        """Where CoMP drops tokens of such a model, keeping as many as ``share`` says each time."""
+        """The drops of CoMP for such a model; ``share`` is called for each keep ratio."""
         ...
 
     def whole_graphs(self, plan: PruningPlan | None) -> tuple[GraphBuilder, ...]:
@@ -74,29 +74,29 @@ class Blocks(Protocol):
         ...
 
     def whole_feeds(self, plan: PruningPlan | None, on: Workload) -> tuple[Feeds, ...]:
-        """What these graphs read for one request."""
+        """Inputs of these graphs for one request."""
         ...
 
 
 def name_of(part: Part, heads: int, channels: int) -> str:
-    """What readings of blocks of a size are called."""
+    """The name of readings of blocks of a size."""
     return f"{part} {heads} heads, {channels} channels"
 
 
 def drop_name(part: Part, heads: int) -> str:
-    """What readings of drop places are called."""
+    """The name of readings of drop places."""
     return f"{part} {heads} heads, dropping"
 
 
 def fixed_name(part: Part) -> str:
-    """What readings of all that is before and behind the blocks are called."""
+    """The name of readings of everything before and after the blocks."""
     return f"{part} without blocks"
 
 
 def first_of_each(
     blocks: Iterable[DenseBlock], sizes: dict[Part, list[tuple[int, int]]]
 ) -> tuple[BlockPlan, ...]:
-    """Plans that leave each block of these parts so many of its first heads and channels."""
+    """Plans that keep the first heads and channels of each block, in these numbers."""
     dense = {(block.part, block.index): block for block in blocks}
     return tuple(
         BlockPlan(
@@ -114,7 +114,7 @@ def first_of_each(
 
 
 def sizes_measured(axes: Axes) -> list[tuple[int, int]]:
-    """Every number of heads with the narrowest FFN, and every other width with one head."""
+    """Every number of heads with the narrowest FFN, and every other FFN width with one head."""
     narrow, one = axes.channels[0], axes.heads[0]
     return [
         *((heads, narrow) for heads in axes.heads),

@@ -1,8 +1,8 @@
-"""What of a CLIP is measured: blocks of both towers from random states, and what is around them.
+"""Profile a CLIP: the blocks of both towers from random states, and everything around them.
 
 The graphs are of the towers that ``export.families.clip.graphs`` builds, with fewer blocks than the model
-has, all of one size, of the model's own weights. Pairs of them differ by blocks, by drop places, or by all
-that is before and after the blocks.
+has, all of one size, with the model's own weights. The graphs of a pair differ by blocks, by drop places,
+or by everything before and after the blocks.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -51,7 +51,7 @@ class ClipBlocks:
     """A dense CLIP (see ``export.latency.blocks.Blocks``).
 
     Attributes:
-        text_tokens: of the longest text that is measured.
+        text_tokens: length of the longest measured text.
     """
 
     checkpoint: Path
@@ -68,8 +68,8 @@ class ClipBlocks:
         """Read the model.
 
         Raises:
-            CompExportError: it is no dense CLIP, has too few blocks to tell them apart, or too few
-                positions.
+            CompExportError: it is not a dense CLIP, has too few blocks to measure their difference, or too
+                few positions.
         """
         if read_config(checkpoint).get("model_type") in DENSE_TYPES:
             raise CompExportError(
@@ -101,7 +101,7 @@ class ClipBlocks:
 
     @property
     def axes(self) -> dict[Part, Axes]:
-        """The points of both towers."""
+        """The measured points of both towers."""
         return {
             part: axes_of(
                 self.image_tokens if part == "vision" else self.text_tokens,
@@ -128,7 +128,7 @@ class ClipBlocks:
         )
 
     def pairs(self) -> Iterator[Pair]:
-        """All that is measured, in order."""
+        """All measurements, in order."""
         for part, axes in self.axes.items():
             yield self._around(part)
             for heads, channels in sizes_measured(axes):
@@ -137,15 +137,15 @@ class ClipBlocks:
                 yield self._places(part, heads, axes.channels[0])
 
     def surfaces(self, readings: Readings) -> tuple[Surface, ...]:
-        """All that ``comp.latency.request`` reads for a CLIP."""
+        """Every surface that ``comp.latency.request`` reads for a CLIP."""
         return tuple(
-            found
+            each
             for part in PARTS
-            for found in _surfaces(part, self.axes[part], self._lengths(part), readings)
+            for each in _surfaces(part, self.axes[part], self._lengths(part), readings)
         )
 
     def drops(self, share: Callable[[], float]) -> tuple[DropPlan, ...]:
-        """Behind every block but the last, tokens of its tower."""
+        """Drops after every block but the last, of the tower's tokens."""
         return tuple(
             _drop(part, after, share())
             for part in PARTS
@@ -155,7 +155,7 @@ class ClipBlocks:
     def cut(
         self, sizes: dict[Part, list[tuple[int, int]]], drops: tuple[DropPlan, ...] = ()
     ) -> PruningPlan:
-        """The plan that leaves each block of these parts so many of its first heads and channels."""
+        """The plan that keeps the first heads and channels of each block, in these numbers."""
         blocks = first_of_each(self.dense_blocks(), sizes)
         on = Workload(image_tokens=self.image_tokens, text_tokens=self.text_tokens)
         dense = sum(clip_macs(self.shape.sizes, on, {}).values())
@@ -186,7 +186,7 @@ class ClipBlocks:
 
     def whole_feeds(self, plan: PruningPlan | None, on: Workload) -> tuple[Feeds, ...]:
         """One image and one text."""
-        del plan  # inputs have one shape before and behind it
+        del plan  # inputs have the same shape with and without it
         return self._input("vision", on.image_tokens), self._input("language", on.text_tokens)
 
     def _sizes(self, part: Part) -> TowerShape | TextShape:
@@ -205,7 +205,7 @@ class ClipBlocks:
         return SlimWeights(source, lambda name: cut_of(name, plan, head_dim, CLIP))
 
     def _depth(self, part: Part) -> int:
-        """How many blocks are measured together: all of the tower, or as many as fit."""
+        """Number of blocks measured together: all of the tower, or as many as fit."""
         sizes = self._sizes(part)
         dense = sizes.blocks[0]
         params = sizes.hidden_size * (4 * dense.heads * sizes.head_dim + 2 * dense.channels)
@@ -239,7 +239,7 @@ class ClipBlocks:
         return Pair(name, self.axes[part].tokens, depth - 1, graphs, self._of_length(part))
 
     def _places(self, part: Part, heads: int, channels: int) -> Pair:
-        """Blocks with a place that keeps all behind each, beside blocks without."""
+        """Blocks with a drop place after each that keeps everything, against blocks without."""
         depth = self._depth(part)
         drops = tuple(_drop(part, after, 1.0) for after in range(1, depth))
 
@@ -252,7 +252,7 @@ class ClipBlocks:
         return Pair(drop_name(part, heads), self.axes[part].tokens, depth - 1, graphs, feeds)
 
     def _around(self, part: Part) -> Pair:
-        """A tower of one block from its own input to its embedding, beside that block from states."""
+        """A tower of one block from its own input to its embedding, against that block from states."""
 
         def graphs() -> list[GraphBuilder]:
             shape, weights = _shallow(self.shape, part, 1), self._weights(None)
@@ -307,7 +307,7 @@ def _drop(part: Part, after: int, share: float) -> DropPlan:
 
 
 def _shallow(shape: ClipShape, part: Part, count: int) -> ClipShape:
-    """The shape with the first blocks of a tower alone."""
+    """The shape with only the first blocks of a tower."""
     sizes = shape.sizes
     if part == "vision":
         vision = replace(sizes.vision, blocks=sizes.vision.blocks[:count])

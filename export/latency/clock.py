@@ -1,4 +1,4 @@
-"""Timing graphs against each other: in turn, so that a slow spell of the machine hits all alike."""
+"""Time graphs in turn, so that a slow spell of the machine affects all of them alike."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ WARM_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Clock:
-    """How often graphs run, and on what.
+    """How often graphs run, and on which providers.
 
     Attributes:
-        warmup, repeats: runs that are not timed, for ``WARM_SECONDS`` at least unless there are none, and
-            those that are.
+        warmup: untimed runs, for at least ``WARM_SECONDS`` unless there are none.
+        repeats: timed runs.
         providers: of ONNX Runtime.
         threads: of one operator on a CPU.
     """
@@ -29,23 +29,23 @@ class Clock:
     threads: int
 
     def in_turn(self, runs: Sequence[Callable[[], None]]) -> list[list[float]]:
-        """Milliseconds of each run by repeat: every one once, then every one again."""
+        """Milliseconds of each run and repeat: every run once, then every run again."""
         begun, warm = perf_counter(), 0
         while warm < self.warmup or (self.warmup and perf_counter() - begun < WARM_SECONDS):
             for run in runs:
                 run()
             warm += 1
-        found: list[list[float]] = [[] for _ in runs]
+        times: list[list[float]] = [[] for _ in runs]
         for _ in range(self.repeats):
             for number, run in enumerate(runs):
                 start = perf_counter()
                 run()
-                found[number].append(1000 * (perf_counter() - start))
-        return found
+                times[number].append(1000 * (perf_counter() - start))
+        return times
 
 
 def providers_of(device: Device) -> tuple[str, ...]:
-    """ONNX Runtime's execution providers for a device; ``auto`` takes CUDA where it is.
+    """ONNX Runtime's execution providers for a device; ``auto`` takes CUDA if it is available.
 
     Raises:
         CompExportError: ONNX Runtime is missing, or has no CUDA.
@@ -56,10 +56,10 @@ def providers_of(device: Device) -> tuple[str, ...]:
         raise CompExportError(
             "onnxruntime is not installed: pip install 'comp-export[serve]'"
         ) from error
-    here = CUDA in ort.get_available_providers()
-    if device == "cuda" and not here:
+    has_cuda = CUDA in ort.get_available_providers()
+    if device == "cuda" and not has_cuda:
         raise CompExportError(
             f"--device cuda: this ONNX Runtime ({ort.__version__}) has no {CUDA}; use --device cpu, "
             "or pip uninstall onnxruntime, then pip install 'comp-export[gpu]'"
         )
-    return (CUDA, *CPU) if here and device != "cpu" else CPU
+    return (CUDA, *CPU) if has_cuda and device != "cpu" else CPU

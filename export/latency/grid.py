@@ -1,4 +1,4 @@
-"""Where a model's blocks are measured, and grids of times that never fall along an axis."""
+"""The points where a model's blocks are measured, and grids of times that never fall along an axis."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ NARROW = 16  # channels: the narrowest FFN, and the multiple that plans round to
 
 @dataclass(frozen=True)
 class Axes:
-    """The points that one part of a model is measured at; each axis ascends to what the dense model has."""
+    """The measured points of one part of a model; each axis ascends to the dense size."""
 
     tokens: tuple[int, ...]
     heads: tuple[int, ...]
@@ -20,12 +20,12 @@ class Axes:
 
 
 def axes_of(tokens: int, heads: int, channels: int, fixed: bool = False) -> Axes:
-    """The usual points: quarters of each axis, and further down where matrices get thin.
+    """The default points: quarters of each axis, and smaller shares where matrices get thin.
 
     Args:
         tokens: the most that enter a block.
         heads, channels: of the dense block.
-        fixed: whether a block always sees as many tokens.
+        fixed: whether every block sees the same number of tokens.
     """
     shares = (EIGHTH / 2, EIGHTH, *QUARTERS)
     return Axes(
@@ -36,16 +36,17 @@ def axes_of(tokens: int, heads: int, channels: int, fixed: bool = False) -> Axes
 
 
 def _points(most: int, shares: tuple[float, ...], least: int, unit: int = 1) -> tuple[int, ...]:
-    """Ascending, from ``least`` to ``most``; what is between in whole units."""
+    """Ascending points from ``least`` to ``most``; those between are multiples of ``unit``."""
     between = (round(share * most / unit) * unit for share in shares)
     return tuple(sorted({least, most, *(point for point in between if least < point < most)}))
 
 
 def monotone(times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The times, none below another that has less of everything; noise is averaged away, not cut.
+    """Make times monotone along every axis; noise is averaged, not cut.
 
-    The mean of two monotone bounds: the highest of all with no more of anything, and the lowest of all
-    with no less. Where the times rise already, both are the times themselves.
+    The result is the mean of two monotone bounds: the highest time of all points that are no larger, and
+    the lowest of all that are no smaller. Where the times ascend already, both bounds are the times
+    themselves.
     """
     below, above = times, times
     for axis in range(times.ndim):

@@ -1,4 +1,4 @@
-"""Whole models that no surface was measured on: how far off a table's predictions are."""
+"""Held-out models that no surface was measured on: they give the error of a table's predictions."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ LEAST_KEPT = 200  # thousandths
 
 @dataclass(frozen=True)
 class Model:
-    """A whole model on one request; no plan: the dense one."""
+    """A whole model and one request; without a plan it is the dense one."""
 
     name: str
     plan: PruningPlan | None
@@ -43,7 +43,7 @@ def models(blocks: Blocks, count: int) -> Iterator[Model]:
 
 
 def random_plan(blocks: Blocks, random: np.random.Generator) -> PruningPlan:
-    """A plan of CoMP's kind: other heads and widths in each block, tokens dropped where it drops them."""
+    """A random plan of CoMP's kind: a width of its own for each block, and drops where CoMP has them."""
     sizes: dict[Part, list[tuple[int, int]]] = {"vision": [], "language": []}
     for block in blocks.dense_blocks():
         units = max(1, block.channels // NARROW)
@@ -55,7 +55,7 @@ def random_plan(blocks: Blocks, random: np.random.Generator) -> PruningPlan:
 
 
 def predicted(table: LatencyTable, model: Model) -> float:
-    """Milliseconds to the first token."""
+    """Predicted milliseconds to the first token."""
     kept = () if model.plan is None else model.plan.blocks
     counts = StructureCounts(
         {(block.part, block.index): len(block.kept_key_value_heads) for block in kept},
@@ -67,7 +67,7 @@ def predicted(table: LatencyTable, model: Model) -> float:
 
 
 def measured_whole(blocks: Blocks, model: Model, clock: Clock) -> Timing:
-    """All its graphs in turn: of a LLaVA to the logits of the first token, of a CLIP to both embeddings."""
+    """Measure all graphs in turn: of a LLaVA to the first token's logits, of a CLIP to both embeddings."""
     with TemporaryDirectory(prefix="comp-export-profile-") as directory:
         graphs = loaded(blocks.whole_graphs(model.plan), Path(directory), clock)
         feeds = blocks.whole_feeds(model.plan, model.on)

@@ -1,10 +1,10 @@
-"""What of a LLaVA is measured: pairs of its own graphs that differ by a few blocks.
+"""Profile a LLaVA: pairs of its own graphs that differ by a few blocks.
 
 The graphs are those of ``export.families.llava.decoder``, with fewer blocks than the model has, all of one
-size, of the model's own weights. The difference of the two graphs' times is that of the blocks by which
-they differ; the smaller graph's is that of all the rest. Heads are measured with the narrowest FFN, and
-widths with one head: a block's time is taken to be the sum of its attention's and of what its FFN adds to
-that.
+size, with the model's own weights. The difference of the two graphs' times is the time of the blocks by
+which they differ; the time of the smaller graph covers the rest. Heads are measured with the narrowest FFN,
+and widths with one head: the time of a block is taken as the sum of its attention's time and the time that
+its FFN adds.
 """
 
 from collections.abc import Callable, Iterator
@@ -46,10 +46,10 @@ TEXT_TOKENS = 64  # of the longest prompt, unless told
 
 @dataclass(frozen=True)
 class LlavaBlocks:
-    """A dense LLaVA, cut in many ways.
+    """A dense LLaVA (see ``export.latency.blocks.Blocks``).
 
     Attributes:
-        text_tokens: of the longest prompt that is measured.
+        text_tokens: length of the longest measured prompt.
     """
 
     checkpoint: Path
@@ -66,7 +66,7 @@ class LlavaBlocks:
         """Read the model.
 
         Raises:
-            CompExportError: it is no dense LLaVA, or has too few blocks to tell them apart.
+            CompExportError: it is not a dense LLaVA, or has too few blocks to measure their difference.
         """
         shape = read_llava(checkpoint)
         sizes = shape.sizes
@@ -90,7 +90,7 @@ class LlavaBlocks:
 
     @property
     def image_tokens(self) -> int:
-        """That one image becomes in the language model."""
+        """Tokens of one image in the language model."""
         return self.shape.sizes.image_tokens
 
     @property
@@ -100,7 +100,7 @@ class LlavaBlocks:
 
     @property
     def axes(self) -> dict[Part, Axes]:
-        """The points of both parts."""
+        """The measured points of both parts."""
         sizes = self.shape.sizes
         longest = sizes.image_tokens + self.text_tokens
         return {
@@ -111,7 +111,7 @@ class LlavaBlocks:
         }
 
     def dense_blocks(self) -> tuple[DenseBlock, ...]:
-        """Language blocks, and those of the tower that run, as the adapter lists them."""
+        """Language blocks, and the blocks of the tower that run, as the adapter lists them."""
         sizes = self.shape.sizes
         language = (
             DenseBlock(
@@ -142,7 +142,7 @@ class LlavaBlocks:
         return (*language, *vision)
 
     def pairs(self) -> Iterator[Pair]:
-        """All that is measured, in order."""
+        """All measurements, in order."""
         vision, language = self.axes["vision"], self.axes["language"]
         yield Pair("embedding", language.tokens, 1, self._embedding, self._ids)
         for heads, channels in sizes_measured(vision):
@@ -166,7 +166,7 @@ class LlavaBlocks:
     def cut(
         self, sizes: dict[Part, list[tuple[int, int]]], drops: tuple[DropPlan, ...] = ()
     ) -> PruningPlan:
-        """The plan that leaves each block of these parts so many of its first heads and channels."""
+        """The plan that keeps the first heads and channels of each block, in these numbers."""
         blocks = first_of_each(self.dense_blocks(), sizes)
         on = Workload(image_tokens=self.shape.sizes.image_tokens, text_tokens=self.text_tokens)
         dense_macs = llava_macs(self.shape.sizes, on.image_tokens, on.text_tokens).macs
@@ -195,7 +195,7 @@ class LlavaBlocks:
         )
 
     def whole_feeds(self, plan: PruningPlan | None, on: Workload) -> tuple[Feeds, ...]:
-        """What these graphs read for one prompt of one image."""
+        """Inputs of these graphs for one prompt with one image."""
         sizes = (self.shape if plan is None else self.shape.pruned(plan)).sizes
         tokens = on.image_tokens + on.text_tokens
         return (
@@ -209,7 +209,7 @@ class LlavaBlocks:
         return source if plan is None else slim_weights(self.checkpoint, plan, source)
 
     def _depth(self, part: Part) -> int:
-        """How many blocks are measured together: all of the model, or as many as fit."""
+        """Number of blocks measured together: all of the model, or as many as fit."""
         sizes = self.shape.sizes
         itemsize = self.target.numpy.itemsize
         if part == "language":
@@ -266,7 +266,7 @@ class LlavaBlocks:
         return Pair(name, self.axes["language"].tokens, depth - 1, graphs, feeds)
 
     def _places(self, heads: int, channels: int) -> Pair:
-        """Blocks with a place that keeps all behind each, beside blocks without."""
+        """Blocks with a drop place after each that keeps everything, against blocks without."""
         depth = self._depth("language")
         drops = tuple(
             DropPlan(after_layer=after, vision_keep_ratio=1.0, text_keep_ratio=1.0)
@@ -303,7 +303,7 @@ class LlavaBlocks:
         return {"pixel_values": random.astype(np.float32)}
 
     def _prompt(self, kv_heads: tuple[int, ...], tokens: int, text: int | None = None) -> Feeds:
-        """A prompt behind nothing: image tokens, then so many of text."""
+        """A prompt with an empty past: image tokens, then ``text`` text tokens."""
         text = min(tokens, self.text_tokens) if text is None else text
         width = self.shape.sizes.hidden_size
         states = STATES * np.random.default_rng(self.seed).normal(size=(1, tokens, width))
@@ -315,7 +315,7 @@ class LlavaBlocks:
             "text_positions": np.ascontiguousarray(places[:, tokens - text :]),
         }
         if self.target.fused:
-            # A graph looks at as many as it has segments, and that is at most one a block.
+            # A graph reads one row for each of its segments, of which there is at most one a block.
             feeds[CACHE_LENGTHS] = np.zeros((len(kv_heads), 1), np.int64)
         for number, heads in enumerate(kv_heads):
             empty = np.zeros((1, heads, 0, self.shape.sizes.head_dim), self.target.numpy)
@@ -325,7 +325,7 @@ class LlavaBlocks:
 
 
 def _shallow(shape: LlavaShape, blocks: int) -> LlavaShape:
-    """The shape with its first language blocks alone."""
+    """The shape with only its first language blocks."""
     sizes = shape.sizes
     return replace(
         shape,

@@ -1,4 +1,4 @@
-"""From readings of a LLaVA's blocks to the surfaces of its table."""
+"""Compute the surfaces of a LLaVA's table from readings of its blocks."""
 
 from statistics import median
 

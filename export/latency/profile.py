@@ -1,4 +1,4 @@
-"""``comp-export profile`` from start to end: measure, resume, make the table, check it."""
+"""Run ``comp-export profile``: measure, resume, write the table, check it."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,18 +13,18 @@ from export.latency.clock import Clock
 from export.latency.held_out import Model, measured_whole, models, predicted
 from export.latency.timings import Readings, Timing, measured
 
-PARTIAL = ".partial"  # behind the name of a table that is not finished
+PARTIAL = ".partial"  # suffix of an unfinished table's name
 
 
 @dataclass(frozen=True)
 class ProfileRequest:
-    """What to measure, and how well.
+    """What to measure, and how often.
 
     Attributes:
         model: its name, for the table.
-        rounds: passes over everything; a time is the median of theirs, so that a slow spell of the
-            machine does not settle in a few points.
-        held_out: random plans that predictions are checked on.
+        rounds: passes over all measurements; the median counts, so that a slow spell of the machine does
+            not distort a few points.
+        held_out: number of random plans to check predictions on.
     """
 
     model: str
@@ -34,16 +34,16 @@ class ProfileRequest:
     held_out: int
 
     def models(self) -> list[Model]:
-        """That predictions are checked on."""
+        """The models to check predictions on."""
         return list(models(self.blocks, self.held_out)) if self.held_out else []
 
     @property
     def steps(self) -> int:
-        """Readings of all rounds."""
+        """Number of readings in all rounds."""
         return self.rounds * len(self.jobs())
 
     def jobs(self) -> list[tuple[str, Callable[[], Timing]]]:
-        """What a round measures, by name."""
+        """The measurements of a round, by name."""
         blocks, clock = self.blocks, self.clock
         return [
             *((pair.name, partial(measured, pair, clock)) for pair in blocks.pairs()),
@@ -55,15 +55,15 @@ class ProfileRequest:
 
 
 def partial_of(out: Path) -> Path:
-    """Where the readings of an unfinished table lie."""
+    """The file with the readings of an unfinished table."""
     return out.with_name(out.name + PARTIAL)
 
 
-def begun(asked: ProfileRequest, out: Path) -> Readings:
-    """The readings so far of a table that is to be ``out``."""
-    blocks = asked.blocks
+def begun(request: ProfileRequest, out: Path) -> Readings:
+    """The readings so far of the table that will be ``out``."""
+    blocks = request.blocks
     settings = {
-        **_heading(asked),
+        **_heading(request),
         "text_tokens": blocks.text_tokens,
         "checkpoint": str(blocks.checkpoint.resolve()),
         "axes": {part: asdict(axes) for part, axes in blocks.axes.items()},
@@ -72,33 +72,33 @@ def begun(asked: ProfileRequest, out: Path) -> Readings:
 
 
 def profile(
-    asked: ProfileRequest,
+    request: ProfileRequest,
     out: Path,
     at: Callable[[float], None] = lambda done: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> LatencyTable:
-    """Measure what is not measured yet and write the table.
+    """Measure what is missing and write the table.
 
     Args:
-        asked: what and how.
-        out: the table's file; readings lie beside it until it is whole.
-        at: told how many readings there are, of ``asked.steps``.
-        note: told when a round begins.
+        request: what to measure, and how often.
+        out: the table's file; readings are kept beside it until it is complete.
+        at: called with the number of readings so far, of ``request.steps``.
+        note: called at the start of each round.
     """
-    readings, jobs = begun(asked, out), asked.jobs()
-    for number in range(asked.rounds):
-        note(f"round {number + 1} of {asked.rounds}: {len(jobs)} readings")
+    readings, jobs = begun(request, out), request.jobs()
+    for number in range(request.rounds):
+        note(f"round {number + 1} of {request.rounds}: {len(jobs)} readings")
         for name, measure in jobs:
             if readings.rounds(name) <= number:
                 readings.add(name, measure())
                 at(len(readings))
     table = LatencyTable(
-        **_heading(asked),
-        image_tokens=asked.blocks.image_tokens,
-        tower_length=asked.blocks.tower_length,
-        surfaces=asked.blocks.surfaces(readings),
+        **_heading(request),
+        image_tokens=request.blocks.image_tokens,
+        tower_length=request.blocks.tower_length,
+        surfaces=request.blocks.surfaces(readings),
     )
-    checked = tuple(_checked(table, model, readings) for model in asked.models())
+    checked = tuple(_checked(table, model, readings) for model in request.models())
     table = table.model_copy(update={"held_out": checked})
     table.save(out)
     readings.path.unlink(missing_ok=True)
@@ -116,13 +116,13 @@ def _checked(table: LatencyTable, model: Model, readings: Readings) -> HeldOut:
     )
 
 
-def _heading(asked: ProfileRequest) -> dict[str, Any]:
-    """What a table says besides its measurements: other readings do not go into it."""
-    target, clock = asked.blocks.target, asked.clock
-    blocks: tuple[DenseBlock, ...] = asked.blocks.dense_blocks()
+def _heading(request: ProfileRequest) -> dict[str, Any]:
+    """The fields of a table besides its measurements; readings with other fields are not reused."""
+    target, clock = request.blocks.target, request.clock
+    blocks: tuple[DenseBlock, ...] = request.blocks.dense_blocks()
     return {
-        "family": asked.blocks.family,
-        "model": asked.model,
+        "family": request.blocks.family,
+        "model": request.model,
         "blocks": [block.model_dump() for block in blocks],
         "target": Target(
             flavour=target.flavour,
@@ -131,10 +131,10 @@ def _heading(asked: ProfileRequest) -> dict[str, Any]:
             threads=clock.threads,
         ).model_dump(),
         "measuring": Measuring(
-            rounds=asked.rounds,
+            rounds=request.rounds,
             warmup=clock.warmup,
             repeats=clock.repeats,
-            seed=asked.blocks.seed,
+            seed=request.blocks.seed,
         ).model_dump(),
         "machine": describe_machine(),
         "versions": describe_versions(),

@@ -1,8 +1,8 @@
-"""How much of a model has to go until a request takes no longer than asked, by a latency table.
+"""Find how much of a model to remove so that a request meets a target time, by a latency table.
 
-What a search will cut is not known before it ran, but its time is: `prune --cost latency` ends at the share
-of the time that it is asked for. Here a plan of its kind is made up, cut in step in everything that may
-be cut, to see whether the time can be reached and to measure it before anything is trained.
+What a search will cut is unknown before it has run, but its time is known: `prune --cost latency` ends at
+the share of the time it is given. Here a plan of that kind is sketched, cut in proportion in all modes, to
+see whether the target can be met and to measure the time before any training.
 """
 
 from collections import Counter
@@ -15,8 +15,8 @@ from comp.plan import KEEP_UNIT, Part, PruningPlan, Workload
 from export.latency.blocks import Blocks
 from export.latency.held_out import DENSE, Model, predicted
 
-STEPS = 1000  # the strengths that are tried: 0, 1/1000, …, 1
-# What is left at strength 1: of heads and channels, and behind the last place of the tokens.
+STEPS = 1000  # the strengths to try: 0, 1/1000, …, 1
+# Shares left at strength 1: of heads and channels, and of tokens after the last drop.
 LEAST_WIDTH, LEAST_IMAGE, LEAST_TEXT = 0.1, 0.03, 0.3
 METHOD = "plan"
 DROPPABLE = 0.5  # stands for a ratio that may be below 1
@@ -25,12 +25,12 @@ CUT: dict[Part, str] = {"vision": "vision_parameters", "language": "language_par
 
 @dataclass(frozen=True)
 class Planned:
-    """A made-up plan and its time.
+    """A sketched plan and its predicted time.
 
     Attributes:
-        dense_ms, plan_ms: predicted by the table, as it stands.
-        mean_error: of the table's predictions of models it was not made from, a share of the measured time.
-        errors: the lowest and the highest of those.
+        dense_ms, plan_ms: predicted by the table, uncorrected.
+        mean_error: of the table's predictions on held-out models, relative to the measured time.
+        errors: the lowest and the highest of those errors.
         on: the request.
     """
 
@@ -48,12 +48,12 @@ class Planned:
 
     @property
     def expected_ms(self) -> float:
-        """What measuring should show: the prediction without the table's mean error."""
+        """The expected measurement: the prediction corrected by the table's mean error."""
         return self.plan_ms / (1 + self.mean_error)
 
     @property
     def range_ms(self) -> tuple[float, float]:
-        """As ``expected_ms``, were the error the highest or the lowest that the table has shown."""
+        """As ``expected_ms``, for the highest and the lowest error of the table."""
         low, high = self.errors
         return self.plan_ms / (1 + high), self.plan_ms / (1 + low)
 
@@ -66,17 +66,17 @@ def plan_for(
     align: int,
     target_ms: float,
 ) -> Planned:
-    """The weakest made-up plan that should take ``target_ms`` at most.
+    """Find the weakest sketched plan that is expected to take at most ``target_ms``.
 
     Args:
-        blocks: of the dense model that the table is of.
+        blocks: of the dense model that the table was measured on.
         modes: what may be cut, by long names.
-        on: the request whose time is meant.
-        align: channels stay in multiples of it.
-        target_ms: to the first token, or of a CLIP of both embeddings; preparing the image left out.
+        on: the request to predict.
+        align: channels are kept in multiples of it.
+        target_ms: to the first token, or for a CLIP to both embeddings, without preparing the image.
 
     Raises:
-        CompExportError: the dense model is as fast as that, or no plan of these modes is.
+        CompExportError: the dense model is fast enough, or no plan with these modes is.
     """
     checked = [each.error for each in table.held_out if each.name != DENSE]
     errors = checked or [0.0]
@@ -111,7 +111,7 @@ def plan_for(
 
 
 def sketched(blocks: Blocks, modes: Sequence[str], strength: float, align: int) -> PruningPlan:
-    """A plan that leaves each block alike and drops alike at each place; 0 leaves all, 1 the least."""
+    """A plan that cuts all blocks and drops at all places in proportion; strength 0 keeps all."""
 
     def left(least: float) -> float:
         return 1 - strength * (1 - least)
@@ -125,7 +125,7 @@ def sketched(blocks: Blocks, modes: Sequence[str], strength: float, align: int) 
     image = left(LEAST_IMAGE) if "vision_tokens" in modes else 1.0
     text = left(LEAST_TEXT) if "language_tokens" in modes else 1.0
     places = blocks.drops(lambda: DROPPABLE)
-    count = Counter(drop.part for drop in places)  # a CLIP's parts have places of their own each
+    count = Counter(drop.part for drop in places)  # each part of a CLIP has its own places
     drops = [
         drop.model_copy(
             update={
@@ -140,5 +140,5 @@ def sketched(blocks: Blocks, modes: Sequence[str], strength: float, align: int) 
 
 
 def _each(may: float, share: float, places: int) -> float:
-    """What each of so many places keeps, in whole thousandths, for a share to be left behind the last."""
+    """The keep ratio of each of ``places`` drops, in thousandths, that leaves ``share`` after the last."""
     return round(KEEP_UNIT * share ** (1 / places)) / KEEP_UNIT if may == DROPPABLE else 1.0

@@ -1,4 +1,4 @@
-"""From times to surfaces, of any family."""
+"""Compute surfaces from times, for all families."""
 
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
@@ -16,7 +16,7 @@ DIGITS = 6  # of a millisecond: nanoseconds
 
 
 def block_surfaces(part: Tower, axes: Axes, readings: Readings) -> tuple[Surface, Surface]:
-    """Attention by heads, and what the FFN adds by channels."""
+    """The attention time by heads, and the time that the FFN adds by channels."""
     narrow, one = axes.channels[0], axes.heads[0]
     attention = _times([readings[name_of(part, heads, narrow)] for heads in axes.heads], axes)
     widths = _times([readings[name_of(part, one, channels)] for channels in axes.channels], axes)
@@ -29,7 +29,7 @@ def block_surfaces(part: Tower, axes: Axes, readings: Readings) -> tuple[Surface
 
 
 def _times(readings: Sequence[Timing], axes: Axes) -> NDArray[np.float64]:
-    """Milliseconds of a block, by tokens and then by reading."""
+    """Milliseconds of a block by tokens and reading."""
     return np.array([[reading.block[n] for reading in readings] for n in axes.tokens])
 
 
@@ -41,7 +41,7 @@ def surface(
     heads: tuple[int, ...] = (0,),
     channels: tuple[int, ...] = (0,),
 ) -> Surface:
-    """A difference of two times may come out below zero by noise, and a time above one of more work."""
-    found = np.round(monotone(np.maximum(times, 0.0)), DIGITS)
-    ms = tuple(tuple(tuple(row) for row in plane) for plane in found.tolist())
+    """Round and clean times: noise may give differences below zero, or less time for more work."""
+    cleaned = np.round(monotone(np.maximum(times, 0.0)), DIGITS)
+    ms = tuple(tuple(tuple(row) for row in plane) for plane in cleaned.tolist())
     return Surface(part=part, kind=kind, tokens=tokens, heads=heads, channels=channels, ms=ms)

@@ -1,4 +1,4 @@
-"""Readings of graphs, kept on disk as they come: an interrupt loses one at most."""
+"""Readings of graphs, saved one by one: an interrupt loses at most one."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -21,14 +21,14 @@ Feeds: TypeAlias = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two graphs, the larger first, that differ by some blocks; a single one is all rest.
+    """Two graphs, the larger first, that differ by some blocks; a single graph has no blocks, only a rest.
 
     Attributes:
         name: of the readings.
-        tokens: to measure on.
-        blocks: by which they differ.
+        tokens: the lengths to measure.
+        blocks: number of blocks by which the graphs differ.
         graphs: builds them.
-        feeds: of both, or of each, for a number of tokens.
+        feeds: inputs for a number of tokens: one for both graphs, or a list with one for each.
     """
 
     name: str
@@ -40,14 +40,14 @@ class Pair:
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds by tokens: of one block by which the graphs differ, and of the smaller graph."""
+    """Milliseconds by tokens: of one of the blocks by which the graphs differ, and of the smaller graph."""
 
     block: dict[int, float]
     rest: dict[int, float]
 
 
 class Readings:
-    """The readings of a profile so far, of these settings; a file of other settings is not taken up."""
+    """The readings of a profile so far; a file with other settings is ignored."""
 
     def __init__(self, path: Path, settings: dict[str, Any]) -> None:
         self.path = path
@@ -68,7 +68,7 @@ class Readings:
             ) from error
 
     def __getitem__(self, name: str) -> Timing:
-        """The median of the rounds."""
+        """The median over the rounds."""
         rounds = self._found[name]
         return Timing(
             {n: median(each.block[n] for each in rounds) for n in rounds[0].block},
@@ -76,18 +76,18 @@ class Readings:
         )
 
     def __len__(self) -> int:
-        """Of all names, in all rounds."""
+        """Number of readings, of all names and rounds."""
         return sum(map(len, self._found.values()))
 
     def rounds(self, name: str) -> int:
-        """How often it was read."""
+        """Number of rounds read under this name."""
         return len(self._found.get(name, ()))
 
     def add(self, name: str, reading: Timing) -> None:
-        """Keep a reading of one more round, on disk too."""
+        """Add a reading of one more round, and save."""
         self._found.setdefault(name, []).append(reading)
         readings = {
-            each: [(found.block, found.rest) for found in rounds]
+            each: [(timing.block, timing.rest) for timing in rounds]
             for each, rounds in self._found.items()
         }
         write_text(self.path, json.dumps({"settings": self._settings, "readings": readings}))
@@ -98,7 +98,7 @@ def _numbered(times: dict[str, float]) -> dict[int, float]:
 
 
 def measured(pair: Pair, clock: Clock) -> Timing:
-    """Build a pair, run it, and forget it: the median over the repeats of the difference in each."""
+    """Build a pair, time it, and discard it: the median over the repeats of their differences."""
     with TemporaryDirectory(prefix="comp-export-profile-") as directory:
         graphs = loaded(pair.graphs(), Path(directory), clock)
         block, rest = {}, {}
@@ -116,10 +116,10 @@ def measured(pair: Pair, clock: Clock) -> Timing:
 
 
 def loaded(builders: Iterable[GraphBuilder], directory: Path, clock: Clock) -> list[OrtGraph]:
-    """Write graphs and load them; the files must stay until the graphs are gone."""
-    found = []
+    """Write graphs and load them; the files must stay as long as the graphs are used."""
+    graphs = []
     for number, builder in enumerate(builders):
         path = directory / f"{number}.onnx"
         builder.save(path)
-        found.append(OrtGraph(path, clock.providers, clock.threads))
-    return found
+        graphs.append(OrtGraph(path, clock.providers, clock.threads))
+    return graphs

@@ -1,1 +1,1 @@
-"""Graphs in plain ONNX Runtime, to prove and to time them. ``serve`` answers users."""
+"""Graphs in plain ONNX Runtime, for verification and timing. ``serve`` answers users."""

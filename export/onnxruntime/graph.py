@@ -1,4 +1,4 @@
-"""A graph in plain ONNX Runtime, to prove it against torch or to time it; ``serve`` answers users."""
+"""Run a graph in plain ONNX Runtime, for verification and timing."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +15,7 @@ NO_BFLOAT16 = "ONNX Runtime does not compute bfloat16 on a CPU"
 
 
 class NumpyGraph(Protocol):
-    """A loaded graph; runs take and give numpy arrays by name."""
+    """A loaded graph with numpy arrays by name as inputs and outputs."""
 
     def run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Every output by its name."""
@@ -64,7 +64,7 @@ class OrtGraph:
             )
 
     def bound(self, feeds: dict[str, np.ndarray]) -> Callable[[], None]:
-        """A run whose inputs lie on the device already and whose outputs stay there, for timing."""
+        """Return a run for timing whose inputs and outputs stay on the device."""
         from onnxruntime import OrtValue
 
         binding = self._session.io_binding()

@@ -1,4 +1,4 @@
-"""The graphs of a CLIP or a BLIP by their names, whatever runs them."""
+"""The graphs of a CLIP or a BLIP by name, in any runtime."""
 
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -11,28 +11,28 @@ from export.onnxruntime.graph import LoadGraph, OrtGraph
 
 
 class NamedGraphs(Protocol):
-    """What runs the graphs of one model.
+    """Runs the graphs of one model.
 
-    Values that ``keep`` and ``step`` leave where they are computed are fed to later runs as they are.
+    Values that ``keep`` and ``step`` leave on the device are fed to later runs unchanged.
     """
 
     def run(self, graph: str, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Every output of a graph by its name."""
+        """Run a graph and return every output by name."""
         ...
 
     def keep(self, graph: str, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Every output of a graph by its name, left on the device."""
+        """Run a graph and return every output by name, left on the device."""
         ...
 
     def step(
         self, graph: str, feeds: Mapping[str, Any]
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """The logits of a decoder, and its other outputs by name, left on the device."""
+        """Run a decoder and return its logits, and its other outputs by name, left on the device."""
         ...
 
 
 class NumpyGraphs:
-    """An artifact in plain ONNX Runtime, or in what else loads its graphs (see ``NamedGraphs``)."""
+    """An artifact in plain ONNX Runtime, or in another loader's runtime (see ``NamedGraphs``)."""
 
     def __init__(self, artifact: EncoderArtifact, load: LoadGraph = OrtGraph) -> None:
         self._graphs = {
@@ -50,5 +50,5 @@ class NumpyGraphs:
     def step(
         self, graph: str, feeds: Mapping[str, Any]
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        found = self.run(graph, feeds)
-        return found.pop("logits"), found
+        outputs = self.run(graph, feeds)
+        return outputs.pop("logits"), outputs

@@ -1,1 +1,1 @@
-"""Graphs in OpenVINO: compiled for this CPU, with paged caches and bound requests."""
+"""Graphs in OpenVINO: compiled for this CPU, with paged caches and pre-bound requests."""

@@ -1,8 +1,7 @@
-"""Decode steps in OpenVINO: requests that are bound to caches once, and a graph for one token alone.
+"""Decode steps in OpenVINO: requests that are bound to caches once, and a graph for a single token.
 
-A step drops no tokens, and all its shapes are known. The graph that reads prompts can make steps too, but
-spends as long on finding shapes, and on ranking the one token that is there, as a third of what its weights
-take to read.
+A step drops no tokens, and all its shapes are known. The prompt graph can run steps too, but for a step it
+spends about a third of the time of reading its weights on inferring shapes and on ranking the single token.
 """
 
 from collections.abc import Mapping
@@ -16,12 +15,12 @@ from numpy.typing import NDArray
 from export.artifact.caches import CACHE_LENGTHS, LOGITS
 from export.openvino.graph import name_of, openvino, tensor_of
 
-KEPT = "kept."  # begins the names of outputs that say what a drop place kept
-_SPLIT = ("vision_positions", "text_positions")  # inputs that only drop places read
+KEPT = "kept."  # prefix of the outputs with kept positions
+_SPLIT = ("vision_positions", "text_positions")  # inputs that only drops read
 
 
 class StepGraph:
-    """Steps of one compiled decoder whose caches lie in pages.
+    """Runs steps of one compiled decoder with paged caches.
 
     Args:
         compiled: an ``openvino.CompiledModel``.
@@ -31,11 +30,11 @@ class StepGraph:
         self._compiled = compiled
         self._inputs = [(name_of(port), port.get_element_type()) for port in compiled.inputs]
         self._logits = [name_of(port) for port in compiled.outputs].index(LOGITS)
-        self._free: list[Bound] = []  # that no answer is made with
+        self._free: list[Bound] = []  # not in use
         self._lock = Lock()
 
     def begin(self, caches: Mapping[str, Any]) -> "Bound":
-        """A request for steps that read and write these tensors, given by input name."""
+        """Return a request for steps that read and write these tensors, given by input name."""
         with self._lock:
             bound = self._free.pop() if self._free else None
         bound = bound or Bound(self, self._compiled.create_infer_request(), {})
@@ -45,7 +44,7 @@ class StepGraph:
         return bound
 
     def step(self, bound: "Bound", feeds: Mapping[str, Any]) -> NDArray[np.float32]:
-        """One token of each sequence: the inputs beside the caches, to the logits ``[B, 1, V]``."""
+        """Run one token of each sequence: inputs other than caches, to logits ``[B, 1, V]``."""
         for place, (name, kind) in enumerate(self._inputs):
             if name in feeds:
                 bound.feed(place, name, feeds[name], kind)
@@ -54,40 +53,40 @@ class StepGraph:
         return logits
 
     def end(self, bound: "Bound") -> None:
-        """Take back what ``begin`` gave: another answer begins with it."""
+        """Return the request of ``begin`` to the pool."""
         with self._lock:
             self._free.append(bound)
 
 
 @dataclass(frozen=True)
 class Bound:
-    """A request for steps of a graph, and its small inputs, which keep their places from step to step."""
+    """A request for steps of a graph, and its small inputs, whose memory is reused from step to step."""
 
     graph: StepGraph
     request: Any
     inputs: dict[str, NDArray[Any]]
 
     def feed(self, place: int, name: str, value: NDArray[Any], kind: Any) -> None:
-        """Say input ``place``, of this name and element type."""
-        here = self.inputs.get(name)
-        if here is None or here.shape != value.shape:
-            here = self.inputs[name] = np.array(value)
-            self.request.set_input_tensor(place, tensor_of(here, kind))
+        """Set input ``place``, of this name and element type."""
+        buffer = self.inputs.get(name)
+        if buffer is None or buffer.shape != value.shape:
+            buffer = self.inputs[name] = np.array(value)
+            self.request.set_input_tensor(place, tensor_of(buffer, kind))
         else:
-            here[...] = value
+            buffer[...] = value
 
 
 def for_one_token(model: Any) -> None:
-    """Make a model one for steps of one sequence: of its one token nothing is dropped.
+    """Specialise a model for steps of one sequence: its single token is never dropped.
 
     Args:
-        model: an ``openvino.Model`` of a decoder whose caches lie in pages (``attention_in_pages``); is
-            changed.
+        model: an ``openvino.Model`` of a decoder with paged caches (``attention_in_pages``); changed in
+            place.
     """
     for port in model.outputs:
         if name_of(port).startswith(KEPT):
             model.remove_result(port.get_node())
-    for node in model.get_ordered_ops():  # what a drop place leaves is what came
+    for node in model.get_ordered_ops():  # with one token, a drop keeps everything
         if node.get_type_name() == "GatherND" or _is_of_positions(node):
             node.output(0).replace(_gathered(node))
     shapes = {}
@@ -105,20 +104,20 @@ def for_one_token(model: Any) -> None:
 
 
 def weight_bytes(model: Any) -> int:
-    """Of all constants of an ``openvino.Model``."""
+    """Bytes of all constants of an ``openvino.Model``."""
     constants = (node for node in model.get_ops() if node.get_type_name() == "Constant")
     return sum(node.get_byte_size() for node in constants)
 
 
 def _is_of_positions(node: Any) -> bool:
-    """Whether it gathers positions of tokens, of which all gathered before are replaced."""
+    """Whether a node gathers token positions; earlier gathers of them are replaced already."""
     if node.get_type_name() != "GatherElements":
         return False
     return bool(node.input_value(0).get_node().get_friendly_name() == "position_ids")
 
 
 def _gathered(node: Any) -> Any:
-    """What a node gathers from; OpenVINO repeats it for batches, which need not be told beforehand."""
+    """The source that a node gathers from, without the repetition that OpenVINO adds for batches."""
     source = node.input_value(0)
     repeated = source.get_node().get_type_name() == "Broadcast"
     return source.get_node().input_value(0) if repeated else source

@@ -1,4 +1,4 @@
-"""A look-up in a table, of a graph that is nothing else: rows are read where the file lies in memory."""
+"""Look up rows of an embedding table directly in the memory-mapped graph file."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,19 +13,20 @@ from export.openvino.graph import name_of, openvino, read_model
 
 
 class OpenVinoTable:
-    """``embed_tokens.onnx`` (see ``Graph``), without a request of OpenVINO's for each token.
+    """``embed_tokens.onnx`` (see ``Graph``), without an OpenVINO request for each token.
 
     Args:
-        path: of the graph, one ``Gather`` of a constant; its external data lies beside it.
+            path: of the graph, a single ``Gather`` from a constant; its external data is beside it.
 
     Raises:
-        CompExportError: OpenVINO is not installed or refuses the graph; it is none of these.
+        CompExportError: OpenVINO is not installed or refuses the graph, or the graph is not such a
+            look-up.
     """
 
     settings: Mapping[str, np.dtype[Any]] = MappingProxyType({})
 
     def __init__(self, path: Path) -> None:
-        self._model = read_model(path)  # holds the memory
+        self._model = read_model(path)  # owns the memory
         self.inputs = {
             name_of(port): port.get_element_type().to_dtype() for port in self._model.inputs
         }
@@ -33,7 +34,7 @@ class OpenVinoTable:
         looks = [node for node in self._model.get_ops() if node.get_type_name() == "Gather"]
         table = looks[0].input_value(0).get_node() if len(looks) == 1 else None
         if table is None or table.get_type_name() != "Constant" or len(self.outputs) != 1:
-            raise CompExportError(f"{path} is no look-up in a table: export it again")
+            raise CompExportError(f"{path} is not an embedding look-up: export it again")
         self._rows: NDArray[Any] = table.data
         self._bfloat16 = table.get_element_type() == openvino().Type.bf16
 
@@ -50,5 +51,5 @@ class OpenVinoTable:
         rows = self._rows[ids]
         if self._bfloat16:  # the upper half of a float32
             rows = (rows.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-        found = rows.astype(np.float32, copy=False)
-        return [found for _ in numbers], [found for _ in kept]
+        values = rows.astype(np.float32, copy=False)
+        return [values for _ in numbers], [values for _ in kept]

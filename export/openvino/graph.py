@@ -1,4 +1,4 @@
-"""A graph in OpenVINO, compiled for the CPU that is here."""
+"""Compile a graph with OpenVINO for this CPU and run it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,17 +24,17 @@ class OpenVinoGraph:
     """A compiled graph; runs may come from several threads.
 
     Values that stay between runs (the key/value caches) are ``openvino.Tensor``: a run reads and
-    writes them where they lie. Every run gets new tensors for what it gives, as large as that turns
-    out, because a request that serves one run after the other would write into what it gave before.
+    writes them in place. Every run allocates new output tensors, sized as needed, because a request
+    that is reused would overwrite its earlier outputs.
 
-    ``bfloat16`` names the outputs that are, for which NumPy has no type: they are kept, not looked at.
+    ``bfloat16`` names the outputs of that type, which NumPy lacks: they can be kept but not read.
 
     Args:
-        path: the ``.onnx`` file, of the standard flavour; its external data lies beside it.
-        precision: of the artifact. All but bfloat16 ones are computed in float32.
+        path: the ``.onnx`` file, of the standard flavour; its external data is beside it.
+        precision: of the artifact. All but bfloat16 are computed in float32.
         threads: of one run; ``None`` leaves them to OpenVINO, which takes the physical cores.
-        bfloat16: compute in bfloat16, whatever the artifact says.
-        more: properties of OpenVINO's beside those that all graphs have.
+        bfloat16: compute in bfloat16, whatever the artifact's precision.
+        more: OpenVINO properties beside those that all graphs have.
         rewrite: changes the ``openvino.Model`` in place before it is compiled.
 
     Raises:
@@ -81,11 +81,11 @@ class OpenVinoGraph:
         """Run once.
 
         Args:
-            feeds: every input by name: an array of the input's element type (of any, without elements),
-                or what a run kept.
-            numbers: outputs wanted as numpy arrays.
-            kept: outputs wanted as tensors, for a later run.
-            into: nothing: tensors of a run are its own.
+            feeds: every input by name: an array of the input's element type (an empty array may have any
+                type), or a tensor that a run kept.
+            numbers: outputs to return as numpy arrays.
+            kept: outputs to return as tensors, for a later run.
+            into: must be empty: output tensors are allocated here.
 
         Returns:
             The arrays of ``numbers`` and the tensors of ``kept``, in their order.
@@ -128,15 +128,15 @@ def compiled(
     bfloat16: bool,
     more: Mapping[str, Any] = MappingProxyType({}),
 ) -> Any:
-    """An ``openvino.CompiledModel`` for the CPU, of one read from a file.
+    """Compile a model read from a file for the CPU; return an ``openvino.CompiledModel``.
 
-    Other arguments and errors as of ``OpenVinoGraph``.
+    Other arguments and errors as for ``OpenVinoGraph``.
     """
     bfloat16 = bfloat16 or precision == "bfloat16"
     if bfloat16 and not computes_bfloat16():
         remedy = "--precision float32" if precision == "bfloat16" else "--backend openvino"
         raise CompExportError(f"{path} is to be computed in bfloat16, {NO_BFLOAT16}: use {remedy}")
-    # By itself OpenVINO computes in bfloat16 where the CPU can: what is float32 stays float32.
+    # By default OpenVINO computes in bfloat16 if the CPU can: force float32.
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
         "PERFORMANCE_HINT": "LATENCY",
@@ -156,14 +156,14 @@ def compiled(
 
 
 def read_model(path: Path) -> Any:
-    """An ``openvino.Model``; errors as ``OpenVinoGraph``."""
+    """Read an ``openvino.Model``; errors as for ``OpenVinoGraph``."""
     with loading(path):
         return _core().read_model(str(path))
 
 
 @contextmanager
 def loading(path: Path) -> Iterator[None]:
-    """Say of what file it is that OpenVINO complains; its exceptions have no class of their own."""
+    """Name the file in OpenVINO's errors; its exceptions have no class of their own."""
     try:
         yield
     except RuntimeError as error:
@@ -187,24 +187,24 @@ def _group(model: Any) -> int:
 
 
 def tensor_of(value: Any, kind: Any) -> Any:
-    """What a run kept, or an array whose memory OpenVINO takes as it is; ``kind`` is the input's type."""
+    """Wrap a kept tensor or an array without copying; ``kind`` is the input's element type."""
     tensor = openvino().Tensor
     if isinstance(value, tensor):
         return value
     if not value.size:  # NumPy has no bfloat16
         return tensor(kind, list(value.shape))
-    # One piece, and writable: that is what OpenVINO asks for.
+    # OpenVINO requires contiguous, writable memory.
     return tensor(np.require(value, requirements=["C", "W"]), shared_memory=True)
 
 
 def name_of(port: Any) -> str:
-    """The ONNX graph's: fusions add names to a port, the node's own keeps what it was."""
+    """The ONNX name of a port: fusions add names to a port, but the node keeps its own."""
     name: str = port.get_node().get_friendly_name()
     return name.removesuffix(_RESULT)
 
 
 def openvino() -> ModuleType:
-    """The module.
+    """Import openvino.
 
     Raises:
         CompExportError: it is not installed.
@@ -217,7 +217,7 @@ def openvino() -> ModuleType:
 
 
 def openvino_version() -> str:
-    """Of the package, ``2026.4.1``; errors as ``openvino``."""
+    """The version of the package, such as ``2026.4.1``; errors as for ``openvino``."""
     release: str = (
         openvino().__version__
     )  # with the build: 2026.4.1-22982-e213a147257-releases/2026/4
@@ -225,7 +225,7 @@ def openvino_version() -> str:
 
 
 def computes_bfloat16() -> bool:
-    """Whether this CPU does, without falling back to float32; errors as ``openvino``."""
+    """Whether this CPU computes bfloat16 natively; errors as for ``openvino``."""
     return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
@@ -235,5 +235,5 @@ def _core() -> Any:
 
 
 def _least(port: Any) -> list[int]:
-    """The shape to begin with: OpenVINO grows what is dynamic."""
+    """The initial shape of an output: OpenVINO grows dynamic axes."""
     return [0 if size.is_dynamic else size.get_length() for size in port.get_partial_shape()]

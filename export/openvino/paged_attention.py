@@ -1,6 +1,6 @@
-"""A decoder's attention as OpenVINO is fastest at it: one operator with caches in pages, rotations one each.
+"""Rewrite a decoder's attention for OpenVINO: one operator with paged caches, and fused rotations.
 
-The graph as it was exported says both in operators that every runtime knows.
+The exported graph has both in operators that every runtime knows.
 """
 
 import itertools
@@ -15,19 +15,19 @@ from export.artifact.caches import CACHE_LENGTHS, PAST, PRESENT
 from export.openvino.decode_step import KEPT
 from export.openvino.graph import name_of, openvino
 
-PAGE = 32  # tokens; what OpenVINO's operator is made for
+PAGE = 32  # tokens per page, as OpenVINO's operator requires
 
 
 def attention_in_pages(model: Any, bfloat16: bool = False) -> None:
-    """Make every attention of an ``openvino.Model`` one over pages; its caches become inputs alone.
+    """Replace every attention of an ``openvino.Model`` by paged attention; caches become inputs only.
 
     Args:
-        model: of ``decoder_model.onnx``; is changed.
-        bfloat16: attend in bfloat16. Where OpenVINO is asked for that, it leaves float32 what ranks
-            tokens, and what leads there, and would read such caches as float32.
+        model: of ``decoder_model.onnx``; changed in place.
+        bfloat16: attend in bfloat16. With that hint OpenVINO keeps in float32 whatever leads to the
+            ranking of tokens, and would read bfloat16 caches as float32 there.
 
     Raises:
-        CompExportError: it is not built as this release builds it; this OpenVINO has no such operator.
+        CompExportError: another release exported the graph, or this OpenVINO lacks the operator.
     """
     from openvino import opset13 as op
 
@@ -36,30 +36,30 @@ def attention_in_pages(model: Any, bfloat16: bool = False) -> None:
     outputs = {name_of(port): port for port in model.outputs}
     lengths = _parameter(CACHE_LENGTHS, ov.Type.i64, [-1, -1])
     parameters, drops = [lengths], [name for name in outputs if name.startswith(KEPT)]
-    segment, here = -1, None
+    segment, places = -1, None
     tables: dict[str, Any] = {}
     for layer in range(sum(name.startswith(PRESENT) for name in outputs) // 2):
         plain = _Block.of(outputs, layer)
         for port in (plain.query, plain.key):
             _join_rotation(port.get_node(), tables)
         block = _Block.of(outputs, layer)
-        # KV_CACHE_PRECISION decides their kind: what is said here may be converted, and so never be written.
+        # KV_CACHE_PRECISION sets their type: a type given here may add a conversion, so writes are lost.
         key, value = (
             _parameter(f"{PAST}{layer}.{part}", ov.Type.dynamic, block.cache_shape)
             for part in ("key", "value")
         )
         parameters += [key, value]
-        behind = sum(int(name.removeprefix(KEPT)) <= layer for name in drops)
-        if here is None or behind != segment:
-            segment, here = behind, _Places.of(lengths, behind, block.query, key)
+        passed = sum(int(name.removeprefix(KEPT)) <= layer for name in drops)
+        if places is None or passed != segment:
+            segment, places = passed, _Places.of(lengths, passed, block.query, key)
         scale = op.constant(np.float32(block.scale))
         kind = block.query.get_element_type()
         within = ov.Type.bf16 if bfloat16 else kind
         tokens = [op.convert(node, within) for node in block.flat()]
-        mixed = _paged([*tokens, key, value], here, scale)
+        mixed = _paged([*tokens, key, value], places, scale)
         _describe(mixed, block.cache_shape[1], block.cache_shape[3])
-        found = op.convert(mixed.output(0), kind)
-        joined = op.reshape(found, here.shape, special_zero=False)
+        converted = op.convert(mixed.output(0), kind)
+        joined = op.reshape(converted, places.shape, special_zero=False)
         block.joined.replace(joined.output(0))
     for name, port in outputs.items():
         if name.startswith(PRESENT):
@@ -73,12 +73,12 @@ def attention_in_pages(model: Any, bfloat16: bool = False) -> None:
 
 @dataclass(frozen=True)
 class _Block:
-    """Attention of one block as it was exported.
+    """The attention of one block as it was exported.
 
     Attributes:
-        query, key, value: ``[B, N, H, hd]``, of the present tokens; the first two are rotated.
+        query, key, value: ``[B, N, H, hd]``, of the present tokens; query and key are rotated.
         joined: the heads' outputs ``[B, N, H·hd]``.
-        scale: of the logits, where queries do not have it yet.
+        scale: of the logits, if the queries are not scaled yet.
         cache_shape: of its pages, ``[-1, Hkv, PAGE, hd]``.
     """
 
@@ -113,24 +113,24 @@ class _Block:
         """Query, key and value as ``[B·N, H·hd]``."""
         from openvino import opset13 as op
 
-        found = []
+        tokens = []
         for value in (self.query, self.key, self.value):
             _, _, heads, width = value.get_partial_shape()
             wanted = op.constant(np.array([-1, heads.get_length() * width.get_length()]))
-            found.append(op.reshape(value, wanted, special_zero=False))
-        return found
+            tokens.append(op.reshape(value, wanted, special_zero=False))
+        return tokens
 
 
 @dataclass(frozen=True)
 class _Places:
-    """Where the blocks between two drop places write and read; all ``int32`` but ``shape``.
+    """The cache positions that the blocks between two drop places use; all ``int32`` but ``shape``.
 
     Attributes:
         past: tokens in the caches ``[B]``.
-        begins: of the sequences among the present tokens ``[B + 1]``.
-        pages: of all sequences, in turn.
-        page_begins: of the sequences among these ``[B + 1]``.
-        longest: tokens of the longest sequence with the present ones, a scalar.
+        begins: offsets of the sequences among the present tokens ``[B + 1]``.
+        pages: page indices of all sequences, in turn.
+        page_begins: offsets of the sequences among the pages ``[B + 1]``.
+        longest: tokens of the longest sequence, with the present ones; a scalar.
         shape: ``[B, N, -1]``.
     """
 
@@ -143,7 +143,7 @@ class _Places:
 
     @classmethod
     def of(cls, lengths: Any, segment: int, query: Any, pages: Any) -> "_Places":
-        """Of row ``segment`` of the lengths; ``query [B, N, H, hd]`` and ``pages`` of one block."""
+        """For row ``segment`` of the lengths; ``query [B, N, H, hd]`` and ``pages`` are of one block."""
         from openvino import opset13 as op
 
         first = op.constant(np.int64(0))
@@ -165,7 +165,7 @@ class _Places:
 
 
 def _paged(tensors: Sequence[Any], places: _Places, scale: Any) -> Any:
-    """OpenVINO's operator of query, key, value and both caches; all that it could do besides is left out."""
+    """OpenVINO's operator of query, key, value and both caches; its other features are switched off."""
     from openvino import op as operator
     from openvino import opset13 as op
 
@@ -200,18 +200,18 @@ def _paged(tensors: Sequence[Any], places: _Places, scale: Any) -> Any:
 
 
 def _describe(mixed: Any, heads: int, width: int) -> None:
-    """What OpenVINO's plugin for CPUs reads off the operator beside its inputs."""
+    """Set the runtime info that OpenVINO's CPU plugin reads from the operator."""
     about = mixed.get_rt_info()
     for part in "kv":
         about[f"num_{part}_heads"], about[f"{part}_head_size"] = heads, width
 
 
 def _join_rotation(node: Any, tables: dict[str, Any]) -> None:
-    """Say a rotation as OpenVINO knows it, and makes one operator of; anything else stays.
+    """Rewrite a rotation into the pattern that OpenVINO fuses; leave anything else unchanged.
 
     Args:
-        node: gives both halves of each head, rotated.
-        tables: of angles for whole heads, by the name of what gives those of half ones.
+        node: joins both halves of each rotated head.
+        tables: angle tables for whole heads, by the name of the node with those of half heads.
     """
     from openvino import opset13 as op
 
@@ -254,20 +254,20 @@ def _parameter(name: str, kind: Any, shape: list[int]) -> Any:
 
 
 def _back(node: Any, kind: str, place: int = 0) -> Any:
-    """The nearest operator of a kind before a node: through input ``place``, then through first ones."""
-    here = node.input_value(place).get_node()
-    while here.get_type_name() != kind:
-        if not here.inputs():
+    """The nearest operator of a kind before a node: through input ``place``, then through first inputs."""
+    current = node.input_value(place).get_node()
+    while current.get_type_name() != kind:
+        if not current.inputs():
             raise _unknown(node, kind)
-        here = here.input_value(0).get_node()
-    return here
+        current = current.input_value(0).get_node()
+    return current
 
 
 def _ahead(node: Any, *kinds: str) -> Any:
-    """The nearest operator of these kinds that uses a node."""
+    """The nearest operator of these kinds after a node."""
     seen = [node]
-    for here in seen:  # grows
-        for target in here.output(0).get_target_inputs():
+    for current in seen:  # grows
+        for target in current.output(0).get_target_inputs():
             user = target.get_node()
             if user.get_type_name() in kinds:
                 return user

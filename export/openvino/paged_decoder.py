@@ -1,11 +1,12 @@
-"""A decoder in OpenVINO whose caches lie in pages, written where they are.
+"""A decoder in OpenVINO with paged caches, written in place.
 
-The graph as it was exported takes the caches and gives longer ones, so that every step would write all of
-them anew. Here attention and caches are one operator, as in OpenVINO's own server of language models: it
-writes the present tokens into pages that are given, and reads prompts faster too.
+The exported graph takes caches and returns longer ones, so every step would rewrite all of them. Here
+attention and caches are one operator, as in OpenVINO's own LLM server: it writes the present tokens into
+given pages, and is faster on prompts too.
 
-Steps of one sequence have a graph of their own (``export.openvino.decode_step``), of the same file, whose
-weights OpenVINO packs once more: not where these are so many that a step is as long as reading them.
+Steps of one sequence have a graph of their own (``export.openvino.decode_step``) from the same file.
+OpenVINO packs its weights a second time, so large models, whose steps are bound by reading weights, do
+without it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,29 +23,29 @@ from export.openvino.decode_step import Bound, StepGraph, for_one_token, weight_
 from export.openvino.graph import OpenVinoGraph, compiled, loading, openvino
 from export.openvino.paged_attention import PAGE, attention_in_pages
 
-HELD_TWICE = 2**30  # bytes of weights: up to here steps have a graph of their own
+HELD_TWICE = 2**30  # bytes of weights; up to this size steps have their own graph
 
 
 @dataclass(frozen=True)
 class Pages:
-    """One cache of B sequences: ``tensor [B·pages, H, PAGE, hd]``, those of a sequence in one piece."""
+    """One cache of B sequences: ``tensor [B·pages, H, PAGE, hd]``, each sequence's pages in one piece."""
 
     tensor: Any
     sizes: tuple[int, int, int, int]
 
     def shape(self) -> tuple[int, int, int, int]:
-        """``[B, H, places, hd]``, as of a cache in one piece."""
+        """``[B, H, places, hd]``, as for a contiguous cache."""
         return self.sizes
 
 
 class PageBuffers:
-    """Makes caches (see ``Buffers``) for a ``PagedDecoder`` of the same arguments."""
+    """Allocates caches (see ``Buffers``) for a ``PagedDecoder`` with the same arguments."""
 
     def __init__(self, precision: Precision, bfloat16: bool = False) -> None:
         self._kind = _kind_of_caches(precision, bfloat16)
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any] | None = None) -> Pages:
-        """For ``[B, H, S, hd]``; pages that are never written take no memory."""
+        """Allocate for ``[B, H, S, hd]``; pages that are never written take no memory."""
         del dtype  # NumPy has no bfloat16
         batch, heads, places, width = shape
         ov = openvino()
@@ -64,24 +65,24 @@ class PageBuffers:
 
 
 class PagedDecoder(OpenVinoGraph):
-    """``decoder_model.onnx`` of the standard flavour, with inputs as of one that counts its caches.
+    """``decoder_model.onnx`` of the standard flavour, with the inputs of a graph that counts its caches.
 
-    Inputs ``past_key_values.*`` are ``Pages``, written in place; ``cache_lengths [segments, B]`` says how
-    many tokens each holds. Outputs are the logits and the kept places.
+    Inputs ``past_key_values.*`` are ``Pages``, written in place; ``cache_lengths [segments, B]`` is the
+    number of tokens in each. Outputs are the logits and the kept positions.
 
     Args:
-        path, precision, threads, bfloat16: as of ``OpenVinoGraph``.
+            path, precision, threads, bfloat16: as for ``OpenVinoGraph``.
 
     Raises:
-        CompExportError: as ``OpenVinoGraph``; a graph of another release.
+        CompExportError: as for ``OpenVinoGraph``; also a graph of another release.
     """
 
     def __init__(
         self, path: Path, precision: Precision, threads: int | None = None, bfloat16: bool = False
     ) -> None:
-        # By itself OpenVINO would round the caches to 8 bits.
+        # By default OpenVINO rounds the caches to 8 bits.
         settings = {"KV_CACHE_PRECISION": _kind_of_caches(precision, bfloat16)}
-        how = (precision, threads, bfloat16, settings)
+        options = (precision, threads, bfloat16, settings)
         alone: Future[Any] | None = None
         with ThreadPoolExecutor(1) as pool:  # OpenVINO compiles a graph on one thread
 
@@ -89,9 +90,9 @@ class PagedDecoder(OpenVinoGraph):
                 nonlocal alone
                 attention_in_pages(model, bfloat16)
                 if weight_bytes(model) <= HELD_TWICE:
-                    alone = pool.submit(_for_one_token, model.clone(), path, *how)
+                    alone = pool.submit(_for_one_token, model.clone(), path, *options)
 
-            super().__init__(path, *how, in_pages)
+            super().__init__(path, *options, in_pages)
             self._shared = StepGraph(self._compiled)
             self._alone = None if alone is None else StepGraph(alone.result())
 
@@ -102,7 +103,7 @@ class PagedDecoder(OpenVinoGraph):
         kept: Sequence[str] = (),
         into: Sequence[Any] = (),
     ) -> tuple[list[NDArray[Any]], list[Any]]:
-        """See ``OpenVinoGraph.run``; ``kept`` are the caches, which are what was fed: ``into``."""
+        """See ``OpenVinoGraph.run``; ``kept`` are the caches, which are the inputs ``into``."""
         assert len(kept) == len(into)
         tensors = {
             name: value.tensor if isinstance(value, Pages) else value
@@ -112,7 +113,7 @@ class PagedDecoder(OpenVinoGraph):
         return arrays, list(into)
 
     def begin(self, caches: Mapping[str, Pages]) -> Bound:
-        """See ``Steps``: caches are read and written where they are."""
+        """See ``Steps``: caches are read and written in place."""
         batch = next(iter(caches.values())).sizes[0]
         graph = self._alone if batch == 1 and self._alone is not None else self._shared
         return graph.begin({name: cache.tensor for name, cache in caches.items()})
@@ -122,18 +123,18 @@ class PagedDecoder(OpenVinoGraph):
         return bound.graph.step(bound, feeds)
 
     def end(self, bound: Bound) -> None:
-        """See ``Steps``: another answer begins with it."""
+        """See ``Steps``: returns the request to the pool."""
         bound.graph.end(bound)
 
 
-def _for_one_token(model: Any, path: Path, *how: Any) -> Any:
+def _for_one_token(model: Any, path: Path, *options: Any) -> Any:
     with loading(path):
         for_one_token(model)
-    return compiled(model, path, *how)
+    return compiled(model, path, *options)
 
 
 def _kind_of_caches(precision: Precision, bfloat16: bool) -> str:
-    """As computed, and of a float16 artifact in float16."""
+    """The element type of caches: the computation's, and float16 for a float16 artifact."""
     if bfloat16 or precision == "bfloat16":
         return "bf16"
     return "f16" if precision == "float16" else "f32"

@@ -1,1 +1,1 @@
-"""TensorRT engines of the graphs of a ``standard`` artifact."""
+"""TensorRT engines of the graphs of a ``standard`` artifact: names, manifests, checks."""

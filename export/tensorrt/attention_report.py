@@ -1,7 +1,7 @@
-"""What TensorRT makes of each block's attention and caches, read from the network.
+"""Report how TensorRT compiles each block's attention and caches, read from the network.
 
-An attention boundary that TensorRT may not take apart is either one fused kernel or a build that
-fails; so after a build its presence is the proof. On a GPU, ``engine_kernels`` shows what runs.
+An attention boundary that TensorRT must not split is either one fused kernel or a failed build; so
+after a build its presence is the proof. On a GPU, ``engine_kernels`` shows the kernels.
 """
 
 import json
@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict
 
 from export.tensorrt.library import TensorRT
 
-Form = Literal["fused", "decomposed"]
-BLOCK = re.compile(r"(layers\.\d+(?:/cross\d?)?)/")  # cross-attention counts by itself
+AttentionKind = Literal["fused", "decomposed"]
+BLOCK = re.compile(r"(layers\.\d+(?:/cross\d?)?)/")  # cross-attention is listed separately
 
 
 class BlockReport(BaseModel):
@@ -23,12 +23,12 @@ class BlockReport(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     block: str
-    attention: Form
+    attention: AttentionKind
     caches_in_place: int = 0
 
 
 def inspect_network(tensorrt: TensorRT, network: Any) -> tuple[BlockReport, ...]:
-    """Every attention with its caches, in order; nothing for a graph without blocks."""
+    """Every attention with its caches, in order; empty for a graph without blocks."""
     kinds = tensorrt.module.LayerType
     fused: set[str] = set()
     written_out: set[str] = set()
@@ -36,16 +36,16 @@ def inspect_network(tensorrt: TensorRT, network: Any) -> tuple[BlockReport, ...]
     blocks: dict[str, None] = {}
     for number in range(network.num_layers):
         layer = network.get_layer(number)
-        found = BLOCK.match(layer.name)
-        if found is None:
+        match = BLOCK.match(layer.name)
+        if match is None:
             continue
-        blocks[found[1]] = None
+        blocks[match[1]] = None
         if layer.type == kinds.ATTENTION_INPUT:
-            fused.add(found[1])
+            fused.add(match[1])
         elif layer.type == kinds.SOFTMAX:
-            written_out.add(found[1])
+            written_out.add(match[1])
         elif layer.type == kinds.KV_CACHE_UPDATE:
-            caches[found[1]] += 1
+            caches[match[1]] += 1
     return tuple(
         BlockReport(
             block=block,
@@ -53,12 +53,12 @@ def inspect_network(tensorrt: TensorRT, network: Any) -> tuple[BlockReport, ...]
             caches_in_place=caches[block],
         )
         for block in blocks
-        if block in fused | written_out  # others only project
+        if block in fused | written_out  # blocks without attention only project
     )
 
 
 def engine_kernels(tensorrt: TensorRT, engine: Any) -> tuple[str, ...]:
-    """Names of the layers of a built engine, as its inspector gives them (needs a GPU)."""
+    """Names of a built engine's layers, as its inspector gives them (needs a GPU)."""
     inspector = engine.create_engine_inspector()
     text = inspector.get_engine_information(tensorrt.module.LayerInformationFormat.JSON)
     layers = json.loads(text).get("Layers", [])

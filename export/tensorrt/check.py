@@ -1,4 +1,4 @@
-"""Hold the manifest of engines against the model that it says they were built from."""
+"""Check the manifest of engines against the model that they were built from."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 def check_engines(manifest: "EngineManifest", path: Path, remedy: str) -> None:
-    """Refuse a manifest whose engines are not those of its model.
+    """Refuse a manifest whose engines do not match its model.
 
     Args:
         manifest: of the engines.
         path: of its file; errors name it.
-        remedy: ends every refusal.
+        remedy: appended to every error.
 
     Raises:
-        CompExportError: names the engine, and what is missing or differs.
+        CompExportError: names the engine and the difference.
     """
     declared = _declared(manifest, path, remedy)
     if set(declared) != set(manifest.engines):
@@ -48,7 +48,7 @@ def check_engines(manifest: "EngineManifest", path: Path, remedy: str) -> None:
 
 
 def _declared(manifest: "EngineManifest", path: Path, remedy: str) -> dict[str, tuple[str, Ports]]:
-    """The graph that each engine is of, and its inputs."""
+    """The graph of each engine, and its inputs."""
     model = manifest.artifact
     if not isinstance(model, LlavaManifest):
         return {name: (f"{name}.onnx", ports) for name, ports in encoder_inputs(model).items()}
@@ -82,7 +82,7 @@ def _profiles(engine: str) -> tuple[str, ...]:
 
 
 def _check_profile(profile: "EngineProfile", ports: Ports, where: str, remedy: str) -> None:
-    """Numbers that the model has are those of every shape, and shapes ascend."""
+    """Check that fixed dimensions match the model in every shape, and that shapes ascend."""
     names = set(profile.shapes) - set(OPTIONAL)
     if names != set(ports):
         odd = ", ".join(sorted(names ^ set(ports)))

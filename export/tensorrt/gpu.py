@@ -1,15 +1,15 @@
-"""Whether there is an NVIDIA GPU, and which."""
+"""Detect the NVIDIA GPU and its compute capability."""
 
 from functools import cache
 
 
 def gpu_capability() -> str | None:
-    """The compute capability of the first GPU, such as ``8.9``; none without GPU or driver."""
+    """The compute capability of the first GPU, such as ``8.9``; ``None`` without GPU or driver."""
     return _look()[0]
 
 
 def why_no_gpu() -> str:
-    """Why ``gpu_capability`` found none, with the remedy."""
+    """Why ``gpu_capability`` is ``None``, with the remedy."""
     return _look()[1]
 
 

@@ -1,4 +1,4 @@
-"""Which TensorRT there is: ``tensorrt`` (data-centre GPUs) or ``tensorrt_rtx``; one API.
+"""Find the installed TensorRT: ``tensorrt`` (data-centre GPUs) or ``tensorrt_rtx``; both have one API.
 
 ``tensorrt`` builds on the GPU that the engine will run on. ``tensorrt_rtx`` compiles ahead of time,
 on a machine without a GPU, for chosen compute capabilities.
@@ -26,12 +26,12 @@ class TensorRT:
 
     @property
     def ahead_of_time(self) -> bool:
-        """Whether it builds without a GPU, for GPUs that are not here."""
+        """Whether it builds without a GPU, for GPUs of other machines."""
         return self.name == "tensorrt_rtx"
 
     @property
     def capabilities(self) -> tuple[str, ...]:
-        """Compute capabilities that it compiles for ahead of time, such as ``8.9``."""
+        """Compute capabilities for which it compiles ahead of time, such as ``8.9``."""
         if not self.ahead_of_time:
             return ()
         names = self.module.ComputeCapability.__members__
@@ -39,14 +39,14 @@ class TensorRT:
 
 
 def find_tensorrt(wanted: ModuleName | None = None) -> TensorRT:
-    """The module to build or run with.
+    """Import the module to build or run with.
 
     Args:
-        wanted: one of them; otherwise ``tensorrt`` where it is installed and there is a GPU, and
-            ``tensorrt_rtx`` where not.
+        wanted: one of the two; by default ``tensorrt`` if it is installed and there is a GPU, otherwise
+            ``tensorrt_rtx``.
 
     Raises:
-        CompExportError: it is not installed; says which extra to install.
+        CompExportError: it is not installed; names the extra to install.
     """
     order: tuple[ModuleName, ...]
     if wanted is not None:

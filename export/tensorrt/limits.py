@@ -1,4 +1,4 @@
-"""What the engines of a model are built for: the largest request they take."""
+"""Limits of engines: the largest request they take."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -9,7 +9,7 @@ REBUILD = "build the engines again with `comp-export tensorrt --force {option} {
 
 
 class Limits(BaseModel):
-    """Largest sizes of a request; an optimisation profile and the caches follow from them."""
+    """Largest sizes of a request; optimisation profiles and caches follow from them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -19,19 +19,19 @@ class Limits(BaseModel):
     max_new_tokens: Count = Field(default=128, description="tokens generated for one prompt")
 
     def check(self, batch: int, images: int, text_tokens: int, new_tokens: int) -> None:
-        """Refuse a request that the engines are too small for.
+        """Refuse a request that exceeds the limits.
 
         Raises:
             CompExportError: names the limit, the request's value and how to rebuild.
         """
-        for option, asked, limit in (
+        for option, value, limit in (
             ("--max-batch", batch, self.max_batch),
             ("--images", images, self.images),
             ("--max-prompt", text_tokens, self.max_prompt),
             ("--max-new-tokens", new_tokens, self.max_new_tokens),
         ):
-            if asked > limit:
-                remedy = REBUILD.format(option=option, value=asked)
+            if value > limit:
+                remedy = REBUILD.format(option=option, value=value)
                 raise CompExportError(
-                    f"the engines take {option} {limit}, this request has {asked}: {remedy}"
+                    f"the engines take {option} {limit}, this request has {value}: {remedy}"
                 )

@@ -1,6 +1,6 @@
 """``manifest.json`` of an engine directory: what the engines are, and where they run.
 
-Nothing here needs TensorRT: what cannot run is refused before anything is loaded.
+Nothing here needs TensorRT: engines that cannot run are refused before anything is loaded.
 """
 
 from dataclasses import dataclass
@@ -93,11 +93,11 @@ class EngineManifest(Frozen):
 
     @property
     def llava(self) -> LlavaManifest:
-        """The model, where it is a LLaVA; otherwise as ``as_artifact``."""
+        """The manifest of the model, if it is a LLaVA; otherwise raises as ``as_artifact``."""
         return self.as_artifact(LlavaManifest)
 
     def as_artifact(self, kind: type[M]) -> M:
-        """What the engine needs to know of a model of this kind, with the files that run.
+        """The model's manifest as a class, with the files of the engines.
 
         Raises:
             CompExportError: it is of another family.
@@ -110,7 +110,7 @@ class EngineManifest(Frozen):
         return self.artifact.model_copy(update={"files": self.files, "verified": self.verified})
 
     def check_runs(self, module: ModuleName, version: str, capability: str | None) -> None:
-        """Refuse engines that cannot run here.
+        """Refuse engines that cannot run on this machine.
 
         Args:
             module: the TensorRT that is installed.
@@ -118,7 +118,7 @@ class EngineManifest(Frozen):
             capability: compute capability of the GPU, if there is one.
 
         Raises:
-            CompExportError: names what differs and how to build anew.
+            CompExportError: names the difference and how to rebuild.
         """
         built_for = ", ".join(self.compute_capabilities)
         if capability is None:
@@ -140,7 +140,7 @@ class EngineManifest(Frozen):
 
 @dataclass(frozen=True)
 class Engines:
-    """An engine directory whose files are what the manifest says."""
+    """An engine directory whose files match the manifest."""
 
     path: Path
     manifest: EngineManifest
@@ -155,22 +155,22 @@ class Engines:
 
     @property
     def artifact(self) -> Path:
-        """The ONNX artifact; needed only where weights were stripped."""
+        """The ONNX artifact; needed only if weights were stripped."""
         return self.path.parent / self.manifest.artifact_directory
 
 
 def read_engine_manifest(directory: Path) -> EngineManifest:
-    """Read the manifest without looking at the other files.
+    """Read the manifest without checking the other files.
 
     Raises:
-        CompExportError: there is none, or it is of another kind or version.
+        CompExportError: it is missing, or of another kind or version.
     """
     path = directory / MANIFEST_NAME
     return validated(EngineManifest, read_fields(path, VERB), path, remade(VERB))
 
 
 def load_engines(directory: Path, check_hashes: bool = True) -> Engines:
-    """Open an engine directory, refusing one whose files are not what the manifest says.
+    """Open an engine directory; refuse it if its files do not match the manifest.
 
     Raises:
         CompExportError: names the first file that is missing, truncated or changed, or the engine whose
@@ -184,7 +184,7 @@ def load_engines(directory: Path, check_hashes: bool = True) -> Engines:
 
 
 def mark_engines_verified(directory: Path, verified: Verified) -> EngineManifest:
-    """Record a verification in the manifest; returns the new one."""
+    """Record a verification in the manifest; return the new manifest."""
     manifest = read_engine_manifest(directory).model_copy(update={"verified": verified})
     manifest.save(directory)
     return manifest

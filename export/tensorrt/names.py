@@ -1,4 +1,4 @@
-"""Names that the builder of engines and their runner share."""
+"""Names that building and running engines share."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ DEFAULT_PRECISION: Precision = "float16"
 
 
 def engine_directory(run: Path, dense: bool, precision: Precision) -> Path:
-    """``tensorrt`` and ``tensorrt-dense`` in float16; another precision is added to the name."""
+    """A run's engine directory: ``tensorrt``, ``tensorrt-dense``; precisions but float16 are appended."""
     words = ["tensorrt", *(["dense"] if dense else [])]
     if precision != DEFAULT_PRECISION:
         words.append(precision)

@@ -1,1 +1,1 @@
-"""The proof: transformers on raw inputs, masked torch, slim torch and every runtime say the same."""
+"""Verification: transformers on raw inputs, masked torch, slim torch and every runtime must agree."""

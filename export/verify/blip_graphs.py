@@ -1,4 +1,4 @@
-"""A BLIP's graphs, whatever runs them, to be proved against torch (see ``export.verify.compare.Runner``)."""
+"""Run a BLIP's graphs, in any runtime, to verify them (see ``export.verify.compare.Runner``)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +18,8 @@ Values = dict[str, np.ndarray]
 class BlipGraphs:
     """All graphs of an artifact; one question at a time.
 
-    ``ask`` takes what the torch side takes: ``pixel_values`` of one or two images and ``input_ids [1, L]``,
-    not padded (of a caption nothing but the images is read).
+    ``ask`` takes the same inputs as the torch reference: ``pixel_values`` of one or two images and
+    ``input_ids [1, L]`` without padding (for a caption only the images are read).
     """
 
     def __init__(self, manifest: EncoderManifest, graphs: NamedGraphs) -> None:
@@ -59,14 +59,14 @@ class BlipGraphs:
             read = self._graphs.run("text_encoder", {"input_ids": ids, STATES: memory})
             memory = read["last_hidden_state"]
             kept += self._kept("language", read)
-        logits, said = _Decoding(self._graphs, self._manifest).greedy(memory, max_new_tokens)
-        return Answered(logits, kept, [], said.tokens, step_margins=said.margins)
+        logits, text = _Decoding(self._graphs, self._manifest).greedy(memory, max_new_tokens)
+        return Answered(logits, kept, [], text.tokens, step_margins=text.margins)
 
-    def _kept(self, part: Part, found: Values) -> list[np.ndarray]:
-        """Kept places of a part; those of a second image are counted on from the first's."""
+    def _kept(self, part: Part, outputs: Values) -> list[np.ndarray]:
+        """Kept positions of a part; those of a second image are offset by the tokens of the first."""
         step = self._manifest.vision.tokens
         return [
-            np.concatenate([row + step * n for n, row in enumerate(found[f"kept.{passed}"])])
+            np.concatenate([row + step * n for n, row in enumerate(outputs[f"kept.{passed}"])])
             for of, passed in (drop.place for drop in self._manifest.drops)
             if of == part
         ]
@@ -78,24 +78,24 @@ class _Decoding:
     manifest: EncoderManifest
 
     def greedy(self, memory: np.ndarray, max_new_tokens: int) -> tuple[np.ndarray, Greedy]:
-        """Logits of the first token ``[V]``, and the text up to and with its end."""
+        """Logits of the first token ``[V]``, and the greedy text including its end token."""
         shape = self.manifest.decoder
         assert shape is not None
-        looked = self.graphs.keep("cross_kv", {STATES: memory})
-        # Without elements; engines in bfloat16, which NumPy has not, do not look at the type.
+        cross = self.graphs.keep("cross_kv", {STATES: memory})
+        # Empty arrays; bfloat16 engines, whose type NumPy lacks, ignore their type.
         dtype = np.float32 if computed_in(self.manifest.precision) == "float32" else np.float16
         caches: dict[str, Any] = {
             f"past_key_values.{layer}.{kind}": np.zeros((1, heads, 0, shape.head_dim), dtype)
             for layer, heads in enumerate(shape.num_attention_heads)
             for kind in ("key", "value")
         }
-        token, first, said = shape.bos_token_id, None, Greedy()
-        while len(said.tokens) < max_new_tokens:
-            feeds = {"input_ids": np.array([[token]])} | caches | looked
-            found, present = self.graphs.step("decoder_model", feeds)
-            logits = found[0, -1]
+        token, first, text = shape.bos_token_id, None, Greedy()
+        while len(text.tokens) < max_new_tokens:
+            feeds = {"input_ids": np.array([[token]])} | caches | cross
+            rows, present = self.graphs.step("decoder_model", feeds)
+            logits = rows[0, -1]
             first = logits if first is None else first
-            token = said.add(logits)
+            token = text.add(logits)
             if token == shape.eos_token_id:
                 break
             caches = {
@@ -103,4 +103,4 @@ class _Decoding:
                 for name, value in present.items()
             }
         assert first is not None
-        return first, said
+        return first, text

@@ -1,7 +1,7 @@
-"""A BLIP's proof: each example of its task through torch and through the graphs.
+"""Verify a BLIP: run each example of its task in torch.
 
 Questions and captions are compared by the first token's logits and the greedy text, statements by their
-logits, retrieval by both embeddings, the matching logits of each pair and the ranking of all.
+logits, retrieval by both embeddings, the matching logits of each pair and the ranking of all pairs.
 """
 
 from collections.abc import Sequence
@@ -30,9 +30,9 @@ from export.verify.blip_graphs import BlipGraphs
 from export.verify.compare import Answered, Greedy
 from export.verify.encoder_runtimes import ranked
 from export.verify.families import Verification
-from export.verify.masked_torch import RecordingRule, fill_kept, heard_scores, masks_of
+from export.verify.masked_torch import RecordingRule, fill_kept, masks_of, recorded_scores
 
-Ears = dict[Place, RecordingRule]
+Recorders = dict[Place, RecordingRule]
 
 
 class BlipTorch:
@@ -48,72 +48,74 @@ class BlipTorch:
 
     @torch.no_grad()
     def ask(self, question: BlipBatch, max_new_tokens: int) -> Answered:
-        """One example of the task."""
+        """Run one example of the task."""
         batch = question.to(self._adapter.device)
-        ears = self._ears()
-        seen = seen_by(self._model, batch.pixel_values, self._how(ears))
-        heard = _Heard(self._drops)
-        heard.images(ears, seen)
+        recorders = self._ears()
+        seen = seen_by(self._model, batch.pixel_values, self._how(recorders))
+        record = _KeptRecord(self._drops)
+        record.images(recorders, seen)
         task = self._adapter.task
         if task == "caption":
-            return self._said(Memory.of_seen(seen), heard, max_new_tokens)
+            return self._said(Memory.of_seen(seen), record, max_new_tokens)
         if task == "retrieval":
-            return self._matched(batch, seen, ears, heard)
+            return self._matched(batch, seen, recorders, record)
         memories = memories_of(seen, self._adapter.images)
         read = encoded_by(
-            self._model, batch.input_ids, batch.attention_mask, memories, self._how(ears)
+            self._model, batch.input_ids, batch.attention_mask, memories, self._how(recorders)
         )
-        heard.texts(ears, batch.input_ids.shape[1], read)
+        record.texts(recorders, batch.input_ids.shape[1], read)
         if task == "question":
-            return self._said(Memory.of_text(read), heard, max_new_tokens)
+            return self._said(Memory.of_text(read), record, max_new_tokens)
         logits = self._model.cls_head(read.tokens.states[:, 0])[0].float().cpu().numpy()
         margin = float(abs(logits[1] - logits[0]))
-        return Answered(logits, heard.kept, heard.scores, [int(logits.argmax())], margin)
+        return Answered(logits, record.kept, record.scores, [int(logits.argmax())], margin)
 
-    def _ears(self) -> Ears:
+    def _ears(self) -> Recorders:
         return {drop.place: RecordingRule(RatioRule.from_plan(drop)) for drop in self._drops}
 
-    def _how(self, ears: Ears) -> Forwarding:
-        return Forwarding(self._masks, dict(ears))
+    def _how(self, recorders: Recorders) -> Forwarding:
+        return Forwarding(self._masks, dict(recorders))
 
-    def _matched(self, batch: BlipBatch, seen: Seen, ears: Ears, heard: "_Heard") -> Answered:
-        """Embeddings of both, and the text once more, looking at the image."""
+    def _matched(
+        self, batch: BlipBatch, seen: Seen, recorders: Recorders, record: "_KeptRecord"
+    ) -> Answered:
+        """Run both embeddings, and the text once more with cross-attention to the image."""
         model, ids, mask = self._model, batch.input_ids, batch.attention_mask
-        alone = encoded_by(model, ids, mask, [], self._how(ears))
-        heard.texts(ears, ids.shape[1], alone)
+        alone = encoded_by(model, ids, mask, [], self._how(recorders))
+        record.texts(recorders, ids.shape[1], alone)
         again = self._ears()
         both = encoded_by(model, ids, mask, memories_of(seen, 1), self._how(again))
-        heard.texts(again, ids.shape[1], both)
+        record.texts(again, ids.shape[1], both)
         outputs = [
             F.normalize(model.vision_proj(seen.states[:, 0]), dim=-1)[0],
             F.normalize(model.text_proj(alone.tokens.states[:, 0]), dim=-1)[0],
             model.itm_head(both.tokens.states[:, 0])[0],
         ]
-        return Answered(torch.cat(outputs).float().cpu().numpy(), heard.kept, heard.scores, [])
+        return Answered(torch.cat(outputs).float().cpu().numpy(), record.kept, record.scores, [])
 
-    def _said(self, memory: Memory, heard: "_Heard", max_new_tokens: int) -> Answered:
-        """Greedy tokens up to and with the end; whole texts each time, without a cache."""
+    def _said(self, memory: Memory, record: "_KeptRecord", max_new_tokens: int) -> Answered:
+        """Greedy tokens including the end; each step runs the whole text, without a cache."""
         text = self._model.config.text_config
         ids = torch.full((1, 1), text.bos_token_id, device=memory.states.device)
-        said, first = Greedy(), None
-        while len(said.tokens) < max_new_tokens:
-            how = Forwarding(self._masks)
-            found = said_by(self._model, ids, torch.ones_like(ids), memory, how)[0, -1]
-            logits = found.float().cpu().numpy()
+        answer, first = Greedy(), None
+        while len(answer.tokens) < max_new_tokens:
+            options = Forwarding(self._masks)
+            logits_row = said_by(self._model, ids, torch.ones_like(ids), memory, options)[0, -1]
+            logits = logits_row.float().cpu().numpy()
             first = logits if first is None else first
-            last = said.add(logits)
+            last = answer.add(logits)
             if last == text.sep_token_id:
                 break
             ids = torch.cat([ids, ids.new_tensor([[last]])], dim=1)
         assert first is not None
-        margins = said.margins
-        return Answered(first, heard.kept, heard.scores, said.tokens, step_margins=margins)
+        margins = answer.margins
+        return Answered(first, record.kept, record.scores, answer.tokens, step_margins=margins)
 
 
-class _Heard:
+class _KeptRecord:
     """What was kept at each place, and the scores that decided it.
 
-    A second image's tokens are counted on from the first's.
+    A second image's tokens are offset by the tokens of the first.
     """
 
     def __init__(self, drops: tuple[DropPlan, ...]) -> None:
@@ -121,23 +123,25 @@ class _Heard:
         self.kept: list[np.ndarray] = []
         self.scores: list[np.ndarray] = []
 
-    def images(self, ears: Ears, seen: Seen) -> None:
+    def images(self, recorders: Recorders, seen: Seen) -> None:
         rows = len(seen.states)
-        self._add(ears, "vision", seen.token_count // rows, seen.encoded, range(rows))
+        self._add(recorders, "vision", seen.token_count // rows, seen.encoded, range(rows))
 
-    def texts(self, ears: Ears, length: int, read: Encoded) -> None:
-        self._add(ears, "language", length, read, range(1))
+    def texts(self, recorders: Recorders, length: int, read: Encoded) -> None:
+        self._add(recorders, "language", length, read, range(1))
 
-    def _add(self, ears: Ears, part: str, came: int, encoded: Encoded, rows: Sequence[int]) -> None:
+    def _add(
+        self, recorders: Recorders, part: str, count: int, encoded: Encoded, rows: Sequence[int]
+    ) -> None:
         for drop in self._drops:
             if drop.part != part:
                 continue
-            ear, number = ears[drop.place], drop.after_layer
+            recorder, number = recorders[drop.place], drop.after_layer
             index = encoded.kept[number].index
-            places = [index[row].cpu().numpy() + row * came for row in rows]
+            places = [index[row].cpu().numpy() + row * count for row in rows]
             self.kept.append(np.concatenate(places))
-            found = [heard_scores(ear, came, encoded, number, row) for row in rows]
-            self.scores.append(np.concatenate(found))
+            scores = [recorded_scores(recorder, count, encoded, number, row) for row in rows]
+            self.scores.append(np.concatenate(scores))
 
 
 @dataclass(frozen=True)
@@ -164,7 +168,7 @@ class BlipTorchReference:
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """Of retrieval the text's places come twice: read alone, and looking at the image."""
+        """Drop places; for retrieval the text's places occur twice: alone, and with cross-attention."""
         drops = [drop.place for drop in self.plan.drops]
         seen = [place for place in drops if place[0] == "vision"]
         read = [place for place in drops if place[0] == "language"]
@@ -175,7 +179,7 @@ class BlipTorchReference:
         return (self.dense or self.slim).collate([example])
 
     def dense_runner(self) -> BlipTorch:
-        """Not valid after ``masked_runner``."""
+        """The dense model. Not valid after ``masked_runner``."""
         assert self.dense is not None
         return BlipTorch(self.dense)
 
@@ -193,7 +197,7 @@ class BlipTorchReference:
         return BlipTorch(adapter, self.plan.drops, masks_of(adapter, self.plan))
 
     def conclude(self, answers: list[Answered]) -> list[Answered]:
-        """Retrieval: the nearest text of each image and the nearest image of each text."""
+        """Retrieval: add the nearest text of each image and the nearest image of each text."""
         if self.slim.task != "retrieval":
             return answers
         width = self.slim.shape.projection

@@ -1,7 +1,7 @@
-"""``verify``: transformers on pictures and words = what users call; then the chain of graphs.
+"""Run ``verify``: transformers on pictures and words = what users call; then the chain of graphs.
 
-The first links (``export.verify.first_link``) begin at what a user hands in. The links of graphs follow:
-masked torch = slim torch = ONNX Runtime = OpenVINO = TensorRT, and dense torch = its artifact. Such a link
+The first links (``export.verify.first_link``) start from a user's inputs. The links of graphs follow:
+masked torch = slim torch = ONNX Runtime = OpenVINO = TensorRT, and dense torch = its artifact. Each of them
 compares neighbours of the chain on the same token ids and pixels: the largest logit difference of the
 prefill, the kept token indices at each drop place, and the greedy answers.
 """
@@ -44,7 +44,7 @@ from export.verify.tensorrt import EngineVariant
 
 REPORT = "verify"
 MASKED = "masked torch = slim torch"
-FEW_PLACES = 4  # of which a table says each
+FEW_PLACES = 4  # tables list each of them up to this number
 COMPARED: dict[Task, str] = {
     "question": "questions of {data}, greedy answers of up to {max_new_tokens} tokens",
     "caption": "pictures of {data}, greedy captions of up to {max_new_tokens} tokens",
@@ -55,7 +55,14 @@ COMPARED: dict[Task, str] = {
 
 @dataclass(frozen=True)
 class VerifyRequest:
-    """What is asked: so many questions of a data set, answers up to so many tokens."""
+    """What to verify: the data set, the number of its questions, and the length of answers.
+
+    Attributes:
+        examples: the data set.
+        source: its name, for the report.
+        questions: number of examples to use.
+        max_new_tokens: longest answer.
+    """
 
     examples: Examples
     source: str
@@ -64,62 +71,62 @@ class VerifyRequest:
 
 
 class FirstLinks(Protocol):
-    """Makes the first links of a run's artifacts."""
+    """Runs the first links of a run's artifacts."""
 
     def __call__(
         self, run: RunDirectory, artifacts: list[Artifact], dense: Callable[[], Model | None]
     ) -> list[FirstLink | NotCompared]:
-        """``dense`` loads the adapter that ``prune`` trains, when it is called."""
+        """``dense`` loads the dense adapter when it is called."""
         ...
 
 
 def verify_run(
     run: RunDirectory,
-    asked: VerifyRequest,
+    request: VerifyRequest,
     first: FirstLinks,
     device: str = "cpu",
     started: Callable[[str, int], Callable[[], None]] = lambda name, total: lambda: None,
     model: str | None = None,
 ) -> dict[str, Any]:
-    """Prove a run and write ``reports/verify.json``, ``reports/verify.md`` and the manifests' mark.
+    """Verify a run; write ``reports/verify.json``, ``reports/verify.md`` and the mark in the manifests.
 
     Args:
         run: with a slim checkpoint and at least one artifact.
-        asked: the questions.
+        request: the questions.
         first: compares transformers with what users call.
         device: where the torch models run.
-        started: told of each form's name and number of questions; returns what to call after each.
-        model: where the dense model is now, if it is no longer where the run says.
+        started: called with each variant's name and number of questions; returns the callback for each.
+        model: where the dense model is now, if it was moved after the run.
 
     Returns:
         The report: ``ok``, ``first_links``, ``links``, ``artifacts``, ``questions``, ``data``.
 
     Raises:
-        CompExportError: nothing to verify, a damaged artifact, or another model in the dense one's place. Of
-            one that is gone the links are listed as not compared.
+        CompExportError: nothing to verify, a damaged artifact, or another model in place of the dense one.
+            If the dense model is gone, its links are listed as not compared.
     """
     artifacts, engines = find_artifacts(run), find_engines(run)
     family = Verification.of(artifacts[0])
-    sides: list[tuple[TorchReference, str]] = []
+    references: list[tuple[TorchReference, str]] = []
 
     def loaded() -> tuple[TorchReference, str]:
-        if not sides:  # when first links have given their memory back
-            sides.append(_side(family, run, artifacts[0], device, model))
-        return sides[0]
+        if not references:  # when first links have given their memory back
+            references.append(_reference(family, run, artifacts[0], device, model))
+        return references[0]
 
     first_links = first(run, artifacts, lambda: loaded()[0].dense)
-    side, gone = loaded()
-    questions = Questions(asked.examples, asked.questions, side.prepare)
+    reference, gone = loaded()
+    questions = Questions(request.examples, request.questions, reference.prepare)
 
     def answers(name: str, runner: Runner) -> list[Answered]:
         done = started(name, len(questions))
-        return side.conclude(ask_all(runner, questions, asked.max_new_tokens, done))
+        return reference.conclude(ask_all(runner, questions, request.max_new_tokens, done))
 
     dense_torch = []
     if not gone and any(artifact.manifest.dense for artifact in artifacts):
-        dense_torch = answers("dense torch", side.dense_runner())
-    slim = answers("slim torch", side.slim_runner())
-    rounded = dict(_with_integers(artifacts, family, side, answers))
+        dense_torch = answers("dense torch", reference.dense_runner())
+    slim = answers("slim torch", reference.slim_runner())
+    rounded = dict(_with_integers(artifacts, family, reference, answers))
     links: list[Link] = []
     outcome: dict[str, bool] = {}
     skipped = [
@@ -128,45 +135,45 @@ def verify_run(
     if gone:
         skipped.append(Skipped(MASKED, gone))
     else:
-        masked = answers("masked torch", side.masked_runner())
-        links.append(compare(MASKED, "float32", side.places, masked, slim))
+        masked = answers("masked torch", reference.masked_runner())
+        links.append(compare(MASKED, "float32", reference.places, masked, slim))
     cut_holds = all(link.ok for link in links)
     layers: dict[str, dict[str, tuple[str, ...]]] = {}
-    for form in family.all_forms(artifacts, engines):
-        if isinstance(form, RuntimeVariant) and form.dense and gone:
-            form = Skipped(f"dense torch = {form.name}", gone)
-        if isinstance(form, Skipped):
-            skipped.append(form)
+    for variant in family.all_variants(artifacts, engines):
+        if isinstance(variant, RuntimeVariant) and variant.dense and gone:
+            variant = Skipped(f"dense torch = {variant.name}", gone)
+        if isinstance(variant, Skipped):
+            skipped.append(variant)
             continue
-        runner = form.load()
+        runner = variant.load()
         if isinstance(runner, EngineVariant):
-            layers[form.directory.name] = runner.layers
-        found = answers(form.name, runner)
-        torch_name, expected = ("dense", dense_torch) if form.dense else ("slim", slim)
-        if form.directory.name in rounded:
-            torch_name = f"{torch_name} {form.precision}"
-            expected = rounded[form.directory.name]
-        name = f"{torch_name} torch = {form.name}"
-        places = () if form.dense else side.places
-        link = compare(name, form.precision, places, expected, found, form.bfloat16)
+            layers[variant.directory.name] = runner.layers
+        answered = answers(variant.name, runner)
+        torch_name, expected = ("dense", dense_torch) if variant.dense else ("slim", slim)
+        if variant.directory.name in rounded:
+            torch_name = f"{torch_name} {variant.precision}"
+            expected = rounded[variant.directory.name]
+        name = f"{torch_name} torch = {variant.name}"
+        places = () if variant.dense else reference.places
+        link = compare(name, variant.precision, places, expected, answered, variant.bfloat16)
         links.append(link)
-        holds = link.ok and (form.dense or cut_holds)
-        outcome[form.directory.name] = outcome.get(form.directory.name, True) and holds
-    made = [link for link in first_links if isinstance(link, FirstLink)]
-    for first_link in made:
+        holds = link.ok and (variant.dense or cut_holds)
+        outcome[variant.directory.name] = outcome.get(variant.directory.name, True) and holds
+    compared = [link for link in first_links if isinstance(link, FirstLink)]
+    for first_link in compared:
         name = first_link.artifact
         if name in outcome:
             outcome[name] = outcome[name] and first_link.ok
     report = {
-        "ok": all(link.ok for link in made) and all(link.ok for link in links),
+        "ok": all(link.ok for link in compared) and all(link.ok for link in links),
         "run": run.path.name,
         "task": artifacts[0].manifest.task,
-        "data": asked.source,
+        "data": request.source,
         "questions": len(questions),
-        "max_new_tokens": asked.max_new_tokens,
-        "first_links": [link.to_dict() for link in made],
+        "max_new_tokens": request.max_new_tokens,
+        "first_links": [link.to_dict() for link in compared],
         "links": [link.to_dict() for link in links],
-        "skipped": [{"name": form.name, "reason": form.reason} for form in skipped],
+        "skipped": [{"name": variant.name, "reason": variant.reason} for variant in skipped],
         "artifacts": outcome,
         "engine_layers": layers,
     }
@@ -178,45 +185,45 @@ def verify_run(
     return report
 
 
-def _side(
+def _reference(
     family: Verification, run: RunDirectory, artifact: Artifact, device: str, model: str | None
 ) -> tuple[TorchReference, str]:
-    """The torch models of a run, and why there is no dense one; empty where there is."""
+    """The torch models of a run, and why there is no dense one (empty if there is)."""
     try:
-        return family.side(run, artifact, device, model), ""
+        return family.reference(run, artifact, device, model), ""
     except DenseModelGoneError as error:
-        return family.slim_side(run, artifact, device), str(error)
+        return family.slim_reference(run, artifact, device), str(error)
 
 
 def _with_integers(
     artifacts: list[Artifact],
     family: Verification,
-    side: TorchReference,
+    reference: TorchReference,
     answers: Callable[[str, Runner], list[Answered]],
 ) -> Iterator[tuple[str, list[Answered]]]:
-    """By directory, what torch answers with the integers of that artifact as its weights.
+    """Yield by directory the answers of torch with the integer weights of that artifact.
 
-    Both flavours are held against the same answers, so that one with other integers stands out.
+    Both flavours are compared with the same answers, so that an artifact with other integers stands out.
     """
-    found: dict[tuple[bool, Precision, Rounding | None], list[Answered]] = {}
+    answered: dict[tuple[bool, Precision, Rounding | None], list[Answered]] = {}
     for artifact in artifacts:
         manifest = artifact.manifest
         if computed_in(manifest.precision) == manifest.precision:
             continue
-        if manifest.dense and side.dense is None:
+        if manifest.dense and reference.dense is None:
             continue
         dense, key = manifest.dense, (manifest.dense, manifest.precision, manifest.rounding)
-        if key not in found:
-            word, model = ("dense", side.dense) if dense else ("slim", side.slim)
-            runner = side.dense_runner() if dense else side.slim_runner()
+        if key not in answered:
+            word, model = ("dense", reference.dense) if dense else ("slim", reference.slim)
+            runner = reference.dense_runner() if dense else reference.slim_runner()
             assert model is not None
             with replaced_weights(model.model, integer_weights(artifact.path), family.naming):
-                found[key] = answers(f"{word} torch, {manifest.precision}", runner)
-        yield artifact.path.name, found[key]
+                answered[key] = answers(f"{word} torch, {manifest.precision}", runner)
+        yield artifact.path.name, answered[key]
 
 
 def task_of(run: RunDirectory) -> Task:
-    """What the model of a run does, as its artifacts say.
+    """The task of a run's model, as its artifacts record it.
 
     Raises:
         CompExportError: there is no artifact, or a damaged one.
@@ -225,7 +232,7 @@ def task_of(run: RunDirectory) -> Task:
 
 
 def mark(directory: Path, verified: Verified) -> None:
-    """Record an outcome in the manifest of an artifact or of engines."""
+    """Record a verification in the manifest of an artifact or of engines."""
     if kind_of(directory) == "tensorrt":
         mark_engines_verified(directory, verified)
     else:
@@ -233,25 +240,25 @@ def mark(directory: Path, verified: Verified) -> None:
 
 
 def find_engines(run: RunDirectory) -> list[Engines]:
-    """Every engine directory of a run, checked against its manifest; there may be none."""
-    found = sorted(path.parent for path in run.path.glob(f"tensorrt*/{MANIFEST_NAME}"))
-    return [load_engines(path) for path in found]
+    """Open every engine directory of a run; there may be none."""
+    paths = sorted(path.parent for path in run.path.glob(f"tensorrt*/{MANIFEST_NAME}"))
+    return [load_engines(path) for path in paths]
 
 
 def find_artifacts(run: RunDirectory, check_hashes: bool = True) -> list[Artifact]:
-    """Every ONNX artifact of a run, checked against its manifest.
+    """Open every ONNX artifact of a run.
 
     Raises:
-        CompExportError: when there is none, or one is damaged.
+        CompExportError: there is none, or one is damaged.
     """
-    found = sorted(path.parent for path in run.path.glob(f"onnx*/{MANIFEST_NAME}"))
-    if not found:
+    paths = sorted(path.parent for path in run.path.glob(f"onnx*/{MANIFEST_NAME}"))
+    if not paths:
         raise CompExportError(f"{run.path} has no artifact: run `comp-export onnx {run.path}`")
-    return [load_artifact(path, check_hashes) for path in found]
+    return [load_artifact(path, check_hashes) for path in paths]
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The report for people."""
+    """Format the report as Markdown."""
     verdict = "holds" if report["ok"] else "DOES NOT HOLD"
     lines = [
         f"# Parity of {report['run']}: {verdict}",
@@ -294,13 +301,14 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def _kept(link: dict[str, Any], compared: int) -> str:
-    """``language 8: 200/200, …``; of many places only those where something differs."""
+    """``language 8: 200/200, …``; if there are many places only those with differences."""
     if not link["kept"]:
         return "no drops"
     different = [place for place in link["kept"] if place["different"]]
-    told = link["kept"] if len(link["kept"]) <= FEW_PLACES else different
-    if not told:
+    listed = link["kept"] if len(link["kept"]) <= FEW_PLACES else different
+    if not listed:
         return f"{compared}/{compared} at each of {len(link['kept'])} places"
     return ", ".join(
-        f"{place['part']} {place['after_layer']}: {place['identical']}/{compared}" for place in told
+        f"{place['part']} {place['after_layer']}: {place['identical']}/{compared}"
+        for place in listed
     )

@@ -1,7 +1,7 @@
-"""A CLIP's proof: image and text of each pair through torch and through the graphs.
+"""Verify a CLIP: run the image and text of each pair in torch and in the graphs.
 
-What is compared are both embeddings, the tokens kept in both towers, and the ranking: which text is
-nearest to each image among all that were asked, and which image to each text.
+Compared are both embeddings, the tokens kept in both towers, and the ranking: which text is nearest to each
+image among all pairs, and which image to each text.
 """
 
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from export.onnxruntime.named_graphs import NamedGraphs
 from export.verify.compare import Answered
 from export.verify.encoder_runtimes import ranked
 from export.verify.families import Verification
-from export.verify.masked_torch import RecordingRule, fill_kept, heard_scores, masks_of
+from export.verify.masked_torch import RecordingRule, fill_kept, masks_of, recorded_scores
 
 
 class ClipTorch:
@@ -42,29 +42,31 @@ class ClipTorch:
 
     @torch.no_grad()
     def ask(self, question: ClipBatch, max_new_tokens: int) -> Answered:
-        """One image with its text."""
+        """Run one image with its text."""
         del max_new_tokens  # nothing is generated
         batch, model = question.to(self._adapter.device), self._adapter.model
-        ears = {drop.place: RecordingRule(RatioRule.from_plan(drop)) for drop in self._drops}
+        recorders = {drop.place: RecordingRule(RatioRule.from_plan(drop)) for drop in self._drops}
 
         def options(part: str) -> EncoderOptions:
-            rules: dict[int, DropRule] = {n: ear for (of, n), ear in ears.items() if of == part}
+            rules: dict[int, DropRule] = {
+                n: recorder for (of, n), recorder in recorders.items() if of == part
+            }
             return EncoderOptions(self._masks, rules)
 
         images = embed_images(model, batch.pixel_values, options("vision"))
         texts = embed_texts(model, batch.input_ids, batch.attention_mask, options("language"))
         both = {"vision": images, "language": texts}
-        kept = [both[part].encoded.kept[n].index[0].cpu().numpy() for part, n in ears]
+        kept = [both[part].encoded.kept[n].index[0].cpu().numpy() for part, n in recorders]
         scores = [
-            heard_scores(ear, both[part].token_count, both[part].encoded, n)
-            for (part, n), ear in ears.items()
+            recorded_scores(recorder, both[part].token_count, both[part].encoded, n)
+            for (part, n), recorder in recorders.items()
         ]
         embeds = torch.cat([images.embeds[0], texts.embeds[0]]).float().cpu().numpy()
         return Answered(embeds, kept, scores, [])
 
 
 class ClipGraphs:
-    """A CLIP's graphs, whatever runs them (see ``export.verify.compare.Runner``)."""
+    """A CLIP's graphs in any runtime (see ``export.verify.compare.Runner``)."""
 
     def __init__(self, manifest: EncoderManifest, graphs: NamedGraphs) -> None:
         self._drops = manifest.drops
@@ -72,7 +74,7 @@ class ClipGraphs:
         self._graphs = graphs
 
     def ask(self, question: ClipBatch, max_new_tokens: int) -> Answered:
-        """One image with its text, which is not padded."""
+        """Run one image with its text, which is cut after its end."""
         del max_new_tokens
         ids = read_to_end(question.input_ids.numpy()[0], self._end)[None]
         seen = self._graphs.run("vision_model", {"pixel_values": question.pixel_values.numpy()})
@@ -113,7 +115,7 @@ class ClipTorchReference:
         return (self.dense or self.slim).collate([example])
 
     def dense_runner(self) -> ClipTorch:
-        """Not valid after ``masked_runner``."""
+        """The dense model. Not valid after ``masked_runner``."""
         assert self.dense is not None
         return ClipTorch(self.dense)
 
@@ -129,7 +131,7 @@ class ClipTorchReference:
         return ClipTorch(self.dense, self.plan.drops, masks_of(self.dense, self.plan))
 
     def conclude(self, answers: list[Answered]) -> list[Answered]:
-        """Rank: the nearest text of each image and the nearest image of each text."""
+        """Add the nearest text of each image and the nearest image of each text."""
         both = np.stack([answer.outputs for answer in answers]).astype(np.float64)
         images, texts = np.split(both, 2, axis=1)
         return ranked(answers, images @ texts.T)

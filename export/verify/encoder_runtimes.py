@@ -1,4 +1,4 @@
-"""The runtimes of an encoder's artifact, as links of the proof."""
+"""The runtimes in which an encoder's artifact is verified."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,13 +11,13 @@ from export.onnxruntime.graph import NO_BFLOAT16, LoadGraph, OrtGraph
 from export.onnxruntime.named_graphs import NamedGraphs, NumpyGraphs
 from export.verify.compare import Answered, Runner
 from export.verify.interface import RuntimeVariant, Skipped
-from export.verify.openvino import OpenVinoOutputs, openvino_forms
+from export.verify.openvino import OpenVinoOutputs, openvino_variants
 
 
-def graph_forms(
+def graph_variants(
     artifact: EncoderArtifact, runner: Callable[[EncoderManifest, NamedGraphs], Runner]
 ) -> Iterator[RuntimeVariant | Skipped]:
-    """An artifact in ONNX Runtime and in OpenVINO; ``runner`` asks the graphs of the family."""
+    """Yield an artifact's variants in ONNX Runtime and OpenVINO; ``runner`` runs the family's graphs."""
     name, manifest = f"ONNX Runtime ({artifact.path.name})", artifact.manifest
 
     def load(graph: LoadGraph = OrtGraph) -> Runner:
@@ -29,13 +29,13 @@ def graph_forms(
         yield RuntimeVariant(name, artifact.path, manifest.dense, manifest.precision, load)
     if manifest.flavour == "standard":
         outputs = partial(OpenVinoOutputs, precision=manifest.precision)
-        yield from openvino_forms(
+        yield from openvino_variants(
             artifact, lambda bfloat16: load(partial(outputs, bfloat16=bfloat16))
         )
 
 
 def ranked(answers: list[Answered], scores: np.ndarray) -> list[Answered]:
-    """The answers with the best candidate both ways, and how far the next one is behind.
+    """Add to each answer the best candidates both ways, and the margin to the next ones.
 
     Args:
         answers: of pairs.
@@ -50,7 +50,7 @@ def ranked(answers: list[Answered], scores: np.ndarray) -> list[Answered]:
 
 
 def _lead(scores: np.ndarray) -> np.ndarray:
-    """How far the best of each row is ahead of the best that is not equal to it, ``[n]``."""
+    """The margin of each row's best over the best that is not equal to it, ``[n]``."""
     top = scores.max(1, keepdims=True)
     others = np.where(scores < top, scores, -np.inf).max(1)
     return top[:, 0] - others

@@ -1,7 +1,7 @@
-"""The integers in an artifact's files, as the numbers they stand for, and a torch model that has these.
+"""Read the integer weights of an artifact as floats, and put them into a torch model.
 
-So that ``verify`` compares a graph of 8 or 4 bits with torch at the very same weights: what is left between
-them is what the runtime does to the inputs of its layers, and not what rounding weights did.
+So ``verify`` compares a graph of 8 or 4 bits with torch on the very same weights: the remaining difference
+is due to the rounding of layer inputs at run time, not to the rounding of weights.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +22,7 @@ Matrix = NDArray[np.float32]
 
 
 class IntegerWeights(Mapping[str, Matrix]):
-    """Matrices ``[out, in]`` by tensor name, with their scales multiplied in when one is asked for."""
+    """Matrices ``[out, in]`` by tensor name; scales are multiplied in when a matrix is read."""
 
     def __init__(self, stored: dict[str, tuple[ir.TensorProtocol, ir.TensorProtocol]]) -> None:
         self._stored = stored
@@ -39,8 +39,8 @@ class IntegerWeights(Mapping[str, Matrix]):
 
 
 def integer_weights(directory: Path) -> IntegerWeights:
-    """Those of all graphs in a directory."""
-    found: dict[str, tuple[ir.TensorProtocol, ir.TensorProtocol]] = {}
+    """Read the integer weights of all graphs in a directory."""
+    tensors_of: dict[str, tuple[ir.TensorProtocol, ir.TensorProtocol]] = {}
     for path in sorted(directory.glob("*.onnx")):
         tensors = ir.load(path).graph.initializers
         for name in tensors:
@@ -49,12 +49,12 @@ def integer_weights(directory: Path) -> IntegerWeights:
                 values, scales = tensors[matrix].const_value, tensors[name].const_value
                 assert values is not None
                 assert scales is not None
-                found[matrix] = values, scales
-    return IntegerWeights(found)
+                tensors_of[matrix] = values, scales
+    return IntegerWeights(tensors_of)
 
 
 def _multiplied(values: ir.TensorProtocol, scales: NDArray[np.generic]) -> NDArray[np.float32]:
-    """``[out, in]``, of each of the layouts in ``export.graph.integer_linear``."""
+    """Dequantise to ``[out, in]``, for each of the layouts in ``export.graph.integer_linear``."""
     integers = values.numpy()
     factors = scales.astype(np.float32)
     if integers.dtype == np.uint8:  # [out, groups, group / 2], two to a byte
@@ -72,15 +72,15 @@ def _multiplied(values: ir.TensorProtocol, scales: NDArray[np.generic]) -> NDArr
 def replaced_weights(
     model: torch.nn.Module, matrices: Mapping[str, Matrix], naming: Callable[[str], str] = str
 ) -> Iterator[None]:
-    """The model with other weights inside; a matrix tied to another tensor is untied for as long.
+    """Run the block with other weights in the model; a tied matrix is untied meanwhile.
 
     Args:
-        model: torch's.
-        matrices: ``[out, in]`` by tensor name; of a model in files one is asked for when it is used.
-        naming: gives the tensor name of one of the model's.
+        model: the torch model.
+        matrices: ``[out, in]`` by tensor name; streamed layers read theirs when it is used.
+        naming: maps tensor names of the model to those of ``matrices``.
 
     Raises:
-        ValueError: the model has no such tensor, or of another shape.
+        ValueError: the model has no tensor of that name and shape.
     """
     modules = {naming(f"{name}.weight"): module for name, module in model.named_modules()}
     with ExitStack() as undo:
@@ -101,7 +101,7 @@ def replaced_weights(
 
 @dataclass(frozen=True)
 class _Of:
-    """One of the matrices, of the size that the model has (``comp.families.streamed.MatrixSource``)."""
+    """One of the matrices, with the size of the model's layer (``comp.families.streamed.MatrixSource``)."""
 
     matrices: Mapping[str, Matrix]
     name: str

@@ -1,4 +1,4 @@
-"""What ``verify`` needs of a family: its models in torch, and the forms of its artifacts."""
+"""The interface of a family to ``verify``: its torch models, and the variants of its artifacts."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ class Examples(Protocol):
 
 @dataclass(frozen=True)
 class RuntimeVariant:
-    """A way to run an artifact; ``load`` makes it ready.
+    """One way to run an artifact; ``load`` loads it.
 
-    ``bfloat16``: it is computed so, whatever its precision says.
+    ``bfloat16``: whether it computes in bfloat16, whatever its precision.
     """
 
     name: str
@@ -37,7 +37,7 @@ class RuntimeVariant:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A form that cannot run here."""
+    """A variant that cannot run here."""
 
     name: str
     reason: str
@@ -45,7 +45,7 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Questions:
-    """The first ``count`` examples as a family's runners take them, made when asked for."""
+    """The first ``count`` examples as a family's runners take them, prepared when needed."""
 
     examples: Examples
     count: int
@@ -71,7 +71,7 @@ class TorchReference(Protocol):
 
     @property
     def dense(self) -> Model | None:
-        """None where the dense model is gone: then only ``slim_runner`` can be asked for."""
+        """``None`` if the dense model is gone: then only ``slim_runner`` is available."""
         ...
 
     @property
@@ -79,23 +79,23 @@ class TorchReference(Protocol):
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """Where tokens are dropped, in the order of what runners keep."""
+        """Drop places, in the order of the runners' kept indices."""
         ...
 
     def prepare(self, example: Any) -> Any:
-        """A question as the runners take it."""
+        """Prepare an example for the runners."""
         ...
 
     def dense_runner(self) -> Runner:
-        """The dense model as it was before pruning. Not valid after ``masked_runner``."""
+        """The dense model. Not valid after ``masked_runner``."""
         ...
 
     def slim_runner(self) -> Runner: ...
 
     def masked_runner(self) -> Runner:
-        """The dense model with the slim one's weights in their places and the rest masked."""
+        """The dense model with the slim model's weights in their places and everything else masked."""
         ...
 
     def conclude(self, answers: list[Answered]) -> list[Answered]:
-        """The same answers with what can only be decided when all are known (a ranking)."""
+        """Add what can only be decided when all answers are known (a ranking)."""
         ...

@@ -1,6 +1,6 @@
-"""A plain ONNX Runtime runner of an artifact, for proving it against torch.
+"""Run a LLaVA artifact in plain ONNX Runtime, to verify it against torch.
 
-No IO binding and no sampling: ``serve.Engine`` is what answers users.
+No IO binding and no sampling: ``serve.Engine`` answers users.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from export.verify.llava_prompts import places_in_all
 class OnnxState:
     """Caches by input name after a prefill or a step, and the next position.
 
-    ``filled``: places used in the caches of each segment, where their size is fixed.
+    ``filled``: used places in the caches of each segment, if their size is fixed.
     """
 
     caches: dict[str, np.ndarray]
@@ -62,7 +62,7 @@ class OnnxRunner:
         )
         self._tokens = manifest.tokens
         self._shape, self._images = manifest.decoder, manifest.vision
-        # Without elements at first; bfloat16, which NumPy has not, is then none of ours.
+        # Empty at first; NumPy lacks bfloat16, and graphs of that type are not run here.
         self._cache_dtype = np.dtype(
             "float32" if manifest.precision == "bfloat16" else computed_in(manifest.precision)
         )
@@ -90,7 +90,7 @@ class OnnxRunner:
             keep_factor: scales the keep ratios (onnxruntime flavour only).
 
         Returns:
-            logits ``[B, V]``, what is kept ``[B, k]`` (see ``Prefilled``), and the state.
+            logits ``[B, V]``, kept indices ``[B, k]`` (see ``Prefilled``), and the state.
         """
         embeds, chosen = self._embeds(pixel_values, input_ids)
         is_image = input_ids == self._tokens.image_token_id
@@ -121,19 +121,19 @@ class OnnxRunner:
         self, logits: np.ndarray, state: OnnxState, max_new_tokens: int
     ) -> Greedy:
         """Greedy tokens from a prefill of one prompt."""
-        said = Greedy()
-        while len(said.tokens) < max_new_tokens:
-            last = said.add(logits[0])
-            if last in self._tokens.eos_token_ids or len(said.tokens) == max_new_tokens:
+        text = Greedy()
+        while len(text.tokens) < max_new_tokens:
+            last = text.add(logits[0])
+            if last in self._tokens.eos_token_ids or len(text.tokens) == max_new_tokens:
                 break
             logits, state = self.step(np.array([last]), state)
-        return said
+        return text
 
     def _see(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
         return self._vision.run({"pixel_values": pixel_values.astype(np.float32)})
 
     def _empty_caches(self, batch: int, vision: int, text: int) -> dict[str, np.ndarray]:
-        """Inputs ``past_key_values.*`` before a prompt of so many image and text tokens."""
+        """Inputs ``past_key_values.*`` before a prompt with these numbers of image and text tokens."""
         del vision, text  # these caches grow
         return self._caches(batch, [0] * self._shape.num_layers)
 
@@ -148,7 +148,7 @@ class OnnxRunner:
         }
 
     def _lengths(self, caches: dict[str, np.ndarray], batch: int) -> np.ndarray:
-        """Tokens in the caches of each segment ``[segments, B]``; these caches have no room left."""
+        """Tokens in the caches of each segment ``[segments, B]``; these caches have no spare places."""
         first = [0, *(drop.after_layer for drop in self._shape.drops)]
         held = [caches[f"past_key_values.{layer}.key"].shape[2] for layer in first]
         return np.repeat(np.array(held, np.int64)[:, None], batch, axis=1)
@@ -156,7 +156,7 @@ class OnnxRunner:
     def _embeds(
         self, pixel_values: np.ndarray, input_ids: np.ndarray
     ) -> tuple[np.ndarray, list[np.ndarray]]:
-        """Embeddings ``[B, N, d]``, and where the tower's tokens are chosen from, those kept."""
+        """Embeddings ``[B, N, d]``, and the selected tower tokens if the model selects."""
         embeds = self._embed.run({"input_ids": input_ids.astype(np.int64)})["inputs_embeds"]
         places, images = input_ids == self._tokens.image_token_id, self._images
         chosen = images.selection is not None
@@ -182,21 +182,21 @@ class OnnxRunner:
         if self.artifact.manifest.flavour == "onnxruntime":
             extra = extra | {CACHE_LENGTHS: self._lengths(state.caches, len(embeds))}
         feeds = feeds_of(embeds, position_ids, vision, text)
-        found = self._decoder.run(feeds | state.caches | extra)
+        outputs = self._decoder.run(feeds | state.caches | extra)
         caches = {
             name.replace("present.", "past_key_values."): value
-            for name, value in found.items()
+            for name, value in outputs.items()
             if name.startswith("present.")
         }
-        kept = [found[f"kept.{drop.after_layer}"] for drop in self._shape.drops]
+        kept = [outputs[f"kept.{drop.after_layer}"] for drop in self._shape.drops]
         position = state.position + position_ids.shape[1]
-        return found["logits"][:, 0], kept, OnnxState(caches, position)
+        return outputs["logits"][:, 0], kept, OnnxState(caches, position)
 
 
 def feeds_of(
     embeds: np.ndarray, position_ids: np.ndarray, vision: np.ndarray, text: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What a decoder graph is fed beside its caches."""
+    """Inputs of a decoder graph, without its caches."""
     return {
         "inputs_embeds": embeds,
         "position_ids": position_ids,

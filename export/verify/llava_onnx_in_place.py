@@ -1,6 +1,6 @@
-"""ONNX Runtime on ``decoder_in_place.onnx``: what TensorRT compiles, proved without a GPU.
+"""Run ``decoder_in_place.onnx`` in ONNX Runtime: the graph of TensorRT, verified without a GPU.
 
-The caches have a fixed size and are filled from the front, as the engine's buffers are.
+The caches have a fixed size and are filled from the front, like the engine's buffers.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ ROOM = 64  # tokens that can be generated
 
 
 class InPlaceRunner(OnnxRunner):
-    """As ``OnnxRunner``, with the decoder whose caches are written in place.
+    """As ``OnnxRunner``, with the decoder that writes its caches in place.
 
     Args:
         artifact: of the standard flavour.
@@ -45,7 +45,7 @@ class InPlaceRunner(OnnxRunner):
         return self._caches(batch, [tokens[s] + self._room for s in self._segments])
 
     def _places(self, cache: Any) -> int:
-        """For tokens in a cache."""
+        """Number of token places in a cache."""
         places: int = cache.shape[2]
         return places
 

@@ -1,4 +1,4 @@
-"""A LLaVA's prompts, and what runs them: a prefill, then greedy steps."""
+"""Prompts of a LLaVA, and the base of their runners: a prefill, then greedy steps."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from export.verify.compare import Answered, Greedy
 
 @dataclass(frozen=True)
 class Question:
-    """A tokenised prompt ``[1, N]`` with its pictures; an image is one token of it."""
+    """A tokenised prompt ``[1, N]`` with its pictures; each image is one token."""
 
     pixel_values: np.ndarray
     input_ids: np.ndarray
@@ -19,15 +19,15 @@ class Question:
 
 @dataclass(frozen=True)
 class Prefilled:
-    """What a prefill of one prompt gave.
+    """The result of one prompt's prefill.
 
     Attributes:
         logits: of the last token, ``[V]``.
-        kept: original indices kept at each drop place, ascending, ``[k]``; first of all which of the
-            tower's tokens stayed as they are, those of one image after those of the other, where any go.
-        scores: of every original token at each place, ``[N]`` (NaN: gone); may be empty.
-        state: whatever ``decode`` needs.
-        ranking_margins: as of ``export.verify.compare.Answered``.
+        kept: original indices kept at each drop place, ascending, ``[k]``; if the model selects image
+            tokens, first of all the selected tower tokens, image by image.
+        scores: of every original token at each place, ``[N]`` (NaN: dropped before); may be empty.
+        state: for ``decode``.
+        ranking_margins: as in ``export.verify.compare.Answered``.
     """
 
     logits: np.ndarray
@@ -38,10 +38,10 @@ class Prefilled:
 
 
 class PromptRunner(ABC):
-    """A form of a LLaVA (see ``export.verify.compare.Runner``).
+    """A LLaVA in one runtime (see ``export.verify.compare.Runner``).
 
     Attributes:
-        image: the token that stands for an image, and how many places an image takes.
+        image: the image token, and the number of positions an image takes.
     """
 
     image: tuple[int, int]
@@ -52,28 +52,28 @@ class PromptRunner(ABC):
 
     @abstractmethod
     def decode(self, prefilled: Prefilled, max_new_tokens: int) -> Greedy:
-        """Greedy tokens, up to and with EOS."""
+        """Greedy tokens, including EOS."""
 
     def ask(self, question: Question, max_new_tokens: int) -> Answered:
-        """One prompt, greedily answered."""
+        """Answer one prompt greedily."""
         token, count = self.image
         repeats = np.where(question.input_ids[0] == token, count, 1)
         ids = np.repeat(question.input_ids, repeats, axis=1)
-        found = self.prefill(question.pixel_values, ids)
-        said = self.decode(found, max_new_tokens)
+        prefilled = self.prefill(question.pixel_values, ids)
+        text = self.decode(prefilled, max_new_tokens)
         return Answered(
-            found.logits,
-            found.kept,
-            found.scores,
-            said.tokens,
-            step_margins=said.margins,
-            ranking_margins=found.ranking_margins,
+            prefilled.logits,
+            prefilled.kept,
+            prefilled.scores,
+            text.tokens,
+            step_margins=text.margins,
+            ranking_margins=prefilled.ranking_margins,
             of_image=ids[0] == token,
         )
 
 
 def places_in_all(kept: np.ndarray, tower_tokens: int, prompts: int = 1) -> np.ndarray:
-    """Which tokens ``kept [I, k]`` of each image are among those of all images of its prompt.
+    """Offset the indices ``kept [I, k]`` of each image to those among all images of its prompt.
 
     Returns:
         ``[prompts, I / prompts · k]``, ascending.

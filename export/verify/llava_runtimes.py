@@ -1,4 +1,4 @@
-"""The forms of a LLaVA that ``verify`` compares with torch, and those that cannot run here."""
+"""The variants of a LLaVA that ``verify`` compares with torch, and those that cannot run here."""
 
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -18,9 +18,9 @@ from export.verify.interface import RuntimeVariant, Skipped
 from export.verify.llava_onnx import OnnxRunner
 from export.verify.llava_onnx_in_place import InPlaceRunner
 from export.verify.llava_prompts import Prefilled, PromptRunner, places_in_all
-from export.verify.openvino import OpenVinoOutputs, PagedOutputs, openvino_forms
+from export.verify.openvino import OpenVinoOutputs, PagedOutputs, openvino_variants
 
-TENSOR_SCATTER_SINCE = (1, 24)  # ONNX Runtime that knows the operator
+TENSOR_SCATTER_SINCE = (1, 24)  # the first ONNX Runtime with the operator
 
 
 class OnnxVariant(PromptRunner):
@@ -40,10 +40,10 @@ class OnnxVariant(PromptRunner):
 
 
 class OpenVinoRunner(InPlaceRunner):
-    """An artifact of the standard flavour in OpenVINO, its decoder as users' is."""
+    """An artifact of the standard flavour in OpenVINO, with the same decoder as ``serve``."""
 
     def __init__(self, artifact: LlavaArtifact, bfloat16: bool = False) -> None:
-        """``bfloat16``: compute so, whatever the artifact says."""
+        """``bfloat16``: compute in bfloat16, whatever the artifact's precision."""
         self._bfloat16 = bfloat16
         super().__init__(artifact)
 
@@ -69,7 +69,7 @@ class OpenVinoRunner(InPlaceRunner):
 
 
 def llava_on_graphs(artifact: LlavaArtifact, load: LoadGraph) -> OnnxVariant:
-    """The graphs of an artifact as a function loads them."""
+    """The graphs of an artifact as ``load`` loads them."""
 
     class Loaded(OnnxRunner):
         def _graph(self, path: Path, providers: tuple[str, ...], threads: int) -> NumpyGraph:
@@ -92,26 +92,26 @@ class LlavaEngines(PromptRunner):
         is_image = input_ids[0] == self._tokens.image_token_id
         places = [np.flatnonzero(kind)[None].astype(np.int64) for kind in (is_image, ~is_image)]
         pixels = pixel_values if is_image.any() else None
-        found = self._slot.prefill(pixels, input_ids, *places)
-        kept = [found.kept[layer][0] for layer in sorted(found.kept)]
-        if found.selected is not None:
-            kept.insert(0, places_in_all(found.selected, self._images.tower_tokens)[0])
-        return Prefilled(found.logits[0], kept, [], found.state)
+        prefilled = self._slot.prefill(pixels, input_ids, *places)
+        kept = [prefilled.kept[layer][0] for layer in sorted(prefilled.kept)]
+        if prefilled.selected is not None:
+            kept.insert(0, places_in_all(prefilled.selected, self._images.tower_tokens)[0])
+        return Prefilled(prefilled.logits[0], kept, [], prefilled.state)
 
     def decode(self, prefilled: Prefilled, max_new_tokens: int) -> Greedy:
         logits, state = prefilled.logits, prefilled.state
-        said = Greedy()
-        while len(said.tokens) < max_new_tokens:
-            last = said.add(logits)
-            if last in self._tokens.eos_token_ids or len(said.tokens) == max_new_tokens:
+        text = Greedy()
+        while len(text.tokens) < max_new_tokens:
+            last = text.add(logits)
+            if last in self._tokens.eos_token_ids or len(text.tokens) == max_new_tokens:
                 break
             rows, state = self._slot.step([last], state)
             logits = rows[0]
-        return said
+        return text
 
 
-def llava_forms(artifact: LlavaArtifact) -> Iterator[RuntimeVariant | Skipped]:
-    """ONNX Runtime, once more with the decoder that TensorRT compiles, and OpenVINO."""
+def llava_variants(artifact: LlavaArtifact) -> Iterator[RuntimeVariant | Skipped]:
+    """Yield ONNX Runtime, also with the decoder that TensorRT compiles, and OpenVINO."""
     manifest, where = artifact.manifest, artifact.path.name
     name = f"ONNX Runtime ({where})"
 
@@ -120,13 +120,13 @@ def llava_forms(artifact: LlavaArtifact) -> Iterator[RuntimeVariant | Skipped]:
 
     if manifest.precision == "bfloat16":
         yield Skipped(name, NO_BFLOAT16)
-        yield from openvino_forms(artifact, in_openvino)
+        yield from openvino_variants(artifact, in_openvino)
         return
 
-    def form(name: str, load: Callable[[], Any]) -> RuntimeVariant:
+    def variant(name: str, load: Callable[[], Any]) -> RuntimeVariant:
         return RuntimeVariant(name, artifact.path, manifest.dense, manifest.precision, load)
 
-    yield form(name, lambda: OnnxVariant(OnnxRunner(artifact)))
+    yield variant(name, lambda: OnnxVariant(OnnxRunner(artifact)))
     if manifest.flavour != "standard":
         return
     name = f"ONNX Runtime, caches in place ({where})"
@@ -136,8 +136,8 @@ def llava_forms(artifact: LlavaArtifact) -> Iterator[RuntimeVariant | Skipped]:
         since = ".".join(map(str, TENSOR_SCATTER_SINCE))
         yield Skipped(name, f"TensorScatter needs ONNX Runtime {since}")
     else:
-        yield form(name, lambda: OnnxVariant(InPlaceRunner(artifact)))
-    yield from openvino_forms(artifact, in_openvino)
+        yield variant(name, lambda: OnnxVariant(InPlaceRunner(artifact)))
+    yield from openvino_variants(artifact, in_openvino)
 
 
 def _onnxruntime_version() -> tuple[int, ...]:

@@ -1,6 +1,6 @@
-"""The torch side of a LLaVA's proof: the masked, the slim and the dense model, run like an artifact.
+"""Verify a LLaVA: the masked, slim and dense torch models, run like an artifact.
 
-They are run by ``comp``'s own decoder, so that drop rules can also be listened to.
+They run in ``comp``'s own decoder, so that the scores of drops can be recorded.
 """
 
 import math
@@ -28,12 +28,12 @@ from export.artifact.llava_manifest import LlavaArtifact
 from export.verify.compare import Answered, Greedy
 from export.verify.families import Verification
 from export.verify.llava_prompts import Prefilled, PromptRunner, Question, places_in_all
-from export.verify.llava_runtimes import LlavaEngines, llava_forms, llava_on_graphs
+from export.verify.llava_runtimes import LlavaEngines, llava_on_graphs, llava_variants
 from export.verify.masked_torch import RecordingRule, fill_kept, masks_of
 
 
 class TorchRunner(PromptRunner):
-    """A LLaVA with optional masks, drops and choice of image tokens."""
+    """A LLaVA with optional masks, drops and selection of image tokens."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class TorchRunner(PromptRunner):
 
     @torch.no_grad()
     def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:
-        """One prompt: ``pixel_values [I, 3, H, W]``, ``input_ids [1, N]``."""
+        """Run one prompt: ``pixel_values [I, 3, H, W]``, ``input_ids [1, N]``."""
         device = self._model.model.language_model.embed_tokens.weight.device
         ids = torch.tensor(input_ids, device=device)
         query = torch.full((1,), ids.shape[1] - 1, device=device)
@@ -65,8 +65,10 @@ class TorchRunner(PromptRunner):
             query=query,
             labels=torch.full_like(ids, IGNORE),
         )
-        ears = {drop.after_layer: RecordingRule(RatioRule.from_plan(drop)) for drop in self._drops}
-        rules: dict[int, DropRule] = dict(ears)
+        recorders = {
+            drop.after_layer: RecordingRule(RatioRule.from_plan(drop)) for drop in self._drops
+        }
+        rules: dict[int, DropRule] = dict(recorders)
         options = DecoderOptions(masks=self._masks, rules=rules)
         cache = DecoderCache()
         output = run_llava(
@@ -86,9 +88,9 @@ class TorchRunner(PromptRunner):
             kept.append(places_in_all(chosen, of_all.shape[1])[0])
             scores.append(of_all.reshape(-1))
             margins.append(math.inf)
-        for place, ear in sorted(ears.items()):
+        for place, recorder in sorted(recorders.items()):
             row = np.full(ids.shape[1], np.nan)
-            row[present] = ear.heard[0][0].double().cpu().numpy()
+            row[present] = recorder.scores[0][0].double().cpu().numpy()
             present = output.kept[place].index[0].cpu().numpy()
             kept.append(present)
             scores.append(row)
@@ -100,16 +102,16 @@ class TorchRunner(PromptRunner):
 
     @torch.no_grad()
     def decode(self, prefilled: Prefilled, max_new_tokens: int) -> Greedy:
-        """Greedy tokens after a prefill, up to and with EOS."""
+        """Greedy tokens after a prefill, including EOS."""
         cache, options = prefilled.state
         device = self._model.model.language_model.embed_tokens.weight.device
-        said = Greedy()
-        last = said.add(prefilled.logits)
-        while len(said.tokens) < max_new_tokens and last not in self._eos:
+        text = Greedy()
+        last = text.add(prefilled.logits)
+        while len(text.tokens) < max_new_tokens and last not in self._eos:
             token = torch.tensor([last], device=device)
             logits = answer_step(self._model, token, options, cache)[0]
-            last = said.add(logits.float().cpu().numpy())
-        return said
+            last = text.add(logits.float().cpu().numpy())
+        return text
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,9 @@ class LlavaTorchReference:
     def load(
         cls, dense: Path | None, slim: Path, plan: PruningPlan, artifact: LlavaArtifact, device: str
     ) -> "LlavaTorchReference":
-        """Load both checkpoints, to be run in float32; ``artifact`` says how answers end.
+        """Load both checkpoints to run in float32; ``artifact`` gives the stop tokens.
 
-        On a CPU the decoder of a large one stays in its files.
+        On a CPU the decoder of a large model is streamed from its files.
         """
         eos = artifact.manifest.tokens.eos_token_ids
         before = None if dense is None else _llava(dense, device)
@@ -146,7 +148,7 @@ class LlavaTorchReference:
         return Question(collator.pixels([example]).numpy(), ids)
 
     def dense_runner(self) -> TorchRunner:
-        """The dense model as it was before pruning. Not valid after ``masked_runner``."""
+        """The dense model. Not valid after ``masked_runner``."""
         assert self.dense is not None
         return TorchRunner(self.dense.model, self.eos)
 
@@ -155,7 +157,7 @@ class LlavaTorchReference:
         return TorchRunner(self.slim.model, self.eos, plan.drops, selection=plan.image_selection)
 
     def masked_runner(self) -> TorchRunner:
-        """The dense model with the slim one's weights in their places and the rest masked."""
+        """The dense model with the slim model's weights in their places and everything else masked."""
         assert self.dense is not None
         shape = self.dense.shape
         head_dim = {"language": shape.head_dim, "vision": shape.vision_head_dim}
@@ -176,5 +178,5 @@ def _llava(directory: Path, device: str) -> LlavaAdapter:
 
 
 VERIFICATION = Verification(
-    LlavaTorchReference.load, llava_forms, llava_on_graphs, LlavaEngines, canonical_name
+    LlavaTorchReference.load, llava_variants, llava_on_graphs, LlavaEngines, canonical_name
 )

@@ -1,4 +1,4 @@
-"""Masked torch models: a dense model that gives what its cut one gives, and can be listened to."""
+"""Masked torch models: a dense model that computes the same as its slim one and records scores."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class RecordingRule(DropRule):
     """A drop rule that remembers the scores it was asked about: they tell a tie from a difference."""
 
     rule: RatioRule
-    heard: list[Tensor] = field(default_factory=list)
+    scores: list[Tensor] = field(default_factory=list)
 
     @property
     def ranking(self) -> Ranking:
@@ -32,34 +32,34 @@ class RecordingRule(DropRule):
         return self.rule.merge
 
     def keep(self, importance: Tensor, kind: Tensor, alive: Tensor, query: Tensor) -> Tensor:
-        self.heard.append(importance)
+        self.scores.append(importance)
         return self.rule.keep(importance, kind, alive, query)
 
 
-def heard_scores(
-    ear: RecordingRule, came: int, encoded: Encoded, number: int, row: int = 0
+def recorded_scores(
+    recorder: RecordingRule, count: int, encoded: Encoded, number: int, row: int = 0
 ) -> np.ndarray:
-    """What a rule heard of one row, by original index ``[N]``; NaN for tokens that did not come so far.
+    """The scores of one row at a rule's place, by original index ``[N]``; NaN for tokens dropped before.
 
     Args:
-        ear: the rule.
-        came: tokens ``N`` of the row before the first block.
-        encoded: what became of them.
+        recorder: the rule.
+        count: tokens ``N`` of the row before the first block.
+        encoded: the result of the encoder.
         number: blocks before the rule's place.
         row: of the batch.
     """
     earlier = [passed for passed in encoded.kept if passed < number]
-    present = np.arange(came)
+    present = np.arange(count)
     if earlier:
         present = encoded.kept[max(earlier)].index[row].cpu().numpy()
-    scores = np.full(came, np.nan)
-    scores[present] = ear.heard[0][row].double().cpu().numpy()
+    scores = np.full(count, np.nan)
+    scores[present] = recorder.scores[0][row].double().cpu().numpy()
     return scores
 
 
 @dataclass(frozen=True)
 class _Overlaid:
-    """A matrix with that of another layer in the places that a cut keeps."""
+    """A matrix with that of another layer at the indices that a cut keeps."""
 
     under: MatrixSource
     over: StreamedLinear
@@ -79,10 +79,10 @@ class _Overlaid:
 
 
 def fill_kept(dense: FamilyAdapter, slim: FamilyAdapter, cut: Callable[[str], Cut | None]) -> None:
-    """Put the slim model's weights into their places in the dense one.
+    """Copy the slim model's weights into their places in the dense one.
 
-    Removed rows and columns keep their dense values: masks alone silence them. Changes the dense
-    model's weights in place, so that a large model is not held twice.
+    Removed rows and columns keep their dense values: only masks silence them. The dense model is changed
+    in place, so that a large model is not held twice.
     """
     streamed = streamed_layers(slim.model)
     for name, layer in streamed_layers(dense.model).items():
@@ -90,15 +90,15 @@ def fill_kept(dense: FamilyAdapter, slim: FamilyAdapter, cut: Callable[[str], Cu
     trained = slim.model.state_dict()
     with torch.no_grad():
         for name, tensor in dense.model.state_dict().items():
-            found = cut(name)
-            if found is None:
+            kept = cut(name)
+            if kept is None:
                 tensor.copy_(trained[name])
             else:
-                keep = torch.tensor(found.keep, device=tensor.device)
-                tensor.index_copy_(found.axis, keep, trained[name].to(tensor.device))
+                keep = torch.tensor(kept.keep, device=tensor.device)
+                tensor.index_copy_(kept.axis, keep, trained[name].to(tensor.device))
 
 
 def masks_of(dense: FamilyAdapter, plan: PruningPlan) -> Masks:
-    """The plan's masks; blocks that it says nothing of are whole."""
+    """The plan's masks; blocks that it does not mention stay whole."""
     whole, cuts = Masks.ones(dense.blocks), Masks.from_plan(plan.blocks)
     return Masks(whole.heads | cuts.heads, whole.channels | cuts.channels)

@@ -1,4 +1,4 @@
-"""Artifacts of the standard flavour in OpenVINO, as a link of ``verify``."""
+"""Artifacts of the standard flavour in OpenVINO, as variants of ``verify``."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -17,15 +17,15 @@ from export.verify.interface import RuntimeVariant, Skipped
 
 
 class OpenVinoOutputs:
-    """A graph in OpenVINO that takes and gives numpy arrays by name (see ``NumpyGraph``).
+    """A graph in OpenVINO with numpy arrays by name (see ``NumpyGraph``).
 
-    Outputs in bfloat16, which NumPy has not, stay as they are for a later run.
+    Outputs in bfloat16, which NumPy lacks, stay tensors for a later run.
     """
 
     def __init__(
         self, path: Path, precision: Precision, threads: int | None = None, bfloat16: bool = False
     ) -> None:
-        """Arguments and errors as ``OpenVinoGraph``."""
+        """Arguments and errors as for ``OpenVinoGraph``."""
         self._graph = OpenVinoGraph(path, precision, threads, bfloat16)
         self._kept = sorted(self._graph.bfloat16)
         self._numbers = [name for name in self._graph.outputs if name not in self._graph.bfloat16]
@@ -37,12 +37,12 @@ class OpenVinoOutputs:
 
 
 class PagedOutputs:
-    """A decoder in OpenVINO: numpy arrays by name, and caches, written in place, as they were fed."""
+    """A decoder in OpenVINO: numpy arrays by name, and caches that are written in place."""
 
     def __init__(
         self, path: Path, precision: Precision, threads: int | None = None, bfloat16: bool = False
     ) -> None:
-        """Arguments and errors as ``PagedDecoder``."""
+        """Arguments and errors as for ``PagedDecoder``."""
         self._graph = PagedDecoder(path, precision, threads, bfloat16)
 
     def run(self, feeds: dict[str, Any]) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class PagedOutputs:
         return numbers | {name.replace(PAST, PRESENT): cache for name, cache in caches.items()}
 
     def _step(self, feeds: dict[str, Any], caches: dict[str, Any]) -> dict[str, Any]:
-        """As answers are made: by what makes steps, which keeps its token at every drop place."""
+        """Run a step as ``serve`` does, with the step graph, which keeps its token at every drop."""
         bound = self._graph.begin(caches)
         logits = self._graph.step(bound, feeds)
         self._graph.end(bound)
@@ -66,14 +66,14 @@ class PagedOutputs:
         return dict.fromkeys(self._graph.outputs, only) | {LOGITS: logits}
 
 
-def openvino_forms(
+def openvino_variants(
     artifact: Artifact, load: Callable[..., Runner]
 ) -> Iterator[RuntimeVariant | Skipped]:
-    """An artifact of the standard flavour in OpenVINO, where it and this CPU can.
+    """Yield an artifact of the standard flavour in OpenVINO, if OpenVINO and this CPU support it.
 
     Args:
-        artifact: an opened one; of integer weights also computed in bfloat16.
-        load: takes ``bfloat16``, whether to compute so whatever the artifact says.
+        artifact: an opened one; with integer weights also computed in bfloat16.
+        load: takes ``bfloat16``: whether to compute in it, whatever the artifact's precision.
     """
     manifest = artifact.manifest
     name = f"OpenVINO ({artifact.path.name})"

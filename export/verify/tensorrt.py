@@ -1,4 +1,4 @@
-"""Engines as the last link of ``verify``."""
+"""Engines as the last variant of ``verify``."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,11 +11,11 @@ from export.tensorrt.run.runtime import EngineRuntime
 from export.verify.compare import Answered, Runner
 from export.verify.interface import RuntimeVariant, Skipped
 
-Asking = Callable[[EngineRuntime], Runner]  # how a family asks its engines
+Asking = Callable[[EngineRuntime], Runner]  # makes a family's runner of engines
 
 
 class EngineVariant:
-    """Engines on a GPU (see ``export.verify.compare.Runner``); ``layers`` is what TensorRT made of each."""
+    """Engines on a GPU (see ``export.verify.compare.Runner``); ``layers`` lists each engine's layers."""
 
     def __init__(self, runtime: EngineRuntime, asking: Asking) -> None:
         self.layers = runtime.layers()
@@ -23,12 +23,12 @@ class EngineVariant:
         self._runtime = runtime
 
     def ask(self, question: Any, max_new_tokens: int) -> Answered:
-        """As the family's runner."""
+        """Run the family's runner."""
         return self._runner.ask(question, max_new_tokens)
 
 
-def engine_form(engines: Engines, asking: Asking) -> RuntimeVariant | Skipped:
-    """TensorRT on this machine's GPU."""
+def engine_variant(engines: Engines, asking: Asking) -> RuntimeVariant | Skipped:
+    """The engines on this machine's GPU, or why they cannot run."""
     manifest = engines.manifest
     name = f"TensorRT ({engines.path.name})"
     if gpu_capability() is None:
@@ -43,7 +43,7 @@ def engine_form(engines: Engines, asking: Asking) -> RuntimeVariant | Skipped:
 
 
 def asking_graphs(runner: Callable[[EncoderManifest, NamedGraphs], Runner]) -> Asking:
-    """Engines asked as the graphs of a CLIP or a BLIP are."""
+    """Run engines like the graphs of a CLIP or a BLIP."""
 
     def asking(runtime: EngineRuntime) -> Runner:
         return runner(runtime.engines.manifest.as_artifact(EncoderManifest), runtime.runner())

@@ -1,1 +1,1 @@
-"""Weights of a checkpoint, read one at a time, and what a plan leaves of them."""
+"""Weights of a checkpoint, read one at a time, and cut by a plan."""

@@ -1,4 +1,4 @@
-"""Reading a checkpoint's tensors one at a time, whatever names they were saved under.
+"""Read a checkpoint's tensors one at a time, under canonical names.
 
 safetensors is a JSON header and raw little-endian bytes, so the few lines here read one tensor
 without torch and without mapping the file: exporting a 7B model takes the memory of a tensor.
@@ -40,16 +40,16 @@ class WeightSource(Protocol):
 class CheckpointWeights:
     """The tensors of a checkpoint directory, in one safetensors file or in shards.
 
-    One that is not stored may be another that is (an output layer and its word embedding), where
-    ``config.json`` says so. Tensors of types that are not read are not among the names.
+    A tensor that is not stored may stand for another one (an output layer tied to its word embedding) if
+    ``config.json`` says so. Tensors of unsupported types are not among the names.
 
     Raises:
-        CompExportError: no safetensors there, a missing shard, or a truncated or broken file; when it is
-            read, a tensor that is missing or of another type than float32, float16 and bfloat16.
+        CompExportError: no safetensors, a missing shard, a truncated or broken file; on reading, a
+            tensor that is missing or not float32, float16 or bfloat16.
     """
 
     def __init__(self, directory: Path, naming: Callable[[str], str] = canonical_name) -> None:
-        """``naming`` gives the name that graphs ask for of a stored one."""
+        """``naming`` maps stored names to the names that graphs use."""
         self.directory = directory
         self._stored = {naming(name): each for name, each in stored_tensors(directory).items()}
 
@@ -72,14 +72,14 @@ class CheckpointWeights:
         return values.reshape(stored.shape)
 
     def _find(self, name: str) -> StoredTensor:
-        found = self._stored.get(name)
-        if found is None:
-            found = self._stored.get(stand_ins(read_config(self.directory)).get(name, ""))
-        if found is None:
+        tensor = self._stored.get(name)
+        if tensor is None:
+            tensor = self._stored.get(stand_ins(read_config(self.directory)).get(name, ""))
+        if tensor is None:
             raise CompExportError(
                 f"{self.directory} has no tensor {name}: not a whole checkpoint of its kind; "
                 "download it again or pass another --model"
             )
-        if found.code not in DTYPES:
-            raise no_float(found, name)
-        return found
+        if tensor.code not in DTYPES:
+            raise no_float(tensor, name)
+        return tensor

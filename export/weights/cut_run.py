@@ -1,4 +1,4 @@
-"""A run from a plan alone: the checkpoint is cut, nothing is searched or trained."""
+"""Make a run from a plan alone: the checkpoint is cut, nothing is searched or trained."""
 
 import json
 from collections.abc import Callable
@@ -33,11 +33,11 @@ def cut_run(
     """Write ``checkpoint/``, ``plan.json``, ``run.json`` and a ``stages.jsonl`` without stages.
 
     Args:
-        run: the directory; what is there goes.
+        run: the directory; its contents are replaced.
         name: of the dense model, as the run records it.
         dense: its checkpoint.
         plan: what to remove.
-        at: told how many of all tensors are written.
+        at: called with the number of tensors written and the number of all.
 
     Returns:
         The content of ``run.json``.
@@ -55,7 +55,7 @@ def cut_run(
     plan = plan.model_copy(update={"model": name})
     record = _record(run, name, dense, plan)
     run.begin({MADE: MADE_BY})
-    checkpoint = run.state / run.checkpoint.name  # what is there stays whole until this one is
+    checkpoint = run.state / run.checkpoint.name  # the old contents stay until this is complete
     try:
         if family.streams:
             write_slim_checkpoint(dense, plan, checkpoint, at=at)
@@ -75,12 +75,12 @@ def cut_run(
 
 
 def was_cut(run: RunDirectory) -> bool:
-    """Whether ``cut`` wrote what is there."""
+    """Whether ``cut`` wrote the run."""
     return _made_by(run.record) == MADE_BY
 
 
 def was_begun(run: RunDirectory) -> bool:
-    """Whether ``cut`` was ended before it had written a run there."""
+    """Whether ``cut`` was interrupted before it had written the run."""
     return not run.record.exists() and _made_by(run.request) == MADE_BY
 
 
@@ -92,17 +92,19 @@ def _made_by(path: Path) -> Any:
 
 
 def _cut_in_memory(dense: Path, plan: PruningPlan, out: Path) -> None:
-    """A CLIP or a BLIP, which is small, by its adapter."""
+    """Cut a CLIP or a BLIP, which is small, with its adapter."""
     from comp.families.loading import load_adapter
 
-    SlimShape.from_config(read_config(dense), str(dense)).planned(plan)  # refuses another model's
+    SlimShape.from_config(read_config(dense), str(dense)).planned(
+        plan
+    )  # refuses a plan of another model
     adapter = load_adapter(dense, "cpu")
     check_plan_is_of(plan, adapter.blocks, str(dense))
     adapter.cut(plan).save(out)
 
 
 def _record(run: RunDirectory, name: str, dense: Path, plan: PruningPlan) -> dict[str, Any]:
-    """As `prune` writes it, as far as it is known."""
+    """The run record as `prune` writes it, as far as it applies."""
     return {
         "version": RUN_VERSION,
         "run": run.path.name,

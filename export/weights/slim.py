@@ -1,7 +1,7 @@
-"""Physical removal: a checkpoint's tensors without the heads and channels a plan removes.
+"""Physical pruning: a checkpoint's tensors without the heads and channels that a plan removes.
 
 ``SlimWeights`` cuts a tensor when it is read; ``write_slim_checkpoint`` streams the cut tensors
-into a checkpoint that ``CompLlavaForConditionalGeneration`` loads. Nothing holds more than one.
+into a checkpoint that ``CompLlavaForConditionalGeneration`` loads. Only one tensor is held at a time.
 """
 
 import json
@@ -39,7 +39,7 @@ CHUNK = 1 << 24  # elements written at a time
 
 
 class SlimWeights:
-    """The tensors of ``source`` as ``cut`` says of each (Eq. 2 with binary masks, made physical)."""
+    """The tensors of ``source``, cut by ``cut`` (Eq. 2 with binary masks, made physical)."""
 
     def __init__(self, source: WeightSource, cut: Callable[[str], Cut | None]) -> None:
         self._source = source
@@ -70,7 +70,7 @@ def slim_weights(
     """The cut tensors of a dense checkpoint (or of ``source``, weights of the same shape).
 
     Raises:
-        CompExportError: the plan is of another model, or the checkpoint is not whole.
+        CompExportError: the plan is of another model, or the checkpoint is incomplete.
     """
     shape = read_llava(directory)
     shape.pruned(plan)  # refuses a plan of another model
@@ -100,14 +100,14 @@ def write_slim_checkpoint(
         ``out``.
 
     Raises:
-        CompExportError: the checkpoint is no LLaVA-1.5, its answers follow settings that engines do not
-            have (``comp.checkpoints.stops``), the plan is of another model, disk trouble.
+        CompExportError: the checkpoint is not a LLaVA-1.5, its answers depend on settings that engines
+            lack (``comp.checkpoints.stops``), the plan is of another model, or a disk error.
     """
     from comp.families.tokenizing import load_tokenizer, save_tokenizer
 
     config = read_config(dense)
     shape = llava_of(config, str(dense)).pruned(plan)
-    image_processing_for(dense, shape.sizes.image_size)  # refuses what is not known
+    image_processing_for(dense, shape.sizes.image_size)  # refuses an unknown processor
     tokenizer = load_tokenizer(dense)
     stop_tokens(dense, config)
     check_greedy(dense)
@@ -137,9 +137,9 @@ def copy_companions(source: Path, target: Path) -> None:
 
 
 def _narrow_images(directory: Path, sizes: ModelShape) -> None:
-    """Let the processor of transformers write as many image tokens as are left of an image.
+    """Make the processor of transformers write as many image tokens as an image has after selection.
 
-    It writes one for each patch and so many additional ones, of which there may be less than none.
+    It writes one for each patch plus a number of additional ones, which may be negative.
     """
     path = directory / "processor_config.json"
     if sizes.image_selection is None or not path.is_file():
@@ -158,7 +158,7 @@ def write_safetensors(
     """Stream tensors into one safetensors file, under their canonical names.
 
     Raises:
-        CompExportError: for a tensor of a type that is not stored.
+        CompExportError: a tensor's type cannot be stored.
     """
     names = [name for name in weights.names() if not name.endswith(BUFFERS)]
     codes = {stored: code for code, stored in DTYPES.items()}

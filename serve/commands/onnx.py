@@ -222,7 +222,7 @@ def _export(
 
                 half = Half.of(checkpoint, target, tried)
                 for_this, activations = half.target, half.activations
-                notes += half.words(which)
+                notes += half.warnings(which)
             if calibration is not None:
                 integers = _calibrated(bar, which, run, checkpoint, origin, calibration)
                 for_this = replace(target, integers=integers)

@@ -89,7 +89,7 @@ def test_what_overflows_is_computed_in_float32(name, tmp_path):
         for runner in runners:
             difference = np.abs(answered(runner) - right).max() / np.abs(right).max()
             assert difference < 1e-2, (flavour, type(runner))
-    words = half.words("dense")
+    words = half.warnings("dense")
     assert "float16 ends at 65,504" in words[0]
     assert all(each in words[1] for each in found.names)
     assert len(words) == 2
@@ -123,7 +123,7 @@ def test_a_sound_model_is_left_alone_and_nothing_is_said(gqa):
     assert half.target == target
     assert half.target.wide == NONE
     assert 0 < half.activations.largest < CAREFUL
-    assert half.words("dense") == []
+    assert half.warnings("dense") == []
     assert half.activations.examples == FEW
 
 
@@ -137,7 +137,7 @@ def test_what_cannot_be_kept_is_a_warning(name, tmp_path):
     assert overflow_warning("tensorrt", half.activations).startswith("WARNING: tensorrt: ")
     assert any(
         "WARNING" in line and "--precision float32" in line and name in line
-        for line in half.words("dense")
+        for line in half.warnings("dense")
     )
 
 
@@ -157,7 +157,7 @@ def test_large_models_are_not_measured_and_that_is_said(gqa, monkeypatch):
     monkeypatch.setattr("export.activations.is_streamed", lambda _: True)
     half = Half.of(gqa[1], Target("onnxruntime", "float16"), EXAMPLES)
     assert half.activations is None
-    assert "not measured" in half.words("dense")[0]
+    assert "not measured" in half.warnings("dense")[0]
 
 
 def test_a_checkpoint_that_is_no_number_in_float32_is_refused(tmp_path):

@@ -1,4 +1,4 @@
-"""What a BLIP contributes to its artifact: graphs, and what the engine must know."""
+"""Describe a BLIP export: its graphs, and its manifest fields."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from export.graph.builder import Target
 from export.weights.checkpoint import CheckpointWeights, WeightSource
 from export.weights.slim import SlimWeights
 
-TEXT_TOKENS = 20  # of the workload, where no plan says how many
+TEXT_TOKENS = 20  # of the workload, if there is no plan
 
 
 def blip_artifact(

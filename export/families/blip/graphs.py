@@ -1,9 +1,10 @@
-"""The graphs of the BLIP family, for each of its tasks.
+"""Build the graphs of a BLIP for each of its tasks.
 
-All have ``vision_model.onnx``. Question answering: ``text_encoder.onnx`` reads the question,
-``cross_kv.onnx`` makes what the decoder looks at, once, and ``decoder_model.onnx`` says the answer;
-captioning is the same without a question. Retrieval: ``text_model.onnx`` embeds texts, ``itm_model.onnx``
-judges pairs of a text and an image. NLVR: ``text_encoder.onnx`` judges a statement about two images.
+All tasks have ``vision_model.onnx``. Question answering: ``text_encoder.onnx`` encodes the question,
+``cross_kv.onnx`` computes the keys and values of the decoder's cross-attention once, and
+``decoder_model.onnx`` generates the answer; captioning is the same without a question. Retrieval:
+``text_model.onnx`` embeds texts, ``itm_model.onnx`` scores pairs of a text and an image. NLVR:
+``text_encoder.onnx`` classifies a statement about two images.
 """
 
 from collections.abc import Callable
@@ -29,7 +30,7 @@ TEXT_ENCODER = "text_encoder.onnx"
 CROSS_KV = "cross_kv.onnx"
 DECODER_MODEL = "decoder_model.onnx"
 ITM, TEXT = "itm_model.onnx", "text_model.onnx"
-STATES = "encoder_hidden_states"  # what cross-attention looks at
+STATES = "encoder_hidden_states"  # the input of cross-attention
 
 
 def blip_graphs_of(shape: BlipShape) -> tuple[str, ...]:
@@ -46,10 +47,10 @@ def build_blip_graphs(
 ) -> None:
     """Write the task's graphs and their external data into ``directory``.
 
-    Retrieval's two text graphs have the same text weights, which are in the data file of the first.
+    Retrieval's two text graphs share their text weights, which are in the data file of the first one.
 
     Raises:
-        CompExportError: a tensor is missing, or the flavour cannot take the head size.
+        CompExportError: a tensor is missing, or the flavour does not support the head size.
     """
     builders = {
         VISION: vision_model,
@@ -68,8 +69,8 @@ def build_blip_graphs(
 def vision_model(shape: BlipShape, weights: WeightSource, target: Target) -> GraphBuilder:
     """``pixel_values [I, C, S, S] → last_hidden_state [I, K, D]``, both float32.
 
-    For retrieval also ``image_embeds [I, P]`` of length 1. Per drop place ``kept.{m} [I, k]``: places
-    of the tokens that stayed, [CLS] is 0.
+    For retrieval also ``image_embeds [I, P]`` of length 1. For each drop place ``kept.{m} [I, k]``:
+    positions of the remaining tokens; [CLS] is 0.
     """
     graph = GraphBuilder("vision_model", target)
     tower = shape.sizes.vision
@@ -100,8 +101,7 @@ def vision_model(shape: BlipShape, weights: WeightSource, target: Target) -> Gra
 def question_encoder(shape: BlipShape, weights: WeightSource, target: Target) -> GraphBuilder:
     """``input_ids [T, L]``, image states ``[T, K, D]`` → ``last_hidden_state [T, K', D]``, float32.
 
-    As in every text graph, texts are of one length and nothing is padded; per drop place
-    ``kept.{m} [T, k]``.
+    As in every text graph, texts have one length without padding; for each drop place ``kept.{m} [T, k]``.
     """
     graph, model, ids = _text_graph("text_encoder", shape, weights, target)
     states = model.encode(ids, [_states(graph, shape, STATES)], only_first=False)
@@ -122,7 +122,7 @@ def statement_judge(shape: BlipShape, weights: WeightSource, target: Target) -> 
 
 
 def text_model(shape: BlipShape, weights: WeightSource, target: Target) -> GraphBuilder:
-    """``input_ids [T, L] → text_embeds [T, P]`` float32, of length 1; no image is looked at."""
+    """``input_ids [T, L] → text_embeds [T, P]`` float32, of length 1; without cross-attention."""
     graph, model, ids = _text_graph("text_model", shape, weights, target)
     pooled = model.encode(ids, [], only_first=True)
     _embeds(graph, shape, weights, pooled, "text_proj", "text_embeds")
@@ -139,18 +139,18 @@ def itm_model(shape: BlipShape, weights: WeightSource, target: Target) -> GraphB
 
 
 def cross_kv(shape: BlipShape, weights: WeightSource, target: Target) -> GraphBuilder:
-    """States of a question or an image ``[B, M, D]`` float32 to what the decoder looks at.
+    """States of a question or an image ``[B, M, D]`` float32 to cross-attention keys and values.
 
-    ``cross.{l}.key`` and ``.value [B, H_l, M, hd]`` in the graph's precision, made once for all steps.
+    ``cross.{l}.key`` and ``.value [B, H_l, M, hd]`` in the graph's precision, computed once for all steps.
     """
     graph = GraphBuilder("cross_kv", target)
     sizes = _decoder(shape)
-    asked = shape.encoder is not None
-    width = sizes.hidden_size if asked else shape.sizes.vision.hidden_size
-    memory = graph.input(STATES, FLOAT, ("batch", _looked_at(shape), width))
+    has_question = shape.encoder is not None
+    width = sizes.hidden_size if has_question else shape.sizes.vision.hidden_size
+    memory = graph.input(STATES, FLOAT, ("batch", _cross_tokens(shape), width))
     model = TextModel(graph, shape, weights, DECODER, sizes)
-    for number, found in enumerate(model.cross_kv(cast_to_graph(graph, memory))):
-        for kind, value in zip(KINDS, found, strict=True):
+    for number, pair in enumerate(model.cross_kv(cast_to_graph(graph, memory))):
+        for kind, value in zip(KINDS, pair, strict=True):
             graph.output(f"cross.{number}.{kind}", value, target.dtype, _cross(shape, number))
     return graph
 
@@ -180,8 +180,8 @@ def decoder_model(shape: BlipShape, weights: WeightSource, target: Target) -> Gr
     logits, presents = model.decode(ids, pasts, cross)
     dims = ("batch", 1, sizes.vocab_size)
     graph.output("logits", cast_to_float32(graph, logits), FLOAT, dims)
-    for number, found in enumerate(presents):
-        for kind, value in zip(KINDS, found, strict=True):
+    for number, present in enumerate(presents):
+        for kind, value in zip(KINDS, present, strict=True):
             graph.output(f"present.{number}.{kind}", value, dtype, cache(number, "total"))
     return graph
 
@@ -208,14 +208,14 @@ def _decoder(shape: BlipShape) -> TextShape:
     return shape.decoder
 
 
-def _looked_at(shape: BlipShape) -> int | str:
-    """How many tokens a decoder looks at: those of a question, or those left of an image."""
+def _cross_tokens(shape: BlipShape) -> int | str:
+    """Number of tokens that the decoder attends to: of a question, or of an image after its drops."""
     return shape.image_tokens if shape.encoder is None else "cross_tokens"
 
 
 def _cross(shape: BlipShape, number: int) -> tuple[int | str, ...]:
     sizes = _decoder(shape)
-    return ("batch", sizes.blocks[number].cross_heads[0], _looked_at(shape), sizes.head_dim)
+    return ("batch", sizes.blocks[number].cross_heads[0], _cross_tokens(shape), sizes.head_dim)
 
 
 def _embeds(
@@ -226,13 +226,13 @@ def _embeds(
     projection: str,
     output: str,
 ) -> None:
-    """Project ``[B, 1, D]`` and divide by the length, in float32."""
+    """Project ``[B, 1, D]`` and normalise to length 1, in float32."""
     width = shape.sizes.projection
-    found = unit_length(graph, linear(graph, weights, pooled, projection, bias=True), width)
-    graph.output(output, found, FLOAT, ("batch", width))
+    embeds = unit_length(graph, linear(graph, weights, pooled, projection, bias=True), width)
+    graph.output(output, embeds, FLOAT, ("batch", width))
 
 
-def _logits(graph: GraphBuilder, found: ir.Value) -> None:
+def _logits(graph: GraphBuilder, logits: ir.Value) -> None:
     """Declare the two logits ``[T, 1, 2]`` of a head."""
-    flat = graph.op("Reshape", cast_to_float32(graph, found), graph.constant([-1, 2]))
+    flat = graph.op("Reshape", cast_to_float32(graph, logits), graph.constant([-1, 2]))
     graph.output("logits", flat, FLOAT, ("texts", 2))

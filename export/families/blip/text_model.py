@@ -1,9 +1,9 @@
-"""BLIP's text models as graphs: encoders that drop tokens, and a decoder with caches.
+"""Build BLIP's text models: encoders that drop tokens, and a decoder with caches.
 
-Post-norm blocks: each sub-layer's result is added to its input and then normalised. In an encoder tokens
-go right behind the self-attention that ranks them; as everything up to cross-attention works row by row,
-the output projection and its norm see only the tokens that stay. Where only the first token is read
-behind the last block, that block computes only its row.
+Post-norm blocks: each sub-layer's result is added to its input and then normalised. An encoder drops tokens
+right after the self-attention that ranks them; as everything up to cross-attention works row by row, the
+output projection and its norm see only the remaining tokens. If only the first token of the last block is
+used, that block computes only its row.
 """
 
 from collections.abc import Sequence
@@ -42,11 +42,11 @@ KINDS = ("key", "value")
 
 @dataclass(frozen=True)
 class TextModel:
-    """One text model, to be built into one graph.
+    """One text model to build into a graph.
 
     Attributes:
         graph, shape, weights: where to build, and from what.
-        name: of its tensors.
+        name: prefix of its tensors.
         sizes: of its blocks.
     """
 
@@ -59,13 +59,13 @@ class TextModel:
     def encode(
         self, input_ids: ir.Value, memories: Sequence[ir.Value], only_first: bool
     ) -> ir.Value:
-        """Texts ``[T, L]`` to states ``[T, K, D]`` of the tokens left, ``[T, 1, D]`` if ``only_first``.
+        """Texts ``[T, L]`` to states ``[T, K, D]`` of the remaining tokens, ``[T, 1, D]`` if ``only_first``.
 
         Args:
             input_ids: texts of one length; the first token always stays.
-            memories: states ``[T, M, D]`` that each branch of cross-attention looks at; none leaves
+            memories: states ``[T, M, D]``, one for each branch of cross-attention; an empty sequence leaves
                 cross-attention out.
-            only_first: nothing but the first token is read; a drop in the last block has no effect.
+            only_first: only the first token is used; a drop in the last block has no effect.
         """
         graph = self.graph
         kept = KeptTokens(graph, last=False)
@@ -76,27 +76,27 @@ class TextModel:
             alone = only_first and number + 1 == len(self.sizes.blocks)
             drop = None if alone else self.shape.drop("language", number + 1)
             with graph.scope(f"layers.{number}"):
-                asking = kept.only(states) if alone else states
-                mixed, looked = self._attention(asking, states, name, block, drop, alone)
-                residual = asking
+                queries = kept.only(states) if alone else states
+                mixed, record = self._attention(queries, states, name, block, drop, alone)
+                residual = queries
                 early = drop is not None and drops_early(drop)
-                if drop is not None and looked is not None and early:
-                    mixed, residual = kept.drop(looked, drop, mixed, residual)
+                if drop is not None and record is not None and early:
+                    mixed, residual = kept.drop(record, drop, mixed, residual)
                 states = self._added(mixed, residual, f"{name}.attention.output")
-                if drop is not None and looked is not None and not early:
-                    states = kept.left(looked, drop, states, dictionary.responses)
+                if drop is not None and record is not None and not early:
+                    states = kept.left(record, drop, states, dictionary.responses)
                 if memories:
-                    found = [
+                    branches = [
                         self._look(states, memory, f"{name}.crossattention", branch, block, alone)
                         for branch, memory in enumerate(memories)
                     ]
-                    states = self._crossed(found, states, f"{name}.crossattention.output", block)
+                    states = self._crossed(branches, states, f"{name}.crossattention.output", block)
                 states = self._feed_forward(states, name)
         return states
 
     def cross_kv(self, memory: ir.Value) -> list[tuple[ir.Value, ir.Value]]:
         """Keys and values ``[B, H_l, M, hd]`` of ``memory [B, M, D]`` for each block."""
-        found = []
+        pairs = []
         for number, block in enumerate(self.sizes.blocks):
             heads = self._heads(block.cross_heads[0])
             module = f"{self._block(number)}.crossattention.self"
@@ -105,8 +105,8 @@ class TextModel:
                     cross_keys(self.graph, self._linear(memory, f"{module}.{kind}"), heads)
                     for kind in KINDS
                 )
-            found.append((key, value))
-        return found
+            pairs.append((key, value))
+        return pairs
 
     def decode(
         self,
@@ -114,12 +114,12 @@ class TextModel:
         pasts: Sequence[tuple[ir.Value, ir.Value]],
         cross: Sequence[tuple[ir.Value, ir.Value]],
     ) -> tuple[ir.Value, list[tuple[ir.Value, ir.Value]]]:
-        """Present tokens behind past ones.
+        """Decode the present tokens after the past ones.
 
         Args:
             input_ids: ``[B, N]``.
             pasts: keys and values ``[B, H_l, P, hd]`` of each block's self-attention.
-            cross: those of ``cross_kv``.
+            cross: keys and values of ``cross_kv``.
 
         Returns:
             Logits ``[B, 1, V]`` of the last token, and the caches with the present tokens.
@@ -161,27 +161,27 @@ class TextModel:
         return vector(self.graph, self.weights, name)
 
     def _embeddings(self, words: ir.Value, input_ids: ir.Value, past: ir.Value) -> ir.Value:
-        """Words and their positions, ``past [1]`` tokens being before them: ``[B, N, D]``."""
+        """Word and position embeddings ``[B, N, D]``; ``past [1]`` tokens precede them."""
         graph, weights, name = self.graph, self.weights, f"{self.name}.embeddings"
         with graph.scope("embeddings"):
             places = vector(graph, weights, f"{name}.position_embeddings.weight")
             end = graph.op("Add", past, axis_size(graph, input_ids, 1))
-            here = graph.op("Slice", places, past, end, graph.constant([0]))
-            states = graph.op("Add", graph.op("Gather", words, input_ids), here)
+            present = graph.op("Slice", places, past, end, graph.constant([0]))
+            states = graph.op("Add", graph.op("Gather", words, input_ids), present)
             epsilon = self.shape.text.layer_norm_eps
             return layer_norm(graph, weights, states, f"{name}.LayerNorm", epsilon)
 
     def _attention(
         self,
-        asking: ir.Value,
+        queries: ir.Value,
         states: ir.Value,
         name: str,
         block: BlockSize,
         drop: DropPlan | None,
         alone: bool,
     ) -> tuple[ir.Value, AttentionRecord | None]:
-        """The heads' outputs ``[T, N, H·hd]`` and, before a drop, what to rank by."""
-        query, key, value = self._projected(asking, states, f"{name}.attention.self")
+        """The heads' outputs ``[T, N, H·hd]`` and, before a drop, the record to rank by."""
+        query, key, value = self._projected(queries, states, f"{name}.attention.self")
         heads = self._heads(block.heads)
         if drop is not None:
             mixed, seen = ranked_attention(self.graph, query, key, value, heads)
@@ -189,9 +189,9 @@ class TextModel:
         return full_attention(self.graph, query, key, value, heads, one_query=alone), None
 
     def _projected(
-        self, asking: ir.Value, states: ir.Value, module: str
+        self, queries: ir.Value, states: ir.Value, module: str
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
-        query = self._linear(asking, f"{module}.query")
+        query = self._linear(queries, f"{module}.query")
         key, value = (self._linear(states, f"{module}.{kind}") for kind in KINDS)
         return query, key, value
 
@@ -220,7 +220,7 @@ class TextModel:
         block: BlockSize,
         alone: bool,
     ) -> ir.Value:
-        """What one branch of cross-attention finds in ``memory [T, M, D]``: ``[T, N, H·hd]``."""
+        """The output of one branch of cross-attention to ``memory [T, M, D]``: ``[T, N, H·hd]``."""
         suffix = "" if len(block.cross_heads) == 1 else str(branch)
         heads = self._heads(block.cross_heads[branch])
         with self.graph.scope(f"cross{suffix}"):
@@ -228,14 +228,14 @@ class TextModel:
             return full_attention(self.graph, query, key, value, heads, one_query=alone)
 
     def _crossed(
-        self, found: list[ir.Value], residual: ir.Value, name: str, block: BlockSize
+        self, branches: list[ir.Value], residual: ir.Value, name: str, block: BlockSize
     ) -> ir.Value:
-        """Joins what the branches found and adds the residual: one alone, a mean, or merged."""
-        if len(found) == 1:
-            return self._added(found[0], residual, name)
+        """Join the branches' outputs and add the residual: a single one, their mean, or a merge layer."""
+        if len(branches) == 1:
+            return self._added(branches[0], residual, name)
         graph = self.graph
         first, second = (
-            self._linear(mixed, f"{name}.dense{branch}") for branch, mixed in enumerate(found)
+            self._linear(mixed, f"{name}.dense{branch}") for branch, mixed in enumerate(branches)
         )
         if block.merges:
             both = graph.op("Concat", first, second, axis=-1)
@@ -258,7 +258,7 @@ class TextModel:
         return add_layer_norm(self.graph, self.weights, x, residual, norm, epsilon)[0]
 
     def _head(self, words: ir.Value) -> ir.Value:
-        """The output layer ``[V, D]``: the word embedding, which is stored once, or one of its own."""
+        """The output layer ``[V, D]``: the word embedding, stored once, or a matrix of its own."""
         own, read = f"{BLIP_HEAD}.decoder.weight", self.weights.read
         self.weights.shape(own)  # refuses a checkpoint that lacks an output layer
         if own not in self.weights.names() or np.array_equal(read(own), read(BLIP_WORDS)):
@@ -278,5 +278,5 @@ class TextModel:
             weights.shape(own)  # refuses a checkpoint that lacks it
             stored = own if own in weights.names() else f"{BLIP_HEAD}.bias"
             bias = vector(graph, weights, stored)
-            found = graph.op("Gemm", flat, head, bias, transB=1)
-            return graph.op("Reshape", found, graph.constant([-1, 1, self.sizes.vocab_size]))
+            logits = graph.op("Gemm", flat, head, bias, transB=1)
+            return graph.op("Reshape", logits, graph.constant([-1, 1, self.sizes.vocab_size]))

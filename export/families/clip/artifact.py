@@ -1,4 +1,4 @@
-"""What a CLIP contributes to its artifact: graphs, and what the engine must know."""
+"""Describe a CLIP export: its graphs, and its manifest fields."""
 
 import math
 from pathlib import Path
@@ -52,10 +52,10 @@ def clip_artifact(
 
 
 def _scale(weights: WeightSource, checkpoint: Path) -> float:
-    """The factor of cosines; checkpoints have its logarithm.
+    """The factor of cosines; checkpoints store its logarithm.
 
     Raises:
-        CompExportError: it is no number above 0, or so large that scores would overflow.
+        CompExportError: it is not a number above 0, or so large that scores would overflow.
     """
     logarithm = float(weights.read(LOGIT_SCALE).astype(np.float64).reshape(()))
     if not abs(logarithm) <= math.log(LARGEST_SCALE):

@@ -1,4 +1,4 @@
-"""The graphs of the CLIP family: one for images, one for texts, both giving normalised embeddings."""
+"""Build the graphs of a CLIP: one for images and one for texts, both giving unit-length embeddings."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +40,7 @@ def build_clip_graphs(
 def vision_model(shape: ClipShape, weights: WeightSource, target: Target) -> GraphBuilder:
     """``pixel_values [I, C, S, S] → image_embeds [I, P]``, both float32, of length 1.
 
-    Per drop place ``kept.{m} [I, k]``: places of the tokens that stayed, [CLS] is 0.
+    For each drop place ``kept.{m} [I, k]``: positions of the remaining tokens; [CLS] is 0.
     """
     graph = GraphBuilder("vision_model", target)
     pixels = graph.input("pixel_values", FLOAT, ("images", 3, shape.image_size, shape.image_size))
@@ -64,8 +64,8 @@ def vision_model(shape: ClipShape, weights: WeightSource, target: Target) -> Gra
 def text_model(shape: ClipShape, weights: WeightSource, target: Target) -> GraphBuilder:
     """``input_ids [T, L] int64 → text_embeds [T, P]`` float32, of length 1.
 
-    Texts of one length, each ending in the token that is pooled (``export.configs.text_end``). Per drop place
-    ``kept.{m} [T, k]``.
+    Texts have one length, and each ends in the token that is pooled (``export.configs.text_end``). For each
+    drop place ``kept.{m} [T, k]``.
     """
     graph = GraphBuilder("text_model", target)
     ids = graph.input("input_ids", INT64, ("texts", "length"))
@@ -85,7 +85,7 @@ def text_model(shape: ClipShape, weights: WeightSource, target: Target) -> Graph
 def tower_of(
     graph: GraphBuilder, shape: ClipShape, weights: WeightSource, part: Part
 ) -> PreNormTower:
-    """One of the towers; the token that stays is the first of an image, the last of a text."""
+    """Describe one of the towers; the first token of an image, or the last of a text, always stays."""
     causal = part == "language"
     model, final = (
         ("text_model", "final_layer_norm") if causal else ("vision_model", "post_layernorm")
@@ -113,12 +113,12 @@ def _embeds(
     output: str,
     width: int,
 ) -> None:
-    """Project ``[B, 1, D]`` and divide by the length, in float32."""
+    """Project ``[B, 1, D]`` and normalise to length 1, in float32."""
     has = weights.shape(f"{projection}.weight")[0]
     if has != width:
         raise CompExportError(
             f"{projection}.weight gives {has} numbers, and config.json says projection_dim {width}: "
             "take both files from the same checkpoint"
         )
-    found = unit_length(graph, linear(graph, weights, pooled, projection), width)
-    graph.output(output, found, FLOAT, ("batch", width))
+    embeds = unit_length(graph, linear(graph, weights, pooled, projection), width)
+    graph.output(output, embeds, FLOAT, ("batch", width))

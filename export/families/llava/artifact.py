@@ -1,4 +1,4 @@
-"""What a LLaVA contributes to its artifact: graphs, and what the engine must know."""
+"""Describe a LLaVA export: its graphs, and its manifest fields."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from export.graph.builder import Target
 from export.weights.checkpoint import CheckpointWeights, WeightSource
 from export.weights.slim import slim_weights
 
-TEXT_TOKENS = 64  # of the workload, where no plan says how many
+TEXT_TOKENS = 64  # of the workload, if there is no plan
 
 
 def llava_artifact(

@@ -1,10 +1,10 @@
-"""The graphs of the LLaVA family: vision encoder, token embedding, one decoder for both phases.
+"""Build the ONNX graph of a LLaVA decoder, and the token embedding.
 
-Built layer by layer from shapes and weights. Two observations make the decoder do less than the
-model it equals, and change nothing in its results. The tokens that a drop leaves are gathered right
-after the attention of the block before it, where that is what ranks them: that block's output
-projection and FFN would work on rows that nobody reads. In the last block only the last token goes
-on, for only its logits are asked for.
+The graph is built layer by layer from shapes and weights, one graph for prefill and decode. It computes
+less than the model and gives the same results. If a drop ranks tokens by the attention of the block before
+it, the remaining tokens are gathered right after that attention: the block's output projection and FFN
+would compute rows that nobody reads. In the last block only the last token goes on, because only its logits
+are needed.
 """
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ from export.weights.checkpoint import WeightSource
 
 FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
 DECODER = "model.language_model"
-LATE = ("next_layer", "diversity")  # rank by what the next block begins with
+LATE = ("next_layer", "diversity")  # rankings that use the input of the next block
 
 
 def build_graphs(
@@ -58,11 +58,11 @@ def build_graphs(
 ) -> None:
     """Write the graphs and their external data into ``directory``.
 
-    The standard flavour has a second decoder, of the same weights, where TensorRT takes the precision: its
-    caches have a fixed size and are written in place, as TensorRT wants them.
+    The standard flavour has a second decoder with the same weights, if TensorRT supports the precision: its
+    caches have a fixed size and are written in place, as TensorRT requires.
 
     Raises:
-        CompExportError: a tensor is missing, or the flavour cannot take the head size.
+        CompExportError: a tensor is missing, or the flavour does not support the head size.
     """
     builders = (vision_encoder, embed_tokens, decoder_model)
     for name, build in zip(GRAPHS, builders, strict=True):
@@ -98,25 +98,25 @@ def decoder_model(
     Inputs ``inputs_embeds [B, N, d]``, ``position_ids [B, N]``, ``vision_positions [B, Nv]``,
     ``text_positions [B, Nt]`` (ascending; together ``0..N-1``), ``past_key_values.{l}.key`` and
     ``.value [B, Hkv_l, P_l, hd]``. Outputs ``logits [B, 1, V]`` of the last token, ``present.*``,
-    and per drop place ``kept.{m} [B, k_m]``, original indices ascending.
+    and for each drop place ``kept.{m} [B, k_m]``, original indices ascending.
 
     ``in_place``: past and present are one buffer ``[B, Hkv_l, S_s, hd]`` of fixed size, and
-    ``cache_lengths [segments, B]`` says how many of its places are filled; a segment is the blocks
-    between two drop places, whose caches are equally long. The onnxruntime flavour has that input too: there
-    past and present may be one buffer, and if they are not, the present is as long as what it holds.
+    ``cache_lengths [segments, B]`` holds the number of filled places; a segment is the blocks
+    between two drop places, whose caches are equally long. The onnxruntime flavour has that input too: its
+    past and present may be one buffer; otherwise the present is as long as its tokens.
     """
     return _Decoder(shape, weights, target, in_place).build()
 
 
 @dataclass(frozen=True)
-class _Segment:
-    """The blocks between two drop places: their tokens, and what follows from those."""
+class Segment:
+    """The blocks between two drop places: their tokens, and what is computed once for all of them."""
 
     tokens: Tokens
     rotary: RotaryEmbedding
     tables: RopeTables
     window: CacheWindow
-    segment: int
+    number: int
 
 
 class _Decoder:
@@ -162,8 +162,8 @@ class _Decoder:
                 normed = rms_norm(graph, weights, residual, first, epsilon)
             if wide.residual(0):
                 normed = cast_to_graph(graph, normed)
-        here = self._stretch(tokens, rotary, pasts[0][0], 0)
-        ready = None
+        segment = self._segment(tokens, rotary, pasts[0][0], 0)
+        precomputed_key = None
         for number in range(sizes.num_layers):
             name = f"{DECODER}.layers.{number}"
             drop = self.drops.get(number + 1)
@@ -171,13 +171,15 @@ class _Decoder:
             with graph.scope(f"layers.{number}"):
                 if wide.residual_from == number > 0:
                     residual = cast_to_float32(graph, residual)
-                mixed, query, key = self._attention(normed, number, pasts[number], here, ready)
-                ready = None
+                mixed, query, key = self._attention(
+                    normed, number, pasts[number], segment, precomputed_key
+                )
+                precomputed_key = None
                 if drop is not None and early:
                     mean = drop.ranking == "mean_head"
                     scores = importance_for_last(graph, query, key, self._heads(number), mean)
-                    here, mixed, residual = self._dropped(
-                        here, scores, drop, factor, pasts[number + 1][0], mixed, residual
+                    segment, mixed, residual = self._dropped(
+                        segment, scores, drop, factor, pasts[number + 1][0], mixed, residual
                     )
                 if number + 1 == sizes.num_layers:
                     mixed, residual = last_row(graph, mixed), last_row(graph, residual)
@@ -195,16 +197,16 @@ class _Decoder:
             if drop is None or early:
                 continue
             with graph.scope(f"layers.{number + 1}"):
-                behind = [normed, residual]
+                gathered = [normed, residual]
                 if drop.ranking == "next_layer":
-                    scores, key = self._scores_ahead(normed, number + 1, here)
-                    behind.append(key)
+                    scores, key = self._scores_ahead(normed, number + 1, segment)
+                    gathered.append(key)
                 else:
-                    scores = diversity(graph, key, normed, here.tokens, self._heads(number))
-                here, normed, residual, *others = self._dropped(
-                    here, scores, drop, factor, pasts[number + 1][0], *behind
+                    scores = diversity(graph, key, normed, segment.tokens, self._heads(number))
+                segment, normed, residual, *others = self._dropped(
+                    segment, scores, drop, factor, pasts[number + 1][0], *gathered
                 )
-                ready = others[0] if others else None
+                precomputed_key = others[0] if others else None
         if wide.head:
             normed = cast_to_float32(graph, normed)
         with graph.in_float32(wide.head):
@@ -228,41 +230,41 @@ class _Decoder:
             pasts.append((key, value))
         return pasts
 
-    def _stretch(
-        self, tokens: Tokens, rotary: RotaryEmbedding, past_key: ir.Value, segment: int
-    ) -> "_Segment":
-        """What the blocks up to the next place share; ``past_key`` is of the first of them."""
+    def _segment(
+        self, tokens: Tokens, rotary: RotaryEmbedding, past_key: ir.Value, number: int
+    ) -> "Segment":
+        """What the blocks up to the next drop place share; ``past_key`` is of the first of them."""
         present = tokens.position_ids
         if self.lengths is None:
             window = cache_window(self.graph, present, past_key)
         else:
-            row = self.graph.op("Gather", self.lengths, self.graph.constant(segment), axis=0)
+            row = self.graph.op("Gather", self.lengths, self.graph.constant(number), axis=0)
             if self.in_place:
                 window = fixed_window(self.graph, present, past_key, row)
             else:
                 window = counted_window(self.graph, present, row)
-        return _Segment(tokens, rotary, rotary.at(present), window, segment)
+        return Segment(tokens, rotary, rotary.at(present), window, number)
 
     def _dropped(
         self,
-        here: "_Segment",
+        segment: "Segment",
         scores: ir.Value,
         drop: DropPlan,
         factor: ir.Value | None,
         past_key: ir.Value,
         *rows: ir.Value,
     ) -> tuple[Any, ...]:
-        """The stretch behind a place, and the ``rows [B, N, …]`` of the tokens that are left."""
+        """The segment after a drop place, and the ``rows [B, N, …]`` of the remaining tokens."""
         graph = self.graph
         more = drop.after_layer < max(self.drops)
-        gathered = drop_tokens(graph, here.tokens, scores, drop, factor, more)
+        gathered = drop_tokens(graph, segment.tokens, scores, drop, factor, more)
         assert gathered.tokens.original is not None
         graph.output(
             f"kept.{drop.after_layer}", gathered.tokens.original, INT64,
             ("batch", f"kept_{drop.after_layer}"),
         )  # fmt: skip
         left = [gather_rows(graph, x, gathered.keep) for x in rows]
-        return self._stretch(gathered.tokens, here.rotary, past_key, here.segment + 1), *left
+        return self._segment(gathered.tokens, segment.rotary, past_key, segment.number + 1), *left
 
     def _heads(self, number: int) -> Heads:
         groups = self.sizes.kv_heads[number]
@@ -273,13 +275,15 @@ class _Decoder:
         return linear(self.graph, self.weights, normed, name, self.sizes.attention_bias)
 
     def _scores_ahead(
-        self, normed: ir.Value, number: int, here: "_Segment"
+        self, normed: ir.Value, number: int, segment: "Segment"
     ) -> tuple[ir.Value, ir.Value]:
-        """Scores ``[B, N]`` by a block that is yet to come, and its rotated keys."""
+        """Scores ``[B, N]`` by the queries and keys of the next block, and its rotated keys."""
         graph, heads = self.graph, self._heads(number)
-        key = here.rotary.apply(self._project(normed, number, "k"), here.tables, heads.key_value)
+        key = segment.rotary.apply(
+            self._project(normed, number, "k"), segment.tables, heads.key_value
+        )
         query = self._project(last_row(graph, normed), number, "q")
-        query = here.rotary.apply(query, here.tables.last(graph), heads.query)
+        query = segment.rotary.apply(query, segment.tables.last(graph), heads.query)
         return importance_for_last(graph, query, key, heads, mean=True), key
 
     def _attention(
@@ -287,22 +291,22 @@ class _Decoder:
         normed: ir.Value,
         number: int,
         past: tuple[ir.Value, ir.Value],
-        here: "_Segment",
+        segment: "Segment",
         key: ir.Value | None,
     ) -> tuple[ir.Value, ir.Value, ir.Value]:
         """The heads' outputs ``[B, N, H·hd]``, and the rotated query and key.
 
-        ``key`` is given where the ranking has made it already.
+        ``key`` is given if the ranking has computed it already.
         """
         graph, heads = self.graph, self._heads(number)
         query, value = (self._project(normed, number, kind) for kind in "qv")
-        query = here.rotary.apply(query, here.tables, heads.query)
+        query = segment.rotary.apply(query, segment.tables, heads.query)
         if key is None:
-            key = here.rotary.apply(
-                self._project(normed, number, "k"), here.tables, heads.key_value
+            key = segment.rotary.apply(
+                self._project(normed, number, "k"), segment.tables, heads.key_value
             )
-        attended = cached_attention(graph, query, key, value, past, here.window, heads)
-        length = f"capacity_{here.segment}" if self.in_place else f"total_{here.segment}"
+        attended = cached_attention(graph, query, key, value, past, segment.window, heads)
+        length = f"capacity_{segment.number}" if self.in_place else f"total_{segment.number}"
         dims = ("batch", heads.key_value, length, heads.dim)
         dtype = graph.target.dtype
         for kind, cache in (("key", attended.present_key), ("value", attended.present_value)):

@@ -1,4 +1,4 @@
-"""The graph of a LLaVA's vision encoder: tower, choice of image tokens, projector."""
+"""Build the ONNX graph of a LLaVA vision encoder: tower, selection of image tokens, projector."""
 
 import onnx_ir as ir
 
@@ -20,8 +20,8 @@ PROJECTOR = "model.multi_modal_projector"
 def vision_encoder(shape: LlavaShape, weights: WeightSource, target: Target) -> GraphBuilder:
     """``pixel_values [I, C, S, S] → image_features [I, T, d]``, both float32.
 
-    Blocks behind the last feature layer are left out. Where only some image tokens are left, there is
-    ``kept_image_tokens [I, dominant]`` too: which of the tower's tokens the first ones are, ascending.
+    Blocks after the last feature layer are left out. If image tokens are selected, there is also
+    ``kept_image_tokens [I, dominant]``: which tokens of the tower the first ones are, ascending.
     """
     graph = GraphBuilder("vision_encoder", target)
     sizes, epsilon = shape.sizes, shape.layer_norm_eps
@@ -80,7 +80,7 @@ def _tower_attention(
     name: str,
     number: int,
 ) -> tuple[ir.Value, ClassView]:
-    """What the attention of a block adds ``[I, N, D]``, and what [CLS] sees in it."""
+    """The output of a block's attention ``[I, N, D]``, and the attention of [CLS]."""
     count = shape.sizes.vision_heads[number]
     heads = Heads(count, count, shape.sizes.vision_head_dim)
     query, key, value = (
@@ -94,7 +94,7 @@ def _tower_attention(
 def _image_tokens(
     graph: GraphBuilder, shape: LlavaShape, chosen: list[ir.Value], view: ClassView | None
 ) -> ir.Value:
-    """The feature layers joined ``[I, T, F·D]``, and of their tokens those that are left."""
+    """Join the feature layers ``[I, T, F·D]`` and select image tokens."""
     sizes, selection = shape.sizes, shape.sizes.image_selection
     if selection is not None and view is not None:
         joined = chosen[0] if len(chosen) == 1 else graph.op("Concat", *chosen, axis=-1)
@@ -111,7 +111,7 @@ def _image_tokens(
 def _project(
     graph: GraphBuilder, shape: LlavaShape, weights: WeightSource, states: ir.Value
 ) -> ir.Value:
-    """``[I, K, F·D]`` to the decoder's width."""
+    """Project ``[I, K, F·D]`` to the decoder's width."""
     inner = linear(graph, weights, states, f"{PROJECTOR}.linear_1", shape.sizes.projector_bias)
     inner = activation(graph, inner, shape.projector_act)
     return linear(graph, weights, inner, f"{PROJECTOR}.linear_2", shape.sizes.projector_bias)

@@ -1,1 +1,1 @@
-"""Building engines: networks, profiles and targets. Needs no GPU."""
+"""Build engines: networks, profiles and targets. ``tensorrt_rtx`` needs no GPU for it."""

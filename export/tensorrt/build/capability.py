@@ -1,11 +1,11 @@
-"""Compute capabilities: which GPUs engines are built for."""
+"""Choose the compute capabilities to build engines for."""
 
 import re
 
 from comp.errors import CompExportError
 from export.tensorrt.library import TensorRT
 
-FORM = re.compile(r"\d{1,2}\.\d")
+PATTERN = re.compile(r"\d{1,2}\.\d")
 NEVER_BY_DEFAULT = ("7.5",)  # Turing has no float32 matrix product, which scoring tokens uses
 
 
@@ -16,7 +16,7 @@ def parse_capabilities(text: str) -> tuple[str, ...]:
         CompExportError: a part is no compute capability.
     """
     parts = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
-    wrong = [part for part in parts if not FORM.fullmatch(part)]
+    wrong = [part for part in parts if not PATTERN.fullmatch(part)]
     if wrong or not parts:
         raise CompExportError(
             f"--compute-capability {text!r}: {wrong[0] if wrong else 'nothing'!r} is none; write "
@@ -26,7 +26,7 @@ def parse_capabilities(text: str) -> tuple[str, ...]:
 
 
 def choose_capabilities(
-    tensorrt: TensorRT, asked: tuple[str, ...] | None, here: str | None
+    tensorrt: TensorRT, requested: tuple[str, ...] | None, gpu: str | None
 ) -> tuple[str, ...]:
     """The compute capabilities to build for.
 
@@ -41,7 +41,7 @@ def choose_capabilities(
     if tensorrt.ahead_of_time:
         known = tensorrt.capabilities
         usual = tuple(capability for capability in known if capability not in NEVER_BY_DEFAULT)
-        chosen = asked or ((here,) if here in known and here is not None else usual)
+        chosen = requested or ((gpu,) if gpu in known and gpu is not None else usual)
         unknown = [capability for capability in chosen if capability not in known]
         if unknown:
             raise CompExportError(
@@ -49,16 +49,16 @@ def choose_capabilities(
                 f"for {', '.join(known)}; for another GPU build on it with the package tensorrt"
             )
         return chosen
-    if here is None:
+    if gpu is None:
         raise CompExportError(
             f"{tensorrt.name} builds on the GPU that the engine will run on, and there is none "
             "here: build on the target, or pip install 'comp-export[tensorrt-rtx]' to compile "
             "without a GPU"
         )
-    elsewhere = [capability for capability in asked or () if capability != here]
+    elsewhere = [capability for capability in requested or () if capability != gpu]
     if elsewhere:
         raise CompExportError(
             f"--compute-capability {elsewhere[0]}: {tensorrt.name} builds only for the GPU that is "
-            f"here ({here}): build on the target, or use the package tensorrt_rtx"
+            f"here ({gpu}): build on the target, or use the package tensorrt_rtx"
         )
-    return (here,)
+    return (gpu,)

@@ -19,16 +19,16 @@ from export.tensorrt.limits import Limits
 from export.tensorrt.manifest import EngineEntry, EngineManifest, EngineProfile
 
 
-def choose_limits(source: Path, **asked: int | None) -> Limits:
-    """The limits that were asked for; those that were not (none) are usual for the model.
+def choose_limits(source: Path, **requested: int | None) -> Limits:
+    """Complete the requested limits with the usual ones of the model.
 
     Args:
         source: artifact directory.
-        asked: fields of ``Limits``.
+        requested: fields of ``Limits``; ``None`` takes the usual value.
     """
     manifest = read_manifest(source)
     usual: Limits = _profiles_of(manifest).usual_limits(manifest)
-    chosen = {name: value for name, value in asked.items() if value is not None}
+    chosen = {name: value for name, value in requested.items() if value is not None}
     return usual.model_copy(update=chosen)
 
 

@@ -46,9 +46,9 @@ def engine_graphs(manifest: EncoderManifest, limits: Limits) -> tuple[EngineGrap
         CompExportError: the limits exceed the model's positions, or are of images that its task has not.
     """
     _check(manifest, limits)
-    found = sizes(manifest, limits)
-    once = (Profile(ENCODE, found),)
-    phases = {DECODER_MODEL: _phases(manifest, limits, found)} if manifest.decoder else {}
+    ranges = sizes(manifest, limits)
+    once = (Profile(ENCODE, ranges),)
+    phases = {DECODER_MODEL: _phases(manifest, limits, ranges)} if manifest.decoder else {}
     return tuple(
         EngineGraph(name, f"{name}.onnx", phases.get(name, once))
         for name in encoder_inputs(manifest)
@@ -73,12 +73,12 @@ def sizes(manifest: EncoderManifest, limits: Limits) -> dict[str, Range]:
 
 
 def _phases(
-    manifest: EncoderManifest, limits: Limits, found: dict[str, Range]
+    manifest: EncoderManifest, limits: Limits, ranges: dict[str, Range]
 ) -> tuple[Profile, Profile]:
     none, past = Range(0, 0, 0), _past(manifest, limits)
     return (
-        Profile(PREFILL, found | {"past": none}),
-        Profile(DECODE, found | {"sequence": STEP, "past": past}),
+        Profile(PREFILL, ranges | {"past": none}),
+        Profile(DECODE, ranges | {"sequence": STEP, "past": past}),
     )
 
 
@@ -116,11 +116,11 @@ def _check(manifest: EncoderManifest, limits: Limits) -> None:
         raise CompExportError(
             f"--images {limits.images}: a {manifest.task} is about {images}: leave it out"
         )
-    for option, asked in (
+    for option, value in (
         ("--max-prompt", limits.max_prompt),
         *([("--max-new-tokens", limits.max_new_tokens)] if manifest.decoder else []),
     ):
-        if asked > positions:
+        if value > positions:
             raise CompExportError(
-                f"{option} {asked}: the model has {positions} positions: lower it to {positions}"
+                f"{option} {value}: the model has {positions} positions: lower it to {positions}"
             )

@@ -77,10 +77,10 @@ def parse(tensorrt: TensorRT, builder: Any, model: onnx.ModelProto, path: Path, 
 
 def add_profile(builder: Any, config: Any, profile: Profile, dimensions: Dimensions) -> None:
     """Add an optimisation profile with the shapes of every input."""
-    found = builder.create_optimization_profile()
+    optimisation = builder.create_optimization_profile()
     for name, shapes in profile_shapes(profile, dimensions).items():
-        found.set_shape(name, *shapes)
-    config.add_optimization_profile(found)
+        optimisation.set_shape(name, *shapes)
+    config.add_optimization_profile(optimisation)
 
 
 def profile_shapes(profile: Profile, dimensions: Dimensions) -> dict[str, tuple[Dims, Dims, Dims]]:

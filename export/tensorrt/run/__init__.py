@@ -1,1 +1,1 @@
-"""Running engines on a GPU: memory, streams and slots."""
+"""Run engines on a GPU: memory, streams and request buffers."""

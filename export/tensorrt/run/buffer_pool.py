@@ -1,4 +1,4 @@
-"""Tensors that stay on the GPU, in buffers that are used again."""
+"""A pool of reused GPU buffers for tensors that stay on the GPU."""
 
 import weakref
 from collections import defaultdict, deque
@@ -8,9 +8,9 @@ from export.tensorrt.run.cuda import Buffer, Cuda
 
 
 class BufferPool:
-    """Buffers by their size; one that is taken comes back when nobody holds its tensor any more.
+    """Buffers by size; a buffer returns to the pool when its tensor is garbage-collected.
 
-    Taking and giving are single operations of a ``deque``, so that a tensor may end in any thread, also
+    Taking and returning are single ``deque`` operations, so a tensor may be collected in any thread, even
     while another is taken.
     """
 
@@ -19,10 +19,10 @@ class BufferPool:
         self._free: defaultdict[int, deque[Buffer]] = defaultdict(deque)
 
     def take(self, size: int) -> "Memory":
-        """At least ``size`` bytes.
+        """Take a buffer of at least ``size`` bytes.
 
         Raises:
-            CompExportError: the GPU's memory is used up.
+            CompExportError: the GPU is out of memory.
         """
         free = self._free[size]
         try:
@@ -35,7 +35,7 @@ class BufferPool:
 
 
 class Memory:
-    """A buffer of the pool, for as long as this object lives."""
+    """A buffer of the pool, for the lifetime of this object."""
 
     def __init__(self, address: int) -> None:
         self.address = address
@@ -43,7 +43,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class DeviceTensor:
-    """What a run left on the GPU; no work on it is under way."""
+    """An output that stays on the GPU; no work on it is pending."""
 
     memory: Memory
     shape: tuple[int, ...]

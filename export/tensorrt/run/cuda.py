@@ -1,4 +1,4 @@
-"""The few calls of the CUDA runtime that running an engine takes, with errors in words."""
+"""The CUDA runtime calls that running an engine needs, with readable errors."""
 
 import weakref
 from collections.abc import Callable
@@ -13,7 +13,7 @@ SMALLEST = 256  # bytes: an address is never null, also for a tensor without ele
 
 
 def load_runtime() -> Any:
-    """``cuda.bindings.runtime``; whoever asks has seen with ``gpu_capability`` that it is there."""
+    """Import ``cuda.bindings.runtime``; the caller has checked ``gpu_capability``."""
     from cuda.bindings import runtime
 
     return runtime
@@ -29,7 +29,7 @@ class Buffer:
 
 
 class CudaGraph:
-    """Captured work, which runs again at one call."""
+    """Captured work that one call replays."""
 
     def __init__(self, cuda: "Cuda", runnable: Any) -> None:
         self._cuda = cuda
@@ -45,7 +45,7 @@ class Cuda:
     """Memory, copies, streams and graphs on the first GPU.
 
     Raises:
-        CompExportError: from every call that fails; names the call and CUDA's reason.
+        CompExportError: if a call fails; names the call and CUDA's reason.
     """
 
     def __init__(self) -> None:
@@ -58,10 +58,10 @@ class Cuda:
         return int(stream)
 
     def allocate(self, size: int) -> Buffer:
-        """``size`` bytes, zeroed (what was never written must not be NaN).
+        """Allocate ``size`` bytes, zeroed (unwritten memory must not be NaN).
 
         Raises:
-            CompExportError: the GPU's memory is used up.
+            CompExportError: the GPU is out of memory.
         """
         wanted = max(size, SMALLEST)
         status, address = self.runtime.cudaMalloc(wanted)
@@ -95,7 +95,7 @@ class Cuda:
         self.call("cudaStreamSynchronize", stream)
 
     def capture(self, work: Callable[[], None], stream: int) -> CudaGraph:
-        """What ``work`` puts on the stream, as a graph; nothing of it runs yet."""
+        """Capture what ``work`` enqueues on the stream, as a graph; nothing runs yet."""
         mode = self.runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self.call("cudaStreamBeginCapture", stream, mode)
         try:
@@ -107,7 +107,7 @@ class Cuda:
         return CudaGraph(self, runnable)
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Call a function of the runtime; its result, without the status."""
+        """Call a function of the runtime; return its result without the status."""
         status, *values = getattr(self.runtime, name)(*arguments)
         self._check(name, status)
         return values[0] if values else None

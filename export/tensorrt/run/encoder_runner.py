@@ -1,4 +1,4 @@
-"""The engines of a CLIP or a BLIP on the GPU (see ``export.onnxruntime.named_graphs.NamedGraphs``)."""
+"""Run the engines of a CLIP or a BLIP on the GPU (see ``export.onnxruntime.named_graphs.NamedGraphs``)."""
 
 from collections.abc import Collection, Mapping
 from threading import Lock
@@ -17,10 +17,10 @@ LOGITS = "logits"
 
 
 class EncoderRunner:
-    """Weights are on the GPU once; every run that happens at the same time has a slot of its own.
+    """Weights are on the GPU once; each of several concurrent runs has a slot of its own.
 
-    What a request goes on from are tensors on the GPU, not the slot: its next run may have another.
-    Their memory serves again as soon as the request lets go of them.
+    Tensors that a request keeps on the GPU are not in the slot, so its next run may use another slot.
+    Their memory is reused as soon as the request releases them.
     """
 
     def __init__(
@@ -35,9 +35,9 @@ class EncoderRunner:
         self._lock = Lock()
 
     def run(self, graph: str, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Every output of a graph by its name.
+        """Run a graph and return every output by name.
 
-        Rows do not meet in such a graph: more than an engine takes at a time are run in turn.
+        Rows are independent: a batch larger than the engine takes is run in parts.
         """
         most = self._rows(graph)
         rows = len(next(iter(feeds.values())))
@@ -48,18 +48,18 @@ class EncoderRunner:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
     def keep(self, graph: str, feeds: Mapping[str, Feed]) -> dict[str, DeviceTensor]:
-        """Every output of a graph by its name, left on the GPU."""
+        """Run a graph and return every output by name, left on the GPU."""
         return self._run(graph, feeds, ())[1]
 
     def step(
         self, graph: str, feeds: Mapping[str, Feed]
     ) -> tuple[NDArray[np.float32], dict[str, DeviceTensor]]:
-        """The logits of a decoder, and its other outputs by name, left on the GPU."""
-        found, rest = self._run(graph, feeds, (LOGITS,))
-        return found[LOGITS], rest
+        """Run a decoder and return its logits, and its other outputs by name, left on the GPU."""
+        fetched, rest = self._run(graph, feeds, (LOGITS,))
+        return fetched[LOGITS], rest
 
     def _rows(self, graph: str) -> int:
-        """How many images or texts an engine takes at a time."""
+        """The largest number of images or texts that an engine takes."""
         (profile,) = self._entries[graph].profiles
         return min(high[0] for _, _, high in profile.shapes.values())
 

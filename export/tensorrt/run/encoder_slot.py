@@ -1,4 +1,4 @@
-"""A place for one run of a CLIP's or a BLIP's engines on the GPU: a stream, contexts and input buffers."""
+"""Run a CLIP's or a BLIP's engines on the GPU: a stream, contexts and input buffers for one run."""
 
 from collections.abc import Collection, Mapping
 from math import prod
@@ -15,11 +15,11 @@ from export.tensorrt.run.execution import Execution, LoadedEngine
 
 Feed: TypeAlias = "NDArray[Any] | DeviceTensor"
 Shape = tuple[int, ...]
-Context = tuple[Execution, dict[str, int]]  # and the bytes of each output at the largest shapes
+Context = tuple[Execution, dict[str, int]]  # with the bytes of each output at the largest shapes
 
 
 class EncoderSlot:
-    """Runs one graph at a time; contexts and buffers are made when first needed and then kept."""
+    """Runs one graph at a time; contexts and buffers are allocated when first needed and kept."""
 
     def __init__(
         self,
@@ -45,19 +45,19 @@ class EncoderSlot:
 
         Args:
             engine: its name.
-            feeds: every input, an array or what an earlier run left on the GPU. The type of an array
-                without elements does not matter.
-            fetched: outputs to bring to the host; none brings all.
+            feeds: every input, an array or an output that an earlier run left on the GPU. An empty array
+                may have any type.
+            fetched: outputs to copy to the host; ``None`` copies all.
 
         Returns:
-            The outputs that were fetched, and the others.
+            The fetched outputs, and the others.
 
         Raises:
-            CompExportError: shapes outside the engine's profiles; the GPU's memory is used up.
+            CompExportError: shapes outside the engine's profiles; the GPU is out of memory.
         """
         shapes = {name: tuple(value.shape) for name, value in feeds.items()}
         execution, room = self._context(engine, self._profile(engine, shapes))
-        lent: list[object] = []  # whose memory this run uses until the stream is synchronised
+        lent: list[object] = []  # memory in use until the stream is synchronised
         for name, value in feeds.items():
             if isinstance(value, DeviceTensor):
                 address = value.address
@@ -68,29 +68,29 @@ class EncoderSlot:
                     address = self._input(engine, name)
                     self._cuda.upload(address, array, self._stream)
             execution.bind_input(name, address, shapes[name])
-        found = {}
+        outputs = {}
         for name, size in room.items():
-            found[name] = DeviceTensor(self._pool.take(size), execution.output_shape(name))
-            execution.bind_output(name, found[name].address)
+            outputs[name] = DeviceTensor(self._pool.take(size), execution.output_shape(name))
+            execution.bind_output(name, outputs[name].address)
         execution.enqueue()
-        taken = {}
+        arrays = {}
         for name in room if fetched is None else fetched:
-            tensor = found.pop(name)
-            taken[name] = np.empty(tensor.shape, self._ports[engine][name].dtype)
-            if taken[name].size:
-                self._cuda.download(taken[name], tensor.address, self._stream)
+            tensor = outputs.pop(name)
+            arrays[name] = np.empty(tensor.shape, self._ports[engine][name].dtype)
+            if arrays[name].size:
+                self._cuda.download(arrays[name], tensor.address, self._stream)
             lent.append(tensor)
         self._cuda.synchronize(self._stream)
-        return taken, found
+        return arrays, outputs
 
     def _profile(self, engine: str, shapes: Mapping[str, Shape]) -> int:
         """Number of the first profile that takes these shapes."""
         for number, profile in enumerate(self._entries[engine].profiles):
             if all(_fits(shapes[name], *profile.shapes[name]) for name in profile.shapes):
                 return number
-        told = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        given = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
         raise CompExportError(
-            f"{engine}: {told} are outside the engine's profiles: {REMEDY} and larger limits"
+            f"{engine}: {given} are outside the engine's profiles: {REMEDY} and larger limits"
         )
 
     def _context(self, engine: str, number: int) -> Context:
@@ -108,7 +108,7 @@ class EncoderSlot:
         return self._contexts[engine, number]
 
     def _input(self, engine: str, name: str) -> int:
-        """Where an input is brought; there is room for the largest of all profiles."""
+        """Address of an input's buffer, sized for the largest of all profiles."""
         if (engine, name) not in self._inputs:
             profiles = self._entries[engine].profiles
             count = max(prod(profile.shapes[name][2]) for profile in profiles)
@@ -117,7 +117,7 @@ class EncoderSlot:
         return self._inputs[engine, name].address
 
     def _typed(self, engine: str, name: str, value: NDArray[Any]) -> NDArray[Any]:
-        """The array, in one piece."""
+        """The array, contiguous; its type must be the engine's."""
         dtype = self._ports[engine][name].dtype
         if value.dtype != dtype:
             wanted = "bfloat16" if dtype is None else np.dtype(dtype).name

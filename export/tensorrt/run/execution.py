@@ -1,4 +1,4 @@
-"""One TensorRT engine on the GPU, and contexts to run it in."""
+"""A TensorRT engine on the GPU, and its execution contexts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from export.tensorrt.manifest import REMEDY
 class Execution:
     """An execution context: one profile of an engine, on one stream.
 
-    Addresses stay bound, so that a step that changes nothing but data is one call.
+    Addresses stay bound, so that a step with new data only is one call.
     """
 
     def __init__(self, context: Any, stream: int, name: str) -> None:
@@ -23,7 +23,7 @@ class Execution:
         self._name = name
 
     def bind_input(self, name: str, address: int, shape: tuple[int, ...]) -> None:
-        """Where an input lies, and its shape.
+        """Set the address and shape of an input.
 
         Raises:
             CompExportError: the shape is outside the profile.
@@ -32,7 +32,7 @@ class Execution:
         self.bind_output(name, address)
 
     def shape_input(self, name: str, shape: tuple[int, ...]) -> None:
-        """The shape of an input, wherever it lies; raises as ``bind_input``."""
+        """Set the shape of an input without an address; raises as ``bind_input``."""
         if not self._context.set_input_shape(name, shape):
             raise CompExportError(
                 f"{self._name}: {name} of shape {list(shape)} is outside the engine's profile: "
@@ -53,7 +53,7 @@ class Execution:
         return shape
 
     def bind_output(self, name: str, address: int) -> None:
-        """Where an output goes."""
+        """Set the address of an output."""
         if not self._context.set_tensor_address(name, address):
             raise CompExportError(f"{self._name} has no tensor {name}: {REMEDY}")
 
@@ -76,7 +76,7 @@ NUMPY_TYPES: dict[str, type[np.generic]] = {
 
 @dataclass(frozen=True)
 class Port:
-    """An input or output of an engine; ``dtype`` is NumPy's, or none where it has none."""
+    """An input or output of an engine; ``dtype`` is NumPy's, or ``None`` if NumPy lacks it."""
 
     name: str
     is_input: bool
@@ -85,13 +85,13 @@ class Port:
 
 
 class LoadedEngine:
-    """A deserialised engine; its weights are on the GPU once, whatever the number of contexts."""
+    """A deserialised engine; its weights are on the GPU once, for any number of contexts."""
 
     def __init__(self, tensorrt: TensorRT, path: Path, runtime: Any) -> None:
         """``runtime`` is the module's ``Runtime``.
 
         Raises:
-            CompExportError: TensorRT does not take the file, or memory is used up.
+            CompExportError: TensorRT refuses the file, or memory is used up.
         """
         self._trt = tensorrt.module
         self._tensorrt = tensorrt
@@ -105,23 +105,23 @@ class LoadedEngine:
 
     def ports(self) -> dict[str, Port]:
         """Inputs and outputs by name."""
-        found = {}
+        ports = {}
         for number in range(self.engine.num_io_tensors):
             name = self.engine.get_tensor_name(number)
             dtype = self.engine.get_tensor_dtype(name)
             is_input = self.engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT
-            found[name] = Port(name, is_input, dtype.itemsize, NUMPY_TYPES.get(dtype.name))
-        return found
+            ports[name] = Port(name, is_input, dtype.itemsize, NUMPY_TYPES.get(dtype.name))
+        return ports
 
     def stream_weights(self) -> None:
-        """Keep as many weights on the GPU as its memory allows, bring the others when needed."""
+        """Keep as many weights on the GPU as its memory allows, and stream the others."""
         self.engine.weight_streaming_budget_v2 = self.engine.get_weight_streaming_automatic_budget()
 
     def refit(self, graph: Path, log: Any) -> None:
-        """Take the weights that were stripped from the ONNX graph.
+        """Load stripped weights from the ONNX graph.
 
         Raises:
-            CompExportError: the graph is not there, or its weights are others.
+            CompExportError: the graph is missing, or its weights do not fit.
         """
         if not graph.is_file():
             raise CompExportError(
@@ -134,12 +134,12 @@ class LoadedEngine:
             raise CompExportError(f"{graph} does not fit the engine {self.name}: {REMEDY}")
 
     def context(self, profile: int, stream: int, replayed: bool = False) -> Execution:
-        """A new context.
+        """Create an execution context.
 
         Args:
             profile: number of the optimisation profile.
             stream: where it runs.
-            replayed: run again and again with the same shapes: ``tensorrt_rtx`` then captures a
+            replayed: whether it runs repeatedly with the same shapes: ``tensorrt_rtx`` then captures a
                 CUDA graph by itself (with ``tensorrt`` the caller does).
         """
         config = self.engine.create_runtime_config()

@@ -1,4 +1,4 @@
-"""A place for one request on the GPU: buffers, caches and contexts that live across its steps."""
+"""Buffers, caches and contexts of one LLaVA request on the GPU, kept across its steps."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from export.tensorrt.run.execution import Execution, LoadedEngine
 
 FLOAT, INT64 = np.dtype(np.float32), np.dtype(np.int64)
 CACHE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
-ALIGNMENT = 256  # bytes: what TensorRT asks of an address
+ALIGNMENT = 256  # bytes: TensorRT's alignment of addresses
 STEP_INPUTS = ("input_ids", "position_ids", CACHE_LENGTHS)
 
 
 @dataclass(frozen=True)
 class SlotState:
-    """How far a request has come; its caches are in the slot."""
+    """The progress of a request; its caches are in the slot."""
 
     slot: "RequestBuffers"
     batch: int
@@ -35,9 +35,9 @@ class SlotState:
 
 @dataclass(frozen=True)
 class SlotPrefill:
-    """A prefill's outcome: ``logits [B, V]`` of the last token, kept places ``[B, k]``.
+    """The results of a prefill: ``logits [B, V]`` of the last token, kept positions ``[B, k]``.
 
-    ``selected [I, k]`` are those of the tower's tokens that stayed as they are, where not all did.
+    ``selected [I, k]``: the selected tokens of the vision tower, if it selects.
     """
 
     logits: NDArray[np.float32]
@@ -50,8 +50,8 @@ class SlotPrefill:
 class RequestBuffers:
     """Runs one request at a time, on a stream of its own.
 
-    Nothing of the caches ever reaches the host: the decoder writes them in place, a step brings the
-    new tokens (one copy) and takes the logits.
+    Caches never reach the host: the decoder writes them in place, a step uploads the new tokens (one
+    copy) and downloads the logits.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class RequestBuffers:
         cuda: Cuda,
         own_graphs: bool,
     ) -> None:
-        """``own_graphs``: capture decode steps as CUDA graphs here (TensorRT does not)."""
+        """``own_graphs``: capture decode steps as CUDA graphs here (if TensorRT does not)."""
         self._cuda = cuda
         self._manifest = manifest
         self._shape = manifest.llava.decoder
         self._stream = cuda.stream()
         self._own_graphs = own_graphs
         self._graph: CudaGraph | None = None
-        self._warm = False  # the step has run with the shapes that are bound
+        self._warm = False  # the step has run with the bound shapes
         self._bound_batch = 0
         names = {name: [p.name for p in e.profiles] for name, e in manifest.engines.items()}
         self._vision = self._context(engines, names, VISION, PREFILL)
@@ -118,7 +118,7 @@ class RequestBuffers:
         return sizes
 
     def _cache_shapes(self, batch: int) -> dict[str, tuple[int, ...]]:
-        """Shape of ``{layer}.key`` and ``{layer}.value``."""
+        """Shapes of ``{layer}.key`` and ``{layer}.value``."""
         shape, capacities = self._shape, self._manifest.cache_capacities
         layers = zip(shape.num_key_value_heads, segments_of(shape), strict=True)
         return {
@@ -134,12 +134,12 @@ class RequestBuffers:
         vision: NDArray[np.int64],
         text: NDArray[np.int64],
     ) -> SlotPrefill:
-        """Read prompts of one length.
+        """Run prompts of one length.
 
         Args:
             pixels: ``[I, C, S, S]``, the images of all prompts in turn, or none.
             ids: ``[B, N]``, image tokens expanded.
-            vision, text: places of image tokens ``[B, Nv]`` and of text tokens ``[B, Nt]``.
+            vision, text: positions of image tokens ``[B, Nv]`` and of text tokens ``[B, Nt]``.
         """
         batch, length = ids.shape
         start = perf_counter()
@@ -182,7 +182,7 @@ class RequestBuffers:
         return SlotPrefill(self._logits(batch), kept, state, vision_ms, selected)
 
     def step(self, tokens: Sequence[int], state: SlotState) -> tuple[NDArray[Any], SlotState]:
-        """One token a sequence: ``logits [B, V]`` and the state after it.
+        """Run one token per sequence: ``logits [B, V]`` and the next state.
 
         Raises:
             CompExportError: the caches are full.
@@ -211,7 +211,7 @@ class RequestBuffers:
         if self._graph is None and self._own_graphs and self._warm:
             self._graph = self._cuda.capture(work, self._stream)
         if self._graph is None:
-            work()  # TensorRT settles what it left open at the first run: that cannot be captured
+            work()  # TensorRT finishes its set-up in the first run, which cannot be captured
             self._warm = True
         else:
             self._graph.launch(self._stream)
@@ -250,7 +250,7 @@ class RequestBuffers:
             execution.enqueue()
 
     def _place_features(self, vision: NDArray[np.int64], length: int) -> None:
-        """Copy image features over the embeddings of image tokens, a run of places at a time."""
+        """Copy image features over the embeddings of image tokens, one contiguous run at a time."""
         row = self._shape.hidden_size * FLOAT.itemsize
         source, target = self._address("image_features"), self._address("inputs_embeds")
         for number, places in enumerate(vision):
@@ -281,7 +281,7 @@ class RequestBuffers:
             execution.bind_output(name, self._address(name))
 
     def _logits(self, batch: int) -> NDArray[np.float32]:
-        """Wait for the stream and bring the logits ``[B, V]``."""
+        """Wait for the stream and download the logits ``[B, V]``."""
         logits = np.empty((batch, self._shape.vocab_size), np.float32)
         self._cuda.download(logits, self._address("logits"), self._stream)
         self._cuda.synchronize(self._stream)
@@ -292,7 +292,7 @@ class RequestBuffers:
 
 
 class _Arena:
-    """What changes at every step, side by side on the GPU, so that one copy brings it."""
+    """Inputs that change at every step, in one GPU buffer, so that one copy uploads them."""
 
     def __init__(self, cuda: Cuda, batch: int, segments: int) -> None:
         self._cuda = cuda
@@ -313,14 +313,14 @@ class _Arena:
     def fill(
         self, tokens: Sequence[int], position: int, lengths: tuple[int, ...], stream: int
     ) -> None:
-        """Bring the tokens, their position and the filled places of each segment."""
+        """Upload the tokens, their position and the filled places of each segment."""
         batch = len(tokens)
         values: tuple[list[int], ...] = (
             list(tokens),
             [position] * batch,
             np.repeat(lengths, batch).tolist(),
         )
-        for name, found in zip(STEP_INPUTS, values, strict=True):
+        for name, row in zip(STEP_INPUTS, values, strict=True):
             start = self._starts[name]
-            self._host[start : start + len(found)] = found
+            self._host[start : start + len(row)] = row
         self._cuda.upload(self._buffer.address, self._host, stream)

@@ -1,4 +1,4 @@
-"""The engines of a directory, loaded on the GPU."""
+"""Load the engines of a directory on the GPU."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from export.tensorrt.run.llava_slot import RequestBuffers
 
 
 class EngineRuntime:
-    """Weights are on the GPU once; whatever runs them has buffers and contexts of its own."""
+    """Engines with weights on the GPU once; slots and runners have their own buffers and contexts."""
 
     def __init__(self, engines: Engines, tensorrt: TensorRT) -> None:
         """Use ``load``."""
@@ -31,8 +31,8 @@ class EngineRuntime:
         """Load an engine directory.
 
         Raises:
-            CompExportError: a damaged directory; no GPU, another GPU or another TensorRT than the
-                engines were built for; the GPU's memory is used up.
+            CompExportError: the directory is damaged; there is no GPU, or another GPU or TensorRT than the
+                engines were built for; the GPU is out of memory.
         """
         engines = load_engines(directory, check_hashes)
         capability = gpu_capability()
@@ -45,20 +45,20 @@ class EngineRuntime:
         return cls(engines, tensorrt)
 
     def slot(self) -> RequestBuffers:
-        """A place for one request of a LLaVA at a time.
+        """Allocate the buffers of one LLaVA request.
 
         Raises:
-            CompExportError: the GPU's memory is used up.
+            CompExportError: the GPU is out of memory.
         """
         own_graphs = not captures_graphs(self._tensorrt)
         return RequestBuffers(self.engines.manifest, self._loaded, self._cuda, own_graphs)
 
     def runner(self) -> EncoderRunner:
-        """What runs the engines of a CLIP or a BLIP by their names."""
+        """A runner of a CLIP's or a BLIP's engines by name."""
         return EncoderRunner(self.engines.manifest, self._loaded, self._cuda)
 
     def layers(self) -> dict[str, tuple[str, ...]]:
-        """Names of what TensorRT made of each engine, fused kernels among them."""
+        """Names of each engine's layers as TensorRT compiled them, fused kernels included."""
         return {
             name: engine_kernels(self._tensorrt, loaded.engine)
             for name, loaded in self._loaded.items()

@@ -1,1 +1,1 @@
-"""The proof's first link: pictures and words as users have them, in transformers and in what users call."""
+"""The first link of verification: a user's pictures and words in transformers and in what users call."""

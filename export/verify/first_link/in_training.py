@@ -1,4 +1,4 @@
-"""The batches that ``prune`` trains and measures on, as a side of the first link."""
+"""The batches of ``prune`` as a side of the first link."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from comp.registry import family_called
 from export.verify.first_link.reading import Reading, Refused
 from export.verify.first_link.request import Picture, Request
 
-PAIR = 2  # pictures of a statement
+PAIR = 2  # pictures per statement
 
 
 class InTraining:
@@ -46,14 +46,14 @@ class InTraining:
     def resized(self, images: tuple[Picture, ...]) -> list[NDArray[np.uint8]]:
         pictures = [read_image(image) for image in images]
         processor = self._adapter.processor.image_processor
-        found = processor(pictures, do_rescale=False, do_normalize=False)["pixel_values"]
-        return [np.asarray(each).transpose(1, 2, 0).astype(np.uint8) for each in found]
+        pixels = processor(pictures, do_rescale=False, do_normalize=False)["pixel_values"]
+        return [np.asarray(each).transpose(1, 2, 0).astype(np.uint8) for each in pixels]
 
     def _example(self, request: Request) -> AnyExample:
-        """An example as data files give it.
+        """The request as an example of a data file.
 
         Raises:
-            CompExportError: training takes another number of pictures.
+            CompExportError: the task takes another number of pictures.
         """
         wanted = PAIR if self._adapter.task == "statement" else 1
         if len(request.images) != wanted:

@@ -1,6 +1,6 @@
-"""A checkpoint as transformers itself reads it: ``AutoProcessor`` and the Auto class.
+"""Run a checkpoint in transformers: ``AutoProcessor`` and the Auto class.
 
-Slim checkpoints load the same way, because ``import comp`` registers their classes with transformers.
+Slim checkpoints load in the same way, because ``import comp`` registers their classes.
 """
 
 import gc
@@ -19,10 +19,10 @@ from export.verify.first_link.memory import memory_lacking
 from export.verify.first_link.reading import Outputs, Reading, Refused
 from export.verify.first_link.request import Picture, Request
 
-# The way LLaVA-1.5's model card writes a prompt; transformers has nothing to say without a template.
+# The prompt of LLaVA-1.5's model card, for checkpoints without a chat template.
 NO_TEMPLATE = "USER: {images}{words} ASSISTANT:"
-NUDGE = 1e-6  # of an input's size: what rounding in float32 may make of it
-# A tokenizer.json may remember how its last batch was padded; a processor would then cut prompts off.
+NUDGE = 1e-6  # relative: the size of a rounding error in float32
+# A tokenizer.json may contain padding and truncation settings that would cut prompts off.
 WHOLE = {"padding": False, "truncation": False}
 GREEDY = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
 
@@ -39,7 +39,7 @@ class InTransformers:
         device: str = "cpu",
         not_run: str = "",
     ) -> None:
-        """Load the processor, and the model where memory allows and ``not_run`` says nothing against it.
+        """Load the processor, and the model if memory suffices and ``not_run`` is empty.
 
         Raises:
             OSError, ValueError: transformers cannot load the checkpoint.
@@ -49,10 +49,10 @@ class InTransformers:
 
         import comp  # noqa: F401  # registers slim checkpoints
 
-        logging.disable_progress_bar()  # our own says what is going on
+        logging.disable_progress_bar()  # verify has its own
         self.name = name
         self._kind = family, task
-        # Pillow's arithmetic is the reference; torchvision's rounds pixels in another way.
+        # Pillow is the reference; torchvision rounds pixels differently.
         self.processor = AutoProcessor.from_pretrained(
             directory, backend="pil", local_files_only=True, trust_remote_code=False
         )
@@ -61,27 +61,27 @@ class InTransformers:
         self._device = device
 
     def close(self) -> None:
-        """Give the memory of the model back."""
+        """Free the memory of the model."""
         self._model = None
         gc.collect()
 
     @property
     def special_tokens(self) -> tuple[str, ...]:
-        """Some that a user may write by accident or on purpose."""
+        """Special tokens that a user may type by accident or on purpose."""
         tokenizer = self.processor.tokenizer
         wanted = (tokenizer.eos_token, tokenizer.bos_token, tokenizer.sep_token)
         image = getattr(self.processor, "image_token", None)
         return tuple(dict.fromkeys(token for token in (*wanted, image) if token))
 
     def read(self, request: Request, max_new_tokens: int, run: bool) -> Reading | Refused:
-        # transformers refuses in many ways, a mistake inside it among them: whichever it is, it
-        # gives no answer to compare with.
+        # transformers refuses in many ways, internal errors included: all of them mean that there is no
+        # answer to compare with.
         try:
             prompt, inputs = self._inputs(request)
             ids = inputs.get("input_ids")
             read = (
                 np.zeros(0, np.int64) if ids is None else ids[0].numpy().copy()
-            )  # BLIP writes there
+            )  # BLIP changes them in place
             outputs = None
             if run and self._model is not None:
                 with torch.inference_mode():
@@ -104,7 +104,7 @@ class InTransformers:
         )
 
     def nudged(self, request: Request, max_new_tokens: int, seed: int) -> Reading | Refused:
-        """As ``read``, with pixels and embeddings moved by a millionth of their size at most."""
+        """As ``read``, with pixels and embeddings perturbed by up to a millionth of their size."""
         model = self._model
         assert model is not None
         generator = torch.Generator().manual_seed(seed)
@@ -116,7 +116,7 @@ class InTransformers:
         tables = [each for each in model.modules() if isinstance(each, torch.nn.Embedding)]
         patches = [each for each in model.modules() if isinstance(each, torch.nn.Conv2d)]
         hooks = [
-            each.register_forward_hook(lambda module, given, found: moved(found))
+            each.register_forward_hook(lambda module, given, output: moved(output))
             for each in (*tables, *patches)
         ]
         try:
@@ -126,15 +126,15 @@ class InTransformers:
                 hook.remove()
 
     def resized(self, images: tuple[Picture, ...]) -> list[NDArray[np.uint8]]:
-        found = self.processor.image_processor(
+        resized = self.processor.image_processor(
             [upright(image) for image in images], do_rescale=False, do_normalize=False
         )
         return [
-            np.asarray(each).transpose(1, 2, 0).astype(np.uint8) for each in found["pixel_values"]
+            np.asarray(each).transpose(1, 2, 0).astype(np.uint8) for each in resized["pixel_values"]
         ]
 
     def _inputs(self, request: Request) -> tuple[str | None, Any]:
-        """The prompt, where there is a template, and what the processor gives."""
+        """The prompt, if there is a template, and the processor's outputs."""
         images = [upright(image) for image in request.images]
         family, task = self._kind
         if _reads_image_tokens(family):
@@ -160,13 +160,13 @@ class InTransformers:
             tokenize=True,
             return_dict=True,
             return_tensors="pt",
-            processor_kwargs=dict(WHOLE),  # transformers writes there
+            processor_kwargs=dict(WHOLE),  # transformers changes it
         )
         return prompt, inputs
 
 
 def upright(image: Picture) -> Picture:
-    """A picture as ``transformers.image_utils.load_image`` turns it, in its own mode."""
+    """Rotate a picture as ``transformers.image_utils.load_image`` does; its mode is kept."""
     return ImageOps.exif_transpose(image)
 
 
@@ -212,9 +212,9 @@ def _ask(
         ).logits
         return Outputs({"logits": _flat(logits[0])})
     if kind[0] == "clip":
-        found = model(**fed)
-        embeds = torch.cat([found.image_embeds[0], found.text_embeds[0]])
-        return Outputs({"embeddings": _flat(embeds), "scores": _flat(found.logits_per_image)})
+        output = model(**fed)
+        embeds = torch.cat([output.image_embeds[0], output.text_embeds[0]])
+        return Outputs({"embeddings": _flat(embeds), "scores": _flat(output.logits_per_image)})
     cosine = model(**fed, use_itm_head=False)[0]
     matched = model(**fed, use_itm_head=True)[0]
     return Outputs({"scores": _flat(torch.cat([cosine.flatten(), matched.flatten()[1:]]))})
@@ -223,16 +223,18 @@ def _ask(
 def _generated(
     model: Any, processor: Any, fed: dict[str, Any], limit: int, ends: Any, prompt: int | None
 ) -> Outputs:
-    """A greedy answer. ``prompt``: tokens before it; none where ``generate`` starts with one of its own
-    or, of captions, with the beginning.
+    """Generate a greedy answer.
+
+    ``prompt``: number of tokens before it; ``None`` if ``generate`` starts with tokens of its own or, for
+    captions, with the given beginning.
     """
-    found = model.generate(
+    generated = model.generate(
         **fed, **GREEDY, max_new_tokens=limit, output_logits=True, return_dict_in_generate=True
     )
-    steps = [each[0].float() for each in found.logits]
-    row = found.sequences[0]
-    said = row[len(row) - len(steps) :] if prompt is None else row[prompt:]
-    tokens = [int(token) for token in said]
+    steps = [each[0].float() for each in generated.logits]
+    row = generated.sequences[0]
+    new = row[len(row) - len(steps) :] if prompt is None else row[prompt:]
+    tokens = [int(token) for token in new]
     stops = set(ends if isinstance(ends, (list, tuple)) else [ends])
     ended = bool(tokens) and tokens[-1] in stops
     margins = [float(torch.topk(step, 2).values.diff().abs()) for step in steps]

@@ -1,4 +1,4 @@
-"""The steps of a side from a user's pictures and words to the answer."""
+"""The steps of one side of the first link, from a user's pictures and words to the answer."""
 
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -28,12 +28,12 @@ class Outputs:
     """The outputs of the model.
 
     Attributes:
-        values: by step, numbers to compare, each flat: ``logits`` of the first token ``[V]`` (of a
+        values: by step, flat arrays to compare: ``logits`` of the first token ``[V]`` (of a
             statement ``[2]``), or ``embeddings`` and ``scores``.
-        tokens: of a greedy answer, its end left out; none where nothing is generated.
-        ended: whether the answer came to its end.
+        tokens: of a greedy answer, without its end; ``None`` if nothing is generated.
+        ended: whether the answer ended with a stop token.
         text: the answer.
-        margins: by how much each token led the next best; may be empty.
+        margins: by how much each token's logit exceeded the next best; may be empty.
     """
 
     values: dict[Step, NDArray[np.float32]]
@@ -45,13 +45,13 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Reading:
-    """How pictures and words were read.
+    """A request as one side processed it.
 
     Attributes:
-        input_ids: ``[N]``, every place of an image included.
-        pixel_values: ``[I, C, S, S]`` float32; none without a picture.
-        prompt: the text after the template, where there is one.
-        outputs: of the model; none where it was not run.
+        input_ids: ``[N]``, with image tokens expanded.
+        pixel_values: ``[I, C, S, S]`` float32; ``None`` without a picture.
+        prompt: the text after the template, if there is one.
+        outputs: of the model; ``None`` if it was not run.
     """
 
     input_ids: NDArray[np.int64]
@@ -62,24 +62,24 @@ class Reading:
 
 @dataclass(frozen=True)
 class Refused:
-    """A side does not take the request."""
+    """The request was refused by this side."""
 
     reason: str
 
 
 class Side(Protocol):
-    """A way from a request to an answer.
+    """One way from a request to an answer.
 
     Attributes:
         name: for the report.
-        not_run: why its model is not run; empty where it is.
+        not_run: why its model is not run; empty if it is.
     """
 
     name: str
     not_run: str
 
     def read(self, request: Request, max_new_tokens: int, run: bool) -> Reading | Refused:
-        """Read a request, and answer it where ``run`` is true."""
+        """Process a request, and answer it if ``run`` is true."""
         ...
 
     def resized(self, images: tuple[Picture, ...]) -> list[NDArray[np.uint8]]:
@@ -88,16 +88,16 @@ class Side(Protocol):
 
 
 class Reference(Side, Protocol):
-    """A side that others are held against."""
+    """The side that others are compared with."""
 
     def nudged(self, request: Request, max_new_tokens: int, seed: int) -> Reading | Refused:
-        """As ``read``, with inputs moved by no more than rounding does; another way for each seed."""
+        """As ``read``, with inputs perturbed by no more than rounding; differently for each seed."""
         ...
 
 
 @dataclass
 class Answers:
-    """The readings of all requests by a side, in order; ``not_run`` says why its model was not run."""
+    """The readings of all requests by one side, in order; ``not_run`` says why its model was not run."""
 
     name: str
     readings: list[Reading | Refused] = field(default_factory=list)

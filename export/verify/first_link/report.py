@@ -1,12 +1,12 @@
-"""The first links of a proof for people."""
+"""Format the first links for reports."""
 
 from typing import Any
 
-SHOWN = 5  # requests named of a kind
+SHOWN = 5  # requests listed per kind
 
 
 def rows_of(links: list[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """One row a link: name, whether it holds, requests, pixels, outputs, where they part."""
+    """One row a link: name, whether it holds, requests, pixels, outputs, steps with differences."""
     return [
         (
             link["name"],
@@ -24,22 +24,22 @@ COLUMNS = ("first link", "holds", "requests", "pixels", "outputs", "parts at")
 
 
 def notes_of(links: list[dict[str, Any]]) -> list[str]:
-    """Details of the rows: where sides part, what they refuse, what was not run."""
-    found = []
+    """Details of the rows: differences, refusals, and models that were not run."""
+    notes = []
     for link in links:
         name = link["name"]
         for step, parted in link["parted"].items():
             named = [f"{each['request']}: {each['detail']}" for each in parted[:SHOWN]]
-            found.append(f"{name}: part at {step}: {'; '.join(named)}")
+            notes.append(f"{name}: part at {step}: {'; '.join(named)}")
         for request, why in list(link["refused"].items())[:SHOWN]:
-            found.append(f"{name}: {request!r} is refused by one side: {why}")
+            notes.append(f"{name}: {request!r} is refused by one side: {why}")
         if link["both_refused"]:
-            found.append(f"{name}: refused by both sides: {', '.join(link['both_refused'])}")
+            notes.append(f"{name}: refused by both sides: {', '.join(link['both_refused'])}")
         if link["tied"]:
-            found.append(f"{name}: answers part at a tie: {', '.join(link['tied'][:SHOWN])}")
+            notes.append(f"{name}: answers part at a tie: {', '.join(link['tied'][:SHOWN])}")
         if link["not_run"]:
-            found.append(f"{name}: read, not answered: {link['not_run']}")
-    return found
+            notes.append(f"{name}: read, not answered: {link['not_run']}")
+    return notes
 
 
 def markdown_of(links: list[dict[str, Any]]) -> list[str]:

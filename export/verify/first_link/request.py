@@ -1,4 +1,4 @@
-"""Pictures and words as a user has them: those of a data set, and a built-in set of awkward ones."""
+"""Requests of a user: those of a data set, and a built-in set of awkward ones."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +19,9 @@ TEXTS: dict[Task, str] = {
     "retrieval": "a picture of two things",
     "statement": STATEMENT,
 }
-# Width, height: far from square both ways, odd sides, a pixel, and more than any model sees.
+# Width, height: far from square both ways, odd sides, one pixel, larger than any model's input.
 SHAPES = ((211, 9), (7, 180), (37, 53), (1, 1), (1200, 797))
-# Words that templates, normalisers and pre-tokenizers treat in ways of their own.
+# Words that templates, normalisers and pre-tokenizers treat differently.
 WORDS = {
     "leading white space": "   what is this?",
     "trailing white space": "what is this?  \n",
@@ -39,13 +39,13 @@ LONG = 120  # words of a long question; texts of other tasks are shorter
 
 @dataclass(frozen=True)
 class Request:
-    """Pictures and words that a user hands in.
+    """The pictures and words of a user.
 
     Attributes:
-        name: tells it apart in a report.
-        images: pictures in whatever mode they have.
-        text: a question, a caption, a statement, or how a caption begins.
-        awkward: of the built-in set, not of the data.
+        name: identifies it in a report.
+        images: pictures in any mode.
+        text: a question, a caption, a statement, or the beginning of a caption.
+        awkward: whether it is of the built-in set, not of the data.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Request:
 
 
 def request_of(example: Any, name: str) -> Request:
-    """The request that an example of any task stands for."""
+    """The request of an example of any task."""
     if isinstance(example, PairExample):
         return Request(name, tuple(example.images), example.statement)
     assert isinstance(example, Example)
@@ -66,13 +66,13 @@ def request_of(example: Any, name: str) -> Request:
 class Requests(Sequence[Request]):
     """The requests of the data, then the awkward ones.
 
-    A picture of the data is opened each time it is read, so that never all are in memory at once.
+    A picture of the data is opened each time it is read, so that they are never all in memory.
     """
 
     def __init__(
         self, examples: Any, count: int, task: Task, special_tokens: Sequence[str] = ()
     ) -> None:
-        """Of the first ``count`` examples, and of ``awkward``."""
+        """The first ``count`` examples, then ``awkward``."""
         self._examples, self._task = examples, task
         self._of_data = min(count, len(examples))
         self._awkward = tuple(awkward(task, special_tokens))
@@ -87,18 +87,18 @@ class Requests(Sequence[Request]):
 
 
 def of_data(example: Any, name: str, task: Task) -> Request:
-    """The request that an example stands for; a picture to be described comes without a beginning."""
-    found = request_of(example, name)
+    """The request of an example; for a caption without a beginning."""
+    request = request_of(example, name)
     if task == "caption":
-        return replace(found, text="")
-    return replace(found, text=example.answer) if task == "retrieval" else found
+        return replace(request, text="")
+    return replace(request, text=example.answer) if task == "retrieval" else request
 
 
 def awkward(task: Task, special_tokens: Sequence[str] = ()) -> Iterator[Request]:
-    """Pictures and words that are read wrongly most easily; the same ones each time.
+    """Yield requests that are most easily processed wrongly; the same ones each time.
 
     Args:
-        task: what the model does.
+        task: of the model.
         special_tokens: of its tokenizer, to be put into the words.
     """
     several = 2 if task == "statement" else 1
@@ -129,7 +129,7 @@ def _awkward(name: str, images: tuple[Picture, ...], text: str) -> Request:
 
 
 def picture(width: int, height: int, seed: int, mode: str = "RGB") -> Picture:
-    """A picture with soft shapes and a hard edge; in modes with transparency, half of it."""
+    """A picture with soft shapes and a hard edge; with transparency in modes that have it."""
     noise = np.random.default_rng(seed).integers(0, 256, (5, 6, 4), dtype=np.uint8)
     smooth = Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
     if mode in ("RGBA", "LA"):

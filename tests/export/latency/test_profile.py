@@ -218,7 +218,7 @@ def test_profile_prune_onnx(checkpoint, tmp_path):
 
 def test_models_that_cannot_be_measured_are_refused(checkpoint, tmp_path):
     out = ("--out", str(tmp_path / "table.json"))
-    with pytest.raises(CompExportError, match="blocks are measured of llava, clip"):
+    with pytest.raises(CompExportError, match="profiling supports llava, clip"):
         invoke("profile", "--model", "tiny-blip-vqa", *out)
     with pytest.raises(CompExportError, match="no directory"):
         invoke("profile", "--model", "./nothing", *out)

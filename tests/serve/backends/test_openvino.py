@@ -318,7 +318,7 @@ def test_rows_of_a_table_are_those_of_its_graph(half, standard):
         {"input_ids": ids[:1, :1]}, kept=["inputs_embeds"]
     )
     np.testing.assert_array_equal(one, expected[:1, :1])
-    with pytest.raises(CompExportError, match=r"vision_encoder\.onnx is no look-up in a table"):
+    with pytest.raises(CompExportError, match=r"vision_encoder\.onnx is not an embedding look-up"):
         OpenVinoTable(standard / "onnx-standard" / "vision_encoder.onnx")
 
 
