@@ -1,4 +1,4 @@
-"""Running exported artifacts with numpy, ONNX Runtime, tokenizers and Pillow: no torch."""
+"""Run exported artifacts with numpy, ONNX Runtime, tokenizers and Pillow; without torch."""
 
 from typing import TYPE_CHECKING, Any
 

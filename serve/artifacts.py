@@ -1,4 +1,4 @@
-"""The two artifacts of a run, and the errors for those that are not there."""
+"""Find the dense and the compressed artifact of a run, in one of their variants."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,11 +25,11 @@ _USUAL_PRECISION: dict[BackendName, Precision] = {
 
 @dataclass(frozen=True)
 class ArtifactVariant:
-    """Which export of a run, and what runs it: a run may hold several side by side.
+    """Which export of a run to use, and the backend that runs it; a run may hold several exports.
 
     Attributes:
-        flavour, precision: of the graphs, or of those that the engines were built from.
-        backend: ``tensorrt`` runs engines, the others graphs.
+        flavour, precision: of the graphs, or of the graphs that the engines were built from.
+        backend: ``tensorrt`` runs engines, the others run graphs.
         provider: ONNX Runtime's execution provider; ``auto`` follows from the device.
     """
 
@@ -46,13 +46,13 @@ class ArtifactVariant:
         flavour: Flavour | None = None,
         precision: Precision | None = None,
     ) -> "ArtifactVariant":
-        """The form that a user means who says so much.
+        """Complete a user's choice to a variant.
 
-        OpenVINO and TensorRT take the standard flavour; if nothing else is asked, engines are in float16, and
-        weights in 8 bits where they are to be computed with in bfloat16.
+        OpenVINO and TensorRT take the standard flavour. By default engines are in float16, and weights have
+        8 bits if bfloat16 is to be computed with integer weights.
 
         Raises:
-            CompExportError: the words contradict each other.
+            CompExportError: the options contradict each other.
         """
         if backend == "tensorrt" and precision in ("int8", "int4"):
             raise CompExportError(
@@ -72,10 +72,10 @@ class ArtifactVariant:
 
     @classmethod
     def parse(cls, text: str) -> "ArtifactVariant":
-        """``onnxruntime[:PROVIDER[:PRECISION]]``, or another backend as ``openvino[:PRECISION]``.
+        """Parse ``onnxruntime[:PROVIDER[:PRECISION]]``, or another backend such as ``openvino[:PRECISION]``.
 
         Raises:
-            CompExportError: a word that is none of these; names it.
+            CompExportError: a word is none of these; names it.
         """
         backend, *words = text.split(":")
         known: list[tuple[str, ...]] = [get_args(Precision)]
@@ -100,8 +100,9 @@ class ArtifactVariant:
         return cls.choose("onnxruntime", provider or "auto", precision=precision)
 
     def directory(self, run: Path, which: Which) -> Path:
-        """``onnx`` and ``onnx-dense``, ``tensorrt`` and ``tensorrt-dense``; what is not the default
-        is added to the name.
+        """The directory in a run: ``onnx`` and ``onnx-dense``, ``tensorrt`` and ``tensorrt-dense``.
+
+        Other settings than the default are appended to the name.
         """
         if self.backend == "tensorrt":
             return engine_directory(run, which == "dense", self.precision)
@@ -114,7 +115,7 @@ class ArtifactVariant:
 
     @property
     def suffix(self) -> str:
-        """What is added to names of reports; nothing for the default form."""
+        """The suffix of report names; empty for the default variant."""
         if self.backend == "tensorrt":
             return f"-{engine_directory(Path(), dense=False, precision=self.precision).name}"
         if self.backend != "onnxruntime":
@@ -124,7 +125,7 @@ class ArtifactVariant:
 
     @property
     def label(self) -> str:
-        """For people: ``onnxruntime cuda float16 standard``."""
+        """For people, such as ``onnxruntime cuda float16 standard``."""
         words: list[str] = [self.backend]
         if self.provider != "auto":
             words.append(self.provider)
@@ -135,7 +136,7 @@ class ArtifactVariant:
 
     @property
     def export_command(self) -> str:
-        """The verb and the options that make it."""
+        """The command that exports the variant."""
         if self.backend == "tensorrt":
             precision = f" --precision {self.precision}" if self.precision != "float16" else ""
             return f"comp-export tensorrt {{run}}{precision}"
@@ -148,10 +149,10 @@ DEFAULT_FORM = ArtifactVariant()
 
 
 def artifact_of(run: RunDirectory, which: Which, form: ArtifactVariant = DEFAULT_FORM) -> Path:
-    """The directory of one artifact.
+    """Return the directory of one artifact.
 
     Raises:
-        CompExportError: when the run has not been exported in that form.
+        CompExportError: the run has no export in this variant.
     """
     directory = form.directory(run.path, which)
     if not (directory / MANIFEST_NAME).is_file():
@@ -165,13 +166,13 @@ def artifact_of(run: RunDirectory, which: Which, form: ArtifactVariant = DEFAULT
 def artifacts_of(
     path: Path, form: ArtifactVariant = DEFAULT_FORM
 ) -> tuple[RunDirectory, dict[Which, Path]]:
-    """A run with the directories of both artifacts."""
+    """Open a run and return it with the directories of both artifacts."""
     run = open_run(path)
     return run, {which: artifact_of(run, which, form) for which in BOTH}
 
 
 def is_verified(directory: Path) -> bool:
-    """Whether ``comp-export verify`` held for exactly these files."""
+    """Whether ``comp-export verify`` passed for exactly these files."""
     manifest: Manifest | EngineManifest
     if kind_of(directory) == "tensorrt":
         manifest = read_engine_manifest(directory)
@@ -183,7 +184,7 @@ def is_verified(directory: Path) -> bool:
 def flops_ratio(dense: Manifest, compressed: Manifest) -> float | None:
     """Multiply-accumulates of the compressed model over those of the dense one (1 - rate).
 
-    ``None`` when a manifest has no count.
+    ``None`` if a manifest has no count.
     """
     if dense.macs is None or compressed.macs is None:
         return None

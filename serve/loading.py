@@ -1,4 +1,4 @@
-"""The engine of an artifact, whatever its task."""
+"""Load the engine of an artifact of any task."""
 
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -24,16 +24,16 @@ def load_engine(
     provider: ProviderChoice = "auto",
     backend: BackendName | None = None,
 ) -> TaskEngine:
-    """Load an artifact, or the engines of one, by what it does; arguments as ``Engine.load``.
+    """Load an artifact or its engines by task; arguments as for ``Engine.load``.
 
     Raises:
-        CompExportError: a missing, damaged or unloadable directory; a device, provider or backend that
-            is not there or does not run what is in it.
+        CompExportError: the directory is missing, damaged or cannot be loaded; the device, provider or
+            backend is not available or does not run its contents.
     """
     native = kind_of(directory) == "tensorrt"
     manifest = read_engine_manifest(directory).artifact if native else read_manifest(directory)
     family = family_called(manifest.family)
-    assert family is not None  # whose manifest was read
+    assert family is not None  # its manifest was read
     kind: type[TaskEngine] = resolve(family.engines[manifest.task])
     return kind.load(directory, device, threads, check_hashes, provider, backend)
 
@@ -44,7 +44,7 @@ def engines_of(
     threads: int | None = None,
     form: ArtifactVariant = DEFAULT_FORM,
 ) -> "dict[Which, TaskEngine]":
-    """Both engines in one process, run as the form says."""
+    """Load both engines in one process, in the backend of the variant."""
     return {
         which: load_engine(directory, device, threads, provider=form.provider, backend=form.backend)
         for which, directory in directories.items()

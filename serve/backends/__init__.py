@@ -1,1 +1,1 @@
-"""Ways to run an artifact, behind one interface: ONNX Runtime, OpenVINO and TensorRT."""
+"""Backends that run an artifact through one interface: ONNX Runtime, OpenVINO and TensorRT."""

@@ -1,4 +1,4 @@
-"""What the engine asks of whatever runs the graphs."""
+"""The interface between engines and the backends that run graphs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ ProviderChoice: TypeAlias = Literal["auto", "cpu", "cuda", "tensorrt", "tensorrt
 
 @dataclass(frozen=True)
 class RequestSize:
-    """Sizes that a request will reach."""
+    """The sizes that a request will reach."""
 
     batch: int
     images: int  # of one prompt
@@ -26,10 +26,10 @@ class RequestSize:
 
 @dataclass(frozen=True)
 class Prefill:
-    """A prefill's outcome: ``logits [B, V]`` of the last token, kept places ``[B, k]``.
+    """The results of a prefill: ``logits [B, V]`` of the last token, kept positions ``[B, k]``.
 
-    ``state`` is handed to ``step`` and, when the answer is done, to ``release``. ``selected [I, k]`` are
-    those of the tower's image tokens that stayed as they are, where not all did.
+    ``state`` is passed to ``step`` and, after the answer, to ``release``. ``selected [I, k]`` are the
+    selected tokens of the vision tower, if it selects.
     """
 
     logits: NDArray[np.float32]
@@ -47,7 +47,7 @@ class Backend(Protocol):
         device: ``cpu`` or ``cuda``.
         provider: ONNX Runtime's execution provider, or the version of OpenVINO or TensorRT.
         manifest: of the ONNX artifact that runs, or that the engines were built from; ``files``
-            are those that run.
+            lists the files that run.
         tokenizer: ``tokenizer.json``.
     """
 
@@ -58,7 +58,7 @@ class Backend(Protocol):
     tokenizer: Path
 
     def check(self, size: RequestSize, keep_factor: float) -> None:
-        """Raise ``CompExportError`` for a request that cannot be run."""
+        """Raise ``CompExportError`` if a request of this size cannot run."""
         ...
 
     def prefill(
@@ -69,26 +69,27 @@ class Backend(Protocol):
         text: NDArray[np.int64],
         keep_factor: float,
     ) -> Prefill:
-        """Read prompts of one length.
+        """Run prompts of one length.
 
         Args:
             pixels: ``[I, C, S, S]``, the images of all prompts in turn, or none.
             ids: ``[B, N]``, image tokens expanded.
-            vision: places of image tokens ``[B, Nv]``, ascending.
-            text: places of text tokens ``[B, Nt]``, ascending; with ``vision`` all of ``0..N-1``.
+            vision: positions of image tokens ``[B, Nv]``, ascending.
+            text: positions of text tokens ``[B, Nt]``, ascending; together with ``vision`` all of
+                ``0..N-1``.
             keep_factor: multiplies the keep ratios.
         """
         ...
 
     def step(self, tokens: Sequence[int], state: Any) -> tuple[NDArray[np.float32], Any]:
-        """One token a sequence: ``logits [B, V]`` and the state after it.
+        """Run one token per sequence: ``logits [B, V]`` and the next state.
 
-        The state that went in is used up: its caches may have been written in place.
+        The given state must not be used again: its caches may be written in place.
         """
         ...
 
     def release(self, state: Any) -> None:
-        """Give back what a request held on the device."""
+        """Free what a request holds on the device."""
         ...
 
 
@@ -97,7 +98,7 @@ class Graph(Protocol):
 
     Attributes:
         inputs: element types by name.
-        settings: element types of inputs that have a value of their own and may be left out.
+        settings: element types of optional inputs, which have a default.
         outputs: names.
     """
 
@@ -121,9 +122,9 @@ class Graph(Protocol):
 
         Args:
             feeds: inputs by name: arrays of the input's element type, or values that a run kept.
-            numbers: outputs wanted as numpy arrays.
-            kept: outputs that stay on the device, for a later run.
-            into: of a runtime with ``Buffers``: where ``kept`` ones are written, in their order.
+            numbers: outputs to return as numpy arrays.
+            kept: outputs to leave on the device for a later run.
+            into: for a runtime with ``Buffers``: where the ``kept`` outputs are written, in their order.
 
         Returns:
             The arrays of ``numbers`` and the values of ``kept``, in their order.
@@ -135,32 +136,32 @@ class Buffers(Protocol):
     """Memory for caches that a graph writes in place, ``[B, H, S, hd]``."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
-        """A cache that holds nothing yet; its ``shape()`` may have more places."""
+        """Allocate an empty cache; its ``shape()`` may have more places."""
         ...
 
     def longer(self, cache: Any, held: int, places: int) -> Any:
-        """A cache of so many places with the ``held`` tokens of another."""
+        """Allocate a cache with ``places`` places that contains the ``held`` tokens of another."""
         ...
 
 
 class Steps(Protocol):
-    """What makes decode steps faster than ``Graph.run``: caches are taken once, for many steps."""
+    """Decode steps that are faster than ``Graph.run``: caches are bound once for many steps."""
 
     def begin(self, caches: Mapping[str, Any]) -> Any:
-        """What steps go on with, given caches by input name, which they write into."""
+        """Bind caches, given by input name, for steps that write into them; return the binding."""
         ...
 
     def step(self, held: Any, feeds: Mapping[str, Any]) -> NDArray[np.float32]:
-        """One token of each sequence: the inputs beside the caches, to the logits ``[B, 1, V]``."""
+        """Run one token of each sequence: inputs other than caches, to logits ``[B, 1, V]``."""
         ...
 
     def end(self, held: Any) -> None:
-        """Take back what ``begin`` gave."""
+        """Return the binding of ``begin``."""
         ...
 
 
 class Runtime(Protocol):
-    """Loads the graphs of one ONNX artifact; attributes as of ``Backend``."""
+    """Loads the graphs of one ONNX artifact; attributes as in ``Backend``."""
 
     @property
     def name(self) -> BackendName: ...
@@ -170,26 +171,26 @@ class Runtime(Protocol):
 
     @property
     def label(self) -> str:
-        """What ``Backend.provider`` says."""
+        """The value of ``Backend.provider``."""
         ...
 
     @property
     def buffers(self) -> Buffers | None:
-        """For the decoder's caches; none where these grow."""
+        """For the decoder's caches; ``None`` if the graph returns longer caches instead."""
         ...
 
     def graph(self, path: Path) -> Graph:
-        """Load a graph; its external data lies beside it.
+        """Load a graph; its external data is beside it.
 
         Raises:
-            CompExportError: it cannot be loaded, or what should run it cannot be started.
+            CompExportError: it cannot be loaded, or its provider cannot be started.
         """
         ...
 
     def decoder(self, path: Path) -> tuple[Graph, Steps | None]:
-        """Load a decoder, and what makes its steps where something is faster; errors as ``graph``."""
+        """Load a decoder, and its ``Steps`` if the runtime has some; errors as for ``graph``."""
         ...
 
     def table(self, path: Path) -> Graph:
-        """As ``graph``, of a look-up in a table: more than one thread only costs there."""
+        """As ``graph``, for an embedding look-up: more than one thread would only cost time there."""
         ...

@@ -1,4 +1,4 @@
-"""The decoder graph's two uses: prefill and decode step; the caches stay where they are."""
+"""Run the decoder graph for prefill and decode steps; the caches stay on the device."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from export.artifact.llava_ports import KEEP_FACTOR
 from export.artifact.manifest import REMEDY
 from serve.backends.base import Buffers, Graph, Steps
 
-ROOM = 256  # places behind the prompt that caches begin with, and that are added when these are used up
+ROOM = 256  # spare places after the prompt, and added when they are used up
 
 
 @dataclass(frozen=True)
 class DecoderState:
-    """What one decode step hands to the next, for a batch of B sequences in step.
+    """The state between decode steps, for a batch of B sequences in step.
 
     Attributes:
-        caches: key, value of layer 0, key, value of layer 1, …; as its graph keeps them.
+        caches: key, value of layer 0, key, value of layer 1, …; in the graph's own form.
         position: of the next token: positions are kept, not renumbered.
         lengths: tokens in the caches of each segment (``export.artifact.caches``).
-        held: of ``Steps``, from the first step on.
+        held: the binding of ``Steps``, from the first step on.
     """
 
     caches: tuple[Any, ...]
@@ -37,7 +37,7 @@ class DecoderState:
 class Decoder:
     """``decoder_model.onnx`` of one artifact; with ``buffers`` a step writes its token into the caches.
 
-    With ``steps`` these make the steps, and the graph reads prompts alone.
+    With ``steps`` these run the decode steps, and the graph runs only prompts.
 
     Raises:
         CompExportError: an older release exported the graph.
@@ -75,7 +75,7 @@ class Decoder:
             )
 
     def check_keep_factor(self, keep_factor: float) -> None:
-        """Refuse a factor that this graph has no input for."""
+        """Refuse a factor if the graph has no input for it."""
         if keep_factor != 1 and KEEP_FACTOR not in self._graph.settings:
             why = "drops no tokens" if not self._drops else "is not of the onnxruntime flavour"
             raise CompExportError(
@@ -90,12 +90,13 @@ class Decoder:
         text: NDArray[np.int64],
         keep_factor: float,
     ) -> tuple[NDArray[np.float32], dict[int, NDArray[np.int64]], DecoderState]:
-        """Read the prompts; logits ``[B, V]``, kept places ``[B, k]`` by drop place, and the state.
+        """Run prompts; return logits ``[B, V]``, kept positions ``[B, k]`` by drop place, and the state.
 
         Args:
             embeds: ``[B, N, d]``.
-            vision: places of vision tokens ``[B, Nv]``, ascending.
-            text: places of text tokens ``[B, Nt]``, ascending; with ``vision`` all of ``0..N-1``.
+            vision: positions of vision tokens ``[B, Nv]``, ascending.
+            text: positions of text tokens ``[B, Nt]``, ascending; together with ``vision`` all of
+                ``0..N-1``.
             keep_factor: multiplies the keep ratios.
         """
         batch, length, _ = embeds.shape
@@ -105,7 +106,7 @@ class Decoder:
             "vision_positions": vision,
             "text_positions": text,
         }
-        # An overridden setting cannot be bound, so that its caches are the graph's: the first step copies.
+        # With an overridden setting caches cannot be bound: the first step copies them.
         own = self._buffers if keep_factor == 1 else None
         pasts = [
             self._empty(own, name, (batch, heads, length + ROOM if own else 0, self._head_dim))
@@ -126,7 +127,7 @@ class Decoder:
     def step(
         self, embeds: Any, batch: int, state: DecoderState
     ) -> tuple[NDArray[np.float32], DecoderState]:
-        """One token for each sequence: ``embeds [B, 1, d]``, as a graph kept it, to ``logits [B, V]``."""
+        """Run one token per sequence: ``embeds [B, 1, d]``, as a graph kept it, to ``logits [B, V]``."""
         feeds: dict[str, Any] = {
             "inputs_embeds": embeds,
             "position_ids": np.full((batch, 1), state.position, dtype=np.int64),
@@ -151,23 +152,23 @@ class Decoder:
         return logits[:, -1], DecoderState(tuple(caches), state.position + 1, lengths)
 
     def release(self, state: DecoderState) -> None:
-        """Give back what steps held; caches go with the state."""
+        """Free the binding of the steps; caches go with the state."""
         if self._steps is not None and state.held is not None:
             self._steps.end(state.held)
 
     def _empty(self, own: Buffers | None, name: str, shape: tuple[int, ...]) -> Any:
-        """A cache of a prompt to come."""
+        """An empty cache for a prompt."""
         dtype = self._graph.inputs[name]
         return own.empty(shape, dtype) if own else np.zeros(shape, dtype)
 
     def _counts(self, lengths: Sequence[int], batch: int) -> dict[str, Any]:
-        """What a graph that counts is told its caches hold."""
+        """The input with cache lengths, if the graph has it."""
         if not self._counted:
             return {}
         return {CACHE_LENGTHS: np.repeat(np.array(lengths, np.int64)[:, None], batch, axis=1)}
 
     def _with_room(self, state: DecoderState) -> tuple[Any, ...]:
-        """The caches, those longer where the next token would not fit; the same tuple where it fits."""
+        """The caches, enlarged where the next token would not fit; the same tuple if all fit."""
         if self._buffers is None:
             return state.caches
         first = [self._segments.index(segment) for segment in range(len(state.lengths))]

@@ -1,4 +1,4 @@
-"""The three graphs of a LLaVA's artifact, in ONNX Runtime or in OpenVINO."""
+"""The three graphs of a LLaVA artifact, in ONNX Runtime or in OpenVINO."""
 
 from collections.abc import Sequence
 from time import perf_counter
@@ -14,10 +14,10 @@ from serve.generation.finite import check_finite
 
 
 class GraphBackend:
-    """The graphs of one artifact (see ``Backend``); caches stay where they are."""
+    """The graphs of one artifact (see ``Backend``); caches stay on the device."""
 
     def __init__(self, artifact: LlavaArtifact, runtime: Runtime) -> None:
-        """The artifact and what loads its graphs: see ``open_artifact``."""
+        """Arguments as ``open_artifact`` returns them."""
         self.manifest = artifact.manifest
         self.tokenizer = artifact.tokenizer
         self.name: BackendName = runtime.name
@@ -29,7 +29,7 @@ class GraphBackend:
         self._decoder = Decoder(graph, self.manifest, runtime.buffers, steps)
 
     def check(self, size: RequestSize, keep_factor: float) -> None:
-        """See ``Backend.check``: any size that the model's positions allow will run."""
+        """See ``Backend.check``: every size that fits the model's positions can run."""
         del size
         self._decoder.check_keep_factor(keep_factor)
 
@@ -44,7 +44,7 @@ class GraphBackend:
         """See ``Backend.prefill``.
 
         Raises:
-            CompExportError: features of images are not finite.
+            CompExportError: image features are not finite.
         """
         start = perf_counter()
         features, selected = None, None

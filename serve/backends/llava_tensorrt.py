@@ -1,4 +1,4 @@
-"""Native TensorRT: engines on the GPU, one slot for each request that runs."""
+"""Native TensorRT: engines on the GPU, with one slot for each concurrent request."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +17,8 @@ from serve.backends.base import BackendName, Prefill, RequestSize
 class TensorRTBackend:
     """The engines of one model (see ``Backend``).
 
-    Weights are on the GPU once; every request that runs at the same time has a slot with caches and
-    contexts of its own, which the next request takes over.
+    Weights are on the GPU once; each concurrent request has a slot with its own caches and contexts,
+    which later requests reuse.
     """
 
     name: BackendName = "tensorrt"
@@ -35,11 +35,11 @@ class TensorRTBackend:
 
     @classmethod
     def load(cls, directory: Path, check_hashes: bool = True) -> "TensorRTBackend":
-        """Load an engine directory; errors as ``EngineRuntime.load``."""
+        """Load an engine directory; errors as for ``EngineRuntime.load``."""
         return cls(EngineRuntime.load(directory, check_hashes))
 
     def check(self, size: RequestSize, keep_factor: float) -> None:
-        """Refuse what the engines are too small for, and a factor on the keep ratios."""
+        """Refuse requests that exceed the limits, and a factor on the keep ratios."""
         if keep_factor != 1:
             raise CompExportError(
                 f"keep_factor {keep_factor}: engines have their keep ratios built in; leave it at "

@@ -1,4 +1,4 @@
-"""Opening an artifact: what runs it is chosen, and what cannot run refused."""
+"""Open an artifact: choose its runtime, and refuse what cannot run."""
 
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -20,11 +20,11 @@ def open_artifact(
     provider: ProviderChoice = "auto",
     backend: BackendName = "onnxruntime",
 ) -> tuple[A, Runtime]:
-    """An artifact of a class, and what is to run its graphs.
+    """Open an artifact of a class, and the runtime for its graphs.
 
     Raises:
-        CompExportError: a missing or damaged artifact, one of another family; a backend or provider
-            that is not there or does not run this flavour or precision.
+        CompExportError: the artifact is missing, damaged or of another family; the backend or provider
+            is not available or does not support this flavour or precision.
     """
     if backend == "tensorrt":
         raise CompExportError(
@@ -39,7 +39,7 @@ def open_artifact(
         return artifact, OpenVino.of(
             artifact.manifest, directory, device, provider, threads, bfloat16
         )
-    # Only here, because OpenVINO needs no ONNX Runtime.
+    # Imported here because OpenVINO needs no ONNX Runtime.
     from serve.backends.onnxruntime.providers import choose_provider
     from serve.backends.onnxruntime.runtime import OnnxRuntime
 
@@ -49,7 +49,7 @@ def open_artifact(
 
 
 def check_native(directory: Path, device: str, provider: str, backend: BackendName) -> None:
-    """Refuse options that engines do not take.
+    """Refuse options that do not apply to engines.
 
     Raises:
         CompExportError: names the option.

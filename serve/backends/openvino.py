@@ -1,4 +1,4 @@
-"""OpenVINO as what runs an artifact's graphs, on the CPU."""
+"""OpenVINO as the runtime of an artifact's graphs, on the CPU."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from serve.backends.base import BackendName
 
 @dataclass(frozen=True)
 class OpenVino:
-    """Loads graphs into OpenVINO (see ``Runtime``); the first three as of ``OpenVinoGraph``."""
+    """Loads graphs into OpenVINO (see ``Runtime``); the first three attributes as in ``OpenVinoGraph``."""
 
     precision: Precision
     threads: int | None
@@ -32,11 +32,11 @@ class OpenVino:
         threads: int | None,
         bfloat16: bool,
     ) -> "OpenVino":
-        """For an artifact; ``bfloat16``: compute so, with integer weights.
+        """Create it for an artifact; ``bfloat16``: compute in it with integer weights.
 
         Raises:
-            CompExportError: OpenVINO is not installed, or does not run this flavour; an option that is
-                ONNX Runtime's.
+            CompExportError: OpenVINO is not installed or does not support this flavour, or an option is for
+                ONNX Runtime.
         """
         if device == "cuda" or provider != "auto":
             option = f"--provider {provider}" if provider != "auto" else f"--device {device}"

@@ -1,1 +1,1 @@
-"""Speed, memory and size of artifacts, measured in turn."""
+"""Measure speed, memory and size of artifacts in turn."""

@@ -1,4 +1,4 @@
-"""A fresh process that loads an artifact and answers once: its cold start and its peak memory.
+"""Measure cold start and peak memory in a fresh process that loads an artifact and answers once.
 
 ``python -m serve.bench.cold_start ARTIFACT WORK DEVICE THREADS PROVIDER BACKEND STARTED`` prints JSON.
 """
@@ -23,10 +23,10 @@ TIMEOUT = 600.0
 
 @dataclass(frozen=True)
 class Probe:
-    """Milliseconds from starting the process; memory in MiB."""
+    """Milliseconds since the process was started; memory in MiB."""
 
-    cold_start_ms: float  # until there was something to see of the first answer
-    load_ms: float  # of it, loading the artifact and checking its hashes
+    cold_start_ms: float  # until the first visible token or result
+    load_ms: float  # share of that: loading the artifact and checking its hashes
     peak_rss_mb: float
 
 
@@ -41,7 +41,7 @@ def probe(
     """Measure an artifact in a fresh process.
 
     Raises:
-        CompExportError: with the process's last words, when it fails.
+        CompExportError: the process failed; quotes the last line of its output.
     """
     packages = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (packages, os.environ.get("PYTHONPATH"))))
@@ -91,7 +91,7 @@ def _main(arguments: list[str]) -> None:
 def peak_rss_mb() -> float:
     """Peak resident memory of this process image.
 
-    Linux's ``getrusage`` also counts what the parent had when it forked, ``VmHWM`` does not.
+    Linux's ``getrusage`` also counts the parent's memory at the fork, ``VmHWM`` does not.
     """
     if sys.platform == "linux":
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():

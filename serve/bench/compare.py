@@ -1,4 +1,4 @@
-"""Speed, memory and size of the dense and the compressed artifact, measured in turn."""
+"""Compare speed, memory and size of the dense and the compressed artifact, measured in turn."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,9 +28,9 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What to measure on.
+    """What to measure, and how often.
 
-    Both models do the same work. ``threads`` is fixed for both; ``None`` takes all usable cores.
+    Both models run the same request with the same ``threads``; ``None`` takes all usable cores.
     """
 
     work: BenchRequest
@@ -57,7 +57,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Measured:
-    """One artifact: what the clock said, and what fresh processes said."""
+    """The measurements of one artifact, in this process (``timings``) and in fresh ones (``probes``)."""
 
     timings: tuple[Timings, ...]
     probes: tuple[Probe, ...]
@@ -85,7 +85,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to run both artifacts."""
+    """One variant of both artifacts."""
 
     form: ArtifactVariant
     directories: dict[Which, Path]
@@ -98,18 +98,18 @@ def bench(
 ) -> dict[str, Any]:
     """Measure both artifacts of every contestant and compare them.
 
-    Fresh processes come first (cold start, peak memory), then all engines in this one, in turn:
-    dense, compressed, of each contestant, then the same backwards, … so that a slow spell of the machine
-    hits all. (On a busy machine the first of a round is late more often than the others.)
+    Fresh processes come first (cold start, peak memory), then all engines in this process, in turn:
+    dense, compressed, of each contestant, then the same in reverse, … so that a slow spell of the machine
+    affects all. (On a busy machine the first of a round is slow more often than the others.)
 
     Args:
-        contestants: ways to run the artifacts; the report is about the first.
-        options: what to measure on.
-        advance: told after every answer (``steps_of(options, contestants)`` in all).
+        contestants: variants to measure; the report is about the first.
+        options: what to measure, and how often.
+        advance: called after every answer (``steps_of(options, contestants)`` times).
 
     Returns:
         The report: ``dense``, ``compressed``, ``speedup`` (dense over compressed), ``flops_ratio``
-        (compressed over dense), ``verified``, ``backend``, ``artifact``, of the first contestant;
+        (compressed over dense), ``verified``, ``backend``, ``artifact`` of the first contestant;
         ``against``: the same of each other one; ``workload``, ``machine``, ``versions``.
     """
     threads = options.threads or usable_cores()

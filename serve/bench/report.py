@@ -1,4 +1,4 @@
-"""A bench report for people: Markdown and a figure."""
+"""Format a bench report as Markdown and as a figure."""
 
 from pathlib import Path
 from typing import Any
@@ -19,16 +19,16 @@ _ROWS = (
     ("Peak memory", "peak_rss_mb", "MiB", ".0f"),
     ("Files", "size_mb", "MiB", ".1f"),
 )
-_OTHERWISE = {  # where nothing is generated
+_OTHERWISE = {  # labels if nothing is generated
     "Time to first token": "Time to the result",
     "Cold start to first token": "Cold start to the result",
     "· prefill": "· texts",
 }
-_OF_ANSWERS = ("tpot_ms", "total_ms", "tokens_per_s")  # where tokens are generated
+_OF_ANSWERS = ("tpot_ms", "total_ms", "tokens_per_s")  # only if tokens are generated
 
 
 def bench_rows(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Rows of measure, dense, compressed, gain; medians, with the p90 in parentheses."""
+    """Rows of measure, dense, compressed and gain; medians with the p90 in parentheses."""
     rows = []
     generates = _generates(report)
     for label, key, unit, style in _ROWS:
@@ -49,7 +49,7 @@ def bench_rows(report: dict[str, Any]) -> list[tuple[str, str, str, str]]:
 
 
 def _generates(report: dict[str, Any]) -> bool:
-    """Whether there were tokens after the first."""
+    """Whether any tokens were generated after the first."""
     return bool(report["dense"]["tpot_ms"] or report["compressed"]["tpot_ms"])
 
 
@@ -66,7 +66,7 @@ AGAINST_COLUMNS = (
 
 
 def against_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
-    """A row for each backend; medians in milliseconds, with the p90 in parentheses."""
+    """One row for each backend; medians in milliseconds with the p90 in parentheses."""
     rows = []
     for each in (report, *report["against"]):
         cells = [each["name"]]
@@ -81,7 +81,7 @@ def against_rows(report: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def bench_markdown(report: dict[str, Any], title: str) -> str:
-    """The report as Markdown."""
+    """Format the report as Markdown."""
     work, machine = report["workload"], report["machine"]
     ratio = report["flops_ratio"]
     lines = [
@@ -95,7 +95,7 @@ def bench_markdown(report: dict[str, Any], title: str) -> str:
         *(f"| {' | '.join(row)} |" for row in bench_rows(report)),
         "",
         *_against_lines(report),
-        f"- Work: {_work(report)}; {work['repeats']} repeats after {work['warmup']} to warm up.",
+        f"- Work: {_work(report)}; {work['repeats']} repeats after {work['warmup']} warm-up runs.",
         *(
             [f"- Multiply-accumulates of a prefill: {100 * ratio:.1f} % of the dense model's."]
             if ratio is not None
@@ -136,7 +136,7 @@ def _against_lines(report: dict[str, Any]) -> list[str]:
 
 
 def bench_figure(report: dict[str, Any], path: Path, title: str) -> None:
-    """Draw the report: time to the first token or the result by part, time per token, MiB."""
+    """Draw the report: parts of the time to first token or result, time per output token, MiB."""
     from matplotlib.figure import Figure
 
     generates = _generates(report)

@@ -1,4 +1,4 @@
-"""One request of any task: what is measured, in this process or in a fresh one."""
+"""One request of any task, to be measured in this process or in a fresh one."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -21,13 +21,13 @@ from serve.loading import TaskEngine
 
 @dataclass(frozen=True)
 class BenchRequest:
-    """Images, texts, and how long answers are.
+    """Images, texts and answer length of a request.
 
     Attributes:
-        task: what is asked.
-        images: of a question one, of a statement two; of retrieval those that are ranked.
+        task: of the model.
+        images: one for a question, two for a statement, for retrieval those to rank.
         texts: the question, the statement, or the candidates.
-        new_tokens: every answer has so many tokens, whatever the model says.
+        new_tokens: exact length of every answer, whatever the model generates.
     """
 
     task: Task
@@ -36,7 +36,7 @@ class BenchRequest:
     new_tokens: int = 0
 
     def save(self, folder: Path) -> Path:
-        """Write it, pictures beside it, for another process."""
+        """Write the request, and its pictures beside it, for another process."""
         names = []
         for number, image in enumerate(self.images):
             names.append(str(folder / f"{number}.png"))
@@ -61,7 +61,7 @@ def work_of(
     new_tokens: int,
     index: int = 0,
 ) -> BenchRequest:
-    """A request; what is left out is taken from the test split of EmojiScenes.
+    """Make a request; missing images and texts are taken from the test split of EmojiScenes.
 
     Raises:
         CompExportError: a wrong number of images or texts, or an image that cannot be read.
@@ -80,7 +80,7 @@ def check_counts(task: Task, images: int, texts: int) -> None:
     """Refuse a request with too many or too few images or texts.
 
     Raises:
-        CompExportError: says what the task takes.
+        CompExportError: names the numbers that the task takes.
     """
     wanted = COUNTS[task]
     for what, option, count, (low, high) in (
@@ -91,13 +91,13 @@ def check_counts(task: Task, images: int, texts: int) -> None:
             continue
         some = "at least 1" if high is None else str(high) if low == high else f"up to {high}"
         raise CompExportError(
-            f"{count} {what}, and {wanted.name} takes {some}: give {option} so many times"
+            f"{count} {what}, and {wanted.name} takes {some}: repeat {option} accordingly"
         )
 
 
 @dataclass(frozen=True)
 class _Counts:
-    """How many images and texts a task takes: at least, and at most (none: any number)."""
+    """How many images and texts a task takes: at least, and at most (``None``: any number)."""
 
     name: str
     text: str
@@ -115,17 +115,17 @@ COUNTS: dict[Task, _Counts] = {
 
 @dataclass(frozen=True)
 class Done:
-    """What a request took, and its size."""
+    """The time of a request, and its size."""
 
     timings: Timings
     size: dict[str, int]
 
 
 def perform(engine: TaskEngine, work: BenchRequest) -> Done:
-    """Do it once.
+    """Run a request once.
 
     Raises:
-        CompExportError: as the engine, for what it cannot do.
+        CompExportError: as the engine does.
     """
     if isinstance(engine, Retriever):
         timings = engine.rank(work.images, work.texts).timings
@@ -144,7 +144,7 @@ def perform(engine: TaskEngine, work: BenchRequest) -> Done:
 
 
 def perform_noting(engine: TaskEngine, work: BenchRequest, shown: Callable[[], None]) -> None:
-    """As ``perform``; ``shown`` is called when there is something that a user would see."""
+    """As ``perform``; ``shown`` is called when a user would first see something."""
     if isinstance(engine, (Retriever, Judge)):
         perform(engine, work)
         shown()

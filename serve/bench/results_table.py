@@ -1,6 +1,6 @@
-"""The table of measured results: ``python -m serve.bench.results_table RUN [RUN ...]``.
+"""Print the table of measured results: ``python -m serve.bench.results_table RUN [RUN ...]``.
 
-Reads what ``prune``, ``onnx``, ``eval`` and ``bench`` left in each run and prints Markdown; it
+Reads the reports of ``prune``, ``onnx``, ``eval`` and ``bench`` in each run and prints Markdown; it
 measures nothing itself. ``make results`` writes it to ``docs/results.md``.
 """
 
@@ -31,10 +31,10 @@ COLUMNS = (
 
 
 def results_table(runs: list[RunDirectory]) -> str:
-    """One row for the dense model, one for each run, and what they were measured on.
+    """One row for the dense model, one for each run, and a footnote on the measurement.
 
     Raises:
-        CompExportError: when a run lacks a report, or the runs were measured on unlike machines.
+        CompExportError: a run lacks a report, or the runs were measured on different machines.
     """
     if not runs:
         raise CompExportError("no runs named: give the run directories to compare")

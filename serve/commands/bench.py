@@ -1,4 +1,4 @@
-"""``comp-export bench``: dense against compressed, in turn."""
+"""``comp-export bench``: measure dense against compressed, in turn."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from serve.commands.forms import form_options
     "images",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Measure on this image [default: one of EmojiScenes]; may be given again.",
+    help="Measure on this image [default: one of EmojiScenes]; may be repeated.",
 )
 @click.option(
     "--prompt",
@@ -35,9 +35,9 @@ from serve.commands.forms import form_options
     "--against",
     multiple=True,
     metavar="BACKEND",
-    help="Another way to run RUN, measured in the same turns: onnxruntime:cuda, "
-    "onnxruntime:cpu:float16, openvino, openvino-bfloat16:int4, tensorrt, tensorrt:bfloat16; may be given "
-    "again.",
+    help="Another backend for RUN, measured in the same turns: onnxruntime:cuda, "
+    "onnxruntime:cpu:float16, openvino, openvino-bfloat16:int4, tensorrt, tensorrt:bfloat16; may be "
+    "repeated.",
 )
 @form_options
 @common_options
@@ -56,7 +56,7 @@ def command(
 ) -> None:
     """Measure speed, memory and size of RUN, the dense and the compressed artifact in turn.
 
-    With --against, backends are measured side by side.
+    With --against, other backends are measured in the same turns.
 
     Writes reports/bench.json, bench.md and bench.png.
     """
@@ -107,5 +107,5 @@ def command(
     if report["against"]:
         print_table("Side by side", AGAINST_COLUMNS, against_rows(report))
     if not report["verified"]:
-        say("not verified: run `comp-export verify` to prove these artifacts equal to the model")
+        say("not verified: run `comp-export verify` to check these artifacts against the model")
     say(f"wrote {found.reports / name}.json, {name}.md, {name}.png")

@@ -1,4 +1,4 @@
-"""``comp-export eval``: accuracy of both artifacts of a run."""
+"""``comp-export eval``: measure the accuracy of both artifacts of a run."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -21,12 +21,12 @@ SPLITS = ("train", "validation", "test")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
-    help="Ask so many questions [default: 2000, or all of --data].",
+    help="Number of examples [default: 2000, or all of --data].",
 )
 @click.option(
     "--split",
     type=click.Choice(SPLITS),
-    help="Split of EmojiScenes, or of --data that has splits [default: test].",
+    help="Split of EmojiScenes, or of --data if it has splits [default: test].",
 )
 @click.option(
     "--data",
@@ -42,7 +42,7 @@ SPLITS = ("train", "validation", "test")
     type=click.IntRange(min=2),
     default=200,
     show_default=True,
-    help="Retrieval: how many images, and texts, compete.",
+    help="Retrieval: number of images, and texts, ranked together.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
 @form_options
@@ -61,11 +61,11 @@ def command(
     form: ArtifactVariant,
     options: CommonOptions,
 ) -> None:
-    """Measure the dense and the compressed artifact of RUN at what their model does.
+    """Measure the accuracy of the dense and the compressed artifact of RUN on their task.
 
-    Answers: right ones by kind of question (VQAv2's official accuracy where ten people answered).
-    Captions: things named right, and CIDEr-D. Statements: accuracy. Retrieval: R@1, R@5 and R@10 both
-    ways. With 95 % intervals; greedy. Writes reports/eval.json and reports/eval.md.
+    Questions: correct answers by kind (VQAv2's official accuracy if there are ten reference answers).
+    Captions: objects named correctly, and CIDEr-D. Statements: accuracy. Retrieval: R@1, R@5 and R@10 in
+    both directions. With 95 % intervals; greedy. Writes reports/eval.json and reports/eval.md.
     """
     from comp.runs import hold, open_run
     from comp.utils.machine import describe_machine, describe_versions
@@ -119,5 +119,5 @@ def command(
 
 
 def _same(first: Sequence[str], second: Sequence[str]) -> float:
-    """Share of questions that both artifacts answer alike."""
+    """Share of examples to which both artifacts give the same answer."""
     return sum(a == b for a, b in zip(first, second, strict=True)) / len(first)

@@ -1,4 +1,4 @@
-"""The options that name which artifacts of a run a command uses, and what runs them."""
+"""The options that choose the artifacts of a run, and the backend that runs them."""
 
 import functools
 from collections.abc import Callable
@@ -14,7 +14,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def form_options(function: F) -> F:
-    """Add ``--backend``, ``--provider``, ``--flavour`` and ``--precision``; pass ``form: Form``."""
+    """Add ``--backend``, ``--provider``, ``--flavour`` and ``--precision``; pass ``variant``."""
 
     @click.option(
         "--backend",
@@ -29,12 +29,12 @@ def form_options(function: F) -> F:
         type=click.Choice(get_args(ProviderChoice)),
         default="auto",
         show_default=True,
-        help="Execution provider of ONNX Runtime; auto: cuda where there is one, else cpu.",
+        help="Execution provider of ONNX Runtime; auto: cuda if available, else cpu.",
     )
     @click.option(
         "--flavour",
         type=click.Choice(get_args(Flavour)),
-        help="Flavour of the artifacts [default: what the backend and provider take best].",
+        help="Flavour of the artifacts [default: the best for backend and provider].",
     )
     @click.option(
         "--precision",

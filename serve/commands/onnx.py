@@ -1,4 +1,4 @@
-"""``comp-export onnx``: the artifacts of a run."""
+"""``comp-export onnx``: export a run to ONNX artifacts."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 MIB = 2**20
 PROGRAM = "comp-export"
 EXAMPLES = 64  # to calibrate on
-# The form of verify's first link that every export goes through.
+# The short form of verify's first link that checks every export.
 CHECKED, CHECKED_TOKENS, CHECK_SECONDS = 4, 8, 15.0
-NOT_ANSWERED = "how other precisions than float32 answer is what verify compares"
+NOT_ANSWERED = "answers in other precisions than float32 are compared by verify"
 
 
 @click.command(name="onnx")
@@ -45,27 +45,27 @@ NOT_ANSWERED = "how other precisions than float32 answer is what verify compares
     type=click.Choice(["float32", "float16", "bfloat16", "int8", "int4"]),
     default="float32",
     show_default=True,
-    help="Of weights, computation and caches; bfloat16 for OpenVINO and TensorRT (flavour standard). "
-    "int8 and int4 are of weights, for CPUs.",
+    help="Precision of weights, computation and caches; bfloat16 for OpenVINO and TensorRT (flavour "
+    "standard). int8 and int4 apply to weights, for CPUs.",
 )
 @click.option(
     "--rounding",
     type=click.Choice(["nearest", "calibrated"]),
     default="nearest",
     show_default=True,
-    help="Of int4: to the nearest, or by NNCF on examples (extra calibrate).",
+    help="Rounding of int4: to the nearest, or calibrated by NNCF on examples (extra calibrate).",
 )
 @click.option(
     "--examples",
     type=click.IntRange(min=1),
     default=EXAMPLES,
     show_default=True,
-    help="To calibrate on.",
+    help="Number of examples to calibrate on.",
 )
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    help="Examples of your own, to calibrate or to try float16 on: LLaVA-Instruct, VQAv2, Karpathy's JSON, "
+    help="Your own examples to calibrate on, or to check float16 on: LLaVA-Instruct, VQAv2, Karpathy's JSON, "
     "NLVR2, or JSONL [default: EmojiScenes, train split].",
 )
 @click.option("--images", type=click.Path(path_type=Path), help="Folder of --data's images.")
@@ -74,18 +74,16 @@ NOT_ANSWERED = "how other precisions than float32 answer is what verify compares
     "--dense/--no-dense",
     default=True,
     show_default=True,
-    help="Also export the model as it was before pruning: the fair baseline.",
+    help="Also export the dense model, the baseline.",
 )
-@click.option("--model", help="The dense model, where it is no longer where RUN names it.")
-@click.option("--force", is_flag=True, help="Replace artifacts that are there.")
-@click.option(
-    "--resume", is_flag=True, help="Keep artifacts that are there whole, and write the others."
-)
+@click.option("--model", help="The dense model, if it is no longer where RUN names it.")
+@click.option("--force", is_flag=True, help="Replace existing artifacts.")
+@click.option("--resume", is_flag=True, help="Keep complete artifacts, and write the missing ones.")
 @click.option(
     "--check/--no-check",
     default=True,
     show_default=True,
-    help="Compare what is exported with transformers, on pictures and words, before it is put in its place.",
+    help="Compare the export with transformers, on pictures and words, before it is moved into place.",
 )
 @common_options
 def command(
@@ -106,13 +104,13 @@ def command(
 ) -> None:
     """Export RUN to ONNX: its slim checkpoint and, as the baseline, the dense model.
 
-    Each artifact is compared with transformers on a few pictures and words as users have them, for a
-    minute at most: one that reads a checkpoint otherwise is not exported. verify compares more.
+    Each artifact is compared with transformers on a few pictures and texts, for at most a minute; an
+    artifact that differs is not exported. verify compares more.
 
     The defaults are written to onnx/ and onnx-dense/ of the run. Another flavour or precision is
-    added to the name: onnx-standard/, onnx-dense-standard/, onnx-float16/, onnx-standard-float16/.
-    In float16, the largest activations are measured first: what of a LLaVA's decoder goes beyond float16
-    stays in float32, and what else does is a warning.
+    appended to the name: onnx-standard/, onnx-dense-standard/, onnx-float16/, onnx-standard-float16/.
+    For float16 the largest activations are measured first: the parts of a LLaVA's decoder that exceed
+    float16 stay in float32, other parts that do are reported as a warning.
     """
     from comp.runs import hold, open_run
     from export.exporter import artifact_directory
@@ -126,7 +124,7 @@ def command(
         for which in (["compressed", "dense"] if dense else ["compressed"])
     }
     if force and resume:
-        raise CompExportError("--force starts again and --resume goes on: give one of them")
+        raise CompExportError("--force starts again and --resume continues: give one of them")
     for directory in wanted.values():
         if directory.exists() and not (force or resume):
             raise CompExportError(
@@ -182,7 +180,7 @@ def command(
     ]
     columns = ("artifact", "directory", "size", "parameters", "MACs a prompt")
     print_table("", columns, rows, numbers_from=2)
-    say(f"prove it with `comp-export verify {run}`")
+    say(f"verify it with `comp-export verify {run}`")
 
 
 def _export(
@@ -195,7 +193,7 @@ def _export(
     check: bool,
     options: CommonOptions,
 ) -> dict[str, "Manifest"]:
-    """Write the artifacts; ``tried`` are examples that float16 is tried on, if there are any."""
+    """Write the artifacts; ``tried`` are examples to check float16 on, or ``None``."""
     from comp.checkpoints.dense_model import ELSEWHERE, dense_model_of
     from comp.plan import Workload
     from export.exporter import Origin, export_artifact, graphs_to_write
@@ -250,7 +248,7 @@ def _export(
 def _check(
     bar: "Progress", run: "RunDirectory", name: str, dense: bool, model: str | None
 ) -> "Callable[[Path], None]":
-    """Make the check that refuses an artifact that reads otherwise than transformers does."""
+    """Make the check that refuses an artifact that differs from transformers."""
     from comp.data.embedded import embedded_examples
     from export.artifact.load import load_artifact
     from export.verify.first_link.compare import NotCompared
@@ -283,10 +281,10 @@ def _unchecked(directory: Path) -> None:
 def _kept(
     run: "RunDirectory", wanted: dict[str, Path], rounding: "Rounding | None"
 ) -> dict[str, "Manifest"]:
-    """The artifacts that are there whole; whatever is in a directory of that name was renamed when whole.
+    """Load the complete artifacts; a directory gets its name only when it is complete.
 
     Raises:
-        CompExportError: one is of another plan, rounding or release, or damaged.
+        CompExportError: one is of another plan, rounding or release, or is damaged.
     """
     from export.artifact.load import load_artifact
     from export.exporter import Origin
@@ -326,10 +324,10 @@ def _calibration(
     follow_links: bool,
     model: str | None,
 ) -> "Calibration | None":
-    """What to calibrate on, if at all.
+    """Choose what to calibrate on; ``None`` without calibration.
 
     Raises:
-        CompExportError: another precision than int4, options that nothing reads, or data that cannot be read.
+        CompExportError: another precision than int4, options without effect, or unreadable data.
     """
     if rounding == "nearest":
         if precision != "float16" and (data is not None or images is not None or follow_links):
@@ -355,10 +353,10 @@ def _tried(
     images: Path | None,
     follow_links: bool,
 ) -> "Examples | None":
-    """Examples to measure activations on before an export in float16.
+    """Load the examples to measure activations on before an export in float16.
 
     Raises:
-        CompExportError: data that cannot be read.
+        CompExportError: the data cannot be read.
     """
     if precision != "float16":
         return None

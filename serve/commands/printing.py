@@ -1,4 +1,4 @@
-"""An answer in the terminal: text as it comes, then its times and what was kept."""
+"""Print results in the terminal: streamed text, times and kept tokens."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from serve.generation.results import Event, Finished, Generation, TokenText
 
 
 def print_answer(events: Iterator[Event], origin: dict[str, Any], as_json: bool) -> None:
-    """Print the answer to stdout as it comes and its times to stderr, or one JSON object."""
+    """Stream the answer to stdout and print its times to stderr, or print one JSON object."""
     result: Generation | None = None
     for event in events:
         if isinstance(event, TokenText) and not as_json:
@@ -54,7 +54,7 @@ def print_ranking(
     origin: dict[str, Any],
     as_json: bool,
 ) -> None:
-    """Print a table for each image and the time it took, or one JSON object."""
+    """Print a table for each image and the times, or one JSON object."""
     if as_json:
         print_json(
             {
@@ -86,7 +86,7 @@ def print_ranking(
 
 
 def print_judgement(judgement: Judgement, origin: dict[str, Any], as_json: bool) -> None:
-    """Print true or false with its probability and the time it took, or one JSON object."""
+    """Print true or false with its probability and the times, or one JSON object."""
     if as_json:
         print_json(
             {

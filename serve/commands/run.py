@@ -1,4 +1,4 @@
-"""``comp-export run``: one request, its result in the terminal."""
+"""``comp-export run``: run one request and print its result."""
 
 from pathlib import Path
 
@@ -18,26 +18,26 @@ from serve.commands.forms import form_options
     multiple=True,
     required=True,
     type=click.Path(path_type=Path),
-    help="An image file; give it again for several images.",
+    help="An image file; repeat it for several images.",
 )
 @click.option(
     "--prompt",
     "prompts",
     multiple=True,
-    help="The question or statement; of a caption its beginning; of retrieval a candidate text: give it "
-    "again for each.",
+    help="The question or statement; for a caption its beginning; for retrieval a candidate text: repeat it "
+    "for each.",
 )
 @click.option("--dense", is_flag=True, help="Use the dense artifact.")
 @click.option("--max-new-tokens", type=int, default=64, show_default=True)
 @click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
 @click.option("--top-p", type=float, default=1.0, show_default=True)
-@click.option("--stop", multiple=True, help="End before this string; may be given again.")
+@click.option("--stop", multiple=True, help="End before this string; may be repeated.")
 @click.option(
     "--keep-factor",
     type=float,
     default=1.0,
     show_default=True,
-    help="Multiply the keep ratios: above 1 keeps more tokens, below 1 fewer.",
+    help="Factor on the keep ratios: above 1 keeps more tokens, below 1 fewer.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
 @form_options
@@ -56,10 +56,10 @@ def command(
     form: ArtifactVariant,
     options: CommonOptions,
 ) -> None:
-    """Use the compressed artifact of RUN on your images, for what its model does.
+    """Run the compressed artifact of RUN on your images, for its model's task.
 
     It answers a question, writes a caption, judges a statement about two images, or ranks texts for
-    images. The answer goes to stdout as it comes, its times to stderr.
+    images. The answer is streamed to stdout, its times go to stderr.
     """
     from comp.runs import open_run
     from serve.artifacts import artifact_of

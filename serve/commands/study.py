@@ -1,4 +1,4 @@
-"""``comp-export study``: a grid of methods, rates and seeds, and its report."""
+"""``comp-export study``: run a grid of methods, rates and seeds, and report it."""
 
 from pathlib import Path
 
@@ -14,28 +14,28 @@ STUDIES = Path("runs") / "studies"
 @click.command(name="study")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="The study's folder [runs/studies/NAME of FILE]."
+    "--out",
+    type=click.Path(path_type=Path),
+    help="The study's folder [runs/studies/ and the name of FILE].",
 )
-@click.option("--retry", is_flag=True, help="Try cells that failed once more.")
-@click.option(
-    "--report-only", is_flag=True, help="Write the report of the cells that are done; run nothing."
-)
+@click.option("--retry", is_flag=True, help="Retry failed cells.")
+@click.option("--report-only", is_flag=True, help="Only write the report of finished cells.")
 @click.option(
     "--jobs",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Cells that are pruned side by side, each on its share of the cores; measured one by one.",
+    help="Cells to prune in parallel, each on its share of the cores; they are measured one by one.",
 )
 @common_options
 def command(
     file: Path, out: Path | None, retry: bool, report_only: bool, jobs: int, options: CommonOptions
 ) -> None:
-    """Carry out the study that FILE (TOML) describes, cell after cell, and report it.
+    """Run the study that FILE (TOML) describes, cell by cell, and report it.
 
-    A cell is one method at one rate with one seed: pruned, exported, measured on the test split and
-    timed. The same command goes on where an earlier one was cut off; a cell that fails does not stop
-    the others. Writes report.md, report.json and figures into the study's folder.
+    A cell is one method at one rate with one seed: pruned, exported, evaluated on the test split and
+    timed. Running the command again resumes an interrupted study; a failed cell does not stop the
+    others. Writes report.md, report.json and figures into the study's folder.
     """
     from serve.study.loading import load_study
     from serve.study.progress import carry_out

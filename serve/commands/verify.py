@@ -1,4 +1,4 @@
-"""``comp-export verify``: the parity chain of a run."""
+"""``comp-export verify``: verify the artifacts of a run."""
 
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +24,7 @@ EXIT_FAILED = 1
     type=click.IntRange(min=1),
     default=200,
     show_default=True,
-    help="How many questions each form is asked.",
+    help="Number of examples that each variant answers.",
 )
 @click.option(
     "--data",
@@ -39,15 +39,15 @@ EXIT_FAILED = 1
     type=click.IntRange(min=1),
     default=16,
     show_default=True,
-    help="Tokens of a greedy answer that are compared.",
+    help="Length of the greedy answers to compare.",
 )
 @click.option(
     "--answer-seconds",
     type=click.FloatRange(min=0),
-    help="In the first links, transformers answers no further request after so many seconds, and reads all "
-    "[default: it answers all].",
+    help="In the first links: time after which transformers only reads further requests, without answering "
+    "[default: no limit].",
 )
-@click.option("--model", help="The dense model, where it is no longer where RUN names it.")
+@click.option("--model", help="The dense model, if it is no longer where RUN names it.")
 @common_options
 def command(
     run: Path,
@@ -60,15 +60,14 @@ def command(
     model: str | None,
     options: CommonOptions,
 ) -> None:
-    """Prove that transformers and all forms of RUN give the same answers, from pictures and words on.
+    """Verify that transformers and all variants of RUN give the same answers, from raw inputs on.
 
     The first links: transformers itself, on the original checkpoint, against what `run` and the page
     call, on pictures and words as users have them: token ids, pixels, logits, answers and their ends;
     the slim checkpoint likewise. Then masked torch, slim torch, ONNX Runtime, OpenVINO and TensorRT:
-    largest logit difference, kept tokens at each drop place, greedy answers; those of the standard
-    flavour in OpenVINO too. Engines need an NVIDIA GPU; what cannot run here is listed as not compared.
-    Writes reports/verify.json and verify.md, marks the artifacts, and exits with status 1 when a link
-    does not hold.
+    largest logit difference, kept tokens at each drop place, greedy answers; the standard flavour also in
+    OpenVINO. Engines need an NVIDIA GPU; what cannot run here is listed as not compared. Writes
+    reports/verify.json and verify.md, marks the artifacts, and exits with status 1 if a link does not hold.
     """
     from comp.runs import hold, open_run
     from comp.utils.device import torch_device
@@ -80,7 +79,7 @@ def command(
     hold(found, "verify")
     examples, source = _examples(task_of(found), data, images, follow_links, questions)
     asked = VerifyRequest(examples, source, questions, max_new_tokens)
-    # The proof is in float32: a GPU's own matrix formats would blur it, so "auto" is the CPU here.
+    # Torch must compute in float32; GPUs may round matrix products, so "auto" is the CPU here.
     device = "cpu" if options.device == "auto" else torch_device(options.device)
     with progress(disable=options.json) as bar:
 

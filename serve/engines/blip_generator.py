@@ -1,4 +1,4 @@
-"""Answers and captions of BLIP: an image, and for some a question, then token by token."""
+"""Generate BLIP's answers and captions from an image and, for answers, a question."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,16 +29,16 @@ KINDS = ("key", "value")
 
 @dataclass(frozen=True)
 class _Caches:
-    """What the decoder goes on from: its own keys and values, and those it looks at."""
+    """The decoder's inputs besides tokens: its own keys and values, and those of cross-attention."""
 
     past: dict[str, Any]
     cross: dict[str, Any]
 
 
 class BlipGenerator(EncoderEngine):
-    """Answers a question about an image, or says what is in it; as ``serve.Engine``.
+    """Answers a question about an image, or captions it; as ``serve.Engine``.
 
-    A caption may be given a beginning as its prompt, and goes on from there.
+    A caption may be given a beginning as its prompt, and continues it.
     """
 
     def __init__(self, graphs: Graphs, threads: int | None = None) -> None:
@@ -58,7 +58,7 @@ class BlipGenerator(EncoderEngine):
         prompt: str = "",
         options: GenerationOptions = DEFAULT_OPTIONS,
     ) -> Generation:
-        """One answer or caption. Arguments and errors as ``stream``."""
+        """Generate one answer or caption. Arguments and errors as for ``stream``."""
         return finished(self.stream(images, prompt, options))
 
     def stream(
@@ -67,17 +67,16 @@ class BlipGenerator(EncoderEngine):
         prompt: str = "",
         options: GenerationOptions = DEFAULT_OPTIONS,
     ) -> Iterator[Event]:
-        """One answer or caption, token by token.
+        """Generate one answer or caption, token by token.
 
         Args:
             images: one picture.
-            prompt: the question, or how the caption begins (may be empty).
+            prompt: the question, or the beginning of the caption (may be empty).
             options: how to generate.
 
         Raises:
-            CompExportError: at the call, for another number of images, one that cannot be read, and
-                prompts that do not fit; at the token where the artifact computes numbers that are not
-                finite.
+            CompExportError: at the call, for another number of images, an unreadable one, or a prompt
+                that does not fit; at the token whose logits are not finite.
         """
         start = perf_counter()
         self._check(len(images), options)
@@ -103,9 +102,9 @@ class BlipGenerator(EncoderEngine):
         options: GenerationOptions = DEFAULT_OPTIONS,
         batch_size: int = 16,
     ) -> list[Generation]:
-        """Answer many, those of equal length together; answers come in the given order.
+        """Answer many requests, those of equal length together; answers come in the order of requests.
 
-        The timings of an answer are those of its batch. Arguments and errors as ``stream``.
+        The timings of an answer are those of its batch. Arguments and errors as for ``stream``.
         """
         for images, _ in requests:
             self._check(len(images), options)
@@ -125,7 +124,7 @@ class BlipGenerator(EncoderEngine):
     def next_token_logits(
         self, images: Sequence[ImageSource], prompt: str = ""
     ) -> NDArray[np.float32]:
-        """Logits ``[V]`` of the first token. Arguments and errors as ``stream``."""
+        """Logits ``[V]`` of the first token. Arguments and errors as for ``stream``."""
         self._check(len(images), DEFAULT_OPTIONS)
         ids = self._encode(prompt)
         self._fit(1, ids.size, DEFAULT_OPTIONS)
@@ -143,23 +142,23 @@ class BlipGenerator(EncoderEngine):
             )
 
     def _fit(self, batch: int, length: int, options: GenerationOptions) -> None:
-        """Refuse prompts of one length that what runs the graphs is too small for."""
+        """Refuse prompts of one length that exceed the limits of the graphs."""
         new_tokens = min(options.max_new_tokens, self._room(1 if self.asks else length))
         self.graphs.check(RequestSize(batch, 1, length, new_tokens))
 
     def _room(self, first: int) -> int:
-        """Positions of the decoder behind its first tokens."""
+        """Positions of the decoder after its first tokens."""
         return self._decoder.max_position_embeddings - first
 
     def _encode(self, prompt: str) -> NDArray[np.int64]:
-        """The question with its frame; or what a caption begins with, first the decoder's start."""
+        """The question with its special tokens; or the decoder's start token and a caption's beginning."""
         if self.asks:
             return self.texts.encode(prompt, "question")
         start = np.array([self._decoder.bos_token_id], dtype=np.int64)
         if not prompt.strip():
             return start
         found = self.texts.encode(prompt, "beginning")
-        beginning = np.concatenate([start, found[1:-1]])  # without its frame
+        beginning = np.concatenate([start, found[1:-1]])  # without special tokens
         if beginning.size >= self._decoder.max_position_embeddings:
             raise CompExportError(
                 f"the beginning has {beginning.size} tokens, the model has "
@@ -170,7 +169,7 @@ class BlipGenerator(EncoderEngine):
     def _start(
         self, pixels: NDArray[np.float32], ids: NDArray[np.int64], prepare_ms: float
     ) -> tuple[Started, list[AnswerRequest]]:
-        """Read images ``[B, 3, S, S]`` with prompts ``[B, L]`` up to the first token's logits."""
+        """Run images ``[B, 3, S, S]`` with prompts ``[B, L]`` up to the first token's logits."""
         start = perf_counter()
         seen = self.graphs.run("vision_model", {"pixel_values": pixels})
         vision_ms = ms_since(start)
@@ -207,7 +206,7 @@ class BlipGenerator(EncoderEngine):
         return self._run(np.array(tokens, dtype=np.int64)[:, None], state)
 
     def _run(self, ids: NDArray[np.int64], caches: _Caches) -> tuple[NDArray[np.float32], _Caches]:
-        """Present tokens ``[B, N]`` to logits ``[B, V]`` and the caches behind them."""
+        """Present tokens ``[B, N]`` to logits ``[B, V]`` and the caches after them."""
         logits, present = self.graphs.step(
             "decoder_model", {"input_ids": ids} | caches.past | caches.cross
         )
@@ -218,7 +217,7 @@ class BlipGenerator(EncoderEngine):
 
     def _empty(self, batch: int) -> dict[str, Any]:
         shape = self._decoder
-        # Without elements; engines in bfloat16, which NumPy has not, do not look at the type.
+        # Empty arrays; bfloat16 engines, whose type NumPy lacks, ignore their type.
         dtype = np.float32 if computed_in(self.manifest.precision) == "float32" else np.float16
         return {
             f"past_key_values.{layer}.{kind}": np.zeros((batch, heads, 0, shape.head_dim), dtype)

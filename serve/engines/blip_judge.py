@@ -1,4 +1,4 @@
-"""Statements about two images, true or false (NLVR2)."""
+"""Judge statements about two images as true or false (NLVR2)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from serve.engines.encoder_texts import by_length
 from serve.generation.finite import check_finite
 from serve.generation.results import Timings, TowerKept
 
-IMAGES = 2  # of a statement
+IMAGES = 2  # per statement
 Request = tuple[Sequence[ImageSource], str]  # images, statement
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the model says of one statement.
+    """The judgement of one statement.
 
     Attributes:
-        probability: that it is true.
-        kept: tokens that stayed, of both images and of the statement.
-        timings: prefill is what the statement takes; nothing is decoded.
+        probability: that the statement is true.
+        kept: kept tokens of both images and of the statement.
+        timings: ``prefill_ms`` is the time of the statement; nothing is decoded.
     """
 
     probability: float
@@ -38,19 +38,19 @@ class Judgement:
 
 
 class Judge(EncoderEngine):
-    """Says how probably a statement about two images is true."""
+    """Computes the probability that a statement about two images is true."""
 
     def judge(self, images: Sequence[ImageSource], statement: str) -> Judgement:
         """Judge one statement.
 
         Raises:
-            CompExportError: not two images, one that cannot be read, an empty statement or one that is
-                longer than the model's positions; logits that are not finite.
+            CompExportError: not two images, an unreadable one, an empty statement or one longer than the
+                model's positions; logits that are not finite.
         """
         return self.judge_batch([(images, statement)])[0]
 
     def judge_batch(self, requests: Sequence[Request], batch_size: int = 16) -> list[Judgement]:
-        """Judge many, those of one length together; times are those of the batch. As ``judge``."""
+        """Judge many statements, those of equal length together; times are of the batch. As ``judge``."""
         for images, _ in requests:
             _check(images)
         ids = [self.encode(statement, "statement") for _, statement in requests]
@@ -62,7 +62,7 @@ class Judge(EncoderEngine):
         return [found[place] for place in range(len(requests))]
 
     def logits(self, images: Sequence[ImageSource], statement: str) -> NDArray[np.float32]:
-        """Of false and of true, ``[2]``. Arguments and errors as ``judge``."""
+        """Logits of false and true, ``[2]``. Arguments and errors as for ``judge``."""
         _check(images)
         ids = self.encode(statement, "statement")
         seen = self.graphs.run("vision_model", {"pixel_values": self.pixels(images)})
@@ -72,16 +72,16 @@ class Judge(EncoderEngine):
     def _read(
         self, states: NDArray[np.float32], ids: NDArray[np.int64]
     ) -> dict[str, NDArray[np.float32]]:
-        """Statements ``[B, L]`` with what was seen ``[2B, K, D]``."""
+        """Run statements ``[B, L]`` with the states of their images ``[2B, K, D]``."""
         feeds = {f"encoder_hidden_states.{n}": states[n::IMAGES] for n in range(IMAGES)}
         return self.graphs.run("text_encoder", {"input_ids": ids, **feeds})
 
     def _judge(
         self, images: list[ImageSource], ids: NDArray[np.int64], places: Sequence[int]
     ) -> list[Judgement]:
-        """Statements ``[B, L]`` about two images each, ``images`` having those of all in turn.
+        """Judge statements ``[B, L]``; ``images`` holds the two images of each in turn.
 
-        ``places`` are those of the requests; an error names one by it.
+        ``places`` are the indices of the requests, for errors.
         """
         start = perf_counter()
         pixels = self.pixels(images)
@@ -98,7 +98,7 @@ class Judge(EncoderEngine):
         for place, row in zip(places, logits, strict=True):
             check_finite(row, f"the logits of statement {place + 1}", precision)
         leads = logits[:, 1] - logits[:, 0]
-        with np.errstate(over="ignore"):  # of one that is beyond doubt
+        with np.errstate(over="ignore"):  # for extreme logits
             probabilities = 1 / (1 + np.exp(-leads))
         timings = Timings(prepare_ms, vision_ms, ms_since(start))
         towers, texts = kept_of("vision", [seen]), kept_of("language", [read])

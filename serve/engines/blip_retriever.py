@@ -1,4 +1,4 @@
-"""BLIP's retrieval: likely candidates by embeddings, ordered by how well text and image match."""
+"""BLIP's retrieval: embeddings select the likeliest candidates, the matching head orders them."""
 
 from typing import Any
 
@@ -9,22 +9,22 @@ from serve.engines.encoder_texts import by_length
 from serve.engines.retriever import BATCH, EmbeddedImages, EmbeddedTexts, Retriever
 from serve.generation.finite import check_finite
 
-MATCHED = 16  # candidates that embeddings find likeliest and matching then orders
-BEHIND = 100.0  # how far the others stay behind those
+MATCHED = 16  # candidates that embeddings select for the matching head
+BEHIND = 100.0  # subtracted from the scores of all others
 Pairs = list[tuple[int, int]]  # image, text
 
 
 class BlipRetriever(Retriever):
-    """Ranks by the matching head, which reads a text while it looks at the image.
+    """Ranks with the matching head, which encodes a text with cross-attention to the image.
 
-    As BLIP does it: embeddings choose the likeliest candidates, and their order is that of matching
-    score plus cosine. The others follow, in the order of their cosines.
+    As in BLIP: embeddings select the likeliest candidates, which are ordered by matching score plus
+    cosine. The others follow, ordered by cosine.
     """
 
     def match(
         self, seen: EmbeddedImages, read: EmbeddedTexts, matched: int = MATCHED
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """As ``Retriever.match``; of the likeliest ``matched`` candidates the matching head decides."""
+        """As ``Retriever.match``; the matching head decides on the likeliest ``matched`` candidates."""
         cosines = seen.embeds @ read.embeds.T  # [I, T]
         of_texts, of_images = _likely(cosines, matched), _likely(cosines.T, matched)
         pairs = sorted({*of_texts, *((image, text) for text, image in of_images)})
@@ -35,7 +35,7 @@ class BlipRetriever(Retriever):
         )
 
     def match_pairs(self, pairs: Pairs, seen: EmbeddedImages, read: EmbeddedTexts) -> list[float]:
-        """How well each pair of image and text matches: the matching head's logit of a match."""
+        """The matching head's logit of a match for each pair of image and text."""
         assert seen.states is not None
         states, ids = seen.states, read.ids
         found = [0.0] * len(pairs)
@@ -50,7 +50,7 @@ class BlipRetriever(Retriever):
 
 
 def _likely(cosines: NDArray[np.float32], count: int) -> Pairs:
-    """Of each row its likeliest columns, as pairs."""
+    """The likeliest columns of each row, as pairs."""
     best = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
     return [(row, int(column)) for row, columns in enumerate(best) for column in columns]
 
@@ -58,7 +58,7 @@ def _likely(cosines: NDArray[np.float32], count: int) -> Pairs:
 def _final(
     cosines: NDArray[np.float32], matched: dict[tuple[int, int], float]
 ) -> NDArray[np.float32]:
-    """Matching score plus cosine of what was matched; the others behind, by their cosines."""
+    """Matching score plus cosine for matched pairs; all others come after, by cosine."""
     scores = cosines - np.float32(BEHIND)
     for (row, column), score in matched.items():
         scores[row, column] = score + cosines[row, column]

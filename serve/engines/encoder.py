@@ -1,4 +1,4 @@
-"""What the engines of all tasks of CLIP and BLIP have in common."""
+"""Base of the engines for all tasks of CLIP and BLIP."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,11 +21,11 @@ from serve.engines.encoder_texts import TextEncoder
 from serve.engines.preprocess import preprocess
 
 E = TypeVar("E", bound="EncoderEngine")
-KEPT = "kept."  # outputs of graphs: places of the tokens that stayed
+KEPT = "kept."  # prefix of the outputs with kept indices
 
 
 class EncoderEngine:
-    """One artifact; holds no state between requests, which may come from several threads."""
+    """One artifact; holds no state between requests, so that threads may share it."""
 
     def __init__(self, graphs: Graphs, threads: int | None = None) -> None:
         """Use ``serve.loading.load_engine``."""
@@ -46,9 +46,9 @@ class EncoderEngine:
         provider: ProviderChoice = "auto",
         backend: BackendName | None = None,
     ) -> E:
-        """Load an artifact, or the engines of one.
+        """Load an artifact or its engines.
 
-        Arguments and errors as of ``serve.engines.llava.Engine.load``.
+        Arguments and errors as for ``serve.engines.llava.Engine.load``.
         """
         if threads is not None and threads < 1:
             raise CompExportError(f"threads {threads}: choose 1 or more")
@@ -63,7 +63,7 @@ class EncoderEngine:
 
     @property
     def manifest(self) -> EncoderManifest:
-        """Of the ONNX artifact that runs, or that the engines were built from."""
+        """The manifest of the ONNX artifact that runs, or that the engines were built from."""
         return self.graphs.manifest
 
     @property
@@ -80,10 +80,10 @@ class EncoderEngine:
         return self.graphs.provider
 
     def encode(self, text: str, what: str) -> NDArray[np.int64]:
-        """Token ids ``[L]`` of a text with its frame.
+        """Token ids ``[L]`` of a text with its special tokens.
 
         Raises:
-            CompExportError: an empty text, or one that is too long.
+            CompExportError: the text is empty or too long.
         """
         ids = self.texts.encode(text, what)
         self.graphs.check(RequestSize(batch=1, images=0, text_tokens=ids.size, new_tokens=0))
@@ -107,7 +107,7 @@ def _native(
 def kept_of(
     part: Part, batches: Sequence[dict[str, NDArray[Any]]]
 ) -> dict[Place, list[NDArray[np.int64]]]:
-    """Of each row of these runs of one graph, the tokens that stayed at each place of a part."""
+    """The kept tokens of each row at each drop place of a part, from several runs of one graph."""
     names = [name for name in batches[0] if name.startswith(KEPT)]
     return {
         (part, int(name.removeprefix(KEPT))): [row for batch in batches for row in batch[name]]
@@ -116,5 +116,5 @@ def kept_of(
 
 
 def ms_since(start: float) -> float:
-    """Milliseconds since ``perf_counter`` said ``start``."""
+    """Milliseconds since ``start`` of ``perf_counter``."""
     return (perf_counter() - start) * 1000

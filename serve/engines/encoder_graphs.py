@@ -1,4 +1,4 @@
-"""The graphs of a CLIP's or a BLIP's artifact, in ONNX Runtime or in OpenVINO."""
+"""The graphs of a CLIP or BLIP artifact, in ONNX Runtime or in OpenVINO."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,10 +13,10 @@ from serve.backends.base import BackendName, RequestSize, Runtime
 
 
 class Graphs(NamedGraphs, Protocol):
-    """The graphs of one model, and what is known of them; runs may come from several threads.
+    """The graphs of one model with its manifest; runs may come from several threads.
 
     Attributes:
-        name, device, provider, manifest, tokenizer: as of ``serve.backends.base.Backend``.
+        name, device, provider, manifest, tokenizer: as in ``serve.backends.base.Backend``.
     """
 
     name: BackendName
@@ -26,7 +26,7 @@ class Graphs(NamedGraphs, Protocol):
     tokenizer: Path
 
     def check(self, size: RequestSize) -> None:
-        """Refuse a request that what runs the graphs is too small for.
+        """Refuse a request that exceeds the limits of the graphs.
 
         Raises:
             CompExportError: names the limit.
@@ -38,7 +38,7 @@ class EncoderGraphs:
     """Every graph of an artifact by name; runs may come from several threads."""
 
     def __init__(self, artifact: EncoderArtifact, runtime: Runtime) -> None:
-        """The artifact and what loads its graphs: see ``open_artifact``."""
+        """Arguments as ``open_artifact`` returns them."""
         self.manifest = artifact.manifest
         self.tokenizer = artifact.tokenizer
         self.name: BackendName = runtime.name
@@ -52,10 +52,10 @@ class EncoderGraphs:
         }
 
     def check(self, size: RequestSize) -> None:
-        """Any size will do."""
+        """Accept any size."""
 
     def keep(self, graph: str, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Every output of a graph by its name, left on the device for later runs."""
+        """Run a graph and return every output by name, left on the device for later runs."""
         found = self.graphs[graph]
         _, values = found.run(feeds, kept=found.outputs)
         return dict(zip(found.outputs, values, strict=True))
@@ -63,14 +63,14 @@ class EncoderGraphs:
     def step(
         self, graph: str, feeds: Mapping[str, Any]
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-        """The logits of a decoder, and its other outputs by name, left on the device."""
+        """Run a decoder and return its logits, and its other outputs by name, left on the device."""
         found = self.graphs[graph]
         rest = [name for name in found.outputs if name != "logits"]
         (logits,), values = found.run(feeds, ["logits"], rest)
         return logits, dict(zip(rest, values, strict=True))
 
     def run(self, graph: str, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """Every output of a graph by its name."""
+        """Run a graph and return every output by name."""
         found = self.graphs[graph]
         arrays, _ = found.run(feeds, found.outputs)
         return dict(zip(found.outputs, arrays, strict=True))

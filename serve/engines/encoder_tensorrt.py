@@ -1,4 +1,4 @@
-"""The engines of a CLIP or a BLIP in native TensorRT, in the place of its graphs."""
+"""The TensorRT engines of a CLIP or a BLIP, with the interface of its graphs."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,11 +29,11 @@ class EncoderEngines:
 
     @classmethod
     def load(cls, directory: Path, check_hashes: bool = True) -> "EncoderEngines":
-        """Load an engine directory; errors as ``EngineRuntime.load``."""
+        """Load an engine directory; errors as for ``EngineRuntime.load``."""
         return cls(EngineRuntime.load(directory, check_hashes))
 
     def check(self, size: RequestSize) -> None:
-        """Refuse what the engines are too small for."""
+        """Refuse requests that exceed the limits of the engines."""
         self._limits.check(size.batch, size.images, size.text_tokens, size.new_tokens)
 
     def keep(self, graph: str, feeds: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Texts for CLIP and BLIP: tokenised with their frame, grouped by length so that none is padded."""
+"""Tokenise texts for CLIP and BLIP, and group them by length so that none is padded."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,19 +15,19 @@ class TextEncoder:
     """The tokenizer of one artifact."""
 
     def __init__(self, tokenizer: Path, processing: TextProcessing, positions: int) -> None:
-        """``positions`` is the longest text, its frame counted.
+        """``positions`` is the longest text, with special tokens.
 
         Raises:
-            CompExportError: as ``ArtifactTokenizer``.
+            CompExportError: as for ``ArtifactTokenizer``.
         """
         self.tokenizer = ArtifactTokenizer(tokenizer, processing, positions)
         self.positions = positions
 
     def encode(self, text: str, what: str = "text") -> NDArray[np.int64]:
-        """Token ids ``[L]`` of a text with its frame.
+        """Token ids ``[L]`` of a text with its special tokens.
 
         Raises:
-            CompExportError: an empty text, one longer than the model's positions, or no text.
+            CompExportError: the text is empty, invalid, or longer than the model's positions.
         """
         self.tokenizer.check(text, f"a {what}")
         ids = np.array(self.tokenizer.encode(text), dtype=np.int64)
@@ -42,7 +42,7 @@ class TextEncoder:
 def by_length(
     texts: Sequence[NDArray[np.int64]], batch_size: int
 ) -> list[tuple[list[int], NDArray[np.int64]]]:
-    """Batches of texts of one length: where they stood, and their ids ``[n, L]``, ``n <= batch_size``."""
+    """Batches of texts of one length: their indices, and their ids ``[n, L]``, ``n <= batch_size``."""
     groups: dict[int, list[int]] = {}
     for place, ids in enumerate(texts):
         groups.setdefault(ids.size, []).append(place)

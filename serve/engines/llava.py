@@ -1,4 +1,4 @@
-"""The engine: answers questions about images with an exported artifact, without torch."""
+"""The LLaVA engine: answer questions about images with an exported artifact, without torch."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ DEFAULT_OPTIONS = GenerationOptions()
 
 
 class Engine:
-    """One artifact, ready to answer; holds no state between requests.
+    """One loaded artifact; holds no state between requests.
 
-    Requests may come from several threads. A dense and a compressed engine live in one process.
+    Requests may come from several threads. A dense and a compressed engine can share a process.
     """
 
     def __init__(self, backend: Backend, threads: int | None = None) -> None:
@@ -50,19 +50,19 @@ class Engine:
         provider: ProviderChoice = "auto",
         backend: BackendName | None = None,
     ) -> "Engine":
-        """Load an artifact or the engines of one: ``onnx/``, ``tensorrt/``, … of a run.
+        """Load an artifact or its engines: ``onnx/``, ``tensorrt/``, … of a run.
 
         Args:
-            directory: holds ``manifest.json``, which says what it is.
-            device: ``auto`` takes a GPU where this ONNX Runtime can use one; engines need one.
+            directory: holds ``manifest.json``, which says what it contains.
+            device: ``auto`` takes a GPU if this ONNX Runtime can use one; engines need one.
             threads: of one operator on the CPU; ``None``: one for each core.
             check_hashes: compare the SHA-256 of every file with the manifest.
             provider: ONNX Runtime's; ``auto`` follows from the device.
-            backend: what runs it; ``None`` runs engines in TensorRT and graphs in ONNX Runtime.
+            backend: ``None`` runs engines in TensorRT and graphs in ONNX Runtime.
 
         Raises:
-            CompExportError: a missing, damaged or unloadable directory; a device, provider or backend
-                that is not there or does not run what is in it.
+            CompExportError: the directory is missing, damaged or cannot be loaded; the device, provider
+                or backend is not available or does not run its contents.
         """
         if threads is not None and threads < 1:
             raise CompExportError(f"threads {threads}: choose 1 or more")
@@ -81,9 +81,9 @@ class Engine:
 
     @property
     def manifest(self) -> LlavaManifest:
-        """Of the ONNX artifact that runs, or that the engines were built from.
+        """The manifest of the ONNX artifact that runs, or that the engines were built from.
 
-        Its ``files`` are those that run.
+        Its ``files`` list the files that run.
         """
         return self._backend.manifest
 
@@ -106,7 +106,7 @@ class Engine:
         prompt: str,
         options: GenerationOptions = DEFAULT_OPTIONS,
     ) -> Generation:
-        """Answer one question. Arguments and errors as ``stream``."""
+        """Answer one question. Arguments and errors as for ``stream``."""
         return finished(self.stream(images, prompt, options))
 
     def stream(
@@ -123,11 +123,11 @@ class Engine:
             options: how to generate.
 
         Returns:
-            One ``Prefilled``, one ``TokenText`` a token, one ``Finished``.
+            One ``Prefilled``, one ``TokenText`` per token, one ``Finished``.
 
         Raises:
             CompExportError: at the call, for unreadable images and prompts that do not fit; at the token
-                where the artifact computes numbers that are not finite.
+                whose logits are not finite.
         """
         start = perf_counter()
         encoded = self._prompts.encode(prompt, len(images))
@@ -151,9 +151,9 @@ class Engine:
         options: GenerationOptions = DEFAULT_OPTIONS,
         batch_size: int = 16,
     ) -> list[Generation]:
-        """Answer many questions, those of equal length together; answers come in the given order.
+        """Answer many questions, those of equal length together; answers come in the order of requests.
 
-        The timings of an answer are those of its batch. Arguments and errors as ``stream``.
+        The timings of an answer are those of its batch. Arguments and errors as for ``stream``.
         """
         prompts = [self._prompts.encode(prompt, len(images)) for images, prompt in requests]
         groups: dict[tuple[int, int], list[int]] = {}
@@ -185,18 +185,18 @@ class Engine:
         return answer_in_step(answers, started, options, streams)
 
     def render(self, prompt: str, images: int) -> str:
-        """The prompt in the checkpoint's template; arguments and errors as ``stream``."""
+        """The prompt in the checkpoint's template; arguments and errors as for ``stream``."""
         return self._prompts.render(prompt, images)
 
     def encode(self, prompt: str, images: int) -> EncodedPrompt:
-        """The prompt's tokens, those of each image included; arguments and errors as ``stream``."""
+        """The prompt's tokens, with image tokens expanded; arguments and errors as for ``stream``."""
         return self._prompts.encode(prompt, images)
 
     def _pixels(self, images: Sequence[ImageSource]) -> NDArray[np.float32] | None:
         return preprocess(images, self.manifest.image_processor) if images else None
 
     def next_token_logits(self, images: Sequence[ImageSource], prompt: str) -> NDArray[np.float32]:
-        """Logits ``[V]`` of the first token of an answer. Arguments and errors as ``stream``."""
+        """Logits ``[V]`` of the first token of an answer. Arguments and errors as for ``stream``."""
         encoded = self.encode(prompt, len(images))
         self._check([encoded], len(images), DEFAULT_OPTIONS)
         started, _ = self._prefill([encoded], self._pixels(images), DEFAULT_OPTIONS, 0.0)
@@ -210,7 +210,7 @@ class Engine:
         options: GenerationOptions,
         prepare_ms: float,
     ) -> tuple[Started, "_Kept"]:
-        """Read prompts; also what was kept."""
+        """Run the prompts; also return what was kept."""
         start = perf_counter()
         backend = self._backend
         prefill = backend.prefill(
@@ -231,7 +231,7 @@ class Engine:
     def _check(
         self, prompts: Sequence[EncodedPrompt], images: int, options: GenerationOptions
     ) -> None:
-        """Refuse a batch of prompts, with so many images each, that the backend cannot run."""
+        """Refuse a batch of prompts, with ``images`` images each, that the backend cannot run."""
         text_tokens = max(prompt.text.size for prompt in prompts)
         size = RequestSize(len(prompts), images, int(text_tokens), options.max_new_tokens)
         self._backend.check(size, options.keep_factor)
@@ -262,13 +262,13 @@ class Engine:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What a prefill kept: places ``[B, k]`` by drop place, and of the tower's tokens ``[I, k]``."""
+    """What a prefill kept: positions ``[B, k]`` by drop place, and tokens of the tower ``[I, k]``."""
 
     places: dict[int, NDArray[np.int64]]
     selected: NDArray[np.int64] | None
 
     def selected_of(self, row: int, images: int, tower_tokens: int) -> SelectedTokens | None:
-        """Of one prompt; each has so many images."""
+        """The selected tokens of one prompt, with ``images`` images each."""
         if self.selected is None:
             return None
         rows = self.selected[row * images : (row + 1) * images]
@@ -278,7 +278,7 @@ class _Kept:
 def _native(
     path: Path, device: str, provider: str, backend: BackendName, check_hashes: bool
 ) -> Backend:
-    """The engines in a directory; TensorRT is imported only here."""
+    """Load the engines of a directory; TensorRT is imported only here."""
     from serve.backends.llava_tensorrt import TensorRTBackend
 
     check_native(path, device, provider, backend)

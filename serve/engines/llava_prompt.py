@@ -1,4 +1,4 @@
-"""From a question to token ids: the checkpoint's template, tokenizer and image tokens."""
+"""Encode a question to token ids: the checkpoint's template, tokenizer and image tokens."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ _PROMPT = "{prompt}"
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """A prompt as the decoder takes it; ``vision`` and ``text`` split the places ``0..N-1``."""
+    """A prompt as the decoder takes it; ``vision`` and ``text`` split the positions ``0..N-1``."""
 
     input_ids: NDArray[np.int64]  # [N], each image token repeated image_tokens times
     vision: NDArray[np.int64]  # [Nv]
@@ -29,10 +29,10 @@ class EncodedPrompt:
 
 
 class PromptEncoder:
-    """The prompt side of one artifact."""
+    """The template and tokenizer of one artifact."""
 
     def __init__(self, manifest: LlavaManifest, tokenizer: Path) -> None:
-        """Raises ``CompExportError`` when ``tokenizer.json`` or the template cannot be used."""
+        """Raise ``CompExportError`` if ``tokenizer.json`` or the template is unusable."""
         self._tokens = manifest.tokens
         self._image_tokens = manifest.vision.image_tokens
         self._limit = manifest.decoder.max_position_embeddings
@@ -47,13 +47,13 @@ class PromptEncoder:
             raise CompExportError(f"prompt_template {self._template!r} has no {_PROMPT}: {REMEDY}")
 
     def render(self, prompt: str, images: int) -> str:
-        """The text of a prompt about this number of images, in the checkpoint's chat template.
+        """Render a prompt about this number of images with the checkpoint's chat template.
 
-        A prompt that says itself where its images go, with as many image tokens as there are images,
-        is taken at its word.
+        A prompt may place its images itself, with as many image tokens as there are images; the template
+        then adds none.
 
         Raises:
-            CompExportError: when the prompt is empty or its image tokens do not match the images.
+            CompExportError: the prompt is empty, or its image tokens do not match the images.
         """
         self.tokenizer.check(prompt, "the prompt")
         token = self._tokens.image_token
@@ -75,10 +75,10 @@ class PromptEncoder:
         return text
 
     def _filled(self, prompt: str, images: int, own: int) -> str:
-        """A prompt in an artifact of before chat templates were kept.
+        """Fill the prompt template of an older artifact, exported before chat templates were stored.
 
-        The template's image place (the image token and the white space after it) is repeated for
-        each image, or left out for none.
+        The template's image token, with the white space after it, is repeated for each image, or left out
+        without images.
         """
         token = self._tokens.image_token
         before, found, after = self._template.partition(token)
@@ -96,7 +96,7 @@ class PromptEncoder:
         """Render, tokenise, and expand every image token.
 
         Raises:
-            CompExportError: for a prompt longer than the model's positions (says the limit).
+            CompExportError: the prompt is longer than the model's positions; names the limit.
         """
         found = self._tokenizer_ids(self.render(prompt, images), prompt)
         ids = np.array(found, dtype=np.int64)
@@ -122,7 +122,7 @@ class PromptEncoder:
     def _tokenizer_ids(self, text: str, prompt: str) -> list[int]:
         self.tokenizer.check(text, f"the prompt {shown(prompt)!r} in its template")
         if self._chat is not None:
-            # As the processor of transformers: a template that writes the BOS adds all there is to add.
+            # As transformers' processor: a template that writes the BOS adds all special tokens itself.
             bos_token = self._chat.tokens.get("bos_token")
             framed = bos_token is not None and text.startswith(bos_token)
             return self.tokenizer.encode(text, add_special_tokens=not framed)

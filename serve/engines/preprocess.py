@@ -1,4 +1,4 @@
-"""From pictures to ``pixel_values``, equal to the image processors of transformers."""
+"""Compute ``pixel_values`` from pictures, equal to transformers' image processors."""
 
 from collections.abc import Sequence
 
@@ -23,14 +23,14 @@ def preprocess(images: Sequence[ImageSource], settings: ImageProcessing) -> NDAr
         ``pixel_values [I, 3, H, W]``.
 
     Raises:
-        CompExportError: for pictures that cannot be read or have an impossible shape.
+        CompExportError: a picture cannot be read or has an impossible shape.
     """
     planes = [_numbers(_seen(source, settings), settings) for source in images]
     return np.ascontiguousarray(np.stack(planes))
 
 
 def model_view(source: ImageSource, settings: ImageProcessing) -> Image.Image:
-    """The part of a picture that the model sees, as an RGB picture of the model's size."""
+    """The part of a picture that the model sees, as an RGB picture of its input size."""
     view = Image.fromarray(np.ascontiguousarray(_seen(source, settings).transpose(1, 2, 0)))
     if settings.pad_size is None:
         return view
@@ -43,7 +43,7 @@ def model_view(source: ImageSource, settings: ImageProcessing) -> Image.Image:
 
 
 def _seen(source: ImageSource, settings: ImageProcessing) -> NDArray[np.uint8]:
-    """A picture after resizing and cropping, before its colours become numbers, ``[3, H, W]``."""
+    """A picture after resizing and cropping, before rescaling, ``[3, H, W]``."""
     picture = read_image(source)
     if settings.do_pad:
         picture = _pad_to_square(picture, settings.image_mean)
@@ -57,7 +57,7 @@ def _seen(source: ImageSource, settings: ImageProcessing) -> NDArray[np.uint8]:
 
 
 def _pad_to_square(picture: Image.Image, mean: tuple[float, ...]) -> Image.Image:
-    """Centre on a square ground of the mean colour (``LlavaImageProcessor``)."""
+    """Centre a picture on a square of the mean colour (``LlavaImageProcessor``)."""
     width, height = picture.size
     if width == height:
         return picture
@@ -80,7 +80,7 @@ def _numbers(pixels: NDArray[np.uint8], settings: ImageProcessing) -> NDArray[np
     """Rescale, normalise and pad one RGB picture ``[3, H, W]``."""
     values = pixels.astype(np.float32)
     if settings.do_rescale:
-        # In double precision, then rounded once: bit for bit what transformers computes.
+        # In double precision, then rounded once: identical to transformers.
         values = (pixels.astype(np.float64) * settings.rescale_factor).astype(np.float32)
     if settings.do_normalize:
         mean = np.array(settings.image_mean, dtype=np.float32)[:, None, None]
@@ -103,7 +103,7 @@ def _check_padding(rows: int, columns: int, padded: CropSize) -> None:
 
 
 def _center_crop(pixels: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """Cut the middle ``[3, height, width]`` out; what lies outside the picture is zero."""
+    """Crop the middle ``[3, height, width]``; outside the picture it is zero."""
     _, rows, columns = pixels.shape
     padded = pixels
     top, left = (rows - height) // 2, (columns - width) // 2

@@ -1,4 +1,4 @@
-"""How large a picture becomes, as transformers computes it."""
+"""Compute the size of a resized picture, as transformers does."""
 
 from comp.checkpoints.image_settings import ImageSize
 from comp.data.images import MAX_PIXELS
@@ -9,7 +9,7 @@ def resized_size(width: int, height: int, size: ImageSize) -> tuple[int, int]:
     """Width and height of a picture resized to ``size``, in pixels.
 
     Raises:
-        CompExportError: it would have no pixel or too many.
+        CompExportError: it would have no pixels or too many.
     """
     if size.shortest_edge is not None and size.longest_edge is not None:
         target = _bounded(width, height, size.shortest_edge, size.longest_edge)
@@ -40,7 +40,7 @@ def _by_shorter_edge(width: int, height: int, edge: int) -> tuple[int, int]:
 
 
 def _bounded(width: int, height: int, edge: int, longest: int) -> tuple[int, int]:
-    """By the shorter edge, but for pictures whose longer one would be longer than ``longest``."""
+    """Resize by the shorter edge, unless the longer one would exceed ``longest``."""
     shorter, longer = min(width, height), max(width, height)
     exact: float = edge
     if longer / shorter * edge > longest:

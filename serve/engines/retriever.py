@@ -1,4 +1,4 @@
-"""Retrieval: images and texts become embeddings, and each is ranked by those of the other kind."""
+"""Retrieval: embed images and texts, and rank each by the embeddings of the other kind."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ from serve.engines.encoder_texts import by_length
 from serve.generation.finite import check_unit_length
 from serve.generation.results import Timings, TowerKept
 
-BATCH = 16  # images, or texts of one length, at a time
-Kept = dict[Place, list[NDArray[np.int64]]]  # of each image, or text, which of its tokens stayed
+BATCH = 16  # images, or texts of one length, per batch
+Kept = dict[Place, list[NDArray[np.int64]]]  # kept tokens of each image or text
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class EmbeddedImages:
 
     Attributes:
         embeds: the embeddings.
-        kept: the tokens that stayed at each drop place.
-        states: of those that are left at the end ``[I, K, D]``, where matching looks at them.
+        kept: the kept tokens at each drop place.
+        states: of the remaining tokens ``[I, K, D]``, if matching needs them.
     """
 
     embeds: NDArray[np.float32]
@@ -37,7 +37,7 @@ class EmbeddedImages:
 
 @dataclass(frozen=True)
 class EmbeddedTexts:
-    """Embeddings of length one ``[T, P]`` float32, the tokens that stayed, and the ids of each text."""
+    """Embeddings of length one ``[T, P]`` float32, the kept tokens, and the ids of each text."""
 
     embeds: NDArray[np.float32]
     kept: Kept
@@ -46,13 +46,13 @@ class EmbeddedTexts:
 
 @dataclass(frozen=True)
 class Ranking:
-    """How well every image and every text fit, as logits.
+    """Scores of every image with every text, as logits.
 
     Attributes:
         of_texts: the texts of each image ``[I, T]``.
         of_images: the images of each text ``[T, I]``.
-        kept: tokens that stayed, of the images' tower and of the texts'.
-        timings: prefill is what the texts take; nothing is decoded.
+        kept: kept tokens of the image tower and of the text tower.
+        timings: ``prefill_ms`` is the time of the texts; nothing is decoded.
     """
 
     of_texts: NDArray[np.float32]
@@ -61,7 +61,7 @@ class Ranking:
     timings: Timings
 
     def probabilities(self, image: int) -> NDArray[np.float32]:
-        """Of the texts ``[T]``, for one image, when it is one of them."""
+        """Probabilities of the texts ``[T]`` for one image, assuming that one of them is right."""
         scores = self.of_texts[image] - self.of_texts[image].max()
         shares: NDArray[np.float32] = np.exp(scores) / np.exp(scores).sum()
         return shares
@@ -76,7 +76,7 @@ class Retriever(EncoderEngine):
         """Embed pictures as ``comp.data.images.read_image`` takes them.
 
         Raises:
-            CompExportError: no picture, or one that cannot be read; embeddings that are not finite or zero.
+            CompExportError: there is no picture, or an unreadable one; embeddings are not finite or zero.
         """
         return self._see(self._batches(images, batch_size))
 
@@ -103,8 +103,8 @@ class Retriever(EncoderEngine):
         """Embed texts.
 
         Raises:
-            CompExportError: no text, an empty one, or one that is too long; embeddings that are not finite
-                or zero.
+            CompExportError: there is no text, an empty or too long one; embeddings are not finite or
+                zero.
         """
         if not texts:
             raise CompExportError("no candidate texts: give at least one")
@@ -126,10 +126,10 @@ class Retriever(EncoderEngine):
         return EmbeddedTexts(together, kept, ids)
 
     def rank(self, images: Sequence[ImageSource], texts: Sequence[str]) -> Ranking:
-        """Rank every text for every image, and the other way round.
+        """Rank every text for every image, and every image for every text.
 
         Raises:
-            CompExportError: as ``embed_images`` and ``embed_texts``.
+            CompExportError: as for ``embed_images`` and ``embed_texts``.
         """
         start = perf_counter()
         if not texts:
@@ -148,9 +148,9 @@ class Retriever(EncoderEngine):
     def match(
         self, seen: EmbeddedImages, read: EmbeddedTexts
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """How well embedded images and texts fit: logits ``[I, T]`` and ``[T, I]``, as ``Ranking`` has them.
+        """Score embedded images and texts: logits ``[I, T]`` and ``[T, I]``, as in ``Ranking``.
 
-        What is embedded once can be ranked against many others.
+        Embeddings can be reused to rank against many others.
         """
         scores = seen.embeds @ read.embeds.T * np.float32(self.manifest.logit_scale or 1.0)
         return scores, scores.T

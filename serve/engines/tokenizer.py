@@ -1,4 +1,4 @@
-"""The tokenizer of an artifact: words in, token ids out, and back."""
+"""The tokenizer of an artifact: texts to token ids and back."""
 
 import re
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from export.artifact.manifest import REMEDY, TextProcessing
 
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 SHOWN = 60  # characters of a text in an error
-# What transformers does to decoded text where a checkpoint asks for it, in this order.
+# Replacements by which transformers cleans decoded text if a checkpoint asks for it, in this order.
 CLEANED = (
     (" .", "."),
     (" ?", "?"),
@@ -33,18 +33,18 @@ CLEANED = (
 
 
 class ArtifactTokenizer:
-    """``tokenizer.json`` and the settings of the manifest that belong to it."""
+    """``tokenizer.json`` with its settings in the manifest."""
 
     def __init__(self, path: Path, processing: TextProcessing, positions: int) -> None:
-        """``positions`` of the model bound the characters of a text.
+        """The model's ``positions`` bound the characters of a text.
 
         Raises:
-            CompExportError: the file cannot be read, or lets texts grow without bound.
+            CompExportError: the file cannot be read, or does not bound the length of texts.
         """
         check_ids(path, REMEDY)
         with tokenizer_errors(f"read {path}", REMEDY):
             self._tokenizer = Tokenizer.from_file(str(path))
-        # A checkpoint's file may remember how its last batch was padded and cut off.
+        # A checkpoint's file may contain settings of padding and truncation.
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._tokenizer.encode_special_tokens = processing.split_special_tokens
@@ -53,10 +53,10 @@ class ArtifactTokenizer:
         self._most = most_characters(positions)
 
     def check(self, text: str, what: str) -> None:
-        """Refuse a text that is not worth tokenising: empty, too long, or no text.
+        """Refuse a text that is empty, too long, or not valid Unicode.
 
         Raises:
-            CompExportError: names ``what`` is refused.
+            CompExportError: the message starts with ``what``.
         """
         if not text.strip():
             raise CompExportError(f"{what} is empty: give some words")
@@ -72,12 +72,12 @@ class ArtifactTokenizer:
             )
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text that was checked."""
+        """Token ids of a checked text."""
         with tokenizer_errors(f"tokenise {shown(text)!r}", REMEDY):
             return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str:
-        """The text of token ids, as transformers decodes them."""
+        """Decode token ids as transformers does."""
         with tokenizer_errors("make text of tokens", REMEDY):
             text: str = self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
         if self._cleans:
@@ -87,5 +87,5 @@ class ArtifactTokenizer:
 
 
 def shown(text: str) -> str:
-    """The beginning of a text, for an error."""
+    """The beginning of a text, for error messages."""
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

@@ -1,1 +1,1 @@
-"""Accuracy of an artifact, by the metric of its task."""
+"""Measure the accuracy of an artifact with the metric of its task."""

@@ -1,4 +1,4 @@
-"""Measuring an artifact by what it is for: each task has its metric."""
+"""Choose the evaluation of an artifact by its task."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ from serve.evaluation.scores import Measure, MeasureOptions
 
 
 def measure_of(task: Task, options: MeasureOptions) -> Measure:
-    """The measure of a task (``comp.registry.TaskEntry.measure``)."""
-    found: Measure = resolve(TASKS[task].measure)(options)
-    return found
+    """Return the measure of a task (``comp.registry.TaskEntry.measure``)."""
+    measure: Measure = resolve(TASKS[task].measure)(options)
+    return measure
 
 
 def task_of(directory: Path) -> Task:
-    """What the model of an artifact, or of engines, does."""
+    """The task of an artifact's or engines' model."""
     if kind_of(directory) == "tensorrt":
         return read_engine_manifest(directory).artifact.task
     return read_manifest(directory).task

@@ -1,4 +1,4 @@
-"""Captions: the things that they name right, and CIDEr-D."""
+"""Evaluate captions: objects that are named correctly, and CIDEr-D."""
 
 from collections.abc import Callable
 
@@ -30,20 +30,20 @@ def evaluate_captions(
     batch_size: int = 16,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
-    """Caption every picture and compare with what people, or EmojiScenes, say of it.
+    """Caption every picture and compare with the references.
 
-    Things are the names of EmojiScenes' pictures that the first reference has (``things_score``); of
-    other data there are none, and CIDEr-D is the only measure.
+    Objects are the names of EmojiScenes' pictures in the first reference (``things_score``); other data
+    has none, and CIDEr-D is the only metric.
 
     Args:
         engine: the artifact.
-        examples: read once, in order; ``answers`` are the references, or ``answer`` the only one.
+        examples: read once, in order; ``answers`` are the references, or ``answer`` is the only one.
         options: how to generate.
         batch_size: pictures captioned together.
-        advance: told after every chunk how many pictures it had.
+        advance: called after every chunk with its number of pictures.
 
     Raises:
-        CompExportError: fewer than two pictures, of which CIDEr-D says nothing.
+        CompExportError: fewer than two pictures, for which CIDEr-D is undefined.
     """
     if len(examples) < 2:
         raise CompExportError(

@@ -1,4 +1,4 @@
-"""The examples that a measurement asks, and where they come from."""
+"""Choose the examples of an evaluation."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,18 +20,18 @@ def examples_of(
     limit: int | None,
     follow_links: bool = False,
 ) -> "tuple[Sequence[Any], dict[str, Any]]":
-    """The examples of a split, and a record of where they come from.
+    """Return the examples of a split, and a record of their origin.
 
     Args:
-        task: what the model does.
+        task: of the model.
         data: own data; by default EmojiScenes.
         images: the folder of ``data``'s images.
-        split: ``test`` where there are splits and none is named.
-        follow_links: also take images that links in it lead to, wherever they lie.
-        limit: so many at most; by default 2000 of EmojiScenes, all of ``data``.
+        split: ``test`` by default, if there are splits.
+        follow_links: also read images through links that leave the folder.
+        limit: number of examples; by default 2000 of EmojiScenes, all of ``data``.
 
     Raises:
-        CompExportError: images without data, a split of data that have none, or unreadable data.
+        CompExportError: images without data, a split of data without splits, or unreadable data.
     """
     if data is None:
         if images is not None:

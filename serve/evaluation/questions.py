@@ -1,4 +1,4 @@
-"""Answers of an artifact: how many are right, overall and for each kind of question."""
+"""Evaluate answers: how many are right, overall and for each kind of question."""
 
 from collections.abc import Callable, Sequence
 
@@ -29,18 +29,18 @@ def evaluate(
     batch_size: int = 16,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
-    """Ask every question and compare the answers.
+    """Answer every question and score the answers.
 
     Args:
         engine: the artifact.
-        examples: the questions; read once, in order. ``answers``, where there are any, are those that people
-            gave.
+        examples: the questions; read once, in order. ``answers``, if there are any, are several people's
+            reference answers.
         options: how to generate.
         batch_size: questions of equal length answered together (the answers do not depend on it).
-        advance: told after every chunk how many questions it had.
+        advance: called after every chunk with its number of questions.
 
     Returns:
-        Kinds in the order in which they first occur.
+        Scores with kinds in the order of their first occurrence.
     """
     values: dict[str, list[float]] = {}
     predictions: list[str] = []
@@ -59,14 +59,14 @@ def evaluate(
 
 
 def _value(example: Example, said: str) -> float:
-    """How right an answer is, in [0, 1]."""
+    """The score of an answer, in [0, 1]."""
     if example.answers:
         return vqa_accuracy(said, example.answers)
     return float(exact_match(example.answer, said))
 
 
 def _figure(values: Sequence[float], shared: bool) -> Figure:
-    """A count of right answers, or a mean where answers are more or less right."""
+    """A count of right answers, or a mean if answers can be partly right."""
     return Mean.of(values, share=True) if shared else Score(int(sum(values)), len(values))
 
 

@@ -1,4 +1,4 @@
-"""Retrieval of an artifact: R@1, R@5 and R@10 both ways, in galleries of so many candidates."""
+"""Evaluate retrieval: R@1, R@5 and R@10 in both directions, in galleries of fixed size."""
 
 from collections.abc import Callable, Sequence
 
@@ -24,17 +24,18 @@ def evaluate_retrieval(
     gallery: int,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Evaluation:
-    """Rank each image's texts and each text's images; one's own has to come first.
+    """Rank each image's texts and each text's images; the item's own should come first.
 
     Args:
         engine: the artifact.
-        pairs: read once, in order; neighbours compete. An image has the texts of ``answers``, or ``answer``.
-        gallery: how many compete; what is left over at the end is a smaller gallery.
-        advance: told after every gallery how many pairs it had.
+        pairs: read once, in order; neighbours form a gallery. An image has the texts of ``answers``, or
+            ``answer``.
+        gallery: number of pairs ranked together; the last gallery may be smaller.
+        advance: called after every gallery with its number of pairs.
 
     Returns:
-        Recall at each depth and way as kinds; their R@1 both ways is the whole. ``predictions`` are, of
-        each image and then of each text of a gallery, the place of what came first.
+        Recall at each depth and direction as kinds, R@1 of both directions as the overall figure.
+        ``predictions`` are the indices ranked first, for each image and then each text of a gallery.
     """
     right: dict[str, int] = {}
     asked: dict[str, int] = {}

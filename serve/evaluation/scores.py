@@ -1,4 +1,4 @@
-"""Scores of an artifact with their intervals, and the table of two."""
+"""Scores of an artifact with their intervals, and the table that compares two artifacts."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,17 +23,17 @@ class Figure(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
 
     def cell(self) -> str:
-        """For a table, with the interval."""
+        """For a table cell, with the interval."""
         ...
 
     def change(self, other: Any) -> str:
-        """How much more the other, a figure of the same kind, has."""
+        """The difference of another figure of the same kind to this one."""
         ...
 
 
 @dataclass(frozen=True)
 class Score:
-    """So many right of so many asked; the interval is Wilson's, at 95 %."""
+    """A count of right answers out of ``n``, with Wilson's 95 % interval."""
 
     right: int
     n: int
@@ -63,9 +63,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean of a measure that examples get more or less of; the interval is a bootstrap's, at 95 %.
+    """The mean of a graded measure, with a 95 % bootstrap interval.
 
-    ``share``: whether it lies between 0 and 1 and is said in per cent.
+    ``share``: whether it lies between 0 and 1 and is shown in per cent.
     """
 
     value: float
@@ -75,7 +75,7 @@ class Mean:
 
     @classmethod
     def of(cls, values: Sequence[float], share: bool = False) -> "Mean":
-        """Of one value an example: the middle 95 % of the means of resampled examples."""
+        """From one value per example; the interval is the middle 95 % of resampled means."""
         found = np.asarray(values, dtype=np.float64)
         rng = np.random.default_rng(SEED)
         drawn = [found[rng.integers(found.size, size=found.size)].mean() for _ in range(RESAMPLES)]
@@ -102,12 +102,12 @@ def _percent(value: float, interval: tuple[float, float]) -> str:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of one artifact, by kind of question or of measure, and what it answered."""
+    """The figures of one artifact, overall and by kind of question or measure, and its predictions."""
 
     overall: Figure
     by_kind: dict[str, Figure]
     predictions: tuple[str, ...]
-    whole: str = "all"  # what the overall figure is of
+    whole: str = "all"  # name of the overall figure
 
     def to_dict(self) -> dict[str, Any]:
         kinds = {kind: figure.to_dict() for kind, figure in self.by_kind.items()}
@@ -115,25 +115,25 @@ class Evaluation:
 
     @property
     def rows(self) -> dict[str, Figure]:
-        """Every figure by its name, the whole last."""
+        """Every figure by name, the overall one last."""
         return {**self.by_kind, self.whole: self.overall}
 
 
 class Examples(Protocol[T]):
-    """Examples by index, read only when asked for."""
+    """Examples by index, each read when accessed."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> T: ...
 
 
 def chunks(examples: Examples[T]) -> Iterator[list[T]]:
-    """Examples in order, so many at a time as are held in memory."""
+    """Examples in order, in chunks that fit into memory."""
     for first in range(0, len(examples), CHUNK):
         yield [examples[i] for i in range(first, min(first + CHUNK, len(examples)))]
 
 
 def markdown(dense: Evaluation, compressed: Evaluation, title: str, metric: str) -> str:
-    """A table of both, one row a kind."""
+    """A Markdown table of both artifacts, one row per kind."""
     lines = [
         f"# {title}",
         "",

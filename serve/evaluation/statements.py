@@ -1,4 +1,4 @@
-"""Statements about two images: how often an artifact says rightly true or false."""
+"""Evaluate statements about two images: the share that an artifact judges correctly."""
 
 from collections.abc import Callable
 
@@ -28,7 +28,7 @@ def evaluate_statements(
         engine: the artifact.
         statements: read once, in order.
         batch_size: statements of equal length judged together.
-        advance: told after every chunk how many it had.
+        advance: called after every chunk with its number of statements.
     """
     right: dict[str, int] = {}
     asked: dict[str, int] = {}

@@ -1,1 +1,1 @@
-"""The proof's first link from the side of users: the engines of ``serve``, and all links of a run."""
+"""The first link of verification on the users' side: the engines of ``serve``, and a run's links."""

@@ -1,4 +1,4 @@
-"""All first links of a run: transformers on a user's pictures and words, against what users call."""
+"""Run all first links of a run: transformers on raw inputs, against what users call."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from serve.first_link.served import Served
 from serve.loading import load_engine
 
 Started = Callable[[str, int], Callable[[], None]]
-EXAMPLES = 50  # of the data, besides the awkward requests
+EXAMPLES = 50  # of the data, without the awkward requests
 INTEGERS = "weights of {precision} answer otherwise; they are compared below with torch of the same integers"
 READ_ALONE = "the artifact is compressed, transformers has the original: their answers may differ"
 NO_BFLOAT16 = "ONNX Runtime has no bfloat16 on CPUs; its readings are those of the other artifacts"
@@ -37,16 +37,16 @@ class _Against(Protocol):
 
 @dataclass(frozen=True)
 class FromUsers:
-    """Makes first links.
+    """Runs first links.
 
     Attributes:
         examples: of the model's task.
-        count: of them; the awkward requests come besides.
+        count: number of examples; the awkward requests are added.
         max_new_tokens: of a greedy answer.
-        seconds: after which transformers answers no further request; none: it answers all.
+        seconds: time after which transformers answers no further requests; ``None``: no limit.
         called: the artifact's name in reports; empty: its directory's.
-        model: where the original is now, if it is no longer where the run says.
-        reads_alone: why models are not run; empty: they are.
+        model: where the dense model is now, if it was moved after the run.
+        reads_alone: why models are not run; empty if they are.
     """
 
     examples: Any
@@ -65,10 +65,10 @@ class FromUsers:
         artifacts: Sequence[Artifact],
         dense: Callable[[], Any],
     ) -> list[FirstLink | NotCompared]:
-        """Make the first links of a run's artifacts (``export.verify.chain.FirstLinks``).
+        """Run the first links of a run's artifacts (``export.verify.chain.FirstLinks``).
 
-        The original against every artifact and the batches of ``prune``; the slim checkpoint against
-        the compressed artifacts.
+        The original checkpoint is compared with every artifact and the batches of ``prune``, the slim
+        checkpoint with the compressed artifacts.
         """
         found = self.of_original(
             run, artifacts, device, started, lambda: iter([InTraining(dense())])
@@ -84,14 +84,14 @@ class FromUsers:
         started: Started = lambda name, total: lambda: None,
         others: Callable[[], Iterator[Side]] = lambda: iter(()),
     ) -> list[FirstLink | NotCompared]:
-        """The original checkpoint in transformers against artifacts, and against other sides.
+        """Compare the original checkpoint in transformers with artifacts and other sides.
 
         Args:
-            run: says where the original is.
-            artifacts: dense ones, whose answers are compared; of others how they read alone.
+            run: names the original checkpoint.
+            artifacts: of dense ones answers are compared, of others only the processed inputs.
             device: of the model in transformers.
-            started: told of each side's name and number of requests; returns what to call after each.
-            others: sides besides, made when transformers has answered and given its memory back.
+            started: called with each side's name and number of requests; returns the callback for each.
+            others: makes further sides, after transformers has freed its memory.
         """
         try:
             original = dense_model_of(run, self.model)
@@ -106,7 +106,7 @@ class FromUsers:
         device: str = "cpu",
         started: Started = lambda name, total: lambda: None,
     ) -> list[FirstLink | NotCompared]:
-        """The slim checkpoint of a run in transformers against its compressed artifacts.
+        """Compare the slim checkpoint of a run in transformers with its compressed artifacts.
 
         Raises:
             CompExportError: transformers cannot load it.
@@ -136,7 +136,7 @@ class FromUsers:
         not_run = self.reads_alone or ("" if run else READ_ALONE)
         kind = manifest.family, manifest.task
         drops = slim and any(_drops(artifact) for artifact in artifacts)
-        if drops and device == "cpu":  # transformers is asked again, when engines are there
+        if drops and device == "cpu":  # transformers runs again while engines are loaded
             not_run = not_run or memory_lacking(checkpoint, beside_engine=True)
         try:
             reference = InTransformers(checkpoint, *kind, name, device, not_run)
@@ -194,7 +194,7 @@ class FromUsers:
 
 
 def _drops(artifact: Artifact) -> bool:
-    """Whether a model drops tokens, or leaves some of its tower's behind."""
+    """Whether a model drops tokens, or selects tokens of its vision tower."""
     if isinstance(artifact, LlavaArtifact):
         return (
             bool(artifact.manifest.decoder.drops) or artifact.manifest.vision.selection is not None
@@ -203,10 +203,10 @@ def _drops(artifact: Artifact) -> bool:
 
 
 def refuse_parted(links: Sequence[FirstLink | NotCompared]) -> None:
-    """Refuse an artifact that reads or answers otherwise than transformers.
+    """Refuse an artifact that processes or answers requests differently than transformers.
 
     Raises:
-        CompExportError: names the link and the first step where the two part.
+        CompExportError: names the link and the first step with a difference.
     """
     for link in links:
         if isinstance(link, FirstLink) and not link.ok:

@@ -1,4 +1,4 @@
-"""An engine of ``serve`` as a side of the first link: what users call."""
+"""An engine of ``serve`` as a side of the first link."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,7 @@ class Served:
     """An engine (see ``export.verify.first_link.reading.Side``)."""
 
     def __init__(self, engine: TaskEngine, name: str, of_tower: bool = False) -> None:
-        """``of_tower``: give an image as many places as the original has, of which some may be selected."""
+        """``of_tower``: give an image as many tokens as the original has before any selection."""
         self._places_of_tower = of_tower
         self.name = name
         self.not_run = ""
@@ -58,9 +58,9 @@ class Served:
 
 
 def _of_tower(ids: NDArray[np.int64], manifest: LlavaManifest) -> NDArray[np.int64]:
-    """The ids ``[N]`` with a place for each token of an image that the tower gives, as transformers has them.
+    """The ids ``[N]`` with one image token for each token of the vision tower, as in transformers.
 
-    They differ where only some of them are selected: then an image has fewer places.
+    They differ if tokens are selected: then an image has fewer tokens in the prompt.
     """
     token, places = manifest.image
     is_image = ids == token

@@ -1,1 +1,1 @@
-"""Generating: options, sampling, one answer in the making, events and results."""
+"""Generate text: options, sampling, decoding, events and results."""

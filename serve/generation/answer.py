@@ -1,4 +1,4 @@
-"""One answer in the making: tokens in, text out, until something ends it."""
+"""Collect the tokens of one answer until it ends."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from serve.generation.results import Finished, FinishReason, Generation, Kept, T
 
 @dataclass(frozen=True)
 class AnswerRequest:
-    """What is known of a prompt when its first token is chosen.
+    """What is known about a prompt when its answer starts.
 
     Attributes:
-        prompt_tokens, image_tokens: of the prompt; image tokens count as prompt tokens where they are
+        prompt_tokens, image_tokens: of the prompt; image tokens count as prompt tokens if they are
             part of it.
-        kept: which of them stayed.
+        kept: the kept tokens.
         ends: tokens that end an answer.
         room: positions left for the answer.
     """
@@ -27,7 +27,7 @@ class AnswerRequest:
 
 
 class Answer:
-    """Collects the tokens of one sequence and says why it ended."""
+    """Collects the tokens of one sequence and the reason of its end."""
 
     def __init__(
         self, tokenizer: Decoder, asked: AnswerRequest, options: GenerationOptions
@@ -40,7 +40,7 @@ class Answer:
         self.finish_reason: FinishReason | None = None
 
     def take(self, token_id: int) -> str:
-        """Add a token; return the text to show, and set ``finish_reason`` when it was the last."""
+        """Add a token; return the text to show, and set ``finish_reason`` after the last."""
         if token_id in self._ends:
             self.finish_reason = "eos"
             return ""
@@ -53,7 +53,7 @@ class Answer:
         return text
 
     def finished(self, timings: Timings) -> Finished:
-        """The record of the answer, with the text that was still held back."""
+        """The record of the answer, with the text that was held back."""
         if self.finish_reason is None:
             raise RuntimeError("the answer is not finished")
         rest = self._stream.finish()

@@ -1,4 +1,4 @@
-"""Generating: one answer token by token, or several in step; whatever runs the steps."""
+"""Generate one answer token by token, or several in step, with any backend."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,20 +15,20 @@ from serve.generation.options import GenerationOptions
 from serve.generation.results import Event, Finished, Generation, Prefilled, Timings, TokenText
 from serve.generation.sampling import Sampler
 
-AFTER_END = 0  # what a sequence that has ended is fed while the others of its batch go on
+AFTER_END = 0  # input of a finished sequence while the others of its batch continue
 
 
 @dataclass(frozen=True)
 class Started:
-    """A batch of prompts that were read.
+    """A batch of prompts after their prefill.
 
     Attributes:
         logits: of the next token of each, ``[B, V]``.
-        state: what ``step`` goes on from and ``release`` gives back.
-        step: one token a sequence and the state, to the logits and the state after it.
-        release: gives back what the state holds; called once, with the last state.
+        state: for ``step``; freed by ``release``.
+        step: runs one token per sequence with a state; returns the logits and the next state.
+        release: frees what the state holds; called once, with the last state.
         timings: so far.
-        precision: of the artifact; errors name it.
+        precision: of the artifact; named in errors.
     """
 
     logits: NDArray[np.float32]
@@ -39,17 +39,17 @@ class Started:
     precision: Precision
 
     def pick(self, sampler: Sampler, logits: NDArray[np.float32], token: int, of: str = "") -> int:
-        """The next token by ``logits [V]``: number ``token`` of an answer, counted from 0.
+        """Choose the next token by ``logits [V]``: token number ``token`` of an answer, from 0.
 
         Raises:
-            CompExportError: the logits are not finite; names the token, and ``of`` which answer it is.
+            CompExportError: the logits are not finite; names the token and, by ``of``, the answer.
         """
         check_finite(logits, f"the logits of token {token + 1}{of}", self.precision)
         return sampler.pick(logits)
 
 
 def stream_answer(answer: Answer, started: Started, options: GenerationOptions) -> Iterator[Event]:
-    """One ``Prefilled``, one ``TokenText`` a token, one ``Finished``; times leave out the caller's.
+    """Yield ``Prefilled``, one ``TokenText`` per token, and ``Finished``; times exclude the caller's.
 
     Raises:
         CompExportError: at the token whose logits are not finite; the state is released.
@@ -66,7 +66,7 @@ def stream_answer(answer: Answer, started: Started, options: GenerationOptions) 
             start = perf_counter()
             text = answer.take(token_id)
             decode_ms += _ms_since(start)
-            yield TokenText(token_id, text)  # the caller's time is not on our clock
+            yield TokenText(token_id, text)  # the caller's time is not measured
             if answer.finish_reason is not None:
                 break
             start = perf_counter()
@@ -74,13 +74,13 @@ def stream_answer(answer: Answer, started: Started, options: GenerationOptions) 
             steps += 1
             token_id = started.pick(sampler, logits[0], steps)
             decode_ms += _ms_since(start)
-    finally:  # also when the caller wants no more
+    finally:  # also if the caller stops early
         started.release(state)
     yield answer.finished(replace(timings, decode_ms=decode_ms, decode_steps=steps))
 
 
 def finished(events: Iterator[Event]) -> Generation:
-    """The answer that a stream ends with."""
+    """The answer at the end of a stream."""
     for event in events:
         if isinstance(event, Finished):
             return event.generation
@@ -93,7 +93,7 @@ def answer_in_step(
     options: GenerationOptions,
     streams: Sequence[int],
 ) -> list[Generation]:
-    """All answers of a batch; ``streams`` number their random draws, and are the places of the requests.
+    """Generate all answers of a batch; ``streams`` are the requests' indices, which seed their draws.
 
     Raises:
         CompExportError: names the first request whose logits are not finite; the state is released.

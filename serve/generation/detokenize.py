@@ -1,22 +1,22 @@
-"""Turning tokens into text as they come, and stopping at stop strings."""
+"""Convert tokens to text as they are generated, and stop at stop strings."""
 
 from collections.abc import Sequence
 from typing import Protocol
 
-_UNFINISHED = "\ufffd"  # what a byte-level tokenizer shows for a character still being spelled
+_UNFINISHED = "\ufffd"  # shown by byte-level tokenizers for an incomplete character
 
 
 class Decoder(Protocol):
-    """The decoder of tokens to text."""
+    """Decodes tokens to text."""
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = True) -> str: ...
 
 
 class TextStream:
-    """The text of one answer, grown token by token.
+    """The text of one answer, token by token.
 
-    A stop string is found wherever it lies, also across the borders of tokens; text that may be the
-    beginning of one is held back until that is known.
+    A stop string is found anywhere, also across token boundaries; text that may be its beginning is held
+    back until that is decided.
     """
 
     def __init__(self, tokenizer: Decoder, stop: Sequence[str] = ()) -> None:
@@ -28,7 +28,7 @@ class TextStream:
         self.stopped = False
 
     def add(self, token_id: int) -> str:
-        """Take a token; return the text that can be shown now (may be empty)."""
+        """Add a token; return the text that can be shown now (may be empty)."""
         self._ids.append(token_id)
         text = self._tokenizer.decode(self._ids, skip_special_tokens=True).lstrip()
         places = [place for word in self._stop if (place := text.find(word)) >= 0]
@@ -39,21 +39,21 @@ class TextStream:
         return self._show(text, self._settled(text))
 
     def finish(self) -> str:
-        """No token follows: return what was held back, and settle ``text``."""
+        """End the text: return what was held back, and finish ``text``."""
         self.text = self.text.rstrip()
         return self._show(self.text, self.text)
 
     def _show(self, text: str, safe: str) -> str:
         self.text = text
         if not safe.startswith(self._shown):
-            # A decoder's clean-up changed what was shown; the whole text comes with the end.
+            # The decoder's clean-up changed text that was shown already; the record has the whole text.
             return ""
         fresh = safe[len(self._shown) :]
         self._shown = safe
         return fresh
 
     def _settled(self, text: str) -> str:
-        """The text without the end that may still change, begin a stop string or be stripped."""
+        """The text without an end that may still change, begin a stop string or be stripped."""
         text = text.rstrip(_UNFINISHED)
         longest = max((len(word) for word in self._stop), default=1) - 1
         for size in range(min(longest, len(text)), 0, -1):

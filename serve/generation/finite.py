@@ -1,4 +1,4 @@
-"""Numbers that are none: an artifact that computes NaN or infinity says so, and answers nothing."""
+"""Refuse results that are not finite: an artifact that computes NaN or infinity gives no answer."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,11 +22,11 @@ def check_finite(values: NDArray[np.floating], what: str, precision: Precision) 
 
     Args:
         values: of any shape; read once.
-        what: they are, in the plural.
+        what: describes the values, in the plural.
         precision: of the artifact that computed them.
 
     Raises:
-        CompExportError: names the precision and another one that holds such numbers.
+        CompExportError: names the precision and one that can represent the values.
     """
     if np.isfinite(values).all():
         return
@@ -35,10 +35,10 @@ def check_finite(values: NDArray[np.floating], what: str, precision: Precision) 
 
 
 def check_unit_length(embeds: NDArray[np.floating], what: str, precision: Precision) -> None:
-    """Refuse embeddings ``[N, P]`` that no cosine is of: not finite, or of length zero.
+    """Refuse embeddings ``[N, P]`` that cannot be normalised: not finite, or of length zero.
 
     Raises:
-        CompExportError: as ``check_finite``; or names the first that is all zeros.
+        CompExportError: as for ``check_finite``; or names the first that is all zeros.
     """
     check_finite(embeds, f"the embeddings of the {what}s", precision)
     empty = np.flatnonzero(~np.any(embeds, axis=1))

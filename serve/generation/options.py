@@ -1,4 +1,4 @@
-"""What a request may ask of the engine, checked when it is made."""
+"""Options of a generation request, validated when they are created."""
 
 import math
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ class GenerationOptions:
     """How to generate.
 
     Args:
-        max_new_tokens: at most so many tokens are generated, and never more than the model has positions.
-        temperature: 0 takes the likeliest token (greedy); above, tokens are drawn.
-        top_p: draw from the smallest set of tokens whose probability reaches this.
-        seed: of the draws; the same seed gives the same answer.
+        max_new_tokens: longest answer; also bounded by the model's positions.
+        temperature: 0 takes the likeliest token (greedy); above 0 tokens are sampled.
+        top_p: sample from the smallest set of tokens whose probability reaches this.
+        seed: of sampling; the same seed gives the same answer.
         stop: the answer ends before the first of these strings.
-        keep_factor: multiplies the keep ratios of a compressed artifact (more than 1 keeps more
-            tokens, less than 1 fewer); needs an artifact of the ``onnxruntime`` flavour.
-        ignore_eos: go on after an end-of-sequence token (for measuring).
+        keep_factor: multiplies the keep ratios of a compressed artifact (above 1 keeps more tokens,
+            below 1 fewer); needs an artifact of the ``onnxruntime`` flavour.
+        ignore_eos: continue after an end-of-sequence token (for measurements).
 
     Raises:
-        CompExportError: for a value outside its range, or of another type.
+        CompExportError: a value is out of range or of another type.
     """
 
     max_new_tokens: int = 64
@@ -73,7 +73,7 @@ def _whole(name: str, value: object) -> int:
 
 
 def _number(name: str, value: object) -> float:
-    """The value as a float; what is beyond all floats is infinite."""
+    """The value as a float; infinite if it exceeds all floats."""
     if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
         try:
             return float(value)

@@ -1,4 +1,4 @@
-"""What a generation gives back: events while it runs, a record when it is done."""
+"""Results of a generation: events while it runs, and a record at the end."""
 
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
@@ -13,11 +13,11 @@ FinishReason: TypeAlias = Literal["eos", "stop", "length"]
 
 @dataclass(frozen=True)
 class Timings:
-    """Milliseconds spent by the engine itself, without its caller's time between events.
+    """Milliseconds spent by the engine, without its caller's time between events.
 
-    ``ttft_ms`` (time to first token) goes from the call to the first token and holds the parts:
+    ``ttft_ms`` (time to first token) goes from the call to the first token and is the sum of
     preparing (reading and preprocessing the images, tokenising), the vision encoder, and the
-    prefill (embedding, decoder, choice of the token). In a batch they are the times of the batch.
+    prefill (embedding, decoder, choice of the token). In a batch, times are those of the batch.
     """
 
     prepare_ms: float
@@ -41,27 +41,27 @@ class Timings:
 
 
 class Kept(Protocol):
-    """Which tokens stayed at each place where some are dropped, for people."""
+    """The kept tokens at each drop place, for display."""
 
     def seen(self, image: int = 0) -> list[tuple[str, NDArray[np.int64]]]:
-        """By place, in order: its name, and which of one image's tokens ``0..T-1`` stayed."""
+        """By place, in order: its name, and which of one image's tokens ``0..T-1`` were kept."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """As JSON data."""
         ...
 
     def lines(self) -> list[str]:
-        """For a terminal, one line a place."""
+        """For a terminal, one line per place."""
         ...
 
 
 @dataclass(frozen=True)
 class SelectedTokens:
-    """Which of the ``of`` tokens of each image its vision tower handed on as they were, ascending.
+    """The selected tokens of each image, out of ``of`` tokens of its vision tower, ascending.
 
-    They are the first of the image's tokens in the prompt; behind them are those that all others were
-    merged into.
+    They are the first of the image's tokens in the prompt; after them come the tokens into which all
+    others were merged.
     """
 
     by_image: tuple[NDArray[np.int64], ...]
@@ -70,19 +70,21 @@ class SelectedTokens:
 
 @dataclass(frozen=True)
 class KeptTokens:
-    """Which tokens of a LLaVA's prompt stayed at each place where tokens are dropped (see ``Kept``).
+    """The kept tokens of a LLaVA's prompt at each drop place (see ``Kept``).
 
-    ``by_layer[m]`` are the places ``0..N-1`` in the prompt that stayed after ``m`` decoder blocks,
-    ascending. ``selected`` is there where not all of the tower's tokens are in the prompt.
+    ``by_layer[m]`` are the positions ``0..N-1`` in the prompt that were kept after ``m`` decoder blocks,
+    ascending. ``selected`` is set if the vision tower selects tokens.
     """
 
     by_layer: dict[int, NDArray[np.int64]]
-    image_places: tuple[NDArray[np.int64], ...]  # for each image, the prompt places of its tokens
+    image_places: tuple[
+        NDArray[np.int64], ...
+    ]  # for each image, the prompt positions of its tokens
     length: int  # of the prompt
     selected: SelectedTokens | None = None
 
     def image_tokens(self, after_layer: int, image: int = 0) -> NDArray[np.int64]:
-        """Which of one image's tokens ``0..T-1`` stayed; those that are mixtures are none of these."""
+        """Which of one image's tokens ``0..T-1`` were kept; merged tokens are not counted."""
         stayed = np.flatnonzero(np.isin(self.image_places[image], self.by_layer[after_layer]))
         if self.selected is None:
             return stayed
@@ -104,7 +106,7 @@ class KeptTokens:
         if self.selected is not None and self.image_places:
             kept, left = self.selected.by_image[0].size, self.image_places[0].size
             found.append(
-                f"behind the vision tower: {kept} of {self.selected.of} tokens of an image kept, the "
+                f"after the vision tower: {kept} of {self.selected.of} tokens of an image kept, the "
                 f"others merged into {left - kept}"
             )
         return found + [
@@ -115,9 +117,9 @@ class KeptTokens:
 
 @dataclass(frozen=True)
 class TowerKept:
-    """Which tokens stayed in the towers of a CLIP or a BLIP (see ``Kept``).
+    """The kept tokens in the towers of a CLIP or a BLIP (see ``Kept``).
 
-    ``by_place`` has, of each image, or of each text, the tokens that stayed there, ascending.
+    ``by_place`` has the kept tokens of each image, or of each text, ascending.
     """
 
     by_place: dict[Place, list[NDArray[np.int64]]]
@@ -148,8 +150,8 @@ class TowerKept:
 class Generation:
     """One finished answer.
 
-    ``token_ids`` are all tokens generated, the end-of-sequence token left out; with a stop string
-    they also hold the tokens that spelled it, ``text`` does not.
+    ``token_ids`` are all generated tokens, without the end-of-sequence token; the tokens of a stop
+    string are included, although ``text`` ends before it.
     """
 
     text: str
@@ -175,7 +177,7 @@ class Generation:
 
 @dataclass(frozen=True)
 class Prefilled:
-    """The prompt is read: the kept tokens are known, the first token follows at once."""
+    """The prompt was processed: the kept tokens are known, the first token follows at once."""
 
     kept: Kept
     timings: Timings
@@ -183,7 +185,7 @@ class Prefilled:
 
 @dataclass(frozen=True)
 class TokenText:
-    """A token was generated; ``text`` is what can be shown because of it (may be empty)."""
+    """A token was generated; ``text`` is the text that can be shown now (may be empty)."""
 
     token_id: int
     text: str
@@ -191,7 +193,7 @@ class TokenText:
 
 @dataclass(frozen=True)
 class Finished:
-    """The answer is complete; ``text`` is what was still held back."""
+    """The answer is complete; ``text`` is the text that was held back."""
 
     text: str
     generation: Generation

@@ -1,1 +1,1 @@
-"""Studies: a grid of methods, rates and seeds on one model, resumable cell by cell."""
+"""Studies: a grid of methods, rates and seeds for one model, resumable cell by cell."""

@@ -1,4 +1,4 @@
-"""Carrying out a cell: prune, export, measure, and one record when it is over."""
+"""Run a cell: prune, export, measure, and write its record."""
 
 import json
 import os
@@ -27,11 +27,11 @@ from serve.study.schema import Study, prune_options
 
 @dataclass(frozen=True)
 class Runner:
-    """Carries out cells of a study in its folder.
+    """Runs cells of a study in its folder.
 
     Attributes:
         lock: an open file that keeps other studies out of the folder.
-        note: told what is being done.
+        note: called with what is being done.
     """
 
     study: Study
@@ -41,14 +41,14 @@ class Runner:
     note: Callable[[str], None]
 
     def prepare(self, cell: Cell, threads: int) -> "Steps":
-        """Prune and export a cell, as its first steps; what goes wrong is told by ``run``."""
+        """Prune and export a cell, its first steps; ``run`` reports failures."""
         steps = Steps(self, cell, threads)
         with steps.failing():
             steps.made()
         return steps
 
     def run(self, cell: Cell, prepared: "Steps | None" = None) -> CellRecord:
-        """Carry a cell out, going on where an earlier call was cut off; write its record."""
+        """Run a cell, resuming an interrupted one, and write its record."""
         steps = prepared or Steps(self, cell)
         result: Result | None = None
         if steps.failed is None:
@@ -67,7 +67,7 @@ class Runner:
         return record
 
     def _versions(self, cell: Cell) -> dict[str, str]:
-        """Of what pruned, where it came so far, and of what measures."""
+        """Versions of the packages that pruned, as far as the run got, and that measure."""
         run = self.folder.run(cell)
         pruned = run.read_record()["versions"] if run.record.is_file() else {}
         return {**pruned, **describe_versions()}
@@ -78,9 +78,9 @@ class Steps:
     """The steps of one cell.
 
     Attributes:
-        threads: that pruning and exporting may compute with; by default as many as they like.
-        seconds: of the steps that were taken, also of the one that failed.
-        failed: which step failed, and why.
+        threads: for pruning and exporting; by default no limit.
+        seconds: of each step taken, also of a failed one.
+        failed: the failed step, and why.
     """
 
     runner: Runner
@@ -92,7 +92,7 @@ class Steps:
 
     @contextmanager
     def failing(self) -> Iterator[None]:
-        """Hold what goes wrong for the record."""
+        """Keep an error for the record."""
         try:
             yield
         except CompExportError as error:
@@ -101,7 +101,7 @@ class Steps:
             OSError,
             ValueError,
             KeyError,
-        ) as error:  # files of a run that are not what they were
+        ) as error:  # damaged files of a run
             self.failed = {"step": self._now, "reason": f"{type(error).__name__}: {error}"}
 
     def made(self) -> PruningPlan:
@@ -117,13 +117,15 @@ class Steps:
     def all(self) -> Result:
         folder, run = self.runner.folder, self.runner.folder.run(self.cell)
         plan = self.made()
-        self.threads = None  # what is measured has the machine for itself
+        self.threads = None  # measurements have the whole machine
         if not _measured_dense(self.runner):
             with self._step("dense"):
                 self._dense(plan)
         with self._step("measure"):
             found = self._measure(run.onnx, dense=str(folder.dense_artifact))
-        if not run.onnx_dense.is_symlink():  # a kept run is whole: eval, bench and demo take it
+        if (
+            not run.onnx_dense.is_symlink()
+        ):  # a kept run is complete: eval, bench and demo accept it
             with run.locked("study"):
                 run.onnx_dense.symlink_to(os.path.relpath(folder.dense_artifact, run.path))
         record = run.read_record()
@@ -141,7 +143,7 @@ class Steps:
         )
 
     def _prune(self) -> PruningPlan:
-        """A finished run that meets the target."""
+        """Return the plan of a finished run that meets the target."""
         study, run = self.runner.study, self.runner.folder.run(self.cell)
         self._forget_other_settings()
         if not (run.record.is_file() and run.checkpoint.is_dir()) or run.is_interrupted:
@@ -160,7 +162,7 @@ class Steps:
         return plan
 
     def _forget_other_settings(self) -> None:
-        """Remove a run that was begun before the study file was changed."""
+        """Remove a run that was started before the study file was changed."""
         folder = self.runner.folder
         run, begun = folder.run(self.cell), folder.begun_file(self.cell)
         settings = json.dumps(settings_of(self.runner.study, self.cell), indent=1) + "\n"
@@ -170,7 +172,7 @@ class Steps:
         write_text(begun, settings)
 
     def _dense(self, plan: PruningPlan) -> None:
-        """Export and evaluate the dense model, once a study."""
+        """Export and evaluate the dense model, once per study."""
         folder, study = self.runner.folder, self.runner.study
         run = str(folder.run(self.cell).path)
         found = self._measure(folder.dense_artifact, run=run)
@@ -243,7 +245,7 @@ def prune_words(runner: Runner, cell: Cell, going_on: bool) -> list[str]:
 
 
 def _remove(run: RunDirectory) -> None:
-    """Remove a run that nobody else works in."""
+    """Remove a run that no process uses."""
     if run.path.exists():
         with run.locked("study"):
             shutil.rmtree(run.path)

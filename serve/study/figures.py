@@ -1,4 +1,4 @@
-"""Figures of a study: accuracy against FLOPs and against measured time."""
+"""Draw the figures of a study: accuracy against FLOPs and against measured time."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -11,19 +11,19 @@ from serve.study.summary import RowSummary, Summary
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours; a shape for each round of them tells more rows apart.
+# Okabe and Ito's colours; more rows repeat them with another marker.
 COLOURS = ("#d55e00", "#0072b2", "#009e73", "#e69f00", "#cc79a7", "#56b4e9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v")
 DENSE_COLOUR = "#8a94a6"
 DPI = 144
-BESIDE = 4  # points between rows of one rate
+BESIDE = 4  # points between rows at one rate
 POINTS_AN_INCH = 72
 
 
 def save_figures(summary: Summary, folder: Path) -> list[Path]:
     """Draw ``accuracy-flops.png`` and ``accuracy-ttft.png``; return their paths.
 
-    At a single rate all rows have the same FLOPs, and the first lists them one below the other.
+    At a single rate all rows have the same FLOPs, and the first figure lists the rows instead.
     """
     by_flops = accuracy_figure(
         summary,
@@ -56,9 +56,9 @@ def accuracy_figure(
     *,
     side_by_side: bool = False,
 ) -> "Figure":
-    """Each row a line over its rates, with the intervals of the table; the dense model a level.
+    """Draw each row as a line over its rates, with intervals, and the dense model as a level.
 
-    ``side_by_side`` shifts each row by some points, where those of a rate would hide each other's intervals.
+    ``side_by_side`` shifts each row by some points, so that intervals at one rate do not overlap.
     """
     from matplotlib.figure import Figure
     from matplotlib.transforms import ScaledTranslation
@@ -88,7 +88,7 @@ def accuracy_figure(
         )
         ends = [value - error for value, error in zip(values, below, strict=True)]
         ends += [value + error for value, error in zip(values, above, strict=True)]
-        axes.update_datalim(list(zip(places * 2, ends, strict=True)))  # a shift hides them from it
+        axes.update_datalim(list(zip(places * 2, ends, strict=True)))  # it ignores shifted artists
     axes.margins(x=0.08)
     level = scale * summary.dense.accuracy.value
     axes.axhline(level, color=DENSE_COLOUR, linestyle="--", linewidth=1)
@@ -111,7 +111,7 @@ def accuracy_figure(
 
 
 def rows_figure(summary: Summary) -> "Figure":
-    """The rows of a single rate one below the other, in the order of the table, with their intervals."""
+    """Draw the rows of a single rate one below the other, in table order, with their intervals."""
     from matplotlib.figure import Figure
 
     scale = 100 if summary.share else 1
@@ -149,7 +149,7 @@ def rows_figure(summary: Summary) -> "Figure":
 
 
 def _errors(rows: Sequence[RowSummary], share: bool) -> tuple[list[float], list[float]]:
-    """How far intervals reach below and above, in the axis's units; of shares no further than 0 and 1."""
+    """Lengths of intervals below and above, in the axis's units; shares are clipped to [0, 1]."""
     scale, least, most = (100, 0.0, 1.0) if share else (1, -math.inf, math.inf)
     return (
         [scale * (row.accuracy - max(least, row.interval[0])) for row in rows],

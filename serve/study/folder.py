@@ -1,4 +1,4 @@
-"""The folder of a study: what is done, what a cell left, and who works in it."""
+"""The folder of a study: records of finished cells, their runs, and a lock."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -26,17 +26,17 @@ class _Stored(BaseModel):
 class Accuracy(_Stored):
     """The metric on the test split.
 
-    ``interval`` is that of the examples asked: Wilson's of counts, a bootstrap's of means.
+    ``interval`` is over the examples: Wilson's for counts, a bootstrap interval for means.
     """
 
     value: float
     interval: tuple[float, float]
     n: int
-    share: bool  # lies in [0, 1] and is said in per cent
+    share: bool  # lies in [0, 1] and is shown in per cent
 
 
 class Latency(_Stored):
-    """Medians in milliseconds, compressed and dense in turn in the same rounds."""
+    """Median milliseconds; compressed and dense were measured in turn in the same rounds."""
 
     ttft_ms: float
     dense_ttft_ms: float
@@ -45,13 +45,13 @@ class Latency(_Stored):
 
 
 class Result(_Stored):
-    """What a cell measured.
+    """The measurements of a cell.
 
     Attributes:
-        steps: of training, search and recovery together.
+        steps: number of training steps, of search and recovery together.
         validation: the metric of the dense model, before recovery, and compressed.
-        times_fine_tuning: how long pruning took in times of plain fine-tuning of as many steps; not known
-            of a run that was cut off and went on.
+        times_fine_tuning: time of pruning relative to plain fine-tuning for the same number of steps;
+            unknown for an interrupted run.
     """
 
     accuracy: Accuracy
@@ -66,11 +66,11 @@ class Result(_Stored):
 
 
 class CellRecord(_Stored):
-    """``cells/NAME.json``: a cell that is over.
+    """``cells/NAME.json``: a finished or failed cell.
 
     Attributes:
         settings: everything that the result depends on.
-        result: of a cell that is done; else ``step`` and ``reason`` say where and why it failed.
+        result: of a finished cell; otherwise ``step`` and ``reason`` say where and why it failed.
         seconds: of each step.
     """
 
@@ -86,17 +86,17 @@ class CellRecord(_Stored):
 
     @property
     def own_seconds(self) -> float:
-        """Without the dense model, which one cell measures for all."""
+        """Total without the dense model, which one cell measures for all."""
         return sum(seconds for step, seconds in self.seconds.items() if step != "dense")
 
 
 class DenseRecord(_Stored):
-    """``dense.json``: the model before pruning, measured once."""
+    """``dense.json``: the dense model, measured once."""
 
     version: int = VERSION
     settings: dict[str, Any]
     metric: str
-    test: str  # what was asked
+    test: str  # name of the test data
     accuracy: Accuracy
     macs: int
     params: int
@@ -115,7 +115,7 @@ class StudyFolder:
         return RunDirectory(self.path / "runs" / cell.name)
 
     def begun_file(self, cell: Cell) -> Path:
-        """The settings that the cell's run was begun with."""
+        """The settings with which the cell's run was started."""
         return self.path / "runs" / f"{cell.name}.json"
 
     def log(self, cell: Cell) -> Path:
@@ -130,10 +130,10 @@ class StudyFolder:
         return self.path / "dense.json"
 
     def read_cell(self, cell: Cell, settings: dict[str, Any]) -> CellRecord | None:
-        """The record of a cell that is over; ``None`` of one that is not.
+        """The record of a finished or failed cell; ``None`` if there is none.
 
         Raises:
-            CompExportError: it is damaged, or was made with other settings (names the first).
+            CompExportError: it is damaged, or was made with other settings (names the first one).
         """
         path = self.cell_file(cell)
         if not path.is_file():
@@ -143,10 +143,10 @@ class StudyFolder:
         return record
 
     def read_dense(self, settings: dict[str, Any]) -> DenseRecord | None:
-        """The dense model's record; ``None`` when it was not measured yet.
+        """The dense model's record; ``None`` if it was not measured yet.
 
         Raises:
-            CompExportError: as ``read_cell``.
+            CompExportError: as for ``read_cell``.
         """
         if not self.dense_file.is_file():
             return None
@@ -155,7 +155,7 @@ class StudyFolder:
         return record
 
     def write(self, path: Path, record: BaseModel) -> None:
-        """Write a record whole or not at all."""
+        """Write a record atomically."""
         write_text(path, json.dumps(record.model_dump(mode="json"), indent=1) + "\n")
 
     def tidy(self, cell: Cell) -> None:
@@ -170,12 +170,12 @@ class StudyFolder:
 
     @contextmanager
     def locked(self) -> Iterator[int]:
-        """Yield the file of a lock; it is held until all processes that have the file are over.
+        """Yield the file of a lock, which is held until all processes that have it open have ended.
 
-        So an orphan of a killed study, still pruning, keeps the next one out of its run.
+        So an orphaned pruning process of a killed study keeps the next study out of its run.
 
         Raises:
-            CompExportError: another process works in the folder.
+            CompExportError: another process uses the folder.
         """
         with locked(self.path, "study") as lock:
             yield lock

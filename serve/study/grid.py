@@ -14,7 +14,7 @@ class Row:
     """A method, or a variant of one.
 
     Attributes:
-        options: of prune, in which it differs from the other rows.
+        options: of prune, where it differs from the other rows.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Cell:
-    """One run: a row at a rate with a seed."""
+    """One run: a row at one rate with one seed."""
 
     row: Row
     rate: float
@@ -45,9 +45,9 @@ def rows_of(study: Study) -> tuple[Row, ...]:
 
 
 def cells_of(study: Study) -> tuple[Cell, ...]:
-    """All cells, a whole table with the first seed before any with the second.
+    """All cells: the whole table with the first seed before any cell with the second.
 
-    So a study that is cut short has every row.
+    So an interrupted study has results for every row.
     """
     rows = rows_of(study)
     return tuple(
@@ -63,12 +63,12 @@ def reference_of(study: Study) -> str | None:
 
 
 def prune_options_of(study: Study, row: Row) -> dict[str, Any]:
-    """What prune is told for a row; what is left out has prune's default."""
+    """The options of prune for a row; others have prune's defaults."""
     return {**study.prune.model_dump(exclude_none=True), **row.options}
 
 
 def removes_of(study: Study, row: Row) -> Removes:
-    """What a row may remove: its method's kinds, as far as its modes let it."""
+    """What a row may remove: the kinds of its method, restricted by its modes."""
     prunes = method_called(row.method).prunes  # kinds, or names of modes
     tokens = any(what.endswith("tokens") for what in prunes)
     parameters = any(what.endswith("parameters") for what in prunes)
@@ -81,7 +81,7 @@ def removes_of(study: Study, row: Row) -> Removes:
 
 
 def settings_of(study: Study, cell: Cell) -> dict[str, Any]:
-    """Everything that a cell's result depends on; stored with it."""
+    """All settings that a cell's result depends on; stored with it."""
     return {
         "model": study.model,
         "data": study.data,
@@ -99,7 +99,7 @@ def settings_of(study: Study, cell: Cell) -> dict[str, Any]:
 
 
 def dense_settings_of(study: Study) -> dict[str, Any]:
-    """Everything that the dense model's accuracy depends on."""
+    """All settings that the dense model's accuracy depends on."""
     keys = ("model", "data", "images", "test_data", "test_images")
     return {key: getattr(study, key) for key in keys} | {
         "evaluation": study.evaluation.model_dump()

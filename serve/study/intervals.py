@@ -11,10 +11,10 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over so many seeds.
+    """A mean over ``n`` seeds.
 
     Attributes:
-        interval: 95 %; of several seeds by Student's t distribution; of one there is none of its own.
+        interval: 95 %, by Student's t distribution over the seeds; ``None`` for a single seed.
     """
 
     mean: float
@@ -23,7 +23,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Estimate":
-        """Of one value a seed; at least one."""
+        """From one value per seed; at least one."""
         centre, n = mean(values), len(values)
         if n == 1:
             return cls(centre, None, n)
@@ -32,16 +32,16 @@ class Estimate:
 
 
 def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Estimate | None:
-    """How much more the first has, seed by seed, over the seeds that both have.
+    """The mean difference of the first to the second, paired over the seeds that both have.
 
-    What a seed does to both (data drawn, order of training) cancels. ``None`` where they share no seed.
+    Effects of a seed on both (data drawn, order of training) cancel. ``None`` without common seeds.
     """
     seeds = sorted(first.keys() & second.keys())
     return Estimate.of([first[seed] - second[seed] for seed in seeds]) if seeds else None
 
 
 def t_quantile(freedom: int, confidence: float = CONFIDENCE) -> float:
-    """The ``t`` with ``P(|T| < t) = confidence``, of Student's distribution.
+    """The ``t`` with ``P(|T| < t) = confidence`` in Student's distribution.
 
     Raises:
         ValueError: fewer than one degree of freedom, or a confidence outside (0, 1).

@@ -1,6 +1,6 @@
-"""A process that measures one artifact of a study: ``python -m serve.study.measuring REQUEST``.
+"""Measure one artifact of a study in a process: ``python -m serve.study.measuring REQUEST``.
 
-A fresh process for each, so that nothing of a cell's pruning is left in memory while times are taken.
+Each artifact has a fresh process, so that no memory of a cell's pruning remains while times are measured.
 """
 
 import json
@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from comp.errors import CompExportError
 
-NAMES = ("accuracy", "mean")  # of a share, of another quantity; see ``serve.evaluation.scores``
+NAMES = ("accuracy", "mean")  # keys of shares and of other figures in ``serve.evaluation.scores``
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class MeasureRequest:
     """What to measure.
 
     Attributes:
-        artifact: of the compressed model, or of the dense one.
-        run: of the dense artifact: a run whose model is exported there first.
-        dense: of a compressed artifact: the dense one, timed in turn with it.
+        artifact: of the compressed or the dense model.
+        run: for the dense artifact: a run whose dense model is exported there first.
+        dense: for a compressed artifact: the dense one, timed in turn with it.
         evaluation, bench: tables of the study file.
     """
 
@@ -43,7 +43,7 @@ class MeasureRequest:
 
 
 def measure(request: MeasureRequest) -> dict[str, Any]:
-    """Evaluate the artifact on the test split, then take its times where a dense one is named."""
+    """Evaluate the artifact on the test split, then time it if a dense one is given."""
     from comp.runs import RunDirectory
 
     artifact = Path(request.artifact)
@@ -58,7 +58,7 @@ def measure(request: MeasureRequest) -> dict[str, Any]:
 
 
 def _export_dense(run: Path, out: Path) -> None:
-    """The model that a run was made of, with costs on that run's workload."""
+    """Export the dense model of a run, with costs on that run's workload."""
     from comp.checkpoints.dense_model import dense_model_of
     from comp.runs import open_run
     from export.exporter import Origin, export_artifact

@@ -1,4 +1,4 @@
-"""Steps of a cell, each in a process of its own, so that one that fails or is ended harms nothing."""
+"""Run the steps of a cell in processes of their own, so that a failure does not end the study."""
 
 import os
 import signal
@@ -16,25 +16,25 @@ _RUNNING: "set[subprocess.Popen[str]]" = set()
 
 
 class StepError(CompExportError):
-    """A step ended badly; the message is its last word."""
+    """A step failed; the message is the last line of its output."""
 
 
 def run_process(words: Sequence[str], log: Path, lock: int, threads: int | None = None) -> str:
-    """Run a command to its end; its standard error is added to ``log``.
+    """Run a command to its end; its standard error is appended to ``log``.
 
-    Whatever ends the wait (Ctrl-C, say) ends the process and all that it started.
+    If the wait is interrupted (by Ctrl-C, say), the process and its children are killed.
 
     Args:
         words: the command.
         log: file.
-        lock: an open file that the process keeps open.
-        threads: that it may compute with; by default as many as it likes.
+        lock: an open file that the process inherits.
+        threads: for its computations; by default no limit.
 
     Returns:
         Its standard output.
 
     Raises:
-        StepError: it ended with another status than 0.
+        StepError: its exit status is not 0.
     """
     path = os.pathsep.join(filter(None, (str(PACKAGES), os.environ.get("PYTHONPATH"))))
     environment = {**os.environ, "PYTHONPATH": path}
@@ -53,7 +53,7 @@ def run_process(words: Sequence[str], log: Path, lock: int, threads: int | None 
             text=True,
             env=environment,
             pass_fds=(lock,),
-            start_new_session=True,  # Ctrl-C reaches the study alone, which then ends the process
+            start_new_session=True,  # Ctrl-C reaches only the study, which then kills the process
         )
         _RUNNING.add(process)
         try:
@@ -70,15 +70,15 @@ def run_process(words: Sequence[str], log: Path, lock: int, threads: int | None 
 
 
 def end_processes() -> None:
-    """End what other threads' ``run_process`` runs now."""
+    """Kill the processes that ``run_process`` runs in other threads."""
     for process in tuple(_RUNNING):
-        with suppress(ProcessLookupError):  # over already
+        with suppress(ProcessLookupError):  # ended already
             os.killpg(process.pid, signal.SIGKILL)
 
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """Make SIGTERM and SIGHUP what Ctrl-C is, so that no process is left behind."""
+    """Handle SIGTERM and SIGHUP like Ctrl-C, so that no process is left running."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
@@ -93,13 +93,13 @@ def ended_by_signals() -> Iterator[None]:
 
 
 def _end(process: "subprocess.Popen[str]") -> None:
-    with suppress(ProcessLookupError):  # over already
+    with suppress(ProcessLookupError):  # ended already
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 
 def _last_word(said: str, status: int) -> str:
-    """The last line of what a process said, or what ended it."""
+    """The last line of a process's output, or the signal that ended it."""
     if status < 0:
         name = signal.Signals(-status).name
         memory = ": not enough memory?" if -status == signal.SIGKILL else ""

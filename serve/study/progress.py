@@ -1,4 +1,4 @@
-"""Carrying out all cells of a study, saying how far it is."""
+"""Run all cells of a study and report the progress."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,19 +16,19 @@ from serve.study.processes import ended_by_signals
 from serve.study.schema import Study
 from serve.study.side_by_side import side_by_side
 
-AHEAD = 4  # cells a job that are prepared before they are measured
+AHEAD = 4  # cells per job that are prepared before they are measured
 
 
 def carry_out(study: Study, path: Path, options: CommonOptions, retry: bool, jobs: int = 1) -> None:
-    """Carry out every cell that is not over.
+    """Run every cell that has no record yet.
 
     Args:
-        study: what to do.
-        path: the study's folder; cells that are over in it are left as they are.
-        options: the device, the seed of what is timed, whether to be quiet.
-        retry: carry out those again that failed.
-        jobs: how many cells are pruned and exported side by side, each with its share of the cores.
-            They are measured one after another, with nothing beside.
+        study: the study file.
+        path: the study's folder; finished cells in it are left as they are.
+        options: device, seed of timed requests, verbosity.
+        retry: run failed cells again.
+        jobs: number of cells pruned and exported in parallel, each with its share of the cores. They are
+            measured one after another, alone.
 
     Raises:
         CompExportError: the folder was made with other settings, or another study runs in it.
@@ -43,7 +43,7 @@ def carry_out(study: Study, path: Path, options: CommonOptions, retry: bool, job
             if record is None or (retry and record.result is None):
                 continue
             over[cell.name] = record
-            _tidy(study, folder, cell, record)  # a kill may have come before it
+            _tidy(study, folder, cell, record)  # it may have been killed before this
         left = [cell for cell in cells if cell.name not in over]
         if not left:
             return
@@ -67,7 +67,7 @@ def carry_out(study: Study, path: Path, options: CommonOptions, retry: bool, job
 
 @dataclass(frozen=True)
 class _Said:
-    """Says what is done in a cell, and how long it and the cells ``behind`` it will take."""
+    """Reports the state of a cell, and the time left for it and the cells ``behind`` it."""
 
     task: Task
     cell: str
@@ -91,13 +91,13 @@ class _Work:
 
 
 def _groups(works: Sequence[_Work], jobs: int) -> Iterator[Sequence[_Work]]:
-    """Cells that are prepared before any of them is measured."""
+    """Groups of cells that are all prepared before any of them is measured."""
     size = AHEAD * jobs if jobs > 1 else 1
     return (works[begin : begin + size] for begin in range(0, len(works), size))
 
 
 def _prepared(group: Sequence[_Work], jobs: int) -> Sequence[Steps | None]:
-    """The first steps of cells, taken side by side if there are several jobs."""
+    """Prepare cells, in parallel if there are several jobs."""
     if jobs == 1:
         return [None] * len(group)
     threads = max(1, usable_cores() // jobs)
@@ -105,7 +105,7 @@ def _prepared(group: Sequence[_Work], jobs: int) -> Sequence[Steps | None]:
 
 
 def outcome(record: CellRecord) -> str:
-    """What came of a cell, in a few words."""
+    """The outcome of a cell in a few words."""
     if record.result is None:
         return f"failed: {record.reason}"
     accuracy = record.result.accuracy

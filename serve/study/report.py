@@ -1,4 +1,4 @@
-"""A study's report for people: tables like the paper's, in Markdown, and figures."""
+"""Format the report of a study: tables like the paper's in Markdown, and figures."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ COLUMNS = (
 
 
 def save_report(summary: Summary, folder: Path) -> None:
-    """Write ``report.json``, ``report.md`` and the figures it shows."""
+    """Write ``report.json``, ``report.md`` and its figures."""
     figures = save_figures(summary, folder)
     write_text(folder / "report.md", markdown(summary, figures))
     write_text(folder / "report.json", json.dumps(summary.to_dict(), indent=1) + "\n")
@@ -48,7 +48,7 @@ def table_rows(summary: Summary) -> list[tuple[str, ...]]:
 
 
 def markdown(summary: Summary, figures: Sequence[Path]) -> str:
-    """The whole report."""
+    """Format the whole report as Markdown."""
     parts = [
         _head(summary),
         _main(summary),
@@ -71,8 +71,8 @@ def _head(summary: Summary) -> str:
             f"{summary.cells} cells are done"
         )
         + (f", **{len(summary.failed)} failed**" if summary.failed else "")
-        + (f", {missing} are not carried out yet" if missing else "")
-        + f"; those that are over took {duration(summary.seconds)}.",
+        + (f", {missing} have not run yet" if missing else "")
+        + f"; finished cells took {duration(summary.seconds)}.",
     ]
     return "\n".join(lines)
 
@@ -84,13 +84,13 @@ def _main(summary: Summary) -> str:
         notes.append("± is a 95 % interval over seeds (Student's t).")
     if OF_EXAMPLES in spreads:
         notes.append(
-            "A row with one seed has in brackets the interval of the examples asked (Wilson's; of means a "
-            "bootstrap's): it says nothing of how much seeds differ."
+            "A row with one seed has in brackets the interval over the test examples (Wilson's; for means a "
+            "bootstrap interval): it does not show how much seeds differ."
         )
     notes.append(
-        "GFLOPs are multiply-accumulates. TTFT is the time to the first token or the result; each cell is "
-        "timed in turn with the dense model, and a row's TTFT is the median of its cells' shares of that, "
-        "times the dense model's median."
+        "GFLOPs are multiply-accumulates. TTFT is the time to the first token or the result. Each cell is "
+        "timed in turn with the dense model, and a row's TTFT is the median of its cells' ratios to the "
+        "dense time, multiplied by the dense model's median."
     )
     return _table(COLUMNS, table_rows(summary), 2) + "\n\n" + " ".join(notes)
 
@@ -102,14 +102,14 @@ def _margin_tables(summary: Summary) -> Iterator[str]:
     parts = [margin for margin in summary.margins if margin.ablation]
     if singles:
         yield (
-            f"## {reference} against the best single mode\n\nOf the rows that remove parameters alone or "
-            "tokens alone, at each rate the one most accurate on the test split.\n\n"
+            f"## {reference} against the best single mode\n\nAmong the rows that remove only parameters or "
+            "only tokens, the most accurate one on the test split at each rate.\n\n"
         ) + _margins(summary, singles)
     if others:
         yield f"## {reference} against every other row\n\n" + _margins(summary, others)
     if parts:
         yield (
-            f"## Ablation of {reference}\n\nWhat {reference} has over itself without a part, or with "
+            f"## Ablation of {reference}\n\nThe margin of {reference} over itself without a part, or with "
             "another setting.\n\n"
         ) + _margins(summary, parts)
 
@@ -154,11 +154,11 @@ def _how(summary: Summary) -> str:
     lines.append(f"- {said}.")
     lines.append(
         "- Artifacts of cells are exported as `comp-export onnx` does and are not verified one by one: "
-        "`comp-export verify` proves a run that was kept (`keep_runs`)."
+        "`comp-export verify` verifies a kept run (`keep_runs`)."
     )
     if summary.unasked:
         lines.append(
-            f"- The folder holds {len(summary.unasked)} more cells that the file does not ask for."
+            f"- The folder has records of {len(summary.unasked)} cells that are not in the study file."
         )
     settings = json.dumps(summary.settings, indent=1)
     lines += ["- The study:", "", "```json", settings, "```", ""]
@@ -166,7 +166,7 @@ def _how(summary: Summary) -> str:
 
 
 def _cost_table(summary: Summary) -> str:
-    """What cells took: training steps, which should be the same for all, and time."""
+    """The cost of cells: training steps, which should be equal for all, and time."""
     rows = []
     for row in summary.rows:
         low, high = row.steps
@@ -179,9 +179,9 @@ def _cost_table(summary: Summary) -> str:
     columns = ("row", "rate", "training steps", "time of a cell", "pruning", "TPOT")
     table = _table(columns, rows, 1)
     if any(row.times_fine_tuning for row in summary.rows):
-        table += "\n\nPruning: its time in times of plain fine-tuning of as many steps, median."
+        table += "\n\nPruning: its time relative to plain fine-tuning for the same number of steps, median."
     if len({steps for row in summary.rows for steps in row.steps}) > 1:
-        table += "\n\n**Not every cell trained equally long: see the steps above.**"
+        table += "\n\n**Not all cells trained for the same number of steps: see above.**"
     return table
 
 
@@ -207,7 +207,7 @@ def _accuracy(summary: Summary, value: float, interval: Interval, over_seeds: bo
 
 
 def _value(summary: Summary, value: float) -> str:
-    """In per cent where the metric is a share."""
+    """In per cent if the metric is a share."""
     return f"{100 * value:.1f}" if summary.share else f"{value:.3f}"
 
 

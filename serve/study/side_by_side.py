@@ -1,4 +1,4 @@
-"""Preparing cells side by side: pruned and exported by several processes, to be measured alone later."""
+"""Run tasks in parallel threads, to prepare cells in several processes."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -6,18 +6,18 @@ from typing import TypeVar
 
 from serve.study.processes import end_processes
 
-PATIENCE = 0.1  # seconds between two looks at what has not ended yet
+PATIENCE = 0.1  # seconds between two checks of unfinished tasks
 
 Made = TypeVar("Made")
 
 
 def side_by_side(tasks: Sequence[Callable[[], Made]], jobs: int) -> list[Made]:
-    """Carry tasks out in threads, ``jobs`` at a time, each running processes (``run_process``).
+    """Run tasks in threads, ``jobs`` at a time, each running processes (``run_process``).
 
-    Whatever ends the wait (Ctrl-C, say, or a task that raises) ends these processes.
+    If the wait is interrupted (by Ctrl-C, or by a task that raises), these processes are killed.
 
     Returns:
-        What the tasks return, in their order.
+        The results of the tasks, in their order.
     """
     with ThreadPoolExecutor(jobs) as pool:
         futures = [pool.submit(task) for task in tasks]

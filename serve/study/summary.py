@@ -1,4 +1,4 @@
-"""What the cells of a study say together: rows, margins over other rows, the ablation, failures."""
+"""Summarise the cells of a study: rows, margins over other rows, the ablation, failures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -34,18 +34,18 @@ OVER_SEEDS, OF_EXAMPLES = "t over seeds", "of the examples, one seed"
 
 @dataclass(frozen=True)
 class RowSummary:
-    """A row at a rate, over the seeds that are done.
+    """A row at one rate, over the finished seeds.
 
     Attributes:
-        interval: 95 %: of several seeds by Student's t over them; of one, of the examples it was asked.
+        interval: 95 %, by Student's t over several seeds; for one seed over the test examples.
         spread: which of the two.
         macs, params: means.
-        steps: of training, the least and the most of a cell.
-        ttft_share, tpot_share: median of the cells' time to the first token, and for each further one,
-            over that of the dense model timed in the same rounds: what the machine's slow and fast
-            hours do not touch. No ``tpot_share`` where no text is generated.
-        seconds: mean of a cell.
-        times_fine_tuning: median of the cells' whose runs were not cut off.
+        steps: of training, the minimum and the maximum over cells.
+        ttft_share, tpot_share: medians over cells of the times to the first and to each further token,
+            relative to the dense model timed in the same rounds, so that slow hours of the machine
+            cancel. ``tpot_share`` is ``None`` if no text is generated.
+        seconds: mean per cell.
+        times_fine_tuning: median over the cells whose runs were not interrupted.
     """
 
     row: str
@@ -68,7 +68,7 @@ class RowSummary:
 
 @dataclass(frozen=True)
 class Margin:
-    """How much more accurate the reference is than another row, paired by seed."""
+    """The accuracy of the reference minus that of another row, paired by seed."""
 
     rate: float
     row: str
@@ -76,12 +76,12 @@ class Margin:
     margin: float
     interval: Interval | None
     n: int
-    best_single: bool  # of those that remove parameters alone or tokens alone, the most accurate
+    best_single: bool  # the most accurate of those that remove only parameters or only tokens
     ablation: bool  # the reference's method without a part, or with another setting
 
     @property
     def verdict(self) -> str:
-        """Whether the interval leaves the sign open."""
+        """Whether the interval excludes zero."""
         if self.interval is None:
             return "one seed: unknown"
         low, high = self.interval
@@ -102,11 +102,11 @@ class Summary:
     """A study's report, for machines.
 
     Attributes:
-        cells: how many were asked for; ``done`` and ``failed`` are over.
+        cells: number in the study file; ``done`` and ``failed`` have records.
         share: whether the metric lies in [0, 1].
         dense_ttft_ms, dense_tpot_ms: medians of the cells' medians.
-        seconds: of all cells that are over.
-        unasked: recorded cells that the file does not ask for (any more).
+        seconds: of all cells with a record.
+        unasked: recorded cells that are not in the study file (any more).
     """
 
     name: str
@@ -130,17 +130,17 @@ class Summary:
     settings: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """As JSON data."""
         margins = [{**asdict(margin), "verdict": margin.verdict} for margin in self.margins]
         dense = self.dense.model_dump(mode="json")
         return {"version": 1, **asdict(self), "margins": margins, "dense": dense}
 
 
 def summarise(study: Study, path: Path, name: str) -> Summary:
-    """Read the records of a study's folder and put them together.
+    """Read and summarise the records of a study's folder.
 
     Raises:
-        CompExportError: no cell is done yet, or a record is damaged or of other settings.
+        CompExportError: no cell is finished yet, or a record is damaged or has other settings.
     """
     folder = StudyFolder(path)
     cells = cells_of(study)
@@ -223,7 +223,7 @@ def _row(study: Study, row: Row, rate: float, done: Mapping[Cell, CellRecord]) -
 
 
 def _margins(study: Study, rows: Sequence[RowSummary]) -> list[Margin]:
-    """Of the reference over every other row, rate by rate."""
+    """The margins of the reference over every other row, rate by rate."""
     reference = reference_of(study)
     known = {row.name: row for row in rows_of(study)}
     margins = []

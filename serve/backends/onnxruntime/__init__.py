@@ -1,1 +1,1 @@
-"""ONNX Runtime: sessions, execution providers and their compiled kernels."""
+"""ONNX Runtime: sessions, execution providers and caches of compiled kernels."""

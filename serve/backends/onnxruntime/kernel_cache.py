@@ -1,4 +1,4 @@
-"""Where compiled kernels are kept between processes: the user's cache directory."""
+"""The directory for compiled kernels, kept between processes in the user's cache."""
 
 import os
 from hashlib import sha256
@@ -9,12 +9,12 @@ from export.artifact.manifest import Manifest
 
 
 def cache_directory(purpose: str, manifest: Manifest) -> Path:
-    """``$XDG_CACHE_HOME/comp-export/<purpose>/<artifact>``, made if needed.
+    """Return ``$XDG_CACHE_HOME/comp-export/<purpose>/<artifact>``; create it if needed.
 
-    Artifacts are told apart by the hashes of their files.
+    Artifacts are identified by the hashes of their files.
 
     Raises:
-        CompExportError: it cannot be made.
+        CompExportError: it cannot be created.
     """
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     digest = sha256("".join(entry.sha256 for entry in manifest.files).encode()).hexdigest()[:16]

@@ -1,6 +1,6 @@
-"""Sizes of the inputs of ONNX graphs, for the providers that compile with TensorRT.
+"""Input shapes of ONNX graphs for the providers that compile with TensorRT.
 
-Without them a provider compiles again whenever a cache grows beyond what it has seen.
+Without them a provider compiles again whenever a cache grows beyond the shapes it has seen.
 """
 
 from pathlib import Path

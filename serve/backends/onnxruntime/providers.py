@@ -1,4 +1,4 @@
-"""ONNX Runtime's execution providers: which there are, and how a session is made with one."""
+"""ONNX Runtime's execution providers: choose one, and create sessions with it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ Device: TypeAlias = Literal["cpu", "cuda"]
 Provider: TypeAlias = Literal["cpu", "cuda", "tensorrt", "tensorrt-rtx"]
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 TENSORRT, RTX = "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"
-PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"  # brings RTX as a library to register
+PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"  # the plugin with the RTX provider
 REMEDIES: dict[Provider, str] = {
     "cpu": "reinstall onnxruntime",
     "cuda": "pip uninstall onnxruntime, then pip install 'comp-export[gpu]'",
@@ -28,14 +28,14 @@ def choose_provider(
     asked: ProviderChoice,
     device: Literal["auto", "cpu", "cuda"],
 ) -> Provider:
-    """The provider to run with.
+    """Choose the provider to run with.
 
     Args:
-        asked: ``auto`` is ``cuda`` where this ONNX Runtime has it and the device may be a GPU.
-        device: where the user wants to compute.
+        requested: ``auto`` is ``cuda`` if this ONNX Runtime has it and the device may be a GPU.
+        device: where to compute.
 
     Raises:
-        CompExportError: the two contradict each other, or the provider is not there.
+        CompExportError: the two contradict each other, or the provider is not available.
     """
     if device not in ("auto", "cpu", "cuda"):
         raise CompExportError(f"unknown device {device!r}: choose auto, cpu or cuda")
@@ -65,7 +65,7 @@ def choose_provider(
 
 
 def device_of(provider: Provider) -> Device:
-    """Where a provider computes and keeps its values."""
+    """The device on which a provider computes and keeps its values."""
     return "cpu" if provider == "cpu" else "cuda"
 
 
@@ -75,13 +75,13 @@ def _missing(provider: Provider, what: str, otherwise: str) -> CompExportError:
 
 @dataclass(frozen=True)
 class SessionMaker:
-    """Makes sessions of one artifact's graphs with one provider.
+    """Creates sessions of one artifact's graphs with one provider.
 
     Attributes:
-        provider: the first choice; what it does not take runs on CUDA or the CPU.
-        manifest: of the artifact; TensorRT's providers want to know the sizes of its inputs.
-        cache: directory where TensorRT's providers keep what they compiled.
-        threads: of one operator on the CPU; none takes one for each core.
+        provider: the first choice; nodes that it does not support run on CUDA or the CPU.
+        manifest: of the artifact; TensorRT's providers need its input shapes.
+        cache: directory for kernels that TensorRT's providers compile.
+        threads: of one operator on the CPU; ``None`` takes one for each core.
     """
 
     provider: Provider
@@ -93,8 +93,8 @@ class SessionMaker:
         """Load a graph.
 
         Args:
-            path: the ``.onnx`` file; its external data lies beside it.
-            threads: other than ``self.threads``.
+            path: the ``.onnx`` file; its external data is beside it.
+            threads: overrides ``self.threads``.
 
         Raises:
             CompExportError: it cannot be loaded, or the provider cannot be started.
@@ -121,7 +121,7 @@ class SessionMaker:
         return session
 
     def _providers(self, path: Path) -> list[Any]:
-        """Names for ``InferenceSession``, with the options of those that have any."""
+        """Provider names for ``InferenceSession``, with their options."""
         if self.provider == "cpu":
             return [CPU]
         if self.provider == "cuda":
@@ -138,7 +138,7 @@ class SessionMaker:
         return [(TENSORRT, settings), CUDA, CPU]
 
     def _check_started(self, session: ort.InferenceSession) -> None:
-        """ONNX Runtime goes on without a provider that fails to start; we do not."""
+        """Check that the provider started: ONNX Runtime silently continues without it."""
         names = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT, "tensorrt-rtx": RTX}
         wanted = names[self.provider]
         if wanted not in session.get_providers():
@@ -150,7 +150,7 @@ class SessionMaker:
 
 
 def _rtx_devices() -> list[Any]:
-    """The GPUs of the plugin provider, whose library is registered at the first call.
+    """The GPUs of the plugin provider; its library is registered at the first call.
 
     Raises:
         CompExportError: the plugin is not installed, does not load, or sees no RTX GPU.

@@ -1,4 +1,4 @@
-"""ONNX Runtime as what runs an artifact's graphs, on a CPU or a GPU."""
+"""ONNX Runtime as the runtime of an artifact's graphs, on a CPU or a GPU."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,10 +27,10 @@ class OnnxRuntime:
     def of(
         cls, manifest: Manifest, directory: Path, provider: Provider, threads: int | None
     ) -> "OnnxRuntime":
-        """For an artifact; TensorRT's providers keep what they compile.
+        """Create it for an artifact; TensorRT's providers cache compiled kernels.
 
         Raises:
-            CompExportError: the provider does not run this flavour or precision.
+            CompExportError: the provider does not support this flavour or precision.
         """
         if "tensorrt" in provider and manifest.flavour != "standard":
             raise CompExportError(
@@ -58,7 +58,7 @@ class OnnxRuntime:
 
     @property
     def buffers(self) -> OrtBuffers | None:
-        """See ``Runtime``: what writes in place is GroupQueryAttention, of the onnxruntime flavour."""
+        """See ``Runtime``: only GroupQueryAttention, of the onnxruntime flavour, writes in place."""
         return OrtBuffers() if self.in_place and self.device == "cpu" else None
 
     def graph(self, path: Path) -> OrtGraph:
@@ -66,12 +66,12 @@ class OnnxRuntime:
         return OrtGraph(self.sessions.session(path), self.device, path)
 
     def decoder(self, path: Path) -> tuple[OrtGraph, OrtSteps | None]:
-        """See ``Runtime``: where the caches stay in one place, that is bound once."""
+        """See ``Runtime``: caches that are written in place are bound once."""
         graph = self.graph(path)
         return graph, OrtSteps(graph) if self.buffers else None
 
     def table(self, path: Path) -> OrtGraph:
-        """See ``Runtime``; there is nothing to compile in it."""
+        """See ``Runtime``; the graph has nothing to compile."""
         provider = self.sessions.provider
         plain = _PLAIN.get(provider, provider)
         sessions = replace(self.sessions, provider=plain, threads=1)
@@ -79,7 +79,7 @@ class OnnxRuntime:
 
 
 def _check_integers(manifest: Manifest, directory: Path, provider: Provider) -> None:
-    """Refuse integer weights where they would be slow or wrong."""
+    """Refuse integer weights on hardware where they would be slow or wrong."""
     if provider != "cpu":
         raise CompExportError(
             f"{directory} is {manifest.precision}, which is for CPUs: use --provider cpu, or --precision "

@@ -26,12 +26,12 @@ _NUMPY_TYPES: dict[str, type[np.generic]] = {
 class OrtGraph:
     """A loaded graph (see ``Graph``).
 
-    Values that stay between runs (the key/value caches) are ``OrtValue`` on the device; numbers
-    that Python looks at are numpy arrays.
+    Values that stay between runs (the key/value caches) are ``OrtValue`` on the device; outputs that
+    Python reads are numpy arrays.
     """
 
     def __init__(self, session: ort.InferenceSession, device: Device, path: Path) -> None:
-        """``device`` is where kept values stay; ``path`` is the graph's, for errors."""
+        """``device`` is where kept values stay; ``path`` is named in errors."""
         self.session = session
         self.device: Device = device
         self.path = path
@@ -50,13 +50,13 @@ class OrtGraph:
     ) -> tuple[list[NDArray[Any]], list[ort.OrtValue]]:
         """See ``Graph.run``; outputs in neither ``numbers`` nor ``kept`` are not fetched.
 
-        ``into``: where the ``kept`` ones are written, in their order; new values if nothing is given.
+        ``into``: where the ``kept`` outputs are written, in their order; without it they are new values.
 
         Raises:
             CompExportError: ONNX Runtime cannot run the graph on these values.
         """
         if any(name in self.settings for name in feeds):
-            return self._run_with_settings(feeds, numbers, kept)  # nothing is bound there
+            return self._run_with_settings(feeds, numbers, kept)  # without IO binding
         binding = self.session.io_binding()
         alive = _bind(binding, feeds)
         for name in numbers:
@@ -71,7 +71,7 @@ class OrtGraph:
         del alive
         values = binding.get_outputs()
         arrays = [value.numpy() for value in values[: len(numbers)]]
-        # Not the outputs in place of what was given: those do not own its memory.
+        # Return the given values, not the outputs: those do not own the memory.
         return arrays, list(into) or values[len(numbers) :]
 
     def _run_with_settings(
@@ -80,7 +80,7 @@ class OrtGraph:
         numbers: Sequence[str],
         kept: Sequence[str],
     ) -> tuple[list[NDArray[Any]], list[ort.OrtValue]]:
-        """As ``run``, where initializers are overridden: IO binding does not know those."""
+        """As ``run``, with overridden initializers, which IO binding does not support."""
         arrays = {
             name: np.asarray(value, order="C")
             for name, value in feeds.items()
@@ -95,14 +95,14 @@ class OrtGraph:
 
 @dataclass(frozen=True)
 class BoundSteps:
-    """Caches, and a place for the logits, bound for many steps."""
+    """Caches and the logits, bound for many steps."""
 
     binding: ort.IOBinding
     logits: ort.OrtValue
 
 
 class OrtSteps:
-    """Decode steps that write into their caches: these are bound once, and not anew in every step."""
+    """Decode steps that write into their caches, which are bound once instead of at every step."""
 
     def __init__(self, graph: OrtGraph) -> None:
         self._session, self._path = graph.session, graph.path
@@ -110,7 +110,7 @@ class OrtSteps:
         self._vocabulary = widths[LOGITS]
 
     def begin(self, caches: Mapping[str, ort.OrtValue]) -> BoundSteps:
-        """See ``Steps``: the caches are read and written where they are."""
+        """See ``Steps``: caches are read and written in place."""
         binding, batch = self._session.io_binding(), 0
         for name, cache in caches.items():
             binding.bind_ortvalue_input(name, cache)
@@ -129,18 +129,18 @@ class OrtSteps:
         with run_errors(self._path):
             self._session.run_with_iobinding(bound.binding)
         del alive
-        logits: NDArray[np.float32] = bound.logits.numpy().copy()  # the next step writes there
+        logits: NDArray[np.float32] = bound.logits.numpy().copy()  # the next step overwrites them
         return logits
 
     def end(self, bound: BoundSteps) -> None:
-        """See ``Steps``: what it holds goes with it."""
+        """See ``Steps``: nothing to free."""
 
 
 class OrtBuffers:
     """Caches on the CPU (see ``Buffers``)."""
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> ort.OrtValue:
-        """Pages that are never written take no memory."""
+        """Allocate; pages that are never written take no memory."""
         return ort.OrtValue.ortvalue_from_numpy(np.empty(shape, dtype))
 
     def longer(self, cache: ort.OrtValue, held: int, places: int) -> ort.OrtValue:
@@ -154,7 +154,7 @@ class OrtBuffers:
 
 @contextmanager
 def run_errors(path: Path) -> Iterator[None]:
-    """Turn what ONNX Runtime raises while it runs a graph into an error that names the graph."""
+    """Convert ONNX Runtime's errors into one that names the graph."""
     try:
         yield
     except Exception as error:  # its exceptions have no common base but this
@@ -165,7 +165,7 @@ def run_errors(path: Path) -> Iterator[None]:
 def _bind(
     binding: ort.IOBinding, feeds: Mapping[str, NDArray[Any] | ort.OrtValue]
 ) -> list[NDArray[Any]]:
-    """Bind inputs; returns the bound arrays, which lend their memory to the run."""
+    """Bind inputs; return the bound arrays, which must live until the run has ended."""
     alive = []
     for name, value in feeds.items():
         if isinstance(value, ort.OrtValue):

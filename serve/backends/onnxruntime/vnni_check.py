@@ -1,8 +1,8 @@
-"""Whether this CPU multiplies bytes exactly, as artifacts of int8 and int4 need it.
+"""Check that this CPU multiplies bytes exactly, which artifacts of int8 and int4 need.
 
 ONNX Runtime multiplies unsigned by signed bytes. CPUs without VNNI (x86 before about 2019) add two such
-products in 16 bits, where large ones saturate: answers would be wrong and nothing would say so. So it
-is tried.
+products in 16 bits, where large ones saturate: answers would be silently wrong. So it is tested by
+computing one.
 """
 
 from functools import cache
@@ -17,7 +17,7 @@ TOLERANCE = 1e-2  # of the exact sum; saturated pairs miss half
 
 @cache
 def multiplies_exactly() -> bool:
-    """Multiply the largest bytes there are, through ONNX Runtime, and look at the sum."""
+    """Multiply the largest bytes with ONNX Runtime and compare the sum."""
     from onnxruntime import InferenceSession
 
     graph = files("serve.backends.onnxruntime").joinpath(GRAPH).read_bytes()

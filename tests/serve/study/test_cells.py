@@ -380,7 +380,7 @@ def test_one_seed_has_the_interval_of_its_examples_and_says_so(study):
     assert report["margins"][0]["verdict"] == "one seed: unknown"
     text = (study.folder / "report.md").read_text()
     assert "| 50.0 (40.0–60.0) |" in text
-    assert "says nothing of how much seeds differ" in text
+    assert "does not show how much seeds differ" in text
 
 
 def test_a_process_that_fails_is_quoted_and_its_words_are_kept(tmp_path):
