@@ -9,7 +9,7 @@ import click
 from comp.commands.options import CommonOptions, common_options, run_argument
 from comp.utils.console import print_json, say
 from serve.artifacts import ArtifactVariant
-from serve.commands.forms import form_options
+from serve.commands.variants import variant_options
 
 HOST, PORT = "127.0.0.1", 7860
 
@@ -19,14 +19,14 @@ HOST, PORT = "127.0.0.1", 7860
 @click.option("--host", default=HOST, show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
-@form_options
+@variant_options
 @common_options
 def demo(
     run: Path,
     host: str,
     port: int,
     threads: int | None,
-    form: ArtifactVariant,
+    variant: ArtifactVariant,
     options: CommonOptions,
 ) -> None:
     """Serve the page of RUN: original and compressed side by side.
@@ -37,7 +37,7 @@ def demo(
     """
     from demo.server import serve_page
 
-    page = serve_page(run, host, port, options.device, threads, block=False, form=form)
+    page = serve_page(run, host, port, options.device, threads, block=False, variant=variant)
     address = f"http://{host}:{port}"
     if options.json:
         print_json({"url": address, "run": str(run)})

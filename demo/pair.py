@@ -6,7 +6,7 @@ from typing import Generic, Literal, TypeVar
 
 from export.artifact.llava_manifest import LlavaManifest
 from export.artifact.manifest import Manifest, Task
-from serve.artifacts import DEFAULT_FORM, ArtifactVariant, Which, artifacts_of, is_verified
+from serve.artifacts import DEFAULT_VARIANT, ArtifactVariant, Which, artifacts_of, is_verified
 from serve.bench.request import perform, work_of
 from serve.loading import TaskEngine, engines_of
 
@@ -27,15 +27,15 @@ class Pair(Generic[E]):
         run: Path,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         threads: int | None = None,
-        form: ArtifactVariant = DEFAULT_FORM,
+        variant: ArtifactVariant = DEFAULT_VARIANT,
     ) -> "Pair[TaskEngine]":
         """Load both artifacts of a run and let each work once, so that no first request is cold.
 
         Raises:
             CompExportError: as ``serve.artifacts`` and ``serve.loading.load_engine``.
         """
-        found, directories = artifacts_of(run, form)
-        engines = engines_of(directories, device, threads, form)
+        found, directories = artifacts_of(run, variant)
+        engines = engines_of(directories, device, threads, variant)
         verified = all(is_verified(path) for path in directories.values())
         pair = Pair(found.path.name, engines["dense"], engines["compressed"], verified)
         work = work_of(pair.task, [], [], new_tokens=2)

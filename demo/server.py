@@ -49,7 +49,7 @@ def serve_page(
     device: Literal["auto", "cpu", "cuda"],
     threads: int | None = None,
     block: bool = True,
-    form: "ArtifactVariant | None" = None,
+    variant: "ArtifactVariant | None" = None,
 ) -> Any:
     """Load a run's engines and serve the page about them.
 
@@ -60,7 +60,7 @@ def serve_page(
         device: of the engines.
         threads: of the engines.
         block: return only when the page is stopped.
-        form: which artifacts of the run, and what runs them.
+        variant: which artifacts of the run, and what runs them.
 
     Returns:
         The running ``gradio.Blocks`` (close it with ``.close()``).
@@ -75,11 +75,11 @@ def serve_page(
     from demo.page import build_page, launch_options
     from demo.pair import Pair
     from demo.uploads import process_uploads
-    from serve.artifacts import DEFAULT_FORM
+    from serve.artifacts import DEFAULT_VARIANT
 
     check_address(host, port)
     uploads = process_uploads()  # before Gradio makes a part that looks for its folder
-    page = build_page(Pair.load(run, device, threads, form or DEFAULT_FORM), uploads)
+    page = build_page(Pair.load(run, device, threads, variant or DEFAULT_VARIANT), uploads)
     try:
         page.queue(max_size=64).launch(
             server_name=host,

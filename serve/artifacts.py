@@ -145,30 +145,32 @@ class ArtifactVariant:
         return "comp-export onnx {run}" + "".join(words)
 
 
-DEFAULT_FORM = ArtifactVariant()
+DEFAULT_VARIANT = ArtifactVariant()
 
 
-def artifact_of(run: RunDirectory, which: Which, form: ArtifactVariant = DEFAULT_FORM) -> Path:
+def artifact_of(
+    run: RunDirectory, which: Which, variant: ArtifactVariant = DEFAULT_VARIANT
+) -> Path:
     """Return the directory of one artifact.
 
     Raises:
         CompExportError: the run has no export in this variant.
     """
-    directory = form.directory(run.path, which)
+    directory = variant.directory(run.path, which)
     if not (directory / MANIFEST_NAME).is_file():
         raise CompExportError(
             f"{run.path} has no {which} artifact ({directory.name}/): "
-            f"run `{form.export_command.format(run=run.path)}`"
+            f"run `{variant.export_command.format(run=run.path)}`"
         )
     return directory
 
 
 def artifacts_of(
-    path: Path, form: ArtifactVariant = DEFAULT_FORM
+    path: Path, variant: ArtifactVariant = DEFAULT_VARIANT
 ) -> tuple[RunDirectory, dict[Which, Path]]:
     """Open a run and return it with the directories of both artifacts."""
     run = open_run(path)
-    return run, {which: artifact_of(run, which, form) for which in BOTH}
+    return run, {which: artifact_of(run, which, variant) for which in BOTH}
 
 
 def is_verified(directory: Path) -> bool:

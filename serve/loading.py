@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 from comp.registry import family_called, resolve
 from export.artifact.load import kind_of, read_manifest
 from export.tensorrt.manifest import read_engine_manifest
-from serve.artifacts import DEFAULT_FORM, ArtifactVariant, Which
+from serve.artifacts import DEFAULT_VARIANT, ArtifactVariant, Which
 from serve.backends.base import BackendName, ProviderChoice
 from serve.engines.blip_generator import BlipGenerator
 from serve.engines.blip_judge import Judge
@@ -42,10 +42,12 @@ def engines_of(
     directories: dict[Which, Path],
     device: Literal["auto", "cpu", "cuda"],
     threads: int | None = None,
-    form: ArtifactVariant = DEFAULT_FORM,
+    variant: ArtifactVariant = DEFAULT_VARIANT,
 ) -> "dict[Which, TaskEngine]":
     """Load both engines in one process, in the backend of the variant."""
     return {
-        which: load_engine(directory, device, threads, provider=form.provider, backend=form.backend)
+        which: load_engine(
+            directory, device, threads, provider=variant.provider, backend=variant.backend
+        )
         for which, directory in directories.items()
     }

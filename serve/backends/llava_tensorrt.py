@@ -60,11 +60,17 @@ class TensorRTBackend:
         del keep_factor
         slot = self._take()
         try:
-            found = slot.prefill(pixels, ids, vision, text)
+            prefilled = slot.prefill(pixels, ids, vision, text)
         except BaseException:
             self._give_back(slot)
             raise
-        return Prefill(found.logits, found.kept, found.state, found.vision_ms, found.selected)
+        return Prefill(
+            prefilled.logits,
+            prefilled.kept,
+            prefilled.state,
+            prefilled.vision_ms,
+            prefilled.selected,
+        )
 
     def step(self, tokens: Sequence[int], state: SlotState) -> tuple[NDArray[Any], SlotState]:
         """See ``Backend.step``."""

@@ -87,7 +87,7 @@ class Measured:
 class Contestant:
     """One variant of both artifacts."""
 
-    form: ArtifactVariant
+    variant: ArtifactVariant
     directories: dict[Which, Path]
 
 
@@ -117,10 +117,10 @@ def bench(
     for _ in range(options.cold_starts):
         for number, contestant in enumerate(contestants):
             for which in BOTH:
-                found = _probe(contestant, which, options, threads)
-                probes.setdefault((number, which), []).append(found)
+                measurement = _probe(contestant, which, options, threads)
+                probes.setdefault((number, which), []).append(measurement)
                 advance()
-    engines = [engines_of(c.directories, options.device, threads, c.form) for c in contestants]
+    engines = [engines_of(c.directories, options.device, threads, c.variant) for c in contestants]
     timings: dict[tuple[int, Which], list[Timings]] = {key: [] for key in probes}
     size: dict[str, int] = {}
     for turn in range(options.warmup + options.repeats):
@@ -163,8 +163,8 @@ def _probe(contestant: Contestant, which: Which, options: BenchOptions, threads:
         options.work,
         options.device,
         threads,
-        contestant.form.provider,
-        contestant.form.backend,
+        contestant.variant.provider,
+        contestant.variant.backend,
     )
 
 
@@ -180,7 +180,7 @@ def _report(
     }
     engine = engines["compressed"]
     return {
-        "name": contestant.form.label,
+        "name": contestant.variant.label,
         "dense": dense.to_dict(),
         "compressed": compressed.to_dict(),
         "speedup": speedup,

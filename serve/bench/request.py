@@ -48,9 +48,9 @@ class BenchRequest:
 
     @classmethod
     def load(cls, path: Path) -> "BenchRequest":
-        found = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(path.read_text(encoding="utf-8"))
         return cls(
-            found["task"], tuple(found["images"]), tuple(found["texts"]), found["new_tokens"]
+            fields["task"], tuple(fields["images"]), tuple(fields["texts"]), fields["new_tokens"]
         )
 
 
@@ -69,11 +69,13 @@ def work_of(
     example = embedded_examples(task, "test", index + 1)[index]
     shown = getattr(example, "images", None) or (example.image,)
     pictures = [read_image(image) for image in images] or list(shown)
-    known = {"retrieval": "answer", "statement": "statement", "question": "question"}
-    said = list(texts) or ([getattr(example, known[task])] if task in known else [])
-    check_counts(task, len(pictures), len(said))
+    text_field = {"retrieval": "answer", "statement": "statement", "question": "question"}
+    chosen_texts = list(texts) or (
+        [getattr(example, text_field[task])] if task in text_field else []
+    )
+    check_counts(task, len(pictures), len(chosen_texts))
     generates = task in ("question", "caption")
-    return BenchRequest(task, tuple(pictures), tuple(said), new_tokens if generates else 0)
+    return BenchRequest(task, tuple(pictures), tuple(chosen_texts), new_tokens if generates else 0)
 
 
 def check_counts(task: Task, images: int, texts: int) -> None:

@@ -8,7 +8,7 @@ from comp.commands.options import CommonOptions, common_options, run_argument
 from comp.utils.console import print_json, print_table, progress, say
 from comp.utils.files import write_text
 from serve.artifacts import ArtifactVariant
-from serve.commands.forms import form_options
+from serve.commands.variants import variant_options
 
 
 @click.command(name="bench")
@@ -39,7 +39,7 @@ from serve.commands.forms import form_options
     "onnxruntime:cpu:float16, openvino, openvino-bfloat16:int4, tensorrt, tensorrt:bfloat16; may be "
     "repeated.",
 )
-@form_options
+@variant_options
 @common_options
 def command(
     run: Path,
@@ -51,7 +51,7 @@ def command(
     cold_starts: int,
     threads: int | None,
     against: tuple[str, ...],
-    form: ArtifactVariant,
+    variant: ArtifactVariant,
     options: CommonOptions,
 ) -> None:
     """Measure speed, memory and size of RUN, the dense and the compressed artifact in turn.
@@ -73,11 +73,11 @@ def command(
     from serve.bench.request import work_of
     from serve.evaluation.by_task import task_of
 
-    forms = [form, *(ArtifactVariant.parse(text) for text in against)]
+    variants = [variant, *(ArtifactVariant.parse(text) for text in against)]
     hold(open_run(run), "bench")
-    found, _ = artifacts_of(run, form)
-    contestants = [Contestant(each, artifacts_of(run, each)[1]) for each in forms]
-    asked = BenchOptions(
+    directory, _ = artifacts_of(run, variant)
+    contestants = [Contestant(each, artifacts_of(run, each)[1]) for each in variants]
+    bench_options = BenchOptions(
         work=work_of(
             task_of(contestants[0].directories["compressed"]),
             images,
@@ -92,14 +92,14 @@ def command(
         threads=threads,
     )
     with progress(disable=options.json) as bar:
-        task = bar.add_task("bench", total=steps_of(asked, len(contestants)))
-        result = bench(contestants, asked, lambda: bar.advance(task))
-    report = {"run": str(found.path), **result}
-    name = f"bench{form.suffix}"
-    found.write_report(name, report)
-    title = f"{found.path.name}: dense against compressed"
-    write_text(found.reports / f"{name}.md", bench_markdown(report, title))
-    bench_figure(report, found.reports / f"{name}.png", title)
+        task = bar.add_task("bench", total=steps_of(bench_options, len(contestants)))
+        result = bench(contestants, bench_options, lambda: bar.advance(task))
+    report = {"run": str(directory.path), **result}
+    name = f"bench{variant.suffix}"
+    directory.write_report(name, report)
+    title = f"{directory.path.name}: dense against compressed"
+    write_text(directory.reports / f"{name}.md", bench_markdown(report, title))
+    bench_figure(report, directory.reports / f"{name}.png", title)
     if options.json:
         print_json(report)
         return
@@ -108,4 +108,4 @@ def command(
         print_table("Side by side", AGAINST_COLUMNS, against_rows(report))
     if not report["verified"]:
         say("not verified: run `comp-export verify` to check these artifacts against the model")
-    say(f"wrote {found.reports / name}.json, {name}.md, {name}.png")
+    say(f"wrote {directory.reports / name}.json, {name}.md, {name}.png")

@@ -11,7 +11,7 @@ from comp.commands.options import CommonOptions, common_options, follow_links_op
 from comp.utils.console import print_json, print_table, progress, say
 from comp.utils.files import write_text
 from serve.artifacts import ArtifactVariant
-from serve.commands.forms import form_options
+from serve.commands.variants import variant_options
 
 SPLITS = ("train", "validation", "test")
 
@@ -45,7 +45,7 @@ SPLITS = ("train", "validation", "test")
     help="Retrieval: number of images, and texts, ranked together.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
-@form_options
+@variant_options
 @common_options
 def command(
     run: Path,
@@ -58,7 +58,7 @@ def command(
     max_new_tokens: int,
     gallery: int,
     threads: int | None,
-    form: ArtifactVariant,
+    variant: ArtifactVariant,
     options: CommonOptions,
 ) -> None:
     """Measure the accuracy of the dense and the compressed artifact of RUN on their task.
@@ -76,11 +76,11 @@ def command(
     from serve.loading import engines_of
 
     hold(open_run(run), "eval")
-    found, directories = artifacts_of(run, form)
+    directory, directories = artifacts_of(run, variant)
     task = task_of(directories["compressed"])
     examples, source = examples_of(task, data, images, split, limit, follow_links)
     measure = measure_of(task, MeasureOptions(batch_size, max_new_tokens, gallery, options.seed))
-    engines = engines_of(directories, options.device, threads, form)
+    engines = engines_of(directories, options.device, threads, variant)
     results = {}
     with progress(disable=options.json) as bar:
         for which, engine in engines.items():
@@ -88,14 +88,14 @@ def command(
             results[which] = measure(engine, examples, partial(bar.advance, shown))
     dense, compressed = results["dense"], results["compressed"]
     report: dict[str, Any] = {
-        "run": str(found.path),
+        "run": str(directory.path),
         "data": source,
         "task": task,
         "metric": measure.metric,
         "device": engines["dense"].device,
         "backend": engines["dense"].backend,
         "provider": engines["dense"].provider,
-        "artifact": {"flavour": form.flavour, "precision": form.precision},
+        "artifact": {"flavour": variant.flavour, "precision": variant.precision},
         "dense": dense.to_dict(),
         "compressed": compressed.to_dict(),
         "same_answer": _same(dense.predictions, compressed.predictions),
@@ -103,10 +103,10 @@ def command(
         "machine": describe_machine(),
         "versions": describe_versions(),
     }
-    name = f"eval{form.suffix}"
-    found.write_report(name, report)
-    title = f"Accuracy of {found.path.name} on {source['name']}"
-    write_text(found.reports / f"{name}.md", markdown(dense, compressed, title, measure.metric))
+    name = f"eval{variant.suffix}"
+    directory.write_report(name, report)
+    title = f"Accuracy of {directory.path.name} on {source['name']}"
+    write_text(directory.reports / f"{name}.md", markdown(dense, compressed, title, measure.metric))
     if options.json:
         print_json(report)
         return
@@ -115,7 +115,7 @@ def command(
         (name, figure.n, figure.cell(), second[name].cell()) for name, figure in dense.rows.items()
     ]
     print_table(title, ("", "n", "dense", "compressed"), rows)
-    say(f"wrote {found.reports / name}.json, {name}.md")
+    say(f"wrote {directory.reports / name}.json, {name}.md")
 
 
 def _same(first: Sequence[str], second: Sequence[str]) -> float:

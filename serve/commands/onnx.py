@@ -117,10 +117,10 @@ def command(
     from export.graph.builder import Target
 
     target = Target(flavour, precision)
-    found = open_run(run)
-    hold(found, "onnx")
+    directory_of_run = open_run(run)
+    hold(directory_of_run, "onnx")
     wanted = {
-        which: artifact_directory(found.path, which == "dense", target)
+        which: artifact_directory(directory_of_run.path, which == "dense", target)
         for which in (["compressed", "dense"] if dense else ["compressed"])
     }
     if force and resume:
@@ -132,19 +132,19 @@ def command(
                 "what is missing"
             )
     calibration = _calibration(
-        found, rounding, precision, examples, data, images, follow_links, model
+        directory_of_run, rounding, precision, examples, data, images, follow_links, model
     )
-    tried = _tried(found, precision, data, images, follow_links)
-    kept = _kept(found, wanted, target.rounding and rounding) if resume else {}
+    tried = _tried(directory_of_run, precision, data, images, follow_links)
+    kept = _kept(directory_of_run, wanted, target.rounding and rounding) if resume else {}
     missing = {which: directory for which, directory in wanted.items() if which not in kept}
     exported = (
-        _export(found, missing, target, calibration, tried, model, check, options)
+        _export(directory_of_run, missing, target, calibration, tried, model, check, options)
         if missing
         else {}
     )
     manifests = {which: kept.get(which) or exported[which] for which in wanted}
     result: dict[str, Any] = {
-        "run": str(found.path),
+        "run": str(directory_of_run.path),
         "flavour": flavour,
         "precision": precision,
         "rounding": target.rounding and rounding,
@@ -291,24 +291,24 @@ def _kept(
 
     origin = Origin.of_plan(run.load_plan())
     theirs = {"compressed": (origin.method, origin.rate), "dense": (None, 0.0)}
-    found = {}
+    kept = {}
     for which, directory in wanted.items():
         if not directory.exists():
             continue
         manifest = load_artifact(directory).manifest
-        made = manifest.method, manifest.rate, manifest.rounding, manifest.versions.get(PROGRAM)
-        asked = *theirs[which], rounding, version(PROGRAM)
-        if made != asked:
+        recorded = manifest.method, manifest.rate, manifest.rounding, manifest.versions.get(PROGRAM)
+        expected = *theirs[which], rounding, version(PROGRAM)
+        if recorded != expected:
             raise CompExportError(
                 f"{directory} was exported from another plan, with another rounding or by another release "
-                f"({_words(made)}, asked for is {_words(asked)}): pass --force to replace it"
+                f"({_words(recorded)}, asked for is {_words(expected)}): pass --force to replace it"
             )
-        found[which] = manifest
-    return found
+        kept[which] = manifest
+    return kept
 
 
-def _words(made: tuple[Any, ...]) -> str:
-    method, rate, rounding, release = made
+def _words(recorded: tuple[Any, ...]) -> str:
+    method, rate, rounding, release = recorded
     return (
         f"{method or 'dense'} at {rate:.4f}, rounding {rounding or 'none'}, comp-export {release}"
     )

@@ -7,7 +7,7 @@ import click
 from comp.commands.options import CommonOptions, common_options, run_argument
 from comp.errors import CompExportError
 from serve.artifacts import ArtifactVariant
-from serve.commands.forms import form_options
+from serve.commands.variants import variant_options
 
 
 @click.command(name="run")
@@ -40,7 +40,7 @@ from serve.commands.forms import form_options
     help="Factor on the keep ratios: above 1 keeps more tokens, below 1 fewer.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
-@form_options
+@variant_options
 @common_options
 def command(
     run: Path,
@@ -53,7 +53,7 @@ def command(
     stop: tuple[str, ...],
     keep_factor: float,
     threads: int | None,
-    form: ArtifactVariant,
+    variant: ArtifactVariant,
     options: CommonOptions,
 ) -> None:
     """Run the compressed artifact of RUN on your images, for its model's task.
@@ -79,8 +79,8 @@ def command(
         stop=stop,
         keep_factor=keep_factor,
     )
-    found = open_run(run)
-    directory = artifact_of(found, "dense" if dense else "compressed", form)
+    opened = open_run(run)
+    directory = artifact_of(opened, "dense" if dense else "compressed", variant)
     task = task_of(directory)
     check_counts(task, len(images), len(prompts))
     if task in ("statement", "retrieval") and generation != GenerationOptions(seed=options.seed):
@@ -89,11 +89,11 @@ def command(
             "--stop and --keep-factor"
         )
     engine = load_engine(
-        directory, options.device, threads, provider=form.provider, backend=form.backend
+        directory, options.device, threads, provider=variant.provider, backend=variant.backend
     )
     origin = {
         "artifact": "dense" if dense else "compressed",
-        "run": str(found.path),
+        "run": str(opened.path),
         "backend": engine.backend,
         "provider": engine.provider,
         "device": engine.device,

@@ -75,10 +75,10 @@ def command(
     from export.verify.first_link.report import COLUMNS, notes_of, rows_of
     from serve.first_link.links import EXAMPLES, FromUsers
 
-    found = open_run(run)
-    hold(found, "verify")
-    examples, source = _examples(task_of(found), data, images, follow_links, questions)
-    asked = VerifyRequest(examples, source, questions, max_new_tokens)
+    directory = open_run(run)
+    hold(directory, "verify")
+    examples, source = _examples(task_of(directory), data, images, follow_links, questions)
+    request = VerifyRequest(examples, source, questions, max_new_tokens)
     # Torch must compute in float32; GPUs may round matrix products, so "auto" is the CPU here.
     device = "cpu" if options.device == "auto" else torch_device(options.device)
     with progress(disable=options.json) as bar:
@@ -91,7 +91,7 @@ def command(
             examples, min(EXAMPLES, questions), max_new_tokens, answer_seconds, model=model
         )
         links = partial(first.of_run, device, started)
-        report = verify_run(found, asked, links, device, started, model)
+        report = verify_run(directory, request, links, device, started, model)
     if options.json:
         print_json(report)
     else:

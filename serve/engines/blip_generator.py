@@ -92,8 +92,8 @@ class BlipGenerator(EncoderEngine):
         options: GenerationOptions,
         prepare_ms: float,
     ) -> Iterator[Event]:
-        started, asked = self._start(pixels, ids[None], prepare_ms)
-        answer = Answer(self.texts.tokenizer, asked[0], options)
+        started, requests = self._start(pixels, ids[None], prepare_ms)
+        answer = Answer(self.texts.tokenizer, requests[0], options)
         yield from stream_answer(answer, started, options)
 
     def generate_batch(
@@ -116,8 +116,8 @@ class BlipGenerator(EncoderEngine):
         for places, batch in groups:
             start = perf_counter()
             pixels = self.pixels([requests[place][0][0] for place in places])
-            started, asked = self._start(pixels, batch, ms_since(start))
-            rows = [Answer(self.texts.tokenizer, each, options) for each in asked]
+            started, answer_requests = self._start(pixels, batch, ms_since(start))
+            rows = [Answer(self.texts.tokenizer, each, options) for each in answer_requests]
             answers.update(zip(places, answer_in_step(rows, started, options, places), strict=True))
         return [answers[place] for place in range(len(requests))]
 
@@ -157,8 +157,8 @@ class BlipGenerator(EncoderEngine):
         start = np.array([self._decoder.bos_token_id], dtype=np.int64)
         if not prompt.strip():
             return start
-        found = self.texts.encode(prompt, "beginning")
-        beginning = np.concatenate([start, found[1:-1]])  # without special tokens
+        ids = self.texts.encode(prompt, "beginning")
+        beginning = np.concatenate([start, ids[1:-1]])  # without special tokens
         if beginning.size >= self._decoder.max_position_embeddings:
             raise CompExportError(
                 f"the beginning has {beginning.size} tokens, the model has "
@@ -188,7 +188,7 @@ class BlipGenerator(EncoderEngine):
         logits, state = self._run(first, _Caches(self._empty(len(ids)), cross))
         timings = Timings(prepare_ms, vision_ms, ms_since(start))
         room = self._room(first.shape[1])
-        asked = [
+        requests = [
             AnswerRequest(
                 prompt_tokens=ids.shape[1],
                 image_tokens=self.manifest.vision.tokens,
@@ -200,7 +200,7 @@ class BlipGenerator(EncoderEngine):
         ]
         precision = self.manifest.precision
         started = Started(logits, state, self._step, lambda state: None, timings, precision)
-        return started, asked
+        return started, requests
 
     def _step(self, tokens: Sequence[int], state: _Caches) -> tuple[NDArray[np.float32], _Caches]:
         return self._run(np.array(tokens, dtype=np.int64)[:, None], state)

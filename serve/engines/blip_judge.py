@@ -54,20 +54,20 @@ class Judge(EncoderEngine):
         for images, _ in requests:
             _check(images)
         ids = [self.encode(statement, "statement") for _, statement in requests]
-        found: dict[int, Judgement] = {}
+        judgements: dict[int, Judgement] = {}
         for places, batch in by_length(ids, batch_size):
             pictures = [image for place in places for image in requests[place][0]]
             judged = self._judge(pictures, batch, places)
-            found.update(zip(places, judged, strict=True))
-        return [found[place] for place in range(len(requests))]
+            judgements.update(zip(places, judged, strict=True))
+        return [judgements[place] for place in range(len(requests))]
 
     def logits(self, images: Sequence[ImageSource], statement: str) -> NDArray[np.float32]:
         """Logits of false and true, ``[2]``. Arguments and errors as for ``judge``."""
         _check(images)
         ids = self.encode(statement, "statement")
         seen = self.graphs.run("vision_model", {"pixel_values": self.pixels(images)})
-        found: NDArray[np.float32] = self._read(seen["last_hidden_state"], ids[None])["logits"][0]
-        return found
+        logits: NDArray[np.float32] = self._read(seen["last_hidden_state"], ids[None])["logits"][0]
+        return logits
 
     def _read(
         self, states: NDArray[np.float32], ids: NDArray[np.int64]

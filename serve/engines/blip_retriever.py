@@ -38,15 +38,18 @@ class BlipRetriever(Retriever):
         """The matching head's logit of a match for each pair of image and text."""
         assert seen.states is not None
         states, ids = seen.states, read.ids
-        found = [0.0] * len(pairs)
+        scores = [0.0] * len(pairs)
         for places, batch in by_length([ids[text] for _, text in pairs], BATCH):
-            looked = states[[pairs[place][0] for place in places]]
-            feeds: dict[str, NDArray[Any]] = {"input_ids": batch, "encoder_hidden_states": looked}
+            image_states = states[[pairs[place][0] for place in places]]
+            feeds: dict[str, NDArray[Any]] = {
+                "input_ids": batch,
+                "encoder_hidden_states": image_states,
+            }
             logits = self.graphs.run("itm_model", feeds)["logits"]
             check_finite(logits, "the logits of matching", self.manifest.precision)
             for place, row in zip(places, logits, strict=True):
-                found[place] = float(row[1])
-        return found
+                scores[place] = float(row[1])
+        return scores
 
 
 def _likely(cosines: NDArray[np.float32], count: int) -> Pairs:

@@ -56,21 +56,21 @@ class EncoderGraphs:
 
     def keep(self, graph: str, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Run a graph and return every output by name, left on the device for later runs."""
-        found = self.graphs[graph]
-        _, values = found.run(feeds, kept=found.outputs)
-        return dict(zip(found.outputs, values, strict=True))
+        loaded = self.graphs[graph]
+        _, values = loaded.run(feeds, kept=loaded.outputs)
+        return dict(zip(loaded.outputs, values, strict=True))
 
     def step(
         self, graph: str, feeds: Mapping[str, Any]
     ) -> tuple[NDArray[np.float32], dict[str, Any]]:
         """Run a decoder and return its logits, and its other outputs by name, left on the device."""
-        found = self.graphs[graph]
-        rest = [name for name in found.outputs if name != "logits"]
-        (logits,), values = found.run(feeds, ["logits"], rest)
+        loaded = self.graphs[graph]
+        rest = [name for name in loaded.outputs if name != "logits"]
+        (logits,), values = loaded.run(feeds, ["logits"], rest)
         return logits, dict(zip(rest, values, strict=True))
 
     def run(self, graph: str, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run a graph and return every output by name."""
-        found = self.graphs[graph]
-        arrays, _ = found.run(feeds, found.outputs)
-        return dict(zip(found.outputs, arrays, strict=True))
+        loaded = self.graphs[graph]
+        arrays, _ = loaded.run(feeds, loaded.outputs)
+        return dict(zip(loaded.outputs, arrays, strict=True))

@@ -165,8 +165,8 @@ class Engine:
                 rows = members[first : first + batch_size]
                 images = [image for row in rows for image in requests[row][0]]
                 self._check([prompts[row] for row in rows], len(images) // len(rows), options)
-                found = self._batch([prompts[row] for row in rows], images, options, rows)
-                answers.update(zip(rows, found, strict=True))
+                batch = self._batch([prompts[row] for row in rows], images, options, rows)
+                answers.update(zip(rows, batch, strict=True))
         return [answers[index] for index in range(len(requests))]
 
     def _batch(
@@ -245,7 +245,7 @@ class Engine:
     ) -> Answer:
         manifest = self.manifest
         images = prompt.vision.reshape(-1, manifest.vision.image_tokens)
-        asked = AnswerRequest(
+        request = AnswerRequest(
             prompt_tokens=prompt.length,
             image_tokens=int(prompt.vision.size),
             kept=KeptTokens(
@@ -257,7 +257,7 @@ class Engine:
             ends=manifest.tokens.eos_token_ids,
             room=manifest.decoder.max_position_embeddings - prompt.length,
         )
-        return Answer(self._prompts.tokenizer, asked, options)
+        return Answer(self._prompts.tokenizer, request, options)
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,8 @@ class PromptEncoder:
         without images.
         """
         token = self._tokens.image_token
-        before, found, after = self._template.partition(token)
-        if found:
+        before, has_token, after = self._template.partition(token)
+        if has_token:
             rest = after.lstrip()
             place = token + after[: len(after) - len(rest)]
             text = before + place * (0 if own else images) + rest
@@ -98,8 +98,8 @@ class PromptEncoder:
         Raises:
             CompExportError: the prompt is longer than the model's positions; names the limit.
         """
-        found = self._tokenizer_ids(self.render(prompt, images), prompt)
-        ids = np.array(found, dtype=np.int64)
+        token_ids = self._tokenizer_ids(self.render(prompt, images), prompt)
+        ids = np.array(token_ids, dtype=np.int64)
         is_image = ids == self._tokens.image_token_id
         if int(is_image.sum()) != images and self._chat is not None:
             raise CompExportError(

@@ -89,15 +89,15 @@ class Retriever(EncoderEngine):
         return [self.pixels(images[first : first + batch_size]) for first in starts]
 
     def _see(self, pixels: list[NDArray[np.float32]]) -> EmbeddedImages:
-        found = [self.graphs.run("vision_model", {"pixel_values": each}) for each in pixels]
+        outputs = [self.graphs.run("vision_model", {"pixel_values": each}) for each in pixels]
 
         def all_of(name: str) -> NDArray[np.float32]:
-            return np.concatenate([each[name] for each in found])
+            return np.concatenate([each[name] for each in outputs])
 
-        states = all_of("last_hidden_state") if "last_hidden_state" in found[0] else None
+        states = all_of("last_hidden_state") if "last_hidden_state" in outputs[0] else None
         embeds = all_of("image_embeds")
         check_unit_length(embeds, "image", self.manifest.precision)
-        return EmbeddedImages(embeds, kept_of("vision", found), states)
+        return EmbeddedImages(embeds, kept_of("vision", outputs), states)
 
     def embed_texts(self, texts: Sequence[str], batch_size: int = BATCH) -> EmbeddedTexts:
         """Embed texts.
@@ -113,10 +113,10 @@ class Retriever(EncoderEngine):
         embeds: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
         kept: Kept = {}
         for places, batch in by_length(ids, batch_size):
-            found = self.graphs.run("text_model", {"input_ids": batch})
-            stayed = kept_of("language", [found])
+            outputs = self.graphs.run("text_model", {"input_ids": batch})
+            stayed = kept_of("language", [outputs])
             for row, place in enumerate(places):
-                embeds[place] = found["text_embeds"][row]
+                embeds[place] = outputs["text_embeds"][row]
             for where, tokens in stayed.items():
                 rows = kept.setdefault(where, [np.empty(0, np.int64)] * len(texts))
                 for row, place in enumerate(places):

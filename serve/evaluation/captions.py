@@ -49,24 +49,24 @@ def evaluate_captions(
         raise CompExportError(
             f"{len(examples)} pictures: CIDEr-D needs at least two to weigh words"
         )
-    said: list[str] = []
+    captions: list[str] = []
     references: list[tuple[str, ...]] = []
-    right = named = there = 0
+    right = named = present = 0
     for chunk in chunks(examples):
         answers = engine.generate_batch([([each.image], "") for each in chunk], options, batch_size)
         for example, answer in zip(chunk, answers, strict=True):
-            said.append(answer.text)
+            captions.append(answer.text)
             references.append(example.answers or (example.answer,))
             counts = things_score(answer.text, list(names_in(references[-1][0]).elements()))
-            right, named, there = (
-                total + count for total, count in zip((right, named, there), counts, strict=True)
+            right, named, present = (
+                total + count for total, count in zip((right, named, present), counts, strict=True)
             )
         advance(len(chunk))
-    consensus = Mean.of(cider(said, references))
-    if not there:
-        return Evaluation(consensus, {}, tuple(said), CIDER)
+    consensus = Mean.of(cider(captions, references))
+    if not present:
+        return Evaluation(consensus, {}, tuple(captions), CIDER)
     kinds: dict[str, Figure] = {CIDER: consensus, "names that are there": Score(right, named)}
-    return Evaluation(Score(right, there), kinds, tuple(said), "things named")
+    return Evaluation(Score(right, present), kinds, tuple(captions), "things named")
 
 
 def measure(options: MeasureOptions) -> Measure:

@@ -38,32 +38,36 @@ def evaluate_retrieval(
         ``predictions`` are the indices ranked first, for each image and then each text of a gallery.
     """
     right: dict[str, int] = {}
-    asked: dict[str, int] = {}
+    counts_of: dict[str, int] = {}
     first: list[str] = []
     for begin in range(0, len(pairs), gallery):
         members = [pairs[index] for index in range(begin, min(begin + gallery, len(pairs)))]
-        said = [pair.answers or (pair.answer,) for pair in members]
-        owner = [number for number, texts in enumerate(said) for _ in texts]
-        texts = [text for each in said for text in each]
+        texts_of = [pair.answers or (pair.answer,) for pair in members]
+        owner = [number for number, texts in enumerate(texts_of) for _ in texts]
+        texts = [text for each in texts_of for text in each]
         ranking = engine.rank([pair.image for pair in members], texts)
         places = {
             TEXTS: ranks_of_images(ranking.of_texts, owner),
             IMAGES: ranks_of_texts(ranking.of_images, owner),
         }
-        for way, found in places.items():
+        for way, ranks in places.items():
             for depth in DEPTHS:
                 kind = f"R@{depth}, {way}"
-                right[kind] = right.get(kind, 0) + recall_at(found, depth)
-                asked[kind] = asked.get(kind, 0) + len(found)
+                right[kind] = right.get(kind, 0) + recall_at(ranks, depth)
+                counts_of[kind] = counts_of.get(kind, 0) + len(ranks)
         for scores in (ranking.of_texts, ranking.of_images):
             first += [str(place) for place in scores.argmax(1)]
         advance(len(members))
-    return _evaluation(right, asked, first)
+    return _evaluation(right, counts_of, first)
 
 
-def _evaluation(right: dict[str, int], asked: dict[str, int], first: Sequence[str]) -> Evaluation:
-    both, n = (sum(counts[f"R@1, {way}"] for way in (TEXTS, IMAGES)) for counts in (right, asked))
-    kinds: dict[str, Figure] = {kind: Score(hits, asked[kind]) for kind, hits in right.items()}
+def _evaluation(
+    right: dict[str, int], counts_of: dict[str, int], first: Sequence[str]
+) -> Evaluation:
+    both, n = (
+        sum(counts[f"R@1, {way}"] for way in (TEXTS, IMAGES)) for counts in (right, counts_of)
+    )
+    kinds: dict[str, Figure] = {kind: Score(hits, counts_of[kind]) for kind, hits in right.items()}
     return Evaluation(Score(both, n), kinds, tuple(first), METRIC)
 
 

@@ -76,11 +76,13 @@ class Mean:
     @classmethod
     def of(cls, values: Sequence[float], share: bool = False) -> "Mean":
         """From one value per example; the interval is the middle 95 % of resampled means."""
-        found = np.asarray(values, dtype=np.float64)
+        samples = np.asarray(values, dtype=np.float64)
         rng = np.random.default_rng(SEED)
-        drawn = [found[rng.integers(found.size, size=found.size)].mean() for _ in range(RESAMPLES)]
+        drawn = [
+            samples[rng.integers(samples.size, size=samples.size)].mean() for _ in range(RESAMPLES)
+        ]
         low, high = np.percentile(drawn, [2.5, 97.5])
-        return cls(float(found.mean()), (float(low), float(high)), found.size, share)
+        return cls(float(samples.mean()), (float(low), float(high)), samples.size, share)
 
     def to_dict(self) -> dict[str, Any]:
         name = "accuracy" if self.share else "mean"

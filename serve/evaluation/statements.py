@@ -31,19 +31,19 @@ def evaluate_statements(
         advance: called after every chunk with its number of statements.
     """
     right: dict[str, int] = {}
-    asked: dict[str, int] = {}
-    said: list[str] = []
+    counts: dict[str, int] = {}
+    verdicts: list[str] = []
     for chunk in chunks(statements):
         judged = engine.judge_batch([(each.images, each.statement) for each in chunk], batch_size)
         for each, judgement in zip(chunk, judged, strict=True):
-            asked[each.kind] = asked.get(each.kind, 0) + 1
+            counts[each.kind] = counts.get(each.kind, 0) + 1
             hit = judgement.verdict == each.answer
             right[each.kind] = right.get(each.kind, 0) + hit
-            said.append(str(judgement.verdict).lower())
+            verdicts.append(str(judgement.verdict).lower())
         advance(len(chunk))
-    overall = Score(sum(right.values()), sum(asked.values()))
-    kinds = {kind: Score(right[kind], asked[kind]) for kind in asked}
-    return Evaluation(overall, dict(kinds), tuple(said))
+    overall = Score(sum(right.values()), sum(counts.values()))
+    kinds = {kind: Score(right[kind], counts[kind]) for kind in counts}
+    return Evaluation(overall, dict(kinds), tuple(verdicts))
 
 
 def measure(options: MeasureOptions) -> Measure:

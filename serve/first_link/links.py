@@ -70,11 +70,11 @@ class FromUsers:
         The original checkpoint is compared with every artifact and the batches of ``prune``, the slim
         checkpoint with the compressed artifacts.
         """
-        found = self.of_original(
+        links = self.of_original(
             run, artifacts, device, started, lambda: iter([InTraining(dense())])
         )
         compressed = [artifact for artifact in artifacts if not artifact.manifest.dense]
-        return found + self.of_slim(run.checkpoint, compressed, device, started)
+        return links + self.of_slim(run.checkpoint, compressed, device, started)
 
     def of_original(
         self,
@@ -167,9 +167,9 @@ class FromUsers:
                 expected, reference, side, requests, self.max_new_tokens, precision, done, drops
             )
 
-        found = [self._of_artifact(artifact, name, slim, against) for artifact in artifacts]
+        links = [self._of_artifact(artifact, name, slim, against) for artifact in artifacts]
         reference.close()
-        return found + [against(side) for side in others()]
+        return links + [against(side) for side in others()]
 
     def _of_artifact(
         self, artifact: Artifact, reference: str, slim: bool, against: _Against

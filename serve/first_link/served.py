@@ -71,10 +71,10 @@ def _of_tower(ids: NDArray[np.int64], manifest: LlavaManifest) -> NDArray[np.int
 
 def _outputs(engine: TaskEngine, images: list[Picture], text: str, max_new_tokens: int) -> Outputs:
     if isinstance(engine, (Engine, BlipGenerator)):
-        said = engine.generate(images, text, GenerationOptions(max_new_tokens=max_new_tokens))
+        answer = engine.generate(images, text, GenerationOptions(max_new_tokens=max_new_tokens))
         logits = engine.next_token_logits(images, text)
-        ended = said.finish_reason == "eos"
-        return Outputs({"logits": logits}, said.token_ids, ended, said.text)
+        ended = answer.finish_reason == "eos"
+        return Outputs({"logits": logits}, answer.token_ids, ended, answer.text)
     if isinstance(engine, Judge):
         return Outputs({"logits": engine.logits(images, text)})
     seen, read = engine.embed_images(images), engine.embed_texts([text])

@@ -30,13 +30,13 @@ class Answer:
     """Collects the tokens of one sequence and the reason of its end."""
 
     def __init__(
-        self, tokenizer: Decoder, asked: AnswerRequest, options: GenerationOptions
+        self, tokenizer: Decoder, request: AnswerRequest, options: GenerationOptions
     ) -> None:
         self._stream = TextStream(tokenizer, options.stop)
-        self._ends = () if options.ignore_eos else asked.ends
-        self._most = min(options.max_new_tokens, asked.room)
+        self._ends = () if options.ignore_eos else request.ends
+        self._most = min(options.max_new_tokens, request.room)
         self._ids: list[int] = []
-        self.asked = asked
+        self.request = request
         self.finish_reason: FinishReason | None = None
 
     def take(self, token_id: int) -> str:
@@ -61,9 +61,9 @@ class Answer:
             text=self._stream.text,
             token_ids=tuple(self._ids),
             finish_reason=self.finish_reason,
-            prompt_tokens=self.asked.prompt_tokens,
-            image_tokens=self.asked.image_tokens,
-            kept=self.asked.kept,
+            prompt_tokens=self.request.prompt_tokens,
+            image_tokens=self.request.image_tokens,
+            kept=self.request.kept,
             timings=timings,
         )
         return Finished(rest, generation)

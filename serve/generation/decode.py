@@ -61,7 +61,7 @@ def stream_answer(answer: Answer, started: Started, options: GenerationOptions) 
         token_id = started.pick(sampler, started.logits[0], steps)
         before = started.timings
         timings = replace(before, prefill_ms=before.prefill_ms + _ms_since(start))
-        yield Prefilled(answer.asked.kept, timings)
+        yield Prefilled(answer.request.kept, timings)
         while True:
             start = perf_counter()
             text = answer.take(token_id)

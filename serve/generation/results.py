@@ -102,14 +102,14 @@ class KeptTokens:
         return {"vision tower": [each.tolist() for each in self.selected.by_image]} | by_layer
 
     def lines(self) -> list[str]:
-        found = []
+        lines = []
         if self.selected is not None and self.image_places:
             kept, left = self.selected.by_image[0].size, self.image_places[0].size
-            found.append(
+            lines.append(
                 f"after the vision tower: {kept} of {self.selected.of} tokens of an image kept, the "
                 f"others merged into {left - kept}"
             )
-        return found + [
+        return lines + [
             f"after layer {m}: {places.size} of {self.length} tokens kept"
             for m, places in self.by_layer.items()
         ]
@@ -138,12 +138,12 @@ class TowerKept:
         }
 
     def lines(self) -> list[str]:
-        found = []
+        lines = []
         for (part, layer), rows in sorted(self.by_place.items()):
             counts = sorted({tokens.size for tokens in rows})
             many = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-            found.append(f"after {part} layer {layer}: {many} tokens kept")
-        return found
+            lines.append(f"after {part} layer {layer}: {many} tokens kept")
+        return lines
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,9 @@ def next_token_probabilities(
     among equally likely tokens those with lower ids first. However small the temperature is, the
     likeliest tokens share all probability: their distance is 0, and only the others overflow.
     """
-    behind = logits.astype(np.float64) - np.float64(logits.max())
+    distance = logits.astype(np.float64) - np.float64(logits.max())
     with np.errstate(over="ignore"):
-        weights = np.exp(behind / temperature)
+        weights = np.exp(distance / temperature)
     weights /= weights.sum()
     if top_p < 1:
         order = np.argsort(-weights, kind="stable")

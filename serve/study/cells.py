@@ -122,7 +122,7 @@ class Steps:
             with self._step("dense"):
                 self._dense(plan)
         with self._step("measure"):
-            found = self._measure(run.onnx, dense=str(folder.dense_artifact))
+            measured = self._measure(run.onnx, dense=str(folder.dense_artifact))
         if (
             not run.onnx_dense.is_symlink()
         ):  # a kept run is complete: eval, bench and demo accept it
@@ -131,12 +131,12 @@ class Steps:
         record = run.read_record()
         metric = record["metric"]
         return Result(
-            accuracy=Accuracy.model_validate(found["accuracy"]),
-            latency=Latency.model_validate(found["latency"]),
+            accuracy=Accuracy.model_validate(measured["accuracy"]),
+            latency=Latency.model_validate(measured["latency"]),
             rate=plan.rate,
             macs=plan.macs,
             macs_dense=plan.macs_dense,
-            params=found["params"],
+            params=measured["params"],
             steps=sum(record["steps"].values()),
             validation={key: metric[key] for key in ("dense", "before_recovery", "compressed")},
             times_fine_tuning=None if record["resumed"] else record["times_fine_tuning"]["whole"],
@@ -175,14 +175,14 @@ class Steps:
         """Export and evaluate the dense model, once per study."""
         folder, study = self.runner.folder, self.runner.study
         run = str(folder.run(self.cell).path)
-        found = self._measure(folder.dense_artifact, run=run)
+        measured = self._measure(folder.dense_artifact, run=run)
         record = DenseRecord(
             settings=dense_settings_of(study),
-            metric=found["metric"],
-            test=found["test"],
-            accuracy=Accuracy.model_validate(found["accuracy"]),
+            metric=measured["metric"],
+            test=measured["test"],
+            accuracy=Accuracy.model_validate(measured["accuracy"]),
             macs=plan.macs_dense,
-            params=found["params"],
+            params=measured["params"],
         )
         folder.write(folder.dense_file, record)
 
@@ -203,8 +203,8 @@ class Steps:
             run=run,
             dense=dense,
         )
-        found: dict[str, Any] = json.loads(self._process(request.words()))
-        return found
+        measured: dict[str, Any] = json.loads(self._process(request.words()))
+        return measured
 
     def _process(self, words: list[str]) -> str:
         log = self.runner.folder.log(self.cell)
@@ -232,7 +232,7 @@ SAID: dict[Step, str] = {
 
 def prune_words(runner: Runner, cell: Cell, going_on: bool) -> list[str]:
     """The command that prunes a cell."""
-    study, known = runner.study, prune_options()
+    study, options = runner.study, prune_options()
     words = ["--model", study.model, "--method", cell.row.method, "--rate", repr(cell.rate)]
     words += ["--seed", str(cell.seed), "--out", str(runner.folder.run(cell).path)]
     words += ["--device", runner.options.device]
@@ -240,7 +240,7 @@ def prune_words(runner: Runner, cell: Cell, going_on: bool) -> list[str]:
         words += [] if value is None else [f"--{key}", value]
     words += ["--follow-links"] if study.follow_links else []
     for key, value in prune_options_of(study, cell.row).items():
-        words += words_of(key, known[key], value)
+        words += words_of(key, options[key], value)
     return _verb("prune", *words, *(["--resume"] if going_on else []))
 
 

@@ -181,13 +181,13 @@ class StudyFolder:
             yield lock
 
 
-def check_settings(path: Path, stored: dict[str, Any], asked: dict[str, Any]) -> None:
+def check_settings(path: Path, stored: dict[str, Any], requested: dict[str, Any]) -> None:
     """Refuse to mix results of different settings.
 
     Raises:
         CompExportError: names the first setting that differs.
     """
-    was, now = dotted(stored), dotted(json.loads(json.dumps(asked)))
+    was, now = dotted(stored), dotted(json.loads(json.dumps(requested)))
     for name in sorted(was.keys() | now.keys()):
         if was.get(name) != now.get(name):
             raise CompExportError(

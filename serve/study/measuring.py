@@ -51,10 +51,10 @@ def measure(request: MeasureRequest) -> dict[str, Any]:
     with run.locked("study") if run.record.is_file() else nullcontext():
         if request.run is not None:
             _export_dense(Path(request.run), artifact)
-        found = _evaluated(artifact, request)
+        measured = _evaluated(artifact, request)
         if request.dense is not None:
-            found["latency"] = _timed(artifact, Path(request.dense), request)
-    return found
+            measured["latency"] = _timed(artifact, Path(request.dense), request)
+    return measured
 
 
 def _export_dense(run: Path, out: Path) -> None:
@@ -63,9 +63,9 @@ def _export_dense(run: Path, out: Path) -> None:
     from comp.runs import open_run
     from export.exporter import Origin, export_artifact
 
-    found = open_run(run)
-    plan = found.load_plan()
-    export_artifact(dense_model_of(found), out, Origin(plan.model, workload=plan.workload))
+    directory = open_run(run)
+    plan = directory.load_plan()
+    export_artifact(dense_model_of(directory), out, Origin(plan.model, workload=plan.workload))
 
 
 def _evaluated(artifact: Path, request: MeasureRequest) -> dict[str, Any]:
@@ -75,15 +75,17 @@ def _evaluated(artifact: Path, request: MeasureRequest) -> dict[str, Any]:
     from serve.evaluation.scores import MeasureOptions
     from serve.loading import load_engine
 
-    asked = request.evaluation
+    settings = request.evaluation
     task = task_of(artifact)
     wanted = MeasureOptions(
-        asked["batch_size"], asked["max_new_tokens"], asked["gallery"], request.seed
+        settings["batch_size"], settings["max_new_tokens"], settings["gallery"], request.seed
     )
     measure = measure_of(task, wanted)
     data = None if request.data is None else Path(request.data)
     images = None if request.images is None else Path(request.images)
-    examples, source = examples_of(task, data, images, None, asked["limit"], request.follow_links)
+    examples, source = examples_of(
+        task, data, images, None, settings["limit"], request.follow_links
+    )
     engine = load_engine(artifact, request.device, request.bench["threads"])
     figure = measure(engine, examples, lambda _: None).overall.to_dict()
     name = next(name for name in NAMES if name in figure)
@@ -102,22 +104,22 @@ def _evaluated(artifact: Path, request: MeasureRequest) -> dict[str, Any]:
 
 
 def _timed(artifact: Path, dense: Path, request: MeasureRequest) -> dict[str, float]:
-    from serve.artifacts import DEFAULT_FORM
+    from serve.artifacts import DEFAULT_VARIANT
     from serve.bench.compare import BenchOptions, Contestant, bench
     from serve.bench.request import work_of
     from serve.evaluation.by_task import task_of
 
-    asked = request.bench
-    work = work_of(task_of(artifact), (), (), asked["new_tokens"], request.seed)
+    settings = request.bench
+    work = work_of(task_of(artifact), (), (), settings["new_tokens"], request.seed)
     options = BenchOptions(
         work=work,
-        warmup=asked["warmup"],
-        repeats=asked["repeats"],
+        warmup=settings["warmup"],
+        repeats=settings["repeats"],
         cold_starts=1,
         device=request.device,
-        threads=asked["threads"],
+        threads=settings["threads"],
     )
-    report = bench([Contestant(DEFAULT_FORM, {"dense": dense, "compressed": artifact})], options)
+    report = bench([Contestant(DEFAULT_VARIANT, {"dense": dense, "compressed": artifact})], options)
     ours, theirs = report["compressed"], report["dense"]
     return {
         "ttft_ms": ours["ttft_ms"],

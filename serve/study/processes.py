@@ -98,11 +98,11 @@ def _end(process: "subprocess.Popen[str]") -> None:
     process.wait()
 
 
-def _last_word(said: str, status: int) -> str:
+def _last_word(output: str, status: int) -> str:
     """The last line of a process's output, or the signal that ended it."""
     if status < 0:
         name = signal.Signals(-status).name
         memory = ": not enough memory?" if -status == signal.SIGKILL else ""
         return f"ended by {name}{memory}"
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     return lines[-1].removeprefix("Error: ") if lines else f"exit status {status}"

@@ -49,24 +49,24 @@ def carry_out(study: Study, path: Path, options: CommonOptions, retry: bool, job
             return
         with Progress(options.json).task("study", len(left)) as task:
             notes = [
-                _Said(task, f"{number}/{len(cells)} {cell.name}", len(cells) - number, jobs, over)
+                _Note(task, f"{number}/{len(cells)} {cell.name}", len(cells) - number, jobs, over)
                 for number, cell in enumerate(left, start=len(over) + 1)
             ]
             works = [
-                _Work(Runner(study, folder, options, lock, said), cell, said)
-                for cell, said in zip(left, notes, strict=True)
+                _CellWork(Runner(study, folder, options, lock, note), cell, note)
+                for cell, note in zip(left, notes, strict=True)
             ]
             for group in _groups(works, jobs):
                 for work, steps in zip(group, _prepared(group, jobs), strict=True):
                     record = work.runner.run(work.cell, steps)
                     over[work.cell.name] = record
                     _tidy(study, folder, work.cell, record)
-                    task.at(len(left) - work.said.behind)
-                    work.said(outcome(record), over=True)
+                    task.at(len(left) - work.note.behind)
+                    work.note(outcome(record), over=True)
 
 
 @dataclass(frozen=True)
-class _Said:
+class _Note:
     """Reports the state of a cell, and the time left for it and the cells ``behind`` it."""
 
     task: Task
@@ -84,19 +84,19 @@ class _Said:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _CellWork:
     runner: Runner
     cell: Cell
-    said: _Said
+    note: _Note
 
 
-def _groups(works: Sequence[_Work], jobs: int) -> Iterator[Sequence[_Work]]:
+def _groups(works: Sequence[_CellWork], jobs: int) -> Iterator[Sequence[_CellWork]]:
     """Groups of cells that are all prepared before any of them is measured."""
     size = AHEAD * jobs if jobs > 1 else 1
     return (works[begin : begin + size] for begin in range(0, len(works), size))
 
 
-def _prepared(group: Sequence[_Work], jobs: int) -> Sequence[Steps | None]:
+def _prepared(group: Sequence[_CellWork], jobs: int) -> Sequence[Steps | None]:
     """Prepare cells, in parallel if there are several jobs."""
     if jobs == 1:
         return [None] * len(group)

@@ -55,7 +55,7 @@ def markdown(summary: Summary, figures: Sequence[Path]) -> str:
         *_margin_tables(summary),
         "\n\n".join(f"![{figure.stem}]({figure.name})" for figure in figures),
         _failures(summary),
-        _how(summary),
+        _making(summary),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -146,7 +146,7 @@ def _failures(summary: Summary) -> str:
     return "## Cells that failed\n\n" + _table(("cell", "at", "why"), rows, 3)
 
 
-def _how(summary: Summary) -> str:
+def _making(summary: Summary) -> str:
     lines = ["## How it was made", "", f"- Machine: {'; '.join(summary.machines)}."]
     if len(summary.machines) > 1:
         lines.append("- **Cells ran on different machines: compare speed-ups, not times.**")

@@ -144,8 +144,8 @@ def summarise(study: Study, path: Path, name: str) -> Summary:
     """
     folder = StudyFolder(path)
     cells = cells_of(study)
-    found = {cell: folder.read_cell(cell, settings_of(study, cell)) for cell in cells}
-    records = {cell: record for cell, record in found.items() if record is not None}
+    stored = {cell: folder.read_cell(cell, settings_of(study, cell)) for cell in cells}
+    records = {cell: record for cell, record in stored.items() if record is not None}
     failed = tuple(
         Failure(record.cell, record.step, record.reason or "")
         for record in records.values()
@@ -190,18 +190,20 @@ def summarise(study: Study, path: Path, name: str) -> Summary:
 
 
 def _row(study: Study, row: Row, rate: float, done: Mapping[Cell, CellRecord]) -> RowSummary:
-    here = {
+    by_seed = {
         cell.seed: record for cell, record in done.items() if cell.row == row and cell.rate == rate
     }
-    results = [_result(record) for record in here.values()]
-    known = [result.times_fine_tuning for result in results if result.times_fine_tuning is not None]
+    results = [_result(record) for record in by_seed.values()]
+    ratios = [
+        result.times_fine_tuning for result in results if result.times_fine_tuning is not None
+    ]
     accuracy = Estimate.of([result.accuracy.value for result in results])
     return RowSummary(
         row=row.name,
         method=row.method,
         removes=removes_of(study, row),
         rate=rate,
-        seeds=tuple(here),
+        seeds=tuple(by_seed),
         accuracy=accuracy.mean,
         interval=accuracy.interval or results[0].accuracy.interval,
         spread=OVER_SEEDS if accuracy.interval else OF_EXAMPLES,
@@ -216,8 +218,8 @@ def _row(study: Study, row: Row, rate: float, done: Mapping[Cell, CellRecord]) -
         )
         if all(result.latency.dense_tpot_ms for result in results)
         else None,
-        seconds=mean(record.own_seconds for record in here.values()),
-        times_fine_tuning=median(known) if known else None,
+        seconds=mean(record.own_seconds for record in by_seed.values()),
+        times_fine_tuning=median(ratios) if ratios else None,
         by_seed=tuple(result.accuracy.value for result in results),
     )
 
@@ -225,15 +227,15 @@ def _row(study: Study, row: Row, rate: float, done: Mapping[Cell, CellRecord]) -
 def _margins(study: Study, rows: Sequence[RowSummary]) -> list[Margin]:
     """The margins of the reference over every other row, rate by rate."""
     reference = reference_of(study)
-    known = {row.name: row for row in rows_of(study)}
+    rows_by_name = {row.name: row for row in rows_of(study)}
     margins = []
     for ours in (row for row in rows if row.row == reference):
         others = [row for row in rows if row.rate == ours.rate and row.row != reference]
         single = [row for row in others if row.removes != "both"]
         best = max(single, key=lambda row: row.accuracy, default=None)
         for row in others:
-            found = paired(_by_seed(ours), _by_seed(row))
-            if found is None:
+            difference = paired(_by_seed(ours), _by_seed(row))
+            if difference is None:
                 continue
             part = row.method == ours.method and row.removes == ours.removes
             margins.append(
@@ -241,11 +243,11 @@ def _margins(study: Study, rows: Sequence[RowSummary]) -> list[Margin]:
                     rate=ours.rate,
                     row=row.row,
                     removes=row.removes,
-                    margin=found.mean,
-                    interval=found.interval,
-                    n=found.n,
+                    margin=difference.mean,
+                    interval=difference.interval,
+                    n=difference.n,
                     best_single=row is best,
-                    ablation=part and known[row.row].name in study.variants,
+                    ablation=part and rows_by_name[row.row].name in study.variants,
                 )
             )
     return margins

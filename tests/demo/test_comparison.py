@@ -86,7 +86,7 @@ def test_another_form_of_the_run(run, checkpoint, plan, pair):
     for dense, origin, cut in ((True, Origin("t"), None), (False, Origin.of_plan(plan), plan)):
         out = artifact_directory(run, dense, target)
         export_artifact(checkpoint.path, out, origin, target, cut)
-    other = Pair.load(run, device="cpu", threads=1, form=ArtifactVariant("standard"))
+    other = Pair.load(run, device="cpu", threads=1, variant=ArtifactVariant("standard"))
     assert (pair.can_scale, other.can_scale) == (True, False)
     options = GenerationOptions(max_new_tokens=4)
     for first, second in ((pair.dense, other.dense), (pair.compressed, other.compressed)):
@@ -96,7 +96,7 @@ def test_another_form_of_the_run(run, checkpoint, plan, pair):
 
 def test_engines_that_were_not_built_are_asked_for(run):
     with pytest.raises(CompExportError, match="comp-export tensorrt"):
-        Pair.load(run, form=ArtifactVariant.choose("tensorrt"))
+        Pair.load(run, variant=ArtifactVariant.choose("tensorrt"))
 
 
 def test_the_start_is_ready():

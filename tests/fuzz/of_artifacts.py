@@ -178,7 +178,7 @@ def _other_graph(rng: Random, path: Path) -> tuple[bytes, str]:
 
 def run_record(rng: Random, base: Base, scratch: Path) -> Trial:
     """``run.json``: damaged."""
-    from serve.artifacts import DEFAULT_FORM, artifacts_of
+    from serve.artifacts import DEFAULT_VARIANT, artifacts_of
 
     folder = copied(base.of("llava"), scratch / "run")
     path = folder / "run.json"
@@ -191,7 +191,7 @@ def run_record(rng: Random, base: Base, scratch: Path) -> Trial:
         replaced(path, to_json(value))
 
     def product() -> Answers:
-        _, directories = artifacts_of(folder, DEFAULT_FORM)
+        _, directories = artifacts_of(folder, DEFAULT_VARIANT)
         return base.said("llava", directories["compressed"])
 
     return Trial(deed, product, nothing_else, base.once("llava", "onnx"), ("run.json", str(folder)))

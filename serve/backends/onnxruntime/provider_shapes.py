@@ -36,7 +36,7 @@ def profile_options(manifest: Manifest, graph: str, prefix: str) -> dict[str, st
     shapes = {name: profile.shapes(dims) for name, dims in inputs.items()}
     return {
         f"{prefix}_{which}_shapes": ",".join(
-            f"{name}:{'x'.join(map(str, found[place]))}" for name, found in shapes.items()
+            f"{name}:{'x'.join(map(str, ranges[place]))}" for name, ranges in shapes.items()
         )
         for place, which in enumerate(("min", "opt", "max"))
     }

@@ -25,7 +25,7 @@ REMEDIES: dict[Provider, str] = {
 
 
 def choose_provider(
-    asked: ProviderChoice,
+    requested: ProviderChoice,
     device: Literal["auto", "cpu", "cuda"],
 ) -> Provider:
     """Choose the provider to run with.
@@ -39,9 +39,9 @@ def choose_provider(
     """
     if device not in ("auto", "cpu", "cuda"):
         raise CompExportError(f"unknown device {device!r}: choose auto, cpu or cuda")
-    if asked not in ("auto", *REMEDIES):
-        raise CompExportError(f"unknown provider {asked!r}: choose auto, {', '.join(REMEDIES)}")
-    if asked == "auto":
+    if requested not in ("auto", *REMEDIES):
+        raise CompExportError(f"unknown provider {requested!r}: choose auto, {', '.join(REMEDIES)}")
+    if requested == "auto":
         has_cuda = CUDA in ort.get_available_providers()
         if device == "cuda" and not has_cuda:
             raise _missing(
@@ -50,18 +50,18 @@ def choose_provider(
                 " or use --device cpu",
             )
         return "cuda" if has_cuda and device != "cpu" else "cpu"
-    if (asked == "cpu") != (device == "cpu") and device != "auto":
+    if (requested == "cpu") != (device == "cpu") and device != "auto":
         raise CompExportError(
-            f"provider {asked} with device {device}: leave --device out, or name the other provider"
+            f"provider {requested} with device {device}: leave --device out, or name the other provider"
         )
     names: dict[str, str] = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
-    if asked in names and names[asked] not in ort.get_available_providers():
+    if requested in names and names[requested] not in ort.get_available_providers():
         raise _missing(
-            asked,
-            f"provider {asked}: this ONNX Runtime ({ort.__version__}) has no {names[asked]}",
+            requested,
+            f"provider {requested}: this ONNX Runtime ({ort.__version__}) has no {names[requested]}",
             " or use --provider cpu",
         )
-    return asked
+    return requested
 
 
 def device_of(provider: Provider) -> Device:

@@ -89,8 +89,8 @@ class OrtGraph:
         values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
         values |= {name: value for name, value in feeds.items() if isinstance(value, ort.OrtValue)}
         with run_errors(self.path):
-            found = self.session.run_with_ort_values([*numbers, *kept], values)
-        return [value.numpy() for value in found[: len(numbers)]], found[len(numbers) :]
+            outputs = self.session.run_with_ort_values([*numbers, *kept], values)
+        return [value.numpy() for value in outputs[: len(numbers)]], outputs[len(numbers) :]
 
 
 @dataclass(frozen=True)

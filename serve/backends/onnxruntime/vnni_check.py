@@ -22,5 +22,5 @@ def multiplies_exactly() -> bool:
 
     graph = files("serve.backends.onnxruntime").joinpath(GRAPH).read_bytes()
     session = InferenceSession(graph, providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"x": np.ones((1, WIDTH), np.float32)})
-    return bool(np.allclose(found, WIDTH * LARGEST, rtol=TOLERANCE))
+    (products,) = session.run(None, {"x": np.ones((1, WIDTH), np.float32)})
+    return bool(np.allclose(products, WIDTH * LARGEST, rtol=TOLERANCE))

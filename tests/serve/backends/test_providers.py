@@ -1,4 +1,4 @@
-"""Which execution provider and which form of a run is meant, and what is said when it is not there."""
+"""Which execution provider and which variant of a run is meant, and what is said when it is not there."""
 
 import sys
 from types import SimpleNamespace
@@ -204,9 +204,9 @@ def test_caches_are_told_apart_by_artifact(standard, compressed_artifact, tmp_pa
     ],
 )
 def test_the_form_that_is_meant(tmp_path, words, directory, suffix):
-    form = ArtifactVariant.choose(**words)
-    assert form.directory(tmp_path, "compressed") == tmp_path / directory
-    assert form.suffix == suffix
+    variant = ArtifactVariant.choose(**words)
+    assert variant.directory(tmp_path, "compressed") == tmp_path / directory
+    assert variant.suffix == suffix
 
 
 def test_words_for_engines_and_graphs_are_not_mixed():
@@ -219,7 +219,7 @@ def test_words_for_engines_and_graphs_are_not_mixed():
 
 
 @pytest.mark.parametrize(
-    ("text", "form"),
+    ("text", "variant"),
     [
         ("onnxruntime", ArtifactVariant.choose()),
         ("onnxruntime:cuda", ArtifactVariant.choose(provider="cuda")),
@@ -232,8 +232,8 @@ def test_words_for_engines_and_graphs_are_not_mixed():
         ("tensorrt:bfloat16", ArtifactVariant.choose("tensorrt", precision="bfloat16")),
     ],
 )
-def test_backends_in_a_word(text, form):
-    assert ArtifactVariant.parse(text) == form
+def test_backends_in_a_word(text, variant):
+    assert ArtifactVariant.parse(text) == variant
 
 
 @given(st.text(":abcdeno-", max_size=24))

@@ -1,7 +1,7 @@
 """Who is measured first: on a busy machine the first of a round is late more often than the others."""
 
 from export.artifact.load import read_manifest
-from serve.artifacts import DEFAULT_FORM
+from serve.artifacts import DEFAULT_VARIANT
 from serve.bench import compare as bench_module
 from serve.bench.compare import BenchOptions, Contestant, bench
 from serve.bench.request import work_of
@@ -19,7 +19,7 @@ def test_each_is_first_as_often_as_last(dense_artifact, compressed_artifact, mon
     work = work_of(task_of(dense_artifact), (), (), 2, 0)
     options = BenchOptions(work=work, warmup=1, repeats=3, cold_starts=1, device="cpu", threads=1)
     both = {"dense": dense_artifact, "compressed": compressed_artifact}
-    report = bench([Contestant(DEFAULT_FORM, both)], options)
+    report = bench([Contestant(DEFAULT_VARIANT, both)], options)
     dense, compressed = (read_manifest(path).size_bytes for path in both.values())
     assert order == 2 * [dense, compressed, compressed, dense]
     assert report["dense"]["size_mb"] > report["compressed"]["size_mb"]

@@ -13,7 +13,7 @@ from serve.backends.base import BackendName, ProviderChoice
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def form_options(function: F) -> F:
+def variant_options(function: F) -> F:
     """Add ``--backend``, ``--provider``, ``--flavour`` and ``--precision``; pass ``variant``."""
 
     @click.option(
@@ -51,7 +51,7 @@ def form_options(function: F) -> F:
         precision: Precision | None,
         **kwargs: Any,
     ) -> Any:
-        form = ArtifactVariant.choose(backend, provider, flavour, precision)
-        return function(*args, form=form, **kwargs)
+        variant = ArtifactVariant.choose(backend, provider, flavour, precision)
+        return function(*args, variant=variant, **kwargs)
 
     return cast(F, wrapper)
