@@ -141,7 +141,7 @@ def test_hostile_templates_are_stopped(name):
         process.close()
 
 
-def test_an_interrupted_request_leaves_no_answer_behind(monkeypatch):
+def test_an_interrupted_request_leaves_no_answer(monkeypatch):
     process = TemplateProcess()
 
     def rendered(words):
@@ -257,7 +257,7 @@ def test_the_template_is_the_one_of_the_processor(tmp_path, files, expected):
 
 
 def of_processor(directory):
-    """As ``AutoProcessor`` reads them."""
+    """Return templates as ``AutoProcessor`` reads them."""
     from transformers import LlavaProcessor
 
     found, _ = LlavaProcessor.get_processor_dict(directory)

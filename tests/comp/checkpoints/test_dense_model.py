@@ -1,4 +1,4 @@
-"""Which weights a run was made of, and finding that model again."""
+"""The recorded dense model of a run, and finding it again."""
 
 import json
 import shutil
@@ -139,7 +139,7 @@ def test_embedded_models_and_runs_that_say_nothing_of_weights(tmp_path):
         dense_model_of(record(tmp_path / "run", **said | {"model": "tiny-llava"}))
 
 
-def test_of_the_hub_the_revision_is_recorded_and_asked_for(tmp_path, monkeypatch):
+def test_the_revision_of_a_hub_model_is_recorded_and_requested(tmp_path, monkeypatch):
     snapshot = checkpoint(tmp_path / "models--a--b" / "snapshots" / "c0ffee")
     said = described("a/b", snapshot)
     assert (said["model_path"], said["model_revision"]) == (None, "c0ffee")

@@ -103,7 +103,7 @@ def test_own_captions(clip_checkpoint, tmp_path):
 
 
 def test_karpathys_captions(clip_checkpoint, tmp_path):
-    """As COCO's file lays them out: a folder of each set, several sentences, splits in the records."""
+    """Write data as in COCO's file: a folder for each set, several sentences, splits in the records."""
     (tmp_path / "val2014").mkdir()
     data = EmojiCaptions("train", 24)
     images = []

@@ -135,7 +135,7 @@ def test_a_config_with_a_byte_order_mark(tmp_path):
 
 
 def test_a_config_is_utf_8_in_another_locale(tmp_path):
-    """As on a machine whose locale is Latin-1, where what is left to the locale is read as that."""
+    """Simulate a machine whose locale is Latin-1."""
     (tmp_path / "config.json").write_text('{"model_type": "é"}', encoding="utf-8")
     code = "import sys; from pathlib import Path; from comp.checkpoints.locate import read_config; "
     code += "print(ascii(read_config(Path(sys.argv[1]))['model_type']))"

@@ -68,7 +68,7 @@ def data_of(tmp_path, kind):
         ("statement", "statement", None),
     ],
 )
-def test_links_out_are_taken_when_that_is_asked_for(linked, tmp_path, kind, task, split):
+def test_links_out_are_followed_on_request(linked, tmp_path, kind, task, split):
     data = data_of(tmp_path, kind)
     with pytest.raises(CompExportError, match=r"leads out of .*, by a link: pass --follow-links"):
         load_task_data(task, data, linked, split)

@@ -1,4 +1,4 @@
-"""What is no picture of a sensible size is refused before it is opened or decoded, and by name."""
+"""Files that are no pictures of a sensible size are refused by name, before they are opened or decoded."""
 
 import io
 import os

@@ -25,7 +25,7 @@ def lines(path: Path, *entries: object) -> Path:
 
 
 def colour(image: Image.Image) -> tuple[bool, bool, bool]:
-    """Which of red, green and blue are bright."""
+    """Return which of red, green and blue are bright."""
     red, green, blue = (value > 128 for value in image.getpixel((4, 3)))
     return red, green, blue
 
@@ -143,7 +143,7 @@ def test_no_statement(nlvr2: Path, tmp_path: Path) -> None:
         load_nlvr2(lines(tmp_path / "dev.json"), nlvr2)
 
 
-def test_pictures_of_a_pair_are_opened_when_asked_for(nlvr2: Path, tmp_path: Path) -> None:
+def test_pictures_of_a_pair_are_opened_on_access(nlvr2: Path, tmp_path: Path) -> None:
     (nlvr2 / "dev-851-0-img0.png").write_bytes(b"nothing")
     picture(nlvr2 / "dev-851-0-img1.png")
     data = load_nlvr2(lines(tmp_path / "dev.json", official(), official("dev-851-0-0")), nlvr2)

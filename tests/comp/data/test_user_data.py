@@ -46,7 +46,7 @@ def test_llava_instruct_gives_an_example_a_turn(folder: Path, tmp_path: Path) ->
     assert data[0].image.getpixel((0, 0)) == (255, 0, 0)
 
 
-def test_image_mark_may_stand_behind_the_question(folder: Path, tmp_path: Path) -> None:
+def test_image_mark_may_follow_the_question(folder: Path, tmp_path: Path) -> None:
     turns = [{"from": "human", "value": "What colour?\n<image>"}, {"from": "gpt", "value": "Red"}]
     data = load_task_data(
         "question", write(tmp_path / "d.json", instruct(conversations=turns)), folder
@@ -82,7 +82,7 @@ def test_folder_of_the_file_is_the_default(folder: Path) -> None:
     assert len(load_task_data("question", write(folder / "d.jsonl", line))) == 1
 
 
-def test_images_are_opened_when_asked_for(folder: Path, tmp_path: Path) -> None:
+def test_images_are_opened_on_access(folder: Path, tmp_path: Path) -> None:
     (folder / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing")
     lines = [{"image": name, "question": "?", "answer": "!"} for name in ("a.png", "broken.png")]
     path = write(tmp_path / "d.jsonl", "\n".join(map(json.dumps, lines)))

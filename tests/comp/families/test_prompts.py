@@ -122,7 +122,7 @@ def test_files_of_before_tokenizer_json_are_converted(tmp_path):
         )
 
 
-def test_how_the_last_batch_was_padded_is_not_saved(llava, tmp_path):
+def test_padding_of_the_last_batch_is_not_saved(llava, tmp_path):
     processor = llava[1].processor
     processor.tokenizer(["a", "a b c"], padding="max_length", max_length=40, truncation=True)
     llava[1].save(tmp_path)

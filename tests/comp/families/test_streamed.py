@@ -40,7 +40,7 @@ def said(result):
 
 
 def whole_weights(directory):
-    """Of a checkpoint in one file or in several."""
+    """A checkpoint may be in one file or in several."""
     found = {}
     for file in sorted(directory.glob("*.safetensors")):
         found |= load_file(file)
@@ -185,7 +185,7 @@ def test_a_slim_checkpoint_can_be_streamed_too(checkpoint, tmp_path):
     assert torch.equal(*losses)
 
 
-def test_a_killed_search_goes_on_with_the_matrices_that_it_had_changed(checkpoint, tmp_path):
+def test_a_killed_search_resumes_with_its_changed_matrices(checkpoint, tmp_path):
     more = ("--stream", "--modes", "lp,vp")
     assert prune(checkpoint, tmp_path / "whole", *more).exit_code == 0
     out = tmp_path / "killed"

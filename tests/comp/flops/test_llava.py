@@ -163,7 +163,7 @@ def test_macs_agree_with_a_count_of_every_matrix_product() -> None:
     assert report.macs == products + norms
 
 
-def test_tower_layers_behind_the_feature_layer_are_counted_on_request_only() -> None:
+def test_tower_layers_after_the_feature_layer_are_counted_on_request_only() -> None:
     used, whole = (
         llava_macs(small(), 16, 4, whole_tower=whole).parts["vision"] for whole in (False, True)
     )

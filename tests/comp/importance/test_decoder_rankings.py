@@ -112,7 +112,7 @@ def test_teacher_forcing_keeps_what_the_prompt_alone_keeps(ranking):
                 assert kept.index[row][of_prompt].tolist() == alone[place].index[0].tolist()
 
 
-def test_a_plan_without_rankings_is_what_it_was(tmp_path):
+def test_a_plan_without_rankings_is_unchanged(tmp_path):
     plan = make_plan(tiny_config())
     written = json.loads(plan.model_dump_json())
     assert [drop.pop("ranking") for drop in written["drops"]] == ["received", "received"]

@@ -232,7 +232,7 @@ def test_a_table_of_another_model_is_refused():
         table_for(adapter).check_fits("clip", blocks, "it")
 
 
-def test_tables_lie_where_they_are_looked_for():
+def test_default_tables_are_where_prune_reads_them():
     assert str(default_table("some/where/tiny-llava")) == "runs/latency/tiny-llava.json"
 
 

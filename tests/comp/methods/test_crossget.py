@@ -135,7 +135,7 @@ def test_as_many_tokens_go_at_every_place(rate):
     assert isinstance(problem, TokenProblem)
 
 
-def test_two_tokens_stay_whatever_is_asked():
+def test_two_tokens_stay_at_any_rate():
     problem = problem_of(0.9)
     left = {"vision": 197, "language": 40}
     for drop in problem.drops(11_000 * 2):

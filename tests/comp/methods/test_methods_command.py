@@ -29,7 +29,7 @@ def clip_checkpoint(tmp_path_factory):
 
 @pytest.mark.parametrize("method", ["wanda", "upop", "mope"])
 def test_a_method_from_the_command_line(clip_checkpoint, tmp_path, method):
-    """Of all default modes those of parameters are pruned; widths are multiples of --align."""
+    """Only the default modes of parameters are pruned; widths are multiples of --align."""
     result = prune(clip_checkpoint, tmp_path / "run", "--method", method, "--align", "8", "--json")
     assert result.exit_code == 0, result.output
     run = open_run(tmp_path / "run")

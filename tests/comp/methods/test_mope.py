@@ -1,4 +1,4 @@
-"""MoPE: errors of modules by brute force, both orders by hand, the asked rate, going on after a cut."""
+"""MoPE: errors of modules by brute force, both orders by hand, the requested rate, resuming."""
 
 import json
 

@@ -148,7 +148,7 @@ class Killed(Exception):
     ("family", "name", "last"),
     [("clip", "sjp", 1), ("clip", "sjp-sequential", 2), ("llava", "sjp-sequential", 3)],
 )
-def test_a_killed_run_goes_on_to_the_same_end(family, name, last, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_to_the_same_plan(family, name, last, tmp_path, monkeypatch):
     """Among the parameters' stages, between these and the tokens', and among the tokens'."""
     method = METHODS[name]
     whole = joint_job(family, tmp_path / "whole")
@@ -156,7 +156,7 @@ def test_a_killed_run_goes_on_to_the_same_end(family, name, last, tmp_path, monk
     trained = PruningJob.train
 
     def killing(job, first, *rest):
-        """In the stage behind the last, when all its steps were taken and none is written down."""
+        """Kill the run in the last stage, after its steps and before it is saved."""
         trained(job, first, *rest)
         if first == last * job.options.steps_per_stage:
             raise Killed

@@ -132,7 +132,7 @@ def test_time_beside_fine_tuning_by_hand():
     assert times_fine_tuning(6.5, {"importance": 1.0}) is None
 
 
-def test_a_run_by_the_loss_says_what_its_time_went_into(checkpoint, tmp_path):
+def test_a_run_by_the_loss_records_its_seconds(checkpoint, tmp_path):
     more = ("--cost-metric", "loss", "--cost-examples", "4", "--recover-steps", "2")
     more += ("--distill", "logits", "--validation", "8", "--calibration", "4", "--batch-size", "2")
     command.prune(checkpoint, tmp_path / "run", *more, "--steps-per-stage", "1", rate="0.3")

@@ -143,7 +143,7 @@ class Killed(Exception):
     pass
 
 
-def test_a_killed_search_goes_on_to_the_same_end(tmp_path, monkeypatch):
+def test_a_killed_search_resumes_to_the_same_plan(tmp_path, monkeypatch):
     whole = small_job("clip", tmp_path / "whole", 0.4)
     expected = upop.prune(whole)
     real = upop._save

@@ -71,7 +71,7 @@ class Inputs:
 
 @torch.no_grad()
 def test_scores_are_eq_3_of_the_layers_inputs(tmp_path):
-    """By brute force on a CLIP: mean of ``|W|`` over outputs times the norm of each input."""
+    """Scores equal brute force on a CLIP: mean of ``|W|`` over outputs times the norm of each input."""
     job = small_job("clip", tmp_path, 0.3)
     problem = parameter_problem(job)
     scores = problem.search.importance(problem.whole(), problem.parts).scores(job.adapter)

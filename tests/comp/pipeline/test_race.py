@@ -76,7 +76,7 @@ def raced(dense, tmp_path_factory):
     return open_run(out)
 
 
-def test_the_best_lane_goes_on(raced):
+def test_the_best_lane_continues(raced):
     record = raced.read_record()
     race = record["race"]
     assert [entry["name"] for entry in race][:2] == ["all", "parameters"]
@@ -100,7 +100,7 @@ def test_searches_that_train_take_their_steps_too(dense, tmp_path):
     assert record["steps"] == {"search": 6 + 7 * losers, "recovery": 20 - 7 * losers}
 
 
-def test_an_interrupted_race_goes_on_where_it_was(dense, raced, tmp_path, monkeypatch):
+def test_an_interrupted_race_continues(dense, raced, tmp_path, monkeypatch):
     out, recover, begun = tmp_path / "cut", run_steps.recover, []
 
     def until_the_second(slim, plan, compute, data, options, folder, *more):
@@ -157,7 +157,7 @@ def test_a_clip_races_by_itself_where_there_is_room(dense, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("more", [(), ("--recover", "lora")])
-def test_a_race_that_nobody_asked_for_needs_room(dense, tmp_path, more):
+def test_a_race_by_default_needs_enough_steps(dense, tmp_path, more):
     # Under LoRA nothing is refitted, so that searches train: known when the model is loaded.
     result = pruned(dense, tmp_path / "run", *more)
     assert result.exit_code == 0, result.output

@@ -48,7 +48,7 @@ def watched(folder, copies, arguments):
 
 
 def kind(copy):
-    """What is there, whatever random names it has: of equal ones one is carried on."""
+    """Return the state without its random names, so that equal states are visited once."""
     return frozenset(
         (RANDOM.sub(".*", str(path.relative_to(copy))), path.is_file() and path.stat().st_size > 0)
         for path in copy.rglob("*")

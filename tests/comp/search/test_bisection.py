@@ -7,7 +7,7 @@ from comp.search.bisection import FINENESS, HIGHEST, LOWEST, find_threshold
 
 
 def attempts(enough_from, before, close_below):
-    """What was found, and every threshold that was tried."""
+    """Return the result, and every threshold that was tried."""
     tried = []
 
     def attempt(value):

@@ -40,7 +40,7 @@ def test_costs_need_a_table_to_count_time():
 
 
 @pytest.mark.parametrize("rate_of", ["flops", "latency"])
-def test_a_plan_meets_the_rate_of_what_it_is_of(rate_of):
+def test_a_plan_meets_the_rate_of_its_costs(rate_of):
     adapter = small_adapter()
     table = table_for(adapter, **SLOW_FFN)
     masks = Masks.ones(adapter.blocks)
@@ -86,7 +86,7 @@ def prune(checkpoint, out, *more):
     return json.loads(result.stdout)
 
 
-def test_a_run_saves_the_time_it_was_asked_for(checkpoint, tables, tmp_path):
+def test_a_run_saves_the_requested_time(checkpoint, tables, tmp_path):
     table_file = tables / "ffn.json"
     words = ("--cost", "latency", "--latency-table", str(table_file))
     printed = prune(checkpoint, tmp_path / "run", *words)
@@ -149,7 +149,7 @@ def test_without_a_table_the_command_that_makes_one_is_named(checkpoint, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
-def test_the_table_of_the_model_is_found(checkpoint, tables, tmp_path, monkeypatch):
+def test_the_default_table_of_the_model_is_used(checkpoint, tables, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table_for(small_adapter(), **SLOW_FFN).save(tmp_path / "runs/latency/checkpoint.json")
     prune(checkpoint, tmp_path / "run", "--cost", "latency", "--recover", "none")

@@ -1,4 +1,4 @@
-"""From masks to a plan: rounded widths keep the channels with the best scores."""
+"""Final plans from masks: rounded widths keep the channels with the best scores."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""How far one stage of a search may go."""
+"""Bounds of one stage of a search."""
 
 from itertools import pairwise
 

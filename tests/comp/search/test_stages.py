@@ -1,4 +1,4 @@
-"""Which mode a stage takes when one has little left: ``_Stages`` over a search of plain numbers."""
+"""The mode of a stage when another has little left: ``_Stages`` over a search of plain numbers."""
 
 from typing import Any
 
@@ -65,7 +65,7 @@ def test_a_mode_with_next_to_nothing_left_gives_way_untouched():
 
 
 @pytest.mark.parametrize(("left", "exhausted"), [(25, False), (24, True)])
-def test_a_part_is_exhausted_by_what_it_has_left_not_by_what_a_stage_may_take(left, exhausted):
+def test_a_part_is_exhausted_by_its_rest_not_by_the_bound_of_a_stage(left, exhausted):
     search = Numbers(vision_tokens=400, language_tokens=400, language_parameters=left)
     found = advanced(search)
     if exhausted:
@@ -79,7 +79,7 @@ def test_a_mode_that_never_ran_takes_the_little_it_has():
     assert advanced(search, cost=None) == ("language_tokens", 999, ())
 
 
-def test_the_last_mode_goes_on_for_less():
+def test_the_last_mode_continues_for_less():
     search = Numbers(vision_tokens=3, language_tokens=0)
     assert advanced(search, ("language_tokens",)) == ("vision_tokens", 997, ("language_tokens",))
 
@@ -102,7 +102,7 @@ def test_no_mode_left_is_an_error():
         advanced(Numbers(vision_tokens=0, language_tokens=0))
 
 
-def test_a_stage_trains_in_proportion_to_what_it_removes():
+def test_a_stage_trains_in_proportion_to_the_costs_that_it_removes():
     options = MethodOptions(0.5, ("vision_tokens",), 5, steps_per_stage=4)
     nothing: Any = None
     job = PruningJob(nothing, nothing, nothing, options, "numbers", nothing, nothing)

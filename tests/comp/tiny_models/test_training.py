@@ -1,4 +1,4 @@
-"""Training tiny-llava: what its batches hold, packed questions, the schedule, going on after a cut."""
+"""Training tiny-llava: contents of batches, packed questions, the schedule, resuming."""
 
 import pytest
 import torch
@@ -118,7 +118,7 @@ def test_the_learning_rate_falls_to_nothing_at_each_end():
 
 
 @pytest.mark.slow
-def test_training_goes_on_where_it_was_cut_off(tmp_path):
+def test_interrupted_training_continues(tmp_path):
     def recipe(*ends):
         return Recipe(dense_steps=1, easy_steps=1, middle_steps=1, ends=ends, batch_size=2)
 

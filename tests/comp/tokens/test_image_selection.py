@@ -35,7 +35,7 @@ def test_by_hand():
     ],
 )
 def test_targets_are_strided_over_what_is_not_dominant(count, dominant, contextual, places):
-    """As ``arange(0, rest, max(1, rest // contextual))[:contextual]`` of the original."""
+    """Targets equal ``arange(0, rest, max(1, rest // contextual))[:contextual]`` of the original."""
     selection = ImageSelection(tower_tokens=count, dominant=dominant, contextual=contextual)
     assert selection.target_places == places
 

@@ -278,7 +278,7 @@ def test_places_that_can_be_written(tmp_path: Path) -> None:
 
 
 def test_what_killed_processes_left_is_swept(tmp_path: Path) -> None:
-    """What was being replaced comes back where nothing took its place; the rest goes, and only that."""
+    """Replaced files are restored if nothing took their place; only other leftovers are removed."""
     names = "(onnx)[a-z-]*|run.json"
     for left in (
         ".onnx.abcd1234",
@@ -301,7 +301,7 @@ def test_what_killed_processes_left_is_swept(tmp_path: Path) -> None:
     }
 
 
-def test_a_link_is_discarded_and_not_what_it_leads_to(tmp_path: Path) -> None:
+def test_a_link_is_discarded_and_not_its_target(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "link").symlink_to("kept")
     discard(tmp_path / "link")

@@ -1,4 +1,4 @@
-"""What is read of JSON files that others wrote, and what is refused by name."""
+"""Untrusted JSON files: what is read, and what is refused by name."""
 
 import codecs
 import json
@@ -76,7 +76,7 @@ def test_whole_characters_written_as_pairs_are_read() -> None:
 
 
 @pytest.mark.parametrize("held", ["[]", "null", "3", '"text"', "true"])
-def test_what_is_no_object_is_refused_by_what_it_is(tmp_path: Path, held: str) -> None:
+def test_a_value_that_is_no_object_is_refused_by_its_kind(tmp_path: Path, held: str) -> None:
     path = tmp_path / "config.json"
     path.write_text(held, encoding="utf-8")
     with pytest.raises(CompExportError, match="not an object: fetch it again"):

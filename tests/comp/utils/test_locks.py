@@ -47,7 +47,7 @@ def write_owner(directory, **changes):
     (directory / LOCK).write_text(owner.model_dump_json())
 
 
-def test_the_second_is_told_who_the_first_is(tmp_path, holder):
+def test_the_second_process_is_told_the_first_one(tmp_path, holder):
     with (
         pytest.raises(CompExportError) as refused,
         locked(tmp_path / "run", "onnx"),
@@ -114,7 +114,7 @@ def no_kernel_locks(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_kernel_locks")
-def test_without_locks_of_the_kernel_the_process_is_looked_up(tmp_path, monkeypatch):
+def test_without_kernel_locks_the_process_is_looked_up(tmp_path, monkeypatch):
     write_owner(tmp_path)  # this very process
     with (
         pytest.raises(CompExportError, match=f"process {os.getpid()} on host"),

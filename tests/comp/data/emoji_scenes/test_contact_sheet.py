@@ -37,7 +37,7 @@ def test_pairs_stand_side_by_side_above_their_statement() -> None:
             assert shown.tobytes() == image.tobytes()
 
 
-def test_true_and_false_are_told_apart() -> None:
+def test_true_and_false_are_distinguished() -> None:
     blank = Image.new("RGB", (20, 20))
     sheets = [
         contact_sheet([PairExample((blank, blank), "they differ.", answer, "kind")])

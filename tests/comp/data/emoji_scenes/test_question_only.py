@@ -9,7 +9,7 @@ def test_questions_alone_give_little_away() -> None:
     assert result.ci95[0] < result.accuracy < result.ci95[1] < 0.35
 
 
-def test_what_a_question_gives_away_is_found() -> None:
+def test_answers_that_a_question_reveals_are_guessed() -> None:
     # Were foxes always at the top and bears never there, the baseline would know.
     told = [
         Question(f"where is the {name}?", place, "where")
@@ -23,7 +23,7 @@ def test_what_a_question_gives_away_is_found() -> None:
     assert guesser.guess("what?", "another kind") == ""
 
 
-def test_an_answer_that_repeats_the_question_is_found() -> None:
+def test_answers_that_repeat_the_question_are_guessed() -> None:
     told = [
         Question(f"are there more {a} or {b}?", a, "more")
         for a, b in [("animals", "plants"), ("foods", "vehicles"), ("objects", "foods")] * 10

@@ -64,7 +64,7 @@ def test_same_in_another_process_whatever_its_hash_seed() -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(splits, indices)
-def test_a_layout_belongs_to_the_split_it_came_from(split: str, index: int) -> None:
+def test_a_layout_belongs_to_the_split_of_its_scene(split: str, index: int) -> None:
     scene, _ = EmojiScenes(split).scene(index)
     assert split_of(scene) == split
 

@@ -98,7 +98,7 @@ def test_an_index_is_always_the_same_example():
 
 @pytest.fixture(scope="module")
 def said():
-    """What is said, for training, about pairs that hold things of one pool."""
+    """Return training statements about pairs with things from one pool."""
     rng = np.random.default_rng(5)
     share = np.full(len(KINDS), 1 / len(KINDS))
     pairs = [draw_pair_of_pool("train", rng) for _ in range(100)]

@@ -135,7 +135,7 @@ def test_hard_pairs():
 
 @torch.no_grad()
 def test_only_the_likeliest_are_matched(adapters):
-    """Of twelve candidates eight; a pair far down by contrast cannot win by matching."""
+    """Eight of twelve candidates are matched; a pair with a low contrast score cannot win."""
     adapter = adapters["retrieval"]
     batch = adapter.collate(examples_of("retrieval", RANKED + 4))
     scored = adapter.score(batch, Forwarding())
@@ -239,7 +239,7 @@ def test_macs_are_those_of_what_is_computed(adapters, task, ratios):
     ],
 )
 def test_full_sizes_are_counted_as_published(adapters, task, name):
-    """Of the whole model at the usual text length: the first composition, one request as served."""
+    """MACs of the dense model at the usual text length equal the first composition, one request."""
     adapter = copy.copy(adapters[task])
     adapter.shape = shape = packaged_shape(name)
     if task != "caption":

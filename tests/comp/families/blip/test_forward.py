@@ -66,7 +66,7 @@ def texts():
 
 @pytest.fixture(scope="module")
 def memories():
-    """Of two images: the second's tokens are of different numbers."""
+    """Two images, the second with another number of tokens."""
     generator = torch.Generator().manual_seed(5)
     first, second = torch.randn(2, 3, 7, WIDTH, generator=generator)
     alive = (torch.arange(7)[None] < torch.tensor([[7], [4], [1]])).float()

@@ -148,7 +148,7 @@ def test_slim_models_say_what_masked_ones_say(adapters, batches, tmp_path, task)
 
 @torch.no_grad()
 def test_forward_passes_of_slim_models(adapters, batches):
-    """As transformers' classes have them: logits, losses, matching scores, products."""
+    """Outputs equal those of transformers' classes: logits, losses, matching scores, products."""
     for task in TASKS:
         adapter, batch = adapters[task], batches[task]
         plan = random_plan(adapter, 7)

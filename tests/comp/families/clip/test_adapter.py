@@ -43,7 +43,7 @@ def batch(adapter):
 
 
 def right_both_ways(output):
-    """Whose own text is the best of each image, then whose own image is the best of each text."""
+    """Whether the best text of each image is its own, then whether the best image of each text is."""
     own = torch.arange(len(output.logits_per_image))
     return torch.cat(
         [scores.argmax(1) == own for scores in (output.logits_per_image, output.logits_per_text)]
