@@ -22,7 +22,7 @@ KEEP_UNIT = 1000  # keep ratios are whole thousandths, so that ceil(ratio * n) i
 Part = Literal["vision", "language", "cross"]
 PARTS: tuple[Part, ...] = ("vision", "language", "cross")
 RateOf = Literal["flops", "latency"]  # what a rate is a share of
-Task = Literal["question", "retrieval", "caption", "statement"]  # what a model is asked to do
+Task = Literal["question", "retrieval", "caption", "statement"]  # task of a model
 # Merging of dropped tokens: not at all; each into the most similar kept one; all into the weakest kept one;
 # as similar, with attention raised by the number of merged tokens.
 Merge = Literal["none", "similar", "one", "proportional"]
@@ -257,7 +257,7 @@ class PruningPlan(_Frozen):
             if drop.ranking in DECODER_RANKINGS and not of_decoder:
                 raise ValueError(
                     f"ranking {drop.ranking!r} in the {drop.part} part of a {self.family}: only the "
-                    "language part of a llava ranks so"
+                    "language part of a llava supports it"
                 )
             of_encoder = drop.ranking in ENCODER_RANKINGS or drop.merge != "none"
             if of_encoder and decodes:

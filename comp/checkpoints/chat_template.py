@@ -50,7 +50,7 @@ def render(source: str, tokens: Mapping[str, str], messages: Sequence[Message], 
         return rendered(Rendering(source, dict(tokens), list(messages)))
     except TemplateFailed as error:
         raise CompExportError(
-            f"the chat template of {where} {error}: mend it, or {REMEDY}"
+            f"the chat template of {where} {error}: fix it, or {REMEDY}"
         ) from error
 
 

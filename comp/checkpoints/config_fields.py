@@ -162,5 +162,5 @@ def check_fields(config: dict[str, Any], where: str) -> None:
         ConfigFields.model_validate(config)
     except ValidationError as error:
         raise CompExportError(
-            f"{where}: {first_wrong(error)}; mend config.json, or fetch the checkpoint again"
+            f"{where}: {first_wrong(error)}; fix config.json, or fetch the checkpoint again"
         ) from error

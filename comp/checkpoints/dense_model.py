@@ -86,4 +86,4 @@ def _directory(run: RunDirectory, record: dict[str, Any], name: str) -> Path | s
     try:
         return resolve_model(name, record.get("model_revision"))
     except CompExportError as error:
-        return f"{run.path} was made of {name}, which is not to be had ({error})"
+        return f"{run.path} was made of {name}, which is not available ({error})"

@@ -283,7 +283,7 @@ def _features(config: Mapping[str, Any], layers: int, where: str) -> dict[str, A
     passed = [layer if layer >= 0 else layers + 1 + layer for layer in feature_layers]
     if not passed or not all(0 <= layer <= layers for layer in passed):
         raise CompExportError(
-            f"{where}: vision_feature_layer {layer_field} of a tower of {layers} layers: mend config.json"
+            f"{where}: vision_feature_layer {layer_field} of a tower of {layers} layers: fix config.json"
         )
     strategy = config.get("vision_feature_select_strategy", "default")
     return {

@@ -140,7 +140,9 @@ def _refuse(given: list[str], name: str) -> None:
     from comp.errors import CompExportError
 
     if given:
-        raise CompExportError(f"{given[0]} is of a LLaVA's prompt, {name} is none: leave it out")
+        raise CompExportError(
+            f"{given[0]} applies only to a LLaVA, which {name} is not: leave it out"
+        )
 
 
 def _request(shape: "SlimShape", text_tokens: int | None) -> "Workload":

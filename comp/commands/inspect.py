@@ -67,7 +67,7 @@ def command(
         raise CompExportError("--figures and --no-figures exclude each other: give one of them")
     if (run / MANIFEST).is_file():
         if figures:
-            raise CompExportError(f"{run} is an artifact, and --figures are of a run: name the run")
+            raise CompExportError(f"{run} is an artifact, and --figures needs a run: name the run")
         manifest = read_shown_manifest(run / MANIFEST)
         if options.json:
             print_json({"artifact": str(run), "manifest": manifest})

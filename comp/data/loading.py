@@ -147,9 +147,9 @@ def _first(path: Path) -> Any:
             return json.loads(text)  # one JSON value over several lines
     except RecursionError as error:
         raise CompExportError(
-            f"{path} is nested deeper than {MAX_DEPTH} levels: mend that place"
+            f"{path} is nested deeper than {MAX_DEPTH} levels: fix that place"
         ) from error
     except ValueError as error:
         raise CompExportError(
-            f"{path} is neither JSON nor an object a line ({error}): mend that place"
+            f"{path} is neither JSON nor an object a line ({error}): fix that place"
         ) from error

@@ -39,7 +39,7 @@ def mode_shares(stages: Sequence[Mapping[str, Any]], plan: PruningPlan) -> tuple
     """
     removed = plan.macs_dense - plan.macs
     if removed <= 0:
-        raise CompExportError("the plan removes no FLOPs, of which modes could have shares")
+        raise CompExportError("the plan removes no FLOPs, so that modes have no shares")
     by_mode: dict[str, list[tuple[int, int]]] = {}
     left = plan.macs_dense
     for stage in stages:

@@ -147,7 +147,7 @@ def _batches(adapter: FamilyAdapter, options: InsightOptions) -> list[Any]:
         examples = load_task_data(adapter.task, options.data, options.images, split, links)
         if len(examples) < options.samples:
             raise CompExportError(
-                f"{options.data} holds {len(examples)} examples, and {options.samples} are asked for: "
+                f"{options.data} holds {len(examples)} examples, and {options.samples} are requested: "
                 f"pass --samples {len(examples)}, or more data"
             )
     return [adapter.collate([examples[index]]) for index in range(options.samples)]

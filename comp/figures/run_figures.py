@@ -223,12 +223,12 @@ def _tokens_of(
             for ratio, kind in ((drop.vision_keep_ratio, vision), (drop.text_keep_ratio, text))
             if any(kind)
         ]
-        behind = min(
+        block_after = min(
             drop.after_layer, len(of_part) - 1
-        )  # the last block may drop, and none is behind it
+        )  # the last block may drop tokens, and no block follows it
         axes.annotate(
             "\n".join(shown),
-            (drop.after_layer - 0.5, vision[behind] + text[behind]),
+            (drop.after_layer - 0.5, vision[block_after] + text[block_after]),
             xytext=(3, 4),
             textcoords="offset points",
             fontsize=7,

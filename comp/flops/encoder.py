@@ -95,9 +95,9 @@ def tokens_by_block(layers: int, count: int, ratios: Mapping[int, float]) -> Tok
     """
     counts = []
     for passed in range(1, layers + 1):
-        behind = keep_count(count, ratios.get(passed, 1.0))
-        counts.append((count, behind))
-        count = behind
+        left = keep_count(count, ratios.get(passed, 1.0))
+        counts.append((count, left))
+        count = left
     return counts
 
 
@@ -188,23 +188,23 @@ def _block(
     hidden: int,
     head_dim: int,
     tokens: int,
-    behind: int,
+    left: int,
     memory: Memory | None = None,
 ) -> int:
-    """Multiply-accumulates of a block on ``tokens``, of which ``behind`` are left after its attention.
+    """Multiply-accumulates of a block on ``tokens``, of which ``left`` remain after its attention.
 
     Keys and values of the memory are not included, as several texts may share them.
     """
     width = block.heads * head_dim
     total = 4 * tokens * hidden * width + 2 * tokens * tokens * width
-    total += 2 * behind * hidden * block.channels + LAYER_NORM * hidden * (tokens + behind)
+    total += 2 * left * hidden * block.channels + LAYER_NORM * hidden * (tokens + left)
     if memory is None or not block.cross_heads:
         return total
     for heads in block.cross_heads:
         cross = heads * head_dim
-        total += 2 * behind * hidden * cross + 2 * behind * memory.tokens * cross
-    merge = 2 * behind * hidden * hidden if block.merges else 0
-    return total + merge + LAYER_NORM * behind * hidden
+        total += 2 * left * hidden * cross + 2 * left * memory.tokens * cross
+    merge = 2 * left * hidden * hidden if block.merges else 0
+    return total + merge + LAYER_NORM * left * hidden
 
 
 def compositions(shape: EncoderShape) -> tuple[Composition, ...]:

@@ -141,8 +141,8 @@ def matched(record: AttentionRecord) -> Tensor:
     near = torch.where(_pairs(others), alike, NONE)
     best, places = near.amax(2), torch.arange(others.shape[1], device=others.device)
     mine, theirs = best[:, :, None], best[:, None]
-    behind = (theirs < mine) | ((theirs == mine) & (places > places[:, None]))
-    nearest = torch.where(behind, near, NONE).amax(2)
+    is_later = (theirs < mine) | ((theirs == mine) & (places > places[:, None]))
+    nearest = torch.where(is_later, near, NONE).amax(2)
     guide = _unit(record.query, record.head_mask)[
         torch.arange(len(others), device=others.device), record.tokens.query
     ]

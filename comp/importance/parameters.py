@@ -63,7 +63,7 @@ class ParameterImportance:
     An observer of forward passes (``comp.adapter.Observer``).
 
     Attributes:
-        parts: whose blocks are observed.
+        parts: parts whose blocks are observed.
         token_weighted: weigh tokens by Eq. 4 (CIP); otherwise all weigh 1 (Eq. 3).
         has_cls: whether token 0 of a block is [CLS].
     """

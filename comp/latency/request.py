@@ -144,9 +144,9 @@ def _stack(
     for number, block in enumerate(blocks):
         heads, channels = _left(block, counts)
         entering, ends = tokens[number], number + 1 == len(blocks)
-        behind = 1 if ends else tokens[number + 1]
+        left = 1 if ends else tokens[number + 1]
         total += table.ms(part, "last" if ends else "attention", entering, heads=heads)
-        total += table.ms(part, "ffn", behind, channels=channels)
+        total += table.ms(part, "ffn", left, channels=channels)
         if number + 1 in places:
             total += table.ms(part, "drop", entering, heads=heads)
     return total

@@ -43,7 +43,7 @@ class EvenTokenProblem(TokenProblem):
                 left = min(before, max(LEAST_LEFT, wanted))
                 if left == before:
                     continue
-                # The ratio in thousandths of which ceil(ratio · before) is what is left.
+                # The ratio in thousandths with ceil(ratio · before) == left.
                 ratio = KEEP_UNIT * left // before / KEEP_UNIT
                 drops.append(
                     DropPlan(

@@ -171,7 +171,9 @@ def _advanced(
     if after.stage < len(intervals):  # the last stage's line is that of the plan
         metric, loss = measured(job, after.alpha, interval.drops)
         macs = problem.macs(after.stays.counts(), interval.drops)
-        note(f"stage {after.stage}: {1 - macs / problem.dense_macs:.0%} gone, metric {metric:.3f}")
+        note(
+            f"stage {after.stage}: {1 - macs / problem.dense_macs:.0%} removed, metric {metric:.3f}"
+        )
         lines.append(
             next_line(
                 problem,

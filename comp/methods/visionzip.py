@@ -68,7 +68,7 @@ def solved(shape: ModelShape, on: Workload, rate: float) -> ImageSelection:
     largest = 1 - tried[1] / dense
     if rate > largest + TOLERANCE:
         raise CompExportError(
-            f"rate {rate:g} is beyond what leaving out image tokens behind the vision tower can reach on "
+            f"rate {rate:g} is beyond what dropping image tokens after the vision tower can reach on "
             f"this model: at most {largest:.2f}; choose a smaller --rate, or a --method that also removes "
             "parameters"
         )

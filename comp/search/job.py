@@ -42,9 +42,7 @@ class MethodOptions:
     align: int = 16
     seed: int = 0
     rate_of: RateOf = "flops"
-    reconstruct: bool = (
-        False  # comp: refit what is left after a cut (``comp.training.reconstruction``)
-    )
+    reconstruct: bool = False  # comp: refit layers after a cut (``comp.training.reconstruction``)
     train_stages: bool | None = None  # comp: see ``comp_steps``
     importance: ImportanceOptions = field(default_factory=ImportanceOptions)
     strategy: StrategyOptions = field(default_factory=StrategyOptions)

@@ -144,13 +144,15 @@ class _PairFacts(nn.Module):
     def forward(self, state: Tensor, batch: dict[str, Tensor]) -> Losses:
         """Return the losses of ``state [B, D]``."""
         facts = batch["facts"]
-        told = _judged(self.each(state).unflatten(-1, (2, FACTS)).flatten(0, 1), facts.flatten())
+        facts_loss = _judged(
+            self.each(state).unflatten(-1, (2, FACTS)).flatten(0, 1), facts.flatten()
+        )
         differ = _judged(self.differ(state), (facts[:, 0] != facts[:, 1]).long())
         cells = self.cells(state).unflatten(-1, (2, 2, CELLS)).flatten(0, 2).float()
         where = F.cross_entropy(cells, batch["cells"].flatten(), ignore_index=IGNORE)
         return {
-            "match": told["loss"] + differ["loss"] + 0.5 * where.nan_to_num(),
-            "fact_accuracy": told["accuracy"],
+            "match": facts_loss["loss"] + differ["loss"] + 0.5 * where.nan_to_num(),
+            "fact_accuracy": facts_loss["accuracy"],
             "differ_accuracy": differ["accuracy"],
         }
 

@@ -144,7 +144,7 @@ def _other_file(error: Exception, path: Path) -> str | None:
 
 
 def _number(error: Exception) -> int | None:
-    """Return the system's error number of an error, if it can be told."""
+    """Return the system's error number of an error, if it is known."""
     if isinstance(error, OSError) and error.errno is not None:
         return error.errno
     if not isinstance(error, OSError | RuntimeError) and type(error).__name__ != "SafetensorError":

@@ -157,7 +157,7 @@ class CompBlipForQuestionAnswering(_Slim, BlipForQuestionAnswering):
         super().__init__(config)
         self._shrink()
 
-    def asked(
+    def encode_question(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None
     ) -> tuple[Tensor, Memory]:
         """Encode a question; return image states, and the question's states for the decoder."""
@@ -178,7 +178,7 @@ class CompBlipForQuestionAnswering(_Slim, BlipForQuestionAnswering):
         """As ``BlipForQuestionAnswering``; padding of questions is masked."""
         if labels is None and decoder_input_ids is None:
             raise ValueError("pass labels or decoder_input_ids, or call generate")
-        states, memory = self.asked(pixel_values, input_ids, attention_mask)
+        states, memory = self.encode_question(pixel_values, input_ids, attention_mask)
         said = self.text_decoder(
             input_ids=labels if decoder_input_ids is None else decoder_input_ids,
             attention_mask=decoder_attention_mask,
@@ -200,7 +200,7 @@ class CompBlipForQuestionAnswering(_Slim, BlipForQuestionAnswering):
         **generate_kwargs: Any,
     ) -> Tensor:
         """As ``BlipForQuestionAnswering.generate``: answers."""
-        _, memory = self.asked(pixel_values, input_ids, attention_mask)
+        _, memory = self.encode_question(pixel_values, input_ids, attention_mask)
         text = self.config.text_config
         start = torch.full((len(input_ids), 1), text.bos_token_id, device=memory.states.device)
         return self.text_decoder.generate(

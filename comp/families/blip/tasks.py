@@ -37,10 +37,10 @@ class BlipQuestions(BlipAdapter):
     reads_all = True
 
     def collate(self, examples: Sequence[AnyExample]) -> QuestionBatch:
-        asked = one_image(examples, "questions")
-        ids, mask = self.texts([each.question for each in asked], "a question")
-        answers = self.texts([each.answer for each in asked], "an answer")
-        return QuestionBatch(self.pixels([each.image for each in asked]), ids, mask, *answers)
+        questions = one_image(examples, "questions")
+        ids, mask = self.texts([each.question for each in questions], "a question")
+        answers = self.texts([each.answer for each in questions], "an answer")
+        return QuestionBatch(self.pixels([each.image for each in questions]), ids, mask, *answers)
 
     def score(
         self, batch: QuestionBatch, forwarding: Forwarding, observer: Observer | None = None

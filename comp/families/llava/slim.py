@@ -110,7 +110,9 @@ class CompLlavaForConditionalGeneration(LlavaForConditionalGeneration):
                 tokens are unknown).
         """
         if labels is not None:
-            raise ValueError("a slim LLaVA takes no labels: answers must be told from the prompt")
+            raise ValueError(
+                "a slim LLaVA takes no labels: they do not separate answers from the prompt"
+            )
         if input_ids is None:
             raise ValueError("a slim LLaVA needs input_ids: token dropping tells image from text")
         cache = _SharedCache.of(past_key_values)

@@ -110,7 +110,7 @@ def test_own_data(drawn, run, tmp_path):
     assert numbers_of(run)["overlap"] != numbers_of(drawn[0])["overlap"]
     result = inspected(run, "--data", data, "--samples", 3)
     assert result.exit_code == 1
-    assert "holds 2 examples, and 3 are asked for: pass --samples 2" in str(result.exception)
+    assert "holds 2 examples, and 3 are requested: pass --samples 2" in str(result.exception)
     assert not (run / "figures" / "overlap.png").exists()  # nothing of the earlier call is left
 
 
@@ -190,7 +190,7 @@ def test_options_that_do_not_go_together(run):
     (run / "onnx").mkdir()
     (run / "onnx" / "manifest.json").write_text('{"files": []}')
     result = call("inspect", run / "onnx", "--figures")
-    assert "is an artifact, and --figures are of a run" in str(result.exception)
+    assert "is an artifact, and --figures needs a run" in str(result.exception)
 
 
 def test_stages_of_another_run_are_refused(run):

@@ -140,7 +140,7 @@ def test_the_command_says_what_a_figure_stands_for(tmp_path):
     parts = {"text_config": {}, "vision_config": {}}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"} | parts))
     assert "pair: one image and one text of 77 tokens" in call("--model", tmp_path)
-    with pytest.raises(CompExportError, match="--drop is of a LLaVA's prompt"):
+    with pytest.raises(CompExportError, match="--drop applies only to a LLaVA"):
         call("--model", "clip-b16", "--drop", "8:0.5")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "blip"} | parts))
     with pytest.raises(CompExportError, match="BlipForQuestionAnswering"):
