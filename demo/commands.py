@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from comp.commands.options import CommonOptions, common_options, run_argument
+from comp.commands.options import CommonOptions, common_options, run_argument, threads_option
 from comp.utils.console import print_json, say
 from serve.artifacts import ArtifactVariant
 from serve.commands.variants import variant_options
@@ -18,7 +18,7 @@ HOST, PORT = "127.0.0.1", 7860
 @run_argument
 @click.option("--host", default=HOST, show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
+@threads_option
 @variant_options
 @common_options
 def demo(

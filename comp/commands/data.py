@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from comp.commands.options import CommonOptions, common_options, follow_links_option
+from comp.commands.options import CommonOptions, common_options, data_options
 from comp.utils.console import print_json, say
 
 if TYPE_CHECKING:
@@ -42,17 +42,10 @@ def command() -> None:
 @click.option(
     "--columns", type=click.IntRange(1, 20), help="Examples a row [default: 6; statements: 3]."
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Show your own data instead: any file that prune takes, NLVR2's too.",
+@data_options(
+    "Show your own data instead: any file that prune takes, NLVR2's too.",
+    "Folder that image names of --data are relative to.",
 )
-@click.option(
-    "--images",
-    type=click.Path(path_type=Path),
-    help="Folder that image names of --data are relative to.",
-)
-@follow_links_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

@@ -8,7 +8,7 @@ import click
 
 from comp.commands.inspect_figures import FigureOptions, draw, missing_words, print_numbers
 from comp.commands.inspect_manifest import read_shown_manifest
-from comp.commands.options import CommonOptions, common_options, follow_links_option, run_argument
+from comp.commands.options import CommonOptions, common_options, data_options, run_argument
 from comp.errors import CompExportError
 from comp.utils.console import print_json, print_table, say
 
@@ -38,13 +38,7 @@ ARTIFACTS = ("onnx*", "tensorrt*")  # folders of a run
     type=click.IntRange(min=1),
     help="With --figures: number of examples for the dense model [32].",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="With --figures: file of the examples [default: EmojiScenes, validation split].",
-)
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of --data's images.")
-@follow_links_option
+@data_options("With --figures: file of the examples [default: EmojiScenes, validation split].")
 @click.option("--model", help="With --figures: the dense model, if it is no longer where RUN says.")
 @common_options
 def command(

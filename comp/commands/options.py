@@ -59,12 +59,40 @@ def common_options(function: F) -> F:
     return cast(F, wrapper)
 
 
-def follow_links_option(function: F) -> F:
-    """Add ``--follow-links`` after the options ``--data`` and ``--images``; pass ``follow_links: bool``."""
+def data_options(
+    help_text: str, images_help: str = "Folder of --data's images."
+) -> Callable[[F], F]:
+    """Add ``--data``, ``--images`` and ``--follow-links``: examples of the user's own.
+
+    The command takes ``data: Path | None``, ``images: Path | None`` and ``follow_links: bool``, as
+    ``comp.data.loading.load_task_data`` does.
+
+    Args:
+        help_text: of ``--data``: what the examples are for, their formats, and what is taken without.
+        images_help: of ``--images``.
+    """
+    path = click.Path(path_type=Path)
+
+    def declare(function: F) -> F:
+        for option in (
+            click.option(
+                "--follow-links",
+                is_flag=True,
+                help="Also read images through links that lead out of the folder of --images.",
+            ),
+            click.option("--images", type=path, help=images_help),
+            click.option("--data", type=path, help=help_text),
+        ):
+            function = option(function)
+        return function
+
+    return declare
+
+
+def threads_option(function: F) -> F:
+    """Add ``--threads``: number of CPU threads of a runtime, passed as ``threads: int | None``."""
     option = click.option(
-        "--follow-links",
-        is_flag=True,
-        help="Also read images through links that lead out of the folder of --images.",
+        "--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores]."
     )
     return option(function)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from comp.commands.options import CommonOptions, common_options
+from comp.commands.options import CommonOptions, common_options, threads_option
 from comp.errors import CompExportError
 from comp.utils.console import print_json, print_table, say
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Precision of the graphs, as for `onnx`.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
+@threads_option
 @click.option(
     "--text-tokens",
     type=click.IntRange(min=1),

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from comp.commands.options import CommonOptions, common_options, run_argument
+from comp.commands.options import CommonOptions, common_options, run_argument, threads_option
 from comp.utils.console import print_json, print_table, progress, say
 from comp.utils.files import write_text
 from serve.artifacts import ArtifactVariant
@@ -30,7 +30,7 @@ from serve.commands.variants import variant_options
 @click.option("--warmup", type=click.IntRange(min=0), default=3, show_default=True)
 @click.option("--repeats", type=click.IntRange(min=1), default=20, show_default=True)
 @click.option("--cold-starts", type=click.IntRange(min=1), default=3, show_default=True)
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
+@threads_option
 @click.option(
     "--against",
     multiple=True,

@@ -7,7 +7,13 @@ from typing import Any
 
 import click
 
-from comp.commands.options import CommonOptions, common_options, follow_links_option, run_argument
+from comp.commands.options import (
+    CommonOptions,
+    common_options,
+    data_options,
+    run_argument,
+    threads_option,
+)
 from comp.utils.console import print_json, print_table, progress, say
 from comp.utils.files import write_text
 from serve.artifacts import ArtifactVariant
@@ -28,13 +34,7 @@ SPLITS = ("train", "validation", "test")
     type=click.Choice(SPLITS),
     help="Split of EmojiScenes, or of --data if it has splits [default: test].",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Your own data: LLaVA-Instruct, VQAv2, Karpathy's JSON, NLVR2, or JSONL.",
-)
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of --data's images.")
-@follow_links_option
+@data_options("Your own data: LLaVA-Instruct, VQAv2, Karpathy's JSON, NLVR2, or JSONL.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, show_default=True)
 @click.option(
@@ -44,7 +44,7 @@ SPLITS = ("train", "validation", "test")
     show_default=True,
     help="Retrieval: number of images, and texts, ranked together.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
+@threads_option
 @variant_options
 @common_options
 def command(

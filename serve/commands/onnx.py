@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from comp.commands.options import CommonOptions, common_options, follow_links_option, run_argument
+from comp.commands.options import CommonOptions, common_options, data_options, run_argument
 from comp.errors import CompExportError
 from comp.utils.console import print_json, print_table, progress, say
 
@@ -62,14 +62,10 @@ NOT_ANSWERED = "answers in other precisions than float32 are compared by verify"
     show_default=True,
     help="Number of examples to calibrate on.",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Your own examples to calibrate on, or to check float16 on: LLaVA-Instruct, VQAv2, Karpathy's JSON, "
-    "NLVR2, or JSONL [default: EmojiScenes, train split].",
+@data_options(
+    "Your own examples to calibrate on, or to check float16 on: LLaVA-Instruct, VQAv2, Karpathy's JSON, "
+    "NLVR2, or JSONL [default: EmojiScenes, train split]."
 )
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of --data's images.")
-@follow_links_option
 @click.option(
     "--dense/--no-dense",
     default=True,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from comp.commands.options import CommonOptions, common_options, run_argument
+from comp.commands.options import CommonOptions, common_options, run_argument, threads_option
 from comp.errors import CompExportError
 from serve.artifacts import ArtifactVariant
 from serve.commands.variants import variant_options
@@ -39,7 +39,7 @@ from serve.commands.variants import variant_options
     show_default=True,
     help="Factor on the keep ratios: above 1 keeps more tokens, below 1 fewer.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads [default: all cores].")
+@threads_option
 @variant_options
 @common_options
 def command(

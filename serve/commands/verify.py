@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from comp.commands.options import CommonOptions, common_options, follow_links_option, run_argument
+from comp.commands.options import CommonOptions, common_options, data_options, run_argument
 from comp.utils.console import print_json, print_table, progress, say
 
 if TYPE_CHECKING:
@@ -26,14 +26,10 @@ EXIT_FAILED = 1
     show_default=True,
     help="Number of examples that each variant answers.",
 )
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    help="Your own data: LLaVA-Instruct, VQAv2, Karpathy's JSON, NLVR2, or JSONL [default: EmojiScenes, "
-    "test split].",
+@data_options(
+    "Your own data: LLaVA-Instruct, VQAv2, Karpathy's JSON, NLVR2, or JSONL [default: EmojiScenes, "
+    "test split]."
 )
-@click.option("--images", type=click.Path(path_type=Path), help="Folder of --data's images.")
-@follow_links_option
 @click.option(
     "--max-new-tokens",
     type=click.IntRange(min=1),
