@@ -1,6 +1,7 @@
 """Command ``comp-export inspect``: show a run or an artifact as tables, a run's search as figures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from comp.errors import CompExportError
 from comp.utils.console import print_json, print_table, say
 
 if TYPE_CHECKING:
+    from comp.figures.report import Insight
     from comp.plan import PruningPlan
 
 MANIFEST = "manifest.json"
@@ -62,51 +64,91 @@ def command(
     if (run / MANIFEST).is_file():
         if figures:
             raise CompExportError(f"{run} is an artifact, and --figures needs a run: name the run")
-        manifest = read_shown_manifest(run / MANIFEST)
-        if options.json:
-            print_json({"artifact": str(run), "manifest": manifest})
-        else:
-            _print_manifest(run, manifest)
+        _show_artifact(run, options.json)
         return
     from comp.runs import hold, open_run
 
     opened = open_run(run)
     if out is None and not no_figures:
         hold(opened, "inspect")
-    plan = opened.load_plan()
     manifest_paths = [path for name in ARTIFACTS for path in opened.path.glob(f"{name}/{MANIFEST}")]
-    manifests = {path.parent: read_shown_manifest(path) for path in sorted(manifest_paths)}
-    paths: Sequence[Path] = ()
-    insight = None
+    shown = ShownRun(
+        opened.path,
+        opened.load_plan(),
+        {path.parent: read_shown_manifest(path) for path in sorted(manifest_paths)},
+    )
     if figures:
         insight = draw(opened, out, figure_options, options)
-        paths = insight.paths
+        shown = replace(shown, figures=insight.paths, insight=insight)
     elif not no_figures:
         from comp.figures.run_figures import save_figures
 
-        paths = save_figures(opened, out)
-    if options.json:
-        report: dict[str, Any] = {
-            "run": str(opened.path),
-            "plan": _summary(plan),
-            "artifacts": {folder.name: each for folder, each in manifests.items()},
-            "figures": [str(path) for path in paths],
-        }
-        if insight is not None:
-            report |= {"numbers": insight.numbers, "missing": insight.missing}
-        print_json(report)
+        shown = replace(shown, figures=save_figures(opened, out))
+    _show_run(shown, options.json)
+
+
+@dataclass(frozen=True)
+class ShownRun:
+    """What is shown of a run.
+
+    Attributes:
+        manifests: of its artifacts, by their folders.
+        figures: files that were drawn.
+        insight: of ``--figures``: the numbers, and what could not be drawn.
+    """
+
+    path: Path
+    plan: "PruningPlan"
+    manifests: Mapping[Path, Any]
+    figures: Sequence[Path] = ()
+    insight: "Insight | None" = None
+
+
+def _show_artifact(folder: Path, as_json: bool) -> None:
+    manifest = read_shown_manifest(folder / MANIFEST)
+    if as_json:
+        print_json({"artifact": str(folder), "manifest": manifest})
     else:
-        _print_plan(opened.path, plan)
-        for folder, manifest in manifests.items():
-            _print_manifest(folder, manifest)
-        if insight is not None:
-            print_numbers(insight, plan.rate_of)
-        for path in paths:
-            say(f"figure: {path}")
-        if insight is not None:
-            say(f"numbers: {insight.record}")
-    if insight is not None and insight.missing:
-        raise CompExportError(missing_words(insight))
+        _print_manifest(folder, manifest)
+
+
+def _show_run(shown: ShownRun, as_json: bool) -> None:
+    """Print a run.
+
+    Raises:
+        CompExportError: some of the figures asked for could not be drawn.
+    """
+    if as_json:
+        print_json(_report(shown))
+    else:
+        _print_run(shown)
+    if shown.insight is not None and shown.insight.missing:
+        raise CompExportError(missing_words(shown.insight))
+
+
+def _report(shown: ShownRun) -> dict[str, Any]:
+    report: dict[str, Any] = {
+        "run": str(shown.path),
+        "plan": _summary(shown.plan),
+        "artifacts": {folder.name: each for folder, each in shown.manifests.items()},
+        "figures": [str(path) for path in shown.figures],
+    }
+    if shown.insight is not None:
+        report |= {"numbers": shown.insight.numbers, "missing": shown.insight.missing}
+    return report
+
+
+def _print_run(shown: ShownRun) -> None:
+    _print_plan(shown.path, shown.plan)
+    for folder, manifest in shown.manifests.items():
+        _print_manifest(folder, manifest)
+    insight = shown.insight
+    if insight is not None:
+        print_numbers(insight, shown.plan.rate_of)
+    for path in shown.figures:
+        say(f"figure: {path}")
+    if insight is not None:
+        say(f"numbers: {insight.record}")
 
 
 def _summary(plan: "PruningPlan") -> dict[str, Any]:
