@@ -7,7 +7,7 @@ prefill, the kept token indices at each drop place, and the greedy answers.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,7 +36,6 @@ from export.verify.interface import (
     Examples,
     Model,
     Questions,
-    RuntimeVariant,
     Skipped,
     TorchReference,
 )
@@ -122,60 +121,29 @@ def verify_run(
         done = started(name, len(questions))
         return reference.conclude(ask_all(runner, questions, request.max_new_tokens, done))
 
-    dense_torch = []
-    if not gone and any(artifact.manifest.dense for artifact in artifacts):
-        dense_torch = answers("dense torch", reference.dense_runner())
-    slim = answers("slim torch", reference.slim_runner())
-    rounded = dict(_with_integers(artifacts, family, reference, answers))
-    links: list[Link] = []
-    outcome: dict[str, bool] = {}
+    graphs = _compare_graphs(family, artifacts, engines, reference, gone, answers)
+    compared = [link for link in first_links if isinstance(link, FirstLink)]
     skipped = [
         Skipped(each.name, each.reason) for each in first_links if isinstance(each, NotCompared)
     ]
-    if gone:
-        skipped.append(Skipped(MASKED, gone))
-    else:
-        masked = answers("masked torch", reference.masked_runner())
-        links.append(compare(MASKED, "float32", reference.places, masked, slim))
-    cut_holds = all(link.ok for link in links)
-    layers: dict[str, dict[str, tuple[str, ...]]] = {}
-    for variant in family.all_variants(artifacts, engines):
-        if isinstance(variant, RuntimeVariant) and variant.dense and gone:
-            variant = Skipped(f"dense torch = {variant.name}", gone)
-        if isinstance(variant, Skipped):
-            skipped.append(variant)
-            continue
-        runner = variant.load()
-        if isinstance(runner, EngineVariant):
-            layers[variant.directory.name] = runner.layers
-        answered = answers(variant.name, runner)
-        torch_name, expected = ("dense", dense_torch) if variant.dense else ("slim", slim)
-        if variant.directory.name in rounded:
-            torch_name = f"{torch_name} {variant.precision}"
-            expected = rounded[variant.directory.name]
-        name = f"{torch_name} torch = {variant.name}"
-        places = () if variant.dense else reference.places
-        link = compare(name, variant.precision, places, expected, answered, variant.bfloat16)
-        links.append(link)
-        holds = link.ok and (variant.dense or cut_holds)
-        outcome[variant.directory.name] = outcome.get(variant.directory.name, True) and holds
-    compared = [link for link in first_links if isinstance(link, FirstLink)]
+    skipped += graphs.skipped
+    outcome = graphs.outcome
     for first_link in compared:
         name = first_link.artifact
         if name in outcome:
             outcome[name] = outcome[name] and first_link.ok
     report = {
-        "ok": all(link.ok for link in compared) and all(link.ok for link in links),
+        "ok": all(link.ok for link in compared) and all(link.ok for link in graphs.links),
         "run": run.path.name,
         "task": artifacts[0].manifest.task,
         "data": request.source,
         "questions": len(questions),
         "max_new_tokens": request.max_new_tokens,
         "first_links": [link.to_dict() for link in compared],
-        "links": [link.to_dict() for link in links],
+        "links": [link.to_dict() for link in graphs.links],
         "skipped": [{"name": variant.name, "reason": variant.reason} for variant in skipped],
         "artifacts": outcome,
-        "engine_layers": layers,
+        "engine_layers": graphs.layers,
     }
     path = run.write_report(REPORT, report)
     write_text(path.with_suffix(".md"), markdown(report))
@@ -183,6 +151,78 @@ def verify_run(
     for name, holds in outcome.items():
         mark(run.path / name, Verified(ok=holds, report_sha256=digest))
     return report
+
+
+@dataclass
+class GraphLinks:
+    """The links between torch and the graphs of a run.
+
+    Attributes:
+        links: those compared.
+        skipped: those that cannot be compared here.
+        outcome: by the name of an artifact's folder, whether all of its links hold.
+        layers: by the folder of engines, which layers TensorRT computes in which precision.
+    """
+
+    links: list[Link] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    outcome: dict[str, bool] = field(default_factory=dict)
+    layers: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
+
+
+def _compare_graphs(
+    family: Verification,
+    artifacts: list[Artifact],
+    engines: list[Engines],
+    reference: TorchReference,
+    gone: str,
+    answers: Callable[[str, Runner], list[Answered]],
+) -> GraphLinks:
+    """Compare masked torch with slim torch, and every graph with the torch model of its weights.
+
+    Args:
+        family: of the run's model.
+        artifacts, engines: to compare.
+        reference: the torch models.
+        gone: why there is no dense model; empty where there is one.
+        answers: asks a runner all questions, under a name.
+    """
+    graphs = GraphLinks()
+    torch_answers: dict[str, list[Answered]] = {"dense": []}
+    if not gone and any(artifact.manifest.dense for artifact in artifacts):
+        torch_answers["dense"] = answers("dense torch", reference.dense_runner())
+    torch_answers["slim"] = answers("slim torch", reference.slim_runner())
+    rounded = dict(_with_integers(artifacts, family, reference, answers))
+    if gone:
+        graphs.skipped.append(Skipped(MASKED, gone))
+    else:
+        masked = answers("masked torch", reference.masked_runner())
+        graphs.links.append(
+            compare(MASKED, "float32", reference.places, masked, torch_answers["slim"])
+        )
+    cut_holds = all(link.ok for link in graphs.links)
+    for variant in family.all_variants(artifacts, engines):
+        if isinstance(variant, Skipped):
+            graphs.skipped.append(variant)
+            continue
+        if variant.dense and gone:
+            graphs.skipped.append(Skipped(f"dense torch = {variant.name}", gone))
+            continue
+        runner, folder = variant.load(), variant.directory.name
+        if isinstance(runner, EngineVariant):
+            graphs.layers[folder] = runner.layers
+        graph = answers(variant.name, runner)
+        weights = "dense" if variant.dense else "slim"
+        torch_name, expected = weights, torch_answers[weights]
+        if folder in rounded:
+            torch_name, expected = f"{weights} {variant.precision}", rounded[folder]
+        places = () if variant.dense else reference.places
+        name = f"{torch_name} torch = {variant.name}"
+        link = compare(name, variant.precision, places, expected, graph, variant.bfloat16)
+        graphs.links.append(link)
+        holds = link.ok and (variant.dense or cut_holds)
+        graphs.outcome[folder] = graphs.outcome.get(folder, True) and holds
+    return graphs
 
 
 def _reference(

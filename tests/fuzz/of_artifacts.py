@@ -121,58 +121,93 @@ def _bare(base: Base, folder: Path, pixels: Any) -> Answers:
     return tuple(answers)
 
 
+def _no_node(rng: Random, model: Any, node: Any) -> str:
+    model.graph.node.remove(node)
+    return f"{node.op_type} left out"
+
+
+def _no_kind(rng: Random, model: Any, node: Any) -> str:
+    what = f"{node.op_type} of no kind"
+    node.op_type = rng.choice(("NoSuch", "", "Loop", "Identity"))
+    return what
+
+
+def _other_input(rng: Random, model: Any, node: Any) -> str:
+    if node.input:
+        names = ("", "none", model.graph.node[0].output[0])
+        name = rng.choice(names)
+        node.input[rng.randrange(len(node.input))] = name
+    return f"another input of {node.op_type}"
+
+
+def _other_name(rng: Random, model: Any, node: Any) -> str:
+    ends = rng.choice((model.graph.input, model.graph.output))
+    end = rng.choice(ends)
+    what = f"{end.name} renamed"
+    end.name = rng.choice(("x", "", ends[0].name))
+    return what
+
+
+def _other_shape(rng: Random, model: Any, node: Any) -> str:
+    end = rng.choice(model.graph.input)
+    shape = end.type.tensor_type.shape
+    if shape.dim:
+        rng.choice(shape.dim).dim_value = rng.choice((0, -1, 3, 2**31, 2**62))
+    return f"another shape of {end.name}"
+
+
+def _other_opset(rng: Random, model: Any, node: Any) -> str:
+    model.opset_import[0].version = rng.choice((0, -1, 1, 9999, 2**40))
+    return "another opset"
+
+
+def _other_place_of_weights(rng: Random, model: Any, node: Any) -> str:
+    if not model.graph.initializer:
+        return _other_type(rng, model, node)
+    tensor = rng.choice(model.graph.initializer)
+    for entry in tensor.external_data:
+        if entry.key == rng.choice(("location", "offset", "length")):
+            entry.value = rng.choice(("../x", "/dev/zero", "-1", str(2**63), "", "manifest.json"))
+    return f"other data of {tensor.name}"
+
+
+def _other_shape_of_weights(rng: Random, model: Any, node: Any) -> str:
+    if not model.graph.initializer:
+        return _other_type(rng, model, node)
+    tensor = rng.choice(model.graph.initializer)
+    if tensor.dims:
+        size = rng.choice((0, -1, 2**40))
+        tensor.dims[rng.randrange(len(tensor.dims))] = size
+    return f"another shape of {tensor.name}"
+
+
+def _other_type(rng: Random, model: Any, node: Any) -> str:
+    end = rng.choice(model.graph.input)
+    end.type.tensor_type.elem_type = rng.choice((0, 7, 8, 10, 99))
+    return f"another type of {end.name}"
+
+
+# Each changes a graph in place and says what it changed.
+OTHER_GRAPHS = (
+    _no_node,
+    _no_kind,
+    _other_input,
+    _other_name,
+    _other_shape,
+    _other_opset,
+    _other_place_of_weights,
+    _other_shape_of_weights,
+    _other_type,
+)
+
+
 def _other_graph(rng: Random, path: Path) -> tuple[bytes, str]:
     """Structure changed: a graph that parses."""
     import onnx
 
     model = onnx.load(path, load_external_data=False)
-    graph = model.graph
-    deed = rng.randrange(9)
-    node = rng.choice(graph.node)
-    if deed == 0:
-        graph.node.remove(node)
-        what = f"{node.op_type} left out"
-    elif deed == 1:
-        what, node.op_type = (
-            f"{node.op_type} of no kind",
-            rng.choice(("NoSuch", "", "Loop", "Identity")),
-        )
-    elif deed == 2:
-        if node.input:
-            node.input[rng.randrange(len(node.input))] = rng.choice(
-                ("", "none", graph.node[0].output[0])
-            )
-        what = f"another input of {node.op_type}"
-    elif deed == 3:
-        ends = rng.choice((graph.input, graph.output))
-        end = rng.choice(ends)
-        what, end.name = f"{end.name} renamed", rng.choice(("x", "", ends[0].name))
-    elif deed == 4:
-        end = rng.choice(graph.input)
-        shape = end.type.tensor_type.shape
-        if shape.dim:
-            rng.choice(shape.dim).dim_value = rng.choice((0, -1, 3, 2**31, 2**62))
-        what = f"another shape of {end.name}"
-    elif deed == 5:
-        model.opset_import[0].version = rng.choice((0, -1, 1, 9999, 2**40))
-        what = "another opset"
-    elif deed == 6 and graph.initializer:
-        tensor = rng.choice(graph.initializer)
-        for entry in tensor.external_data:
-            if entry.key == rng.choice(("location", "offset", "length")):
-                entry.value = rng.choice(
-                    ("../x", "/dev/zero", "-1", str(2**63), "", "manifest.json")
-                )
-        what = f"other data of {tensor.name}"
-    elif deed == 7 and graph.initializer:
-        tensor = rng.choice(graph.initializer)
-        if tensor.dims:
-            tensor.dims[rng.randrange(len(tensor.dims))] = rng.choice((0, -1, 2**40))
-        what = f"another shape of {tensor.name}"
-    else:
-        end = rng.choice(graph.input)
-        end.type.tensor_type.elem_type = rng.choice((0, 7, 8, 10, 99))
-        what = f"another type of {end.name}"
+    change = OTHER_GRAPHS[rng.randrange(len(OTHER_GRAPHS))]
+    what = change(rng, model, rng.choice(model.graph.node))
     return model.SerializeToString(), what
 
 
