@@ -1,4 +1,4 @@
-"""The contestants: each loads one of the two models and answers one question about one image."""
+"""The contestants: each loads one of the two models and answers a question about an image."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ def onnx_runtime(stage: Stage, which: Which) -> Loaded:
 
 @dataclass(frozen=True)
 class OnCpu:
-    """An artifact of some precision in one of the project's runtimes for CPUs."""
+    """An artifact of one precision in one of the project's CPU runtimes."""
 
     backend: "BackendName"
     precision: Precision
@@ -41,7 +41,7 @@ class OnCpu:
         return "onnxruntime" if self.backend == "onnxruntime" else "standard"
 
     def prepare(self, files: RunFiles, which: Which) -> Path:
-        """Export it, where it is not there yet."""
+        """Export it unless it exists."""
         return files.artifact(which, self.flavour, self.precision)
 
     def load(self, stage: Stage, which: Which) -> Loaded:
@@ -73,22 +73,22 @@ def tensorrt(stage: Stage, which: Which) -> Loaded:
 
 
 def torch_eager(stage: Stage, which: Which) -> Loaded:
-    """The LLaVA of transformers, or the project's slim one, run operator by operator."""
+    """The LLaVA of transformers, or the project's slim one, run eagerly."""
     return _torch_models(stage).eager(which)
 
 
 def torch_bfloat16(stage: Stage, which: Which) -> Loaded:
-    """As ``torch_eager``, in bfloat16; its own models, beside those of another precision."""
+    """As ``torch_eager``, in bfloat16; with models of its own."""
     from rivals.torch_models import TorchModels
 
     return TorchModels(stage.files, stage.asked, "bfloat16").eager(which)
 
 
 def torch_compile(stage: Stage, which: Which) -> Loaded:
-    """The LLaVA of transformers through torch.compile, with a static cache."""
+    """The LLaVA of transformers with torch.compile and a static cache."""
     if which == "compressed":
         raise CompExportError(
-            "not measured: a slim model's caches have another length behind each drop place, which "
+            "not measured: a slim model's caches have another length after each drop, which "
             "transformers' static cache does not hold, and its drops are not traced as one graph"
         )
     return _torch_models(stage).compiled()
@@ -154,7 +154,7 @@ ON_CPUS = {
     "openvino-bf16-int8": OnCpu("openvino-bfloat16", "int8"),
     "openvino-bf16-int4": OnCpu("openvino-bfloat16", "int4"),
 }
-# Makes what a contestant is loaded from, and loads nothing.
+# Makes the files of a contestant without loading them.
 PREPARE: dict[str, Callable[[RunFiles, Which], object]] = {
     "ort": lambda files, which: files.artifact(which, "onnxruntime"),
     "tensorrt": lambda files, which: files.engines(which),
@@ -186,7 +186,7 @@ def _bytes_of(directory: Path) -> int:
 def _engine(
     stage: Stage, directory: Path, notes: dict[str, Any], backend: "BackendName | None" = None
 ) -> Loaded:
-    """The engine that users run: its own times."""
+    """An engine of ``serve``, with its own times."""
     from serve.engines.llava import Engine
     from serve.generation.options import GenerationOptions
 
@@ -197,7 +197,7 @@ def _engine(
         threads=asked.threads,
         check_hashes=False,
         backend=backend,
-    )  # just made: hashing gigabytes again proves nothing
+    )  # just written: no need to hash gigabytes again
     options = GenerationOptions(max_new_tokens=asked.new_tokens, ignore_eos=True)
 
     def answer(image: Image.Image) -> Answered:
@@ -211,7 +211,7 @@ def _engine(
 
 
 def _torch_models(stage: Stage) -> "TorchModels":
-    """Torch's models of the stage, loaded once for all contestants that run them."""
+    """The torch models of the stage, loaded once for all contestants that use them."""
     from rivals.torch_models import TorchModels
 
     if stage.models is None:

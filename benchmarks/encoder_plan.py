@@ -2,10 +2,10 @@
 
     python benchmarks/encoder_plan.py --shape blip-nlvr --rate 0.85
 
-As in a plan that ``comp-export prune`` finds with all modes, heads and FFN channels of every part go, and
+As in plans of ``comp-export prune`` with all modes, heads and FFN channels of every part are removed, and
 tokens of both encoders in every block that may drop some; deeper blocks lose more heads and channels.
-Which head or channel goes does not matter for speed: it is drawn. The same shape, rate and seed give the
-same plan.
+Which head or channel is removed does not matter for speed, so they are drawn at random. The same shape,
+rate and seed give the same plan.
 """
 
 import argparse
@@ -22,24 +22,24 @@ from comp.flops.encoder import ANSWER_LENGTH, CAPTION_LENGTH, request_macs, usua
 from comp.plan import KEEP_UNIT, BlockPlan, DropPlan, Part, PruningPlan, Workload
 from comp.utils.console import print_table, say
 
-ALIGN = 16  # channels: as `prune` keeps them in models of this width
-STEPS = 1000  # the strengths that are tried: 0, 1/1000, …, 1
+ALIGN = 16  # multiple of channels that `prune` keeps in models of this width
+STEPS = 1000  # the strengths to try: 0, 1/1000, …, 1
 
 PARTS: tuple[Part, ...] = ("vision", "language", "cross")
 
-# What is gone at strength 1.
+# Shares removed at strength 1.
 WIDTH_CUT = 0.55  # of heads and channels, on average over the blocks
-SLOPE = 0.3  # the first block loses so much less than the average, the last so much more
+SLOPE = 0.3  # the first block loses this share less than the average, the last this share more
 IMAGE_CUT, TEXT_CUT = 0.3, 0.15  # of the tokens that reach a block
 
 
 def find_plan(
     shape: EncoderShape, rate: float, on: Workload, model: str, seed: int = 0
 ) -> PruningPlan:
-    """The plan whose rate, counted by ``comp.flops.encoder``, is nearest to ``rate``.
+    """Find the plan whose rate, counted by ``comp.flops.encoder``, is nearest to ``rate``.
 
-    One strength cuts everything in step; then, with the widths fixed, the strength of the token
-    dropping alone is moved, because widths come in coarse steps.
+    One strength cuts everything in proportion; then, with the widths fixed, only the strength of token
+    dropping is adjusted, because widths change in coarse steps.
 
     Args:
         shape: of the dense model.
@@ -49,7 +49,7 @@ def find_plan(
         seed: of the choice of heads and channels.
 
     Raises:
-        CompExportError: a rate that this kind of plan does not reach.
+        CompExportError: this kind of plan does not reach the rate.
     """
     dense = macs_of(SlimShape(shape, shape), on)
     target = (1 - rate) * dense
@@ -83,7 +83,7 @@ def find_plan(
 
 
 def new_tokens_of(shape: EncoderShape) -> int:
-    """Tokens of an answer or a caption, as they are counted; 0 where nothing is said."""
+    """Tokens of an answer or a caption, as FLOPs count them; 0 if nothing is generated."""
     return {"vqa": ANSWER_LENGTH, "caption": CAPTION_LENGTH}.get(shape.task, 0)
 
 
@@ -93,7 +93,7 @@ def macs_of(shape: SlimShape, on: Workload) -> int:
 
 
 def narrowed(shape: EncoderShape, step: int) -> EncoderShape:
-    """The shape with the heads and channels left at a strength of ``step / STEPS``."""
+    """The shape with the heads and channels left at strength ``step / STEPS``."""
 
     def cut(blocks: tuple[BlockSize, ...]) -> tuple[BlockSize, ...]:
         slopes = np.linspace(-SLOPE, SLOPE, len(blocks))
@@ -122,7 +122,7 @@ def _cut(block: BlockSize, share: float) -> BlockSize:
 
 
 def drops_of(shape: EncoderShape, step: int) -> tuple[DropPlan, ...]:
-    """The drops at a strength of ``step / STEPS``, keep ratios in whole thousandths."""
+    """The drops at strength ``step / STEPS``; keep ratios in whole thousandths."""
     if step == 0:
         return ()
     image, text = (
@@ -139,7 +139,7 @@ def drops_of(shape: EncoderShape, step: int) -> tuple[DropPlan, ...]:
 
 
 def _places(shape: EncoderShape) -> tuple[tuple[Part, int], ...]:
-    """Blocks of each encoder that drop tokens: not a last one of which a single token is read."""
+    """Number of blocks of each encoder that drop tokens; not a last one of which only one token is read."""
     seen, read = len(shape.vision.blocks), len(shape.text.blocks)
     if shape.family == "clip":
         return ("vision", seen - 1), ("language", read - 1)
@@ -164,7 +164,7 @@ def _blocks(dense: EncoderShape, left: EncoderShape, seed: int) -> Iterator[Bloc
 
 
 def _sizes(shape: EncoderShape, part: Part) -> list[tuple[int, int]]:
-    """Heads and channels of the blocks of a part; decoders come behind encoders."""
+    """Heads and channels of the blocks of a part; decoders come after encoders."""
     if part == "vision":
         return [(block.heads, block.channels) for block in shape.vision.blocks]
     language = shape.text.blocks + (shape.decoder.blocks if shape.decoder else ())
@@ -178,7 +178,7 @@ def _drawn(rng: np.random.Generator, count: int, kept: int) -> tuple[int, ...]:
 
 
 def describe_plan(plan: PruningPlan) -> dict[str, object]:
-    """What stays, block by block: for reports."""
+    """What is kept, block by block, for reports."""
     found: dict[str, object] = {"rate": plan.rate}
     for part in PARTS:
         blocks = plan.part(part)

@@ -2,9 +2,9 @@
 
     python benchmarks/encoder_speed.py --out benchmarks/results/cpu-blip-nlvr.json
 
-Random weights and a plan of CoMP's kind (``encoder_plan``), a single request at a time, a new image in
-every round, dense and compressed in turn. What is below ``--work`` is taken as it is. The run directory
-it leaves there is one like any other: ``comp-export inspect``, ``bench`` and ``verify`` work on it.
+Random weights and a plan of CoMP's kind (``encoder_plan``), one request at a time, a new image in
+every round, dense and compressed in turn. Existing files below ``--work`` are reused. The run directory
+there works with ``comp-export inspect``, ``bench`` and ``verify``.
 """
 
 import argparse
@@ -44,13 +44,13 @@ from serve.generation.results import Timings
 from serve.loading import TaskEngine, load_engine
 from speed_report import Spread
 
-NEEDED, NEEDED_AT = 4.5, 0.85  # times as fast, at which rate, on BLIP-base
+NEEDED, NEEDED_AT = 4.5, 0.85  # target speed-up, and the rate it is for, on BLIP-base
 PARTS = ("vision", "text")
 
 
 @dataclass(frozen=True)
 class Files:
-    """The files of one shape, seed and plan; each directory is written whole or not at all."""
+    """The files of one shape, seed and plan; each directory is written atomically."""
 
     work: Path
     shape: str
@@ -61,12 +61,12 @@ class Files:
 
     @property
     def model(self) -> Path:
-        """What is the dense model's, and below it the rest."""
+        """The directory of the dense model, and above all others."""
         return self.work / f"{self.shape}{'-small' if self.small else ''}-seed{self.seed}"
 
     @property
     def run(self) -> RunDirectory:
-        """Named by its plan, whatever options led to that."""
+        """The run directory, named by the plan, whatever options led to it."""
         digest = hashlib.sha256(self.plan.model_dump_json().encode()).hexdigest()
         return RunDirectory(self.model / f"rate-{self.plan.rate:.3f}-{digest[:8]}")
 
@@ -74,7 +74,7 @@ class Files:
         return artifact_directory(self.run.path, which == "dense", self.target)
 
     def make(self) -> None:
-        """Write what is not there yet."""
+        """Write the files that do not exist yet."""
         dense, run = self.model / "checkpoint", self.run
         if not dense.exists():
             say(f"writing the checkpoint {dense}")
@@ -101,7 +101,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the rounds took; ``text`` is everything behind the images."""
+    """The times of all rounds; ``text`` is everything after the images."""
 
     timings: dict[Which, list[Timings]]
 
@@ -116,11 +116,11 @@ class Measured:
         return Spread.of([of(timings) for timings in self.timings[which]])
 
     def speed_up(self, part: str) -> float:
-        """Medians, dense over compressed."""
+        """The ratio of the medians, dense over compressed."""
         return self.spread("dense", part).median / self.spread("compressed", part).median
 
     def by_round(self) -> float:
-        """The median over the rounds of a round's own speed-up: what a slow spell cannot move."""
+        """The median of each round's own speed-up, which a slow spell does not change."""
         pairs = zip(self.timings["dense"], self.timings["compressed"], strict=True)
         return median(
             (a.vision_ms + a.prefill_ms + a.decode_ms) / (b.vision_ms + b.prefill_ms + b.decode_ms)
@@ -129,10 +129,10 @@ class Measured:
 
 
 def measure(files: Files, shape: EncoderShape, asked: argparse.Namespace) -> Measured:
-    """Dense, compressed, dense, … of the same request, with new images in every round.
+    """Run dense and compressed in turn on the same request, with new images in every round.
 
     Raises:
-        CompExportError: an artifact that cannot be loaded.
+        CompExportError: an artifact cannot be loaded.
     """
     engines: dict[Which, TaskEngine] = {
         which: load_engine(files.artifact(which), "cpu", asked.threads) for which in BOTH
@@ -169,7 +169,7 @@ def _work(
 def report_of(
     files: Files, shape: EncoderShape, measured: Measured, proof: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Times, speed-ups, and how much of what FLOPs promise is there, by part."""
+    """Times, speed-ups and their share of the FLOPs ratio, by part."""
     plan = files.plan
     cut = SlimShape(shape, shape).planned(plan)
     macs = {
@@ -208,7 +208,7 @@ def _by_part(parts: dict[str, int]) -> dict[str, int]:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The report for people."""
+    """Format the report as Markdown."""
     machine, load = report["machine"], report["workload"]
     verified = {True: "verified", False: "NOT EQUAL to torch", None: "not verified"}
     request = report["parts"]["request"]
@@ -242,10 +242,10 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def run(asked: argparse.Namespace) -> dict[str, Any]:
-    """Make the files, prove them, measure, write the report as JSON and Markdown.
+    """Make the files, verify them, measure, and write the report as JSON and Markdown.
 
     Raises:
-        CompExportError: an option out of range, a rate out of reach, a full disk.
+        CompExportError: an option is out of range, a rate out of reach, or the disk full.
     """
     for name, least in (("repeats", 1), ("warmup", 0), ("threads", 1), ("questions", 0)):
         if getattr(asked, name) < least:
@@ -277,7 +277,7 @@ def run(asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def _target(asked: argparse.Namespace) -> float | None:
-    """The speed-up that a request has to reach; none is set for other shapes and rates."""
+    """The target speed-up of a request; ``None`` for other shapes and rates."""
     base = asked.shape.startswith("blip") and not asked.small
     return NEEDED if base and asked.rate == NEEDED_AT else None
 
@@ -307,15 +307,20 @@ def parser() -> argparse.ArgumentParser:
     add("--threads", type=int, default=2)
     add("--repeats", type=int, default=30)
     add("--warmup", type=int, default=3)
-    add("--text-tokens", type=int, help="of the text [as published figures count it]")
-    add("--questions", type=int, default=4, help="to prove both artifacts on; 0: not verified")
+    add("--text-tokens", type=int, help="text tokens [as in published figures]")
+    add(
+        "--questions",
+        type=int,
+        default=4,
+        help="questions to verify both artifacts on; 0: not verified",
+    )
     add("--seed", type=int, default=0, help="of weights, plan and images")
-    add("--small", action="store_true", help="narrow, few blocks: to try the script")
+    add("--small", action="store_true", help="narrow, with few blocks, to try the script")
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 when measured and, if asked, proved."""
+    """Exit status: 0 if measured and, if requested, verified."""
     asked = parser().parse_args(arguments)
     try:
         report = run(asked)

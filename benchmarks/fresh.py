@@ -1,4 +1,4 @@
-"""A function in a process of its own: what it loads is gone behind it, and its peak memory is its own."""
+"""Run a function in a fresh process: its memory is freed afterwards, and its peak memory is its own."""
 
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
-    """What a function of a module returns there; its exceptions are raised here."""
+    """Run a module's function in a fresh process and return its result; exceptions are raised here."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 

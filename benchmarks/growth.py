@@ -1,10 +1,10 @@
-"""How time and memory of a LLaVA grow with images, text, batch and rate, dense and compressed.
+"""Measure how a LLaVA's time and memory grow with images, text, batch and rate, dense and compressed.
 
     python benchmarks/growth.py --shape llava-s --work DIR --out benchmarks/results/cpu-growth.json
 
-The engine that users run, random weights. Each point is measured in a process of its own, so that its
-peak memory is its own; dense and compressed take turns, in two passes over all points. The figure lies
-beside the JSON.
+The engine of ``serve``, random weights. Each point is measured in a fresh process, so that its peak
+memory is its own; dense and compressed are measured in turn, in two passes over all points. The figure
+is written beside the JSON.
 """
 
 import argparse
@@ -55,7 +55,7 @@ DPI = 120
 
 @dataclass(frozen=True)
 class Point:
-    """One request to one model; ``rate`` 0 is the dense one."""
+    """One request to one model; ``rate`` 0 is the dense model."""
 
     rate: float
     images: int = 1
@@ -76,7 +76,7 @@ class GrowthSettings:
 
 
 def points_of(rate: float) -> Iterator[tuple[str, Point]]:
-    """What is measured, by axis: dense and compressed along three, all rates along the fourth."""
+    """The points to measure, by axis: dense and compressed along three, all rates along the fourth."""
     for which in (0.0, rate):
         yield from (("images", Point(which, images=count)) for count in IMAGES)
         yield from (("text_tokens", Point(which, text_tokens=count)) for count in TEXTS)
@@ -85,7 +85,7 @@ def points_of(rate: float) -> Iterator[tuple[str, Point]]:
 
 
 def times_of(artifact: Path, point: Point, asked: GrowthSettings) -> dict[str, Any]:
-    """TTFT and TPOT of every repeat, and the peak memory of this process, in MiB."""
+    """TTFT and TPOT of every repeat, and the peak memory of this process in MiB."""
     from serve.engines.llava import Engine
     from serve.generation.options import GenerationOptions
 
@@ -112,9 +112,9 @@ def times_of(artifact: Path, point: Point, asked: GrowthSettings) -> dict[str, A
 def measure(
     artifacts: dict[float, Path], rate: float, asked: GrowthSettings, passes: int
 ) -> dict[Point, dict[str, Any]]:
-    """Every point, ``passes`` times over all of them."""
+    """Measure every point in ``passes`` passes over all of them."""
     points = list(dict.fromkeys(point for _, point in points_of(rate)))
-    # A point of the dense model, then the same of the compressed one: a slow spell hits both.
+    # Dense and compressed points follow each other, so that a slow spell affects both.
     points.sort(key=lambda point: (point.batch, point.images, point.text_tokens, point.rate))
     runs: dict[Point, list[dict[str, Any]]] = {point: [] for point in points}
     for number in range(passes):
@@ -157,7 +157,7 @@ def figure_of(report: dict[str, Any]) -> "Figure":
     about = report["about"]
     figure.suptitle(
         f"{about['shape']}, {about['precision']}, {about['threads']} threads of {about['device']['name']}; "
-        f"compressed: rate {about['rate']}; one image and {TEXT} text tokens unless said otherwise"
+        f"compressed: rate {about['rate']}; one image and {TEXT} text tokens otherwise"
     )
     return figure
 
@@ -177,16 +177,23 @@ def _draw(axes: "Axes", rows: Sequence[dict[str, Any]], axis: str, measure: str,
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(description="TTFT, TPOT and memory against what a request has.")
+    found = argparse.ArgumentParser(
+        description="TTFT, TPOT and memory against the size of a request."
+    )
     add = found.add_argument
     add("--shape", choices=SHAPES, default="llava-s")
     add("--rate", type=float, default=0.62, help="of the compressed model")
     add("--precision", choices=("float32", "int8", "int4"), default="int8")
     add("--work", type=Path, default=Path("benchmarks/work"), help="checkpoints and artifacts")
-    add("--out", type=Path, required=True, help="JSON file to write; the figure lies beside it")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        help="JSON file to write; the figure is written beside it",
+    )
     add("--threads", type=int, help="[all usable cores]")
     add("--warmup", type=int, default=1)
-    add("--repeats", type=int, default=3, help="of each pass")
+    add("--repeats", type=int, default=3, help="repeats in each pass")
     add("--passes", type=int, default=PASSES)
     add("--new-tokens", type=int, default=NEW_TOKENS)
     add("--seed", type=int, default=0)
@@ -194,10 +201,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(asked: argparse.Namespace) -> dict[str, Any]:
-    """Measure, write the report and the figure; the report.
+    """Measure, write the report and the figure, and return the report.
 
     Raises:
-        CompExportError: an option out of range.
+        CompExportError: an option is out of range.
     """
     for name, least in (("repeats", 1), ("warmup", 0), ("passes", 1), ("new_tokens", 2)):
         if getattr(asked, name) < least:

@@ -1,11 +1,11 @@
-"""Measure a LLaVA dense and compressed, in several runtimes, in one run.
+"""Measure a LLaVA dense and compressed in several runtimes in one run.
 
     python benchmarks/llava_speed.py --work DIR --out benchmarks/results/gpu-llava-7b.json
     python benchmarks/llava_speed.py --device cpu --shape llava-s --tower --work DIR --out FILE
 
-Random weights, batch 1, greedy, a new image in every round. llava-7b takes some 100 GB of disk for all
-contestants, 45 GB with ``--discard``. ``--prepare`` makes the files and stops. ``--shape tiny`` tries the
-whole of it on a small model.
+Random weights, batch 1, greedy, a new image in every round. llava-7b takes about 100 GB of disk for all
+contestants, 45 GB with ``--discard``. ``--prepare`` makes the files and stops. ``--shape tiny`` runs
+everything on a small model.
 """
 
 import argparse
@@ -46,7 +46,7 @@ from speed_report import (
 ON_GPU = ("ort", "tensorrt", "torch", "torch-compile")
 ON_CPU = ("ort", "torch", "torch-compile", "torch-bf16", *ON_CPUS, *GENAI, *LLAMACPP, *ORTGENAI)
 HALF_BYTES = 2
-REFERENCE = "torch"  # its answers are those that the others' are compared with
+REFERENCE = "torch"  # the contestant whose answers are the reference
 
 
 def parser() -> argparse.ArgumentParser:
@@ -60,7 +60,10 @@ def parser() -> argparse.ArgumentParser:
     add("--work", type=Path, default=Path("benchmarks/work"), help="checkpoints and artifacts")
     add("--out", type=Path, required=True, help="JSON file to write")
     add("--device", choices=("cuda", "cpu"), default="cuda")
-    add("--contestants", help=f"by comma, of {', '.join(CONTESTANTS)} [all for the device]")
+    add(
+        "--contestants",
+        help=f"separated by commas, from {', '.join(CONTESTANTS)} [all for the device]",
+    )
     add("--repeats", type=int, default=30)
     add("--warmup", type=int, default=5)
     add("--text-tokens", type=int, default=64)
@@ -70,18 +73,18 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of weights, plan, prompt and images")
     add("--engine-weights", choices=("embedded", "streamed", "stripped"), default="embedded")
     add("--prepare", action="store_true", help="make checkpoints, artifacts and engines, and stop")
-    add("--fresh", action="store_true", help="make artifacts and engines anew")
+    add("--fresh", action="store_true", help="make artifacts and engines again")
     add("--genai", type=Path, help="models for OpenVINO GenAI: benchmarks/rivals/genai.py")
-    add("--memory", action="store_true", help="also peak memory, each in a process of its own")
-    add("--discard", action="store_true", help="remove files once loaded: for small disks")
+    add("--memory", action="store_true", help="also measure peak memory, each in a fresh process")
+    add("--discard", action="store_true", help="remove files after loading, for small disks")
     return found
 
 
 def run(asked: argparse.Namespace) -> dict[str, Any] | None:
-    """Measure, write the report, print the table; the report, or none with ``--prepare``.
+    """Measure, write the report, print the table; return the report, or ``None`` with ``--prepare``.
 
     Raises:
-        CompExportError: no GPU where one was asked for, an option out of range, or a full disk.
+        CompExportError: no GPU for ``--device cuda``, an option out of range, or a full disk.
     """
     names = _contestants(asked)
     _check(asked)
@@ -129,7 +132,7 @@ def run(asked: argparse.Namespace) -> dict[str, Any] | None:
 def _add_memory(
     rows: dict[str, Any], files: RunFiles, question: BenchSettings, image: Image.Image
 ) -> None:
-    """The peak memory of each model that was measured."""
+    """Add the peak memory of each measured model."""
     for name, row in rows.items():
         for which in BOTH:
             if row[which]:
@@ -146,7 +149,7 @@ def _about(
     options: RoundOptions,
     question: BenchSettings,
 ) -> dict[str, Any]:
-    """What is known before anything is measured."""
+    """The report's fields that are known before measuring."""
     model = model_report(shape, files.plan)
     return {
         "shape": asked.shape,
@@ -175,7 +178,7 @@ def _about(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0 when anything was measured, or was only to be prepared."""
+    """Exit status: 0 if anything was measured, or with ``--prepare``."""
     asked = parser().parse_args(arguments)
     try:
         report = run(asked)
@@ -228,7 +231,7 @@ def _files(asked: argparse.Namespace, plan: PruningPlan) -> RunFiles:
         work=asked.work,
         shape=asked.shape,
         plan=plan,
-        # Kernels of a CPU have single precision.
+        # CPU kernels compute in single precision.
         precision="float16" if asked.device == "cuda" else "float32",
         limits=Limits(
             max_batch=1,

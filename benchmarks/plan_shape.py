@@ -2,9 +2,9 @@
 
     python benchmarks/plan_shape.py --shape llava-7b --rate 0.62
 
-Heads, FFN channels and tokens go together, deeper blocks lose more, tokens are dropped at the three
-places that ``comp-export prune`` uses. Which head or channel goes does not matter for speed: it is
-drawn. The same shape, rate and seed give the same plan.
+Heads, FFN channels and tokens are removed together, deeper blocks lose more, tokens are dropped at the
+three places that ``comp-export prune`` uses. Which head or channel is removed does not matter for speed,
+so they are drawn at random. The same shape, rate and seed give the same plan.
 """
 
 import argparse
@@ -23,17 +23,17 @@ from comp.utils.console import print_table, say
 from random_llava import SHAPES, config_of
 
 ALIGN = 64  # channels: whole tiles of a matrix product, as `prune` keeps them in large models
-STEPS = 1000  # the strengths that are tried: 0, 1/1000, …, 1
+STEPS = 1000  # the strengths to try: 0, 1/1000, …, 1
 
-# What is gone at strength 1.
+# Shares removed at strength 1.
 WIDTH_CUT = 0.5  # of heads and channels, on average over the blocks
-SLOPE = 0.3  # the first block loses so much less than the average, the last so much more
+SLOPE = 0.3  # the first block loses this share less than the average, the last this share more
 IMAGE_CUT, TEXT_CUT = 0.7, 0.3  # of the tokens that reach a place
 
 
 @dataclass(frozen=True)
 class Widths:
-    """KV heads and channels left of each block."""
+    """KV heads and channels left in each block."""
 
     language: tuple[tuple[int, int], ...]
     vision: tuple[tuple[int, int], ...]
@@ -47,10 +47,10 @@ def find_plan(
     tower: bool = False,
     seed: int = 0,
 ) -> PruningPlan:
-    """The plan whose rate, counted by ``comp.flops.llava``, is nearest to ``rate``.
+    """Find the plan whose rate, counted by ``comp.flops.llava``, is nearest to ``rate``.
 
-    One strength cuts everything in step; then, with the widths fixed, the strength of the token
-    dropping alone is moved, because widths come in coarse steps.
+    One strength cuts everything in proportion; then, with the widths fixed, only the strength of token
+    dropping is adjusted, because widths change in coarse steps.
 
     Args:
         shape: of the dense model.
@@ -61,7 +61,7 @@ def find_plan(
         seed: of the choice of heads and channels.
 
     Raises:
-        CompExportError: a rate that this kind of plan does not reach.
+        CompExportError: this kind of plan does not reach the rate.
     """
     dense = macs_of(shape, widths_of(shape, 0, tower), (), workload)
     target = (1 - rate) * dense
@@ -95,7 +95,7 @@ def find_plan(
 
 
 def widths_of(shape: ModelShape, step: int, tower: bool) -> Widths:
-    """Heads and channels left at a strength of ``step / STEPS``."""
+    """Heads and channels left at strength ``step / STEPS``."""
     language = tuple(
         _cut(heads, channels, step, slope)
         for heads, channels, slope in zip(
@@ -122,7 +122,7 @@ def _cut(heads: int, channels: int, step: int, slope: float) -> tuple[int, int]:
 
 
 def drops_of(shape: ModelShape, step: int) -> tuple[DropPlan, ...]:
-    """The drop places at a strength of ``step / STEPS``, keep ratios in whole thousandths."""
+    """The drops at strength ``step / STEPS``; keep ratios in whole thousandths."""
     if step == 0:
         return ()
     image, text = (
@@ -148,7 +148,7 @@ def macs_of(
 
 
 def _last_above(costs: Sequence[int], target: float) -> int:
-    """The largest step that still costs no less than the target; costs fall with the step."""
+    """The largest step whose cost is not below the target; costs fall with the step."""
     return max(step for step, cost in enumerate(costs) if cost >= target)
 
 
@@ -180,7 +180,7 @@ def _drawn(rng: np.random.Generator, count: int, kept: int) -> tuple[int, ...]:
 
 
 def describe_plan(plan: PruningPlan) -> dict[str, object]:
-    """What stays, block by block: for reports."""
+    """What is kept, block by block, for reports."""
     found: dict[str, object] = {
         "rate": plan.rate,
         "drops": [drop.model_dump() for drop in plan.drops],
@@ -198,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=0.62)
     parser.add_argument("--text-tokens", type=int, default=64)
     parser.add_argument("--tower", action="store_true", help="also cut the vision tower")
-    parser.add_argument("--out", type=Path, help="write it there, for `comp-export cut`")
+    parser.add_argument("--out", type=Path, help="write the plan there, for `comp-export cut`")
     asked = parser.parse_args(arguments)
     shape = ModelShape.from_config(config_of(asked.shape))
     workload = Workload(image_tokens=shape.image_tokens, text_tokens=asked.text_tokens)

@@ -1,7 +1,7 @@
-"""What pruning costs beside plain fine-tuning: the dense model trained for as many steps on the same data.
+"""Measure the cost of pruning relative to plain fine-tuning for the same steps on the same data.
 
 Plain fine-tuning is measured before and after every variant of pruning, because machines have slow hours.
-Loading the model is left out of both, and so is export.
+Loading the model and exporting are not included.
 """
 
 import argparse
@@ -44,7 +44,7 @@ VARIANTS = {
 def plain_steps(
     adapter: FamilyAdapter, compute: Compute, data: PruningData, asked: argparse.Namespace
 ) -> list[float]:
-    """Seconds of each training step of the dense model, the wait for its batch with it."""
+    """Seconds of each training step of the dense model, including the wait for its batch."""
     options = StepOptions(batch_size=asked.batch_size)
     trainer = Trainer(adapter, compute, options, asked.warmup + asked.steps)
 
@@ -64,7 +64,7 @@ def plain_steps(
 def statistics_cost(
     adapter: FamilyAdapter, compute: Compute, data: PruningData, repeats: int
 ) -> dict[str, Any]:
-    """A forward pass with and without the statistics of importances, in turn; ms a batch, medians."""
+    """Time a forward pass with and without importance statistics, in turn; median ms per batch."""
     forwarding = Forwarding(Masks.ones(adapter.blocks))
     parts = {block.part for block in adapter.blocks}
     batch = data.calibration[0]
@@ -81,7 +81,7 @@ def statistics_cost(
 
 
 def pruned(name: str, asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """``run.json`` of a variant."""
+    """Prune with a variant and return its ``run.json``."""
     out = folder / name.replace(" ", "-")
     words = [sys.executable, "-m", "comp.cli", "prune", "--model", asked.model, "--json"]
     words += ["--rate", str(asked.rate), "--out", str(out), "--seed", str(asked.seed)]
@@ -95,7 +95,7 @@ def pruned(name: str, asked: argparse.Namespace, folder: Path) -> dict[str, Any]
 
 
 def row_of(record: dict[str, Any], plain: Sequence[float]) -> dict[str, Any]:
-    """A variant beside plain fine-tuning of as many steps, whose seconds a step are ``plain``."""
+    """Compare a variant with plain fine-tuning for the same steps; ``plain`` are its seconds per step."""
     seconds = record["seconds"]
     training = seconds["training"] + seconds["data"]
     wall = record["times_fine_tuning"]["whole"] * training
@@ -114,7 +114,7 @@ def row_of(record: dict[str, Any], plain: Sequence[float]) -> dict[str, Any]:
 
 
 def run(asked: argparse.Namespace) -> dict[str, Any]:
-    """Measure, plain fine-tuning and variants in turn."""
+    """Measure plain fine-tuning and variants in turn."""
     torch.set_num_threads(asked.threads)
     torch.manual_seed(asked.seed)
     compute = Compute("cpu")
@@ -157,7 +157,7 @@ def columns_of(row: dict[str, Any]) -> tuple[str, ...]:
 
 def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(
-        description="Time of pruning beside plain fine-tuning of the dense model for as many steps."
+        description="Time of pruning relative to plain fine-tuning of the dense model for the same steps."
     )
     add = found.add_argument
     add("--model", default="tiny-llava")
@@ -166,15 +166,15 @@ def parser() -> argparse.ArgumentParser:
     add("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     add("--out", type=Path, required=True, help="JSON file to write")
     add("--threads", type=int, default=2)
-    add("--warmup", type=int, default=3, help="training steps before those that are timed")
-    add("--steps", type=int, default=12, help="training steps that are timed, each round")
+    add("--warmup", type=int, default=3, help="untimed training steps")
+    add("--steps", type=int, default=12, help="timed training steps per round")
     add("--batch-size", type=int, default=32)
     add("--seed", type=int, default=0)
     return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0 when everything was measured."""
+    """Exit status: 0 if everything was measured."""
     asked = parser().parse_args(arguments)
     try:
         report = run(asked)
@@ -182,9 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(f"Error: {error}")
         return 1
     rows = [(name, *columns_of(row)) for name, row in report["rows"].items()]
-    title = (
-        f"{asked.model} at {asked.rate:g}: pruning in times of plain fine-tuning of as many steps"
-    )
+    title = f"{asked.model} at {asked.rate:g}: pruning time relative to plain fine-tuning for the same steps"
     head = ("variant", "time", "times fine-tuning", "its parts, in the same unit", "validation")
     print_table(title, head, rows)
     write_text(asked.out, json.dumps(report, indent=1) + "\n")

@@ -1,10 +1,10 @@
-"""Write a CLIP or BLIP checkpoint of full shape with random weights, saved by transformers itself.
+"""Write a CLIP or BLIP checkpoint of full shape with random weights, in transformers' format.
 
     python benchmarks/random_encoder.py --shape blip-nlvr --out DIR
 
-Speed and size do not depend on what the weights say, so neither a measurement nor a test of the real
-format needs a download. Vocabularies have the size, the kind and the special tokens of the real ones
-(BERT's word pieces, CLIP's byte pairs), with the words of EmojiScenes among made-up entries.
+Speed and size do not depend on the values of weights, so neither measurements nor tests of the real
+format need a download. Vocabularies have the size, kind and special tokens of the real ones
+(BERT's word pieces, CLIP's byte pairs), with the words of EmojiScenes among invented entries.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from comp.errors import CompExportError
 from comp.utils.console import say
 from comp.utils.files import writing_directory
 
-GAIN = 1.4  # attention of such weights is not flat, so that tokens are ranked without ties
+GAIN = 1.4  # makes attention uneven, so that tokens are ranked without ties
 BIAS_SPREAD = 0.1
-# What the packaged configurations leave to transformers' defaults and the original files say.
+# Token ids of the original files, which the packaged configurations leave out.
 BLIP_TOKENS = {"bos_token_id": 30522, "sep_token_id": 102, "eos_token_id": 2, "pad_token_id": 0}
 CLIP_TOKENS = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}  # "2": the highest id
 BERT_VOCABULARY, BERT_FIRST_WORD = 30522, 999
@@ -35,7 +35,7 @@ SMALL: Mapping[str, int] = {  # to try a script with: the same, narrow and with 
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
 }
-SMALL_IMAGE = 8  # patches of an edge
+SMALL_IMAGE = 8  # patches per edge
 
 
 def encoder_config(shape: str, small: bool = False, blocks: int | None = None) -> dict[str, Any]:
@@ -44,10 +44,10 @@ def encoder_config(shape: str, small: bool = False, blocks: int | None = None) -
     Args:
         shape: name of the configuration.
         small: with the widths and depth of ``SMALL``.
-        blocks: of each tower; None for as many as the shape has.
+        blocks: per tower; ``None`` for the shape's own depth.
 
     Raises:
-        CompExportError: there is no such shape, or no block is left.
+        CompExportError: there is no such shape, or ``blocks`` is below 1.
     """
     if shape not in PACKAGED:
         raise CompExportError(f"no shape {shape!r}: choose one of {', '.join(PACKAGED)}")
@@ -78,9 +78,9 @@ def write_random_encoder(
 
     Args:
         shape: one of ``PACKAGED``.
-        out: directory to write; replaced whole when everything is written.
+        out: directory to write; replaced as a whole once everything is written.
         seed: of the weights.
-        small, blocks: as of ``encoder_config``.
+        small, blocks: as in ``encoder_config``.
 
     Returns:
         ``out``.
@@ -97,7 +97,7 @@ def write_random_encoder(
 
 
 def random_model(config: dict[str, Any], seed: int = 0) -> Any:
-    """The model of such a configuration, in float32."""
+    """The model of a configuration, in float32."""
     import torch
     import transformers
     from torch import nn
@@ -123,7 +123,7 @@ def random_model(config: dict[str, Any], seed: int = 0) -> Any:
 
 
 def processor_of(config: dict[str, Any]) -> Any:
-    """The processor of a configuration: that of the original checkpoints but for the words."""
+    """The processor of a configuration: that of the original checkpoints except for the words."""
     from transformers import (
         BlipImageProcessorPil,
         BlipProcessor,
@@ -140,7 +140,7 @@ def processor_of(config: dict[str, Any]) -> Any:
 
 
 def bert_tokenizer() -> Any:
-    """30 522 word pieces, special tokens where BERT has them, and BLIP's two more."""
+    """A tokenizer of 30 522 word pieces, with BERT's special tokens and BLIP's two more."""
     from transformers import BertTokenizer
 
     pieces = [f"[unused{number}]" for number in range(BERT_FIRST_WORD)]
@@ -157,7 +157,7 @@ def bert_tokenizer() -> Any:
 
 
 def clip_tokenizer() -> Any:
-    """49 408 byte pairs: bytes, bytes that end a word, merges of two, and the two special tokens."""
+    """49 408 byte pairs: bytes, bytes that end a word, merges of two, and two special tokens."""
     from tokenizers.pre_tokenizers import ByteLevel
     from transformers import CLIPTokenizer
 
@@ -172,10 +172,10 @@ def clip_tokenizer() -> Any:
 
 
 def prompt_of(family: str, text_tokens: int) -> str:
-    """A text of so many tokens in these vocabularies, the two of its frame included.
+    """A text of ``text_tokens`` tokens in these vocabularies, its two special tokens included.
 
     Raises:
-        CompExportError: the frame alone is longer.
+        CompExportError: the special tokens alone are more.
     """
     if text_tokens < 3:
         raise CompExportError(f"--text-tokens {text_tokens}: choose 3 or more")
@@ -199,8 +199,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shape", choices=PACKAGED, default="blip-nlvr")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--small", action="store_true", help="narrow, few blocks: for trying")
-    parser.add_argument("--blocks", type=int, help="of each tower [as many as the shape has]")
+    parser.add_argument("--small", action="store_true", help="narrow, with few blocks, for trials")
+    parser.add_argument("--blocks", type=int, help="per tower [the shape's own depth]")
     asked = parser.parse_args(arguments)
     try:
         out = write_random_encoder(asked.shape, asked.out, asked.seed, asked.small, asked.blocks)

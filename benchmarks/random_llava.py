@@ -2,8 +2,8 @@
 
     python benchmarks/random_llava.py --shape llava-7b --out DIR
 
-Speed does not depend on what the weights say, so a measurement needs no download. The files are those
-of a checkpoint on the hub, names of tensors included. The same seed gives the same bytes.
+Speed does not depend on the values of weights, so a measurement needs no download. Files and tensor names
+are those of a checkpoint on the hub. The same seed gives the same bytes.
 """
 
 import argparse
@@ -28,10 +28,10 @@ from export.weights.slim import write_safetensors
 SHARD_BYTES = 2_000_000_000
 HALF = np.dtype(np.float16)
 CHUNK = 1 << 24  # numbers drawn at a time
-# Measured on 32 blocks: answers do not repeat a token, and half precision still gives those of single
+# Measured on 32 blocks: answers do not repeat a token, and half precision still gives the answers of single
 # precision. With a gain of 3.8 (a standard deviation of 0.06 at a width of 4096) it does not.
 DECODER_GAIN = 1.5
-EMBEDDING_SPREAD = 1.0  # as large as what the first block adds to it
+EMBEDDING_SPREAD = 1.0  # as large as the output of the first block
 BIAS_SPREAD = 0.02
 
 TINY: dict[str, Any] = {
@@ -104,7 +104,7 @@ SMALL: dict[str, Any] = {
 CONFIGS = {"llava-s": SMALL, "tiny": TINY}
 SHAPES = ("llava-7b", *CONFIGS)
 
-SPECIAL = ("<unk>", "<s>", "</s>")  # ids 0, 1, 2, as Llama has them
+SPECIAL = ("<unk>", "<s>", "</s>")  # ids 0, 1, 2, as in Llama
 TEMPLATE_WORDS = ("USER", "ASSISTANT", ":")
 TEMPLATE_TOKENS = 5  # <s> USER : … ASSISTANT :
 CHAT_TEMPLATE = (
@@ -133,7 +133,7 @@ def prompt_of(text_tokens: int, seed: int = 0) -> str:
     """Words that, with the template's, are ``text_tokens`` tokens in every shape's vocabulary.
 
     Raises:
-        CompExportError: the template alone is longer.
+        CompExportError: the template alone has more tokens.
     """
     count = text_tokens - TEMPLATE_TOKENS
     if count < 1:
@@ -148,7 +148,7 @@ def write_random_llava(name: str, out: Path, seed: int = 0) -> Path:
 
     Args:
         name: one of ``SHAPES``.
-        out: directory to write; replaced whole when everything is written.
+        out: directory to write; replaced as a whole once everything is written.
         seed: of the weights.
 
     Returns:
@@ -169,7 +169,7 @@ def write_random_llava(name: str, out: Path, seed: int = 0) -> Path:
 
 
 def tensor_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the model under its name on the hub, in the model's order."""
+    """Shapes of all tensors under their names on the hub, in the model's order."""
     import torch
     from transformers import LlavaConfig, LlavaForConditionalGeneration
 
@@ -179,9 +179,9 @@ def tensor_shapes(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:
 
 
 class RandomWeights:
-    """Random tensors of half precision (an ``export.weights.checkpoint.WeightSource``), drawn when read.
+    """Random tensors in half precision (an ``export.weights.checkpoint.WeightSource``), drawn when read.
 
-    Every tensor has random numbers of its own, whatever was read before it.
+    Each tensor has its own random numbers, independent of the order of reads.
     """
 
     def __init__(self, shapes: dict[str, tuple[int, ...]], seed: int) -> None:
@@ -211,7 +211,7 @@ class RandomWeights:
 
 
 def spread_of(name: str, shape: Sequence[int]) -> float:
-    """Standard deviation of a tensor's numbers: variance is kept from layer to layer."""
+    """Standard deviation of a tensor's values, chosen to keep the variance from layer to layer."""
     if name.endswith(".bias"):
         return BIAS_SPREAD
     if "embed_tokens" in name:
@@ -223,7 +223,7 @@ def spread_of(name: str, shape: Sequence[int]) -> float:
 
 
 def _hub_name(name: str) -> str:
-    """The name on the hub of a tensor of ``LlavaForConditionalGeneration``."""
+    """The hub name of a tensor of ``LlavaForConditionalGeneration``."""
     for ours, theirs in (
         ("model.language_model.", "language_model.model."),
         ("lm_head.", "language_model.lm_head."),
@@ -236,7 +236,7 @@ def _hub_name(name: str) -> str:
 
 
 def _write_weights(shapes: dict[str, tuple[int, ...]], seed: int, directory: Path) -> None:
-    """Shards and their index; as many shards at a time as there are cores, a tensor of each."""
+    """Write shards and their index; shards in parallel, each one tensor at a time."""
     shards = shards_of(shapes)
     names = [
         f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)
@@ -259,7 +259,7 @@ def _write_weights(shapes: dict[str, tuple[int, ...]], seed: int, directory: Pat
 
 
 def shards_of(shapes: dict[str, tuple[int, ...]]) -> list[dict[str, tuple[int, ...]]]:
-    """The tensors in order, as many to a shard as fit."""
+    """Distribute the tensors in order, as many to a shard as fit."""
     found: list[dict[str, tuple[int, ...]]] = [{}]
     filled = 0
     for name, shape in shapes.items():
@@ -286,7 +286,7 @@ def _write_generation_config(config: dict[str, Any], directory: Path) -> None:
 
 
 def _write_processor(config: dict[str, Any], directory: Path) -> None:
-    """A word a token; the image token and padding where the configuration has them."""
+    """Write a tokenizer with one token per word; the image and padding tokens follow the configuration."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 

@@ -1,6 +1,6 @@
-"""Measuring in rounds: every contestant in turn, its dense and its compressed model in turn.
+"""Measure in rounds: every contestant in turn, its dense and its compressed model in turn.
 
-A slow spell of the machine then hits all alike. Every round has a new image.
+So a slow spell of the machine affects all alike. Every round has a new image.
 """
 
 import gc
@@ -17,13 +17,13 @@ from contestants import CONTESTANTS, PREPARE
 from rivals.base import Answered, Loaded, Stage
 from run_files import BOTH, RunFiles, Which
 
-SHARED = {"torch-compile": "torch"}  # runs on the other's models
-MARGIN, WORKSPACE = 1.15, 2 * 2**30  # of GPU memory, over the weights
+SHARED = {"torch-compile": "torch"}  # uses the other's models
+MARGIN, WORKSPACE = 1.15, 2 * 2**30  # GPU memory beyond the weights
 
 
 @dataclass(frozen=True)
 class RoundOptions:
-    """How often, and on which images (``width, height`` in pixels)."""
+    """How many rounds, and the size of their images (``width, height`` in pixels)."""
 
     warmup: int
     repeats: int
@@ -33,7 +33,7 @@ class RoundOptions:
 
 @dataclass
 class Record:
-    """What became of one contestant; ``errors`` say why a model has no times."""
+    """The results of one contestant; ``errors`` say why a model has no times."""
 
     group: int
     notes: dict[Which, dict[str, Any]] = field(default_factory=dict)
@@ -52,11 +52,11 @@ def measure(
 
     Args:
         names: of ``CONTESTANTS``.
-        make_stage: what a group of contestants is loaded with.
+        make_stage: makes the stage of a group of contestants.
         options: rounds and images.
-        prompt_tokens: what every contestant must count.
-        memory: bytes of weights of both models together, and free bytes on the GPU: contestants
-            that do not fit beside one another are measured in groups, one after the other.
+        prompt_tokens: that every contestant must count.
+        memory: bytes of weights of both models together, and free bytes on the GPU: contestants that do
+            not fit together are measured in groups, one after the other.
 
     Returns:
         A record for each name.
@@ -72,7 +72,7 @@ def measure(
 
 
 def groups_of(names: Sequence[str], memory: tuple[int, int] | None) -> list[list[str]]:
-    """Contestants that fit into memory together, in order; torch's two are never parted."""
+    """Group contestants that fit into memory together, in order; torch's two stay together."""
     if memory is None:
         return [list(names)]
     weights, free = memory
@@ -92,7 +92,7 @@ def groups_of(names: Sequence[str], memory: tuple[int, int] | None) -> list[list
 
 
 def picture(options: RoundOptions, turn: int) -> Image.Image:
-    """The image of one round: coloured noise, coarse enough to survive resizing."""
+    """The image of a round: coloured noise, coarse enough to survive resizing."""
     rng = np.random.default_rng([options.seed, turn])
     coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8))
     return coarse.resize(options.picture, Image.Resampling.BICUBIC)
@@ -102,7 +102,7 @@ def _measure_group(
     records: dict[str, Record], stage: Stage, options: RoundOptions, prompt_tokens: int
 ) -> None:
     loaded: dict[tuple[str, Which], Loaded] = {}
-    # TensorRT first: it builds, where engines are not there yet, while the GPU is free.
+    # TensorRT first: it builds missing engines while the GPU is free.
     for name, which in _in_turn(sorted(records, key=lambda name: name != "tensorrt")):
         say(f"loading {name}, {which}")
         try:
@@ -141,7 +141,7 @@ def _in_turn(names: Iterable[str]) -> Iterator[tuple[str, Which]]:
 
 
 def _failed(record: Record, name: str, which: Which, error: Exception) -> None:
-    """Whatever goes wrong with one contestant is its result; the others go on."""
+    """Record an error as the contestant's result; the others continue."""
     reason = " ".join(str(error).split())[:600]
     known = isinstance(error, CompExportError)
     record.errors[which] = reason if known else f"{type(error).__name__}: {reason}"
@@ -159,7 +159,7 @@ def _check(done: Answered, prompt_tokens: int, new_tokens: int) -> None:
 
 
 def _free() -> None:
-    """Give memory back before the next group."""
+    """Free memory before the next group."""
     gc.collect()
     import torch
 

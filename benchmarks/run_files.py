@@ -1,4 +1,4 @@
-"""What the contestants are loaded from, made when it is asked for and kept for the next run."""
+"""The files that contestants load, made when needed and kept for later runs."""
 
 import hashlib
 import shutil
@@ -29,17 +29,17 @@ BOTH: tuple[Which, Which] = ("dense", "compressed")
 class RunFiles:
     """The files of one shape, seed and rate, below one directory.
 
-    What is there is taken as it is: each directory is written whole or not at all. ``fresh`` makes
-    artifacts and engines anew; ``discard`` removes what a contestant was loaded from, for disks that
-    do not hold all of a large model's forms at once.
+    Existing files are reused: each directory is written atomically. ``fresh`` makes artifacts and
+    engines again; ``discard`` removes the files that a contestant was loaded from, for disks that
+    cannot hold all variants of a large model at once.
 
     Attributes:
-        work: where everything lies.
+        work: directory of all files.
         shape: name of the model's shape.
-        plan: what the compressed model leaves out.
+        plan: of the compressed model.
         precision: of artifacts and engines.
-        limits: the one request that engines are built for.
-        genai: what ``benchmarks/rivals/genai.py`` loads; not made here.
+        limits: of the one request that engines are built for.
+        genai: models for ``benchmarks/rivals/genai.py``; not made here.
     """
 
     work: Path
@@ -56,12 +56,12 @@ class RunFiles:
 
     @property
     def model(self) -> Path:
-        """What is the dense model's, and below it the rest."""
+        """The directory of the dense model, and above all others."""
         return self.work / f"{self.shape}-seed{self.seed}"
 
     @property
     def run(self) -> Path:
-        """What is the compressed model's; named by its plan, whatever options led to that."""
+        """The directory of the compressed model, named by its plan, whatever options led to it."""
         digest = hashlib.sha256(self.plan.model_dump_json().encode()).hexdigest()
         return self.model / f"rate-{self.plan.rate:.3f}-{digest[:8]}"
 
@@ -80,7 +80,7 @@ class RunFiles:
         return slim
 
     def artifact(self, which: Which, flavour: Flavour, precision: Precision | None = None) -> Path:
-        """The ONNX artifact, in the run's precision unless in another."""
+        """The ONNX artifact; ``precision`` overrides the run's."""
         target = Target(flavour, precision or self.precision)
         out = artifact_directory(self._place(which), which == "dense", target)
         if self._wanted(out):
@@ -102,7 +102,7 @@ class RunFiles:
         if here is None:
             raise CompExportError(f"native TensorRT needs an NVIDIA GPU, and {why_no_gpu()}")
         tensorrt = find_tensorrt()
-        # Beside their artifact: that is where stripped weights are looked for.
+        # Beside their artifact, where stripped weights are read from.
         sizes = f"{self.limits.max_prompt}-{self.limits.max_new_tokens}"
         name = f"tensorrt-{which}-{self.precision}-{self.engine_weights}-{sizes}"
         out = self._place(which) / name
@@ -120,7 +120,7 @@ class RunFiles:
         return out
 
     def loaded(self, *directories: Path) -> None:
-        """Tell that these are in memory (the dense checkpoint always stays)."""
+        """Report that these files were loaded (the dense checkpoint always stays)."""
         for directory in directories if self.discard else ():
             shutil.rmtree(directory, ignore_errors=True)
             self._made.discard(directory)
@@ -129,7 +129,7 @@ class RunFiles:
         return self.model if which == "dense" else self.run
 
     def _wanted(self, directory: Path) -> bool:
-        """Whether it must be made now; it is then noted as made."""
+        """Whether a directory must be made now; if so it is recorded as made."""
         if directory.exists() and (not self.fresh or directory in self._made):
             return False
         self._made.add(directory)

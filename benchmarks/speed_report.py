@@ -1,4 +1,4 @@
-"""What was measured, as one JSON object and as a table."""
+"""Report measurements as a JSON object and as a table."""
 
 import platform
 import subprocess
@@ -20,7 +20,7 @@ from run_files import BOTH, Which
 
 MEASURES = ("ttft_ms", "tpot_ms", "forward_ms", "prepare_ms")
 SPEED_UPS = ("ttft", "tpot", "forward")
-TARGET_SHARE = 0.8  # of the speed-up that FLOPs promise, for the time to the first token
+TARGET_SHARE = 0.8  # target for TTFT, as a share of the FLOPs ratio
 PACKAGES = (
     "comp-export",
     "torch",
@@ -58,12 +58,12 @@ class Spread:
 def contestants_report(
     records: dict[str, Record], flops_ratio: float, reference: str | None
 ) -> dict[str, Any]:
-    """A row for each contestant.
+    """One row for each contestant.
 
     Args:
-        records: what was measured, by contestant.
+        records: measurements by contestant.
         flops_ratio: multiply-accumulates of the dense model over those of the compressed one.
-        reference: contestant whose answers the others' are compared with.
+        reference: contestant whose answers are the reference.
     """
     return {
         name: _row(record, flops_ratio, records[reference] if reference else None)
@@ -103,9 +103,9 @@ def _row(record: Record, flops_ratio: float, reference: Record | None) -> dict[s
 
 
 def _same_tokens(runs: list[Answered], reference: Record | None, which: Which) -> float | None:
-    """Median number of leading tokens that are also the reference's, over the rounds.
+    """Median number of leading tokens that equal the reference's, over the rounds.
 
-    Half precision rounds differently everywhere, so that answers part at the first near tie.
+    Half precision rounds differently in each runtime, so answers diverge at the first near tie.
     """
     theirs = reference.runs.get(which) if reference else None
     if not theirs:
@@ -118,7 +118,7 @@ def _same_tokens(runs: list[Answered], reference: Record | None, which: Which) -
 
 
 def model_report(shape: ModelShape, plan: PruningPlan) -> dict[str, Any]:
-    """Costs and the plan."""
+    """Costs of both models, and the plan."""
     return {
         "rate": plan.rate,
         "flops_ratio": plan.macs_dense / plan.macs,
@@ -132,7 +132,7 @@ def model_report(shape: ModelShape, plan: PruningPlan) -> dict[str, Any]:
 
 
 def describe_device(device: str) -> dict[str, Any]:
-    """The GPU, its driver and memory in MiB; for a CPU the processor, cores and memory."""
+    """The GPU with driver and memory in MiB; for a CPU the processor, cores and memory."""
     from comp.utils.machine import describe_machine
 
     found: dict[str, Any] = {"kind": device, "machine": describe_machine()}
@@ -154,7 +154,7 @@ def describe_device(device: str) -> dict[str, Any]:
 
 
 def _nvidia_smi() -> dict[str, str]:
-    """Driver, clock and power limit of the first GPU, as far as the driver's tool says them."""
+    """Driver, clock and power limit of the first GPU, as far as nvidia-smi reports them."""
     asked = ("driver_version", "clocks.max.sm", "power.limit")
     command = ["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader"]
     try:
@@ -166,7 +166,7 @@ def _nvidia_smi() -> dict[str, str]:
 
 
 def describe_versions() -> dict[str, str]:
-    """Python and the packages of all contestants, as far as they are installed."""
+    """Versions of Python and of the contestants' packages that are installed."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

@@ -1,1 +1,1 @@
-"""The page that shows it: original and compressed side by side."""
+"""The demo page: the original and the compressed model side by side."""

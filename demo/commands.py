@@ -1,4 +1,4 @@
-"""``comp-export demo`` and ``comp-export quickstart``."""
+"""The commands ``comp-export demo`` and ``comp-export quickstart``."""
 
 import json
 from pathlib import Path
@@ -31,8 +31,8 @@ def demo(
 ) -> None:
     """Serve the page of RUN: original and compressed side by side.
 
-    The page is of the model's task: ask about a picture, have it described, judge a statement about two
-    pictures, or search pictures by captions and captions by pictures. The two models work one after the
+    The page depends on the model's task: ask about a picture, have it described, judge a statement about
+    two pictures, or search pictures by captions and captions by pictures. The two models run one after the
     other. Ctrl-C stops it.
     """
     from demo.server import serve_page
@@ -50,7 +50,9 @@ def demo(
 @click.option(
     "--model", default="tiny-llava", show_default=True, help="Embedded model, directory or hub id."
 )
-@click.option("--rate", type=float, default=0.62, show_default=True, help="FLOPs to remove.")
+@click.option(
+    "--rate", type=float, default=0.62, show_default=True, help="Share of FLOPs to remove."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Run directory [runs/MODEL-RATE].")
 @click.option(
     "--limit",
@@ -59,9 +61,9 @@ def demo(
     type=click.IntRange(min=1),
     default=600,
     show_default=True,
-    help="For eval: so many questions, pictures, statements or pairs.",
+    help="For eval: number of questions, pictures, statements or pairs.",
 )
-@click.option("--force", is_flag=True, help="Make the run again from the start.")
+@click.option("--force", is_flag=True, help="Start the run again.")
 @common_options
 def quickstart(
     model: str,
@@ -73,7 +75,7 @@ def quickstart(
 ) -> None:
     """Prune, export, verify, evaluate and bench: everything before the page.
 
-    Steps that are done are skipped, an interrupted step goes on where it stopped.
+    Finished steps are skipped, an interrupted step resumes where it stopped.
     """
     from comp.cli import cli
     from comp.runs import RunDirectory

@@ -1,4 +1,4 @@
-"""One request to both models, one after the other."""
+"""Run one request on both models, one after the other."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -13,17 +13,17 @@ from serve.engines.llava import Engine
 from serve.generation.options import GenerationOptions
 from serve.generation.results import Finished, Generation, TokenText
 
-# A browser on this machine draws what it was sent; the next clock starts when it has done so.
+# A browser on this machine draws the update; the next clock starts after that.
 DRAWING_SECONDS = 0.25
-BETWEEN_DRAWINGS = 0.06  # seconds: drawing each token at once would slow the clock it shows
+BETWEEN_DRAWINGS = 0.06  # seconds: drawing every token would slow the measured model
 
 R = TypeVar("R")
 
 
 @dataclass(frozen=True)
 class Side(Generic[R]):
-    """One model's half of the page at a moment: the text so far of what is said word by word, and the
-    result when it is there.
+    """The state of one model's half of the page: the text so far, if it comes word by word, and the result
+    when it is there.
     """
 
     which: Which
@@ -34,19 +34,19 @@ class Side(Generic[R]):
 
 @dataclass(frozen=True)
 class Comparison(Generic[R]):
-    """Both halves at a moment."""
+    """The state of both halves."""
 
     dense: Side[R] = field(default_factory=lambda: Side("dense"))
     compressed: Side[R] = field(default_factory=lambda: Side("compressed"))
 
 
-Work = Callable[[Which], Iterator[Side[R]]]  # what a model does, and its half as it comes
+Work = Callable[[Which], Iterator[Side[R]]]  # runs a model and yields the states of its half
 
 
 def in_turn(work: Work[R]) -> Iterator[Comparison[R]]:
-    """The original's work, then the compressed model's; yields whenever there is something to show.
+    """Run the original, then the compressed model; yield whenever there is something to show.
 
-    The second starts when the first is done, so neither slows the other's clock.
+    The second starts when the first is done, so that neither slows the other.
     """
     now: Comparison[R] = Comparison(Side("dense", "working"), Side("compressed", "waiting"))
     yield now
@@ -77,7 +77,7 @@ def answering(
     prompt: str,
     options: GenerationOptions,
 ) -> Work[Generation]:
-    """The work of answering, or of writing a caption, token by token; errors as ``Engine.stream``."""
+    """Generate an answer or a caption, token by token; errors as for ``Engine.stream``."""
 
     def half(which: Which) -> Iterator[Side[Generation]]:
         plain = replace(options, keep_factor=1.0)  # the original drops nothing

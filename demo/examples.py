@@ -1,4 +1,4 @@
-"""Pictures to start from, of EmojiScenes' test split: what there is to know about them is known."""
+"""Example pictures of the page, from EmojiScenes' test split, with known contents."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +16,7 @@ from comp.data.emoji_scenes.statements import PRESENCE, EmojiStatements
 COUNT = 6
 QUESTIONS_EACH = 6
 FEWEST_THINGS, MOST_THINGS = 3, 6
-# The order in which kinds are offered: what people ask first comes first.
+# The order in which kinds are offered: common questions first.
 KIND_ORDER = (
     "at",
     "where",
@@ -44,13 +44,13 @@ class PageExample:
     questions: tuple[tuple[str, str], ...]
 
     def answer_to(self, question: str) -> str | None:
-        """The right answer, where the question is one of the known ones."""
+        """The right answer, if the question is one of the known ones."""
         return dict(self.questions).get(question.strip())
 
 
 @cache
 def page_examples() -> tuple[PageExample, ...]:
-    """Scenes of the test split with enough in them to ask about; the same ones every time."""
+    """Scenes of the test split with enough objects to ask about; always the same ones."""
     scenes = EmojiScenes("test")
     found: list[PageExample] = []
     index = 0
@@ -65,7 +65,7 @@ def page_examples() -> tuple[PageExample, ...]:
 
 
 def _questions(scene: Scene, index: int) -> tuple[tuple[str, str], ...]:
-    """One question of each kind that can be asked of the scene, up to ``QUESTIONS_EACH``."""
+    """One question of each kind that suits the scene, up to ``QUESTIONS_EACH``."""
     rng = np.random.default_rng(index)
     asked = []
     for kind in KIND_ORDER:
@@ -80,7 +80,7 @@ BEGINNINGS = ("there is", "you can see", "a picture of", "the picture shows")
 
 @cache
 def page_captions() -> tuple[Captioned, ...]:
-    """Pictures to be described, with enough in them."""
+    """Pictures to describe, with enough objects."""
     captions = EmojiCaptions("test")
     found: list[Captioned] = []
     index = 0
@@ -91,7 +91,7 @@ def page_captions() -> tuple[Captioned, ...]:
     return tuple(found)
 
 
-# Of the five kinds, in turn; true and false alike.
+# Of all five kinds, both true and false.
 PAIRS = (0, 6, 2, 8, 4, 5)
 
 
@@ -103,7 +103,7 @@ class PagePair:
     statements: tuple[tuple[str, bool], ...]
 
     def truth_of(self, statement: str) -> bool | None:
-        """Whether it is true, where the statement is one of the known ones."""
+        """Whether the statement is true, if it is one of the known ones."""
         return dict(self.statements).get(statement.strip())
 
     @property
@@ -119,7 +119,7 @@ class PagePair:
 
 @cache
 def page_pairs() -> tuple[PagePair, ...]:
-    """Pairs with the statement they were drawn for, and others."""
+    """Pairs with the statement they were drawn for, and more statements."""
     pairs = EmojiStatements("test")
     found = []
     for index in PAIRS:
@@ -131,9 +131,10 @@ def page_pairs() -> tuple[PagePair, ...]:
 
 
 def statements_about(scenes: tuple[Scene, Scene]) -> dict[str, bool]:
-    """Statements about what two scenes show, and whether each is true; they differ or they agree.
+    """Statements about differences and similarities of two scenes, and whether each is true.
 
-    One is about a thing of one picture alone, one about a thing of both or of neither, where there is
+    One is about an object in only one picture, one about an object in both or in neither, if there is one;
+    one is about the number of an object.
     one; one is about how often a thing is there.
     """
     first, second = ([thing.name for thing in scene.things] for scene in scenes)
@@ -159,20 +160,20 @@ SHORT_THINGS = 3  # so that captions stay short
 
 @dataclass(frozen=True)
 class PageGallery:
-    """Pictures to search in, and of each the caption that fits it."""
+    """Pictures to search, each with its caption."""
 
     pictures: tuple[Image.Image, ...]
     captions: tuple[str, ...]
 
     def place_of(self, caption: str) -> int | None:
-        """The picture that a caption is of, where it is one of the known ones."""
+        """The index of a caption's picture, if the caption is one of the known ones."""
         known = {text: place for place, text in enumerate(self.captions)}
         return known.get(" ".join(caption.split()))
 
 
 @cache
 def page_gallery() -> PageGallery:
-    """Pictures of few things with their captions."""
+    """Pictures of few objects with their captions."""
     examples, scenes = CaptionExamples("test"), EmojiCaptions("test")
     places: list[int] = []
     index = 0

@@ -19,11 +19,11 @@ class Found:
     """Candidates for a query, best first.
 
     Attributes:
-        order: places of the candidates.
-        scores: of each candidate, by its place, as logits.
-        kept: tokens that stayed, of the pictures of the gallery or of the one that is described.
+        order: indices of the candidates.
+        scores: of each candidate, by its index, as logits.
+        kept: kept tokens of the gallery's pictures, or of the query picture.
         query_ms: embedding the query.
-        candidates_ms: embedding the candidates; none where that was done at the start.
+        candidates_ms: embedding the candidates; ``None`` if that was done at the start.
         ranking_ms: matching and sorting.
     """
 
@@ -36,7 +36,7 @@ class Found:
 
     @property
     def shares(self) -> NDArray[np.float32]:
-        """How probably each candidate is the one, when one of them is."""
+        """The probability of each candidate, assuming that one of them is right."""
         above: NDArray[np.float32] = np.exp(self.scores - self.scores.max())
         return above / above.sum()
 
@@ -45,12 +45,12 @@ class Found:
         return self.query_ms + (self.candidates_ms or 0.0) + self.ranking_ms
 
     def rank(self, place: int) -> int:
-        """Where a candidate came, from 1."""
+        """The rank of a candidate, from 1."""
         return int(np.flatnonzero(self.order == place)[0]) + 1
 
 
 class Gallery:
-    """The pictures and their captions as one model embeds them; nothing is embedded twice."""
+    """The pictures and captions as one model embeds them; nothing is embedded twice."""
 
     def __init__(
         self, engine: Retriever, pictures: Sequence[Image.Image], captions: Sequence[str]
@@ -68,7 +68,7 @@ class Gallery:
         """Rank the pictures for a caption.
 
         Raises:
-            CompExportError: as ``Retriever.embed_texts``.
+            CompExportError: as for ``Retriever.embed_texts``.
         """
         start = perf_counter()
         query = self.engine.embed_texts([caption])
@@ -82,7 +82,7 @@ class Gallery:
         """Rank captions for a picture.
 
         Raises:
-            CompExportError: as ``Retriever.embed_images`` and ``embed_texts``.
+            CompExportError: as for ``Retriever.embed_images`` and ``embed_texts``.
         """
         start = perf_counter()
         query = self.engine.embed_images([picture])
@@ -103,5 +103,5 @@ class Gallery:
 
 
 def best_first(scores: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Places by score; of equal ones the first comes first."""
+    """Indices by descending score; among equal scores the first comes first."""
     return np.argsort(-scores, kind="stable")

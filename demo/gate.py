@@ -1,4 +1,4 @@
-"""Check the requests of the page's visitors before Gradio reads, fetches or opens anything."""
+"""Check visitors' requests before Gradio reads, fetches or opens anything."""
 
 import asyncio
 import math
@@ -16,12 +16,12 @@ from demo.cards.html import plain
 from demo.uploads import MAX_FILE_BYTES, MAX_FOLDER_BYTES, Uploads
 
 MAX_TEXT = 32_768  # characters of a text: 200 captions of a line and a half
-MAX_BODY = 512 * 1024  # bytes of a request that is no upload
-FORM_BYTES = 64 * 1024  # what a form adds to its file
+MAX_BODY = 512 * 1024  # bytes of a request other than an upload
+FORM_BYTES = 64 * 1024  # overhead of a form around its file
 SWEEP_SECONDS = 60.0
 API = "/gradio_api"
 FILE, UPLOAD = f"{API}/file=", f"{API}/upload"
-# What the page and Gradio's clients ask for. The rest of Gradio's routes are closed: some fetch from
+# Routes that the page and Gradio's clients use. Gradio's other routes are closed: some fetch from
 # other hosts, start other programs, or read files by other rules.
 OPEN = (
     "/assets/",
@@ -46,7 +46,7 @@ OPEN_EXACTLY = frozenset(
 
 
 class Page(gr.Blocks):
-    """A page whose inputs are checked, whichever way they came."""
+    """A page that checks its inputs, whatever way they came in."""
 
     def __init__(self, uploads: Uploads, **options: Any) -> None:
         super().__init__(**options)
@@ -55,10 +55,10 @@ class Page(gr.Blocks):
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
     ) -> list[Any]:
-        """Check inputs, then do with them what Gradio does.
+        """Check inputs, then process them as Gradio does.
 
         Raises:
-            gradio.Error: says what is wrong; it is shown to the visitor.
+            gradio.Error: names what is wrong; it is shown to the visitor.
         """
         wanted = block_fn.inputs
         try:
@@ -75,26 +75,26 @@ class Page(gr.Blocks):
 
 
 def not_possible(words: str) -> gr.Error:
-    """The error that tells a visitor why not; the server's log stays empty."""
+    """The error shown to a visitor; nothing is logged."""
     return gr.Error(plain(words), title="Not possible", print_exception=False)
 
 
 def check_input(part: Any, value: Any, uploads: Uploads) -> Any:
-    """Check what came for a part of the page.
+    """Check the input of one component of the page.
 
     Args:
         part: Gradio's component.
-        value: as JSON had it.
-        uploads: what may be opened.
+        value: from JSON.
+        uploads: the files that may be opened.
 
     Returns:
-        The value, with no more in it than the page needs.
+        The value, reduced to what the page needs.
 
     Raises:
-        CompExportError: for what this part does not take.
+        CompExportError: the component does not take this value.
     """
     if isinstance(part, gr.State):
-        return None  # the session's own; what came is not looked at
+        return None  # kept in the session; the input is ignored
     if isinstance(part, gr.Image):
         return _picture(value, uploads)
     if isinstance(part, gr.Slider):
@@ -140,10 +140,10 @@ def _text(value: Any) -> str | None:
 
 
 def chosen_of(event: gr.SelectData, among: Sequence[Any]) -> int:
-    """Which one a visitor clicked.
+    """The index that a visitor clicked.
 
     Raises:
-        gradio.Error: none of them.
+        gradio.Error: it is not a valid index.
     """
     index = event.index
     if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < len(among):
@@ -152,14 +152,14 @@ def chosen_of(event: gr.SelectData, among: Sequence[Any]) -> int:
 
 
 class Gate:
-    """Stands before Gradio's server: routes, files and sizes of requests."""
+    """Middleware before Gradio's server: checks routes, files and sizes of requests."""
 
     def __init__(self, app: ASGIApp, uploads: Uploads) -> None:
         self.app = app
         self.uploads = uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that may not be made, pass on the others; bodies are cut at their bound."""
+        """Answer requests that are not allowed, pass the others on; bodies are cut at their limit."""
         if scope["type"] == "websocket":
             return
         if scope["type"] != "http":
@@ -190,7 +190,7 @@ class Gate:
 
 
 def bounded(receive: Receive, most: int) -> Receive:
-    """A body that ends with an error when it has more bytes than it may have."""
+    """Receive a body; raise an error if it exceeds the limit."""
     seen = 0
 
     async def counted() -> Message:
@@ -209,7 +209,7 @@ def too_large(most: int) -> HTTPException:
 
 
 def sweeping(uploads: Uploads) -> Callable[[Any], AbstractAsyncContextManager[None]]:
-    """Delete old uploads as long as the server runs."""
+    """Delete old uploads while the server runs."""
 
     @asynccontextmanager
     async def lifespan(_: Any) -> AsyncIterator[None]:

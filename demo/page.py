@@ -1,4 +1,4 @@
-"""The Gradio page: the header, and the view of the task."""
+"""Build the Gradio page: the header, and the view of the task."""
 
 from importlib.resources import files
 from typing import Any
@@ -17,14 +17,14 @@ FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 
 
 def build_page(pair: Pair[Any], uploads: Uploads) -> gr.Blocks:
-    """The page for a pair of engines; start it with ``launch_options``.
+    """Build the page for a pair of engines; launch it with ``launch_options``.
 
     Args:
         pair: the engines.
-        uploads: what visitors send; Gradio has to be told of it before (``process_uploads``).
+        uploads: visitors' files; Gradio must know the folder before (``process_uploads``).
 
     Raises:
-        CompExportError: a model cannot take the page's own pictures and texts.
+        CompExportError: a model cannot process the page's own pictures and texts.
     """
     with Page(uploads, title=TITLE, analytics_enabled=False, fill_width=True) as page:
         gr.HTML(cards.header(pair))
@@ -33,7 +33,7 @@ def build_page(pair: Pair[Any], uploads: Uploads) -> gr.Blocks:
 
 
 def launch_options(uploads: Uploads) -> dict[str, Any]:
-    """Look, privacy and bounds of the page, as arguments of ``Blocks.launch``: nothing is fetched."""
+    """Theme, privacy and limits of the page, as arguments of ``Blocks.launch``: nothing is fetched."""
     theme = gr.themes.Base(
         font=FONTS,
         font_mono=["ui-monospace", "monospace"],

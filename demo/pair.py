@@ -1,4 +1,4 @@
-"""The two engines of a run."""
+"""Load the two engines of a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ E = TypeVar("E", bound=TaskEngine)
 
 @dataclass(frozen=True)
 class Pair(Generic[E]):
-    """Both do one task: the original, and what was made of it."""
+    """The original and the compressed engine, both for one task."""
 
     name: str
     dense: E
@@ -29,10 +29,10 @@ class Pair(Generic[E]):
         threads: int | None = None,
         variant: ArtifactVariant = DEFAULT_VARIANT,
     ) -> "Pair[TaskEngine]":
-        """Load both artifacts of a run and let each work once, so that no first request is cold.
+        """Load both artifacts of a run and run each once, so that the first request is not cold.
 
         Raises:
-            CompExportError: as ``serve.artifacts`` and ``serve.loading.load_engine``.
+            CompExportError: as for ``serve.artifacts`` and ``serve.loading.load_engine``.
         """
         found, directories = artifacts_of(run, variant)
         engines = engines_of(directories, device, threads, variant)
@@ -53,7 +53,7 @@ class Pair(Generic[E]):
 
     @property
     def can_scale(self) -> bool:
-        """Whether the compressed artifact takes a factor on its keep ratios."""
+        """Whether the compressed artifact supports a factor on its keep ratios."""
         manifest = self.compressed.manifest
         return (
             isinstance(manifest, LlavaManifest)

@@ -1,4 +1,4 @@
-"""Everything before the page: prune → onnx → verify → eval → bench, each only if not yet done."""
+"""Run everything before the page: prune → onnx → verify → eval → bench, each only if needed."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from export.artifact.manifest import MANIFEST_NAME
 
 @dataclass(frozen=True)
 class Step:
-    """One verb of the command line, and how to see that it is done."""
+    """One command, and how to check that it is done."""
 
     verb: str
     arguments: tuple[str, ...]
@@ -25,7 +25,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a step."""
+    """The outcome of a step."""
 
     verb: str
     skipped: bool
@@ -38,12 +38,12 @@ def steps(
     """The steps to a run that can be shown.
 
     Args:
-        run: the run directory to make or to complete.
+        run: the run directory to make or complete.
         model: embedded model, directory or hub id.
         rate: share of the FLOPs to remove.
-        limit: how many examples of the model's task ``eval`` measures.
-        shared: words every verb gets, such as ``--seed 0``.
-        force: make the run again.
+        limit: number of examples for ``eval``.
+        shared: options for every command, such as ``--seed 0``.
+        force: start the run again.
     """
     place = str(run.path)
     prune = ["--model", model, "--rate", f"{rate:g}", "--out", place]
@@ -65,16 +65,16 @@ def steps(
 
 
 def perform(step: Step, group: click.Group, quiet: bool, say: Callable[[str], None]) -> Outcome:
-    """Do a step unless it is done, as the command line would.
+    """Run a step unless it is done, as the command line would.
 
     Args:
-        step: what to do.
-        group: the command line's verbs.
-        quiet: send what the verb prints to stderr.
-        say: told what happens.
+        step: what to run.
+        group: the commands.
+        quiet: send the command's output to stderr.
+        say: called with a message about the step.
 
     Raises:
-        CompExportError: as the verb does, and when it ends with a status other than 0.
+        CompExportError: as the command raises, or if its exit status is not 0.
     """
     if step.is_done():
         say(f"{step.verb}: done before, skipped")
@@ -109,10 +109,10 @@ def _run(command: click.Command, step: Step, parent: click.Context, quiet: bool)
 
 
 def _is_pruned(run: RunDirectory, model: str, rate: float) -> bool:
-    """A finished run of this model at this rate.
+    """Whether the run is finished, of this model and at this rate.
 
     Raises:
-        CompExportError: when it is a run of something else.
+        CompExportError: it is a run of another model or rate.
     """
     if not run.record.is_file() or run.is_interrupted:
         return False
@@ -127,7 +127,7 @@ def _is_pruned(run: RunDirectory, model: str, rate: float) -> bool:
 
 
 def _is_exported(run: RunDirectory) -> bool:
-    """Both artifacts are there and whole, and not older than the plan."""
+    """Whether both artifacts are complete and not older than the plan."""
     for directory in (run.onnx, run.onnx_dense):
         manifest = directory / MANIFEST_NAME
         if not manifest.is_file() or manifest.stat().st_mtime < run.plan_file.stat().st_mtime:
@@ -145,7 +145,7 @@ def _is_verified(run: RunDirectory) -> bool:
 
 
 def _has_report(run: RunDirectory, name: str) -> bool:
-    """A report about these very artifacts: written after them and after their verification."""
+    """Whether the report is about these artifacts: newer than them and their verification."""
     report = run.reports / f"{name}.json"
     if not report.is_file():
         return False

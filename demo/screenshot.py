@@ -1,4 +1,4 @@
-"""Photographing the page with a headless Chromium: ``python -m demo.screenshot RUN OUT.png``."""
+"""Take a screenshot of the page with headless Chromium: ``python -m demo.screenshot RUN OUT.png``."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from comp.utils.files import writing
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDTH, HEIGHT = 1280, 860
 PATIENCE_MS = 120_000
-SETTLING_MS = 600  # for a choice to arrive, and for the last transitions
+SETTLING_MS = 600  # for an update to arrive, and for transitions
 
 
 def find_browser() -> str | None:
@@ -26,18 +26,18 @@ def photograph(
     width: int = WIDTH,
     picture: int | None = None,
 ) -> None:
-    """Open the page of any task, ask, wait for both results, and save a picture of it.
+    """Open the page of any task, submit a request, wait for both results, and save a screenshot.
 
     Args:
         url: where the page is served.
         path: PNG to write.
-        question: what to ask, judge or search, or how a caption begins; the page's first words when
-            left out.
+        question: the question, statement, caption or beginning to enter; by default the page's first
+            text.
         width: of the window, in pixels.
-        picture: which of the page's pictures to click first; of retrieval it is then described.
+        picture: index of the page's picture to click first; for retrieval it is then described.
 
     Raises:
-        CompExportError: when no Chromium is installed.
+        CompExportError: no Chromium is installed.
     """
     from playwright.sync_api import sync_playwright
 
@@ -76,7 +76,7 @@ def photograph(
 def _main(
     run: Path, out: Path, question: str | None, picture: int | None, width: int, port: int
 ) -> None:
-    """Serve RUN's page and save a picture of it as OUT."""
+    """Serve RUN's page and save a screenshot as OUT."""
     from demo.server import serve_page
 
     page = serve_page(run, "127.0.0.1", port, "auto", block=False)

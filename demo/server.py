@@ -1,4 +1,4 @@
-"""Starting the page on a host and port, and saying so when that does not work."""
+"""Start the page on a host and port, with clear errors."""
 
 import errno
 import os
@@ -11,15 +11,15 @@ from comp.errors import CompExportError
 if TYPE_CHECKING:
     from serve.artifacts import ArtifactVariant
 
-# Gradio reads these when it is imported: nothing is reported, nothing is asked of other hosts.
+# Gradio reads these when it is imported: no telemetry, no requests to other hosts.
 PRIVATE = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def check_address(host: str, port: int) -> None:
-    """Refuse a host and port that cannot be listened on.
+    """Refuse an address that cannot be listened on.
 
     Raises:
-        CompExportError: when the port is taken or not allowed, or the host is not this machine's.
+        CompExportError: the port is taken or not allowed, or the host is not this machine's.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -51,7 +51,7 @@ def serve_page(
     block: bool = True,
     variant: "ArtifactVariant | None" = None,
 ) -> Any:
-    """Load a run's engines and serve the page about them.
+    """Load a run's engines and serve their page.
 
     Args:
         run: the run directory.
@@ -60,17 +60,17 @@ def serve_page(
         device: of the engines.
         threads: of the engines.
         block: return only when the page is stopped.
-        variant: which artifacts of the run, and what runs them.
+        variant: which artifacts of the run to use, and the backend that runs them.
 
     Returns:
         The running ``gradio.Blocks`` (close it with ``.close()``).
 
     Raises:
-        CompExportError: for a run that cannot be loaded and an address that cannot be used.
+        CompExportError: the run cannot be loaded, or the address cannot be used.
     """
     for name, value in PRIVATE.items():
         os.environ.setdefault(name, value)
-    import gradio  # noqa: F401  # first: a missing extra is said before anything is loaded
+    import gradio  # noqa: F401  # first, so that a missing extra is reported before loading
 
     from demo.page import build_page, launch_options
     from demo.pair import Pair

@@ -1,4 +1,4 @@
-"""The page's own folder: what visitors upload is kept there for a while, and nothing else is opened."""
+"""The page's upload folder: visitors' files are kept there for a while, and no other file is opened."""
 
 import atexit
 import contextlib
@@ -20,7 +20,7 @@ LOCK = ".lock"
 MAX_FILE_BYTES = 64 * 2**20
 MAX_FOLDER_BYTES = 2**30
 MAX_UPLOAD_PIXELS = 32_000_000
-KEEP_SECONDS = 3600.0  # an upload that nobody touched for so long is deleted
+KEEP_SECONDS = 3600.0  # an upload unchanged for this time is deleted
 UPLOAD_AGAIN = "upload the picture again"
 
 
@@ -35,16 +35,16 @@ class Uploads:
     folder: Path
 
     def own(self, name: object) -> Path:
-        """The one rule of which files a visitor may name: regular ones inside the folder.
+        """Resolve a file that a visitor names; only regular files inside the folder are allowed.
 
         Args:
-            name: as it came from outside.
+            name: from outside.
 
         Returns:
             The file, resolved.
 
         Raises:
-            CompExportError: for everything else; says nothing of whether it exists.
+            CompExportError: for everything else; does not reveal whether it exists.
         """
         if not isinstance(name, str):
             raise CompExportError(f"a picture is named by text: {UPLOAD_AGAIN}")
@@ -56,7 +56,7 @@ class Uploads:
         try:
             found = path.resolve()
             inside = found != self.folder and found.is_relative_to(self.folder)
-            # A file outside is not even looked at.
+            # A file outside is never accessed.
             if inside and found.name != LOCK and found.is_file():
                 return found
         except (OSError, ValueError, RuntimeError):  # too long a name, a circle of links
@@ -64,16 +64,16 @@ class Uploads:
         raise refusal
 
     def picture(self, name: object) -> Path:
-        """As ``own``, of a picture that may be decoded: bounded in bytes and pixels."""
+        """As ``own``, for a picture within the limits of bytes and pixels."""
         path = self.own(name)
         try:
             check_image(path, MAX_FILE_BYTES, MAX_UPLOAD_PIXELS)
-        except CompExportError as error:  # a visitor knows the file by its own name
+        except CompExportError as error:  # visitors know the file by its name only
             raise CompExportError(str(error).replace(str(path), path.name)) from error
         return path
 
     def files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        """All files in the folder; what goes while they are listed is left out."""
+        """All files in the folder; files deleted meanwhile are left out."""
         for path in self.folder.rglob("*"):
             with contextlib.suppress(OSError):
                 if path.is_file() and path.name != LOCK:
@@ -85,14 +85,14 @@ class Uploads:
         return sum(found.st_size for _, found in self.files())
 
     def sweep(self, keep: frozenset[Path], seconds: float = KEEP_SECONDS) -> int:
-        """Delete old files, and folders that have been empty for so long.
+        """Delete old files, and folders that have been empty for as long.
 
         Args:
             keep: files that the page itself shows.
-            seconds: without a change, from which on a file is old.
+            seconds: a file unchanged for longer is old.
 
         Returns:
-            How many were deleted.
+            Number of deleted files.
         """
         old = [
             path
@@ -102,7 +102,7 @@ class Uploads:
         for folder in [path for path in self.folder.iterdir() if path.is_dir()]:
             with contextlib.suppress(OSError):
                 if time() - folder.stat().st_mtime > seconds:  # an upload may just have made it
-                    folder.rmdir()  # an error where a file is in it
+                    folder.rmdir()  # raises if it contains a file
         for path in old:
             path.unlink(missing_ok=True)
         return len(old)
@@ -110,9 +110,9 @@ class Uploads:
 
 @cache
 def process_uploads() -> Uploads:
-    """The folder of this process, new and empty; removed when the process ends.
+    """Create the folder of this process; it is removed when the process ends.
 
-    Gradio takes it from the environment. Folders of pages that were killed are removed here.
+    Gradio takes it from the environment. Folders of killed pages are removed here.
     """
     place = Path(os.environ.get(FOLDER_VARIABLE) or tempfile.gettempdir()).resolve()
     place.mkdir(parents=True, exist_ok=True)
@@ -133,11 +133,11 @@ def _hold(folder: Path) -> None:
     made = folder / f"{LOCK}.new"
     handle = os.open(made, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     fcntl.flock(handle, fcntl.LOCK_EX)
-    made.rename(folder / LOCK)  # whoever sees it sees it locked
+    made.rename(folder / LOCK)  # it is visible only when locked
 
 
 def remove_abandoned(place: Path) -> None:
-    """Remove folders of this user's pages that ended without doing so."""
+    """Remove folders of this user's pages whose processes have ended."""
     try:
         import fcntl
     except ImportError:

@@ -1,4 +1,4 @@
-"""What the views are made of: Gradio's parts, set up once."""
+"""Widgets of the views: Gradio's components with our settings."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ from demo.gate import MAX_TEXT
 from demo.pair import Pair
 
 R = TypeVar("R")
-# Of events that only set up what is asked: the page's own, no part of its API.
+# For events that only prepare a request; they are not part of the page's API.
 QUIETLY: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 NO_PICTURE = "Choose one of the pictures or upload one."
 
 
 def picture_input(first: Image.Image | None, name: str, height: int = 300) -> Any:
-    """Where a picture is shown, dropped or pasted; its value is the file as it was uploaded."""
+    """A component to show, drop or paste a picture; its value is the uploaded file's path."""
     picture = gr.Image(
         first,
         type="filepath",
@@ -61,7 +61,7 @@ def picture_gallery(
 
 
 def words_and_button(text: str, placeholder: str, button: str) -> tuple[Any, Any]:
-    """A line to write in and the button beside it."""
+    """A text box with a button beside it."""
     with gr.Row(equal_height=True):
         box = gr.Textbox(
             text,
@@ -91,7 +91,7 @@ def chip_list(texts: Sequence[str], classes: Sequence[str] = ()) -> Any:
 
 
 def chips_of(texts: Sequence[str]) -> Any:
-    """Other texts to choose from."""
+    """An update with other texts to choose from."""
     return gr.Radio(choices=list(texts), value=None)
 
 
@@ -110,13 +110,13 @@ def result_column(pair: Pair[Any], face: Face[Any]) -> list[Any]:
 
 
 def request(fn: Callable[..., Iterator[Shown]], inputs: list[Any], shown: list[Any]) -> Any:
-    """Arguments of an event that sets both models to work."""
+    """Arguments of an event that runs both models."""
     return {
         "fn": fn,
         "inputs": inputs,
         "outputs": shown,
         "show_progress": "hidden",
-        "concurrency_limit": 1,  # two visitors' clocks must not run at once
+        "concurrency_limit": 1,  # two visitors' requests must not be timed at once
         "concurrency_id": "engines",
         "trigger_mode": "once",
     }
@@ -128,8 +128,8 @@ class Submission:
 
     Attributes:
         pair: the models.
-        face: how results look.
-        files: of uploaded pictures, ``None`` where one is lacking; errors name them as the visitor did.
+        face: how results are shown.
+        files: paths of uploaded pictures, ``None`` if one is missing; errors show only their names.
     """
 
     pair: Pair[Any]
@@ -137,7 +137,7 @@ class Submission:
     files: Sequence[str | None] = ()
 
     def shown(self, work: Work[R], kept: Callable[[R], list[KeptView]]) -> Iterator[Shown]:
-        """Both results as they come, then the kept tokens; what cannot be done is said."""
+        """Both results as they come, then the kept tokens; errors are shown as warnings."""
         if None in self.files:
             yield self.refused(NO_PICTURE, "No picture")
             return
@@ -155,6 +155,6 @@ class Submission:
             yield self.refused(words, "Not possible")
 
     def refused(self, words: str, title: str) -> Shown:
-        """Say why not, and start anew."""
+        """Show why not, and reset the cards."""
         gr.Warning(plain(words), title=title)  # seen in a browser; the cards stay as they were
         return cards.shown(self.pair, self.face, Comparison())

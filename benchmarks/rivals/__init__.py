@@ -1,1 +1,1 @@
-"""What is measured beside ours: one file each, with what loads it and answers."""
+"""Other projects' runtimes that are measured for comparison, one file each."""

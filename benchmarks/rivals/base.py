@@ -1,4 +1,4 @@
-"""What the contestants have in common: what is asked, what they answer, what they are loaded with."""
+"""The interface of contestants: the question, their answers, and the files they load."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ Device = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True)
 class Answered:
-    """One answer and its times; ``ttft_ms`` holds ``prepare_ms`` (image and text to numbers)."""
+    """One answer and its times; ``ttft_ms`` includes ``prepare_ms`` (processing of image and text)."""
 
     prepare_ms: float
     ttft_ms: float
@@ -25,12 +25,12 @@ class Answered:
 
     @property
     def forward_ms(self) -> float:
-        """From numbers to the first token: vision encoder, prefill, choice."""
+        """From processed inputs to the first token: vision encoder, prefill, choice of the token."""
         return self.ttft_ms - self.prepare_ms
 
     @property
     def tpot_ms(self) -> float:
-        """Per token after the first."""
+        """Time per token after the first."""
         return self.decode_ms / max(1, len(self.token_ids) - 1)
 
 
@@ -39,7 +39,7 @@ Answerer = Callable[[Image.Image], Answered]
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model in memory; ``notes`` say how it runs."""
+    """A loaded model; ``notes`` describe how it runs."""
 
     answer: Answerer
     notes: dict[str, Any] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class BenchSettings:
-    """What every contestant is asked; greedily, and past any end-of-sequence token."""
+    """The settings of every contestant's answer; greedy, ignoring end-of-sequence tokens."""
 
     prompt: str
     new_tokens: int
@@ -57,16 +57,16 @@ class BenchSettings:
 
 @dataclass
 class Stage:
-    """What contestants are loaded with; torch's two share their models."""
+    """What contestants are loaded with; torch's two contestants share their models."""
 
     files: RunFiles
     asked: BenchSettings
-    models: Any = None  # ``TorchModels``, once one of torch's contestants was loaded
+    models: Any = None  # ``TorchModels``, after one of torch's contestants was loaded
 
 
 @contextmanager
 def installed(how: str) -> Iterator[None]:
-    """Inside the block a package that is missing is an error with its name and how to install it."""
+    """Turn an ImportError in the block into an error that says how to install the package."""
     try:
         yield
     except ImportError as error:

@@ -1,10 +1,10 @@
-r"""OpenVINO GenAI, the rival on CPUs: a LLaVA that optimum-intel converted, dense alone.
+r"""OpenVINO GenAI, a rival on CPUs: a LLaVA that optimum-intel converted; dense only.
 
     pip install openvino-genai
     optimum-cli export openvino -m WORK/llava-s-seed0/checkpoint --task image-text-to-text \
       --weight-format int8 DIR/int8        # and fp16; int4 with --group-size 64 --ratio 1.0 --sym
 
-optimum-intel wants another transformers than this project: convert in an environment of its own.
+optimum-intel requires another transformers than this project: convert in a separate environment.
 """
 
 from typing import Any
@@ -16,15 +16,15 @@ from comp.errors import CompExportError
 from rivals.base import Answered, Loaded, Stage
 from run_files import Which
 
-UNKNOWN = -1  # the pipeline gives text, not tokens
-MOST_WORDS = 8  # that its template may lack of the others'
+UNKNOWN = -1  # the pipeline returns text, not tokens
+MOST_WORDS = 8  # that its template may have fewer than the others'
 
 
 def load_genai(stage: Stage, which: Which, precision: str) -> Loaded:
-    """The pipeline on the files of a precision.
+    """Load the pipeline from the files of a precision.
 
     Raises:
-        CompExportError: the compressed model; no such files; openvino-genai is not installed.
+        CompExportError: the compressed model; missing files; openvino-genai is not installed.
     """
     if which == "compressed":
         raise CompExportError(
@@ -56,7 +56,7 @@ def load_genai(stage: Stage, which: Which, precision: str) -> Loaded:
     size = stage.files.plan.workload
     side = Image.new("RGB", (64, 64))
     prompt, wanted = asked.prompt, size.image_tokens + size.text_tokens
-    # Its template may lack tokens that the others count: the same length, and not the same words.
+    # Its template may have fewer tokens: words are added to reach the same length.
     for _ in range(MOST_WORDS):
         lacking = wanted - run(side, prompt).get_num_input_tokens()
         if lacking <= 0:

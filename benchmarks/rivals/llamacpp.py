@@ -1,10 +1,10 @@
-r"""llama.cpp, a rival on CPUs, through llama-cpp-python: a LLaVA as GGUF, dense alone.
+r"""llama.cpp, a rival on CPUs, through llama-cpp-python: a LLaVA as GGUF; dense only.
 
     pip install llama-cpp-python gguf
 
-The files are written here, of the checkpoint's own weights: llama.cpp's converter knows no tokenizer like the
-random checkpoint's, and none is needed, because tokens are said as numbers. The image tower stays in float16,
-as projectors for llama.cpp are distributed.
+The files are written here from the checkpoint's own weights: llama.cpp's converter does not support a
+tokenizer like the random checkpoint's, and none is needed, because prompts are given as token ids. The
+image tower stays in float16, as projectors for llama.cpp are distributed.
 """
 
 import ctypes
@@ -31,7 +31,7 @@ MARKER = b"<__media__>"
 
 
 def load_llamacpp(stage: Stage, which: Which, kind: str) -> Loaded:
-    """llama.cpp on the files of a kind of weights.
+    """Load llama.cpp with the files of a kind of weights.
 
     Raises:
         CompExportError: the compressed model; llama-cpp-python or gguf is not installed.
@@ -70,7 +70,7 @@ def load_llamacpp(stage: Stage, which: Which, kind: str) -> Loaded:
 
 
 def gguf_files(files: RunFiles, kind: str) -> tuple[Path, Path]:
-    """The language model of a kind of weights and the image tower, written where they are not yet.
+    """Write the language model with a kind of weights, and the image tower, unless they exist.
 
     Raises:
         CompExportError: gguf is not installed.
@@ -87,14 +87,14 @@ def gguf_files(files: RunFiles, kind: str) -> tuple[Path, Path]:
 
 
 class _Model:
-    """Both files in memory, and one sequence."""
+    """Both files in memory, with one sequence."""
 
     def __init__(self, text: Path, tower: Path, threads: int, files: RunFiles, new: int) -> None:
         import llama_cpp
         from llama_cpp import mtmd_cpp
 
         self._cpp, self._media = llama_cpp, mtmd_cpp
-        # Kept here, because they hold no reference to it.
+        # Kept here, because the libraries hold no reference to it.
         self._quiet = llama_cpp.llama_log_callback(lambda *_said: None)
         for set_log in (mtmd_cpp.mtmd_log_set, mtmd_cpp.mtmd_helper_log_set):
             set_log(self._quiet, None)
@@ -117,18 +117,18 @@ class _Model:
         self._places = places
 
     def forget(self) -> None:
-        """Begin anew."""
+        """Start a new sequence."""
         self._llama.reset()
         self._llama._ctx.kv_cache_clear()
 
     def read(self, tokens: list[int]) -> int:
-        """Tokens, to the likeliest after them."""
+        """Run tokens and return the likeliest next one."""
         self._llama.eval(tokens)
         logits = self._cpp.llama_get_logits(self._llama.ctx)
         return int(np.ctypeslib.as_array(logits, (self._llama.n_vocab(),)).argmax())
 
     def see(self, image: Image.Image) -> float:
-        """An image behind what was read; the milliseconds that took which no network did."""
+        """Run an image after the sequence so far; return the milliseconds of preprocessing."""
         media, began = self._media, perf_counter()
         pixels = np.ascontiguousarray(image.convert("RGB"))
         data = pixels.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
@@ -152,7 +152,7 @@ class _Model:
 
 
 def _prompt(stage: Stage) -> tuple[list[int], list[int]]:
-    """Numbers of the tokens before and behind the image; which ones does not change times."""
+    """Token ids before and after the image; their values do not change times."""
     tokens = stage.files.plan.workload.text_tokens
     random = np.random.default_rng(stage.files.seed)
     ids = [int(number) for number in random.integers(300, 7000, tokens)]
@@ -202,7 +202,7 @@ def _write_text(path: Path, config: dict[str, Any], weights: CheckpointWeights, 
 def _write_tower(path: Path, config: dict[str, Any], weights: CheckpointWeights, kind: str) -> None:
     from gguf import GGUFWriter
 
-    del kind  # whatever the decoder has
+    del kind  # the same for all kinds of the decoder
     vision = config["vision_config"]
     writer = GGUFWriter(path, "clip")
     writer.add_clip_has_vision_encoder(value=True)
@@ -214,7 +214,7 @@ def _write_tower(path: Path, config: dict[str, Any], weights: CheckpointWeights,
     writer.add_vision_projection_dim(config["text_config"]["hidden_size"])
     writer.add_vision_head_count(vision["num_attention_heads"])
     writer.add_vision_attention_layernorm_eps(1e-5)
-    # It leaves out the last of those that it is told of, as LLaVA-1.5 does.
+    # It skips the last block of this number, as LLaVA-1.5 does.
     blocks = vision["num_hidden_layers"] + 2 + config["vision_feature_layer"]
     writer.add_vision_block_count(blocks)
     writer.add_vision_image_mean([0.48, 0.46, 0.41])
@@ -249,7 +249,7 @@ def _write_tower(path: Path, config: dict[str, Any], weights: CheckpointWeights,
 
 
 def _write_vocabulary(writer: Any, size: int) -> None:
-    """Words that nobody reads, of the kind that llama.cpp knows best."""
+    """A vocabulary of placeholder words, of the type that llama.cpp supports best."""
     bytes_ = [f"<0x{number:02X}>" for number in range(256)]
     tokens = ["<unk>", "<s>", "</s>", *bytes_]
     kinds = [UNKNOWN, CONTROL, CONTROL, *([BYTE] * 256)]
@@ -261,7 +261,7 @@ def _write_vocabulary(writer: Any, size: int) -> None:
 
 
 def _add(writer: Any, name: str, values: NDArray[Any], kind: str = "F32") -> None:
-    """A tensor; of one axis always in float32, as llama.cpp wants it."""
+    """Add a tensor; tensors of one axis always in float32, as llama.cpp requires."""
     from gguf import GGMLQuantizationType
     from gguf.quants import quantize
 
@@ -272,7 +272,7 @@ def _add(writer: Any, name: str, values: NDArray[Any], kind: str = "F32") -> Non
 
 
 def _pairs(values: NDArray[Any], heads: int) -> NDArray[Any]:
-    """Rows of a projection so that neighbours are rotated together, and not halves of a head."""
+    """Reorder rows of a projection so that neighbours are rotated together, instead of halves of a head."""
     rows, width = values.shape
     return values.reshape(heads, 2, rows // heads // 2, width).swapaxes(1, 2).reshape(rows, width)
 

@@ -1,10 +1,11 @@
-r"""The graph of ONNX Runtime GenAI's builder, a rival on CPUs: a LLaVA's decoder, dense alone.
+r"""The graph of ONNX Runtime GenAI's builder, a rival on CPUs: a LLaVA's decoder; dense only.
 
     pip install onnxruntime-genai onnxscript
 
-GenAI runs no LLaVA as a whole. So its builder writes the decoder and torch the image tower, and ONNX
+GenAI does not run a whole LLaVA. So its builder writes the decoder and torch the image tower, and ONNX
 Runtime runs both as GenAI would: one graph for prompt and steps, caches written in place. int8 is ONNX
-Runtime's dynamic quantisation of both graphs; int4 the builder's own, computed in 8 bits, beside that tower.
+Runtime's dynamic quantisation of both graphs; int4 is the builder's own, computed in 8 bits, with the int8
+tower.
 """
 
 import importlib
@@ -42,7 +43,7 @@ CPU = ["CPUExecutionProvider"]
 
 
 def load_ortgenai(stage: Stage, which: Which, kind: str) -> Loaded:
-    """The builder's graph with weights of a kind, in ONNX Runtime.
+    """Load the builder's graph with weights of a kind in ONNX Runtime.
 
     Raises:
         CompExportError: the compressed model; onnxruntime-genai or onnxscript is not installed.
@@ -82,7 +83,7 @@ def load_ortgenai(stage: Stage, which: Which, kind: str) -> Loaded:
 
 
 def ortgenai_files(files: RunFiles, kind: str) -> Path:
-    """Decoder, tower and embeddings with weights of a kind, written where they are not yet.
+    """Write decoder, tower and embeddings with weights of a kind, unless they exist.
 
     Raises:
         CompExportError: onnxruntime-genai or onnxscript is not installed.
@@ -109,7 +110,7 @@ def ortgenai_files(files: RunFiles, kind: str) -> Path:
 
 
 class _Model:
-    """Both graphs in memory, and one sequence."""
+    """Both graphs in memory, with one sequence."""
 
     def __init__(self, folder: Path, threads: int, places: int, width: int) -> None:
         options = SessionOptions()
@@ -122,7 +123,7 @@ class _Model:
         inputs = {given.name: given.shape for given in self._decoder.get_inputs()}
         for name, shape in inputs.items():
             if name.startswith(PAST):
-                # Of its own memory: the value is where the array is.
+                # The value owns its memory.
                 cache = OrtValue.ortvalue_from_numpy(
                     np.zeros((1, shape[1], places, width), np.float32)
                 )
@@ -132,14 +133,14 @@ class _Model:
     def begin(
         self, pixels: NDArray[np.float32], ids: NDArray[np.int64], of_image: NDArray[np.bool_]
     ) -> int:
-        """A prompt, to the likeliest token after it."""
+        """Run a prompt and return the likeliest next token."""
         states = self._table[ids]
         states[of_image] = self._tower.run(None, {"pixel_values": pixels})[0]
         self._length = 0
         return self._read(states)
 
     def step(self, token: int) -> int:
-        """One more token, to the likeliest after it."""
+        """Run one more token and return the likeliest next one."""
         return self._read(self._table[token : token + 1])
 
     def _read(self, states: NDArray[np.float32]) -> int:
@@ -166,7 +167,7 @@ def _dense(files: RunFiles) -> LlavaForConditionalGeneration:
 
 
 class _Tower(torch.nn.Module):
-    """An image to what the decoder reads of it, ``[1, 3, H, W]`` to ``[tokens, width]``."""
+    """An image to the decoder's image features, ``[1, 3, H, W]`` to ``[tokens, width]``."""
 
     def __init__(self, model: LlavaForConditionalGeneration) -> None:
         super().__init__()
@@ -193,7 +194,7 @@ def _write_tower(model: LlavaForConditionalGeneration, path: Path) -> None:
 
 
 def _write_decoder(files: RunFiles, folder: Path, kind: str) -> None:
-    """By the builder, of the decoder as a checkpoint of its own."""
+    """Run the builder on the decoder, saved as a checkpoint of its own."""
     model = _dense(files)
     with torch.device("meta"):
         text = LlamaForCausalLM(model.config.text_config)

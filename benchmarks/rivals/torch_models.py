@@ -1,4 +1,4 @@
-"""torch's contestants: the dense model of transformers and the project's slim one, on one device."""
+"""torch's contestants: transformers' dense model and the project's slim one, on one device."""
 
 import os
 from collections.abc import Callable
@@ -27,10 +27,10 @@ COMPILED_TRIES = (
 
 
 class Decoding(Protocol):
-    """A model with its cache: one prompt, then a token at a time."""
+    """A model with its cache: one prompt, then one token at a time."""
 
     def begin(self) -> None:
-        """Forget the last prompt; not on the clock."""
+        """Clear the cache; not timed."""
         ...
 
     def prefill(self, input_ids: Tensor, pixel_values: Tensor) -> Tensor:
@@ -43,10 +43,10 @@ class Decoding(Protocol):
 
 
 class TorchModels:
-    """Both models, loaded when first asked for, in half precision on a GPU, single on a CPU."""
+    """Both models, loaded when first used, in half precision on a GPU and single precision on a CPU."""
 
     def __init__(self, files: RunFiles, asked: BenchSettings, precision: str | None = None) -> None:
-        """``precision`` is the files' unless it is another."""
+        """``precision`` overrides the files' precision."""
         torch.set_num_threads(asked.threads)
         logging.disable_progress_bar()
         # As transformers (seen: 5.23) advises for production: a check of the image tokens splits
@@ -74,7 +74,7 @@ class TorchModels:
         """The dense model, each phase in the first mode of ``COMPILE_MODES`` that works.
 
         Raises:
-            CompExportError: a phase works in none; says what torch said.
+            CompExportError: a phase works in none; quotes torch's errors.
         """
         model, asked = self._dense_model(), self._asked
         length = self._files.plan.workload.image_tokens + self._files.plan.workload.text_tokens
@@ -119,7 +119,7 @@ class TorchModels:
         def answer(image: Image.Image) -> Answered:
             decoding.begin()
             if asked.device == "cuda":
-                torch.cuda.synchronize()  # what came before is not on this clock
+                torch.cuda.synchronize()  # earlier work is not timed
             start = perf_counter()
             inputs = processor(images=image, text=text, return_tensors="pt")
             prepared = perf_counter()
@@ -143,7 +143,7 @@ class TorchModels:
 
 
 class DenseDecoding:
-    """transformers' model and its growing cache."""
+    """transformers' model with its growing cache."""
 
     def __init__(self, model: LlavaForConditionalGeneration) -> None:
         self._model = model
@@ -187,12 +187,12 @@ class SlimDecoding:
 
 
 class StaticDecoding:
-    """transformers' model with a cache of fixed size, both phases compiled."""
+    """transformers' model with a cache of fixed size; both phases are compiled."""
 
     def __init__(self, model: LlavaForConditionalGeneration, length: int) -> None:
         text = model.config.text_config
         self._cache = StaticCache(config=model.config, max_cache_len=length)
-        # Before anything is traced, so that CUDA graphs may write it in place.
+        # Allocated before tracing, so that CUDA graphs can write it in place.
         self._cache.early_initialization(
             1, text.num_key_value_heads, text.head_dim, model.dtype, model.device
         )
@@ -234,7 +234,7 @@ class Phase:
             raise PhaseError(self, f"{type(error).__name__}: {error}") from error
 
     def next_mode(self, reason: str) -> None:
-        """Go on with the next mode.
+        """Switch to the next mode.
 
         Raises:
             CompExportError: there is none.
@@ -253,7 +253,7 @@ class Phase:
 
 
 class PhaseError(Exception):
-    """A compiled phase could not be run."""
+    """A compiled phase failed."""
 
     def __init__(self, phase: Phase, reason: str) -> None:
         super().__init__(reason)
@@ -278,14 +278,14 @@ def _forward(
 
 
 def processor_of(files: RunFiles) -> LlavaProcessor:
-    """Transformers' own preparation of image and text."""
+    """Image and text preprocessing of transformers."""
     processor = LlavaProcessor.from_pretrained(files.checkpoint())
     processor.image_processor = load_image_processor(files.checkpoint())
     return processor
 
 
 def prompt_text(processor: LlavaProcessor, prompt: str) -> str:
-    """A question about an image, as the model's chat template has it."""
+    """A question about an image in the model's chat template."""
     content = [{"type": "image"}, {"type": "text", "text": prompt}]
     return processor.apply_chat_template(
         [{"role": "user", "content": content}], add_generation_prompt=True

@@ -1,1 +1,1 @@
-"""Cards of the page: what an artifact answered, beside what the original did."""
+"""Cards of the page: an artifact's result, beside the original's."""

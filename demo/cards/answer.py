@@ -1,4 +1,4 @@
-"""What an answer looks like on a card."""
+"""The card of an answer."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from serve.generation.results import Generation
 
 @dataclass(frozen=True)
 class AnswerFace:
-    """``expected`` is the right answer, where it is known."""
+    """``expected`` is the right answer, if it is known."""
 
     expected: str | None = None
 
@@ -29,7 +29,7 @@ class AnswerFace:
 
 
 def token_clocks(done: Generation | None) -> tuple[tuple[str, float | None], ...]:
-    """The clocks of whatever comes token by token."""
+    """Clocks for results that come token by token."""
     steps = done is not None and done.timings.decode_steps > 0
     return (
         ("first token", done.ttft_ms if done else None),

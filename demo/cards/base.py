@@ -1,4 +1,4 @@
-"""What every view shows: header, a card a model, bars, kept tokens. Pure functions."""
+"""Parts that all views share: header, one card per model, bars, kept tokens. Pure functions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from export.artifact.manifest import Manifest, Task
 from serve.artifacts import Which
 
 NAMES: dict[Which, str] = {"dense": "Original", "compressed": "Compressed"}
-ALIKE = 0.02  # a smaller difference is not worth a word
+ALIKE = 0.02  # a smaller difference counts as none
 KEPT_TITLE = "What the compressed model keeps looking at"
 NOTHING = '<span class="ce-quiet">–</span>'
 Shown = tuple[str, str, str, str]  # the two cards, the bars, the kept tokens
@@ -22,13 +22,13 @@ R_contra = TypeVar("R_contra", contravariant=True)
 
 @dataclass(frozen=True)
 class Words:
-    """How the page speaks of a task.
+    """The page's wording for a task.
 
     Attributes:
         title, lead: of the page.
-        working: what a model is doing.
-        invitation: how to see something.
-        result: what a model gives.
+        working: the state of a model at work.
+        invitation: what to do to see a result.
+        result: name of a model's result.
     """
 
     title: str
@@ -67,23 +67,23 @@ WORDS: dict[Task, Words] = {
 
 
 class Face(Protocol[R_contra]):
-    """How the results of a task look on a card."""
+    """How results of a task are shown on a card."""
 
     def body(self, side: Side[Any]) -> str:
-        """What the model says, as HTML."""
+        """The result as HTML."""
         ...
 
     def chip(self, result: R_contra) -> str:
-        """Whether it is right, as HTML; empty where nobody knows."""
+        """Whether the result is right, as HTML; empty if that is unknown."""
         ...
 
     def clocks(self, result: R_contra | None) -> tuple[tuple[str, float | None], ...]:
-        """Names and milliseconds; none where there is nothing to measure."""
+        """Names and milliseconds; ``None`` if there is nothing to measure."""
         ...
 
 
 def header(pair: Pair[Any]) -> str:
-    """What is compared: the model, how much was removed, whether that is proved."""
+    """The header: the model, how much was removed, and whether it was verified."""
     manifest = pair.compressed.manifest
     words = WORDS[pair.task]
     model = Path(manifest.model)  # or a name
@@ -91,7 +91,7 @@ def header(pair: Pair[Any]) -> str:
         chip(model.name if model.is_absolute() else manifest.model, "strong", manifest.model),
         chip(f"{100 * manifest.rate:.0f} % of FLOPs removed"),
         chip(manifest.method) if manifest.method else "",
-        chip("verified", "good", "torch and ONNX give equal results")
+        chip("verified", "good", "torch and ONNX agree")
         if pair.verified
         else chip("not verified", "warn", "Run comp-export verify"),
         chip(f"{pair.compressed.provider} · {manifest.precision}"),
@@ -107,14 +107,14 @@ def header(pair: Pair[Any]) -> str:
 
 
 def shown(pair: Pair[Any], face: Face[Any], now: Comparison[Any]) -> Shown:
-    """All that changes of the page; kept tokens come when both models are done."""
+    """The parts of the page that change; kept tokens are shown when both models are done."""
     first, second = (card(side, pair, face) for side in (now.dense, now.compressed))
     kept = panel(KEPT_TITLE, _empty(pair, now, "to see which image tokens stay."))
     return first, second, bars(pair, face, now), kept
 
 
 def card(side: Side[Any], pair: Pair[Any], face: Face[Any]) -> str:
-    """One model's result, its times, and what it costs."""
+    """One model's result, its times and its costs."""
     states = {
         "ready": "ready",
         "waiting": "waits for the original",
@@ -134,7 +134,7 @@ def card(side: Side[Any], pair: Pair[Any], face: Face[Any]) -> str:
 
 
 def said(side: Side[Any], text: str) -> str:
-    """A sentence of the model as HTML, with a caret where it goes on; ``text`` is HTML."""
+    """A sentence of the model as HTML, with a caret while it continues; ``text`` is HTML."""
     caret = '<span class="ce-caret"></span>' if side.state == "working" else ""
     return f'<p class="ce-answer">{text + caret or NOTHING}</p>'
 
@@ -177,7 +177,7 @@ def _engineering(number: int) -> str:
 
 
 def bars(pair: Pair[Any], face: Face[Any], now: Comparison[Any]) -> str:
-    """A bar chart of the clocks of both models, with what was gained."""
+    """A bar chart of both models' clocks, with the gain."""
     if now.dense.result is None or now.compressed.result is None:
         return panel("Time", _empty(pair, now, "to see the clocks."))
     both = zip(face.clocks(now.dense.result), face.clocks(now.compressed.result), strict=True)
@@ -210,7 +210,7 @@ def _bar_group(name: str, before: float, after: float) -> str:
 
 
 def kept_panel(views: Sequence[KeptView]) -> str:
-    """Each picture as the model sees it, and what stays of it after drops."""
+    """Each picture as the model sees it, and after drops."""
     if not any(view.places for view in views):
         body = '<p class="ce-quiet ce-final">This plan drops no image tokens.</p>'
         return panel(KEPT_TITLE, body)
@@ -237,5 +237,5 @@ def _empty(pair: Pair[Any], now: Comparison[Any], purpose: str) -> str:
 
 
 def missing(text: str) -> str:
-    """What a result lacks, below it."""
+    """A note below a result about what it lacks."""
     return f'<p class="ce-missed">{plain(text)}</p>'

@@ -1,4 +1,4 @@
-"""What a caption looks like on a card: things named right, wrong and missed are marked."""
+"""The card of a caption: objects named correctly, wrongly and missed are marked."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ class CaptionFace:
     """How a caption is judged.
 
     Attributes:
-        names: the things in the picture, with copies; ``None`` where nobody knows.
-        beginning: what the model was given to go on from; things in it are not the model's.
+        names: the objects in the picture, with repetitions; ``None`` if they are unknown.
+        beginning: the given beginning of the caption; objects named in it do not count.
     """
 
     names: Sequence[str] | None = None
@@ -47,14 +47,14 @@ class CaptionFace:
 
     @property
     def wanted(self) -> Counter[str]:
-        """The things that are left for the model to name."""
+        """The objects that are left for the model to name."""
         return Counter(self.names or ()) - names_in(self.beginning)
 
 
 def marked(caption: str, wanted: Counter[str]) -> str:
-    """A caption as HTML: names of things that are there (``ce-right``) and of others (``ce-wrong``).
+    """A caption as HTML: names of objects in the picture (``ce-right``) and of others (``ce-wrong``).
 
-    A name counts as often as its thing is there.
+    A name counts as often as its object occurs.
     """
     text = " ".join(caption.split())
     left, parts, end = Counter(wanted), [], 0

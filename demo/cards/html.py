@@ -1,11 +1,11 @@
-"""Small pieces of HTML that all cards and panels are made of. Pure functions."""
+"""Small HTML pieces of cards and panels. Pure functions."""
 
 from html import escape
 from typing import Literal
 
 
 def plain(text: str) -> str:
-    """Text as HTML; braces and dollars too, which the page's templates would read as their own."""
+    """Escape text for HTML, also braces and dollars, which the page's templates would interpret."""
     escaped = escape(text)
     return escaped.replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;")
 
@@ -18,7 +18,7 @@ def chip(text: str, kind: Literal["", "strong", "good", "warn"] = "", title: str
 
 
 def figure(address: str, name: str, numbers: str) -> str:
-    """A picture, what it is, and numbers about it."""
+    """A picture with its name and numbers."""
     return (
         f'<figure><img src="{address}" alt="{plain(name)}: {plain(numbers)}">'
         f"<figcaption><b>{plain(name)}</b><span>{plain(numbers)}</span></figcaption></figure>"
@@ -34,15 +34,15 @@ def panel(title: str, body: str, note: str = "") -> str:
 
 
 def quiet(text: str) -> str:
-    """A line that says there is nothing to see."""
+    """A line that says that there is nothing to show."""
     return f'<p class="ce-quiet">{plain(text)}</p>'
 
 
 def milliseconds(value: float) -> str:
-    """Three or so digits."""
+    """Format with about three digits."""
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
 def percent(share: float) -> str:
-    """One decimal, and never a certainty that there is not."""
+    """Format with one decimal, and as 100 % only if it is exactly that."""
     return f"{100 * min(share, 0.999):.1f} %" if share < 1 else "100 %"

@@ -1,4 +1,4 @@
-"""Drawing which image tokens a compressed model still looks at."""
+"""Draw which image tokens a compressed model keeps."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ from export.artifact.manifest import Manifest
 from serve.engines.preprocess import model_view
 from serve.generation.results import Kept
 
-MOST_PLACES = 4  # of a picture that are shown: where every layer drops, neighbours look alike
+MOST_PLACES = 4  # shown per picture: if every layer drops, neighbours look alike
 DIM = 0.82  # how far a dropped patch fades
 PAPER = 240.0  # the grey it fades to
 P = TypeVar("P")
@@ -35,13 +35,13 @@ class KeptPicture:
 
 @dataclass(frozen=True)
 class KeptView:
-    """One picture as the model sees it, and what is left of it at some of the places that drop.
+    """One picture as the model sees it, and the kept tokens at some drop places.
 
     Attributes:
-        name: of the picture as it is.
+        name: of the whole picture.
         seen: the picture at the model's size.
-        pictures: at most ``MOST_PLACES`` of the drop places.
-        places: how many there are.
+        pictures: for at most ``MOST_PLACES`` of the drop places.
+        places: number of drop places.
     """
 
     name: str
@@ -58,14 +58,14 @@ class KeptView:
         number: int = 0,
         name: str = "the model's view",
     ) -> "KeptView":
-        """Of one image of a request.
+        """For one image of a request.
 
         Args:
-            manifest: of the artifact that saw it.
+            manifest: of the artifact.
             image: the picture.
-            kept: which tokens stayed, of all images of the request.
+            kept: the kept tokens of all images of the request.
             number: of the image among them.
-            name: what to call the picture.
+            name: of the picture.
         """
         view = model_view(image, manifest.image_processor)
         patches, places = Patches.of(manifest), kept.seen(number)
@@ -74,7 +74,7 @@ class KeptView:
 
 
 def spread(places: Sequence[P], most: int = MOST_PLACES) -> list[P]:
-    """The first, the last, and evenly between them: at most so many, in order."""
+    """Up to ``most`` places in order: the first, the last, and evenly between."""
     if len(places) <= most:
         return list(places)
     return [places[round(step)] for step in np.linspace(0, len(places) - 1, most)]
@@ -86,8 +86,8 @@ class Patches:
 
     Attributes:
         image_size, patch_size: in pixels.
-        tokens: of an image.
-        class_token: whether the first of them is [CLS], which has no place in the picture.
+        tokens: per image.
+        class_token: whether the first of them is [CLS], which is no patch.
     """
 
     image_size: int
@@ -97,7 +97,7 @@ class Patches:
 
     @classmethod
     def of(cls, manifest: Manifest) -> "Patches":
-        """Those of an artifact."""
+        """The patches of an artifact's vision tower."""
         if isinstance(manifest, LlavaManifest):
             llava = manifest.vision
             first = llava.select_strategy == "full"
@@ -110,13 +110,13 @@ class Patches:
 def kept_picture(
     view: Image.Image, patches: Patches, kept: NDArray[np.int64], place: str
 ) -> KeptPicture:
-    """Dim what was dropped.
+    """Dim the dropped patches.
 
     Args:
-        view: what the model sees, square, ``image_size`` pixels wide.
+        view: the model's input, square, ``image_size`` pixels wide.
         patches: how it is cut into tokens.
-        kept: which of the image's tokens ``0..T-1`` stayed.
-        place: where tokens were dropped, as it is called.
+        kept: which of the image's tokens ``0..T-1`` were kept.
+        place: name of the drop place.
     """
     grid = patches.image_size // patches.patch_size
     shown_at = kept - 1 if patches.class_token else kept
@@ -134,7 +134,7 @@ def kept_picture(
 
 
 def data_uri(picture: Image.Image) -> str:
-    """A picture as a ``data:`` address: the page fetches nothing."""
+    """Encode a picture as a ``data:`` address, so that the page fetches nothing."""
     stream = io.BytesIO()
     picture.convert("RGB").save(stream, "WEBP", quality=96)
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -1,4 +1,4 @@
-"""What a ranking looks like on a card: pictures for a caption, or captions for a picture."""
+"""The card of a ranking: pictures for a caption, or captions for a picture."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ SHOWN = 6  # candidates on a card
 
 @dataclass(frozen=True)
 class RankingFace:
-    """What was ranked.
+    """What is ranked.
 
     Attributes:
         captions: the candidates, or the captions of the pictures.
-        right: the place of the right candidate, where there is one.
-        pictures: addresses of the pictures, where pictures are ranked.
+        right: index of the right candidate, if there is one.
+        pictures: addresses of the pictures, if pictures are ranked.
     """
 
     captions: Sequence[str]
@@ -46,7 +46,7 @@ class RankingFace:
         return chip(f"✗ right one: {rank} of {result.order.size}", "warn")
 
     def clocks(self, result: Found | None) -> tuple[tuple[str, float | None], ...]:
-        """Pictures of the gallery are embedded at the start; captions may be new."""
+        """Gallery pictures are embedded at the start; captions may be new."""
         clocks = [
             ("query", result.query_ms if result else None),
             ("ranking", result.ranking_ms if result else None),

@@ -1,4 +1,4 @@
-"""What a verdict on a statement looks like on a card."""
+"""The card of a verdict on a statement."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from serve.engines.blip_judge import Judgement
 
 @dataclass(frozen=True)
 class VerdictFace:
-    """``truth`` is whether the statement is true, where that is known."""
+    """``truth`` is whether the statement is true, if that is known."""
 
     truth: bool | None = None
 
@@ -27,7 +27,7 @@ class VerdictFace:
         return chip("✓ right", "good") if right else chip(f"✗ {str(self.truth).lower()}", "warn")
 
     def clocks(self, result: Judgement | None) -> tuple[tuple[str, float | None], ...]:
-        """Pictures are prepared and seen, the statement is read with them."""
+        """Time of the pictures (preparation and vision tower), and of the statement."""
         if result is None:
             return (("pictures", None), ("statement", None), ("total", None))
         times = result.timings
@@ -36,7 +36,7 @@ class VerdictFace:
 
 
 def _probability(share: float | None) -> str:
-    """A bar from false to true, with a line where the verdict turns."""
+    """A bar from false to true, with a mark at the decision threshold."""
     number = NOTHING if share is None else percent(share)
     return (
         '<div class="ce-probability"><div class="ce-probability-head">'

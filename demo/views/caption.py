@@ -1,4 +1,4 @@
-"""What is in a picture: BLIP."""
+"""The view for captions: BLIP."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -32,7 +32,7 @@ MAX_NEW_TOKENS = 64
 
 
 def build(pair: Pair[BlipGenerator]) -> None:
-    """Lay it out in the page that is being made."""
+    """Add the view to the page being built."""
     examples = page_captions()
     chosen = gr.State(0)  # which example is shown; None for the visitor's own picture
     with gr.Row(equal_height=False):
@@ -64,7 +64,7 @@ def build(pair: Pair[BlipGenerator]) -> None:
 def _describe(
     pair: Pair[BlipGenerator], image: str | None, begins: str, example: int | None
 ) -> Iterator[Shown]:
-    """Both captions as they come; then the bars and the kept tokens."""
+    """Both captions as they are generated; then the bars and the kept tokens."""
     names = None if example is None else page_captions()[example].names
     options = GenerationOptions(max_new_tokens=MAX_NEW_TOKENS)
 

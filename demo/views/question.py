@@ -1,4 +1,4 @@
-"""A question about a picture: LLaVA, BLIP."""
+"""The view for questions about a picture: LLaVA, BLIP."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -32,7 +32,7 @@ MAX_NEW_TOKENS = 64
 
 
 def build(pair: Pair[Engine] | Pair[BlipGenerator]) -> None:
-    """Lay it out in the page that is being made."""
+    """Add the view to the page being built."""
     examples = page_examples()
     first = examples[0]
     chosen = gr.State(0)  # which example is shown; None for the visitor's own picture
@@ -73,7 +73,7 @@ def _answer(
     example: int | None,
     factor: float,
 ) -> Iterator[Shown]:
-    """Both answers as they come; then the bars and the kept tokens."""
+    """Both answers as they are generated; then the bars and the kept tokens."""
     expected = None if example is None else page_examples()[example].answer_to(text)
     options = GenerationOptions(max_new_tokens=MAX_NEW_TOKENS, keep_factor=factor)
 

@@ -1,4 +1,4 @@
-"""Pictures for a caption and captions for a picture: CLIP, BLIP."""
+"""The view for retrieval, pictures for a caption and captions for a picture: CLIP, BLIP."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -75,7 +75,7 @@ class _Search:
     def captions_for(
         self, picture: ImageSource, captions: Sequence[str], right: int | None, file: str | None
     ) -> Iterator[Shown]:
-        """Rank captions for a picture; ``file`` is its name when it is the visitor's own."""
+        """Rank captions for a picture; ``file`` is its path if the visitor uploaded it."""
         face = RankingFace(captions, right)
 
         def kept(found: Found) -> list[KeptView]:
@@ -86,7 +86,7 @@ class _Search:
 
 
 def build(pair: Pair[Retriever]) -> None:
-    """Embed the gallery and lay it out in the page that is being made."""
+    """Embed the gallery and add the view to the page being built."""
     search = _Search.prepare(pair)
     known = search.known
     chosen = gr.State(None)  # which picture of the gallery is described; None for the visitor's own
@@ -145,10 +145,10 @@ def _describe(search: _Search, file: str | None, number: int | None, lines: str)
 
 
 def check_candidates(captions: Sequence[str]) -> None:
-    """Refuse none, and more than a page should ask for.
+    """Refuse an empty list of captions, and more than a page should rank.
 
     Raises:
-        CompExportError: says how many.
+        CompExportError: names the number.
     """
     if not captions:
         raise CompExportError("no candidate captions: write at least one, one a line")
@@ -168,7 +168,7 @@ def _thumbnail(picture: Image.Image) -> str:
 
 
 def _embedding_times(search: _Search) -> str:
-    """How long the start took, which no clock of a search has in it."""
+    """The time of embedding at the start, which no clock of a search includes."""
     count = len(search.known.pictures)
     times = ", ".join(
         f"{NAMES[which].lower()} {milliseconds(each.pictures_ms)} + "

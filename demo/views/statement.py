@@ -1,4 +1,4 @@
-"""A statement about two pictures, true or false: BLIP as for NLVR2."""
+"""The view for statements about two pictures, true or false: BLIP for NLVR2."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -30,7 +30,7 @@ SIDES = ("the first picture", "the second picture")
 
 
 def build(pair: Pair[Judge]) -> None:
-    """Lay it out in the page that is being made."""
+    """Add the view to the page being built."""
     examples = page_pairs()
     first = examples[0]
     chosen = gr.State(0)  # which pair is shown; None when a picture is the visitor's own
@@ -59,7 +59,7 @@ def build(pair: Pair[Judge]) -> None:
     chips.select(lambda text: text, chips, statement, **QUIETLY).then(**asked)
     gallery.select(_choose_pair, None, [left, right, statement, chips, chosen], **QUIETLY)
     for picture in (left, right):
-        # Statements of the pair are no longer known to be true or false.
+        # The truth of the pair's statements is unknown for another picture.
         picture.upload(lambda: (chips_of([]), None), None, [chips, chosen], **QUIETLY)
         picture.clear(lambda: (chips_of([]), None), None, [chips, chosen], **QUIETLY)
 
