@@ -45,7 +45,7 @@ class OnCpu:
         return files.artifact(which, self.flavour, self.precision)
 
     def load(self, stage: Stage, which: Which) -> Loaded:
-        if stage.asked.device != "cpu":
+        if stage.settings.device != "cpu":
             raise CompExportError(f"{self.backend} in {self.precision} is for CPUs: --device cpu")
         directory = self.prepare(stage.files, which)
         loaded = _engine(stage, directory, {"bytes": _bytes_of(directory)}, self.backend)
@@ -57,7 +57,7 @@ def tensorrt(stage: Stage, which: Which) -> Loaded:
     """Native TensorRT engines."""
     from export.tensorrt.manifest import load_engines
 
-    if stage.asked.device != "cuda":
+    if stage.settings.device != "cuda":
         raise CompExportError("native TensorRT needs an NVIDIA GPU")
     directory = stage.files.engines(which)
     engines = load_engines(directory, check_hashes=False)
@@ -81,7 +81,7 @@ def torch_bfloat16(stage: Stage, which: Which) -> Loaded:
     """As ``torch_eager``, in bfloat16; with models of its own."""
     from rivals.torch_models import TorchModels
 
-    return TorchModels(stage.files, stage.asked, "bfloat16").eager(which)
+    return TorchModels(stage.files, stage.settings, "bfloat16").eager(which)
 
 
 def torch_compile(stage: Stage, which: Which) -> Loaded:
@@ -190,18 +190,18 @@ def _engine(
     from serve.engines.llava import Engine
     from serve.generation.options import GenerationOptions
 
-    asked = stage.asked
+    settings = stage.settings
     engine = Engine.load(
         directory,
-        device=asked.device,
-        threads=asked.threads,
+        device=settings.device,
+        threads=settings.threads,
         check_hashes=False,
         backend=backend,
     )  # just written: no need to hash gigabytes again
-    options = GenerationOptions(max_new_tokens=asked.new_tokens, ignore_eos=True)
+    options = GenerationOptions(max_new_tokens=settings.new_tokens, ignore_eos=True)
 
     def answer(image: Image.Image) -> Answered:
-        done = engine.generate([image], asked.prompt, options)
+        done = engine.generate([image], settings.prompt, options)
         times = done.timings
         return Answered(
             times.prepare_ms, times.ttft_ms, times.decode_ms, done.prompt_tokens, done.token_ids
@@ -215,6 +215,6 @@ def _torch_models(stage: Stage) -> "TorchModels":
     from rivals.torch_models import TorchModels
 
     if stage.models is None:
-        stage.models = TorchModels(stage.files, stage.asked)
+        stage.models = TorchModels(stage.files, stage.settings)
     models: TorchModels = stage.models
     return models

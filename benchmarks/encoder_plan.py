@@ -128,14 +128,14 @@ def drops_of(shape: EncoderShape, step: int) -> tuple[DropPlan, ...]:
     image, text = (
         round(KEEP_UNIT * (1 - cut * step / STEPS)) / KEEP_UNIT for cut in (IMAGE_CUT, TEXT_CUT)
     )
-    found = []
+    drops = []
     for part, count in _places(shape):
         vision, read = (image, 1.0) if part == "vision" else (1.0, text)
-        found += [
+        drops += [
             DropPlan(part=part, after_layer=n, vision_keep_ratio=vision, text_keep_ratio=read)
             for n in range(1, count + 1)
         ]
-    return tuple(found)
+    return tuple(drops)
 
 
 def _places(shape: EncoderShape) -> tuple[tuple[Part, int], ...]:
@@ -143,8 +143,8 @@ def _places(shape: EncoderShape) -> tuple[tuple[Part, int], ...]:
     seen, read = len(shape.vision.blocks), len(shape.text.blocks)
     if shape.family == "clip":
         return ("vision", seen - 1), ("language", read - 1)
-    behind = {"vqa": read, "caption": 0}.get(shape.task, read - 1)
-    return ("vision", seen), ("language", behind)
+    text_count = {"vqa": read, "caption": 0}.get(shape.task, read - 1)
+    return ("vision", seen), ("language", text_count)
 
 
 def _blocks(dense: EncoderShape, left: EncoderShape, seed: int) -> Iterator[BlockPlan]:
@@ -179,17 +179,17 @@ def _drawn(rng: np.random.Generator, count: int, kept: int) -> tuple[int, ...]:
 
 def describe_plan(plan: PruningPlan) -> dict[str, object]:
     """What is kept, block by block, for reports."""
-    found: dict[str, object] = {"rate": plan.rate}
+    described: dict[str, object] = {"rate": plan.rate}
     for part in PARTS:
         blocks = plan.part(part)
         if blocks:
-            found[f"{part}_heads"] = [len(block.kept_heads) for block in blocks]
+            described[f"{part}_heads"] = [len(block.kept_heads) for block in blocks]
         if any(block.intermediate_size for block in blocks):
-            found[f"{part}_channels"] = [len(block.kept_channels) for block in blocks]
+            described[f"{part}_channels"] = [len(block.kept_channels) for block in blocks]
     ratios = {(d.part, d.vision_keep_ratio, d.text_keep_ratio) for d in plan.drops}
     for part, image, text in sorted(ratios):
-        found[f"{part}_tokens_kept_by_a_block"] = image if part == "vision" else text
-    return found
+        described[f"{part}_tokens_kept_by_a_block"] = image if part == "vision" else text
+    return described
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -197,15 +197,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shape", choices=PACKAGED, default="blip-nlvr")
     parser.add_argument("--rate", type=float, default=0.85)
     parser.add_argument("--text-tokens", type=int)
-    asked = parser.parse_args(arguments)
-    shape = packaged_shape(asked.shape)
+    args = parser.parse_args(arguments)
+    shape = packaged_shape(args.shape)
     try:
-        plan = find_plan(shape, asked.rate, usual_request(shape, asked.text_tokens), asked.shape)
+        plan = find_plan(shape, args.rate, usual_request(shape, args.text_tokens), args.shape)
     except CompExportError as error:
         say(f"Error: {error}")
         return 1
     rows = list(describe_plan(plan).items())
-    print_table(f"{asked.shape} at {asked.rate}", ("what", "left"), rows, numbers_from=2)
+    print_table(f"{args.shape} at {args.rate}", ("what", "left"), rows, numbers_from=2)
     return 0
 
 

@@ -128,17 +128,17 @@ class Measured:
         )
 
 
-def measure(files: Files, shape: EncoderShape, asked: argparse.Namespace) -> Measured:
+def measure(files: Files, shape: EncoderShape, args: argparse.Namespace) -> Measured:
     """Run dense and compressed in turn on the same request, with new images in every round.
 
     Raises:
         CompExportError: an artifact cannot be loaded.
     """
     engines: dict[Which, TaskEngine] = {
-        which: load_engine(files.artifact(which), "cpu", asked.threads) for which in BOTH
+        which: load_engine(files.artifact(which), "cpu", args.threads) for which in BOTH
     }
     edge = encoder_config(files.shape, files.small)["vision_config"]["image_size"]
-    options = RoundOptions(asked.warmup, asked.repeats, asked.seed, (edge, edge))
+    options = RoundOptions(args.warmup, args.repeats, args.seed, (edge, edge))
     text = prompt_of(shape.family, files.plan.workload.text_tokens)
     timings: dict[Which, list[Timings]] = {which: [] for which in BOTH}
     for turn in range(options.warmup + options.repeats):
@@ -241,45 +241,45 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n".join([*lines, "", footer, ""])
 
 
-def run(asked: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Make the files, verify them, measure, and write the report as JSON and Markdown.
 
     Raises:
         CompExportError: an option is out of range, a rate out of reach, or the disk full.
     """
     for name, least in (("repeats", 1), ("warmup", 0), ("threads", 1), ("questions", 0)):
-        if getattr(asked, name) < least:
-            raise CompExportError(f"--{name} {getattr(asked, name)}: choose {least} or more")
-    shape = EncoderShape.from_config(encoder_config(asked.shape, asked.small), asked.shape)
-    on = usual_request(shape, asked.text_tokens)
-    plan = find_plan(shape, asked.rate, on, asked.shape, asked.seed)
-    target = Target(asked.flavour, "float32")
-    files = Files(asked.work, asked.shape, plan, target, asked.seed, asked.small)
+        if getattr(args, name) < least:
+            raise CompExportError(f"--{name} {getattr(args, name)}: choose {least} or more")
+    shape = EncoderShape.from_config(encoder_config(args.shape, args.small), args.shape)
+    on = usual_request(shape, args.text_tokens)
+    plan = find_plan(shape, args.rate, on, args.shape, args.seed)
+    target = Target(args.flavour, "float32")
+    files = Files(args.work, args.shape, plan, target, args.seed, args.small)
     files.make()
-    proof = _proved(files, asked.questions)
+    proof = _proved(files, args.questions)
     report = {
-        **report_of(files, shape, measure(files, shape, asked), proof),
+        **report_of(files, shape, measure(files, shape, args), proof),
         "workload": {
             **on.model_dump(),
             "new_tokens": new_tokens_of(shape),
-            "warmup": asked.warmup,
-            "repeats": asked.repeats,
-            "seed": asked.seed,
+            "warmup": args.warmup,
+            "repeats": args.repeats,
+            "seed": args.seed,
         },
-        "target": _target(asked),
-        "threads": asked.threads,
+        "target": _target(args),
+        "threads": args.threads,
         "machine": describe_machine(),
         "versions": describe_versions(),
     }
-    write_text(asked.out, json.dumps(report, indent=1, allow_nan=False) + "\n")
-    write_text(asked.out.with_suffix(".md"), markdown(report))
+    write_text(args.out, json.dumps(report, indent=1, allow_nan=False) + "\n")
+    write_text(args.out.with_suffix(".md"), markdown(report))
     return report
 
 
-def _target(asked: argparse.Namespace) -> float | None:
+def _target(args: argparse.Namespace) -> float | None:
     """The target speed-up of a request; ``None`` for other shapes and rates."""
-    base = asked.shape.startswith("blip") and not asked.small
-    return NEEDED if base and asked.rate == NEEDED_AT else None
+    base = args.shape.startswith("blip") and not args.small
+    return NEEDED if base and args.rate == NEEDED_AT else None
 
 
 def _proved(files: Files, questions: int) -> dict[str, Any] | None:
@@ -288,17 +288,17 @@ def _proved(files: Files, questions: int) -> dict[str, Any] | None:
     say(f"proving both artifacts on {questions} questions")
     task = load_engine(files.artifact("dense"), "cpu").manifest.task
     examples = embedded_examples(task, "test", questions)
-    asked = VerifyRequest(examples, "EmojiScenes test", questions, max_new_tokens=3)
-    first = FromUsers(examples, questions, asked.max_new_tokens)
+    request = VerifyRequest(examples, "EmojiScenes test", questions, max_new_tokens=3)
+    first = FromUsers(examples, questions, request.max_new_tokens)
     links = partial(first.of_run, "cpu", lambda name, total: lambda: None)
-    return verify_run(files.run, asked, links)
+    return verify_run(files.run, request, links)
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
+    options = argparse.ArgumentParser(
         description="Latency of a CLIP or a BLIP, dense and compressed, beside the FLOPs ratio."
     )
-    add = found.add_argument
+    add = options.add_argument
     add("--shape", choices=PACKAGED, default="blip-nlvr")
     add("--rate", type=float, default=0.85, help="share of multiply-accumulates to remove")
     add("--work", type=Path, default=Path("benchmarks/work"), help="checkpoints and artifacts")
@@ -316,14 +316,14 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--seed", type=int, default=0, help="of weights, plan and images")
     add("--small", action="store_true", help="narrow, with few blocks, to try the script")
-    return found
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 if measured and, if requested, verified."""
-    asked = parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     try:
-        report = run(asked)
+        report = run(args)
     except CompExportError as error:
         say(f"Error: {error}")
         return 1
@@ -339,11 +339,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for part, row in report["parts"].items()
     ]
     columns = ("part", "dense ms", "compressed ms", "speed-up", "FLOPs", "share")
-    print_table(f"{asked.shape} at {report['rate']:.3f}", columns, rows, numbers_from=1)
+    print_table(f"{args.shape} at {report['rate']:.3f}", columns, rows, numbers_from=1)
     if report["target"] is not None:
         met = "is" if report["parts"]["request"]["speed_up"] >= report["target"] else "IS NOT"
         say(f"the target of {report['target']} times as fast {met} met")
-    say(f"wrote {asked.out}")
+    say(f"wrote {args.out}")
     return 1 if report["verified"] is False else 0
 
 

@@ -22,8 +22,8 @@ def in_fresh_process(function: Callable[..., T], *arguments: object) -> T:
 
 
 def peak_of(
-    name: str, which: Which, files: RunFiles, asked: BenchSettings, image: Image.Image
+    name: str, which: Which, files: RunFiles, settings: BenchSettings, image: Image.Image
 ) -> float:
     """Peak resident memory in MiB of a process that loads a contestant and answers once."""
-    CONTESTANTS[name](Stage(files, asked), which).answer(image)
+    CONTESTANTS[name](Stage(files, settings), which).answer(image)
     return peak_rss_mb()

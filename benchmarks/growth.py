@@ -84,33 +84,35 @@ def points_of(rate: float) -> Iterator[tuple[str, Point]]:
     yield from (("rate", Point(each)) for each in sorted({0.0, rate, *RATES}))
 
 
-def times_of(artifact: Path, point: Point, asked: GrowthSettings) -> dict[str, Any]:
+def times_of(artifact: Path, point: Point, settings: GrowthSettings) -> dict[str, Any]:
     """TTFT and TPOT of every repeat, and the peak memory of this process in MiB."""
     from serve.engines.llava import Engine
     from serve.generation.options import GenerationOptions
 
-    engine = Engine.load(artifact, device="cpu", threads=asked.threads, check_hashes=False)
-    options = GenerationOptions(max_new_tokens=asked.new_tokens, ignore_eos=True)
-    rounds = RoundOptions(asked.warmup, asked.repeats, asked.seed, (asked.side, asked.side))
-    prompt = prompt_of(point.text_tokens, asked.seed)
-    found: dict[str, Any] = {"ttft_ms": [], "tpot_ms": []}
-    for turn in range(asked.warmup + asked.repeats):
+    engine = Engine.load(artifact, device="cpu", threads=settings.threads, check_hashes=False)
+    options = GenerationOptions(max_new_tokens=settings.new_tokens, ignore_eos=True)
+    rounds = RoundOptions(
+        settings.warmup, settings.repeats, settings.seed, (settings.side, settings.side)
+    )
+    prompt = prompt_of(point.text_tokens, settings.seed)
+    measured: dict[str, Any] = {"ttft_ms": [], "tpot_ms": []}
+    for turn in range(settings.warmup + settings.repeats):
         requests = [
             ([picture(rounds, 1000 * turn + 10 * row + n) for n in range(point.images)], prompt)
             for row in range(point.batch)
         ]
         answers = engine.generate_batch(requests, options, batch_size=point.batch)
-        if {len(answer.token_ids) for answer in answers} != {asked.new_tokens}:
-            raise CompExportError(f"{point}: an answer is not {asked.new_tokens} tokens long")
-        if turn >= asked.warmup:
+        if {len(answer.token_ids) for answer in answers} != {settings.new_tokens}:
+            raise CompExportError(f"{point}: an answer is not {settings.new_tokens} tokens long")
+        if turn >= settings.warmup:
             times = answers[0].timings  # a batch's answers have one clock
-            found["ttft_ms"].append(times.ttft_ms)
-            found["tpot_ms"].append(times.decode_ms / (asked.new_tokens - 1))
-    return found | {"peak_rss_mb": peak_rss_mb()}
+            measured["ttft_ms"].append(times.ttft_ms)
+            measured["tpot_ms"].append(times.decode_ms / (settings.new_tokens - 1))
+    return measured | {"peak_rss_mb": peak_rss_mb()}
 
 
 def measure(
-    artifacts: dict[float, Path], rate: float, asked: GrowthSettings, passes: int
+    artifacts: dict[float, Path], rate: float, settings: GrowthSettings, passes: int
 ) -> dict[Point, dict[str, Any]]:
     """Measure every point in ``passes`` passes over all of them."""
     points = list(dict.fromkeys(point for _, point in points_of(rate)))
@@ -120,16 +122,16 @@ def measure(
     for number in range(passes):
         for point in points:
             say(f"pass {number + 1} of {passes}: {point}")
-            runs[point].append(in_fresh_process(times_of, artifacts[point.rate], point, asked))
+            runs[point].append(in_fresh_process(times_of, artifacts[point.rate], point, settings))
     return {point: _joined(each) for point, each in runs.items()}
 
 
 def _joined(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {"peak_rss_mb": max(run["peak_rss_mb"] for run in runs)}
+    joined: dict[str, Any] = {"peak_rss_mb": max(run["peak_rss_mb"] for run in runs)}
     for measure in ("ttft_ms", "tpot_ms"):
         values = [value for run in runs for value in run[measure]]
-        found[measure] = {"median": median(values), "min": min(values), "max": max(values)}
-    return found
+        joined[measure] = {"median": median(values), "min": min(values), "max": max(values)}
+    return joined
 
 
 def figure_of(report: dict[str, Any]) -> "Figure":
@@ -164,23 +166,23 @@ def figure_of(report: dict[str, Any]) -> "Figure":
 
 def _draw(axes: "Axes", rows: Sequence[dict[str, Any]], axis: str, measure: str, name: str) -> None:
     places = [row[axis] for row in rows]
-    found = [row[measure] for row in rows]
+    values = [row[measure] for row in rows]
     if measure == "peak_rss_mb":
-        axes.plot(places, found, "o-", color=COLOURS[name], label=name)
+        axes.plot(places, values, "o-", color=COLOURS[name], label=name)
         return
-    middle = [each["median"] for each in found]
+    middle = [each["median"] for each in values]
     spread = [
-        [m - each["min"] for m, each in zip(middle, found, strict=True)],
-        [each["max"] - m for m, each in zip(middle, found, strict=True)],
+        [m - each["min"] for m, each in zip(middle, values, strict=True)],
+        [each["max"] - m for m, each in zip(middle, values, strict=True)],
     ]
     axes.errorbar(places, middle, spread, fmt="o-", capsize=3, color=COLOURS[name], label=name)
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
+    options = argparse.ArgumentParser(
         description="TTFT, TPOT and memory against the size of a request."
     )
-    add = found.add_argument
+    add = options.add_argument
     add("--shape", choices=SHAPES, default="llava-s")
     add("--rate", type=float, default=0.62, help="of the compressed model")
     add("--precision", choices=("float32", "int8", "int4"), default="int8")
@@ -197,72 +199,70 @@ def parser() -> argparse.ArgumentParser:
     add("--passes", type=int, default=PASSES)
     add("--new-tokens", type=int, default=NEW_TOKENS)
     add("--seed", type=int, default=0)
-    return found
+    return options
 
 
-def run(asked: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure, write the report and the figure, and return the report.
 
     Raises:
         CompExportError: an option is out of range.
     """
     for name, least in (("repeats", 1), ("warmup", 0), ("passes", 1), ("new_tokens", 2)):
-        if getattr(asked, name) < least:
+        if getattr(args, name) < least:
             raise CompExportError(
-                f"--{name.replace('_', '-')} {getattr(asked, name)}: choose {least} or more"
+                f"--{name.replace('_', '-')} {getattr(args, name)}: choose {least} or more"
             )
-    shape = ModelShape.from_config(config_of(asked.shape))
+    shape = ModelShape.from_config(config_of(args.shape))
     on = Workload(image_tokens=shape.image_tokens, text_tokens=TEXT)
     longest = max(IMAGES) * shape.image_tokens + TEXT
     limits = Limits(
         max_batch=max(BATCHES),
         images=max(IMAGES),
         max_prompt=max(longest, *TEXTS),
-        max_new_tokens=asked.new_tokens,
+        max_new_tokens=args.new_tokens,
     )
     plans: dict[float, PruningPlan] = {
-        rate: find_plan(shape, rate, on, asked.shape, tower=True, seed=asked.seed)
-        for rate in {asked.rate, *RATES}
+        rate: find_plan(shape, rate, on, args.shape, tower=True, seed=args.seed)
+        for rate in {args.rate, *RATES}
     }
-    first = RunFiles(
-        asked.work, asked.shape, plans[asked.rate], asked.precision, limits, asked.seed
-    )
+    first = RunFiles(args.work, args.shape, plans[args.rate], args.precision, limits, args.seed)
     artifacts = {0.0: first.artifact("dense", "onnxruntime")}
     for rate, plan in plans.items():
         artifacts[rate] = replace(first, plan=plan).artifact("compressed", "onnxruntime")
-    how = GrowthSettings(
-        asked.threads or usable_cores(),
-        asked.new_tokens,
-        asked.warmup,
-        asked.repeats,
+    settings = GrowthSettings(
+        args.threads or usable_cores(),
+        args.new_tokens,
+        args.warmup,
+        args.repeats,
         shape.image_size,
-        asked.seed,
+        args.seed,
     )
-    found = measure(artifacts, asked.rate, how, asked.passes)
+    measured = measure(artifacts, args.rate, settings, args.passes)
     axes: dict[Point, list[str]] = {}
-    for axis, point in points_of(asked.rate):
+    for axis, point in points_of(args.rate):
         axes.setdefault(point, []).append(axis)
     report = {
         "about": {
-            "shape": asked.shape,
-            "rate": asked.rate,
-            "precision": asked.precision,
+            "shape": args.shape,
+            "rate": args.rate,
+            "precision": args.precision,
             "image_tokens": shape.image_tokens,
             "backend": "onnxruntime",
-            **asdict(how),
-            "passes": asked.passes,
+            **asdict(settings),
+            "passes": args.passes,
             "device": describe_device("cpu"),
             "versions": describe_versions(),
         },
         "points": [
-            asdict(point) | {"axes": axes[point]} | values for point, values in found.items()
+            asdict(point) | {"axes": axes[point]} | values for point, values in measured.items()
         ],
     }
-    write_text(asked.out, json.dumps(report, indent=1, allow_nan=False) + "\n")
-    drawn = asked.out.with_suffix(".png")
+    write_text(args.out, json.dumps(report, indent=1, allow_nan=False) + "\n")
+    drawn = args.out.with_suffix(".png")
     with writing(drawn) as temporary:
         figure_of(report).savefig(temporary, format="png", dpi=DPI)
-    say(f"wrote {asked.out} and {drawn}")
+    say(f"wrote {args.out} and {drawn}")
     return report
 
 

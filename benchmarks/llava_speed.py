@@ -50,10 +50,10 @@ REFERENCE = "torch"  # the contestant whose answers are the reference
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
+    options = argparse.ArgumentParser(
         description="TTFT and TPOT of a LLaVA, dense and compressed, in several runtimes."
     )
-    add = found.add_argument
+    add = options.add_argument
     add("--shape", choices=SHAPES, default="llava-7b")
     add("--rate", type=float, default=0.62, help="share of multiply-accumulates to remove")
     add("--tower", action="store_true", help="also cut the vision tower")
@@ -77,55 +77,55 @@ def parser() -> argparse.ArgumentParser:
     add("--genai", type=Path, help="models for OpenVINO GenAI: benchmarks/rivals/genai.py")
     add("--memory", action="store_true", help="also measure peak memory, each in a fresh process")
     add("--discard", action="store_true", help="remove files after loading, for small disks")
-    return found
+    return options
 
 
-def run(asked: argparse.Namespace) -> dict[str, Any] | None:
+def run(args: argparse.Namespace) -> dict[str, Any] | None:
     """Measure, write the report, print the table; return the report, or ``None`` with ``--prepare``.
 
     Raises:
         CompExportError: no GPU for ``--device cuda``, an option out of range, or a full disk.
     """
-    names = _contestants(asked)
-    _check(asked)
-    shape = ModelShape.from_config(config_of(asked.shape))
-    workload = Workload(image_tokens=shape.image_tokens, text_tokens=asked.text_tokens)
-    plan = find_plan(shape, asked.rate, workload, asked.shape, asked.tower, asked.seed)
-    options = RoundOptions(asked.warmup, asked.repeats, asked.seed, _picture(asked, shape))
+    names = _contestants(args)
+    _check(args)
+    shape = ModelShape.from_config(config_of(args.shape))
+    workload = Workload(image_tokens=shape.image_tokens, text_tokens=args.text_tokens)
+    plan = find_plan(shape, args.rate, workload, args.shape, args.tower, args.seed)
+    options = RoundOptions(args.warmup, args.repeats, args.seed, _picture(args, shape))
     question = BenchSettings(
-        prompt_of(asked.text_tokens, asked.seed),
-        asked.new_tokens,
-        asked.device,
-        asked.threads or usable_cores(),
+        prompt_of(args.text_tokens, args.seed),
+        args.new_tokens,
+        args.device,
+        args.threads or usable_cores(),
     )
-    files = _files(asked, plan)
-    if asked.prepare:
+    files = _files(args, plan)
+    if args.prepare:
         prepare(names, files)
         return None
     started = time.perf_counter()
-    about = _about(asked, shape, files, options, question)
+    about = _about(args, shape, files, options, question)
     records = measure(
         names,
         lambda: Stage(files, question),
         options,
         workload.image_tokens + workload.text_tokens,
-        _memory(asked, shape, plan),
+        _memory(args, shape, plan),
     )
     reference = REFERENCE if REFERENCE in records else None
     rows = contestants_report(records, about["flops_ratio"], reference)
-    if asked.memory:
+    if args.memory:
         _add_memory(rows, files, question, picture(options, 0))
     about["target"]["met_by"] = [name for name, row in rows.items() if row["target_met"]]
     minutes = (time.perf_counter() - started) / 60
     report = {**about, "contestants": rows, "minutes": minutes}
-    write_text(asked.out, json.dumps(report, indent=1, allow_nan=False) + "\n")
+    write_text(args.out, json.dumps(report, indent=1, allow_nan=False) + "\n")
     title = (
-        f"{asked.shape} on {about['device']['name']}, {files.precision}, {workload.image_tokens} + "
-        f"{workload.text_tokens} prompt tokens, {asked.new_tokens} new ones; rate {plan.rate:.3f}, "
+        f"{args.shape} on {about['device']['name']}, {files.precision}, {workload.image_tokens} + "
+        f"{workload.text_tokens} prompt tokens, {args.new_tokens} new ones; rate {plan.rate:.3f}, "
         f"FLOPs {about['flops_ratio']:.2f}×"
     )
     print_table(title, COLUMNS, table_rows(rows), numbers_from=2)
-    say(f"wrote {asked.out}")
+    say(f"wrote {args.out}")
     return report
 
 
@@ -143,7 +143,7 @@ def _add_memory(
 
 
 def _about(
-    asked: argparse.Namespace,
+    args: argparse.Namespace,
     shape: ModelShape,
     files: RunFiles,
     options: RoundOptions,
@@ -152,21 +152,21 @@ def _about(
     """The report's fields that are known before measuring."""
     model = model_report(shape, files.plan)
     return {
-        "shape": asked.shape,
-        "rate_asked": asked.rate,
+        "shape": args.shape,
+        "rate_asked": args.rate,
         **model,
         "precision": files.precision,
         "workload": {
             **files.plan.workload.model_dump(),
-            "new_tokens": asked.new_tokens,
+            "new_tokens": args.new_tokens,
             "batch": 1,
             "images": "a new one every round, the same for all contestants",
             "picture": list(options.picture),
-            "warmup": asked.warmup,
-            "repeats": asked.repeats,
-            "seed": asked.seed,
+            "warmup": args.warmup,
+            "repeats": args.repeats,
+            "seed": args.seed,
         },
-        "device": describe_device(asked.device),
+        "device": describe_device(args.device),
         "threads": question.threads,
         "versions": describe_versions(),
         "target": {
@@ -179,9 +179,9 @@ def _about(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 if anything was measured, or with ``--prepare``."""
-    asked = parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     try:
-        report = run(asked)
+        report = run(args)
     except CompExportError as error:
         say(f"Error: {error}")
         return 1
@@ -191,8 +191,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if any(row["dense"] or row["compressed"] for row in rows) else 1
 
 
-def _contestants(asked: argparse.Namespace) -> list[str]:
-    given = asked.contestants or ",".join(ON_GPU if asked.device == "cuda" else ON_CPU)
+def _contestants(args: argparse.Namespace) -> list[str]:
+    given = args.contestants or ",".join(ON_GPU if args.device == "cuda" else ON_CPU)
     names = list(dict.fromkeys(name.strip() for name in given.split(",") if name.strip()))
     unknown = [name for name in names if name not in CONTESTANTS]
     if unknown or not names:
@@ -202,12 +202,12 @@ def _contestants(asked: argparse.Namespace) -> list[str]:
     return names
 
 
-def _check(asked: argparse.Namespace) -> None:
+def _check(args: argparse.Namespace) -> None:
     for name, least in (("repeats", 1), ("warmup", 0), ("new_tokens", 2), ("threads", 1)):
-        value = getattr(asked, name)
+        value = getattr(args, name)
         if value is not None and value < least:
             raise CompExportError(f"--{name.replace('_', '-')} {value}: choose {least} or more")
-    if asked.device == "cuda":
+    if args.device == "cuda":
         import torch
 
         if not torch.cuda.is_available():
@@ -217,41 +217,41 @@ def _check(asked: argparse.Namespace) -> None:
             )
 
 
-def _picture(asked: argparse.Namespace, shape: ModelShape) -> tuple[int, int]:
-    if asked.picture is None:
+def _picture(args: argparse.Namespace, shape: ModelShape) -> tuple[int, int]:
+    if args.picture is None:
         return shape.image_size, shape.image_size
-    width, _, height = asked.picture.partition("x")
+    width, _, height = args.picture.partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise CompExportError(f"--picture {asked.picture!r}: write it as 640x480")
+        raise CompExportError(f"--picture {args.picture!r}: write it as 640x480")
     return int(width), int(height)
 
 
-def _files(asked: argparse.Namespace, plan: PruningPlan) -> RunFiles:
+def _files(args: argparse.Namespace, plan: PruningPlan) -> RunFiles:
     return RunFiles(
-        work=asked.work,
-        shape=asked.shape,
+        work=args.work,
+        shape=args.shape,
         plan=plan,
         # CPU kernels compute in single precision.
-        precision="float16" if asked.device == "cuda" else "float32",
+        precision="float16" if args.device == "cuda" else "float32",
         limits=Limits(
             max_batch=1,
             images=1,
-            max_prompt=asked.text_tokens,
-            max_new_tokens=asked.new_tokens,
+            max_prompt=args.text_tokens,
+            max_new_tokens=args.new_tokens,
         ),
-        seed=asked.seed,
-        engine_weights=asked.engine_weights,
-        fresh=asked.fresh,
-        discard=asked.discard,
-        genai=asked.genai,
+        seed=args.seed,
+        engine_weights=args.engine_weights,
+        fresh=args.fresh,
+        discard=args.discard,
+        genai=args.genai,
     )
 
 
 def _memory(
-    asked: argparse.Namespace, shape: ModelShape, plan: PruningPlan
+    args: argparse.Namespace, shape: ModelShape, plan: PruningPlan
 ) -> tuple[int, int] | None:
     """Bytes of both models' weights, and free bytes on the GPU."""
-    if asked.device != "cuda":
+    if args.device != "cuda":
         return None
     import torch
 

@@ -153,7 +153,7 @@ def _last_above(costs: Sequence[int], target: float) -> int:
 
 
 def _blocks(shape: ModelShape, widths: Widths, seed: int) -> tuple[BlockPlan, ...]:
-    found = []
+    blocks = []
     parts: tuple[tuple[Part, Sequence[int], Sequence[int], int, Sequence[tuple[int, int]]], ...] = (
         ("language", shape.kv_heads, shape.channels, shape.group_size, widths.language),
         ("vision", shape.vision_heads, shape.vision_channels, 1, widths.vision),
@@ -161,7 +161,7 @@ def _blocks(shape: ModelShape, widths: Widths, seed: int) -> tuple[BlockPlan, ..
     for code, (part, heads, channels, group, left) in enumerate(parts):
         for index, (kept_heads, kept_channels) in enumerate(left):
             rng = np.random.default_rng([seed, code, index])
-            found.append(
+            blocks.append(
                 BlockPlan(
                     part=part,
                     index=index,
@@ -172,7 +172,7 @@ def _blocks(shape: ModelShape, widths: Widths, seed: int) -> tuple[BlockPlan, ..
                     kept_channels=_drawn(rng, channels[index], kept_channels),
                 )
             )
-    return tuple(found)
+    return tuple(blocks)
 
 
 def _drawn(rng: np.random.Generator, count: int, kept: int) -> tuple[int, ...]:
@@ -181,15 +181,15 @@ def _drawn(rng: np.random.Generator, count: int, kept: int) -> tuple[int, ...]:
 
 def describe_plan(plan: PruningPlan) -> dict[str, object]:
     """What is kept, block by block, for reports."""
-    found: dict[str, object] = {
+    described: dict[str, object] = {
         "rate": plan.rate,
         "drops": [drop.model_dump() for drop in plan.drops],
     }
     for part in ("language", "vision"):
         blocks = plan.part(part)
-        found[f"{part}_heads"] = [len(block.kept_heads) for block in blocks]
-        found[f"{part}_channels"] = [len(block.kept_channels) for block in blocks]
-    return found
+        described[f"{part}_heads"] = [len(block.kept_heads) for block in blocks]
+        described[f"{part}_channels"] = [len(block.kept_channels) for block in blocks]
+    return described
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -199,21 +199,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--text-tokens", type=int, default=64)
     parser.add_argument("--tower", action="store_true", help="also cut the vision tower")
     parser.add_argument("--out", type=Path, help="write the plan there, for `comp-export cut`")
-    asked = parser.parse_args(arguments)
-    shape = ModelShape.from_config(config_of(asked.shape))
-    workload = Workload(image_tokens=shape.image_tokens, text_tokens=asked.text_tokens)
+    args = parser.parse_args(arguments)
+    shape = ModelShape.from_config(config_of(args.shape))
+    workload = Workload(image_tokens=shape.image_tokens, text_tokens=args.text_tokens)
     try:
-        plan = find_plan(shape, asked.rate, workload, asked.shape, asked.tower)
+        plan = find_plan(shape, args.rate, workload, args.shape, args.tower)
     except CompExportError as error:
         say(f"Error: {error}")
         return 1
-    if asked.out is not None:
-        plan.save(asked.out)
+    if args.out is not None:
+        plan.save(args.out)
     rows = [(name, value) for name, value in describe_plan(plan).items() if name != "drops"]
     for drop in plan.drops:
         kept = f"image tokens {drop.vision_keep_ratio}, text tokens {drop.text_keep_ratio}"
         rows.append((f"after block {drop.after_layer}", kept))
-    print_table(f"{asked.shape} at {asked.rate}", ("what", "left"), rows, numbers_from=2)
+    print_table(f"{args.shape} at {args.rate}", ("what", "left"), rows, numbers_from=2)
     return 0
 
 

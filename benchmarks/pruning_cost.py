@@ -42,14 +42,14 @@ VARIANTS = {
 
 
 def plain_steps(
-    adapter: FamilyAdapter, compute: Compute, data: PruningData, asked: argparse.Namespace
+    adapter: FamilyAdapter, compute: Compute, data: PruningData, args: argparse.Namespace
 ) -> list[float]:
     """Seconds of each training step of the dense model, including the wait for its batch."""
-    options = StepOptions(batch_size=asked.batch_size)
-    trainer = Trainer(adapter, compute, options, asked.warmup + asked.steps)
+    options = StepOptions(batch_size=args.batch_size)
+    trainer = Trainer(adapter, compute, options, args.warmup + args.steps)
 
     def make(step: int) -> Any:
-        return adapter.collate(examples_of(data.train, step, asked.batch_size, asked.seed))
+        return adapter.collate(examples_of(data.train, step, args.batch_size, args.seed))
 
     seconds = []
     began = time.perf_counter()
@@ -58,7 +58,7 @@ def plain_steps(
         ended = time.perf_counter()
         seconds.append(ended - began)
         began = ended
-    return seconds[asked.warmup :]
+    return seconds[args.warmup :]
 
 
 def statistics_cost(
@@ -80,14 +80,14 @@ def statistics_cost(
     return {f"pass_{name}_ms": 1000 * median(kept) for name, kept in seconds.items()}
 
 
-def pruned(name: str, asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def pruned(name: str, args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Prune with a variant and return its ``run.json``."""
     out = folder / name.replace(" ", "-")
-    words = [sys.executable, "-m", "comp.cli", "prune", "--model", asked.model, "--json"]
-    words += ["--rate", str(asked.rate), "--out", str(out), "--seed", str(asked.seed)]
-    words += ["--batch-size", str(asked.batch_size), "--device", "cpu"]
-    words += [*asked.prune.split(), *VARIANTS[name]]
-    environment = os.environ | {"OMP_NUM_THREADS": str(asked.threads)}
+    words = [sys.executable, "-m", "comp.cli", "prune", "--model", args.model, "--json"]
+    words += ["--rate", str(args.rate), "--out", str(out), "--seed", str(args.seed)]
+    words += ["--batch-size", str(args.batch_size), "--device", "cpu"]
+    words += [*args.prune.split(), *VARIANTS[name]]
+    environment = os.environ | {"OMP_NUM_THREADS": str(args.threads)}
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     if done.returncode != 0:
         raise CompExportError(f"{name}: {done.stderr.strip()[-600:]}")
@@ -113,31 +113,31 @@ def row_of(record: dict[str, Any], plain: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def run(asked: argparse.Namespace) -> dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure plain fine-tuning and variants in turn."""
-    torch.set_num_threads(asked.threads)
-    torch.manual_seed(asked.seed)
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
     compute = Compute("cpu")
-    adapter = load_adapter(resolve_model(asked.model), compute.device)
+    adapter = load_adapter(resolve_model(args.model), compute.device)
     adapter.train_parts({mode.part for mode in adapter.modes if mode.part} | {"language"})
     data = embedded_data(adapter, compute, DataSizes(validation=64))
     report: dict[str, Any] = {
-        "model": asked.model,
-        "rate": asked.rate,
-        "prune": asked.prune,
-        "threads": asked.threads,
+        "model": args.model,
+        "rate": args.rate,
+        "prune": args.prune,
+        "threads": args.threads,
         "machine": describe_machine(),
         "versions": describe_versions(),
-        "statistics": statistics_cost(adapter, compute, data, asked.steps),
+        "statistics": statistics_cost(adapter, compute, data, args.steps),
     }
     rounds, records = [], {}
     with tempfile.TemporaryDirectory() as folder:
-        for name in asked.variants:
+        for name in args.variants:
             say("plain fine-tuning")
-            rounds.append(median(plain_steps(adapter, compute, data, asked)))
+            rounds.append(median(plain_steps(adapter, compute, data, args)))
             say(f"pruning: {name}")
-            records[name] = pruned(name, asked, Path(folder))
-        rounds.append(median(plain_steps(adapter, compute, data, asked)))
+            records[name] = pruned(name, args, Path(folder))
+        rounds.append(median(plain_steps(adapter, compute, data, args)))
     report["fine_tuning_step_ms"] = [1000 * each for each in rounds]
     report["rows"] = {name: row_of(record, rounds) for name, record in records.items()}
     return report
@@ -156,10 +156,10 @@ def columns_of(row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def parser() -> argparse.ArgumentParser:
-    found = argparse.ArgumentParser(
+    options = argparse.ArgumentParser(
         description="Time of pruning relative to plain fine-tuning of the dense model for the same steps."
     )
-    add = found.add_argument
+    add = options.add_argument
     add("--model", default="tiny-llava")
     add("--rate", type=float, default=0.8)
     add("--prune", default="--modes vt,lt,lp,vp", help="further options of prune, as one word")
@@ -170,23 +170,23 @@ def parser() -> argparse.ArgumentParser:
     add("--steps", type=int, default=12, help="timed training steps per round")
     add("--batch-size", type=int, default=32)
     add("--seed", type=int, default=0)
-    return found
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status: 0 if everything was measured."""
-    asked = parser().parse_args(arguments)
+    args = parser().parse_args(arguments)
     try:
-        report = run(asked)
+        report = run(args)
     except CompExportError as error:
         say(f"Error: {error}")
         return 1
     rows = [(name, *columns_of(row)) for name, row in report["rows"].items()]
-    title = f"{asked.model} at {asked.rate:g}: pruning time relative to plain fine-tuning for the same steps"
+    title = f"{args.model} at {args.rate:g}: pruning time relative to plain fine-tuning for the same steps"
     head = ("variant", "time", "times fine-tuning", "its parts, in the same unit", "validation")
     print_table(title, head, rows)
-    write_text(asked.out, json.dumps(report, indent=1) + "\n")
-    say(f"wrote {asked.out}")
+    write_text(args.out, json.dumps(report, indent=1) + "\n")
+    say(f"wrote {args.out}")
     return 0
 
 

@@ -190,8 +190,8 @@ def _words() -> tuple[str, ...]:
     """The words of EmojiScenes."""
     from comp.tiny_models.word_tokenizer import BLIP, word_tokenizer
 
-    found = word_tokenizer(BLIP).get_vocab()
-    return tuple(sorted(word for word in found if word.isalpha()))
+    vocabulary = word_tokenizer(BLIP).get_vocab()
+    return tuple(sorted(word for word in vocabulary if word.isalpha()))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -201,9 +201,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--small", action="store_true", help="narrow, with few blocks, for trials")
     parser.add_argument("--blocks", type=int, help="per tower [the shape's own depth]")
-    asked = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        out = write_random_encoder(asked.shape, asked.out, asked.seed, asked.small, asked.blocks)
+        out = write_random_encoder(args.shape, args.out, args.seed, args.small, args.blocks)
         say(f"wrote {out}")
     except CompExportError as error:
         say(f"Error: {error}")

@@ -260,15 +260,15 @@ def _write_weights(shapes: dict[str, tuple[int, ...]], seed: int, directory: Pat
 
 def shards_of(shapes: dict[str, tuple[int, ...]]) -> list[dict[str, tuple[int, ...]]]:
     """Distribute the tensors in order, as many to a shard as fit."""
-    found: list[dict[str, tuple[int, ...]]] = [{}]
+    shards: list[dict[str, tuple[int, ...]]] = [{}]
     filled = 0
     for name, shape in shapes.items():
-        if filled + _bytes(shape) > SHARD_BYTES and found[-1]:
-            found.append({})
+        if filled + _bytes(shape) > SHARD_BYTES and shards[-1]:
+            shards.append({})
             filled = 0
-        found[-1][name] = shape
+        shards[-1][name] = shape
         filled += _bytes(shape)
-    return found
+    return shards
 
 
 def _bytes(shape: Sequence[int]) -> int:
@@ -328,9 +328,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--shape", choices=SHAPES, default="llava-7b")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     try:
-        say(f"wrote {write_random_llava(asked.shape, asked.out, asked.seed)}")
+        say(f"wrote {write_random_llava(args.shape, args.out, args.seed)}")
     except CompExportError as error:
         say(f"Error: {error}")
         return 1

@@ -116,7 +116,7 @@ def _measure_group(
                 continue
             try:
                 done = loaded[name, which].answer(image)
-                _check(done, prompt_tokens, stage.asked.new_tokens)
+                _check(done, prompt_tokens, stage.settings.new_tokens)
             except Exception as error:
                 del loaded[name, which]
                 _failed(records[name], name, which, error)
@@ -150,10 +150,10 @@ def _failed(record: Record, name: str, which: Which, error: Exception) -> None:
 
 
 def _check(done: Answered, prompt_tokens: int, new_tokens: int) -> None:
-    found = (done.prompt_tokens, len(done.token_ids))
-    if found != (prompt_tokens, new_tokens):
+    counts = (done.prompt_tokens, len(done.token_ids))
+    if counts != (prompt_tokens, new_tokens):
         raise CompExportError(
-            f"read {found[0]} tokens and wrote {found[1]}, the workload has {prompt_tokens} and "
+            f"read {counts[0]} tokens and wrote {counts[1]}, the workload has {prompt_tokens} and "
             f"{new_tokens}"
         )
 

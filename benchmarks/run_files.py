@@ -98,8 +98,8 @@ class RunFiles:
         Raises:
             CompExportError: no TensorRT, or no GPU.
         """
-        here = gpu_capability()
-        if here is None:
+        gpu = gpu_capability()
+        if gpu is None:
             raise CompExportError(f"native TensorRT needs an NVIDIA GPU, and {why_no_gpu()}")
         tensorrt = find_tensorrt()
         # Beside their artifact, where stripped weights are read from.
@@ -110,7 +110,7 @@ class RunFiles:
             artifact = self.artifact(which, "standard")
             say(f"building engines in {out}")
             options = BuildOptions(
-                capabilities=choose_capabilities(tensorrt, None, here),
+                capabilities=choose_capabilities(tensorrt, None, gpu),
                 weights=self.engine_weights,
                 timing_cache=self.model / "timing.cache",
             )

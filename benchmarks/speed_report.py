@@ -135,12 +135,12 @@ def describe_device(device: str) -> dict[str, Any]:
     """The GPU with driver and memory in MiB; for a CPU the processor, cores and memory."""
     from comp.utils.machine import describe_machine
 
-    found: dict[str, Any] = {"kind": device, "machine": describe_machine()}
+    device_info: dict[str, Any] = {"kind": device, "machine": describe_machine()}
     if device == "cuda":
         import torch
 
         properties = torch.cuda.get_device_properties(0)
-        found |= {
+        device_info |= {
             "name": properties.name,
             "capability": f"{properties.major}.{properties.minor}",
             "memory_mb": properties.total_memory // 2**20,
@@ -149,31 +149,31 @@ def describe_device(device: str) -> dict[str, Any]:
             **_nvidia_smi(),
         }
     else:
-        found["name"] = found["machine"]["cpu"]
-    return found
+        device_info["name"] = device_info["machine"]["cpu"]
+    return device_info
 
 
 def _nvidia_smi() -> dict[str, str]:
     """Driver, clock and power limit of the first GPU, as far as nvidia-smi reports them."""
-    asked = ("driver_version", "clocks.max.sm", "power.limit")
-    command = ["nvidia-smi", f"--query-gpu={','.join(asked)}", "--format=csv,noheader"]
+    fields = ("driver_version", "clocks.max.sm", "power.limit")
+    command = ["nvidia-smi", f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     except (OSError, subprocess.SubprocessError):
         return {}
     values = [value.strip() for value in done.stdout.splitlines()[0].split(",")]
-    return {name.replace(".", "_"): value for name, value in zip(asked, values, strict=True)}
+    return {name.replace(".", "_"): value for name, value in zip(fields, values, strict=True)}
 
 
 def describe_versions() -> dict[str, str]:
     """Versions of Python and of the contestants' packages that are installed."""
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def table_rows(contestants: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -181,8 +181,8 @@ def table_rows(contestants: dict[str, Any]) -> list[tuple[str, ...]]:
     rows = []
     for name, row in contestants.items():
         for which in BOTH:
-            found = row[which]
-            if found is None:
+            measured = row[which]
+            if measured is None:
                 rows.append((name, which, row["errors"].get(which, "not measured")[:80], *[""] * 7))
                 continue
             after: tuple[str, ...] = ("", "", "", "")
@@ -193,10 +193,10 @@ def table_rows(contestants: dict[str, Any]) -> list[tuple[str, ...]]:
                     f"{row['speed_up_of_flops']['ttft']:.2f}",
                     "met" if row["target_met"] else "missed",
                 )
-            ttft = found["ttft_ms"]
+            ttft = measured["ttft_ms"]
             spread = f"{ttft['median']:.2f} ({ttft['p10']:.2f}–{ttft['p90']:.2f})"
-            tpot, peak = f"{found['tpot_ms']['median']:.2f}", found.get("peak_rss_mb")
-            weights = found["notes"].get("bytes")
+            tpot, peak = f"{measured['tpot_ms']['median']:.2f}", measured.get("peak_rss_mb")
+            weights = measured["notes"].get("bytes")
             sizes = ("" if size is None else f"{size:,.0f}" for size in (peak, _mib(weights)))
             rows.append((name, which, spread, tpot, *sizes, *after))
     return rows

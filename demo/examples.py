@@ -52,27 +52,27 @@ class PageExample:
 def page_examples() -> tuple[PageExample, ...]:
     """Scenes of the test split with enough objects to ask about; always the same ones."""
     scenes = EmojiScenes("test")
-    found: list[PageExample] = []
+    examples: list[PageExample] = []
     index = 0
-    while len(found) < COUNT:
+    while len(examples) < COUNT:
         scene, _ = scenes.scene(index)
         if FEWEST_THINGS <= len(scene.things) <= MOST_THINGS:
             example = PageExample(render(scene)[0], _questions(scene, index))
             if len(example.questions) == QUESTIONS_EACH:
-                found.append(example)
+                examples.append(example)
         index += 1
-    return tuple(found)
+    return tuple(examples)
 
 
 def _questions(scene: Scene, index: int) -> tuple[tuple[str, str], ...]:
     """One question of each kind that suits the scene, up to ``QUESTIONS_EACH``."""
     rng = np.random.default_rng(index)
-    asked = []
+    questions = []
     for kind in KIND_ORDER:
         question = KINDS[kind].ask(scene, rng)
         if question is not None:
-            asked.append((question.text, question.answer))
-    return tuple(asked[:QUESTIONS_EACH])
+            questions.append((question.text, question.answer))
+    return tuple(questions[:QUESTIONS_EACH])
 
 
 BEGINNINGS = ("there is", "you can see", "a picture of", "the picture shows")
@@ -82,13 +82,13 @@ BEGINNINGS = ("there is", "you can see", "a picture of", "the picture shows")
 def page_captions() -> tuple[Captioned, ...]:
     """Pictures to describe, with enough objects."""
     captions = EmojiCaptions("test")
-    found: list[Captioned] = []
+    chosen: list[Captioned] = []
     index = 0
-    while len(found) < COUNT:
+    while len(chosen) < COUNT:
         if len(captions.scene(index).things) >= FEWEST_THINGS:
-            found.append(captions[index])
+            chosen.append(captions[index])
         index += 1
-    return tuple(found)
+    return tuple(chosen)
 
 
 # Of all five kinds, both true and false.
@@ -121,13 +121,13 @@ class PagePair:
 def page_pairs() -> tuple[PagePair, ...]:
     """Pairs with the statement they were drawn for, and more statements."""
     pairs = EmojiStatements("test")
-    found = []
+    page = []
     for index in PAIRS:
         scenes, statement = pairs.scenes(index)
         first, second = (render(scene)[0] for scene in scenes)
         known = {statement.text: statement.answer, **statements_about(scenes)}
-        found.append(PagePair((first, second), tuple(known.items())))
-    return tuple(found)
+        page.append(PagePair((first, second), tuple(known.items())))
+    return tuple(page)
 
 
 def statements_about(scenes: tuple[Scene, Scene]) -> dict[str, bool]:
@@ -140,18 +140,18 @@ def statements_about(scenes: tuple[Scene, Scene]) -> dict[str, bool]:
     first, second = ([thing.name for thing in scene.things] for scene in scenes)
     alone = sorted(set(first) ^ set(second))
     shared = sorted(set(first) & set(second))
-    said: dict[str, bool] = {}
+    statements: dict[str, bool] = {}
     if alone:
         named = f"{article(alone[0])} {alone[0]}"
-        said[PRESENCE[0].format(named)] = True
+        statements[PRESENCE[0].format(named)] = True
         named = f"{article(alone[-1])} {alone[-1]}"
-        said[PRESENCE[1].format(named)] = False
+        statements[PRESENCE[1].format(named)] = False
     if shared:
         named = f"{article(shared[0])} {shared[0]}"
-        said[PRESENCE[0].format(named)] = False
+        statements[PRESENCE[0].format(named)] = False
         often = first.count(shared[-1]), second.count(shared[-1])
-        said[COUNT_WORDS[1].format(shared[-1])] = often[0] == often[1]
-    return said
+        statements[COUNT_WORDS[1].format(shared[-1])] = often[0] == often[1]
+    return statements
 
 
 GALLERY = 24
@@ -181,5 +181,5 @@ def page_gallery() -> PageGallery:
         if 2 <= len(scenes.scene(index).things) <= SHORT_THINGS:
             places.append(index)
         index += 1
-    found = [examples[place] for place in places]
-    return PageGallery(tuple(each.image for each in found), tuple(each.answer for each in found))
+    chosen = [examples[place] for place in places]
+    return PageGallery(tuple(each.image for each in chosen), tuple(each.answer for each in chosen))

@@ -15,7 +15,7 @@ from serve.generation.results import TowerKept
 
 
 @dataclass(frozen=True)
-class Found:
+class RankedCandidates:
     """Candidates for a query, best first.
 
     Attributes:
@@ -64,7 +64,7 @@ class Gallery:
         self._read = engine.embed_texts(captions)
         self.captions_ms = ms_since(start)
 
-    def search(self, caption: str) -> Found:
+    def search(self, caption: str) -> RankedCandidates:
         """Rank the pictures for a caption.
 
         Raises:
@@ -76,9 +76,11 @@ class Gallery:
         start = perf_counter()
         scores = self.engine.match(self._seen, query)[1][0]
         order = best_first(scores)
-        return Found(order, scores, TowerKept(self._seen.kept), query_ms, None, ms_since(start))
+        return RankedCandidates(
+            order, scores, TowerKept(self._seen.kept), query_ms, None, ms_since(start)
+        )
 
-    def describe(self, picture: ImageSource, captions: Sequence[str]) -> Found:
+    def describe(self, picture: ImageSource, captions: Sequence[str]) -> RankedCandidates:
         """Rank captions for a picture.
 
         Raises:
@@ -92,14 +94,14 @@ class Gallery:
         scores = self.engine.match(query, candidates)[0][0]
         order = best_first(scores)
         kept = TowerKept(query.kept)
-        return Found(order, scores, kept, query_ms, candidates_ms, ms_since(start))
+        return RankedCandidates(order, scores, kept, query_ms, candidates_ms, ms_since(start))
 
     def _candidates(self, captions: Sequence[str]) -> tuple[EmbeddedTexts, float | None]:
         if tuple(captions) == self.captions:
             return self._read, None
         start = perf_counter()
-        found = self.engine.embed_texts(captions)
-        return found, ms_since(start)
+        embedded = self.engine.embed_texts(captions)
+        return embedded, ms_since(start)
 
 
 def best_first(scores: NDArray[np.float32]) -> NDArray[np.int64]:

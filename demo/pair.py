@@ -34,10 +34,10 @@ class Pair(Generic[E]):
         Raises:
             CompExportError: as for ``serve.artifacts`` and ``serve.loading.load_engine``.
         """
-        found, directories = artifacts_of(run, variant)
+        directory, directories = artifacts_of(run, variant)
         engines = engines_of(directories, device, threads, variant)
         verified = all(is_verified(path) for path in directories.values())
-        pair = Pair(found.path.name, engines["dense"], engines["compressed"], verified)
+        pair = Pair(directory.path.name, engines["dense"], engines["compressed"], verified)
         work = work_of(pair.task, [], [], new_tokens=2)
         for engine in engines.values():
             perform(engine, work)

@@ -117,10 +117,10 @@ def _is_pruned(run: RunDirectory, model: str, rate: float) -> bool:
     if not run.record.is_file() or run.is_interrupted:
         return False
     record = open_run(run.path).read_record()  # refuses another version
-    found = (record.get("model"), record.get("rate_asked"))
-    if found != (model, rate):
+    recorded = (record.get("model"), record.get("rate_asked"))
+    if recorded != (model, rate):
         raise CompExportError(
-            f"{run.path} is a run of {found[0]} at rate {found[1]}, not of {model} at rate {rate:g}: "
+            f"{run.path} is a run of {recorded[0]} at rate {recorded[1]}, not of {model} at rate {rate:g}: "
             "choose another place with --out, or replace it with --force"
         )
     return run.plan_file.is_file() and (run.checkpoint / "config.json").is_file()

@@ -54,11 +54,11 @@ class Uploads:
         if not path.is_absolute() or not name.isprintable():
             raise refusal
         try:
-            found = path.resolve()
-            inside = found != self.folder and found.is_relative_to(self.folder)
+            resolved = path.resolve()
+            inside = resolved != self.folder and resolved.is_relative_to(self.folder)
             # A file outside is never accessed.
-            if inside and found.name != LOCK and found.is_file():
-                return found
+            if inside and resolved.name != LOCK and resolved.is_file():
+                return resolved
         except (OSError, ValueError, RuntimeError):  # too long a name, a circle of links
             pass
         raise refusal
@@ -82,7 +82,7 @@ class Uploads:
     @property
     def size(self) -> int:
         """Bytes of all files."""
-        return sum(found.st_size for _, found in self.files())
+        return sum(status.st_size for _, status in self.files())
 
     def sweep(self, keep: frozenset[Path], seconds: float = KEEP_SECONDS) -> int:
         """Delete old files, and folders that have been empty for as long.
@@ -96,8 +96,8 @@ class Uploads:
         """
         old = [
             path
-            for path, found in self.files()
-            if path not in keep and time() - max(found.st_mtime, found.st_ctime) > seconds
+            for path, status in self.files()
+            if path not in keep and time() - max(status.st_mtime, status.st_ctime) > seconds
         ]
         for folder in [path for path in self.folder.iterdir() if path.is_dir()]:
             with contextlib.suppress(OSError):

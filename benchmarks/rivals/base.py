@@ -60,7 +60,7 @@ class Stage:
     """What contestants are loaded with; torch's two contestants share their models."""
 
     files: RunFiles
-    asked: BenchSettings
+    settings: BenchSettings
     models: Any = None  # ``TorchModels``, after one of torch's contestants was loaded
 
 

@@ -44,10 +44,10 @@ def load_genai(stage: Stage, which: Which, precision: str) -> Loaded:
         raise CompExportError(
             "openvino_genai is not installed: pip install openvino-genai"
         ) from error
-    asked = stage.asked
-    pipeline = openvino_genai.VLMPipeline(str(files), "CPU", INFERENCE_NUM_THREADS=asked.threads)
+    settings = stage.settings
+    pipeline = openvino_genai.VLMPipeline(str(files), "CPU", INFERENCE_NUM_THREADS=settings.threads)
     config = openvino_genai.GenerationConfig()
-    config.max_new_tokens, config.ignore_eos, config.do_sample = asked.new_tokens, True, False
+    config.max_new_tokens, config.ignore_eos, config.do_sample = settings.new_tokens, True, False
 
     def run(image: Image.Image, prompt: str) -> Any:
         pixels = openvino.Tensor(np.asarray(image.convert("RGB")))
@@ -55,7 +55,7 @@ def load_genai(stage: Stage, which: Which, precision: str) -> Loaded:
 
     size = stage.files.plan.workload
     side = Image.new("RGB", (64, 64))
-    prompt, wanted = asked.prompt, size.image_tokens + size.text_tokens
+    prompt, wanted = settings.prompt, size.image_tokens + size.text_tokens
     # Its template may have fewer tokens: words are added to reach the same length.
     for _ in range(MOST_WORDS):
         lacking = wanted - run(side, prompt).get_num_input_tokens()

@@ -44,7 +44,7 @@ def load_llamacpp(stage: Stage, which: Which, kind: str) -> Loaded:
     with installed(INSTALL):
         import llama_cpp
     text, tower = gguf_files(stage.files, kind)
-    model = _Model(text, tower, stage.asked.threads, stage.files, stage.asked.new_tokens)
+    model = _Model(text, tower, stage.settings.threads, stage.files, stage.settings.new_tokens)
     before, after = _prompt(stage)
 
     def answer(image: Image.Image) -> Answered:
@@ -52,17 +52,17 @@ def load_llamacpp(stage: Stage, which: Which, kind: str) -> Loaded:
         model.forget()
         model.read(before)
         prepared = model.see(image)
-        said = [model.read(after)]
+        tokens = [model.read(after)]
         first = perf_counter()
-        while len(said) < stage.asked.new_tokens:
-            said.append(model.read(said[-1:]))
+        while len(tokens) < stage.settings.new_tokens:
+            tokens.append(model.read(tokens[-1:]))
         ended = perf_counter()
         return Answered(
             prepare_ms=prepared,
             ttft_ms=1e3 * (first - began),
             decode_ms=1e3 * (ended - first),
             prompt_tokens=len(before) + len(after) + stage.files.plan.workload.image_tokens,
-            token_ids=tuple(said),
+            token_ids=tuple(tokens),
         )
 
     bytes_ = text.stat().st_size + tower.stat().st_size
@@ -109,9 +109,9 @@ class _Model:
             n_threads_batch=threads,
             verbose=False,
         )
-        how = mtmd_cpp.mtmd_context_params_default()
-        how.use_gpu, how.print_timings, how.n_threads = False, False, threads
-        self._eye = mtmd_cpp.mtmd_init_from_file(str(tower).encode(), self._llama.model, how)
+        settings = mtmd_cpp.mtmd_context_params_default()
+        settings.use_gpu, settings.print_timings, settings.n_threads = False, False, threads
+        self._eye = mtmd_cpp.mtmd_init_from_file(str(tower).encode(), self._llama.model, settings)
         if self._eye is None:
             raise CompExportError(f"llama.cpp refuses {tower}")
         self._places = places
@@ -142,8 +142,8 @@ class _Model:
         ended = self._cpp.llama_pos(0)
         for place in range(media.mtmd_input_chunks_size(chunks)):
             chunk = media.mtmd_input_chunks_get(chunks, place)
-            here = (self._llama.n_tokens, 0, self._places, False, ctypes.byref(ended))
-            if media.mtmd_helper_eval_chunk_single(self._eye, self._llama.ctx, chunk, *here):
+            arguments = (self._llama.n_tokens, 0, self._places, False, ctypes.byref(ended))
+            if media.mtmd_helper_eval_chunk_single(self._eye, self._llama.ctx, chunk, *arguments):
                 raise CompExportError("llama.cpp cannot read the image")
             self._llama.n_tokens = ended.value
         media.mtmd_input_chunks_free(chunks)

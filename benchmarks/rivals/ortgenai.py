@@ -54,10 +54,10 @@ def load_ortgenai(stage: Stage, which: Which, kind: str) -> Loaded:
             "tokens"
         )
     folder = ortgenai_files(stage.files, kind)
-    asked, processor = stage.asked, processor_of(stage.files)
-    text, size = prompt_text(processor, asked.prompt), stage.files.plan.workload
-    places = size.image_tokens + size.text_tokens + asked.new_tokens
-    model = _Model(folder, asked.threads, places, _head_width(stage.files))
+    settings, processor = stage.settings, processor_of(stage.files)
+    text, size = prompt_text(processor, settings.prompt), stage.files.plan.workload
+    places = size.image_tokens + size.text_tokens + settings.new_tokens
+    model = _Model(folder, settings.threads, places, _head_width(stage.files))
     image_token = processor.image_token_id
 
     def answer(image: Image.Image) -> Answered:
@@ -65,17 +65,17 @@ def load_ortgenai(stage: Stage, which: Which, kind: str) -> Loaded:
         inputs = processor(images=image, text=text, return_tensors="np")
         ids = inputs["input_ids"][0]
         prepared = perf_counter()
-        said = [model.begin(inputs["pixel_values"], ids, ids == image_token)]
+        tokens = [model.begin(inputs["pixel_values"], ids, ids == image_token)]
         first = perf_counter()
-        while len(said) < asked.new_tokens:
-            said.append(model.step(said[-1]))
+        while len(tokens) < settings.new_tokens:
+            tokens.append(model.step(tokens[-1]))
         ended = perf_counter()
         return Answered(
             prepare_ms=1e3 * (prepared - began),
             ttft_ms=1e3 * (first - began),
             decode_ms=1e3 * (ended - first),
             prompt_tokens=len(ids),
-            token_ids=tuple(said),
+            token_ids=tuple(tokens),
         )
 
     bytes_ = sum(path.stat().st_size for path in folder.iterdir())
@@ -202,13 +202,18 @@ def _write_decoder(files: RunFiles, folder: Path, kind: str) -> None:
         f"model.{name}": value for name, value in model.model.language_model.state_dict().items()
     }
     text.load_state_dict(weights | {"lm_head.weight": model.lm_head.weight}, assign=True)
-    how = ["exclude_embeds=true", "prune_lm_head=true", "accuracy_level=4", "hf_remote=false"]
+    extra_options = [
+        "exclude_embeds=true",
+        "prune_lm_head=true",
+        "accuracy_level=4",
+        "hf_remote=false",
+    ]
     with TemporaryDirectory(dir=folder.parent) as place:
         text.save_pretrained(place)
         shutil.copy(files.checkpoint() / "tokenizer.json", place)
         shutil.copy(files.checkpoint() / "tokenizer_config.json", place)
         command = [sys.executable, "-m", BUILDER, "-i", place, "-o", str(folder), "-c", place]
-        command += ["-p", kind, "-e", "cpu", "--extra_options", *how]
+        command += ["-p", kind, "-e", "cpu", "--extra_options", *extra_options]
         done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode:
         raise CompExportError(f"onnxruntime-genai's builder failed: {done.stderr.strip()[-300:]}")

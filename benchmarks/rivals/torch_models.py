@@ -45,15 +45,17 @@ class Decoding(Protocol):
 class TorchModels:
     """Both models, loaded when first used, in half precision on a GPU and single precision on a CPU."""
 
-    def __init__(self, files: RunFiles, asked: BenchSettings, precision: str | None = None) -> None:
+    def __init__(
+        self, files: RunFiles, settings: BenchSettings, precision: str | None = None
+    ) -> None:
         """``precision`` overrides the files' precision."""
-        torch.set_num_threads(asked.threads)
+        torch.set_num_threads(settings.threads)
         logging.disable_progress_bar()
         # As transformers (seen: 5.23) advises for production: a check of the image tokens splits
         # compiled graphs.
         os.environ.setdefault("TRANSFORMERS_DISABLE_TORCH_CHECK", "1")
         self._files = files
-        self._asked = asked
+        self._settings = settings
         self._dtype = getattr(torch, precision or files.precision)
         self._dense: LlavaForConditionalGeneration | None = None
         self._processor = processor_of(files)
@@ -65,7 +67,7 @@ class TorchModels:
             return Loaded(self._answerer(DenseDecoding(model)), self._notes(notes))
         directory = self._files.checkpoint("compressed")
         slim = CompLlavaForConditionalGeneration.from_pretrained(
-            directory, dtype=self._dtype, device_map=self._asked.device
+            directory, dtype=self._dtype, device_map=self._settings.device
         ).eval()
         self._files.loaded(directory)
         return Loaded(self._answerer(SlimDecoding(slim)), self._notes({"attention": "sdpa"}))
@@ -76,9 +78,9 @@ class TorchModels:
         Raises:
             CompExportError: a phase works in none; quotes torch's errors.
         """
-        model, asked = self._dense_model(), self._asked
+        model, settings = self._dense_model(), self._settings
         length = self._files.plan.workload.image_tokens + self._files.plan.workload.text_tokens
-        decoding = StaticDecoding(model, length + asked.new_tokens)
+        decoding = StaticDecoding(model, length + settings.new_tokens)
         answer = self._answerer(decoding)
         side = model.config.vision_config.image_size
         blank = Image.new("RGB", (side, side))
@@ -107,36 +109,36 @@ class TorchModels:
                 self._files.checkpoint(),
                 dtype=self._dtype,
                 attn_implementation="sdpa",
-                device_map=self._asked.device,
+                device_map=self._settings.device,
             ).eval()
         return self._dense
 
     def _answerer(self, decoding: Decoding) -> Answerer:
-        asked, processor, dtype = self._asked, self._processor, self._dtype
-        text = prompt_text(processor, asked.prompt)
+        settings, processor, dtype = self._settings, self._processor, self._dtype
+        text = prompt_text(processor, settings.prompt)
 
         @torch.no_grad()
         def answer(image: Image.Image) -> Answered:
             decoding.begin()
-            if asked.device == "cuda":
+            if settings.device == "cuda":
                 torch.cuda.synchronize()  # earlier work is not timed
             start = perf_counter()
             inputs = processor(images=image, text=text, return_tensors="pt")
             prepared = perf_counter()
-            pixels = inputs["pixel_values"].to(asked.device, dtype)
-            token = decoding.prefill(inputs["input_ids"].to(asked.device), pixels).argmax(-1)
-            found = [int(token)]  # waits for the GPU
+            pixels = inputs["pixel_values"].to(settings.device, dtype)
+            token = decoding.prefill(inputs["input_ids"].to(settings.device), pixels).argmax(-1)
+            tokens = [int(token)]  # waits for the GPU
             first = perf_counter()
-            while len(found) < asked.new_tokens:
+            while len(tokens) < settings.new_tokens:
                 token = decoding.step(token).argmax(-1)
-                found.append(int(token))  # a caller that streams reads every token
+                tokens.append(int(token))  # a caller that streams reads every token
             end = perf_counter()
             return Answered(
                 prepare_ms=(prepared - start) * 1000,
                 ttft_ms=(first - start) * 1000,
                 decode_ms=(end - first) * 1000,
                 prompt_tokens=inputs["input_ids"].shape[1],
-                token_ids=tuple(found),
+                token_ids=tuple(tokens),
             )
 
         return answer
@@ -241,8 +243,8 @@ class Phase:
         """
         self._failed[self._modes.pop(0)] = " ".join(reason.split())[:300]
         if not self._modes:
-            said = "; ".join(f"{mode}: {why}" for mode, why in self._failed.items())
-            raise CompExportError(f"torch.compile of the {self.name} fails: {said}")
+            reasons = "; ".join(f"{mode}: {why}" for mode, why in self._failed.items())
+            raise CompExportError(f"torch.compile of the {self.name} fails: {reasons}")
         self._compile()
 
     def notes(self) -> dict[str, Any]:

@@ -25,22 +25,22 @@ class CaptionFace:
     beginning: str = ""
 
     def body(self, side: Side[Generation]) -> str:
-        given = ""
+        beginning_html = ""
         if self.beginning and side.state in ("working", "done"):
-            given = f'<span class="ce-given">{plain(self.beginning)}</span> '
+            beginning_html = f'<span class="ce-given">{plain(self.beginning)}</span> '
         if self.names is None or side.state != "done":
-            return said(side, given + plain(side.text))
+            return said(side, beginning_html + plain(side.text))
         left = sorted((self.wanted - names_in(side.text)).elements())
         missed = missing(f"missed: {', '.join(left)}") if left else ""
-        return said(side, given + marked(side.text, self.wanted)) + missed
+        return said(side, beginning_html + marked(side.text, self.wanted)) + missed
 
     def chip(self, result: Generation) -> str:
         if self.names is None:
             return ""
-        said_of, there = names_in(result.text), self.wanted
-        right, wrong = (said_of & there).total(), (said_of - there).total()
-        words = f"{right} of {there.total()} things" + (f", {wrong} wrong" if wrong else "")
-        return chip(words, "good" if right == there.total() and not wrong else "warn")
+        named, present = names_in(result.text), self.wanted
+        right, wrong = (named & present).total(), (named - present).total()
+        words = f"{right} of {present.total()} things" + (f", {wrong} wrong" if wrong else "")
+        return chip(words, "good" if right == present.total() and not wrong else "warn")
 
     def clocks(self, result: Generation | None) -> tuple[tuple[str, float | None], ...]:
         return token_clocks(result)
@@ -58,12 +58,12 @@ def marked(caption: str, wanted: Counter[str]) -> str:
     """
     text = " ".join(caption.split())
     left, parts, end = Counter(wanted), [], 0
-    for found in name_pattern().finditer(text):
-        name = found.group().lower()
+    for match in name_pattern().finditer(text):
+        name = match.group().lower()
         right = left[name] > 0
         left[name] -= right
         kind, hint = ("right", "is there") if right else ("wrong", "is not there")
-        mark = f'<mark class="ce-{kind}" title="{hint}">{plain(found.group())}</mark>'
-        parts += [plain(text[end : found.start()]), mark]
-        end = found.end()
+        mark = f'<mark class="ce-{kind}" title="{hint}">{plain(match.group())}</mark>'
+        parts += [plain(text[end : match.start()]), mark]
+        end = match.end()
     return "".join(parts) + plain(text[end:])

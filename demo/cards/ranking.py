@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from demo.cards.base import said
 from demo.cards.html import chip, percent, plain
 from demo.comparison import Side
-from demo.gallery import Found
+from demo.gallery import RankedCandidates
 
 SHOWN = 6  # candidates on a card
 
@@ -25,7 +25,7 @@ class RankingFace:
     right: int | None = None
     pictures: Sequence[str] | None = None
 
-    def body(self, side: Side[Found]) -> str:
+    def body(self, side: Side[RankedCandidates]) -> str:
         if side.result is None:
             return said(side, "")
         row = self._caption if self.pictures is None else self._picture
@@ -37,7 +37,7 @@ class RankingFace:
         kind = "ce-captions" if self.pictures is None else "ce-pictures"
         return f'<ol class="{kind}">{rows}</ol>'
 
-    def chip(self, result: Found) -> str:
+    def chip(self, result: RankedCandidates) -> str:
         if self.right is None:
             return ""
         rank = result.rank(self.right)
@@ -45,7 +45,7 @@ class RankingFace:
             return chip("✓ right one first", "good")
         return chip(f"✗ right one: {rank} of {result.order.size}", "warn")
 
-    def clocks(self, result: Found | None) -> tuple[tuple[str, float | None], ...]:
+    def clocks(self, result: RankedCandidates | None) -> tuple[tuple[str, float | None], ...]:
         """Gallery pictures are embedded at the start; captions may be new."""
         clocks = [
             ("query", result.query_ms if result else None),

@@ -47,10 +47,10 @@ def build(pair: Pair[BlipGenerator]) -> None:
     def describe(image: str | None, begins: str, example: int | None) -> Iterator[Shown]:
         yield from _describe(pair, image, begins, example)
 
-    asked = request(describe, [picture, beginning, chosen], shown)
-    ask.click(**asked)
-    beginning.submit(**asked)
-    chips.select(lambda text: text, chips, beginning, **QUIETLY).then(**asked)
+    event = request(describe, [picture, beginning, chosen], shown)
+    ask.click(**event)
+    beginning.submit(**event)
+    chips.select(lambda text: text, chips, beginning, **QUIETLY).then(**event)
     gallery.select(
         _choose_example,
         None,
@@ -71,8 +71,8 @@ def _describe(
     def kept(done: Generation) -> list[KeptView]:
         return [KeptView.of(pair.compressed.manifest, image or "", done.kept)]
 
-    asked = Submission(pair, CaptionFace(names, begins.strip()), [image])
-    yield from asked.shown(answering(pair, image or "", begins, options), kept)
+    submission = Submission(pair, CaptionFace(names, begins.strip()), [image])
+    yield from submission.shown(answering(pair, image or "", begins, options), kept)
 
 
 def _choose_example(event: gr.SelectData) -> tuple[Any, str, Any, str, int]:

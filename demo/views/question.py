@@ -57,10 +57,10 @@ def build(pair: Pair[Engine] | Pair[BlipGenerator]) -> None:
     def answer(image: str | None, text: str, example: int | None, factor: float) -> Iterator[Shown]:
         yield from _answer(pair, image, text, example, factor)
 
-    asked = request(answer, [picture, question, chosen, keep], shown)
-    ask.click(**asked)
-    question.submit(**asked)
-    chips.select(lambda text: text, chips, question, **QUIETLY).then(**asked)
+    event = request(answer, [picture, question, chosen, keep], shown)
+    ask.click(**event)
+    question.submit(**event)
+    chips.select(lambda text: text, chips, question, **QUIETLY).then(**event)
     gallery.select(_choose_example, None, [picture, question, chips, chosen], **QUIETLY)
     picture.upload(_own_picture, None, [question, chips, chosen], **QUIETLY)
     picture.clear(lambda: None, None, chosen, **QUIETLY)
@@ -80,8 +80,8 @@ def _answer(
     def kept(done: Generation) -> list[KeptView]:
         return [KeptView.of(pair.compressed.manifest, image or "", done.kept)]
 
-    asked = Submission(pair, AnswerFace(expected), [image])
-    yield from asked.shown(answering(pair, image or "", text, options), kept)
+    submission = Submission(pair, AnswerFace(expected), [image])
+    yield from submission.shown(answering(pair, image or "", text, options), kept)
 
 
 def _choose_example(event: gr.SelectData) -> tuple[Any, str, Any, int]:

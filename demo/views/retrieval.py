@@ -14,7 +14,7 @@ from demo.cards.kept_tokens import KeptView, data_uri
 from demo.cards.ranking import RankingFace
 from demo.comparison import at_once
 from demo.examples import PageGallery, page_gallery
-from demo.gallery import Found, Gallery
+from demo.gallery import Gallery, RankedCandidates
 from demo.gate import MAX_TEXT, chosen_of
 from demo.pair import Pair
 from demo.widgets import (
@@ -56,21 +56,21 @@ class _Search:
     def pictures_for(self, caption: str) -> Iterator[Shown]:
         """Rank the gallery's pictures for a caption."""
         face = RankingFace(self.known.captions, self.known.place_of(caption), self.thumbnails)
-        asked = Submission(self.pair, face)
+        submission = Submission(self.pair, face)
         if not caption.strip():
-            yield asked.refused(
+            yield submission.refused(
                 "Write what the picture should show, or pick a caption.", "No words"
             )
             return
 
-        def kept(found: Found) -> list[KeptView]:
-            best = int(found.order[0])
+        def kept(result: RankedCandidates) -> list[KeptView]:
+            best = int(result.order[0])
             picture = self.known.pictures[best]
             manifest = self.pair.compressed.manifest
-            return [KeptView.of(manifest, picture, found.kept, best, "its first picture")]
+            return [KeptView.of(manifest, picture, result.kept, best, "its first picture")]
 
         work = at_once(lambda which: self.embedded[which].search(caption))
-        yield from asked.shown(work, kept)
+        yield from submission.shown(work, kept)
 
     def captions_for(
         self, picture: ImageSource, captions: Sequence[str], right: int | None, file: str | None
@@ -78,8 +78,8 @@ class _Search:
         """Rank captions for a picture; ``file`` is its path if the visitor uploaded it."""
         face = RankingFace(captions, right)
 
-        def kept(found: Found) -> list[KeptView]:
-            return [KeptView.of(self.pair.compressed.manifest, picture, found.kept)]
+        def kept(result: RankedCandidates) -> list[KeptView]:
+            return [KeptView.of(self.pair.compressed.manifest, picture, result.kept)]
 
         work = at_once(lambda which: self.embedded[which].describe(picture, captions))
         yield from Submission(self.pair, face, [file] if file else []).shown(work, kept)
@@ -111,10 +111,10 @@ def build(pair: Pair[Retriever]) -> None:
                 rank = gr.Button("Rank captions", elem_id="ce-rank")
         shown = result_column(pair, RankingFace((), pictures=()))
 
-    asked = request(search.pictures_for, [caption], shown)
-    ask.click(**asked)
-    caption.submit(**asked)
-    chips.select(lambda text: text, chips, caption, **QUIETLY).then(**asked)
+    event = request(search.pictures_for, [caption], shown)
+    ask.click(**event)
+    caption.submit(**event)
+    chips.select(lambda text: text, chips, caption, **QUIETLY).then(**event)
 
     def describe(file: str | None, number: int | None, lines: str) -> Iterator[Shown]:
         yield from _describe(search, file, number, lines)
@@ -128,16 +128,16 @@ def build(pair: Pair[Retriever]) -> None:
 def _describe(search: _Search, file: str | None, number: int | None, lines: str) -> Iterator[Shown]:
     """Rank captions for the visitor's own picture, or for one of the gallery."""
     captions = [line.strip() for line in lines.splitlines() if line.strip()]
-    asked = Submission(search.pair, RankingFace(captions))
+    submission = Submission(search.pair, RankingFace(captions))
     try:
         check_candidates(captions)
     except CompExportError as error:
-        yield asked.refused(str(error), "Not possible")
+        yield submission.refused(str(error), "Not possible")
         return
     if file is not None:
         yield from search.captions_for(file, captions, None, file)
     elif number is None:
-        yield asked.refused(NO_PICTURE, "No picture")
+        yield submission.refused(NO_PICTURE, "No picture")
     else:
         own = search.known.captions[number]
         right = captions.index(own) if own in captions else None

@@ -53,10 +53,10 @@ def build(pair: Pair[Judge]) -> None:
     ) -> Iterator[Shown]:
         yield from _judge(pair, one, other, text, example)
 
-    asked = request(judge, [left, right, statement, chosen], shown)
-    ask.click(**asked)
-    statement.submit(**asked)
-    chips.select(lambda text: text, chips, statement, **QUIETLY).then(**asked)
+    event = request(judge, [left, right, statement, chosen], shown)
+    ask.click(**event)
+    statement.submit(**event)
+    chips.select(lambda text: text, chips, statement, **QUIETLY).then(**event)
     gallery.select(_choose_pair, None, [left, right, statement, chips, chosen], **QUIETLY)
     for picture in (left, right):
         # The truth of the pair's statements is unknown for another picture.

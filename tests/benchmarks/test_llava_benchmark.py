@@ -168,7 +168,7 @@ def test_files_are_made_once_and_discarded_when_loaded(stage, tmp_path):
     assert all((path / "manifest.json").stat().st_mtime_ns == made[path] for path in made)
     files = replace(stage.files, work=tmp_path / "work", discard=True)
     for which in BOTH:
-        loaded = onnx_runtime(Stage(files, stage.asked), which)
+        loaded = onnx_runtime(Stage(files, stage.settings), which)
         assert loaded.notes["provider"] == "cpu"
     assert not any(path.exists() for path in made)
     assert files.checkpoint().exists()

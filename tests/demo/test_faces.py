@@ -16,7 +16,7 @@ from demo.cards.caption import CaptionFace, marked
 from demo.cards.ranking import SHOWN, RankingFace
 from demo.cards.verdict import VerdictFace
 from demo.comparison import Side
-from demo.gallery import Found
+from demo.gallery import RankedCandidates
 from serve.engines.blip_judge import Judgement
 from serve.generation.results import Generation, Timings, TowerKept
 from tests.demo.test_cards import text_of
@@ -111,7 +111,9 @@ def found(scores, candidates_ms=None):
     scores = np.array(scores, np.float32)
     order = np.argsort(-scores, kind="stable")
     return Side(
-        "dense", "done", result=Found(order, scores, TowerKept({}), 1.0, candidates_ms, 0.5)
+        "dense",
+        "done",
+        result=RankedCandidates(order, scores, TowerKept({}), 1.0, candidates_ms, 0.5),
     )
 
 
