@@ -14,8 +14,10 @@ from comp.pipeline.defaults import (
     request_of,
 )
 from comp.pipeline.options import PruneOptions
+from comp.pipeline.request import plain
 from comp.pipeline.resolve import settled
 from comp.registry import FAMILIES, family_of
+from comp.runs import dotted
 
 SEVEN_BILLION = 7_063_427_072
 # CLIP-B/16 as OpenAI published it: 86.2 M (image), 37.8 M and its 25.3 M embedding (text), projections.
@@ -129,3 +131,23 @@ def test_families_are_read_from_configurations():
     assert facts_of("tiny-blip-caption").family is family_of("blip")
     assert "language_tokens" not in facts_of("tiny-blip-caption").modes
     assert facts_of("tiny-llava").parameters == 8_292_832
+
+
+SETTINGS = """
+data images follow_links faithful lora_rank method model race race_if_room recovery stream table
+distill.temperature distill.weight distill.what
+recover.save_every recover.seed recover.steps
+search.align search.importance.cip search.importance.cit search.importance.min_channels search.modes
+search.rate search.rate_of search.reconstruct search.seed search.stages search.steps_per_stage
+search.strategy.cost_aware search.strategy.cost_metric search.strategy.exploration
+search.strategy.history search.strategy.max_interval search.strategy.temperature search.strategy.undo
+search.train_stages
+sizes.batch_size sizes.calibrate_at_once sizes.calibration sizes.cost sizes.validation
+"""
+STEPS = "batch_size learning_rate tower warmup_steps weight_decay"
+
+
+def test_a_request_has_the_settings_that_interrupted_runs_have_on_disk():
+    """``--resume`` compares them by name: one that is renamed would refuse every run cut off before."""
+    steps = {f"{of}.training.{name}" for of in ("search", "recover") for name in STEPS.split()}
+    assert set(dotted(plain(requested("llava", 8_000_000)))) == {*SETTINGS.split(), *steps}
