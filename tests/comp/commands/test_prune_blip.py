@@ -70,9 +70,11 @@ def test_the_slim_checkpoint_scores_as_the_run_says(pruned):
     adapter = load_adapter(run.checkpoint)
     plan = run.load_plan()
     assert adapter.model.drops == plan.drops
-    how = Forwarding(rules=rules_from_plan(plan.drops))
+    forwarding = Forwarding(rules=rules_from_plan(plan.drops))
     examples = examples_of(task, 8)
-    found = [adapter.score(adapter.collate(examples[i : i + 4]), how).correct for i in (0, 4)]
+    found = [
+        adapter.score(adapter.collate(examples[i : i + 4]), forwarding).correct for i in (0, 4)
+    ]
     right = torch.cat(found).double().mean()
     assert float(right) == pytest.approx(printed["metric"]["compressed"])
 

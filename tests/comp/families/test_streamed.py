@@ -129,8 +129,8 @@ def test_it_answers_as_the_model_in_memory(names, checkpoint, tmp_path):
     masks.channels["language", 2][::2] = 0
     assert whole.blocks == streamed.blocks
     with torch.no_grad():
-        for how in (Forwarding(), Forwarding(masks)):
-            ours, theirs = (adapter.score(batch, how) for adapter in (streamed, whole))
+        for forwarding in (Forwarding(), Forwarding(masks)):
+            ours, theirs = (adapter.score(batch, forwarding) for adapter in (streamed, whole))
             assert torch.equal(ours.loss, theirs.loss)
 
 

@@ -171,14 +171,14 @@ def test_the_asked_rate_is_met(tmp_path):
     (line,) = [json.loads(each) for each in (tmp_path / "stages.jsonl").read_text().splitlines()]
     assert (line["rate"], line["mode"]) == (plan.rate, "vision_tokens+language_tokens")
     slim = job.adapter.cut(plan)
-    how = Forwarding(rules=rules_from_plan(plan.drops))
+    forwarding = Forwarding(rules=rules_from_plan(plan.drops))
     plain = rules_from_plan(ways_of(plan, "matched", "similar").drops)
     with torch.no_grad():
         one, two, other = (
             each.score(job.data.validation[0], forwarding).loss
             for each, forwarding in (
-                (job.adapter, how),
-                (slim, how),
+                (job.adapter, forwarding),
+                (slim, forwarding),
                 (job.adapter, Forwarding(rules=plain)),
             )
         )

@@ -90,9 +90,11 @@ def test_a_run(family, tmp_path):
     job.adapter.cut(plan).save(tmp_path / "slim")
     loaded = load_adapter(tmp_path / "slim")
     assert torch.equal(dictionary_of(loaded.model).entries, learned.entries)
-    how = Forwarding(rules=rules_from_plan(plan.drops))
+    forwarding = Forwarding(rules=rules_from_plan(plan.drops))
     with torch.no_grad():
-        one, two = (each.score(job.data.validation[0], how).loss for each in (job.adapter, loaded))
+        one, two = (
+            each.score(job.data.validation[0], forwarding).loss for each in (job.adapter, loaded)
+        )
     torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-5)
     again = madtp.prune(replace(first, folder=job.folder))
     assert again == outcome

@@ -102,7 +102,7 @@ def test_the_loss_is_measured_without_judging():
         def rows(self, batch):
             return 1
 
-        def score(self, batch, how):
+        def score(self, batch, forwarding):
             def judge():
                 raise AssertionError("ranking costs more than the loss")
 

@@ -95,10 +95,10 @@ def test_a_method_drops_image_tokens_and_nothing_else(name, tmp_path):
     assert (line["mode"], line["rate"]) == ("vision_tokens", plan.rate)
     assert line["metric"] == outcome.pruned_metric
     batch = job.data.validation[0]
-    how = Forwarding(rules=rules_from_plan(plan.drops))
+    forwarding = Forwarding(rules=rules_from_plan(plan.drops))
     with torch.no_grad():
-        dropped = job.adapter.score(batch, how)
-        slim = job.adapter.cut(plan).score(batch, how)
+        dropped = job.adapter.score(batch, forwarding)
+        slim = job.adapter.cut(plan).score(batch, forwarding)
     assert float(dropped.loss) == pytest.approx(float(slim.loss), abs=1e-5)
     kept = [share.vision_kept / share.vision for share in dropped.shares.values()]
     assert all(share < 1 for share in kept)

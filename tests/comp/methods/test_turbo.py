@@ -37,9 +37,11 @@ def test_the_asked_rate_is_met(family, tmp_path):
     (line,) = [json.loads(each) for each in (tmp_path / "stages.jsonl").read_text().splitlines()]
     assert (line["rate"], line["mode"]) == (plan.rate, "vision_tokens+language_tokens")
     slim = job.adapter.cut(plan)
-    how = Forwarding(rules=rules_from_plan(plan.drops))
+    forwarding = Forwarding(rules=rules_from_plan(plan.drops))
     with torch.no_grad():
-        (one, two) = (each.score(job.data.validation[0], how) for each in (job.adapter, slim))
+        (one, two) = (
+            each.score(job.data.validation[0], forwarding) for each in (job.adapter, slim)
+        )
     torch.testing.assert_close(one.loss, two.loss)
     assert slim.model.drops == plan.drops
 

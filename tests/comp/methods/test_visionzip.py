@@ -117,10 +117,10 @@ def test_what_a_teacher_knows_is_of_the_same_tokens(pruned):
     job, outcome = pruned
     selection = outcome.plan.image_selection
     batch = job.data.validation[0]
-    known = job.adapter.selecting(selection).score(batch, Forwarding()).targets()
-    tokens = known.tokens[0]
+    targets = job.adapter.selecting(selection).score(batch, Forwarding()).targets()
+    tokens = targets.tokens[0]
     teacher = job.adapter.score(batch, Forwarding()).targets()
-    assert teacher.logits[0].shape == known.logits[0].shape
+    assert teacher.logits[0].shape == targets.logits[0].shape
     assert torch.equal(
         batch.kind.gather(1, tokens.index)[tokens.alive > 0], tokens.kind[tokens.alive > 0]
     )

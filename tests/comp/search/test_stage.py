@@ -79,10 +79,10 @@ def test_shares_are_those_of_a_whole_pass(adapter, selecting):
         adapter = adapter.selecting(ImageSelection(tower_tokens=16, dominant=8, contextual=2))
     batch = adapter.collate(questions(4))
     rules = {place: RatioRule(0.6, 0.7) for place in adapter.drop_places}
-    how = Forwarding(Masks.ones(adapter.blocks), rules)
+    forwarding = Forwarding(Masks.ones(adapter.blocks), rules)
     with torch.no_grad():
-        assert adapter.shares(batch, how) == adapter.score(batch, how).shares
-    assert len(adapter.shares(batch, how)) == len(rules)
+        assert adapter.shares(batch, forwarding) == adapter.score(batch, forwarding).shares
+    assert len(adapter.shares(batch, forwarding)) == len(rules)
 
 
 def test_shares_take_no_more_of_the_model_than_the_last_place(adapter):

@@ -143,19 +143,19 @@ def test_only_the_student_learns_and_it_goes_to_the_teacher(family, what):
     teacher, student = model_of(family), model_of(family, seed=1)
     teacher.model.requires_grad_(requires_grad=False)
     before = {name: value.clone() for name, value in teacher.model.state_dict().items()}
-    batch, how = batch_of(teacher, family), dropping(student)
+    batch, forwarding = batch_of(teacher, family), dropping(student)
     distiller = Distiller(DistillOptions(what, weight=20.0), teacher, CPU)
     options = StepOptions(batch_size=3, learning_rate=2e-3, warmup_steps=0)
     trainer = Trainer(student, CPU, options, 8, distiller)
 
     def apart():
         with torch.no_grad():
-            known = student.score(batch, how).targets()
-        return float(distiller.loss(known, distiller.targets(batch)))
+            targets = student.score(batch, forwarding).targets()
+        return float(distiller.loss(targets, distiller.targets(batch)))
 
     first = apart()
     for step in range(8):
-        trainer.step(batch, how, step)
+        trainer.step(batch, forwarding, step)
     assert apart() < 0.9 * first
     assert all(parameter.grad is None for parameter in teacher.model.parameters())
     assert all(torch.equal(teacher.model.state_dict()[name], t) for name, t in before.items())

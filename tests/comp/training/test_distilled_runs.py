@@ -104,11 +104,11 @@ def test_a_distilled_run_that_was_cut_twice_ends_as_if_it_were_not(
     with monkeypatch.context() as patch:
         stages = []
 
-        def cut_in_the_second_stage(job, *how):
-            stages.append(how)
+        def cut_in_the_second_stage(job, *forwarding):
+            stages.append(forwarding)
             if len(stages) == 2:
                 raise Cut
-            trained(job, *how)
+            trained(job, *forwarding)
 
         patch.setattr(PruningJob, "train", cut_in_the_second_stage)
         with pytest.raises(Cut):

@@ -177,9 +177,9 @@ def test_a_refit_is_undone_to_the_bit(family, tmp_path):
     for block in adapter.blocks:
         if block.key in after.channels:
             after.channels[block.key][::3] = 0
-    how = Forwarding(Masks.ones(adapter.blocks))
+    forwarding = Forwarding(Masks.ones(adapter.blocks))
     compute = Compute("cpu", "float32")
-    undo = reconstruct(adapter, compute, job.data.calibration, how, after, undoable=True)
+    undo = reconstruct(adapter, compute, job.data.calibration, forwarding, after, undoable=True)
     changed = adapter.model.state_dict()
     assert any(not torch.equal(changed[name], tensor) for name, tensor in before.items())
     undo()
@@ -198,8 +198,8 @@ def test_layers_fitted_one_by_one_are_fitted_to_the_same_model(family, tmp_path,
         for block in adapter.blocks:
             if block.key in after.channels:
                 after.channels[block.key][::3] = 0
-        how = Forwarding(Masks.ones(adapter.blocks))
-        reconstruct(adapter, Compute("cpu", "float32"), job.data.calibration, how, after)
+        forwarding = Forwarding(Masks.ones(adapter.blocks))
+        reconstruct(adapter, Compute("cpu", "float32"), job.data.calibration, forwarding, after)
         return adapter.model.state_dict()
 
     together = refitted(tmp_path / "together")

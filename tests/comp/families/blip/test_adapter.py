@@ -203,23 +203,23 @@ def test_macs_are_those_of_what_is_computed(adapters, task, ratios):
     plan = random_plan(adapter, 11, *ratios)
     batch = adapter.collate(examples_of(task, 1))
     slim = adapter.cut(plan)
-    how = Forwarding(rules=rules_from_plan(plan.drops))
+    forwarding = Forwarding(rules=rules_from_plan(plan.drops))
     on = adapter.workload([batch])
     counting = Counting(slim.model)
-    seen = seen_by(slim.model, batch.pixel_values, how)
+    seen = seen_by(slim.model, batch.pixel_values, forwarding)
     memories = memories_of(seen, adapter.images)
     ids, mask = batch.input_ids, batch.attention_mask
     if task == "retrieval":
-        encoded_by(slim.model, ids, mask, [], how)
+        encoded_by(slim.model, ids, mask, [], forwarding)
     if task != "caption":
-        read = encoded_by(slim.model, ids, mask, memories, how)
+        read = encoded_by(slim.model, ids, mask, memories, forwarding)
         memories = [Memory.of_text(read)]
     if task == "statement":
         slim.model.cls_head(read.tokens.states[:, 0])
     if task == "question":
         ids = ids[:, :1].repeat(1, ANSWER_LENGTH)
     if task in ("question", "caption"):
-        said_by(slim.model, ids, torch.ones_like(ids), memories[0], how)
+        said_by(slim.model, ids, torch.ones_like(ids), memories[0], forwarding)
     counts = Masks.from_plan(plan.blocks).counts()
     shares = {d.place: (d.vision_keep_ratio, d.text_keep_ratio) for d in plan.drops}
     assert adapter.macs(counts, shares, on) == counting.macs

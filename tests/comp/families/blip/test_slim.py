@@ -33,22 +33,22 @@ def batches(adapters):
     return {task: adapters[task].collate(examples_of(task, 5)) for task in TASKS}
 
 
-def outputs(adapter, batch, how):
+def outputs(adapter, batch, forwarding):
     """All that the model says of a batch, and which tokens it left."""
-    seen = seen_by(adapter.model, batch.pixel_values, how)
+    seen = seen_by(adapter.model, batch.pixel_values, forwarding)
     ids, mask = batch.input_ids, batch.attention_mask
     memories = memories_of(seen, adapter.images)
     found = [seen.states]
     kept = [seen.encoded.tokens.index]
     if adapter.encoder_blocks:
-        read = encoded_by(adapter.model, ids, mask, memories, how)
+        read = encoded_by(adapter.model, ids, mask, memories, forwarding)
         found.append(read.tokens.states * (read.tokens.alive > 0)[..., None])
         kept.append(read.tokens.index * (read.tokens.alive > 0))
         memories = [Memory.of_text(read)]
     if adapter.task == "question":
         ids, mask = batch.answer_ids, batch.answer_mask
     if adapter.task in ("question", "caption"):
-        found.append(said_by(adapter.model, ids, mask, memories[0], how))
+        found.append(said_by(adapter.model, ids, mask, memories[0], forwarding))
     return found, kept
 
 
@@ -99,22 +99,22 @@ def test_a_slim_checkpoint_comes_back_as_it_was(adapters, batches, tmp_path, tas
     again = loaded.collate(examples_of(task, 5))
     for one, two in zip(vars(batch).values(), vars(again).values(), strict=True):
         assert torch.equal(one, two)
-    how = forwarding_of(loaded.model.config.pruning)
-    assert float(loaded.score(batch, how).loss) == float(slim.score(batch, how).loss)
+    forwarding = forwarding_of(loaded.model.config.pruning)
+    assert float(loaded.score(batch, forwarding).loss) == float(slim.score(batch, forwarding).loss)
 
 
-def greedy(adapter, batch, row, how):
+def greedy(adapter, batch, row, forwarding):
     """The answer of a row by itself, word by word, through the masked model."""
-    seen = seen_by(adapter.model, batch.pixel_values[row : row + 1], how)
+    seen = seen_by(adapter.model, batch.pixel_values[row : row + 1], forwarding)
     memory = memories_of(seen, 1)
     config = adapter.model.config.text_config
     if adapter.task == "question":
         length = int(batch.attention_mask[row].sum())
         ids = batch.input_ids[row : row + 1, :length]
-        memory = [Memory.of_text(encoded_by(adapter.model, ids, None, memory, how))]
+        memory = [Memory.of_text(encoded_by(adapter.model, ids, None, memory, forwarding))]
     said = torch.tensor([[config.bos_token_id]])
     while said.shape[1] < 9 and int(said[0, -1]) != config.sep_token_id:
-        logits = said_by(adapter.model, said, torch.ones_like(said), memory[0], how)
+        logits = said_by(adapter.model, said, torch.ones_like(said), memory[0], forwarding)
         said = torch.cat([said, logits[:, -1:].argmax(-1)], 1)
     return said[0].tolist()
 
