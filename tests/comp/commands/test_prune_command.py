@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from comp.checkpoints.slices import cut_of
 from comp.cli import cli
 from comp.errors import CompExportError
+from comp.pipeline.options import PruneOptions
 from comp.plan import PruningPlan
 from comp.runs import RunDirectory, open_run
 from tests.comp.small import HEAD_DIM
@@ -57,6 +58,13 @@ def test_a_run_directory_holds_everything(run):
     assert not (directory.path / ".state").exists()
     assert (directory.reports / "trajectory.png").is_file()
     assert (directory.checkpoint / "tokenizer.json").is_file()
+
+
+def test_a_run_records_the_options_that_it_was_given(run, checkpoint):
+    recorded = run[1].read_record()["options"]
+    assert set(recorded) == set(PruneOptions.model_fields)
+    assert (recorded["model"], recorded["stages"]) == (str(checkpoint), 3)
+    assert (recorded["align"], recorded["dtype"]) == (None, "float32")
 
 
 def test_the_slim_checkpoint_has_the_plans_sizes(run):
