@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from comp.errors import CompExportError
 from comp.plan import DropPlan
-from export.artifact.encoder_ports import inputs
+from export.artifact.encoder_ports import encoder_inputs
 from export.artifact.load import read_manifest
 from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
@@ -66,7 +66,7 @@ def left(count, manifest, part):
 
 def takes(graph, manifest, **sizes):
     """The phases of a graph that take every input at these sizes of named dimensions."""
-    named = inputs(manifest)[graph.name]
+    named = encoder_inputs(manifest)[graph.name]
 
     def fits(profile, dims):
         shape = [sizes[dim] if isinstance(dim, str) else dim for dim in dims]
@@ -84,7 +84,7 @@ def takes(graph, manifest, **sizes):
 def test_every_request_within_the_limits_has_a_profile(manifest, limits, data):
     limits = within(manifest, limits)
     graphs = {graph.name: graph for graph in engine_graphs(manifest, limits)}
-    assert tuple(graphs) == tuple(inputs(manifest))
+    assert tuple(graphs) == tuple(encoder_inputs(manifest))
     assert set(graphs) == set(ENCODER_GRAPHS[manifest.task])
     batch = data.draw(st.integers(1, limits.max_batch))
     images = batch * data.draw(st.integers(1, limits.images))
@@ -112,7 +112,7 @@ def test_every_request_within_the_limits_has_a_profile(manifest, limits, data):
 @given(manifest=manifests, limits=limits_of_any_size)
 def test_no_profile_goes_beyond_the_positions(manifest, limits):
     limits = within(manifest, limits)
-    named = inputs(manifest)
+    named = encoder_inputs(manifest)
     for graph in engine_graphs(manifest, limits):
         for profile in graph.profiles:
             high = {name: profile.shapes(dims)[2] for name, dims in named[graph.name].items()}
@@ -126,8 +126,8 @@ def test_images_that_are_left_are_a_number():
     """Not a range: the graphs have it fixed."""
     cut = (DropPlan(part="vision", after_layer=1, vision_keep_ratio=0.5, text_keep_ratio=1),)
     manifest = encoder_manifest("retrieval", cut)
-    assert inputs(manifest)["itm_model"]["encoder_hidden_states"] == ("texts", 9, 48)
-    captions = inputs(encoder_manifest("caption", cut))
+    assert encoder_inputs(manifest)["itm_model"]["encoder_hidden_states"] == ("texts", 9, 48)
+    captions = encoder_inputs(encoder_manifest("caption", cut))
     assert captions["cross_kv"]["encoder_hidden_states"] == ("batch", 9, 48)
     assert captions["decoder_model"]["cross.1.key"] == ("batch", 3, 9, 16)
     assert captions["decoder_model"]["past_key_values.1.key"] == ("batch", 1, "past", 16)
@@ -187,7 +187,7 @@ def exported(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["clip", *TASKS])
 def test_inputs_are_those_of_the_graphs(exported, kind):
-    found = inputs(read_manifest(exported(kind)))
+    found = encoder_inputs(read_manifest(exported(kind)))
     assert {f"{name}.onnx" for name in found} == {p.name for p in exported(kind).glob("*.onnx")}
     for name, dims in found.items():
         model = onnx.load(exported(kind) / f"{name}.onnx", load_external_data=False)
@@ -201,7 +201,7 @@ def test_inputs_are_those_of_the_graphs(exported, kind):
 def test_the_tensorrt_provider_is_told_every_input(exported, kind):
     """Sizes that fit the graph as ONNX Runtime sees it, up to the model's positions."""
     manifest = read_manifest(exported(kind))
-    for name in inputs(manifest):
+    for name in encoder_inputs(manifest):
         options = profile_options(manifest, f"{name}.onnx", "nv_profile")
         low, usual, high = (
             {

@@ -14,7 +14,7 @@ from transformers import AutoImageProcessor, AutoProcessor
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.processing_utils import ImagesKwargs
 
-from comp.checkpoints.image_classes import CLASSES, FIELDS, HARMLESS, OF_FAMILY
+from comp.checkpoints.image_classes import CLASSES, FIELDS, HARMLESS
 from comp.checkpoints.image_processor import (
     find_image_processor,
     read_image_processing,
@@ -26,6 +26,7 @@ from comp.errors import CompExportError
 from comp.families.blip.tasks import BlipStatements
 from comp.families.image_processor import load_image_processor
 from comp.families.loading import load_adapter
+from comp.registry import FAMILIES
 from export.exporter import Origin, export_artifact
 from serve.engines.preprocess import model_view, preprocess
 from tests.comp.small import small_adapter
@@ -33,6 +34,7 @@ from tests.comp.small_blip import random_blip
 from tests.comp.small_clip import random_clip
 
 NAMED = "preprocessor_config.json"
+OF_FAMILY = {family.name: family.image_processor for family in FAMILIES}
 MODES = ("RGB", "L", "LA", "RGBA", "P", "1", "CMYK")
 # Steps that a class takes of its own accord beside those of all; what the table says of them was read.
 OWN = {"LlavaImageProcessor": {"pad_to_square", "_preprocess"}}
