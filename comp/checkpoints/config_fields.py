@@ -8,12 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from comp.checkpoints.pruning_entry import WIDEST, PruningEntry, Width
 from comp.errors import CompExportError
-from comp.plan import DropPlan, ImageSelection
 from comp.utils.versioned_json import first_wrong
 
-WIDEST, MOST, DEEPEST = 2**20, 2**24, 1000
-Width = Annotated[int, Field(strict=True, ge=1, le=WIDEST)]  # channels, heads, positions or pixels
+MOST, DEEPEST = 2**24, 1000
 Number = Annotated[int, Field(strict=True, ge=1, le=MOST)]  # of words
 Depth = Annotated[int, Field(strict=True, ge=0, le=DEEPEST)]  # of blocks
 TokenId = Annotated[int, Field(strict=True, ge=0, le=MOST)]
@@ -111,24 +110,6 @@ class TextFields(_Blocks):
         return self
 
 
-class PartSizes(_Read):
-    """Sizes of the blocks of a part in a slim configuration."""
-
-    num_attention_heads: tuple[Width, ...] | None = None
-    num_key_value_heads: tuple[Width, ...] | None = None
-    intermediate_size: tuple[Width, ...] | None = None
-
-
-class Pruning(_Read):
-    """``pruning`` of a slim configuration."""
-
-    vision: PartSizes | None = None
-    language: PartSizes | None = None
-    cross: PartSizes | None = None
-    drops: tuple[DropPlan, ...] | None = None
-    image_selection: ImageSelection | None = None
-
-
 class ConfigFields(_Read):
     """The whole of ``config.json``."""
 
@@ -149,7 +130,7 @@ class ConfigFields(_Read):
     image_text_hidden_size: Width = 1
     merge_from_layer: Depth = 0
     logit_scale_init_value: float = 1.0
-    pruning: Pruning | None = None
+    pruning: PruningEntry | None = None
 
 
 def check_fields(config: dict[str, Any], where: str) -> None:

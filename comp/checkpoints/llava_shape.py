@@ -13,7 +13,7 @@ from typing import Any
 
 from comp.checkpoints.encoder_shape import PACKAGED
 from comp.checkpoints.locate import ALIASES, EMBEDDED, read_config, resolve_model
-from comp.checkpoints.slim_encoder_shape import drops_of
+from comp.checkpoints.pruning_entry import PartSizes, PruningEntry
 from comp.checkpoints.tying import may_be_tied
 from comp.errors import CompExportError
 from comp.plan import BlockPlan, DropPlan, ImageSelection, PruningPlan
@@ -141,15 +141,15 @@ class ModelShape:
             "clip_vision_model",
         )
         _require(where, "text_config", text.get("model_type", "llama"), "llama")
-        pruning = config.get("pruning") or {}
+        pruning = PruningEntry.read(config, where)
         return cls(
-            **_language_sizes(text, pruning.get("language") or {}),
-            **_vision_sizes(vision, pruning.get("vision") or {}, where),
+            **_language_sizes(text, pruning.language or PartSizes()),
+            **_vision_sizes(vision, pruning.vision or PartSizes(), where),
             **_features(config, vision["num_hidden_layers"], where),
             tie_word_embeddings=may_be_tied(config),
             projector_bias=bool(config.get("multimodal_projector_bias", True)),
-            drops=drops_of(pruning, where),
-        ).selecting(selection_of(pruning))
+            drops=pruning.drops or (),
+        ).selecting(pruning.image_selection)
 
     def with_plan(self, plan: PruningPlan) -> "ModelShape":
         """Return the sizes after applying ``plan`` to this dense model.
@@ -189,12 +189,6 @@ class ModelShape:
                 "vision_feature_layer leaves none: choose another --method"
             )
         return replace(self, image_selection=selection)
-
-
-def selection_of(pruning: Mapping[str, Any]) -> ImageSelection | None:
-    """Return the image selection in the ``pruning`` entry of a slim configuration."""
-    entry = pruning.get("image_selection")
-    return None if entry is None else ImageSelection.model_validate(entry)
 
 
 def read_shape(model: str) -> ModelShape:
@@ -239,9 +233,13 @@ def _hub_config(repository: str) -> dict[str, Any]:
     return read_config(path.parent)
 
 
-def _language_sizes(text: Mapping[str, Any], pruned: Mapping[str, Any]) -> dict[str, Any]:
+def _language_sizes(text: Mapping[str, Any], pruned: PartSizes) -> dict[str, Any]:
     layers, heads = text["num_hidden_layers"], text["num_attention_heads"]
     kv_heads = text.get("num_key_value_heads", heads)
+
+    def whole_or(left: tuple[int, ...] | None, whole: int) -> tuple[int, ...]:
+        return (whole,) * layers if left is None else left
+
     return {
         "hidden_size": text["hidden_size"],
         "head_dim": text.get("head_dim", text["hidden_size"] // heads),
@@ -249,14 +247,12 @@ def _language_sizes(text: Mapping[str, Any], pruned: Mapping[str, Any]) -> dict[
         "vocab_size": text["vocab_size"],
         "attention_bias": text["attention_bias"],
         "mlp_bias": text["mlp_bias"],
-        "kv_heads": tuple(pruned.get("num_key_value_heads", (kv_heads,) * layers)),
-        "channels": tuple(pruned.get("intermediate_size", (text["intermediate_size"],) * layers)),
+        "kv_heads": whole_or(pruned.num_key_value_heads, kv_heads),
+        "channels": whole_or(pruned.intermediate_size, text["intermediate_size"]),
     }
 
 
-def _vision_sizes(
-    vision: Mapping[str, Any], pruned: Mapping[str, Any], where: str
-) -> dict[str, Any]:
+def _vision_sizes(vision: Mapping[str, Any], pruned: PartSizes, where: str) -> dict[str, Any]:
     layers, heads = vision["num_hidden_layers"], vision["num_attention_heads"]
     for name in ("image_size", "patch_size"):
         if not isinstance(vision[name], int):
@@ -267,9 +263,9 @@ def _vision_sizes(
     return {
         "vision_hidden_size": vision["hidden_size"],
         "vision_num_heads": heads,
-        "vision_heads": _filled(pruned.get("num_attention_heads", ()), heads, layers),
+        "vision_heads": _filled(pruned.num_attention_heads or (), heads, layers),
         "vision_channels": _filled(
-            pruned.get("intermediate_size", ()), vision["intermediate_size"], layers
+            pruned.intermediate_size or (), vision["intermediate_size"], layers
         ),
         "num_channels": vision["num_channels"],
         "image_size": vision["image_size"],

@@ -4,12 +4,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pydantic import ValidationError
-
 from comp.checkpoints.encoder_shape import BlockSize, EncoderShape
+from comp.checkpoints.pruning_entry import PruningEntry
 from comp.errors import CompExportError
 from comp.plan import BlockPlan, DropPlan, Place, PruningPlan
-from comp.utils.versioned_json import first_wrong
 
 SLIM = "Comp"  # prefix of the architecture of a slim checkpoint
 DENSE_TYPES = {"comp_clip": "clip", "comp_blip": "blip"}
@@ -36,10 +34,11 @@ class SlimShape:
             CompExportError: it is neither a CLIP nor a BLIP, or incomplete.
         """
         dense = dense_shape(config, where)
-        pruning = config.get("pruning") or {}
-        recorded = {part: recorded_sizes(pruning, part) for part in ("vision", "language")}
-        cross = (pruning.get("cross") or {}).get("num_attention_heads") or []
-        drops = drops_of(pruning, where)
+        entry = PruningEntry.read(config, where)
+        parts = {"vision": entry.vision, "language": entry.language}
+        recorded = {part: sizes.blocks for part, sizes in parts.items() if sizes is not None}
+        cross = (entry.cross and entry.cross.num_attention_heads) or ()
+        drops = entry.drops or ()
         check_places(dense, drops)
         return cls(dense, cut_shape(dense, recorded, cross), drops)
 
@@ -69,20 +68,6 @@ class SlimShape:
             drop.place: drop.vision_keep_ratio if drop.part == "vision" else drop.text_keep_ratio
             for drop in self.drops
         }
-
-
-def drops_of(pruning: Mapping[str, Any], where: str) -> tuple[DropPlan, ...]:
-    """Return the drops in a slim configuration; ``where`` names it in errors.
-
-    Raises:
-        CompExportError: a field of a drop is invalid.
-    """
-    try:
-        return tuple(DropPlan.model_validate(drop) for drop in pruning.get("drops") or ())
-    except ValidationError as error:
-        raise CompExportError(
-            f"{where}: pruning.drops: {first_wrong(error)}; prune the model again"
-        ) from error
 
 
 def check_places(shape: EncoderShape, drops: tuple[DropPlan, ...]) -> None:
@@ -159,14 +144,6 @@ def cut_shape(
         text=replace(text, blocks=blocks[:first]),
         decoder=replace(decoder, blocks=blocks[first:]) if decoder else None,
     )
-
-
-def recorded_sizes(pruning: Mapping[str, Any], part: str) -> list[tuple[int, int]]:
-    """Return heads and channels of each block in a slim config; empty if the part is whole."""
-    sizes = pruning.get(part)
-    if not sizes:
-        return []
-    return list(zip(sizes["num_attention_heads"], sizes["intermediate_size"], strict=True))
 
 
 def cut_blocks(

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from comp.checkpoints.llava_shape import DENSE_TYPE, SLIM_TYPE, ModelShape
 from comp.checkpoints.locate import read_config
+from comp.checkpoints.pruning_entry import KEY, PartSizes, PruningEntry
 from comp.errors import CompExportError
 from comp.plan import PruningPlan
 
@@ -111,23 +112,18 @@ def llava_of(config: dict[str, Any], where: str) -> LlavaShape:
 
 def slim_config(dense: dict[str, Any], sizes: ModelShape) -> dict[str, Any]:
     """The ``config.json`` of a slim checkpoint: the dense one plus the record of its pruning."""
-    pruning: dict[str, Any] = {
-        "language": {
-            "num_key_value_heads": list(sizes.kv_heads),
-            "intermediate_size": list(sizes.channels),
-        },
-        "vision": {
-            "num_attention_heads": list(sizes.vision_heads),
-            "intermediate_size": list(sizes.vision_channels),
-        },
-        "drops": [drop.model_dump() for drop in sizes.drops],
-    }
-    if sizes.image_selection is not None:
-        pruning["image_selection"] = sizes.image_selection.model_dump()
+    pruning = PruningEntry(
+        language=PartSizes(num_key_value_heads=sizes.kv_heads, intermediate_size=sizes.channels),
+        vision=PartSizes(
+            num_attention_heads=sizes.vision_heads, intermediate_size=sizes.vision_channels
+        ),
+        drops=sizes.drops,
+        image_selection=sizes.image_selection,
+    )
     return dense | {
         "model_type": SLIM_TYPE,
         "architectures": [SLIM_ARCHITECTURE],
-        "pruning": pruning,
+        KEY: pruning.to_json(),
     }
 
 

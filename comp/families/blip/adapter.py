@@ -15,9 +15,10 @@ from transformers import ProcessorMixin
 from comp.adapter import FamilyAdapter, Forwarding, Mode, Observer, Scored, TokenKind
 from comp.checkpoints.blip_slices import BlipCuts
 from comp.checkpoints.encoder_shape import EncoderShape, TextShape
+from comp.checkpoints.pruning_entry import PruningEntry
 from comp.data.example import AnyExample, Example
 from comp.errors import CompExportError
-from comp.families.blip.slim_config import blip_pruning_of, cross_outputs, text_layers
+from comp.families.blip.slim_config import cross_outputs, text_layers
 from comp.families.blip.text_forward import branches_of, cross_key
 from comp.families.encoder.adapter import Shares, blocks_left, ratios_of, typical_workload
 from comp.families.surgery import fill_slim
@@ -174,7 +175,7 @@ class BlipAdapter(FamilyAdapter):
 
     def cut(self, plan: PruningPlan) -> "BlipAdapter":
         plan = completed(plan, self.blocks)
-        settings = self.model.config.to_dict() | {"pruning": blip_pruning_of(plan)}
+        settings = self.model.config.to_dict() | {"pruning": PruningEntry.of_plan(plan).to_json()}
         settings.pop("model_type", None)
         with torch.device("meta"):
             slim = self.slim_type(self.slim_type.config_class(**settings))

@@ -146,7 +146,7 @@ class BlipForNlvr2(BlipPreTrainedModel):
         self.text_encoder = NlvrTextModel(config.text_config, config.merge_from_layer)
         width = config.text_config.hidden_size
         self.cls_head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
-        resize(self, config.pruning or {})
+        resize(self, config)
         attach_dictionary(self, self.drops)
         self.post_init()
 
@@ -160,7 +160,7 @@ class BlipForNlvr2(BlipPreTrainedModel):
     @property
     def drops(self) -> tuple[DropPlan, ...]:
         """Token drops of the model."""
-        return drops_of(self.config.pruning)
+        return drops_of(self.config)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_encoder.embeddings.word_embeddings
@@ -191,7 +191,7 @@ class BlipForNlvr2(BlipPreTrainedModel):
                 f"pixel_values of shape {tuple(pixel_values.shape)} are not two images to each of "
                 f"{len(input_ids)} statements: pass [{len(input_ids)}, {IMAGES}, C, S, S]"
             )
-        forwarding = forwarding_of(self.config.pruning)
+        forwarding = forwarding_of(self.config)
         memories = memories_of(seen_by(self, pixel_values.flatten(0, 1), forwarding), IMAGES)
         read = encoded_by(self, input_ids, attention_mask, memories, forwarding)
         logits = self.cls_head(read.tokens.states[:, 0])

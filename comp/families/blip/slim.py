@@ -73,11 +73,11 @@ class _Slim:
     @property
     def drops(self) -> tuple[DropPlan, ...]:
         """Where tokens are dropped."""
-        return drops_of(self.config.pruning)
+        return drops_of(self.config)
 
     @property
     def _forwarding(self) -> Forwarding:
-        return forwarding_of(self.config.pruning)
+        return forwarding_of(self.config)
 
     def _shrink(self: Any) -> None:
         decoder = getattr(self, "text_decoder", None)
@@ -85,7 +85,7 @@ class _Slim:
             layer.crossattention = PaddedCrossAttention(
                 self.config.text_config, is_cross_attention=True, layer_idx=number
             )
-        resize(self, self.config.pruning or {})
+        resize(self, self.config)
         attach_dictionary(self, self.drops)
 
 

@@ -1,47 +1,27 @@
 """Record the sizes of a slim BLIP in its configuration, and resize a model to them.
 
-``pruning`` is ``{"vision": {"num_attention_heads": [...], "intermediate_size": [...]}, "language": {...},
-"cross": {"num_attention_heads": [...]}, "drops": [...]}``: language over the blocks of the text encoder,
-then of the decoder; cross over the branches of cross-attention in the same order. A part that is not pruned
-may be missing.
+See ``comp.checkpoints.pruning_entry``: language is over the blocks of the text encoder, then of the
+decoder; cross over the branches of cross-attention in the same order.
 """
 
 from typing import Any
 
 from comp.adapter import Forwarding
+from comp.checkpoints.pruning_entry import PruningEntry
 from comp.families.blip.text_forward import branches_of
 from comp.families.surgery import set_in, set_out
-from comp.plan import DropPlan, Part, PruningPlan
+from comp.plan import DropPlan
 from comp.tokens.drop_rules import rules_from_plan
 
-Pruning = dict[str, Any]
-TEXT_PARTS: tuple[Part, ...] = ("vision", "language")
-HEADS, CHANNELS = "num_attention_heads", "intermediate_size"
+
+def drops_of(config: Any) -> tuple[DropPlan, ...]:
+    """Token drops of a slim model with this config."""
+    return PruningEntry.of_config(config).drops or ()
 
 
-def blip_pruning_of(plan: PruningPlan) -> Pruning:
-    """Return the ``pruning`` entry of a slim config."""
-    entry: Pruning = {
-        part: {
-            HEADS: [len(block.kept_heads) for block in plan.part(part)],
-            CHANNELS: [len(block.kept_channels) for block in plan.part(part)],
-        }
-        for part in TEXT_PARTS
-        if plan.part(part)
-    }
-    if plan.part("cross"):
-        entry["cross"] = {HEADS: [len(block.kept_heads) for block in plan.part("cross")]}
-    return entry | {"drops": [drop.model_dump() for drop in plan.drops]}
-
-
-def drops_of(pruning: Pruning | None) -> tuple[DropPlan, ...]:
-    """Token drops of a slim model."""
-    return tuple(DropPlan(**drop) for drop in (pruning or {}).get("drops", []))
-
-
-def forwarding_of(pruning: Pruning | None) -> Forwarding:
-    """Forward pass of a slim model."""
-    return Forwarding(rules=rules_from_plan(drops_of(pruning)))
+def forwarding_of(config: Any) -> Forwarding:
+    """Forward pass of a slim model with this config."""
+    return Forwarding(rules=rules_from_plan(drops_of(config)))
 
 
 def text_layers(model: Any) -> list[Any]:
@@ -58,30 +38,33 @@ def cross_outputs(layer: Any) -> list[tuple[Any, str]]:
     return [(layer.crossattention.output, name) for name in names[: len(branches)]]
 
 
-def resize(model: Any, pruning: Pruning) -> None:
+def resize(model: Any, config: Any) -> None:
     """Replace the projections of each block by ones of the recorded sizes."""
-    if "vision" in pruning:
-        sizes = zip(pruning["vision"][HEADS], pruning["vision"][CHANNELS], strict=True)
-        for layer, (heads, width) in zip(model.vision_model.encoder.layers, sizes, strict=True):
+    pruning = PruningEntry.of_config(config)
+    if pruning.vision is not None:
+        for layer, (heads, width) in zip(
+            model.vision_model.encoder.layers, pruning.vision.blocks, strict=True
+        ):
             attention = layer.self_attn
             set_out(attention, ("qkv",), 3 * heads * attention.head_dim)
             set_in(attention, "projection", heads * attention.head_dim)
             set_out(layer.mlp, ("fc1",), width)
             set_in(layer.mlp, "fc2", width)
     layers = text_layers(model)
-    if "language" in pruning:
-        sizes = zip(pruning["language"][HEADS], pruning["language"][CHANNELS], strict=True)
-        for layer, (heads, width) in zip(layers, sizes, strict=True):
+    if pruning.language is not None:
+        for layer, (heads, width) in zip(layers, pruning.language.blocks, strict=True):
             _resize_attention(layer.attention.self, (layer.attention.output, "dense"), heads)
             set_out(layer.intermediate, ("dense",), width)
             set_in(layer.output, "dense", width)
-    if "cross" in pruning:
+    if pruning.cross is not None:
         branches = [
             pair
             for layer in layers
             for pair in zip(branches_of(layer), cross_outputs(layer), strict=True)
         ]
-        for (module, output), heads in zip(branches, pruning["cross"][HEADS], strict=True):
+        for (module, output), heads in zip(
+            branches, pruning.cross.num_attention_heads or (), strict=True
+        ):
             _resize_attention(module, output, heads)
 
 

@@ -21,11 +21,12 @@ from comp.adapter import (
     TokenKind,
 )
 from comp.checkpoints.encoder_shape import EncoderShape
+from comp.checkpoints.pruning_entry import PruningEntry
 from comp.checkpoints.slices import CLIP, cut_of
 from comp.data.example import Example
 from comp.errors import CompExportError
 from comp.families.clip.forward import Embedded, embed_images, embed_texts
-from comp.families.clip.slim import CompCLIPConfig, CompCLIPModel, clip_pruning_of
+from comp.families.clip.slim import CompCLIPConfig, CompCLIPModel
 from comp.families.encoder.adapter import (
     Shares,
     blocks_left,
@@ -181,7 +182,7 @@ class ClipAdapter(FamilyAdapter):
 
     def cut(self, plan: PruningPlan) -> "ClipAdapter":
         plan = completed(plan, self.blocks)
-        settings = self.model.config.to_dict() | {"pruning": clip_pruning_of(plan)}
+        settings = self.model.config.to_dict() | {"pruning": PruningEntry.of_plan(plan).to_json()}
         settings.pop("model_type", None)
         with torch.device("meta"):
             slim = CompCLIPModel(CompCLIPConfig(**settings))

@@ -6,40 +6,25 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel
 from transformers.models.clip.modeling_clip import CLIPOutput
 
+from comp.checkpoints.pruning_entry import PruningEntry
 from comp.families.clip.forward import Embedded, embed_images, embed_texts
 from comp.families.encoder.forward import EncoderOptions
 from comp.families.surgery import set_in, set_out
-from comp.plan import DropPlan, Part, PruningPlan
+from comp.plan import DropPlan, Part
 from comp.tokens.dictionary import attach_dictionary
 from comp.tokens.drop_rules import rules_from_plan
 
 SLIM_CLIP = "comp_clip"
-Pruning = dict[str, Any]
 
 
 class CompCLIPConfig(CLIPConfig):
     """A CLIP config with ``pruning``: head counts and widths of both towers by layer, and the drops.
 
-    ``pruning`` is ``{"vision": {"num_attention_heads": [...], "intermediate_size": [...]},
-    "language": {...}, "drops": [...]}``; a tower that is not pruned may be missing.
+    See ``comp.checkpoints.pruning_entry``.
     """
 
     model_type = SLIM_CLIP
     pruning: dict | None = None
-
-
-def clip_pruning_of(plan: PruningPlan) -> Pruning:
-    """Return the ``pruning`` entry of a slim config."""
-    parts: tuple[Part, ...] = ("vision", "language")
-    entry: Pruning = {
-        part: {
-            "num_attention_heads": [len(block.kept_heads) for block in plan.part(part)],
-            "intermediate_size": [len(block.kept_channels) for block in plan.part(part)],
-        }
-        for part in parts
-        if plan.part(part)
-    }
-    return entry | {"drops": [drop.model_dump() for drop in plan.drops]}
 
 
 def clip_options(drops: tuple[DropPlan, ...], part: Part) -> EncoderOptions:
@@ -55,13 +40,13 @@ class CompCLIPModel(CLIPModel):
 
     def __init__(self, config: CompCLIPConfig) -> None:
         super().__init__(config)
-        _resize(self, config.pruning or {})
+        _resize(self, PruningEntry.of_config(config))
         attach_dictionary(self, self.drops)
 
     @property
     def drops(self) -> tuple[DropPlan, ...]:
         """Token drops of the model."""
-        return tuple(DropPlan(**drop) for drop in (self.config.pruning or {}).get("drops", []))
+        return PruningEntry.of_config(self.config).drops or ()
 
     def embedded_images(self, pixel_values: Tensor) -> Embedded:
         """Return normalised embeddings of images, and the tokens that stayed."""
@@ -91,15 +76,15 @@ class CompCLIPModel(CLIPModel):
         )
 
 
-def _resize(model: Any, pruning: Pruning) -> None:
+def _resize(model: Any, pruning: PruningEntry) -> None:
     """Replace the projections of each block by ones of the recorded sizes."""
-    towers = {"vision": model.vision_model, "language": model.text_model}
-    for part, tower in towers.items():
-        sizes = pruning.get(part)
+    for sizes, tower in (
+        (pruning.vision, model.vision_model),
+        (pruning.language, model.text_model),
+    ):
         if sizes is None:
             continue
-        recorded = zip(sizes["num_attention_heads"], sizes["intermediate_size"], strict=True)
-        for layer, (heads, width) in zip(tower.encoder.layers, recorded, strict=True):
+        for layer, (heads, width) in zip(tower.encoder.layers, sizes.blocks, strict=True):
             attention = layer.self_attn
             set_out(attention, ("q_proj", "k_proj", "v_proj"), heads * attention.head_dim)
             set_in(attention, "out_proj", heads * attention.head_dim)

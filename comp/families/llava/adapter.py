@@ -20,6 +20,7 @@ from comp.adapter import (
     Scored,
     TokenKind,
 )
+from comp.checkpoints.pruning_entry import PruningEntry
 from comp.checkpoints.slices import cut_of
 from comp.data.example import Example
 from comp.families.llava.batches import LlavaCollator, Narrowed, narrowed
@@ -33,7 +34,7 @@ from comp.families.llava.forward import (
     run_llava,
     used_feature_layers,
 )
-from comp.families.llava.slim import CompLlavaConfig, CompLlavaForConditionalGeneration, pruning_of
+from comp.families.llava.slim import CompLlavaConfig, CompLlavaForConditionalGeneration
 from comp.families.streamed import save_streamed, streamed_layers
 from comp.families.surgery import fill_slim
 from comp.families.tokenizing import save_processor
@@ -207,7 +208,7 @@ class LlavaAdapter(FamilyAdapter):
 
     def cut(self, plan: PruningPlan) -> "LlavaAdapter":
         plan = completed(plan, self.blocks)
-        settings = self.model.config.to_dict() | {"pruning": pruning_of(plan)}
+        settings = self.model.config.to_dict() | {"pruning": PruningEntry.of_plan(plan).to_json()}
         settings.pop("model_type", None)
         config = CompLlavaConfig(**settings)
         with torch.device("meta"):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from comp.adapter import Observer
-from comp.checkpoints.llava_shape import selection_of
+from comp.checkpoints.pruning_entry import PruningEntry
 from comp.families.llava.decoder import DecoderCache, DecoderOptions, Kept, run_decoder
 from comp.masks import Masks
 from comp.plan import ImageSelection
@@ -72,7 +72,7 @@ class ImageFeatures:
 
 def config_selection(config: Any) -> ImageSelection | None:
     """Image selection of a model with this config."""
-    return selection_of(getattr(config, "pruning", None) or {})
+    return PruningEntry.of_config(config).image_selection
 
 
 def image_features(

@@ -22,6 +22,7 @@ from transformers.conversion_mapping import (
 )
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
+from comp.checkpoints.pruning_entry import PruningEntry
 from comp.families.llava.decoder import (
     DecoderCache,
     DecoderOptions,
@@ -31,44 +32,18 @@ from comp.families.llava.decoder import (
 )
 from comp.families.llava.forward import embed, image_features
 from comp.families.surgery import set_in, set_out
-from comp.plan import DropPlan, PruningPlan
 from comp.tokens.drop_rules import rules_from_plan
 from comp.tokens.state import TEXT, VISION, TokenState
-
-Pruning = dict[str, Any]
 
 
 class CompLlavaConfig(LlavaConfig):
     """A LLaVA config with ``pruning``: head counts and widths by layer, drops, image selection.
 
-    ``pruning`` is ``{"language": {"num_key_value_heads": [...], "intermediate_size": [...]},
-    "vision": {"num_attention_heads": [...], "intermediate_size": [...]}, "drops": [...], "image_selection":
-    {"dominant": ..., "contextual": ...}}``. ``vision`` may be missing if the tower is not pruned, and
-    ``image_selection`` if all image tokens reach the projector.
+    See ``comp.checkpoints.pruning_entry``.
     """
 
     model_type = "comp_llava"
     pruning: dict | None = None
-
-
-def pruning_of(plan: PruningPlan) -> Pruning:
-    """Return the ``pruning`` entry of a slim config."""
-    language, vision = plan.part("language"), plan.part("vision")
-    entry: Pruning = {
-        "language": {
-            "num_key_value_heads": [len(block.kept_key_value_heads) for block in language],
-            "intermediate_size": [len(block.kept_channels) for block in language],
-        },
-        "drops": [drop.model_dump() for drop in plan.drops],
-    }
-    if vision:
-        entry["vision"] = {
-            "num_attention_heads": [len(block.kept_key_value_heads) for block in vision],
-            "intermediate_size": [len(block.kept_channels) for block in vision],
-        }
-    if plan.image_selection is not None:
-        entry["image_selection"] = plan.image_selection.model_dump()
-    return entry
 
 
 class CompLlavaForConditionalGeneration(LlavaForConditionalGeneration):
@@ -82,11 +57,10 @@ class CompLlavaForConditionalGeneration(LlavaForConditionalGeneration):
 
     def __init__(self, config: CompLlavaConfig) -> None:
         super().__init__(config)
-        _resize(self, config.pruning or {})
+        _resize(self, PruningEntry.of_config(config))
 
     def decoder_options(self) -> DecoderOptions:
-        drops = (self.config.pruning or {}).get("drops", [])
-        rules = rules_from_plan(tuple(DropPlan(**drop) for drop in drops))
+        rules = rules_from_plan(PruningEntry.of_config(self.config).drops or ())
         return DecoderOptions(rules=rules_by_layer(rules))
 
     def forward(
@@ -186,16 +160,11 @@ class _SharedCache:
         self.owner.comp_alive = {n: layer.alive for n, layer in self.decoder.layers.items()}
 
 
-def _resize(model: Any, pruning: Pruning) -> None:
+def _resize(model: Any, pruning: PruningEntry) -> None:
     """Replace the projections of each block by ones of the recorded sizes."""
-    language = pruning.get("language")
-    if language is not None:
-        for layer, groups, width in zip(
-            model.model.language_model.layers,
-            language["num_key_value_heads"],
-            language["intermediate_size"],
-            strict=True,
-        ):
+    if pruning.language is not None:
+        layers = model.model.language_model.layers
+        for layer, (groups, width) in zip(layers, pruning.language.blocks, strict=True):
             attention, head_dim = layer.self_attn, layer.self_attn.head_dim
             heads = groups * attention.num_key_value_groups
             set_out(attention, ("q_proj",), heads * head_dim)
@@ -203,11 +172,9 @@ def _resize(model: Any, pruning: Pruning) -> None:
             set_in(attention, "o_proj", heads * head_dim)
             set_out(layer.mlp, ("gate_proj", "up_proj"), width)
             set_in(layer.mlp, "down_proj", width)
-    vision = pruning.get("vision")
-    if vision is not None:
+    if pruning.vision is not None:
         layers = model.model.vision_tower.encoder.layers
-        sizes = zip(vision["num_attention_heads"], vision["intermediate_size"], strict=True)
-        for layer, (heads, width) in zip(layers, sizes, strict=False):
+        for layer, (heads, width) in zip(layers, pruning.vision.blocks, strict=False):
             attention = layer.self_attn
             set_out(attention, ("q_proj", "k_proj", "v_proj"), heads * attention.head_dim)
             set_in(attention, "out_proj", heads * attention.head_dim)

@@ -99,7 +99,7 @@ def test_a_slim_checkpoint_comes_back_as_it_was(adapters, batches, tmp_path, tas
     again = loaded.collate(examples_of(task, 5))
     for one, two in zip(vars(batch).values(), vars(again).values(), strict=True):
         assert torch.equal(one, two)
-    forwarding = forwarding_of(loaded.model.config.pruning)
+    forwarding = forwarding_of(loaded.model.config)
     assert float(loaded.score(batch, forwarding).loss) == float(slim.score(batch, forwarding).loss)
 
 
