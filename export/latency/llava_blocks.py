@@ -41,7 +41,7 @@ from export.latency.timings import Feeds, Pair, Readings
 from export.weights.checkpoint import CheckpointWeights, WeightSource
 from export.weights.slim import slim_weights
 
-TEXT_TOKENS = 64  # of the longest prompt, unless told
+TEXT_TOKENS = 64  # of the longest prompt, by default
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ def write_slim_checkpoint(
         dense: directory of the dense checkpoint: configuration, tokenizer and weights.
         plan: what to remove.
         out: directory to write; replaced whole.
-        at: told how many of all tensors are written.
+        at: called with the number of tensors written and the number of all.
 
     Returns:
         ``out``.

@@ -10,10 +10,10 @@ NEVER_BY_DEFAULT = ("7.5",)  # Turing has no float32 matrix product, which scori
 
 
 def parse_capabilities(text: str) -> tuple[str, ...]:
-    """``8.0,8.9`` as ``("8.0", "8.9")``, each once.
+    """Parse ``8.0,8.9`` to ``("8.0", "8.9")``, without repetitions.
 
     Raises:
-        CompExportError: a part is no compute capability.
+        CompExportError: a part is not a compute capability.
     """
     parts = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     wrong = [part for part in parts if not PATTERN.fullmatch(part)]
@@ -28,7 +28,7 @@ def parse_capabilities(text: str) -> tuple[str, ...]:
 def choose_capabilities(
     tensorrt: TensorRT, requested: tuple[str, ...] | None, gpu: str | None
 ) -> tuple[str, ...]:
-    """The compute capabilities to build for.
+    """Choose the compute capabilities to build for.
 
     Args:
         tensorrt: what builds.
@@ -36,7 +36,7 @@ def choose_capabilities(
         here: compute capability of this machine's GPU, if it has one.
 
     Raises:
-        CompExportError: one that this module cannot build for, here.
+        CompExportError: this module cannot build for one of them here.
     """
     if tensorrt.ahead_of_time:
         known = tensorrt.capabilities

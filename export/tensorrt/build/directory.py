@@ -1,4 +1,4 @@
-"""Building every engine of an artifact into a directory."""
+"""Build every engine of an artifact into a directory."""
 
 import shutil
 from collections.abc import Callable
@@ -45,10 +45,10 @@ def build_engines(
     Args:
         tensorrt: what builds.
         source: artifact directory, of the standard flavour.
-        out: directory to write; replaced whole when everything is built.
+        out: directory to write; replaced as a whole once everything is built.
         limits: the largest request.
         options: how to build.
-        progress: told of each engine's phases.
+        progress: called with each engine's name and phase.
 
     Returns:
         The manifest.
@@ -100,14 +100,14 @@ def build_engines(
 
 
 def _profiles_of(manifest: Manifest) -> Any:
-    """The module that knows the engines of a model's family (``comp.registry.Family.engine_profiles``)."""
+    """The module with the engine profiles of a model's family (``comp.registry.Family.engine_profiles``)."""
     family = family_called(manifest.family)
     assert family is not None  # whose manifest was read
     return resolve(family.engine_profiles)
 
 
 def _checked(artifact: Artifact) -> LlavaManifest | EncoderManifest:
-    """The manifest of an artifact that engines can be built from."""
+    """The manifest of an artifact, if engines can be built from it."""
     manifest = artifact.manifest
     if manifest.flavour != "standard":
         raise CompExportError(

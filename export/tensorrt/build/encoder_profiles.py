@@ -18,18 +18,18 @@ STEP = Range(1, 1, 2)
 
 
 def cache_capacities(manifest: EncoderManifest, limits: Limits) -> tuple[int, ...]:
-    """No cache is of fixed size."""
+    """Return nothing: no cache has a fixed size."""
     del manifest, limits
     return ()
 
 
 def usual_limits(manifest: EncoderManifest) -> Limits:
-    """What engines are built for if nothing else is asked."""
+    """The default limits of engines."""
     return within(manifest, Limits())
 
 
 def within(manifest: EncoderManifest, limits: Limits) -> Limits:
-    """As much of the limits as the model has positions, and as many images as its task looks at."""
+    """Restrict limits to the model's positions and its task's number of images."""
     positions = _positions(manifest)
     return Limits(
         max_batch=limits.max_batch,
@@ -40,10 +40,10 @@ def within(manifest: EncoderManifest, limits: Limits) -> Limits:
 
 
 def engine_graphs(manifest: EncoderManifest, limits: Limits) -> tuple[EngineGraph, ...]:
-    """What to build: so many images, texts of so many tokens, answers of so many.
+    """The graphs to build, with profiles for requests up to ``limits``.
 
     Raises:
-        CompExportError: the limits exceed the model's positions, or are of images that its task has not.
+        CompExportError: the limits exceed the model's positions, or its task takes another number of images.
     """
     _check(manifest, limits)
     ranges = sizes(manifest, limits)
@@ -56,7 +56,7 @@ def engine_graphs(manifest: EncoderManifest, limits: Limits) -> tuple[EngineGrap
 
 
 def sizes(manifest: EncoderManifest, limits: Limits) -> dict[str, Range]:
-    """Sizes that the named dimensions take; a decoder's of all its phases together."""
+    """Sizes of the named dimensions; for a decoder over all its phases."""
     longest = limits.max_prompt
     each = _images(manifest) or 1
     batch = Range(1, 1, max(limits.max_batch, 2))
@@ -83,14 +83,14 @@ def _phases(
 
 
 def _first(manifest: EncoderManifest, limits: Limits) -> int:
-    """Tokens that a decoder reads before it says one: the beginning of a caption, or its start alone."""
+    """Tokens that a decoder reads before its first output: a caption's beginning, or the start token."""
     return limits.max_prompt if manifest.task == "caption" else 1
 
 
 def _past(manifest: EncoderManifest, limits: Limits) -> Range:
     """Tokens before a decode step; two more, the largest step, must have positions."""
-    behind = min(_first(manifest, limits) + limits.max_new_tokens, _positions(manifest))
-    return _between(1, max(behind - STEP.high, 1))
+    longest = min(_first(manifest, limits) + limits.max_new_tokens, _positions(manifest))
+    return _between(1, max(longest - STEP.high, 1))
 
 
 def _between(low: int, high: int) -> Range:
@@ -98,12 +98,12 @@ def _between(low: int, high: int) -> Range:
 
 
 def _read(manifest: EncoderManifest, length: int) -> int:
-    """Tokens left of a text behind its encoder."""
+    """Tokens of a text that remain after its encoder."""
     return tokens_left(length, "language", manifest.drops)
 
 
 def _positions(manifest: EncoderManifest) -> int:
-    """Tokens of the longest text, read or said."""
+    """Tokens of the longest text, as input or output."""
     decoder = manifest.decoder
     read = manifest.text.max_position_embeddings
     return min(read, decoder.max_position_embeddings) if decoder else read

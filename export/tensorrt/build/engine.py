@@ -1,4 +1,4 @@
-"""Building one engine: progress, Ctrl-C, and failures in words."""
+"""Build one engine, with progress, Ctrl-C and readable errors."""
 
 import traceback
 from collections.abc import Callable
@@ -22,7 +22,7 @@ from export.tensorrt.build.profiles import Dims, EngineGraph
 from export.tensorrt.library import TensorRT
 
 Weights = Literal["embedded", "streamed", "stripped"]
-Progress = Callable[[str], None]  # told the phase that TensorRT is in
+Progress = Callable[[str], None]  # called with TensorRT's current phase
 
 POLL_SECONDS = 0.2  # how long Ctrl-C may go unnoticed
 OUT_OF_MEMORY = (
@@ -40,8 +40,8 @@ class BuildOptions:
 
     Attributes:
         capabilities: compute capabilities to build for.
-        weights: ``embedded`` in the engine; ``streamed``: embedded, and brought to the GPU as far
-            as its memory goes; ``stripped``: left out and taken from the ONNX artifact when loaded.
+        weights: ``embedded`` in the engine; ``streamed``: embedded, and streamed to the GPU as its
+            memory allows; ``stripped``: left out and taken from the ONNX artifact when loaded.
         timing_cache: file with measured kernels, read and written (``tensorrt`` only).
     """
 
@@ -73,7 +73,7 @@ def build_engine(
         artifact: directory with the graphs.
         graph: which, and its profiles.
         options: how.
-        progress: told of each phase.
+        progress: called with each phase.
 
     Raises:
         CompExportError: the graph cannot be parsed or built, or memory ran out.
@@ -84,7 +84,7 @@ def build_engine(
 
 
 def _interruptibly(work: Callable[[Event], Built]) -> Built:
-    """Run in a thread of its own, so that Ctrl-C is heard; TensorRT then stops at its next step.
+    """Run in a separate thread, so that Ctrl-C works; TensorRT then stops at its next step.
 
     It swallows what its callbacks raise, so none of them may run where Ctrl-C is raised.
     """
@@ -101,7 +101,7 @@ def _interruptibly(work: Callable[[Event], Built]) -> Built:
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Free what a failed build held, now.
+    """Free the memory of a failed build at once.
 
     A traceback is garbage that Python collects at any time, also in a callback of another build. There the
     end of a builder waits for a lock that its own thread holds, for ever.
@@ -156,7 +156,7 @@ def _configure(tensorrt: TensorRT, config: Any, options: BuildOptions) -> None:
 
 
 def _run(builder: Any, network: Any, config: Any, path: Path) -> Any | None:
-    """The serialised engine, or none where TensorRT failed and said why in its log."""
+    """The serialised engine, or ``None`` if TensorRT failed; its log has the reason."""
     try:
         return builder.build_serialized_network(network, config)
     except MemoryError as error:
@@ -164,7 +164,7 @@ def _run(builder: Any, network: Any, config: Any, path: Path) -> Any | None:
 
 
 def _why(tensorrt: TensorRT, path: Path, errors: list[str]) -> str:
-    """The failure of a build, for people."""
+    """The error message of a failed build."""
     text = " ".join(errors).lower()
     if any(word in text for word in OUT_OF_MEMORY):
         return _memory(str(path))
@@ -186,7 +186,7 @@ def _logger(tensorrt: TensorRT) -> Any:
     trt = tensorrt.module
 
     class Log(trt.ILogger):  # type: ignore[name-defined]  # known at run time only
-        """Keeps errors; warnings are about data types that the engine's manifest states."""
+        """Collects errors; warnings only concern data types that the manifest states."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -203,7 +203,7 @@ def _monitor(tensorrt: TensorRT, progress: Progress, cancelled: Event) -> Any:
     trt = tensorrt.module
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[name-defined]
-        """Passes phases on, and says whether to go on."""
+        """Reports phases, and stops the build when it is cancelled."""
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             progress(phase)
@@ -219,7 +219,7 @@ def _monitor(tensorrt: TensorRT, progress: Progress, cancelled: Event) -> Any:
 
 @dataclass(frozen=True)
 class _TimingCache:
-    """Kernels that were measured before; ``tensorrt_rtx`` measures none when it compiles ahead."""
+    """A cache of measured kernels; ``tensorrt_rtx`` measures none ahead of time."""
 
     path: Path | None
 

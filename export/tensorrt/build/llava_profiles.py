@@ -20,15 +20,15 @@ def cache_capacities(manifest: LlavaManifest, limits: Limits) -> tuple[int, ...]
 
 
 def usual_limits(manifest: LlavaManifest) -> Limits:
-    """What engines are built for if nothing else is asked."""
+    """The default limits of engines."""
     del manifest
     return Limits()
 
 
 def longest_step(manifest: LlavaManifest) -> int:
-    """The fewest text tokens of which every drop leaves two.
+    """The smallest number of text tokens of which every drop keeps two.
 
-    A decode step has one token, but TensorRT-RTX 1.7 finds no fused attention behind a drop where the
+    A decode step has one token, but TensorRT-RTX 1.7 finds no fused attention after a drop if the
     number of queries is the constant 1: the step's profile goes up to this number.
     """
     count = 2
@@ -38,7 +38,7 @@ def longest_step(manifest: LlavaManifest) -> int:
 
 
 def engine_graphs(manifest: LlavaManifest, limits: Limits) -> tuple[EngineGraph, ...]:
-    """What to build for a LLaVA.
+    """The graphs of a LLaVA to build, with their profiles.
 
     The decoder has two profiles on one set of weights: a prefill, and a decode step of one text token.
 

@@ -1,4 +1,4 @@
-"""An ONNX graph as a TensorRT network, with its profiles."""
+"""Convert an ONNX graph to a TensorRT network, with its profiles."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ Dimensions = Mapping[str, tuple[int | str, ...]]  # of each input
 
 
 def read_graph(path: Path, fixed: Mapping[str, int]) -> onnx.ModelProto:
-    """The graph without its weights, named dimensions in ``fixed`` made numbers.
+    """Read the graph without its weights; dimensions named in ``fixed`` become numbers.
 
     Raises:
         CompExportError: no ONNX file, or one with operators that are not ONNX's own.
@@ -40,7 +40,7 @@ def read_graph(path: Path, fixed: Mapping[str, int]) -> onnx.ModelProto:
 
 
 def input_dimensions(model: onnx.ModelProto) -> dict[str, tuple[int | str, ...]]:
-    """Numbers and names of every input's dimensions."""
+    """Dimensions of every input, as numbers and names."""
     return {
         value.name: tuple(
             dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim
@@ -50,7 +50,7 @@ def input_dimensions(model: onnx.ModelProto) -> dict[str, tuple[int | str, ...]]
 
 
 def parse(tensorrt: TensorRT, builder: Any, model: onnx.ModelProto, path: Path, log: Any) -> Any:
-    """A strongly typed network: the types are those of the graph.
+    """Parse a graph to a strongly typed network: its types are the graph's.
 
     Args:
         tensorrt: the module.
@@ -60,7 +60,7 @@ def parse(tensorrt: TensorRT, builder: Any, model: onnx.ModelProto, path: Path, 
         log: a logger of the module.
 
     Raises:
-        CompExportError: TensorRT does not take a node; names it.
+        CompExportError: TensorRT does not support a node; names it.
     """
     trt = tensorrt.module
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))

@@ -10,7 +10,7 @@ Dims = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Range:
-    """Sizes that one named dimension takes."""
+    """The sizes of one named dimension."""
 
     low: int
     usual: int
@@ -23,7 +23,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Profile:
-    """A phase of use, such as ``prefill``: sizes by the dimension's name."""
+    """A phase, such as ``prefill``: sizes by the dimension's name."""
 
     name: str
     sizes: Mapping[str, Range]
@@ -50,7 +50,7 @@ class Profile:
 
 @dataclass(frozen=True)
 class EngineGraph:
-    """One graph of an artifact and what its engine is built for.
+    """One graph of an artifact, with the profiles of its engine.
 
     Attributes:
         name: of the engine file, without ``.engine``.
