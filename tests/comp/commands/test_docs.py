@@ -37,7 +37,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_commands_in_the_text_exist(path: Path) -> None:
     text = path.read_text()
-    # In code: a line set in by four spaces, or behind a backtick.
+    # In code: a line indented by four spaces, or after a backtick.
     for verb in re.findall(r"(?:^    |`)comp-export ([a-z]+)", text, re.MULTILINE):
         assert verb in VERBS, verb
     for name in re.findall(r"`((?:comp|export|serve|demo|tests|docs)/[\w./-]+)`", text):
@@ -53,7 +53,7 @@ def test_options_in_the_text_exist(path: Path) -> None:
     tools = {"--no-deps", "--version", "--query-gpu", "--format"}  # of pip, nvidia-smi, the program
     programs = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "tests" / "fuzz" / "__main__.py"]
     scripts = "".join(script.read_text() for script in programs)
-    known |= set(re.findall(r'add\("(--[a-z][a-z-]+)', scripts))
+    known |= set(re.findall(r'add\(\s*"(--[a-z][a-z-]+)', scripts))
     assert set(re.findall(r"--[a-z][a-z-]+", path.read_text())) <= known | tools
 
 

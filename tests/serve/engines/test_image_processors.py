@@ -33,6 +33,8 @@ from tests.comp.small import small_adapter
 from tests.comp.small_blip import random_blip
 from tests.comp.small_clip import random_clip
 
+OF_FAMILY = {family.name: family.image_processor for family in FAMILIES}
+
 NAMED = "preprocessor_config.json"
 OF_FAMILY = {family.name: family.image_processor for family in FAMILIES}
 MODES = ("RGB", "L", "LA", "RGBA", "P", "1", "CMYK")
