@@ -10,6 +10,8 @@ from export.artifact.encoder_manifest import EncoderManifest
 from export.artifact.manifest import computed_in
 from export.onnxruntime.named_graphs import NamedGraphs
 from export.verify.compare import Answered, Greedy
+from export.verify.outputs import embedding, statement
+from export.verify.outputs import logits as logits_of_words
 
 STATES = "encoder_hidden_states"
 Values = dict[str, np.ndarray]
@@ -42,7 +44,8 @@ class BlipGraphs:
         read = self._graphs.run("text_encoder", {"input_ids": ids} | images)
         logits = read["logits"][0]
         kept = self._kept("vision", seen) + self._kept("language", read)
-        return Answered(logits, kept, [], [int(logits.argmax())], float(abs(np.diff(logits)[0])))
+        margin = float(abs(np.diff(logits)[0]))
+        return Answered((statement(logits),), kept, [], [int(logits.argmax())], margin)
 
     def _matched(self, seen: Values, ids: np.ndarray) -> Answered:
         alone = self._graphs.run("text_model", {"input_ids": ids})
@@ -50,8 +53,8 @@ class BlipGraphs:
         both = self._graphs.run("itm_model", feeds)
         kept = self._kept("vision", seen)
         kept += self._kept("language", alone) + self._kept("language", both)
-        outputs = [seen["image_embeds"][0], alone["text_embeds"][0], both["logits"][0]]
-        return Answered(np.concatenate(outputs), kept, [], [])
+        embeds = embedding(seen["image_embeds"][0], alone["text_embeds"][0])
+        return Answered((embeds, statement(both["logits"][0])), kept, [], [])
 
     def _answered(self, seen: Values, ids: np.ndarray, max_new_tokens: int) -> Answered:
         memory, kept = seen["last_hidden_state"], self._kept("vision", seen)
@@ -59,8 +62,9 @@ class BlipGraphs:
             read = self._graphs.run("text_encoder", {"input_ids": ids, STATES: memory})
             memory = read["last_hidden_state"]
             kept += self._kept("language", read)
-        logits, text = _Decoding(self._graphs, self._manifest).greedy(memory, max_new_tokens)
-        return Answered(logits, kept, [], text.tokens, step_margins=text.margins)
+        first, text = _Decoding(self._graphs, self._manifest).greedy(memory, max_new_tokens)
+        outputs = (logits_of_words(first),)
+        return Answered(outputs, kept, [], text.tokens, step_margins=text.margins)
 
     def _kept(self, part: Part, outputs: Values) -> list[np.ndarray]:
         """Kept positions of a part; those of a second image are offset by the tokens of the first."""

@@ -31,6 +31,8 @@ from export.verify.compare import Answered, Greedy
 from export.verify.encoder_runtimes import ranked
 from export.verify.families import Verification
 from export.verify.masked_torch import RecordingRule, fill_kept, masks_of, recorded_scores
+from export.verify.outputs import embedding, statement
+from export.verify.outputs import logits as logits_of_words
 
 Recorders = dict[Place, RecordingRule]
 
@@ -68,7 +70,8 @@ class BlipTorch:
             return self._said(Memory.of_text(read), record, max_new_tokens)
         logits = self._model.cls_head(read.tokens.states[:, 0])[0].float().cpu().numpy()
         margin = float(abs(logits[1] - logits[0]))
-        return Answered(logits, record.kept, record.scores, [int(logits.argmax())], margin)
+        chosen = [int(logits.argmax())]
+        return Answered((statement(logits),), record.kept, record.scores, chosen, margin)
 
     def _ears(self) -> Recorders:
         return {drop.place: RecordingRule(RatioRule.from_plan(drop)) for drop in self._drops}
@@ -86,12 +89,16 @@ class BlipTorch:
         again = self._ears()
         both = encoded_by(model, ids, mask, memories_of(seen, 1), self._how(again))
         record.texts(again, ids.shape[1], both)
-        outputs = [
-            F.normalize(model.vision_proj(seen.states[:, 0]), dim=-1)[0],
-            F.normalize(model.text_proj(alone.tokens.states[:, 0]), dim=-1)[0],
-            model.itm_head(both.tokens.states[:, 0])[0],
-        ]
-        return Answered(torch.cat(outputs).float().cpu().numpy(), record.kept, record.scores, [])
+        image, text, match = (
+            values[0].float().cpu().numpy()
+            for values in (
+                F.normalize(model.vision_proj(seen.states[:, 0]), dim=-1),
+                F.normalize(model.text_proj(alone.tokens.states[:, 0]), dim=-1),
+                model.itm_head(both.tokens.states[:, 0]),
+            )
+        )
+        outputs = (embedding(image, text), statement(match))
+        return Answered(outputs, record.kept, record.scores, [])
 
     def _said(self, memory: Memory, record: "_KeptRecord", max_new_tokens: int) -> Answered:
         """Greedy tokens including the end; each step runs the whole text, without a cache."""
@@ -109,7 +116,8 @@ class BlipTorch:
             ids = torch.cat([ids, ids.new_tensor([[last]])], dim=1)
         assert first is not None
         margins = answer.margins
-        return Answered(first, record.kept, record.scores, answer.tokens, step_margins=margins)
+        outputs = (logits_of_words(first),)
+        return Answered(outputs, record.kept, record.scores, answer.tokens, step_margins=margins)
 
 
 class _KeptRecord:
@@ -200,9 +208,7 @@ class BlipTorchReference:
         """Retrieval: add the nearest text of each image and the nearest image of each text."""
         if self.slim.task != "retrieval":
             return answers
-        width = self.slim.shape.projection
-        both = np.stack([answer.outputs for answer in answers]).astype(np.float64)
-        return ranked(answers, both[:, :width] @ both[:, width : 2 * width].T)
+        return ranked(answers)
 
 
 def _blip(directory: Path, device: str) -> BlipAdapter:

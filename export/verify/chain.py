@@ -31,7 +31,12 @@ from export.verify.compare import Answered, Link, Runner, ask_all, compare
 from export.verify.families import Verification
 from export.verify.first_link.compare import FirstLink, NotCompared
 from export.verify.first_link.report import markdown_of
-from export.verify.integer_weights import integer_weights, replaced_weights
+from export.verify.integer_weights import (
+    RoundedWeights,
+    integer_weights,
+    replaced_weights,
+    rounded_from,
+)
 from export.verify.interface import (
     Examples,
     Model,
@@ -133,7 +138,9 @@ def verify_run(
         if name in outcome:
             outcome[name] = outcome[name] and first_link.ok
     report = {
-        "ok": all(link.ok for link in compared) and all(link.ok for link in graphs.links),
+        "ok": all(link.ok for link in compared)
+        and all(link.ok for link in graphs.links)
+        and all(each.ok for each in graphs.weights.values()),
         "run": run.path.name,
         "task": artifacts[0].manifest.task,
         "data": request.source,
@@ -141,6 +148,7 @@ def verify_run(
         "max_new_tokens": request.max_new_tokens,
         "first_links": [link.to_dict() for link in compared],
         "links": [link.to_dict() for link in graphs.links],
+        "weights": [each.to_dict() for each in graphs.weights.values()],
         "skipped": [{"name": variant.name, "reason": variant.reason} for variant in skipped],
         "artifacts": outcome,
         "engine_layers": graphs.layers,
@@ -159,12 +167,14 @@ class GraphLinks:
 
     Attributes:
         links: those compared.
+        weights: by the name of an artifact's folder, its integers against the weights they stand for.
         skipped: those that cannot be compared here.
         outcome: by the name of an artifact's folder, whether all of its links hold.
         layers: by the folder of engines, which layers TensorRT computes in which precision.
     """
 
     links: list[Link] = field(default_factory=list)
+    weights: dict[str, RoundedWeights] = field(default_factory=dict)
     skipped: list[Skipped] = field(default_factory=list)
     outcome: dict[str, bool] = field(default_factory=dict)
     layers: dict[str, dict[str, tuple[str, ...]]] = field(default_factory=dict)
@@ -192,7 +202,7 @@ def _compare_graphs(
     if not gone and any(artifact.manifest.dense for artifact in artifacts):
         torch_answers["dense"] = answers("dense torch", reference.dense_runner())
     torch_answers["slim"] = answers("slim torch", reference.slim_runner())
-    rounded = dict(_with_integers(artifacts, family, reference, answers))
+    rounded = dict(_with_integers(artifacts, family, reference, answers, graphs.weights))
     if gone:
         graphs.skipped.append(Skipped(MASKED, gone))
     else:
@@ -221,6 +231,8 @@ def _compare_graphs(
         link = compare(name, variant.precision, places, expected, graph, variant.bfloat16)
         graphs.links.append(link)
         holds = link.ok and (variant.dense or cut_holds)
+        if folder in graphs.weights:
+            holds = holds and graphs.weights[folder].ok
         graphs.outcome[folder] = graphs.outcome.get(folder, True) and holds
     return graphs
 
@@ -240,10 +252,12 @@ def _with_integers(
     family: Verification,
     reference: TorchReference,
     answers: Callable[[str, Runner], list[Answered]],
+    weights: dict[str, RoundedWeights],
 ) -> Iterator[tuple[str, list[Answered]]]:
     """Yield by directory the answers of torch with the integer weights of that artifact.
 
     Both flavours are compared with the same answers, so that an artifact with other integers stands out.
+    The integers are compared with the weights that they were rounded from, which goes into ``weights``.
     """
     answered: dict[tuple[bool, Precision, Rounding | None], list[Answered]] = {}
     for artifact in artifacts:
@@ -253,11 +267,16 @@ def _with_integers(
         if manifest.dense and reference.dense is None:
             continue
         dense, key = manifest.dense, (manifest.dense, manifest.precision, manifest.rounding)
+        word, model = ("dense", reference.dense) if dense else ("slim", reference.slim)
+        assert model is not None
+        integers, where = integer_weights(artifact.path), artifact.path.name
+        name = f"{word} weights = {manifest.precision} weights ({where})"
+        weights[where] = rounded_from(
+            name, manifest.precision, model.model, integers, family.naming
+        )
         if key not in answered:
-            word, model = ("dense", reference.dense) if dense else ("slim", reference.slim)
             runner = reference.dense_runner() if dense else reference.slim_runner()
-            assert model is not None
-            with replaced_weights(model.model, integer_weights(artifact.path), family.naming):
+            with replaced_weights(model.model, integers, family.naming):
                 answered[key] = answers(f"{word} torch, {manifest.precision}", runner)
         yield artifact.path.name, answered[key]
 
@@ -309,10 +328,10 @@ def markdown(report: dict[str, Any]) -> str:
         f"{report['questions']} {COMPARED[report['task']].format(**report)}.",
         "",
         (
-            "| link | holds | largest difference of outputs (bound) | kept sets identical | "
-            "answers identical | ties |"
+            "| link | holds | largest difference of outputs (bound) | by kind (bound) | "
+            "kept sets identical | answers identical | ties |"
         ),
-        "|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|",
     ]
     for link in report["links"]:
         compared = link["questions"] - len(link["tied"])
@@ -321,11 +340,12 @@ def markdown(report: dict[str, Any]) -> str:
         lines.append(
             f"| {link['name']} | {'yes' if link['ok'] else 'NO'} "
             f"| {'not finite' if worst is None else f'{worst:.2e}'} ({link['bound']:g}) "
-            f"| {kept} | {link['answers']['identical']}/{compared} "
+            f"| {_by_kind(link)} | {kept} | {link['answers']['identical']}/{compared} "
             f"| {len(link['tied'])} |"
         )
     lines += [
         "",
+        *(_of_weights(each) for each in report["weights"]),
         *(f"- Not compared: {each['name']}: {each['reason']}." for each in report["skipped"]),
     ]
     lines += [
@@ -338,6 +358,27 @@ def markdown(report: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _by_kind(link: dict[str, Any]) -> str:
+    """``embedding: cosine distance 1.2e-07 (1e-06)``, …: the measures that are no plain difference."""
+    return "; ".join(
+        f"{each['kind']}: {each['measure']} "
+        f"{'not finite' if each['worst'] is None else format(each['worst'], '.1e')} "
+        f"({each['bound']:g})"
+        for each in link["outputs"]
+        if each["measure"] != "absolute"
+    )
+
+
+def _of_weights(each: dict[str, Any]) -> str:
+    """One line of the integers of an artifact."""
+    worst = each["max_row_distance"]
+    return (
+        f"- {each['name']}: {'holds' if each['ok'] else 'DOES NOT HOLD'}: the farthest row is "
+        f"{'not finite' if worst is None else format(worst, '.2g')} of its length away (bound "
+        f"{each['bound']:g}), of {each['where']}."
+    )
 
 
 def _kept(link: dict[str, Any], compared: int) -> str:

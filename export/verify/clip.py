@@ -7,7 +7,6 @@ image among all pairs, and which image to each text.
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from comp.checkpoints.slices import CLIP, cut_of
@@ -28,6 +27,7 @@ from export.verify.compare import Answered
 from export.verify.encoder_runtimes import ranked
 from export.verify.families import Verification
 from export.verify.masked_torch import RecordingRule, fill_kept, masks_of, recorded_scores
+from export.verify.outputs import embedding
 
 
 class ClipTorch:
@@ -61,8 +61,8 @@ class ClipTorch:
             recorded_scores(recorder, both[part].token_count, both[part].encoded, n)
             for (part, n), recorder in recorders.items()
         ]
-        embeds = torch.cat([images.embeds[0], texts.embeds[0]]).float().cpu().numpy()
-        return Answered(embeds, kept, scores, [])
+        embeds = (each.embeds[0].float().cpu().numpy() for each in (images, texts))
+        return Answered((embedding(*embeds),), kept, scores, [])
 
 
 class ClipGraphs:
@@ -81,8 +81,8 @@ class ClipGraphs:
         read = self._graphs.run("text_model", {"input_ids": ids})
         both = {"vision": seen, "language": read}
         kept = [both[drop.part][f"kept.{drop.after_layer}"][0] for drop in self._drops]
-        embeds = np.concatenate([seen["image_embeds"][0], read["text_embeds"][0]])
-        return Answered(embeds, kept, [], [])
+        embeds = embedding(seen["image_embeds"][0], read["text_embeds"][0])
+        return Answered((embeds,), kept, [], [])
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,7 @@ class ClipTorchReference:
 
     def conclude(self, answers: list[Answered]) -> list[Answered]:
         """Add the nearest text of each image and the nearest image of each text."""
-        both = np.stack([answer.outputs for answer in answers]).astype(np.float64)
-        images, texts = np.split(both, 2, axis=1)
-        return ranked(answers, images @ texts.T)
+        return ranked(answers)
 
 
 def _clip(directory: Path, device: str) -> ClipAdapter:

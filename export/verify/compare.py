@@ -9,23 +9,22 @@ import numpy as np
 
 from comp.plan import Place
 from export.artifact.manifest import Precision
+from export.verify.outputs import BOUNDS, Bounds, Output, Worst, compared
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What rounding may do.
+    """What rounding may do to choices; of outputs see ``export.verify.outputs.Bounds``.
 
     Scores so close count as tied: which of them is chosen is a matter of rounding, so such questions are
     counted and listed, and what follows from the choice is not compared.
 
     Attributes:
-        bound: largest difference of outputs allowed.
         close: two candidates of a decision.
         tie: two tokens.
         near: two logits of a text.
     """
 
-    bound: float
     close: float
     tie: float
     near: float
@@ -33,7 +32,6 @@ class Tolerance:
     def __add__(self, other: "Tolerance") -> "Tolerance":
         """Of what is rounded in both ways."""
         return Tolerance(
-            self.bound + other.bound,
             self.close + other.close,
             self.tie + other.tie,
             self.near + other.near,
@@ -41,11 +39,11 @@ class Tolerance:
 
 
 TOLERANCES: dict[Precision, Tolerance] = {
-    "float32": Tolerance(bound=1e-3, close=1e-5, tie=1e-6, near=2e-4),
-    "float16": Tolerance(bound=0.25, close=5e-3, tie=2e-3, near=0.05),
-    "bfloat16": Tolerance(bound=1.0, close=3e-2, tie=1.6e-2, near=0.2),
-    "int8": Tolerance(bound=1, close=3e-2, tie=2e-2, near=0.2),
-    "int4": Tolerance(bound=4, close=3e-2, tie=2e-2, near=0.2),
+    "float32": Tolerance(close=1e-5, tie=1e-6, near=2e-4),
+    "float16": Tolerance(close=5e-3, tie=2e-3, near=0.05),
+    "bfloat16": Tolerance(close=3e-2, tie=1.6e-2, near=0.2),
+    "int8": Tolerance(close=3e-2, tie=2e-2, near=0.2),
+    "int4": Tolerance(close=3e-2, tie=2e-2, near=0.2),
 }
 
 
@@ -69,7 +67,7 @@ class Answered:
     """What one form said to one question.
 
     Attributes:
-        outputs: every number that is compared: logits or embeddings, flat.
+        outputs: every number that is compared, by kind.
         kept: original indices kept at each drop place, ascending, ``[k]``.
         scores: of every original token at each place, ``[N]`` (NaN: gone); may be empty.
         decision: what a user gets to see: greedy tokens, or the ranks or classes chosen.
@@ -80,7 +78,7 @@ class Answered:
         of_image: which tokens are an image's, ``[N]``, where these are ranked apart from the text's.
     """
 
-    outputs: np.ndarray
+    outputs: tuple[Output, ...]
     kept: list[np.ndarray]
     scores: list[np.ndarray]
     decision: list[int]
@@ -111,7 +109,7 @@ class Link:
     places: tuple[Place, ...]
     bfloat16: bool = False
     questions: int = 0
-    max_logit_difference: float = 0.0
+    outputs: Worst = field(default_factory=Worst)
     answers_different: list[int] = field(default_factory=list)
     kept_different: dict[Place, list[int]] = field(default_factory=dict)
     tied: list[int] = field(default_factory=list)
@@ -122,10 +120,16 @@ class Link:
         return own + TOLERANCES["bfloat16"] if self.bfloat16 else own
 
     @property
+    def bounds(self) -> Bounds:
+        """How far outputs may be off."""
+        own = BOUNDS[self.precision]
+        return own + BOUNDS["bfloat16"] if self.bfloat16 else own
+
+    @property
     def ok(self) -> bool:
         return (
             self.questions > len(self.tied)
-            and self.max_logit_difference <= self.tolerance.bound
+            and not self.outputs.beyond(self.bounds)
             and not self.answers_different
             and not any(self.kept_different.values())
         )
@@ -147,9 +151,8 @@ class Link:
                 self.tied.append(number)
                 return  # from here on the two see different tokens, and rightly so
             self.kept_different.setdefault(place, []).append(number)
-        difference = np.abs(expected.outputs.astype(np.float64) - found.outputs).max()
-        if not difference <= self.max_logit_difference:  # NaN must not pass
-            self.max_logit_difference = float(difference)
+        for differences in compared(expected.outputs, found.outputs):
+            self.outputs.add(differences)
         if expected.decision == found.decision:
             return
         if expected.margin <= self.tolerance.close or self._parted_at_a_tie(expected, found):
@@ -165,26 +168,27 @@ class Link:
 
     def to_dict(self) -> dict[str, Any]:
         """For ``verify.json``."""
-        compared = self.questions - len(self.tied)
-        finite = np.isfinite(self.max_logit_difference)
+        asked = self.questions - len(self.tied)
+        largest = self.outputs.absolute
         return {
             "name": self.name,
             "ok": self.ok,
             "precision": self.precision,
             "questions": self.questions,
-            "max_logit_difference": self.max_logit_difference if finite else None,
-            "bound": self.tolerance.bound,
+            "max_logit_difference": largest if math.isfinite(largest) else None,
+            "bound": self.outputs.absolute_bound(self.bounds),
+            "outputs": self.outputs.to_dicts(self.bounds),
             "kept": [
                 {
                     "part": place[0],
                     "after_layer": place[1],
-                    "identical": compared - len(self.kept_different.get(place, [])),
+                    "identical": asked - len(self.kept_different.get(place, [])),
                     "different": self.kept_different.get(place, []),
                 }
                 for place in self.places
             ],
             "answers": {
-                "identical": compared - len(self.answers_different),
+                "identical": asked - len(self.answers_different),
                 "different": self.answers_different,
             },
             "tied": self.tied,

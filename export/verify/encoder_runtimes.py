@@ -34,13 +34,14 @@ def graph_variants(
         )
 
 
-def ranked(answers: list[Answered], scores: np.ndarray) -> list[Answered]:
+def ranked(answers: list[Answered]) -> list[Answered]:
     """Add to each answer the best candidates both ways, and the margin to the next ones.
 
     Args:
-        answers: of pairs.
-        scores: of every image with every text ``[n, n]``.
+        answers: of pairs; the first output has the embeddings of image and text.
     """
+    embeds = np.stack([answer.outputs[0].values for answer in answers]).astype(np.float64)
+    scores = embeds[:, 0] @ embeds[:, 1].T  # of every image with every text [n, n]
     best = [scores.argmax(1), scores.argmax(0)]
     margin = np.minimum(_lead(scores), _lead(scores.T))
     return [

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from export.verify.compare import Answered, Greedy
+from export.verify.outputs import logits
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class PromptRunner(ABC):
         prefilled = self.prefill(question.pixel_values, ids)
         text = self.decode(prefilled, max_new_tokens)
         return Answered(
-            prefilled.logits,
+            (logits(prefilled.logits),),
             prefilled.kept,
             prefilled.scores,
             text.tokens,

@@ -7,6 +7,7 @@ from comp.errors import CompExportError
 from export.artifact.llava_manifest import LlavaManifest
 from export.verify.first_link.reading import Outputs, Reading, Refused
 from export.verify.first_link.request import Picture, Request
+from export.verify.outputs import embedding, logits, similarity, statement, statement_logit
 from serve.engines.blip_generator import BlipGenerator
 from serve.engines.blip_judge import Judge
 from serve.engines.blip_retriever import BlipRetriever
@@ -72,17 +73,19 @@ def _of_tower(ids: NDArray[np.int64], manifest: LlavaManifest) -> NDArray[np.int
 def _outputs(engine: TaskEngine, images: list[Picture], text: str, max_new_tokens: int) -> Outputs:
     if isinstance(engine, (Engine, BlipGenerator)):
         answer = engine.generate(images, text, GenerationOptions(max_new_tokens=max_new_tokens))
-        logits = engine.next_token_logits(images, text)
+        first = logits(engine.next_token_logits(images, text))
         ended = answer.finish_reason == "eos"
-        return Outputs({"logits": logits}, answer.token_ids, ended, answer.text)
+        return Outputs({"logits": first}, answer.token_ids, ended, answer.text)
     if isinstance(engine, Judge):
-        return Outputs({"logits": engine.logits(images, text)})
+        return Outputs({"logits": statement(engine.logits(images, text))})
     seen, read = engine.embed_images(images), engine.embed_texts([text])
     if isinstance(engine, BlipRetriever):
         matched = engine.match_pairs([(0, 0)], seen, read)
-        cosine = seen.embeds @ read.embeds.T
-        return Outputs({"scores": np.array([cosine[0, 0], matched[0]], np.float32)})
+        cosine = similarity((seen.embeds @ read.embeds.T)[0])
+        match = statement_logit(np.array(matched, np.float32))
+        return Outputs({"scores": cosine, "logits": match})
     assert isinstance(engine, Retriever)
     of_texts, _ = engine.match(seen, read)
-    embeds = np.concatenate([seen.embeds[0], read.embeds[0]])
-    return Outputs({"embeddings": embeds, "scores": of_texts.reshape(-1)})
+    embeds = embedding(seen.embeds[0], read.embeds[0])
+    scores = similarity(of_texts.reshape(-1), engine.manifest.logit_scale or 1.0)
+    return Outputs({"embeddings": embeds, "scores": scores})

@@ -21,6 +21,7 @@ from export.verify.first_link.reading import (
     Step,
 )
 from export.verify.first_link.request import Request
+from export.verify.outputs import BOUNDS, Bounds, Worst, differences, larger
 
 PIXELS = 1e-5  # largest difference of pixel values
 NUDGES = 8  # ways in which inputs are moved, to tell a tie from a difference
@@ -71,13 +72,18 @@ class FirstLink:
     compared: int = 0
     run: int = 0
     pixel_difference: float = 0.0
-    output_difference: float = 0.0
+    outputs: Worst = field(default_factory=Worst)
     parted: list[Parted] = field(default_factory=list)
     refused: dict[str, str] = field(default_factory=dict)
     both_refused: list[str] = field(default_factory=list)
     tied: list[str] = field(default_factory=list)
     not_run: str = ""
     refused_of_data: list[str] = field(default_factory=list)
+
+    @property
+    def bounds(self) -> Bounds:
+        """How far outputs may be off."""
+        return BOUNDS[self.precision]
 
     @property
     def ok(self) -> bool:
@@ -105,7 +111,7 @@ class FirstLink:
 
     def to_dict(self) -> dict[str, Any]:
         """For ``verify.json``."""
-        finite = np.isfinite(self.output_difference)
+        largest = self.outputs.absolute
         return {
             "name": self.name,
             "ok": self.ok,
@@ -116,8 +122,9 @@ class FirstLink:
             "answered": self.run,
             "max_pixel_difference": self.pixel_difference,
             "pixel_bound": PIXELS,
-            "max_output_difference": self.output_difference if finite else None,
-            "output_bound": TOLERANCES[self.precision].bound,
+            "max_output_difference": largest if np.isfinite(largest) else None,
+            "output_bound": self.outputs.absolute_bound(self.bounds),
+            "outputs": self.outputs.to_dicts(self.bounds),
             "parted": {
                 step: [
                     {"request": each.request, "detail": each.detail}
@@ -215,11 +222,11 @@ def _add(
     once = FirstLink(link.name, link.precision)
     parted = next(_differences(once, request, wanted, found, reference, side), None)
     link.run += once.run
-    link.pixel_difference = _larger(link.pixel_difference, once.pixel_difference)
+    link.pixel_difference = larger(link.pixel_difference, once.pixel_difference)
     if parted is not None and parted[0] in OF_OUTPUTS and _moves_there(once, request, found, again):
         link.tied.append(request.name)  # from here on the two see different tokens, and rightly so
         return
-    link.output_difference = _larger(link.output_difference, once.output_difference)
+    link.outputs.add(once.outputs.by)
     link.tied += once.tied
     if parted is not None:
         link.parted.append(Parted(request.name, *parted))
@@ -277,13 +284,18 @@ def _of_outputs(
     tolerance = TOLERANCES[link.precision]
     for step, numbers in wanted.values.items():
         theirs = found.values[step]
-        if numbers.shape != theirs.shape:
-            yield step, f"{_shape(numbers)} against {_shape(theirs)}"
+        if numbers.values.shape != theirs.values.shape:
+            yield step, f"{_shape(numbers.values)} against {_shape(theirs.values)}"
             return
-        apart = _largest(numbers, theirs)
-        link.output_difference = _larger(link.output_difference, apart)
-        if not apart <= tolerance.bound:
-            yield step, f"they differ by {apart:.2g} (bound {tolerance.bound:g})"
+        worst = Worst(differences(numbers, theirs))
+        link.outputs.add(worst.by)
+        beyond = worst.beyond(link.bounds)
+        if beyond:
+            apart = (
+                f"{each[1]} {worst.by[each]:.2g} (bound {link.bounds.of(each):.2g})"
+                for each in beyond
+            )
+            yield step, f"{numbers.kind}: they differ by {', '.join(apart)}"
     if wanted.tokens is None or found.tokens is None:
         return
     pairs = enumerate(zip(wanted.tokens, found.tokens, strict=False))
@@ -306,11 +318,6 @@ def _where(request: Request, reference: Side, side: Side) -> Step:
     pairs = zip(reference.resized(request.images), side.resized(request.images), strict=True)
     same = all(a.shape == b.shape and np.array_equal(a, b) for a, b in pairs)
     return "normalise" if same else "resize"
-
-
-def _larger(mine: float, theirs: float) -> float:
-    """The larger of two differences; one that is no number is larger than any."""
-    return mine if theirs <= mine else theirs
 
 
 def _largest(mine: NDArray[Any], theirs: NDArray[Any]) -> float:

@@ -18,6 +18,7 @@ from comp.registry import family_called
 from export.verify.first_link.memory import memory_lacking
 from export.verify.first_link.reading import Outputs, Reading, Refused
 from export.verify.first_link.request import Picture, Request
+from export.verify.outputs import embedding, logits, similarity, statement, statement_logit
 
 # The prompt of LLaVA-1.5's model card, for checkpoints without a chat template.
 NO_TEMPLATE = "USER: {images}{words} ASSISTANT:"
@@ -207,17 +208,17 @@ def _ask(
     if kind[1] in ("question", "caption"):
         return _generated(model, processor, fed, limit, model.config.text_config.sep_token_id, None)
     if kind[1] == "statement":
-        logits = model(
-            fed["input_ids"], fed["pixel_values"][None], fed.get("attention_mask")
-        ).logits
-        return Outputs({"logits": _flat(logits[0])})
+        judged = model(fed["input_ids"], fed["pixel_values"][None], fed.get("attention_mask"))
+        return Outputs({"logits": statement(_flat(judged.logits[0]))})
     if kind[0] == "clip":
         output = model(**fed)
-        embeds = torch.cat([output.image_embeds[0], output.text_embeds[0]])
-        return Outputs({"embeddings": _flat(embeds), "scores": _flat(output.logits_per_image)})
+        embeds = embedding(_flat(output.image_embeds[0]), _flat(output.text_embeds[0]))
+        scores = similarity(_flat(output.logits_per_image), float(model.logit_scale.exp()))
+        return Outputs({"embeddings": embeds, "scores": scores})
     cosine = model(**fed, use_itm_head=False)[0]
     matched = model(**fed, use_itm_head=True)[0]
-    return Outputs({"scores": _flat(torch.cat([cosine.flatten(), matched.flatten()[1:]]))})
+    match = statement_logit(_flat(matched)[1:])
+    return Outputs({"scores": similarity(_flat(cosine)), "logits": match})
 
 
 def _generated(
@@ -240,7 +241,7 @@ def _generated(
     margins = [float(torch.topk(step, 2).values.diff().abs()) for step in steps]
     kept = tokens[:-1] if ended else tokens
     return Outputs(
-        {"logits": _flat(steps[0])},
+        {"logits": logits(_flat(steps[0]))},
         tuple(kept),
         ended,
         processor.decode(kept, skip_special_tokens=True),

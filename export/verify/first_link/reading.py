@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.verify.first_link.request import Picture, Request
+from export.verify.outputs import Output
 
 Step = str
 STEPS: tuple[Step, ...] = (
@@ -28,15 +29,15 @@ class Outputs:
     """The outputs of the model.
 
     Attributes:
-        values: by step, flat arrays to compare: ``logits`` of the first token ``[V]`` (of a
-            statement ``[2]``), or ``embeddings`` and ``scores``.
+        values: by step, the numbers to compare: ``logits`` of the first token, of a statement or of a
+            match, or ``embeddings`` and ``scores``.
         tokens: of a greedy answer, without its end; ``None`` if nothing is generated.
         ended: whether the answer ended with a stop token.
         text: the answer.
         margins: by how much each token's logit exceeded the next best; may be empty.
     """
 
-    values: dict[Step, NDArray[np.float32]]
+    values: dict[Step, Output]
     tokens: tuple[int, ...] | None = None
     ended: bool = False
     text: str = ""

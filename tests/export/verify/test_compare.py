@@ -20,6 +20,7 @@ from export.openvino.graph import computes_bfloat16
 from export.tensorrt.gpu import gpu_capability
 from export.tensorrt.manifest import load_engines
 from export.verify.compare import Answered, Greedy, Link, compare, is_tie
+from export.verify.outputs import Output
 from export.weights.slim import write_slim_checkpoint
 from serve.commands.onnx import command as onnx_command
 from serve.commands.verify import command as verify_command
@@ -265,7 +266,7 @@ PLACES = (("language", 1),)
 
 def answered(kept, logits=(0.0, 1.0), tokens=(1,), scores=None):
     return Answered(
-        np.array(logits),
+        (Output("logits", np.array([logits], np.float64)),),
         [np.array(kept)],
         [] if scores is None else [np.array(scores)],
         list(tokens),
@@ -321,7 +322,8 @@ def test_what_is_rounded_twice_may_differ_by_both():
     assert not once.ok
     assert twice.ok
     assert twice.to_dict()["tied"] == [1]
-    assert (once.tolerance.bound, twice.tolerance.bound) == (1, 2)
+    assert twice.bounds.logits == 2 * once.bounds.logits
+    assert twice.bounds.cosine == pytest.approx(4 * once.bounds.cosine)  # angles add up
 
 
 def test_texts_may_part_at_a_word_chosen_within_rounding():

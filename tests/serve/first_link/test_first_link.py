@@ -27,6 +27,7 @@ from export.verify.first_link.memory import memory_lacking
 from export.verify.first_link.reading import Outputs, Reading, Refused
 from export.verify.first_link.report import markdown_of, notes_of
 from export.verify.first_link.request import Request, Requests, awkward, picture
+from export.verify.outputs import logits
 from export.weights.slim import write_slim_checkpoint
 from serve.commands.onnx import command as onnx_command
 from serve.first_link.links import FromUsers, refuse_parted
@@ -56,7 +57,7 @@ class Fixed:
 
 
 def outputs(**changes):
-    values = {"logits": np.arange(5, dtype=np.float32)}
+    values = {"logits": logits(np.arange(5, dtype=np.float32))}
     return replace(Outputs(values, (4, 2), True, "a cat", (1.0, 1.0, 1.0)), **changes)
 
 
@@ -75,7 +76,7 @@ def link_of(mine, theirs, grey=0, awkward=False):
 def test_equal_readings_hold():
     link = link_of(reading(), reading())
     assert link.ok
-    assert (link.compared, link.run, link.pixel_difference, link.output_difference) == (1, 1, 0, 0)
+    assert (link.compared, link.run, link.pixel_difference, link.outputs.absolute) == (1, 1, 0, 0)
     refuse_parted([link])
 
 
@@ -90,8 +91,12 @@ def test_equal_readings_hold():
         ("resize", {"pixel_values": np.full((1, 3, 4, 4), 0.1, np.float32)}, 9),
         ("normalise", {"pixel_values": np.full((1, 3, 4, 4), 2e-5, np.float32)}, 0),
         ("normalise", {"pixel_values": np.full((1, 3, 4, 4), np.nan, np.float32)}, 0),
-        ("logits", {"outputs": outputs(values={"logits": np.ones(5, np.float32)})}, 0),
-        ("logits", {"outputs": outputs(values={"logits": np.full(5, np.nan, np.float32)})}, 0),
+        ("logits", {"outputs": outputs(values={"logits": logits(np.ones(5, np.float32))})}, 0),
+        (
+            "logits",
+            {"outputs": outputs(values={"logits": logits(np.full(5, np.nan, np.float32))})},
+            0,
+        ),
         ("answer", {"outputs": outputs(tokens=(4, 3))}, 0),
         ("stop", {"outputs": outputs(tokens=(4, 2, 9, 9), ended=False)}, 0),
         ("stop", {"outputs": outputs(ended=False)}, 0),
@@ -119,7 +124,7 @@ def test_a_leading_bos_is_no_other_template():
 def test_what_is_within_rounding_holds():
     near = reading(pixel_values=np.full((1, 3, 4, 4), 9e-6, np.float32))
     assert link_of(reading(), near).ok
-    close = outputs(values={"logits": np.arange(5, dtype=np.float32) + 5e-4})
+    close = outputs(values={"logits": logits(np.arange(5, dtype=np.float32) + 5e-4)})
     assert link_of(reading(), reading(outputs=close)).ok
     tie = outputs(margins=(1.0, 1e-5, 1.0))
     link = link_of(reading(outputs=tie), reading(outputs=outputs(tokens=(4, 3))))
@@ -131,7 +136,9 @@ def test_what_is_within_rounding_holds():
 @pytest.mark.parametrize("reaches", [True, False])
 def test_a_tie_between_dropped_tokens_is_told_from_a_difference(drops, reaches):
     """A reference that moves to the other side's numbers when its inputs are rounded has a tie."""
-    other = reading(outputs=outputs(values={"logits": np.ones(5, np.float32)}, tokens=(1, 2)))
+    other = reading(
+        outputs=outputs(values={"logits": logits(np.ones(5, np.float32))}, tokens=(1, 2))
+    )
     reference, side = Fixed(reading(), "transformers"), Fixed(other, "ours")
     reference.moved = [reading(), Refused("broken"), other if reaches else reading()]
     requests = [Request(f"example {n}", (picture(8, 8, 0),), "what?") for n in range(2)]
@@ -140,7 +147,7 @@ def test_a_tie_between_dropped_tokens_is_told_from_a_difference(drops, reaches):
     if drops and reaches:
         assert link.ok
         assert link.tied == ["example 0", "example 1"]
-        assert link.output_difference == 0
+        assert link.outputs.absolute == 0
     else:
         assert not link.ok
         assert [each.step for each in link.parted] == ["logits"] * 2
@@ -152,12 +159,12 @@ def test_a_nudge_moves_outputs_by_rounding_alone(checkpoint):
     request = Request("example 0", (picture(60, 40, 0),), "what?")
     usual = reference.read(request, TOKENS, run=True)
     moved = [reference.nudged(request, TOKENS, seed) for seed in (0, 0, 1)]
-    logits = [each.outputs.values["logits"] for each in (usual, *moved)]
+    logits = [each.outputs.values["logits"].values for each in (usual, *moved)]
     assert np.array_equal(logits[1], logits[2])
     for one, other in ((0, 1), (1, 3)):
         assert 0 < np.abs(logits[one] - logits[other]).max() < 1e-3
     again = reference.read(request, TOKENS, run=True)
-    assert np.array_equal(again.outputs.values["logits"], logits[0])  # no hook is left
+    assert np.array_equal(again.outputs.values["logits"].values, logits[0])  # no hook is left
 
 
 def test_refusals_of_one_side_are_told_and_fail_for_the_data():
