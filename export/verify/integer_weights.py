@@ -23,7 +23,7 @@ from export.graph.integer_rounding import nibbles
 Matrix = NDArray[np.float32]
 
 # How far a row of integers may be from the row of weights, as a share of its length. Measured on the embedded
-# models: 0.025 and 0.25 at most. Weights of another head are about 1.4 away.
+# models: 0.025 and 0.25 at most. Weights of another head are about 1.7 away.
 ROUNDING_BOUNDS: Mapping[Precision, float] = {"int8": 0.1, "int4": 0.5}
 
 

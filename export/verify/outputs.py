@@ -111,7 +111,7 @@ class Bounds:
 
 
 _IN_8_BITS = Bounds(
-    logits=1.0, spread=0.15, cosine=1e-3, probability=0.03, statement=0.3, similarity=0.02
+    logits=1.0, spread=0.15, cosine=1e-3, probability=0.03, statement=0.3, similarity=0.01
 )
 # A few times what correct artifacts give: the embedded models, and small random ones, whose outputs hang on
 # rounding most (docs/proof.md has the numbers). Rounding adds up over the layers of larger models.
@@ -122,11 +122,11 @@ BOUNDS: Mapping[Precision, Bounds] = {
     ),
     # 11 bits of mantissa in all that is computed.
     "float16": Bounds(
-        logits=0.25, spread=0.01, cosine=1e-5, probability=3e-3, statement=0.05, similarity=2e-3
+        logits=0.25, spread=0.01, cosine=1e-5, probability=3e-3, statement=0.05, similarity=2.5e-3
     ),
     # 8 bits of mantissa.
     "bfloat16": Bounds(
-        logits=1.0, spread=0.08, cosine=1e-3, probability=0.03, statement=0.3, similarity=0.02
+        logits=1.0, spread=0.08, cosine=1e-3, probability=0.03, statement=0.3, similarity=0.01
     ),
     # torch has the same integers: what differs are the layers' inputs, which runtimes round to 8 bits.
     "int8": _IN_8_BITS,

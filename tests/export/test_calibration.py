@@ -146,6 +146,12 @@ def test_flavours_of_other_roundings_are_held_against_their_own(fresh):
     # Two in ONNX Runtime, one in OpenVINO, and that once more in bfloat16 where this CPU computes it.
     assert sum("int4" in link["name"] for link in links) == 3 + computes_bfloat16()
     assert all(link["max_logit_difference"] <= link["bound"] for link in links)
+    weights = json.loads((run / "reports" / "verify.json").read_text())["weights"]
+    assert {each["name"] for each in weights} >= {
+        "slim weights = int4 weights (onnx-int4)",
+        "slim weights = int4 weights (onnx-standard-int4)",
+    }
+    assert all(each["ok"] for each in weights), weights
 
 
 def test_bad_input_is_refused(fresh, monkeypatch, tmp_path):
