@@ -308,12 +308,7 @@ def parser() -> argparse.ArgumentParser:
     add("--repeats", type=int, default=30)
     add("--warmup", type=int, default=3)
     add("--text-tokens", type=int, help="text tokens [as in published figures]")
-    add(
-        "--questions",
-        type=int,
-        default=4,
-        help="questions to verify both artifacts on; 0: not verified",
-    )
+    add("--questions", type=int, default=4, help="to verify both artifacts on; 0: not verified")
     add("--seed", type=int, default=0, help="of weights, plan and images")
     add("--small", action="store_true", help="narrow, with few blocks, to try the script")
     return options

@@ -187,12 +187,7 @@ def parser() -> argparse.ArgumentParser:
     add("--rate", type=float, default=0.62, help="of the compressed model")
     add("--precision", choices=("float32", "int8", "int4"), default="int8")
     add("--work", type=Path, default=Path("benchmarks/work"), help="checkpoints and artifacts")
-    add(
-        "--out",
-        type=Path,
-        required=True,
-        help="JSON file to write; the figure is written beside it",
-    )
+    add("--out", type=Path, required=True, help="JSON file to write, the figure beside it")
     add("--threads", type=int, help="[all usable cores]")
     add("--warmup", type=int, default=1)
     add("--repeats", type=int, default=3, help="repeats in each pass")

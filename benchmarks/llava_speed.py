@@ -60,10 +60,7 @@ def parser() -> argparse.ArgumentParser:
     add("--work", type=Path, default=Path("benchmarks/work"), help="checkpoints and artifacts")
     add("--out", type=Path, required=True, help="JSON file to write")
     add("--device", choices=("cuda", "cpu"), default="cuda")
-    add(
-        "--contestants",
-        help=f"separated by commas, from {', '.join(CONTESTANTS)} [all for the device]",
-    )
+    add("--contestants", help=f"comma-separated: {', '.join(CONTESTANTS)} [all for the device]")
     add("--repeats", type=int, default=30)
     add("--warmup", type=int, default=5)
     add("--text-tokens", type=int, default=64)
