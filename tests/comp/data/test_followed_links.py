@@ -10,6 +10,7 @@ from PIL import Image
 from comp.cli import VERBS, cli
 from comp.data.loading import load_task_data
 from comp.errors import CompExportError
+from comp.pipeline.options import PruneOptions
 
 COCO = "COCO_val2014_000000000007.jpg"
 LINES = {
@@ -108,4 +109,5 @@ def test_every_verb_that_takes_images_of_data_has_the_option(verb):
     names = {parameter.name for parameter in command.params}
     assert ({"data", "images"} <= names) == ("follow_links" in names)
     if "follow_links" in names:
-        assert "follow_links" in inspect.signature(inspect.unwrap(command.callback)).parameters
+        taken = set(inspect.signature(inspect.unwrap(command.callback)).parameters)
+        assert "follow_links" in (PruneOptions.model_fields if verb == "prune" else taken)
