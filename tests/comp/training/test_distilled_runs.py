@@ -36,15 +36,15 @@ def prune(checkpoint, out, *more):
 
 @pytest.fixture
 def lessons(monkeypatch):
-    """Every batch that a teacher saw, with what it knew."""
+    """Every batch that a teacher saw, with the targets that it gave."""
     seen = []
-    known = Distiller.known
+    targets = Distiller.targets
 
     def noting(self, batch):
-        seen.append((batch, known(self, batch)))
+        seen.append((batch, targets(self, batch)))
         return seen[-1][1]
 
-    monkeypatch.setattr(Distiller, "known", noting)
+    monkeypatch.setattr(Distiller, "targets", noting)
     return seen
 
 
