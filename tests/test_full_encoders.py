@@ -45,7 +45,6 @@ class Case:
 CASES = (
     Case("blip-nlvr", 7, (*UNTRAINED, *ONE), 2 * 577, 30524),  # the last merges pictures
     Case("clip-b16", 3, (*TRAINED, *PAIR), 197, 49408),
-    Case("clip-l14-336", 2, (*UNTRAINED, *ONE), 577, 49408),
 )
 
 
