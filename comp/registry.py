@@ -37,7 +37,7 @@ class Teaching:
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """What a model can be asked to do, whatever its family.
+    """A task of models, whatever their family.
 
     Attributes:
         measure: makes the measure of an engine's answers (``serve.evaluation.scores.Measure``).
@@ -128,7 +128,7 @@ class Family:
         return self.taught.get(architecture, self.teaching)
 
     def described(self) -> dict[str, Any]:
-        """What a user can choose and what is chosen by default; where its code is stays out."""
+        """The choices of a user and their defaults, without the places of the code."""
         names = (
             *("name", "model_types", "description", "modes", "default_modes", "exports"),
             *("taught", "lacks", "race"),
@@ -367,7 +367,7 @@ def family_called(name: str) -> Family | None:
 
 
 def resolve(path: str) -> Any:
-    """What a record names: ``module:attribute``, or a module."""
+    """Import the code that a record names: ``module:attribute``, or a module."""
     module, _, names = path.partition(":")
     return reduce(getattr, names.split(".") if names else (), import_module(module))
 

@@ -42,7 +42,7 @@ class PartSizes(_Read):
 
 
 class PruningEntry(_Read):
-    """What is left of each part; ``cross`` has heads alone, over the branches of each block in turn."""
+    """Heads and channels left of each part; ``cross`` has heads alone, of each branch of each block."""
 
     vision: PartSizes | None = None
     language: PartSizes | None = None

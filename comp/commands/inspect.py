@@ -89,7 +89,7 @@ def command(
 
 @dataclass(frozen=True)
 class ShownRun:
-    """What is shown of a run.
+    """The contents of a run as ``inspect`` shows them.
 
     Attributes:
         manifests: of its artifacts, by their folders.

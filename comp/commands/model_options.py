@@ -78,7 +78,7 @@ def option_of(name: str, field: FieldInfo) -> Decorator:
 
 
 def words_of(name: str, field: FieldInfo, value: Any) -> list[str]:
-    """What is written on the command line to give a field a value."""
+    """Return the words of a command line that give a field a value."""
     if not isinstance(value, bool):
         return [_flag(name), str(value)]
     if value:

@@ -24,7 +24,7 @@ RECOVERY_WARMUP = 10  # steps
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What defaults depend on, read from a checkpoint without loading it.
+    """Facts about a model that defaults depend on, read from its checkpoint without loading it.
 
     Attributes:
         modes: the model's default modes.
@@ -41,7 +41,7 @@ class ModelFacts:
 
 @dataclass(frozen=True)
 class SizeDefaults:
-    """What follows from the number of parameters and from what is trained.
+    """Defaults that follow from the number of parameters and from what is trained.
 
     Attributes:
         lora: adapters are trained, not the model itself.
@@ -92,7 +92,7 @@ def defaults_of_size(
 
 
 def recovery_of(parameters: int, recovery: Recovery) -> Recovery:
-    """What is trained, with ``auto`` decided by the number of parameters."""
+    """Return the kind of recovery, with ``auto`` decided by the number of parameters."""
     if recovery != "auto":
         return recovery
     return "lora" if size_of(parameters) == "large" else "full"
@@ -220,7 +220,7 @@ def request_of(options: PruneOptions, facts: ModelFacts, on_cpu: bool) -> "Prune
 
 
 def teaching_of(options: PruneOptions, facts: ModelFacts) -> Teaching:
-    """What the model learns from its dense self, and how: as asked for, or as suits it."""
+    """Return how the dense model teaches the pruned one: as the options say, or as suits the model."""
     given, teaching = options.distill, facts.teaching
     if given is None and defaults_of_size(facts.parameters, options.recover).teaches:
         return teaching
@@ -229,7 +229,7 @@ def teaching_of(options: PruneOptions, facts: ModelFacts) -> Teaching:
 
 
 def tower_rate(given: float | None, family: Family, teaching: Teaching) -> float:
-    """What the image tower's learning rate is multiplied by.
+    """Return the factor of the image tower's learning rate.
 
     Raises:
         CompExportError: one is given, and the family has no such tower.

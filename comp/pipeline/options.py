@@ -41,7 +41,7 @@ def _methods() -> list[str]:
 
 
 class PruneOptions(BaseModel):
-    """What a pruning run is asked for, before anything is known of the model.
+    """Options of a pruning run, before anything is known of the model.
 
     Frozen, and without room for unknown names. Use ``PruneOptions.of``, which raises errors for users.
     """
@@ -287,5 +287,5 @@ class PruneOptions(BaseModel):
 
 
 def recipe() -> dict[str, object]:
-    """What ``faithful`` sets, by name. Modes, data, steps and rate are the user's."""
+    """Return the values that ``faithful`` sets, by name. Modes, data, steps and rate are the user's."""
     return {name: mark.value for name, mark in marks_of(PruneOptions, Paper).items()}
