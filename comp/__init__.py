@@ -9,7 +9,7 @@ from types import ModuleType
 
 from wrapt import when_imported
 
-from comp.registry import FAMILIES
+from comp.registry.families import FAMILIES
 
 _AUTO = "transformers.models.auto.modeling_auto"
 # A processor of a slim checkpoint asks for its configuration, maybe before any model is wanted.

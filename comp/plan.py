@@ -12,7 +12,7 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from comp.errors import CompExportError
-from comp.registry import family_called
+from comp.registry.families import family_called
 from comp.utils.files import write_text
 from comp.utils.versioned_json import read_versioned, validated
 

@@ -6,7 +6,8 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from comp.registry import TASKS, resolve
+from comp.registry.code import resolve
+from comp.registry.tasks import TASKS
 from demo.cards import base as cards
 from demo.gate import Gate, Page, sweeping
 from demo.pair import Pair

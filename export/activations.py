@@ -19,7 +19,8 @@ from comp.adapter import FamilyAdapter, Forwarding
 from comp.checkpoints.model_size import is_streamed
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
-from comp.registry import family_called, resolve
+from comp.registry.code import resolve
+from comp.registry.families import family_called
 from export.artifact.manifest import Activations
 from export.graph.builder import Target
 from export.graph.float32_layers import CAREFUL, FLOAT16_MOST, listed, overflow_warning, wide_of

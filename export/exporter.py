@@ -10,8 +10,10 @@ from typing import Any
 from comp.checkpoints.locate import read_config
 from comp.errors import CompExportError
 from comp.plan import PruningPlan, Workload
-from comp.registry import FAMILIES, Family, resolve
-from comp.registry import family_of as registered_family
+from comp.registry.code import resolve
+from comp.registry.families import FAMILIES
+from comp.registry.families import family_of as registered_family
+from comp.registry.family import Family
 from comp.utils.files import writing_directory
 from export.artifact.checkpoint_files import TOKENIZER
 from export.artifact.manifest import Activations, Macs, Manifest, Precision, describe_files

@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from comp.registry import family_called, resolve
+from comp.registry.code import resolve
+from comp.registry.families import family_called
 from export.artifact.load import kind_of, read_manifest
 from export.tensorrt.manifest import read_engine_manifest
 from serve.artifacts import DEFAULT_VARIANT, ArtifactVariant, Which

@@ -6,7 +6,7 @@ from typing import Any
 
 from comp.checkpoints.config_fields import check_fields
 from comp.errors import CompExportError
-from comp.registry import family_of
+from comp.registry.families import family_of
 
 CONVERT = "convert it with {script} of transformers' source (src/transformers/models/{folder})"
 LLAVA_SCRIPT = CONVERT.format(script="convert_llava_weights_to_hf.py", folder="llava")

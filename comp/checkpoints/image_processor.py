@@ -14,7 +14,7 @@ from comp.checkpoints.image_fields import REMEDY, FieldReader
 from comp.checkpoints.image_settings import ImageProcessing
 from comp.checkpoints.locate import read_config
 from comp.errors import CompExportError
-from comp.registry import family_of
+from comp.registry.families import family_of
 from comp.utils.json_files import read_object
 
 NESTED = "processor_config.json"  # its "image_processor" takes precedence

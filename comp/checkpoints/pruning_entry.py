@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from comp.errors import CompExportError
 from comp.plan import PARTS, DropPlan, ImageSelection, PruningPlan
-from comp.registry import family_called
+from comp.registry.families import family_called
 from comp.utils.versioned_json import first_wrong
 
 KEY, HEADS = "pruning", "num_attention_heads"

@@ -7,7 +7,7 @@ tensors stay separate. Without the flag, both must be stored.
 from collections.abc import Mapping
 from typing import Any
 
-from comp.registry import family_of
+from comp.registry.families import family_of
 
 LM_HEAD = "lm_head.weight"
 EMBEDDING = "model.language_model.embed_tokens.weight"

@@ -72,7 +72,7 @@ def command(
     from comp.checkpoints.llava_shape import ModelShape, config_of
     from comp.checkpoints.slim_encoder_shape import SlimShape
     from comp.flops.llava import llava_macs
-    from comp.registry import family_of
+    from comp.registry.families import family_of
 
     plan = None if plan_path is None else _load_plan(plan_path)
     name = model or (plan.model if plan else DEFAULT_MODEL)

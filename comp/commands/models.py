@@ -19,7 +19,8 @@ from comp.utils.console import print_json, print_table
 @common_options
 def command(methods: bool, options: CommonOptions) -> None:
     """Show embedded models and aliases, families and methods, and what each supports."""
-    from comp.registry import FAMILIES, METHODS
+    from comp.registry.families import FAMILIES
+    from comp.registry.methods import METHODS
 
     if methods:
         _show_methods(options)
@@ -70,7 +71,8 @@ def command(methods: bool, options: CommonOptions) -> None:
 
 
 def _show_methods(options: CommonOptions) -> None:
-    from comp.registry import FAMILIES, METHODS
+    from comp.registry.families import FAMILIES
+    from comp.registry.methods import METHODS
 
     if options.json:
         print_json({"methods": [method.described() for method in METHODS]})
@@ -109,7 +111,7 @@ def _sizes(name: str) -> dict[str, Any]:
     from comp.checkpoints.llava_shape import ModelShape, config_of
     from comp.checkpoints.locate import resolve_model
     from comp.flops.llava import llava_params
-    from comp.registry import family_of
+    from comp.registry.families import family_of
 
     config = config_of(name)
     family = family_of(config.get("model_type"))

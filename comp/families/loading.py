@@ -17,7 +17,8 @@ from comp.families.checkpoint import CheckpointClasses, CheckpointFormat
 from comp.families.heads import record_head
 from comp.families.image_processor import load_image_processor
 from comp.families.tokenizing import CONVERTED, checked_tokenizer
-from comp.registry import FAMILIES, family_of, resolve
+from comp.registry.code import resolve
+from comp.registry.families import FAMILIES, family_of
 
 PROCESSOR_FILES = (
     "it needs tokenizer.json, tokenizer_config.json and preprocessor_config.json or processor_config.json; "

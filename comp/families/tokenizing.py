@@ -11,7 +11,7 @@ from typing import Any
 from comp.checkpoints.locate import read_config
 from comp.checkpoints.tokenizer_limits import check_ids, check_tokenizer, tokenizer_errors
 from comp.errors import CompExportError
-from comp.registry import family_of
+from comp.registry.families import family_of
 
 FAST = "save one with a tokenizer.json (AutoTokenizer.from_pretrained(...).save_pretrained(...))"
 CONVERTED = "a tokenizer.model is converted where the package sentencepiece is installed"

@@ -14,7 +14,7 @@ from comp.errors import CompExportError
 from comp.flops.encoder import ANSWER_LENGTH
 from comp.flops.llava import keep_ratios, token_counts
 from comp.plan import BlockPlan, Part, PruningPlan, Task
-from comp.registry import family_called
+from comp.registry.families import family_called
 from comp.runs import RunDirectory
 from comp.utils.files import writing
 

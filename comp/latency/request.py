@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from comp.flops.encoder import tokens_by_block
 from comp.flops.llava import token_counts
 from comp.plan import Part, Place, Workload
-from comp.registry import FAMILIES, family_called, resolve
+from comp.registry.code import resolve
+from comp.registry.families import FAMILIES, family_called
 
 if TYPE_CHECKING:
     from comp.masks import StructureCounts

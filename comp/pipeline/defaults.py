@@ -9,7 +9,11 @@ from comp.checkpoints.locate import resolve_model
 from comp.checkpoints.model_size import STREAMED, ModelSize, parameters_of, size_of
 from comp.errors import CompExportError
 from comp.pipeline.options import PruneOptions, Recovery
-from comp.registry import FAMILIES, Family, Teaching, family_of, method_called, mode_names, resolve
+from comp.registry.code import resolve
+from comp.registry.families import FAMILIES, family_of
+from comp.registry.family import Family, Teaching
+from comp.registry.methods import method_called
+from comp.registry.modes import mode_names
 
 if TYPE_CHECKING:
     from comp.pipeline.request import PruneRequest

@@ -22,7 +22,10 @@ from pydantic import (
 
 from comp.errors import CompExportError
 from comp.plan import RateOf
-from comp.registry import FAMILIES, METHODS, CostMetric, Distill, method_called
+from comp.registry.families import FAMILIES
+from comp.registry.family import Distill
+from comp.registry.methods import METHODS, method_called
+from comp.search.strategy import CostMetric
 from comp.utils.option_fields import OneOf, marks_of, refused
 
 Recovery = Literal["auto", "full", "lora", "none"]

@@ -109,7 +109,7 @@ def _trained_parts(adapter: FamilyAdapter, modes: tuple[str, ...]) -> set[Part]:
 
 
 def method(name: str) -> Callable[[PruningJob], Outcome]:
-    """``prune`` of ``comp/methods/NAME.py`` (hyphens are underscores), of ``comp.registry.METHODS``.
+    """``prune`` of ``comp/methods/NAME.py`` (hyphens are underscores), of ``comp.registry.methods.METHODS``.
 
     It trains the adapter's trainable weights along, and raises ``CompExportError`` for a rate that the
     modes cannot reach (naming the largest reachable).

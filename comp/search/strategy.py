@@ -3,13 +3,13 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 
 from comp.errors import CompExportError
-from comp.registry import CostMetric
 
+CostMetric = Literal["accuracy", "loss"]
 FAR_MORE = 2.0  # a stage that costs this many times another mode's known cost is undone
 
 

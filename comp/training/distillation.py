@@ -16,7 +16,7 @@ from torch import Tensor
 
 from comp.adapter import DistillationTargets, FamilyAdapter, Forwarding
 from comp.errors import CompExportError
-from comp.registry import Distill
+from comp.registry.family import Distill
 from comp.tokens.state import TokenState
 from comp.utils.compute import Compute
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from comp.errors import CompExportError
-from comp.registry import FAMILIES, family_called, resolve
+from comp.registry.code import resolve
+from comp.registry.families import FAMILIES, family_called
 from comp.utils.json_files import read_json
 from comp.utils.versioned_json import validated
 from export.artifact.checkpoint_files import TOKENIZER

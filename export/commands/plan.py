@@ -65,7 +65,8 @@ def command(
     from comp.latency.files import table_for
     from comp.latency.table import LatencyTable
     from comp.plan import Workload
-    from comp.registry import mode_names, resolve
+    from comp.registry.code import resolve
+    from comp.registry.modes import mode_names
     from export.commands.profile import checkpoint_of
     from export.graph.builder import Target
     from export.latency.blocks import Blocks
@@ -119,7 +120,7 @@ def _align(checkpoint: Path) -> int:
 
 def _short(mode: str) -> str:
     """The short name of a mode, as `prune` takes it."""
-    from comp.registry import SHORT_MODES
+    from comp.registry.modes import SHORT_MODES
 
     return next(short for short, long in SHORT_MODES.items() if long == mode)
 

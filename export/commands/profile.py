@@ -11,7 +11,7 @@ from comp.utils.console import print_json, print_table, say
 
 if TYPE_CHECKING:
     from comp.latency.table import LatencyTable
-    from comp.registry import Family
+    from comp.registry.family import Family
     from export.artifact.manifest import Flavour, Precision
     from export.latency.blocks import Blocks
 
@@ -98,7 +98,7 @@ def command(
     interrupted profile resumes where it stopped.
     """
     from comp.latency.files import default_table
-    from comp.registry import resolve
+    from comp.registry.code import resolve
     from comp.utils.disk import check_file_place
     from comp.utils.machine import usable_cores
     from comp.utils.progress import Progress
@@ -135,7 +135,7 @@ def checkpoint_of(model: str) -> tuple[Path, "Family"]:
     """
     from comp.checkpoints.locate import read_config, resolve_model
     from comp.latency.request import measured_families
-    from comp.registry import family_of
+    from comp.registry.families import family_of
 
     checkpoint = resolve_model(model)
     kind = read_config(checkpoint).get("model_type")

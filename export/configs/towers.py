@@ -8,7 +8,7 @@ from comp.checkpoints.encoder_shape import EncoderShape
 from comp.checkpoints.slim_encoder_shape import SlimShape
 from comp.errors import CompExportError
 from comp.plan import DropPlan, Part, PruningPlan
-from comp.registry import family_of
+from comp.registry.families import family_of
 
 T = TypeVar("T", bound="TowersShape")
 ACTIVATIONS = ("gelu", "quick_gelu", "gelu_pytorch_tanh", "silu", "relu")

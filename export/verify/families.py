@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from comp.checkpoints.dense_model import dense_model_of
-from comp.registry import family_called, resolve
+from comp.registry.code import resolve
+from comp.registry.families import family_called
 from comp.runs import RunDirectory
 from export.artifact.encoder_manifest import EncoderArtifact
 from export.artifact.manifest import Artifact

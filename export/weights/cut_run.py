@@ -12,7 +12,7 @@ from comp.checkpoints.slim_encoder_shape import SlimShape
 from comp.errors import CompExportError
 from comp.masks import check_plan_is_of
 from comp.plan import PruningPlan
-from comp.registry import family_of
+from comp.registry.families import family_of
 from comp.runs import MADE, RUN_VERSION, RunDirectory
 from comp.utils.disk import disk_errors
 from comp.utils.files import write_text

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from comp.registry import method_called, mode_names
+from comp.registry.methods import method_called
+from comp.registry.modes import mode_names
 from serve.study.schema import Study
 
 Removes = Literal["parameters", "tokens", "both"]

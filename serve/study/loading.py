@@ -12,7 +12,10 @@ from pydantic import BaseModel, ValidationError
 from comp.checkpoints.llava_shape import config_of
 from comp.checkpoints.locate import ALIASES, EMBEDDED
 from comp.errors import CompExportError
-from comp.registry import METHODS, SHORT_MODES, Family, family_of, mode_names
+from comp.registry.families import family_of
+from comp.registry.family import Family
+from comp.registry.methods import METHODS
+from comp.registry.modes import SHORT_MODES, mode_names
 from comp.utils.json_files import read_text
 from serve.study.grid import Row, prune_options_of, rows_of
 from serve.study.schema import BUDGET, BenchTable, EvaluationTable, PruneTable, Study, Variant

@@ -22,7 +22,8 @@ from comp.errors import CompExportError
 from comp.families.blip.nlvr import BlipForNlvr2
 from comp.flops.encoder import request_macs, usual_request
 from comp.plan import PruningPlan, Workload
-from comp.registry import family_called, resolve
+from comp.registry.code import resolve
+from comp.registry.families import family_called
 from export.graph.builder import Target
 
 NLVR = packaged_shape("blip-nlvr")

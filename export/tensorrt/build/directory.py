@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from comp.errors import CompExportError
-from comp.registry import family_called, resolve
+from comp.registry.code import resolve
+from comp.registry.families import family_called
 from comp.utils.files import writing_directory
 from export.artifact.checkpoint_files import TOKENIZER
 from export.artifact.encoder_manifest import EncoderManifest
@@ -100,7 +101,7 @@ def build_engines(
 
 
 def _profiles_of(manifest: Manifest) -> Any:
-    """The module with the engine profiles of a model's family (``comp.registry.Family.engine_profiles``)."""
+    """Return the module ``Family.engine_profiles`` of a model's family."""
     family = family_called(manifest.family)
     assert family is not None  # whose manifest was read
     return resolve(family.engine_profiles)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from comp.data.example import AnyExample, Example, PairExample
 from comp.data.images import read_image
 from comp.errors import CompExportError
-from comp.registry import family_called
+from comp.registry.families import family_called
 from export.verify.first_link.reading import Reading, Refused
 from export.verify.first_link.request import Picture, Request
 

@@ -14,7 +14,7 @@ from PIL import ImageOps
 
 from comp.checkpoints.locate import read_config
 from comp.plan import Task
-from comp.registry import family_called
+from comp.registry.families import family_called
 from export.verify.first_link.memory import memory_lacking
 from export.verify.first_link.reading import Outputs, Reading, Refused
 from export.verify.first_link.request import Picture, Request

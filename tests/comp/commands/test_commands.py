@@ -17,7 +17,8 @@ from comp.figures.run_figures import (
     trajectory_figure,
 )
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
-from comp.registry import FAMILIES, METHODS, family_of, method_called
+from comp.registry.families import FAMILIES, family_of
+from comp.registry.methods import METHODS, method_called
 
 
 def call(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:

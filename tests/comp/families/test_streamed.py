@@ -19,7 +19,7 @@ from comp.families.loading import load_adapter
 from comp.families.streamed import StoredMatrix, StreamedLinear, streamed_layers
 from comp.masks import Masks
 from comp.plan import PruningPlan
-from comp.registry import METHODS
+from comp.registry.methods import METHODS
 from comp.runs import open_run
 from tests.comp.commands.test_prune_command import KILLED
 from tests.comp.small import questions, small_adapter

@@ -7,7 +7,8 @@ from click.testing import CliRunner
 
 from comp.cli import cli
 from comp.errors import CompExportError
-from comp.registry import family_of, method_called
+from comp.registry.families import family_of
+from comp.registry.methods import method_called
 from comp.runs import open_run
 from tests.comp.small_clip import random_clip
 

@@ -16,7 +16,7 @@ from comp.pipeline.defaults import (
 from comp.pipeline.options import PruneOptions
 from comp.pipeline.request import plain
 from comp.pipeline.resolve import settled
-from comp.registry import FAMILIES, family_of
+from comp.registry.families import FAMILIES, family_of
 from comp.runs import dotted
 
 SEVEN_BILLION = 7_063_427_072

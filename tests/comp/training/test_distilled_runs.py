@@ -13,7 +13,8 @@ from comp.adapter import Forwarding
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
 from comp.pipeline.steps import method as prune_with
-from comp.registry import FAMILIES, METHODS
+from comp.registry.families import FAMILIES
+from comp.registry.methods import METHODS
 from comp.runs import open_run
 from comp.search.job import PruningJob
 from comp.training import recovery

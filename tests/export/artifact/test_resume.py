@@ -7,7 +7,7 @@ from click.testing import CliRunner
 
 from comp.cli import cli
 from comp.errors import CompExportError
-from comp.registry import FAMILIES
+from comp.registry.families import FAMILIES
 from export.graph.builder import Target
 from export.latency.llava_blocks import LlavaBlocks
 from export.latency.rate_for_time import sketched

@@ -12,7 +12,7 @@ from comp.errors import CompExportError
 from comp.families.loading import load_adapter
 from comp.latency.table import HeldOut
 from comp.plan import PruningPlan, Workload
-from comp.registry import FAMILIES
+from comp.registry.families import FAMILIES
 from export.graph.builder import Target
 from export.latency.clip_blocks import ClipBlocks
 from export.latency.held_out import Model, predicted

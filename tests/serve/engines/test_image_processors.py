@@ -26,7 +26,7 @@ from comp.errors import CompExportError
 from comp.families.blip.tasks import BlipStatements
 from comp.families.image_processor import load_image_processor
 from comp.families.loading import load_adapter
-from comp.registry import FAMILIES
+from comp.registry.families import FAMILIES
 from export.exporter import Origin, export_artifact
 from serve.engines.preprocess import model_view, preprocess
 from tests.comp.small import small_adapter

@@ -1,0 +1,216 @@
+"""The pruning methods, one record each."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from comp.errors import CompExportError
+from comp.registry.families import FAMILIES
+from comp.registry.family import Family
+from comp.registry.modes import Kind, any_of
+
+
+@dataclass(frozen=True)
+class Method:
+    """A pruning method: what it removes, for which families, and why not for the others.
+
+    Attributes:
+        prunes: the kinds of modes it works with; modes of other kinds are left alone.
+        only: names of the families it is for; none: every family.
+        elsewhere: by family that it is not for, the reason.
+        spares: by family, modes that are left alone though they are of these kinds.
+        together: whether it needs a mode of each kind.
+        differentiates: whether it needs gradients even where nothing is trained.
+    """
+
+    name: str
+    removes: tuple[str, ...]
+    prunes: tuple[Kind, ...]
+    description: str
+    only: tuple[str, ...] | None = None
+    elsewhere: dict[str, str] = field(default_factory=dict)
+    spares: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    together: bool = False
+    differentiates: bool = False
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Names of the families it is for."""
+        return tuple(family.name for family in FAMILIES if self.takes(family))
+
+    def takes(self, family: Family) -> bool:
+        """Whether it is for a family."""
+        return self.only is None or family.name in self.only
+
+    def why_not(self, family: Family) -> str:
+        """The reason why it is not for a family."""
+        return self.elsewhere.get(family.name, f"it is only for {', '.join(self.only or ())}")
+
+    def described(self) -> dict[str, Any]:
+        """Its fields, and the families it is for."""
+        found = {name: value for name, value in vars(self).items() if name != "only"}
+        return found | {"families": self.families}
+
+    def modes_among(self, modes: Sequence[str], family: Family) -> tuple[str, ...]:
+        """Those of the modes that the method prunes in a model of the family.
+
+        Names that the family does not know are kept, for whoever loads the model to refuse.
+
+        Raises:
+            CompExportError: the method is not for the family, or none of the modes is for the method, or
+                none of a kind that it needs.
+        """
+        if not self.takes(family):
+            others = ", ".join(m.name for m in METHODS if m.takes(family))
+            raise CompExportError(
+                f"--method {self.name} is not for {family.name} models: {self.why_not(family)}; "
+                f"choose from {others}"
+            )
+        fitting = [mode for mode in family.modes if self._fits(mode, family)]
+        found = tuple(mode for mode in modes if mode not in family.modes or mode in fitting)
+        if not found:
+            raise CompExportError(
+                f"--method {self.name} prunes {' and '.join(self.prunes)} alone, and --modes names only "
+                f"{', '.join(modes)}: name some of {', '.join(fitting)}, or choose another --method"
+            )
+        lacking = next((k for k in self.prunes if self.together and not any_of(k, found)), None)
+        if lacking is not None and all(mode in fitting for mode in found):
+            missing = ", ".join(mode for mode in fitting if any_of(lacking, [mode]))
+            raise CompExportError(
+                f"--method {self.name} prunes {' and '.join(self.prunes)} together, and --modes names "
+                f"none of {lacking} in {', '.join(modes)}: name some of {missing}, or choose another "
+                "--method"
+            )
+        return found
+
+    def _fits(self, mode: str, family: Family) -> bool:
+        spared = mode in self.spares.get(family.name, ())
+        return not spared and any(any_of(kind, [mode]) for kind in self.prunes)
+
+
+def _of_image_tokens(name: str, description: str) -> Method:
+    """A method that drops image tokens in the language model of a LLaVA."""
+    reason = "it drops image tokens between the blocks of a language model that reads them"
+    return Method(
+        name=name,
+        removes=("image tokens",),
+        prunes=("vision_tokens",),
+        only=("llava",),
+        description=description,
+        elsewhere={"clip": reason, "blip": reason},
+    )
+
+
+def _jointly(name: str, how: str) -> Method:
+    """Simple joint pruning in an order."""
+    return Method(
+        name=name,
+        removes=("attention heads", "FFN channels", "tokens"),
+        prunes=("parameters", "tokens"),
+        description="Simple joint pruning: parameters as upop, tokens as pdrop (LLaVA) or madtp, "
+        f"uncoordinated, {how}",
+        spares={"llava": ("language_tokens",)},
+        together=True,
+        differentiates=True,
+    )
+
+
+METHODS: list[Method] = [
+    Method(
+        name="comp",
+        removes=("attention heads", "FFN channels", "tokens"),
+        prunes=("parameters", "tokens"),
+        description="Collaborative multi-mode pruning: importances that weigh each other (CIM), "
+        "and a strategy that picks the next mode by its cost (MPS)",
+    ),
+    Method(
+        name="wanda",
+        removes=("attention heads", "FFN channels"),
+        prunes=("parameters",),
+        description="Weight magnitude times input norm, the same share of every layer, no training",
+    ),
+    Method(
+        name="upop",
+        removes=("attention heads", "FFN channels"),
+        prunes=("parameters",),
+        description="Unified and progressive pruning: masks shrink while the model trains; what goes is "
+        "ranked anew by the masks' gradients in every stage",
+        differentiates=True,
+    ),
+    Method(
+        name="mope",
+        removes=("attention heads", "FFN channels"),
+        prunes=("parameters",),
+        description="Module-wise pruning error: what the loss rises by without a module; width first, "
+        "then depth, no training",
+    ),
+    _jointly("sjp", "in every stage"),
+    _jointly("sjp-sequential", "one after the other, in half of the stages each"),
+    _of_image_tokens(
+        "fastv", "Once, after two layers: the least attended by the last token, heads averaged"
+    ),
+    _of_image_tokens(
+        "pdrop", "The same share at three depths, ranked by the attention of the layer that follows"
+    ),
+    _of_image_tokens(
+        "dart",
+        "Once, after two layers: those that repeat a few pivot tokens, whatever attends to them",
+    ),
+    Method(
+        name="visionzip",
+        removes=("image tokens",),
+        prunes=("vision_tokens",),
+        only=("llava",),
+        description="Behind the vision tower: the tokens that [CLS] attends to most, and a few that all "
+        "others are merged into, no training",
+        elsewhere=dict.fromkeys(
+            ("clip", "blip"),
+            "it leaves out tokens between an image encoder and the language model that reads them; turbo "
+            "and madtp drop them within the encoder",
+        ),
+    ),
+    Method(
+        name="turbo",
+        removes=("tokens",),
+        prunes=("tokens",),
+        only=("clip", "blip"),
+        description="Attention of [CLS] less redundancy; what goes is merged into what is most like it, "
+        "no training",
+        elsewhere={
+            "llava": "its language model sees image and text tokens in one causal sequence, where none is "
+            "[CLS] and a merged token would tell earlier ones of later ones"
+        },
+    ),
+    Method(
+        name="crossget",
+        removes=("tokens",),
+        prunes=("tokens",),
+        only=("clip",),
+        description="As many tokens at every block: those most like another and least like what [CLS] asks "
+        "for, merged; attention counts what a token stands for; no training",
+        elsewhere={
+            "llava": "it merges tokens within an image encoder, which is a small part of what a llava costs; "
+            "visionzip merges them behind it",
+            "blip": "only attention in clip's towers is raised by what merged tokens stand for; turbo merges "
+            "without that",
+        },
+    ),
+    Method(
+        name="madtp",
+        removes=("tokens",),
+        prunes=("tokens",),
+        only=("clip", "blip"),
+        description="Attention received, attention of [CLS], and response to a learned dictionary that "
+        "both encoders share; what goes is merged into one token",
+        elsewhere={
+            "llava": "it aligns the tokens of an image encoder with those of a text encoder, and a llava "
+            "has no text encoder"
+        },
+    ),
+]
+"""All that is registered, in order (``register_method``)."""
+
+
+def method_called(name: str) -> Method:
+    """The method of this name, which is one of ``METHODS``."""
+    return next(method for method in METHODS if method.name == name)

@@ -1,0 +1,36 @@
+"""Names of modes: what pruning removes, and from which part of a model."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from comp.errors import CompExportError
+
+# What a mode prunes: the last word of its name; image tokens alone are the mode itself.
+Kind = Literal["parameters", "tokens", "vision_tokens"]
+
+SHORT_MODES = {
+    "vt": "vision_tokens",
+    "lt": "language_tokens",
+    "lp": "language_parameters",
+    "vp": "vision_parameters",
+    "cp": "cross_parameters",
+}
+
+
+def mode_names(modes: str) -> tuple[str, ...]:
+    """The long names of modes given by comma.
+
+    Raises:
+        CompExportError: there are none.
+    """
+    names = [
+        SHORT_MODES.get(mode.strip(), mode.strip()) for mode in modes.split(",") if mode.strip()
+    ]
+    if not names:
+        raise CompExportError("--modes names no mode: give at least one of vt, lt, lp, vp, cp")
+    return tuple(dict.fromkeys(names))
+
+
+def any_of(kind: Kind, modes: Sequence[str]) -> bool:
+    """Whether some of the modes are of a kind."""
+    return any(kind in (mode, mode.rpartition("_")[2]) for mode in modes)
