@@ -34,7 +34,7 @@ from comp.utils.machine import describe_machine, describe_versions
 from encoder_plan import describe_plan, find_plan, new_tokens_of
 from export.exporter import Origin, artifact_directory, export_artifact
 from export.graph.builder import Target
-from export.verify.chain import VerifyRequest, verify_run
+from export.proof.chain import VerifyRequest, verify_run
 from random_encoder import encoder_config, prompt_of, write_random_encoder
 from rounds import RoundOptions, picture
 from run_files import BOTH, Which

@@ -24,7 +24,7 @@ from comp.registry.families import family_called
 from export.artifact.manifest import Activations
 from export.graph.builder import Target
 from export.graph.float32_layers import CAREFUL, FLOAT16_MOST, listed, overflow_warning, wide_of
-from export.verify.interface import Examples
+from export.proof.interface import Examples
 
 FEW = 8  # examples: overflow shows on most prompts, above all on the first token
 

@@ -34,8 +34,8 @@ from export.graph.builder import Target
 from export.graph.integer_linear import WHOLE_BYTES
 from export.graph.integer_rounding import Quantised, nibbles
 from export.onnxruntime.graph import OrtGraph
-from export.verify.families import Verification
-from export.verify.interface import Examples, Questions
+from export.proof.families import Verification
+from export.proof.interface import Examples, Questions
 
 NEW_TOKENS = 4  # per answer: decode steps are calibrated on too, but prompts dominate
 FACTOR = 2  # memory for rounding, as a multiple of the float32 graph; measured on 200 M weights

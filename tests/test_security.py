@@ -70,7 +70,7 @@ def test_no_command_goes_through_a_shell() -> None:
 def test_code_beside_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     from comp.checkpoints.locate import resolve_model
     from comp.families.loading import load_adapter
-    from export.verify.first_link.in_transformers import InTransformers
+    from export.proof.first_link.in_transformers import InTransformers
 
     model = tmp_path / "model"
     shutil.copytree(resolve_model("tiny-clip"), model)

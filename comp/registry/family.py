@@ -48,7 +48,7 @@ class Family:
         blocks: reads a checkpoint as the graphs that ``profile`` measures (``export.latency.blocks``).
         export: reads a checkpoint as a ``FamilyExport``.
         manifest, artifact: classes of what an export writes.
-        verification: how artifacts are compared with torch (``export.verify.families.Verification``).
+        verification: how artifacts are compared with torch (``export.proof.families.Verification``).
         engine_profiles: module with the limits, graphs and caches of TensorRT's engines.
         engines: by task, the class that runs an artifact.
         auto_models: by task, transformers' class that loads a checkpoint; without one it is the class that

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from export.calibration import Calibration, Integers
     from export.exporter import Origin
     from export.graph.builder import Target
-    from export.verify.interface import Examples
+    from export.proof.interface import Examples
 
 MIB = 2**20
 PROGRAM = "comp-export"
@@ -247,7 +247,7 @@ def _check(
     """Make the check that refuses an artifact that differs from transformers."""
     from comp.data.embedded import embedded_examples
     from export.artifact.load import load_artifact
-    from export.verify.first_link.compare import NotCompared
+    from export.proof.first_link.compare import NotCompared
     from serve.first_link.links import FromUsers, refuse_parted
 
     def started(side: str, total: int) -> "Callable[[], None]":

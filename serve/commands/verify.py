@@ -12,7 +12,7 @@ from comp.utils.console import print_json, print_table, progress, say
 
 if TYPE_CHECKING:
     from comp.plan import Task
-    from export.verify.interface import Examples
+    from export.proof.interface import Examples
 
 EXIT_FAILED = 1
 
@@ -67,8 +67,8 @@ def command(
     """
     from comp.runs import hold, open_run
     from comp.utils.device import torch_device
-    from export.verify.chain import VerifyRequest, task_of, verify_run
-    from export.verify.first_link.report import COLUMNS, notes_of, rows_of
+    from export.proof.chain import VerifyRequest, task_of, verify_run
+    from export.proof.first_link.report import COLUMNS, notes_of, rows_of
     from serve.first_link.links import EXAMPLES, FromUsers
 
     directory = open_run(run)

@@ -12,10 +12,10 @@ from comp.runs import RunDirectory
 from export.artifact.encoder_manifest import EncoderArtifact
 from export.artifact.llava_manifest import LlavaArtifact
 from export.artifact.manifest import Artifact, Precision, computed_in
-from export.verify.first_link.compare import FirstLink, NotCompared, answers_of, compare_readings
-from export.verify.first_link.in_training import InTraining
-from export.verify.first_link.reading import Side
-from export.verify.first_link.request import Requests
+from export.proof.first_link.compare import FirstLink, NotCompared, answers_of, compare_readings
+from export.proof.first_link.in_training import InTraining
+from export.proof.first_link.reading import Side
+from export.proof.first_link.request import Requests
 from serve.backends.onnxruntime.vnni_check import multiplies_exactly
 from serve.first_link.served import Served
 from serve.loading import load_engine
@@ -65,7 +65,7 @@ class FromUsers:
         artifacts: Sequence[Artifact],
         dense: Callable[[], Any],
     ) -> list[FirstLink | NotCompared]:
-        """Run the first links of a run's artifacts (``export.verify.chain.FirstLinks``).
+        """Run the first links of a run's artifacts (``export.proof.chain.FirstLinks``).
 
         The original checkpoint is compared with every artifact and the batches of ``prune``, the slim
         checkpoint with the compressed artifacts.
@@ -128,8 +128,8 @@ class FromUsers:
     ) -> list[FirstLink | NotCompared]:
         if not artifacts:
             return []
-        from export.verify.first_link.in_transformers import InTransformers
-        from export.verify.first_link.memory import memory_lacking
+        from export.proof.first_link.in_transformers import InTransformers
+        from export.proof.first_link.memory import memory_lacking
 
         manifest = artifacts[0].manifest
         run = slim or any(artifact.manifest.dense for artifact in artifacts)

@@ -5,9 +5,9 @@ from numpy.typing import NDArray
 
 from comp.errors import CompExportError
 from export.artifact.llava_manifest import LlavaManifest
-from export.verify.first_link.reading import Outputs, Reading, Refused
-from export.verify.first_link.request import Picture, Request
-from export.verify.outputs import embedding, logits, similarity, statement, statement_logit
+from export.proof.first_link.reading import Outputs, Reading, Refused
+from export.proof.first_link.request import Picture, Request
+from export.proof.outputs import embedding, logits, similarity, statement, statement_logit
 from serve.engines.blip_generator import BlipGenerator
 from serve.engines.blip_judge import Judge
 from serve.engines.blip_retriever import BlipRetriever
@@ -19,7 +19,7 @@ from serve.loading import TaskEngine
 
 
 class Served:
-    """An engine (see ``export.verify.first_link.reading.Side``)."""
+    """An engine (see ``export.proof.first_link.reading.Side``)."""
 
     def __init__(self, engine: TaskEngine, name: str, of_tower: bool = False) -> None:
         """``of_tower``: give an image as many tokens as the original has before any selection."""

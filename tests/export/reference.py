@@ -12,7 +12,7 @@ from transformers import LlavaForConditionalGeneration
 
 from comp.plan import PruningPlan, keep_count
 from export.onnxruntime.graph import OrtGraph
-from export.verify.llava_onnx import OnnxRunner
+from export.proof.llava_onnx import OnnxRunner
 
 
 class MaskedReference:

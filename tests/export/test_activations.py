@@ -18,12 +18,12 @@ from export.artifact.manifest import Activations
 from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
 from export.graph.float32_layers import CAREFUL, NONE, Wide, overflow_warning, wide_of
+from export.proof.llava_onnx import OnnxRunner
+from export.proof.llava_onnx_in_place import InPlaceRunner
 from export.tensorrt.build.directory import build_engines, choose_limits
 from export.tensorrt.build.engine import BuildOptions
 from export.tensorrt.library import find_tensorrt
 from export.tensorrt.manifest import load_engines
-from export.verify.llava_onnx import OnnxRunner
-from export.verify.llava_onnx_in_place import InPlaceRunner
 from export.weights.slim import write_slim_checkpoint
 from serve.commands.onnx import command as onnx_command
 from tests.comp import small_clip

@@ -19,7 +19,7 @@ from export.graph.builder import GraphBuilder
 from export.graph.integer_rounding import nibbles, packed_nibbles, rounded
 from export.graph.linear import linear
 from export.openvino.graph import computes_bfloat16
-from export.verify.integer_weights import integer_weights
+from export.proof.integer_weights import integer_weights
 from serve.backends.onnxruntime.vnni_check import multiplies_exactly
 from tests.export.memory_weights import MemoryWeights, dequantised
 from tests.small_runs import fresh_runs

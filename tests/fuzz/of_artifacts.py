@@ -106,7 +106,7 @@ def graphs(rng: Random, base: Base, scratch: Path) -> Trial:
 
 def _bare(base: Base, folder: Path, pixels: Any) -> Answers:
     """Graphs in a bare ONNX Runtime, with prompts, and pixels where none are given, of the sound one."""
-    from export.verify.llava_onnx import OnnxRunner
+    from export.proof.llava_onnx import OnnxRunner
     from serve.engines.llava import Engine
 
     sound = Engine.load(base.of("llava") / "onnx", device="cpu", threads=1)

@@ -137,7 +137,7 @@ def test_tied_head_is_the_embedding(tmp_path):
 
 def test_slim_checkpoint_loads_in_transformers(gqa, tmp_path):
     """One call loads it, processor included, and it answers as the slim graphs do."""
-    from export.verify.llava_onnx import OnnxRunner
+    from export.proof.llava_onnx import OnnxRunner
 
     model, checkpoint = gqa
     plan = make_plan(model.config, vision=True, seed=8)

@@ -23,6 +23,7 @@ from serve.commands.onnx import command as onnx_command
 from serve.commands.verify import command as verify_command
 from serve.engines.llava import Engine
 from serve.generation.options import GenerationOptions
+from tests.export.proof.test_llava_onnx import BOUND, FLAVOURS, next_token, runner
 from tests.export.reference import features_of
 from tests.export.tiny import (
     make_plan,
@@ -31,7 +32,6 @@ from tests.export.tiny import (
     tiny_config,
     tiny_model,
 )
-from tests.export.verify.test_llava_onnx import BOUND, FLAVOURS, next_token, runner
 
 FEW = ImageSelection(tower_tokens=16, dominant=5, contextual=3)
 OF_ALL = FEW.model_copy(update={"tower_tokens": 17})

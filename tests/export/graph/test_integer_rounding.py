@@ -21,7 +21,7 @@ from export.graph.integer_linear import bits_of
 from export.graph.integer_rounding import rounded
 from export.graph.linear import linear
 from export.openvino.graph import computes_bfloat16
-from export.verify.integer_weights import integer_weights, replaced_weights
+from export.proof.integer_weights import integer_weights, replaced_weights
 from serve.artifacts import ArtifactVariant
 from serve.backends.onnxruntime import runtime as backend
 from serve.backends.onnxruntime.vnni_check import GRAPH, multiplies_exactly

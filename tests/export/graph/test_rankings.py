@@ -14,9 +14,9 @@ from export.artifact.load import load_artifact
 from export.weights.slim import write_slim_checkpoint
 from serve.commands.onnx import command as onnx_command
 from serve.commands.verify import command as verify_command
+from tests.export.proof.test_llava_onnx import BOUND, FLAVOURS, runner
 from tests.export.reference import MaskedReference
 from tests.export.tiny import make_plan, prompt
-from tests.export.verify.test_llava_onnx import BOUND, FLAVOURS, runner
 
 RANKINGS = ("mean_head", "next_layer", "diversity")
 QUESTIONS = 4

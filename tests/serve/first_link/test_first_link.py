@@ -20,14 +20,14 @@ from comp.runs import RUN_VERSION, RunDirectory
 from export.artifact.load import load_artifact
 from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
-from export.verify.first_link.compare import FirstLink, NotCompared, answers_of, compare_readings
-from export.verify.first_link.in_training import InTraining
-from export.verify.first_link.in_transformers import InTransformers
-from export.verify.first_link.memory import memory_lacking
-from export.verify.first_link.reading import Outputs, Reading, Refused
-from export.verify.first_link.report import markdown_of, notes_of
-from export.verify.first_link.request import Request, Requests, awkward, picture
-from export.verify.outputs import logits
+from export.proof.first_link.compare import FirstLink, NotCompared, answers_of, compare_readings
+from export.proof.first_link.in_training import InTraining
+from export.proof.first_link.in_transformers import InTransformers
+from export.proof.first_link.memory import memory_lacking
+from export.proof.first_link.reading import Outputs, Reading, Refused
+from export.proof.first_link.report import markdown_of, notes_of
+from export.proof.first_link.request import Request, Requests, awkward, picture
+from export.proof.outputs import logits
 from export.weights.slim import write_slim_checkpoint
 from serve.commands.onnx import command as onnx_command
 from serve.first_link.links import FromUsers, refuse_parted
@@ -228,10 +228,10 @@ def test_awkward_requests_are_awkward_in_every_way(task):
 def test_a_checkpoint_that_memory_is_too_small_for_is_read_alone(monkeypatch):
     directory = resolve_model("tiny-clip")
     assert memory_lacking(directory) == ""
-    monkeypatch.setattr("export.verify.first_link.memory.memory_mb", lambda: 1)
+    monkeypatch.setattr("export.proof.first_link.memory.memory_mb", lambda: 1)
     assert "GiB of memory" in memory_lacking(directory)
     needed = parameters_of(directory) * 4 / 2**20
-    monkeypatch.setattr("export.verify.first_link.memory.memory_mb", lambda: 1.5 * needed)
+    monkeypatch.setattr("export.proof.first_link.memory.memory_mb", lambda: 1.5 * needed)
     assert memory_lacking(directory) == ""
     assert "an engine beside it" in memory_lacking(directory, beside_engine=True)
 

@@ -12,11 +12,11 @@ from export.artifact.encoder_manifest import EncoderArtifact
 from export.artifact.manifest import Artifact
 from export.onnxruntime.graph import LoadGraph
 from export.onnxruntime.named_graphs import NumpyGraphs
+from export.proof.compare import Runner
+from export.proof.encoder_runtimes import graph_variants
+from export.proof.interface import RuntimeVariant, Skipped, TorchReference
+from export.proof.tensorrt import Asking, asking_graphs, engine_variant
 from export.tensorrt.manifest import Engines
-from export.verify.compare import Runner
-from export.verify.encoder_runtimes import graph_variants
-from export.verify.interface import RuntimeVariant, Skipped, TorchReference
-from export.verify.tensorrt import Asking, asking_graphs, engine_variant
 
 
 @dataclass(frozen=True)

@@ -26,19 +26,19 @@ from comp.plan import DropPlan, Place, PruningPlan
 from comp.tokens.dictionary import attach_dictionary
 from comp.tokens.drop_rules import RatioRule
 from export.artifact.encoder_manifest import EncoderArtifact
-from export.verify.blip_graphs import BlipGraphs
-from export.verify.compare import Answered, Greedy
-from export.verify.encoder_runtimes import ranked
-from export.verify.families import Verification
-from export.verify.masked_torch import RecordingRule, fill_kept, masks_of, recorded_scores
-from export.verify.outputs import embedding, statement
-from export.verify.outputs import logits as logits_of_words
+from export.proof.blip_graphs import BlipGraphs
+from export.proof.compare import Answered, Greedy
+from export.proof.encoder_runtimes import ranked
+from export.proof.families import Verification
+from export.proof.masked_torch import RecordingRule, fill_kept, masks_of, recorded_scores
+from export.proof.outputs import embedding, statement
+from export.proof.outputs import logits as logits_of_words
 
 Recorders = dict[Place, RecordingRule]
 
 
 class BlipTorch:
-    """A BLIP with optional masks and drops (see ``export.verify.compare.Runner``)."""
+    """A BLIP with optional masks and drops (see ``export.proof.compare.Runner``)."""
 
     def __init__(
         self, adapter: BlipAdapter, drops: tuple[DropPlan, ...] = (), masks: Masks | None = None
@@ -154,7 +154,7 @@ class _KeptRecord:
 
 @dataclass(frozen=True)
 class BlipTorchReference:
-    """The torch models of a BLIP's run (see ``export.verify.interface.TorchReference``)."""
+    """The torch models of a BLIP's run (see ``export.proof.interface.TorchReference``)."""
 
     dense: BlipAdapter | None
     slim: BlipAdapter

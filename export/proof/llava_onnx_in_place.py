@@ -11,7 +11,7 @@ import numpy as np
 from comp.errors import CompExportError
 from export.artifact.caches import CACHE_LENGTHS, cached_tokens, segments_of
 from export.artifact.llava_manifest import LlavaArtifact
-from export.verify.llava_onnx import OnnxRunner, OnnxState
+from export.proof.llava_onnx import OnnxRunner, OnnxState
 
 ROOM = 64  # tokens that can be generated
 

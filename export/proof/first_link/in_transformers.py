@@ -15,10 +15,10 @@ from PIL import ImageOps
 from comp.checkpoints.locate import read_config
 from comp.plan import Task
 from comp.registry.families import family_called
-from export.verify.first_link.memory import memory_lacking
-from export.verify.first_link.reading import Outputs, Reading, Refused
-from export.verify.first_link.request import Picture, Request
-from export.verify.outputs import embedding, logits, similarity, statement, statement_logit
+from export.proof.first_link.memory import memory_lacking
+from export.proof.first_link.reading import Outputs, Reading, Refused
+from export.proof.first_link.request import Picture, Request
+from export.proof.outputs import embedding, logits, similarity, statement, statement_logit
 
 # The prompt of LLaVA-1.5's model card, for checkpoints without a chat template.
 NO_TEMPLATE = "USER: {images}{words} ASSISTANT:"
@@ -29,7 +29,7 @@ GREEDY = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
 
 
 class InTransformers:
-    """One checkpoint in transformers, in float32 (see ``export.verify.first_link.reading.Side``)."""
+    """One checkpoint in transformers, in float32 (see ``export.proof.first_link.reading.Side``)."""
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ import torch
 
 from comp.plan import Place
 from export.artifact.manifest import Precision
-from export.verify.compare import Answered, Runner
+from export.proof.compare import Answered, Runner
 
 
 class Examples(Protocol):

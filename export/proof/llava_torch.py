@@ -25,11 +25,11 @@ from comp.masks import Masks
 from comp.plan import DropPlan, ImageSelection, Place, PruningPlan
 from comp.tokens.drop_rules import DropRule, RatioRule
 from export.artifact.llava_manifest import LlavaArtifact
-from export.verify.compare import Answered, Greedy
-from export.verify.families import Verification
-from export.verify.llava_prompts import Prefilled, PromptRunner, Question, places_in_all
-from export.verify.llava_runtimes import LlavaEngines, llava_on_graphs, llava_variants
-from export.verify.masked_torch import RecordingRule, fill_kept, masks_of
+from export.proof.compare import Answered, Greedy
+from export.proof.families import Verification
+from export.proof.llava_prompts import Prefilled, PromptRunner, Question, places_in_all
+from export.proof.llava_runtimes import LlavaEngines, llava_on_graphs, llava_variants
+from export.proof.masked_torch import RecordingRule, fill_kept, masks_of
 
 
 class TorchRunner(PromptRunner):
@@ -116,7 +116,7 @@ class TorchRunner(PromptRunner):
 
 @dataclass(frozen=True)
 class LlavaTorchReference:
-    """The torch models of a LLaVA's run, on one device (see ``export.verify.interface.TorchReference``)."""
+    """The torch models of a LLaVA's run, on one device (see ``export.proof.interface.TorchReference``)."""
 
     dense: LlavaAdapter | None
     slim: LlavaAdapter

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from export.verify.compare import Answered, Greedy
-from export.verify.outputs import logits
+from export.proof.compare import Answered, Greedy
+from export.proof.outputs import logits
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Prefilled:
             tokens, first of all the selected tower tokens, image by image.
         scores: of every original token at each place, ``[N]`` (NaN: dropped before); may be empty.
         state: for ``decode``.
-        ranking_margins: as in ``export.verify.compare.Answered``.
+        ranking_margins: as in ``export.proof.compare.Answered``.
     """
 
     logits: np.ndarray
@@ -39,7 +39,7 @@ class Prefilled:
 
 
 class PromptRunner(ABC):
-    """A LLaVA in one runtime (see ``export.verify.compare.Runner``).
+    """A LLaVA in one runtime (see ``export.proof.compare.Runner``).
 
     Attributes:
         image: the image token, and the number of positions an image takes.

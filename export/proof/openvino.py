@@ -12,8 +12,8 @@ from export.artifact.caches import LOGITS, PAST, PRESENT
 from export.artifact.manifest import Artifact, Precision, computed_in
 from export.openvino.graph import INSTALL, NO_BFLOAT16, OpenVinoGraph, computes_bfloat16
 from export.openvino.paged_decoder import PagedDecoder
-from export.verify.compare import Runner
-from export.verify.interface import RuntimeVariant, Skipped
+from export.proof.compare import Runner
+from export.proof.interface import RuntimeVariant, Skipped
 
 
 class OpenVinoOutputs:

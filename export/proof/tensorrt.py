@@ -5,17 +5,17 @@ from typing import Any
 
 from export.artifact.encoder_manifest import EncoderManifest
 from export.onnxruntime.named_graphs import NamedGraphs
+from export.proof.compare import Answered, Runner
+from export.proof.interface import RuntimeVariant, Skipped
 from export.tensorrt.gpu import gpu_capability, why_no_gpu
 from export.tensorrt.manifest import Engines
 from export.tensorrt.run.runtime import EngineRuntime
-from export.verify.compare import Answered, Runner
-from export.verify.interface import RuntimeVariant, Skipped
 
 Asking = Callable[[EngineRuntime], Runner]  # makes a family's runner of engines
 
 
 class EngineVariant:
-    """Engines on a GPU (see ``export.verify.compare.Runner``); ``layers`` lists each engine's layers."""
+    """Engines on a GPU (see ``export.proof.compare.Runner``); ``layers`` lists each engine's layers."""
 
     def __init__(self, runtime: EngineRuntime, asking: Asking) -> None:
         self.layers = runtime.layers()

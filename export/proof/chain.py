@@ -1,6 +1,6 @@
 """Run ``verify``: transformers on pictures and words = what users call; then the chain of graphs.
 
-The first links (``export.verify.first_link``) start from a user's inputs. The links of graphs follow:
+The first links (``export.proof.first_link``) start from a user's inputs. The links of graphs follow:
 masked torch = slim torch = ONNX Runtime = OpenVINO = TensorRT, and dense torch = its artifact. Each of them
 compares neighbours of the chain on the same token ids and pixels: the largest logit difference of the
 prefill, the kept token indices at each drop place, and the greedy answers.
@@ -26,25 +26,25 @@ from export.artifact.manifest import (
     computed_in,
     sha256_of,
 )
-from export.tensorrt.manifest import Engines, load_engines, mark_engines_verified
-from export.verify.compare import Answered, Link, Runner, ask_all, compare
-from export.verify.families import Verification
-from export.verify.first_link.compare import FirstLink, NotCompared
-from export.verify.first_link.report import markdown_of
-from export.verify.integer_weights import (
+from export.proof.compare import Answered, Link, Runner, ask_all, compare
+from export.proof.families import Verification
+from export.proof.first_link.compare import FirstLink, NotCompared
+from export.proof.first_link.report import markdown_of
+from export.proof.integer_weights import (
     RoundedWeights,
     integer_weights,
     replaced_weights,
     rounded_from,
 )
-from export.verify.interface import (
+from export.proof.interface import (
     Examples,
     Model,
     Questions,
     Skipped,
     TorchReference,
 )
-from export.verify.tensorrt import EngineVariant
+from export.proof.tensorrt import EngineVariant
+from export.tensorrt.manifest import Engines, load_engines, mark_engines_verified
 
 REPORT = "verify"
 MASKED = "masked torch = slim torch"

@@ -1,4 +1,4 @@
-"""Run a BLIP's graphs, in any runtime, to verify them (see ``export.verify.compare.Runner``)."""
+"""Run a BLIP's graphs, in any runtime, to verify them (see ``export.proof.compare.Runner``)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +9,9 @@ from comp.plan import Part
 from export.artifact.encoder_manifest import EncoderManifest
 from export.artifact.manifest import computed_in
 from export.onnxruntime.named_graphs import NamedGraphs
-from export.verify.compare import Answered, Greedy
-from export.verify.outputs import embedding, statement
-from export.verify.outputs import logits as logits_of_words
+from export.proof.compare import Answered, Greedy
+from export.proof.outputs import embedding, statement
+from export.proof.outputs import logits as logits_of_words
 
 STATES = "encoder_hidden_states"
 Values = dict[str, np.ndarray]

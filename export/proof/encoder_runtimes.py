@@ -9,9 +9,9 @@ import numpy as np
 from export.artifact.encoder_manifest import EncoderArtifact, EncoderManifest
 from export.onnxruntime.graph import NO_BFLOAT16, LoadGraph, OrtGraph
 from export.onnxruntime.named_graphs import NamedGraphs, NumpyGraphs
-from export.verify.compare import Answered, Runner
-from export.verify.interface import RuntimeVariant, Skipped
-from export.verify.openvino import OpenVinoOutputs, openvino_variants
+from export.proof.compare import Answered, Runner
+from export.proof.interface import RuntimeVariant, Skipped
+from export.proof.openvino import OpenVinoOutputs, openvino_variants
 
 
 def graph_variants(

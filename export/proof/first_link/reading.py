@@ -6,8 +6,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from export.verify.first_link.request import Picture, Request
-from export.verify.outputs import Output
+from export.proof.first_link.request import Picture, Request
+from export.proof.outputs import Output
 
 Step = str
 STEPS: tuple[Step, ...] = (

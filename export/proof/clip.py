@@ -23,15 +23,15 @@ from comp.tokens.drop_rules import DropRule, RatioRule
 from export.artifact.encoder_manifest import EncoderArtifact, EncoderManifest
 from export.configs.text_end import read_to_end
 from export.onnxruntime.named_graphs import NamedGraphs
-from export.verify.compare import Answered
-from export.verify.encoder_runtimes import ranked
-from export.verify.families import Verification
-from export.verify.masked_torch import RecordingRule, fill_kept, masks_of, recorded_scores
-from export.verify.outputs import embedding
+from export.proof.compare import Answered
+from export.proof.encoder_runtimes import ranked
+from export.proof.families import Verification
+from export.proof.masked_torch import RecordingRule, fill_kept, masks_of, recorded_scores
+from export.proof.outputs import embedding
 
 
 class ClipTorch:
-    """A CLIP with optional masks and drops (see ``export.verify.compare.Runner``)."""
+    """A CLIP with optional masks and drops (see ``export.proof.compare.Runner``)."""
 
     def __init__(
         self, adapter: ClipAdapter, drops: tuple[DropPlan, ...] = (), masks: Masks | None = None
@@ -66,7 +66,7 @@ class ClipTorch:
 
 
 class ClipGraphs:
-    """A CLIP's graphs in any runtime (see ``export.verify.compare.Runner``)."""
+    """A CLIP's graphs in any runtime (see ``export.proof.compare.Runner``)."""
 
     def __init__(self, manifest: EncoderManifest, graphs: NamedGraphs) -> None:
         self._drops = manifest.drops
@@ -87,7 +87,7 @@ class ClipGraphs:
 
 @dataclass(frozen=True)
 class ClipTorchReference:
-    """The torch models of a CLIP's run (see ``export.verify.interface.TorchReference``)."""
+    """The torch models of a CLIP's run (see ``export.proof.interface.TorchReference``)."""
 
     dense: ClipAdapter | None
     slim: ClipAdapter

@@ -9,14 +9,14 @@ from comp.data.example import AnyExample, Example, PairExample
 from comp.data.images import read_image
 from comp.errors import CompExportError
 from comp.registry.families import family_called
-from export.verify.first_link.reading import Reading, Refused
-from export.verify.first_link.request import Picture, Request
+from export.proof.first_link.reading import Reading, Refused
+from export.proof.first_link.request import Picture, Request
 
 PAIR = 2  # pictures per statement
 
 
 class InTraining:
-    """The batches of an adapter (see ``export.verify.first_link.reading.Side``)."""
+    """The batches of an adapter (see ``export.proof.first_link.reading.Side``)."""
 
     name = "batches of prune"
     not_run = "the batches of prune are compared as far as the model"

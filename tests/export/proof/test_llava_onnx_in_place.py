@@ -13,8 +13,8 @@ from export.artifact.caches import segments_of
 from export.artifact.load import load_artifact
 from export.exporter import Origin, export_artifact
 from export.graph.builder import INLINE_BYTES, Target
-from export.verify.llava_onnx import OnnxRunner, OnnxState
-from export.verify.llava_onnx_in_place import InPlaceRunner
+from export.proof.llava_onnx import OnnxRunner, OnnxState
+from export.proof.llava_onnx_in_place import InPlaceRunner
 from tests.export.reference import MaskedReference, generated
 from tests.export.tiny import make_plan, prompt, save_checkpoint, tiny_config, tiny_model
 

@@ -17,10 +17,10 @@ from export.artifact.load import load_artifact
 from export.artifact.manifest import sha256_of
 from export.commands.tensorrt import command as tensorrt_command
 from export.openvino.graph import computes_bfloat16
+from export.proof.compare import Answered, Greedy, Link, compare, is_tie
+from export.proof.outputs import Output
 from export.tensorrt.gpu import gpu_capability
 from export.tensorrt.manifest import load_engines
-from export.verify.compare import Answered, Greedy, Link, compare, is_tie
-from export.verify.outputs import Output
 from export.weights.slim import write_slim_checkpoint
 from serve.commands.onnx import command as onnx_command
 from serve.commands.verify import command as verify_command

@@ -14,16 +14,16 @@ from export.artifact.load import load_artifact
 from export.artifact.manifest import computed_in
 from export.exporter import Origin, export_artifact
 from export.graph.builder import Target
-from export.verify.compare import ask_all, compare
-from export.verify.families import Verification
-from export.verify.integer_weights import (
+from export.proof.compare import ask_all, compare
+from export.proof.families import Verification
+from export.proof.integer_weights import (
     RoundedWeights,
     integer_weights,
     replaced_weights,
     rounded_from,
 )
-from export.verify.interface import RuntimeVariant
-from export.verify.outputs import (
+from export.proof.interface import RuntimeVariant
+from export.proof.outputs import (
     BOUNDS,
     Worst,
     differences,

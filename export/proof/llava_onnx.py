@@ -16,8 +16,8 @@ from export.artifact.llava_manifest import KEPT, LlavaArtifact
 from export.artifact.load import load_artifact_of
 from export.artifact.manifest import computed_in
 from export.onnxruntime.graph import NumpyGraph, OrtGraph
-from export.verify.compare import Greedy
-from export.verify.llava_prompts import places_in_all
+from export.proof.compare import Greedy
+from export.proof.llava_prompts import places_in_all
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from comp.families import streamed
 from comp.families.loading import load_adapter
 from comp.masks import Masks
 from comp.plan import PruningPlan
-from export.verify.integer_weights import replaced_weights
+from export.proof.integer_weights import replaced_weights
 from tests.export.tiny import make_plan, save_checkpoint, tiny_config, tiny_model
 
 QUESTIONS = 4
@@ -101,7 +101,7 @@ def test_only_masks_silence_what_a_streamed_dense_model_has_more(run):
     """Masks of ones on the filled model give other logits than its plan's: the dense rest is there."""
     from comp.adapter import Forwarding
     from comp.checkpoints.slices import cut_of
-    from export.verify.masked_torch import fill_kept, masks_of
+    from export.proof.masked_torch import fill_kept, masks_of
 
     plan = PruningPlan.load(run / "plan.json")
     dense = load_adapter(run.parent / "dense", streamed=True)

@@ -12,13 +12,13 @@ from export.artifact.llava_manifest import LlavaArtifact
 from export.artifact.manifest import computed_in
 from export.onnxruntime.graph import NO_BFLOAT16, LoadGraph, NumpyGraph
 from export.openvino.paged_decoder import PageBuffers, Pages
+from export.proof.compare import Greedy
+from export.proof.interface import RuntimeVariant, Skipped
+from export.proof.llava_onnx import OnnxRunner
+from export.proof.llava_onnx_in_place import InPlaceRunner
+from export.proof.llava_prompts import Prefilled, PromptRunner, places_in_all
+from export.proof.openvino import OpenVinoOutputs, PagedOutputs, openvino_variants
 from export.tensorrt.run.runtime import EngineRuntime
-from export.verify.compare import Greedy
-from export.verify.interface import RuntimeVariant, Skipped
-from export.verify.llava_onnx import OnnxRunner
-from export.verify.llava_onnx_in_place import InPlaceRunner
-from export.verify.llava_prompts import Prefilled, PromptRunner, places_in_all
-from export.verify.openvino import OpenVinoOutputs, PagedOutputs, openvino_variants
 
 TENSOR_SCATTER_SINCE = (1, 24)  # the first ONNX Runtime with the operator
 

@@ -8,7 +8,7 @@ import torch
 from export.exporter import Origin, export_artifact
 from export.families.llava.decoder import GRAPHS
 from export.graph.builder import Target
-from export.verify.llava_onnx import OnnxRunner
+from export.proof.llava_onnx import OnnxRunner
 from export.weights.slim import write_slim_checkpoint
 from tests.export.reference import MaskedReference, features_of, generated
 from tests.export.tiny import (

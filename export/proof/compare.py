@@ -9,12 +9,12 @@ import numpy as np
 
 from comp.plan import Place
 from export.artifact.manifest import Precision
-from export.verify.outputs import BOUNDS, Bounds, Output, Worst, compared
+from export.proof.outputs import BOUNDS, Bounds, Output, Worst, compared
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What rounding may do to choices; of outputs see ``export.verify.outputs.Bounds``.
+    """What rounding may do to choices; of outputs see ``export.proof.outputs.Bounds``.
 
     Scores so close count as tied: which of them is chosen is a matter of rounding, so such questions are
     counted and listed, and what follows from the choice is not compared.

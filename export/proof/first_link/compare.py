@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.artifact.manifest import Precision
-from export.verify.compare import TOLERANCES
-from export.verify.first_link.reading import (
+from export.proof.compare import TOLERANCES
+from export.proof.first_link.reading import (
     STEPS,
     Answers,
     Outputs,
@@ -20,8 +20,8 @@ from export.verify.first_link.reading import (
     Side,
     Step,
 )
-from export.verify.first_link.request import Request
-from export.verify.outputs import BOUNDS, Bounds, Worst, differences, larger
+from export.proof.first_link.request import Request
+from export.proof.outputs import BOUNDS, Bounds, Worst, differences, larger
 
 PIXELS = 1e-5  # largest difference of pixel values
 NUDGES = 8  # ways in which inputs are moved, to tell a tie from a difference
