@@ -100,7 +100,7 @@ def test_the_picture_is_drawn_from_the_imports(package: str) -> None:
     assert not needless, "arrows that others make up for"
 
 
-def test_comp_is_light_and_registers_whatever_came_first() -> None:
+def test_comp_is_light_and_registers_in_any_import_order() -> None:
     code = "import sys, comp; assert not {'torch', 'transformers', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
     code = (
@@ -121,7 +121,7 @@ def test_comp_is_light_and_registers_whatever_came_first() -> None:
         "AutoProcessor",
     ],
 )
-def test_slim_models_are_registered_whatever_is_imported(first: str) -> None:
+def test_slim_models_are_registered_by_any_import(first: str) -> None:
     code = (
         "import comp\n"
         f"from transformers import {first}, AutoConfig, AutoModel\n"
@@ -175,7 +175,7 @@ def project() -> dict:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def test_edge_requirements_are_some_of_the_projects() -> None:
+def test_edge_requirements_are_a_subset_of_the_projects() -> None:
     extras = project()["optional-dependencies"]
     declared = requirements([*project()["dependencies"], *extras["serve"]])
     edge = requirements(lines_of("requirements-edge.txt"))
@@ -185,7 +185,7 @@ def test_edge_requirements_are_some_of_the_projects() -> None:
     assert not {name.replace("_", "-") for name in NOT_ON_THE_EDGE} & set(edge)
 
 
-def test_constraints_pin_what_the_project_asks_for() -> None:
+def test_constraints_pin_every_dependency() -> None:
     pinned: dict[str, list[str]] = {}
     for line in lines_of("constraints.txt"):
         item = Requirement(line)
@@ -202,7 +202,7 @@ def test_constraints_pin_what_the_project_asks_for() -> None:
     assert pinned["torch"] == ["2.13.0"]
 
 
-def test_extras_that_were_promised() -> None:
+def test_documented_extras_exist() -> None:
     extras = set(project()["optional-dependencies"])
     assert extras >= {"demo", "serve", "train", "tensorrt", "tensorrt-rtx", "gpu", "openvino"}
 
@@ -235,7 +235,7 @@ def test_the_wheel_holds_packages_and_their_data(tmp_path: Path) -> None:
     assert not [name for name in names if name.startswith("tests/")]
 
 
-def test_commit_hooks_are_what_make_check_runs() -> None:
+def test_commit_hooks_equal_make_check() -> None:
     recipe = re.search(r"^check: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert recipe is not None
     checks = [line.strip().replace("$(BIN)", ".venv/bin") for line in recipe[1].splitlines()]
@@ -243,7 +243,7 @@ def test_commit_hooks_are_what_make_check_runs() -> None:
     assert re.findall(r"^ +entry: (.+)$", hooks, re.MULTILINE) == checks
 
 
-def test_the_citation_is_of_this_version() -> None:
+def test_the_citation_has_this_version() -> None:
     citation = (ROOT / "CITATION.cff").read_text()
     assert re.findall(r"^(?:title|version): (.+)$", citation, re.MULTILINE) == [
         project()["name"],

@@ -60,7 +60,7 @@ def pictures(tmp_path):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_the_manifest_says_what_the_artifact_is(runs, task):
+def test_the_manifest_describes_the_artifact(runs, task):
     run = runs(task)
     plan = PruningPlan.load(run / "plan.json")
     slim, dense = (read_manifest(run / name) for name in ("onnx", "onnx-dense"))
@@ -74,7 +74,7 @@ def test_the_manifest_says_what_the_artifact_is(runs, task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_verify_holds_and_finds_other_weights(runs, task, tmp_path):
+def test_verify_passes_and_fails_on_other_weights(runs, task, tmp_path):
     run = runs(task)
     report = called("verify", run, "--questions", "4", *BRIEF)
     assert report["ok"]
@@ -98,7 +98,7 @@ def test_verify_holds_and_finds_other_weights(runs, task, tmp_path):
 
 
 @pytest.mark.parametrize("task", ["question", "caption"])
-def test_answers_are_those_of_the_slim_model(runs, task):
+def test_answers_equal_the_slim_model(runs, task):
     """Greedy texts of the artifact, alone, streamed and in batches, and ``generate`` of transformers."""
     run = runs(task)
     engine = load_engine(run / "onnx")
@@ -125,7 +125,7 @@ def test_answers_are_those_of_the_slim_model(runs, task):
     assert again[0] == again[1]
 
 
-def test_a_caption_goes_on_from_its_beginning(runs, pictures):
+def test_a_caption_continues_its_prefix(runs, pictures):
     run = runs("caption")
     adapter = load_adapter(run / "checkpoint")
     found = called("run", run, "--image", pictures[0], "--prompt", "a picture of")
@@ -143,7 +143,7 @@ def test_a_caption_goes_on_from_its_beginning(runs, pictures):
     assert text == begun.text
 
 
-def test_judgements_are_those_of_the_slim_model(runs):
+def test_judgements_equal_the_slim_model(runs):
     run = runs("statement")
     engine = load_engine(run / "onnx")
     adapter = load_adapter(run / "checkpoint")
@@ -203,7 +203,7 @@ def test_ranking_is_embeddings_then_matching(runs):
                     assert scores[row, column] == pytest.approx(expected, abs=1e-3)
 
 
-def test_eval_measures_what_each_task_is_for(runs):
+def test_eval_has_the_metric_of_each_task(runs):
     asked = called("eval", runs("question"), "--limit", "24", "--max-new-tokens", "4")
     assert len(asked["compressed"]["by_kind"]) == 12
     judged = called("eval", runs("statement"), "--limit", "20")
@@ -261,7 +261,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("task", "images", "prompts", "message"), REFUSED)
-def test_run_refuses(runs, pictures, task, images, prompts, message):
+def test_run_refuses_bad_input(runs, pictures, task, images, prompts, message):
     shown = [word for name in images for word in ("--image", name.format(pictures[0]))]
     said = [word for prompt in prompts for word in ("--prompt", prompt)]
     with pytest.raises(CompExportError, match=message):
@@ -285,7 +285,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_eval_of_vqav2_is_its_official_accuracy(runs, folder):
+def test_eval_of_vqav2_uses_the_official_accuracy(runs, folder):
     """Two of ten people say what the model says: 0.6 by the official rule, over all leave-one-outs."""
     engine = load_engine(runs("question") / "onnx")
     names = sorted(folder.glob("*.jpg"))
@@ -311,7 +311,7 @@ def test_eval_of_vqav2_is_its_official_accuracy(runs, folder):
     assert report["compressed"]["n"] == 1
 
 
-def test_eval_of_karpathy_has_all_captions_of_an_image(runs, folder):
+def test_eval_of_karpathy_uses_all_captions_of_an_image(runs, folder):
     records = [
         {
             "filename": name.name,
@@ -333,7 +333,7 @@ def test_eval_of_karpathy_has_all_captions_of_an_image(runs, folder):
     assert not said["compressed"]["by_kind"]
 
 
-def test_eval_of_nlvr2(runs, folder):
+def test_eval_runs_on_nlvr2(runs, folder):
     names = sorted(path.name for path in folder.glob("*.jpg"))
     lines = [
         {"images": names[:2], "statement": "both show a fox", "label": label}

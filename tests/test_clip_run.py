@@ -41,7 +41,7 @@ def pictures(tmp_path_factory):
     return [folder / f"{number}.png" for number in range(3)]
 
 
-def test_the_manifest_says_what_the_artifact_is(run):
+def test_the_manifest_describes_the_artifact(run):
     plan = json.loads((run / "plan.json").read_text())
     slim, dense = (read_manifest(run / name) for name in ("onnx", "onnx-dense"))
     assert (slim.family, slim.task, slim.dense, dense.dense) == ("clip", "retrieval", False, True)
@@ -52,7 +52,7 @@ def test_the_manifest_says_what_the_artifact_is(run):
     assert slim.logit_scale == pytest.approx(adapter.model.logit_scale.exp().item())
 
 
-def test_verify_holds(run):
+def test_verify_passes(run):
     report = called("verify", run, "--questions", "20")
     assert report["ok"]
     assert [link["name"] for link in report["links"]] == [
@@ -66,7 +66,7 @@ def test_verify_holds(run):
     assert read_manifest(run / "onnx").verified.ok
 
 
-def test_verify_finds_other_weights(run, tmp_path):
+def test_verify_fails_on_other_weights(run, tmp_path):
     """One matrix of the checkpoint is no longer what was exported."""
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
@@ -82,7 +82,7 @@ def test_verify_finds_other_weights(run, tmp_path):
     assert read_manifest(copy / "onnx-dense").verified.ok
 
 
-def test_eval_is_what_torch_gives(run):
+def test_eval_equals_torch(run):
     """R@1 both ways of the artifacts against embeddings of the slim model in torch."""
     report = called("eval", run, "--limit", "30", "--gallery", "10")
     assert report["metric"] == "R@1, both ways, among 10"
@@ -146,12 +146,12 @@ def test_run_ranks(run, pictures):
         (("--image", "nowhere.png", "--prompt", "a fox"), "cannot read image nowhere.png"),
     ],
 )
-def test_run_refuses(run, pictures, arguments, message):
+def test_run_refuses_bad_input(run, pictures, arguments, message):
     with pytest.raises(CompExportError, match=message):
         call("run", run, *(each.format(pictures[0]) for each in arguments))
 
 
-def test_every_kind_of_picture_is_taken(run, tmp_path):
+def test_every_kind_of_picture_is_accepted(run, tmp_path):
     """Grey, palette, alpha, CMYK and rotated pictures are seen as their RGB is."""
     engine = load_engine(run / "onnx")
     assert isinstance(engine, Retriever)

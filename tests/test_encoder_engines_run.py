@@ -129,7 +129,7 @@ def test_every_engine_is_built(runs, kind):
 
 
 @pytest.mark.parametrize("kind", ["clip", "caption"])
-def test_verify_says_what_is_not_compared(runs, kind):
+def test_verify_lists_links_that_are_not_compared(runs, kind):
     run, _ = runs(kind)
     report = verified(run, 4)
     assert {each["name"] for each in report["skipped"]} == {
@@ -162,7 +162,7 @@ def test_verify_has_engines_as_its_last_link(on_a_gpu, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_run_and_eval_take_engines(on_a_gpu, pictures, kind):
+def test_run_and_eval_use_engines(on_a_gpu, pictures, kind):
     run, task = on_a_gpu(kind), TASK.get(kind, kind)
     images = pictures if task in ("statement", "retrieval") else pictures[:1]
     words = [] if task == "caption" else ["there is a fox"]
@@ -183,7 +183,7 @@ def test_run_and_eval_take_engines(on_a_gpu, pictures, kind):
 
 
 @pytest.mark.parametrize("kind", ["clip", "question", "statement"])
-def test_bench_takes_engines(on_a_gpu, kind, monkeypatch):
+def test_bench_uses_engines(on_a_gpu, kind, monkeypatch):
     """But for the fresh processes, in which there is no simulated GPU."""
     monkeypatch.setattr(bench, "probe", lambda *words: Probe(1.0, 1.0, 1.0))
     short = ("--repeats", "2", "--warmup", "1", "--cold-starts", "1", "--new-tokens", "4")
@@ -193,7 +193,7 @@ def test_bench_takes_engines(on_a_gpu, kind, monkeypatch):
     assert report["speedup"]["ttft"] > 0
 
 
-def test_limits_that_no_request_reaches_are_refused(runs):
+def test_unreachable_limits_are_refused(runs):
     run, _ = runs("question")
     for option, message in (
         (("--max-prompt", "65"), "the model has 64 positions"),

@@ -73,7 +73,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.shape)
-def test_prune_export_and_prove(case: Case, folder: Path):
+def test_prune_export_and_verify(case: Case, folder: Path):
     checkpoint, run = folder / "dense", folder / "runs" / case.shape
     script = BENCHMARKS / "random_encoder.py"
     written = [sys.executable, script, "--shape", case.shape, "--out", checkpoint]

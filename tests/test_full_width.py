@@ -22,7 +22,7 @@ def command(*arguments):
     return json.loads(result.stdout)
 
 
-def test_prune_export_prove_and_run(checkpoint, tmp_path):
+def test_prune_export_verify_and_run(checkpoint, tmp_path):
     run = tmp_path / "runs" / "full-width"
     quick = ["--stages", 2, "--steps-per-stage", 1, "--recover-steps", 1, "--batch-size", 1]
     quick += ["--calibration", 1, "--validation", 1]

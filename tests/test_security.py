@@ -50,7 +50,7 @@ def test_no_module_unpickles() -> None:
         assert name not in ("np.load", "numpy.load", "eval", "exec", "compile"), where
 
 
-def test_no_code_of_a_checkpoint_is_trusted() -> None:
+def test_no_code_of_a_checkpoint_is_executed() -> None:
     for where, name, given in CALLS:
         assert given.get("trust_remote_code") in (None, False), where
         if name.startswith("Auto") and name.endswith(".from_pretrained"):

@@ -74,7 +74,7 @@ def test_a_higher_rate_leaves_no_more_of_anything():
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.97, 1.0])
-def test_a_rate_out_of_reach_is_refused(rate):
+def test_an_unreachable_rate_is_refused(rate):
     with pytest.raises(CompExportError, match="removes up to"):
         find_plan(NLVR, rate, Workload(image_tokens=1154, text_tokens=36), "blip-nlvr")
 
@@ -90,7 +90,7 @@ def test_a_rate_out_of_reach_is_refused(rate):
         ("clip-b16", CLIPModel, CLIPProcessor),
     ],
 )
-def test_a_checkpoint_that_transformers_and_the_exporter_read(shape, model, processor, tmp_path):
+def test_transformers_and_the_exporter_read_the_checkpoint(shape, model, processor, tmp_path):
     path = write_random_encoder(shape, tmp_path / "one", small=True)
     loaded, told = model.from_pretrained(path, output_loading_info=True)
     assert not any(told.values())
@@ -121,7 +121,7 @@ def test_a_whole_shape_has_the_numbers_of_the_original(shape, parameters):
     assert model.num_parameters() == parameters
 
 
-def test_few_blocks_are_otherwise_whole():
+def test_fewer_blocks_change_no_other_size():
     whole, few = encoder_config("clip-l14-336"), encoder_config("clip-l14-336", blocks=3)
     assert few["vision_config"] == whole["vision_config"] | {"num_hidden_layers": 3}
     assert few["text_config"] == whole["text_config"] | {"num_hidden_layers": 3}
@@ -129,7 +129,7 @@ def test_few_blocks_are_otherwise_whole():
         encoder_config("clip-b16", blocks=0)
 
 
-def test_vocabularies_frame_texts_as_the_originals_do():
+def test_vocabularies_add_the_special_tokens_of_the_originals():
     bert = processor_of(encoder_config("blip-vqa")).tokenizer
     ids = bert("Is there a fox?")["input_ids"]
     assert (ids[0], ids[-1], bert.pad_token_id) == (101, 102, 0)
@@ -155,7 +155,7 @@ def measured(folder, *more, code=0):
     return json.loads(out.read_text())
 
 
-def test_a_report_of_blip(tmp_path):
+def test_blip_report_has_times_and_sizes(tmp_path):
     report = measured(tmp_path)
     assert report["verified"]
     assert len(report["proof"]) == 3
@@ -188,7 +188,7 @@ def test_a_report_of_blip(tmp_path):
     assert "not verified" in (tmp_path / "report.md").read_text()
 
 
-def test_other_weights_are_found(tmp_path):
+def test_weights_changed_after_export_fail_the_comparison(tmp_path):
     """The slim checkpoint is no longer what was exported."""
     measured(tmp_path, "--shape", "clip-b16", "--questions", "0")
     (slim,) = (tmp_path / "work").glob("clip-b16-small-seed0/rate-*/checkpoint/model.safetensors")
@@ -205,7 +205,7 @@ def test_other_weights_are_found(tmp_path):
     "wrong",
     [("--repeats", "0"), ("--threads", "0"), ("--questions", "-1"), ("--rate", "0.99")],
 )
-def test_options_out_of_range(wrong, tmp_path, capsys):
+def test_options_out_of_range_are_refused(wrong, tmp_path, capsys):
     assert (
         main(["--small", "--out", str(tmp_path / "r.json"), "--work", str(tmp_path), *wrong]) == 1
     )

@@ -10,7 +10,7 @@ from PIL import Image
 from serve.backends.onnxruntime.vnni_check import multiplies_exactly
 
 
-def test_the_points_of_every_axis():
+def test_each_axis_has_its_points():
     points = list(points_of(0.62))
     by_axis = {axis: [point for each, point in points if each == axis] for axis in growth.AXES}
     assert {point.images for point in by_axis["images"]} == {1, 2, 4, 8}
@@ -25,7 +25,7 @@ def test_the_points_of_every_axis():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not multiplies_exactly(), reason="this CPU has no VNNI: int8 is refused")
-def test_a_report_and_a_figure_of_a_small_model(tmp_path, monkeypatch):
+def test_small_model_gives_a_report_and_a_figure(tmp_path, monkeypatch):
     monkeypatch.setattr(growth, "IMAGES", (1, 2))
     monkeypatch.setattr(growth, "TEXTS", (64,))
     monkeypatch.setattr(growth, "BATCHES", (1, 2))

@@ -78,7 +78,7 @@ def test_a_higher_rate_leaves_no_more_of_anything():
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.97, 1.0])
-def test_a_rate_out_of_reach_is_refused(rate):
+def test_an_unreachable_rate_is_refused(rate):
     with pytest.raises(CompExportError, match="removes up to"):
         find_plan(SEVEN, rate, PROMPT, "llava-7b")
 
@@ -86,7 +86,7 @@ def test_a_rate_out_of_reach_is_refused(rate):
 # The checkpoint
 
 
-def test_the_tensors_are_those_of_the_model_on_the_hub():
+def test_tensors_match_the_model_on_the_hub():
     shapes = tensor_shapes(config_of("llava-7b"))
     assert sum(np.prod(shape) for shape in shapes.values()) == sum(llava_params(SEVEN).values())
     assert {
@@ -110,7 +110,7 @@ def files(tmp_path_factory):
     return RunFiles(tmp_path_factory.mktemp("work"), "tiny", plan, "float32", limits)
 
 
-def test_a_checkpoint_that_transformers_and_the_exporter_read(files, tmp_path, monkeypatch):
+def test_transformers_and_the_exporter_read_the_checkpoint(files, tmp_path, monkeypatch):
     model, told = LlavaForConditionalGeneration.from_pretrained(
         files.checkpoint(), dtype=torch.float16, output_loading_info=True
     )
@@ -143,7 +143,7 @@ def stage(files):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("which", BOTH)
-def test_torch_and_onnx_runtime_answer_alike(stage, which):
+def test_torch_and_onnxruntime_give_the_same_answer(stage, which):
     torch_side, onnx_side = torch_eager(stage, which), onnx_runtime(stage, which)
     answers = []
     for turn in range(3):
@@ -174,7 +174,7 @@ def test_files_are_made_once_and_discarded_when_loaded(stage, tmp_path):
     assert files.checkpoint().exists()
 
 
-def test_a_contestant_that_fails_leaves_its_reason_and_the_others(stage, monkeypatch):
+def test_a_failed_contestant_records_its_reason_and_the_others_run(stage, monkeypatch):
     from contestants import CONTESTANTS
     from rivals.base import Answered, Loaded
 
@@ -198,7 +198,7 @@ def test_a_contestant_that_fails_leaves_its_reason_and_the_others(stage, monkeyp
     assert [len(records["torch-compile"].runs[which]) for which in BOTH] == [2, 2]
 
 
-def test_compile_falls_back_and_says_why(monkeypatch):
+def test_compile_falls_back_and_reports_the_reason(monkeypatch):
     from rivals import torch_models
 
     def compile_(function, mode, dynamic):
@@ -224,7 +224,7 @@ def test_compile_falls_back_and_says_why(monkeypatch):
         phase.next_mode("no default")
 
 
-def test_contestants_that_do_not_fit_together_are_measured_in_groups():
+def test_contestants_that_exceed_memory_together_are_measured_in_groups():
     names = ["torch-compile", "ort", "torch", "tensorrt"]
     weights = 24 * 2**30
     assert groups_of(names, None) == [names]
@@ -238,7 +238,7 @@ def test_contestants_that_do_not_fit_together_are_measured_in_groups():
     assert groups_of(names, (weights, 2**30)) == [["ort"], ["tensorrt"], ["torch", "torch-compile"]]
 
 
-def test_images_are_new_every_round_and_the_same_every_run():
+def test_images_differ_between_rounds_and_repeat_between_runs():
     options = RoundOptions(0, 2, 0, (30, 20))
     first, second = (np.asarray(picture(options, turn)) for turn in (0, 1))
     assert (first != second).any()
@@ -246,7 +246,7 @@ def test_images_are_new_every_round_and_the_same_every_run():
     assert first.shape == (20, 30, 3)
 
 
-def test_a_spread():
+def test_spread_of_measurements():
     spread = Spread.of([float(value) for value in range(11)])
     assert spread == Spread(median=5.0, min=0.0, p10=1.0, p90=9.0, max=10.0)
 
@@ -334,7 +334,7 @@ def test_integers_and_openvino_are_measured_and_rivals_need_their_files(tmp_path
     assert "does not know slim models" in refused["compressed"]
 
 
-def test_without_llama_cpp_the_others_go_on(tmp_path, monkeypatch, capsys):
+def test_without_llama_cpp_the_others_are_measured(tmp_path, monkeypatch, capsys):
     for name in ("llama_cpp", "gguf"):
         monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
     out = tmp_path / "cpu.json"
@@ -350,7 +350,7 @@ def test_without_llama_cpp_the_others_go_on(tmp_path, monkeypatch, capsys):
     assert rows["ort"]["dense"]["repeats"] == 1
 
 
-def test_without_onnxruntime_genai_the_others_go_on(tmp_path, monkeypatch):
+def test_without_onnxruntime_genai_the_others_are_measured(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime_genai", None)  # as if it were not installed
     out = tmp_path / "cpu.json"
     words = ["--device", "cpu", "--shape", "tiny", "--work", str(tmp_path / "work")]

@@ -6,7 +6,7 @@ import pytest
 from pruning_cost import main, row_of
 
 
-def test_a_variant_is_divided_by_as_many_plain_steps():
+def test_a_variant_is_divided_by_the_same_number_of_plain_steps():
     record = {
         "seconds": {"training": 6.0, "data": 2.0, "importance": 4.0, "search": 9.0},
         "times_fine_tuning": {"whole": 3.0},  # of its own training: 24 s in all
@@ -22,7 +22,7 @@ def test_a_variant_is_divided_by_as_many_plain_steps():
 
 
 @pytest.mark.slow
-def test_the_script(tmp_path, capsys):
+def test_script_writes_the_report(tmp_path, capsys):
     out = tmp_path / "cost.json"
     small = "--stages 1 --steps-per-stage 1 --recover-steps 1 --no-reconstruction"
     small += " --calibration 4 --validation 4"
@@ -51,7 +51,7 @@ def test_the_script(tmp_path, capsys):
     assert "no distillation" in capsys.readouterr().out
 
 
-def test_a_variant_that_fails_is_the_end(tmp_path, capsys):
+def test_a_failed_variant_ends_the_script(tmp_path, capsys):
     words = ["--rate", "2", "--steps", "1", "--warmup", "1", "--batch-size", "2"]
     assert main([*words, "--variants", "comp", "--out", str(tmp_path / "cost.json")]) == 1
     assert "comp: " in capsys.readouterr().err

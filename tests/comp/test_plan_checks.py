@@ -52,7 +52,7 @@ def plan(**changes):
 
 
 @given(st.lists(st.integers(-3, CHANNELS + 2), max_size=6))
-def test_kept_indices_are_taken_when_they_ascend_within_the_block(kept):
+def test_kept_indices_must_ascend_within_the_block(kept):
     right = bool(kept) and kept == sorted(set(kept)) and kept[0] >= 0 and kept[-1] < CHANNELS
     if right:
         assert block(channels=kept).kept_channels == tuple(kept)
@@ -62,7 +62,7 @@ def test_kept_indices_are_taken_when_they_ascend_within_the_block(kept):
 
 
 @given(st.lists(st.integers(-2, HEADS + 1), max_size=5))
-def test_kept_heads_likewise(kept):
+def test_kept_heads_must_ascend_within_the_block(kept):
     right = bool(kept) and kept == sorted(set(kept)) and kept[0] >= 0 and kept[-1] < HEADS
     if right:
         assert block(heads=kept).kept_heads == tuple(kept)
@@ -72,7 +72,7 @@ def test_kept_heads_likewise(kept):
 
 
 @given(st.floats(allow_nan=True, allow_infinity=True, width=32))
-def test_keep_ratios_are_above_nothing_and_at_most_one(ratio):
+def test_keep_ratios_are_above_zero_and_at_most_one(ratio):
     if 0 < ratio <= 1 and round(ratio * 1000) >= 1:
         assert keep_count(1000, drop(text_keep_ratio=ratio).text_keep_ratio) >= 1
     else:
@@ -81,7 +81,7 @@ def test_keep_ratios_are_above_nothing_and_at_most_one(ratio):
 
 
 @given(st.lists(st.integers(1, 5), max_size=4), st.sampled_from(["vision", "language"]))
-def test_places_and_blocks_of_a_part_are_named_once_and_in_order(numbers, part):
+def test_places_and_blocks_are_unique_and_ordered(numbers, part):
     drops = [drop(part=part, after_layer=number) for number in numbers]
     blocks = [block(part=part, index=number) for number in numbers]
     if numbers == sorted(set(numbers)):
@@ -94,7 +94,7 @@ def test_places_and_blocks_of_a_part_are_named_once_and_in_order(numbers, part):
 
 
 @given(st.integers(1, 10**9), st.integers(1, 10**9), st.floats(-2, 2))
-def test_the_rate_is_that_of_the_costs(before, after, off):
+def test_the_rate_must_follow_from_the_costs(before, after, off):
     found = 1 - after / before
     plan(macs_dense=before, macs=after, rate=found).check_rate()
     if abs(off) > 0.011:
@@ -115,7 +115,7 @@ def test_the_rate_is_that_of_the_costs(before, after, off):
         ({"workload": {"image_tokens": 10**30, "text_tokens": 1}}, "workload.image_tokens"),
     ],
 )
-def test_numbers_that_cannot_be_are_named(tmp_path, changes, said):
+def test_impossible_numbers_are_named(tmp_path, changes, said):
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(json.loads(plan().model_dump_json()) | changes))
     with pytest.raises(CompExportError) as refused:
@@ -133,7 +133,7 @@ def test_numbers_that_cannot_be_are_named(tmp_path, changes, said):
         {"index": 2**31},
     ],
 )
-def test_counts_that_cannot_be_are_refused(changes):
+def test_impossible_counts_are_refused(changes):
     with pytest.raises(ValidationError):
         block(**changes)
 

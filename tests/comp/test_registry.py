@@ -64,7 +64,7 @@ def test_every_task_has_a_measure_and_a_view() -> None:
         assert callable(resolve(task.view))
 
 
-def test_a_registered_family_is_reached_by_its_name(fake: Family, tmp_path: Path) -> None:
+def test_a_registered_family_is_available_by_name(fake: Family, tmp_path: Path) -> None:
     from comp.checkpoints.locate import read_config
     from comp.latency.request import measured_families
     from export.exporter import Origin, export_artifact
@@ -83,19 +83,19 @@ def test_a_registered_family_is_reached_by_its_name(fake: Family, tmp_path: Path
         export_artifact(tmp_path, tmp_path / "onnx", Origin("a fake"))
 
 
-def test_a_name_or_a_model_type_is_registered_once(fake: Family) -> None:
+def test_duplicate_names_and_model_types_are_refused(fake: Family) -> None:
     for again in (fake, replace(fake, name="other")):
         with pytest.raises(CompExportError, match="the family fake has 'fake' already"):
             register_family(again)
     assert len(FAMILIES) == 4
 
 
-def test_families_that_a_method_is_not_for_have_a_reason() -> None:
+def test_unsupported_families_of_a_method_have_a_reason() -> None:
     for method in METHODS:
         assert {*method.families, *method.elsewhere} == {family.name for family in FAMILIES}
 
 
-def test_the_records_load_nothing() -> None:
+def test_the_records_import_lazily() -> None:
     heavy = "('torch', 'transformers', 'onnx', 'export', 'serve')"
     code = "import comp.registry.families, comp.registry.methods, comp.registry.tasks, sys; "
     code += f"print([name for name in {heavy} if name in sys.modules])"

@@ -64,7 +64,7 @@ def done(pair, which, picture):
     return Side(which, "done", generation.text, generation)
 
 
-def test_text_from_models_cannot_become_markup_or_a_template():
+def test_model_text_is_escaped_in_html():
     hostile = "<script>alert(1)</script> {{value}} ${value}"
     assert plain(hostile).count("<") == 0
     for sign in "{}$":
@@ -86,7 +86,7 @@ def test_a_finished_card_shows_times_and_costs(pair, picture):
     assert "waits" in text_of(cards.card(Side("dense", "waiting"), pair, AnswerFace()))
 
 
-def test_bars_compare_both(pair, picture):
+def test_bars_compare_both_models(pair, picture):
     now = Comparison(done(pair, "dense", picture), done(pair, "compressed", picture))
     chart = cards.bars(pair, AnswerFace(), now)
     text = text_of(chart)
@@ -119,6 +119,6 @@ def test_kept_panel_says_how_many_places_it_shows():
     assert "drops no image tokens" in text_of(cards.kept_panel([none]))
 
 
-def test_header_says_when_nothing_is_proved(pair):
+def test_header_reports_a_missing_proof(pair):
     assert "not verified" in text_of(cards.header(pair))
     assert "40 % of FLOPs removed" in text_of(cards.header(pair))

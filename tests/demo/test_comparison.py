@@ -22,7 +22,7 @@ def compared(pair, picture, options):
     return list(in_turn(answering(pair, picture, "where?", options)))
 
 
-def test_the_original_is_done_before_the_compressed_begins(pair, picture):
+def test_the_original_finishes_before_the_compressed_starts(pair, picture):
     moments = compared(pair, picture, OPTIONS)
     states = [(now.dense.state, now.compressed.state) for now in moments]
     assert states[0] == ("working", "waiting")
@@ -33,7 +33,7 @@ def test_the_original_is_done_before_the_compressed_begins(pair, picture):
     assert moments[-1].dense.text == pair.dense.generate([picture], "where?", OPTIONS).text
 
 
-def test_a_keep_factor_is_of_the_compressed_model_alone(pair, picture):
+def test_the_keep_factor_affects_only_the_compressed_model(pair, picture):
     options = GenerationOptions(max_new_tokens=2, keep_factor=0.5, ignore_eos=True)
     last = compared(pair, picture, options)[-1]
     assert last.compressed.result.kept.image_tokens(1).size == keep_count(16, 0.25)
@@ -54,7 +54,7 @@ def test_kept_pictures_of_an_answer(pair, picture):
     ("places", "shown"),
     [(0, []), (1, [1]), (4, [1, 2, 3, 4]), (5, [1, 2, 4, 5]), (12, [1, 5, 8, 12])],
 )
-def test_of_many_drop_places_four_are_shown(places, shown):
+def test_at_most_four_drop_places_are_shown(places, shown):
     assert spread(range(1, places + 1)) == shown
 
 
@@ -71,7 +71,7 @@ def test_dropped_patches_fade_and_kept_ones_stay(class_token):
     assert (drawn[14:, 14:] == faded).all()
 
 
-def test_pictures_are_inside_the_page():
+def test_pictures_are_embedded_in_the_page():
     assert data_uri(Image.new("RGBA", (3, 3))).startswith("data:image/webp;base64,")
 
 
@@ -80,7 +80,7 @@ def test_a_run_without_artifacts_is_refused(tmp_path):
         Pair.load(tmp_path)
 
 
-def test_another_form_of_the_run(run, checkpoint, plan, pair):
+def test_another_variant_of_the_run_gives_the_same_answer(run, checkpoint, plan, pair):
     """The standard artifacts give the same answers, and have no factor for the keep ratios."""
     target = Target("standard")
     for dense, origin, cut in ((True, Origin("t"), None), (False, Origin.of_plan(plan), plan)):
@@ -94,10 +94,10 @@ def test_another_form_of_the_run(run, checkpoint, plan, pair):
         assert ids[0] == ids[1]
 
 
-def test_engines_that_were_not_built_are_asked_for(run):
+def test_missing_engines_name_the_command_that_builds_them(run):
     with pytest.raises(CompExportError, match="comp-export tensorrt"):
         Pair.load(run, variant=ArtifactVariant.choose("tensorrt"))
 
 
-def test_the_start_is_ready():
+def test_initial_comparison_is_ready():
     assert Comparison() == Comparison(Side("dense", "ready"), Side("compressed", "ready"))

@@ -24,7 +24,7 @@ from demo.examples import (
         (page_gallery, lambda found: found.captions),
     ],
 )
-def test_the_same_every_time(offered, words):
+def test_examples_are_reproducible(offered, words):
     first = words(offered())
     offered.cache_clear()
     assert words(offered()) == first
@@ -38,7 +38,7 @@ def test_questions_have_their_answers():
     assert first.answer_to("something else?") is None
 
 
-def test_statements_are_true_where_the_page_says_so():
+def test_statements_have_the_label_shown_on_the_page():
     """By what stands in both scenes, for every wording."""
     for index, pair in zip(PAIRS, page_pairs(), strict=True):
         scenes, own = EmojiStatements("test").scenes(index)
@@ -64,7 +64,7 @@ def test_statements_are_true_where_the_page_says_so():
     assert 0.3 < sum(offered) / len(offered) < 0.7
 
 
-def test_both_pictures_of_a_pair_are_in_its_thumbnail():
+def test_thumbnails_of_pairs_show_both_pictures():
     pair = page_pairs()[0]
     both = pair.side_by_side
     width = pair.images[0].width

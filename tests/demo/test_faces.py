@@ -30,7 +30,7 @@ def caption(text):
     return Side("dense", "done", text, made)
 
 
-def test_things_are_marked_right_wrong_and_missed():
+def test_objects_are_marked_right_wrong_or_missed():
     face = CaptionFace(["fox", "magnet"])
     side = caption("A  Fox and a cow & <b>.")
     body = face.body(side)
@@ -43,13 +43,13 @@ def test_things_are_marked_right_wrong_and_missed():
     assert "ce-good" in face.chip(right.result)
 
 
-def test_a_thing_named_twice_is_right_once():
+def test_an_object_named_twice_is_right_once():
     assert marked("a fox and a fox", Counter(["fox"])).count("ce-right") == 1
     assert marked("a fox and a fox", Counter(["fox"])).count("ce-wrong") == 1
     assert marked("a fox and a fox", Counter(["fox", "fox"])).count("ce-right") == 2
 
 
-def test_what_a_caption_was_given_is_not_its_own():
+def test_the_prefix_of_a_caption_is_not_marked():
     face = CaptionFace(["fox", "magnet"], "there is a <fox> and")
     body = face.body(caption("a fox."))
     assert text_of(body) == "there is a <fox> and a fox. missed: magnet"
@@ -57,7 +57,7 @@ def test_what_a_caption_was_given_is_not_its_own():
     assert text_of(face.chip(caption("a magnet.").result)) == "1 of 1 things"
 
 
-def test_nothing_is_marked_where_nobody_knows():
+def test_nothing_is_marked_without_a_known_answer():
     face = CaptionFace()
     assert text_of(face.body(caption("a fox."))) == "a fox."
     assert face.chip(caption("a fox.").result) == ""
@@ -68,7 +68,7 @@ def test_nothing_is_marked_where_nobody_knows():
     said=st.lists(st.sampled_from(NAMES), max_size=5),
     there=st.lists(st.sampled_from(NAMES), min_size=1, max_size=5),
 )
-def test_marks_count_what_the_score_counts(said, there):
+def test_marks_agree_with_the_score(said, there):
     text = "you can see " + ", a ".join(said) + "."
     found = marked(text, Counter(there))
     right, named, total = things_score(text, there)
@@ -103,7 +103,7 @@ def test_a_verdict_has_its_probability(probability, verdict, number, width):
     assert VerdictFace().clocks(side.result) == (("pictures", 3), ("statement", 4), ("total", 7))
 
 
-def test_hardly_ever_is_not_never():
+def test_small_probabilities_are_not_shown_as_zero():
     assert "99.9 %" in VerdictFace().body(judged(0.99999))
 
 
@@ -142,7 +142,7 @@ def test_captions_are_ranked_and_escaped():
     assert face.chip(found([1, 2]).result) == ""
 
 
-def test_new_captions_have_a_clock_of_their_own():
+def test_new_captions_have_their_own_time():
     face = RankingFace(["a", "b"])
     assert face.clocks(found([1, 2]).result) == (("query", 1), ("ranking", 0.5), ("total", 1.5))
     assert face.clocks(found([1, 2], 2.0).result) == (
@@ -154,7 +154,7 @@ def test_new_captions_have_a_clock_of_their_own():
 
 
 @given(st.lists(st.integers(-200, 60), min_size=1, max_size=30))
-def test_shares_are_of_the_whole(scores):
+def test_shares_are_relative_to_all_candidates(scores):
     """Also where candidates that were not matched are far behind."""
     result = found(scores).result
     assert result.shares.sum() == pytest.approx(1, abs=1e-5)

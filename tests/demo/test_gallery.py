@@ -24,7 +24,7 @@ def gallery(engine):
     return Gallery(engine, PICTURES, CAPTIONS)
 
 
-def test_a_search_ranks_as_the_engine_does(engine, gallery):
+def test_a_search_ranks_as_the_engine(engine, gallery):
     ranking = engine.rank(PICTURES, CAPTIONS[2:3])
     found = gallery.search(CAPTIONS[2])
     assert np.allclose(found.scores, ranking.of_images[0], atol=1e-4)
@@ -34,7 +34,7 @@ def test_a_search_ranks_as_the_engine_does(engine, gallery):
 
 
 @pytest.mark.parametrize("captions", [CAPTIONS, ["a fox.", CAPTIONS[3], "a wheel at the top."]])
-def test_a_description_ranks_as_the_engine_does(engine, gallery, captions):
+def test_a_description_ranks_as_the_engine(engine, gallery, captions):
     ranking = engine.rank(PICTURES[3:4], captions)
     found = gallery.describe(PICTURES[3], captions)
     assert np.allclose(found.scores, ranking.of_texts[0], atol=1e-4)
@@ -56,7 +56,7 @@ def test_the_gallery_is_not_embedded_again(engine, gallery, monkeypatch):
     assert all(0 < picture.kept < picture.of for picture in view.pictures)
 
 
-def test_candidates_that_are_refused(gallery):
+def test_bad_candidates_are_refused(gallery):
     with pytest.raises(CompExportError, match="no candidate captions: write at least one"):
         check_candidates([])
     with pytest.raises(CompExportError, match=f"give at most {MOST_CANDIDATES} here"):

@@ -142,7 +142,7 @@ def test_nothing_is_fetched_from_elsewhere(url, own, monkeypatch):
     assert is_served(url, own)
 
 
-def test_files_are_sent_from_the_own_folder_alone(url, own, tmp_path):
+def test_files_are_served_from_the_own_folder_only(url, own, tmp_path):
     folder = process_uploads().folder
     sent = upload(url, own.read_bytes())
     assert httpx.get(f"{url}/gradio_api/file={sent}").content == own.read_bytes()
@@ -162,7 +162,7 @@ def test_an_upload_stays_in_the_folder(url, own):
         assert path.parent != folder
 
 
-def test_uploads_that_are_no_picture_are_named(url, own):
+def test_uploads_other_than_pictures_are_named(url, own):
     """By their own name, not by where the server keeps them."""
     for data, words in (
         (b"no picture at all", "is not a picture that can be read"),
@@ -205,7 +205,7 @@ def test_inputs_of_a_wrong_kind_are_named(url, data, words):
     assert words in said
 
 
-def test_requests_without_an_end_are_cut(url, own):
+def test_endless_requests_are_cut_off(url, own):
     before = psutil.Process().memory_info().rss
     place = f"{url}/gradio_api/call/answer"
 
@@ -229,7 +229,7 @@ def test_requests_without_an_end_are_cut(url, own):
     assert psutil.Process().memory_info().rss - before < 300 * 2**20
 
 
-def test_only_so_much_is_kept_at_once(url, own, monkeypatch):
+def test_size_of_uploads_is_limited(url, own, monkeypatch):
     monkeypatch.setattr(gate, "MAX_FOLDER_BYTES", 10)
     answer = httpx.post(f"{url}/gradio_api/upload", files={"files": ("a.png", b"a")})
     assert answer.status_code == 503
@@ -262,7 +262,7 @@ def test_uploads_are_deleted_and_the_examples_are_not(url, own, monkeypatch):
 
 
 @pytest.mark.parametrize("index", [-1, 6, 10**9, None, "0", True, [0, 1]])
-def test_a_choice_that_is_none_is_refused(index):
+def test_an_unknown_choice_is_refused(index):
     class Event:
         pass
 
@@ -272,7 +272,7 @@ def test_a_choice_that_is_none_is_refused(index):
         gate.chosen_of(event, range(6))
 
 
-def test_the_rule_of_files(tmp_path):
+def test_allowed_and_refused_file_paths(tmp_path):
     folder = Uploads((tmp_path / "own").resolve())
     folder.folder.mkdir()
     inside = folder.folder / "a b.png"
@@ -287,7 +287,7 @@ def test_the_rule_of_files(tmp_path):
             folder.own(str(name))
 
 
-def test_old_files_and_empty_folders_go(tmp_path):
+def test_old_files_and_empty_folders_are_removed(tmp_path):
     folder = Uploads(tmp_path.resolve())
     for name in ("old", "kept", "new"):
         (folder.folder / name).mkdir()

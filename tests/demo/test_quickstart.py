@@ -68,7 +68,7 @@ def finished(run, dense_artifact, compressed_artifact, tmp_path):
     return found
 
 
-def test_all_verbs_run_in_order_where_there_is_nothing(tmp_path, group):
+def test_a_fresh_start_runs_all_commands_in_order(tmp_path, group):
     run = RunDirectory(tmp_path / "new")
     said = []
     prune = made_of(run)[0]
@@ -86,7 +86,7 @@ def test_an_interrupted_prune_is_resumed(tmp_path, group):
     assert "--force" in made_of(run, force=True)[0].arguments
 
 
-def test_what_is_done_is_skipped_and_said(finished, group):
+def test_finished_steps_are_skipped_with_a_message(finished, group):
     said = []
     outcomes = everything(finished, group, said)
     assert all(outcome.skipped for outcome in outcomes)
@@ -109,19 +109,19 @@ def test_damaged_artifacts_are_exported_again(finished, group):
     assert group.called[0] == ("onnx", (str(finished.path), "--force", *SHARED))
 
 
-def test_force_makes_it_again(finished, group):
+def test_force_repeats_finished_steps(finished, group):
     everything(finished, group, [], force=True)
     assert group.called[0][0] == "prune"
     assert "--force" in group.called[0][1]
 
 
-def test_a_run_of_something_else_is_not_taken(finished, group):
+def test_a_run_of_another_model_is_refused(finished, group):
     other = steps(finished, "tiny-random", 0.7, 50, SHARED, force=False)
     with pytest.raises(CompExportError, match=r"at rate 0\.4, not .* rate 0\.7"):
         perform(other[0], group, quiet=False, say=lambda _: None)
 
 
-def test_a_failing_verb_ends_it(tmp_path, group, capsys):
+def test_a_failing_command_ends_quickstart(tmp_path, group, capsys):
     group.statuses["prune"] = 3
     step = made_of(RunDirectory(tmp_path / "new"))[0]
     with pytest.raises(CompExportError, match="ended with status 3"):
@@ -133,7 +133,7 @@ def test_a_failing_verb_ends_it(tmp_path, group, capsys):
 
 # A LLaVA's whole quickstart is `make demo`; here what is behind the pruning, of another task.
 @pytest.mark.slow
-def test_the_steps_behind_a_pruning_of_clip(run_of):
+def test_steps_after_pruning_a_clip(run_of):
     run = run_of("clip")
     model = json.loads((run / "run.json").read_text())["model"]
     words = ["--model", model, "--rate", "0.5", "--out", str(run)]

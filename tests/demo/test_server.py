@@ -28,7 +28,7 @@ def test_a_taken_port_is_named(run):
             serve_page(run, "127.0.0.1", port, "cpu", block=False)
 
 
-def test_a_host_of_another_machine_is_refused():
+def test_an_address_of_another_machine_is_refused():
     with pytest.raises(CompExportError, match=r"--host"):
         check_address("no-such-host.invalid", 7860)
     with pytest.raises(CompExportError, match=r"cannot listen on 192\.0\.2\.1"):
@@ -82,7 +82,7 @@ def both_done(page):
 
 
 @pytest.mark.browser
-def test_asking_shows_both_answers_and_their_clocks(browser, url, tmp_path):
+def test_a_question_shows_both_answers_and_their_times(browser, url, tmp_path):
     page = opened(browser, url)
     page.click("#ce-ask")
     both_done(page)
@@ -103,7 +103,7 @@ def test_asking_shows_both_answers_and_their_clocks(browser, url, tmp_path):
 
 
 @pytest.mark.browser
-def test_example_question_and_own_picture(browser, url, tmp_path):
+def test_example_question_and_uploaded_picture_are_answered(browser, url, tmp_path):
     page = opened(browser, url)
     page.locator("#ce-gallery .thumbnail-item").nth(2).click()
     words = page_examples()[2].questions[1][0]
@@ -123,7 +123,7 @@ def test_example_question_and_own_picture(browser, url, tmp_path):
 
 
 @pytest.mark.browser
-def test_a_prompt_too_long_is_said_and_the_page_goes_on(browser, url):
+def test_a_too_long_prompt_is_reported_and_the_page_still_works(browser, url):
     page = opened(browser, url)
     page.fill("#ce-question textarea", "a " * 400)
     page.click("#ce-ask")
@@ -136,7 +136,7 @@ def test_a_prompt_too_long_is_said_and_the_page_goes_on(browser, url):
 
 
 @pytest.mark.browser
-def test_a_file_that_is_no_picture_is_said(browser, url, tmp_path):
+def test_a_file_other_than_a_picture_is_reported(browser, url, tmp_path):
     page = opened(browser, url)
     fake = tmp_path / "fake.png"
     fake.write_bytes(b"no picture at all")
@@ -159,7 +159,7 @@ def test_narrow_windows_do_not_scroll_sideways(browser, url):
 
 
 @pytest.mark.browser
-def test_photograph(browser, url, tmp_path):
+def test_screenshot_is_taken(browser, url, tmp_path):
     path = tmp_path / "shot.png"
     # In a process of its own: two of playwright's loops do not run in one.
     program = "import sys, pathlib; from demo.screenshot import photograph; "

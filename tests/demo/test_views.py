@@ -75,7 +75,7 @@ def ended(shown):
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_the_header_fits_the_task(url_of, name):
+def test_the_header_matches_the_task(url_of, name):
     import urllib.request
 
     with urllib.request.urlopen(url_of(name)) as response:
@@ -86,7 +86,7 @@ def test_the_header_fits_the_task(url_of, name):
 
 
 @pytest.mark.slow
-def test_a_question_over_http(url_of, pair_of, pictures):
+def test_a_question_is_answered_over_http(url_of, pair_of, pictures):
     shown = asked(url_of("question"), "answer", pictures[0], "what is at the top?", 1)
     dense, compressed, kept = ended(shown)
     assert text_of(kept).count("stay") == 3
@@ -101,7 +101,7 @@ def test_a_question_over_http(url_of, pair_of, pictures):
 
 
 @pytest.mark.slow
-def test_a_caption_over_http(url_of, pair_of, pictures):
+def test_a_caption_is_generated_over_http(url_of, pair_of, pictures):
     dense, compressed, kept = ended(asked(url_of("caption"), "describe", pictures[0], "there is"))
     for which, card in (("dense", dense), ("compressed", compressed)):
         alone = pair_of("caption").engine(which).generate([pictures[0]["path"]], "there is")
@@ -110,7 +110,7 @@ def test_a_caption_over_http(url_of, pair_of, pictures):
 
 
 @pytest.mark.slow
-def test_a_statement_over_http(url_of, pair_of, pictures):
+def test_a_statement_is_judged_over_http(url_of, pair_of, pictures):
     own, pair = page_pairs()[0], pair_of("statement")
     text = own.statements[0][0]
     shown = asked(url_of("statement"), "judge", *pictures, text)
@@ -125,7 +125,7 @@ def test_a_statement_over_http(url_of, pair_of, pictures):
 
 
 @pytest.mark.parametrize("name", ["clip", pytest.param("retrieval", marks=pytest.mark.slow)])
-def test_searches_over_http(url_of, pair_of, pictures, name):
+def test_searches_are_ranked_over_http(url_of, pair_of, pictures, name):
     gallery, pair = page_gallery(), pair_of(name)
     dense, compressed, kept = ended(asked(url_of(name), "pictures_for", gallery.captions[4]))
     for which, card in (("dense", dense), ("compressed", compressed)):
@@ -180,7 +180,7 @@ def complaint(browser, url, does, words):  # noqa: F811
 
 @pytest.mark.browser
 @pytest.mark.parametrize("name", TASKS)
-def test_asking_in_a_browser(browser, url_of, name):  # noqa: F811
+def test_requests_in_a_browser_show_both_results(browser, url_of, name):  # noqa: F811
     page = opened(browser, url_of(name))
     page.click("#ce-ask")
     both_done(page)
@@ -199,7 +199,7 @@ def test_asking_in_a_browser(browser, url_of, name):  # noqa: F811
 
 @pytest.mark.browser
 @pytest.mark.slow
-def test_what_is_known_of_a_chosen_picture(browser, url_of):  # noqa: F811
+def test_the_known_answer_of_a_chosen_picture_is_shown(browser, url_of):  # noqa: F811
     page = opened(browser, url_of("caption"))
     page.locator("#ce-gallery .thumbnail-item").nth(1).click()
     page.get_by_text(page_captions()[1].captions[0]).wait_for()
@@ -236,7 +236,7 @@ def test_clicking_a_picture_ranks_its_captions(browser, url_of, tmp_path):  # no
 
 
 @pytest.mark.browser
-def test_searches_that_cannot_be_done_are_said(browser, url_of, tmp_path):  # noqa: F811
+def test_impossible_searches_are_reported(browser, url_of, tmp_path):  # noqa: F811
     url = url_of("clip")
 
     def rank(page, captions):
@@ -263,7 +263,7 @@ def test_searches_that_cannot_be_done_are_said(browser, url_of, tmp_path):  # no
 
 @pytest.mark.browser
 @pytest.mark.slow
-def test_what_the_others_cannot_do_is_said(browser, url_of):  # noqa: F811
+def test_impossible_requests_of_other_views_are_reported(browser, url_of):  # noqa: F811
     def removed(page):
         page.click("#ce-picture button[aria-label='Remove Image']")
         page.wait_for_selector("#ce-picture input[type=file]", state="attached")

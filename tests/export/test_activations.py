@@ -59,7 +59,7 @@ def answered(runner):
 
 
 @pytest.mark.parametrize("name", LOUD)
-def test_what_overflows_is_computed_in_float32(name, tmp_path):
+def test_overflowing_operators_run_in_float32(name, tmp_path):
     factor, expected = LOUD[name]
     checkpoint = loud_checkpoint(tmp_path / "dense", name, factor)
     plan = make_plan(tiny_config(kv_heads=2))
@@ -96,7 +96,7 @@ def test_what_overflows_is_computed_in_float32(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_tensorrt_builds_it_with_its_kernels_and_caches_in_place(tmp_path):
+def test_tensorrt_builds_mixed_precision_with_fused_attention(tmp_path):
     """Compiled here, without a GPU: float32 in the midst changes nothing of attention."""
     find = pytest.importorskip("tensorrt_rtx") and find_tensorrt
     config = tiny_config(kv_heads=2, text_hidden_size=64, text_head_dim=16)
@@ -117,7 +117,7 @@ def test_tensorrt_builds_it_with_its_kernels_and_caches_in_place(tmp_path):
     assert load_engines(tmp_path / "out").manifest == built
 
 
-def test_a_sound_model_is_left_alone_and_nothing_is_said(gqa):
+def test_a_sound_model_is_unchanged_without_a_message(gqa):
     target = Target("standard", "float16")
     half = Half.of(gqa[1], target, EXAMPLES)
     assert half.target == target
@@ -130,7 +130,7 @@ def test_a_sound_model_is_left_alone_and_nothing_is_said(gqa):
 @pytest.mark.parametrize(
     "name", [f"{LAYER}.1.self_attn.q_proj", "model.multi_modal_projector.linear_2"]
 )
-def test_what_cannot_be_kept_is_a_warning(name, tmp_path):
+def test_unfixable_overflow_gives_a_warning(name, tmp_path):
     checkpoint = loud_checkpoint(tmp_path / "dense", name, 1e6)
     half = Half.of(checkpoint, Target("onnxruntime", "float16"), EXAMPLES)
     assert name in half.activations.beyond
@@ -141,7 +141,7 @@ def test_what_cannot_be_kept_is_a_warning(name, tmp_path):
     )
 
 
-def test_encoders_are_measured_too(tmp_path):
+def test_encoders_are_measured(tmp_path):
     adapter = small_clip.random_clip(2)
     loud = adapter.model.vision_model.encoder.layers[1].mlp.fc2
     with torch.no_grad():
@@ -153,14 +153,14 @@ def test_encoders_are_measured_too(tmp_path):
     assert "vision_model.encoder.layers.1.mlp.fc2" in half.activations.beyond
 
 
-def test_large_models_are_not_measured_and_that_is_said(gqa, monkeypatch):
+def test_large_models_are_not_measured_and_the_user_is_informed(gqa, monkeypatch):
     monkeypatch.setattr("export.activations.is_streamed", lambda _: True)
     half = Half.of(gqa[1], Target("onnxruntime", "float16"), EXAMPLES)
     assert half.activations is None
     assert "not measured" in half.warnings("dense")[0]
 
 
-def test_a_checkpoint_that_is_no_number_in_float32_is_refused(tmp_path):
+def test_a_checkpoint_that_is_not_finite_in_float32_is_refused(tmp_path):
     checkpoint = loud_checkpoint(tmp_path / "dense", f"{LAYER}.1.mlp.down_proj", float("nan"))
     with pytest.raises(CompExportError, match=r"layers\.1\.mlp\.down_proj.*not finite"):
         largest_numbers(checkpoint, EXAMPLES)
@@ -183,7 +183,7 @@ NAMES = [
 
 @settings(deadline=None)
 @given(loud=st.sets(st.sampled_from(NAMES)))
-def test_everything_loud_is_in_float32_or_named(loud):
+def test_every_overflowing_operator_is_in_float32_or_named(loud):
     wide, beyond = wide_of({name: CAREFUL * (1.1 if name in loud else 0.9) for name in NAMES})
     for name in loud:
         words = name.split(".")
@@ -201,7 +201,7 @@ def test_everything_loud_is_in_float32_or_named(loud):
         assert wide.residual(block)  # what they add may be too large for float16
 
 
-def test_the_verb_measures_says_so_and_records_it(tmp_path):
+def test_the_command_measures_reports_and_records_overflow(tmp_path):
     """A user's way: float16 of both models of a run, in one command."""
     dense = loud_checkpoint(tmp_path / "dense", f"{LAYER}.1.mlp.down_proj", 3e5)
     config = tiny_config(kv_heads=2)

@@ -31,7 +31,7 @@ FUSED = ("(onnx-int4)", "(onnx-dense-int4)")  # of ONNX Runtime alone
 
 
 @given(st.lists(st.integers(-8, 7), min_size=2, max_size=20).filter(lambda row: len(row) % 2 == 0))
-def test_nibbles_come_back(row):
+def test_packed_4_bit_weights_unpack(row):
     values = np.array([row, row[::-1]], np.int8)
     packed = packed_nibbles(values)
     assert packed.shape == (2, len(row) // 2)
@@ -68,13 +68,13 @@ def layers(tmp_path_factory):
     return weights, feeds, dict(_rounded(_nncf(), path, feeds))
 
 
-def test_what_has_bytes_is_not_calibrated(layers):
+def test_layers_of_8_bits_are_not_calibrated(layers):
     _, _, found = layers
     assert set(found) == {f"{LAYER}.{name}.weight" for name in ("wide", "middle", "narrow")}
 
 
 @pytest.mark.parametrize(("name", "groups"), [("wide", 2), ("middle", 3), ("narrow", 3)])
-def test_outputs_move_less_than_by_rounding_to_the_nearest(layers, name, groups):
+def test_calibration_changes_outputs_less_than_rounding_to_nearest(layers, name, groups):
     weights, feeds, found = layers
     weight, quantised = weights[f"{LAYER}.{name}.weight"], found[f"{LAYER}.{name}.weight"]
     assert quantised.values.shape == weight.shape
@@ -98,7 +98,7 @@ def call(*words):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["clip", "question"])
-def test_both_flavours_take_the_same_calibrated_integers_and_are_proved(fresh, kind):
+def test_both_flavours_have_the_same_calibrated_integers_and_verify(fresh, kind):
     run = fresh(kind)
     how = (
         "--precision",
@@ -140,7 +140,7 @@ def test_both_flavours_take_the_same_calibrated_integers_and_are_proved(fresh, k
         assert link["max_logit_difference"] <= link["bound"], link
 
 
-def test_flavours_of_other_roundings_are_held_against_their_own(fresh):
+def test_flavours_are_compared_with_their_own_rounding(fresh):
     run = fresh("clip")
     call("onnx", run, "--no-check", "--precision", "int4", "--no-dense")
     how = ("--precision", "int4", "--rounding", "calibrated", "--examples", "2", "--no-dense")

@@ -40,7 +40,7 @@ def test_crashes_hangs_and_memory_are_outcomes(tmp_path):
     assert {said[kind].verdict for kind in ("ends", "fails", "hangs", "grows")} == {"other"}
 
 
-def test_counts_and_answers():
+def test_outcomes_are_counted():
     outcomes = [
         Outcome("a", 1, "same", ""),
         Outcome("a", 2, "other", ""),
@@ -57,7 +57,7 @@ def test_counts_and_answers():
 
 
 @pytest.mark.slow
-def test_a_slice_of_hostile_inputs(tmp_path):
+def test_hostile_inputs_are_refused_or_answered_as_the_reference(tmp_path):
     """Whatever comes: refused by name, or the answer of the reference."""
     outcomes = run(jobs_of(seed=3, share=0.015), tmp_path, 2, Limits())
     wrong = [

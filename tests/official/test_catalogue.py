@@ -32,7 +32,7 @@ def test_ids_and_spellings_are_named_once():
         assert len(set(names)) == len(names)
 
 
-def test_every_kind_goes_through_every_verb():
+def test_every_kind_goes_through_every_command():
     """At least one of each family, task and size of a tower."""
     kinds = defaultdict(list)
     for official in CHECKPOINTS:
@@ -43,7 +43,7 @@ def test_every_kind_goes_through_every_verb():
 
 
 @pytest.mark.parametrize("hub_id", blip.PUBLISHED_SHA256)
-def test_settings_are_the_published_ones(hub_id):
+def test_settings_equal_the_published_files(hub_id):
     """Written as transformers writes them, these files have the published SHA-256."""
     (official,) = (each for each in CHECKPOINTS if each.hub_id == hub_id)
     for name, digest in blip.PUBLISHED_SHA256[hub_id].items():
@@ -51,7 +51,7 @@ def test_settings_are_the_published_ones(hub_id):
         assert hashlib.sha256(text.encode()).hexdigest() == digest, name
 
 
-def test_every_spelling_has_the_same_sizes(tmp_path):
+def test_every_spelling_has_the_published_size(tmp_path):
     """Of the published size, read by ``flops`` from the configuration alone."""
     found = defaultdict(list)
     for official in CHECKPOINTS:
@@ -74,7 +74,7 @@ def test_every_spelling_has_the_same_sizes(tmp_path):
         for config in each.configs
     ],
 )
-def test_others_are_refused_by_name(each, config, verb, tmp_path):
+def test_unsupported_checkpoints_are_refused_by_name(each, config, verb, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     save_file({"weight": torch.zeros(1)}, tmp_path / "model.safetensors", {"format": "pt"})
     words = [verb, "--model", str(tmp_path)]

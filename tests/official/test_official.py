@@ -71,7 +71,7 @@ def _no_figures(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("official", "spelling"), SPELLINGS)
-def test_answers_as_transformers_does(official, spelling, tmp_path, folder):
+def test_answers_equal_transformers(official, spelling, tmp_path, folder):
     checkpoint = build(official, spelling, tmp_path / "dense")
     artifact = tmp_path / "run" / "onnx-dense"
     if spelling.every_verb:

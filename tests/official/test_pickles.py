@@ -28,7 +28,7 @@ def program_of(refused) -> str:
     return program
 
 
-def test_the_program_that_is_named_converts_them(pickled, tmp_path):
+def test_the_suggested_program_converts_them(pickled, tmp_path):
     with pytest.raises(CompExportError, match="a pickle, which is never loaded") as refused:
         load_adapter(pickled)
     exec(program_of(refused).replace("'NEW'", repr(str(tmp_path / "new"))))
@@ -38,7 +38,7 @@ def test_the_program_that_is_named_converts_them(pickled, tmp_path):
         assert torch.equal(tensor, stored[name]), name
 
 
-def test_of_the_hub_the_repository_is_named(pickled):
+def test_the_repository_on_the_hub_is_named(pickled):
     """Pickles are not fetched from there."""
     (pickled / "pytorch_model.bin").unlink()
     name = "Salesforce/blip-image-captioning-base"

@@ -90,7 +90,7 @@ def refused(directory, *words, remedy=REMEDY):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_file_that_is_needed_is_listed(kind, artifacts, damaged):
+def test_every_required_file_is_listed(kind, artifacts, damaged):
     files = json.loads((artifacts(kind) / MANIFEST_NAME).read_text())["files"]
     refused(damaged(kind, lambda manifest: manifest.update(files=[])), "does not list")
     for entry in files:
@@ -110,7 +110,7 @@ def test_every_file_that_is_needed_is_listed(kind, artifacts, damaged):
     ],
     ids=["fifo", "directory", "device", "loop", "dangling"],
 )
-def test_special_files_are_refused_and_not_waited_for(spoil, words, damaged):
+def test_special_files_are_refused_without_waiting(spoil, words, damaged):
     for name in ("tokenizer.json", "decoder_model.onnx.data"):
         directory = damaged("llava")
         (directory / name).unlink()
@@ -136,7 +136,7 @@ def test_a_link_out_of_the_artifact_is_refused(artifacts, damaged, tmp_path):
 @pytest.mark.parametrize(
     "name", ["../tokenizer.json", "/etc/passwd", "a/b", "..", ".", "", "a\\b", "a\0b", "x" * 300]
 )
-def test_names_that_lead_elsewhere_are_refused(name, damaged):
+def test_names_outside_the_artifact_are_refused(name, damaged):
     def change(manifest):
         manifest["files"].append({"name": name, "bytes": 1, "sha256": "0" * 64})
 
@@ -154,7 +154,7 @@ def test_a_file_is_listed_once_and_the_manifest_never(damaged):
 
 @pytest.mark.parametrize("location", ["../outside.bin", "/etc/passwd", "unlisted.bin", "*/_ORT/*"])
 @pytest.mark.parametrize("place", ["initializer", "constant"])
-def test_weights_outside_of_the_list_are_refused(place, location, damaged):
+def test_unlisted_weights_are_refused(place, location, damaged):
     directory = damaged("llava")
     (directory / "unlisted.bin").write_bytes(b"\0" * 64)
     path = directory / "embed_tokens.onnx"
@@ -213,13 +213,13 @@ def change_at(manifest, place, change):
 
 
 @pytest.mark.parametrize("kind", LIES)
-def test_shapes_that_are_not_the_graphs_are_refused(kind, damaged):
+def test_shapes_other_than_the_graphs_are_refused(kind, damaged):
     for place, words in LIES[kind].items():
         directory = damaged(kind, lambda m, p=place: change_at(m, p, lambda value: value + 1))
         refused(directory, words)
 
 
-def test_layers_left_out_are_refused(damaged):
+def test_missing_layers_are_refused(damaged):
     """A manifest that is consistent in itself, and of a decoder with one block less."""
 
     def change(manifest):
@@ -255,13 +255,13 @@ def test_pictures_of_another_size_are_refused(damaged):
         ("", "not JSON"),
     ],
 )
-def test_text_that_is_no_manifest_is_refused(text, words, damaged):
+def test_text_other_than_a_manifest_is_refused(text, words, damaged):
     directory = damaged("llava")
     (directory / MANIFEST_NAME).write_text(text)
     refused(directory, MANIFEST_NAME, words)
 
 
-def test_a_manifest_that_is_no_file_is_refused(damaged):
+def test_a_manifest_other_than_a_file_is_refused(damaged):
     directory = damaged("llava")
     path = directory / MANIFEST_NAME
     path.unlink()
@@ -285,7 +285,7 @@ def test_another_precision_is_refused(damaged):
     ],
     ids=["half", "empty", "ones", "text", "hole"],
 )
-def test_what_is_no_graph_is_refused_though_its_hash_is_right(spoil, damaged):
+def test_a_bad_graph_with_the_right_hash_is_refused(spoil, damaged):
     directory = damaged("llava")
     path = directory / "vision_encoder.onnx"
     path.write_bytes(spoil(path.read_bytes()))
@@ -294,7 +294,7 @@ def test_what_is_no_graph_is_refused_though_its_hash_is_right(spoil, damaged):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_read_of_a_file_is_what_onnx_reads(kind, artifacts):
+def test_graph_reader_equals_onnx(kind, artifacts):
     """Ports, weights and their files; and the tables of positions have the names that are looked for."""
     tables = 0
     for path in artifacts(kind).glob("*.onnx"):
@@ -451,7 +451,7 @@ def test_any_manifest_of_engines_is_read_or_refused(seed, native, family, tmp_pa
         ("engines.decoder.profiles.0.shapes.position_ids.0", [1], "position_ids is [1]"),
     ],
 )
-def test_engines_are_those_of_their_model(place, value, words, tmp_path):
+def test_engines_of_another_model_are_refused(place, value, words, tmp_path):
     engine_manifest(artifact_manifest(), tmp_path).save(tmp_path)
     manifest = json.loads((tmp_path / MANIFEST_NAME).read_text())
     change_at(manifest, place, lambda _: value)
@@ -461,7 +461,7 @@ def test_engines_are_those_of_their_model(place, value, words, tmp_path):
     assert words in str(caught.value)
 
 
-def test_what_onnxruntime_does_with_paths_that_lead_out(damaged):
+def test_onnxruntime_refuses_paths_outside_the_artifact(damaged):
     """It refuses them too; should it cease to, ours still does, for it reads the same names."""
     directory = damaged("llava")
     path = directory / "embed_tokens.onnx"
@@ -478,7 +478,7 @@ def test_what_onnxruntime_does_with_paths_that_lead_out(damaged):
 
 
 @pytest.mark.parametrize("precision", ["float16", "int4"])
-def test_artifacts_of_every_kind_are_what_they_say(precision, checkpoint, plan, tmp_path):
+def test_artifacts_of_every_kind_load(precision, checkpoint, plan, tmp_path):
     for flavour in ("onnxruntime", "standard"):
         out = tmp_path / flavour
         target = Target(flavour, precision)

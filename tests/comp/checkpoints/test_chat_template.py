@@ -87,7 +87,7 @@ def test_templates_render_as_in_transformers(name, images):
 @given(
     words=st.text(max_size=40), images=st.integers(0, 3), name=st.sampled_from(sorted(TEMPLATES))
 )
-def test_any_words_render_as_in_transformers(words, images, name):
+def test_any_text_renders_as_in_transformers(words, images, name):
     messages = user_turn(words, images)
     try:
         expected = of_transformers(TEMPLATES[name], messages)
@@ -99,7 +99,7 @@ def test_any_words_render_as_in_transformers(words, images, name):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_transformers_refuses_is_refused(name):
+def test_templates_that_transformers_refuses_are_refused(name):
     messages = user_turn("what?", 1)
     with pytest.raises(Exception):  # noqa: B017, PT011, whatever kind it is
         of_transformers(REFUSED[name], messages)
@@ -107,7 +107,7 @@ def test_what_transformers_refuses_is_refused(name):
         render(REFUSED[name], TOKENS, messages, "my-llava")
 
 
-def test_the_words_of_a_template_that_refuses_are_shown():
+def test_message_raised_by_a_template_is_shown():
     with pytest.raises(CompExportError, match="only one image"):
         render(REFUSED["raise"], TOKENS, user_turn("what?", 2), "it")
 
@@ -168,7 +168,7 @@ def test_an_interrupted_request_leaves_no_answer(monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_a_fork_renders_with_a_process_of_its_own():
+def test_a_fork_renders_in_its_own_process():
     turn = user_turn("what?", 0)
     first = render(LLAVA_TEMPLATE, TOKENS, turn, "it")
     with get_context("fork").Pool(1) as pool:
@@ -192,7 +192,7 @@ def test_threads_share_the_process():
     assert found == {n: {f"USER: <image>\nnumber {n}? ASSISTANT:"} for n in range(8)}
 
 
-def test_templates_that_show_no_image_or_no_words_are_refused():
+def test_templates_that_drop_image_or_text_are_refused():
     check_template(LLAVA_TEMPLATE, TOKENS, "<image>", "it")
     check_template(TEMPLATES["trimmed words"], TOKENS, "<image>", "it")
     for source, words in (
@@ -246,7 +246,7 @@ NAMED = [{"name": "tool_use", "template": "tools"}, {"name": "default", "templat
         ({"tokenizer": NAMED}, "named"),
     ],
 )
-def test_the_template_is_the_one_of_the_processor(tmp_path, files, expected):
+def test_the_template_is_the_processors(tmp_path, files, expected):
     written(tmp_path, **files)
     assert find_chat_template(tmp_path) == expected
     theirs = of_processor(tmp_path)
@@ -274,13 +274,13 @@ def of_processor(directory):
         ({"processor": 7}, "no text"),
     ],
 )
-def test_templates_that_cannot_be_chosen_from_are_refused(tmp_path, files, words):
+def test_unselectable_templates_are_refused(tmp_path, files, words):
     with pytest.raises(CompExportError, match=words):
         find_chat_template(written(tmp_path, **files))
 
 
 @pytest.mark.parametrize("error", [ValueError, OSError])
-def test_where_the_system_bounds_no_memory_templates_are_rendered(monkeypatch, error):
+def test_templates_render_where_the_system_has_no_memory_limit(monkeypatch, error):
     def refuse(kind, limits):
         raise error
 
@@ -288,7 +288,7 @@ def test_where_the_system_bounds_no_memory_templates_are_rendered(monkeypatch, e
     _limit_memory(2**29)
 
 
-def test_a_bound_that_is_there_is_not_raised(monkeypatch):
+def test_an_existing_memory_limit_is_not_raised(monkeypatch):
     found = []
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (2**27, 2**28))
     monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: found.append(limits))

@@ -49,7 +49,7 @@ def change(directory: Path, **fields: object) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(st.data())
-def test_what_old_clips_say_twice_is_merged_as_transformers_does(data: st.DataObject) -> None:
+def test_duplicate_fields_of_old_clips_are_merged_as_in_transformers(data: st.DataObject) -> None:
     config: dict[str, object] = {"model_type": "clip", "architectures": ["CLIPModel"]}
     choices = {"text_config": [64, 128, 512], "vision_config": [96, 192, 768]}
     for part, widths in choices.items():
@@ -80,7 +80,7 @@ def test_what_old_clips_say_twice_is_merged_as_transformers_does(data: st.DataOb
     assert EncoderShape.from_config(checked_config(config, "here")) == found.sizes
 
 
-def test_the_fields_that_are_merged_have_the_defaults_of_transformers() -> None:
+def test_merged_fields_have_the_defaults_of_transformers() -> None:
     whole = CLIPConfig()
     for part, fields in CLIP_FIELDS.items():
         assert fields.items() <= getattr(whole, part).to_dict().items()
@@ -114,7 +114,7 @@ ORIGINALS = {
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
-def test_every_verb_names_the_format_before_any_work(tmp_path: Path, name: str) -> None:
+def test_every_command_names_the_format_before_any_work(tmp_path: Path, name: str) -> None:
     config, said = ORIGINALS[name]
     model = tmp_path / "original"
     model.mkdir()
@@ -191,7 +191,9 @@ def test_pointers_of_git_lfs_are_named(llava: Path, file: str) -> None:
             assert "Git LFS pointer" in str(read(llava).exception)
 
 
-def test_links_lead_to_the_cache_of_the_hub_or_stay_inside(llava: Path, tmp_path: Path) -> None:
+def test_links_outside_the_directory_lead_only_to_the_hub_cache(
+    llava: Path, tmp_path: Path
+) -> None:
     weights = llava / "model.safetensors"
     blobs = tmp_path / "hub" / "models--a--b" / "blobs"
     blobs.mkdir(parents=True)
@@ -243,7 +245,7 @@ def test_damaged_indexes_are_refused_by_name(llava: Path, index: str, said: str)
     assert "model" in str(refused.value)
 
 
-def test_weights_that_are_missing_or_pickled_are_named(llava: Path) -> None:
+def test_missing_or_pickled_weights_are_named(llava: Path) -> None:
     (llava / "model.safetensors").rename(llava / "model.fp16.safetensors")
     with pytest.raises(CompExportError, match=r"model\.fp16\.safetensors is neither"):
         weight_files(llava)
@@ -254,7 +256,7 @@ def test_weights_that_are_missing_or_pickled_are_named(llava: Path) -> None:
         weight_files(llava)
 
 
-def test_integers_are_refused_where_they_are_read_and_nowhere_else(llava: Path) -> None:
+def test_integer_weights_are_refused_only_where_they_are_read(llava: Path) -> None:
     config = read_config(llava)
     weights = load_file(llava / "model.safetensors")
     odd = {"optimizer.step": np.array([3]), "language_model.rotary.inv_freq": np.zeros(3, np.int8)}
@@ -302,7 +304,7 @@ JUNK = st.one_of(
     max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
-def test_damaged_fields_are_refused_and_nothing_else_happens(
+def test_damaged_fields_are_refused_without_another_error(
     tmp_path: Path, name: str, data: st.DataObject
 ) -> None:
     config = json.loads((MODELS / name / "config.json").read_text())
@@ -331,9 +333,7 @@ def test_damaged_fields_are_refused_and_nothing_else_happens(
         ({"architectures": "LlavaForConditionalGeneration"}, "architectures"),
     ],
 )
-def test_the_field_that_is_wrong_is_named(
-    llava: Path, fields: dict[str, object], said: str
-) -> None:
+def test_the_wrong_field_is_named(llava: Path, fields: dict[str, object], said: str) -> None:
     change(llava, **fields)
     with pytest.raises(CompExportError) as refused:
         read_config(llava)
@@ -341,7 +341,7 @@ def test_the_field_that_is_wrong_is_named(
     assert str(llava / "config.json") in str(refused.value)
 
 
-def test_a_byte_order_mark_does_not_matter(llava: Path) -> None:
+def test_a_byte_order_mark_is_ignored(llava: Path) -> None:
     path = llava / "config.json"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     assert read_config(llava)["model_type"] == "llava"

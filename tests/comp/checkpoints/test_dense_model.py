@@ -54,7 +54,7 @@ def record(run, **said):
     return RunDirectory(run)
 
 
-def test_the_same_weights_have_one_digest_however_they_lie_in_files(tmp_path):
+def test_the_same_weights_have_one_digest_in_any_layout_of_files(tmp_path):
     whole = checkpoint(tmp_path / "whole")
     digest = weights_digest(whole)
     assert digest is not None
@@ -97,7 +97,7 @@ def test_broken_weights_are_named(tmp_path):
     assert weights_digest(dense) is None
 
 
-def test_a_relative_name_is_the_same_directory_from_everywhere(tmp_path, monkeypatch):
+def test_a_relative_path_is_resolved_from_any_directory(tmp_path, monkeypatch):
     dense = checkpoint(tmp_path / "home" / "my-llava")
     (tmp_path / "away").mkdir()
     monkeypatch.chdir(tmp_path / "home")
@@ -115,7 +115,7 @@ def test_a_relative_name_is_the_same_directory_from_everywhere(tmp_path, monkeyp
         dense_model_of(run, "my-llava")
 
 
-def test_a_model_that_was_moved_is_named_with_the_remedy(tmp_path):
+def test_a_moved_model_is_named_with_the_remedy(tmp_path):
     dense = checkpoint(tmp_path / "dense")
     run = record(tmp_path / "run", **described(str(dense), dense))
     moved = dense.rename(tmp_path / "moved")
@@ -127,7 +127,7 @@ def test_a_model_that_was_moved_is_named_with_the_remedy(tmp_path):
         dense_model_of(run)
 
 
-def test_embedded_models_and_runs_that_say_nothing_of_weights(tmp_path):
+def test_an_embedded_model_is_recorded_by_name(tmp_path):
     run = record(tmp_path / "run", model="tiny-clip", model_path=None)
     embedded = dense_model_of(run)
     assert embedded.name == "tiny-clip"

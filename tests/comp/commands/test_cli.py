@@ -17,7 +17,7 @@ def run_python(code: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
-def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
+def test_help_lists_every_command_and_imports_nothing_heavy() -> None:
     code = (
         "import sys\n"
         "from comp.cli import main\n"
@@ -34,7 +34,7 @@ def test_help_lists_every_verb_and_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_help_of_a_verb_does_not_import_torch(verb: str) -> None:
+def test_help_of_a_command_does_not_import_torch(verb: str) -> None:
     code = (
         "import sys\n"
         "from comp.cli import main\n"
@@ -48,7 +48,7 @@ def test_help_of_a_verb_does_not_import_torch(verb: str) -> None:
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_takes_the_shared_options(verb: str) -> None:
+def test_every_command_takes_the_shared_options(verb: str) -> None:
     command = cli.get_command(click.Context(cli), verb)
     if isinstance(command, click.Group):
         assert command.commands
@@ -68,7 +68,7 @@ def test_version() -> None:
     assert done.stdout.startswith("comp-export, version ")
 
 
-def test_unknown_verb_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert leave(["nothing"]) == 2
     assert "No such command 'nothing'" in capsys.readouterr().err
 
@@ -113,7 +113,7 @@ def test_unexpected_failure_is_one_line_with_a_hint(
 
 
 @pytest.mark.parametrize("error", [CompExportError("x"), RuntimeError("x")])
-def test_debug_lets_the_traceback_through(failing, error: Exception) -> None:
+def test_debug_shows_the_traceback(failing, error: Exception) -> None:
     failing(error)
     with pytest.raises(type(error)):
         main(["models", "--debug"])
@@ -126,7 +126,9 @@ def test_missing_package_names_the_extra(failing, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(("verb", "resumes"), [("prune", True), ("models", False)])
-def test_interrupt(failing, capsys: pytest.CaptureFixture[str], verb: str, resumes: bool) -> None:
+def test_interrupt_exits_in_one_line(
+    failing, capsys: pytest.CaptureFixture[str], verb: str, resumes: bool
+) -> None:
     failing(KeyboardInterrupt())
     assert leave([verb]) == 130
     message = capsys.readouterr().err
@@ -134,7 +136,7 @@ def test_interrupt(failing, capsys: pytest.CaptureFixture[str], verb: str, resum
     assert ("--resume" in message) == resumes
 
 
-def test_a_target_that_is_no_command_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_point_that_is_not_a_command_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(VERBS, "models", Verb("comp.commands.options:LATEST_RUN", "help"))
     with pytest.raises(TypeError, match="not a click command"):
         cli.get_command(click.Context(cli), "models")
@@ -159,7 +161,7 @@ def test_options_reach_the_command() -> None:
     ]
 
 
-def test_json_is_the_only_thing_on_stdout() -> None:
+def test_stdout_holds_only_json() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "comp.cli", "flops", "--model", "llava-7b", "--json"],
         capture_output=True,

@@ -144,7 +144,9 @@ def test_flops_refuses_a_bad_drop(capsys: pytest.CaptureFixture[str], drop: str)
     assert err.count("\n") == 1
 
 
-def test_flops_of_what_is_no_llava(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_flops_of_another_architecture_are_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert "no model 'x'" in call(capsys, "flops", "--model", "x")[2]
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     code, _, err = call(capsys, "flops", "--model", tmp_path)
@@ -169,7 +171,7 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
         assert name in out
 
 
-def test_registry_says_what_the_adapters_are() -> None:
+def test_registry_agrees_with_the_adapters() -> None:
     from comp.families.blip import adapter as blip
     from comp.families.blip import tasks as blip_tasks
     from comp.families.clip import adapter as clip
@@ -194,7 +196,7 @@ def test_registry_says_what_the_adapters_are() -> None:
     assert names == files - {"__init__"}
 
 
-def test_every_method_says_where_it_fits_and_why_not_elsewhere(
+def test_every_method_lists_its_families_and_a_reason_for_the_others(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     found = {
@@ -280,7 +282,7 @@ def test_inspect_defaults_to_the_latest_run(
     assert call_json(capsys, "inspect", "--no-figures")["run"] == str(run)
 
 
-def test_figures_show_the_numbers() -> None:
+def test_figures_show_the_numbers_of_the_run() -> None:
     plan = plan_for_7b()
     left, metric, thresholds, costs = trajectory_figure(STAGES, plan).axes
     assert [bar.get_height() for bar in left.patches] == pytest.approx([90, 80, 70])

@@ -23,7 +23,7 @@ def anchors(path: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_links_lead_somewhere(path: Path) -> None:
+def test_links_have_targets(path: Path) -> None:
     for target in re.findall(r"\]\(([^)]+)\)", path.read_text()):
         if target.startswith("http"):
             continue
@@ -35,7 +35,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_commands_in_the_text_exist(path: Path) -> None:
+def test_commands_in_the_docs_exist(path: Path) -> None:
     text = path.read_text()
     # In code: a line indented by four spaces, or after a backtick.
     for verb in re.findall(r"(?:^    |`)comp-export ([a-z]+)", text, re.MULTILINE):
@@ -48,7 +48,7 @@ def test_commands_in_the_text_exist(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
-def test_options_in_the_text_exist(path: Path) -> None:
+def test_options_in_the_docs_exist(path: Path) -> None:
     known = set(re.findall(r"--[a-z][a-z-]+", pages()["cli.md"]))
     tools = {"--no-deps", "--version", "--query-gpu", "--format"}  # of pip, nvidia-smi, the program
     programs = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "tests" / "fuzz" / "__main__.py"]

@@ -32,7 +32,7 @@ def request_of(checkpoint, out, *more):
     return caught.value.args[0]
 
 
-def test_the_recipe_is_what_the_defaults_are_but_for_what_is_ours(checkpoint, tmp_path):
+def test_the_recipe_equals_the_defaults_except_for_our_additions(checkpoint, tmp_path):
     plain = request_of(checkpoint, tmp_path / "run")
     faithful = request_of(checkpoint, tmp_path / "run", "--faithful")
     assert (plain.faithful, faithful.faithful) == (False, True)
@@ -54,7 +54,7 @@ class OtherDefaults(PruneOptions):
     no_cit: bool = True
 
 
-def test_other_defaults_do_not_change_it(checkpoint, tmp_path, monkeypatch):
+def test_the_recipe_does_not_depend_on_the_defaults(checkpoint, tmp_path, monkeypatch):
     before = request_of(checkpoint, tmp_path / "run", "--faithful")
     monkeypatch.setattr(prune_module, "PruneOptions", OtherDefaults)
     changed = request_of(checkpoint, tmp_path / "run")

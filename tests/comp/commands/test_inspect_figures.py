@@ -83,7 +83,7 @@ def test_figures_and_their_numbers(drawn):
     assert record["trajectory"] == stages
 
 
-def test_json_repeats_itself_but_for_the_heads_drawn(drawn, run, tmp_path):
+def test_json_is_reproducible_except_for_the_random_heads(drawn, run, tmp_path):
     result = inspected(run, "--json", "--out", tmp_path / "elsewhere", "--seed", "7")
     found = json.loads(result.stdout)
     assert [path.rpartition("/")[2] for path in found["figures"]] == [
@@ -132,7 +132,7 @@ def test_without_the_dense_model_the_others_are_drawn(run):
     assert set(numbers_of(run)["missing"]) == set(OF_THE_MODEL)
 
 
-def test_only_the_model_that_was_pruned_will_do(run, made):
+def test_figures_need_the_dense_model_of_the_run(run, made):
     without_the_dense_model(run)
     opened = open_run(run)
     plan = opened.load_plan()
@@ -169,7 +169,7 @@ def test_a_run_of_tokens_alone_has_no_heads_to_mask(made, tmp_path):
     }
 
 
-def test_a_folder_of_other_things_is_left_alone(run):
+def test_a_folder_with_other_files_is_not_replaced(run):
     (run / "figures").mkdir()
     (run / "figures" / "mine.png").write_bytes(b"mine")
     result = inspected(run)
@@ -178,7 +178,7 @@ def test_a_folder_of_other_things_is_left_alone(run):
     assert [path.name for path in (run / "figures").iterdir()] == ["mine.png"]
 
 
-def test_options_that_do_not_go_together(run):
+def test_contradicting_options_are_refused(run):
     for words, message in (
         (("--samples", 3), "--samples is for --figures: give that too"),
         (("--model", "tiny-clip"), "--model is for --figures"),

@@ -35,7 +35,7 @@ def said(*words):
     return result.output
 
 
-def test_only_what_is_given_is_passed_on():
+def test_only_given_options_are_passed_on():
     assert said("--name", "n") == "({'name': 'n'}, None)\n"
     words = ("--name", "n", "--kind", "a", "--no-wide-open", "--fast", "--out", "o")
     given = {"name": "n", "kind": "a", "wide_open": False, "fast": True}
@@ -59,7 +59,7 @@ def test_help_has_types_ranges_defaults_descriptions_and_the_order_of_fields():
     "words",
     [("--share", "0"), ("--share", "1.1"), ("--most", "9"), ("--way", "z"), ("--kind", "c")],
 )
-def test_values_out_of_range_are_wrong_usage(words):
+def test_values_out_of_range_are_usage_errors(words):
     assert CliRunner().invoke(command, ["--name", "n", *words]).exit_code == 2
 
 
@@ -73,11 +73,11 @@ def test_values_out_of_range_are_wrong_usage(words):
         ("wide_open", False, ["--no-wide-open"]),
     ],
 )
-def test_words_that_give_a_value(name, value, words):
+def test_command_line_words_become_values(name, value, words):
     assert words_of(name, Options.model_fields[name], value) == words
 
 
-def test_a_type_that_no_option_has_is_refused():
+def test_a_field_type_without_an_option_is_refused():
     class Other(BaseModel):
         pairs: dict[str, int] = Field({"a": 1}, description="Pairs.")
 

@@ -48,7 +48,7 @@ def pruned(request, checkpoints, tmp_path_factory):
     return request.param, json.loads(result.stdout), open_run(out)
 
 
-def test_a_run_of_each_task(pruned):
+def test_each_task_is_pruned(pruned):
     task, printed, run = pruned
     plan = run.load_plan()
     assert (plan.family, plan.task) == ("blip", task)
@@ -65,7 +65,7 @@ def test_a_run_of_each_task(pruned):
 
 
 @torch.no_grad()
-def test_the_slim_checkpoint_scores_as_the_run_says(pruned):
+def test_the_slim_checkpoint_has_the_recorded_score(pruned):
     task, printed, run = pruned
     adapter = load_adapter(run.checkpoint)
     plan = run.load_plan()
@@ -127,7 +127,7 @@ def test_an_interrupted_run_resumes_to_the_same_plan(checkpoints, tmp_path, monk
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_lora(checkpoints, tmp_path):
+def test_lora_recovers_a_blip(checkpoints, tmp_path):
     more = ("--recover", "lora", "--lora-rank", "2", "--modes", "cp,lt,vp,lp,vt")
     result = prune(checkpoints["question"], tmp_path / "run", *more)
     assert result.exit_code == 0, result.output
@@ -135,7 +135,7 @@ def test_lora(checkpoints, tmp_path):
     assert not any("lora" in name for name, _ in adapter.model.named_parameters())
 
 
-def test_calibration_alone(checkpoints, tmp_path):
+def test_calibration_only_trains_nothing(checkpoints, tmp_path):
     result = prune(
         checkpoints["caption"], tmp_path / "run", "--recover", "none", "--modes", "cp,vt"
     )
@@ -148,7 +148,7 @@ def test_calibration_alone(checkpoints, tmp_path):
     assert torch.equal(states[0][embeddings], states[1][embeddings])
 
 
-def test_a_mode_that_captioning_lacks(checkpoints, tmp_path):
+def test_a_mode_that_captioning_lacks_is_refused(checkpoints, tmp_path):
     with pytest.raises(CompExportError, match=r"choose from vision_tokens, vision_p.*cross_param"):
         prune(checkpoints["caption"], tmp_path / "run", "--modes", "vt,lt")
     assert not (tmp_path / "run").exists()

@@ -39,7 +39,7 @@ def pruned(clip_checkpoint, tmp_path_factory):
     return json.loads(result.stdout), open_run(out)
 
 
-def test_a_clip_run(pruned):
+def test_clip_is_pruned(pruned):
     printed, run = pruned
     plan = run.load_plan()
     assert plan.family == "clip"
@@ -102,7 +102,7 @@ def test_own_captions(clip_checkpoint, tmp_path):
     assert not (tmp_path / "third").exists()
 
 
-def test_karpathys_captions(clip_checkpoint, tmp_path):
+def test_karpathy_captions_are_read(clip_checkpoint, tmp_path):
     """Write data as in COCO's file: a folder for each set, several sentences, splits in the records."""
     (tmp_path / "val2014").mkdir()
     data = EmojiCaptions("train", 24)
@@ -140,7 +140,7 @@ def test_karpathys_captions(clip_checkpoint, tmp_path):
         ({"filename": "y.jpg"}, "no image 'y.jpg'"),
     ],
 )
-def test_damaged_karpathy(tmp_path, change, message):
+def test_damaged_karpathy_captions_are_refused(tmp_path, change, message):
     (tmp_path / "pictures").mkdir()
     record = {"filename": "x.jpg", "split": "train", "sentences": [{"raw": "a fox"}]} | change
     (tmp_path / "data.json").write_text(json.dumps({"images": [record]}))
@@ -148,23 +148,23 @@ def test_damaged_karpathy(tmp_path, change, message):
         load_karpathy(tmp_path / "data.json", tmp_path / "pictures", "train")
 
 
-def test_lora_of_a_clip(clip_checkpoint, tmp_path):
+def test_lora_recovers_a_clip(clip_checkpoint, tmp_path):
     result = prune(clip_checkpoint, tmp_path / "run", "--recover", "lora", "--lora-rank", "2")
     assert result.exit_code == 0, result.output
 
 
-def test_devices_are_not_spread_over(clip_checkpoint):
+def test_spreading_over_devices_is_refused(clip_checkpoint):
     with pytest.raises(CompExportError, match="leave it out"):
         load_adapter(clip_checkpoint, device_map="auto")
 
 
-def test_an_unknown_family(tmp_path):
+def test_an_unknown_family_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     with pytest.raises(CompExportError, match="'gpt2': what can be pruned is llava"):
         prune(tmp_path, tmp_path / "run")
 
 
-def test_it_has_no_image_tower_that_learns_by_itself(clip_checkpoint, tmp_path):
+def test_vision_learning_rate_is_refused_for_clip(clip_checkpoint, tmp_path):
     with pytest.raises(CompExportError, match=r"--tower-lr 0\.5 is for the image tower of a llava"):
         prune(clip_checkpoint, tmp_path / "run", "--tower-lr", "0.5")
     assert not (tmp_path / "run").exists()

@@ -60,7 +60,7 @@ def test_a_run_directory_holds_everything(run):
     assert (directory.checkpoint / "tokenizer.json").is_file()
 
 
-def test_a_run_records_the_options_that_it_was_given(run, checkpoint):
+def test_a_run_records_its_options(run, checkpoint):
     recorded = run[1].read_record()["options"]
     assert set(recorded) == set(PruneOptions.model_fields)
     assert (recorded["model"], recorded["stages"]) == (str(checkpoint), 3)
@@ -163,7 +163,7 @@ def test_ctrl_c_leaves_a_resumable_run(checkpoint, tmp_path):
         ("--undo", lambda r: r["strategy"]["undo"] is True),
     ],
 )
-def test_switches_reach_the_run(checkpoint, tmp_path, option, check):
+def test_switches_are_recorded_in_the_run(checkpoint, tmp_path, option, check):
     prune(checkpoint, tmp_path / "run", option, "--recover", "none", rate="0.2")
     assert check(open_run(tmp_path / "run").read_record()["request"]["search"])
 
@@ -195,7 +195,7 @@ def test_calibration_only_refits_output_projections_alone(checkpoint, tmp_path, 
     assert changed == ({"o_proj", "down_proj", "out_proj", "fc2"} if refitted else set())
 
 
-def test_tower_parameters_can_be_pruned_too(checkpoint, tmp_path):
+def test_vision_tower_parameters_are_pruned(checkpoint, tmp_path):
     prune(checkpoint, tmp_path / "run", "--modes", "vp,lp", rate="0.3")
     plan = open_run(tmp_path / "run").load_plan()
     assert any(len(b.kept_key_value_heads) < b.num_key_value_heads for b in plan.part("vision"))
@@ -203,7 +203,7 @@ def test_tower_parameters_can_be_pruned_too(checkpoint, tmp_path):
     assert abs(plan.rate - 0.3) < 0.01
 
 
-def test_lora_recovers_and_leaves_no_trace(checkpoint, tmp_path):
+def test_lora_recovers_and_is_merged(checkpoint, tmp_path):
     prune(checkpoint, tmp_path / "run", "--recover", "lora", "--lora-rank", "4")
     slim = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
     dense = load_file(checkpoint / "model.safetensors")
@@ -216,7 +216,7 @@ def test_lora_recovers_and_leaves_no_trace(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize("rate", ["0", "1", "1.5", "-0.2"])
-def test_rates_outside_the_unit_interval_are_refused(checkpoint, tmp_path, rate):
+def test_rate_outside_range_is_refused(checkpoint, tmp_path, rate):
     with pytest.raises(CompExportError, match=r"outside \(0, 1\)"):
         prune(checkpoint, tmp_path / "run", rate=rate)
     assert not (tmp_path / "run").exists()

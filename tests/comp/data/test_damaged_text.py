@@ -66,7 +66,7 @@ def karpathy(path: Path, caption: str) -> Path:
 
 
 @pytest.mark.parametrize("value", [HALF, "\udc00", "\ud83d \ude00"])
-def test_half_a_character_is_refused_with_its_record(folder: Path, value: str) -> None:
+def test_a_lone_surrogate_is_refused_with_its_record(folder: Path, value: str) -> None:
     nlvr2 = {"identifier": "p-0-0-0", "sentence": "two cats", "label": "True"}
     question = {"task": "question"}
     caption = {"task": "caption", "split": "test"}
@@ -106,20 +106,20 @@ def test_half_a_character_is_refused_with_its_record(folder: Path, value: str) -
         load_task_data("question", vqav2(folder, answer=value), folder)
 
 
-def test_whole_characters_are_read_however_they_are_written(folder: Path) -> None:
+def test_surrogate_pairs_are_read_in_any_notation(folder: Path) -> None:
     path = lines(folder / "q.jsonl", GOOD | {"question": "where is 🦊?"})
     assert "\\ud83e" in path.read_text()
     assert load_task_data("question", path, folder)[0].question == "where is 🦊?"
 
 
 @pytest.mark.parametrize("name", ["a\0.png", "a" * 5000 + ".png"])
-def test_names_that_no_file_can_have_are_refused(folder: Path, name: str) -> None:
+def test_impossible_file_names_are_refused(folder: Path, name: str) -> None:
     path = lines(folder / "q.jsonl", GOOD | {"image": name})
     with pytest.raises(CompExportError, match=r"line 1: image .* is no name that a file can have"):
         load_task_data("question", path, folder)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_text(folder: Path) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_text(folder: Path) -> None:
     for path in (
         lines(folder / "q.jsonl", GOOD),
         conversations(folder / "l.json", "what?"),
@@ -129,7 +129,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(folder: Path) -> None:
         assert load_task_data("question", path, folder)[0].question == "what?"
 
 
-def test_a_file_without_end_of_lists_is_refused(folder: Path) -> None:
+def test_deeply_nested_json_is_refused(folder: Path) -> None:
     for text in ("[" * 100_000, '{"image": ' + "[" * 100_000):
         (folder / "deep.json").write_text(text)
         with pytest.raises(CompExportError, match="nested deeper"):

@@ -60,7 +60,7 @@ def _other_open(function):
     )
 
 
-def test_no_text_is_left_to_the_locale():
+def test_every_text_file_is_opened_with_an_encoding():
     found = [
         f"{path.relative_to(ROOT)}:{line}"
         for package in PACKAGES
@@ -85,7 +85,7 @@ def test_no_text_is_left_to_the_locale():
         ("os.open(p, os.O_RDONLY)", []),
     ],
 )
-def test_what_the_search_takes_for_text(code, lines):
+def test_the_search_recognises_opened_text_files(code, lines):
     assert list(unsaid(ast.parse(code))) == lines
 
 
@@ -104,7 +104,7 @@ FILES = [
 
 
 @pytest.mark.parametrize(("task", "name", "content", "split"), FILES)
-def test_data_with_a_byte_order_mark_is_read_as_without(tmp_path, task, name, content, split):
+def test_data_with_a_byte_order_mark_is_read_alike(tmp_path, task, name, content, split):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     path = tmp_path / name
     read = []
@@ -117,7 +117,7 @@ def test_data_with_a_byte_order_mark_is_read_as_without(tmp_path, task, name, co
         load_task_data(task, path, None, split)
 
 
-def test_a_study_with_a_byte_order_mark(tmp_path):
+def test_a_study_with_a_byte_order_mark_is_read(tmp_path):
     content = next((ROOT / "docs" / "studies").glob("*.toml")).read_bytes()
     path = tmp_path / "study.toml"
     path.write_bytes(content)
@@ -129,12 +129,12 @@ def test_a_study_with_a_byte_order_mark(tmp_path):
         load_study(path)
 
 
-def test_a_config_with_a_byte_order_mark(tmp_path):
+def test_a_config_with_a_byte_order_mark_is_read(tmp_path):
     (tmp_path / "config.json").write_bytes(MARK + '{"model_type": "é"}'.encode())
     assert read_config(tmp_path) == {"model_type": "é"}
 
 
-def test_a_config_is_utf_8_in_another_locale(tmp_path):
+def test_a_config_is_read_as_utf_8_in_another_locale(tmp_path):
     """Simulate a machine whose locale is Latin-1."""
     (tmp_path / "config.json").write_text('{"model_type": "é"}', encoding="utf-8")
     code = "import sys; from pathlib import Path; from comp.checkpoints.locate import read_config; "

@@ -69,7 +69,7 @@ def data_of(tmp_path, kind):
         ("statement", "statement", None),
     ],
 )
-def test_links_out_are_followed_on_request(linked, tmp_path, kind, task, split):
+def test_outside_links_are_followed_on_request(linked, tmp_path, kind, task, split):
     data = data_of(tmp_path, kind)
     with pytest.raises(CompExportError, match=r"leads out of .*, by a link: pass --follow-links"):
         load_task_data(task, data, linked, split)
@@ -79,7 +79,7 @@ def test_links_out_are_followed_on_request(linked, tmp_path, kind, task, split):
 
 
 @pytest.mark.parametrize("name", ["../store/a.png", "inside/../../store/a.png", "/etc/hostname"])
-def test_names_never_lead_out(linked, tmp_path, name):
+def test_names_outside_the_folder_are_refused(linked, tmp_path, name):
     data = tmp_path / "d.jsonl"
     data.write_text(json.dumps(LINES["question"] | {"image": name}))
     with pytest.raises(
@@ -88,14 +88,14 @@ def test_names_never_lead_out(linked, tmp_path, name):
         load_task_data("question", data, linked, follow_links=True)
 
 
-def test_a_link_to_nothing_is_no_image(linked, tmp_path):
+def test_a_broken_link_is_refused(linked, tmp_path):
     (linked / "a.png").unlink()
     (linked / "a.png").symlink_to("nowhere.png")
     with pytest.raises(CompExportError, match=r"no image 'a\.png'"):
         load_task_data("question", data_of(tmp_path, "question"), linked, follow_links=True)
 
 
-def test_the_command_line(linked, tmp_path):
+def test_the_option_reaches_the_data(linked, tmp_path):
     data = data_of(tmp_path, "question")
     words = ["data", "preview", "--data", data, "--images", linked, "--out", tmp_path / "o.png"]
     words = [str(word) for word in words]
@@ -104,7 +104,7 @@ def test_the_command_line(linked, tmp_path):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_that_takes_images_of_data_has_the_option(verb):
+def test_every_command_with_image_data_has_the_option(verb):
     command = cli.get_command(None, verb)
     names = {parameter.name for parameter in command.params}
     assert ({"data", "images"} <= names) == ("follow_links" in names)

@@ -59,7 +59,7 @@ def refused(source, words, **limits):
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_no_file_is_refused_unopened(tmp_path, monkeypatch):
+def test_special_files_are_refused_unopened(tmp_path, monkeypatch):
     pipe, place = tmp_path / "pipe.png", tmp_path / "socket.png"
     os.mkfifo(pipe)
     monkeypatch.chdir(tmp_path)  # the name of a socket has to be short
@@ -74,7 +74,7 @@ def test_what_is_no_file_is_refused_unopened(tmp_path, monkeypatch):
     refused(link, "link.png: it is a named pipe")
 
 
-def test_a_pipe_that_takes_the_place_of_a_file(tmp_path, monkeypatch):
+def test_a_pipe_that_replaces_a_file_is_refused(tmp_path, monkeypatch):
     """Between the look and the opening: neither waits for a writer."""
     path = tmp_path / "was.png"
     path.write_bytes(saved(noise()))
@@ -85,7 +85,7 @@ def test_a_pipe_that_takes_the_place_of_a_file(tmp_path, monkeypatch):
     refused(path, "it is a named pipe")
 
 
-def test_files_are_read_up_to_a_bound(tmp_path):
+def test_files_are_read_up_to_a_limit(tmp_path):
     path = tmp_path / "large.png"
     with path.open("wb") as file:
         file.truncate(MAX_BYTES + 1)  # a hole: no disk is used
@@ -99,19 +99,19 @@ def test_files_are_read_up_to_a_bound(tmp_path):
     refused(saved(noise()), "too large", max_bytes=100)
 
 
-def test_a_file_without_a_size_of_its_own_is_bounded_too():
+def test_files_that_report_no_size_are_limited():
     """Files of /proc say that they are empty."""
     with pytest.raises(CompExportError, match=r"too large \(11 bytes, 10 at most\)"):
         read_regular(Path("/proc/self/status"), "file", "take another one", 10)
 
 
 @pytest.mark.parametrize("size", [(MAX_SIDE + 1, 1), (1, MAX_SIDE + 1), (4_000_000, 1)])
-def test_pictures_of_an_absurd_side_are_refused(size):
+def test_oversized_pictures_are_refused(size):
     refused(png(*size), f"too large .{size[0]}x{size[1]} pixels; .* {MAX_SIDE} pixels a side")
     refused(Image.new("L", size), "too large")
 
 
-def test_an_icon_is_judged_by_the_picture_in_it():
+def test_an_icon_is_judged_by_its_embedded_picture():
     assert icon_sizes(icon(png(3, 5))) == [(3, 5)]
     assert icon_sizes(png(3, 5)) == []
     assert icon_sizes(icon(b"")) == []
@@ -123,7 +123,7 @@ def test_an_icon_is_judged_by_the_picture_in_it():
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 * 1024
 
 
-def test_text_that_unpacks_to_gigabytes_is_refused():
+def test_compressed_text_of_gigabytes_is_refused():
     text = chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(900_000)))
     refused(png(4, 4, *[text] * 120), "damaged .Too much memory used in text chunks")
 
@@ -139,7 +139,7 @@ def test_a_header_is_judged_without_its_pixels(tmp_path):
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "LA", "RGBA", "P", "1", "CMYK"])
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "GIF", "JPEG", "JPEG2000", "WEBP"])
-def test_modes_of_files_as_transformers_reads_them(mode, kind):
+def test_image_modes_are_read_as_in_transformers(mode, kind):
     try:
         data = saved(noise(mode=mode), kind)
     except (OSError, KeyError, ValueError):
@@ -151,7 +151,7 @@ def test_modes_of_files_as_transformers_reads_them(mode, kind):
         assert np.array_equal(np.asarray(read_image(data)), np.asarray(load_image(picture)))
 
 
-def test_whitening_in_stripes_leaves_no_seam():
+def test_whitening_in_stripes_equals_whitening_at_once():
     picture = noise(2000, 2 * STRIPE // 2000 + 7, "RGBA")
     expected = np.asarray(convert_to_rgb(picture))
     assert np.array_equal(np.asarray(read_image(picture)), expected)

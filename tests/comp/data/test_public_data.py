@@ -57,7 +57,7 @@ def nlvr2(tmp_path: Path) -> Path:
     return folder
 
 
-def test_nlvr2(nlvr2: Path, tmp_path: Path) -> None:
+def test_nlvr2_is_read(nlvr2: Path, tmp_path: Path) -> None:
     """Two sentences of one pair share its pictures; left comes first."""
     path = lines(
         tmp_path / "dev.json", official(), official("dev-850-0-1", label="True", sentence="two.")
@@ -74,7 +74,7 @@ def test_nlvr2(nlvr2: Path, tmp_path: Path) -> None:
         ]
 
 
-def test_nlvr2_training_pictures_lie_in_numbered_folders(tmp_path: Path) -> None:
+def test_nlvr2_training_pictures_are_read_from_numbered_folders(tmp_path: Path) -> None:
     folder = tmp_path / "train"
     picture(folder / "61" / "train-1-0-img0.png", "red")
     picture(folder / "61" / "train-1-0-img1.png", "blue")
@@ -92,7 +92,7 @@ def test_nlvr2_training_pictures_lie_in_numbered_folders(tmp_path: Path) -> None
         load_nlvr2(path, folder)
 
 
-def test_own_statements(nlvr2: Path, tmp_path: Path) -> None:
+def test_own_statements_are_read(nlvr2: Path, tmp_path: Path) -> None:
     names = ["dev-850-0-img1.png", "dev-850-0-img0.png"]
     path = lines(
         tmp_path / "mine.jsonl",
@@ -131,14 +131,16 @@ def own(**changes: object) -> dict[str, object]:
         ({"sentence": "?"}, "'identifier' is None"),
     ],
 )
-def test_bad_statements(nlvr2: Path, tmp_path: Path, entry: object, message: str) -> None:
+def test_bad_statements_are_refused(
+    nlvr2: Path, tmp_path: Path, entry: object, message: str
+) -> None:
     path = lines(tmp_path / "dev.json", official(), entry)
     with pytest.raises(CompExportError, match=message) as failure:
         load_task_data("statement", path, nlvr2)
     assert "dev.json, line 2" in str(failure.value)
 
 
-def test_no_statement(nlvr2: Path, tmp_path: Path) -> None:
+def test_a_file_without_statements_is_refused(nlvr2: Path, tmp_path: Path) -> None:
     with pytest.raises(CompExportError, match="holds no statement"):
         load_nlvr2(lines(tmp_path / "dev.json"), nlvr2)
 
@@ -205,7 +207,7 @@ def vqav2(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_vqav2(vqav2: Path) -> None:
+def test_vqav2_is_read(vqav2: Path) -> None:
     """Answers come by the number of the question, whatever their order, and can be scored officially."""
     data = load_task_data("question", vqav2 / QUESTIONS)
     assert [(e.question, e.answer, e.kind) for e in data] == [
@@ -219,7 +221,7 @@ def test_vqav2(vqav2: Path) -> None:
     assert vqa_accuracy("3", data[0].answers) == pytest.approx((8 * 2 / 3 + 2 * 1 / 3) / 10)
 
 
-def test_vqav2_pictures_may_lie_in_the_folder_of_their_split(vqav2: Path) -> None:
+def test_vqav2_pictures_are_read_from_the_folder_of_their_split(vqav2: Path) -> None:
     coco = vqav2 / "coco"
     picture(coco / "val2014" / "COCO_val2014_000000000042.jpg", "blue")
     data = load_task_data("question", vqav2 / QUESTIONS, coco)
@@ -229,7 +231,7 @@ def test_vqav2_pictures_may_lie_in_the_folder_of_their_split(vqav2: Path) -> Non
         load_task_data("question", vqav2 / QUESTIONS, vqav2 / "other")
 
 
-def test_vqav2_annotations_may_be_named(vqav2: Path) -> None:
+def test_vqav2_annotations_can_be_given(vqav2: Path) -> None:
     (vqav2 / "elsewhere").mkdir()
     moved = (vqav2 / ANNOTATIONS).rename(vqav2 / "elsewhere" / "answers.json")
     assert len(load_vqav2(vqav2 / QUESTIONS, moved)) == 2
@@ -249,7 +251,7 @@ def test_vqav2_test_splits_have_no_answers(vqav2: Path) -> None:
             load_task_data("question", path)
 
 
-def test_vqav2_empty_answers_are_left_out_and_said(
+def test_vqav2_empty_answers_are_skipped_with_a_warning(
     vqav2: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """VQA's authors take articles off, which leaves nothing of the answer "a"."""
@@ -298,7 +300,9 @@ def answer(**changes: object) -> dict[str, Any]:
         ),
     ],
 )
-def test_damaged_vqav2(vqav2: Path, questions: object, annotations: object, message: str) -> None:
+def test_damaged_vqav2_is_refused(
+    vqav2: Path, questions: object, annotations: object, message: str
+) -> None:
     (vqav2 / QUESTIONS).write_text(json.dumps(questions))
     (vqav2 / ANNOTATIONS).write_text(json.dumps(annotations))
     with pytest.raises(CompExportError, match=message):
@@ -321,7 +325,7 @@ CONTENTS: dict[str, object] = {
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("name", ["data.json", "data.jsonl", "data"])
 @pytest.mark.parametrize("found", CONTENTS)
-def test_content_says_the_format_and_the_name_does_not(
+def test_the_format_follows_from_the_content(
     tmp_path: Path, found: str, name: str, indent: int | None
 ) -> None:
     path = tmp_path / name
@@ -342,7 +346,9 @@ def test_content_says_the_format_and_the_name_does_not(
         ("question", "annotations", "VQAv2's annotations.*: give the file of the questions"),
     ],
 )
-def test_a_file_of_another_task(tmp_path: Path, task: Any, found: str, message: str) -> None:
+def test_a_file_of_another_task_is_refused(
+    tmp_path: Path, task: Any, found: str, message: str
+) -> None:
     picture(tmp_path / "x.jpg")
     path = lines(tmp_path / "data", CONTENTS[found])
     with pytest.raises(CompExportError, match=message):
@@ -351,7 +357,7 @@ def test_a_file_of_another_task(tmp_path: Path, task: Any, found: str, message: 
         load_task_data(task, path, split="test")
 
 
-def test_splits_are_of_files_that_have_them(tmp_path: Path) -> None:
+def test_a_split_is_refused_for_files_without_splits(tmp_path: Path) -> None:
     picture(tmp_path / "x.jpg")
     path = lines(tmp_path / "data", KARPATHY)
     for task in ("caption", "retrieval"):

@@ -36,7 +36,7 @@ def instruct(**changes: object) -> list[dict[str, object]]:
     return [entry | changes]
 
 
-def test_llava_instruct_gives_an_example_a_turn(folder: Path, tmp_path: Path) -> None:
+def test_llava_instruct_gives_one_example_per_turn(folder: Path, tmp_path: Path) -> None:
     data = load_task_data("question", write(tmp_path / "d.json", instruct()), folder)
     assert [(e.question, e.answer, e.kind) for e in data] == [
         ("What colour?", "Red.", "conversation"),
@@ -54,7 +54,7 @@ def test_image_mark_may_follow_the_question(folder: Path, tmp_path: Path) -> Non
     assert data[0].question == "What colour?"
 
 
-def test_records_without_an_image_are_left_out_and_said(
+def test_records_without_an_image_are_skipped_with_a_warning(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text_only = {"id": "2", "conversations": instruct()[0]["conversations"]}
@@ -63,7 +63,7 @@ def test_records_without_an_image_are_left_out_and_said(
     assert "left out 1 of 2 records" in capsys.readouterr().err
 
 
-def test_jsonl(folder: Path, tmp_path: Path) -> None:
+def test_jsonl_is_read(folder: Path, tmp_path: Path) -> None:
     lines = [
         {"image": "coco/b.jpg", "question": "What?", "answer": " grey "},
         {"image": "a.png", "question": "Colour?", "answer": "red", "kind": "colour"},
@@ -77,7 +77,7 @@ def test_jsonl(folder: Path, tmp_path: Path) -> None:
     assert [e.answer for e in data[1:]] == ["red"]
 
 
-def test_folder_of_the_file_is_the_default(folder: Path) -> None:
+def test_images_default_to_the_folder_of_the_file(folder: Path) -> None:
     line = {"image": "a.png", "question": "?", "answer": "!"}
     assert len(load_task_data("question", write(folder / "d.jsonl", line))) == 1
 
@@ -107,7 +107,7 @@ def test_images_are_opened_on_access(folder: Path, tmp_path: Path) -> None:
         ({"image": "link.png", "question": "?", "answer": "x"}, "leads out of"),
     ],
 )
-def test_bad_lines(folder: Path, tmp_path: Path, line: object, message: str) -> None:
+def test_bad_lines_are_refused(folder: Path, tmp_path: Path, line: object, message: str) -> None:
     Image.new("RGB", (3, 3)).save(tmp_path / "secret.png")
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
     path = write(tmp_path / "d.jsonl", line)
@@ -120,7 +120,7 @@ def test_bad_lines(folder: Path, tmp_path: Path, line: object, message: str) -> 
     ("line", "message"),
     [("{", "line 3 is not JSON"), ("[]", "line 3 is no object"), ("{}", "line 3: 'image'")],
 )
-def test_a_line_further_down_is_named(
+def test_a_bad_line_is_named_by_its_number(
     folder: Path, tmp_path: Path, line: str, message: str
 ) -> None:
     good = json.dumps({"image": "a.png", "question": "?", "answer": "x"})
@@ -159,12 +159,14 @@ HUMAN, GPT = {"from": "human", "value": "?"}, {"from": "gpt", "value": "!"}
         ([{"id": 1, "conversations": [HUMAN, GPT]}], "no question about an image"),
     ],
 )
-def test_bad_conversations(folder: Path, tmp_path: Path, content: object, message: str) -> None:
+def test_bad_conversations_are_refused(
+    folder: Path, tmp_path: Path, content: object, message: str
+) -> None:
     with pytest.raises(CompExportError, match=message):
         load_task_data("question", write(tmp_path / "d.json", content), folder)
 
 
-def test_bad_files(folder: Path, tmp_path: Path) -> None:
+def test_bad_files_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(CompExportError, match="neither JSON nor"):
         load_task_data("question", write(tmp_path / "d.csv", "a"), folder)
     with pytest.raises(CompExportError, match="is empty"):

@@ -19,14 +19,14 @@ TWICE = (
 
 
 @pytest.mark.parametrize("method", sorted(FamilyAdapter.__abstractmethods__))
-def test_an_adapter_without_a_method_cannot_be_made(method):
+def test_an_adapter_missing_a_method_cannot_be_created(method):
     inherited = getattr(FamilyAdapter, method)
     incomplete = type("Incomplete", (LlavaAdapter,), {method: inherited})
     with pytest.raises(TypeError, match=rf"abstract.*{method}"):
         incomplete(None, None)
 
 
-def test_a_drop_rule_that_keeps_nothing_cannot_be_made():
+def test_a_drop_rule_without_keep_cannot_be_created():
     class Forgetful(DropRule):
         pass
 
@@ -34,7 +34,7 @@ def test_a_drop_rule_that_keeps_nothing_cannot_be_made():
         Forgetful()
 
 
-def test_slim_classes_may_be_imported_twice():
+def test_slim_classes_can_be_imported_twice():
     done = subprocess.run(
         [sys.executable, "-c", TWICE, *MODULES],
         check=False,

@@ -61,7 +61,7 @@ def test_prompts_are_those_of_the_processor(llava, template):
         processor.chat_template, processor.tokenizer.chat_template = theirs, tokenizer
 
 
-def test_image_tokens_in_questions_and_answers(llava):
+def test_surplus_image_tokens_in_questions_and_answers_are_refused(llava):
     collator = LlavaCollator(llava[1].processor, llava[1].model.config)
     assert collator.prompt("<image> what?") == "USER: <image> what? ASSISTANT:"
     for question, answer, words in (
@@ -104,7 +104,7 @@ def test_tokenizers_are_refused_before_weights_are_read(copied):
         load_adapter(copied)
 
 
-def test_files_of_before_tokenizer_json_are_converted(tmp_path):
+def test_older_tokenizer_files_are_converted(tmp_path):
     """A BLIP with ``vocab.txt`` alone: its slim checkpoint reads the same and needs no conversion."""
     dense, slim = tmp_path / "dense", tmp_path / "slim"
     adapter = random_blip("caption")

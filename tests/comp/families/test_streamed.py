@@ -55,7 +55,7 @@ def stored(tmp_path):
     return matrix, StoredMatrix(tmp_path / "a.safetensors", "it", (6, 4))
 
 
-def test_a_layer_multiplies_by_what_is_in_the_file(stored):
+def test_a_layer_multiplies_by_the_stored_weights(stored):
     matrix, source = stored
     bias = torch.randn(6)
     layer, rows = StreamedLinear(source, bias), torch.randn(3, 4)
@@ -64,7 +64,7 @@ def test_a_layer_multiplies_by_what_is_in_the_file(stored):
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
-def test_under_autocast_it_multiplies_in_that_type(kind, tmp_path):
+def test_autocast_sets_the_type_of_the_product(kind, tmp_path):
     save_file({"it": torch.randn(6, 4).to(kind)}, tmp_path / "a.safetensors")
     layer = StreamedLinear(StoredMatrix(tmp_path / "a.safetensors", "it", (6, 4)))
     rows = torch.randn(3, 4)
@@ -75,7 +75,7 @@ def test_under_autocast_it_multiplies_in_that_type(kind, tmp_path):
     assert torch.equal(found, expected)
 
 
-def test_a_copy_of_a_weight_may_be_changed_and_the_layer_is_not(stored):
+def test_changing_a_copied_weight_leaves_the_layer_unchanged(stored):
     matrix, source = stored
     layer = StreamedLinear(source)
     layer.weight[0] = 0
@@ -87,7 +87,7 @@ def test_a_copy_of_a_weight_may_be_changed_and_the_layer_is_not(stored):
 
 
 @pytest.mark.parametrize("changed", [False, True])
-def test_a_cut_layer_has_the_rows_and_columns_that_are_left(stored, changed):
+def test_a_cut_layer_has_the_kept_rows_and_columns(stored, changed):
     matrix, source = stored
     bias = torch.arange(6.0)
     layer = StreamedLinear(source, bias)
@@ -103,7 +103,7 @@ def test_a_cut_layer_has_the_rows_and_columns_that_are_left(stored, changed):
     assert both.bias.tolist() == [1, 4]
 
 
-def test_a_file_that_changes_meanwhile_is_refused(stored):
+def test_a_file_changed_while_streaming_is_refused(stored):
     _, source = stored
     layer = StreamedLinear(source)
     save_file({"it": torch.zeros(5, 4)}, source.file)
@@ -134,7 +134,7 @@ def test_it_answers_as_the_model_in_memory(names, checkpoint, tmp_path):
             assert torch.equal(ours.loss, theirs.loss)
 
 
-def test_a_checkpoint_without_one_of_its_matrices_is_refused(checkpoint, tmp_path):
+def test_a_checkpoint_missing_a_matrix_is_refused(checkpoint, tmp_path):
     small_adapter().save(tmp_path / "it")
     tensors = load_file(tmp_path / "it" / "model.safetensors")
     name = next(name for name in tensors if name.endswith("layers.2.mlp.up_proj.weight"))
@@ -153,7 +153,7 @@ RATES = {"pdrop": "0.1", "fastv": "0.1", "dart": "0.1", "visionzip": "0.1"}
 
 
 @pytest.mark.parametrize("name", METHODS_HERE)
-def test_every_method_finds_the_same_plan_and_weights(name, checkpoint, tmp_path):
+def test_every_method_gives_the_same_plan_and_weights_when_streamed(name, checkpoint, tmp_path):
     more = ("--method", name, *(("--modes", "vt,lt,lp,vp") if name == "comp" else ()))
     rate = RATES.get(name, "0.4")
     streamed = prune(checkpoint, tmp_path / "streamed", "--stream", *more, rate=rate)
@@ -174,7 +174,7 @@ def test_every_method_finds_the_same_plan_and_weights(name, checkpoint, tmp_path
     assert ours.read_record()["metric"] == theirs.read_record()["metric"]
 
 
-def test_a_slim_checkpoint_can_be_streamed_too(checkpoint, tmp_path):
+def test_a_slim_checkpoint_is_streamed(checkpoint, tmp_path):
     assert prune(checkpoint, tmp_path / "run", "--stream").exit_code == 0
     directory = open_run(tmp_path / "run").checkpoint
     assert len(list(directory.glob("*.safetensors"))) == 1 + 4
@@ -218,7 +218,7 @@ def test_a_killed_search_resumes_with_its_changed_matrices(checkpoint, tmp_path)
         (("--model", "tiny-clip"), "leave it out"),
     ],
 )
-def test_what_cannot_be_streamed_is_refused(more, why, checkpoint, tmp_path):
+def test_streaming_unsupported_models_is_refused(more, why, checkpoint, tmp_path):
     result = prune(checkpoint, tmp_path / "run", "--stream", *more)
     assert why in said(result)
     assert not (tmp_path / "run").exists()

@@ -63,7 +63,7 @@ def test_shares_by_hand():
     assert finalising.share == pytest.approx(-0.04)
 
 
-def test_shares_of_a_run_by_time_are_of_flops_all_the_same():
+def test_shares_of_a_latency_run_are_shares_of_flops():
     """Its rates are of milliseconds, which tell its stages from another run's."""
     timed = {"rate_of": "latency", "milliseconds_dense": 8.0, "milliseconds": 5.0}
     plan = plan_leaving(500).model_copy(update=timed)
@@ -101,7 +101,7 @@ def test_stages_of_another_run_are_refused():
         mode_shares([], plan_leaving(1000))
 
 
-def test_spread():
+def test_spread_by_hand():
     assert Spread.of([1.0, 3.0]) == Spread(2.0, pytest.approx(math.sqrt(2)), 2)
     assert Spread.of([0.5]) == Spread(0.5, 0.0, 1)
 
@@ -116,7 +116,7 @@ def test_contributions_by_hand():
 
 @torch.no_grad()
 @pytest.mark.parametrize("weighted", [False, True])
-def test_contributions_add_up_to_the_scores_that_the_search_uses(weighted):
+def test_contributions_sum_to_the_scores_of_the_search(weighted):
     adapter = random_clip()
     scores = ParameterImportance({"vision", "language"}, weighted, adapter.has_cls)
     totals = {}
@@ -198,7 +198,7 @@ def test_rank_correlation_of_permutations_is_spearmans_formula(order):
     assert found == pytest.approx(1 - 6 * distance / (12 * (144 - 1)), abs=1e-9)
 
 
-def test_random_masks_keep_as_many_heads():
+def test_random_masks_keep_the_same_number_of_heads():
     adapter = random_clip()
     masks = masks_of_run(adapter, random_plan(3))
     drawn = [random_masks(masks, seed) for seed in range(4)]
@@ -230,7 +230,7 @@ def plan_with_heads(kept):
 
 
 @torch.no_grad()
-def test_stability_of_the_first_block_against_the_attention_of_transformers():
+def test_stability_of_the_first_block_equals_transformers_attention():
     adapter, plan, kept = random_clip(), plan_with_heads((1, 3)), [1, 3]
     batches = [adapter.collate([example]) for example in examples_of("retrieval", 3)]
     found = measure_stability(adapter, plan, batches, 0, passed)
@@ -262,7 +262,7 @@ def test_stability_of_the_first_block_against_the_attention_of_transformers():
     assert later[True].mean < 1
 
 
-def test_masking_little_moves_ranks_less():
+def test_masking_less_changes_ranks_less():
     adapter, plan = random_clip(), random_plan(3)
     batches = [adapter.collate([example]) for example in examples_of("retrieval", 2)]
     told = []
@@ -277,7 +277,7 @@ def test_masking_little_moves_ranks_less():
     assert random.correlation.count == 2 * DRAWS
 
 
-def test_blocks_that_rank():
+def test_blocks_before_a_drop_rank_tokens():
     assert ranking_blocks(random_clip()) == {
         (part, n) for part in ("vision", "language") for n in (0, 1)
     }
@@ -287,7 +287,7 @@ def test_blocks_that_rank():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_every_blip(task):
+def test_every_blip_has_figures(task):
     adapter = random_blip(task)
     batches = [adapter.collate([example]) for example in examples_of(task, 2)]
     overlaps = measure_overlaps(adapter, batches, passed)
@@ -303,7 +303,7 @@ def test_every_blip(task):
     assert all(-1 <= each.correlation.mean <= 1 + 1e-9 for each in found)
 
 
-def test_a_llava_with_grouped_heads():
+def test_a_llava_with_grouped_heads_has_figures():
     adapter = small_adapter()
     batches = [adapter.collate([question]) for question in questions(2)]
     overlaps = measure_overlaps(adapter, batches, passed)

@@ -37,7 +37,7 @@ def test_published_figures(name, expected):
     assert published.macs / 1e9 == pytest.approx(expected, abs=1e-4)
 
 
-def test_figures_of_one_pair():
+def test_published_figures_of_one_pair():
     pairs = {name: compositions(packaged_shape(name))[0] for name in PACKAGED}
     assert pairs["clip-l14-336"].macs / 1e9 == pytest.approx(197.762, abs=1e-3)
     assert pairs["clip-l14-336"].parts["vision"] / 1e9 == pytest.approx(191.105, abs=1e-3)
@@ -51,7 +51,7 @@ def vit(tokens, width, layers, patch):
     return (n - 1) * patch * d + layers * (12 * n * d * d + 2 * n * n * d + 10 * n * d) + 5 * n * d
 
 
-def test_the_tower_is_the_formula():
+def test_tower_macs_equal_the_formula():
     for name in PACKAGED:
         tower = packaged_shape(name).vision
         expected = vit(tower.tokens, tower.hidden_size, len(tower.blocks), tower.patch_dim)
@@ -60,7 +60,7 @@ def test_the_tower_is_the_formula():
 
 @pytest.mark.parametrize("branches", [0, 1, 2])
 @pytest.mark.parametrize(("rows", "inputs"), [(1, 1), (6, 1), (6, 6)])
-def test_the_text_is_the_formula(branches, rows, inputs):
+def test_text_macs_equal_the_formula(branches, rows, inputs):
     d, length, seen, layers = 48, 7, 19, 4
     blocks = tuple(BlockSize(4, 4 * d, (4,) * branches, merges=n >= 2) for n in range(layers))
     shape = TextShape(d, d // 4, 100, 16, blocks)
@@ -97,7 +97,7 @@ def test_defaults_are_those_of_transformers():
 
 
 @pytest.mark.parametrize("task", ["vqa", "caption", "retrieval", "nlvr"])
-def test_products_are_those_that_torch_runs(task):
+def test_macs_equal_the_matrix_products_of_torch(task):
     """Matrix products of a request, counted by torch itself, and ours without the LayerNorms."""
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -126,7 +126,7 @@ def test_products_are_those_that_torch_runs(task):
     assert counter.get_total_flops() // 2 == ours
 
 
-def test_the_command_says_what_a_figure_stands_for(tmp_path):
+def test_the_command_names_the_unit_of_each_figure(tmp_path):
     def call(*words):
         return CliRunner().invoke(cli, ["flops", *map(str, words)], catch_exceptions=False).stdout
 
@@ -164,7 +164,7 @@ def counted(adapter, plan, on):
 
 
 @pytest.mark.parametrize("task", small_blip.TASKS)
-def test_a_cut_blip_is_counted_as_the_search_counts_it(task, tmp_path):
+def test_a_cut_blip_has_the_macs_counted_by_the_search(task, tmp_path):
     adapter = small_blip.random_blip(task)
     plan = small_blip.random_plan(adapter, seed=3)
     adapter.save(tmp_path / "dense")
@@ -172,7 +172,7 @@ def test_a_cut_blip_is_counted_as_the_search_counts_it(task, tmp_path):
     check_cut(adapter, plan, tmp_path)
 
 
-def test_a_cut_clip_is_counted_as_the_search_counts_it(tmp_path):
+def test_a_cut_clip_has_the_macs_counted_by_the_search(tmp_path):
     adapter = small_clip.random_clip()
     plan = small_clip.random_plan(seed=3)
     adapter.save(tmp_path / "dense")

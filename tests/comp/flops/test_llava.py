@@ -172,7 +172,7 @@ def test_tower_layers_after_the_feature_layer_are_counted_on_request_only() -> N
 
 
 @given(st.integers(0, 700), st.integers(0, 100), st.integers(1, 1000), st.integers(1, 1000))
-def test_tokens_are_dropped_place_by_place(image, text, vision_ratio, text_ratio) -> None:
+def test_tokens_are_dropped_at_each_place(image, text, vision_ratio, text_ratio) -> None:
     ratios = {1: (vision_ratio / 1000, text_ratio / 1000), 3: (vision_ratio / 1000, 1.0)}
     counts = token_counts(5, image, text, ratios)
     assert counts[0] == (image, text)
@@ -226,7 +226,7 @@ def test_pruned_tower() -> None:
     assert unused == whole
 
 
-def test_images_are_run_whole() -> None:
+def test_images_are_counted_whole() -> None:
     shape = small()
     assert [image_count(shape, n) for n in (0, 1, 16, 17, 32)] == [0, 1, 1, 2, 2]
     none = llava_macs(shape, 0, 5).parts
@@ -251,7 +251,7 @@ def test_plan_of_another_model_is_refused() -> None:
         {"vision_feature_select_strategy": "full"},
     ],
 )
-def test_missing_keys_mean_what_transformers_takes_them_for(section) -> None:
+def test_missing_keys_have_the_defaults_of_transformers(section) -> None:
     sparse = {"model_type": "llava", **section}
     text = {k: v for k, v in section.get("text_config", {}).items() if v is not None}
     full = LlavaConfig.from_dict(
@@ -260,7 +260,7 @@ def test_missing_keys_mean_what_transformers_takes_them_for(section) -> None:
     assert ModelShape.from_config(sparse) == ModelShape.from_config(full.to_dict())
 
 
-def test_packaged_configs_are_read_by_transformers_as_by_us() -> None:
+def test_packaged_configs_are_read_alike_by_transformers() -> None:
     for name in ("llava-7b", "llava-13b"):
         found = json.loads((files("comp") / "models" / "configs" / f"{name}.json").read_text())
         assert ModelShape.from_config(LlavaConfig.from_dict(found).to_dict()) == read_shape(name)
@@ -282,7 +282,7 @@ def test_other_models_are_refused_by_name(changes, message: str) -> None:
         ModelShape.from_config({"model_type": "llava"} | changes, "here")
 
 
-def test_ranking_with_the_next_block_counts_the_keys_of_tokens_that_go() -> None:
+def test_ranking_by_the_next_block_counts_the_keys_of_dropped_tokens() -> None:
     shape = read_shape("llava-7b")
     drops = [(8, 0.5), (16, 0.5), (24, 0.5)]
     macs = {}

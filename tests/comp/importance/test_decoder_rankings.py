@@ -19,7 +19,7 @@ from tests.export.tiny import make_plan, tiny_config
 RANKINGS = ("received", "mean_head", "next_layer", "diversity")
 
 
-def test_the_mean_is_of_the_heads_that_are_there():
+def test_the_mean_is_over_the_kept_heads():
     scores = torch.log(torch.tensor([[[3.0, 1.0], [1.0, 1.0], [1.0, 9.0]]]))  # [1, 3, 2]
     whole = mean_attention(scores, torch.ones(3))
     assert whole[0].tolist() == pytest.approx([(0.75 + 0.5 + 0.1) / 3, (0.25 + 0.5 + 0.9) / 3])
@@ -45,7 +45,7 @@ def test_tokens_that_repeat_every_pivot_rank_last():
     assert float(margin) == pytest.approx((6 - 5) / 6)
 
 
-def test_one_far_pivot_is_enough():
+def test_distance_to_one_pivot_suffices():
     """DART keeps what is far from any of its pivots."""
     normed = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.6, 0.8], [0.0, 0.0]]])
     key = torch.tensor([9.0, 8.0, 7.0, 6.0, 5.0]).reshape(1, 1, 5, 1)

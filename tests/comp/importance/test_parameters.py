@@ -13,12 +13,12 @@ from comp.importance.parameters import (
 from comp.masks import BlockShape, Masks
 
 
-def test_weights_without_cls_share_one_by_importance():
+def test_weights_without_cls_sum_to_one():
     weights = token_weights(torch.tensor([[1.0, 3.0]]), has_cls=False)
     assert weights.tolist() == [[0.25, 0.75]]
 
 
-def test_cls_weighs_one_and_the_others_share_one():
+def test_cls_weighs_one_and_the_others_sum_to_one():
     weights = token_weights(torch.tensor([[9.0, 1.0, 3.0]]), has_cls=True)
     assert weights.tolist() == [[1.0, 0.25, 0.75]]
 

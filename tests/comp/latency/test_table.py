@@ -71,7 +71,7 @@ def surfaces(draw):
 
 
 @given(surfaces(), st.data())
-def test_less_of_anything_never_takes_longer(found, data):
+def test_predicted_time_is_monotonic(found, data):
     """Inside the grid, below it and beyond it."""
     more = [data.draw(st.integers(0, 130)) for _ in range(3)]
     less = [data.draw(st.integers(0, most)) for most in more]
@@ -88,7 +88,7 @@ def test_less_of_anything_never_takes_longer(found, data):
         ({"ms": (((float("nan"),), (2.0,)), ((3.0,), (8.0,)))}, "no number"),
     ],
 )
-def test_grids_that_make_no_sense_are_refused(changes, reason):
+def test_inconsistent_grids_are_refused(changes, reason):
     with pytest.raises(ValueError, match=reason):
         Surface.model_validate(GRID.model_dump() | changes)
 
@@ -178,14 +178,14 @@ def test_a_pair_of_a_clip_by_hand():
     assert texts == {"vision": 0.0, "language": parts["language"]}
 
 
-def test_images_begun_are_run_whole_and_none_is_not():
+def test_partial_images_count_whole_and_no_image_counts_nothing():
     table, nothing = table_of(BLOCKS), StructureCounts({}, {})
     for tokens, images in ((0, 0), (1, 1), (16, 1), (17, 2)):
         parts = table.by_part(nothing, {}, Workload(image_tokens=tokens, text_tokens=4))
         assert parts["vision"] == pytest.approx(images * VISION)
 
 
-def test_a_table_comes_back_from_disk(tmp_path):
+def test_a_table_survives_save_and_load(tmp_path):
     table = table_of(BLOCKS)
     table.save(tmp_path / "table.json")
     assert LatencyTable.load(tmp_path / "table.json") == table
@@ -232,10 +232,10 @@ def test_a_table_of_another_model_is_refused():
         table_for(adapter).check_fits("clip", blocks, "it")
 
 
-def test_default_tables_are_where_prune_reads_them():
+def test_default_tables_have_the_path_that_prune_reads():
     assert str(default_table("some/where/tiny-llava")) == "runs/latency/tiny-llava.json"
 
 
-def test_surfaces_of_functions_are_those_functions():
+def test_surfaces_reproduce_linear_functions():
     made = surface("language", "ffn", lambda t, h, c: t * c, channels=(0, 10))
     assert made.at(12, channels=5) == pytest.approx(60)

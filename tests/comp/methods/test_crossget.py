@@ -61,7 +61,7 @@ def loop(keys, query, alive, stays):
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 9), st.integers(0, 10_000), st.booleans())
-def test_matching_is_what_the_loop_gives(count, seed, last):
+def test_matching_equals_the_loop(count, seed, last):
     """Two rows, the second padded; two heads, the third masked."""
     generator = torch.Generator().manual_seed(seed)
     key, query = (torch.randn(2, 3, count, 4, generator=generator) for _ in range(2))
@@ -121,7 +121,7 @@ def problem_of(rate, modes=TOKENS):
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.2, 0.4, 0.45])
-def test_as_many_tokens_go_at_every_place(rate):
+def test_the_same_number_of_tokens_is_dropped_at_every_place(rate):
     problem = problem_of(rate)
     drops = problem.drops(problem.strength())
     assert problem.rate_of(drops) == pytest.approx(rate, abs=0.005)
@@ -144,7 +144,7 @@ def test_two_tokens_stay_at_any_rate():
     assert set(left.values()) == {2}
 
 
-def test_sixteen_tokens_a_block_of_clip_b():
+def test_clip_b_drops_sixteen_tokens_per_block():
     """The original's r of CLIP-B/16: 16 in each block."""
     problem = problem_of(0.5)
     strength = next(s for s in range(1, 11_000) if _first_gone(problem.drops(s)) == 16)
@@ -160,7 +160,7 @@ def _first_gone(drops):
     return 197 - keep_count(197, seen[0].keep_ratio) if seen else 0
 
 
-def test_the_asked_rate_is_met(tmp_path):
+def test_the_requested_rate_is_met(tmp_path):
     job = small_job("clip", tmp_path, 0.3, modes=TOKENS)
     outcome = crossget.prune(job)
     plan = outcome.plan
@@ -186,7 +186,7 @@ def test_the_asked_rate_is_met(tmp_path):
     assert abs(float(one - other)) > 1e-5  # sizes count
 
 
-def test_what_cannot_be_done(tmp_path):
+def test_unsupported_requests_are_refused(tmp_path):
     with pytest.raises(CompExportError, match=r"rate 0\.99 is beyond .* at most 0\.\d\d"):
         crossget.prune(small_job("clip", tmp_path, 0.99, modes=TOKENS))
     plan = ways_of(blip_plan(random_blip("statement")), "matched", "proportional")
@@ -194,7 +194,7 @@ def test_what_cannot_be_done(tmp_path):
         PruningPlan.model_validate(plan.model_dump())
 
 
-def test_what_matching_costs():
+def test_macs_of_matching():
     """CLIP-B/16: cosines of all pairs and to the guide by 768-wide keys, and k × n shares by 768."""
     extra, left = macs_of_a_way("matched", "proportional")
     assert extra == (197 + 1) * 197 * 768 + left * 197 * 768

@@ -67,7 +67,7 @@ def test_responses_of_absent_tokens_are_not_recorded():
 
 
 @pytest.mark.parametrize("family", ["clip", "blip"])
-def test_a_run(family, tmp_path):
+def test_a_run_meets_the_rate(family, tmp_path):
     job = small_job(family, tmp_path / "state", 0.4, modes=TOKENS, stages=2, steps_per_stage=1)
     outcome = madtp.prune(job)
     plan = outcome.plan
@@ -102,7 +102,7 @@ def test_a_run(family, tmp_path):
 
 
 @torch.no_grad()
-def test_masked_is_slim():
+def test_masked_equals_slim():
     adapter = random_blip("statement")
     plan = ways_of(random_plan(adapter, seed=2, seen=0.6, read=0.6), "aligned", "one")
     batch, rules = adapter.collate(examples_of("statement", 4)), rules_from_plan(plan.drops)
@@ -115,7 +115,7 @@ def test_masked_is_slim():
     assert masked.shares == slim.shares
 
 
-def test_what_is_refused(tmp_path):
+def test_unsupported_options_are_refused(tmp_path):
     with pytest.raises(CompExportError, match="name vision_tokens and language_tokens"):
         madtp.prune(small_job("clip", tmp_path / "one", 0.4, modes=TOKENS[:1]))
     with pytest.raises(CompExportError, match="no steps are left"):

@@ -46,14 +46,14 @@ def test_a_method_from_the_command_line(clip_checkpoint, tmp_path, method):
         assert (run.reports / name).is_file()
 
 
-def test_only_known_methods(clip_checkpoint, tmp_path):
+def test_unknown_methods_are_refused(clip_checkpoint, tmp_path):
     result = prune(clip_checkpoint, tmp_path / "run", "--method", "wander")
     assert result.exit_code == 2
     assert "'comp'" in result.stderr
     assert "'wanda'" in result.stderr
 
 
-def test_modes_that_do_not_fit_the_method(clip_checkpoint, tmp_path):
+def test_unsupported_modes_of_a_method_are_refused(clip_checkpoint, tmp_path):
     with pytest.raises(CompExportError, match="wanda prunes parameters alone"):
         prune(clip_checkpoint, tmp_path / "run", "--method", "wanda", "--modes", "vt,lt")
     with pytest.raises(CompExportError, match="no mode 'cross_parameters'"):
@@ -83,7 +83,7 @@ def test_merging_methods_from_the_command_line(clip_checkpoint, tmp_path, method
     assert all(link["ok"] for link in report["links"])
 
 
-def test_merging_methods_are_not_for_llava(tmp_path):
+def test_merging_methods_refuse_a_llava(tmp_path):
     arguments = ["prune", "--rate", "0.4", "--out", str(tmp_path / "llava"), "--method"]
     reasons = {
         "turbo": "its language model",

@@ -48,7 +48,7 @@ def problem(tmp_path):
     return parameter_problem(small_job("clip", tmp_path, 0.4))
 
 
-def test_width_then_depth_by_a_loss_that_is_known(problem, tmp_path):
+def test_width_then_depth_with_a_known_loss(problem, tmp_path):
     torch.manual_seed(0)
     masks = problem.whole().masks
     worth = {
@@ -97,7 +97,7 @@ def test_width_then_depth_by_a_loss_that_is_known(problem, tmp_path):
 
 
 @torch.no_grad()
-def test_an_error_is_the_loss_of_a_model_without_the_module(tmp_path):
+def test_module_error_equals_the_loss_without_the_module(tmp_path):
     """A head masked, against its columns of the output projection set to zero."""
     job = small_job("clip", tmp_path, 0.4)
     problem = parameter_problem(job)
@@ -131,7 +131,7 @@ def test_the_rate_is_met_and_nothing_is_trained(family, tmp_path, monkeypatch):
     assert float(masked) == pytest.approx(float(slim), abs=1e-4)
 
 
-def test_what_was_measured_before_a_cut_is_not_measured_again(tmp_path, monkeypatch):
+def test_resuming_does_not_repeat_measurements(tmp_path, monkeypatch):
     monkeypatch.setattr(mope, "FFN_GROUPS", 2)
     job = small_job("clip", tmp_path, 0.4)
     plan = mope.prune(job).plan

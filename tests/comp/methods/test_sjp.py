@@ -53,7 +53,7 @@ def test_the_split_by_hand():
     assert few.largest_rate == pytest.approx(1 - 0.210 - 0.005)
 
 
-def test_the_courses():
+def test_order_of_stages():
     assert [simultaneous(stage, 4) for stage in (1, 2, 4)] == [(0.25, 0.25), (0.5, 0.5), (1.0, 1.0)]
     assert [sequential(stage, 4) for stage in (1, 2, 3, 4)] == [
         (0.5, 0.0),
@@ -67,7 +67,7 @@ def test_the_courses():
 
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("family", TOKENS)
-def test_a_run(family, name, tmp_path):
+def test_a_run_meets_the_rate(family, name, tmp_path):
     job = joint_job(family, tmp_path / "state")
     outcome = METHODS[name].prune(job)
     plan, lines = outcome.plan, lines_of(tmp_path / "state")
@@ -124,7 +124,7 @@ def check_slim(job, plan, folder):
 
 
 @pytest.mark.parametrize("family", ["llava", "clip"])
-def test_the_largest_reachable_rate_is_named_and_reached(family, tmp_path):
+def test_the_largest_reachable_rate_is_named_and_reachable(family, tmp_path):
     with pytest.raises(
         CompExportError, match=r"rate 0\.99 is beyond .* at most 0\.\d\d; "
     ) as error:
@@ -134,7 +134,7 @@ def test_the_largest_reachable_rate_is_named_and_reached(family, tmp_path):
     assert plan.rate == pytest.approx(largest, abs=0.01)
 
 
-def test_more_modes_are_named_where_the_rate_is_beyond(tmp_path):
+def test_an_unreachable_rate_names_more_modes(tmp_path):
     modes = ("vision_tokens", "language_parameters")
     with pytest.raises(CompExportError, match=r"or add --modes vision_parameters$"):
         sjp.prune(joint_job("llava", tmp_path, 0.95, modes=modes))
@@ -176,7 +176,7 @@ def test_a_killed_run_resumes_to_the_same_plan(family, name, last, tmp_path, mon
         assert torch.allclose(parameter, theirs[key], atol=1e-6), key
 
 
-def test_masks_rest_while_tokens_go_and_the_dictionary_learns_only_then(tmp_path, monkeypatch):
+def test_masks_are_fixed_and_the_dictionary_learns_while_tokens_are_dropped(tmp_path, monkeypatch):
     job = joint_job("clip", tmp_path, stages=4)
     seen, real = [], upop._save
 
@@ -201,7 +201,7 @@ def test_masks_rest_while_tokens_go_and_the_dictionary_learns_only_then(tmp_path
     assert not torch.equal(seen[2][2], begun)
 
 
-def test_parameters_are_chosen_by_upops_scores_alone(tmp_path, monkeypatch):
+def test_parameters_are_chosen_by_upop_scores(tmp_path, monkeypatch):
     """At the end of a run the units that went are the lowest scores, whatever tokens were there."""
     job = joint_job("clip", tmp_path, align=4)
     seen, real = [], upop._save
@@ -218,7 +218,7 @@ def test_parameters_are_chosen_by_upops_scores_alone(tmp_path, monkeypatch):
     assert max(gone) <= min(score for score in kept if score not in best)
 
 
-def test_what_is_refused(tmp_path):
+def test_unsupported_options_are_refused(tmp_path):
     parameters = PARAMETERS["clip"]
     with pytest.raises(CompExportError, match="method sjp aligns the tokens of two encoders"):
         sjp.prune(joint_job("clip", tmp_path / "one", modes=("vision_tokens", *parameters)))

@@ -42,7 +42,7 @@ def searched(tmp_path_factory):
     return prune(job_by("loss", folder)), folder
 
 
-def test_costs_are_the_loss_that_rose_per_share_of_flops(searched, tmp_path):
+def test_cost_is_loss_increase_per_share_of_flops(searched, tmp_path):
     outcome, folder = searched
     lines = lines_of(folder)
     dense = job_by("loss", tmp_path / "dense")
@@ -59,9 +59,7 @@ def test_costs_are_the_loss_that_rose_per_share_of_flops(searched, tmp_path):
     assert outcome.dense_metric == whole
 
 
-def test_a_search_by_the_loss_is_the_same_again_also_when_it_was_cut(
-    searched, tmp_path, monkeypatch
-):
+def test_a_search_by_loss_is_reproducible_when_interrupted(searched, tmp_path, monkeypatch):
     outcome, folder = searched
     trained = PruningJob.train
 
@@ -82,7 +80,7 @@ def test_a_search_by_the_loss_is_the_same_again_also_when_it_was_cut(
 
 @pytest.mark.parametrize("metric", ["accuracy", "loss"])
 @pytest.mark.parametrize("whole", [False, True])
-def test_readings_are_of_the_examples_of_the_cost(tmp_path, metric, whole):
+def test_stage_quality_uses_the_cost_examples(tmp_path, metric, whole):
     job = job_by(metric, tmp_path / "state", whole)
     parts = [accuracy(job.adapter, [b], Forwarding(), job.compute) for b in job.data.validation]
     used = parts if whole else parts[1:]
@@ -97,7 +95,7 @@ def test_readings_are_of_the_examples_of_the_cost(tmp_path, metric, whole):
     assert set(job.compute.seconds) == {"cost", "evaluation"}
 
 
-def test_the_loss_is_measured_without_judging():
+def test_the_loss_is_measured_without_the_metric():
     class Adapter:
         def rows(self, batch):
             return 1
@@ -112,7 +110,7 @@ def test_the_loss_is_measured_without_judging():
     assert mean_loss(Adapter(), [1.0, 4.0], Forwarding(), compute) == 2.5
 
 
-def test_seconds_go_to_the_outermost_block():
+def test_seconds_are_counted_by_the_outermost_block():
     compute = Compute("cpu", "float32")
     with compute.timed("cost"):
         time.sleep(0.02)
@@ -126,13 +124,13 @@ def test_seconds_go_to_the_outermost_block():
     assert compute.seconds["cost"] >= 0.05
 
 
-def test_time_beside_fine_tuning_by_hand():
+def test_time_relative_to_fine_tuning_by_hand():
     seconds = {"training": 4.0, "data": 1.0, "importance": 1.0, "cost": 0.5}
     assert times_fine_tuning(6.5, seconds) == pytest.approx(1.3)
     assert times_fine_tuning(6.5, {"importance": 1.0}) is None
 
 
-def test_a_run_by_the_loss_records_its_seconds(checkpoint, tmp_path):
+def test_a_run_by_loss_records_its_seconds(checkpoint, tmp_path):
     more = ("--cost-metric", "loss", "--cost-examples", "4", "--recover-steps", "2")
     more += ("--distill", "logits", "--validation", "8", "--calibration", "4", "--batch-size", "2")
     command.prune(checkpoint, tmp_path / "run", *more, "--steps-per-stage", "1", rate="0.3")

@@ -110,7 +110,7 @@ def _tokens(load):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_largest_reachable_rate_is_named_and_reached(name, tmp_path):
+def test_the_largest_reachable_rate_is_named_and_reachable(name, tmp_path):
     method = METHODS[name][0]
     with pytest.raises(CompExportError, match=r"at most 0\.\d\d; choose a smaller --rate") as e:
         method.prune(small_job("llava", tmp_path, 0.99))

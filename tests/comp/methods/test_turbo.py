@@ -20,7 +20,7 @@ TOKENS = ("vision_tokens", "language_tokens")
 
 
 @pytest.mark.parametrize("family", ["clip", "blip"])
-def test_the_asked_rate_is_met(family, tmp_path):
+def test_the_requested_rate_is_met(family, tmp_path):
     job = small_job(family, tmp_path, 0.4, modes=TOKENS)
     before = {name: p.clone() for name, p in job.adapter.model.named_parameters()}
     outcome = turbo.prune(job)
@@ -46,19 +46,19 @@ def test_the_asked_rate_is_met(family, tmp_path):
     assert slim.model.drops == plan.drops
 
 
-def test_one_mode_alone(tmp_path):
+def test_one_mode_leaves_the_other_untouched(tmp_path):
     plan = turbo.prune(small_job("clip", tmp_path, 0.4, modes=("vision_tokens",))).plan
     assert {drop.part for drop in plan.drops} == {"vision"}
 
 
-def test_rates_that_cannot_be_reached(tmp_path):
+def test_unreachable_rates_are_refused(tmp_path):
     with pytest.raises(CompExportError, match=r"rate 0\.99 is beyond .* at most 0\.\d\d"):
         turbo.prune(small_job("clip", tmp_path, 0.99, modes=TOKENS))
     with pytest.raises(CompExportError, match="drop no tokens of this model"):
         turbo.prune(small_job("clip", tmp_path, 0.4, modes=("vision_parameters",)))
 
 
-def test_what_merging_costs():
+def test_macs_of_merging():
     """CLIP-B/16: cosines of all pairs by 768-wide keys, and a matrix of k × n shares by 768."""
     extra, left = macs_of_a_way("informativity", "similar")
     assert extra == 197 * 197 * 768 + left * 197 * 768
@@ -69,7 +69,7 @@ def test_what_merging_costs():
 
 @pytest.mark.parametrize("task", TASKS)
 @torch.no_grad()
-def test_masked_is_slim(task):
+def test_masked_equals_slim(task):
     adapter = random_blip(task)
     plan = ways_of(random_plan(adapter, seed=2, seen=0.6, read=0.6), "informativity", "similar")
     batch, rules = adapter.collate(examples_of(task, 4)), rules_from_plan(plan.drops)
@@ -79,7 +79,7 @@ def test_masked_is_slim(task):
     assert masked.shares == slim.shares
 
 
-def test_plans_without_the_fields_are_the_same(tmp_path):
+def test_plans_without_the_new_fields_have_the_defaults(tmp_path):
     """Old plans drop by attention received and merge nothing; a LLaVA merges nothing either."""
     old = {"part": "vision", "after_layer": 1, "vision_keep_ratio": 0.5, "text_keep_ratio": 1.0}
     drop = DropPlan(**old)

@@ -34,7 +34,7 @@ def searched(folder, monkeypatch, strategy, steps=0):
     return job, outcome, lines, before
 
 
-def test_a_stage_that_costs_far_more_leaves_no_trace(tmp_path, monkeypatch):
+def test_a_stage_that_costs_too_much_is_undone(tmp_path, monkeypatch):
     job, outcome, lines, before = searched(
         tmp_path, monkeypatch, StrategyOptions(exploration=0.5, undo=True)
     )

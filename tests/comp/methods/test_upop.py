@@ -22,7 +22,7 @@ def lines_of(folder):
     return [json.loads(line) for line in (folder / "stages.jsonl").read_text().splitlines()]
 
 
-def test_the_schedule():
+def test_schedule_by_hand():
     total, rate = 400, 0.85
     for step in (0, 49, 99, 199, 399):
         paper = rate * math.sqrt((1 - math.cos(math.pi * (step + 1) / total)) / 2)
@@ -61,7 +61,7 @@ def test_an_l1_penalty_changes_no_score():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_gradients_of_masks_are_those_of_the_loss(family, tmp_path):
+def test_mask_gradients_equal_differences_of_the_loss(family, tmp_path):
     """Against central differences, for the head and the channel of each part that matter most."""
     job = small_job(family, tmp_path, 0.4)
     batch = job.data.calibration[0]
@@ -92,7 +92,7 @@ def test_gradients_of_masks_are_those_of_the_loss(family, tmp_path):
             assert abs(difference) > 1e-4
 
 
-def test_what_goes_is_what_would_raise_the_loss_most_until_the_flops_are_gone(tmp_path):
+def test_removed_units_follow_the_scores_until_the_target_is_met(tmp_path):
     job = small_job("clip", tmp_path, 0.4)
     problem = parameter_problem(job)
     torch.manual_seed(1)

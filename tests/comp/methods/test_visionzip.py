@@ -26,7 +26,7 @@ RATE = 0.15
 @pytest.mark.parametrize(
     ("rate", "dominant", "contextual"), [(0.5846, 162, 30), (0.6804, 108, 20), (0.7756, 54, 10)]
 )
-def test_the_numbers_of_the_paper_on_llava_7b(rate, dominant, contextual):
+def test_llava_7b_keeps_the_token_counts_of_the_paper(rate, dominant, contextual):
     found = visionzip.solved(
         read_shape("llava-7b"), Workload(image_tokens=576, text_tokens=60), rate
     )
@@ -51,7 +51,7 @@ def test_the_largest_reachable_rate_is_named(tmp_path):
         visionzip.prune(small_job("llava", tmp_path, 0.99))
 
 
-def test_fewer_places_are_what_fewer_image_tokens_collate_to():
+def test_batches_have_one_place_per_kept_image_token():
     adapter = small_adapter()
     examples = questions(3)
     wide = adapter.collate(examples)
@@ -74,7 +74,7 @@ def pruned(tmp_path_factory):
     return job, visionzip.prune(job)
 
 
-def test_it_chooses_image_tokens_and_nothing_else(pruned):
+def test_only_image_tokens_are_selected(pruned):
     job, outcome = pruned
     plan, load = outcome.plan, agreed_workload(job)
     selection = plan.image_selection
@@ -95,7 +95,7 @@ def test_it_chooses_image_tokens_and_nothing_else(pruned):
 
 
 @torch.no_grad()
-def test_choosing_cut_and_saved_models_are_one(pruned, tmp_path):
+def test_masked_cut_and_saved_models_agree(pruned, tmp_path):
     job, outcome = pruned
     batch = job.data.validation[0]
     slim = job.adapter.cut(outcome.plan)
@@ -112,7 +112,7 @@ def test_choosing_cut_and_saved_models_are_one(pruned, tmp_path):
 
 
 @torch.no_grad()
-def test_what_a_teacher_knows_is_of_the_same_tokens(pruned):
+def test_teacher_targets_are_of_the_same_tokens(pruned):
     """Text and dominant image tokens keep the place that they have in the dense model's sequence."""
     job, outcome = pruned
     selection = outcome.plan.image_selection

@@ -25,7 +25,7 @@ FAMILIES = ("llava", "clip", "blip")
     st.sampled_from([1, 4, 16]),
     st.integers(1, 8),
 )
-def test_remainders_are_carried_on(units, share, unit, least):
+def test_remainders_are_carried_to_the_next_layer(units, share, unit, least):
     sizes = [unit * each for each in units]
     left = wanda.carried(sizes, share, unit, least)
     assert all(min(least, size) <= count <= size for size, count in zip(sizes, left, strict=True))
@@ -43,7 +43,7 @@ def test_a_third_of_four_heads_by_hand():
     assert wanda.carried([48, 48], 0.0, 16, 16) == [48, 48]
 
 
-def test_the_best_of_each_layer_stay():
+def test_the_best_units_of_each_layer_are_kept():
     block = BlockShape("language", 0, 4, 3, 3, 2, 4, gated=True)
     other = BlockShape("vision", 0, 4, 3, 3, 2, 4, gated=False)
     scores = Scores(
@@ -70,7 +70,7 @@ class Inputs:
 
 
 @torch.no_grad()
-def test_scores_are_eq_3_of_the_layers_inputs(tmp_path):
+def test_scores_equal_eq_3(tmp_path):
     """Scores equal brute force on a CLIP: mean of ``|W|`` over outputs times the norm of each input."""
     job = small_job("clip", tmp_path, 0.3)
     problem = parameter_problem(job)
@@ -91,7 +91,7 @@ def test_scores_are_eq_3_of_the_layers_inputs(tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_same_share_of_every_layer_at_the_asked_rate(family, tmp_path):
+def test_every_layer_loses_the_same_share_at_the_requested_rate(family, tmp_path):
     job = small_job(family, tmp_path / "state", 0.4)
     before = {name: p.clone() for name, p in job.adapter.model.named_parameters()}
     outcome = wanda.prune(job)
@@ -123,19 +123,19 @@ def test_the_same_share_of_every_layer_at_the_asked_rate(family, tmp_path):
     assert float(masked) == pytest.approx(float(slim), abs=1e-4)
 
 
-def test_another_run_gives_the_same_plan(tmp_path):
+def test_the_plan_is_reproducible(tmp_path):
     plans = [wanda.prune(small_job("clip", tmp_path, 0.3)).plan for _ in range(2)]
     assert plans[0] == plans[1]
 
 
-def test_one_part_alone(tmp_path):
+def test_pruning_one_part_leaves_the_others_whole(tmp_path):
     plan = wanda.prune(small_job("clip", tmp_path, 0.2, modes=("vision_parameters",))).plan
     assert plan.rate == pytest.approx(0.2, abs=0.01)
     for block in plan.part("language"):
         assert len(block.kept_channels) == block.intermediate_size
 
 
-def test_the_largest_reachable_rate_is_named_and_reached(tmp_path):
+def test_the_largest_reachable_rate_is_named_and_reachable(tmp_path):
     with pytest.raises(CompExportError, match=r"at most 0\.\d\d; choose .*--modes vision_par") as e:
         wanda.prune(small_job("llava", tmp_path, 0.99, modes=("language_parameters",)))
     assert "tokens" not in str(e.value)

@@ -32,20 +32,20 @@ NORMALISED = {
 
 
 @pytest.mark.parametrize(("answer", "expected"), NORMALISED.items())
-def test_normalised_as_the_official_program_does(answer, expected):
+def test_answers_are_normalised_as_in_the_official_program(answer, expected):
     assert normalise_vqa(answer) == expected
 
 
 @pytest.mark.parametrize(
     ("agreeing", "expected"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)]
 )
-def test_ten_people(agreeing, expected):
+def test_vqa_accuracy_of_ten_annotators(agreeing, expected):
     """Of the ten sets of nine, those without one who agreed have a person fewer: 0.9 for three."""
     answers = ["The cat."] * agreeing + [f"other {n}" for n in range(10 - agreeing)]
     assert vqa_accuracy("cat", answers) == pytest.approx(expected)
 
 
-def test_a_single_answer_and_none():
+def test_vqa_accuracy_of_one_answer_and_of_none():
     assert vqa_accuracy("two dogs", ["2 dogs"]) == 1.0
     assert vqa_accuracy("two dogs", ["2 cats"]) == 0.0
     with pytest.raises(ValueError, match="no answers"):
@@ -60,7 +60,7 @@ REFERENCES = [
 ]
 
 
-def test_cider_as_the_original_program_scores():
+def test_cider_equals_the_original_program():
     """pycocoevalcap 1.2 on the same words."""
     expected = [3.5515197025684184, 3.2750258482385455, 4.601338234569093]
     assert cider(CAPTIONS, REFERENCES) == pytest.approx(expected, rel=1e-12)
@@ -84,7 +84,7 @@ def test_a_reference_is_its_own_best_caption(words):
     assert worse < best
 
 
-def test_words_have_no_punctuation():
+def test_punctuation_is_removed():
     assert words_of("It's a T-shirt, isn't it? - Yes.") == [
         "it's",
         "a",
@@ -103,7 +103,7 @@ def test_words_have_no_punctuation():
         (["a", "b"], [["a"], []], "without references"),
     ],
 )
-def test_cider_refuses(captions, references, message):
+def test_cider_refuses_bad_input(captions, references, message):
     with pytest.raises(ValueError, match=message):
         cider(captions, references)
 
@@ -129,7 +129,7 @@ def test_recall_against_sorting(images, texts_each, seed):
         assert of_texts[text] == scores[:, text].argsort(descending=True).tolist().index(image)
 
 
-def test_recall_refuses():
+def test_recall_refuses_bad_input():
     with pytest.raises(ValueError, match="image 1 has no text"):
         ranks(torch.rand(2, 2).numpy(), [0, 0])
     with pytest.raises(ValueError, match="for 1 texts"):

@@ -53,11 +53,11 @@ def outcome(request):
         (SEVEN_BILLION, "large"),
     ],
 )
-def test_sizes(parameters, size):
+def test_size_rule(parameters, size):
     assert size_of(parameters) == size
 
 
-def test_a_llava_of_259_million_is_trained_whole_at_the_rate_of_whole_training():
+def test_a_llava_of_259_million_is_trained_whole_at_its_learning_rate():
     request = requested("llava", 259_000_000)
     assert settled(request, 259_000_000).recovery == "full"
     assert outcome(request) == (2e-5, 2e-5, 64, "both", False)
@@ -86,7 +86,7 @@ def test_a_clip_b16_keeps_its_teacher():
         ({"recover_lr": 1e-5}, "lora", (2e-4, 1e-5, 64, "both", False)),
     ],
 )
-def test_a_llava_of_seven_billion(options, recovery, expected):
+def test_a_llava_of_seven_billion_is_trained_by_lora(options, recovery, expected):
     request = requested("llava", SEVEN_BILLION, **options)
     assert settled(request, SEVEN_BILLION).recovery == recovery
     assert outcome(request) == expected
@@ -98,7 +98,7 @@ def test_only_a_cpu_streams():
 
 @pytest.mark.parametrize("model", EMBEDDED)
 @pytest.mark.parametrize("recovery", ["auto", "full", "lora"])
-def test_embedded_models(model, recovery):
+def test_defaults_of_embedded_models(model, recovery):
     found = facts_of(model)
     request = request_of(PruneOptions.of(model=model, rate=0.5, recover=recovery), found, True)
     statements = model == "tiny-blip-nlvr"
@@ -114,12 +114,12 @@ def test_embedded_models(model, recovery):
     ("given", "rates"),
     [((3e-4, None), (3e-4, 3e-4)), ((None, 1e-3), (1e-4, 1e-3)), ((2e-4, 3e-4), (2e-4, 3e-4))],
 )
-def test_learning_rates_that_are_given_are_taken(given, rates):
+def test_given_learning_rates_are_used(given, rates):
     request = requested("llava", 8_000_000, lr=given[0], recover_lr=given[1])
     assert outcome(request)[:2] == rates
 
 
-def test_what_is_trained_follows_from_the_size_alone():
+def test_trained_weights_depend_on_size_only():
     assert [recovery_of(size, "auto") for size in (0, LARGE - 1, LARGE)] == ["full", "full", "lora"]
     for recovery in ("full", "lora", "none"):
         assert recovery_of(SEVEN_BILLION, recovery) == recovery == recovery_of(0, recovery)

@@ -42,7 +42,7 @@ def test_a_study_file_has_the_same_keys_descriptions_and_types():
         assert field.default is None
 
 
-def test_what_a_run_records_has_all_of_them():
+def test_a_run_records_every_option():
     options = PruneOptions.of(rate=0.5, data="own.jsonl", stages=3)
     recorded = options.recorded()
     assert set(recorded) == set(FIELDS)
@@ -73,7 +73,7 @@ def values_of(name):
 
 @settings(max_examples=60, deadline=None)
 @given(st.data())
-def test_words_of_the_command_line_give_what_names_and_values_give(data):
+def test_command_line_words_equal_names_and_values(data):
     names = data.draw(st.sets(st.sampled_from(sorted(set(FIELDS) - {"rate"})), max_size=8))
     values = {name: data.draw(values_of(name), label=name) for name in names}
     values["rate"] = 0.5
@@ -123,7 +123,7 @@ def test_wrong_options_are_refused_by_name(values, message):
         PruneOptions.of(**values)
 
 
-def test_options_do_not_change():
+def test_options_are_immutable():
     options = PruneOptions.of(rate=0.5)
     with pytest.raises(ValidationError, match="frozen"):
         options.rate = 0.6

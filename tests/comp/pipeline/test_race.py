@@ -35,7 +35,7 @@ def test_each_kind_races_alone_where_it_reaches_the_rate():
 
 
 @pytest.mark.parametrize("modes", [TOKENS, PARAMETERS])
-def test_one_kind_has_nothing_to_race(modes):
+def test_one_kind_does_not_race(modes):
     (lane,) = lanes_of(modes, lambda _: True)
     assert lane.modes == tuple(mode.name for mode in modes)
 
@@ -51,7 +51,7 @@ def test_a_race_needs_its_steps():
     assert has_room(0, 16, 80)
 
 
-def test_the_least_loss_wins():
+def test_the_lane_with_the_least_loss_wins():
     first, second = Lane("all", ("a", "b")), Lane("parameters", ("b",))
     assert winner([Verdict(first, 0.4, 0.9), Verdict(second, 0.3, 0.8)]) == second
 
@@ -90,7 +90,7 @@ def test_the_best_lane_continues(raced):
     assert record["steps"] == {"search": losers, "recovery": 14 - losers}
 
 
-def test_searches_that_train_take_their_steps_too(dense, tmp_path):
+def test_racing_searches_take_their_training_steps(dense, tmp_path):
     more = ("--race", "1", "--train-stages", "--modes", "vt,vp", "--recover-steps", "20")
     result = pruned(dense, tmp_path / "run", *more)
     assert result.exit_code == 0, result.output
@@ -126,7 +126,7 @@ def test_too_few_steps_are_refused(dense, tmp_path):
         pruned(dense, tmp_path / "run", "--race", "9")
 
 
-def test_others_do_not_race(dense, tmp_path):
+def test_other_methods_do_not_race(dense, tmp_path):
     for more in (("--method", "upop"), ("--recover", "none")):
         with pytest.raises(CompExportError, match=r"--race 2 with " + " ".join(more)):
             pruned(dense, tmp_path / "run", "--race", "2", *more)
@@ -143,7 +143,7 @@ def test_others_do_not_race(dense, tmp_path):
         (("--recover-steps", "80", "--recover", "none"), 0),
     ],
 )
-def test_a_clip_races_by_itself_where_there_is_room(dense, tmp_path, monkeypatch, more, steps):
+def test_a_clip_races_by_default_where_steps_suffice(dense, tmp_path, monkeypatch, more, steps):
     asked = []
 
     def stop(request, *_, **__):

@@ -132,7 +132,7 @@ def test_a_kill_before_any_change_of_files(dense, tmp_path, monkeypatch, forced)
     assert len(carried_out) >= (1 if forced else 4)
 
 
-def test_leftovers_of_a_state_are_never_gone_on_with(dense, tmp_path):
+def test_incomplete_states_are_not_resumed(dense, tmp_path):
     """A state without what was asked for is of a run that was being forgotten."""
     out = tmp_path / "run"
     (out / ".state").mkdir(parents=True)
@@ -142,7 +142,7 @@ def test_leftovers_of_a_state_are_never_gone_on_with(dense, tmp_path):
     assert prune(dense, out).exit_code == 0
 
 
-def test_the_state_is_of_the_weights_that_were_there(dense, tmp_path, monkeypatch):
+def test_a_state_of_other_weights_is_refused(dense, tmp_path, monkeypatch):
     model = shutil.copytree(dense, tmp_path / "model")
     monkeypatch.setattr("comp.pipeline.record.save_figures", _stop)
     with pytest.raises(RuntimeError, match="stopped"):
@@ -173,7 +173,7 @@ def test_the_default_place_names_another_seed(dense, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("what", ["directory", "file"])
-def test_what_has_the_name_of_the_link_is_refused_before_the_work(dense, tmp_path, what):
+def test_an_occupied_link_name_is_refused_before_the_work(dense, tmp_path, what):
     latest = tmp_path / "latest"
     latest.mkdir() if what == "directory" else latest.write_text("")
     with pytest.raises(CompExportError, match=f"latest is a {what}, and `prune` makes the link"):

@@ -28,7 +28,7 @@ positions = st.floats(-6.5, 6.5).map(lambda power: 2.718281828**power)
 
 @given(enough_from=positions, before=st.one_of(st.just(0.0), positions))
 @settings(deadline=None)
-def test_it_finds_the_lowest_threshold_that_is_enough(enough_from, before):
+def test_the_lowest_sufficient_threshold_is_returned(enough_from, before):
     found, tried = attempts(enough_from, before, close_below=0)
     assert enough_from <= found <= FINENESS * enough_from
     assert found in tried
@@ -37,23 +37,23 @@ def test_it_finds_the_lowest_threshold_that_is_enough(enough_from, before):
 
 @given(enough_from=positions, before=st.one_of(st.just(0.0), positions))
 @settings(deadline=None)
-def test_what_is_close_ends_it(enough_from, before):
+def test_a_close_result_ends_the_search(enough_from, before):
     found, tried = attempts(enough_from, before, close_below=1.2)
     assert enough_from <= found <= 1.2 * enough_from
     assert [value for value in tried if enough_from <= value <= 1.2 * enough_from] == [found]
 
 
-def test_near_the_last_threshold_it_takes_few_tries():
+def test_a_near_start_takes_few_tries():
     found, tried = attempts(enough_from=1.3, before=1.0, close_below=1.2)
     assert tried == [1.0, 2.0, 2.0**0.5]
     assert found == 2.0**0.5
 
 
-def test_what_is_never_enough_leads_to_the_highest():
+def test_an_insufficient_range_gives_the_highest_threshold():
     found, tried = attempts(enough_from=2 * HIGHEST, before=0.0, close_below=0)
     assert found == tried[-1] == HIGHEST
 
 
-def test_what_is_always_enough_leads_to_the_lowest():
+def test_a_sufficient_range_gives_the_lowest_threshold():
     found, tried = attempts(enough_from=0.0, before=0.5, close_below=0)
     assert found == tried[-1] == LOWEST

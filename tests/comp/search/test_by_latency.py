@@ -107,7 +107,7 @@ def test_a_run_saves_the_requested_time(checkpoint, tables, tmp_path):
 
 
 @pytest.mark.parametrize("times", [SLOW_FFN, SLOW_ATTENTION])
-def test_a_stage_cuts_the_least_important_until_the_time_is_gone(times):
+def test_a_stage_cuts_the_least_important_until_the_time_is_saved(times):
     """The order is that of Eq. 3 whatever the table; the table says where it ends."""
     adapter = small_adapter()
     calibration = [adapter.collate(questions(4))]
@@ -131,7 +131,7 @@ def test_a_stage_cuts_the_least_important_until_the_time_is_gone(times):
     assert search.cost(moved) > target
 
 
-def test_flops_with_a_table_only_write_the_time_down(checkpoint, tables, tmp_path):
+def test_a_table_with_cost_flops_only_records_the_time(checkpoint, tables, tmp_path):
     prune(checkpoint, tmp_path / "plain")
     words = ("--latency-table", str(tables / "ffn.json"))
     prune(checkpoint, tmp_path / "timed", *words)

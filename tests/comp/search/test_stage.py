@@ -38,7 +38,7 @@ def test_a_stage_cuts_no_more_than_its_share_of_a_part(search, part):
     assert most <= cut <= most + largest_unit
 
 
-def test_a_search_of_one_stage_may_cut_all_that_can_go(search):
+def test_a_search_of_one_stage_can_cut_everything(search):
     mode = next(mode for mode in search.adapter.modes if mode.part == "language")
     whole = SearchState(Masks.ones(search.adapter.blocks))
     parts = (search.adapter, search.compute, search.calibration, search.options, search.workload)
@@ -47,7 +47,7 @@ def test_a_search_of_one_stage_may_cut_all_that_can_go(search):
 
 
 @pytest.mark.parametrize("part", ["vision", "language"])
-def test_a_stage_leaves_most_of_what_a_part_can_still_lose(search, part):
+def test_a_stage_leaves_most_of_a_parts_remainder(search, part):
     """An exploring draw must not take the last of a small part, unless nothing else is left."""
     mode = next(mode for mode in search.adapter.modes if mode.part == part)
     whole = SearchState(Masks.ones(search.adapter.blocks))
@@ -64,7 +64,7 @@ def test_a_stage_leaves_most_of_what_a_part_can_still_lose(search, part):
     assert search.macs(end) == floor
 
 
-def test_a_stage_that_asks_for_little_gets_it(search):
+def test_a_small_request_is_met_exactly(search):
     mode = next(mode for mode in search.adapter.modes if mode.part == "vision")
     whole = SearchState(Masks.ones(search.adapter.blocks))
     before = search.macs(whole)

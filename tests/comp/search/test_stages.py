@@ -55,17 +55,17 @@ def test_the_cheapest_mode_removes_its_share():
     assert advanced(Numbers(vision_tokens=400, language_tokens=400)) == ("language_tokens", 900, ())
 
 
-def test_a_mode_may_remove_less_than_its_share():
+def test_a_mode_can_remove_less_than_its_share():
     assert advanced(Numbers(vision_tokens=400, language_tokens=25)) == ("language_tokens", 975, ())
 
 
-def test_a_mode_with_next_to_nothing_left_gives_way_untouched():
+def test_a_nearly_exhausted_mode_is_skipped():
     found = advanced(Numbers(vision_tokens=400, language_tokens=24))
     assert found == ("vision_tokens", 900, ("language_tokens",))
 
 
 @pytest.mark.parametrize(("left", "exhausted"), [(25, False), (24, True)])
-def test_a_part_is_exhausted_by_its_rest_not_by_the_bound_of_a_stage(left, exhausted):
+def test_exhaustion_depends_on_the_remainder_not_on_the_stage_limit(left, exhausted):
     search = Numbers(vision_tokens=400, language_tokens=400, language_parameters=left)
     found = advanced(search)
     if exhausted:
@@ -74,7 +74,7 @@ def test_a_part_is_exhausted_by_its_rest_not_by_the_bound_of_a_stage(left, exhau
         assert found == ("language_parameters", 1000 - CAP, ())
 
 
-def test_a_mode_that_never_ran_takes_the_little_it_has():
+def test_an_untried_mode_removes_its_small_remainder():
     search = Numbers(vision_tokens=400, language_tokens=1)
     assert advanced(search, cost=None) == ("language_tokens", 999, ())
 
@@ -84,12 +84,12 @@ def test_the_last_mode_continues_for_less():
     assert advanced(search, ("language_tokens",)) == ("vision_tokens", 997, ("language_tokens",))
 
 
-def test_when_all_have_little_it_is_taken_all_the_same():
+def test_small_remainders_are_removed_when_nothing_else_is_left():
     search = Numbers(vision_tokens=0, language_tokens=3)
     assert advanced(search, ("language_tokens",)) == ("language_tokens", 997, ())
 
 
-def test_what_is_wanted_near_the_target_is_little():
+def test_stages_near_the_target_remove_little():
     assert advanced(Numbers(vision_tokens=9, language_tokens=5), macs=520) == (
         "language_tokens",
         515,

@@ -37,7 +37,7 @@ def test_costs_blend_with_history():
     assert updated_cost(without, first, stage=4, cost=0.0).cost == 0.0
 
 
-def test_long_idle_modes_are_explored_more():
+def test_idle_modes_are_explored_more():
     costs = [ModeCost(0.0, 9), ModeCost(0.0, 4)]
     recent, idle = exploration_probabilities(OPTIONS, costs, stage=10)
     assert idle / recent == pytest.approx(math.exp((6 - 1) / 5))
@@ -58,7 +58,7 @@ def test_without_cas_modes_take_turns():
     assert choose_mode(turns, costs, 3, seed=0) == ("b", False)
 
 
-def test_exploration_happens_about_as_often_as_asked_and_repeats_with_the_seed():
+def test_exploration_has_the_given_frequency_and_repeats_with_the_seed():
     costs = {"a": ModeCost(0.0, 1), "b": ModeCost(1.0, 1)}
     draws = [choose_mode(OPTIONS, costs, stage, seed=5) for stage in range(2, 2002)]
     assert 0.16 < sum(explored for _, explored in draws) / len(draws) < 0.24
@@ -76,7 +76,7 @@ def test_exploration_happens_about_as_often_as_asked_and_repeats_with_the_seed()
         (0.9, {"b": 0.5}, "c"),  # whose 0.4 is the least, and less than half
     ],
 )
-def test_a_stage_gives_way_to_a_mode_that_is_known_to_cost_far_less(cost, undone, better):
+def test_a_stage_yields_to_a_much_cheaper_mode(cost, undone, better):
     costs = {"a": ModeCost(0.0, 3), "b": ModeCost(0.1, 2), "c": ModeCost(0.4, 1), "d": ModeCost()}
     assert better_mode(costs, "a", cost, undone) == better
 

@@ -15,14 +15,14 @@ MOST = 48 * MIB  # of all embedded weights together
 PAIRS = 100
 
 
-def test_embedded_weights_are_small_together():
+def test_embedded_weights_fit_in_the_package():
     files = [path for name in EMBEDDED for path in resolve_model(name).glob("*.safetensors")]
     assert len(files) == len(EMBEDDED)
     assert sum(path.stat().st_size for path in files) <= MOST
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
-def test_each_is_safe_and_has_a_card(name):
+def test_each_is_safetensors_and_has_a_card(name):
     directory = resolve_model(name)
     assert not [path for path in directory.iterdir() if path.suffix in (".bin", ".pt", ".py")]
     card = (directory / "README.md").read_text(encoding="utf-8")
@@ -31,7 +31,7 @@ def test_each_is_safe_and_has_a_card(name):
 
 
 @pytest.mark.slow
-def test_tiny_clip_finds_its_captions_through_transformers_alone():
+def test_tiny_clip_retrieves_captions_in_plain_transformers():
     directory = resolve_model("tiny-clip")
     model = AutoModel.from_pretrained(directory, dtype=torch.float32, local_files_only=True).eval()
     processor = AutoProcessor.from_pretrained(directory, local_files_only=True)
@@ -57,7 +57,7 @@ def test_tiny_clip_finds_its_captions_through_transformers_alone():
     # Below the cards' figures by what chance does to so few; captions word by word, of many wordings.
     [("vqa", 0.75), ("caption", 0.8), ("retrieval", 0.95), ("nlvr", 0.82)],
 )
-def test_tiny_blips_do_what_their_cards_say(name, least):
+def test_tiny_blips_reach_the_figures_of_their_cards(name, least):
     adapter = load_adapter(resolve_model(f"tiny-blip-{name}"))
     examples = embedded_examples(adapter.task, "test", 96)
     right = []

@@ -37,7 +37,7 @@ def test_it_is_part_of_the_package(directory):
         assert packaged.samefile(directory)
 
 
-def test_its_shape_leaves_something_to_choose(loaded):
+def test_its_shape_leaves_room_for_pruning(loaded):
     model, _ = loaded
     assert type(model) is LlavaForConditionalGeneration
     text = model.config.text_config
@@ -47,7 +47,7 @@ def test_its_shape_leaves_something_to_choose(loaded):
 
 
 @pytest.mark.slow
-def test_it_answers_through_transformers_alone(loaded):
+def test_it_answers_in_plain_transformers(loaded):
     model, processor = loaded
     questions = EmojiScenes("test", 60)
     right = 0

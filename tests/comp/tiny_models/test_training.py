@@ -40,7 +40,7 @@ def trainee(tokenizer):
     return Trainee(model, tokenizer("USER:")["input_ids"])
 
 
-def test_a_batch_is_the_same_whenever_it_is_made(tokenizer):
+def test_batches_are_reproducible(tokenizer):
     ahead = list(batches(tokenizer))[2]
     again = next(iter(batches(tokenizer, 2)))
     assert all(torch.equal(ahead[key].nan_to_num(), again[key].nan_to_num()) for key in ahead)
@@ -48,7 +48,7 @@ def test_a_batch_is_the_same_whenever_it_is_made(tokenizer):
     assert not torch.equal(ahead["pixels"], other["pixels"])
 
 
-def test_labels_stand_one_place_before_their_tokens(tokenizer):
+def test_labels_are_shifted_by_one(tokenizer):
     batch = batches(tokenizer).batch(3)
     ids, labels, segment = (batch[key] for key in ("ids", "labels", "segment"))
     asked = labels != IGNORE
@@ -63,7 +63,7 @@ def test_labels_stand_one_place_before_their_tokens(tokenizer):
                 assert len(answer) >= 2
 
 
-def test_packed_questions_cost_what_they_cost_alone(tokenizer, trainee):
+def test_packed_questions_have_the_loss_of_single_ones(tokenizer, trainee):
     batch = {key: value[:1] for key, value in batches(tokenizer).batch(3).items()}
     with torch.no_grad():
         together = trainee(batch, dense_only=False)["answer"]
@@ -105,7 +105,7 @@ def test_every_weight_is_optimised_once(trainee):
     assert len(found) == len({id(p) for p in found}) == len(list(trainee.parameters()))
 
 
-def test_the_learning_rate_falls_to_nothing_at_each_end():
+def test_the_learning_rate_falls_to_zero_at_each_end():
     recipe = Recipe()
     rates = [recipe.learning_rate_at(step) for step in range(recipe.total_steps)]
     assert max(rates) == recipe.learning_rate

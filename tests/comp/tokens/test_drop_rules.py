@@ -66,7 +66,7 @@ def test_strongest_head_counts_and_masked_heads_do_not():
     assert torch.allclose(first_only, attention[:, 0])
 
 
-def test_without_cit_a_masked_head_is_flat_and_disturbs_the_ranks():
+def test_without_cit_a_masked_head_changes_the_ranks():
     scores = torch.tensor([[[2.0, 1.0, -3.0], [0.0, 9.0, 0.0]]])
     mask = torch.tensor([1.0, 0.0])
     flat = received_attention(scores, mask, calibrated=False)
@@ -107,7 +107,7 @@ def test_raising_one_kind_holds_the_other():
     assert text[0].tolist() == [0, 0, 0, 1, 0, 0, 0, 1]
 
 
-def test_a_threshold_beyond_everything_leaves_the_best_token_and_the_query():
+def test_the_highest_threshold_keeps_the_best_token_and_the_query():
     kind = torch.tensor([[VISION] * 3 + [TEXT] * 3])
     rule = ThresholdRule(1e3, 1e3)
     importance = torch.tensor([[0.1, 0.3, 0.2, 0.9, 0.1, 0.2]])

@@ -9,7 +9,7 @@ from comp.plan import ImageSelection
 from comp.tokens.image_selection import class_attention, mean_key, select_tokens
 
 
-def test_by_hand():
+def test_selection_by_hand():
     """Seven tokens: 1 and 5 dominant; of 0 2 3 4 6 every second is a target, two of them: 0 and 3."""
     states = torch.tensor([[[float(10**place)] for place in range(7)]])
     scores = torch.tensor([[0.1, 0.3, 0.05, 0.1, 0.1, 0.25, 0.1]])
@@ -63,7 +63,7 @@ def brute_force(states, scores, key, dominant, contextual):
 
 @settings(deadline=None, max_examples=60)
 @given(st.integers(0, 10**6), st.integers(1, 20), st.data())
-def test_as_the_loop_says(seed, count, data):
+def test_selection_equals_the_loop(seed, count, data):
     dominant = data.draw(st.integers(1, count))
     contextual = data.draw(st.integers(0, count - dominant))
     generator = torch.Generator().manual_seed(seed)
@@ -85,7 +85,7 @@ def test_of_equal_scores_the_first_is_dominant():
     assert found.places.tolist() == [[0, 1, 2]]
 
 
-def test_masked_heads_have_no_part_in_what_chooses():
+def test_masked_heads_do_not_affect_the_selection():
     generator = torch.Generator().manual_seed(0)
     query, key = (torch.randn(2, 4, 6, 8, generator=generator) for _ in range(2))
     mask, kept = torch.tensor([1.0, 0.0, 1.0, 0.0]), [0, 2]

@@ -47,7 +47,7 @@ def test_informativity_by_hand():
     assert torch.equal(importance_of("informativity", looked, calibrated=True), found)
 
 
-def test_masked_heads_have_no_part():
+def test_masked_heads_contribute_nothing():
     """A head that says the opposite, masked: the same as without it."""
     keys = [[1.0, 0], [1, 1], [0, 1], [1, -1]]
     both = looked_at(keys, [[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]], (1.0, 0.0))
@@ -58,7 +58,7 @@ def test_masked_heads_have_no_part():
     torch.testing.assert_close(three_scores(both, responses), three_scores(alone, responses))
 
 
-def test_absent_tokens_have_no_part():
+def test_absent_tokens_contribute_nothing():
     present = looked_at([[1.0, 0], [1, 1], [0, 1]], [[0.2, 0.3, 0.5]])
     padded = looked_at(
         [[1.0, 0], [1, 1], [0, 1], [0, 1]], [[0.2, 0.3, 0.5, 0.0]], alive=[1.0, 1, 1, 0]
@@ -80,7 +80,7 @@ def test_three_scores_by_hand():
     torch.testing.assert_close(three_scores(looked, responses), torch.tensor([[0.0, *wanted]]))
 
 
-def test_stretched_to_the_unit_interval():
+def test_scores_are_scaled_to_the_unit_interval():
     scores, others = (
         torch.tensor([[7.0, 2, 4, 3, 9]]),
         torch.tensor([[False, True, True, True, False]]),
@@ -128,7 +128,7 @@ def test_tokens_merge_into_one_by_hand():
 
 
 @pytest.mark.parametrize("merge", ["similar", "one"])
-def test_the_token_that_stays_takes_none_in(merge):
+def test_the_kept_query_token_merges_nothing(merge):
     """Alone, it stays as it is."""
     importance = torch.tensor([[0.4, 0.0, 0.2]])
     dropped = dropped_of([[5.0], [2], [3]], importance, 0.1, query=1)
@@ -176,7 +176,7 @@ def loops(states, size, alive, kept, query, importance, alike, merge):
     st.integers(0, 10_000),
     st.sampled_from(["similar", "one"]),
 )
-def test_merges_are_what_loops_give(count, ratio, seed, merge):
+def test_merges_equal_the_loops(count, ratio, seed, merge):
     """Two rows, the second padded."""
     generator = torch.Generator().manual_seed(seed)
     states = torch.randn(2, count, 2, generator=generator)

@@ -78,7 +78,7 @@ def test_feature_loss_by_hand():
     count=st.integers(2, 9),
     ratios=st.tuples(st.floats(0.2, 1.0), st.floats(0.2, 1.0)),
 )
-def test_tokens_are_compared_with_the_teachers_of_the_same_index(seed, rows, count, ratios):
+def test_tokens_are_compared_with_the_teacher_by_index(seed, rows, count, ratios):
     random = torch.Generator().manual_seed(seed)
     index = torch.arange(count).expand(rows, -1)
     kind = torch.randint(VISION, TEXT + 1, (rows, count), generator=random)
@@ -93,7 +93,7 @@ def test_tokens_are_compared_with_the_teachers_of_the_same_index(seed, rows, cou
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_a_model_knows_can_be_compared_whatever_was_dropped(family):
+def test_targets_are_comparable_after_any_drop(family):
     adapter, other = model_of(family), model_of(family, seed=1)
     batch = batch_of(adapter, family)
     with torch.no_grad():
@@ -122,7 +122,7 @@ def test_what_a_model_knows_can_be_compared_whatever_was_dropped(family):
 
 
 @pytest.mark.parametrize("family", ["llava", "clip"])
-def test_logits_are_those_that_the_loss_is_of(family):
+def test_logits_are_those_of_the_loss(family):
     adapter = model_of(family)
     batch = batch_of(adapter, family)
     with torch.no_grad():
@@ -139,7 +139,7 @@ def test_logits_are_those_that_the_loss_is_of(family):
 @pytest.mark.parametrize(
     ("family", "what"), [("llava", "both"), ("clip", "logits"), ("statement", "features")]
 )
-def test_only_the_student_learns_and_it_goes_to_the_teacher(family, what):
+def test_only_the_student_learns_and_approaches_the_teacher(family, what):
     teacher, student = model_of(family), model_of(family, seed=1)
     teacher.model.requires_grad_(requires_grad=False)
     before = {name: value.clone() for name, value in teacher.model.state_dict().items()}
@@ -161,7 +161,7 @@ def test_only_the_student_learns_and_it_goes_to_the_teacher(family, what):
     assert all(torch.equal(teacher.model.state_dict()[name], t) for name, t in before.items())
 
 
-def test_what_is_known_holds_no_gradient_and_the_loss_reaches_the_student():
+def test_targets_have_no_gradient_and_the_loss_reaches_the_student():
     teacher, student = model_of("clip"), model_of("clip", seed=1)
     distiller = Distiller(DistillOptions("both"), teacher, CPU)  # its weights could be trained
     batch = batch_of(teacher, "clip")
@@ -175,7 +175,7 @@ def test_what_is_known_holds_no_gradient_and_the_loss_reaches_the_student():
     assert "text_model.embeddings.token_embedding.weight" in moved
 
 
-def test_the_base_of_lora_is_the_teacher_and_stays_so():
+def test_the_base_weights_of_lora_are_the_unchanged_teacher():
     adapter = model_of("llava")
     batch = batch_of(adapter, "llava")
     with torch.no_grad():
@@ -203,6 +203,6 @@ def test_the_base_of_lora_is_the_teacher_and_stays_so():
         ({"temperature": -1.0}, "temperature of -1"),
     ],
 )
-def test_options_that_teach_nothing_are_refused(options, message):
+def test_distillation_options_without_effect_are_refused(options, message):
     with pytest.raises(CompExportError, match=message):
         DistillOptions(**options)

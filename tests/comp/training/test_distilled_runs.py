@@ -90,9 +90,7 @@ def test_every_method_that_trains_learns_from_the_teacher_in_all_its_steps(
     assert len(lessons) == outcome.steps
 
 
-def test_a_distilled_run_that_was_cut_twice_ends_as_if_it_were_not(
-    checkpoint, tmp_path, monkeypatch
-):
+def test_a_distilled_run_interrupted_twice_gives_the_same_result(checkpoint, tmp_path, monkeypatch):
     options = ("--distill", "both", "--distill-weight", "0.5", "--distill-temperature", "4")
     options += ("--recover-steps", "8")
     often = partial(recovery.RecoverOptions, save_every=1)
@@ -155,7 +153,7 @@ def test_distillation_without_training_is_refused(checkpoint, tmp_path):
         ("tiny-blip-nlvr", ("--recover", "none"), ("none", 1.0, 5e-4)),
     ],
 )
-def test_what_is_learnt_from_the_dense_model_depends_on_the_model(
+def test_default_distillation_targets_depend_on_the_model(
     tmp_path, monkeypatch, model, given, taught
 ):
     def stop(request, *_, **__):

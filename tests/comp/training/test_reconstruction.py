@@ -39,7 +39,7 @@ def linear(weight, bias=None):
     return layer
 
 
-def test_an_input_like_another_is_taken_over_by_it():
+def test_a_duplicate_input_takes_over_the_weight():
     """Without a ridge the weight of the twin would be added whole: 2 + 3; the ridge takes its part."""
     layer = linear([[2.0, 3.0]])
     rows = torch.tensor([[1.0, 1.0], [-2.0, -2.0]])
@@ -61,7 +61,7 @@ def test_inputs_that_are_always_zero_change_nothing():
     assert layer.weight[0].tolist() == [2, 3]
 
 
-def test_an_input_that_is_given_back_starts_from_nothing():
+def test_a_restored_input_starts_from_zero():
     """It was gone before: what the projection gave without it is what is fitted."""
     layer = linear([[2.0, 3.0, 7.0]])
     rows = torch.eye(3)
@@ -71,7 +71,7 @@ def test_an_input_that_is_given_back_starts_from_nothing():
 
 @given(st.integers(0, 2**31), st.integers(2, 7), st.integers(1, 4), st.booleans())
 @settings(deadline=None, max_examples=40)
-def test_it_is_ridge_regression_of_the_old_outputs(seed, size, outputs, bias):
+def test_refit_equals_ridge_regression_of_the_old_outputs(seed, size, outputs, bias):
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randn(20, size, generator=generator)
     before = torch.rand(size, generator=generator) < 0.8
@@ -103,7 +103,7 @@ def test_it_is_ridge_regression_of_the_old_outputs(seed, size, outputs, bias):
         assert np.allclose(layer.bias.detach().numpy(), old_bias + change[:, count], atol=1e-4)
 
 
-def test_only_tokens_that_take_part_count():
+def test_only_present_tokens_count():
     products = InputProducts([(("language", 0), "heads")])
     mixed = torch.tensor([[[1.0], [5.0]], [[2.0], [7.0]]])
     products.heads(("language", 0), mixed, torch.tensor([[0.3, 0.0], [0.1, 0.0]]))
@@ -188,7 +188,7 @@ def test_a_refit_is_undone_to_the_bit(family, tmp_path):
 
 
 @pytest.mark.parametrize("family", ["llava", "clip", "blip"])
-def test_layers_fitted_one_by_one_are_fitted_to_the_same_model(family, tmp_path, monkeypatch):
+def test_layers_refitted_in_parts_equal_layers_refitted_at_once(family, tmp_path, monkeypatch):
     """However few products fit into memory at a time: later layers must not see earlier ones refitted."""
 
     def refitted(folder):

@@ -22,7 +22,7 @@ def trained(compute):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_steps_go_where_single_precision_ones_go(dtype):
+def test_half_precision_steps_follow_single_precision(dtype):
     plain, expected = trained(Compute("cpu", "float32"))
     compute = Compute("cpu", "bfloat16")  # a second precision in the same process
     compute.dtype = dtype  # also float16, which the command line keeps for GPUs
@@ -33,7 +33,7 @@ def test_half_precision_steps_go_where_single_precision_ones_go(dtype):
 
 
 @pytest.mark.parametrize("times", [0.0, 0.1, 1.0])
-def test_the_image_tower_learns_at_its_own_rate(times):
+def test_the_vision_tower_has_its_own_learning_rate(times):
     """AdamW's first step moves a weight by its learning rate, whatever the gradient."""
     adapter = small_adapter()
     adapter.train_parts({"vision", "language"})

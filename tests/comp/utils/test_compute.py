@@ -7,7 +7,7 @@ import sys
 LAUNCH = ("-m", "torch.distributed.run", "--nproc_per_node", "2")
 
 
-def test_shards_of_unequal_size_are_weighed_and_every_process_reduces():
+def test_means_weigh_shards_by_size_and_every_process_reduces():
     done = subprocess.run(
         [sys.executable, *LAUNCH, "-m", "tests.comp.utils.averages"],
         check=False,

@@ -63,7 +63,7 @@ def test_query_heads_stay_with_their_group() -> None:
     assert block().kept_heads == (4, 5, 6, 7)
 
 
-def test_plan_is_immutable_and_survives_the_disk(tmp_path: Path) -> None:
+def test_plan_is_immutable_and_survives_save_and_load(tmp_path: Path) -> None:
     plan().save(tmp_path / "plan.json")
     assert PruningPlan.load(tmp_path / "plan.json") == plan()
     with pytest.raises(ValidationError):
@@ -80,7 +80,7 @@ def test_plan_is_immutable_and_survives_the_disk(tmp_path: Path) -> None:
         (json.dumps(json.loads(plan().model_dump_json()) | {"extra": 1}), "extra"),
     ],
 )
-def test_bad_plans(tmp_path: Path, content: str, message: str) -> None:
+def test_bad_plans_are_refused(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "plan.json"
     path.write_text(content)
     with pytest.raises(CompExportError, match=message) as failure:
@@ -165,7 +165,7 @@ def test_disk_errors_of_every_library_name_the_remedy(
     assert "--out" not in str(found.value)
 
 
-def test_bytes_that_are_needed_are_said(tmp_path: Path) -> None:
+def test_disk_errors_state_the_bytes_needed(tmp_path: Path) -> None:
     with (
         pytest.raises(CompExportError, match=r"x \(8 MiB are needed, \d+ MiB free\)"),
         writing(tmp_path / "x", needed=2**23 - 1),
@@ -173,7 +173,7 @@ def test_bytes_that_are_needed_are_said(tmp_path: Path) -> None:
         raise OSError(errno.ENOSPC, "as the system says")
 
 
-def test_what_has_no_room_is_not_begun(tmp_path: Path) -> None:
+def test_work_without_disk_space_is_refused_at_the_start(tmp_path: Path) -> None:
     for target in (writing(tmp_path / "x", 2**60), writing_directory(tmp_path / "x", 2**60)):
         with pytest.raises(CompExportError, match=r"disk full .* MiB are needed"), target:
             pytest.fail("begun")
@@ -183,13 +183,13 @@ def test_what_has_no_room_is_not_begun(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "error", [OSError(errno.EINVAL, "other"), RuntimeError("other"), ValueError("other")]
 )
-def test_other_errors_are_not_of_the_disk(tmp_path: Path, error: Exception) -> None:
+def test_other_errors_are_not_reported_as_disk_errors(tmp_path: Path, error: Exception) -> None:
     with pytest.raises(type(error), match="other"), disk_errors(tmp_path / "x"):
         raise error
 
 
 @pytest.mark.parametrize("has_out", [True, False])
-def test_out_is_advised_by_verbs_that_have_it(tmp_path: Path, has_out: bool) -> None:
+def test_the_remedy_names_out_where_the_command_has_it(tmp_path: Path, has_out: bool) -> None:
     @click.command()
     def command(**_: object) -> None:
         with disk_errors(tmp_path / "x"):
@@ -246,7 +246,7 @@ PLACES = {
 @pytest.mark.parametrize(
     ("place", "message"), PLACES.items(), ids=lambda each: getattr(each, "__name__", "")
 )
-def test_places_that_cannot_be_written_are_refused_at_once(
+def test_unwritable_paths_are_refused_at_once(
     tmp_path: Path, place: Callable[[Path], Path], message: str
 ) -> None:
     path = place(tmp_path)
@@ -254,7 +254,7 @@ def test_places_that_cannot_be_written_are_refused_at_once(
         check_place(path)
 
 
-def test_places_of_files(tmp_path: Path) -> None:
+def test_paths_for_files_are_checked(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     (tmp_path / "link").symlink_to("nowhere")
     (tmp_path / "file").write_text("")
@@ -270,14 +270,14 @@ def test_places_of_files(tmp_path: Path) -> None:
             check_file_place(tmp_path / name)
 
 
-def test_places_that_can_be_written(tmp_path: Path) -> None:
+def test_writable_paths_are_accepted(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(".")
     for path in (tmp_path, tmp_path / "a", tmp_path / "b" / "c", tmp_path / "link" / "d"):
         check_place(path)
     assert [path.name for path in tmp_path.iterdir()] == ["link"]
 
 
-def test_what_killed_processes_left_is_swept(tmp_path: Path) -> None:
+def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
     """Replaced files are restored if nothing took their place; only other leftovers are removed."""
     names = "(onnx)[a-z-]*|run.json"
     for left in (
@@ -301,7 +301,7 @@ def test_what_killed_processes_left_is_swept(tmp_path: Path) -> None:
     }
 
 
-def test_a_link_is_discarded_and_not_its_target(tmp_path: Path) -> None:
+def test_discarding_a_link_keeps_its_target(tmp_path: Path) -> None:
     (tmp_path / "kept").mkdir()
     (tmp_path / "link").symlink_to("kept")
     discard(tmp_path / "link")
@@ -309,7 +309,7 @@ def test_a_link_is_discarded_and_not_its_target(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 
-def test_latest_follows_to_the_newest_run(tmp_path: Path) -> None:
+def test_latest_points_to_the_newest_run(tmp_path: Path) -> None:
     for name in ("first", "second"):
         run = RunDirectory(tmp_path / name)
         write_text(run.record, json.dumps({"version": 1}))
@@ -318,7 +318,7 @@ def test_latest_follows_to_the_newest_run(tmp_path: Path) -> None:
     assert (tmp_path / "latest").readlink() == Path("second")
 
 
-def test_runs_that_are_refused(tmp_path: Path) -> None:
+def test_damaged_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CompExportError, match="no run at"):
         open_run(tmp_path)
     (tmp_path / "run.json").write_text('{"version": 7}')

@@ -41,7 +41,7 @@ print(json.dumps(said))
 """
 
 
-def test_every_library_says_the_same(tmp_path):
+def test_every_library_gives_the_same_disk_error(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", WRITERS, str(tmp_path)],
         check=True,

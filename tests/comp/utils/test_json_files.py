@@ -26,13 +26,13 @@ VALUES = st.recursive(
 
 
 @given(VALUES, st.booleans())
-def test_any_value_is_read_as_it_was_written(value: Any, ascii_only: bool) -> None:
+def test_any_value_survives_write_and_read(value: Any, ascii_only: bool) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only)
     assert parse_json(text, "here", REMEDY) == value
 
 
 @pytest.mark.parametrize("mark", [b"", codecs.BOM_UTF8])
-def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, mark: bytes) -> None:
+def test_a_byte_order_mark_is_not_part_of_the_text(tmp_path: Path, mark: bytes) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(mark + '{"name": "Käse"}'.encode())
     assert read_object(path, REMEDY) == {"name": "Käse"}
@@ -52,7 +52,7 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, mark: bytes) -
         (r'{"a\udc00": 1}', "a key of the whole holds half of a surrogate pair"),
     ],
 )
-def test_what_is_wrong_is_named_with_its_place(tmp_path: Path, text: str, named: str) -> None:
+def test_errors_are_named_with_their_place(tmp_path: Path, text: str, named: str) -> None:
     path = tmp_path / "plan.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(CompExportError) as refused:
@@ -62,28 +62,28 @@ def test_what_is_wrong_is_named_with_its_place(tmp_path: Path, text: str, named:
     assert str(refused.value).endswith(REMEDY)
 
 
-def test_the_deepest_that_is_allowed_is_read() -> None:
+def test_the_deepest_allowed_nesting_is_read() -> None:
     text = "[" * MAX_DEPTH + "]" * MAX_DEPTH
     assert json.dumps(parse_json(text, "here", REMEDY)) == text
 
 
-def test_brackets_in_a_text_are_no_levels() -> None:
+def test_brackets_in_strings_do_not_count_as_nesting() -> None:
     assert parse_json(json.dumps("[" * 100), "here", REMEDY) == "[" * 100
 
 
-def test_whole_characters_written_as_pairs_are_read() -> None:
+def test_surrogate_pairs_are_read() -> None:
     assert parse_json(r'"\ud83d\ude00"', "here", REMEDY) == "\U0001f600"
 
 
 @pytest.mark.parametrize("held", ["[]", "null", "3", '"text"', "true"])
-def test_a_value_that_is_no_object_is_refused_by_its_kind(tmp_path: Path, held: str) -> None:
+def test_a_value_other_than_an_object_is_refused_by_its_type(tmp_path: Path, held: str) -> None:
     path = tmp_path / "config.json"
     path.write_text(held, encoding="utf-8")
     with pytest.raises(CompExportError, match="not an object: fetch it again"):
         read_object(path, REMEDY)
 
 
-def test_files_that_are_no_text_files_are_refused_at_once(tmp_path: Path) -> None:
+def test_special_files_are_refused_at_once(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "folder").mkdir()
     (tmp_path / "pointer").write_text(
@@ -105,7 +105,7 @@ def test_files_that_are_no_text_files_are_refused_at_once(tmp_path: Path) -> Non
         read_text(Path("/dev/zero"), REMEDY)
 
 
-def test_a_file_has_at_most_the_bytes_of_its_kind(tmp_path: Path) -> None:
+def test_file_size_limits_depend_on_the_kind(tmp_path: Path) -> None:
     path = tmp_path / "index.json"
     path.write_text("[1, 2, 3]", encoding="utf-8")
     assert read_json(path, REMEDY, max_bytes=9) == [1, 2, 3]

@@ -47,7 +47,7 @@ def write_owner(directory, **changes):
     (directory / LOCK).write_text(owner.model_dump_json())
 
 
-def test_the_second_process_is_told_the_first_one(tmp_path, holder):
+def test_the_error_of_a_second_process_names_the_first(tmp_path, holder):
     with (
         pytest.raises(CompExportError) as refused,
         locked(tmp_path / "run", "onnx"),
@@ -63,7 +63,7 @@ def test_the_second_process_is_told_the_first_one(tmp_path, holder):
     assert not (tmp_path / "run").exists(), "made for the lock alone"
 
 
-def test_what_a_killed_process_left_is_taken_over(tmp_path, holder):
+def test_the_lock_of_a_killed_process_is_taken_over(tmp_path, holder):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert (tmp_path / "run" / LOCK).is_file()
@@ -84,14 +84,14 @@ def test_another_hosts_lock_is_refused_with_the_remedy(tmp_path):
         pass
 
 
-def test_what_was_left_before_this_machine_was_started_anew_is_taken_over(tmp_path):
+def test_a_lock_from_before_a_reboot_is_taken_over(tmp_path):
     write_owner(tmp_path, boot="before", started=psutil.boot_time() - 60)
     with locked(tmp_path, "prune"):
         pass
     assert not (tmp_path / LOCK).exists()
 
 
-def test_a_machine_of_the_same_name_is_another_where_its_process_is_younger_than_this_kernel(
+def test_an_owner_started_after_this_boot_on_a_machine_of_the_same_name_is_foreign(
     tmp_path,
 ):
     write_owner(tmp_path, boot="another", started=psutil.boot_time() + 60)
@@ -114,7 +114,7 @@ def no_kernel_locks(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_kernel_locks")
-def test_without_kernel_locks_the_process_is_looked_up(tmp_path, monkeypatch):
+def test_without_kernel_locks_the_process_id_decides(tmp_path, monkeypatch):
     write_owner(tmp_path)  # this very process
     with (
         pytest.raises(CompExportError, match=f"process {os.getpid()} on host"),
@@ -132,14 +132,14 @@ def test_without_kernel_locks_the_process_is_looked_up(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b"{}"])
-def test_a_lock_that_nobody_finished_is_free(tmp_path, content):
+def test_an_incomplete_lock_is_free(tmp_path, content):
     (tmp_path / LOCK).write_bytes(content)
     with locked(tmp_path, "onnx"):
         pass
 
 
 @pytest.mark.parametrize("names_itself", [True, False])
-def test_who_has_just_taken_the_lock_is_waited_for(tmp_path, monkeypatch, names_itself):
+def test_an_owner_that_is_still_being_written_is_awaited(tmp_path, monkeypatch, names_itself):
     monkeypatch.setattr(locks.time, "sleep", lambda _: names_itself and write_owner(tmp_path))
     with (tmp_path / LOCK).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -148,20 +148,20 @@ def test_who_has_just_taken_the_lock_is_waited_for(tmp_path, monkeypatch, names_
             pass
 
 
-def test_what_was_put_into_a_new_directory_stays(tmp_path):
+def test_files_in_a_new_directory_are_kept(tmp_path):
     with locked(tmp_path / "a" / "b", "prune"):
         (tmp_path / "a" / "b" / "file").write_text("")
     assert [path.name for path in (tmp_path / "a" / "b").iterdir()] == ["file"]
 
 
-def test_the_lock_of_a_removed_directory_is_not_taken_from_the_next_one(tmp_path):
+def test_releasing_the_lock_of_a_removed_directory_keeps_the_next_lock(tmp_path):
     with locked(tmp_path / "run", "study"):
         (tmp_path / "run" / LOCK).unlink()
         with locked(tmp_path / "run", "prune"):
             assert (tmp_path / "run" / LOCK).is_file()
 
 
-def test_a_command_holds_its_run_to_its_end(tmp_path):
+def test_a_command_locks_its_run_until_it_ends(tmp_path):
     run = RunDirectory(tmp_path)
 
     @click.command()
@@ -179,7 +179,7 @@ def test_a_command_holds_its_run_to_its_end(tmp_path):
     ("variables", "first"),
     [({}, True), ({"RANK": "0"}, True), ({"RANK": "1"}, False), ({"PMI_RANK": "3"}, False)],
 )
-def test_of_processes_launched_together_one_speaks(monkeypatch, variables, first):
+def test_first_process_of_a_launch_is_recognised(monkeypatch, variables, first):
     for name in locks.RANKS:
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():

@@ -14,7 +14,7 @@ from comp.utils import machine
         (None, None),
     ],
 )
-def test_a_containers_limit_counts_where_it_is_less(written, expected, tmp_path, monkeypatch):
+def test_a_lower_container_limit_is_used(written, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "CONTAINER_LIMITS", ())
     whole = machine.memory_mb()
     assert whole > 1024

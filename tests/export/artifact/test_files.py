@@ -84,7 +84,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("shards", [1, 3])
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(layout, shards, gqa, tmp_path):
+def test_every_layout_of_a_checkpoint_is_read(layout, shards, gqa, tmp_path):
     model, checkpoint = gqa
     copy = rewrite(checkpoint, tmp_path / "copy", LAYOUTS[layout], shards=shards)
     weights = CheckpointWeights(copy)
@@ -100,7 +100,7 @@ def test_layouts(layout, shards, gqa, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_half_sources(dtype, gqa, tmp_path):
+def test_half_precision_sources_are_read(dtype, gqa, tmp_path):
     _, checkpoint = gqa
     copy = rewrite(checkpoint, tmp_path / "copy", hub_name, dtype=dtype)
     name = "model.language_model.norm.weight"
@@ -113,7 +113,7 @@ def test_half_sources(dtype, gqa, tmp_path):
     assert CheckpointWeights(slim).dtype(name) == dtype
 
 
-def test_memory_weights_are_the_checkpoint(gqa):
+def test_memory_weights_equal_the_checkpoint(gqa):
     model, checkpoint = gqa
     stored, memory = CheckpointWeights(checkpoint), MemoryWeights(model.state_dict())
     for name in stored.names():
@@ -247,7 +247,7 @@ def test_damaged_artifacts_are_refused_by_name(artifact, tmp_path):
     assert_damage_is_refused(artifact, names, load_artifact, "comp-export onnx", tmp_path)
 
 
-def test_manifest_of_another_version(artifact, tmp_path):
+def test_manifest_of_another_version_is_refused(artifact, tmp_path):
     shutil.copytree(artifact, tmp_path / "copy")
     path = tmp_path / "copy" / MANIFEST_NAME
     found = json.loads(path.read_text())
@@ -266,7 +266,7 @@ def test_manifest_of_another_version(artifact, tmp_path):
         load_artifact(tmp_path / "nowhere")
 
 
-def test_export_again_replaces_whole(artifact, gqa, tmp_path):
+def test_a_second_export_replaces_the_whole_artifact(artifact, gqa, tmp_path):
     out = tmp_path / "onnx"
     shutil.copytree(artifact, out)
     (out / "decoder_model.onnx.data").write_bytes(b"stale" * 100000)
@@ -288,7 +288,7 @@ def test_builder_deletes_stale_data(tmp_path):
     assert (tmp_path / "g.onnx.data").stat().st_size == 4800
 
 
-def test_export_streams(tmp_path):
+def test_export_streams_tensors(tmp_path):
     """The peak is that of a few tensors, not of the model."""
     config = tiny_config(
         layers=24,

@@ -56,7 +56,7 @@ def test_a_kill_before_any_change_of_files(run, tmp_path):
     shutil.rmtree(copies)
 
 
-def test_what_a_killed_export_left_is_removed_by_the_next(run):
+def test_leftovers_of_a_killed_export_are_removed(run):
     for name in (".onnx.01234567", ".onnx-dense.gone.abcdefgh"):
         (run / name).mkdir()
         (run / name / "decoder_model.onnx.data").write_bytes(bytes(99))

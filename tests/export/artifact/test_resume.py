@@ -53,7 +53,7 @@ def test_only_what_is_missing_is_written(run):
     assert again["artifacts"] == record["artifacts"]
 
 
-def test_resuming_before_anything_is_there_writes_all(run):
+def test_resuming_without_artifacts_writes_all(run):
     record = json.loads(call("onnx", run, "--resume", "--json").stdout)
     assert record["kept"] == []
     assert {"onnx", "onnx-dense"} <= {path.name for path in run.iterdir()}
@@ -75,6 +75,6 @@ def test_an_artifact_of_another_plan_is_refused(run, tmp_path):
         call("onnx", other, "--resume")
 
 
-def test_force_and_resume_are_one_or_the_other(run):
+def test_force_with_resume_is_refused(run):
     with pytest.raises(CompExportError, match="give one of them"):
         call("onnx", run, "--force", "--resume")

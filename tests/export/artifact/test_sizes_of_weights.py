@@ -30,7 +30,7 @@ def checkpoints(tmp_path_factory):
         ("clip", None, "projection_dim", 48, "projection_dim 48"),
     ],
 )
-def test_sizes_that_the_weights_do_not_have(
+def test_config_sizes_other_than_the_weights_are_refused(
     checkpoints, tmp_path, family, part, field, value, words
 ):
     folder = tmp_path / family
@@ -50,7 +50,7 @@ def test_sizes_that_the_weights_do_not_have(
 
 @pytest.mark.parametrize("field", ["bos_token_id", "pad_token_id"])
 @pytest.mark.parametrize("value", [{"a": 1}, "x", 1.5, True])
-def test_special_tokens_are_whole_numbers(llava, tmp_path, field, value):  # noqa: F811
+def test_special_token_ids_must_be_integers(llava, tmp_path, field, value):  # noqa: F811
     folder = tmp_path / "checkpoint"
     folder.mkdir()
     for path in llava.path.iterdir():

@@ -33,7 +33,7 @@ MODELS = {end: model(end) for end in (2, 7, 10)}
 @pytest.mark.parametrize("eos_token_id", MODELS)
 @settings(max_examples=60, deadline=None)
 @given(ids=st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max_size=9))
-def test_reads_to_the_token_that_transformers_pools(eos_token_id, ids):
+def test_pooled_token_equals_transformers(eos_token_id, ids):
     end = clip_of({"model_type": "clip", "text_config": {"eos_token_id": eos_token_id}}, "here")
     read = read_to_end(np.array(ids), end.end_of_text)
     with torch.no_grad():
@@ -42,6 +42,6 @@ def test_reads_to_the_token_that_transformers_pools(eos_token_id, ids):
     assert torch.allclose(states[-1], expected, atol=1e-6)
 
 
-def test_what_was_exported_before_pools_the_last_token():
+def test_older_artifacts_pool_the_last_token():
     ids = np.array([0, 7, 5])
     assert read_to_end(ids, None) is ids

@@ -75,7 +75,7 @@ def made(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_tokens_are_those_of_transformers(made, kind):
+def test_tokens_equal_transformers(made, kind):
     theirs, ours, slim, _ = made[kind]
     for text in TEXTS:
         for special in (True, False):
@@ -103,7 +103,7 @@ def test_answers_read_as_in_transformers(made, data, kind):
     assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
 
 
-def test_settings_beside_the_file_have_an_effect(made):
+def test_settings_next_to_the_tokenizer_have_an_effect(made):
     """Else the comparison above would be idle."""
     bert, cased = made["bert"][1], made["bert, cased"][1]
     assert bert.encode("Cat") != cased.encode("Cat")
@@ -116,7 +116,7 @@ def test_settings_beside_the_file_have_an_effect(made):
 
 
 @pytest.mark.parametrize("kind", ["llama", "bert, vocab.txt", "clip, vocab.json"])
-def test_a_slim_tokenizer_needs_no_code_of_ours(made, kind, tmp_path):
+def test_a_slim_tokenizer_loads_in_plain_transformers(made, kind, tmp_path):
     """Who has only transformers reads the same tokens, from ``tokenizer.json``."""
     theirs, _, _, slim = made[kind]
     assert (slim / "tokenizer.json").is_file()
@@ -196,7 +196,7 @@ def long_token(tokenizer):
         (long_token, "a token of 100000 characters"),
     ],
 )
-def test_tokenizers_that_grow_texts_without_bound_are_refused(tmp_path, edit, words):
+def test_tokenizers_with_unbounded_output_are_refused(tmp_path, edit, words):
     directory = files.llama(tmp_path / "it")
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     edit(tokenizer)
@@ -228,7 +228,7 @@ def test_tokenizers_that_cannot_read_every_text_are_refused(tmp_path, edit):
         read_tokenizer(directory)
 
 
-def test_texts_that_are_none_are_refused(tmp_path):
+def test_values_other_than_text_are_refused(tmp_path):
     path = tmp_path / "tokenizer.json"
     Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]")).save(str(path))
     found = ArtifactTokenizer(path, TextProcessing(), positions=64)
@@ -242,7 +242,7 @@ def test_texts_that_are_none_are_refused(tmp_path):
             found.check(text, "the prompt")
 
 
-def test_an_id_that_would_fill_memory_is_refused(tmp_path):
+def test_a_huge_token_id_is_refused(tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text('{"model": {"vocab": {"12345678": 5, "a": 2147483647}}}')
     with pytest.raises(

@@ -90,7 +90,7 @@ def normalised(x):
 @pytest.mark.parametrize("flavour", FLAVOURS)
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("ratio", RATIOS)
-def test_images(graphs_of, flavour, task, ratio):
+def test_image_graph_equals_torch(graphs_of, flavour, task, ratio):
     graphs, torch_ = graphs_of(task, plan_of(task, ratio), Target(flavour))
     for seed, count in enumerate((3, 1)):
         pixels, _ = inputs(seed, count, 3)
@@ -108,7 +108,7 @@ def test_images(graphs_of, flavour, task, ratio):
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 @pytest.mark.parametrize("ratio", RATIOS)
-def test_questions_and_their_answers(graphs_of, flavour, ratio):
+def test_question_graphs_equal_torch(graphs_of, flavour, ratio):
     graphs, torch_ = graphs_of("vqa", plan_of("vqa", ratio), Target(flavour))
     for seed, (count, length) in enumerate(((3, 7), (1, 1), (2, POSITIONS))):
         pixels, ids = inputs(seed, count, length)
@@ -128,7 +128,7 @@ def test_questions_and_their_answers(graphs_of, flavour, ratio):
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 @pytest.mark.parametrize("ratio", RATIOS)
-def test_captions(graphs_of, flavour, ratio):
+def test_caption_graphs_equal_torch(graphs_of, flavour, ratio):
     graphs, torch_ = graphs_of("caption", plan_of("caption", ratio), Target(flavour))
     for seed, count in enumerate((3, 1)):
         check_steps(graphs, torch_, torch_.see(inputs(seed, count, 3)[0]).states, seed)
@@ -150,7 +150,7 @@ def check_steps(graphs, torch_, states, seed):
 @pytest.mark.parametrize("flavour", FLAVOURS)
 @pytest.mark.parametrize("ratio", RATIOS)
 @torch.no_grad()
-def test_retrieval(graphs_of, flavour, ratio):
+def test_retrieval_graphs_equal_torch(graphs_of, flavour, ratio):
     graphs, torch_ = graphs_of("retrieval", plan_of("retrieval", ratio), Target(flavour))
     for seed, (count, length) in enumerate(((3, 7), (1, 1), (2, POSITIONS))):
         pixels, ids = inputs(seed, count, length)
@@ -168,7 +168,7 @@ def test_retrieval(graphs_of, flavour, ratio):
 @pytest.mark.parametrize("flavour", FLAVOURS)
 @pytest.mark.parametrize("ratio", RATIOS)
 @torch.no_grad()
-def test_statements_about_two_images(graphs_of, flavour, ratio):
+def test_statement_graphs_equal_torch(graphs_of, flavour, ratio):
     graphs, torch_ = graphs_of("nlvr", plan_of("nlvr", ratio), Target(flavour))
     for seed, (count, length) in enumerate(((3, 7), (1, 1), (2, POSITIONS))):
         check_statements(graphs, torch_, seed, count, length)
@@ -198,7 +198,7 @@ def check_statements(graphs, torch_, seed, count, length):
     flavour=st.sampled_from(FLAVOURS),
 )
 @torch.no_grad()
-def test_any_heads_ratio_and_length(graphs_of, seed, ratio, length, flavour):
+def test_graphs_equal_torch_for_any_heads_ratio_and_length(graphs_of, seed, ratio, length, flavour):
     graphs, torch_ = graphs_of("nlvr", plan_of("nlvr", ratio, seed), Target(flavour))
     check_statements(graphs, torch_, seed, 2, length)
 
@@ -211,14 +211,14 @@ def test_any_heads_ratio_and_length(graphs_of, seed, ratio, length, flavour):
     ratio=st.integers(1, 1000).map(lambda n: n / 1000),
     flavour=st.sampled_from(FLAVOURS),
 )
-def test_any_heads_of_a_decoder(graphs_of, seed, ratio, flavour):
+def test_decoder_graph_equals_torch_for_any_heads(graphs_of, seed, ratio, flavour):
     graphs, torch_ = graphs_of("caption", plan_of("caption", ratio, seed), Target(flavour))
     check_steps(graphs, torch_, torch_.see(inputs(seed, 2, 1)[0]).states, seed)
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 @torch.no_grad()
-def test_dense_graphs_answer_and_caption_as_transformers(models, graphs_of, flavour):
+def test_dense_graphs_generate_as_transformers(models, graphs_of, flavour):
     pixels, ids = inputs(4, 3, 6)
     graphs, _ = graphs_of("vqa", target=Target(flavour))
     asked, _ = graphs.run(
@@ -247,7 +247,7 @@ def test_dense_graphs_answer_and_caption_as_transformers(models, graphs_of, flav
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 @torch.no_grad()
-def test_dense_graphs_compare_as_the_classes(models, graphs_of, flavour):
+def test_dense_graphs_match_as_transformers(models, graphs_of, flavour):
     pixels, ids = inputs(5, 3, 6)
     graphs, _ = graphs_of("retrieval", target=Target(flavour))
     seen = graphs.see(pixels)[0]
@@ -275,7 +275,7 @@ def test_dense_graphs_compare_as_the_classes(models, graphs_of, flavour):
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 @torch.no_grad()
-def test_half_precision(graphs_of, flavour):
+def test_half_precision_graphs_are_close_to_torch(graphs_of, flavour):
     """No tokens are dropped: close scores may change places in half precision."""
     target = Target(flavour, "float16")
     pixels, ids = inputs(7, 3, 6)
@@ -331,7 +331,7 @@ def test_the_standard_flavour_is_standard(models, tmp_path, task, precision):
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_retrievals_text_weights_are_stored_once(graphs_of, flavour):
+def test_text_weights_of_retrieval_are_stored_once(graphs_of, flavour):
     graphs, _ = graphs_of("retrieval", target=Target(flavour))
 
     def locations(name):
@@ -363,7 +363,7 @@ def test_a_decoders_word_embedding_is_stored_once(graphs_of):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_graphs_are_those_said(graphs_of, task):
+def test_graph_names_match_the_manifest(graphs_of, task):
     graphs, _ = graphs_of(task)
     assert tuple(graphs.names) == blip_graphs_of(graphs.shape)
     files = {path.name for path in graphs.directory.iterdir()}
@@ -371,7 +371,7 @@ def test_graphs_are_those_said(graphs_of, task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_plan_gives_the_shape_of_its_checkpoint(models, tmp_path, task):
+def test_shapes_from_a_plan_equal_those_of_its_checkpoint(models, tmp_path, task):
     plan = random_plan(task, 2)
     dense = read_blip(save_blip(task, models[task], tmp_path / "dense"))
     slim = save_blip(task, models[task], tmp_path / "slim", plan)
@@ -388,7 +388,7 @@ def test_a_plan_gives_the_shape_of_its_checkpoint(models, tmp_path, task):
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_a_dense_checkpoint_and_a_plan_are_the_cut_one(models, tmp_path, task):
+def test_a_dense_checkpoint_with_a_plan_exports_as_the_cut_one(models, tmp_path, task):
     """No slim checkpoint has to be written: the graphs of both are the same, byte for byte."""
     plan = random_plan(task, 4)
     dense = save_blip(task, models[task], tmp_path / "dense")
@@ -405,7 +405,7 @@ def test_a_dense_checkpoint_and_a_plan_are_the_cut_one(models, tmp_path, task):
         assert (tmp_path / "cut" / "onnx" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_configurations_that_are_refused(models, tmp_path):
+def test_unsupported_configurations_are_refused(models, tmp_path):
     plan = random_plan("caption", 2)
     directory = save_blip("caption", models["caption"], tmp_path / "slim", plan)
     config = json.loads((directory / "config.json").read_text())
@@ -426,7 +426,7 @@ def test_configurations_that_are_refused(models, tmp_path):
         blip_of(config | {"pruning": config["pruning"] | {"drops": [drop]}}, "config.json")
 
 
-def test_what_a_configuration_leaves_out_is_transformers(models):
+def test_missing_settings_have_the_defaults_of_transformers(models):
     shape = blip_of({"model_type": "blip", "architectures": ["BlipForQuestionAnswering"]}, "here")
     whole = BlipConfig()
     assert shape.image_size == whole.vision_config.image_size

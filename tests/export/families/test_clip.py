@@ -134,7 +134,7 @@ def test_masked_torch_equals_the_graphs(adapter, tmp_path):
         assert_same(embeds, kept, expected, Target())
 
 
-def test_dense_graphs_are_clip(adapter, tmp_path):
+def test_dense_graphs_equal_clip(adapter, tmp_path):
     adapter.save(tmp_path / "model")
     found = Graphs(tmp_path / "model", tmp_path / "onnx", Target())
     pixels, ids = inputs(1)
@@ -156,7 +156,7 @@ def test_the_standard_flavour_is_standard(adapter, tmp_path):
         assert {node.domain for node in loaded.graph.node} == {""}
 
 
-def test_a_plan_gives_the_shape_of_its_checkpoint(adapter, tmp_path):
+def test_shapes_from_a_plan_equal_those_of_its_checkpoint(adapter, tmp_path):
     plan = plan_of(0.5, seed=2)
     adapter.save(tmp_path / "dense")
     adapter.cut(plan).save(tmp_path / "slim")

@@ -43,7 +43,7 @@ def of_transformers(model, ids):
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_every_form_reads_the_token_that_transformers_reads(saved, tmp_path, name):
+def test_every_variant_pools_the_token_of_transformers(saved, tmp_path, name):
     eos, adapter, dense = saved
     ids = TEXTS[name]
     expected = of_transformers(CLIPModel.from_pretrained(dense), ids)
@@ -61,7 +61,7 @@ def test_every_form_reads_the_token_that_transformers_reads(saved, tmp_path, nam
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_what_follows_is_neither_kept_nor_counted_by_a_slim_one(saved, tmp_path, name):
+def test_tokens_after_the_pooled_one_are_not_kept_or_counted(saved, tmp_path, name):
     _, adapter, _ = saved
     plan = random_plan(5, 0.6, 0.6, image_tokens=17, text_tokens=9)
     adapter.cut(plan).save(tmp_path / "slim")
@@ -86,14 +86,14 @@ def test_what_follows_is_neither_kept_nor_counted_by_a_slim_one(saved, tmp_path,
 
 
 @pytest.mark.parametrize("eos", [None, [7, 8], "</s>", 7.0, True, -1])
-def test_what_is_no_one_id_is_refused(eos):
+def test_an_end_of_text_other_than_one_id_is_refused(eos):
     config = random_clip(0, image_size=56).model.config.to_dict()
     config["text_config"]["eos_token_id"] = eos
     with pytest.raises(CompExportError, match=r"text_config\.eos_token_id is"):
         clip_of(config, "config.json")
 
 
-def test_an_end_of_text_of_zero_is_one(tmp_path):
+def test_an_end_of_text_of_zero_is_valid(tmp_path):
     config = random_clip(0, image_size=56).model.config.to_dict()
     config["text_config"]["eos_token_id"] = 0
     assert clip_of(config, "config.json").end_of_text == 0

@@ -172,7 +172,7 @@ def export(run, *words):
     assert result.exit_code == 0
 
 
-def test_every_form_of_a_run_is_proved(run):
+def test_every_variant_of_a_run_is_verified(run):
     export(run)
     export(run, "--no-dense", "--flavour", "standard")
     words = [str(run), "--questions", str(QUESTIONS), "--json"]
@@ -196,7 +196,7 @@ def test_every_form_of_a_run_is_proved(run):
     assert load_artifact(run / "onnx-dense").manifest.vision.selection is None
 
 
-def test_verify_sees_a_graph_that_chooses_otherwise(run):
+def test_verify_fails_on_a_graph_with_another_selection(run):
     """The proof is not of itself: an artifact of another choice does not pass."""
     export(run, "--no-dense")
     plan = PruningPlan.load(run / "plan.json")
@@ -213,7 +213,7 @@ def test_verify_sees_a_graph_that_chooses_otherwise(run):
     assert report["links"][1]["kept"][0]["different"] == [0, 1]
 
 
-def test_a_saved_checkpoint_loads_and_answers_as_its_graphs_do(run):
+def test_a_saved_checkpoint_answers_as_its_graphs(run):
     """transformers' own processor writes as many image tokens as there are features."""
     export(run, "--no-dense")
     model = AutoModelForImageTextToText.from_pretrained(run / "checkpoint").eval()
@@ -251,7 +251,7 @@ def test_a_saved_checkpoint_loads_and_answers_as_its_graphs_do(run):
     assert (saved.selection, saved.shape.image_tokens, saved.shape.tower_tokens) == (FEW, 8, 16)
 
 
-def test_a_choice_for_another_tower_is_refused():
+def test_a_selection_for_another_tower_is_refused():
     model = tiny_model(tiny_config(kv_heads=2))
     shape = ModelShape.from_config(model.config.to_dict())
     with pytest.raises(

@@ -33,13 +33,13 @@ NAME = "model.language_model.layers.0.mlp.down_proj"
 FORMS = [(f, p) for f in ("onnxruntime", "standard") for p in ("int8", "int4")]
 
 
-def test_bytes_by_hand():
+def test_rounding_to_8_bits_by_hand():
     found = rounded(np.array([[127.0, -63.6, 0.4], [0.0, 0.0, 0.0]]), 8)
     assert found.values.tolist() == [[127, -64, 0], [0, 0, 0]]
     assert found.scales.tolist() == [[1.0], [1.0]]
 
 
-def test_nibbles_by_hand():
+def test_rounding_to_4_bits_by_hand():
     weight = np.zeros((1, 16))
     weight[0, :4] = [8.0, -8.0, 3.4, -1.6]
     found = rounded(weight, 4)
@@ -51,7 +51,7 @@ def test_nibbles_by_hand():
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 5), st.integers(1, 12), st.sampled_from([4, 8]), st.integers(0, 99))
-def test_no_weight_moves_further_than_its_step(rows, sixteens, bits, seed):
+def test_rounding_error_is_within_one_step(rows, sixteens, bits, seed):
     weight = np.random.default_rng(seed).standard_normal((rows, 16 * sixteens)).astype(np.float32)
     found = rounded(weight, bits)
     steps = np.abs(found.scales).repeat(weight.shape[1] // found.scales.shape[1], axis=1)
@@ -97,7 +97,7 @@ def test_a_layer_multiplies_by_its_integers(flavour, precision, width):
     assert off.max() < 0.2 * np.abs(x @ (weight - integers).T).max() + most.max()
 
 
-def test_which_layers_keep_bytes():
+def test_layers_kept_at_8_bits():
     target = Target("onnxruntime", "int4")
     assert bits_of(GraphBuilder("decoder_model", target), NAME, 64) == 4
     assert bits_of(GraphBuilder("decoder_model", target), NAME, 40) == 8
@@ -121,7 +121,7 @@ def test_an_artifact_holds_the_rounded_checkpoint(gqa, tmp_path, flavour, precis
         assert np.array_equal(matrix, dequantised(rounded(whole, bits))), name
 
 
-def test_a_model_has_other_weights_for_as_long():
+def test_weights_are_replaced_only_inside_the_context():
     model = torch.nn.Sequential(torch.nn.Embedding(4, 3), torch.nn.Linear(3, 4, bias=False))
     model[1].weight = model[0].weight  # tied
     before = model[0].weight.clone()
@@ -155,7 +155,7 @@ def call(*words):
 
 
 @pytest.mark.parametrize("kind", ["clip", "question", "statement", "retrieval", "caption"])
-def test_encoders_are_proved_and_measured_in_integers(fresh, kind):
+def test_encoders_are_verified_and_measured_in_integers(fresh, kind):
     if not multiplies_exactly():
         pytest.skip("this CPU has no VNNI: ONNX Runtime's products of bytes saturate")
     run = fresh(kind)
@@ -192,7 +192,7 @@ def test_graphics_processors_are_refused(gqa, tmp_path):
         ArtifactVariant.choose("tensorrt", precision="int8")
 
 
-def test_a_cpu_that_saturates_is_refused(gqa, tmp_path, monkeypatch):
+def test_a_cpu_with_saturating_integer_products_is_refused(gqa, tmp_path, monkeypatch):
     _, checkpoint = gqa
     fused, standard = (
         export_artifact(checkpoint, tmp_path / f, Origin("tiny"), Target(f, "int8"))
@@ -204,7 +204,7 @@ def test_a_cpu_that_saturates_is_refused(gqa, tmp_path, monkeypatch):
     backend.OnnxRuntime.of(standard, tmp_path, "cpu", None)
 
 
-def test_the_trial_is_of_the_largest_bytes():
+def test_the_cpu_check_uses_the_largest_bytes():
     path = Path(backend.__file__).with_name(GRAPH)
     assert path.read_bytes() == largest_bytes()
     session = ort.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])

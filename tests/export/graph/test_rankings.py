@@ -78,7 +78,7 @@ def run_of(gqa, tmp_path):
 
 
 @pytest.mark.parametrize("ranking", RANKINGS)
-def test_every_form_of_a_run_is_proved(ranking, run_of):
+def test_every_variant_of_a_run_is_verified(ranking, run_of):
     run = run_of(ranking)
     assert {d.ranking for d in PruningPlan.load(run / "plan.json").drops} == {ranking}
     for words in (("--no-dense",), ("--no-dense", "--flavour", "standard")):

@@ -79,7 +79,9 @@ drop_lists = st.lists(st.tuples(ratios, ratios), min_size=1, max_size=3)
     factor=st.sampled_from([1.0, 0.5, 0.333, 1.7, 1e-6]),
     ties=st.booleans(),
 )
-def test_gather(tmp_path_factory, drops, vision, text, batch, seed, factor, ties):
+def test_gather_equals_brute_force(
+    tmp_path_factory, drops, vision, text, batch, seed, factor, ties
+):
     plans = [
         DropPlan(after_layer=number + 1, vision_keep_ratio=v, text_keep_ratio=t)
         for number, (v, t) in enumerate(drops)

@@ -128,7 +128,7 @@ def test_masked_torch_and_graphs_of_a_blip_agree(tmp_path, task, ranking, merge,
                 same(found["logits"], model.itm_head(pooled))
 
 
-def test_a_graph_without_merges_is_as_before(clips, tmp_path):
+def test_a_graph_without_merges_is_unchanged(clips, tmp_path):
     """Ranked by attention received and dropped, tokens go before the output projection."""
     plan = random_plan(4, 0.5, 0.5)
     clips[False].cut(plan).save(tmp_path / "model")

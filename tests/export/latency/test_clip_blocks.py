@@ -38,7 +38,7 @@ def count(graph, *kinds):
     return sum(node.op_type in kinds for node in graph._nodes)
 
 
-def test_the_blocks_and_lengths_are_those_of_the_adapter(checkpoint, blocks):
+def test_blocks_and_lengths_equal_the_adapters(checkpoint, blocks):
     from comp.families.loading import load_adapter
 
     adapter = load_adapter(checkpoint, "cpu", None)
@@ -48,7 +48,7 @@ def test_the_blocks_and_lengths_are_those_of_the_adapter(checkpoint, blocks):
 
 
 @pytest.mark.parametrize("part", ["vision", "language"])
-def test_the_graphs_differ_by_blocks_by_places_and_by_what_is_around(blocks, part):
+def test_the_graphs_differ_in_blocks_places_and_surroundings(blocks, part):
     pairs = {pair.name: pair for pair in blocks.pairs()}
     pair = pairs[name_of(part, 2, 16)]
     large, small = pair.graphs()
@@ -77,7 +77,7 @@ def test_every_pair_runs_on_every_number_of_tokens(blocks, tmp_path):
                 assert np.isfinite(found).all(), (pair.name, tokens)
 
 
-def test_readings_become_surfaces_by_differences(blocks, tmp_path):
+def test_surfaces_are_differences_of_measurements(blocks, tmp_path):
     """Readings that are exact sums come apart into exactly what they are sums of."""
     readings = Readings(tmp_path / "partial", {})
     for part, axes in blocks.axes.items():

@@ -71,7 +71,7 @@ def test_times_never_fall_along_an_axis(times):
     assert found.max() <= times.max()
 
 
-def test_the_blocks_are_those_of_the_adapter(checkpoint):
+def test_blocks_equal_the_adapters(checkpoint):
     from comp.families.loading import load_adapter
 
     adapter = load_adapter(checkpoint, "cpu", None)
@@ -100,7 +100,7 @@ def test_the_graphs_differ_by_whole_blocks(checkpoint):
     assert count(dropping, "MatMul") >= count(plain, "MatMul")
 
 
-def test_readings_become_surfaces_by_differences(checkpoint, tmp_path):
+def test_surfaces_are_differences_of_measurements(checkpoint, tmp_path):
     """Readings that are exact sums come apart into exactly what they are sums of."""
     blocks = blocks_of(checkpoint)
     readings = Readings(tmp_path / "partial", {})
@@ -134,7 +134,7 @@ def test_readings_become_surfaces_by_differences(checkpoint, tmp_path):
     )
 
 
-def test_readings_are_the_median_of_rounds_and_survive(tmp_path):
+def test_measurements_are_medians_of_rounds_and_are_saved(tmp_path):
     path = tmp_path / "table.json.partial"
     readings = Readings(path, {"threads": 1})
     for ms in (3.0, 1.0, 7.0):
@@ -148,7 +148,7 @@ def test_readings_are_the_median_of_rounds_and_survive(tmp_path):
         Readings(path, {"threads": 1})
 
 
-def test_an_interrupted_profile_goes_on_where_it_was(checkpoint, tmp_path, monkeypatch):
+def test_an_interrupted_profile_resumes(checkpoint, tmp_path, monkeypatch):
     asked = ProfileRequest("wide", blocks_of(checkpoint), Clock(0, 1, CPU, 1), rounds=2, held_out=0)
     names = [name for name, _ in asked.jobs()]
     measured, stop = [], len(names) + 3

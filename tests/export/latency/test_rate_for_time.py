@@ -92,7 +92,7 @@ def test_strength_0_leaves_all_and_1_the_least(blocks):
         (("vision_parameters",), (True, False, set())),
     ],
 )
-def test_only_what_the_modes_name_is_cut(blocks, modes, cut):
+def test_only_the_given_modes_are_cut(blocks, modes, cut):
     plan = sketched(blocks, modes, 1, 16)
     tower, language, shares = cut
 
@@ -104,7 +104,7 @@ def test_only_what_the_modes_name_is_cut(blocks, modes, cut):
     assert found == shares
 
 
-def test_a_clip_drops_in_each_part_its_own_tokens(tmp_path):
+def test_each_part_of_a_clip_drops_its_own_tokens(tmp_path):
     random_clip(1, width=32).save(tmp_path / "clip")
     blocks = ClipBlocks.of(tmp_path / "clip", Target(), None, 0)
     plan = sketched(blocks, FAMILIES[0].modes, 1, 16)
@@ -120,7 +120,7 @@ def test_a_clip_drops_in_each_part_its_own_tokens(tmp_path):
 
 @settings(max_examples=25, deadline=None)
 @given(share=st.floats(0.3, 0.95))
-def test_the_plan_is_in_time_and_the_next_weaker_is_not(blocks, table, share):
+def test_the_plan_meets_the_time_and_the_next_weaker_does_not(blocks, table, share):
     on = request_of(blocks)
     dense = predicted(table, Model("", None, on))
     found = plan_for(blocks, table, MODES, on, 16, share * dense)
@@ -137,7 +137,7 @@ def test_the_plan_is_in_time_and_the_next_weaker_is_not(blocks, table, share):
         assert predicted(table, Model("", nearest, on)) > share * dense
 
 
-def test_what_the_table_was_off_by_is_taken_into_account(blocks, table):
+def test_the_error_of_the_table_is_taken_into_account(blocks, table):
     """A table that was 10 % too short on average: its prediction has to be that much lower."""
     on = request_of(blocks)
     target = 0.6 * predicted(table, Model("", None, on))
@@ -150,7 +150,7 @@ def test_what_the_table_was_off_by_is_taken_into_account(blocks, table):
     assert found.range_ms == pytest.approx((found.plan_ms / 0.95, found.plan_ms / 0.85))
 
 
-def test_a_time_that_is_out_of_reach_or_reached_is_refused(blocks, table):
+def test_an_unreachable_or_already_met_time_is_refused(blocks, table):
     on = request_of(blocks)
     dense = predicted(table, Model("", None, on))
     with pytest.raises(CompExportError, match=r"least is .* ms.*allow more --modes"):
@@ -168,7 +168,7 @@ def said(result):
     return " ".join(f"{result.output} {result.exception}".split())
 
 
-def test_the_command_and_the_plan_it_writes(checkpoint, table, tmp_path):
+def test_the_command_writes_the_plan(checkpoint, table, tmp_path):
     file, out = tmp_path / "table.json", tmp_path / "plan.json"
     table.save(file)
     asked = ("--model", checkpoint, "--latency-table", file, "--text-tokens", TEXT)

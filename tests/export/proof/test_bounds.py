@@ -250,7 +250,7 @@ def test_a_difference_is_measured_by_its_kind(precision):
 
 
 @pytest.mark.parametrize("make", [embedding, logits, statement, similarity])
-def test_what_is_no_number_is_beyond_every_bound(make):
+def test_nan_exceeds_every_bound(make):
     whole = np.array([0.6, 0.8])
     broken = np.array([0.6, np.nan])
     worst = Worst(differences(make(whole), make(whole)))

@@ -86,7 +86,7 @@ def test_onnx_refuses_to_overwrite(run, exported):
     assert invoke(onnx_command, run, "--force", "--no-check", "--json")[0] == 0
 
 
-def test_verify_holds_and_is_recorded(run, exported):
+def test_verify_passes_and_is_recorded(run, exported):
     status, text = invoke(
         onnx_command, run, "--no-check", "--flavour", "standard", "--no-dense", "--json"
     )
@@ -142,7 +142,7 @@ def test_inspect_shows_engines(with_engines):
 
 
 @pytest.mark.skipif(gpu_capability() is not None, reason="there is a GPU here")
-def test_engines_are_not_called_proved_without_a_gpu(with_engines):
+def test_engines_are_not_verified_without_a_gpu(with_engines):
     status, text = invoke(verify_command, with_engines, *UNANSWERED, "--questions", 2, "--json")
     assert status == 0
     skipped = json.loads(text)["skipped"]
@@ -177,7 +177,7 @@ def test_tensorrt_is_the_last_link(with_engines, monkeypatch):
         assert "reformat" in layers["decoder"]
 
 
-def test_engines_that_answer_otherwise_do_not_hold(with_engines, monkeypatch, tmp_path):
+def test_engines_with_other_answers_fail_verification(with_engines, monkeypatch, tmp_path):
     """The compressed engines run the dense graphs: verify sees it, and marks just them."""
     run = tmp_path / "tiny-0.5"
     shutil.copytree(with_engines, run)
@@ -195,7 +195,7 @@ def test_engines_that_answer_otherwise_do_not_hold(with_engines, monkeypatch, tm
     assert not load_engines(run / "tensorrt-float32").manifest.verified.ok
 
 
-def test_bfloat16_artifacts_are_compared_where_the_cpu_can(run, exported, tmp_path):
+def test_bfloat16_artifacts_are_compared_where_the_cpu_supports_it(run, exported, tmp_path):
     found = tmp_path / "tiny-0.5"
     shutil.copytree(run, found)
     words = ("--flavour", "standard", "--precision", "bfloat16", "--no-dense", "--json")
@@ -254,7 +254,7 @@ def test_verify_refuses_damage(run, exported, tmp_path):
         invoke(verify_command, broken)
 
 
-def test_verify_without_artifacts(run, tmp_path):
+def test_verify_without_artifacts_is_refused(run, tmp_path):
     bare = tmp_path / "bare"
     shutil.copytree(run, bare, ignore=shutil.ignore_patterns("onnx*"))
     with pytest.raises(CompExportError, match="comp-export onnx"):
@@ -277,7 +277,7 @@ def link_of(first, second) -> Link:
     return compare("link", "float32", PLACES, [answered([0, 1]), first], [answered([0, 1]), second])
 
 
-def test_link_tells_differences():
+def test_link_reports_differences():
     assert link_of(answered([0, 2]), answered([0, 2])).ok
     assert not link_of(answered([0, 2]), answered([0, 1])).ok
     assert not link_of(answered([0]), answered([0], logits=(0, 1.002))).ok
@@ -285,7 +285,7 @@ def test_link_tells_differences():
     assert not link_of(answered([0]), answered([0], tokens=(2,))).ok
 
 
-def test_ties_are_counted_and_not_hidden():
+def test_ties_are_counted_and_reported():
     scores = [0.1, 0.3, 0.3 + 5e-7, 0.2]
     tied = link_of(answered([1, 3], scores=scores), answered([2, 3], logits=(9, 9), tokens=(7,)))
     assert tied.ok
@@ -298,7 +298,7 @@ def test_ties_are_counted_and_not_hidden():
     assert not only_ties.ok  # nothing was compared
 
 
-def test_ties_of_images_and_of_texts_are_apart():
+def test_ties_of_images_and_texts_are_counted_separately():
     """Two swaps between equals, at scores that are far from each other."""
     scores = np.array([0.3, 0.3, 0.7, 0.7, 0.9])
     first, second = np.array([0, 2, 4]), np.array([1, 3, 4])
@@ -315,7 +315,7 @@ def test_ties_of_images_and_of_texts_are_apart():
     assert link_of(asked, found).to_dict()["tied"] == [1]
 
 
-def test_what_is_rounded_twice_may_differ_by_both():
+def test_two_roundings_add_their_tolerances():
     first, second = answered([1, 3], scores=[0.1, 0.3, 0.33, 0.2]), answered([2, 3])
     asked = [[answered([0, 1]), each] for each in (first, second)]
     once, twice = (compare("link", "int8", PLACES, *asked, bfloat16=also) for also in (False, True))
@@ -326,7 +326,7 @@ def test_what_is_rounded_twice_may_differ_by_both():
     assert twice.bounds.cosine == pytest.approx(4 * once.bounds.cosine)  # angles add up
 
 
-def test_texts_may_part_at_a_word_chosen_within_rounding():
+def test_texts_can_differ_after_a_near_tie():
     def said(tokens, margins):
         return replace(answered([0], tokens=tokens), step_margins=margins)
 
@@ -337,7 +337,7 @@ def test_texts_may_part_at_a_word_chosen_within_rounding():
     assert not link_of(text, answered([0], tokens=(3, 5))).ok  # ends early where all agree
 
 
-def test_greedy_takes_the_likeliest_and_by_how_much():
+def test_greedy_returns_the_likeliest_token_and_its_margin():
     text = Greedy()
     assert text.add(np.array([0.5, 2.0, -1.0, 1.25], np.float32)) == 1
     assert text.add(np.array([3.0, 3.0], np.float32)) == 0
@@ -355,7 +355,7 @@ def test_a_choice_of_pivots_within_rounding_is_a_tie():
     assert not link_of(ranked(5e-7, [1, 2]), answered([1])).ok  # the count is no matter of rounding
 
 
-def test_a_run_whose_original_is_gone_is_verified_as_far_as_it_goes(run, exported, tmp_path):
+def test_a_run_without_its_dense_model_is_verified_partially(run, exported, tmp_path):
     found = tmp_path / "tiny-0.5"
     shutil.copytree(run, found)
     record = json.loads((found / "run.json").read_text())

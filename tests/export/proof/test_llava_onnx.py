@@ -110,7 +110,7 @@ def test_dense_without_images(flavour, gqa, tmp_path):
     ],
     ids=lambda changes: "-".join(changes),
 )
-def test_config_variants(flavour, changes, tmp_path):
+def test_config_variants_equal_transformers(flavour, changes, tmp_path):
     model = tiny_model(tiny_config(kv_heads=2, layers=2, **dict(changes)), seed=2)
     checkpoint = save_checkpoint(model, tmp_path / "model")
     assert_dense_parity(
@@ -149,7 +149,7 @@ def test_compressed_equals_masked_reference(name, flavour, request, tmp_path):
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_slim_checkpoint_gives_the_same_graphs(flavour, gqa, tmp_path):
+def test_slim_checkpoint_exports_the_same_graphs(flavour, gqa, tmp_path):
     model, checkpoint = gqa
     plan = make_plan(model.config, vision=True, seed=4)
     slim = write_slim_checkpoint(checkpoint, plan, tmp_path / "slim")
@@ -186,7 +186,7 @@ def test_pruned_tower_equals_masked_tower(flavour, gqa, tmp_path):
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-def test_float16(flavour, gqa, tmp_path):
+def test_float16_is_close_to_float32(flavour, gqa, tmp_path):
     model, checkpoint = gqa
     found = runner(tmp_path / "dense", checkpoint, flavour, "float16")
     assert_dense_parity(model, found, FP16_BOUND)
@@ -203,7 +203,7 @@ def test_float16(flavour, gqa, tmp_path):
     assert all(value.dtype == np.float16 for value in state.caches.values())
 
 
-def test_keep_factor(gqa, tmp_path):
+def test_keep_factor_scales_the_keep_ratios(gqa, tmp_path):
     model, checkpoint = gqa
     plan = make_plan(model.config, seed=3)
     found = runner(tmp_path / "onnx", checkpoint, plan=plan)

@@ -138,7 +138,7 @@ def test_in_place_equals_the_masked_reference(name, request, artifact):
 
 @runs_in_place
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_blocks_of_one_head_are_as_exact(precision, tmp_path):
+def test_blocks_of_one_head_equal_the_reference(precision, tmp_path):
     """Each block keeps another number of heads, down to a single one."""
     model = tiny_model(tiny_config(kv_heads=4, layers=4), seed=5)
     checkpoint = save_checkpoint(model, tmp_path / "model")
@@ -182,7 +182,7 @@ class Reused(InPlaceRunner):
 @runs_in_place
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("pruned", [False, True])
-def test_what_is_left_in_the_caches_does_not_matter(pruned, precision, artifact):
+def test_old_contents_of_the_caches_are_ignored(pruned, precision, artifact):
     """Neither another prompt's keys and values nor numbers a thousand times as large."""
     directory = artifact("gqa", precision, pruned)
     pixels, ids = prompt(7, seed=1, batch=2)
@@ -205,7 +205,7 @@ def test_what_is_left_in_the_caches_does_not_matter(pruned, precision, artifact)
 
 
 @runs_in_place
-def test_a_used_up_room_is_refused(artifact):
+def test_a_full_cache_is_refused(artifact):
     runner = InPlaceRunner(artifact("gqa"), room=2)
     pixels, ids = prompt(5)
     logits, _, state = runner.prefill(pixels, ids)
@@ -217,7 +217,7 @@ def test_a_used_up_room_is_refused(artifact):
 
 
 @runs_in_place
-def test_a_wrong_length_would_be_noticed(artifact):
+def test_a_wrong_length_changes_the_answer(artifact):
     """The lengths matter: told that one place fewer is filled, the decoder answers otherwise."""
     runner = InPlaceRunner(artifact("gqa"), ROOM)
     pixels, ids = prompt(7, seed=1)

@@ -45,7 +45,7 @@ def verified(run):
     return status, json.loads(text)
 
 
-def test_the_same_proof(run, monkeypatch):
+def test_a_streamed_model_has_the_same_verification(run, monkeypatch):
     in_memory = verified(run)
     monkeypatch.setattr(model_size, "STREAMED", 1000)
     loaded = []
@@ -67,7 +67,7 @@ def test_the_same_proof(run, monkeypatch):
         assert one["max_logit_difference"] == pytest.approx(other["max_logit_difference"], abs=1e-5)
 
 
-def test_weights_that_are_wrong_are_seen(run, monkeypatch):
+def test_wrong_weights_fail_verification(run, monkeypatch):
     """So that the proof above is not one of a model that only says it was read from files."""
     monkeypatch.setattr(model_size, "STREAMED", 1000)
     real = streamed.StoredMatrix.read
@@ -83,7 +83,7 @@ def test_weights_that_are_wrong_are_seen(run, monkeypatch):
     assert not report["ok"]
 
 
-def test_other_weights_of_a_streamed_model_are_taken_back(run):
+def test_replaced_weights_of_a_streamed_model_are_restored(run):
     adapter = load_adapter(run / "checkpoint", streamed=True)
     name, layer = next(iter(streamed.streamed_layers(adapter.model).items()))
     before = layer.weight
@@ -97,7 +97,7 @@ def test_other_weights_of_a_streamed_model_are_taken_back(run):
     assert torch.equal(layer.weight, before)
 
 
-def test_only_masks_silence_what_a_streamed_dense_model_has_more(run):
+def test_masks_silence_the_extra_units_of_a_streamed_dense_model(run):
     """Masks of ones on the filled model give other logits than its plan's: the dense rest is there."""
     from comp.adapter import Forwarding
     from comp.checkpoints.slices import cut_of

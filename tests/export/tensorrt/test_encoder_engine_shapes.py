@@ -110,7 +110,7 @@ def test_every_request_within_the_limits_has_a_profile(manifest, limits, data):
 
 
 @given(manifest=manifests, limits=limits_of_any_size)
-def test_no_profile_goes_beyond_the_positions(manifest, limits):
+def test_no_profile_exceeds_the_positions(manifest, limits):
     limits = within(manifest, limits)
     named = encoder_inputs(manifest)
     for graph in engine_graphs(manifest, limits):
@@ -122,7 +122,7 @@ def test_no_profile_goes_beyond_the_positions(manifest, limits):
                 assert high["input_ids"][1] + past <= room
 
 
-def test_images_that_are_left_are_a_number():
+def test_kept_image_tokens_are_a_fixed_number():
     """Not a range: the graphs have it fixed."""
     cut = (DropPlan(part="vision", after_layer=1, vision_keep_ratio=0.5, text_keep_ratio=1),)
     manifest = encoder_manifest("retrieval", cut)
@@ -134,7 +134,7 @@ def test_images_that_are_left_are_a_number():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_usual_limits_go_as_far_as_the_model(task):
+def test_default_limits_respect_the_positions(task):
     images = 2 if task == "statement" else 1
     few = usual_limits(encoder_manifest(task, positions=40))
     assert (few.images, few.max_prompt, few.max_new_tokens) == (images, 40, 40)
@@ -157,7 +157,7 @@ def test_limits_beyond_the_positions_are_refused(task):
 
 
 @pytest.mark.parametrize(("task", "images"), [("question", 2), ("caption", 3), ("statement", 1)])
-def test_images_that_a_task_has_not_are_refused(task, images):
+def test_too_many_images_for_a_task_are_refused(task, images):
     manifest = encoder_manifest(task)
     with pytest.raises(CompExportError, match=f"--images {images}: a {task} is about"):
         engine_graphs(manifest, usual_limits(manifest).model_copy(update={"images": images}))
@@ -186,7 +186,7 @@ def exported(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ["clip", *TASKS])
-def test_inputs_are_those_of_the_graphs(exported, kind):
+def test_inputs_equal_those_of_the_graphs(exported, kind):
     found = encoder_inputs(read_manifest(exported(kind)))
     assert {f"{name}.onnx" for name in found} == {p.name for p in exported(kind).glob("*.onnx")}
     for name, dims in found.items():
@@ -198,7 +198,7 @@ def test_inputs_are_those_of_the_graphs(exported, kind):
 
 
 @pytest.mark.parametrize("kind", ["clip", *TASKS])
-def test_the_tensorrt_provider_is_told_every_input(exported, kind):
+def test_the_tensorrt_provider_gets_every_input(exported, kind):
     """Sizes that fit the graph as ONNX Runtime sees it, up to the model's positions."""
     manifest = read_manifest(exported(kind))
     for name in encoder_inputs(manifest):

@@ -108,7 +108,7 @@ def decoder_graph(artifact) -> EngineGraph:
 
 
 @pytest.mark.parametrize(("precision", "pruned"), FORMS)
-def test_engines_are_what_the_manifest_says(precision, pruned, engines, artifact, tensorrt):
+def test_engines_match_the_manifest(precision, pruned, engines, artifact, tensorrt):
     directory = engines(precision, pruned)
     manifest = load_engines(directory).manifest  # with hashes
     source = read_manifest(artifact(precision, pruned))
@@ -132,7 +132,9 @@ def test_engines_are_what_the_manifest_says(precision, pruned, engines, artifact
 
 
 @pytest.mark.parametrize(("precision", "pruned"), FORMS)
-def test_attention_is_fused_in_half_precision_and_caches_stay_in_place(precision, pruned, engines):
+def test_attention_is_fused_in_half_precision_and_caches_are_written_in_place(
+    precision, pruned, engines
+):
     blocks = {
         name: engine.blocks
         for name, engine in load_engines(engines(precision, pruned)).manifest.engines.items()
@@ -246,7 +248,7 @@ def plan_of_heads(config, kept, drops) -> PruningPlan:
         (2, (2, 2, 1), ((1, 0.5, 0.3),)),
     ],
 )
-def test_whatever_heads_stay_attention_is_fused(kv_heads, kept, drops, tensorrt, tmp_path):
+def test_attention_is_fused_for_any_kept_heads(kv_heads, kept, drops, tensorrt, tmp_path):
     """4 query heads of 16 on so many KV heads, of which a plan keeps some; two drops may follow."""
     config = tiny_config(kv_heads=kv_heads, layers=3, text_hidden_size=64)
     checkpoint = save_checkpoint(tiny_model(config), tmp_path / "model")
@@ -291,7 +293,7 @@ def test_one_engine_is_built_for_several_gpus(tensorrt, artifact, tmp_path):
         manifest.check_runs("tensorrt_rtx", tensorrt.version, capability)
 
 
-def test_building_again_replaces_whole_and_tells_each_phase(tensorrt, artifact, tmp_path):
+def test_a_second_build_replaces_all_and_reports_each_phase(tensorrt, artifact, tmp_path):
     out, told = tmp_path / "out", []
     out.mkdir()
     (out / "stale.engine").write_bytes(b"stale")
@@ -341,7 +343,7 @@ def test_operators_of_other_domains_are_refused(tensorrt, artifact):
     assert "--flavour standard" in str(caught.value)
 
 
-def test_a_file_that_is_no_graph_is_refused(tensorrt, tmp_path):
+def test_a_file_other_than_a_graph_is_refused(tensorrt, tmp_path):
     (tmp_path / "graph.onnx").write_bytes(b"no graph at all")
     for name in ("graph.onnx", "missing.onnx"):
         with pytest.raises(CompExportError, match="cannot be read as ONNX") as caught:
@@ -350,7 +352,7 @@ def test_a_file_that_is_no_graph_is_refused(tensorrt, tmp_path):
         assert "comp-export onnx --flavour standard --force" in str(caught.value)
 
 
-def test_a_node_that_cannot_be_parsed_is_named(tensorrt, tmp_path):
+def test_an_unparsable_node_is_named(tensorrt, tmp_path):
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy"]
     node = helper.make_node("Unheard", ["x"], ["y"], name="layers.0/Unheard")
     onnx.save(
@@ -384,7 +386,7 @@ def test_heads_without_a_fused_kernel_are_refused(tensorrt, tmp_path):
         "IBuilder::buildSerializedNetwork: Error Code 1: Cuda Runtime (out of memory)",
     ],
 )
-def test_out_of_memory_says_what_to_lower(log, tensorrt, artifact):
+def test_out_of_memory_names_the_limits_to_lower(log, tensorrt, artifact):
     """The first two are from builds that were given too little; it need not be the first error."""
     with pytest.raises(CompExportError, match="out of memory while building") as caught:
         build_engine(failing(tensorrt, "first", log), artifact(), decoder_graph(artifact()), ADA)
@@ -392,7 +394,7 @@ def test_out_of_memory_says_what_to_lower(log, tensorrt, artifact):
         assert words in str(caught.value)
 
 
-def test_a_memory_error_says_what_to_lower(tensorrt, artifact):
+def test_a_memory_error_names_the_limits_to_lower(tensorrt, artifact):
     def exhausted(builder, network, config):
         raise MemoryError
 
@@ -407,7 +409,7 @@ def test_a_memory_error_says_what_to_lower(tensorrt, artifact):
         ([], "no reason"),
     ],
 )
-def test_another_failure_gives_its_reason(messages, reason, tensorrt, artifact):
+def test_other_build_failures_give_their_reason(messages, reason, tensorrt, artifact):
     with pytest.raises(CompExportError, match=reason) as caught:
         build_engine(failing(tensorrt, *messages), artifact(), decoder_graph(artifact()), ADA)
     assert "out of memory" not in str(caught.value)
@@ -415,9 +417,7 @@ def test_another_failure_gives_its_reason(messages, reason, tensorrt, artifact):
 
 
 @pytest.mark.parametrize("failure", [MemoryError, None])
-def test_a_failed_build_leaves_nothing_of_tensorrt_to_be_collected_later(
-    failure, tensorrt, artifact
-):
+def test_a_failed_build_keeps_no_tensorrt_objects(failure, tensorrt, artifact):
     """Collected in a callback of the next build, it would wait for that build's lock, and that for it."""
     alive = []
 
@@ -460,7 +460,7 @@ def test_an_interrupt_stops_the_build(tensorrt, artifact, interruptible):
     assert len(cut) < len(whole) / 2
 
 
-def test_an_interrupt_while_the_logger_speaks_is_heard(
+def test_an_interrupt_inside_the_logger_stops_the_build(
     tensorrt, artifact, interruptible, monkeypatch
 ):
     """TensorRT drops what its callbacks raise: they must not run where Ctrl-C is raised."""
@@ -627,7 +627,7 @@ def test_the_command_writes_other_precisions_elsewhere(run, no_gpu, tmp_path):
     assert not (copy / "tensorrt").exists()
 
 
-def test_engine_directories_have_a_name_each(tmp_path):
+def test_engine_directories_have_distinct_names(tmp_path):
     names = {
         (precision, dense): engine_directory(tmp_path, dense, precision).name
         for precision in (*HALF, "float32")
@@ -650,7 +650,7 @@ def test_engine_directories_have_a_name_each(tmp_path):
         (("--images", 7), r"--images 7 \(112 tokens\).*the model has 128 positions"),
     ],
 )
-def test_the_command_refuses_what_cannot_be_built(words, match, run, no_gpu):
+def test_the_command_refuses_unsupported_builds(words, match, run, no_gpu):
     before = sorted(run.iterdir())
     with pytest.raises(CompExportError, match=match):
         invoke(tensorrt_command, run, *SMALL, "--force", *words)
@@ -662,7 +662,7 @@ def test_the_command_needs_a_run(no_gpu, tmp_path):
         invoke(tensorrt_command, tmp_path / "nowhere", *SMALL)
 
 
-def test_weights_are_stripped_where_a_gpu_is_and_they_are_large(tmp_path, monkeypatch, tensorrt):
+def test_large_weights_are_stripped_where_a_gpu_is_present(tmp_path, monkeypatch, tensorrt):
     artifact_manifest().save(tmp_path)
     wanted = {tmp_path / "out": tmp_path}
     monkeypatch.setattr(command_module, "STRIP_ABOVE", 0)
@@ -710,7 +710,7 @@ def test_an_interrupted_command_leaves_nothing_half_written(tmp_path):
 
 
 @pytest.mark.parametrize("ranking", ["mean_head", "next_layer", "diversity"])
-def test_every_ranking_is_built(ranking, checkpoint, tensorrt, tmp_path):
+def test_engines_are_built_for_every_ranking(ranking, checkpoint, tensorrt, tmp_path):
     """With no image token at the smallest: a decode step has none."""
     plan = make_plan(fusable(), DROPS, seed=4, ranking=ranking)
     source = tmp_path / "onnx"

@@ -33,7 +33,7 @@ capabilities = st.tuples(st.integers(0, 99), st.integers(0, 9)).map(lambda p: f"
 @given(
     wanted=st.lists(capabilities, min_size=1, max_size=5), blank=st.sampled_from(["", " ", "  "])
 )
-def test_capabilities_are_read_once_each_and_in_order(wanted, blank):
+def test_capabilities_are_unique_and_ordered(wanted, blank):
     text = ",".join(f"{blank}{part}{blank}" for part in wanted)
     assert parse_capabilities(text) == tuple(dict.fromkeys(wanted))
     assert parse_capabilities(f",{text},,") == parse_capabilities(text)
@@ -54,14 +54,14 @@ def test_capabilities_are_read_once_each_and_in_order(wanted, blank):
         (" , ", "nothing"),
     ],
 )
-def test_what_is_no_capability_is_named(text, wrong):
+def test_a_bad_capability_is_named(text, wrong):
     with pytest.raises(CompExportError, match=r"write them as 8\.9 or 8\.0,8\.9,12\.0") as caught:
         parse_capabilities(text)
     assert f"--compute-capability {text!r}" in str(caught.value)
     assert wrong in str(caught.value)
 
 
-def test_what_compiles_ahead_of_time_tells_its_capabilities():
+def test_ahead_of_time_builders_list_their_capabilities():
     assert RTX.ahead_of_time
     assert RTX.capabilities == COMPILED
     assert not DATA_CENTRE.ahead_of_time
@@ -79,7 +79,7 @@ def test_what_compiles_ahead_of_time_tells_its_capabilities():
         (("7.5",), None, ("7.5",)),
     ],
 )
-def test_ahead_of_time_any_known_capability_can_be_built_for(asked, here, chosen):
+def test_ahead_of_time_builds_accept_any_known_capability(asked, here, chosen):
     assert choose_capabilities(RTX, asked, here) == chosen
 
 
@@ -93,7 +93,7 @@ def test_an_unknown_capability_is_refused_with_the_known_ones(here):
     assert "with the package tensorrt" in str(caught.value)
 
 
-def test_on_the_target_the_gpu_here_is_built_for():
+def test_builds_on_the_target_use_the_local_gpu():
     assert choose_capabilities(DATA_CENTRE, None, "9.0") == ("9.0",)
     assert choose_capabilities(DATA_CENTRE, ("9.0",), "9.0") == ("9.0",)
     with pytest.raises(CompExportError, match=r"--compute-capability 8\.9: tensorrt ") as caught:
@@ -103,7 +103,7 @@ def test_on_the_target_the_gpu_here_is_built_for():
 
 
 @pytest.mark.parametrize("asked", [None, ("8.9",)])
-def test_on_the_target_a_gpu_is_needed(asked):
+def test_builds_on_the_target_need_a_gpu(asked):
     with pytest.raises(CompExportError, match=r"there is none here: build on the target") as caught:
         choose_capabilities(DATA_CENTRE, asked, None)
     assert "pip install 'comp-export[tensorrt-rtx]'" in str(caught.value)
@@ -134,7 +134,7 @@ BOTH = ("tensorrt", "tensorrt_rtx")
         (("tensorrt_rtx",), "8.9", "tensorrt_rtx"),
     ],
 )
-def test_what_is_installed_is_found(installed, gpu, preferred, machine):
+def test_installed_builders_are_detected(installed, gpu, preferred, machine):
     modules = machine(installed, gpu)
     found = find_tensorrt()
     assert (found.name, found.version) == (preferred, f"{preferred} 1.0")
@@ -143,7 +143,7 @@ def test_what_is_installed_is_found(installed, gpu, preferred, machine):
         assert find_tensorrt(name).name == name
 
 
-def test_without_any_both_extras_are_named(machine):
+def test_without_a_builder_both_extras_are_named(machine):
     for gpu in (None, "9.0"):
         machine((), gpu)
         with pytest.raises(CompExportError, match="no TensorRT is installed") as caught:
@@ -155,7 +155,7 @@ def test_without_any_both_extras_are_named(machine):
 @pytest.mark.parametrize(
     ("wanted", "extra"), [("tensorrt", "tensorrt"), ("tensorrt_rtx", "tensorrt-rtx")]
 )
-def test_a_wanted_one_that_is_missing_names_its_extra(wanted, extra, machine):
+def test_a_missing_requested_builder_names_its_extra(wanted, extra, machine):
     machine([name for name in BOTH if name != wanted], "8.9")
     with pytest.raises(CompExportError, match=f"^{wanted} is not installed") as caught:
         find_tensorrt(wanted)
@@ -188,7 +188,7 @@ def engines(**changes):
     )
 
 
-def test_engines_run_where_they_were_built_for():
+def test_engines_run_on_the_gpus_they_were_built_for():
     for capability in ("8.0", "8.9"):
         engines().check_runs("tensorrt_rtx", "1.7.1", capability)
     engines(module="tensorrt", module_version="10.13.0", compute_capabilities=("9.0",)).check_runs(
@@ -227,14 +227,14 @@ def test_engines_run_where_they_were_built_for():
     ],
     ids=["module", "version", "capability", "no gpu"],
 )
-def test_engines_that_cannot_run_here_are_refused(here, words):
+def test_engines_for_other_gpus_or_versions_are_refused(here, words):
     with pytest.raises(CompExportError) as caught:
         engines().check_runs(*here)
     for part in words:
         assert part in str(caught.value)
 
 
-def test_a_manifest_is_read_as_it_was_written(tmp_path):
+def test_a_manifest_survives_write_and_read(tmp_path):
     whole = engine_manifest(artifact_manifest(), tmp_path)
     whole.save(tmp_path)
     assert read_engine_manifest(tmp_path) == whole

@@ -67,7 +67,7 @@ def full_width_plan():
 
 
 @pytest.mark.parametrize("pruned", [False, True], ids=["dense", "pruned"])
-def test_full_width_is_fused_and_written_in_place(pruned, checkpoint, home):
+def test_full_width_attention_is_fused_and_written_in_place(pruned, checkpoint, home):
     plan = full_width_plan() if pruned else None
     source = home / "onnx"
     origin = Origin.of_plan(plan) if plan else Origin("full width")

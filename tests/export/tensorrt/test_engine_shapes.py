@@ -105,7 +105,7 @@ STEP = {"sequence": 1, "vision_tokens": 0, "text_tokens": 1}
 
 
 @given(drops=drop_places(), layers=st.integers(LAYERS, 12))
-def test_segments_change_behind_each_drop_place(drops, layers):
+def test_segments_change_after_each_drop_place(drops, layers):
     """Block by block, as the decoder is built."""
     places = {drop.after_layer for drop in drops}
     segment, expected = 0, []
@@ -116,7 +116,7 @@ def test_segments_change_behind_each_drop_place(drops, layers):
 
 
 @given(drops=drop_places(), vision=st.integers(0, 700), text=st.integers(1, 200))
-def test_cached_tokens_are_those_that_a_count_leaves(drops, vision, text):
+def test_cached_tokens_equal_the_exact_count(drops, vision, text):
     """Counted token by token with exact fractions; the last text token is never lost."""
     present = ["vision"] * vision + ["text"] * text
     counts = [len(present)]
@@ -134,7 +134,7 @@ def test_cached_tokens_are_those_that_a_count_leaves(drops, vision, text):
 
 
 @given(manifest=manifests, limits=limits_of_any_size)
-def test_shapes_ascend_and_belong_together(manifest, limits):
+def test_shapes_ascend_and_are_consistent(manifest, limits):
     """Smallest, usual and largest are prompts themselves: vision and text are the sequence."""
     for graph in engine_graphs(manifest, limits):
         for profile in graph.profiles:
@@ -285,7 +285,7 @@ def test_more_kept_tokens_than_tensorrt_sorts_are_refused():
 
 
 @given(manifest=manifests, limits=limits_of_any_size)
-def test_a_step_is_no_constant_behind_any_drop(manifest, limits):
+def test_a_step_length_is_not_constant_after_any_drop(manifest, limits):
     """TensorRT-RTX has no fused attention of few heads for the constant 1 of queries."""
     assume(all(drop.text_keep_ratio >= 0.1 for drop in manifest.decoder.drops))
     _, decode = engine_graphs(manifest, limits)[-1].profiles

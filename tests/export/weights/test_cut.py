@@ -56,7 +56,7 @@ def pruned(tmp_path_factory):
 
 
 @pytest.mark.parametrize("kind", ADAPTERS)
-def test_the_checkpoint_is_the_one_that_prune_leaves_untrained(pruned, tmp_path, kind):
+def test_the_checkpoint_equals_an_untrained_prune(pruned, tmp_path, kind):
     dense, run = pruned(kind)
     said = call(
         "cut", "--model", dense, "--plan", run / "plan.json", "--out", tmp_path / "cut", "--json"
@@ -79,7 +79,7 @@ def contents(tensors):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llava", "statement"])
-def test_the_run_is_exported_proved_and_shown_as_any_other(pruned, tmp_path, kind):
+def test_the_run_is_exported_verified_and_inspected(pruned, tmp_path, kind):
     dense, run = pruned(kind)
     out = tmp_path / "cut"
     call("cut", "--model", dense, "--plan", run / "plan.json", "--out", out)
@@ -110,9 +110,7 @@ def test_another_model_and_another_run_are_refused(pruned, tmp_path):
 
 
 @pytest.mark.parametrize("nested", [True, False])
-def test_the_slim_checkpoint_names_the_classes_that_the_dense_one_has_by_its_type(
-    gqa, tmp_path, nested
-):
+def test_the_slim_checkpoint_names_the_processor_classes_of_the_dense_type(gqa, tmp_path, nested):
     model, checkpoint = gqa
     dense = shutil.copytree(checkpoint, tmp_path / "dense")
     settings = json.loads((dense / "processor_config.json").read_text())
@@ -138,7 +136,7 @@ def test_the_slim_checkpoint_names_the_classes_that_the_dense_one_has_by_its_typ
     np.testing.assert_array_equal(found, expected)
 
 
-def test_a_picture_setting_that_is_not_known_is_refused_before_anything_is_cut(gqa, tmp_path):
+def test_an_unknown_image_setting_is_refused_before_the_cut(gqa, tmp_path):
     model, checkpoint = gqa
     dense = shutil.copytree(checkpoint, tmp_path / "dense")
     path = dense / "processor_config.json"

@@ -44,7 +44,7 @@ def written(directory, generation, text, whole):
 
 
 @pytest.mark.parametrize("generation", GENERATION)
-def test_the_stops_are_those_of_transformers(checkpoint, generation):
+def test_stop_tokens_equal_transformers(checkpoint, generation):
     for text in (ABSENT, None, 7, [8, 7]):
         for whole in (ABSENT, 9) if generation is None else (ABSENT,):
             config = written(checkpoint, generation, text, whole)
@@ -61,7 +61,7 @@ def test_the_stops_are_those_of_transformers(checkpoint, generation):
 
 
 @pytest.mark.parametrize("generation", [None, {"eos_token_id": [6, 5]}])
-def test_slim_checkpoints_stop_where_the_dense_one_does(checkpoint, tmp_path, generation):
+def test_slim_checkpoints_keep_the_stop_tokens(checkpoint, tmp_path, generation):
     written(checkpoint, generation, [8, 7], ABSENT)
     expected = [8, 7] if generation is None else [6, 5]
     plan = make_plan(tiny_config())
@@ -75,7 +75,7 @@ def test_slim_checkpoints_stop_where_the_dense_one_does(checkpoint, tmp_path, ge
 
 
 @pytest.mark.parametrize("said", ["</s>", 2.0, True, -1, 10**9, [2, "x"], [], {"a": 1}])
-def test_what_is_no_token_is_refused_with_its_file(checkpoint, said):
+def test_a_bad_stop_token_is_refused_with_its_file(checkpoint, said):
     config = written(checkpoint, {"eos_token_id": said}, 2, ABSENT)
     with pytest.raises(CompExportError, match=r"generation_config\.json: eos_token_id"):
         stop_tokens(checkpoint, config)
@@ -101,7 +101,7 @@ def test_settings_that_change_greedy_answers_are_refused_by_name(checkpoint):
         check_greedy(checkpoint)
 
 
-def test_cut_refuses_what_onnx_would(checkpoint, tmp_path):
+def test_cut_refuses_the_settings_that_onnx_refuses(checkpoint, tmp_path):
     plan = make_plan(tiny_config())
     for said, words in (
         ({"repetition_penalty": 1.3}, "repetition_penalty is"),

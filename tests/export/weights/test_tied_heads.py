@@ -80,7 +80,7 @@ def head_of(directory):
 
 @pytest.mark.parametrize("flags", FLAGS)
 @pytest.mark.parametrize("kind", FILES)
-def test_the_head_of_a_llava_is_that_of_transformers(llava, tmp_path, flags, kind):
+def test_the_head_of_a_llava_equals_transformers(llava, tmp_path, flags, kind):
     dense = copied(llava, tmp_path / "dense")
     edited(dense, flags, holding(kind, EMBEDDING, LM_HEAD))
     model, info = LlavaForConditionalGeneration.from_pretrained(dense, output_loading_info=True)
@@ -133,7 +133,7 @@ def test_the_head_of_a_llava_is_that_of_transformers(llava, tmp_path, flags, kin
         {"text_head_dim": 16, "vision_num_channels": 1},
     ],
 )
-def test_the_tensors_of_a_llava_are_those_of_transformers(changes):
+def test_the_tensors_of_a_llava_equal_transformers(changes):
     config = tiny_config(**changes)
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
@@ -162,7 +162,7 @@ def blip(request, tmp_path_factory):
 
 @pytest.mark.parametrize("flags", BLIP_FLAGS)
 @pytest.mark.parametrize("kind", ["none", "different"])
-def test_the_output_layer_of_a_blip_is_that_of_transformers(blip, tmp_path, flags, kind):
+def test_the_output_layer_of_a_blip_equals_transformers(blip, tmp_path, flags, kind):
     task, whole = blip
     dense = copied(whole, tmp_path / "dense")
     edited(dense, flags, holding(kind, BLIP_WORDS, f"{BLIP_HEAD}.decoder.weight"))

@@ -25,7 +25,9 @@ def let_caches_grow(engine, monkeypatch):
 
 @pytest.mark.parametrize("name", ["dense", "compressed"])
 @pytest.mark.parametrize("room", [1, 4, 256])
-def test_in_place_says_what_growing_caches_say(name, room, request, picture, monkeypatch):
+def test_in_place_caches_give_the_answers_of_growing_caches(
+    name, room, request, picture, monkeypatch
+):
     engine = request.getfixturevalue(name)
     monkeypatch.setattr(decoder, "ROOM", room)
     in_place = said(engine, picture)
@@ -34,7 +36,7 @@ def test_in_place_says_what_growing_caches_say(name, room, request, picture, mon
     assert len(in_place) == TOKENS
 
 
-def test_a_factor_on_keep_ratios_begins_with_caches_that_are_full(compressed, picture, monkeypatch):
+def test_a_keep_factor_starts_with_full_caches(compressed, picture, monkeypatch):
     in_place = said(compressed, picture, 0.5)
     let_caches_grow(compressed, monkeypatch)
     assert said(compressed, picture, 0.5) == in_place
@@ -48,7 +50,7 @@ def test_an_older_graph_is_refused(compressed):
         decoder.Decoder(SimpleNamespace(inputs=inputs), compressed.manifest, None)
 
 
-def test_a_step_copies_no_cache_while_there_is_room(compressed, picture, monkeypatch):
+def test_a_step_copies_no_cache_while_it_fits(compressed, picture, monkeypatch):
     part, steps = compressed._backend._decoder, []
     step = part.step
 
@@ -67,7 +69,7 @@ def test_a_step_copies_no_cache_while_there_is_room(compressed, picture, monkeyp
     assert all(same[-1] for same in steps[:5])
 
 
-def test_logits_of_a_step_stay_as_they_were(compressed):
+def test_logits_of_a_step_are_not_overwritten(compressed):
     """The next step writes its own into the same place."""
     backend = compressed._backend
     ids = np.arange(10, 19)[None]

@@ -69,7 +69,7 @@ def test_answers_equal_those_of_onnxruntime(engines, which, images, prompt, requ
         assert np.array_equal(found.kept.by_layer[layer], places)
 
 
-def test_it_says_what_it_is(engines):
+def test_it_reports_its_backend(engines):
     engine = engines["dense"]
     assert (engine.backend, engine.device) == ("openvino", "cpu")
     assert engine.provider.startswith("openvino 20")
@@ -102,7 +102,7 @@ def test_logits_are_float32(standard, which):
     np.testing.assert_allclose(logits[0], logits[1], atol=1e-4)
 
 
-def test_what_a_run_gave_stays_as_it_was(standard):
+def test_outputs_are_not_overwritten_by_the_next_run(standard):
     """A request serves the next run too: that must not write into what the one before gave."""
     graph = OpenVinoGraph(standard / "onnx-standard" / "embed_tokens.onnx", threads=1)
     first, second = np.array([[1, 2, 3]]), np.array([[4, 5]])
@@ -116,7 +116,7 @@ def test_what_a_run_gave_stays_as_it_was(standard):
     assert np.array_equal(tensor.data, before)
 
 
-def test_arrays_of_any_layout_are_taken(standard):
+def test_arrays_of_any_memory_layout_are_accepted(standard):
     graph = OpenVinoGraph(standard / "onnx-standard" / "embed_tokens.onnx", threads=1)
     ids = np.array([[1, 2, 3, 4]])
     (expected,), _ = graph.run({"input_ids": ids}, ["inputs_embeds"])
@@ -136,7 +136,7 @@ def test_batches_equal_single_answers(engines, compressed):
     assert [a.token_ids for a in found] == [a.token_ids for a in expected]
 
 
-def test_requests_at_the_same_time_do_not_meet(engines, compressed):
+def test_concurrent_requests_are_independent(engines, compressed):
     """Answers token by token in turn, and in threads: each as if alone."""
     engine = engines["compressed"]
     expected = [compressed.generate(*question, OPTIONS).token_ids for question in QUESTIONS]
@@ -177,7 +177,7 @@ def worked(engine, kind):
 
 
 @pytest.mark.parametrize("kind", ["clip", *small_blip.TASKS])
-def test_clip_and_blip(kind, tmp_path):
+def test_clip_and_blip_equal_onnxruntime(kind, tmp_path):
     model, plan = random_encoder(kind)
     model.save(tmp_path / "dense")
     out = tmp_path / "onnx-standard"
@@ -214,7 +214,7 @@ def half(request, checkpoint, tmp_path_factory):
     return out
 
 
-def test_half_precision_is_near(half, dense):
+def test_half_precision_logits_are_close(half, dense):
     """Logits of a prefill and of steps with caches in half precision."""
     backend = GraphBackend(*open_artifact(half, LlavaArtifact, threads=1, backend="openvino"))
     peer = dense._backend
@@ -234,7 +234,7 @@ def test_half_precision_is_near(half, dense):
         assert least < difference < most
 
 
-def test_half_precision_answers(half):
+def test_half_precision_gives_answers(half):
     engine = Engine.load(half, threads=1, backend="openvino")
     answer = engine.generate([noise(1), noise(2)], "where?", OPTIONS)
     assert len(answer.token_ids) == OPTIONS.max_new_tokens
@@ -285,7 +285,7 @@ def test_computing_in_bfloat16_is_for_integers(standard, integers, monkeypatch):
         Engine.load(integers, backend="openvino-bfloat16")
 
 
-def test_what_it_does_not_run_is_refused(standard, compressed_artifact):
+def test_unsupported_artifacts_are_refused(standard, compressed_artifact):
     with pytest.raises(CompExportError, match=r"onnxruntime flavour.*--flavour standard"):
         Engine.load(compressed_artifact, backend="openvino")
     for options in ({"device": "cuda"}, {"provider": "cpu"}):
@@ -298,7 +298,7 @@ def test_what_it_does_not_run_is_refused(standard, compressed_artifact):
         engine.stream([noise(0)], "where?", GenerationOptions(keep_factor=0.5))
 
 
-def test_a_graph_it_cannot_read_is_named(tmp_path):
+def test_an_unreadable_graph_is_named(tmp_path):
     (tmp_path / "decoder_model.onnx").write_bytes(b"no graph")
     with pytest.raises(CompExportError, match=r"OpenVINO cannot load .*decoder_model\.onnx"):
         OpenVinoGraph(tmp_path / "decoder_model.onnx")
@@ -322,7 +322,7 @@ def test_rows_of_a_table_are_those_of_its_graph(half, standard):
         OpenVinoTable(standard / "onnx-standard" / "vision_encoder.onnx")
 
 
-def test_without_openvino_the_remedy_is_said(standard, monkeypatch):
+def test_without_openvino_the_remedy_is_given(standard, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(CompExportError, match=r"pip install 'comp-export\[openvino\]'"):
         Engine.load(standard / "onnx-standard", backend="openvino")
@@ -356,7 +356,7 @@ def picture_path(picture, tmp_path):
     return path
 
 
-def test_the_verbs_run_it(run, standard, compressed, picture_path, tmp_path):
+def test_the_commands_run_it(run, standard, compressed, picture_path, tmp_path):
     for source in standard.iterdir():
         shutil.copytree(source, run / source.name)
     words = ("--backend", "openvino", "--json")
@@ -378,7 +378,7 @@ def test_the_verbs_run_it(run, standard, compressed, picture_path, tmp_path):
 
 
 @pytest.mark.slow
-def test_bench_measures_it_beside_onnxruntime(run, standard, picture_path):
+def test_bench_measures_it_with_onnxruntime(run, standard, picture_path):
     for source in standard.iterdir():
         shutil.copytree(source, run / source.name)
     asked = ("--image", picture_path, "--prompt", "where is the fox?", "--against", "openvino")
@@ -390,7 +390,7 @@ def test_bench_measures_it_beside_onnxruntime(run, standard, picture_path):
     assert other["name"] == "openvino float32"
 
 
-def test_an_artifact_that_was_not_exported_is_missed(run, picture_path):
+def test_a_missing_artifact_names_the_export(run, picture_path):
     options = ("--image", picture_path, "--prompt", "?", "--backend", "openvino")
     with pytest.raises(CompExportError, match=r"comp-export onnx .* --flavour standard"):
         invoke("run", run, *options)

@@ -64,7 +64,7 @@ def test_attention_is_one_operator_with_its_caches(compressed_standard):
 
 
 @pytest.mark.parametrize("compressed_standard", ["float32"], indirect=True)
-def test_weights_that_are_many_are_held_once(compressed_standard, monkeypatch):
+def test_large_weights_are_held_once(compressed_standard, monkeypatch):
     """And answers are the same: what reads prompts makes the steps."""
     engines = [Engine.load(compressed_standard, threads=1, backend="openvino")]
     monkeypatch.setattr(openvino_pages, "HELD_TWICE", 10_000)
@@ -94,7 +94,7 @@ def test_steps_leave_out_every_kind_of_ranking(checkpoint, plan, ranking, tmp_pa
     assert "TopK" not in kinds_of(backends[0]._decoder._steps._alone)
 
 
-def test_what_lay_in_pages_before_does_not_matter(compressed_standard, monkeypatch):
+def test_old_contents_of_pages_are_ignored(compressed_standard, monkeypatch):
     """Memory that nobody has written is anything, numbers that are none too."""
     ids = np.random.default_rng(4).integers(10, 300, (2, PAGE + 8))
     split = (np.zeros((2, 0), np.int64), np.tile(np.arange(PAGE + 8), (2, 1)))
@@ -117,7 +117,7 @@ def test_what_lay_in_pages_before_does_not_matter(compressed_standard, monkeypat
 
 
 @pytest.mark.parametrize("room", [1, PAGE, 2 * PAGE + 1])
-def test_pages_that_are_full_are_added_to(compressed_standard, room, monkeypatch):
+def test_full_pages_are_extended(compressed_standard, room, monkeypatch):
     """The longest caches first: those behind a drop have room for longer."""
     options = GenerationOptions(max_new_tokens=2 * PAGE, ignore_eos=True)
     prompts = [([noise(1)], "where is it?"), ([noise(2)], "where is it?")]
@@ -163,7 +163,7 @@ def test_caches_are_not_rounded_to_bytes(compressed_standard):
 
 
 @pytest.mark.parametrize("compressed_standard", ["float32"], indirect=True)
-def test_an_answer_that_is_broken_off_leaves_nothing_behind(compressed_standard):
+def test_an_abandoned_answer_releases_its_caches(compressed_standard):
     """What held its caches serves the next answer, which is the same as the first."""
     engine = Engine.load(compressed_standard, threads=1, backend="openvino")
     steps = engine._backend._decoder._steps

@@ -32,7 +32,7 @@ def available(request, monkeypatch):
     return request.param
 
 
-def test_auto_takes_cuda_where_it_is(available):
+def test_auto_selects_cuda_where_available(available):
     has_cuda = CUDA in available
     assert choose_provider("auto", "auto") == ("cuda" if has_cuda else "cpu")
     assert choose_provider("auto", "cpu") == "cpu"
@@ -43,7 +43,7 @@ def test_auto_takes_cuda_where_it_is(available):
             choose_provider("auto", "cuda")
 
 
-def test_a_provider_that_is_not_there_is_refused_with_its_package(available):
+def test_a_missing_provider_is_refused_with_its_package(available):
     for name, provider, package in (
         ("cuda", CUDA, r"comp-export\[gpu\]"),
         ("tensorrt", TENSORRT, r"comp-export\[gpu,tensorrt\]"),
@@ -85,7 +85,7 @@ def parsed(text):
 
 
 @pytest.mark.parametrize("graph", ["vision_encoder", "embed_tokens", "decoder_model"])
-def test_profiles_name_every_input_with_its_own_dimensions(standard, graph):
+def test_profiles_name_every_input_with_its_dimensions(standard, graph):
     """The sizes that the providers are told fit the graph as ONNX Runtime sees it."""
     manifest = read_manifest(standard)
     options = profile_options(manifest, f"{graph}.onnx", "trt_profile")
@@ -119,7 +119,7 @@ class _Sessions:
         return list(self.started)
 
 
-def test_the_tensorrt_provider_is_told_sizes_cache_and_types(standard, tmp_path, monkeypatch):
+def test_the_tensorrt_provider_gets_sizes_cache_and_types(standard, tmp_path, monkeypatch):
     monkeypatch.setattr(ort, "InferenceSession", _Sessions)
     monkeypatch.setattr(_Sessions, "started", (TENSORRT, CUDA, CPU))
     manifest = read_manifest(standard).model_copy(update={"precision": "float16"})
@@ -133,7 +133,9 @@ def test_the_tensorrt_provider_is_told_sizes_cache_and_types(standard, tmp_path,
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
-def test_a_provider_that_does_not_start_is_no_silent_cpu(standard, tmp_path, monkeypatch, provider):
+def test_a_provider_that_fails_to_start_does_not_fall_back_to_cpu(
+    standard, tmp_path, monkeypatch, provider
+):
     monkeypatch.setattr(ort, "InferenceSession", _Sessions)
     monkeypatch.setattr(_Sessions, "started", (CPU,))
     maker = SessionMaker(provider, read_manifest(standard), tmp_path)
@@ -141,7 +143,7 @@ def test_a_provider_that_does_not_start_is_no_silent_cpu(standard, tmp_path, mon
         maker.session(standard / "decoder_model.onnx")
 
 
-def test_the_rtx_plugin_is_asked_for_by_name(standard, tmp_path, monkeypatch):
+def test_errors_of_the_rtx_plugin_name_it(standard, tmp_path, monkeypatch):
     """Not installed, not loadable, and without a GPU: each is said."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     name = "onnxruntime_ep_nv_tensorrt_rtx"
@@ -158,12 +160,12 @@ def test_the_rtx_plugin_is_asked_for_by_name(standard, tmp_path, monkeypatch):
         Engine.load(standard, provider="tensorrt-rtx")
 
 
-def test_tensorrt_providers_want_the_standard_flavour(compressed_artifact):
+def test_tensorrt_providers_need_the_standard_flavour(compressed_artifact):
     with pytest.raises(CompExportError, match="--flavour standard"):
         Engine.load(compressed_artifact, provider="tensorrt-rtx")
 
 
-def test_bfloat16_is_not_for_the_cpu(checkpoint, tmp_path):
+def test_bfloat16_is_refused_on_the_cpu(checkpoint, tmp_path):
     export_artifact(checkpoint.path, tmp_path / "a", Origin("t"), Target("standard", "bfloat16"))
     with pytest.raises(CompExportError, match=r"bfloat16.*--precision float16"):
         Engine.load(tmp_path / "a", device="cpu")
@@ -203,13 +205,13 @@ def test_caches_are_told_apart_by_artifact(standard, compressed_artifact, tmp_pa
         ),
     ],
 )
-def test_the_form_that_is_meant(tmp_path, words, directory, suffix):
+def test_options_select_the_variant(tmp_path, words, directory, suffix):
     variant = ArtifactVariant.choose(**words)
     assert variant.directory(tmp_path, "compressed") == tmp_path / directory
     assert variant.suffix == suffix
 
 
-def test_words_for_engines_and_graphs_are_not_mixed():
+def test_engine_and_graph_options_are_not_mixed():
     with pytest.raises(CompExportError, match="--provider cuda"):
         ArtifactVariant.choose("tensorrt", "cuda")
     with pytest.raises(CompExportError, match="--provider cpu"):
@@ -232,12 +234,12 @@ def test_words_for_engines_and_graphs_are_not_mixed():
         ("tensorrt:bfloat16", ArtifactVariant.choose("tensorrt", precision="bfloat16")),
     ],
 )
-def test_backends_in_a_word(text, variant):
+def test_backends_are_parsed_from_a_word(text, variant):
     assert ArtifactVariant.parse(text) == variant
 
 
 @given(st.text(":abcdeno-", max_size=24))
-def test_other_words_are_refused_in_one_line(text):
+def test_unknown_backend_words_are_refused_in_one_line(text):
     with pytest.raises(CompExportError, match="is no backend"):
         ArtifactVariant.parse(text)
 
@@ -253,6 +255,6 @@ def test_other_words_are_refused_in_one_line(text):
         "openvino:cpu",
     ],
 )
-def test_near_misses_are_refused(text):
+def test_misspelt_backends_are_refused(text):
     with pytest.raises(CompExportError, match="is no backend"):
         ArtifactVariant.parse(text)

@@ -1,7 +1,7 @@
 """Native TensorRT: buffers, caches, CUDA graphs and refusals, on a GPU that is simulated.
 
 The engines are real ones, built here; what a GPU would compute from them, ONNX Runtime computes from
-the graphs they were built from. ``test_on_a_gpu`` runs the same on a real one.
+the graphs they were built from. ``test_answers_on_a_gpu_equal_onnxruntime`` runs the same on a real one.
 """
 
 import gc
@@ -95,7 +95,7 @@ def test_batches_equal_single_answers(engine, compressed):
     assert [a.token_ids for a in found] == [a.token_ids for a in expected]
 
 
-def test_only_logits_and_kept_places_come_to_the_host(engine, gpu):
+def test_only_logits_and_kept_places_are_copied_to_the_host(engine, gpu):
     cuda, _ = gpu
     cuda.to_host.clear()
     answer = engine.generate([noise(0)], "where is the fox?", OPTIONS)
@@ -117,7 +117,7 @@ def test_steps_replay_a_cuda_graph(engine, gpu):
         assert cuda.launches == 2 * steps - 1  # the next request replays the same graph
 
 
-def test_requests_at_the_same_time_do_not_meet(engine, compressed, gpu):
+def test_concurrent_requests_are_independent(engine, compressed, gpu):
     """Three answers step by step in turn, each as if alone; later ones take over the places."""
     cuda, _ = gpu
     streams = [engine.stream(images, prompt, OPTIONS) for images, prompt in QUESTIONS[:3]]
@@ -139,7 +139,7 @@ def test_requests_at_the_same_time_do_not_meet(engine, compressed, gpu):
     assert cuda.streams == made
 
 
-def test_an_abandoned_answer_gives_its_place_back(engine, gpu):
+def test_an_abandoned_answer_releases_its_buffers(engine, gpu):
     cuda, _ = gpu
     stream = engine.stream([noise(0)], "where is the fox?", OPTIONS)
     next(stream)
@@ -148,7 +148,7 @@ def test_an_abandoned_answer_gives_its_place_back(engine, gpu):
     assert cuda.streams == 1
 
 
-def test_memory_is_given_back(gpu, built):
+def test_memory_is_released(gpu, built):
     cuda, _ = gpu
     engine = Engine.load(built / "tensorrt-float32")
     engine.generate([noise(0)], "where is the fox?", OPTIONS)
@@ -206,7 +206,7 @@ def test_options_of_onnxruntime_are_refused(gpu, built):
             Engine.load(built / "tensorrt-float32", **options)
 
 
-def test_a_full_gpu_is_said(built, monkeypatch):
+def test_a_full_gpu_is_reported(built, monkeypatch):
     install(monkeypatch, [built / "tensorrt-float32"], memory=2**16)
     engine = Engine.load(built / "tensorrt-float32")
     with pytest.raises(CompExportError, match="GPU's memory is used up"):
@@ -222,7 +222,7 @@ def test_another_gpu_is_refused_by_name(built, monkeypatch):
 
 
 @pytest.mark.skipif(gpu_capability() is not None, reason="there is a GPU here")
-def test_without_a_gpu_the_remedy_is_said(built):
+def test_without_a_gpu_the_remedy_is_given(built):
     with pytest.raises(CompExportError, match="--backend onnxruntime"):
         Engine.load(built / "tensorrt-float32")
 
@@ -250,7 +250,7 @@ def invoke(*arguments):
     return CliRunner().invoke(cli, [str(a) for a in arguments], catch_exceptions=False)
 
 
-def test_the_verbs_run_engines(engine_run, gpu, compressed, picture, tmp_path):
+def test_the_commands_run_engines(engine_run, gpu, compressed, picture, tmp_path):
     path = tmp_path / "picture.png"
     picture.save(path)
     words = ("--backend", "tensorrt", "--precision", "float32", "--json")
@@ -269,7 +269,7 @@ def test_the_verbs_run_engines(engine_run, gpu, compressed, picture, tmp_path):
     assert (engine_run / "reports" / "eval-tensorrt-float32.json").is_file()
 
 
-def test_engines_that_were_not_built_are_missed(run, picture, tmp_path):
+def test_missing_engines_name_the_build(run, picture, tmp_path):
     path = tmp_path / "picture.png"
     picture.save(path)
     for words in ((), ("--precision", "bfloat16")):
@@ -281,7 +281,7 @@ def test_engines_that_were_not_built_are_missed(run, picture, tmp_path):
 @pytest.mark.gpu
 @pytest.mark.skipif(gpu_capability() is None, reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
-def test_on_a_gpu(checkpoint, plan, tmp_path, compressed, precision):
+def test_answers_on_a_gpu_equal_onnxruntime(checkpoint, plan, tmp_path, compressed, precision):
     """The same answers from real engines, in whichever TensorRT is installed."""
     source, out = tmp_path / "onnx-standard", tmp_path / "tensorrt"
     export_artifact(

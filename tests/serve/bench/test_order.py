@@ -8,7 +8,9 @@ from serve.bench.request import work_of
 from serve.evaluation.by_task import task_of
 
 
-def test_each_is_first_as_often_as_last(dense_artifact, compressed_artifact, monkeypatch):
+def test_each_variant_is_first_and_last_equally_often(
+    dense_artifact, compressed_artifact, monkeypatch
+):
     order, perform = [], bench_module.perform
 
     def recorded(engine, work):

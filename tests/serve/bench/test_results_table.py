@@ -31,7 +31,7 @@ def measured(run):
     return run
 
 
-def test_a_row_for_the_dense_model_and_one_a_run(measured):
+def test_the_table_has_the_dense_model_and_one_row_per_run(measured):
     table = results_table([open_run(measured)])
     rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
     assert tuple(rows[0]) == COLUMNS
@@ -47,7 +47,7 @@ def test_a_row_for_the_dense_model_and_one_a_run(measured):
     assert "1 threads" in table
 
 
-def test_runs_of_unlike_machines_are_not_put_in_one_table(measured, tmp_path):
+def test_runs_of_different_machines_are_refused_in_one_table(measured, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     for name in ("run.json", "onnx", "onnx-dense"):
@@ -61,6 +61,6 @@ def test_runs_of_unlike_machines_are_not_put_in_one_table(measured, tmp_path):
         results_table([open_run(measured), open_run(other)])
 
 
-def test_a_missing_report_says_what_to_run(run):
+def test_a_missing_report_names_the_command(run):
     with pytest.raises(CompExportError, match="comp-export eval"):
         results_table([open_run(run)])

@@ -44,7 +44,7 @@ def test_run_streams_the_answer(run, image_file, dense):
     assert "ms a token" in done.stderr
 
 
-def test_run_obeys_sampling_options(run, image_file, compressed):
+def test_run_uses_the_sampling_options(run, image_file, compressed):
     words = ["--temperature", 1.5, "--top-p", 0.9, "--seed", 3, "--keep-factor", 0.5]
     done = invoke("run", run, "--image", image_file, "--prompt", "a?", "--json", *words)
     options = GenerationOptions(temperature=1.5, top_p=0.9, seed=3, keep_factor=0.5)
@@ -52,7 +52,7 @@ def test_run_obeys_sampling_options(run, image_file, compressed):
     assert found["text"] == compressed.generate([image_file], "a?", options).text
 
 
-def test_eval_counts_what_the_engine_answers(run, tmp_path, dense, compressed, picture):
+def test_eval_counts_the_answers_of_the_engine(run, tmp_path, dense, compressed, picture):
     """On questions whose answers are the dense engine's own, dense is right every time."""
     options = GenerationOptions(max_new_tokens=5)
     lines = []
@@ -75,7 +75,7 @@ def test_eval_counts_what_the_engine_answers(run, tmp_path, dense, compressed, p
     assert "100.0 %" in invoke("eval", run, "--data", data, "--max-new-tokens", 5).stdout
 
 
-def test_eval_on_emoji_scenes(run):
+def test_eval_runs_on_emoji_scenes(run):
     done = invoke("eval", run, "--limit", 24, "--max-new-tokens", 2, "--json")
     report = json.loads(done.stdout)
     assert report["data"] == {"name": "EmojiScenes test", "n": 24}
@@ -92,7 +92,7 @@ def test_eval_refuses_contradicting_options(run, tmp_path):
         invoke("eval", run, "--images", tmp_path)
 
 
-def test_bench_reports_both_in_turn(run):
+def test_bench_reports_both_models(run):
     words = ("--repeats", 3, "--warmup", 1, "--new-tokens", 4, "--cold-starts", 1, "--threads", 1)
     done = invoke("bench", run, *words, "--json")
     report = json.loads(done.stdout)
@@ -143,7 +143,7 @@ def test_bench_measures_backends_side_by_side(run, checkpoint, plan):
         invoke("bench", run, *few, "--against", "tensorrt")
 
 
-def test_missing_artifacts_say_what_to_run(run):
+def test_missing_artifacts_name_the_command(run):
     (run / "onnx").unlink()
     with pytest.raises(CompExportError, match="comp-export onnx"):
         invoke("eval", run)
@@ -167,7 +167,7 @@ def test_engines_keep_no_state_between_requests(run, picture):
     assert first.token_ids == again.token_ids
 
 
-def test_forms_have_the_directories_that_the_exporter_writes(tmp_path):
+def test_variants_have_the_directories_of_the_exporter(tmp_path):
     for flavour in ("onnxruntime", "standard"):
         for precision in ("float32", "float16"):
             for which in ("dense", "compressed"):
@@ -175,13 +175,13 @@ def test_forms_have_the_directories_that_the_exporter_writes(tmp_path):
                 assert ArtifactVariant(flavour, precision).directory(tmp_path, which) == written
 
 
-def test_a_missing_form_says_how_to_make_it(run, image_file):
+def test_a_missing_variant_names_the_command(run, image_file):
     words = ("--prompt", "a?", "--flavour", "standard", "--precision", "float16")
     with pytest.raises(CompExportError, match="--flavour standard --precision float16"):
         invoke("run", run, "--image", image_file, *words)
 
 
-def test_run_uses_the_form_it_is_told(run, image_file, checkpoint, plan):
+def test_run_uses_the_requested_variant(run, image_file, checkpoint, plan):
     out = run / "onnx-standard"
     export_artifact(checkpoint.path, out, Origin.of_plan(plan), Target("standard"), plan)
     words = ("--image", image_file, "--prompt", "where?", "--json", "--flavour", "standard")

@@ -1,4 +1,4 @@
-"""CLIP's and BLIP's engines run natively, on a GPU that is simulated (see ``test_tensorrt_backend``).
+"""CLIP's and BLIP's engines run natively, on a GPU that is simulated (see ``backends/test_tensorrt.py``).
 
 The engines are real ones, built here; what a GPU would compute from them, ONNX Runtime computes from the
 graphs they were built from.
@@ -172,7 +172,7 @@ def test_caches_stay_on_the_gpu(pair):
     assert sorted(cuda.to_host) == sorted(kept + states + logits)
 
 
-def test_answers_step_by_step_in_turn_do_not_meet(pair):
+def test_interleaved_answers_are_independent(pair):
     """All share one place on the GPU: what they go on from is theirs alone."""
     native, graphs, cuda = pair("question")
     shown = pictures(3)
@@ -194,7 +194,7 @@ def test_answers_step_by_step_in_turn_do_not_meet(pair):
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_answers_of_several_threads_do_not_meet(pair, kind):
+def test_answers_of_several_threads_are_independent(pair, kind):
     native, graphs, cuda = pair(kind)
     asked = [([image], TEXTS[n % 4]) for n, image in enumerate(pictures(4) * 3)]
     with ThreadPoolExecutor(4) as pool:
@@ -204,7 +204,7 @@ def test_answers_of_several_threads_do_not_meet(pair, kind):
 
 
 @pytest.mark.parametrize("kind", ["clip", "caption"])
-def test_memory_is_given_back(pair, kind):
+def test_memory_is_released(pair, kind):
     native, _, cuda = pair(kind)
     if kind == "clip":
         native.rank(pictures(1), TEXTS)
@@ -245,7 +245,7 @@ def test_answers_beyond_the_limits_are_refused(pair):
         native.generate_batch(requests, OPTIONS, batch_size=4)
 
 
-def test_a_full_gpu_is_said(pair):
+def test_a_full_gpu_is_reported(pair):
     native, _, _ = pair("clip", memory=2**12)
     with pytest.raises(CompExportError, match="GPU's memory is used up"):
         native.rank(pictures(1), TEXTS)
@@ -259,13 +259,13 @@ def test_options_of_onnxruntime_are_refused(pair, built):
 
 
 @pytest.mark.skipif(gpu_capability() is not None, reason="there is a GPU here")
-def test_without_a_gpu_the_remedy_is_said(built):
+def test_without_a_gpu_the_remedy_is_given(built):
     with pytest.raises(CompExportError, match="--backend onnxruntime"):
         load_engine(built("statement") / "tensorrt-float32")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_the_verbs_read_of_engines(pair, built, kind):
+def test_commands_read_the_manifest_of_engines(pair, built, kind):
     native, graphs, _ = pair(kind)
     home = built(kind)
     assert task_of(home / "tensorrt-float32") == graphs.manifest.task
@@ -284,7 +284,7 @@ def test_what_the_verbs_read_of_engines(pair, built, kind):
 @pytest.mark.skipif(gpu_capability() is None, reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_on_a_gpu(kind, precision, tmp_path):
+def test_answers_on_a_gpu_equal_onnxruntime(kind, precision, tmp_path):
     """As in ONNX Runtime, from real engines, in whichever TensorRT is installed."""
     export(kind, tmp_path, width=64)
     if precision != "float32":

@@ -78,7 +78,7 @@ def check_equal(directory, pictures):
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_the_table_is_that_of_the_classes(name):
+def test_the_table_equals_the_classes_of_transformers(name):
     kind, theirs = CLASSES[name], getattr(transformers, f"{name}Pil")
     assert theirs.valid_kwargs is ImagesKwargs
     assert theirs.__mro__[1].__name__ == "PilBackend"
@@ -98,7 +98,7 @@ def test_the_table_is_that_of_the_classes(name):
     assert getattr(theirs, "pad_size", None) is None
 
 
-def test_the_class_of_a_family_is_that_of_its_models():
+def test_the_class_of_a_family_equals_that_of_its_models():
     for family, name in OF_FAMILY.items():
         assert IMAGE_PROCESSOR_MAPPING_NAMES[family]["pil"] == f"{name}Pil"
 
@@ -124,21 +124,21 @@ def test_the_class_of_a_family_is_that_of_its_models():
     ],
     ids=str,
 )
-def test_names_of_classes(fields, tmp_path):
+def test_class_names_are_mapped(fields, tmp_path):
     write(tmp_path, fields)
     theirs = type(AutoImageProcessor.from_pretrained(tmp_path)).__name__
     assert f"{find_image_processor(tmp_path).kind.name}Pil" == theirs
 
 
 @pytest.mark.parametrize("family", OF_FAMILY)
-def test_a_file_that_names_no_class_has_that_of_the_model(family, tmp_path):
+def test_a_file_without_a_class_uses_the_class_of_the_model(family, tmp_path):
     write(tmp_path, {"size": 30, "crop_size": 30}, family)
     check_equal(tmp_path, [photo(64, 64)])
     write(tmp_path, {"size": 30, "crop_size": 30}, f"comp_{family}")
     assert find_image_processor(tmp_path).kind.name == OF_FAMILY[family]
 
 
-def test_the_nested_file_goes_before_the_plain_one(tmp_path):
+def test_the_nested_file_takes_precedence(tmp_path):
     nested = {"image_processor": {"image_processor_type": "ViTImageProcessor", "size": 30}}
     write(tmp_path, nested, name="processor_config.json")
     assert check_equal(tmp_path, [photo(40, 20)]).shape == (1, 3, 30, 30)
@@ -178,7 +178,7 @@ def test_the_nested_file_goes_before_the_plain_one(tmp_path):
     ],
     ids=str,
 )
-def test_fields_mean_what_they_mean_to_their_class(name, fields, shape, tmp_path):
+def test_fields_have_the_meaning_of_their_class(name, fields, shape, tmp_path):
     write(tmp_path, {"image_processor_type": name} | fields)
     pictures = [photo(90, 40), photo(30, 100), photo(50, 50, "L"), photo(33, 21, "P")]
     # do_convert_rgb is no default of every class: transformers then takes RGB alone.
@@ -190,7 +190,7 @@ def test_fields_mean_what_they_mean_to_their_class(name, fields, shape, tmp_path
     assert model_view(photo(90, 40), read_image_processing(tmp_path)).size == shape[::-1]
 
 
-def test_padding_to_a_square_is_of_the_mean_colour(tmp_path):
+def test_padding_to_a_square_uses_the_mean_colour(tmp_path):
     mean = {"image_mean": [1.0, 0.5, 0.0], "image_std": [1.0, 1.0, 1.0]}
     fields = {
         "size": 40,
@@ -265,7 +265,7 @@ PICTURES = st.one_of(
 @example(
     {"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 20}}, (21, 20), "RGB"
 )
-def test_any_file_and_picture(place, fields, size, mode):
+def test_pixels_of_any_file_and_picture_equal_transformers(place, fields, size, mode):
     write(place, fields)
     picture = photo(*size)
     try:
@@ -330,7 +330,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_refused_by_name(name, tmp_path):
+def test_unsupported_processors_are_refused_by_name(name, tmp_path):
     fields, words = REFUSED[name]
     write(tmp_path, {"image_processor_type": "CLIPImageProcessor"} | fields)
     with pytest.raises(CompExportError, match=words) as caught:
@@ -362,7 +362,7 @@ def test_any_value_is_read_or_refused_in_one_line(place, fields):
     assert "\n" not in refusal
 
 
-def test_a_square_needs_a_colour_to_be_padded_with(tmp_path):
+def test_padding_to_a_square_needs_a_colour(tmp_path):
     for mean in (0.5, [2.0, 0.5, 0.5], [-0.5, 0.5, 0.5]):
         fields = {"image_processor_type": "LlavaImageProcessor", "do_pad": True, "image_mean": mean}
         write(tmp_path, fields)
@@ -370,7 +370,7 @@ def test_a_square_needs_a_colour_to_be_padded_with(tmp_path):
             read_image_processing(tmp_path)
 
 
-def test_what_a_tokenizer_says_of_pictures_is_refused(tmp_path):
+def test_image_settings_in_a_tokenizer_are_refused(tmp_path):
     """The processors of transformers let it override the image processor."""
     random_clip(image_size=56).save(tmp_path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
@@ -383,7 +383,7 @@ def test_what_a_tokenizer_says_of_pictures_is_refused(tmp_path):
         load_adapter(tmp_path)
 
 
-def test_what_leaves_pixels_alone_and_what_is_unset_does_not_matter(tmp_path):
+def test_unset_fields_and_fields_without_effect_are_accepted(tmp_path):
     plain = read_image_processing(write(tmp_path, {"image_processor_type": "CLIPImageProcessor"}))
     more = {name: "cpu" for name in HARMLESS if not name.endswith("_type") and name != "auto_map"}
     fields = {"image_processor_type": "CLIPImageProcessor", "do_flip": None} | more
@@ -443,7 +443,7 @@ def test_a_run_keeps_the_pixels_of_its_dense_model(checkpoint, tmp_path):
         np.testing.assert_array_equal(found, expected["pixel_values"])
 
 
-def test_refused_before_the_weights_are_read(checkpoint, tmp_path, no_weights):
+def test_processors_are_refused_before_the_weights_are_read(checkpoint, tmp_path, no_weights):
     dense, fields = checkpoint
     copied = shutil.copytree(dense, tmp_path / "copy")
     for changes, words in (

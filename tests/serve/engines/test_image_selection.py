@@ -36,7 +36,7 @@ def artifact(checkpoint, plan, tmp_path_factory):
     return directory
 
 
-def test_batches_keep_what_single_answers_keep(artifact):
+def test_batches_keep_the_tokens_of_single_answers(artifact):
     engine = Engine.load(artifact, device="cpu", threads=1)
     together = engine.generate_batch(REQUESTS, OPTIONS, batch_size=2)
     for (images, prompt), answer in zip(REQUESTS, together, strict=True):
@@ -53,7 +53,7 @@ def test_batches_keep_what_single_answers_keep(artifact):
 
 
 @pytest.mark.slow
-def test_engines_answer_and_keep_as_the_graphs_do(artifact, monkeypatch):
+def test_engines_answer_and_keep_as_the_graphs(artifact, monkeypatch):
     pytest.importorskip("tensorrt_rtx", reason="pip install 'comp-export[tensorrt-rtx]'")
     out = artifact.parent / "tensorrt-float32"
     build_engines(find_tensorrt("tensorrt_rtx"), artifact, out, LIMITS, BuildOptions(("8.9",)))

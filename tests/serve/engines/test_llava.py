@@ -66,7 +66,7 @@ def test_eos_ends_the_answer_as_in_transformers(dense_artifact, checkpoint):
 
 
 @pytest.mark.parametrize("name", ["dense", "compressed"])
-def test_a_batch_answers_as_one_by_one(name, request):
+def test_a_batch_equals_single_answers(name, request):
     engine = request.getfixturevalue(name)
     prompts = ["where is the fox?", "is there a dog?", "where is the cat?", "count the animals."]
     requests = [([noise(i)], prompt) for i, prompt in enumerate(prompts)]
@@ -90,7 +90,7 @@ def test_sampling_in_a_batch_does_not_depend_on_the_grouping(dense):
     assert dense.generate(*requests[0], options).token_ids == together[0].token_ids
 
 
-def test_kept_tokens_have_the_planned_numbers(compressed, picture):
+def test_kept_token_counts_equal_the_plan(compressed, picture):
     answer = compressed.generate([picture], "where is the fox?", TWELVE)
     vision, text = IMAGE_TOKENS, answer.prompt_tokens - IMAGE_TOKENS
     previous = np.arange(answer.prompt_tokens)
@@ -153,7 +153,7 @@ def test_sampling_repeats_with_its_seed(dense, picture):
     assert text(1) != text(2)
 
 
-def test_too_long_prompt_says_the_limit(dense, picture):
+def test_too_long_prompt_names_the_limit(dense, picture):
     with pytest.raises(CompExportError, match=f"{MAX_POSITIONS} positions"):
         dense.generate([picture], "a " * MAX_POSITIONS)
     with pytest.raises(CompExportError, match="positions"):
@@ -168,14 +168,14 @@ def test_generation_ends_at_the_last_position(dense, picture):
     assert answer.finish_reason == "length"
 
 
-def test_prompts_that_do_not_fit_their_images(dense, picture):
+def test_prompts_that_do_not_match_their_images_are_refused(dense, picture):
     with pytest.raises(CompExportError, match="empty"):
         dense.generate([picture], "  ")
     with pytest.raises(CompExportError, match="2 <image> but there are 1 images"):
         dense.generate([picture], "<image> or <image>?")
 
 
-def test_a_prompt_may_say_where_its_images_go(dense):
+def test_a_prompt_can_place_its_images(dense):
     encoder = dense._prompts
     assert encoder.render("what?", 1) == "USER: <image>\nwhat? ASSISTANT:"
     assert encoder.render("what?", 2) == "USER: <image>\n<image>\nwhat? ASSISTANT:"
@@ -211,7 +211,7 @@ def test_damaged_files_are_refused_by_name(dense_artifact, tmp_path, name):
         Engine.load(copy)
 
 
-def test_a_graph_that_cannot_run_is_named(dense_artifact, tmp_path):
+def test_a_failing_graph_is_named(dense_artifact, tmp_path):
     """Other values than it takes: one line that names the graph and the remedy."""
     from serve.backends.onnxruntime.session import OrtGraph
 
@@ -226,7 +226,7 @@ def test_a_graph_that_cannot_run_is_named(dense_artifact, tmp_path):
     ("flavour", "precision"),
     [("standard", "float32"), ("onnxruntime", "float16"), ("standard", "float16")],
 )
-def test_other_forms_of_the_artifact(
+def test_other_variants_of_the_artifact_answer_alike(
     flavour, precision, checkpoint, plan, compressed, picture, tmp_path
 ):
     """The standard flavour answers alike; half precision runs with caches of its own kind."""

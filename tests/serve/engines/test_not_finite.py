@@ -65,7 +65,7 @@ def test_the_same_model_answers_in_float32_as_torch_does(loud, checkpoint):
 
 
 @pytest.mark.parametrize("options", [EIGHT, DRAWN], ids=["greedy", "drawn"])
-def test_beyond_float16_there_is_no_answer(loud, options):
+def test_overflow_in_float16_is_an_error(loud, options):
     engine = Engine.load(loud[1] / "onnx-float16", "cpu", 1)
     with pytest.raises(CompExportError, match=FLOAT16):
         engine.generate([noise(1)], QUESTION, options)
@@ -91,7 +91,7 @@ def of_a_state(engine, poisoned_at, row=0):
     return released
 
 
-def test_a_stream_ends_at_the_token_and_gives_its_state_back(dense_artifact):
+def test_a_stream_ends_at_the_bad_token_and_releases_its_state(dense_artifact):
     engine = Engine.load(dense_artifact, "cpu", 1)
     released = of_a_state(engine, poisoned_at=3)
     seen = []
@@ -116,7 +116,7 @@ def test_a_batch_names_the_request(dense_artifact):
     assert len(released) == 1
 
 
-def test_a_sequence_that_has_ended_is_not_looked_at(dense_artifact, dense):
+def test_finished_sequences_are_not_checked(dense_artifact, dense):
     """Its rows are fed padding while the others go on."""
     alone = dense.generate([noise(1)], QUESTION, EIGHT)
     stop = alone.text[:1]
@@ -133,7 +133,7 @@ def test_a_sequence_that_has_ended_is_not_looked_at(dense_artifact, dense):
     assert second.token_ids == dense.generate([other], QUESTION, EIGHT).token_ids
 
 
-def test_features_of_images_are_looked_at(dense_artifact):
+def test_image_features_are_checked(dense_artifact):
     """A softmax may take a NaN for nothing, so that no logit would tell."""
     engine = Engine.load(dense_artifact, "cpu", 1)
     vision = engine._backend._vision
@@ -149,7 +149,7 @@ def test_features_of_images_are_looked_at(dense_artifact):
         engine.generate([noise(1)], QUESTION, EIGHT)
 
 
-def test_the_verb_says_so_and_exits_with_an_error(loud, checkpoint, tmp_path):
+def test_the_command_reports_it_and_exits_with_an_error(loud, checkpoint, tmp_path):
     from tests.serve.random_llava import make_run
 
     home = loud[1]
@@ -214,7 +214,7 @@ TEXTS = ["a fox", "a ram and a wheel at the top"]
         ("question", "decoder_model", "logits", np.nan, "logits of token 1 are not finite"),
     ],
 )
-def test_encoders(kind, graph, output, value, words, encoders):
+def test_encoders_report_values_that_are_not_finite(kind, graph, output, value, words, encoders):
     engine = encoders(kind)
 
     def ask():
@@ -230,7 +230,7 @@ def test_encoders(kind, graph, output, value, words, encoders):
         ask()
 
 
-def test_a_judgement_beyond_doubt_is_certain(encoders):
+def test_extreme_logits_give_probability_one(encoders):
     engine = encoders("statement")
     for value, expected in (((-5000.0, 5000.0), 1.0), ((5000.0, -5000.0), 0.0)):
         engine = encoders("statement")
@@ -238,7 +238,7 @@ def test_a_judgement_beyond_doubt_is_certain(encoders):
         assert engine.judge(PICTURES, TEXTS[1]).probability == expected
 
 
-def test_the_scale_of_cosines_must_be_a_number(tmp_path):
+def test_the_logit_scale_must_be_finite(tmp_path):
     """Refused by the export, which would otherwise end in an overflow of its own."""
     for number, value in enumerate((float("nan"), 1e4, 100.0, -1e4)):
         adapter = small_clip.random_clip(2)

@@ -74,7 +74,7 @@ PICTURES = {
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_equals_the_hugging_face_processor(name):
+def test_pixels_equal_the_hugging_face_processor(name):
     data = PICTURES[name]()
     processor = clip()
     expected = processor(Image.open(io.BytesIO(data)), return_tensors="np")["pixel_values"]
@@ -85,7 +85,7 @@ def test_equals_the_hugging_face_processor(name):
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_as_the_hugging_face_loader(orientation, tmp_path):
+def test_exif_orientation_equals_the_hugging_face_loader(orientation, tmp_path):
     picture = photo(120, 60)
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -110,7 +110,7 @@ def test_exif_orientation_as_the_hugging_face_loader(orientation, tmp_path):
         {"resample": 2},
     ],
 )
-def test_sizes_and_settings(size, changes):
+def test_pixels_equal_for_other_sizes_and_settings(size, changes):
     processor = clip(**changes)
     picture = photo(*size)
     expected = processor(picture, return_tensors="np")["pixel_values"]
@@ -118,7 +118,7 @@ def test_sizes_and_settings(size, changes):
 
 
 @pytest.mark.parametrize("size", [(97, 71), (71, 97), (56, 56)])
-def test_padding_to_a_square_as_llava_does(size):
+def test_padding_to_a_square_equals_llava(size):
     processor = LlavaImageProcessorPil(
         size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE}, do_pad=True
     )
@@ -127,7 +127,7 @@ def test_padding_to_a_square_as_llava_does(size):
     np.testing.assert_allclose(preprocess([picture], settings_of(processor)), expected, atol=1e-5)
 
 
-def test_several_images_of_different_sizes():
+def test_images_of_different_sizes_are_batched():
     processor = clip()
     pictures = [photo(80, 60), photo(60, 99), photo(mode="L")]
     expected = processor(pictures, return_tensors="np")["pixel_values"]
@@ -144,7 +144,7 @@ def test_sixteen_bit_grey_keeps_its_levels():
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_model_view_is_what_the_model_sees():
+def test_model_view_shows_the_model_input():
     processor = clip()
     picture = photo(120, 60)
     view = model_view(picture, settings_of(processor))
@@ -193,7 +193,7 @@ def test_bad_pictures_are_refused_in_one_line(data, words):
     assert "\n" not in str(caught.value)
 
 
-def test_exif_is_undone_as_pillow_does():
+def test_exif_is_applied_as_in_pillow():
     picture = photo(30, 20)
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -96,7 +96,7 @@ def test_any_prompt_is_that_of_the_processor(processor, encoder, prompt, images,
     assert sorted([*ours.vision, *ours.text]) == list(range(ours.length))
 
 
-def test_image_tokens_in_the_words_are_as_in_transformers(processor, encoder):
+def test_image_tokens_in_text_are_handled_as_in_transformers(processor, encoder):
     template = TEMPLATES["own line"]
     ours = encoder(template)
     prompt = "first <image> then <image>?"
@@ -112,7 +112,7 @@ def test_image_tokens_in_the_words_are_as_in_transformers(processor, encoder):
     assert ours.encode(prompt, 2).input_ids.tolist() == list(expected)
 
 
-def test_templates_that_write_other_numbers_of_images_are_refused(encoder):
+def test_templates_with_another_number_of_images_are_refused(encoder):
     ours = encoder("<image>{{ messages[0].content[-1].text }}")
     assert ours.encode("what?", 1).vision.size == IMAGE_TOKENS
     for images in (0, 2):
@@ -120,13 +120,13 @@ def test_templates_that_write_other_numbers_of_images_are_refused(encoder):
             ours.encode("what?", images)
 
 
-def test_special_tokens_that_are_split_hide_the_image(encoder):
+def test_split_special_tokens_are_refused(encoder):
     ours = encoder(TEMPLATES["own line"], text_processing=TextProcessing(split_special_tokens=True))
     with pytest.raises(CompExportError, match="does not keep <image> whole"):
         ours.encode("what?", 1)
 
 
-def test_prompts_that_are_no_text_are_refused(encoder):
+def test_prompts_other_than_text_are_refused(encoder):
     ours = encoder(TEMPLATES["own line"])
     for prompt, words in (
         ("\n ", "the prompt is empty"),
@@ -138,13 +138,13 @@ def test_prompts_that_are_no_text_are_refused(encoder):
             ours.encode(prompt, 1)
 
 
-def test_templates_that_write_half_a_character_are_refused(encoder):
+def test_templates_with_a_lone_surrogate_are_refused(encoder):
     ours = encoder("{{ '\\ud83d' }}<image>{{ messages[0].content[-1].text }}")
     with pytest.raises(CompExportError, match="in its template holds half"):
         ours.encode("what?", 1)
 
 
-def test_artifacts_of_before_templates_answer_as_they_did(encoder):
+def test_older_artifacts_without_a_template_answer_as_before(encoder):
     ours = encoder(prompt_template="USER: <image>\n{prompt} ASSISTANT:")
     assert ours.render("what?", 1) == "USER: <image>\nwhat? ASSISTANT:"
     assert ours.render("what?", 2) == "USER: <image>\n<image>\nwhat? ASSISTANT:"

@@ -73,7 +73,7 @@ def link_of(mine, theirs, grey=0, awkward=False):
     return compare_readings(expected, reference, side, requests, TOKENS)
 
 
-def test_equal_readings_hold():
+def test_equal_outputs_pass():
     link = link_of(reading(), reading())
     assert link.ok
     assert (link.compared, link.run, link.pixel_difference, link.outputs.absolute) == (1, 1, 0, 0)
@@ -103,7 +103,7 @@ def test_equal_readings_hold():
         ("text", {"outputs": outputs(text="a  cat")}, 0),
     ],
 )
-def test_says_at_which_step_two_sides_part(step, changes, grey):
+def test_the_step_of_a_difference_is_reported(step, changes, grey):
     link = link_of(reading(), reading(**changes), grey)
     assert [each.step for each in link.parted] == [step]
     assert not link.ok
@@ -116,12 +116,12 @@ def test_says_at_which_step_two_sides_part(step, changes, grey):
     assert f"{step}: 1" in "\n".join(markdown_of([report]))
 
 
-def test_a_leading_bos_is_no_other_template():
+def test_a_leading_bos_is_not_a_difference():
     link = link_of(reading(prompt="<s>USER: what?"), reading(prompt="USER: what?"))
     assert link.ok
 
 
-def test_what_is_within_rounding_holds():
+def test_differences_within_rounding_pass():
     near = reading(pixel_values=np.full((1, 3, 4, 4), 9e-6, np.float32))
     assert link_of(reading(), near).ok
     close = outputs(values={"logits": logits(np.arange(5, dtype=np.float32) + 5e-4)})
@@ -134,7 +134,7 @@ def test_what_is_within_rounding_holds():
 
 @pytest.mark.parametrize("drops", [True, False])
 @pytest.mark.parametrize("reaches", [True, False])
-def test_a_tie_between_dropped_tokens_is_told_from_a_difference(drops, reaches):
+def test_ties_between_dropped_tokens_are_not_differences(drops, reaches):
     """A reference that moves to the other side's numbers when its inputs are rounded has a tie."""
     other = reading(
         outputs=outputs(values={"logits": logits(np.ones(5, np.float32))}, tokens=(1, 2))
@@ -154,7 +154,7 @@ def test_a_tie_between_dropped_tokens_is_told_from_a_difference(drops, reaches):
 
 
 @pytest.mark.slow
-def test_a_nudge_moves_outputs_by_rounding_alone(checkpoint):
+def test_a_nudge_changes_outputs_by_rounding_only(checkpoint):
     reference = InTransformers(checkpoint.path, "llava", "question", "transformers")
     request = Request("example 0", (picture(60, 40, 0),), "what?")
     usual = reference.read(request, TOKENS, run=True)
@@ -167,7 +167,7 @@ def test_a_nudge_moves_outputs_by_rounding_alone(checkpoint):
     assert np.array_equal(again.outputs.values["logits"].values, logits[0])  # no hook is left
 
 
-def test_refusals_of_one_side_are_told_and_fail_for_the_data():
+def test_one_sided_refusals_are_reported_and_fail_for_the_data():
     no = Refused("too long")
     link = link_of(reading(), no)
     assert not link.ok
@@ -180,7 +180,7 @@ def test_refusals_of_one_side_are_told_and_fail_for_the_data():
     assert not both.ok  # nothing was compared
 
 
-def test_a_link_of_which_transformers_takes_little_does_not_hold():
+def test_a_link_with_few_compared_requests_fails():
     class Picky(Fixed):
         def read(self, request, max_new_tokens, run):
             return self._reading if request.name == "0" else Refused("no patch_size")
@@ -193,7 +193,7 @@ def test_a_link_of_which_transformers_takes_little_does_not_hold():
     assert "1 of 3 requests are taken by both sides: '1' by transformers: no patch_size" in link.why
 
 
-def test_models_that_take_too_long_are_compared_as_far_as_the_model():
+def test_slow_models_are_compared_up_to_the_model_inputs():
     requests = [Request(f"example {n}", (), "what?") for n in range(3)]
     reference = Fixed(reading(pixel_values=None), "transformers")
     expected = answers_of(reference, requests, TOKENS, goes_on=lambda: False)
@@ -203,7 +203,7 @@ def test_models_that_take_too_long_are_compared_as_far_as_the_model():
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_awkward_requests_are_awkward_in_every_way(task):
+def test_awkward_requests_cover_every_kind(task):
     found = list(awkward(task, ("</s>",)))
     names = [request.name for request in found]
     assert len(set(names)) == len(names)
@@ -225,7 +225,7 @@ def test_awkward_requests_are_awkward_in_every_way(task):
     assert {len(request.images) for request in found} >= {0, 2}
 
 
-def test_a_checkpoint_that_memory_is_too_small_for_is_read_alone(monkeypatch):
+def test_a_checkpoint_larger_than_memory_is_compared_without_its_model(monkeypatch):
     directory = resolve_model("tiny-clip")
     assert memory_lacking(directory) == ""
     monkeypatch.setattr("export.proof.first_link.memory.memory_mb", lambda: 1)
@@ -236,7 +236,7 @@ def test_a_checkpoint_that_memory_is_too_small_for_is_read_alone(monkeypatch):
     assert "an engine beside it" in memory_lacking(directory, beside_engine=True)
 
 
-def test_pictures_of_the_data_are_opened_when_they_are_read():
+def test_pictures_of_the_data_are_opened_lazily():
     class Opened(CaptionExamples):
         count = 0
 
@@ -272,7 +272,7 @@ def first(artifact: Path, **settings) -> FromUsers:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TINY)
-def test_engines_and_batches_read_as_transformers_does(name, tmp_path):
+def test_engines_and_batches_equal_transformers(name, tmp_path):
     run, directory = made(tmp_path, f"tiny-{name}")
     artifact = load_artifact(directory)
     adapter = load_adapter(resolve_model(f"tiny-{name}"))
@@ -306,7 +306,7 @@ CHANGES = {
 
 
 @pytest.mark.slow
-def test_a_manifest_that_says_otherwise_parts_where_it_does(checkpoint, dense_artifact, tmp_path):
+def test_a_changed_manifest_is_reported_at_its_step(checkpoint, dense_artifact, tmp_path):
     run = RunDirectory(tmp_path)
     record = {"version": RUN_VERSION, "model": "tiny", "model_path": str(checkpoint.path)}
     run.record.write_text(json.dumps(record))
@@ -322,7 +322,7 @@ def test_a_manifest_that_says_otherwise_parts_where_it_does(checkpoint, dense_ar
         (directory / "manifest.json").write_text(whole)
 
 
-def test_integers_that_this_cpu_cannot_run_are_not_compared(checkpoint, tmp_path, monkeypatch):
+def test_integers_that_the_cpu_cannot_run_are_not_compared(checkpoint, tmp_path, monkeypatch):
     run = RunDirectory(tmp_path)
     record = {"version": RUN_VERSION, "model": "tiny", "model_path": str(checkpoint.path)}
     run.record.write_text(json.dumps(record))
@@ -336,7 +336,7 @@ def test_integers_that_this_cpu_cannot_run_are_not_compared(checkpoint, tmp_path
     refuse_parted([link])
 
 
-def test_what_transformers_cannot_load_is_not_compared(dense_artifact, tmp_path):
+def test_checkpoints_that_transformers_cannot_load_are_not_compared(dense_artifact, tmp_path):
     run = RunDirectory(tmp_path)
     record = {"version": RUN_VERSION, "model": "gone", "model_path": str(tmp_path / "gone")}
     run.record.write_text(json.dumps(record))
@@ -353,7 +353,7 @@ def test_what_transformers_cannot_load_is_not_compared(dense_artifact, tmp_path)
 
 
 @pytest.mark.slow
-def test_onnx_exports_nothing_that_reads_otherwise(checkpoint, plan, tmp_path, monkeypatch):
+def test_onnx_refuses_to_export_inputs_that_differ(checkpoint, plan, tmp_path, monkeypatch):
     record = {
         "version": RUN_VERSION,
         "model": str(checkpoint.path),

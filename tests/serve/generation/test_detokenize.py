@@ -37,7 +37,7 @@ def test_stop_string_across_tokens_is_never_shown(tokenizer):
     assert not any("E" in part for part in shown)
 
 
-def test_a_false_start_of_a_stop_string_is_shown_late(tokenizer):
+def test_a_partial_stop_string_is_shown_after_it_fails(tokenizer):
     stream, shown = play(tokenizer, "an ENemy", ("END",))
     assert not stream.stopped
     assert "".join(shown) == "an ENemy"
@@ -49,7 +49,7 @@ def test_the_earliest_stop_string_ends_the_text(tokenizer):
     assert stream.text == "one"
 
 
-def test_characters_of_several_tokens_come_whole(tokenizer):
+def test_characters_of_several_tokens_are_shown_whole(tokenizer):
     stream, shown = play(tokenizer, "añ🦊!")
     assert stream.text == "añ🦊!"
     assert [part for part in shown if part] == ["a", "ñ", "🦊", "!"]
@@ -60,7 +60,7 @@ def test_characters_of_several_tokens_come_whole(tokenizer):
     text=st.text(alphabet="ab é🦊", max_size=14),
     stop=st.lists(st.text(alphabet="ab é", min_size=1, max_size=3), max_size=2),
 )
-def test_what_is_shown_adds_up_to_the_text(tokenizer, text, stop):
+def test_streamed_pieces_sum_to_the_text(tokenizer, text, stop):
     stream, shown = play(tokenizer, text, tuple(stop))
     assert "".join(shown) == stream.text
     settled = text.lstrip()

@@ -57,7 +57,7 @@ def test_a_seed_repeats_and_streams_differ():
     assert draws(1, 0) != draws(1, 1)
 
 
-def test_greedy_takes_the_first_of_the_likeliest():
+def test_greedy_takes_the_first_maximum():
     assert Sampler(GenerationOptions()).pick(np.array([1, 5, 5, 2], dtype=np.float32)) == 1
 
 
@@ -108,7 +108,7 @@ def test_options_out_of_range_are_refused(wrong):
         GenerationOptions(**wrong)
 
 
-def test_options_at_their_limits_are_taken():
+def test_options_at_their_limits_are_accepted():
     limits = {"max_new_tokens": 2**31 - 1, "seed": 2**64 - 1, "keep_factor": 5e-324}
     for name, value in limits.items():
         assert getattr(GenerationOptions(**{name: value}), name) == value
@@ -126,7 +126,7 @@ FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
     top_p=st.floats(0, 1, exclude_min=True) | st.sampled_from([5e-324, 1e-310]),
     seed=st.integers(0, 2**64 - 1),
 )
-def test_any_number_that_is_allowed_draws_a_likely_token(logits, temperature, top_p, seed):
+def test_any_allowed_option_draws_a_probable_token(logits, temperature, top_p, seed):
     """However small: no token without probability is drawn, and probabilities sum to 1."""
     values = np.array(logits, dtype=np.float32)
     weights = next_token_probabilities(values, temperature, top_p)
@@ -138,7 +138,7 @@ def test_any_number_that_is_allowed_draws_a_likely_token(logits, temperature, to
 
 
 @pytest.mark.parametrize("small", [5e-324, 1e-320, 1e-308])
-def test_the_smallest_temperature_is_greedy_and_so_is_the_smallest_share(small):
+def test_the_smallest_temperature_or_top_p_is_greedy(small):
     rng = np.random.default_rng(0)
     for seed in range(20):
         logits = rng.normal(size=30).astype(np.float32)
@@ -146,7 +146,7 @@ def test_the_smallest_temperature_is_greedy_and_so_is_the_smallest_share(small):
             assert Sampler(GenerationOptions(**options, seed=seed)).pick(logits) == logits.argmax()
 
 
-def test_a_draw_at_the_very_end_is_a_token():
+def test_a_draw_of_almost_one_is_a_token():
     """What a generator draws is below 1, and its product with a sum may be rounded up to it."""
     sampler = Sampler(GenerationOptions(temperature=1.0, top_p=0.9))
     sampler._random = type("AlmostOne", (), {"random": lambda self: 1 - 2**-53})()

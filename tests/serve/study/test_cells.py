@@ -47,7 +47,7 @@ def names(steps, step):
     return [cell for cell, taken in steps.taken if taken == step]
 
 
-def test_every_cell_is_carried_out_once_and_the_dense_model_once_for_all(study):
+def test_every_cell_runs_once_and_the_dense_model_once(study):
     steps = Steps()
     result = study(steps)
     assert result.exit_code == 0, result.output
@@ -61,7 +61,7 @@ def test_every_cell_is_carried_out_once_and_the_dense_model_once_for_all(study):
     assert again.taken == []
 
 
-def test_cells_are_made_side_by_side_and_measured_in_turn(study, monkeypatch):
+def test_cells_are_made_in_parallel_and_measured_one_by_one(study, monkeypatch):
     monkeypatch.setattr(progress_module, "AHEAD", 2)
     monkeypatch.setattr(progress_module, "usable_cores", lambda: 6)
     steps = Steps()
@@ -88,7 +88,7 @@ def test_cells_are_made_side_by_side_and_measured_in_turn(study, monkeypatch):
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_cells_made_side_by_side_end_with_the_study(tmp_path, ending):
+def test_parallel_cells_end_with_the_study(tmp_path, ending):
     process = subprocess.Popen([sys.executable, "-c", TOGETHER, str(tmp_path)])
     logs = [tmp_path / name for name in "ab"]
     while not all(log.is_file() and log.read_text() for log in logs):
@@ -114,12 +114,12 @@ with ended_by_signals():
 """
 
 
-def test_a_process_has_as_many_threads_as_it_is_given(tmp_path):
+def test_a_process_has_the_given_number_of_threads(tmp_path):
     words = [sys.executable, "-c", "import os; print(os.environ['OMP_NUM_THREADS'])"]
     assert run_process(words, tmp_path / "log", 0, threads=3) == "3\n"
 
 
-def test_prune_is_told_what_the_file_says(study):
+def test_prune_gets_the_options_of_the_file(study):
     steps = Steps()
     text = HEAD + "[prune]\nstages = 4\nno_history = false\n[variants.no-cip]\nno_cip = true\n"
     study(steps, "--device", "cpu", text=text)
@@ -134,7 +134,7 @@ def test_prune_is_told_what_the_file_says(study):
 
 
 @pytest.mark.parametrize("step", ["prune", "onnx", "dense", "measure"])
-def test_the_same_command_goes_on_where_it_was_cut_off(study, step):
+def test_an_interrupted_study_resumes(study, step):
     """Ctrl-C at any step of a cell: what is over is not done again, and prune goes on with its state."""
     cell = "comp-0.5-seed0" if step == "dense" else "comp-0.8-seed0"
     first = Steps()
@@ -153,7 +153,7 @@ def test_the_same_command_goes_on_where_it_was_cut_off(study, step):
     assert len(set(over) | set(second.taken)) == 6 * 3 + 1
 
 
-def test_cut_off_between_two_cells(study, monkeypatch):
+def test_a_study_interrupted_between_cells_resumes(study, monkeypatch):
     first = Steps()
     first.broken["comp-0.8-seed0", "prune"] = KeyboardInterrupt()
     study(first)
@@ -177,7 +177,7 @@ def _fresh(prune):
     return checked
 
 
-def test_a_row_may_be_pruned_by_time(study):
+def test_a_row_can_be_pruned_by_time(study):
     """Its target is the time left, whatever FLOPs that leaves."""
     text = HEAD + '[variants.time]\ncost = "latency"\nlatency_table = "table.json"\n'
     result = study(Steps(off={"time-0.5-seed1": 0.02}), text=text)
@@ -186,7 +186,7 @@ def test_a_row_may_be_pruned_by_time(study):
     assert "the predicted time left is +2.0% from the target, tolerated are 1.0%" in report
 
 
-def test_a_cell_that_fails_does_not_stop_the_rest_and_is_told_of(study):
+def test_a_failed_cell_is_reported_and_the_rest_run(study):
     steps = Steps(off={"comp-0.5-seed1": 0.02})
     steps.broken["comp-0.8-seed0", "prune"] = FAILED
     steps.broken["comp-0.5-seed2", "measure"] = StepError("ended by SIGKILL: not enough memory?")
@@ -216,7 +216,7 @@ def test_a_cell_that_fails_does_not_stop_the_rest_and_is_told_of(study):
     assert study(Steps(), "--report-only").exit_code == 0
 
 
-def test_nothing_done_is_an_error_that_says_why(study):
+def test_a_study_without_results_is_an_error_with_the_reason(study):
     steps = Steps()
     for seed in range(3):
         for rate in (0.5, 0.8):
@@ -225,14 +225,14 @@ def test_nothing_done_is_an_error_that_says_why(study):
     assert "comp-0.5-seed0 failed at prune: rate 0.8 is out of reach" in str(study(Steps()).error)
 
 
-def test_only_small_files_of_a_finished_cell_stay(study):
+def test_finished_cells_keep_only_small_files(study):
     study(Steps())
     run = study.folder / "runs" / "comp-0.5-seed0"
     assert {path.name for path in run.iterdir()} == {"run.json", "plan.json"}
     assert (study.folder / "dense" / "onnx" / "manifest.json").is_file()
 
 
-def test_runs_are_kept_whole_where_the_file_says_so(study):
+def test_keep_runs_keeps_whole_runs(study):
     study(Steps(), text="keep_runs = true\n" + HEAD)
     run = study.folder / "runs" / "comp-0.5-seed0"
     assert (run / "checkpoint" / "model.safetensors").is_file()
@@ -260,7 +260,7 @@ def test_results_of_other_settings_are_not_mixed(study):
     assert steps.taken == []
 
 
-def test_a_cell_begun_with_other_settings_starts_afresh(study, monkeypatch):
+def test_a_cell_started_with_other_settings_starts_again(study, monkeypatch):
     first = Steps()
     first.broken["comp-0.5-seed0", "prune"] = KeyboardInterrupt()
     study(first)
@@ -351,7 +351,7 @@ def test_margins_are_paired_by_seed_and_name_the_best_single_mode(report):
     assert not margins["tokens", 0.5]["ablation"]
 
 
-def test_the_report_shows_what_was_found(report, study):
+def test_the_report_shows_the_results(report, study):
     text = (study.folder / "report.md").read_text()
     assert "| dense | nothing | 0 |  | 90.0 (40.0–60.0) | 0.001 | 8.00 M | 20.00 ms | 1 |" in text
     assert "| comp | both | 0.5 | 3 | 83.0 ± 9.0 | 0.001 | 8.00 M | 5.00 ms | 4.00× |" in text
@@ -371,7 +371,7 @@ def test_the_report_shows_what_was_found(report, study):
         assert (study.folder / name).read_bytes().startswith(b"\x89PNG")
 
 
-def test_one_seed_has_the_interval_of_its_examples_and_says_so(study):
+def test_one_seed_has_the_interval_of_its_examples(study):
     result = study(Steps(), "--json", text=HEAD.replace("[0, 1, 2]", "[4]") + ROWS)
     report = json.loads(result.stdout)
     assert report["rows"][0]["interval"] == [0.4, 0.6]
@@ -383,7 +383,7 @@ def test_one_seed_has_the_interval_of_its_examples_and_says_so(study):
     assert "does not show how much seeds differ" in text
 
 
-def test_a_process_that_fails_is_quoted_and_its_words_are_kept(tmp_path):
+def test_the_output_of_a_failed_process_is_quoted_and_kept(tmp_path):
     log = tmp_path / "logs" / "cell.log"
     write_text(log, "earlier\n")
     program = "import sys; sys.stderr.write('working\\nError: no such rate\\n\\n'); sys.exit(1)"
@@ -408,7 +408,7 @@ with StudyFolder(Path(sys.argv[1])).locked() as lock, ended_by_signals():
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
-def test_no_second_study_runs_beside_what_the_first_has_left(tmp_path, study, ending):
+def test_a_second_study_is_refused_while_leftover_processes_run(tmp_path, study, ending):
     """Signals that can be caught end the step; after SIGKILL the step holds the folder's lock."""
     folder = tmp_path / "folder"
     process = subprocess.Popen(

@@ -10,12 +10,12 @@ from serve.study.loading import load_study
 FILES = sorted((Path(__file__).parents[3] / "docs" / "studies").glob("*.toml"))
 
 
-def test_there_are_some():
+def test_the_docs_have_study_files():
     assert {path.stem for path in FILES} >= {"smoke", "core", "ablation", "clip", "nlvr"}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_a_file_is_read(path):
+def test_each_study_file_is_read(path):
     assert cells_of(load_study(path))
 
 

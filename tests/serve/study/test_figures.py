@@ -55,7 +55,7 @@ def test_rows_of_one_rate_are_named_and_their_intervals_stay_between_0_and_100()
     assert axes.get_xlabel() == "accuracy, %, at 0.200 GFLOPs (dashed: dense, at 1.000)"
 
 
-def test_metrics_that_are_no_shares_are_not_cut():
+def test_metrics_other_than_shares_are_not_clipped():
     assert reach(rows_figure(summary(ROW, share=False))) == pytest.approx([0.6, 1.2])
 
 
@@ -75,7 +75,7 @@ def test_flops_are_an_axis_where_there_are_several_rates(tmp_path, monkeypatch, 
     assert len(axes.containers) == 1  # a line a row
 
 
-def test_rows_of_a_rate_stand_side_by_side_and_within_the_axes():
+def test_rows_of_one_rate_do_not_overlap():
     found = summary(*(replace(ROW, row=name, rate=0.8) for name in ("comp", "upop", "sjp")))
     figure = accuracy_figure(found, "x", lambda row: row.macs, 1.0, side_by_side=True)
     figure.draw_without_rendering()

@@ -54,20 +54,20 @@ def test_the_grid_has_a_whole_table_with_the_first_seed_before_the_second(read):
         ('[prune]\nmodes = "lp,vp"\n', 'modes = "vt,lp"', "both"),
     ],
 )
-def test_a_row_removes_what_its_modes_let_it(read, prune, variant, removes):
+def test_modes_decide_what_a_row_removes(read, prune, variant, removes):
     study = read(f"{HEAD}{prune}[variants.row]\n{variant}\n")
     row = next(row for row in rows_of(study) if row.name == "row")
     assert removes_of(study, row) == removes
 
 
-def test_every_option_of_prune_is_the_studys_or_may_be_set(read):
+def test_every_option_of_prune_is_reserved_or_settable(read):
     known = set(PruneOptions.model_fields)
     assert known >= OWNED | BUDGET
     assert set(PruneTable.model_fields) == known - OWNED == set(prune_options())
     assert set(Variant.model_fields) - {"method"} == known - OWNED - BUDGET
 
 
-def test_settings_hold_what_the_row_changes_on_top_of_the_rest(read):
+def test_row_settings_override_the_common_ones(read):
     study = read(HEAD + "[prune]\nstages = 4\nhistory = 0.3\n[variants.flat]\nhistory = 0.0\n")
     by_name = {cell.name: settings_of(study, cell) for cell in cells_of(study)}
     assert by_name["comp-0.8-seed1"]["prune"] == {"stages": 4, "history": 0.3}
@@ -137,7 +137,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("text", "said"), WRONG, ids=[text.strip() for text, _ in WRONG])
-def test_what_is_wrong_is_named_with_its_table(read, text, said):
+def test_errors_name_their_table(read, text, said):
     with pytest.raises(CompExportError, match=rf"mine\.toml: .*{said}"):
         read(HEAD + text)
 

@@ -14,7 +14,7 @@ TABLE = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 9: 2.262, 10: 2.228,
 
 
 @pytest.mark.parametrize(("freedom", "quantile"), TABLE.items())
-def test_quantiles_are_those_of_the_table(freedom, quantile):
+def test_quantiles_equal_the_table(freedom, quantile):
     assert t_quantile(freedom) == pytest.approx(quantile, abs=5e-4)
 
 
@@ -31,7 +31,7 @@ def test_probability_is_the_integral_of_the_density(freedom, t):
 
 
 @pytest.mark.parametrize(("freedom", "confidence"), [(0, 0.95), (3, 1.0), (3, 0.0)])
-def test_what_has_no_quantile_is_refused(freedom, confidence):
+def test_undefined_quantiles_are_refused(freedom, confidence):
     with pytest.raises(ValueError, match="degrees of freedom"):
         t_quantile(freedom, confidence)
 
@@ -49,7 +49,7 @@ def test_one_seed_has_no_interval_of_its_own():
     assert Estimate.of([0.5]) == Estimate(0.5, None, 1)
 
 
-def test_pairs_are_made_by_seed_and_what_moves_both_cancels():
+def test_pairing_by_seed_cancels_common_variation():
     first = {0: 0.70, 1: 0.80, 2: 0.60, 7: 0.1}
     second = {2: 0.57, 0: 0.69, 1: 0.78, 8: 0.9}
     found = paired(first, second)

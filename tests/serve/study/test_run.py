@@ -89,7 +89,7 @@ def test_one_cell_from_prune_to_report(model, tmp_path):
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
-def test_ended_while_it_prunes_it_goes_on(model, tmp_path, ending):
+def test_a_study_killed_while_pruning_resumes(model, tmp_path, ending):
     words, folder = written(tmp_path, model)
     state = folder / "runs" / "comp-0.4-seed0" / ".state"
     study = subprocess.Popen(

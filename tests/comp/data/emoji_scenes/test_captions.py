@@ -15,7 +15,7 @@ from comp.data.emoji_scenes.scenes import Scene, Thing
 from comp.data.emoji_scenes.splits import split_of
 
 
-def test_captions_name_every_thing_once():
+def test_captions_name_every_object_once():
     data = EmojiCaptions("test", 60)
     for index in range(60):
         found = data[index]
@@ -28,7 +28,7 @@ def test_captions_name_every_thing_once():
         assert found.captions == data[index].captions
 
 
-def test_the_words_of_a_caption():
+def test_captions_have_the_expected_words():
     things = (
         Thing("fox", 140, 84, 40, 0),
         Thing("axe", 28, 28, 40, 0),
@@ -40,7 +40,7 @@ def test_the_words_of_a_caption():
     assert captions_of(Scene(things[:1], 0))[0] == "a fox at the right."
 
 
-def test_articles():
+def test_articles_agree_with_the_noun():
     assert [article(name) for name in ("axe", "fox", "umbrella")] == ["an", "a", "an"]
 
 
@@ -55,10 +55,10 @@ def test_articles():
         ("a foxglove.", (0, 0, 3)),
     ],
 )
-def test_things_are_counted_with_copies(caption, score):
+def test_repeated_objects_are_counted(caption, score):
     assert things_score(caption, ["fox", "cow", "red apple"]) == score
 
 
-def test_the_longer_of_overlapping_names_counts():
+def test_the_longest_of_overlapping_names_is_counted():
     assert names_in("a hot dog.") == Counter({"hot dog": 1})
     assert names_in("a dog and a hot dog.") == Counter({"dog": 1, "hot dog": 1})

@@ -18,14 +18,14 @@ def test_contact_sheet_holds_every_example() -> None:
         assert len(words.getcolors(10_000)) > 2
 
 
-def test_contact_sheet_of_long_text_and_odd_sizes() -> None:
+def test_contact_sheet_takes_long_text_and_odd_sizes() -> None:
     example = Example(Image.new("RGB", (900, 30), "blue"), "word " * 60, "x" * 300, "kind")
     assert contact_sheet([example], columns=9).size == (200, 285)
     with pytest.raises(ValueError, match="0 examples"):
         contact_sheet([])
 
 
-def test_pairs_stand_side_by_side_above_their_statement() -> None:
+def test_pairs_are_drawn_side_by_side_above_their_statement() -> None:
     examples = [EmojiStatements("test")[i] for i in range(3)]
     sheet = contact_sheet(examples, columns=2)
     assert sheet.size == (16 + 2 * (2 * 168 + 4 + 16), 16 + 2 * (168 + 85 + 16))

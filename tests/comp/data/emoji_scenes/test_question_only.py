@@ -2,7 +2,7 @@ from comp.data.emoji_scenes.question_only import QuestionOnly, measure
 from comp.data.emoji_scenes.questions import KINDS, Question
 
 
-def test_questions_alone_give_little_away() -> None:
+def test_questions_alone_reveal_little() -> None:
     result = measure(fit=4800, test=2400)
     assert result.n == 2400
     assert set(result.by_kind) == set(KINDS)

@@ -39,7 +39,7 @@ def test_same_index_same_example() -> None:
     assert np.array_equal(np.asarray(first.image), np.asarray(second.image))
 
 
-def test_same_in_another_process_whatever_its_hash_seed() -> None:
+def test_examples_do_not_depend_on_the_hash_seed() -> None:
     code = (
         "import hashlib\n"
         "from comp.data.emoji_scenes.examples import EmojiScenes\n"
@@ -86,7 +86,7 @@ def test_kinds_are_balanced() -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(splits, indices)
-def test_scenes_are_of_the_promised_sizes(split: str, index: int) -> None:
+def test_scenes_have_the_documented_sizes(split: str, index: int) -> None:
     scene, question = EmojiScenes(split).scene(index)
     assert 1 <= len(scene.things) <= 7
     for thing in scene.things:
@@ -103,7 +103,7 @@ def test_scenes_are_of_the_promised_sizes(split: str, index: int) -> None:
     assert set(np.unique(owner)) <= {-1, *range(len(scene.things))}
 
 
-def test_every_thing_can_be_seen() -> None:
+def test_every_object_is_visible() -> None:
     for index in range(300):
         scene, _ = EmojiScenes("test").scene(index)
         _, owner = render(scene)
@@ -119,7 +119,7 @@ def test_backgrounds_and_sizes_vary() -> None:
     assert max(sizes) > 2 * min(sizes)
 
 
-def test_several_wordings_for_every_kind() -> None:
+def test_every_kind_has_several_wordings() -> None:
     names = "|".join(
         re.escape(n) for n in sorted({*sprites(), *CATEGORY_PLURALS.values()}, key=len)[::-1]
     )

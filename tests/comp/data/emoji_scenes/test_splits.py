@@ -49,7 +49,7 @@ def written(scene: Scene) -> str:
 
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_examples_are_those_that_models_were_trained_on(kind: type, split: str) -> None:
+def test_examples_are_unchanged(kind: type, split: str) -> None:
     digest = hashlib.sha256()
     data = kind(split)
     for index in range(N):
@@ -60,7 +60,7 @@ def test_examples_are_those_that_models_were_trained_on(kind: type, split: str) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_split_or_index_is_refused(kind: type) -> None:
+def test_unknown_splits_and_indices_are_refused(kind: type) -> None:
     with pytest.raises(ValueError, match="unknown split 'dev': choose one of train, validation"):
         kind("dev")
     with pytest.raises(IndexError):

@@ -55,7 +55,7 @@ def says_they_differ(text):
     return any(words in text for words in ("exactly one", "different places", "more often"))
 
 
-def test_statements_are_true_when_they_say_so(drawn):
+def test_labels_of_statements_are_right(drawn):
     for scenes, statement in drawn:
         first, second = facts(scenes, statement)
         assert [code_of(statement.kind, fact) for fact in (first, second)] == [*statement.facts]
@@ -72,7 +72,7 @@ def test_every_kind_is_true_as_often_as_false(drawn):
     assert {kind: np.mean(found) for kind, found in answers.items()} == dict.fromkeys(KINDS, 0.5)
 
 
-def test_neither_picture_nor_the_words_decide(drawn):
+def test_one_picture_and_the_wording_do_not_decide(drawn):
     """The best guess from one picture's fact and the wording, fitted on the very same statements."""
     for which in (0, 1, None):
         tables = defaultdict(list)
@@ -107,7 +107,7 @@ def said():
     ]
 
 
-def test_statements_about_a_pool_are_true_when_they_say_so(said):
+def test_labels_of_statements_about_a_pool_are_right(said):
     for pair, each in said:
         assert [split_of(scene) for scene in pair] == ["train", "train"]
         first, second = facts(pair, each)
@@ -115,14 +115,14 @@ def test_statements_about_a_pool_are_true_when_they_say_so(said):
         assert ((first != second) == says_they_differ(each.text)) == each.answer
 
 
-def test_all_kinds_are_said_of_pools_and_words_leave_them_open(said):
+def test_pools_have_all_kinds_and_the_wording_does_not_decide(said):
     assert {each.kind for _, each in said} == set(KINDS)
     for says in (False, True):
         answers = [each.answer for _, each in said if says_they_differ(each.text) == says]
         assert np.mean(answers) == pytest.approx(0.5, abs=0.1)
 
 
-def test_cells_are_those_of_the_things_named(said):
+def test_cells_are_those_of_the_named_objects(said):
     known = 0
     for pair, each in said:
         named = re.match(r"the (.+?) is (?:(?:left of|above) the (.+?) )?in ", each.text)

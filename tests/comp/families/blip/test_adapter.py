@@ -45,7 +45,7 @@ def batches(adapters):
 
 
 @torch.no_grad()
-def test_losses_are_those_of_transformers(adapters, batches):
+def test_losses_equal_transformers(adapters, batches):
     """Whole models: what each class itself computes of the same batch."""
     adapter, batch = adapters["caption"], batches["caption"]
     ids = batch.input_ids.clone()
@@ -122,7 +122,7 @@ def test_retrieval_by_hand(adapters, batches):
     assert torch.equal(scored.correct, expected)
 
 
-def test_hard_pairs():
+def test_hard_negative_pairs_by_hand():
     products = torch.tensor([[0.9, 0.1, 0.3], [0.8, 0.2, 0.1], [0.0, 0.7, 0.6]])
     texts, images, label = hard_pairs(products)
     assert texts.tolist() == [0, 1, 2, 2, 0, 1, 0, 1, 2]
@@ -134,7 +134,7 @@ def test_hard_pairs():
 
 
 @torch.no_grad()
-def test_only_the_likeliest_are_matched(adapters):
+def test_only_the_top_candidates_are_matched(adapters):
     """Eight of twelve candidates are matched; a pair with a low contrast score cannot win."""
     adapter = adapters["retrieval"]
     batch = adapter.collate(examples_of("retrieval", RANKED + 4))
@@ -198,7 +198,7 @@ class Counting:
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("ratios", [(1.0, 1.0), (0.6, 0.7)])
 @torch.no_grad()
-def test_macs_are_those_of_what_is_computed(adapters, task, ratios):
+def test_macs_equal_a_count_by_hooks(adapters, task, ratios):
     adapter = adapters[task]
     plan = random_plan(adapter, 11, *ratios)
     batch = adapter.collate(examples_of(task, 1))
@@ -296,7 +296,7 @@ def test_cross_blocks_have_scores_and_no_channels(adapters, batches):
     )
 
 
-def test_where_cls_stands(adapters):
+def test_position_of_cls_by_part(adapters):
     """In towers and text encoders, not in decoders."""
     expected = {"question": (LAYERS, LAYERS), "caption": (0, 0), "retrieval": (LAYERS, LAYERS)}
     expected |= {"statement": (LAYERS, 2 * LAYERS)}
@@ -308,7 +308,7 @@ def test_where_cls_stands(adapters):
         assert counts == [LAYERS, language, cross]
 
 
-def test_where_tokens_may_go(adapters):
+def test_places_where_tokens_can_be_dropped(adapters):
     for task, last in (("question", LAYERS), ("retrieval", LAYERS - 1), ("statement", LAYERS - 1)):
         text = [layer for part, layer in adapters[task].drop_places if part == "language"]
         assert text == list(range(1, last + 1))
@@ -340,6 +340,6 @@ LONG = " ".join(["fox"] * 63)
         ("caption", PairExample((IMAGE, IMAGE), "a", True, ""), "2 images, .* captions takes one"),
     ],
 )
-def test_what_does_not_fit_is_refused(adapters, task, example, message):
+def test_unfit_inputs_are_refused(adapters, task, example, message):
     with pytest.raises(CompExportError, match=message):
         adapters[task].collate([example])

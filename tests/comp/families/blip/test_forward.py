@@ -74,7 +74,7 @@ def memories():
 
 
 @torch.no_grad()
-def test_the_whole_vision_tower_is_transformers(vision, pixels):
+def test_the_whole_vision_tower_equals_transformers(vision, pixels):
     expected = vision(pixel_values=pixels).last_hidden_state
     torch.testing.assert_close(see(vision, pixels, EncoderOptions()).states, expected, **CLOSE)
 
@@ -82,7 +82,7 @@ def test_the_whole_vision_tower_is_transformers(vision, pixels):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("crosses", [False, True])
 @torch.no_grad()
-def test_whole_text_models_are_transformers(text, texts, memories, causal, crosses):
+def test_whole_text_models_equal_transformers(text, texts, memories, causal, crosses):
     ids, mask = texts
     memory, _ = memories
     expected = text(
@@ -97,7 +97,7 @@ def test_whole_text_models_are_transformers(text, texts, memories, causal, cross
 
 
 @torch.no_grad()
-def test_a_padded_memory_is_as_one_without(text, texts, memories):
+def test_padding_of_a_memory_changes_nothing(text, texts, memories):
     """transformers 5.23 loses this mask, so a row at a time is what there is to compare with."""
     ids, mask = texts
     _, memory = memories
@@ -111,7 +111,7 @@ def test_a_padded_memory_is_as_one_without(text, texts, memories):
 
 
 @torch.no_grad()
-def test_two_images_are_read_as_the_class_does(twins, texts, memories):
+def test_two_images_equal_the_model_class(twins, texts, memories):
     ids, mask = texts
     images = torch.stack([memories[0].states, memories[1].states], 1)
     expected = twins(ids, mask, images)
@@ -221,7 +221,7 @@ def test_dropped_tokens_and_masked_heads_by_hand(text, twins, texts, memories, w
 
 
 @torch.no_grad()
-def test_masked_channels_have_no_part(text, texts, memories):
+def test_masked_channels_contribute_nothing(text, texts, memories):
     ids, mask = texts
     masks = masks_without(())
     for number in range(LAYERS):
@@ -237,7 +237,7 @@ def test_masked_channels_have_no_part(text, texts, memories):
 
 
 @torch.no_grad()
-def test_numbers_of_a_second_text_model(text, texts, memories):
+def test_block_numbers_of_a_decoder_continue_the_encoders(text, texts, memories):
     """A decoder behind an encoder of four blocks looks its masks up at four and on."""
     ids, mask = texts
     early = masks_without({(("language", 0), 1), (("cross", 2), 2)})
@@ -250,7 +250,7 @@ def test_numbers_of_a_second_text_model(text, texts, memories):
     assert torch.equal(plain, moved)
 
 
-def test_keys_of_cross_attention():
+def test_cross_attention_keys_by_hand():
     assert cross_key(3, 0, 1) == ("cross", 3)
     assert [cross_key(3, side, 2) for side in (0, 1)] == [("cross", 6), ("cross", 7)]
 

@@ -67,7 +67,7 @@ def attention(module, states, memory):
 
 @pytest.mark.parametrize("number", range(LAYERS))
 @torch.no_grad()
-def test_both_images_are_joined_as_the_paper_says(model, number):
+def test_both_images_are_joined_as_in_the_paper(model, number):
     cross = model.text_encoder.encoder.layer[number].crossattention
     states, images = torch.randn(2, 5, WIDTH), torch.randn(2, 2, 9, WIDTH)
     found = cross(states, images)
@@ -101,7 +101,7 @@ def test_each_picture_matters(model, batch):
         assert (model(batch["input_ids"], changed).logits - plain).abs().min() > 1e-4
 
 
-def test_it_trains(model, batch):
+def test_gradients_reach_every_parameter(model, batch):
     loss = model(**batch, labels=torch.tensor([0, 1, 1])).loss
     loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
@@ -110,7 +110,7 @@ def test_it_trains(model, batch):
 
 
 @torch.no_grad()
-def test_save_and_load(model, batch, tmp_path):
+def test_saved_model_loads(model, batch, tmp_path):
     model.save_pretrained(tmp_path)
     again = BlipForNlvr2.from_pretrained(tmp_path).eval()
     assert again.config.merge_from_layer == MERGE_FROM
@@ -139,12 +139,12 @@ ORIGINAL = {  # of the original authors' checkpoint, a tensor of each sort
 
 
 @pytest.mark.parametrize(("original", "ours"), ORIGINAL.items())
-def test_names_of_the_original(original, ours):
+def test_original_parameter_names_are_mapped(original, ours):
     assert name_of_original(original) == ours
 
 
 @torch.no_grad()
-def test_a_checkpoint_of_the_original_layout(model, config, batch, tmp_path):
+def test_a_checkpoint_in_the_original_layout_loads(model, config, batch, tmp_path):
     names = {}
     for ours in model.state_dict():
         theirs = ours

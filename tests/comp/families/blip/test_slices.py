@@ -105,7 +105,7 @@ def batch():
 
 @pytest.mark.parametrize("seed", range(3))
 @torch.no_grad()
-def test_two_images(batch, seed):
+def test_cut_equals_masked_for_two_images(batch, seed):
     config = BlipNlvrConfig(vision_config=VISION, text_config=TEXT, merge_from_layer=1)
     model = shaken(BlipForNlvr2(config), seed)
     plan = plan_of(LAYERS, 2 * LAYERS, seed)
@@ -127,7 +127,7 @@ def test_two_images(batch, seed):
 
 @pytest.mark.parametrize("seed", range(3))
 @torch.no_grad()
-def test_questions_and_answers(batch, seed):
+def test_cut_equals_masked_for_questions_and_answers(batch, seed):
     """The decoder's blocks are counted on from the encoder's."""
     config = BlipConfig(vision_config=VISION.to_dict(), text_config=TEXT.to_dict())
     model = shaken(BlipForQuestionAnswering(config), seed)

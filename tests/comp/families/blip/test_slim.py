@@ -55,7 +55,7 @@ def outputs(adapter, batch, forwarding):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("seed", range(2))
 @torch.no_grad()
-def test_masked_equals_cut(adapters, batches, task, seed):
+def test_cut_equals_masked(adapters, batches, task, seed):
     adapter, batch = adapters[task], batches[task]
     plan = random_plan(adapter, seed)
     rules = rules_from_plan(plan.drops)
@@ -83,7 +83,7 @@ def test_masked_equals_cut(adapters, batches, task, seed):
 
 @pytest.mark.parametrize("task", TASKS)
 @torch.no_grad()
-def test_a_slim_checkpoint_comes_back_as_it_was(adapters, batches, tmp_path, task):
+def test_a_slim_checkpoint_survives_save_and_load(adapters, batches, tmp_path, task):
     adapter, batch = adapters[task], batches[task]
     plan = random_plan(adapter, 3)
     slim = adapter.cut(plan)
@@ -121,7 +121,7 @@ def greedy(adapter, batch, row, forwarding):
 
 @pytest.mark.parametrize("task", ["question", "caption"])
 @torch.no_grad()
-def test_slim_models_say_what_masked_ones_say(adapters, batches, tmp_path, task):
+def test_slim_models_generate_as_masked_ones(adapters, batches, tmp_path, task):
     """Through transformers' own generation and cache, in a batch whose questions are padded."""
     adapter, batch = adapters[task], batches[task]
     plan = random_plan(adapter, 5)

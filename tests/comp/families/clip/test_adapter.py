@@ -51,7 +51,7 @@ def right_both_ways(output):
 
 
 @torch.no_grad()
-def test_the_loss_is_that_of_clip(adapter, batch):
+def test_the_loss_equals_clips(adapter, batch):
     scored = adapter.score(batch, Forwarding())
     output = adapter.model(**vars(batch), return_loss=True)
     assert float(scored.loss) == pytest.approx(float(output.loss), abs=1e-5)
@@ -61,7 +61,7 @@ def test_the_loss_is_that_of_clip(adapter, batch):
 
 @pytest.mark.parametrize("seed", range(3))
 @torch.no_grad()
-def test_masked_equals_cut(adapter, batch, seed):
+def test_cut_equals_masked(adapter, batch, seed):
     plan = random_plan(seed)
     rules = rules_from_plan(plan.drops)
     masked = adapter.score(batch, Forwarding(Masks.from_plan(plan.blocks), rules))

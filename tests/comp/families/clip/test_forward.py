@@ -54,7 +54,7 @@ def normalised(x):
 
 
 @torch.no_grad()
-def test_whole_towers_are_transformers(model, pixels, texts):
+def test_whole_towers_equal_transformers(model, pixels, texts):
     seen = embed_images(model, pixels, EncoderOptions()).embeds
     expected = normalised(model.get_image_features(pixel_values=pixels).pooler_output)
     torch.testing.assert_close(seen, expected, atol=1e-5, rtol=1e-5)
@@ -64,7 +64,7 @@ def test_whole_towers_are_transformers(model, pixels, texts):
     torch.testing.assert_close(read, normalised(features), atol=1e-5, rtol=1e-5)
 
 
-def test_the_end_of_text(texts):
+def test_the_end_of_text_is_pooled(texts):
     ids, _ = texts
     assert end_of_text(ids, EOS).tolist() == [8, 5, 2]
     assert end_of_text(ids, 2).tolist() == ids.argmax(-1).tolist()
@@ -145,7 +145,7 @@ def test_dropped_tokens_by_hand(model, pixels, texts, ratio):
 
 
 @torch.no_grad()
-def test_masked_channels_have_no_part(model, pixels):
+def test_masked_channels_contribute_nothing(model, pixels):
     masks = Masks(
         {("vision", n): torch.ones(HEADS) for n in range(LAYERS)},
         {("vision", n): (torch.arange(FFN) % 3 > 0).float() for n in range(LAYERS)},

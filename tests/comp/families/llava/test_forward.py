@@ -89,7 +89,7 @@ def test_masked_equals_slim_exactly_in_what_is_kept(adapter, seed):
     assert torch.allclose(masked[alive], cut[alive], atol=2e-5)
 
 
-def test_dropping_equals_an_independent_masked_attention(adapter):
+def test_dropping_equals_attention_masks_of_transformers(adapter):
     """Dropped tokens change nothing for others: the same as hiding them with transformers' masks."""
     batch = adapter.collate(questions(1))
     rules = {2: RatioRule(0.5, 0.5)}
@@ -118,7 +118,7 @@ def test_dropping_equals_an_independent_masked_attention(adapter):
     assert torch.allclose(ours[0], theirs[0, sorted(kept)], atol=2e-5)
 
 
-def test_kept_tokens_are_those_the_last_prompt_token_looks_at(adapter):
+def test_kept_tokens_are_most_attended_by_the_last_prompt_token(adapter):
     """Eq. 6 by brute force on transformers' own attention matrices."""
     batch = adapter.collate(questions(1))
     adapter.model.set_attn_implementation("eager")
@@ -167,7 +167,7 @@ def test_decode_steps_equal_teacher_forcing(adapter, drops):
     assert torch.allclose(whole[0, answer], torch.cat(steps), atol=2e-5)
 
 
-def test_a_finished_stage_is_the_binary_mask(adapter):
+def test_a_finished_stage_equals_the_binary_mask(adapter):
     plan = some_plan(adapter)
     whole, target = Masks.ones(adapter.blocks), Masks.from_plan(plan.blocks)
     batch = adapter.collate(questions(2))
@@ -179,7 +179,7 @@ def test_a_finished_stage_is_the_binary_mask(adapter):
     assert not torch.equal(half.loss, binary.loss)
 
 
-def test_softly_present_tokens_fade(adapter):
+def test_soft_tokens_fade(adapter):
     batch = adapter.collate(questions(2))
 
     def loss(softness):
@@ -197,7 +197,7 @@ def test_softly_present_tokens_fade(adapter):
     assert loss(1e-7) == pytest.approx(loss(0.0), abs=1e-4)
 
 
-def test_known_image_features_change_nothing(adapter):
+def test_precomputed_image_features_change_nothing(adapter):
     masks = Masks.from_plan(some_plan(adapter).blocks)
     batch = adapter.collate(questions(2))
     with torch.no_grad():
@@ -310,7 +310,7 @@ def test_slim_refuses_labels(slim_directory):
         slim.model(input_ids=torch.tensor([[1]]), labels=torch.tensor([[1]]))
 
 
-def test_cut_head_counts_are_physical(adapter):
+def test_cut_heads_are_physically_removed(adapter):
     plan = some_plan(adapter, 2)
     slim = adapter.cut(plan)
     for block, layer in zip(
@@ -336,7 +336,7 @@ def test_correct_is_greedy_exact_match(adapter):
         assert bool(scored.correct[row]) == expected
 
 
-def test_attention_bias_models_are_cut_too():
+def test_models_with_attention_bias_are_cut():
     adapter = small_adapter(attention_bias=True, mlp_bias=True)
     for parameter in adapter.model.parameters():
         if parameter.ndim == 1:
