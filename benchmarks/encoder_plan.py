@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from comp.checkpoints.encoder_shape import ASKED, PACKAGED, BlockSize, EncoderShape, packaged_shape
+from comp.checkpoints.encoder_shape import PACKAGED, BlockSize, EncoderShape, packaged_shape
 from comp.checkpoints.slim_encoder_shape import SlimShape
 from comp.errors import CompExportError
 from comp.flops.encoder import ANSWER_LENGTH, CAPTION_LENGTH, request_macs, usual_request
@@ -70,7 +70,7 @@ def find_plan(
     drops = drops_of(shape, token_step)
     return PruningPlan(
         family=shape.family,
-        task=ASKED[shape.task],
+        task=shape.task,
         model=model,
         method="encoder_plan",
         rate=1 - costs[token_step] / dense,
@@ -84,7 +84,7 @@ def find_plan(
 
 def new_tokens_of(shape: EncoderShape) -> int:
     """Tokens of an answer or a caption, as FLOPs count them; 0 if nothing is generated."""
-    return {"vqa": ANSWER_LENGTH, "caption": CAPTION_LENGTH}.get(shape.task, 0)
+    return {"question": ANSWER_LENGTH, "caption": CAPTION_LENGTH}.get(shape.task, 0)
 
 
 def macs_of(shape: SlimShape, on: Workload) -> int:
@@ -143,7 +143,7 @@ def _places(shape: EncoderShape) -> tuple[tuple[Part, int], ...]:
     seen, read = len(shape.vision.blocks), len(shape.text.blocks)
     if shape.family == "clip":
         return ("vision", seen - 1), ("language", read - 1)
-    text_count = {"vqa": read, "caption": 0}.get(shape.task, read - 1)
+    text_count = {"question": read, "caption": 0}.get(shape.task, read - 1)
     return ("vision", seen), ("language", text_count)
 
 

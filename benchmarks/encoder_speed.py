@@ -25,8 +25,8 @@ from comp.checkpoints.slim_encoder_shape import SlimShape
 from comp.data.embedded import embedded_examples
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
-from comp.flops.encoder import images_of, request_macs, usual_request
-from comp.plan import PruningPlan
+from comp.flops.encoder import request_macs, usual_request
+from comp.plan import PruningPlan, images_of
 from comp.runs import RUN_VERSION, RunDirectory
 from comp.utils.console import print_table, say
 from comp.utils.files import write_text, writing_directory

@@ -23,6 +23,7 @@ Part = Literal["vision", "language", "cross"]
 PARTS: tuple[Part, ...] = ("vision", "language", "cross")
 RateOf = Literal["flops", "latency"]  # what a rate is a share of
 Task = Literal["question", "retrieval", "caption", "statement"]  # task of a model
+STATEMENT_IMAGES = 2  # that a statement is about
 # Merging of dropped tokens: not at all; each into the most similar kept one; all into the weakest kept one;
 # as similar, with attention raised by the number of merged tokens.
 Merge = Literal["none", "similar", "one", "proportional"]
@@ -46,6 +47,11 @@ def keep_count(n: int, keep_ratio: float) -> int:
     The exported graphs compute the same number from shapes with integer arithmetic.
     """
     return -(-n * round(keep_ratio * KEEP_UNIT) // KEEP_UNIT)
+
+
+def images_of(task: Task | None) -> int:
+    """Number of images of one request of a task."""
+    return STATEMENT_IMAGES if task == "statement" else 1
 
 
 def _ascend(numbers: Sequence[int]) -> bool:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal
 
-from comp import plan
 from comp.errors import CompExportError
+from comp.plan import Task
 
-Task = Literal["retrieval", "vqa", "caption", "nlvr"]
 CHANNELS = 3  # of a picture
 
 CLIP_VISION: Mapping[str, int] = {
@@ -45,16 +44,10 @@ BLIP_PROJECTION = 256
 NLVR_MERGE_FROM = 6
 ARCHITECTURES: Mapping[str, Task] = {
     "BlipForConditionalGeneration": "caption",
-    "BlipForQuestionAnswering": "vqa",
+    "BlipForQuestionAnswering": "question",
     "BlipForImageTextRetrieval": "retrieval",
-    "BlipForNlvr2": "nlvr",
+    "BlipForNlvr2": "statement",
     "CLIPModel": "retrieval",
-}
-ASKED: Mapping[Task, plan.Task] = {  # the task's name in plans, data and metrics
-    "vqa": "question",
-    "caption": "caption",
-    "retrieval": "retrieval",
-    "nlvr": "statement",
 }
 PACKAGED = ("clip-b16", "clip-l14-336", "blip-retrieval", "blip-vqa", "blip-caption", "blip-nlvr")
 
@@ -156,14 +149,14 @@ def _clip(config: Mapping[str, Any]) -> EncoderShape:
 
 def _blip(config: Mapping[str, Any], task: Task) -> EncoderShape:
     text_sizes = {**BLIP_TEXT, **(config.get("text_config") or {})}
-    merge_from = config.get("merge_from_layer", NLVR_MERGE_FROM) if task == "nlvr" else None
-    text = _text(text_sizes, branches=2 if task == "nlvr" else 1, merge_from=merge_from)
+    merge_from = config.get("merge_from_layer", NLVR_MERGE_FROM) if task == "statement" else None
+    text = _text(text_sizes, branches=2 if task == "statement" else 1, merge_from=merge_from)
     return EncoderShape(
         family="blip",
         task=task,
         vision=_tower({**BLIP_VISION, **(config.get("vision_config") or {})}),
         text=text,
-        decoder=text if task == "vqa" else None,
+        decoder=text if task == "question" else None,
         projection=config.get("image_text_hidden_size") or BLIP_PROJECTION
         if task == "retrieval"
         else 0,

@@ -107,7 +107,7 @@ def _models() -> list[dict[str, Any]]:
 
 def _sizes(name: str) -> dict[str, Any]:
     """Return family, task, blocks, tokens of an image, and parameters of a model."""
-    from comp.checkpoints.encoder_shape import ASKED, EncoderShape
+    from comp.checkpoints.encoder_shape import EncoderShape
     from comp.checkpoints.llava_shape import ModelShape, config_of
     from comp.checkpoints.locate import resolve_model
     from comp.flops.llava import llava_params
@@ -129,7 +129,7 @@ def _sizes(name: str) -> dict[str, Any]:
     decoder = 0 if encoder.decoder is None else len(encoder.decoder.blocks)
     return {
         "family": family.name,
-        "task": ASKED[encoder.task],
+        "task": encoder.task,
         "layers": len(encoder.vision.blocks) + len(encoder.text.blocks) + decoder,
         "image_tokens": encoder.vision.tokens,
         "params": _stored_params(resolve_model(name)),

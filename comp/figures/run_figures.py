@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from comp.errors import CompExportError
 from comp.flops.encoder import ANSWER_LENGTH
 from comp.flops.llava import keep_ratios, token_counts
-from comp.plan import BlockPlan, Part, PruningPlan, Task
+from comp.plan import BlockPlan, Part, PruningPlan, images_of
 from comp.registry.families import family_called
 from comp.runs import RunDirectory
 from comp.utils.files import writing
@@ -31,7 +31,6 @@ MODE_COLOURS = {
 }
 KIND_MODES = {"vision": "vision_tokens", "text": "language_tokens"}  # by thresholds' names
 PARTS: tuple[Part, ...] = ("vision", "cross", "language")
-IMAGES_OF: dict[Task | None, int] = {"statement": 2}
 OTHER_COLOUR = "#999999"
 INK = "#333333"
 DPI = 144
@@ -170,7 +169,7 @@ def tokens_by_block(plan: PruningPlan) -> "dict[BlockKey, tuple[int, int]]":
     kind each. Statements count the tokens of both images. The decoder of BLIP's question answering, the
     second half of the language blocks, sees the tokens of an answer.
     """
-    load, images = plan.workload, IMAGES_OF.get(plan.task, 1)
+    load, images = plan.workload, images_of(plan.task)
     seen, selection = load.image_tokens, plan.image_selection
     if selection is not None:
         seen = selection.arriving(seen)

@@ -9,9 +9,9 @@ composition here lists its parts.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from comp.checkpoints.encoder_shape import BlockSize, EncoderShape, Task, TextShape, TowerShape
+from comp.checkpoints.encoder_shape import BlockSize, EncoderShape, TextShape, TowerShape
 from comp.flops.llava import LAYER_NORM
-from comp.plan import Place, Workload, keep_count
+from comp.plan import Place, Workload, images_of, keep_count
 
 Tokens = Sequence[tuple[int, int]]  # of each block: tokens in its attention, tokens in its FFN
 NLVR_LENGTH, CAPTION_LENGTH, RETRIEVAL_LENGTH = 36, 15, 35
@@ -129,7 +129,7 @@ def blip_macs(shape: EncoderShape, on: Workload, ratios: Mapping[Place, float]) 
         return parts | {"language": alone, "matching": passed}
     if shape.task == "caption":
         return parts | {"lm_head": head_macs(text, length)}
-    if shape.task == "nlvr":
+    if shape.task == "statement":
         return parts | {"head": text.hidden_size * text.hidden_size + 2 * text.hidden_size}
     assert shape.decoder is not None
     answer = text_macs(shape.decoder, ANSWER_LENGTH, Memory(read[-1][1], text.hidden_size))
@@ -144,9 +144,9 @@ def usual_request(shape: EncoderShape, text_tokens: int | None = None) -> Worklo
         text_tokens: tokens of the text; by default as in published figures.
     """
     usual = {
-        "nlvr": NLVR_LENGTH,
+        "statement": NLVR_LENGTH,
         "caption": CAPTION_LENGTH,
-        "vqa": QUESTION_LENGTH,
+        "question": QUESTION_LENGTH,
         "retrieval": RETRIEVAL_LENGTH,
     }
     length = shape.text.positions if shape.family == "clip" else usual[shape.task]
@@ -161,11 +161,6 @@ def request_macs(
 ) -> dict[str, int]:
     """Multiply-accumulates by part of one request of a CLIP or a BLIP."""
     return (clip_macs if shape.family == "clip" else blip_macs)(shape, on, ratios)
-
-
-def images_of(task: Task) -> int:
-    """Number of images of one request."""
-    return 2 if task == "nlvr" else 1
 
 
 def _tokens_seen(
@@ -261,7 +256,7 @@ def _blip_retrieval(shape: EncoderShape) -> tuple[Composition, ...]:
     )
 
 
-def _blip_vqa(shape: EncoderShape) -> tuple[Composition, ...]:
+def _blip_question(shape: EncoderShape) -> tuple[Composition, ...]:
     assert shape.decoder is not None
     vision, decoder = tower_macs(shape.vision), shape.decoder
     question = Memory(QUESTION_LENGTH, shape.text.hidden_size)
@@ -297,7 +292,7 @@ def _blip_caption(shape: EncoderShape) -> tuple[Composition, ...]:
     return (Composition("published", f"one image, a caption of {CAPTION_LENGTH} tokens", parts),)
 
 
-def _blip_nlvr(shape: EncoderShape) -> tuple[Composition, ...]:
+def _blip_statement(shape: EncoderShape) -> tuple[Composition, ...]:
     width = shape.text.hidden_size
     parts = {
         "vision": 2 * tower_macs(shape.vision),
@@ -311,7 +306,7 @@ def _blip_nlvr(shape: EncoderShape) -> tuple[Composition, ...]:
 _COMPOSITIONS = {
     ("clip", "retrieval"): _clip,
     ("blip", "retrieval"): _blip_retrieval,
-    ("blip", "vqa"): _blip_vqa,
+    ("blip", "question"): _blip_question,
     ("blip", "caption"): _blip_caption,
-    ("blip", "nlvr"): _blip_nlvr,
+    ("blip", "statement"): _blip_statement,
 }

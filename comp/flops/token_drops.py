@@ -5,8 +5,8 @@ pairs of tokens, responses to a dictionary, and the mixing of merged tokens.
 """
 
 from comp.checkpoints.encoder_shape import EncoderShape, TextShape, TowerShape
-from comp.flops.encoder import images_of, request_macs, tokens_by_block
-from comp.plan import DropPlan, Part, Workload
+from comp.flops.encoder import request_macs, tokens_by_block
+from comp.plan import DropPlan, Part, Workload, images_of
 
 DICTIONARY_SIZE = 100  # entries
 SIMILAR = ("similar", "proportional")  # merges that compare tokens

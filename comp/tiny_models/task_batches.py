@@ -17,14 +17,17 @@ from comp.data.emoji_scenes.splits import SPLITS, split_of
 from comp.data.emoji_scenes.sprites import sprites
 from comp.data.emoji_scenes.statements import KINDS as STATEMENTS
 from comp.data.emoji_scenes.statements import draw_pair
+from comp.plan import Task
 from comp.tiny_models.pairs import Pair, Said, draw_pair_of_pool, statements_about
 from comp.tiny_models.tiny_llava import GRID, PATCH_SIZE
 from comp.tiny_models.tiny_tokenizer import NOTHING
 
-Task = Literal["trunk", "vqa", "caption", "retrieval", "nlvr", "clip"]
+Trained = (
+    Task | Literal["trunk", "clip"]
+)  # task of a model, a tower that others start from, or tiny-clip
 IGNORE = -100
 TASK_STREAM = 11  # part of the seed: separates these streams from those of datasets
-TASKS: tuple[Task, ...] = ("trunk", "vqa", "caption", "retrieval", "nlvr", "clip")
+TRAINED: tuple[Trained, ...] = ("trunk", "question", "caption", "retrieval", "statement", "clip")
 QUESTIONS_EACH = 6  # for one image
 STATEMENTS_EACH = 6  # for one pair
 COVERED = 0.25  # share of a patch that a thing must cover to be its word
@@ -42,13 +45,13 @@ class TaskBatches(IterableDataset):
     """Batches ``start`` to ``stop``; batch ``i`` is the same on every run.
 
     Each is a dict of tensors: ``pixels [I, 168, 168, 3] uint8``, ``patch_word [I, 144]``, and by task
-    ``ids [B, L]`` (text, framed), ``answers [B, A]`` (framed); of nlvr ``label [B]`` and, as
+    ``ids [B, L]`` (text, framed), ``answers [B, A]`` (framed); of statements ``label [B]`` and, as
     ``comp.tiny_models.pairs.Said`` has them, ``facts [B, 2]`` and ``cells [B, 2, 2]``.
     """
 
     def __init__(
         self,
-        task: Task,
+        task: Trained,
         tokenizer: PreTrainedTokenizerFast,
         stages: Sequence[tuple[int, Stage]],
         images: int,
@@ -69,10 +72,10 @@ class TaskBatches(IterableDataset):
     def batch(self, index: int) -> dict[str, Tensor]:
         """Return batch ``index``."""
         stage = [stage for begin, stage in self.stages if begin <= index][-1]
-        rng = np.random.default_rng([TASK_STREAM, TASKS.index(self.task), self.seed, index])
-        if self.task == "nlvr":
+        rng = np.random.default_rng([TASK_STREAM, TRAINED.index(self.task), self.seed, index])
+        if self.task == "statement":
             return self._pairs(rng, stage)
-        if self.task == "vqa":
+        if self.task == "question":
             return self._questions(rng, stage)
         scenes = [draw_scene(SPLITS[0], rng) for _ in range(self.images)]
         tensors = self._seen(scenes)

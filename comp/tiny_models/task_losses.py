@@ -9,7 +9,13 @@ from transformers import PreTrainedTokenizerFast
 
 from comp.data.emoji_scenes.statements import CELLS, FACTS
 from comp.families.blip.text_forward import Memory, TextOptions, read
-from comp.tiny_models.task_batches import IGNORE, QUESTIONS_EACH, STATEMENTS_EACH, Task, normalised
+from comp.tiny_models.task_batches import (
+    IGNORE,
+    QUESTIONS_EACH,
+    STATEMENTS_EACH,
+    Trained,
+    normalised,
+)
 from comp.tiny_models.tiny_blip import WIDTH
 
 Losses = dict[str, Tensor]
@@ -18,12 +24,12 @@ Losses = dict[str, Tensor]
 class Trainee(nn.Module):
     """A model with training-only parts; the forward pass returns losses and accuracies."""
 
-    def __init__(self, task: Task, model: Any, tokens: "Tokens") -> None:
+    def __init__(self, task: Trained, model: Any, tokens: "Tokens") -> None:
         super().__init__()
         self.task, self.tokens = task, tokens
         self.model: Any = model
         self.temperature = nn.Parameter(torch.tensor(2.66))  # of retrieval, as a logarithm
-        self.facts = _PairFacts() if task == "nlvr" else None
+        self.facts = _PairFacts() if task == "statement" else None
         self.words = nn.Linear(WIDTH, tokens.vocabulary) if task == "clip" else None
 
     def forward(self, batch: dict[str, Tensor]) -> Losses:
@@ -79,7 +85,7 @@ class Trainee(nn.Module):
         right = (logits.argmax(-1) == labels) | (labels == IGNORE)
         return {"loss": loss, "accuracy": right.all(1).float().mean()}
 
-    def _vqa(self, images: Tensor, batch: dict[str, Tensor]) -> Losses:
+    def _question(self, images: Tensor, batch: dict[str, Tensor]) -> Losses:
         images = images.repeat_interleave(QUESTIONS_EACH, 0)
         states = self._encoded(batch["ids"], images)
         return self._answered(batch["answers"], Memory(states, self._present(batch["ids"]).float()))
@@ -87,7 +93,7 @@ class Trainee(nn.Module):
     def _caption(self, images: Tensor, batch: dict[str, Tensor]) -> Losses:
         return self._answered(batch["ids"], Memory.of_image(images))
 
-    def _nlvr(self, images: Tensor, batch: dict[str, Tensor]) -> Losses:
+    def _statement(self, images: Tensor, batch: dict[str, Tensor]) -> Losses:
         ids = batch["ids"]
         pairs = images.unflatten(0, (-1, 2)).repeat_interleave(STATEMENTS_EACH, 0)
         states = self.model.text_encoder(ids, self._present(ids), pairs)

@@ -5,7 +5,7 @@ that an image patch can be trained to *be* the word for the thing that it shows.
 """
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,23 +30,23 @@ from transformers import (
 
 from comp.data.emoji_scenes.scenes import IMAGE_SIZE
 from comp.families.blip.nlvr import BlipForNlvr2, BlipNlvrConfig
+from comp.plan import Task
 from comp.tiny_models.tiny_llava import PATCH_SIZE
 from comp.tiny_models.word_tokenizer import BLIP, CLIP, MAX_LENGTH, word_tokenizer
 
-BlipTask = Literal["vqa", "caption", "retrieval", "nlvr"]
-BLIP_CLASSES: dict[BlipTask, type] = {
-    "vqa": BlipForQuestionAnswering,
+BLIP_CLASSES: dict[Task, type] = {
+    "question": BlipForQuestionAnswering,
     "caption": BlipForConditionalGeneration,
     "retrieval": BlipForImageTextRetrieval,
-    "nlvr": BlipForNlvr2,
+    "statement": BlipForNlvr2,
 }
 WIDTH, HEADS, VISION_LAYERS, VISION_FFN, TEXT_FFN = 160, 5, 5, 640, 400
-TEXT_LAYERS: dict[BlipTask, int] = {"vqa": 3, "caption": 4, "retrieval": 4, "nlvr": 3}
+TEXT_LAYERS: dict[Task, int] = {"question": 3, "caption": 4, "retrieval": 4, "statement": 3}
 MERGE_FROM = 1  # the first layers take the mean, the others merge, as in the original
 PROJECTION = 96
 
 
-def tiny_blip(task: BlipTask, tokenizer: PreTrainedTokenizerFast) -> Any:
+def tiny_blip(task: Task, tokenizer: PreTrainedTokenizerFast) -> Any:
     """Return a tiny BLIP for a task, with random weights."""
     vision = BlipVisionConfig(
         hidden_size=WIDTH,
@@ -71,7 +71,7 @@ def tiny_blip(task: BlipTask, tokenizer: PreTrainedTokenizerFast) -> Any:
         pad_token_id=tokenizer.pad_token_id,
         sep_token_id=tokenizer.sep_token_id,
     )
-    if task == "nlvr":
+    if task == "statement":
         return BlipForNlvr2(
             BlipNlvrConfig(text_config=text, vision_config=vision, merge_from_layer=MERGE_FROM)
         )
@@ -182,7 +182,7 @@ def tower_from_llava(model: Any, source: LlavaForConditionalGeneration, pixels: 
 
 
 @torch.no_grad()
-def nlvr_from_vqa(model: Any, source: Any) -> None:
+def statements_from_questions(model: Any, source: Any) -> None:
     """Initialise a BLIP for two images from one that answers questions.
 
     Both cross-attentions of a layer start from the one for questions; merging starts as the mean.

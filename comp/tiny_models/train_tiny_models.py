@@ -11,7 +11,7 @@ import json
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,13 +25,13 @@ from transformers import (
 from comp.checkpoints.locate import resolve_model
 from comp.data.emoji_scenes.questions import KINDS
 from comp.data.emoji_scenes.statements import KINDS as STATEMENTS
-from comp.tiny_models.task_batches import Stage, Task, TaskBatches, normalised
+from comp.tiny_models.task_batches import TRAINED, Stage, TaskBatches, Trained, normalised
 from comp.tiny_models.task_losses import Tokens, Trainee
 from comp.tiny_models.tiny_blip import (
     blip_processor,
     clip_processor,
     initialise_text,
-    nlvr_from_vqa,
+    statements_from_questions,
     text_models,
     tiny_blip,
     tiny_clip,
@@ -74,9 +74,9 @@ class Recipe:
 
 
 ANY = ((0, Stage(5, {})),)
-RECIPES: dict[Task, Recipe] = {
+RECIPES: dict[Trained, Recipe] = {
     "trunk": Recipe(32, 500, ANY, dense_weight=1.0),
-    "vqa": Recipe(
+    "question": Recipe(
         32,
         4500,
         (
@@ -89,7 +89,7 @@ RECIPES: dict[Task, Recipe] = {
     ),
     "caption": Recipe(32, 1500, ANY),
     "retrieval": Recipe(64, 900, ANY),
-    "nlvr": Recipe(
+    "statement": Recipe(
         48,
         1300,
         ((0, Stage(5, FIRST_PAIRS)), (300, Stage(5, ALL_PAIRS | {"place": 2.0, "relation": 3.0}))),
@@ -99,7 +99,7 @@ RECIPES: dict[Task, Recipe] = {
 }
 
 
-def build(task: Task, start: Path | None) -> tuple[Any, Any]:
+def build(task: Trained, start: Path | None) -> tuple[Any, Any]:
     """Return the initial model of a task, and its processor."""
     processor = clip_processor() if task == "clip" else blip_processor()
     source = LlavaForConditionalGeneration.from_pretrained(
@@ -117,11 +117,11 @@ def build(task: Task, start: Path | None) -> tuple[Any, Any]:
         return model, processor
     if start is None:
         raise SystemExit(f"{task} starts from another model: train it first and pass --start DIR")
-    if task == "nlvr":
-        source_vqa = BlipForQuestionAnswering.from_pretrained(
+    if task == "statement":
+        answerer = BlipForQuestionAnswering.from_pretrained(
             start / "model", dtype=torch.float32, use_safetensors=True
         )
-        nlvr_from_vqa(model, source_vqa)
+        statements_from_questions(model, answerer)
         return model, processor
     from safetensors.torch import load_file
 
@@ -153,7 +153,7 @@ def optimisers(trainee: Trainee, recipe: Recipe) -> list[torch.optim.Optimizer]:
 
 
 def train(
-    task: Task, out: Path, start: Path | None, recipe: Recipe, save_every: int, threads: int
+    task: Trained, out: Path, start: Path | None, recipe: Recipe, save_every: int, threads: int
 ) -> None:
     """Run the recipe in ``out``, or continue it."""
     torch.manual_seed(recipe.seed)
@@ -234,7 +234,7 @@ def _save(path: Path, trainee: Trainee, optims: list[torch.optim.Optimizer], ste
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("task", choices=get_args(Task))
+    parser.add_argument("task", choices=TRAINED)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", type=Path)
     parser.add_argument("--steps", type=int, help="instead of the recipe's")

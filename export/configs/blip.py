@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comp.checkpoints.encoder_shape import EncoderShape, Task, TextShape
+from comp.checkpoints.encoder_shape import EncoderShape, TextShape
 from comp.checkpoints.locate import read_config
 from comp.checkpoints.slim_encoder_shape import SlimShape
 from comp.errors import CompExportError
+from comp.plan import Task
 from export.artifact.encoder_manifest import tokens_left
 from export.configs.towers import TowersShape, check_family, tower_settings
 
@@ -104,7 +105,7 @@ def _tokens(sizes: EncoderShape, text: Mapping[str, Any], where: str) -> BlipTok
     Raises:
         CompExportError: the model generates text, and its first or last token is not in the vocabulary.
     """
-    writes = sizes.task in ("caption", "vqa")
+    writes = sizes.task in ("caption", "question")
 
     def token(name: str, default: int) -> int:
         value = text.get(name, default)

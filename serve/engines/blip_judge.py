@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from comp.data.images import ImageSource
 from comp.errors import CompExportError
+from comp.plan import STATEMENT_IMAGES as IMAGES
 from serve.engines.encoder import EncoderEngine, kept_of, ms_since
 from serve.engines.encoder_texts import by_length
 from serve.generation.finite import check_finite
 from serve.generation.results import Timings, TowerKept
 
-IMAGES = 2  # per statement
 Request = tuple[Sequence[ImageSource], str]  # images, statement
 
 

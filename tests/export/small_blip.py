@@ -28,7 +28,7 @@ from export.configs.blip import read_blip
 from export.families.blip.graphs import build_blip_graphs
 from export.weights.checkpoint import CheckpointWeights
 
-TASKS = ("vqa", "caption", "retrieval", "nlvr")
+TASKS = ("question", "caption", "retrieval", "statement")
 LAYERS, FFN, WIDTH, HEADS = 3, 40, 64, 4
 HEAD_DIM = WIDTH // HEADS
 VISION_WIDTH, VISION_HEADS, VISION_DIM = 48, 3, 16
@@ -37,7 +37,7 @@ IMAGE_SIZE, PATCH_SIZE = 56, 14
 IMAGE_TOKENS = 17
 BOS, SEP = 1, 2
 CLASSES = {
-    "vqa": BlipForQuestionAnswering,
+    "question": BlipForQuestionAnswering,
     "caption": BlipForConditionalGeneration,
     "retrieval": BlipForImageTextRetrieval,
 }
@@ -46,7 +46,7 @@ CLASSES = {
 def random_blip(task, seed=0, act="gelu"):
     """Weights large enough that attention is not flat, biases that matter."""
     torch.manual_seed(seed)
-    wide = task == "vqa"  # its decoder looks at texts through projections that fit both
+    wide = task == "question"  # its decoder looks at texts through projections that fit both
     vision = BlipVisionConfig(
         image_size=IMAGE_SIZE,
         patch_size=PATCH_SIZE,
@@ -70,7 +70,7 @@ def random_blip(task, seed=0, act="gelu"):
         pad_token_id=0,
         hidden_act=act,
     )
-    if task == "nlvr":
+    if task == "statement":
         model = BlipForNlvr2(
             BlipNlvrConfig(vision_config=vision, text_config=text, merge_from_layer=1)
         )
@@ -93,14 +93,14 @@ def random_blip(task, seed=0, act="gelu"):
 
 def text_blocks(task):
     """Blocks of the text encoder, and of all text models."""
-    return {"vqa": (LAYERS, 2 * LAYERS), "caption": (0, LAYERS)}.get(task, (LAYERS, LAYERS))
+    return {"question": (LAYERS, 2 * LAYERS), "caption": (0, LAYERS)}.get(task, (LAYERS, LAYERS))
 
 
 def random_plan(task, seed=0, seen=0.6, read=0.7, heads_from=1):
     """Random heads and channels; these shares of tokens dropped in every block of both encoders."""
     rng = np.random.default_rng(seed)
     encoder, language = text_blocks(task)
-    tower_heads = WIDTH // VISION_DIM if task == "vqa" else VISION_HEADS
+    tower_heads = WIDTH // VISION_DIM if task == "question" else VISION_HEADS
 
     def some(of, least):
         return tuple(sorted(rng.permutation(of)[: rng.integers(least, of + 1)].tolist()))
@@ -108,7 +108,7 @@ def random_plan(task, seed=0, seen=0.6, read=0.7, heads_from=1):
     parts = (
         ("vision", LAYERS, tower_heads, FFN),
         ("language", language, HEADS, FFN),
-        ("cross", language * (2 if task == "nlvr" else 1), HEADS, 0),
+        ("cross", language * (2 if task == "statement" else 1), HEADS, 0),
     )
     blocks = tuple(
         BlockPlan(
@@ -146,7 +146,7 @@ def random_plan(task, seed=0, seen=0.6, read=0.7, heads_from=1):
 
 def cuts_of(task, plan):
     dims = {"vision": VISION_DIM, "language": HEAD_DIM, "cross": HEAD_DIM}
-    return BlipCuts(plan, dims, text_blocks(task)[0], branches=2 if task == "nlvr" else 1)
+    return BlipCuts(plan, dims, text_blocks(task)[0], branches=2 if task == "statement" else 1)
 
 
 def save_blip(task, model, directory, plan=None):
@@ -162,7 +162,7 @@ def save_blip(task, model, directory, plan=None):
         state[name] = tensor.contiguous()
     save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
     config = json.loads((directory / "config.json").read_text())
-    if task != "nlvr":
+    if task != "statement":
         config |= {
             "model_type": "comp_blip",
             "architectures": [f"Comp{config['architectures'][0]}"],

@@ -26,11 +26,10 @@ from transformers.utils import ModelOutput
 from comp.errors import CompExportError
 from comp.families.blip.forward import encoded_by, memories_of, seen_by
 from comp.families.blip.slim_config import drops_of, forwarding_of, resize
-from comp.plan import DropPlan
+from comp.plan import STATEMENT_IMAGES, DropPlan
 from comp.tokens.dictionary import attach_dictionary
 
 NLVR_TYPE = "comp_blip_nlvr"
-IMAGES = 2
 HIDDEN = -1e9  # added to the scores of padding
 
 
@@ -186,13 +185,15 @@ class BlipForNlvr2(BlipPreTrainedModel):
         Raises:
             CompExportError: there are not two images for each statement.
         """
-        if pixel_values.shape[:2] != (len(input_ids), IMAGES):
+        if pixel_values.shape[:2] != (len(input_ids), STATEMENT_IMAGES):
             raise CompExportError(
                 f"pixel_values of shape {tuple(pixel_values.shape)} are not two images to each of "
-                f"{len(input_ids)} statements: pass [{len(input_ids)}, {IMAGES}, C, S, S]"
+                f"{len(input_ids)} statements: pass [{len(input_ids)}, {STATEMENT_IMAGES}, C, S, S]"
             )
         forwarding = forwarding_of(self.config)
-        memories = memories_of(seen_by(self, pixel_values.flatten(0, 1), forwarding), IMAGES)
+        memories = memories_of(
+            seen_by(self, pixel_values.flatten(0, 1), forwarding), STATEMENT_IMAGES
+        )
         read = encoded_by(self, input_ids, attention_mask, memories, forwarding)
         logits = self.cls_head(read.tokens.states[:, 0])
         loss = None if labels is None else F.cross_entropy(logits, labels)

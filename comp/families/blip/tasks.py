@@ -12,10 +12,11 @@ from comp.data.example import AnyExample, PairExample
 from comp.errors import CompExportError
 from comp.families.blip.adapter import MODES, BlipAdapter, BlipBatch, one_image
 from comp.families.blip.forward import encoded_by, memories_of, said_by, seen_by
-from comp.families.blip.nlvr import IMAGES, BlipForNlvr2
+from comp.families.blip.nlvr import BlipForNlvr2
 from comp.families.blip.slim import CompBlipForConditionalGeneration, CompBlipForQuestionAnswering
 from comp.families.blip.text_forward import Memory
 from comp.families.encoder.adapter import kept_shares
+from comp.plan import STATEMENT_IMAGES
 
 IGNORE = -100
 
@@ -109,7 +110,7 @@ class BlipStatements(BlipAdapter):
     task = "statement"
     architecture = "BlipForNlvr2"
     slim_type = BlipForNlvr2
-    images = IMAGES
+    images = STATEMENT_IMAGES
 
     def collate(self, examples: Sequence[AnyExample]) -> PairBatch:
         pairs = [_pair(example) for example in examples]
@@ -123,7 +124,7 @@ class BlipStatements(BlipAdapter):
     ) -> Scored:
         batch = batch.to(self.device)
         seen = seen_by(self.model, batch.pixel_values, forwarding, observer)
-        memories = memories_of(seen, IMAGES)
+        memories = memories_of(seen, STATEMENT_IMAGES)
         read = encoded_by(
             self.model, batch.input_ids, batch.attention_mask, memories, forwarding, observer
         )
@@ -137,7 +138,7 @@ class BlipStatements(BlipAdapter):
 
 
 def _pair(example: AnyExample) -> PairExample:
-    if isinstance(example, PairExample) and len(example.images) == IMAGES:
+    if isinstance(example, PairExample) and len(example.images) == STATEMENT_IMAGES:
         return example
     count = len(example.images) if isinstance(example, PairExample) else 1
     raise CompExportError(

@@ -4,9 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from comp.checkpoints.blip_slices import BlipCuts
-from comp.checkpoints.encoder_shape import ASKED
-from comp.flops.encoder import images_of
-from comp.plan import Part, PruningPlan, Workload
+from comp.plan import Part, PruningPlan, Workload, images_of
 from export.artifact.encoder_manifest import DecoderInfo
 from export.configs.blip import BlipShape, blip_of
 from export.families.blip.graphs import blip_graphs_of, build_blip_graphs
@@ -41,10 +39,7 @@ def blip_artifact(
         blip_graphs_of(shape),
         lambda out, written: build_blip_graphs(shape, weights, target, out, written),
         on,
-        {
-            "task": ASKED[shape.task],
-            "decoder": _decoder(shape),
-        },
+        {"task": shape.task, "decoder": _decoder(shape)},
     )
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from comp.checkpoints.encoder_shape import ASKED, TextShape
+from comp.checkpoints.encoder_shape import TextShape
 from export.artifact.encoder_manifest import GRAPHS
 from export.configs.blip import BlipShape
 from export.families.blip.text_model import DECODER, ENCODER, KINDS, TextModel
@@ -35,7 +35,7 @@ STATES = "encoder_hidden_states"  # the input of cross-attention
 
 def blip_graphs_of(shape: BlipShape) -> tuple[str, ...]:
     """Names of the graphs that ``build_blip_graphs`` writes, in that order."""
-    return GRAPHS["blip", ASKED[shape.task]]
+    return GRAPHS["blip", shape.task]
 
 
 def build_blip_graphs(
@@ -54,7 +54,7 @@ def build_blip_graphs(
     """
     builders = {
         VISION: vision_model,
-        TEXT_ENCODER: question_encoder if shape.task == "vqa" else statement_judge,
+        TEXT_ENCODER: question_encoder if shape.task == "question" else statement_judge,
         CROSS_KV: cross_kv,
         DECODER_MODEL: decoder_model,
         ITM: itm_model,

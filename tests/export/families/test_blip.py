@@ -109,7 +109,7 @@ def test_image_graph_equals_torch(graphs_of, flavour, task, ratio):
 @pytest.mark.parametrize("flavour", FLAVOURS)
 @pytest.mark.parametrize("ratio", RATIOS)
 def test_question_graphs_equal_torch(graphs_of, flavour, ratio):
-    graphs, torch_ = graphs_of("vqa", plan_of("vqa", ratio), Target(flavour))
+    graphs, torch_ = graphs_of("question", plan_of("question", ratio), Target(flavour))
     for seed, (count, length) in enumerate(((3, 7), (1, 1), (2, POSITIONS))):
         pixels, ids = inputs(seed, count, length)
         states = torch_.see(pixels).states
@@ -169,7 +169,7 @@ def test_retrieval_graphs_equal_torch(graphs_of, flavour, ratio):
 @pytest.mark.parametrize("ratio", RATIOS)
 @torch.no_grad()
 def test_statement_graphs_equal_torch(graphs_of, flavour, ratio):
-    graphs, torch_ = graphs_of("nlvr", plan_of("nlvr", ratio), Target(flavour))
+    graphs, torch_ = graphs_of("statement", plan_of("statement", ratio), Target(flavour))
     for seed, (count, length) in enumerate(((3, 7), (1, 1), (2, POSITIONS))):
         check_statements(graphs, torch_, seed, count, length)
 
@@ -199,7 +199,7 @@ def check_statements(graphs, torch_, seed, count, length):
 )
 @torch.no_grad()
 def test_graphs_equal_torch_for_any_heads_ratio_and_length(graphs_of, seed, ratio, length, flavour):
-    graphs, torch_ = graphs_of("nlvr", plan_of("nlvr", ratio, seed), Target(flavour))
+    graphs, torch_ = graphs_of("statement", plan_of("statement", ratio, seed), Target(flavour))
     check_statements(graphs, torch_, seed, 2, length)
 
 
@@ -220,14 +220,14 @@ def test_decoder_graph_equals_torch_for_any_heads(graphs_of, seed, ratio, flavou
 @torch.no_grad()
 def test_dense_graphs_generate_as_transformers(models, graphs_of, flavour):
     pixels, ids = inputs(4, 3, 6)
-    graphs, _ = graphs_of("vqa", target=Target(flavour))
+    graphs, _ = graphs_of("question", target=Target(flavour))
     asked, _ = graphs.run(
         "text_encoder",
         input_ids=ids,
         encoder_hidden_states=graphs.see(pixels)[0]["last_hidden_state"],
     )
     how = {"max_new_tokens": 8, "num_beams": 1, "do_sample": False}
-    expected = models["vqa"].generate(input_ids=ids, pixel_values=pixels, **how).numpy()
+    expected = models["question"].generate(input_ids=ids, pixel_values=pixels, **how).numpy()
     start = np.full((3, 1), graphs.shape.tokens.bos)
     assert start[0, 0] == BOS
     found = graphs.answerer(asked["last_hidden_state"]).greedy(start, 8)
@@ -261,7 +261,7 @@ def test_dense_graphs_match_as_transformers(models, graphs_of, flavour):
     same(seen["image_embeds"] @ texts.T, scores)
 
     pixels, ids = inputs(6, 3, 6, images=2)
-    graphs, _ = graphs_of("nlvr", target=Target(flavour))
+    graphs, _ = graphs_of("statement", target=Target(flavour))
     states = graphs.see(pixels)[0]["last_hidden_state"].reshape(3, 2, -1, 48)
     found, _ = graphs.run(
         "text_encoder",
@@ -270,7 +270,7 @@ def test_dense_graphs_match_as_transformers(models, graphs_of, flavour):
         encoder_hidden_states__1=states[:, 1],
     )
     pairs = pixels.unflatten(0, (3, 2))
-    same(found["logits"], models["nlvr"](input_ids=ids, pixel_values=pairs).logits)
+    same(found["logits"], models["statement"](input_ids=ids, pixel_values=pairs).logits)
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -279,18 +279,18 @@ def test_half_precision_graphs_are_close_to_torch(graphs_of, flavour):
     """No tokens are dropped: close scores may change places in half precision."""
     target = Target(flavour, "float16")
     pixels, ids = inputs(7, 3, 6)
-    for task in ("vqa", "caption", "retrieval", "nlvr"):
+    for task in ("question", "caption", "retrieval", "statement"):
         graphs, torch_ = graphs_of(task, random_plan(task, 3, 1.0, 1.0), target)
         seen = torch_.see(pixels)
         found, kept = graphs.see(pixels)
         same(found["last_hidden_state"], seen.states, HALF)
         same_places(kept, seen.encoded)
         states = seen.states
-        if task == "vqa":
+        if task == "question":
             found, _ = graphs.run("text_encoder", input_ids=ids, encoder_hidden_states=states)
             states = torch_.read(ids, states).tokens.states
             same(found["last_hidden_state"], states, HALF)
-        if task in ("vqa", "caption"):
+        if task in ("question", "caption"):
             generation = graphs.answerer(states)
             expected = torch_.logits(ids, states)
             same(generation.step(ids[:, :4]), expected[:, 3], HALF)
@@ -303,7 +303,7 @@ def test_half_precision_graphs_are_close_to_torch(graphs_of, flavour):
             embeds = graphs.run("text_model", input_ids=ids)[0]["text_embeds"]
             alone = torch_.model.text_proj(torch_.read(ids).tokens.states[:, 0])
             same(embeds, normalised(alone), HALF)
-        if task == "nlvr":
+        if task == "statement":
             found, _ = graphs.run(
                 "text_encoder",
                 input_ids=ids,

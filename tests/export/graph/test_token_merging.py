@@ -20,9 +20,9 @@ from tests.export.small_blip import random_blip as random_blip_model
 from tests.export.small_blip import random_plan as random_blip_plan
 
 TASKS = (
-    ("vqa", "onnxruntime"),
-    ("vqa", "standard"),
-    ("nlvr", "standard"),
+    ("question", "onnxruntime"),
+    ("question", "standard"),
+    ("statement", "standard"),
     ("retrieval", "onnxruntime"),
     ("caption", "standard"),
 )
@@ -105,7 +105,9 @@ def test_masked_torch_and_graphs_of_a_blip_agree(tmp_path, task, ranking, merge,
             assert np.array_equal(kept[layer], place)
         if task == "caption":
             continue
-        rows = [seen.states[::2], seen.states[1::2]] if task == "nlvr" else [seen.states[:count]]
+        rows = (
+            [seen.states[::2], seen.states[1::2]] if task == "statement" else [seen.states[:count]]
+        )
         read = torch_.read(ids, *rows)
         name = {"retrieval": "itm_model"}.get(task, "text_encoder")
         single = len(rows) == 1
@@ -115,14 +117,14 @@ def test_masked_torch_and_graphs_of_a_blip_agree(tmp_path, task, ranking, merge,
         }
         found, kept = graphs.run(name, input_ids=ids, **states)
         wanted = places(read)
-        assert set(wanted) - set(kept) == ({3} if task != "vqa" else set())
+        assert set(wanted) - set(kept) == ({3} if task != "question" else set())
         for layer, place in kept.items():
             assert np.array_equal(place, wanted[layer])
         with torch.no_grad():
             pooled = read.tokens.states[:, 0]
-            if task == "vqa":
+            if task == "question":
                 same(found["last_hidden_state"], read.tokens.states)
-            elif task == "nlvr":
+            elif task == "statement":
                 same(found["logits"], model.cls_head(pooled))
             else:
                 same(found["logits"], model.itm_head(pooled))

@@ -60,8 +60,8 @@ def test_every_graph_is_built(task, precision, kept, tmp_path):
         assert len(bytes(built.data)) > 1000
         assert set(built.profiles) == {profile.name for profile in profiles}
         blocks = [f"layers.{n}" for n in range(LAYERS)]
-        looks = {"vqa": ("/cross",), "caption": ("/cross",), "retrieval": ("/cross",)}
-        looks["nlvr"] = ("/cross0", "/cross1")
+        looks = {"question": ("/cross",), "caption": ("/cross",), "retrieval": ("/cross",)}
+        looks["statement"] = ("/cross0", "/cross1")
         alone = name in ("vision_model.onnx", "text_model.onnx")
         parts = ("", *(() if alone else looks[task]))
         expected = [] if name == "cross_kv.onnx" else [b + part for b in blocks for part in parts]
