@@ -38,12 +38,12 @@ class Verb:
     Attributes:
         target: its location, ``module:attribute``.
         help: its help line.
-        goes_on: how to continue after an interrupt.
+        resume_hint: how to continue after an interrupt.
     """
 
     target: str
     help: str
-    goes_on: str = ""
+    resume_hint: str = ""
 
 
 VERBS: dict[str, Verb] = {
@@ -52,15 +52,15 @@ VERBS: dict[str, Verb] = {
     "profile": Verb(
         "export.commands.profile:command",
         "Measure a model's blocks: the table of `prune --cost latency`.",
-        goes_on="run the same command to go on",
+        resume_hint="run the same command to continue",
     ),
     "plan": Verb(
-        "export.commands.plan:command", "Say how much has to go for a time, before pruning."
+        "export.commands.plan:command", "Find the rate for a target time, before pruning."
     ),
     "prune": Verb(
         "comp.commands.prune:command",
         "Prune a model: CoMP from start to end.",
-        goes_on="run the same command with --resume to go on",
+        resume_hint="run the same command with --resume to continue",
     ),
     "cut": Verb(
         "export.commands.cut:command", "Carry a plan out on a checkpoint, without training."
@@ -68,20 +68,20 @@ VERBS: dict[str, Verb] = {
     "onnx": Verb(
         "serve.commands.onnx:command",
         "Export a run to ONNX, slim and dense.",
-        goes_on="run the same command with --resume to go on",
+        resume_hint="run the same command with --resume to continue",
     ),
     "tensorrt": Verb(
         "export.commands.tensorrt:command", "Build TensorRT engines, with or without a GPU."
     ),
     "verify": Verb(
-        "serve.commands.verify:command", "Prove that every form gives the same answers."
+        "serve.commands.verify:command", "Prove that every variant gives the same answers."
     ),
     "eval": Verb("serve.commands.eval:command", "Measure accuracy, dense and compressed."),
     "bench": Verb("serve.commands.bench:command", "Measure speed, memory and size, in turn."),
     "study": Verb(
         "serve.commands.study:command",
         "Compare methods at equal training: a grid of runs.",
-        goes_on="run the same command to go on",
+        resume_hint="run the same command to continue",
     ),
     "run": Verb("serve.commands.run:command", "Answer one question about one image, streamed."),
     "inspect": Verb(
@@ -89,7 +89,9 @@ VERBS: dict[str, Verb] = {
     ),
     "data": Verb("comp.commands.data:command", "Look at the embedded dataset."),
     "demo": Verb("demo.commands:demo", "Open the page: original and compressed side by side."),
-    "quickstart": Verb("demo.commands:quickstart", "Everything of the demo but its page."),
+    "quickstart": Verb(
+        "demo.commands:quickstart", "Prune, export, verify, evaluate and bench in one command."
+    ),
 }
 
 
@@ -138,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         verb = VERBS.get(next((word for word in words if not word.startswith("-")), ""))
-        _say(f"interrupted; {verb.goes_on}" if verb and verb.goes_on else "interrupted")
+        _say(f"interrupted; {verb.resume_hint}" if verb and verb.resume_hint else "interrupted")
         sys.exit(EXIT_INTERRUPTED)
     except CompExportError as error:
         if debug:

@@ -38,7 +38,7 @@ DEFAULT_TEXT_TOKENS = 64
     "--plan",
     "plan_path",
     type=click.Path(path_type=Path),
-    help="A plan.json, or a run directory: count the pruned model beside the dense one.",
+    help="A plan.json, or a run directory: count the pruned model next to the dense one.",
 )
 @click.option(
     "--drop",
@@ -66,8 +66,8 @@ def command(
     """Count multiply-accumulates (each counts 1) and parameters of a prompt, by part.
 
     For a CLIP or a BLIP (clip-b16, clip-l14-336, blip-retrieval, blip-vqa, blip-caption, blip-nlvr, or a
-    directory) it counts a request and the composition of the published figure; for a slim one, or with
-    --plan, a request beside the dense model's.
+    directory) it counts one request, and what the published figure includes; for a slim one, or with
+    --plan, one request next to that of the dense model.
     """
     from comp.checkpoints.llava_shape import ModelShape, config_of
     from comp.checkpoints.slim_encoder_shape import SlimShape
@@ -177,7 +177,7 @@ def _count_compositions(name: str, shape: "SlimShape", options: CommonOptions) -
 
 
 def _count_request(name: str, shape: "SlimShape", on: "Workload", options: CommonOptions) -> None:
-    """Print one request of a slim model beside the dense model's, by part."""
+    """Print the cost of one request by part, for the slim model and the dense one."""
     from comp.flops.token_drops import dropped_macs
 
     dense = dropped_macs(shape.dense, on, ())

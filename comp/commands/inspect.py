@@ -92,9 +92,9 @@ class ShownRun:
     """The contents of a run as ``inspect`` shows them.
 
     Attributes:
-        manifests: of its artifacts, by their folders.
-        figures: files that were drawn.
-        insight: of ``--figures``: the numbers, and what could not be drawn.
+        manifests: manifests of its artifacts, by folder.
+        figures: files of the figures drawn.
+        insight: with ``--figures``: the numbers, and the reasons for missing figures.
     """
 
     path: Path
@@ -116,7 +116,7 @@ def _show_run(shown: ShownRun, as_json: bool) -> None:
     """Print a run.
 
     Raises:
-        CompExportError: some of the figures asked for could not be drawn.
+        CompExportError: some figures could not be drawn.
     """
     if as_json:
         print_json(_report(shown))
@@ -220,7 +220,7 @@ def _print_plan(path: Path, plan: "PruningPlan") -> None:
     if chosen is not None:
         print_table(
             "Image tokens after the vision tower",
-            ("of an image", "kept", "merged from the others"),
+            ("tokens of an image", "kept", "merged from the others"),
             [(str(chosen.tower_tokens), str(chosen.dominant), str(chosen.contextual))],
         )
     if plan.drops:

@@ -20,7 +20,7 @@ SAMPLES = 32
 
 @dataclass(frozen=True)
 class FigureOptions:
-    """Values of the options that belong to ``--figures``; ``None``: not given."""
+    """Values of the options that belong to ``--figures``; ``None`` if not given."""
 
     samples: int | None
     data: Path | None

@@ -67,7 +67,7 @@ class _Engines(BaseModel):
 
 
 def read_shown_manifest(path: Path) -> dict[str, Any]:
-    """Return the fields of a manifest; the types of those that are shown are checked.
+    """Return the fields of a manifest, after checking the types of those that are shown.
 
     Raises:
         CompExportError: the file cannot be read, or a field is invalid (names it).

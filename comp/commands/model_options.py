@@ -1,4 +1,4 @@
-"""Options of a command made of the fields of a pydantic model."""
+"""Make the options of a command from the fields of a pydantic model."""
 
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -23,14 +23,14 @@ def model_options(
     without: Collection[str] = (),
     before: Mapping[str, Sequence[Decorator]] | None = None,
 ) -> Callable[[F], F]:
-    """Declare an option for each field; pass those that were given as ``given: dict[str, Any]``.
+    """Declare an option for each field; pass the options on the command line as ``given: dict[str, Any]``.
 
-    The model itself supplies the defaults of the others, when it is made of ``given``.
+    The model supplies the defaults of the others when it is created from ``given``.
 
     Args:
-        model: whose fields become options, in their order: name, type, range, default, description.
+        model: its fields become options, in order, with name, type, range, default and description.
         without: fields that are declared elsewhere.
-        before: further options of the command, by the field that ``--help`` lists after them.
+        before: further options of the command, by the field that follows them in ``--help``.
     """
     fields = {name: each for name, each in model.model_fields.items() if name not in without}
     options = [
@@ -60,7 +60,7 @@ def model_options(
 
 
 def option_of(name: str, field: FieldInfo) -> Decorator:
-    """The option of a field. One that is true, false or None becomes a pair, ``--x/--no-x``."""
+    """Return the option of a field. ``bool | None`` becomes a pair of flags, ``--x/--no-x``."""
     kind, optional = _kind_of(field)
     flag, text = _flag(name), field.description
     if kind is bool:
@@ -91,7 +91,7 @@ def _flag(name: str) -> str:
 
 
 def _kind_of(field: FieldInfo) -> tuple[Any, bool]:
-    """The type of a field's values, and whether they may also be None."""
+    """Return the type of a field's values, and whether they may also be None."""
     kind: Any = field.annotation
     if get_origin(kind) not in (Union, UnionType):
         return kind, False
@@ -100,10 +100,10 @@ def _kind_of(field: FieldInfo) -> tuple[Any, bool]:
 
 
 def _type_of(kind: Any, field: FieldInfo) -> Any:
-    """Click's type of these values.
+    """Return click's type for the values of a field.
 
     Raises:
-        TypeError: there is none.
+        TypeError: click has none for this type.
     """
     names = next((mark.names() for mark in field.metadata if isinstance(mark, OneOf)), None)
     if get_origin(kind) is Literal:
@@ -123,15 +123,15 @@ def _type_of(kind: Any, field: FieldInfo) -> Any:
 
 
 def _limits(field: FieldInfo) -> dict[str, Any]:
-    """The range of a number, as click names it."""
-    found: dict[str, Any] = {}
+    """Return the range of a number as arguments of click's ``IntRange`` and ``FloatRange``."""
+    limits: dict[str, Any] = {}
     for mark in field.metadata:
         if isinstance(mark, annotated_types.Ge):
-            found |= {"min": mark.ge}
+            limits |= {"min": mark.ge}
         elif isinstance(mark, annotated_types.Gt):
-            found |= {"min": mark.gt, "min_open": True}
+            limits |= {"min": mark.gt, "min_open": True}
         elif isinstance(mark, annotated_types.Le):
-            found |= {"max": mark.le}
+            limits |= {"max": mark.le}
         elif isinstance(mark, annotated_types.Lt):
-            found |= {"max": mark.lt, "max_open": True}
-    return found
+            limits |= {"max": mark.lt, "max_open": True}
+    return limits

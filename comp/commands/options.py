@@ -62,14 +62,14 @@ def common_options(function: F) -> F:
 def data_options(
     help_text: str, images_help: str = "Folder of --data's images."
 ) -> Callable[[F], F]:
-    """Add ``--data``, ``--images`` and ``--follow-links``: examples of the user's own.
+    """Add ``--data``, ``--images`` and ``--follow-links``: the user's own examples.
 
     The command takes ``data: Path | None``, ``images: Path | None`` and ``follow_links: bool``, as
     ``comp.data.loading.load_task_data`` does.
 
     Args:
-        help_text: of ``--data``: what the examples are for, their formats, and what is taken without.
-        images_help: of ``--images``.
+        help_text: help of ``--data``: the use of the examples, their formats, and the default.
+        images_help: help of ``--images``.
     """
     path = click.Path(path_type=Path)
 

@@ -1,4 +1,4 @@
-"""``comp-export prune``: a pruning method, from start to end, on one model."""
+"""Command ``comp-export prune``: prune a model from start to end."""
 
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,10 @@ RUN_OPTIONS = (
     click.option(
         "--out",
         type=click.Path(path_type=Path),
-        help="Run directory [runs/MODEL-RATE; of another seed than 0 runs/MODEL-RATE-seedN].",
+        help="Run directory [runs/MODEL-RATE; with a seed other than 0 runs/MODEL-RATE-seedN].",
     ),
     click.option("--force", is_flag=True, help="Replace an existing run."),
-    click.option("--resume", is_flag=True, help="Go on with an interrupted run."),
+    click.option("--resume", is_flag=True, help="Continue an interrupted run."),
 )
 
 
@@ -33,13 +33,13 @@ def command(
 ) -> None:
     """Prune a model: search, cut, recover, and write a run directory.
 
-    An interrupted run goes on with --resume and ends with the same plan; at most one stage is lost.
+    --resume continues an interrupted run and gives the same plan; at most one stage is lost.
     """
     chosen = PruneOptions.of(**given, seed=options.seed)
     run = run_of(out, chosen.model, chosen.rate, chosen.seed)
     if force and resume:
-        raise CompExportError("--force starts again and --resume goes on: give one of them")
-    if is_first_process():  # of several that prune together one speaks for all
+        raise CompExportError("--force starts again and --resume continues: give one of them")
+    if is_first_process():  # one of several processes checks for all
         hold(run, "prune")
         check_free(run, force, resume)
     from comp.pipeline.prune import prune_model

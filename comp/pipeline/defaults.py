@@ -1,4 +1,4 @@
-"""Every default of pruning: from the options and what is known of the model to the request."""
+"""Defaults of pruning that depend on the model: they turn options into a request."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ ALIGN: dict[ModelSize, int] = {"small": 16, "medium": 64, "large": 64}
 # A stage is a few steps of a new optimiser: at the rate of recovery, eight cost dense tiny-llava 15 points.
 SMALL_LR = 1e-4
 LORA_LR, WHOLE_LR = 2e-4, 2e-5  # of models that are not small
-COST_EXAMPLES = 64  # of the loss
+COST_EXAMPLES = 64  # validation examples that the loss is measured on after a stage
 RECOVERY_WARMUP = 10  # steps
 
 
@@ -32,7 +32,7 @@ class ModelFacts:
 
     Attributes:
         modes: the model's default modes.
-        parameters: how many numbers its tensors have.
+        parameters: number of parameters.
         teaching: how a small model of this family and architecture is trained by default.
     """
 
@@ -48,11 +48,11 @@ class SizeDefaults:
     """Defaults that follow from the number of parameters and from what is trained.
 
     Attributes:
-        lora: adapters are trained, not the model itself.
+        lora: whether adapters are trained instead of the model itself.
         lr, recover_lr: peak learning rates while pruning and of recovery.
         align: what FFN widths are multiples of.
-        teaches: whether the dense model teaches by default, in families where it does: something is
-            trained, and there is memory for a teacher.
+        teaches: whether there is distillation by default, in families that have it: something is trained,
+            and there is memory for a teacher.
     """
 
     lora: bool
@@ -65,7 +65,7 @@ class SizeDefaults:
 def defaults_of_size(
     parameters: int, recovery: Recovery, small_recover_lr: float = 5e-4
 ) -> SizeDefaults:
-    """The one size rule; see ``comp.checkpoints.model_size`` for the bounds.
+    """Return the defaults of a model's size; see ``comp.checkpoints.model_size`` for the bounds.
 
     ==========================  =====  ==========  =====  =======
     model, what is trained      lr     recover_lr  align  teaches
@@ -77,10 +77,10 @@ def defaults_of_size(
     ==========================  =====  ==========  =====  =======
 
     Args:
-        parameters: of the dense model.
-        recovery: what was asked for. ``auto`` trains adapters of large models, and others whole;
-            ``none`` has the rates of ``auto``, and no teacher.
-        small_recover_lr: what suits recovery of a small model of the family.
+        parameters: number of parameters of the dense model.
+        recovery: the kind of recovery. ``auto`` trains adapters of large models, and other models whole;
+            ``none`` has the learning rates of ``auto``, and no teacher.
+        small_recover_lr: learning rate of recovery for small models of the family.
     """
     size = size_of(parameters)
     lora = recovery_of(parameters, recovery) == "lora"
@@ -103,10 +103,10 @@ def recovery_of(parameters: int, recovery: Recovery) -> Recovery:
 
 
 def facts_of(model: str) -> ModelFacts:
-    """Read what defaults depend on.
+    """Read the facts that defaults depend on.
 
     Raises:
-        CompExportError: no such model, one of no family that is pruned, or one that is pruned already.
+        CompExportError: there is no such model, its family cannot be pruned, or it is pruned already.
     """
     directory = resolve_model(model)
     config = config_of(model)
@@ -128,12 +128,12 @@ def facts_of(model: str) -> ModelFacts:
 
 
 def request_of(options: PruneOptions, facts: ModelFacts, on_cpu: bool) -> "PruneRequest":
-    """The request that options make of a model: what was left open is filled in.
+    """Return the request of these options, with defaults filled in.
 
     Args:
-        options: what was asked for.
-        facts: about ``options.model``.
-        on_cpu: where the run computes.
+        options: the options of the run.
+        facts: facts about ``options.model``.
+        on_cpu: whether the run computes on a CPU.
 
     Raises:
         CompExportError: options that do not fit the model or each other, or a latency table that is
@@ -224,19 +224,19 @@ def request_of(options: PruneOptions, facts: ModelFacts, on_cpu: bool) -> "Prune
 
 
 def teaching_of(options: PruneOptions, facts: ModelFacts) -> Teaching:
-    """Return how the dense model teaches the pruned one: as the options say, or as suits the model."""
+    """Return the settings of distillation: those of the options, else the defaults of the model."""
     given, teaching = options.distill, facts.teaching
     if given is None and defaults_of_size(facts.parameters, options.recover).teaches:
         return teaching
-    # The weight and the rate that suit one kind of teaching do not suit another.
+    # The default weight and learning rate hold only for the default kind of distillation.
     return Teaching(given or "none", tower=teaching.tower)
 
 
 def tower_rate(given: float | None, family: Family, teaching: Teaching) -> float:
-    """Return the factor of the image tower's learning rate.
+    """Return the factor on the image tower's learning rate.
 
     Raises:
-        CompExportError: one is given, and the family has no such tower.
+        CompExportError: a factor is given, and the family has no such tower.
     """
     if given is None:
         return teaching.tower
@@ -249,7 +249,7 @@ def tower_rate(given: float | None, family: Family, teaching: Teaching) -> float
 
 
 def _stream(options: PruneOptions, facts: ModelFacts, on_cpu: bool) -> bool:
-    """Whether the decoder stays in its files."""
+    """Whether the matrices of the decoder stay in their files."""
     if options.stream is not None:
         return options.stream
     trains = options.recover != "none" or method_called(options.method).differentiates
@@ -258,7 +258,7 @@ def _stream(options: PruneOptions, facts: ModelFacts, on_cpu: bool) -> bool:
 
 
 def _cost_examples(options: PruneOptions) -> int | None:
-    """How many validation examples measure the cost of a stage; None: all."""
+    """Number of validation examples that the cost of a stage is measured on; None: all."""
     if options.cost_metric == "loss" and options.cost_examples is None:
         return min(COST_EXAMPLES, options.validation)
     return options.cost_examples

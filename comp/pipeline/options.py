@@ -1,9 +1,9 @@
 """The options of pruning, declared once.
 
-From ``PruneOptions`` come the options of ``comp-export prune`` and their help, what ``--faithful`` sets
-and refuses, the keys of a study file, the entry ``options`` of ``run.json``, and the keyword arguments of
-``prune_model``'s callers. What an option that is left at None stands for depends on the model:
-``comp.pipeline.defaults``. This module loads neither torch nor transformers.
+``PruneOptions`` defines the options of ``comp-export prune`` and their help, the values that ``--faithful``
+sets, the keys of a study file, the entry ``options`` of ``run.json``, and the keyword arguments of the Python
+API. An option that is None gets a default that depends on the model: ``comp.pipeline.defaults``. This module
+loads neither torch nor transformers.
 """
 
 from collections.abc import Mapping
@@ -34,7 +34,7 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 @dataclass(frozen=True)
 class Paper:
-    """Marks an option of the paper's recipe, with its value there: what ``faithful`` sets."""
+    """Mark of an option that ``faithful`` sets: its value in the paper's recipe."""
 
     value: object
 
@@ -44,9 +44,9 @@ def _methods() -> list[str]:
 
 
 class PruneOptions(BaseModel):
-    """Options of a pruning run, before anything is known of the model.
+    """Options of a pruning run, as the user gives them.
 
-    Frozen, and without room for unknown names. Use ``PruneOptions.of``, which raises errors for users.
+    Frozen; unknown names are refused. Create them with ``PruneOptions.of``, whose errors are for users.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -56,145 +56,160 @@ class PruneOptions(BaseModel):
         description="Share of the model's FLOPs, or with --cost latency of its time, to remove, in (0, 1)."
     )
     method: Annotated[str, OneOf(_methods), Paper("comp")] = Field(
-        "comp", description="How to choose what is removed: docs/methods.md."
+        "comp", description="Pruning method: see docs/methods.md."
     )
     faithful: bool = Field(
         default=False,
-        description="The paper's recipe, whatever the defaults are; refuses options that leave it.",
+        description="Use the paper's recipe instead of the defaults; refuse options that contradict it.",
     )
     modes: str | None = Field(
         None,
-        description="What may be pruned: vt, lt (tokens), lp, vp, cp (parameters; cp: cross-attention of "
-        "BLIP); short or long names, by comma [all that the model has; of LLaVA vt,lt,lp]. Methods that "
-        "remove one kind alone take those of that kind.",
+        description="Modes to prune, separated by commas: vt, lt (tokens), lp, vp, cp (parameters; cp: "
+        "cross-attention of BLIP); short or long names [all modes of the model; for LLaVA vt,lt,lp]. Methods "
+        "that remove only tokens, or only parameters, ignore the other modes.",
     )
     data: Path | None = Field(
         None,
-        description="Own data, as docs/your-own-model.md has it: LLaVA-Instruct, VQAv2, Karpathy's JSON, "
-        "JSONL.",
+        description="Your own data (docs/your-own-model.md): LLaVA-Instruct, VQAv2, Karpathy's JSON, NLVR2, "
+        "or JSONL [default: EmojiScenes].",
     )
-    images: Path | None = Field(None, description="Folder that --data's images lie in.")
+    images: Path | None = Field(None, description="Folder of --data's images.")
     follow_links: bool = Field(
         default=False,
-        description="Also take images that links in --images lead to, wherever they lie.",
+        description="Also read images through links that lead out of the folder of --images.",
     )
     stages: int = Field(8, ge=1, description="Stages of the search.")
-    steps_per_stage: int = Field(12, ge=0, description="Training steps of a stage.")
+    steps_per_stage: int = Field(12, ge=0, description="Training steps per stage.")
     recover: Recovery = Field(
         "auto",
-        description="Fine-tuning: auto takes LoRA for large models; none prunes by calibration alone.",
+        description="Fine-tuning after the search: auto is LoRA for large models, otherwise full; none "
+        "trains nothing, also in the search.",
     )
     recover_steps: int = Field(
-        300, ge=0, description="Besides those of stages x steps-per-stage that the search leaves."
+        300,
+        ge=0,
+        description="Training steps of recovery. Those of stages x steps-per-stage that the search does not "
+        "take are added.",
     )
-    batch_size: int = Field(
-        32, ge=1, description="Examples of a training step, over all processes."
-    )
+    batch_size: int = Field(32, ge=1, description="Examples per training step, over all processes.")
     lr: float | None = Field(
         None,
         gt=0,
-        description="Learning rate while pruning [1e-4 small models, 2e-4 LoRA, 2e-5 others].",
+        description="Learning rate of the search [1e-4 for small models, 2e-4 for LoRA, otherwise 2e-5].",
     )
     recover_lr: float | None = Field(
         None,
         gt=0,
-        description="Learning rate of recovery [as --lr; where neither is given 5e-4 of small models, 1e-3 "
-        "of statements].",
+        description="Learning rate of recovery [that of --lr; if neither is given, 5e-4 for small models, "
+        "1e-3 if they judge statements].",
     )
     tower_lr: float | None = Field(
         None,
         ge=0,
-        description="Learning rate of a LLaVA's image tower, in times of the rest's [0.1].",
+        description="Factor on the learning rate for the image tower of a LLaVA [0.1].",
     )
     lora_rank: int = Field(32, ge=1, description="Rank of LoRA's matrices.")
-    calibration: int = Field(64, ge=1, description="Calibration examples.")
-    validation: int = Field(256, ge=1, description="Validation examples.")
+    calibration: int = Field(64, ge=1, description="Number of calibration examples.")
+    validation: int = Field(256, ge=1, description="Number of validation examples.")
     align: int | None = Field(
-        None, ge=1, description="FFN widths are multiples of this [16 small models, 64 others]."
+        None,
+        ge=1,
+        description="FFN widths are multiples of this [16 for small models, otherwise 64].",
     )
     dtype: DType = Field(
         "auto",
-        description="Precision of matrix products; auto is bfloat16 where the processor is fast at it.",
+        description="Precision of matrix products; auto is bfloat16 if the processor computes it fast, "
+        "otherwise float32.",
     )
     device_map: Literal["auto"] | None = Field(
         None, description="Spread a large model over all GPUs."
     )
     stream: bool | None = Field(
         None,
-        description="Leave the matrices of a LLaVA's decoder in their files and read each when it is used: "
-        "for models that do not fit into memory, with --recover none [of 1e9 parameters or more, on a CPU].",
+        description="Leave the matrices of a LLaVA's decoder in their files and read each when it is used, "
+        "for models that do not fit into memory. Needs --recover none [with it, the default for 1e9 "
+        "parameters or more on a CPU].",
     )
     distill: Annotated[Distill | None, Paper("none")] = Field(
         None,
-        description="Learn from the dense model too, in the search and in recovery [both; of BLIP none, of "
-        "its statements features].",
+        description="Outputs of the dense model that training learns from, in the search and in recovery: "
+        "logits, token features, both or none [both; for BLIP none, for its statements features].",
     )
     distill_weight: float | None = Field(
         None,
         gt=0,
-        description="Of that loss, beside 1 of the task's [1; 10 where statements learn features by "
-        "default].",
+        description="Weight of the distillation loss; the task's loss has weight 1 [1; 10 for statements "
+        "that learn features by default].",
     )
-    distill_temperature: float = Field(2.0, gt=0, description="That softens logits.")
-    exploration: Annotated[float, Paper(0.2)] = Field(0.2, description="rho of Eq. 9.")
-    temperature: Annotated[float, Paper(5.0)] = Field(5.0, description="tau of Eq. 9.")
-    history: Annotated[float, Paper(0.4)] = Field(0.4, description="lambda_0 of Eq. 10.")
+    distill_temperature: float = Field(
+        2.0, gt=0, description="Temperature that softens the logits for distillation."
+    )
+    exploration: Annotated[float, Paper(0.2)] = Field(
+        0.2, description="Probability of exploration: rho of Eq. 9."
+    )
+    temperature: Annotated[float, Paper(5.0)] = Field(
+        5.0, description="Temperature of exploration: tau of Eq. 9."
+    )
+    history: Annotated[float, Paper(0.4)] = Field(
+        0.4, description="Weight of a mode's earlier costs: lambda_0 of Eq. 10."
+    )
     cost: Annotated[RateOf, Paper("flops")] = Field(
         "flops",
-        description="What pruning removes, the rate is a share of, and a mode's cost is counted by: "
-        "multiply-accumulates, or predicted time to the first token (--method comp).",
+        description="Unit of the rate and of a mode's cost: multiply-accumulates, or predicted time to first "
+        "token (--method comp).",
     )
     latency_table: Path | None = Field(
         None,
-        description="That predicts it, of `profile` [runs/latency/MODEL.json with --cost latency]; with "
-        "--cost flops the time is only written down.",
+        description="Table of `profile` that predicts the time [with --cost latency "
+        "runs/latency/MODEL.json]; with --cost flops the predicted time is only recorded.",
     )
     cost_metric: Annotated[CostMetric, Paper("accuracy")] = Field(
         "loss",
-        description="What Eq. 8 compares after a stage: the validation loss, or the metric.",
+        description="Quality that Eq. 8 compares after a stage: the task's metric, or the validation loss.",
     )
     cost_examples: Annotated[int | None, Paper(None)] = Field(
         None,
         ge=1,
-        description="Validation examples that it is measured on [64 of the loss; all of the metric].",
+        description="Number of validation examples that this quality is measured on [64 for loss, all for "
+        "accuracy].",
     )
     race: Annotated[int | None, Paper(0)] = Field(
         None,
         ge=0,
-        description="Search by all --modes, by those of parameters and by those of tokens alone (as far as "
-        "these reach the rate), compare them after this many steps of recovery, and go on with the best. "
-        "The steps of all count: the winner's recovery has fewer (--method comp) [of CLIP 4, unless --modes "
-        "is given or steps are few; else 0].",
+        description="Search three times: by all --modes, by those of parameters alone and by those of tokens "
+        "alone (if these reach the rate). Compare the models after this many steps of recovery, and continue "
+        "with the best. The steps of all searches count, so that its recovery is shorter (--method comp) [4 "
+        "for CLIP, unless --modes is given or steps are few; otherwise 0].",
     )
     no_reconstruction: Annotated[bool, Paper(value=True)] = Field(
         default=False,
-        description="After a cut, leave the weights that remain as they are (--method comp; always so under "
-        "LoRA).",
+        description="Do not refit the remaining weights after a cut (--method comp; under LoRA they are "
+        "never refitted).",
     )
     train_stages: Annotated[bool | None, Paper(value=True)] = Field(
         None,
-        description="Train while the masks of a stage fade, --steps-per-stage; else recovery gets these "
-        "steps (--method comp) [only where nothing is refitted].",
+        description="Train --steps-per-stage while the masks of a stage decay; otherwise recovery gets these "
+        "steps (--method comp) [only if weights are not refitted].",
     )
     no_cip: Annotated[bool, Paper(value=False)] = Field(
-        default=False, description="Importance of parameters without token weights."
+        default=False, description="Score parameters without token weights."
     )
     no_cit: Annotated[bool, Paper(value=False)] = Field(
-        default=False, description="Importance of tokens without head masks."
+        default=False, description="Score tokens without head masks."
     )
     no_cas: Annotated[bool, Paper(value=False)] = Field(
-        default=False, description="Modes take turns instead of cheapest first."
+        default=False, description="Let modes take turns instead of choosing the cheapest."
     )
     no_exploration: Annotated[bool, Paper(value=False)] = Field(
         default=False, description="Never draw a mode at random."
     )
     no_history: Annotated[bool, Paper(value=False)] = Field(
-        default=False, description="Costs forget earlier stages."
+        default=False, description="Forget the costs of earlier stages."
     )
     undo: Annotated[bool, Paper(value=False)] = Field(
         default=False,
-        description="Undo a stage that cost far more than another mode is known to, and take that (--method "
-        "comp; not stages that train, nor those of a streamed model).",
+        description="Undo a stage that cost far more than another mode is known to cost, and prune that mode "
+        "instead (--method comp; not if stages train, nor for a streamed model).",
     )
     seed: int = Field(0, description="Seed of all randomness.")
 
@@ -211,13 +226,13 @@ class PruneOptions(BaseModel):
             raise refused(cls, error) from error
 
     def recorded(self) -> dict[str, Any]:
-        """All options by name, as JSON has them."""
+        """Return all options by name, as JSON values."""
         return self.model_dump(mode="json")
 
     @model_validator(mode="before")
     @classmethod
     def _take_recipe(cls, values: Any) -> Any:
-        """``faithful`` makes the recipe the default of what is not given."""
+        """Use the recipe's values for options that are not given, if ``faithful`` is."""
         if isinstance(values, Mapping) and values.get("faithful"):
             return {**recipe(), **values}
         return values
@@ -241,7 +256,7 @@ class PruneOptions(BaseModel):
 
     @model_validator(mode="after")
     def _check_together(self) -> "PruneOptions":
-        """Refuse options that exclude each other, whatever the model is."""
+        """Refuse options that exclude each other for every model."""
         if self.faithful:
             self._check_recipe()
         if self.method != "comp" and (self.cost == "latency" or self.latency_table is not None):

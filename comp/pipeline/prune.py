@@ -1,4 +1,4 @@
-"""`comp-export prune` from start to end: search, cut, recover, measure, write a run directory."""
+"""Prune a model from start to end: search, cut, recover, measure, write a run directory."""
 
 import time
 from pathlib import Path
@@ -15,11 +15,11 @@ from comp.families.loading import load_adapter
 from comp.latency.table import LatencyTable, dense_block
 from comp.pipeline.defaults import facts_of, request_of
 from comp.pipeline.options import PruneOptions
-from comp.pipeline.race import raced
+from comp.pipeline.race import run_race
 from comp.pipeline.record import record_of, times_fine_tuning, times_of, write_run
-from comp.pipeline.request import DENSE, PruneRequest, check_resumable, plain
-from comp.pipeline.resolve import settled
-from comp.pipeline.steps import RunContext, recovered, searched, validated
+from comp.pipeline.request import DENSE, PruneRequest, as_json, check_resumable
+from comp.pipeline.resolve import resolve_request
+from comp.pipeline.steps import RunContext, recover_slim, search_and_cut, validate
 from comp.runs import RunDirectory
 from comp.search.job import modes_of
 from comp.training.data import PruningData, embedded_data, own_data, split_data
@@ -34,22 +34,22 @@ def prune_model(
     quiet: bool = False,
     resume: bool = False,
 ) -> dict[str, Any]:
-    """Prune a model as the options say: what ``comp-export prune`` does, without a command line.
+    """Prune a model, as ``comp-export prune`` does.
 
     Args:
-        options: what is asked for.
-        run: the run directory; the caller keeps other processes out of it, and has made sure that
-            nothing in it is lost (``comp.pipeline.run_folder.check_free``).
-        compute: device and precision; the precision is that of ``options.dtype``.
+        options: options of the run.
+        run: the run directory; the caller holds its lock and has called
+            ``comp.pipeline.run_folder.check_free``.
+        compute: device and precision (that of ``options.dtype``).
         quiet: show no progress.
-        resume: go on with the interrupted run there.
+        resume: continue the interrupted run in the directory.
 
     Returns:
-        the content of ``run.json``.
+        The content of ``run.json``.
 
     Raises:
-        CompExportError: options that do not fit the model, or, with ``resume``, that the run was not
-            started with.
+        CompExportError: the options do not fit the model, or, with ``resume``, differ from those that the
+            run was started with.
     """
     facts = facts_of(options.model)
     request = request_of(options, facts, on_cpu=compute.device.type == "cpu")
@@ -69,14 +69,15 @@ def run_pruning(
     """Carry a request out in a run directory.
 
     Args:
-        request: what to do.
+        request: the request.
         run: the directory; its lock is held.
-        compute: where.
-        options: that the request was made of.
-        quiet: without bars.
-        resume: go on where an earlier call was cut off, if one was.
+        compute: device and precision.
+        options: the options that the request was made from.
+        quiet: show no progress.
+        resume: continue an interrupted run, if there is one.
 
-    Returns the content of ``run.json``.
+    Returns:
+        The content of ``run.json``.
     """
     progress = Progress(quiet or not compute.is_main)
     began = time.time()
@@ -85,7 +86,7 @@ def run_pruning(
     resumed = resume and run.is_interrupted
     torch.manual_seed(request.search.seed)
     directory = resolve_model(request.model)
-    dense = described(request.model, directory)  # as it is now, whatever becomes of it meanwhile
+    dense = described(request.model, directory)  # now: its files may change during the run
 
     def load() -> FamilyAdapter:
         return load_adapter(directory, compute.device, options.device_map, request.stream)
@@ -94,31 +95,32 @@ def run_pruning(
     modes_of(adapter, request.search.modes)
     table = _table(request, adapter)
     data = _data(request, adapter, compute)
-    # Not before: a model, modes or data that are refused leave nothing to resume.
-    compute.accelerator.wait_for_everyone()  # until every process has found the place free
+    # Only now: if the model, modes or data are refused, there is nothing to resume.
+    compute.accelerator.wait_for_everyone()  # until every process has read the state
     if compute.is_main and not resumed:
-        run.begin({**plain(request), DENSE: dense})
-    compute.accelerator.wait_for_everyone()  # until no state of an earlier run is left
-    settings = settled(request, parameters_of(directory))
+        run.begin({**as_json(request), DENSE: dense})
+    compute.accelerator.wait_for_everyone()  # until the state of an earlier run is replaced
+    settings = resolve_request(request, parameters_of(directory))
+    # The search pops the model from the list and holds its only reference: recovery needs the memory.
     loaded = [adapter]
-    del adapter  # recovery needs the memory: whoever takes it from the list has it alone
+    del adapter
     prepared = time.time()
-    site = RunContext(compute, load, data, progress, table)
+    context = RunContext(compute, load, data, progress, table)
     folder = state
     verdicts: list[dict[str, Any]] = []
     try:
         if request.race:
-            settings, folder, verdicts = raced(site, settings, state, loaded)
-        slim, outcome, distiller = searched(site, settings, folder, loaded)
+            settings, folder, verdicts = run_race(context, settings, state, loaded)
+        slim, outcome, distiller = search_and_cut(context, settings, folder, loaded)
     except CompExportError:
         if compute.is_main:
             run.forget_refused()
         raise
-    search_ended, of_search = time.time(), dict(compute.seconds)
+    search_ended, search_seconds = time.time(), dict(compute.seconds)
     settings = settings.with_steps_left_by(outcome)
     distiller = distiller or settings.distiller(compute, load)
-    recovered(site, settings, slim, outcome.plan, folder, distiller)
-    metric, _ = validated(site, slim, outcome.plan)
+    recover_slim(context, settings, slim, outcome.plan, folder, distiller)
+    metric, _ = validate(context, slim, outcome.plan)
     record = record_of(request, options, run, dense, outcome, metric, settings, slim.task)
     if verdicts:
         record["race"] = verdicts
@@ -130,7 +132,7 @@ def run_pruning(
     record["seconds"] = {"search": search_ended - began, "recovery": ended - search_ended}
     record["seconds"] |= compute.seconds
     record["times_fine_tuning"] = {
-        "search": times_fine_tuning(search_ended - prepared, of_search),
+        "search": times_fine_tuning(search_ended - prepared, search_seconds),
         "whole": times_fine_tuning(ended - prepared, compute.seconds),
     }
     if compute.is_main:
@@ -140,10 +142,10 @@ def run_pruning(
 
 
 def _table(request: PruneRequest, adapter: FamilyAdapter) -> LatencyTable | None:
-    """The latency table of the request.
+    """Load the latency table of the request; ``None`` if it has none.
 
     Raises:
-        CompExportError: it is gone, damaged, or of another model.
+        CompExportError: the table is missing, damaged, or of another model.
     """
     if request.table is None:
         return None

@@ -1,9 +1,9 @@
-"""A race of searches: which kinds of modes a model is best pruned by.
+"""A race of searches: choose the kinds of modes to prune a model by.
 
-Ours, not the paper's. Eq. 8 compares what modes cost before recovery, and of two models that are equally
-wrong then, one may recover and the other not: a model learns again what lost parameters did, but not what
-lost tokens held. So each kind of mode alone races against all of them, through a whole search and the first
-steps of recovery, and the one with the least validation loss goes on.
+Not in the paper. Eq. 8 compares modes by their cost before recovery. Of two models with the same loss then,
+one may recover and the other not: training replaces what removed parameters computed, but not what dropped
+tokens contained. Therefore lanes with one kind of modes each race against a lane with all modes: each runs a
+whole search and the first steps of recovery, and the lane with the lowest validation loss is continued.
 """
 
 import json
@@ -15,17 +15,18 @@ from typing import Any
 from comp.adapter import FamilyAdapter, Mode
 from comp.errors import CompExportError
 from comp.pipeline.resolve import ResolvedRequest
-from comp.pipeline.steps import RunContext, job_of, recovered, searched, validated
+from comp.pipeline.steps import RunContext, job_of, recover_slim, search_and_cut, validate
 from comp.search.job import PruningJob, modes_of, reaches
 from comp.utils.files import write_text
 
 MOST_LANES = 3
-LEAST_LEFT = 3  # times the race's steps of recovery for the winner, where nobody asked for a race
+# Fewest recovery steps left to the winner of a race by default, as a multiple of the race's own.
+LEAST_LEFT = 3
 
 
 @dataclass(frozen=True)
 class Lane:
-    """Modes that race together, and the folder of their search, by this name."""
+    """A contestant: the modes that it prunes. Its search is saved in the folder ``name``."""
 
     name: str
     modes: tuple[str, ...]
@@ -33,14 +34,14 @@ class Lane:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a lane: the validation loss in nats behind the race's steps of recovery."""
+    """Result of a lane: validation loss in nats and metric after the race's steps of recovery."""
 
     lane: Lane
     loss: float
     metric: float
 
     def record(self, chosen: bool) -> dict[str, Any]:
-        """Its entry in ``run.json``."""
+        """Return its entry in ``run.json``."""
         return {
             "name": self.lane.name,
             "modes": list(self.lane.modes),
@@ -51,7 +52,7 @@ class Verdict:
 
 
 def lanes_of(modes: Sequence[Mode], reaches: Callable[[Sequence[Mode]], bool]) -> list[Lane]:
-    """All modes, and of parameters and of tokens alone those that reach the rate without the others."""
+    """Return the lanes: all modes, only parameters, only tokens, if these kinds reach the rate alone."""
     lanes = [Lane("all", tuple(mode.name for mode in modes))]
     for name, kind in (
         ("parameters", [mode for mode in modes if mode.part is not None]),
@@ -63,21 +64,21 @@ def lanes_of(modes: Sequence[Mode], reaches: Callable[[Sequence[Mode]], bool]) -
 
 
 def has_room(search: int, race: int, steps: int) -> bool:
-    """Whether three lanes can race and leave most of recovery to the winner; see ``check_steps``."""
+    """Whether three lanes can race and leave enough recovery to the winner; see ``check_steps``."""
     return steps >= MOST_LANES * search + (MOST_LANES - 1 + LEAST_LEFT) * race
 
 
 def check_steps(lanes: Sequence[Lane], search: int, race: int, steps: int) -> None:
-    """Refuse a race that takes more than there is.
+    """Refuse a race that needs more training steps than the run has.
 
     Args:
-        lanes: that race.
+        lanes: the lanes of the race.
         search: training steps of one search.
         race: steps of recovery before lanes are compared.
-        steps: of training in all.
+        steps: training steps of the whole run.
 
     Raises:
-        CompExportError: naming both.
+        CompExportError: names both numbers of steps.
     """
     needed = len(lanes) * (search + race)
     if needed > steps:
@@ -88,22 +89,32 @@ def check_steps(lanes: Sequence[Lane], search: int, race: int, steps: int) -> No
 
 
 def winner(verdicts: Sequence[Verdict]) -> Lane:
-    """The lane of least loss."""
+    """Return the lane with the lowest loss."""
     return min(verdicts, key=lambda verdict: verdict.loss).lane
 
 
-VERDICT = "verdict.json"  # of a lane
+VERDICT = "verdict.json"  # in the folder of a lane
 
 
-def raced(
-    site: RunContext, settings: ResolvedRequest, state: Path, loaded: list[FamilyAdapter]
+def run_race(
+    context: RunContext, settings: ResolvedRequest, state: Path, loaded: list[FamilyAdapter]
 ) -> tuple[ResolvedRequest, Path, list[dict[str, Any]]]:
-    """The settings of the lane that won, the folder in which it goes on, and what became of all.
+    """Run the race, if there is one, and choose the winner.
 
-    A lane that is cut off goes on as any search does; one that has its verdict is not run again.
+    An interrupted lane resumes like any search. A lane with a verdict is not run again.
+
+    Args:
+        context: compute, data and progress of the run.
+        settings: the resolved request.
+        state: folder of the run's state; each lane has a folder in it.
+        loaded: the dense model, if it is in memory; the first search pops it.
+
+    Returns:
+        The winner's settings, the folder of its search, and the entries of all lanes in ``run.json``
+        (empty if there was no race).
     """
-    request, compute = settings.request, site.compute
-    lanes = _lanes(job_of(site, settings, loaded[0], state))
+    request, compute = settings.request, context.compute
+    lanes = _lanes(job_of(context, settings, loaded[0], state))
     search, steps = request.search.comp_steps, request.search.steps + request.recover.steps
     crowded = request.race_if_room and not has_room(search, request.race, steps)
     if len(lanes) == 1 or crowded:
@@ -119,11 +130,11 @@ def raced(
             if compute.is_main:
                 folder.mkdir(exist_ok=True)
             compute.accelerator.wait_for_everyone()
-            slim, outcome, distiller = searched(site, lane_settings, folder, loaded)
-            distiller = distiller or lane_settings.distiller(compute, site.load)
+            slim, outcome, distiller = search_and_cut(context, lane_settings, folder, loaded)
+            distiller = distiller or lane_settings.distiller(compute, context.load)
             plan, lane_settings = outcome.plan, lane_settings.with_steps_left_by(outcome)
-            recovered(site, lane_settings, slim, plan, folder, distiller, until=request.race)
-            metric, loss = validated(site, slim, plan)
+            recover_slim(context, lane_settings, slim, plan, folder, distiller, until=request.race)
+            metric, loss = validate(context, slim, plan)
             del slim, distiller
             if compute.is_main:
                 write_text(file, json.dumps({"loss": loss, "metric": metric}))

@@ -1,4 +1,4 @@
-"""What a finished run says of itself, and its directory."""
+"""Write a finished run: its record ``run.json`` and the other files of its directory."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from comp.adapter import FamilyAdapter
 from comp.figures.run_figures import save_figures
 from comp.latency.table import LatencyTable
 from comp.pipeline.options import PruneOptions
-from comp.pipeline.request import PruneRequest, plain
+from comp.pipeline.request import PruneRequest, as_json
 from comp.pipeline.resolve import ResolvedRequest
 from comp.plan import PruningPlan, Task
 from comp.runs import RUN_VERSION, RunDirectory
@@ -31,6 +31,7 @@ def record_of(
     settings: ResolvedRequest,
     task: Task,
 ) -> dict[str, Any]:
+    """Return the content of ``run.json`` (``docs/formats.md``), without times."""
     plan = outcome.plan
     return {
         "version": RUN_VERSION,
@@ -54,7 +55,7 @@ def record_of(
         "steps": {"search": outcome.steps, "recovery": settings.request.recover.steps},
         "seed": request.search.seed,
         "options": options.recorded(),
-        "request": plain(request),
+        "request": as_json(request),
         "versions": {
             "python": sys.version.split()[0],
             **{name: version(name) for name in ("comp-export", "torch", "transformers", "numpy")},
@@ -63,7 +64,7 @@ def record_of(
 
 
 def times_of(plan: PruningPlan, table: LatencyTable | None) -> dict[str, Any]:
-    """What ``run.json`` says of predicted time."""
+    """Return the entries of ``run.json`` about predicted time; none without a latency table."""
     if table is None:
         return {}
     return {
@@ -73,10 +74,14 @@ def times_of(plan: PruningPlan, table: LatencyTable | None) -> dict[str, Any]:
 
 
 def times_fine_tuning(wall: float, seconds: Mapping[str, float]) -> float | None:
-    """How many times as long as plain fine-tuning of as many steps; none where nothing was trained.
+    """Return wall time as a multiple of plain fine-tuning with as many steps; ``None`` without training.
 
-    That is taken to last as long as this run's own steps did and the wait for their batches: steps with
-    masks in the search, of the cut model in recovery, both without the teacher's pass.
+    The time of fine-tuning is that of this run's own training steps and of waiting for their batches: steps
+    with masks in the search and of the cut model in recovery, both without the teacher's forward pass.
+
+    Args:
+        wall: wall time in seconds.
+        seconds: seconds by activity, as in ``comp.utils.compute.Compute.seconds``.
     """
     if "training" not in seconds:
         return None
@@ -84,7 +89,7 @@ def times_fine_tuning(wall: float, seconds: Mapping[str, float]) -> float | None
 
 
 def _metric_name(request: PruneRequest, task: Task) -> str:
-    """What accuracy is of: see ``Scored.correct``; of retrieval, the best of a batch, both ways."""
+    """Return the name of the metric of a task (``Scored.correct``); retrieval ranks within a batch."""
     return {
         "question": "validation exact match",
         "caption": "validation next-token accuracy",
@@ -100,7 +105,15 @@ def write_run(
     record: dict[str, Any],
     folder: Path,
 ) -> None:
-    """Write what a finished run has; its record comes last."""
+    """Write the files of a finished run, the record last.
+
+    Args:
+        run: the run directory.
+        slim: the recovered slim model.
+        plan: its plan.
+        record: the content of ``run.json``.
+        folder: folder of the search, which holds ``stages.jsonl``.
+    """
     run.clear()
     needed = bytes_of(list(slim.model.parameters()))
     with writing_directory(run.checkpoint, needed) as temporary:

@@ -1,4 +1,4 @@
-"""What a pruning run is asked for, stored so that a resumed run is the same run."""
+"""The request of a pruning run: all its settings, saved so that ``--resume`` can compare them."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -16,8 +16,8 @@ from comp.training.distillation import DistillOptions
 from comp.training.recovery import RecoverOptions
 from comp.utils.json_files import read_object
 
-DENSE = "dense"  # in request.json: which model it is (``comp.checkpoints.dense_model.described``)
-LATER = {"follow_links": False}  # what requests of earlier releases leave out
+DENSE = "dense"  # key of request.json: the dense model (``comp.checkpoints.dense_model.described``)
+LATER = {"follow_links": False}  # values of settings that requests of earlier releases lack
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class PruneRequest:
     lora_rank: int = 32
     data: str | None = None
     images: str | None = None
-    follow_links: bool = False  # of ``images``, out of it
+    follow_links: bool = False  # also links that lead out of ``images``
     distill: DistillOptions = field(default_factory=DistillOptions)
-    faithful: bool = False  # asked to be the paper's recipe
+    faithful: bool = False  # the paper's recipe
     table: TableFile | None = None
     race: int = (
         0  # steps of recovery before lanes are compared (``comp.pipeline.race``); 0: no race
     )
     stream: bool = False  # leave the decoder in its files (``comp.families.streamed``)
-    race_if_room: bool = False  # nobody asked for it: not where it would leave little to the winner
+    race_if_room: bool = False  # race only if it leaves enough recovery to the winner (the default)
 
     def __post_init__(self) -> None:
         if self.distill.what != "none" and self.recovery == "none":
@@ -56,44 +56,41 @@ class PruneRequest:
             )
 
 
-def plain(request: PruneRequest) -> dict[str, Any]:
-    """As JSON has it."""
+def as_json(request: PruneRequest) -> dict[str, Any]:
+    """Return the request as a JSON object."""
     return json.loads(json.dumps(asdict(request)))
 
 
 def check_resumable(run: RunDirectory, request: PruneRequest, directory: Path) -> None:
-    """Refuse to go on with other settings, or another model, than the run was started with.
+    """Refuse to resume a run with other settings, or another model, than it was started with.
 
     Args:
-        run: to go on with.
-        request: what is asked for now.
-        directory: the checkpoint that ``request.model`` is now.
+        run: the run to resume.
+        request: the present request.
+        directory: the present checkpoint of ``request.model``.
 
     Raises:
-        CompExportError: naming what differs, or when there is nothing to resume.
+        CompExportError: there is nothing to resume, or something differs (names it).
     """
     if not run.is_interrupted:
         raise CompExportError(f"nothing to resume in {run.path}: leave out --resume")
-    found = read_object(run.request, "start again with --force")
-    if MADE in found:
+    saved = read_object(run.request, "start again with --force")
+    if MADE in saved:
         raise CompExportError(
-            f"{run.path} was begun by `{found[MADE]}`: carry that out again, or start again with --force"
+            f"{run.path} was begun by `{saved[MADE]}`: run that again, or start again with --force"
         )
-    dense = found.pop(DENSE, None)
-    stored = dotted(found)
-    asked = dotted(plain(request))
-    different = [
-        name for name, value in asked.items() if stored.get(name, LATER.get(name)) != value
-    ]
+    dense = saved.pop(DENSE, None)
+    old, new = dotted(saved), dotted(as_json(request))
+    different = [name for name, value in new.items() if old.get(name, LATER.get(name)) != value]
     if different:
         name = different[0]
         raise CompExportError(
-            f"{run.path} was started with {name} {stored.get(name)!r}, not {asked[name]!r}: resume with "
-            "the same options, or start again with --force"
+            f"{run.path} was started with {name} {old.get(name)!r}, not {new[name]!r}: resume with the "
+            "same options, or start again with --force"
         )
     weights = dense.get("model_weights") if isinstance(dense, dict) else None
     if weights is not None and weights_digest(directory) != weights:
         raise CompExportError(
             f"{run.path} was started with other weights than {directory} has now, those that were at "
-            f"{dense['model_path'] or dense['model']}: bring them back, or start again with --force"
+            f"{dense['model_path'] or dense['model']}: restore them, or start again with --force"
         )

@@ -1,4 +1,4 @@
-"""A request with what it left open decided: how to recover, for how long, and who teaches."""
+"""Resolve what a request leaves open: the kind and length of recovery, and the teacher."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -19,10 +19,10 @@ from comp.utils.compute import Compute
 
 @dataclass(frozen=True)
 class ResolvedRequest:
-    """A request with ``auto`` decided by the size of the model.
+    """A request whose ``auto`` is decided by the size of the model.
 
     Attributes:
-        trains: the modes asked for, whose parts train: a race may leave some of them.
+        trains: the requested modes, whose parts are trained. A race may prune by only some of them.
     """
 
     request: PruneRequest
@@ -30,20 +30,23 @@ class ResolvedRequest:
     trains: tuple[str, ...]
 
     def with_steps_left_by(self, outcome: Outcome) -> "ResolvedRequest":
-        """Recovery takes the steps of the search that the method left, or gives those it took more."""
+        """Add the search steps that the method did not take to recovery, or subtract the excess."""
         request = self.request
         steps = request.recover.steps + request.search.steps - outcome.steps
         return self.with_recovery_of(max(0, steps))
 
     def with_recovery_of(self, steps: int) -> "ResolvedRequest":
+        """Set the number of recovery steps."""
         recovery = replace(self.request.recover, steps=steps)
         return replace(self, request=replace(self.request, recover=recovery))
 
     def with_search(self, **changes: Any) -> "ResolvedRequest":
+        """Change fields of the search's ``MethodOptions``."""
         search = replace(self.request.search, **changes)
         return replace(self, request=replace(self.request, search=search))
 
     def wrapping(self, adapter: FamilyAdapter) -> AbstractContextManager[None]:
+        """Return a context in which the adapter trains LoRA matrices, if the recovery is LoRA."""
         if self.recovery != "lora":
             return nullcontext()
         torch.manual_seed(self.request.search.seed)  # LoRA starts from random matrices
@@ -55,11 +58,11 @@ class ResolvedRequest:
         load: Callable[[], FamilyAdapter],
         student: FamilyAdapter | None = None,
     ) -> Distiller | None:
-        """The dense model to learn from, if that is asked for.
+        """Return the dense model as teacher; ``None`` without distillation.
 
         Args:
-            compute: where it runs.
-            load: makes a second model of the dense weights.
+            compute: device and precision of the teacher.
+            load: loads a second model with the dense weights.
             student: the dense model that is being pruned. Under LoRA its own weights do not change, so
                 that it is its own teacher.
         """
@@ -73,8 +76,8 @@ class ResolvedRequest:
         return Distiller(options, teacher, compute)
 
 
-def settled(request: PruneRequest, parameters: int) -> ResolvedRequest:
-    """Decide what a request left open, by the number of parameters of its dense model."""
+def resolve_request(request: PruneRequest, parameters: int) -> ResolvedRequest:
+    """Decide what a request leaves open, by the number of parameters of its dense model."""
     recovery = recovery_of(parameters, request.recovery)
     if recovery == "none":
         request = replace(
@@ -82,6 +85,6 @@ def settled(request: PruneRequest, parameters: int) -> ResolvedRequest:
             search=replace(request.search, steps_per_stage=0),
             recover=replace(request.recover, steps=0),
         )
-    if recovery == "lora":  # the model's own weights stay: they are the teacher's, and not saved
+    if recovery == "lora":  # the model's own weights are the teacher's and are not saved: keep them
         request = replace(request, search=replace(request.search, reconstruct=False))
     return ResolvedRequest(request, recovery, request.search.modes)

@@ -1,4 +1,4 @@
-"""The run directory that a pruning run is written to: its name, and what may be there already."""
+"""The directory that a pruning run is written to: choose it, and protect what it already holds."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ RUNS = Path("runs")
 
 
 def run_of(out: Path | None, model: str, rate: float, seed: int) -> RunDirectory:
-    """Where a run is written: ``out``, or a place under ``runs/`` that names model, rate and seed."""
+    """Return the directory of a run: ``out``, or one under ``runs/`` that names model, rate and seed."""
     if out is not None:
         return RunDirectory(out.resolve() if out.is_symlink() else out)
     name = model if model in EMBEDDED else os.path.abspath(model)  # noqa: PTH100  # links keep their names
@@ -19,10 +19,10 @@ def run_of(out: Path | None, model: str, rate: float, seed: int) -> RunDirectory
 
 
 def check_free(run: RunDirectory, force: bool, resume: bool) -> None:
-    """Refuse to overwrite; what ``force`` replaces stays until the new run can take its place.
+    """Refuse to overwrite a run. Removes nothing: with ``force`` the new run replaces it later.
 
     Raises:
-        CompExportError: something is there, and neither ``force`` nor ``resume`` deals with it.
+        CompExportError: the directory is not empty, and neither ``force`` nor ``resume`` applies.
     """
     run.check_latest()
     if resume or run.is_empty:

@@ -1,4 +1,4 @@
-"""The steps of a pruning run that train or measure: search, recover, validate."""
+"""The steps of a pruning run: search and cut, recover, validate."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunContext:
-    """What all searches of a run are given."""
+    """The parts of a run that all its steps share.
+
+    Attributes:
+        load: loads the dense model.
+        table: predicts milliseconds; ``None`` counts FLOPs alone.
+    """
 
     compute: Compute
     load: Callable[[], FamilyAdapter]
@@ -35,37 +40,53 @@ class RunContext:
 
 
 def job_of(
-    site: RunContext,
+    context: RunContext,
     settings: ResolvedRequest,
     adapter: FamilyAdapter,
     folder: Path,
     distiller: Distiller | None = None,
 ) -> PruningJob:
-    request, where = settings.request, (folder, site.progress, distiller, site.table)
-    return PruningJob(adapter, site.compute, site.data, request.search, request.model, *where)
+    """Return the job that a pruning method is given."""
+    return PruningJob(
+        adapter,
+        context.compute,
+        context.data,
+        settings.request.search,
+        settings.request.model,
+        folder,
+        context.progress,
+        distiller,
+        context.table,
+    )
 
 
-def searched(
-    site: RunContext, settings: ResolvedRequest, folder: Path, loaded: list[FamilyAdapter]
+def search_and_cut(
+    context: RunContext, settings: ResolvedRequest, folder: Path, loaded: list[FamilyAdapter]
 ) -> tuple[FamilyAdapter, Outcome, Distiller | None]:
-    """The cut model, what the search found, and the teacher where it may go on.
+    """Search with the method of the request, and cut the model by its plan.
 
     Args:
-        loaded: the dense model, where it is in memory; it is taken from the list.
+        context: compute, data and progress of the run.
+        settings: the resolved request.
+        folder: where the search is saved, and resumed from.
+        loaded: the dense model, if it is in memory; it is popped from the list.
+
+    Returns:
+        The slim model, the outcome of the search, and the teacher if recovery can use it.
     """
     request = settings.request
-    adapter = loaded.pop() if loaded else site.load()
+    adapter = loaded.pop() if loaded else context.load()
     adapter.train_parts(_trained_parts(adapter, settings.trains))
-    distiller = settings.distiller(site.compute, site.load, adapter)
+    distiller = settings.distiller(context.compute, context.load, adapter)
     with settings.wrapping(adapter):
-        outcome = method(request.method)(job_of(site, settings, adapter, folder, distiller))
+        outcome = method(request.method)(job_of(context, settings, adapter, folder, distiller))
     if settings.recovery == "lora":
-        distiller = None  # its teacher was this model, which holds what LoRA learnt now
+        distiller = None  # its teacher was this model, whose weights now include LoRA's
     return adapter.cut(outcome.plan), outcome, distiller
 
 
-def recovered(
-    site: RunContext,
+def recover_slim(
+    context: RunContext,
     settings: ResolvedRequest,
     slim: FamilyAdapter,
     plan: PruningPlan,
@@ -73,7 +94,7 @@ def recovered(
     distiller: Distiller | None,
     until: int | None = None,
 ) -> None:
-    """Recover the slim model in place, or its first steps."""
+    """Train the slim model in place; only the first ``until`` steps if that is given."""
     request = settings.request
     if request.recover.steps == 0:
         return
@@ -82,26 +103,26 @@ def recovered(
         recover(
             slim,
             plan,
-            site.compute,
-            site.data,
+            context.compute,
+            context.data,
             request.recover,
             folder,
-            site.progress,
+            context.progress,
             distiller,
             until,
         )
 
 
-def validated(site: RunContext, slim: FamilyAdapter, plan: PruningPlan) -> tuple[float, float]:
-    """The metric of the slim model, and its loss."""
-    how = Forwarding(rules=rules_from_plan(plan.drops))
-    return accuracy(slim, site.data.validation, how, site.compute)
+def validate(context: RunContext, slim: FamilyAdapter, plan: PruningPlan) -> tuple[float, float]:
+    """Measure validation metric and loss (in nats) of the slim model, with the plan's token drops."""
+    forwarding = Forwarding(rules=rules_from_plan(plan.drops))
+    return accuracy(slim, context.data.validation, forwarding, context.compute)
 
 
 def _trained_parts(adapter: FamilyAdapter, modes: tuple[str, ...]) -> set[Part]:
-    """The language model, and the parts that these modes or those of CoMP by default prune.
+    """Return the parts to train: the language model, and parts that these or the default modes prune.
 
-    So that a method which drops tokens alone trains, and recovers, as much of the model as CoMP.
+    With the default modes, a method that only drops tokens trains as much of the model as CoMP does.
     """
     pruning = {*modes, *adapter.default_modes}
     parts: set[Part] = {mode.part for mode in adapter.modes if mode.part and mode.name in pruning}
@@ -109,9 +130,9 @@ def _trained_parts(adapter: FamilyAdapter, modes: tuple[str, ...]) -> set[Part]:
 
 
 def method(name: str) -> Callable[[PruningJob], Outcome]:
-    """``prune`` of ``comp/methods/NAME.py`` (hyphens are underscores), of ``comp.registry.methods.METHODS``.
+    """Return the function ``prune`` of a method: of ``comp/methods/NAME.py``, hyphens as underscores.
 
-    It trains the adapter's trainable weights along, and raises ``CompExportError`` for a rate that the
-    modes cannot reach (naming the largest reachable).
+    ``prune`` may train the adapter's trainable weights. It raises ``CompExportError`` for a rate that the
+    modes cannot reach, and names the largest reachable rate.
     """
     return import_module(f"comp.methods.{name.replace('-', '_')}").prune

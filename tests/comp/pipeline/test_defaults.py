@@ -14,8 +14,8 @@ from comp.pipeline.defaults import (
     request_of,
 )
 from comp.pipeline.options import PruneOptions
-from comp.pipeline.request import plain
-from comp.pipeline.resolve import settled
+from comp.pipeline.request import as_json
+from comp.pipeline.resolve import resolve_request
 from comp.registry.families import FAMILIES, family_of
 from comp.runs import dotted
 
@@ -59,7 +59,7 @@ def test_size_rule(parameters, size):
 
 def test_a_llava_of_259_million_is_trained_whole_at_its_learning_rate():
     request = requested("llava", 259_000_000)
-    assert settled(request, 259_000_000).recovery == "full"
+    assert resolve_request(request, 259_000_000).recovery == "full"
     assert outcome(request) == (2e-5, 2e-5, 64, "both", False)
     # Through adapters, where that is asked for, at theirs.
     assert outcome(requested("llava", 259_000_000, recover="lora"))[:2] == (2e-4, 2e-4)
@@ -67,7 +67,7 @@ def test_a_llava_of_259_million_is_trained_whole_at_its_learning_rate():
 
 def test_a_clip_b16_keeps_its_teacher():
     request = requested("clip", CLIP_B16)
-    assert settled(request, CLIP_B16).recovery == "full"
+    assert resolve_request(request, CLIP_B16).recovery == "full"
     assert outcome(request) == (2e-5, 2e-5, 64, "both", False)
 
 
@@ -88,7 +88,7 @@ def test_a_clip_b16_keeps_its_teacher():
 )
 def test_a_llava_of_seven_billion_is_trained_by_lora(options, recovery, expected):
     request = requested("llava", SEVEN_BILLION, **options)
-    assert settled(request, SEVEN_BILLION).recovery == recovery
+    assert resolve_request(request, SEVEN_BILLION).recovery == recovery
     assert outcome(request) == expected
 
 
@@ -107,7 +107,7 @@ def test_defaults_of_embedded_models(model, recovery):
     assert request.distill.weight == (10.0 if statements else 1.0)
     assert request.search.training.tower == (0.1 if model == "tiny-llava" else 1.0)
     assert request.race == (4 if model == "tiny-clip" else 0)
-    assert settled(request, found.parameters).recovery == recovery.replace("auto", "full")
+    assert resolve_request(request, found.parameters).recovery == recovery.replace("auto", "full")
 
 
 @pytest.mark.parametrize(
@@ -150,4 +150,4 @@ STEPS = "batch_size learning_rate tower warmup_steps weight_decay"
 def test_a_request_has_the_settings_that_interrupted_runs_have_on_disk():
     """``--resume`` compares them by name: one that is renamed would refuse every run cut off before."""
     steps = {f"{of}.training.{name}" for of in ("search", "recover") for name in STEPS.split()}
-    assert set(dotted(plain(requested("llava", 8_000_000)))) == {*SETTINGS.split(), *steps}
+    assert set(dotted(as_json(requested("llava", 8_000_000)))) == {*SETTINGS.split(), *steps}

@@ -102,7 +102,7 @@ def test_a_study_killed_while_pruning_resumes(model, tmp_path, ending):
     _, said = study.communicate(timeout=60)
     if ending == signal.SIGINT:
         assert study.returncode == 130
-        assert "interrupted; run the same command to go on" in said
+        assert "interrupted; run the same command to continue" in said
     else:
         end_orphans(folder)
     assert not (folder / "cells").exists()
