@@ -216,8 +216,8 @@ class FakeEngine:
                 # In place a cache is one buffer, before and after; one that grows must not overwrite itself.
                 in_place = "cache_lengths" in self.ports
                 assert (addresses[name] == addresses[past]) == in_place
-        found = self.session.run(self.outputs, feeds)
-        for name, value in zip(self.outputs, found, strict=True):
+        result = self.session.run(self.outputs, feeds)
+        for name, value in zip(self.outputs, result, strict=True):
             if value.size:
                 self.cuda.view(addresses[name], value.shape, value.dtype)[...] = value
 
@@ -227,9 +227,9 @@ class FakeEngine:
         key = tuple(sorted(shapes.items()))
         if key not in self.known_shapes:
             feeds = {name: np.zeros(shapes[name], dtype) for name, dtype in self.ports.items()}
-            found = self.session.run(self.outputs, feeds)
+            result = self.session.run(self.outputs, feeds)
             self.known_shapes[key] = dict(
-                zip(self.outputs, (value.shape for value in found), strict=True)
+                zip(self.outputs, (value.shape for value in result), strict=True)
             )
         return self.known_shapes[key]
 

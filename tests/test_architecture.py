@@ -193,10 +193,10 @@ def test_constraints_pin_every_dependency() -> None:
         assert specifier.operator == "=="
         pinned.setdefault(item.name, []).append(specifier.version)
     extras = project()["optional-dependencies"]
-    asked = [*project()["dependencies"]]
+    dependencies = [*project()["dependencies"]]
     for extra in ("demo", "serve", "train", "test"):
-        asked += extras[extra]
-    for name, item in requirements(asked).items():
+        dependencies += extras[extra]
+    for name, item in requirements(dependencies).items():
         assert name in pinned, f"{name} has no pin"
         assert all(item.specifier.contains(version) for version in pinned[name])
     assert pinned["torch"] == ["2.13.0"]

@@ -107,19 +107,19 @@ def test_answers_equal_the_slim_model(runs, task):
     examples = examples_of(task, 6, "test")
     requests = [([each.image], each.question) for each in examples]
     together = engine.generate_batch(requests, SHORT, batch_size=4)
-    for example, found in zip(examples, together, strict=True):
+    for example, actual in zip(examples, together, strict=True):
         alone = engine.generate([example.image], example.question, SHORT)
-        assert alone.token_ids == found.token_ids
+        assert alone.token_ids == actual.token_ids
         batch = adapter.collate([example])
         inputs = {"input_ids": batch.input_ids} if task == "question" else {}
         generated = adapter.model.generate(
             pixel_values=batch.pixel_values, max_new_tokens=6, do_sample=False, **inputs
         )
-        assert tokenizer.decode(generated[0], skip_special_tokens=True) == found.text
-        assert len(found.kept.seen()) == sum(
+        assert tokenizer.decode(generated[0], skip_special_tokens=True) == actual.text
+        assert len(actual.kept.seen()) == sum(
             drop.part == "vision" for drop in PruningPlan.load(run / "plan.json").drops
         )
-        assert found.timings.vision_ms > 0
+        assert actual.timings.vision_ms > 0
     drawn = GenerationOptions(max_new_tokens=6, temperature=1.0, seed=3)
     again = [engine.generate(*requests[0], drawn).text for _ in range(2)]
     assert again[0] == again[1]
@@ -128,11 +128,11 @@ def test_answers_equal_the_slim_model(runs, task):
 def test_a_caption_continues_its_prefix(runs, pictures):
     run = runs("caption")
     adapter = load_adapter(run / "checkpoint")
-    found = called("run", run, "--image", pictures[0], "--prompt", "a picture of")
+    actual = called("run", run, "--image", pictures[0], "--prompt", "a picture of")
     engine = load_engine(run / "onnx")
     free = engine.generate([pictures[0]], "", SHORT)
     begun = engine.generate([pictures[0]], "a picture of", SHORT)
-    assert found["prompt_tokens"] == begun.prompt_tokens > free.prompt_tokens == 1
+    assert actual["prompt_tokens"] == begun.prompt_tokens > free.prompt_tokens == 1
     example = embedded_examples("caption", "test", 1)[0]
     ids = adapter.processor.tokenizer("a picture of", return_tensors="pt")["input_ids"]
     pixels = adapter.collate([example]).pixel_values
@@ -149,16 +149,16 @@ def test_judgements_equal_the_slim_model(runs):
     adapter = load_adapter(run / "checkpoint")
     pairs = examples_of("statement", 6, "test")
     judged = engine.judge_batch([(pair.images, pair.statement) for pair in pairs])
-    for pair, found in zip(pairs, judged, strict=True):
+    for pair, actual in zip(pairs, judged, strict=True):
         batch = adapter.collate([pair])
         with torch.no_grad():
             logits = adapter.model(
                 batch.input_ids, batch.pixel_values.unflatten(0, (1, 2)), batch.attention_mask
             ).logits
-        assert found.probability == pytest.approx(logits.softmax(-1)[0, 1].item(), abs=1e-5)
+        assert actual.probability == pytest.approx(logits.softmax(-1)[0, 1].item(), abs=1e-5)
         swapped = engine.judge(pair.images[::-1], pair.statement)
-        assert swapped.probability != pytest.approx(found.probability, abs=1e-7)
-        assert [len(rows) for rows in found.kept.by_place.values()].count(2) == 3
+        assert swapped.probability != pytest.approx(actual.probability, abs=1e-7)
+        assert [len(rows) for rows in actual.kept.by_place.values()].count(2) == 3
 
 
 def test_ranking_is_embeddings_then_matching(runs):
@@ -204,8 +204,8 @@ def test_ranking_is_embeddings_then_matching(runs):
 
 
 def test_eval_has_the_metric_of_each_task(runs):
-    asked = called("eval", runs("question"), "--limit", "24", "--max-new-tokens", "4")
-    assert len(asked["compressed"]["by_kind"]) == 12
+    evaluated = called("eval", runs("question"), "--limit", "24", "--max-new-tokens", "4")
+    assert len(evaluated["compressed"]["by_kind"]) == 12
     judged = called("eval", runs("statement"), "--limit", "20")
     adapter = load_adapter(runs("statement") / "checkpoint")
     batch = adapter.collate([embedded_examples("statement", "test", 20)[i] for i in range(20)])
@@ -214,12 +214,12 @@ def test_eval_has_the_metric_of_each_task(runs):
     assert judged["compressed"]["right"] == int(right.sum())
     ranked = called("eval", runs("retrieval"), "--limit", "12", "--gallery", "6")
     assert ranked["metric"] == "R@1, both ways, among 6"
-    said = called("eval", runs("caption"), "--limit", "6", "--max-new-tokens", "4")
+    outcome = called("eval", runs("caption"), "--limit", "6", "--max-new-tokens", "4")
     engine = load_engine(runs("caption") / "onnx")
     examples = [embedded_examples("caption", "test", 6)[i] for i in range(6)]
     options = GenerationOptions(max_new_tokens=4)
     texts = [engine.generate([each.image], "", options).text for each in examples]
-    assert said["compressed"]["by_kind"]["CIDEr-D"]["mean"] == pytest.approx(
+    assert outcome["compressed"]["by_kind"]["CIDEr-D"]["mean"] == pytest.approx(
         np.mean(cider(texts, [each.answers for each in examples]))
     )
 
@@ -239,10 +239,10 @@ def test_bench_and_run(runs, task, pictures):
     images = ["--image", pictures[0], *(["--image", pictures[1]] if task == "statement" else [])]
     prompt = [] if task == "caption" else ["--prompt", "where is the fox?"]
     short = ["--max-new-tokens", "4"] if generates else []
-    found = called("run", run, *images, *prompt, *short)
+    actual = called("run", run, *images, *prompt, *short)
     shown = {"statement": "verdict", "retrieval": "scores"}.get(task, "text")
-    assert shown in found
-    assert found["kept"]
+    assert shown in actual
+    assert actual["kept"]
     assert call("run", run, *images, *prompt, "--dense", *short).exit_code == 0
 
 
@@ -263,9 +263,9 @@ REFUSED = [
 @pytest.mark.parametrize(("task", "images", "prompts", "message"), REFUSED)
 def test_run_refuses_bad_input(runs, pictures, task, images, prompts, message):
     shown = [word for name in images for word in ("--image", name.format(pictures[0]))]
-    said = [word for prompt in prompts for word in ("--prompt", prompt)]
+    outcome = [word for prompt in prompts for word in ("--prompt", prompt)]
     with pytest.raises(CompExportError, match=message):
-        call("run", runs(task), *shown, *said)
+        call("run", runs(task), *shown, *outcome)
 
 
 def test_keep_factors_are_refused(runs, pictures):
@@ -289,9 +289,9 @@ def test_eval_of_vqav2_uses_the_official_accuracy(runs, folder):
     """Two of ten people say what the model says: 0.6 by the official rule, over all leave-one-outs."""
     engine = load_engine(runs("question") / "onnx")
     names = sorted(folder.glob("*.jpg"))
-    said = engine.generate([names[0]], "what is it?", GenerationOptions(max_new_tokens=3)).text
-    people = [said] * 2 + ["nothing of the kind"] * 8
-    asked = [{"image_id": 0, "question": "what is it?", "question_id": 7}]
+    outcome = engine.generate([names[0]], "what is it?", GenerationOptions(max_new_tokens=3)).text
+    people = [outcome] * 2 + ["nothing of the kind"] * 8
+    evaluated = [{"image_id": 0, "question": "what is it?", "question_id": 7}]
     answered = [
         {
             "question_id": 7,
@@ -302,7 +302,7 @@ def test_eval_of_vqav2_uses_the_official_accuracy(runs, folder):
         }
     ]
     questions = folder / "v2_OpenEnded_mscoco_val2014_questions.json"
-    questions.write_text(json.dumps({"questions": asked, "data_subtype": "val2014"}))
+    questions.write_text(json.dumps({"questions": evaluated, "data_subtype": "val2014"}))
     annotations = folder / "v2_mscoco_val2014_annotations.json"
     annotations.write_text(json.dumps({"annotations": answered, "data_subtype": "val2014"}))
     words = ("--data", questions, "--images", folder, "--max-new-tokens", "3")
@@ -327,10 +327,10 @@ def test_eval_of_karpathy_uses_all_captions_of_an_image(runs, folder):
     assert kinds["R@1, texts of an image"]["n"] == 3
     assert kinds["R@1, images of a text"]["n"] == 9
     assert kinds["R@10, images of a text"]["right"] == 9
-    said = called("eval", runs("caption"), "--data", path, "--images", folder)
+    outcome = called("eval", runs("caption"), "--data", path, "--images", folder)
     # No thing of EmojiScenes is in these captions: the consensus with people is the only measure.
-    assert set(said["compressed"]) == {"mean", "ci95", "n", "by_kind"}
-    assert not said["compressed"]["by_kind"]
+    assert set(outcome["compressed"]) == {"mean", "ci95", "n", "by_kind"}
+    assert not outcome["compressed"]["by_kind"]
 
 
 def test_eval_runs_on_nlvr2(runs, folder):

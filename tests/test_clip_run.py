@@ -125,13 +125,13 @@ def test_run_ranks(run, pictures):
     texts = ["a fox.", "a wheel at the top.", "a red apple."]
     chosen = [word for text in texts for word in ("--prompt", text)]
     shown = [word for picture in pictures for word in ("--image", picture)]
-    found = called("run", run, *shown, *chosen)
-    scores = np.array(found["scores"])
+    actual = called("run", run, *shown, *chosen)
+    scores = np.array(actual["scores"])
     assert scores.shape == (3, 3)
-    assert found["best_text"] == scores.argmax(1).tolist()
-    assert found["best_image"] == scores.argmax(0).tolist()
-    assert np.allclose(np.sum(found["probabilities"], axis=1), 1, atol=1e-5)
-    assert set(found["kept"]) == {"vision 1", "vision 2", "language 1", "language 2"}
+    assert actual["best_text"] == scores.argmax(1).tolist()
+    assert actual["best_image"] == scores.argmax(0).tolist()
+    assert np.allclose(np.sum(actual["probabilities"], axis=1), 1, atol=1e-5)
+    assert set(actual["kept"]) == {"vision 1", "vision 2", "language 1", "language 2"}
     table = call("run", run, *shown, *chosen, "--dense")
     assert table.exit_code == 0
     assert all(text in table.output for text in texts)
@@ -164,9 +164,9 @@ def test_every_kind_of_picture_is_accepted(run, tmp_path):
     exif[0x0112] = 6  # to be shown turned by 90 degrees
     picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
     names = ("cmyk.jpg", "palette.png", "alpha.png", "turned.png")
-    found = engine.embed_images([tmp_path / name for name in names]).embeds
+    actual = engine.embed_images([tmp_path / name for name in names]).embeds
     plain = engine.embed_images([picture]).embeds[0]
-    close = found @ plain
+    close = actual @ plain
     assert close[2] == pytest.approx(1, abs=1e-5)
     assert close[3] == pytest.approx(1, abs=1e-5)
     assert min(close) > 0.9
@@ -174,7 +174,7 @@ def test_every_kind_of_picture_is_accepted(run, tmp_path):
     assert both[0] @ both[1] == pytest.approx(1, abs=1e-5)
     # As many at a time as one likes, in any order.
     alone = np.stack([engine.embed_images([tmp_path / name]).embeds[0] for name in names])
-    assert np.allclose(alone, found, atol=1e-5)
+    assert np.allclose(alone, actual, atol=1e-5)
 
 
 def test_texts_of_all_lengths_stay_in_order(run):

@@ -166,19 +166,19 @@ def test_run_and_eval_use_engines(on_a_gpu, pictures, kind):
     run, task = on_a_gpu(kind), TASK.get(kind, kind)
     images = pictures if task in ("statement", "retrieval") else pictures[:1]
     words = [] if task == "caption" else ["there is a fox"]
-    asked = [word for image in images for word in ("--image", image)]
-    asked += [word for text in words for word in ("--prompt", text)]
+    options = [word for image in images for word in ("--image", image)]
+    options += [word for text in words for word in ("--prompt", text)]
     graphs = ("--flavour", "standard", "--precision", "float16")
-    found, expected = (called("run", run, *asked, *form) for form in (BACKEND, graphs))
-    assert (found["backend"], found["device"]) == ("tensorrt", "cuda")
-    told = {"question": "token_ids", "caption": "token_ids", "statement": "verdict"}
-    key = told.get(task, "kept")
-    assert found[key] == expected[key]
+    actual, expected = (called("run", run, *options, *form) for form in (BACKEND, graphs))
+    assert (actual["backend"], actual["device"]) == ("tensorrt", "cuda")
+    answer_key = {"question": "token_ids", "caption": "token_ids", "statement": "verdict"}
+    key = answer_key.get(task, "kept")
+    assert actual[key] == expected[key]
     some = ("--limit", "6", "--gallery", "6", "--batch-size", "4", "--max-new-tokens", "4")
-    found, expected = (called("eval", run, *some, *form) for form in (BACKEND, graphs))
-    assert found["backend"] == "tensorrt"
-    assert found["compressed"] == expected["compressed"]
-    assert found["dense"] == expected["dense"]
+    actual, expected = (called("eval", run, *some, *form) for form in (BACKEND, graphs))
+    assert actual["backend"] == "tensorrt"
+    assert actual["compressed"] == expected["compressed"]
+    assert actual["dense"] == expected["dense"]
     assert (run / "reports" / "eval-tensorrt.json").is_file()
 
 

@@ -31,16 +31,16 @@ def llama(directory: Path, metaspace: bool = False, **settings: object) -> Path:
     for first, second in pairs:
         vocab.setdefault(first + second, len(vocab))
     model = models.BPE(vocab, pairs, byte_fallback=True, fuse_unk=True, unk_token="<unk>")
-    found = Tokenizer(model)
+    result = Tokenizer(model)
     if metaspace:
-        found.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
+        result.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme="first", split=False)
     else:
         parts = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-        found.normalizer = normalizers.Sequence(parts)
-    found.post_processor = processors.TemplateProcessing(
+        result.normalizer = normalizers.Sequence(parts)
+    result.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", 1)]
     )
-    found.decoder = decoders.Sequence(
+    result.decoder = decoders.Sequence(
         [
             decoders.Replace("▁", " "),
             decoders.ByteFallback(),
@@ -49,9 +49,9 @@ def llama(directory: Path, metaspace: bool = False, **settings: object) -> Path:
         ]
     )
     special = ("<unk>", "<s>", "</s>", "<image>", "<pad>")
-    found.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in special])
+    result.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in special])
     return saved(
-        found,
+        result,
         directory,
         "llava",
         {
@@ -71,13 +71,13 @@ def llama(directory: Path, metaspace: bool = False, **settings: object) -> Path:
 def byte_level(directory: Path, **settings: object) -> Path:
     """A LLaVA's on Llama 3: bytes, though its class is called LlamaTokenizer."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    found = Tokenizer(models.BPE({letter: place for place, letter in enumerate(alphabet)}, []))
-    found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    found.decoder = decoders.ByteLevel()
+    result = Tokenizer(models.BPE({letter: place for place, letter in enumerate(alphabet)}, []))
+    result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    result.decoder = decoders.ByteLevel()
     special = ("<|begin_of_text|>", "<|eot_id|>", "<image>")
-    found.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in special])
+    result.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in special])
     names = {"bos_token": special[0], "eos_token": special[1], "tokenizer_class": "LlamaTokenizer"}
-    return saved(found, directory, "llava", names | settings)
+    return saved(result, directory, "llava", names | settings)
 
 
 def bert(directory: Path, whole: bool = True, **settings: object) -> Path:
@@ -98,16 +98,16 @@ def bert(directory: Path, whole: bool = True, **settings: object) -> Path:
         return described(
             directory, "blip", names | settings, {"vocab.txt": "\n".join(vocab) + "\n"}
         )
-    found = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
-    found.normalizer = normalizers.BertNormalizer()
-    found.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    result = Tokenizer(models.WordPiece(ids, unk_token="[UNK]", max_input_chars_per_word=100))
+    result.normalizer = normalizers.BertNormalizer()
+    result.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     frame = [("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])]
-    found.post_processor = processors.TemplateProcessing(
+    result.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=frame
     )
-    found.decoder = decoders.WordPiece()
-    found.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in vocab[:5]])
-    return saved(found, directory, "blip", names | settings)
+    result.decoder = decoders.WordPiece()
+    result.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in vocab[:5]])
+    return saved(result, directory, "blip", names | settings)
 
 
 def clip(
@@ -130,23 +130,23 @@ def clip(
         merges = "\n".join(["#version: 0.2", *(" ".join(pair) for pair in pairs)]) + "\n"
         files = {"vocab.json": json.dumps(vocab), "merges.txt": merges}
         return described(directory, "clip", names | settings, files)
-    found = Tokenizer(
+    result = Tokenizer(
         models.BPE(
             vocab, pairs, continuing_subword_prefix="", end_of_word_suffix="</w>", unk_token=end
         )
     )
     spaces = normalizers.Replace(Regex(r"\s+"), " ")
-    found.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
+    result.normalizer = normalizers.Sequence([normalizers.NFC(), spaces, normalizers.Lowercase()])
     split = pre_tokenizers.Split(Regex(SPLIT), behavior="removed", invert=True)
     level = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    found.pre_tokenizer = pre_tokenizers.Sequence([split, level])
-    found.post_processor = processors.RobertaProcessing(
+    result.pre_tokenizer = pre_tokenizers.Sequence([split, level])
+    result.post_processor = processors.RobertaProcessing(
         (end, vocab[end]), (start, vocab[start]), trim_offsets=False, add_prefix_space=False
     )
-    found.decoder = decoders.ByteLevel()
-    found.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in CLIP_FRAME])
-    found.add_tokens([AddedToken(token, normalized=False) for token in added])
-    return saved(found, directory, "clip", names | settings)
+    result.decoder = decoders.ByteLevel()
+    result.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in CLIP_FRAME])
+    result.add_tokens([AddedToken(token, normalized=False) for token in added])
+    return saved(result, directory, "clip", names | settings)
 
 
 def saved(
@@ -174,10 +174,10 @@ def described(
 def stored(directory: Path, padding: int | None = None, truncation: int | None = None) -> Path:
     """The file as it is saved after a batch was padded and cut off."""
     path = str(directory / "tokenizer.json")
-    found = Tokenizer.from_file(path)
+    result = Tokenizer.from_file(path)
     if padding:
-        found.enable_padding(length=padding)
+        result.enable_padding(length=padding)
     if truncation:
-        found.enable_truncation(truncation)
-    found.save(path)
+        result.enable_truncation(truncation)
+    result.save(path)
     return directory

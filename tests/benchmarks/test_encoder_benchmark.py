@@ -92,8 +92,8 @@ def test_an_unreachable_rate_is_refused(rate):
 )
 def test_transformers_and_the_exporter_read_the_checkpoint(shape, model, processor, tmp_path):
     path = write_random_encoder(shape, tmp_path / "one", small=True)
-    loaded, told = model.from_pretrained(path, output_loading_info=True)
-    assert not any(told.values())
+    loaded, report_of_loading = model.from_pretrained(path, output_loading_info=True)
+    assert not any(report_of_loading.values())
     again = model.from_pretrained(write_random_encoder(shape, tmp_path / "two", small=True))
     other = model.from_pretrained(write_random_encoder(shape, tmp_path / "three", 1, small=True))
     for name, value in loaded.state_dict().items():

@@ -111,10 +111,10 @@ def files(tmp_path_factory):
 
 
 def test_transformers_and_the_exporter_read_the_checkpoint(files, tmp_path, monkeypatch):
-    model, told = LlavaForConditionalGeneration.from_pretrained(
+    model, report_of_loading = LlavaForConditionalGeneration.from_pretrained(
         files.checkpoint(), dtype=torch.float16, output_loading_info=True
     )
-    assert not any(told.values())
+    assert not any(report_of_loading.values())
     state = model.state_dict()
     weights = CheckpointWeights(files.checkpoint())
     assert set(weights.names()) == set(state) == set(map(canonical_name, tensor_shapes(TINY)))
@@ -281,11 +281,11 @@ def test_the_script_measures_a_small_model_on_a_cpu(files, tmp_path):
     assert list(rows) == ["ort", "torch", "tensorrt"]
     for name in ("ort", "torch"):
         for which in BOTH:
-            found = rows[name][which]
-            assert found["repeats"] == 3
-            assert found["same_tokens"] == 4
+            result = rows[name][which]
+            assert result["repeats"] == 3
+            assert result["same_tokens"] == 4
             for measure_ in MEASURES:
-                spread = found[measure_]
+                spread = result[measure_]
                 assert 0 < spread["min"] <= spread["p10"] <= spread["median"] <= spread["p90"]
                 assert spread["p90"] <= spread["max"]
         ttft = [rows[name][which]["ttft_ms"]["median"] for which in BOTH]
@@ -322,11 +322,11 @@ def test_integers_and_openvino_are_measured_and_rivals_need_their_files(tmp_path
         assert "no VNNI" in rows["ort-int8"]["errors"]["dense"]
     for name in ("openvino-int4", *(("ort-int8",) if exact else ())):
         for which in BOTH:
-            found = rows[name][which]
-            assert found["repeats"] == 2
-            assert found["tpot_ms"]["min"] > 0
-            assert found["notes"]["bytes"] < halves
-            assert found["peak_rss_mb"] > 30  # an interpreter and a runtime alone take as much
+            result = rows[name][which]
+            assert result["repeats"] == 2
+            assert result["tpot_ms"]["min"] > 0
+            assert result["notes"]["bytes"] < halves
+            assert result["peak_rss_mb"] > 30  # an interpreter and a runtime alone take as much
         assert rows[name]["speed_up"]["ttft"] > 0
     assert rows["torch-bf16"]["dense"]["notes"]["attention"] == "sdpa"
     refused = rows["genai-int8"]["errors"]
@@ -370,15 +370,15 @@ def test_without_onnxruntime_genai_the_others_are_measured(tmp_path, monkeypatch
 def test_cuda_without_a_gpu_is_refused_in_one_line(tmp_path, capsys):
     out = tmp_path / "gpu.json"
     assert main(["--work", str(tmp_path / "work"), "--out", str(out)]) == 1
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("Error: --device cuda: ")
-    assert said.err.count("\n") == 1
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("Error: --device cuda: ")
+    assert output.err.count("\n") == 1
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--contestants", "ort,onnx"], "--contestants 'ort,onnx': choose from ort, "),
         (["--repeats", "0"], "--repeats 0: choose 1 or more"),
@@ -387,8 +387,8 @@ def test_cuda_without_a_gpu_is_refused_in_one_line(tmp_path, capsys):
         (["--rate", "0.99"], "--rate 0.99: this kind of plan removes up to"),
     ],
 )
-def test_options_out_of_range_are_refused(words, said, tmp_path, capsys):
+def test_options_out_of_range_are_refused(words, message, tmp_path, capsys):
     out = str(tmp_path / "out.json")
     assert main(["--device", "cpu", "--shape", "tiny", "--out", out, *words]) == 1
-    assert capsys.readouterr().err.startswith(f"Error: {said}")
+    assert capsys.readouterr().err.startswith(f"Error: {message}")
     assert not list(tmp_path.iterdir())

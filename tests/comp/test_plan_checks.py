@@ -95,15 +95,15 @@ def test_places_and_blocks_are_unique_and_ordered(numbers, part):
 
 @given(st.integers(1, 10**9), st.integers(1, 10**9), st.floats(-2, 2))
 def test_the_rate_must_follow_from_the_costs(before, after, off):
-    found = 1 - after / before
-    plan(macs_dense=before, macs=after, rate=found).check_rate()
+    result = 1 - after / before
+    plan(macs_dense=before, macs=after, rate=result).check_rate()
     if abs(off) > 0.011:
         with pytest.raises(ValueError, match=f"macs {after} of {before}"):
-            plan(macs_dense=before, macs=after, rate=found + off).check_rate()
+            plan(macs_dense=before, macs=after, rate=result + off).check_rate()
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"macs_dense": 0}, "macs_dense"),
         ({"macs": 10**400}, "macs"),
@@ -115,12 +115,12 @@ def test_the_rate_must_follow_from_the_costs(before, after, off):
         ({"workload": {"image_tokens": 10**30, "text_tokens": 1}}, "workload.image_tokens"),
     ],
 )
-def test_impossible_numbers_are_named(tmp_path, changes, said):
+def test_impossible_numbers_are_named(tmp_path, changes, message):
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(json.loads(plan().model_dump_json()) | changes))
     with pytest.raises(CompExportError) as refused:
         PruningPlan.load(path)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert str(path) in str(refused.value)
 
 
@@ -192,8 +192,8 @@ def test_cut_refuses_wrong_indices_and_leaves_unnamed_blocks_whole(tmp_path, kin
     expected = adapter.cut(made).model.state_dict()
     from comp.families.loading import load_adapter
 
-    found = load_adapter(tmp_path / "out" / "checkpoint").model.state_dict()
-    assert contents({name: t.numpy() for name, t in found.items()}) == contents(
+    result = load_adapter(tmp_path / "out" / "checkpoint").model.state_dict()
+    assert contents({name: t.numpy() for name, t in result.items()}) == contents(
         {name: t.numpy() for name, t in expected.items()}
     )
 

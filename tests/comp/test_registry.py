@@ -99,5 +99,7 @@ def test_the_records_import_lazily() -> None:
     heavy = "('torch', 'transformers', 'onnx', 'export', 'serve')"
     code = "import comp.registry.families, comp.registry.methods, comp.registry.tasks, sys; "
     code += f"print([name for name in {heavy} if name in sys.modules])"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert said.stdout.strip() == "[]"
+    process = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.strip() == "[]"

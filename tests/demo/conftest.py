@@ -34,12 +34,12 @@ def pair_of(run_of):
     """Both engines of a model, loaded when first asked for."""
     made = {}
 
-    def found(name):
+    def result(name):
         if name not in made:
             made[name] = Pair.load(run_of(name), device="cpu", threads=1)
         return made[name]
 
-    return found
+    return result
 
 
 def free_port():

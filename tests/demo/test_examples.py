@@ -18,10 +18,10 @@ from demo.examples import (
 @pytest.mark.parametrize(
     ("offered", "words"),
     [
-        (page_examples, lambda found: [each.questions for each in found]),
-        (page_captions, lambda found: [each.captions for each in found]),
-        (page_pairs, lambda found: [each.statements for each in found]),
-        (page_gallery, lambda found: found.captions),
+        (page_examples, lambda result: [each.questions for each in result]),
+        (page_captions, lambda result: [each.captions for each in result]),
+        (page_pairs, lambda result: [each.statements for each in result]),
+        (page_gallery, lambda result: result.captions),
     ],
 )
 def test_examples_are_reproducible(offered, words):
@@ -47,14 +47,14 @@ def test_statements_have_the_label_shown_on_the_page():
         checked = 0
         for text, truth in examples.statements_about(scenes).items():
             (name,) = names_in(text)
-            here, there = first.count(name), second.count(name)
+            left, right = first.count(name), second.count(name)
             if text.startswith("exactly one"):
-                expected = bool(here) != bool(there)
+                expected = bool(left) != bool(right)
             elif text.startswith("both pictures or neither"):
-                expected = bool(here) == bool(there)
+                expected = bool(left) == bool(right)
             else:
                 assert text.endswith("appears equally often in both pictures.")
-                expected = here == there
+                expected = left == right
             assert truth == expected, text
             checked += 1
         assert checked >= 2
@@ -77,7 +77,7 @@ def test_thumbnails_of_pairs_show_both_pictures():
 def test_each_picture_of_the_gallery_has_one_caption():
     gallery = page_gallery()
     assert len(set(gallery.captions)) == len(gallery.pictures) == examples.GALLERY
-    said = [names_in(caption) for caption in gallery.captions]
-    assert len({tuple(sorted(each.elements())) for each in said}) == examples.GALLERY
+    names = [names_in(caption) for caption in gallery.captions]
+    assert len({tuple(sorted(each.elements())) for each in names}) == examples.GALLERY
     assert gallery.place_of(f"  {gallery.captions[5]} ") == 5
     assert gallery.place_of("a picture of nothing.") is None

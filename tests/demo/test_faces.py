@@ -65,16 +65,16 @@ def test_nothing_is_marked_without_a_known_answer():
 
 
 @given(
-    said=st.lists(st.sampled_from(NAMES), max_size=5),
+    chosen_names=st.lists(st.sampled_from(NAMES), max_size=5),
     there=st.lists(st.sampled_from(NAMES), min_size=1, max_size=5),
 )
-def test_marks_agree_with_the_score(said, there):
-    text = "you can see " + ", a ".join(said) + "."
-    found = marked(text, Counter(there))
+def test_marks_agree_with_the_score(chosen_names, there):
+    text = "you can see " + ", a ".join(chosen_names) + "."
+    search = marked(text, Counter(there))
     right, named, total = things_score(text, there)
-    assert found.count('class="ce-right"') == right
-    assert found.count("<mark") == named
-    assert text_of(found) == text
+    assert search.count('class="ce-right"') == right
+    assert search.count("<mark") == named
+    assert text_of(search) == text
     missed = CaptionFace(there).body(caption(text)).partition("missed: ")[2].removesuffix("</p>")
     assert sum(names_in(missed).values()) == total - right
 
@@ -107,7 +107,7 @@ def test_small_probabilities_are_not_shown_as_zero():
     assert "99.9 %" in VerdictFace().body(judged(0.99999))
 
 
-def found(scores, candidates_ms=None):
+def search(scores, candidates_ms=None):
     scores = np.array(scores, np.float32)
     order = np.argsort(-scores, kind="stable")
     return Side(
@@ -120,7 +120,7 @@ def found(scores, candidates_ms=None):
 def test_pictures_are_ranked_and_the_right_one_is_outlined():
     names = [f"a {n}" for n in range(8)]
     face = RankingFace(names, 3, [f"data:{n}" for n in range(8)])
-    body = face.body(found([0, 5, 1, 4, 2, 3, -1, -2]))
+    body = face.body(search([0, 5, 1, 4, 2, 3, -1, -2]))
     assert [body.index(f'src="data:{n}"') for n in (1, 3, 5, 4, 2, 0)] == sorted(
         body.index(f'src="data:{n}"') for n in range(6)
     )
@@ -129,23 +129,23 @@ def test_pictures_are_ranked_and_the_right_one_is_outlined():
     assert 'src="data:3"' in mark
     share = math.exp(5) / sum(math.exp(x) for x in [0, 5, 1, 4, 2, 3, -1, -2])
     assert f"{100 * share:.1f} %" in text_of(body)
-    assert text_of(face.chip(found([0, 5, 1, 4, 2, 3, -1, -2]).result)) == "✗ right one: 2 of 8"
-    assert text_of(face.chip(found([0, 0, 0, 4, 0, 0, 0, 0]).result)) == "✓ right one first"
+    assert text_of(face.chip(search([0, 5, 1, 4, 2, 3, -1, -2]).result)) == "✗ right one: 2 of 8"
+    assert text_of(face.chip(search([0, 0, 0, 4, 0, 0, 0, 0]).result)) == "✓ right one first"
 
 
 def test_captions_are_ranked_and_escaped():
     face = RankingFace([HOSTILE, "a fox"])
-    body = face.body(found([1, 2]))
+    body = face.body(search([1, 2]))
     assert text_of(body).startswith("1. a fox")
     assert HOSTILE in text_of(body)
     assert "<img" not in body
-    assert face.chip(found([1, 2]).result) == ""
+    assert face.chip(search([1, 2]).result) == ""
 
 
 def test_new_captions_have_their_own_time():
     face = RankingFace(["a", "b"])
-    assert face.clocks(found([1, 2]).result) == (("query", 1), ("ranking", 0.5), ("total", 1.5))
-    assert face.clocks(found([1, 2], 2.0).result) == (
+    assert face.clocks(search([1, 2]).result) == (("query", 1), ("ranking", 0.5), ("total", 1.5))
+    assert face.clocks(search([1, 2], 2.0).result) == (
         ("query", 1),
         ("captions", 2),
         ("ranking", 0.5),
@@ -156,7 +156,7 @@ def test_new_captions_have_their_own_time():
 @given(st.lists(st.integers(-200, 60), min_size=1, max_size=30))
 def test_shares_are_relative_to_all_candidates(scores):
     """Also where candidates that were not matched are far behind."""
-    result = found(scores).result
+    result = search(scores).result
     assert result.shares.sum() == pytest.approx(1, abs=1e-5)
     assert (np.diff(result.scores[result.order]) <= 0).all()
     assert [result.rank(int(place)) for place in result.order] == list(range(1, len(scores) + 1))

@@ -26,21 +26,21 @@ def gallery(engine):
 
 def test_a_search_ranks_as_the_engine(engine, gallery):
     ranking = engine.rank(PICTURES, CAPTIONS[2:3])
-    found = gallery.search(CAPTIONS[2])
-    assert np.allclose(found.scores, ranking.of_images[0], atol=1e-4)
-    assert found.order.tolist() == ranking.of_images[0].argsort(kind="stable")[::-1].tolist()
-    assert found.candidates_ms is None
-    assert min(found.query_ms, found.ranking_ms, gallery.pictures_ms, gallery.captions_ms) > 0
+    result = gallery.search(CAPTIONS[2])
+    assert np.allclose(result.scores, ranking.of_images[0], atol=1e-4)
+    assert result.order.tolist() == ranking.of_images[0].argsort(kind="stable")[::-1].tolist()
+    assert result.candidates_ms is None
+    assert min(result.query_ms, result.ranking_ms, gallery.pictures_ms, gallery.captions_ms) > 0
 
 
 @pytest.mark.parametrize("captions", [CAPTIONS, ["a fox.", CAPTIONS[3], "a wheel at the top."]])
 def test_a_description_ranks_as_the_engine(engine, gallery, captions):
     ranking = engine.rank(PICTURES[3:4], captions)
-    found = gallery.describe(PICTURES[3], captions)
-    assert np.allclose(found.scores, ranking.of_texts[0], atol=1e-4)
-    assert (found.candidates_ms is None) == (captions is CAPTIONS)
-    assert np.allclose(found.shares, ranking.probabilities(0), atol=1e-4)
-    for (_, once), (_, now) in zip(found.kept.seen(), ranking.kept.seen(), strict=True):
+    result = gallery.describe(PICTURES[3], captions)
+    assert np.allclose(result.scores, ranking.of_texts[0], atol=1e-4)
+    assert (result.candidates_ms is None) == (captions is CAPTIONS)
+    assert np.allclose(result.shares, ranking.probabilities(0), atol=1e-4)
+    for (_, once), (_, now) in zip(result.kept.seen(), ranking.kept.seen(), strict=True):
         assert once.tolist() == now.tolist()
 
 

@@ -52,7 +52,7 @@ def upload(url, data, name="own.png"):
     return answer.json()[0]
 
 
-def ask(url, *data, name="answer"):
+def call(url, *data, name="answer"):
     """The last event that a call ends with, and its data."""
     place = f"{url}/gradio_api/call/{name}"
     body = json.dumps({"data": data})  # as Python writes it: NaN and half characters too
@@ -73,7 +73,7 @@ def ask(url, *data, name="answer"):
 def is_served(url, own):
     """Whether a visitor with a picture of their own gets both answers."""
     path = upload(url, own.read_bytes())
-    kind, words = ask(url, {"path": path, "meta": META}, QUESTION, 1.0)
+    kind, words = call(url, {"path": path, "meta": META}, QUESTION, 1.0)
     return kind == "complete" and words.count('data-state=\\"done\\"') == 2
 
 
@@ -99,13 +99,13 @@ def test_files_of_the_server_are_not_opened(url, own, tmp_path):
     try:
         ways = cycle([{}, {"meta": META}, {"url": f"{url}/x.png", "is_stream": True}])
         for name, more in zip(names, ways, strict=False):
-            kind, words = ask(url, {"path": name, **more}, QUESTION, 1.0)
+            kind, words = call(url, {"path": name, **more}, QUESTION, 1.0)
             assert kind == "error", name
             assert "upload the picture again" in words, (name, words)
             assert "data:image" not in words
         for more in ({}, {"meta": META}):
             for name in (str(secret), "/dev/zero", str(pipe)):
-                assert ask(url, {"path": name, **more}, QUESTION, 1.0)[0] == "error"
+                assert call(url, {"path": name, **more}, QUESTION, 1.0)[0] == "error"
         assert is_served(url, own)
     finally:
         for path in (link, inner):
@@ -131,7 +131,7 @@ def test_nothing_is_fetched_from_elsewhere(url, own, monkeypatch):
         [None, QUESTION, {**elsewhere, "meta": META}],
         [{"url": "https://example.com/a.png", "meta": META}, QUESTION, 1.0],
     ):
-        assert ask(url, *data)[0] == "error"
+        assert call(url, *data)[0] == "error"
     for path in (
         "file=https://example.com/a.png",
         "file/https://example.com/a.png",
@@ -170,14 +170,14 @@ def test_uploads_other_than_pictures_are_named(url, own):
         (png(70_000, 1), "is too large .70000x1 pixels"),
         (b"", "is not a picture that can be read"),
     ):
-        kind, said = ask(url, {"path": upload(url, data, "mine.png")}, QUESTION, 1.0)
+        kind, reply = call(url, {"path": upload(url, data, "mine.png")}, QUESTION, 1.0)
         assert kind == "error"
-        assert re.search(f"image mine.png {words}", said)
-        assert str(process_uploads().folder) not in said
+        assert re.search(f"image mine.png {words}", reply)
+        assert str(process_uploads().folder) not in reply
     damaged = upload(url, png(60, 40)[:60])  # seen when it is decoded
-    kind, said = ask(url, {"path": damaged}, QUESTION, 1.0)
+    kind, reply = call(url, {"path": damaged}, QUESTION, 1.0)
     assert kind == "complete"
-    assert said.count('data-state=\\"ready\\"') == 2  # the cards are as at the start
+    assert reply.count('data-state=\\"ready\\"') == 2  # the cards are as at the start
     assert is_served(url, own)
 
 
@@ -200,9 +200,9 @@ def test_uploads_other_than_pictures_are_named(url, own):
     ],
 )
 def test_inputs_of_a_wrong_kind_are_named(url, data, words):
-    kind, said = ask(url, *data)
+    kind, reply = call(url, *data)
     assert kind == "error"
-    assert words in said
+    assert words in reply
 
 
 def test_endless_requests_are_cut_off(url, own):
@@ -251,10 +251,10 @@ def test_uploads_are_deleted_and_the_examples_are_not(url, own, monkeypatch):
         time.sleep(0.05)
     assert not Path(sent).exists()
     assert all(Path(path).is_file() for path in shown)
-    kind, words = ask(url, {"path": sent}, QUESTION, 1.0)
+    kind, words = call(url, {"path": sent}, QUESTION, 1.0)
     assert kind == "error"
     assert "old.png is no picture of this page: upload the picture again" in words
-    kind, words = ask(url, {"path": shown[0]}, QUESTION, 1.0)
+    kind, words = call(url, {"path": shown[0]}, QUESTION, 1.0)
     assert kind == "complete"
     monkeypatch.undo()
     assert folder.size > 0

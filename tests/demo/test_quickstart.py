@@ -43,8 +43,10 @@ def made_of(run, force=False):
     return steps(run, "tiny-random", 0.4, 50, SHARED, force)
 
 
-def everything(run, group, said, **options):
-    return [perform(step, group, quiet=False, say=said.append) for step in made_of(run, **options)]
+def everything(run, group, messages, **options):
+    return [
+        perform(step, group, quiet=False, say=messages.append) for step in made_of(run, **options)
+    ]
 
 
 @pytest.fixture
@@ -60,19 +62,19 @@ def finished(run, dense_artifact, compressed_artifact, tmp_path):
     (path / "checkpoint" / "config.json").write_text("{}")
     (path / "plan.json").write_text("{}")
     os.utime(path / "plan.json", (0, 0))
-    found = RunDirectory(path)
-    for directory in (found.onnx, found.onnx_dense):
+    actual = RunDirectory(path)
+    for directory in (actual.onnx, actual.onnx_dense):
         mark_verified(directory, Verified(ok=True, report_sha256="0" * 64))
     for name in ("verify", "eval", "bench"):
-        found.write_report(name, {})
-    return found
+        actual.write_report(name, {})
+    return actual
 
 
 def test_a_fresh_start_runs_all_commands_in_order(tmp_path, group):
     run = RunDirectory(tmp_path / "new")
-    said = []
+    messages = []
     prune = made_of(run)[0]
-    outcome = perform(prune, group, quiet=False, say=said.append)
+    outcome = perform(prune, group, quiet=False, say=messages.append)
     assert not outcome.skipped
     words = ("--model", "tiny-random", "--rate", "0.4", "--out", str(run.path), *SHARED)
     assert group.called == [("prune", words)]
@@ -87,11 +89,11 @@ def test_an_interrupted_prune_is_resumed(tmp_path, group):
 
 
 def test_finished_steps_are_skipped_with_a_message(finished, group):
-    said = []
-    outcomes = everything(finished, group, said)
+    messages = []
+    outcomes = everything(finished, group, messages)
     assert all(outcome.skipped for outcome in outcomes)
     assert group.called == []
-    assert said == [
+    assert messages == [
         f"{v}: done before, skipped" for v in ("prune", "onnx", "verify", "eval", "bench")
     ]
 
@@ -140,11 +142,11 @@ def test_steps_after_pruning_a_clip(run_of):
     command = ["quickstart", *words, "--limit", "12", "--device", "cpu", "--json"]
     result = CliRunner().invoke(cli, command, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout)
-    skipped = {step["verb"]: step["skipped"] for step in found["steps"]}
+    actual = json.loads(result.stdout)
+    skipped = {step["verb"]: step["skipped"] for step in actual["steps"]}
     assert skipped == {"prune": True, "onnx": True, "verify": False, "eval": False, "bench": False}
-    assert found["reports"]["verify"]["ok"]
-    assert found["reports"]["eval"]["compressed"]["n"] == 24  # twelve pairs, both ways
-    assert found["reports"]["bench"]["workload"]["task"] == "retrieval"
+    assert actual["reports"]["verify"]["ok"]
+    assert actual["reports"]["eval"]["compressed"]["n"] == 24  # twelve pairs, both ways
+    assert actual["reports"]["bench"]["workload"]["task"] == "retrieval"
     again = json.loads(CliRunner().invoke(cli, command, catch_exceptions=False).stdout)
     assert all(step["skipped"] for step in again["steps"])

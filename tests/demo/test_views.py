@@ -2,6 +2,7 @@
 
 import os
 import re
+from functools import partial
 
 import pytest
 from gradio_client import Client, handle_file
@@ -12,7 +13,7 @@ from demo.examples import page_captions, page_gallery, page_pairs
 from demo.server import serve_page
 from tests.demo.conftest import free_port
 from tests.demo.test_cards import text_of
-from tests.demo.test_gate import ask
+from tests.demo.test_gate import call
 from tests.demo.test_server import both_done, browser, opened  # noqa: F401
 
 HEADINGS = {
@@ -31,7 +32,7 @@ def url_of(run_of):
     """The address of a model's page, served when first asked for."""
     urls, pages = {}, []
 
-    def found(name):
+    def actual(name):
         if name not in urls:
             port = free_port()
             pages.append(serve_page(run_of(name), "127.0.0.1", port, "cpu", 1, block=False))
@@ -40,7 +41,7 @@ def url_of(run_of):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(comparison, "DRAWING_SECONDS", 0.0)
-        yield found
+        yield actual
         for page in pages:
             page.close()
 
@@ -54,7 +55,7 @@ def pictures(tmp_path):
     return [handle_file(path) for path in paths]
 
 
-def asked(url, name, *inputs):
+def events_of(url, name, *inputs):
     """All that the page showed after a request: (original, compressed, bars, kept) each time."""
     client = Client(url, verbose=False)
     job = client.submit(*inputs, api_name=f"/{name}")
@@ -87,7 +88,7 @@ def test_the_header_matches_the_task(url_of, name):
 
 @pytest.mark.slow
 def test_a_question_is_answered_over_http(url_of, pair_of, pictures):
-    shown = asked(url_of("question"), "answer", pictures[0], "what is at the top?", 1)
+    shown = events_of(url_of("question"), "answer", pictures[0], "what is at the top?", 1)
     dense, compressed, kept = ended(shown)
     assert text_of(kept).count("stay") == 3
     options = comparison.GenerationOptions(max_new_tokens=64)
@@ -102,7 +103,9 @@ def test_a_question_is_answered_over_http(url_of, pair_of, pictures):
 
 @pytest.mark.slow
 def test_a_caption_is_generated_over_http(url_of, pair_of, pictures):
-    dense, compressed, kept = ended(asked(url_of("caption"), "describe", pictures[0], "there is"))
+    dense, compressed, kept = ended(
+        events_of(url_of("caption"), "describe", pictures[0], "there is")
+    )
     for which, card in (("dense", dense), ("compressed", compressed)):
         alone = pair_of("caption").engine(which).generate([pictures[0]["path"]], "there is")
         assert " ".join(f"there is {alone.text}".split()) in text_of(card)
@@ -113,7 +116,7 @@ def test_a_caption_is_generated_over_http(url_of, pair_of, pictures):
 def test_a_statement_is_judged_over_http(url_of, pair_of, pictures):
     own, pair = page_pairs()[0], pair_of("statement")
     text = own.statements[0][0]
-    shown = asked(url_of("statement"), "judge", *pictures, text)
+    shown = events_of(url_of("statement"), "judge", *pictures, text)
     dense, compressed, kept = ended(shown)
     for which, card in (("dense", dense), ("compressed", compressed)):
         alone = pair.engine(which).judge([each["path"] for each in pictures], text)
@@ -127,7 +130,7 @@ def test_a_statement_is_judged_over_http(url_of, pair_of, pictures):
 @pytest.mark.parametrize("name", ["clip", pytest.param("retrieval", marks=pytest.mark.slow)])
 def test_searches_are_ranked_over_http(url_of, pair_of, pictures, name):
     gallery, pair = page_gallery(), pair_of(name)
-    dense, compressed, kept = ended(asked(url_of(name), "pictures_for", gallery.captions[4]))
+    dense, compressed, kept = ended(events_of(url_of(name), "pictures_for", gallery.captions[4]))
     for which, card in (("dense", dense), ("compressed", compressed)):
         ranking = pair.engine(which).rank(gallery.pictures, [gallery.captions[4]])
         order = (-ranking.of_images[0]).argsort(kind="stable").tolist()
@@ -138,7 +141,7 @@ def test_searches_are_ranked_over_http(url_of, pair_of, pictures, name):
         assert expected in text_of(card)
     assert "its first picture" in kept
     captions = "a fox.\n\n a wheel at the top. \na ram."
-    dense, compressed, _ = ended(asked(url_of(name), "describe", pictures[0], captions))
+    dense, compressed, _ = ended(events_of(url_of(name), "describe", pictures[0], captions))
     best = pair.dense.rank([pictures[0]["path"]], ["a fox.", "a wheel at the top.", "a ram."])
     first = ["a fox.", "a wheel at the top.", "a ram."][int(best.of_texts[0].argmax())]
     assert f"1. {first}" in text_of(dense)
@@ -162,12 +165,12 @@ def test_no_view_opens_files_of_the_server(url_of, name, tmp_path):
     endpoint, inputs = ENDPOINTS[name]
     for path in (str(secret), os.path.relpath(secret), "/dev/zero"):
         data = [{"path": path} if each == "{picture}" else each for each in inputs]
-        kind, words = ask(url_of(name), *data, name=endpoint)
+        kind, words = call(url_of(name), *data, name=endpoint)
         assert kind == "error"
         assert "is no picture of this page: upload the picture again" in words
 
 
-def complaint(browser, url, does, words):  # noqa: F811
+def expect_error(browser, url, does, words):  # noqa: F811
     """What the page says after that, and that it can go on."""
     page = opened(browser, url)
     does(page)
@@ -254,11 +257,11 @@ def test_impossible_searches_are_reported(browser, url_of, tmp_path):  # noqa: F
         page.get_by_text("Your own picture, other captions").click()
         page.set_input_files("#ce-picture input[type=file]", fake)
 
-    complaint(browser, url, lambda page: rank(page, " \n "), "no candidate captions")
-    complaint(browser, url, lambda page: rank(page, "a fox."), "Choose one of the pictures")
-    complaint(browser, url, lambda page: search(page, " "), "Write what the picture should show")
-    complaint(browser, url, lambda page: search(page, "fox " * 300), "positions: shorten it")
-    complaint(browser, url, upload, "fake.png is not a picture")
+    expect_error(browser, url, lambda page: rank(page, " \n "), "no candidate captions")
+    expect_error(browser, url, lambda page: rank(page, "a fox."), "Choose one of the pictures")
+    expect_error(browser, url, lambda page: search(page, " "), "Write what the picture should show")
+    expect_error(browser, url, lambda page: search(page, "fox " * 300), "positions: shorten it")
+    expect_error(browser, url, upload, "fake.png is not a picture")
 
 
 @pytest.mark.browser
@@ -269,12 +272,15 @@ def test_impossible_requests_of_other_views_are_reported(browser, url_of):  # no
         page.wait_for_selector("#ce-picture input[type=file]", state="attached")
         page.click("#ce-ask")
 
-    def said(page, words):
+    def submit_text(page, words):
         page.fill("#ce-question textarea", words)
         page.click("#ce-ask")
 
     for name in ("question", "caption", "statement"):
-        complaint(browser, url_of(name), removed, "Choose one of the pictures")
+        expect_error(browser, url_of(name), removed, "Choose one of the pictures")
         long = "fox " * 300
-        complaint(browser, url_of(name), lambda page: said(page, long), "positions: shorten it")  # noqa: B023
-    complaint(browser, url_of("statement"), lambda page: said(page, " "), "a statement is empty")
+        submit_long = partial(submit_text, words=long)
+        expect_error(browser, url_of(name), submit_long, "positions: shorten it")
+    expect_error(
+        browser, url_of("statement"), lambda page: submit_text(page, " "), "a statement is empty"
+    )

@@ -28,9 +28,9 @@ def prune_by(table_file: Path, checkpoint: Path, out: Path) -> None:
     with pytest.raises(CompExportError, match=r"at most 0\.\d\d") as refused:
         invoke(*words, 0.99)
     most = float(str(refused.value).partition("at most ")[2][:4])
-    found = json.loads(invoke(*words, most / 2).stdout)
-    times = found["milliseconds"]
-    assert found["rate_of"] == "latency"
-    assert found["rate"] == pytest.approx(1 - times["compressed"] / times["dense"])
-    assert 0 < found["rate"] < most + 0.01  # a head may be a large step
+    actual = json.loads(invoke(*words, most / 2).stdout)
+    times = actual["milliseconds"]
+    assert actual["rate_of"] == "latency"
+    assert actual["rate"] == pytest.approx(1 - times["compressed"] / times["dense"])
+    assert 0 < actual["rate"] < most + 0.01  # a head may be a large step
     assert open_run(out).load_plan().milliseconds == pytest.approx(times["compressed"])

@@ -50,10 +50,10 @@ class MaskedReference:
 
     def generate(self, pixel_values, input_ids, max_new_tokens, eos=()) -> list[int]:
         logits, _ = self.prefill(pixel_values, input_ids)
-        found = [int(logits.argmax())]
-        while len(found) < max_new_tokens and found[-1] not in eos:
-            found.append(int(self.step(found[-1]).argmax()))
-        return found
+        result = [int(logits.argmax())]
+        while len(result) < max_new_tokens and result[-1] not in eos:
+            result.append(int(self.step(result[-1]).argmax()))
+        return result
 
     def _run(self, x, position, is_image, keep_factor):
         """``x [N, d]``; returns logits ``[V]`` and kept original indices per place."""

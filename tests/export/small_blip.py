@@ -202,13 +202,13 @@ class Graphs:
         session = self.sessions[name]
         names = [output.name for output in session.get_outputs()]
         arrays = {key.replace("__", "."): np.asarray(value) for key, value in feed.items()}
-        found = dict(zip(names, session.run(names, arrays), strict=True))
-        kept = {int(key[5:]): found.pop(key) for key in list(found) if key.startswith("kept.")}
-        return found, kept
+        result = dict(zip(names, session.run(names, arrays), strict=True))
+        kept = {int(key[5:]): result.pop(key) for key in list(result) if key.startswith("kept.")}
+        return result, kept
 
     def see(self, pixels):
-        found, kept = self.run("vision_model", pixel_values=pixels)
-        return found, kept
+        result, kept = self.run("vision_model", pixel_values=pixels)
+        return result, kept
 
     def answerer(self, states):
         """A generation that looks at ``states``."""
@@ -233,10 +233,10 @@ class Generation:
         session = self.graphs.sessions["decoder_model"]
         names = [output.name for output in session.get_outputs()]
         feed = {"input_ids": np.asarray(ids, np.int64), **self.past, **self.cross}
-        found = dict(zip(names, session.run(names, feed), strict=True))
-        logits = found.pop("logits")
+        result = dict(zip(names, session.run(names, feed), strict=True))
+        logits = result.pop("logits")
         self.past = {
-            name.replace("present", "past_key_values"): value for name, value in found.items()
+            name.replace("present", "past_key_values"): value for name, value in result.items()
         }
         return logits[:, 0]
 
@@ -282,8 +282,8 @@ class Reference:
         """Of every token ``[B, N, V]`` of a decoder that looks at ``states``."""
         options = TextOptions(self.masks, causal=True, first=text_blocks(self.task)[0])
         decoder, ones = self.model.text_decoder, torch.ones_like(ids)
-        found = read(decoder.bert, ids, ones, [Memory.of_image(states)], options)
-        return decoder.cls(found.tokens.states)
+        result = read(decoder.bert, ids, ones, [Memory.of_image(states)], options)
+        return decoder.cls(result.tokens.states)
 
 
 def places(encoded):

@@ -51,11 +51,11 @@ def answered(runner):
     """Logits of a prompt and of two steps."""
     pixels, ids = prompt(7, 1, seed=3)
     logits, _, state = runner.prefill(pixels, ids)
-    found = [logits]
+    actual = [logits]
     for token in (11, 23):
         logits, state = runner.step(np.array([token]), state)
-        found.append(logits)
-    return np.stack(found)
+        actual.append(logits)
+    return np.stack(actual)
 
 
 @pytest.mark.parametrize("name", LOUD)
@@ -66,8 +66,8 @@ def test_overflowing_operators_run_in_float32(name, tmp_path):
     half = Half.of(checkpoint, Target("onnxruntime", "float16"), EXAMPLES)
     assert half.activations.largest > CAREFUL
     assert half.activations.beyond == ()
-    found = half.target.wide
-    assert (found.residual_from, found.outputs, found.ffn, found.head) == (
+    actual = half.target.wide
+    assert (actual.residual_from, actual.outputs, actual.ffn, actual.head) == (
         expected.residual_from,
         expected.outputs,
         expected.ffn,
@@ -91,7 +91,7 @@ def test_overflowing_operators_run_in_float32(name, tmp_path):
             assert difference < 1e-2, (flavour, type(runner))
     words = half.warnings("dense")
     assert "float16 ends at 65,504" in words[0]
-    assert all(each in words[1] for each in found.names)
+    assert all(each in words[1] for each in actual.names)
     assert len(words) == 2
 
 
@@ -217,8 +217,8 @@ def test_the_command_measures_reports_and_records_overflow(tmp_path):
     assert result.exit_code == 0
     artifacts = json.loads(result.stdout)["artifacts"]
     for which, name in (("compressed", "onnx-float16"), ("dense", "onnx-dense-float16")):
-        found = Activations.model_validate(artifacts[which]["activations"])
-        assert found == load_artifact(run / name).manifest.activations
-        assert "layers.1.mlp" in found.float32
+        actual = Activations.model_validate(artifacts[which]["activations"])
+        assert actual == load_artifact(run / name).manifest.activations
+        assert "layers.1.mlp" in actual.float32
         assert f"{which}: in float32 therefore: residual from 1" in result.stderr
         assert np.isfinite(answered(OnnxRunner(run / name, threads=1))).all()

@@ -69,14 +69,14 @@ def layers(tmp_path_factory):
 
 
 def test_layers_of_8_bits_are_not_calibrated(layers):
-    _, _, found = layers
-    assert set(found) == {f"{LAYER}.{name}.weight" for name in ("wide", "middle", "narrow")}
+    _, _, actual = layers
+    assert set(actual) == {f"{LAYER}.{name}.weight" for name in ("wide", "middle", "narrow")}
 
 
 @pytest.mark.parametrize(("name", "groups"), [("wide", 2), ("middle", 3), ("narrow", 3)])
 def test_calibration_changes_outputs_less_than_rounding_to_nearest(layers, name, groups):
-    weights, feeds, found = layers
-    weight, quantised = weights[f"{LAYER}.{name}.weight"], found[f"{LAYER}.{name}.weight"]
+    weights, feeds, actual = layers
+    weight, quantised = weights[f"{LAYER}.{name}.weight"], actual[f"{LAYER}.{name}.weight"]
     assert quantised.values.shape == weight.shape
     assert quantised.scales.shape == (ROWS, groups)
     x = np.concatenate([each[f"{LAYER}.{name}"][0] for each in feeds])
@@ -100,7 +100,7 @@ def call(*words):
 @pytest.mark.parametrize("kind", ["clip", "question"])
 def test_both_flavours_have_the_same_calibrated_integers_and_verify(fresh, kind):
     run = fresh(kind)
-    how = (
+    options = (
         "--precision",
         "int4",
         "--rounding",
@@ -113,8 +113,8 @@ def test_both_flavours_have_the_same_calibrated_integers_and_verify(fresh, kind)
     assert call("onnx", run, "--no-check", "--precision", "int4").exit_code == 0
     nearest = integer_weights(run / "onnx-int4")
     for flavour in ("onnxruntime", "standard"):
-        said = call("onnx", run, "--flavour", flavour, *how, "--force")
-        assert json.loads(said.stdout)["rounding"] == "calibrated", said.output
+        done = call("onnx", run, "--flavour", flavour, *options, "--force")
+        assert json.loads(done.stdout)["rounding"] == "calibrated", done.output
     fused, standard = (integer_weights(run / name) for name in ("onnx-int4", "onnx-standard-int4"))
     assert set(fused) == set(nearest)
     assert all(np.array_equal(fused[name], standard[name]) for name in fused)
@@ -143,8 +143,8 @@ def test_both_flavours_have_the_same_calibrated_integers_and_verify(fresh, kind)
 def test_flavours_are_compared_with_their_own_rounding(fresh):
     run = fresh("clip")
     call("onnx", run, "--no-check", "--precision", "int4", "--no-dense")
-    how = ("--precision", "int4", "--rounding", "calibrated", "--examples", "2", "--no-dense")
-    assert call("onnx", run, "--flavour", "standard", *how).exit_code == 0
+    options = ("--precision", "int4", "--rounding", "calibrated", "--examples", "2", "--no-dense")
+    assert call("onnx", run, "--flavour", "standard", *options).exit_code == 0
     call("verify", run, "--questions", "4", "--answer-seconds", "0", "--device", "cpu")
     links = json.loads((run / "reports" / "verify.json").read_text())["links"]
     # Two in ONNX Runtime, one in OpenVINO, and that once more in bfloat16 where this CPU computes it.

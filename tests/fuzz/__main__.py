@@ -66,8 +66,8 @@ def main() -> int:
         lines = (json.dumps(vars(each)) for each in outcomes)
         chosen.all.write_text("\n".join(lines) + "\n", encoding="utf-8")
     if chosen.out:
-        found = {"seed": chosen.seed, "inputs": len(outcomes), "counts": counts}
-        chosen.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        result = {"seed": chosen.seed, "inputs": len(outcomes), "counts": counts}
+        chosen.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return int(any(each.verdict == "other" for each in outcomes))
 
 

@@ -106,15 +106,15 @@ class Base:
     def of(self, family: str) -> Path:
         return self.folder / family
 
-    def said(self, family: str, artifact: Path) -> Answers:
+    def product_answers(self, family: str, artifact: Path) -> Answers:
         """What the engine of an artifact says."""
-        return FAMILIES[family].said(artifact, self.picture)
+        return FAMILIES[family].product_answers(artifact, self.picture)
 
     def once(self, family: str, artifact: str) -> Answers:
         """What the engine of an artifact of the base says: ``onnx`` or ``onnx-dense``."""
         name = f"{family}/{artifact}"
         if name not in self.known:
-            self.known[name] = self.said(family, self.folder / name)
+            self.known[name] = self.product_answers(family, self.folder / name)
         return self.known[name]
 
     def right(

@@ -18,14 +18,14 @@ class Family:
 
     Attributes:
         make: writes a checkpoint.
-        said: what an artifact's engine says about a picture's file.
+        product_answers: what an artifact's engine says about a picture's file.
         right: what transformers says of a checkpoint about a picture; a function changes the model
             before.
         layers: of transformers' model, by part: attention's and FFN's output weights of each block.
     """
 
     make: Callable[[Path], None]
-    said: Callable[[Path, Path], Answers]
+    product_answers: Callable[[Path, Path], Answers]
     right: Callable[[Path, Any, Callable[[Any], None]], Answers]
     layers: Callable[[Any, str], list[tuple[Any, Any]]]
 
@@ -79,16 +79,16 @@ def _generated(model: Any, inputs: Any, start: int) -> tuple[int, ...]:
     import torch
 
     with torch.no_grad():
-        found = model.generate(
+        result = model.generate(
             **inputs,
             max_new_tokens=NEW_TOKENS,
             do_sample=False,
             output_logits=True,
             return_dict_in_generate=True,
         )
-    if not all(step.isfinite().all() for step in found.logits):
+    if not all(step.isfinite().all() for step in result.logits):
         raise ArithmeticError("logits are not finite: there is no answer")
-    tokens = found.sequences[0, start:].tolist()
+    tokens = result.sequences[0, start:].tolist()
     stops = model.generation_config.eos_token_id
     stops = {stops} if isinstance(stops, int) else set(stops or ())
     until = next((place for place, token in enumerate(tokens) if token in stops), len(tokens))
@@ -119,7 +119,7 @@ class LlavaReference:
         return length, *_generated(self.model, inputs, length)
 
 
-def _llava_said(artifact: Path, picture: Path) -> Answers:
+def _llava_answers(artifact: Path, picture: Path) -> Answers:
     from serve.engines.llava import Engine
 
     engine = Engine.load(artifact, device="cpu", threads=1)
@@ -127,9 +127,9 @@ def _llava_said(artifact: Path, picture: Path) -> Answers:
 
 
 def _llava_right(checkpoint: Path, picture: Any, change: Callable[[Any], None]) -> Answers:
-    found = LlavaReference(checkpoint)
-    change(found.model)
-    return tuple(found.says(picture, question) for question in QUESTIONS)
+    result = LlavaReference(checkpoint)
+    change(result.model)
+    return tuple(result.says(picture, question) for question in QUESTIONS)
 
 
 def _llava_layers(model: Any, part: str) -> list[tuple[Any, Any]]:
@@ -144,7 +144,7 @@ def _make_clip(folder: Path) -> None:
     random_clip(2).save(folder)
 
 
-def _clip_said(artifact: Path, picture: Path) -> Answers:
+def _clip_answers(artifact: Path, picture: Path) -> Answers:
     from serve.loading import load_engine
 
     ranking = load_engine(artifact, device="cpu", threads=1).rank([picture], QUESTIONS)  # type: ignore[union-attr]
@@ -177,7 +177,7 @@ def _make_blip(folder: Path) -> None:
     random_blip("question", seed=5).save(folder)
 
 
-def _blip_said(artifact: Path, picture: Path) -> Answers:
+def _blip_answers(artifact: Path, picture: Path) -> Answers:
     from serve.loading import load_engine
 
     engine = load_engine(artifact, device="cpu", threads=1)
@@ -199,8 +199,8 @@ def _blip_right(checkpoint: Path, picture: Any, change: Callable[[Any], None]) -
         with torch.no_grad():
             tokens = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)[0, 1:]
         stop = model.config.text_config.sep_token_id
-        said = [token for token in tokens.tolist() if token != stop]
-        answers.append((inputs["input_ids"].shape[1], *said))
+        kept = [token for token in tokens.tolist() if token != stop]
+        answers.append((inputs["input_ids"].shape[1], *kept))
     return tuple(answers)
 
 
@@ -209,19 +209,19 @@ def _no_layers(model: Any, part: str) -> list[tuple[Any, Any]]:
 
 
 FAMILIES: dict[str, Family] = {
-    "llava": Family(_make_llava, _llava_said, _llava_right, _llava_layers),
-    "clip": Family(_make_clip, _clip_said, _clip_right, _clip_layers),
-    "blip": Family(_make_blip, _blip_said, _blip_right, _no_layers),
+    "llava": Family(_make_llava, _llava_answers, _llava_right, _llava_layers),
+    "clip": Family(_make_clip, _clip_answers, _clip_right, _clip_layers),
+    "blip": Family(_make_blip, _blip_answers, _blip_right, _no_layers),
 }
 
 
-def agree(found: Any, right: Any) -> bool:
+def agree(result: Any, right: Any) -> bool:
     """Whether answers are the same: token ids exactly, scores within a thousandth."""
-    if not isinstance(found, tuple) or not isinstance(right, tuple):
-        return bool(found == right)
-    if len(found) != len(right):
+    if not isinstance(result, tuple) or not isinstance(right, tuple):
+        return bool(result == right)
+    if len(result) != len(right):
         return False
-    pairs = zip(found, right, strict=True)
+    pairs = zip(result, right, strict=True)
     return all(
         agree(one, other)
         if isinstance(one, tuple)

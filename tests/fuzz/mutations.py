@@ -170,27 +170,27 @@ def outside_strings(data: bytes) -> list[int]:
 
 def break_bytes(rng: Random, data: bytes, start: int = 0) -> tuple[bytes, str]:
     """Change some bytes; ``start``: how long the part is where half of the changes go, 0 for none."""
-    found = bytearray(data)
+    result = bytearray(data)
     deed = rng.random()
     if deed < 0.15:
-        end = rng.randrange(len(found))
-        return bytes(found[:end]), f"cut at byte {end}"
+        end = rng.randrange(len(result))
+        return bytes(result[:end]), f"cut at byte {end}"
     if deed < 0.2:
-        return bytes(found) + rng.randbytes(rng.randrange(1, 100)), "longer"
+        return bytes(result) + rng.randbytes(rng.randrange(1, 100)), "longer"
     if deed < 0.25:
         return rng.choice(
-            (b"", b"\0" * len(found), rng.randbytes(min(len(found), 4096)))
+            (b"", b"\0" * len(result), rng.randbytes(min(len(result), 4096)))
         ), "replaced"
     places = []
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
         near = start and rng.random() < 0.5
-        place = rng.randrange(min(start, len(found)) if near else len(found))
+        place = rng.randrange(min(start, len(result)) if near else len(result))
         places.append(place)
         new = rng.choice(
             (rng.randbytes(1), b"\xff" * 4, b"\0" * 4, b"\xff\xff\xff\x7f", b"\0\0\0\x80")
         )
-        found[place : place + len(new)] = new
-    return bytes(found), f"bytes {sorted(places)} changed"
+        result[place : place + len(new)] = new
+    return bytes(result), f"bytes {sorted(places)} changed"
 
 
 def to_json(value: Any) -> str:

@@ -37,7 +37,7 @@ def files_of_artifact(rng: Random, base: Base, scratch: Path) -> Trial:
             path.mkdir()
     return Trial(
         f"{path.name}: {deed}",
-        lambda: base.said("llava", folder),
+        lambda: base.product_answers("llava", folder),
         nothing_else,
         base.once("llava", "onnx"),
         (path.name,),
@@ -61,22 +61,29 @@ def manifest(rng: Random, base: Base, scratch: Path) -> Trial:
         from PIL import Image
         from transformers import CLIPImageProcessorPil
 
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found | {"image_processor": None} != json.loads(text) | {"image_processor": None}:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result | {"image_processor": None} != json.loads(text) | {"image_processor": None}:
             nothing_else()
-        said = _told(found["image_processor"])
+        settings = _set_fields(result["image_processor"])
         with Image.open(base.picture) as picture:
-            pixels = CLIPImageProcessorPil(**said)(picture, return_tensors="np")["pixel_values"]
+            pixels = CLIPImageProcessorPil(**settings)(picture, return_tensors="np")["pixel_values"]
         return _bare(base, base.of("llava") / "onnx", pixels)
 
     names = ("manifest.json", str(folder), "chat template", "prompt_template", "not finite")
-    return Trial(deed, lambda: base.said("llava", folder), right, base.once("llava", "onnx"), names)
+    return Trial(
+        deed,
+        lambda: base.product_answers("llava", folder),
+        right,
+        base.once("llava", "onnx"),
+        names,
+    )
 
 
-def _told(fields: dict[str, Any]) -> dict[str, Any]:
+def _set_fields(fields: dict[str, Any]) -> dict[str, Any]:
     """Fields that have a value, those inside too."""
     inside = {
-        key: _told(value) if isinstance(value, dict) else value for key, value in fields.items()
+        key: _set_fields(value) if isinstance(value, dict) else value
+        for key, value in fields.items()
     }
     return {key: value for key, value in inside.items() if value is not None}
 
@@ -92,12 +99,12 @@ def graphs(rng: Random, base: Base, scratch: Path) -> Trial:
     else:
         changed, deed = _other_graph(rng, path)
     replaced(path, changed)
-    found = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    found["files"] = [entry.model_dump() for entry in describe_files(folder)]
-    replaced(folder / "manifest.json", to_json(found))
+    result = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    result["files"] = [entry.model_dump() for entry in describe_files(folder)]
+    replaced(folder / "manifest.json", to_json(result))
     return Trial(
         f"{path.name}: {deed}",
-        lambda: base.said("llava", folder),
+        lambda: base.product_answers("llava", folder),
         lambda: _bare(base, folder, None),
         base.once("llava", "onnx"),
         (path.name, str(folder), "not finite"),
@@ -227,6 +234,6 @@ def run_record(rng: Random, base: Base, scratch: Path) -> Trial:
 
     def product() -> Answers:
         _, directories = artifacts_of(folder, DEFAULT_VARIANT)
-        return base.said("llava", directories["compressed"])
+        return base.product_answers("llava", directories["compressed"])
 
     return Trial(deed, product, nothing_else, base.once("llava", "onnx"), ("run.json", str(folder)))

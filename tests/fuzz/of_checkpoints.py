@@ -31,7 +31,7 @@ def _of_checkpoint(
         from export.exporter import Origin, export_artifact
 
         export_artifact(folder, scratch / "onnx", Origin("changed"))
-        return base.said(family, scratch / "onnx")
+        return base.product_answers(family, scratch / "onnx")
 
     return Trial(
         f"{family}, {path.name}: {deed}",
@@ -148,7 +148,7 @@ def plans(rng: Random, base: Base, scratch: Path) -> Trial:
         plan = PruningPlan.load(path)
         cut_run(run, "tiny", checkpoint, plan)
         export_artifact(run.checkpoint, scratch / "onnx", Origin.of_plan(plan))
-        return base.said(family, scratch / "onnx")
+        return base.product_answers(family, scratch / "onnx")
 
     def right() -> Answers:
         """Transformers' dense model, what goes by the plan multiplied by zero."""

@@ -43,8 +43,8 @@ def images(rng: Random, base: Base, scratch: Path) -> Trial:
         opened = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
         if opened.mode.startswith("I"):  # 16 bits: by their upper byte, a rule of our own
             opened = Image.fromarray((np.asarray(opened) >> 8).clip(0, 255).astype(np.uint8))
-        found: Any = processor(opened, return_tensors="np")["pixel_values"]
-        return found.astype(np.float32).round(4).tobytes()
+        result: Any = processor(opened, return_tensors="np")["pixel_values"]
+        return result.astype(np.float32).round(4).tobytes()
 
     return Trial(f"{kind} {mode} {size}: {deed}", product, right, None, ("image",))
 
@@ -94,8 +94,8 @@ def options(rng: Random, base: Base, scratch: Path) -> Trial:
     def product() -> Any:
         if "compressed" not in _LOADED:
             _LOADED["compressed"] = Engine.load(base.of("llava") / "onnx", device="cpu", threads=1)
-        said = GenerationOptions(**{"max_new_tokens": 4, **chosen})
-        done = _LOADED["compressed"].generate([base.picture], QUESTIONS[0], said)
+        sampling = GenerationOptions(**{"max_new_tokens": 4, **chosen})
+        done = _LOADED["compressed"].generate([base.picture], QUESTIONS[0], sampling)
         return done.token_ids
 
     def right() -> Any:

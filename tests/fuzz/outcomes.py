@@ -28,11 +28,11 @@ class Outcome:
 
 def counted(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
     """How many of each verdict, by kind."""
-    found: dict[str, Counter[str]] = {}
+    result: dict[str, Counter[str]] = {}
     for each in outcomes:
-        found.setdefault(each.kind, Counter())[each.verdict] += 1
+        result.setdefault(each.kind, Counter())[each.verdict] += 1
     verdicts = ("refused", "same", "other")
-    return {kind: {name: count[name] for name in verdicts} for kind, count in found.items()}
+    return {kind: {name: count[name] for name in verdicts} for kind, count in result.items()}
 
 
 def table(counts: dict[str, dict[str, int]]) -> str:

@@ -85,11 +85,13 @@ def tried(
 
 def _started(trial: Trial, base: Path, scratch: Path, limits: Limits) -> _Worker:
     context = get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_work, args=(there, trial, base, scratch, limits), daemon=True)
+    ours, theirs = context.Pipe()
+    process = context.Process(
+        target=_work, args=(theirs, trial, base, scratch, limits), daemon=True
+    )
     process.start()
-    there.close()
-    return _Worker(process, here)
+    theirs.close()
+    return _Worker(process, ours)
 
 
 def _dismiss(worker: _Worker) -> bool:

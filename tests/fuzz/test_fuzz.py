@@ -29,15 +29,15 @@ def test_crashes_hangs_and_memory_are_outcomes(tmp_path):
     kinds = ("fine", "ends", "fails", "hangs", "grows", "fine", "fine")
     jobs = [(kind, number) for number, kind in enumerate(kinds)]
     limits = Limits(seconds=2.0, starting=20.0, gigabytes=1.0)
-    found = list(tried(odd_trial, jobs, tmp_path, tmp_path / "scratch", 2, limits))
-    assert sorted((each.kind, each.seed) for each in found) == sorted(jobs)
-    said = {each.kind: each for each in found}
-    assert said["fine"].verdict == "refused"
-    assert said["ends"].detail == "the process ended: SIGABRT"
-    assert "KeyError" in said["fails"].detail
-    assert said["hangs"].detail == "no end within its time"
-    assert "MemoryError" in said["grows"].detail
-    assert {said[kind].verdict for kind in ("ends", "fails", "hangs", "grows")} == {"other"}
+    result = list(tried(odd_trial, jobs, tmp_path, tmp_path / "scratch", 2, limits))
+    assert sorted((each.kind, each.seed) for each in result) == sorted(jobs)
+    by_kind = {each.kind: each for each in result}
+    assert by_kind["fine"].verdict == "refused"
+    assert by_kind["ends"].detail == "the process ended: SIGABRT"
+    assert "KeyError" in by_kind["fails"].detail
+    assert by_kind["hangs"].detail == "no end within its time"
+    assert "MemoryError" in by_kind["grows"].detail
+    assert {by_kind[kind].verdict for kind in ("ends", "fails", "hangs", "grows")} == {"other"}
 
 
 def test_outcomes_are_counted():

@@ -27,28 +27,28 @@ def try_one(base: Path, scratch: Path, kind: str, seed: int) -> Outcome:
     scratch.mkdir(parents=True)
     trial = KINDS[kind][0](Random(f"{kind} {seed}"), _base(base), scratch)
     try:
-        found = trial.product()
+        result = trial.product()
     except CompExportError as error:
         words = str(error)
         if not any(name in words for name in trial.names):
             return Outcome(kind, seed, "other", f"{trial.deed}: refused without its name: {words}")
         return Outcome(kind, seed, "refused", f"{trial.deed}: {words}")
     except BaseException:
-        told = traceback.format_exc(limit=-4)
-        return Outcome(kind, seed, "other", f"{trial.deed}: {told}")
-    if trial.before is not None and agree(found, trial.before):
+        trace = traceback.format_exc(limit=-4)
+        return Outcome(kind, seed, "other", f"{trial.deed}: {trace}")
+    if trial.before is not None and agree(result, trial.before):
         return Outcome(kind, seed, "same", trial.deed)
-    return _compared(kind, seed, trial, found)
+    return _compared(kind, seed, trial, result)
 
 
-def _compared(kind: str, seed: int, trial: Any, found: Any) -> Outcome:
+def _compared(kind: str, seed: int, trial: Any, result: Any) -> Outcome:
     try:
         right = trial.right()
     except BaseException as error:
         shown = f"{type(error).__name__}: {error}"[:300]
         return Outcome(
-            kind, seed, "other", f"{trial.deed}: answered {found!r:.120}; the reference: {shown}"
+            kind, seed, "other", f"{trial.deed}: answered {result!r:.120}; the reference: {shown}"
         )
-    if agree(found, right):
+    if agree(result, right):
         return Outcome(kind, seed, "same", trial.deed)
-    return Outcome(kind, seed, "other", f"{trial.deed}: {found!r:.120} is not {right!r:.120}")
+    return Outcome(kind, seed, "other", f"{trial.deed}: {result!r:.120} is not {right!r:.120}")

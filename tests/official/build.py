@@ -46,8 +46,8 @@ def build(official: Official, spelling: Spelling, directory: Path) -> Path:
     files["config.json"] = small_config(files["config.json"])
     edge = files["config.json"]["vision_config"]["image_size"]
     for name in ("preprocessor_config.json", "processor_config.json"):
-        found = files.get(name, {})
-        _small_pictures(found.get("image_processor", found), edge)
+        result = files.get(name, {})
+        _small_pictures(result.get("image_processor", result), edge)
     _write(directory, files)
     write_vocabulary(official.family, directory, spelling.vocabulary)
     model = _model(directory)
@@ -134,18 +134,18 @@ def _model(directory: Path) -> Any:
 def _let_it_end(model: Any, directory: Path) -> None:
     """Make the answer to the question asked end within some tokens, so that stops are compared too."""
     processor = AutoProcessor.from_pretrained(directory)
-    asked = {} if type(model).__name__.endswith("ForConditionalGeneration") else {"text": QUESTION}
+    prompt = {} if type(model).__name__.endswith("ForConditionalGeneration") else {"text": QUESTION}
     if model.config.model_type == "llava":
-        asked = {"text": f"USER: <image>\n{QUESTION} ASSISTANT:"}
-    given = processor(images=picture(*PICTURES["wide"]), return_tensors="pt", **asked)
+        prompt = {"text": f"USER: <image>\n{QUESTION} ASSISTANT:"}
+    given = processor(images=picture(*PICTURES["wide"]), return_tensors="pt", **prompt)
     options = {"do_sample": False, "output_logits": True, "return_dict_in_generate": True}
-    found = model.generate(**given, max_new_tokens=ANSWER, num_beams=1, **options)
+    result = model.generate(**given, max_new_tokens=ANSWER, num_beams=1, **options)
     if model.config.model_type == "llava":
-        rows = torch.tensor([EOS_OF_LLAMA, int(found.sequences[0, 2 - ANSWER])])
+        rows = torch.tensor([EOS_OF_LLAMA, int(result.sequences[0, 2 - ANSWER])])
         model.lm_head.weight[rows] = model.lm_head.weight[rows.flip(0)]
         return
     text = model.config.text_config
-    least = min(float(logits[0].max() - logits[0, text.sep_token_id]) for logits in found.logits)
+    least = min(float(logits[0].max() - logits[0, text.sep_token_id]) for logits in result.logits)
     model.text_decoder.cls.predictions.bias[text.sep_token_id] += least + AHEAD
 
 

@@ -56,9 +56,9 @@ def same_answer(
 def llava(model: Any, processor: Any, engine: Any, tokenizer: Path) -> None:
     encoder = PromptEncoder(engine.manifest, tokenizer)
     wide, *others = pictures()
-    asked = [([image], question) for image in (wide, *others) for question in QUESTIONS]
+    prompts = [([image], question) for image in (wide, *others) for question in QUESTIONS]
     ended = []
-    for images, question in (*asked, ([wide, *others], QUESTION), ([], QUESTION)):
+    for images, question in (*prompts, ([wide, *others], QUESTION), ([], QUESTION)):
         content = [{"type": "image"}] * len(images) + [{"type": "text", "text": question}]
         text = processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
@@ -66,8 +66,8 @@ def llava(model: Any, processor: Any, engine: Any, tokenizer: Path) -> None:
         given = processor(images=images or None, text=text, return_tensors="pt")
         ids = given["input_ids"][0].tolist()
         assert encoder.encode(question, len(images)).input_ids.tolist() == ids
-        found = model.generate(**given, max_new_tokens=ANSWER, do_sample=False)
-        theirs = found[0, len(ids) :].tolist()
+        result = model.generate(**given, max_new_tokens=ANSWER, do_sample=False)
+        theirs = result[0, len(ids) :].tolist()
         ended.append(same_answer(engine, images, question, theirs, processor, end=2))
     assert any(ended)
 
@@ -77,15 +77,15 @@ def blip_reader(model: Any, processor: Any, engine: Any, tokenizer: Path) -> Non
     ended = []
     for image in pictures():
         for question in QUESTIONS if engine.asks else ("", "a picture of"):
-            asked = {"text": question} if question else {}
-            given = processor(images=[image], return_tensors="pt", **asked)
+            prompts = {"text": question} if question else {}
+            given = processor(images=[image], return_tensors="pt", **prompts)
             if engine.asks:
                 assert (
                     engine.encode(question, "question").tolist() == given["input_ids"][0].tolist()
                 )
-            found = model.generate(**given, max_new_tokens=ANSWER, do_sample=False, num_beams=1)
+            result = model.generate(**given, max_new_tokens=ANSWER, do_sample=False, num_beams=1)
             start = 1 if engine.asks or not question else given["input_ids"].shape[1] - 1
-            theirs = found[0, start:].tolist()
+            theirs = result[0, start:].tolist()
             ended.append(same_answer(engine, [image], question, theirs, processor, end=102))
     assert any(ended)
 
@@ -106,12 +106,12 @@ def clip(model: Any, processor: Any, engine: Any, tokenizer: Path) -> None:
     for caption in CAPTIONS:
         given = processor(images=pictures(), text=[caption], return_tensors="pt")
         assert engine.encode(caption, "caption").tolist() == given["input_ids"][0].tolist()
-        found = model(**given)
+        result = model(**given)
         texts, images = engine.embed_texts([caption]), engine.embed_images(pictures())
-        assert np.abs(texts.embeds - found.text_embeds.numpy()).max() <= NUMBERS
-        assert np.abs(images.embeds - found.image_embeds.numpy()).max() <= NUMBERS
+        assert np.abs(texts.embeds - result.text_embeds.numpy()).max() <= NUMBERS
+        assert np.abs(images.embeds - result.image_embeds.numpy()).max() <= NUMBERS
         ours = engine.rank(pictures(), [caption]).of_images
-        theirs = found.logits_per_text.numpy()
+        theirs = result.logits_per_text.numpy()
         assert np.abs(ours - theirs).max() <= NUMBERS * max(1, np.abs(theirs).max())
 
 

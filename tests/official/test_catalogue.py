@@ -39,7 +39,7 @@ def test_every_kind_goes_through_every_command():
         width = official.spellings[0].config["vision_config"]["hidden_size"]
         each = any(spelling.every_verb for spelling in official.spellings)
         kinds[official.family, official.task, width].append(each)
-    assert all(any(found) for found in kinds.values()), kinds
+    assert all(any(actual) for actual in kinds.values()), kinds
 
 
 @pytest.mark.parametrize("hub_id", blip.PUBLISHED_SHA256)
@@ -53,16 +53,16 @@ def test_settings_equal_the_published_files(hub_id):
 
 def test_every_spelling_has_the_published_size(tmp_path):
     """Of the published size, read by ``flops`` from the configuration alone."""
-    found = defaultdict(list)
+    actual = defaultdict(list)
     for official in CHECKPOINTS:
         for spelling in official.spellings:
             (tmp_path / "config.json").write_text(json.dumps(spelling.config))
             words = ["flops", "--model", str(tmp_path), "--text-tokens", "16", "--json"]
             result = CliRunner().invoke(cli, words, catch_exceptions=False)
-            found[official.hub_id].append(json.loads(result.stdout))
-    for hub_id, reports in found.items():
+            actual[official.hub_id].append(json.loads(result.stdout))
+    for hub_id, reports in actual.items():
         assert all(report == reports[0] for report in reports), hub_id
-    assert 2 * found["llava-hf/llava-1.5-7b-hf"][0]["params"] == BYTES_7B
+    assert 2 * actual["llava-hf/llava-1.5-7b-hf"][0]["params"] == BYTES_7B
 
 
 @pytest.mark.parametrize("verb", ["flops", "prune"])

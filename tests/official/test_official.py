@@ -53,12 +53,12 @@ def folder(tmp_path_factory) -> Path:
     for kind, words in (("questions", QUESTIONS), ("captions", CAPTIONS)):
         with (folder / f"{kind}.jsonl").open("w", encoding="utf-8") as file:
             for number in range(RECORDS):
-                said = words[number % len(words)]
+                phrase = words[number % len(words)]
                 record = {"image": f"{names[number % 3]}.png"}
                 if kind == "questions":
-                    record |= {"question": said, "answer": "a red cat"}
+                    record |= {"question": phrase, "answer": "a red cat"}
                 else:
-                    record |= {"caption": f"{said} {number}"}
+                    record |= {"caption": f"{phrase} {number}"}
                 print(json.dumps(record), file=file)
     return folder
 
@@ -88,7 +88,7 @@ def test_answers_equal_transformers(official, spelling, tmp_path, folder):
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "phrase"),
     [
         (None, "cannot write the tokens of an image"),  # the first releases: transformers fails too
         ({"patch_size": 28}, "writes 9 tokens of an image, and its tower gives 36"),
@@ -96,7 +96,7 @@ def test_answers_equal_transformers(official, spelling, tmp_path, folder):
     ],
     ids=["none", "patches", "strategy"],
 )
-def test_a_processor_that_miscounts_images_is_refused(fields, said, tmp_path):
+def test_a_processor_that_miscounts_images_is_refused(fields, phrase, tmp_path):
     official, name = CHECKPOINTS[0], "processor_config.json"
     (spelling,) = (each for each in official.spellings if each.names == "published")
     checkpoint = build(official, spelling, tmp_path / "dense")
@@ -104,7 +104,7 @@ def test_a_processor_that_miscounts_images_is_refused(fields, said, tmp_path):
         (checkpoint / name).unlink()
     else:
         (checkpoint / name).write_text(json.dumps(spelling.files[name] | fields))
-    with pytest.raises(CompExportError, match=said) as refused:
+    with pytest.raises(CompExportError, match=phrase) as refused:
         load_adapter(checkpoint)
     assert '{"patch_size": 14, "num_additional_image_tokens": 1' in str(refused.value)
 
@@ -126,8 +126,8 @@ def _run(task: str, engine: Any, run: Path, image: Path) -> None:
         assert np.allclose(answer["scores"], right, atol=1e-5)
         return
     prompt = QUESTIONS[0] if task == "questions" else ""
-    asked = ("--prompt", prompt) if prompt else ()
-    words = ("--dense", "--image", image, *asked, "--max-new-tokens", ANSWER)
+    request = ("--prompt", prompt) if prompt else ()
+    words = ("--dense", "--image", image, *request, "--max-new-tokens", ANSWER)
     right = engine.generate([image], prompt, GenerationOptions(max_new_tokens=ANSWER))
     assert called("run", run, *words)["text"] == right.text
 

@@ -44,8 +44,8 @@ class Steps:
         return self.onnx(rest) if step == "onnx" else self.measure(cell, request)
 
     def prune(self, cell, rest, wrong):
-        said = dict(pairwise(rest))
-        run, rate = Path(said["--out"]), float(said["--rate"])
+        options = dict(pairwise(rest))
+        run, rate = Path(options["--out"]), float(options["--rate"])
         state = run / ".state"
         assert ("--resume" in rest) == state.exists(), "prune refuses either"
         state.mkdir(parents=True, exist_ok=True)
@@ -54,13 +54,13 @@ class Steps:
             raise wrong
         left = (1 - rate) * (1 + self.off.get(cell, 0))
         macs, times = round(left * DENSE_MACS), {}
-        if said.get("--cost") == "latency":  # the time is the target's, the FLOPs are others
+        if options.get("--cost") == "latency":  # the time is the target's, the FLOPs are others
             macs = round((1 - rate / 2) * DENSE_MACS)
             times = {"rate_of": "latency", "milliseconds_dense": 8.0, "milliseconds": 8.0 * left}
         PruningPlan(
             family="llava",
             model="tiny-llava",
-            method=said["--method"],
+            method=options["--method"],
             rate=1 - left if times else 1 - macs / DENSE_MACS,
             workload=Workload(image_tokens=64, text_tokens=12),
             macs_dense=DENSE_MACS,
@@ -74,8 +74,8 @@ class Steps:
             "metric": {"name": "m", "dense": 0.9, "before_recovery": 0.3, "compressed": 0.6},
             "steps": {"search": 90, "recovery": 306},
             "versions": {"torch": "2"},
-            "resumed": said["--seed"] == "1",
-            "times_fine_tuning": {"search": 2.0, "whole": 1.5 + int(said["--seed"])},
+            "resumed": options["--seed"] == "1",
+            "times_fine_tuning": {"search": 2.0, "whole": 1.5 + int(options["--seed"])},
         }
         (run / "run.json").write_text(json.dumps(record))
         (run / "checkpoint").mkdir()
@@ -97,7 +97,7 @@ class Steps:
             (artifact / "manifest.json").write_text("{}")
         assert (artifact / "manifest.json").is_file()
         value = 0.9 if request["run"] else self.accuracy.get(cell, 0.5)
-        found = {
+        result = {
             "accuracy": {"value": value, "interval": [0.4, 0.6], "n": 100, "share": True},
             "metric": "exact match",
             "test": "EmojiScenes test",
@@ -105,13 +105,13 @@ class Steps:
         }
         if request["dense"]:
             assert (Path(request["dense"]) / "manifest.json").is_file()
-            found["latency"] = {
+            result["latency"] = {
                 "ttft_ms": 5.0,
                 "dense_ttft_ms": DENSE_LATENCY,
                 "tpot_ms": 1.0,
                 "dense_tpot_ms": 2.0,
             }
-        return json.dumps(found)
+        return json.dumps(result)
 
 
 FAILED = StepError("rate 0.8 is out of reach: at most 0.71")

@@ -298,8 +298,8 @@ def test_graph_reader_equals_onnx(kind, artifacts):
     """Ports, weights and their files; and the tables of positions have the names that are looked for."""
     tables = 0
     for path in artifacts(kind).glob("*.onnx"):
-        found, model = read_onnx_file(path, ""), onnx.load(path, load_external_data=False).graph
-        for mine, theirs in ((found.inputs, model.input), (found.outputs, model.output)):
+        result, model = read_onnx_file(path, ""), onnx.load(path, load_external_data=False).graph
+        for mine, theirs in ((result.inputs, model.input), (result.outputs, model.output)):
             assert {name: port.dtype for name, port in mine.items()} == {
                 port.name: port.type.tensor_type.elem_type for port in theirs
             }
@@ -307,14 +307,14 @@ def test_graph_reader_equals_onnx(kind, artifacts):
                 dims = port.type.tensor_type.shape.dim
                 assert mine[port.name].dims == tuple(d.dim_param or d.dim_value for d in dims)
         named = {tensor.name: tuple(tensor.dims) for tensor in model.initializer}
-        assert {name: found.weights[name] for name in named} == named
-        assert found.external == {
+        assert {name: result.weights[name] for name in named} == named
+        assert result.external == {
             entry.value
             for tensor in model.initializer
             for entry in tensor.external_data
             if entry.key == "location"
         }
-        tables += sum(name in found.weights for name in POSITIONS)
+        tables += sum(name in result.weights for name in POSITIONS)
     assert tables == {"retrieval": 2, "question": 2}.get(kind, 1)
 
 
@@ -351,7 +351,7 @@ def spoilt(manifest, seed):
     return manifest
 
 
-def said(engine):
+def answers_of(engine):
     if isinstance(engine, Retriever):
         return engine.rank([noise(1)], ["a fox", "a ram"]).of_texts.tolist()
     if isinstance(engine, Judge):
@@ -375,13 +375,13 @@ MEANINGS = (
 def test_any_manifest_is_refused_by_name_or_answers(kind, artifacts, damaged):
     path = artifacts(kind) / MANIFEST_NAME
     manifest = json.loads(path.read_text())
-    expected = said(load_engine(artifacts(kind), threads=1))
+    expected = answers_of(load_engine(artifacts(kind), threads=1))
     outcomes, nameless = {"refused": 0, "same": 0, "meant": 0}, list[str]()
     for seed in range(50):
         changed = spoilt(manifest, seed)
         directory = damaged(kind, lambda _, changed=changed: changed)
         try:
-            answer = said(load_engine(directory, threads=1, check_hashes=False))
+            answer = answers_of(load_engine(directory, threads=1, check_hashes=False))
         except CompExportError as error:
             outcomes["refused"] += 1
             if not any(word in str(error) for word in ("manifest", ".onnx", "chat template")):
@@ -403,11 +403,11 @@ def test_inspect_shows_any_manifest_or_refuses_it_by_name(artifacts, damaged, tm
         for seed in range(60):
             changed = spoilt(manifest, seed)
             directory = damaged("llava", lambda _, changed=changed: changed)
-            found = CliRunner().invoke(inspect_command, [str(directory)])
-            shown += found.exit_code == 0
-            if found.exit_code:
-                assert isinstance(found.exception, CompExportError), found.exception
-                assert MANIFEST_NAME in str(found.exception)
+            result = CliRunner().invoke(inspect_command, [str(directory)])
+            shown += result.exit_code == 0
+            if result.exit_code:
+                assert isinstance(result.exception, CompExportError), result.exception
+                assert MANIFEST_NAME in str(result.exception)
         assert 0 < shown < 60
 
 

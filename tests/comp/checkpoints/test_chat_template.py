@@ -69,10 +69,10 @@ REFUSED = {
 
 
 def of_transformers(source, messages):
-    found, _ = render_jinja_template(
+    result, _ = render_jinja_template(
         [messages], chat_template=source, add_generation_prompt=True, **TOKENS
     )
-    return found[0]
+    return result[0]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
@@ -177,19 +177,19 @@ def test_a_fork_renders_in_its_own_process():
 
 
 def test_threads_share_the_process():
-    found = {}
+    result = {}
 
     def ask(number):
         for _ in range(5):
             turn = user_turn(f"number {number}?", 1)
-            found.setdefault(number, set()).add(render(LLAVA_TEMPLATE, TOKENS, turn, "it"))
+            result.setdefault(number, set()).add(render(LLAVA_TEMPLATE, TOKENS, turn, "it"))
 
     threads = [Thread(target=ask, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == {n: {f"USER: <image>\nnumber {n}? ASSISTANT:"} for n in range(8)}
+    assert result == {n: {f"USER: <image>\nnumber {n}? ASSISTANT:"} for n in range(8)}
 
 
 def test_templates_that_drop_image_or_text_are_refused():
@@ -260,8 +260,8 @@ def of_processor(directory):
     """Return templates as ``AutoProcessor`` reads them."""
     from transformers import LlavaProcessor
 
-    found, _ = LlavaProcessor.get_processor_dict(directory)
-    template = found.get("chat_template")
+    result, _ = LlavaProcessor.get_processor_dict(directory)
+    template = result.get("chat_template")
     return template["default"] if isinstance(template, dict) else template
 
 
@@ -289,8 +289,8 @@ def test_templates_render_where_the_system_has_no_memory_limit(monkeypatch, erro
 
 
 def test_an_existing_memory_limit_is_not_raised(monkeypatch):
-    found = []
+    result = []
     monkeypatch.setattr(resource, "getrlimit", lambda kind: (2**27, 2**28))
-    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: found.append(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: result.append(limits))
     _limit_memory(2**29)
-    assert found == [(2**28, 2**28)]
+    assert result == [(2**28, 2**28)]

@@ -66,18 +66,18 @@ def test_duplicate_fields_of_old_clips_are_merged_as_in_transformers(data: st.Da
         if data.draw(st.booleans()):
             config[f"{part}_dict"] = data.draw(some)
     expected = CLIPConfig(**copy.deepcopy(config))
-    found = clip_of(checked_config(config, "config.json"), "config.json")
+    result = clip_of(checked_config(config, "config.json"), "config.json")
     text, vision = expected.text_config, expected.vision_config
-    assert found.sizes.text.hidden_size == text.hidden_size
-    assert found.sizes.text.vocab_size == text.vocab_size
-    assert len(found.sizes.text.blocks) == text.num_hidden_layers
-    assert len(found.sizes.vision.blocks) == vision.num_hidden_layers
-    assert found.sizes.vision.hidden_size == vision.hidden_size
-    assert (found.text.act, found.vision.act) == (text.hidden_act, vision.hidden_act)
-    assert found.text.layer_norm_eps == text.layer_norm_eps
-    assert found.vision.layer_norm_eps == vision.layer_norm_eps
-    assert found.end_of_text == ("largest" if text.eos_token_id == 2 else text.eos_token_id)
-    assert EncoderShape.from_config(checked_config(config, "here")) == found.sizes
+    assert result.sizes.text.hidden_size == text.hidden_size
+    assert result.sizes.text.vocab_size == text.vocab_size
+    assert len(result.sizes.text.blocks) == text.num_hidden_layers
+    assert len(result.sizes.vision.blocks) == vision.num_hidden_layers
+    assert result.sizes.vision.hidden_size == vision.hidden_size
+    assert (result.text.act, result.vision.act) == (text.hidden_act, vision.hidden_act)
+    assert result.text.layer_norm_eps == text.layer_norm_eps
+    assert result.vision.layer_norm_eps == vision.layer_norm_eps
+    assert result.end_of_text == ("largest" if text.eos_token_id == 2 else text.eos_token_id)
+    assert EncoderShape.from_config(checked_config(config, "here")) == result.sizes
 
 
 def test_merged_fields_have_the_defaults_of_transformers() -> None:
@@ -115,7 +115,7 @@ ORIGINALS = {
 
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_every_command_names_the_format_before_any_work(tmp_path: Path, name: str) -> None:
-    config, said = ORIGINALS[name]
+    config, message = ORIGINALS[name]
     model = tmp_path / "original"
     model.mkdir()
     (model / "config.json").write_text(json.dumps(config))
@@ -138,12 +138,12 @@ def test_every_command_names_the_format_before_any_work(tmp_path: Path, name: st
     ):
         done = CliRunner().invoke(cli, [str(word) for word in words])
         assert isinstance(done.exception, CompExportError), (words[0], done.output, done.exception)
-        assert said in str(done.exception)
+        assert message in str(done.exception)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("file", "said"),
+    ("file", "message"),
     [
         ("open_clip_config.json", "of open_clip"),
         ("ViT-B-32.pt", "convert_clip_original_pytorch_to_hf.py"),
@@ -152,21 +152,21 @@ def test_every_command_names_the_format_before_any_work(tmp_path: Path, name: st
         ("readme.md", "holds no config.json: pass the directory of a Hugging Face checkpoint"),
     ],
 )
-def test_directories_of_other_formats_are_named(tmp_path: Path, file: str, said: str) -> None:
+def test_directories_of_other_formats_are_named(tmp_path: Path, file: str, message: str) -> None:
     (tmp_path / file).write_text("")
     if file == "adapter_config.json":  # as PEFT's trainer leaves it
         (tmp_path / "optimizer.pt").write_text("")
     with pytest.raises(CompExportError) as refused:
         resolve_model(str(tmp_path))
-    assert said in str(refused.value)
+    assert message in str(refused.value)
 
 
 @pytest.mark.parametrize("owner", [None, "text_config", "vision_config"])
 @pytest.mark.parametrize("method", ["bitsandbytes", "awq", "gptq", "compressed-tensors", "fp8"])
 def test_quantised_configurations_are_refused(llava: Path, owner: str | None, method: str) -> None:
-    said = {"quantization_config": {"quant_method": method, "bits": 4}}
+    quantised = {"quantization_config": {"quant_method": method, "bits": 4}}
     config = json.loads((llava / "config.json").read_text())
-    change(llava, **(said if owner is None else {owner: config[owner] | said}))
+    change(llava, **(quantised if owner is None else {owner: config[owner] | quantised}))
     with pytest.raises(CompExportError) as refused:
         read_config(llava)
     assert method in str(refused.value)
@@ -222,7 +222,7 @@ def test_links_outside_the_directory_lead_only_to_the_hub_cache(
 
 
 @pytest.mark.parametrize(
-    ("index", "said"),
+    ("index", "message"),
     [
         ("[]", "holds a list, not an object"),
         ("{}", "weight_map is not an object with tensors"),
@@ -236,12 +236,12 @@ def test_links_outside_the_directory_lead_only_to_the_hub_cache(
         ("[" * 500 + "]" * 500, "nested deeper than"),
     ],
 )
-def test_damaged_indexes_are_refused_by_name(llava: Path, index: str, said: str) -> None:
+def test_damaged_indexes_are_refused_by_name(llava: Path, index: str, message: str) -> None:
     (llava / "model.safetensors").rename(llava / "model-00001.safetensors")
     (llava / "model.safetensors.index.json").write_text(index)
     with pytest.raises(CompExportError) as refused:
         weight_files(llava)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert "model" in str(refused.value)
 
 
@@ -282,11 +282,11 @@ def test_integer_weights_are_refused_only_where_they_are_read(llava: Path) -> No
 
 def places(value: object, place: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
     """Every place in a JSON value."""
-    found = [place]
+    result = [place]
     inside = value.items() if isinstance(value, dict) else ()
     for key, each in inside:
-        found += places(each, (*place, key))
-    return found
+        result += places(each, (*place, key))
+    return result
 
 
 JUNK = st.one_of(
@@ -316,12 +316,12 @@ def test_damaged_fields_are_refused_without_another_error(
         owner[place[-1]] = data.draw(JUNK)
     (tmp_path / "config.json").write_text(json.dumps(config))
     with contextlib.suppress(CompExportError):  # the one error that may be raised
-        found = read_config(tmp_path)
-        READERS[name](found, "config.json")
+        result = read_config(tmp_path)
+        READERS[name](result, "config.json")
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"pruning": {"drops": [{"after_layer": 0}]}}, "pruning.drops.0.after_layer"),
         (
@@ -333,11 +333,11 @@ def test_damaged_fields_are_refused_without_another_error(
         ({"architectures": "LlavaForConditionalGeneration"}, "architectures"),
     ],
 )
-def test_the_wrong_field_is_named(llava: Path, fields: dict[str, object], said: str) -> None:
+def test_the_wrong_field_is_named(llava: Path, fields: dict[str, object], message: str) -> None:
     change(llava, **fields)
     with pytest.raises(CompExportError) as refused:
         read_config(llava)
-    assert said in str(refused.value)
+    assert message in str(refused.value)
     assert str(llava / "config.json") in str(refused.value)
 
 

@@ -48,9 +48,9 @@ def in_shards(source, path):
     return path
 
 
-def record(run, **said):
+def record(run, **fields):
     run.mkdir(exist_ok=True)
-    (run / "run.json").write_text(json.dumps({"version": RUN_VERSION, **said}))
+    (run / "run.json").write_text(json.dumps({"version": RUN_VERSION, **fields}))
     return RunDirectory(run)
 
 
@@ -101,10 +101,10 @@ def test_a_relative_path_is_resolved_from_any_directory(tmp_path, monkeypatch):
     dense = checkpoint(tmp_path / "home" / "my-llava")
     (tmp_path / "away").mkdir()
     monkeypatch.chdir(tmp_path / "home")
-    said = described("my-llava", dense.relative_to(tmp_path / "home"))
-    assert said["model"] == "my-llava"
-    assert said["model_path"] == str(dense)
-    run = record(tmp_path / "run", **said)
+    fields = described("my-llava", dense.relative_to(tmp_path / "home"))
+    assert fields["model"] == "my-llava"
+    assert fields["model_path"] == str(dense)
+    run = record(tmp_path / "run", **fields)
     monkeypatch.chdir(tmp_path / "away")
     assert dense_model_of(run) == dense
     checkpoint(tmp_path / "away" / "my-llava", seed=1)
@@ -131,26 +131,26 @@ def test_an_embedded_model_is_recorded_by_name(tmp_path):
     run = record(tmp_path / "run", model="tiny-clip", model_path=None)
     embedded = dense_model_of(run)
     assert embedded.name == "tiny-clip"
-    said = described("tiny-clip", embedded)
-    assert said["model_path"] is None
-    assert said["model_revision"] is None
-    assert dense_model_of(record(tmp_path / "run", **said)) == embedded
+    fields = described("tiny-clip", embedded)
+    assert fields["model_path"] is None
+    assert fields["model_revision"] is None
+    assert dense_model_of(record(tmp_path / "run", **fields)) == embedded
     with pytest.raises(OtherWeightsError):
-        dense_model_of(record(tmp_path / "run", **said | {"model": "tiny-llava"}))
+        dense_model_of(record(tmp_path / "run", **fields | {"model": "tiny-llava"}))
 
 
 def test_the_revision_of_a_hub_model_is_recorded_and_requested(tmp_path, monkeypatch):
     snapshot = checkpoint(tmp_path / "models--a--b" / "snapshots" / "c0ffee")
-    said = described("a/b", snapshot)
-    assert (said["model_path"], said["model_revision"]) == (None, "c0ffee")
-    asked = []
+    fields = described("a/b", snapshot)
+    assert (fields["model_path"], fields["model_revision"]) == (None, "c0ffee")
+    requests = []
 
     def download(repository, revision, allow_patterns):
-        asked.append((repository, revision, "*.safetensors" in allow_patterns))
+        requests.append((repository, revision, "*.safetensors" in allow_patterns))
         return str(snapshot)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
     config = str(snapshot / "config.json")
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *asked, revision: config)
-    assert dense_model_of(record(tmp_path / "run", **said)) == snapshot
-    assert asked == [("a/b", "c0ffee", True)]
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, revision: config)
+    assert dense_model_of(record(tmp_path / "run", **fields)) == snapshot
+    assert requests == [("a/b", "c0ffee", True)]

@@ -118,11 +118,11 @@ def test_flops_of_the_published_figures(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_flops_of_a_plan_take_its_model_and_workload(capsys, run: Path) -> None:
     for place in (run, run / "plan.json"):
-        found = call_json(capsys, "flops", "--plan", place)
-        assert found["model"] == "llava-7b"
-        assert found["workload"] == {"image_tokens": 576, "text_tokens": 60}
-        assert found["params"] < found["dense"]["params"]
-        assert found["tokens_per_layer"][8] == 288 + 54
+        result = call_json(capsys, "flops", "--plan", place)
+        assert result["model"] == "llava-7b"
+        assert result["workload"] == {"image_tokens": 576, "text_tokens": 60}
+        assert result["params"] < result["dense"]["params"]
+        assert result["tokens_per_layer"][8] == 288 + 54
     code, out, _ = call(capsys, "flops", "--plan", run)
     assert code == 0
     assert "GMACs dense" in out
@@ -157,8 +157,8 @@ def test_flops_of_another_architecture_are_refused(
 
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
-    found = call_json(capsys, "models")
-    models = {model["name"]: model for model in found["models"]}
+    result = call_json(capsys, "models")
+    models = {model["name"]: model for model in result["models"]}
     assert list(models) == [*EMBEDDED, "llava-7b", "llava-13b"]
     params = [models[name]["params"] for name in ("llava-7b", "llava-13b")]
     assert params == [7_063_427_072, 13_351_494_656]
@@ -199,15 +199,15 @@ def test_registry_agrees_with_the_adapters() -> None:
 def test_every_method_lists_its_families_and_a_reason_for_the_others(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    found = {
+    result = {
         method["name"]: method for method in call_json(capsys, "models", "--methods")["methods"]
     }
-    assert list(found) == [method.name for method in METHODS]
+    assert list(result) == [method.name for method in METHODS]
     families = {family.name for family in FAMILIES}
     for method in METHODS:
         assert set(method.families).isdisjoint(method.elsewhere)
         assert {*method.families, *method.elsewhere} == families
-        assert found[method.name]["elsewhere"] == method.elsewhere
+        assert result[method.name]["elsewhere"] == method.elsewhere
     code, out, _ = call(capsys, "models", "--methods")
     assert code == 0
     for words in ("wanda", "blip", "yes", *(m.name for m in METHODS)):
@@ -247,18 +247,18 @@ def test_inspect_a_run(capsys: pytest.CaptureFixture[str], run: Path) -> None:
 
 
 def test_inspect_json(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
-    found = call_json(capsys, "inspect", run, "--out", tmp_path / "figures")
-    assert found["plan"]["rate"] == 0.62
-    assert found["plan"]["blocks"][1]["heads"] == 17
-    assert found["artifacts"]["onnx"]["precision"] == "float32"
-    assert [Path(path).exists() for path in found["figures"]] == [True, True]
+    result = call_json(capsys, "inspect", run, "--out", tmp_path / "figures")
+    assert result["plan"]["rate"] == 0.62
+    assert result["plan"]["blocks"][1]["heads"] == 17
+    assert result["artifacts"]["onnx"]["precision"] == "float32"
+    assert [Path(path).exists() for path in result["figures"]] == [True, True]
     assert not (run / "reports").exists()
     assert call_json(capsys, "inspect", run, "--no-figures")["figures"] == []
 
 
 def test_inspect_an_artifact(capsys: pytest.CaptureFixture[str], run: Path) -> None:
-    found = call_json(capsys, "inspect", run / "onnx")
-    assert found["manifest"]["files"][0]["name"] == "decoder_model.onnx"
+    result = call_json(capsys, "inspect", run / "onnx")
+    assert result["manifest"]["files"][0]["name"] == "decoder_model.onnx"
     code, out, _ = call(capsys, "inspect", run / "onnx")
     assert code == 0
     assert "ab" * 32 in out
@@ -310,10 +310,10 @@ def test_damaged_stages_are_refused(tmp_path: Path) -> None:
 
 def test_data_preview(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     out = tmp_path / "sheet.png"
-    found = call_json(
+    result = call_json(
         capsys, "data", "preview", "--split", "train", "--start", 3, "--count", 4, "--out", out
     )
-    assert [example["kind"] for example in found["examples"]] == [
+    assert [example["kind"] for example in result["examples"]] == [
         "count",
         "count_category",
         "relation",

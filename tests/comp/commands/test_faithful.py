@@ -13,21 +13,21 @@ from comp.pipeline.options import PruneOptions, recipe
 from comp.search.strategy import StrategyOptions
 
 
-class Asked(Exception):
+class Captured(Exception):
     """Carries the request that a command would have carried out."""
 
 
 @pytest.fixture(autouse=True)
 def no_run(monkeypatch):
-    def asked(request, *_, **__):
-        raise Asked(request)
+    def capture(request, *_, **__):
+        raise Captured(request)
 
-    monkeypatch.setattr(pipeline, "run_pruning", asked)
+    monkeypatch.setattr(pipeline, "run_pruning", capture)
 
 
 def request_of(checkpoint, out, *more):
     words = ["prune", "--model", str(checkpoint), "--rate", "0.5", "--out", str(out), *more]
-    with pytest.raises(Asked) as caught:
+    with pytest.raises(Captured) as caught:
         CliRunner().invoke(cli, words, catch_exceptions=False)
     return caught.value.args[0]
 

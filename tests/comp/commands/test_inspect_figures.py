@@ -85,13 +85,13 @@ def test_figures_and_their_numbers(drawn):
 
 def test_json_is_reproducible_except_for_the_random_heads(drawn, run, tmp_path):
     result = inspected(run, "--json", "--out", tmp_path / "elsewhere", "--seed", "7")
-    found = json.loads(result.stdout)
-    assert [path.rpartition("/")[2] for path in found["figures"]] == [
+    actual = json.loads(result.stdout)
+    assert [path.rpartition("/")[2] for path in actual["figures"]] == [
         f"{name}.png" for name in (*OF_THE_RUN, *OF_THE_MODEL)
     ]
-    assert found["missing"] == {}
+    assert actual["missing"] == {}
     assert not (run / "figures").exists()
-    earlier, now = numbers_of(drawn[0]), found["numbers"]
+    earlier, now = numbers_of(drawn[0]), actual["numbers"]
     assert now["overlap"] == earlier["overlap"]
     for heads, same in (("run", True), ("random", False)):
         both = [

@@ -29,21 +29,21 @@ def command(given, out):
     click.echo(repr((given, out)))
 
 
-def said(*words):
+def output_of(*words):
     result = CliRunner().invoke(command, [*words])
     assert result.exit_code == 0, result.output
     return result.output
 
 
 def test_only_given_options_are_passed_on():
-    assert said("--name", "n") == "({'name': 'n'}, None)\n"
+    assert output_of("--name", "n") == "({'name': 'n'}, None)\n"
     words = ("--name", "n", "--kind", "a", "--no-wide-open", "--fast", "--out", "o")
     given = {"name": "n", "kind": "a", "wide_open": False, "fast": True}
-    assert said(*words) == f"({given!r}, 'o')\n"
+    assert output_of(*words) == f"({given!r}, 'o')\n"
 
 
 def test_help_has_types_ranges_defaults_descriptions_and_the_order_of_fields():
-    text = " ".join(said("--help").split())
+    text = " ".join(output_of("--help").split())
     names = ["--name", "--kind", "--way", "--out", "--share", "--most", "--wide-open", "--fast"]
     places = [text.index(name) for name in names]
     assert places == sorted(places)

@@ -72,10 +72,10 @@ def test_the_slim_checkpoint_has_the_recorded_score(pruned):
     assert adapter.model.drops == plan.drops
     forwarding = Forwarding(rules=rules_from_plan(plan.drops))
     examples = examples_of(task, 8)
-    found = [
+    actual = [
         adapter.score(adapter.collate(examples[i : i + 4]), forwarding).correct for i in (0, 4)
     ]
-    right = torch.cat(found).double().mean()
+    right = torch.cat(actual).double().mean()
     assert float(right) == pytest.approx(printed["metric"]["compressed"])
 
 
@@ -86,9 +86,9 @@ def test_inspect(pruned):
     images = 2 if task == "statement" else 1
     for words in ("vision 2", "language 2", f"cross {CROSS[task] - 1}", f"{images * SEEN} + 0"):
         assert words in result.output
-    found = json.loads(CliRunner().invoke(cli, ["inspect", str(run.path), "--json"]).stdout)
-    tokens = found["plan"]["tokens_per_layer"]
-    assert found["plan"]["task"] == task
+    actual = json.loads(CliRunner().invoke(cli, ["inspect", str(run.path), "--json"]).stdout)
+    tokens = actual["plan"]["tokens_per_layer"]
+    assert actual["plan"]["task"] == task
     assert len(tokens["vision"]) == LAYERS
     assert tokens["vision"][0] == images * SEEN
     load = run.load_plan().workload
@@ -162,8 +162,8 @@ def as_line(task, number, example, folder):
         image.save(folder / name)
     if task == "statement":
         return {"images": names, "statement": example.statement, "label": example.answer}
-    asked = {"question": example.question, "answer": example.answer}
-    return {"image": names[0]} | (asked if task == "question" else {"caption": example.answer})
+    fields = {"question": example.question, "answer": example.answer}
+    return {"image": names[0]} | (fields if task == "question" else {"caption": example.answer})
 
 
 @pytest.mark.parametrize("task", TASKS)

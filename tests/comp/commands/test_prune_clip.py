@@ -71,9 +71,9 @@ def test_inspect_shows_both_towers(pruned):
     assert result.exit_code == 0, result.output
     for words in ("vision 2", "language 2", "145 + 0"):
         assert words in result.output
-    found = json.loads(CliRunner().invoke(cli, ["inspect", str(run.path), "--json"]).stdout)
-    assert len(found["plan"]["tokens_per_layer"]["vision"]) == 3
-    assert found["plan"]["tokens_per_layer"]["vision"][0] == 145
+    actual = json.loads(CliRunner().invoke(cli, ["inspect", str(run.path), "--json"]).stdout)
+    assert len(actual["plan"]["tokens_per_layer"]["vision"]) == 3
+    assert actual["plan"]["tokens_per_layer"]["vision"][0] == 145
 
 
 def test_own_captions(clip_checkpoint, tmp_path):

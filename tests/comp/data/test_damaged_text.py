@@ -34,11 +34,11 @@ def conversations(path: Path, value: str) -> Path:
 
 
 def vqav2(folder: Path, question: str = "what?", answer: str = "a cat") -> Path:
-    asked = [
+    questions = [
         {"question_id": number, "image_id": 42, "question": question if number == 3 else "what?"}
         for number in range(5)
     ]
-    said = [
+    annotations = [
         {
             "question_id": number,
             "image_id": 42,
@@ -49,9 +49,9 @@ def vqav2(folder: Path, question: str = "what?", answer: str = "a cat") -> Path:
         for number in range(5)
     ]
     path = folder / "v2_OpenEnded_mscoco_val2014_questions.json"
-    path.write_text(json.dumps({"data_subtype": "val2014", "questions": asked}))
+    path.write_text(json.dumps({"data_subtype": "val2014", "questions": questions}))
     (folder / "v2_mscoco_val2014_annotations.json").write_text(
-        json.dumps({"data_subtype": "val2014", "annotations": said})
+        json.dumps({"data_subtype": "val2014", "annotations": annotations})
     )
     return path
 
@@ -70,7 +70,7 @@ def test_a_lone_surrogate_is_refused_with_its_record(folder: Path, value: str) -
     nlvr2 = {"identifier": "p-0-0-0", "sentence": "two cats", "label": "True"}
     question = {"task": "question"}
     caption = {"task": "caption", "split": "test"}
-    for words, asked, path in (
+    for words, options, path in (
         (
             r"line 2: question holds half",
             question,
@@ -101,7 +101,7 @@ def test_a_lone_surrogate_is_refused_with_its_record(folder: Path, value: str) -
         (r"questions\.json: questions\[3\]\.question", question, vqav2(folder, question=value)),
     ):
         with pytest.raises(CompExportError, match=words):
-            load_task_data(path=path, images=folder, **asked)
+            load_task_data(path=path, images=folder, **options)
     with pytest.raises(CompExportError, match=r"annotations\[4\]\.multiple_choice_answer"):
         load_task_data("question", vqav2(folder, answer=value), folder)
 

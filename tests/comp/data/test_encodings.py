@@ -20,7 +20,7 @@ PACKAGES = ("comp", "export", "serve", "demo", "benchmarks")
 OPENS = {"read_text": None, "write_text": None, "open": 0, "fdopen": 1}
 
 
-def unsaid(tree):
+def without_encoding(tree):
     """Lines that open a text file and leave its encoding to the locale."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
@@ -32,15 +32,15 @@ def unsaid(tree):
             continue
         if name == "read_text" and _is_function_of_ours(function):
             continue
-        said = {keyword.arg: keyword.value for keyword in node.keywords}
+        arguments = {keyword.arg: keyword.value for keyword in node.keywords}
         place = OPENS[name] if method else 1
-        mode = said.get("mode") or (
+        mode = arguments.get("mode") or (
             node.args[place] if place is not None and len(node.args) > place else None
         )
         modes = mode.value if isinstance(mode, ast.Constant) else ""
         if name in ("open", "fdopen") and (_other_open(function) or "b" in str(modes)):
             continue
-        if "encoding" not in said:
+        if "encoding" not in arguments:
             yield node.lineno
 
 
@@ -61,13 +61,13 @@ def _other_open(function):
 
 
 def test_every_text_file_is_opened_with_an_encoding():
-    found = [
+    result = [
         f"{path.relative_to(ROOT)}:{line}"
         for package in PACKAGES
         for path in sorted((ROOT / package).rglob("*.py"))
-        for line in unsaid(ast.parse(path.read_text(encoding="utf-8")))
+        for line in without_encoding(ast.parse(path.read_text(encoding="utf-8")))
     ]
-    assert found == []
+    assert result == []
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_every_text_file_is_opened_with_an_encoding():
     ],
 )
 def test_the_search_recognises_opened_text_files(code, lines):
-    assert list(unsaid(ast.parse(code))) == lines
+    assert list(without_encoding(ast.parse(code))) == lines
 
 
 MARK = b"\xef\xbb\xbf"

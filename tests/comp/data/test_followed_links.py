@@ -45,11 +45,14 @@ def data_of(tmp_path, kind):
     line = LINES.get(kind)
     if kind == "vqav2":
         path = tmp_path / "v2_OpenEnded_mscoco_val2014_questions.json"
-        asked = {"question_id": 1, "image_id": 7, "question": "?"}
-        answered = asked | {"multiple_choice_answer": "!", "answers": [{"answer": "!"}]}
+        question_record = {"question_id": 1, "image_id": 7, "question": "?"}
+        annotation_record = question_record | {
+            "multiple_choice_answer": "!",
+            "answers": [{"answer": "!"}],
+        }
         for name, key, entry in (
-            (path.name, "questions", asked),
-            ("v2_mscoco_val2014_annotations.json", "annotations", answered),
+            (path.name, "questions", question_record),
+            ("v2_mscoco_val2014_annotations.json", "annotations", annotation_record),
         ):
             (tmp_path / name).write_text(json.dumps({"data_subtype": "val2014", key: [entry]}))
         return path

@@ -160,7 +160,7 @@ QUESTIONS = "v2_OpenEnded_mscoco_val2014_questions.json"
 ANNOTATIONS = "v2_mscoco_val2014_annotations.json"
 
 
-def asked(**changes: object) -> dict[str, Any]:
+def questions_file(**changes: object) -> dict[str, Any]:
     return {
         "info": {"version": "2.0"},
         "task_type": "Open-Ended",
@@ -188,7 +188,7 @@ def annotation(question: int, commonest: str, given: list[str], kind: str) -> di
     }
 
 
-def answered(**changes: object) -> dict[str, Any]:
+def annotations_file(**changes: object) -> dict[str, Any]:
     return {
         "data_type": "mscoco",
         "data_subtype": "val2014",
@@ -202,8 +202,8 @@ def answered(**changes: object) -> dict[str, Any]:
 @pytest.fixture
 def vqav2(tmp_path: Path) -> Path:
     picture(tmp_path / "COCO_val2014_000000000042.jpg")
-    (tmp_path / QUESTIONS).write_text(json.dumps(asked()))
-    (tmp_path / ANNOTATIONS).write_text(json.dumps(answered()))
+    (tmp_path / QUESTIONS).write_text(json.dumps(questions_file()))
+    (tmp_path / ANNOTATIONS).write_text(json.dumps(annotations_file()))
     return tmp_path
 
 
@@ -246,7 +246,7 @@ def test_vqav2_test_splits_have_no_answers(vqav2: Path) -> None:
     """Refused for what it is, not for the file of annotations that cannot exist."""
     for subtype in ("test2015", "test-dev2015"):
         path = vqav2 / f"v2_OpenEnded_mscoco_{subtype}_questions.json"
-        path.write_text(json.dumps(asked(data_subtype=subtype)))
+        path.write_text(json.dumps(questions_file(data_subtype=subtype)))
         with pytest.raises(CompExportError, match=f"of {subtype}, whose answers are not public"):
             load_task_data("question", path)
 
@@ -256,35 +256,43 @@ def test_vqav2_empty_answers_are_skipped_with_a_warning(
 ) -> None:
     """VQA's authors take articles off, which leaves nothing of the answer "a"."""
     empty = annotation(42001, "", [""] * 10, "other")
-    both = answered(annotations=[annotation(42000, "2", ["2"] * 9 + [""], "number"), empty])
+    both = annotations_file(annotations=[annotation(42000, "2", ["2"] * 9 + [""], "number"), empty])
     (vqav2 / ANNOTATIONS).write_text(json.dumps(both))
     data = load_task_data("question", vqav2 / QUESTIONS)
     assert [e.question for e in data] == ["How many dogs?"]
     assert "left out 1 of 2 questions" in capsys.readouterr().err
     (vqav2 / ANNOTATIONS).write_text(
-        json.dumps(answered(annotations=[empty, empty | {"question_id": 42000}]))
+        json.dumps(annotations_file(annotations=[empty, empty | {"question_id": 42000}]))
     )
     with pytest.raises(CompExportError, match="holds no question with an answer"):
         load_task_data("question", vqav2 / QUESTIONS)
 
 
 def question(**changes: object) -> dict[str, Any]:
-    return asked(questions=[asked()["questions"][0] | changes])
+    return questions_file(questions=[questions_file()["questions"][0] | changes])
 
 
 def answer(**changes: object) -> dict[str, Any]:
-    return answered(annotations=[answered()["annotations"][1] | changes])
+    return annotations_file(annotations=[annotations_file()["annotations"][1] | changes])
 
 
 @pytest.mark.parametrize(
     ("questions", "annotations", "message"),
     [
-        (asked(data_subtype=None), answered(), "'data_subtype' is None"),
-        (asked(), answered(data_subtype="train2014"), "'train2014', the questions of 'val2014'"),
-        (asked(), {"data_subtype": "val2014"}, "no list 'annotations'"),
-        (asked(), answer(), r"question 2 \(id 42001\) has no annotation"),
-        (asked(), answered(annotations=[7]), "annotation 1: 'question_id' is None"),
-        (asked(questions=[]), answered(), "holds no question"),
+        (questions_file(data_subtype=None), annotations_file(), "'data_subtype' is None"),
+        (
+            questions_file(),
+            annotations_file(data_subtype="train2014"),
+            "'train2014', the questions of 'val2014'",
+        ),
+        (questions_file(), {"data_subtype": "val2014"}, "no list 'annotations'"),
+        (questions_file(), answer(), r"question 2 \(id 42001\) has no annotation"),
+        (
+            questions_file(),
+            annotations_file(annotations=[7]),
+            "annotation 1: 'question_id' is None",
+        ),
+        (questions_file(questions=[]), annotations_file(), "holds no question"),
         (question(question_id="42000"), answer(), "question 1: 'question_id' is '42000'"),
         (question(image_id=-1), answer(), "'image_id' is -1"),
         (question(image_id=43), answer(), "about image 43, its annotation about 42"),
@@ -314,8 +322,8 @@ def test_damaged_vqav2_is_refused(
 KARPATHY = {"images": [{"filename": "x.jpg", "split": "test", "sentences": [{"raw": "a fox"}] * 2}]}
 CONTENTS: dict[str, object] = {
     "conversations": [{"id": "1", "image": "x.jpg", "conversations": []}],
-    "vqav2": asked(),
-    "annotations": answered(),
+    "vqav2": questions_file(),
+    "annotations": annotations_file(),
     "karpathy": KARPATHY,
     "statements": official(),
     "lines": {"image": "x.jpg", "caption": "a fox", "question": "what?", "answer": "fox"},
@@ -324,18 +332,18 @@ CONTENTS: dict[str, object] = {
 
 @pytest.mark.parametrize("indent", [None, 2])
 @pytest.mark.parametrize("name", ["data.json", "data.jsonl", "data"])
-@pytest.mark.parametrize("found", CONTENTS)
+@pytest.mark.parametrize("result", CONTENTS)
 def test_the_format_follows_from_the_content(
-    tmp_path: Path, found: str, name: str, indent: int | None
+    tmp_path: Path, result: str, name: str, indent: int | None
 ) -> None:
     path = tmp_path / name
-    path.write_text("\n" + json.dumps(CONTENTS[found], indent=indent))
-    assert data_format(path) == found
-    assert has_splits(path) == (found == "karpathy")
+    path.write_text("\n" + json.dumps(CONTENTS[result], indent=indent))
+    assert data_format(path) == result
+    assert has_splits(path) == (result == "karpathy")
 
 
 @pytest.mark.parametrize(
-    ("task", "found", "message"),
+    ("task", "result", "message"),
     [
         ("statement", "conversations", "is LLaVA-Instruct JSON, not data for a statement task"),
         ("statement", "lines", "give NLVR2's JSON lines"),
@@ -347,10 +355,10 @@ def test_the_format_follows_from_the_content(
     ],
 )
 def test_a_file_of_another_task_is_refused(
-    tmp_path: Path, task: Any, found: str, message: str
+    tmp_path: Path, task: Any, result: str, message: str
 ) -> None:
     picture(tmp_path / "x.jpg")
-    path = lines(tmp_path / "data", CONTENTS[found])
+    path = lines(tmp_path / "data", CONTENTS[result])
     with pytest.raises(CompExportError, match=message):
         load_task_data(task, path)
     with pytest.raises(CompExportError, match=message):

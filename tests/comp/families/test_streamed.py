@@ -33,7 +33,7 @@ def prune(checkpoint, out, *more, rate="0.4"):
     return CliRunner().invoke(cli, [*arguments, *QUICK, *more])
 
 
-def said(result):
+def refusal_of(result):
     """Why it was refused."""
     assert isinstance(result.exception, CompExportError), result.output
     return str(result.exception)
@@ -41,10 +41,10 @@ def said(result):
 
 def whole_weights(directory):
     """A checkpoint may be in one file or in several."""
-    found = {}
+    actual = {}
     for file in sorted(directory.glob("*.safetensors")):
-        found |= load_file(file)
-    return found
+        actual |= load_file(file)
+    return actual
 
 
 @pytest.fixture
@@ -70,9 +70,9 @@ def test_autocast_sets_the_type_of_the_product(kind, tmp_path):
     rows = torch.randn(3, 4)
     with torch.autocast("cpu", torch.bfloat16):
         expected = torch.nn.functional.linear(rows, layer.weight.float())
-        found = layer(rows)
-    assert found.dtype == torch.bfloat16
-    assert torch.equal(found, expected)
+        actual = layer(rows)
+    assert actual.dtype == torch.bfloat16
+    assert torch.equal(actual, expected)
 
 
 def test_changing_a_copied_weight_leaves_the_layer_unchanged(stored):
@@ -158,7 +158,7 @@ def test_every_method_gives_the_same_plan_and_weights_when_streamed(name, checkp
     rate = RATES.get(name, "0.4")
     streamed = prune(checkpoint, tmp_path / "streamed", "--stream", *more, rate=rate)
     if any(method.differentiates for method in METHODS if method.name == name):
-        assert "needs gradients" in said(streamed)
+        assert "needs gradients" in refusal_of(streamed)
         assert not (tmp_path / "streamed").exists()
         return
     assert streamed.exit_code == 0, streamed.output
@@ -220,5 +220,5 @@ def test_a_killed_search_resumes_with_its_changed_matrices(checkpoint, tmp_path)
 )
 def test_streaming_unsupported_models_is_refused(more, why, checkpoint, tmp_path):
     result = prune(checkpoint, tmp_path / "run", "--stream", *more)
-    assert why in said(result)
+    assert why in refusal_of(result)
     assert not (tmp_path / "run").exists()

@@ -110,8 +110,8 @@ def test_contributions_by_hand():
     # Channel norms are 5 and 4; token 0 adds 9/5 to the first, token 1 16/5 to it and 4 to the second.
     activations = torch.tensor([[[3.0, 0.0], [4.0, 4.0], [9.0, 9.0]]])
     weights = norm_weights(torch.tensor([[0.1, 5.0, 0.0]]), token_weighted=False, has_cls=False)
-    found = token_contributions(activations, weights, torch.tensor([10.0, 1.0]))
-    assert found.tolist() == [pytest.approx([18.0, 32.0 + 4.0, 0.0])]
+    result = token_contributions(activations, weights, torch.tensor([10.0, 1.0]))
+    assert result.tolist() == [pytest.approx([18.0, 32.0 + 4.0, 0.0])]
 
 
 @torch.no_grad()
@@ -136,11 +136,13 @@ def test_contributions_sum_to_the_scores_of_the_search(weighted):
             totals[what, key] = token_contributions(activations, weights, magnitude).sum(1).mean()
 
     adapter.score(adapter.collate(examples_of("retrieval", 3)), Forwarding(), Sums())
-    found = scores.scores(adapter)
-    for key, channels in found.channels.items():
+    result = scores.scores(adapter)
+    for key, channels in result.channels.items():
         assert totals["channels", key] == pytest.approx(float(channels.sum()), rel=1e-4)
         size = len(adapter.output_magnitude(key)[0]) // HEADS  # a head's score is a mean over these
-        assert totals["heads", key] == pytest.approx(float(found.heads[key].sum()) * size, rel=1e-4)
+        assert totals["heads", key] == pytest.approx(
+            float(result.heads[key].sum()) * size, rel=1e-4
+        )
 
 
 def test_top_tokens_and_overlap_by_hand():
@@ -169,11 +171,11 @@ def test_overlap_of_a_layer_by_hand():
     importance = torch.tensor([[0.01, 1.0, 5.0, 8.0, 2.0, 0.0]])
     observer.heads(key, states, importance)
     observer.channels(key, torch.ones(1, 3, 1), torch.ones(1, 3))  # too few to have a quarter
-    (found,) = observer.overlaps()
-    assert (found.key, found.sublayer) == (key, "heads")
-    assert found.without_cip == Spread(0.0, 0.0, 1)
-    assert found.with_cip == Spread(0.5, 0.0, 1)
-    assert found.chance == pytest.approx(2 / 5)
+    (result,) = observer.overlaps()
+    assert (result.key, result.sublayer) == (key, "heads")
+    assert result.without_cip == Spread(0.0, 0.0, 1)
+    assert result.with_cip == Spread(0.5, 0.0, 1)
+    assert result.chance == pytest.approx(2 / 5)
     for _ in range(2):  # now most rows are short
         observer.heads(key, torch.ones(1, 3, 1), torch.ones(1, 3))
     assert observer.overlaps() == ()
@@ -194,8 +196,8 @@ def test_rank_correlation_by_hand():
 @given(st.permutations(range(12)))
 def test_rank_correlation_of_permutations_is_spearmans_formula(order):
     distance = sum((place - value) ** 2 for place, value in enumerate(order))
-    found = rank_correlation(torch.arange(12), torch.tensor(order))
-    assert found == pytest.approx(1 - 6 * distance / (12 * (144 - 1)), abs=1e-9)
+    result = rank_correlation(torch.arange(12), torch.tensor(order))
+    assert result == pytest.approx(1 - 6 * distance / (12 * (144 - 1)), abs=1e-9)
 
 
 def test_random_masks_keep_the_same_number_of_heads():
@@ -233,7 +235,7 @@ def plan_with_heads(kept):
 def test_stability_of_the_first_block_equals_transformers_attention():
     adapter, plan, kept = random_clip(), plan_with_heads((1, 3)), [1, 3]
     batches = [adapter.collate([example]) for example in examples_of("retrieval", 3)]
-    found = measure_stability(adapter, plan, batches, 0, passed)
+    result = measure_stability(adapter, plan, batches, 0, passed)
     adapter.model.set_attn_implementation("eager")
     expected = {True: [], False: []}
     for batch in batches:
@@ -249,15 +251,15 @@ def test_stability_of_the_first_block_equals_transformers_attention():
     for calibrated, values in expected.items():
         for alone in (True, False):
             case = Case("run", 1.0, calibrated, alone)
-            (one,) = [s for s in found if s.key == ("vision", 0) and s.case == case]
+            (one,) = [s for s in result if s.key == ("vision", 0) and s.case == case]
             assert one.correlation.mean == pytest.approx(np.mean(values), abs=2e-3)
             assert one.correlation.count == 3
     # No other head is masked: later ranks move by the states alone, and texts not at all.
-    for each in found:
+    for each in result:
         if each.key[0] == "language":
             assert each.correlation.mean == pytest.approx(1)
             assert not each.case.alone
-    later = {s.case.calibrated: s.correlation for s in found if s.key == ("vision", 1)}
+    later = {s.case.calibrated: s.correlation for s in result if s.key == ("vision", 1)}
     assert later[True] == later[False]
     assert later[True].mean < 1
 
@@ -265,15 +267,15 @@ def test_stability_of_the_first_block_equals_transformers_attention():
 def test_masking_less_changes_ranks_less():
     adapter, plan = random_clip(), random_plan(3)
     batches = [adapter.collate([example]) for example in examples_of("retrieval", 2)]
-    told = []
-    found = measure_stability(adapter, plan, batches, 0, lambda: told.append(1))
-    assert len(told) == 2
+    calls = []
+    result = measure_stability(adapter, plan, batches, 0, lambda: calls.append(1))
+    assert len(calls) == 2
     means = [
-        np.mean([s.correlation.mean for s in found if s.case == Case("run", progress, True)])
+        np.mean([s.correlation.mean for s in result if s.case == Case("run", progress, True)])
         for progress in PROGRESS
     ]
     assert 1 > means[0] > means[-1]
-    random = next(s for s in found if s.case.chosen == "random")
+    random = next(s for s in result if s.case.chosen == "random")
     assert random.correlation.count == 2 * DRAWS
 
 
@@ -298,9 +300,9 @@ def test_every_blip_has_figures(task):
         assert 0 <= each.without_cip.mean <= 1
         assert 0 <= each.with_cip.mean <= 1
         assert 0.25 <= each.chance <= 0.5
-    found = measure_stability(adapter, random_blip_plan(adapter), batches, 0, passed)
-    assert {each.key for each in found} == ranking_blocks(adapter)
-    assert all(-1 <= each.correlation.mean <= 1 + 1e-9 for each in found)
+    result = measure_stability(adapter, random_blip_plan(adapter), batches, 0, passed)
+    assert {each.key for each in result} == ranking_blocks(adapter)
+    assert all(-1 <= each.correlation.mean <= 1 + 1e-9 for each in result)
 
 
 def test_a_llava_with_grouped_heads_has_figures():
@@ -322,8 +324,8 @@ def test_a_llava_with_grouped_heads_has_figures():
         for block in adapter.blocks
     )
     plan = random_plan().model_copy(update={"family": "llava", "blocks": blocks, "drops": ()})
-    found = measure_stability(adapter, plan, batches, 0, passed)
-    assert {each.key for each in found} == ranking_blocks(adapter)
-    assert {each.key for each in found if each.case.alone} == {
+    result = measure_stability(adapter, plan, batches, 0, passed)
+    assert {each.key for each in result} == ranking_blocks(adapter)
+    assert {each.key for each in result if each.case.alone} == {
         (part, after - 1) for part, after in adapter.drop_places
     }

@@ -93,9 +93,9 @@ def test_dropped_tokens_are_not_counted():
 
 
 def test_defaults_are_those_of_transformers():
-    found = EncoderShape.from_config({"model_type": "clip"})
+    actual = EncoderShape.from_config({"model_type": "clip"})
     expected = EncoderShape.from_config(CLIPConfig().to_dict())
-    assert found == expected
+    assert actual == expected
     name = "BlipForImageTextRetrieval"
     bare = EncoderShape.from_config({"model_type": "blip", "architectures": [name]})
     full = BlipConfig().to_dict() | {"architectures": [name]}
@@ -136,8 +136,8 @@ def test_the_command_names_the_unit_of_each_figure(tmp_path):
     def call(*words):
         return CliRunner().invoke(cli, ["flops", *map(str, words)], catch_exceptions=False).stdout
 
-    found = json.loads(call("--model", "blip-nlvr", "--json"))
-    (published,) = found["compositions"]
+    actual = json.loads(call("--model", "blip-nlvr", "--json"))
+    (published,) = actual["compositions"]
     assert published["macs"] == 132_540_715_008
     assert "two images, one text of 36 tokens" in published["of"]
     text = call("--model", "blip-vqa")
@@ -187,12 +187,12 @@ def test_a_cut_clip_has_the_macs_counted_by_the_search(tmp_path):
 
 
 def check_cut(adapter, plan, folder):
-    found = flops("--model", folder / "slim")
-    on = Workload(**found["workload"])
+    actual = flops("--model", folder / "slim")
+    on = Workload(**actual["workload"])
     assert on.image_tokens == getattr(adapter, "images", 1) * adapter.shape.vision.tokens
-    assert found["macs"] == sum(found["parts"].values()) == counted(adapter, plan, on)
-    assert found["dense"]["macs"] == adapter.macs(StructureCounts({}, {}), {}, on)
-    assert found["rate"] == 1 - found["macs"] / found["dense"]["macs"] > 0
+    assert actual["macs"] == sum(actual["parts"].values()) == counted(adapter, plan, on)
+    assert actual["dense"]["macs"] == adapter.macs(StructureCounts({}, {}), {}, on)
+    assert actual["rate"] == 1 - actual["macs"] / actual["dense"]["macs"] > 0
     other = flops("--model", folder / "slim", "--text-tokens", 5)
     assert other["workload"] == {"image_tokens": on.image_tokens, "text_tokens": 5}
     # Of a run: the plan's own workload, and the dense model that it names.
@@ -209,4 +209,4 @@ def check_cut(adapter, plan, folder):
         flops("--model", name, "--plan", folder / "plan.json")
     table = CliRunner().invoke(cli, ["flops", "--model", str(folder / "slim")]).stdout
     assert f"{on.image_tokens} image and {on.text_tokens} text tokens" in table
-    assert f"{found['rate']:.1%}" in table
+    assert f"{actual['rate']:.1%}" in table

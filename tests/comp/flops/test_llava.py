@@ -262,8 +262,8 @@ def test_missing_keys_have_the_defaults_of_transformers(section) -> None:
 
 def test_packaged_configs_are_read_alike_by_transformers() -> None:
     for name in ("llava-7b", "llava-13b"):
-        found = json.loads((files("comp") / "models" / "configs" / f"{name}.json").read_text())
-        assert ModelShape.from_config(LlavaConfig.from_dict(found).to_dict()) == read_shape(name)
+        result = json.loads((files("comp") / "models" / "configs" / f"{name}.json").read_text())
+        assert ModelShape.from_config(LlavaConfig.from_dict(result).to_dict()) == read_shape(name)
 
 
 @pytest.mark.parametrize(

@@ -39,9 +39,9 @@ def test_tokens_that_repeat_every_pivot_rank_last():
     key[0, 0, :, 0] = torch.tensor(norms) * -1.0  # L1: the sign does not matter
     key[0, 1, :, 1] = torch.arange(8.0) * 100  # of a removed head
     kind = torch.tensor([[VISION] * 7 + [TEXT]])
-    found, margin = diversity(key, torch.tensor([1.0, 0.0]), normed, kind, torch.ones(1, 8))
+    result, margin = diversity(key, torch.tensor([1.0, 0.0]), normed, kind, torch.ones(1, 8))
     expected = [0.5] * 4 + [(1 - math.cos(math.radians(10))) / 4, 0.25, 0.5, 0.5]
-    assert found[0].tolist() == pytest.approx(expected, abs=1e-6)
+    assert result[0].tolist() == pytest.approx(expected, abs=1e-6)
     assert float(margin) == pytest.approx((6 - 5) / 6)
 
 
@@ -50,9 +50,9 @@ def test_distance_to_one_pivot_suffices():
     normed = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.6, 0.8], [0.0, 0.0]]])
     key = torch.tensor([9.0, 8.0, 7.0, 6.0, 5.0]).reshape(1, 1, 5, 1)
     kind = torch.tensor([[VISION] * 5])
-    found, margin = diversity(key, torch.ones(1), normed, kind, torch.ones(1, 5))
+    result, margin = diversity(key, torch.ones(1), normed, kind, torch.ones(1, 5))
     # Token 0 has pivot 1 at 90 degrees; token 4 is no direction at all: cosine 0 to each.
-    assert found[0].tolist() == pytest.approx([0.75, 0.75, 0.75, 0.5 + 0.4 / 4, 0.25])
+    assert result[0].tolist() == pytest.approx([0.75, 0.75, 0.75, 0.5 + 0.4 / 4, 0.25])
     assert float(margin) == pytest.approx(1 / 6)
 
 

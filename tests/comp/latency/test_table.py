@@ -71,11 +71,11 @@ def surfaces(draw):
 
 
 @given(surfaces(), st.data())
-def test_predicted_time_is_monotonic(found, data):
+def test_predicted_time_is_monotonic(result, data):
     """Inside the grid, below it and beyond it."""
     more = [data.draw(st.integers(0, 130)) for _ in range(3)]
     less = [data.draw(st.integers(0, most)) for most in more]
-    assert found.at(*less) <= found.at(*more) * (1 + 1e-9) + 1e-9
+    assert result.at(*less) <= result.at(*more) * (1 + 1e-9) + 1e-9
 
 
 @pytest.mark.parametrize(

@@ -43,20 +43,23 @@ def test_matching_by_hand():
 
 def loop(keys, query, alive, stays):
     """One row, written out; ``keys [N, d]``."""
-    here = [i for i, present in enumerate(alive) if present and i != stays]
+    present_tokens = [i for i, present in enumerate(alive) if present and i != stays]
     alike = {
         (i, j): float(cosine_similarity(keys[i], keys[j], dim=0))
-        for i in here
-        for j in here
+        for i in present_tokens
+        for j in present_tokens
         if i != j
     }
-    best = {i: max((alike[i, j] for j in here if j != i), default=-3.0) for i in here}
-    order = sorted(here, key=lambda i: (-round(best[i], 5), i))
-    found = [0.0] * len(keys)
+    best = {
+        i: max((alike[i, j] for j in present_tokens if j != i), default=-3.0)
+        for i in present_tokens
+    }
+    order = sorted(present_tokens, key=lambda i: (-round(best[i], 5), i))
+    result = [0.0] * len(keys)
     for rank, i in enumerate(order):
         nearest = max((alike[i, j] for j in order[rank + 1 :]), default=-3.0)
-        found[i] = (float(cosine_similarity(keys[i], query, dim=0)) - nearest + 2) / 6
-    return found
+        result[i] = (float(cosine_similarity(keys[i], query, dim=0)) - nearest + 2) / 6
+    return result
 
 
 @settings(deadline=None, max_examples=40)
@@ -69,16 +72,16 @@ def test_matching_equals_the_loop(count, seed, last):
     padding = int(torch.randint(0, count, (1,), generator=generator))
     alive[1, count - padding :] = 0
     stays = alive.sum(1).long() - 1 if last else torch.zeros(2, dtype=torch.long)
-    came = state_of(torch.zeros(2, count, 1), alive, stays)
+    entering = state_of(torch.zeros(2, count, 1), alive, stays)
     empty = torch.zeros(2, 3, count, count)
     mask = torch.tensor([1.0, 1.0, 0.0])
-    looked = AttentionRecord(empty, key, torch.zeros(2, count, 3, 4), mask, came, query)
-    found = matched(looked)
+    looked = AttentionRecord(empty, key, torch.zeros(2, count, 3, 4), mask, entering, query)
+    result = matched(looked)
     for row in range(2):
         flat = key[row, :2].transpose(0, 1).flatten(1)
-        asked = query[row, :2, int(stays[row])].flatten()
-        wanted = loop(flat, asked, alive[row].tolist(), int(stays[row]))
-        torch.testing.assert_close(found[row], torch.tensor(wanted), atol=1e-5, rtol=0)
+        guide = query[row, :2, int(stays[row])].flatten()
+        wanted = loop(flat, guide, alive[row].tolist(), int(stays[row]))
+        torch.testing.assert_close(result[row], torch.tensor(wanted), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()

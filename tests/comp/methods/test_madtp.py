@@ -26,11 +26,11 @@ def test_responses_are_cosines():
     torch.manual_seed(0)
     dictionary = TokenDictionary(6, 4, size=3)
     states = torch.randn(2, 5, 6)
-    found = dictionary.responses("vision", states, torch.ones(2, 5))
+    result = dictionary.responses("vision", states, torch.ones(2, 5))
     wide = states @ dictionary.projections["vision"].weight.T
     for entry in range(3):
         cosine = F.cosine_similarity(wide, dictionary.entries[entry], dim=-1)
-        torch.testing.assert_close(found[..., entry], cosine)
+        torch.testing.assert_close(result[..., entry], cosine)
     assert list(dictionary.projections) == ["vision"]
     assert not TokenDictionary(4, 4).projections
     assert TokenDictionary(4, 8).entries.shape == (100, 4)

@@ -136,17 +136,17 @@ def test_resuming_does_not_repeat_measurements(tmp_path, monkeypatch):
     job = small_job("clip", tmp_path, 0.4)
     plan = mope.prune(job).plan
     path = tmp_path / mope.STATE
-    found = json.loads(path.read_text())
-    some = dict(list(found.items())[:20])
+    result = json.loads(path.read_text())
+    some = dict(list(result.items())[:20])
     path.write_text(json.dumps(some))
-    asked = []
+    evaluated = []
     real = mope.Losses.of
 
     def counting(self, name, measure):
         if name not in self.measured:
-            asked.append(name)
+            evaluated.append(name)
         return real(self, name, measure)
 
     monkeypatch.setattr(mope.Losses, "of", counting)
     assert mope.prune(small_job("clip", tmp_path, 0.4)).plan == plan
-    assert set(asked) == set(found) - set(some)
+    assert set(evaluated) == set(result) - set(some)

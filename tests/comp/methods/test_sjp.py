@@ -170,9 +170,9 @@ def test_a_killed_run_resumes_to_the_same_plan(family, name, last, tmp_path, mon
     assert outcome == expected
     assert lines_of(tmp_path / "killed") == lines_of(tmp_path / "whole")
     theirs = dict(whole.adapter.model.named_parameters())
-    found = dict(again.adapter.model.named_parameters())
-    assert found.keys() == theirs.keys()
-    for key, parameter in found.items():
+    result = dict(again.adapter.model.named_parameters())
+    assert result.keys() == theirs.keys()
+    for key, parameter in result.items():
         assert torch.allclose(parameter, theirs[key], atol=1e-6), key
 
 

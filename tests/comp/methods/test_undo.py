@@ -20,14 +20,14 @@ def searched(folder, monkeypatch, strategy, steps=0):
     job = small_job("llava", folder, 0.2, stages=4, steps_per_stage=steps, modes=MODES)
     job = replace(job, options=replace(job.options, reconstruct=steps == 0, strategy=strategy))
 
-    def gauged(_job, how, at_an_end):
-        masks = [*how.masks.heads.values(), *how.masks.channels.values()]
+    def evaluated(_job, forwarding, at_an_end):
+        masks = [*forwarding.masks.heads.values(), *forwarding.masks.channels.values()]
         gone = sum(int((mask == 0).sum()) for mask in masks)
-        dropped = sum(1 - rule.vision_keep_ratio for rule in how.rules.values())
+        dropped = sum(1 - rule.vision_keep_ratio for rule in forwarding.rules.values())
         loss = gone + 0.001 * dropped
         return StageQuality(-loss, 0.5 if at_an_end else None, loss)
 
-    monkeypatch.setattr(comp, "evaluate_stage", gauged)
+    monkeypatch.setattr(comp, "evaluate_stage", evaluated)
     before = {name: tensor.clone() for name, tensor in job.adapter.model.state_dict().items()}
     outcome = comp.prune(job)
     lines = [json.loads(line) for line in (folder / STAGES).read_text().splitlines()]

@@ -70,7 +70,7 @@ def test_mask_gradients_equal_differences_of_the_loss(family, tmp_path):
     leaves = upop._Leaves.of(problem, start)
     loss = job.adapter.score(batch, Forwarding(leaves.masks)).loss
     leaves.add(torch.autograd.grad(loss, leaves.tensors))
-    found = leaves.summed(job, len(batch.input_ids))
+    result = leaves.summed(job, len(batch.input_ids))
 
     def loss_at(kind, key, index, value):
         masks = problem.whole().masks
@@ -79,7 +79,7 @@ def test_mask_gradients_equal_differences_of_the_loss(family, tmp_path):
             return float(job.adapter.score(batch, Forwarding(masks)).loss)
 
     for part in problem.parts:
-        for kind, of in (("heads", found.heads), ("channels", found.channels)):
+        for kind, of in (("heads", result.heads), ("channels", result.channels)):
             values = {key: each for key, each in of.items() if key[0] == part}
             if not values:
                 continue

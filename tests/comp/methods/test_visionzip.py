@@ -27,23 +27,23 @@ RATE = 0.15
     ("rate", "dominant", "contextual"), [(0.5846, 162, 30), (0.6804, 108, 20), (0.7756, 54, 10)]
 )
 def test_llava_7b_keeps_the_token_counts_of_the_paper(rate, dominant, contextual):
-    found = visionzip.solved(
+    result = visionzip.solved(
         read_shape("llava-7b"), Workload(image_tokens=576, text_tokens=60), rate
     )
-    assert (found.dominant, found.contextual) == (dominant, contextual)
+    assert (result.dominant, result.contextual) == (dominant, contextual)
 
 
 def test_flops_by_hand():
     """Two images of LLaVA-1.5-7B: two towers, 2 × 64 tokens in projector and language model."""
     shape = read_shape("llava-7b")
     selection = visionzip.selection_of(576, 64)
-    dense, found = llava_macs(shape, 1152, 40), llava_macs(shape.selecting(selection), 1152, 40)
+    dense, result = llava_macs(shape, 1152, 40), llava_macs(shape.selecting(selection), 1152, 40)
     merging = (576 - 54) * 10 * (64 + 1024)  # cosines of keys, mixtures of states
-    assert found.parts["vision"].macs == dense.parts["vision"].macs + 2 * merging
-    assert found.parts["projector"].macs == 2 * 64 * (1024 * 4096 + 4096 * 4096)
-    assert found.parts["language"].macs == 32 * llama_block_macs(168, 4096, 32, 32, 128, 11008)
-    assert found.tokens_per_layer == (168,) * 32
-    assert found.params == dense.params
+    assert result.parts["vision"].macs == dense.parts["vision"].macs + 2 * merging
+    assert result.parts["projector"].macs == 2 * 64 * (1024 * 4096 + 4096 * 4096)
+    assert result.parts["language"].macs == 32 * llama_block_macs(168, 4096, 32, 32, 128, 11008)
+    assert result.tokens_per_layer == (168,) * 32
+    assert result.params == dense.params
 
 
 def test_the_largest_reachable_rate_is_named(tmp_path):
@@ -55,14 +55,14 @@ def test_batches_have_one_place_per_kept_image_token():
     adapter = small_adapter()
     examples = questions(3)
     wide = adapter.collate(examples)
-    found = narrowed(wide, adapter.collator.image_token_id, 16, 5)
+    result = narrowed(wide, adapter.collator.image_token_id, 16, 5)
     adapter.collator.image_tokens = 5
     short = adapter.collate(examples)
     for name in ("pixel_values", "input_ids", "kind", "alive", "query", "labels"):
-        assert torch.equal(getattr(found.batch, name), getattr(short, name)), name
+        assert torch.equal(getattr(result.batch, name), getattr(short, name)), name
     # Text is where it was; images are shown the tower's tokens 1 3 8 9 15, in another order.
     chosen = torch.tensor([[1, 3, 8, 15, 9]] * 3)
-    origin = found.origin_of(chosen, adapter.collator.image_token_id)
+    origin = result.origin_of(chosen, adapter.collator.image_token_id)
     assert torch.equal(wide.input_ids.gather(1, origin), short.input_ids)
     first = (wide.kind == VISION).int().argmax(1, keepdim=True)
     assert torch.equal(origin[short.kind == VISION].view(3, 5), first + chosen)

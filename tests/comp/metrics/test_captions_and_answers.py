@@ -76,10 +76,10 @@ def test_cider_by_hand():
 
 @given(st.lists(st.sampled_from(("fox", "dog", "on", "left", "red")), min_size=4, max_size=12))
 def test_a_reference_is_its_own_best_caption(words):
-    said = " ".join(words)
+    caption = " ".join(words)
     others = [["something else entirely"], ["nothing like it here"]]
-    best, *_ = cider([said, "x", "y"], [[said], *others])
-    worse, *_ = cider([said + " red", "x", "y"], [[said], *others])
+    best, *_ = cider([caption, "x", "y"], [[caption], *others])
+    worse, *_ = cider([caption + " red", "x", "y"], [[caption], *others])
     assert best == pytest.approx(10.0)
     assert worse < best
 

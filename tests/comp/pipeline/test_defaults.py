@@ -25,8 +25,8 @@ CLIP_B16 = 149_620_737
 
 
 def facts(family, parameters):
-    found = next(each for each in FAMILIES if each.name == family)
-    return ModelFacts(Path("model"), found, found.default_modes, parameters, found.teaching)
+    result = next(each for each in FAMILIES if each.name == family)
+    return ModelFacts(Path("model"), result, result.default_modes, parameters, result.teaching)
 
 
 def requested(family, parameters, on_cpu=True, **options):
@@ -99,15 +99,15 @@ def test_only_a_cpu_streams():
 @pytest.mark.parametrize("model", EMBEDDED)
 @pytest.mark.parametrize("recovery", ["auto", "full", "lora"])
 def test_defaults_of_embedded_models(model, recovery):
-    found = facts_of(model)
-    request = request_of(PruneOptions.of(model=model, rate=0.5, recover=recovery), found, True)
+    result = facts_of(model)
+    request = request_of(PruneOptions.of(model=model, rate=0.5, recover=recovery), result, True)
     statements = model == "tiny-blip-nlvr"
     what = "features" if statements else "none" if "blip" in model else "both"
     assert outcome(request) == (1e-4, 1e-3 if statements else 5e-4, 16, what, False)
     assert request.distill.weight == (10.0 if statements else 1.0)
     assert request.search.training.tower == (0.1 if model == "tiny-llava" else 1.0)
     assert request.race == (4 if model == "tiny-clip" else 0)
-    assert resolve_request(request, found.parameters).recovery == recovery.replace("auto", "full")
+    assert resolve_request(request, result.parameters).recovery == recovery.replace("auto", "full")
 
 
 @pytest.mark.parametrize(

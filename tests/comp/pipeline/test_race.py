@@ -144,16 +144,16 @@ def test_other_methods_do_not_race(dense, tmp_path):
     ],
 )
 def test_a_clip_races_by_default_where_steps_suffice(dense, tmp_path, monkeypatch, more, steps):
-    asked = []
+    requests = []
 
     def stop(request, *_, **__):
-        asked.append(request)
+        requests.append(request)
         raise CompExportError("seen")
 
     monkeypatch.setattr(pipeline, "run_pruning", stop)
     with pytest.raises(CompExportError, match="seen"):
         pruned(dense, tmp_path / "run", *more)
-    assert (asked[0].race, asked[0].race_if_room) == (steps, True)
+    assert (requests[0].race, requests[0].race_if_room) == (steps, True)
 
 
 @pytest.mark.parametrize("more", [(), ("--recover", "lora")])

@@ -65,9 +65,9 @@ def begun(monkeypatch, dense, out, *more):
 
     with monkeypatch.context() as patched:
         patched.setattr("comp.pipeline.prune.run_pruning", run_pruning)
-        with pytest.raises(Begun) as found:
+        with pytest.raises(Begun) as result:
             prune(dense, out, *more)
-    return str(found.value)
+    return str(result.value)
 
 
 def next_step(monkeypatch, dense, out):

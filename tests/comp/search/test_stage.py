@@ -94,6 +94,6 @@ def test_shares_take_no_more_of_the_model_than_the_last_place(adapter):
         for parameter in layer.parameters():
             torch.nn.init.constant_(parameter, torch.nan)
     with torch.no_grad():
-        found = adapter.shares(batch, Forwarding(rules={place: RatioRule(0.6, 0.7)}))
-    assert list(found) == [place]
-    assert 0 < found[place].vision_kept < found[place].vision
+        result = adapter.shares(batch, Forwarding(rules={place: RatioRule(0.6, 0.7)}))
+    assert list(result) == [place]
+    assert 0 < result[place].vision_kept < result[place].vision

@@ -60,18 +60,18 @@ def test_a_mode_can_remove_less_than_its_share():
 
 
 def test_a_nearly_exhausted_mode_is_skipped():
-    found = advanced(Numbers(vision_tokens=400, language_tokens=24))
-    assert found == ("vision_tokens", 900, ("language_tokens",))
+    result = advanced(Numbers(vision_tokens=400, language_tokens=24))
+    assert result == ("vision_tokens", 900, ("language_tokens",))
 
 
 @pytest.mark.parametrize(("left", "exhausted"), [(25, False), (24, True)])
 def test_exhaustion_depends_on_the_remainder_not_on_the_stage_limit(left, exhausted):
     search = Numbers(vision_tokens=400, language_tokens=400, language_parameters=left)
-    found = advanced(search)
+    result = advanced(search)
     if exhausted:
-        assert found == ("language_tokens", 900, ("language_parameters",))
+        assert result == ("language_tokens", 900, ("language_parameters",))
     else:
-        assert found == ("language_parameters", 1000 - CAP, ())
+        assert result == ("language_parameters", 1000 - CAP, ())
 
 
 def test_an_untried_mode_removes_its_small_remainder():

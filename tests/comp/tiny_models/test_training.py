@@ -51,14 +51,14 @@ def test_batches_are_reproducible(tokenizer):
 def test_labels_are_shifted_by_one(tokenizer):
     batch = batches(tokenizer).batch(3)
     ids, labels, segment = (batch[key] for key in ("ids", "labels", "segment"))
-    asked = labels != IGNORE
-    rows, places = asked.nonzero(as_tuple=True)
+    answered = labels != IGNORE
+    rows, places = answered.nonzero(as_tuple=True)
     last = places + 1 == segment.shape[1]
     assert torch.equal(ids[rows[~last], places[~last] + 1], labels[rows[~last], places[~last]])
     for row in range(ROWS):
         for number in segment[row].unique().tolist():
             if number >= 0:
-                answer = labels[row][(segment[row] == number) & asked[row]]
+                answer = labels[row][(segment[row] == number) & answered[row]]
                 assert answer[-1] == tokenizer.eos_token_id
                 assert len(answer) >= 2
 
@@ -101,8 +101,8 @@ def trainee_pixels(batch):
 
 def test_every_weight_is_optimised_once(trainee):
     groups = [g for o in optimisers(trainee, Recipe()) for g in o.param_groups]
-    found = [parameter for group in groups for parameter in group["params"]]
-    assert len(found) == len({id(p) for p in found}) == len(list(trainee.parameters()))
+    result = [parameter for group in groups for parameter in group["params"]]
+    assert len(result) == len({id(p) for p in result}) == len(list(trainee.parameters()))
 
 
 def test_the_learning_rate_falls_to_zero_at_each_end():

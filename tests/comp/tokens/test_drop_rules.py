@@ -15,10 +15,12 @@ def brute_force_ranks(importance, kind, alive, query, ratio_vision, ratio_text):
     kept = np.zeros_like(alive)
     for row in range(len(kind)):
         for token_kind, ratio in ((VISION, ratio_vision), (TEXT, ratio_text)):
-            here = [i for i in range(kind.shape[1]) if kind[row, i] == token_kind and alive[row, i]]
-            count = keep_count(len(here), ratio)
-            score = {i: importance[row, i] + (2 if i == query[row] else 0) for i in here}
-            for i in sorted(here, key=lambda i: (-score[i], i))[:count]:
+            candidates = [
+                i for i in range(kind.shape[1]) if kind[row, i] == token_kind and alive[row, i]
+            ]
+            count = keep_count(len(candidates), ratio)
+            score = {i: importance[row, i] + (2 if i == query[row] else 0) for i in candidates}
+            for i in sorted(candidates, key=lambda i: (-score[i], i))[:count]:
                 kept[row, i] = 1
         for i in range(kind.shape[1]):
             if kind[row, i] == ANSWER and alive[row, i]:
@@ -42,12 +44,12 @@ def test_ratio_rule_equals_brute_force(seed, vision, text, answers, ratios):
     alive[:, query[0]] = 1
     importance = rng.random(kind.shape).astype(np.float32)
     ratio_vision, ratio_text = ratios[0] / 1000, ratios[1] / 1000
-    found = RatioRule(ratio_vision, ratio_text).keep(
+    result = RatioRule(ratio_vision, ratio_text).keep(
         torch.tensor(importance), torch.tensor(kind), torch.tensor(alive), torch.tensor(query)
     )
     expected = brute_force_ranks(importance, kind, alive, query, ratio_vision, ratio_text)
-    np.testing.assert_array_equal(found.numpy(), expected)
-    assert found[:, query[0]].all()
+    np.testing.assert_array_equal(result.numpy(), expected)
+    assert result[:, query[0]].all()
 
 
 @given(n=st.integers(0, 100_000), thousandths=st.integers(1, 1000))

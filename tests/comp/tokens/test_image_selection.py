@@ -15,13 +15,13 @@ def test_selection_by_hand():
     scores = torch.tensor([[0.1, 0.3, 0.05, 0.1, 0.1, 0.25, 0.1]])
     right, up = (1.0, 0.0), (0.0, 2.0)
     key = torch.tensor([[right, up, up, up, (3.0, 1.0), up, (1.0, 3.0)]])
-    found = select_tokens(
+    result = select_tokens(
         states, scores, key, ImageSelection(tower_tokens=7, dominant=2, contextual=2)
     )
     # 4 points to the right as 0 does; 2 and 6 point up as 3 does.
     expected = [10.0, 1e5, (1 + 1e4) / 2, (1e2 + 1e3 + 1e6) / 3]
-    assert found.states[0, :, 0].tolist() == pytest.approx(expected)
-    assert found.places.tolist() == [[1, 5, 0, 3]]
+    assert result.states[0, :, 0].tolist() == pytest.approx(expected)
+    assert result.places.tolist() == [[1, 5, 0, 3]]
 
 
 @pytest.mark.parametrize(
@@ -70,19 +70,19 @@ def test_selection_equals_the_loop(seed, count, data):
     states, key = (torch.randn(3, count, width, generator=generator) for width in (4, 5))
     scores = torch.rand(3, count, generator=generator)
     selection = ImageSelection(tower_tokens=count, dominant=dominant, contextual=contextual)
-    found = select_tokens(states, scores, key, selection)
+    result = select_tokens(states, scores, key, selection)
     for image in range(3):
         rows, places = brute_force(states[image], scores[image], key[image], dominant, contextual)
-        assert found.places[image].tolist() == places
-        assert torch.allclose(found.states[image], rows, atol=1e-5)
+        assert result.places[image].tolist() == places
+        assert torch.allclose(result.states[image], rows, atol=1e-5)
 
 
 def test_of_equal_scores_the_first_is_dominant():
     states = torch.arange(5.0)[None, :, None]
-    found = select_tokens(
+    result = select_tokens(
         states, torch.ones(1, 5), states, ImageSelection(tower_tokens=5, dominant=2, contextual=1)
     )
-    assert found.places.tolist() == [[0, 1, 2]]
+    assert result.places.tolist() == [[0, 1, 2]]
 
 
 def test_masked_heads_do_not_affect_the_selection():

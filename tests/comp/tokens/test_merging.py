@@ -33,18 +33,18 @@ def looked_at(keys, attention, head_mask=(1.0,), query=0, mixed=None, alive=None
     scores = attention.clamp(min=1e-30).log()[None, :, None].expand(1, heads, count, count)
     mixed = torch.ones(count, heads, 1) if mixed is None else torch.tensor(mixed)
     alive = torch.ones(1, count) if alive is None else torch.tensor([alive])
-    came = state_of(torch.zeros(1, count, 1), alive, torch.tensor([query]))
+    entering = state_of(torch.zeros(1, count, 1), alive, torch.tensor([query]))
     key = keys[None, None].expand(1, heads, count, keys.shape[-1])
-    return AttentionRecord(scores, key, mixed[None], torch.tensor(head_mask), came, key)
+    return AttentionRecord(scores, key, mixed[None], torch.tensor(head_mask), entering, key)
 
 
 def test_informativity_by_hand():
     """[CLS] and three tokens: two that point the same way, one apart."""
     looked = looked_at([[9.0, 9], [1, 0], [2, 0], [0, 1]], [[0.1, 0.5, 0.3, 0.1]])
     # Stretched attention 1, 0.5, 0; redundancy 1, 1, 0: (a − r + 1) / 3.
-    found = informativity(looked)
-    torch.testing.assert_close(found, torch.tensor([[0.0, 1 / 3, 0.5 / 3, 1 / 3]]))
-    assert torch.equal(importance_of("informativity", looked, calibrated=True), found)
+    result = informativity(looked)
+    torch.testing.assert_close(result, torch.tensor([[0.0, 1 / 3, 0.5 / 3, 1 / 3]]))
+    assert torch.equal(importance_of("informativity", looked, calibrated=True), result)
 
 
 def test_masked_heads_contribute_nothing():
@@ -63,9 +63,9 @@ def test_absent_tokens_contribute_nothing():
     padded = looked_at(
         [[1.0, 0], [1, 1], [0, 1], [0, 1]], [[0.2, 0.3, 0.5, 0.0]], alive=[1.0, 1, 1, 0]
     )
-    found = informativity(padded)
-    torch.testing.assert_close(found[:, :3], informativity(present))
-    assert found[0, 3] == 0
+    result = informativity(padded)
+    torch.testing.assert_close(result[:, :3], informativity(present))
+    assert result[0, 3] == 0
 
 
 def test_three_scores_by_hand():
@@ -94,10 +94,10 @@ def dropped_of(states, importance, ratio, query=0, alive=None, size=None):
     """One row of tokens ``[N, d]``, dropped by a rule."""
     states = torch.tensor(states)[None]
     alive = torch.ones(states.shape[:2]) if alive is None else torch.tensor([alive])
-    came = state_of(states, alive, torch.tensor([query]), size)
-    kept = RatioRule(ratio, ratio).keep(importance, came.kind, came.alive, came.query)
-    left, taken = came.drop(kept)
-    return Dropped(came, left, taken)
+    entering = state_of(states, alive, torch.tensor([query]), size)
+    kept = RatioRule(ratio, ratio).keep(importance, entering.kind, entering.alive, entering.query)
+    left, taken = entering.drop(kept)
+    return Dropped(entering, left, taken)
 
 
 def test_similar_tokens_merge_by_hand():
@@ -141,23 +141,23 @@ def test_the_kept_query_token_merges_nothing(merge):
 
 def loops(states, size, alive, kept, query, importance, alike, merge):
     """One row in plain Python: states and sizes of the kept tokens."""
-    here = [i for i, present in enumerate(alive) if present]
-    stay = [i for i in here if kept[i]]
+    present_tokens = [i for i, present in enumerate(alive) if present]
+    stay = [i for i in present_tokens if kept[i]]
     takers = [i for i in stay if i != query]
     groups = {i: [i] for i in stay}
     if takers:
         weakest = max(takers, key=lambda i: (-importance[i], i))
-        for i in here:
+        for i in present_tokens:
             if not kept[i]:
                 groups[
                     max(takers, key=lambda j: alike[i][j]) if merge == "similar" else weakest
                 ].append(i)
-    found = []
+    result = []
     for i in stay:
         group = groups[i]
         score = [size[j] if merge == "similar" else importance[j] + FLOOR for j in group]
         weights = [each / sum(score) for each in score]
-        found.append(
+        result.append(
             (
                 [
                     math.fsum(w * states[j][c] for w, j in zip(weights, group, strict=True))
@@ -166,7 +166,7 @@ def loops(states, size, alive, kept, query, importance, alike, merge):
                 sum(size[j] for j in group),
             )
         )
-    return found
+    return result
 
 
 @settings(deadline=None, max_examples=60)
@@ -188,10 +188,10 @@ def test_merges_equal_the_loops(count, ratio, seed, merge):
     importance = torch.rand(2, count, generator=generator)
     alike = torch.rand(2, count, count, generator=generator)
     alike = (alike + alike.transpose(1, 2)) / 2
-    came = state_of(states, alive, last, size)
-    kept = RatioRule(ratio, ratio).keep(importance, came.kind, alive, last)
-    left, taken = came.drop(kept)
-    dropped = Dropped(came, left, taken)
+    entering = state_of(states, alive, last, size)
+    kept = RatioRule(ratio, ratio).keep(importance, entering.kind, alive, last)
+    left, taken = entering.drop(kept)
+    dropped = Dropped(entering, left, taken)
     merged = (
         merge_similar(dropped, alike) if merge == "similar" else merge_into_one(dropped, importance)
     )

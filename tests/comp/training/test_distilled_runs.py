@@ -96,8 +96,8 @@ def test_a_distilled_run_interrupted_twice_gives_the_same_result(checkpoint, tmp
     often = partial(recovery.RecoverOptions, save_every=1)
     monkeypatch.setattr(recovery, "RecoverOptions", often)
     prune(checkpoint, tmp_path / "whole", *options)
-    asked = open_run(tmp_path / "whole").read_record()["request"]["distill"]
-    assert asked == {"what": "both", "weight": 0.5, "temperature": 4.0}
+    recorded = open_run(tmp_path / "whole").read_record()["request"]["distill"]
+    assert recorded == {"what": "both", "weight": 0.5, "temperature": 4.0}
 
     out, trained, saved = tmp_path / "cut", PruningJob.train, recovery._save
     with monkeypatch.context() as patch:

@@ -108,7 +108,7 @@ def test_only_present_tokens_count():
     mixed = torch.tensor([[[1.0], [5.0]], [[2.0], [7.0]]])
     products.heads(("language", 0), mixed, torch.tensor([[0.3, 0.0], [0.1, 0.0]]))
     products.heads(("language", 1), mixed, torch.ones(2, 2))
-    assert {place: found.tolist() for place, found in products.of.items()} == {
+    assert {place: result.tolist() for place, result in products.of.items()} == {
         (("language", 0), "heads"): [[5.0, 3.0], [3.0, 2.0]]
     }
 
@@ -165,7 +165,7 @@ def test_a_refitted_layer_is_nearer_to_its_old_outputs(family, tmp_path):
 
 
 def _name(adapter, wanted):
-    return next(name for name, found in adapter.model.named_parameters() if found is wanted)
+    return next(name for name, result in adapter.model.named_parameters() if result is wanted)
 
 
 @pytest.mark.parametrize("family", ["llava", "clip", "blip"])

@@ -102,7 +102,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     with pytest.raises(RuntimeError):
         fail_half_way(writing(path), "")
     assert path.read_text() == "old"
-    assert [found.name for found in path.parent.iterdir()] == ["file.txt"]
+    assert [result.name for result in path.parent.iterdir()] == ["file.txt"]
 
 
 def test_a_failed_directory_leaves_the_old_one(tmp_path: Path) -> None:
@@ -111,11 +111,11 @@ def test_a_failed_directory_leaves_the_old_one(tmp_path: Path) -> None:
         (temporary / "a").write_text("old")
     with pytest.raises(RuntimeError):
         fail_half_way(writing_directory(path), "b")
-    assert [found.name for found in path.iterdir()] == ["a"]
+    assert [result.name for result in path.iterdir()] == ["a"]
     with writing_directory(path) as temporary:
         (temporary / "c").write_text("new")
-    assert [found.name for found in path.iterdir()] == ["c"]
-    assert [found.name for found in tmp_path.iterdir()] == ["artifact"]
+    assert [result.name for result in path.iterdir()] == ["c"]
+    assert [result.name for result in tmp_path.iterdir()] == ["artifact"]
 
 
 FULL = "disk full while writing .*x .*MiB free.*: free some space"
@@ -160,9 +160,9 @@ TORCH = "[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0"
 def test_disk_errors_of_every_library_name_the_remedy(
     tmp_path: Path, error: Exception, message: str
 ) -> None:
-    with pytest.raises(CompExportError, match=message) as found, disk_errors(tmp_path / "x"):
+    with pytest.raises(CompExportError, match=message) as result, disk_errors(tmp_path / "x"):
         raise error
-    assert "--out" not in str(found.value)
+    assert "--out" not in str(result.value)
 
 
 def test_disk_errors_state_the_bytes_needed(tmp_path: Path) -> None:
@@ -197,9 +197,9 @@ def test_the_remedy_names_out_where_the_command_has_it(tmp_path: Path, has_out: 
 
     if has_out:
         command.params.append(click.Option(["--out"]))
-    with pytest.raises(CompExportError) as found:
+    with pytest.raises(CompExportError) as result:
         command.main([], standalone_mode=False)
-    assert ("or choose another place with --out" in str(found.value)) == has_out
+    assert ("or choose another place with --out" in str(result.value)) == has_out
 
 
 def in_a_file(tmp_path: Path) -> Path:

@@ -49,9 +49,9 @@ def test_every_library_gives_the_same_disk_error(tmp_path):
         text=True,
         cwd=Path.cwd(),
     )
-    said = json.loads(done.stdout)
-    assert set(said) == {"safetensors", "torch", "numpy", "onnx", "pillow", "python"}
-    for name, words in said.items():
+    messages = json.loads(done.stdout)
+    assert set(messages) == {"safetensors", "torch", "numpy", "onnx", "pillow", "python"}
+    for name, words in messages.items():
         assert f"while writing {tmp_path / name} (4 MiB are needed, " in words
         assert words.startswith(("file too large for this system", "quota or limit reached"))
         assert words.endswith(" MiB free): free some space")

@@ -91,7 +91,7 @@ def test_special_files_are_refused_at_once(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     (tmp_path / "latin").write_bytes('{"name": "Käse"}'.encode("latin-1"))
-    for name, said in {
+    for name, message in {
         "fifo": "is a FIFO, not a file",
         "folder": "is a directory, not a file",
         "missing": "No such file",
@@ -100,7 +100,7 @@ def test_special_files_are_refused_at_once(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(CompExportError) as refused:
             read_text(tmp_path / name, REMEDY)
-        assert said in str(refused.value)
+        assert message in str(refused.value)
     with pytest.raises(CompExportError, match="is a device, not a file"):
         read_text(Path("/dev/zero"), REMEDY)
 

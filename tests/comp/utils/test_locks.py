@@ -53,9 +53,9 @@ def test_the_error_of_a_second_process_names_the_first(tmp_path, holder):
         locked(tmp_path / "run", "onnx"),
     ):
         pass
-    said = str(refused.value)
-    assert f"{tmp_path / 'run'} is in use: `prune` works there since " in said
-    assert f"process {holder.pid} on host {socket.gethostname()}" in said
+    message = str(refused.value)
+    assert f"{tmp_path / 'run'} is in use: `prune` works there since " in message
+    assert f"process {holder.pid} on host {socket.gethostname()}" in message
     holder.communicate("")
     with locked(tmp_path / "run", "onnx"):
         owner = json.loads((tmp_path / "run" / LOCK).read_text())
@@ -107,7 +107,7 @@ def test_another_container_of_this_machine_is_judged_by_the_kernel(tmp_path):
 
 @pytest.fixture
 def no_kernel_locks(monkeypatch):
-    def refuse(file, how):
+    def refuse(file, mode):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
@@ -143,8 +143,10 @@ def test_an_owner_that_is_still_being_written_is_awaited(tmp_path, monkeypatch, 
     monkeypatch.setattr(locks.time, "sleep", lambda _: names_itself and write_owner(tmp_path))
     with (tmp_path / LOCK).open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        said = f"process {os.getpid()} on host" if names_itself else "another process works there"
-        with pytest.raises(CompExportError, match=said), locked(tmp_path, "onnx"):
+        message = (
+            f"process {os.getpid()} on host" if names_itself else "another process works there"
+        )
+        with pytest.raises(CompExportError, match=message), locked(tmp_path, "onnx"):
             pass
 
 

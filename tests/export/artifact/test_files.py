@@ -151,13 +151,13 @@ def test_slim_checkpoint_loads_in_transformers(gqa, tmp_path):
         math.prod(CheckpointWeights(slim).shape(name)) for name in CheckpointWeights(slim).names()
     )
     export_artifact(slim, tmp_path / "onnx", Origin.of_plan(plan))
-    found = OnnxRunner(tmp_path / "onnx", threads=1)
+    result = OnnxRunner(tmp_path / "onnx", threads=1)
     pixels, ids = prompt(7, seed=3)
     with torch.no_grad():
         expected = loaded.eval()(
             input_ids=torch.tensor(ids), pixel_values=torch.tensor(pixels), logits_to_keep=1
         ).logits[:, -1]
-    assert np.abs(found.prefill(pixels, ids)[0] - expected.numpy()).max() <= 1e-3
+    assert np.abs(result.prefill(pixels, ids)[0] - expected.numpy()).max() <= 1e-3
     # What transformers writes of it is read back the same.
     loaded.save_pretrained(tmp_path / "again")
     assert read_llava(tmp_path / "again") == read_llava(slim)
@@ -250,13 +250,13 @@ def test_damaged_artifacts_are_refused_by_name(artifact, tmp_path):
 def test_manifest_of_another_version_is_refused(artifact, tmp_path):
     shutil.copytree(artifact, tmp_path / "copy")
     path = tmp_path / "copy" / MANIFEST_NAME
-    found = json.loads(path.read_text())
+    result = json.loads(path.read_text())
     for change, words in (
         ({"version": 99}, "version 99"),
         ({"flavour": "other"}, "flavour"),
         ({"surprise": 1}, "surprise"),
     ):
-        path.write_text(json.dumps(found | change))
+        path.write_text(json.dumps(result | change))
         with pytest.raises(CompExportError, match=words):
             load_artifact(tmp_path / "copy")
     path.write_text("{")
@@ -329,9 +329,9 @@ def test_processor_settings(gqa, tmp_path):
     _, checkpoint = gqa
     config = json.loads((checkpoint / "config.json").read_text())
     processor = AutoProcessor.from_pretrained(checkpoint)
-    found = read_image_processing(checkpoint)
-    assert found.size.shortest_edge == 56
-    assert list(found.image_mean) == list(processor.image_processor.image_mean)
+    result = read_image_processing(checkpoint)
+    assert result.size.shortest_edge == 56
+    assert list(result.image_mean) == list(processor.image_processor.image_mean)
     tokenizer = read_tokenizer(checkpoint)
     tokens = read_special_tokens(checkpoint, config, IMAGE_TOKEN, tokenizer)
     assert tokens.image_token == "<image>"
@@ -349,10 +349,10 @@ def test_processor_settings(gqa, tmp_path):
     (old / "preprocessor_config.json").write_text(json.dumps(settings["image_processor"]))
     (old / "chat_template.jinja").unlink()
     (old / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 3]}))
-    assert read_image_processing(old) == found
+    assert read_image_processing(old) == result
     own = read_chat_template(old, "<image>", tokenizer)
-    said = render(own.source, own.tokens, user_turn("a cat?", 1), "it")
-    assert said == "USER: <image>\na cat? ASSISTANT:"
+    rendered = render(own.source, own.tokens, user_turn("a cat?", 1), "it")
+    assert rendered == "USER: <image>\na cat? ASSISTANT:"
     assert read_special_tokens(old, config, IMAGE_TOKEN, tokenizer).eos_token_ids == (2, 3)
     (old / "chat_template.json").write_text(json.dumps({"chat_template": "<s>no image"}))
     with pytest.raises(CompExportError, match="without <image> once"):

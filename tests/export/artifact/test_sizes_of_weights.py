@@ -55,7 +55,7 @@ def test_special_token_ids_must_be_integers(llava, tmp_path, field, value):  # n
     folder.mkdir()
     for path in llava.path.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
-    said = json.loads((folder / "generation_config.json").read_text())
-    (folder / "generation_config.json").write_text(json.dumps(said | {field: value}))
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(settings | {field: value}))
     with pytest.raises(CompExportError, match=f"{field} is .*give the id of a token"):
         export_artifact(folder, tmp_path / "onnx", Origin("changed"))

@@ -58,7 +58,7 @@ WORDS = st.text("the catCÉé'.,!? \n\t<>/s[]|", max_size=30) | st.text(max_size
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """By kind: transformers' tokenizer of the files, the artifact's, and that of the slim checkpoint's."""
-    found = {}
+    result = {}
     for kind, write in KINDS.items():
         home = tmp_path_factory.mktemp("kind")
         dense = write(home / "dense")
@@ -70,8 +70,8 @@ def made(tmp_path_factory):
         model_type = json.loads((dense / "config.json").read_text())["model_type"]
         (slim / "config.json").write_text(json.dumps({"model_type": f"comp_{model_type}"}))
         ours = ArtifactTokenizer(home / "tokenizer.json", read.processing, positions=512)
-        found[kind] = (theirs, ours, AutoTokenizer.from_pretrained(slim), slim)
-    return found
+        result[kind] = (theirs, ours, AutoTokenizer.from_pretrained(slim), slim)
+    return result
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -90,8 +90,8 @@ def test_any_text_has_the_tokens_of_transformers(made, text, kind):
     theirs, ours, slim, _ = made[kind]
     expected = theirs(text)["input_ids"]
     assert ours.encode(text) == expected
-    said = theirs.decode(expected, skip_special_tokens=True)
-    assert slim.decode(expected, skip_special_tokens=True) == said
+    decoded = theirs.decode(expected, skip_special_tokens=True)
+    assert slim.decode(expected, skip_special_tokens=True) == decoded
     assert slim(text)["input_ids"] == expected
 
 
@@ -123,9 +123,9 @@ def test_a_slim_tokenizer_loads_in_plain_transformers(made, kind, tmp_path):
     alone = tmp_path / "alone"
     shutil.copytree(slim, alone)
     (alone / "config.json").write_text(json.dumps({"model_type": "not_known_to_transformers"}))
-    found = AutoTokenizer.from_pretrained(alone)
+    result = AutoTokenizer.from_pretrained(alone)
     for text in TEXTS:
-        assert found(text)["input_ids"] == theirs(text)["input_ids"]
+        assert result(text)["input_ids"] == theirs(text)["input_ids"]
 
 
 def test_tokenizers_without_their_files_are_refused(tmp_path):
@@ -231,15 +231,15 @@ def test_tokenizers_that_cannot_read_every_text_are_refused(tmp_path, edit):
 def test_values_other_than_text_are_refused(tmp_path):
     path = tmp_path / "tokenizer.json"
     Tokenizer(models.WordLevel({"a": 0, "[UNK]": 1}, unk_token="[UNK]")).save(str(path))
-    found = ArtifactTokenizer(path, TextProcessing(), positions=64)
-    found.check("a word", "the prompt")
+    result = ArtifactTokenizer(path, TextProcessing(), positions=64)
+    result.check("a word", "the prompt")
     for text, words in (
         (" \n", "the prompt is empty"),
         ("ab\ud83d", r"half of a surrogate pair \(U\+D83D, character 3\)"),
         ("a" * 70_000, "has 70000 characters, and 65536 are the most"),
     ):
         with pytest.raises(CompExportError, match=words):
-            found.check(text, "the prompt")
+            result.check(text, "the prompt")
 
 
 def test_a_huge_token_id_is_refused(tmp_path):

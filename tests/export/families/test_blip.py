@@ -50,10 +50,10 @@ def graphs_of(models, tmp_path):
     made = iter(range(1000))
 
     def make(task, plan=None, target=ONNX):
-        here = tmp_path / str(next(made))
-        here.mkdir()
-        checkpoint = save_blip(task, models[task], here / "model", plan)
-        return Graphs(checkpoint, here / "onnx", target), Reference(task, models[task], plan)
+        folder = tmp_path / str(next(made))
+        folder.mkdir()
+        checkpoint = save_blip(task, models[task], folder / "model", plan)
+        return Graphs(checkpoint, folder / "onnx", target), Reference(task, models[task], plan)
 
     return make
 
@@ -64,19 +64,19 @@ def inputs(seed, count, length, images=1):
     return pixels, torch.randint(3, VOCAB, (count, length), generator=generator)
 
 
-def same(found, expected, bound=CLOSE):
+def same(result, expected, bound=CLOSE):
     expected = expected.numpy()
-    assert found.shape == expected.shape
-    assert found.dtype == np.float32
-    assert np.abs(found - expected).max() <= bound * max(1.0, np.abs(expected).max())
+    assert result.shape == expected.shape
+    assert result.dtype == np.float32
+    assert np.abs(result - expected).max() <= bound * max(1.0, np.abs(expected).max())
 
 
-def same_places(found, encoded, but=None):
+def same_places(result, encoded, but=None):
     """``but``: the block whose drop has no effect, as only the first token is read behind it."""
     expected = {layer: place for layer, place in places(encoded).items() if layer != but}
-    assert sorted(found) == sorted(expected)
+    assert sorted(result) == sorted(expected)
     for layer, place in expected.items():
-        assert np.array_equal(found[layer], place)
+        assert np.array_equal(result[layer], place)
 
 
 def plan_of(task, ratio, seed=0):
@@ -94,16 +94,18 @@ def test_image_graph_equals_torch(graphs_of, flavour, task, ratio):
     graphs, torch_ = graphs_of(task, plan_of(task, ratio), Target(flavour))
     for seed, count in enumerate((3, 1)):
         pixels, _ = inputs(seed, count, 3)
-        found, kept = graphs.see(pixels)
+        result, kept = graphs.see(pixels)
         seen = torch_.see(pixels)
-        same(found["last_hidden_state"], seen.states)
+        same(result["last_hidden_state"], seen.states)
         same_places(kept, seen.encoded)
-        assert set(found) == {"last_hidden_state"} | (
+        assert set(result) == {"last_hidden_state"} | (
             {"image_embeds"} if task == "retrieval" else set()
         )
         if task == "retrieval":
             with torch.no_grad():
-                same(found["image_embeds"], normalised(torch_.model.vision_proj(seen.states[:, 0])))
+                same(
+                    result["image_embeds"], normalised(torch_.model.vision_proj(seen.states[:, 0]))
+                )
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -113,17 +115,17 @@ def test_question_graphs_equal_torch(graphs_of, flavour, ratio):
     for seed, (count, length) in enumerate(((3, 7), (1, 1), (2, POSITIONS))):
         pixels, ids = inputs(seed, count, length)
         states = torch_.see(pixels).states
-        found, kept = graphs.run("text_encoder", input_ids=ids, encoder_hidden_states=states)
-        asked = torch_.read(ids, states)
-        same(found["last_hidden_state"], asked.tokens.states)
-        same_places(kept, asked)
+        result, kept = graphs.run("text_encoder", input_ids=ids, encoder_hidden_states=states)
+        question_states = torch_.read(ids, states)
+        same(result["last_hidden_state"], question_states.tokens.states)
+        same_places(kept, question_states)
         whole = graphs.run(
             "text_encoder",
             input_ids=ids,
             encoder_hidden_states=graphs.see(pixels)[0]["last_hidden_state"],
         )
-        same(whole[0]["last_hidden_state"], asked.tokens.states)
-        check_steps(graphs, torch_, asked.tokens.states, seed)
+        same(whole[0]["last_hidden_state"], question_states.tokens.states)
+        check_steps(graphs, torch_, question_states.tokens.states, seed)
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -154,14 +156,14 @@ def test_retrieval_graphs_equal_torch(graphs_of, flavour, ratio):
     graphs, torch_ = graphs_of("retrieval", plan_of("retrieval", ratio), Target(flavour))
     for seed, (count, length) in enumerate(((3, 7), (1, 1), (2, POSITIONS))):
         pixels, ids = inputs(seed, count, length)
-        found, kept = graphs.run("text_model", input_ids=ids)
+        result, kept = graphs.run("text_model", input_ids=ids)
         alone = torch_.read(ids)
-        same(found["text_embeds"], normalised(torch_.model.text_proj(alone.tokens.states[:, 0])))
+        same(result["text_embeds"], normalised(torch_.model.text_proj(alone.tokens.states[:, 0])))
         same_places(kept, alone, but=LAYERS)
         states = torch_.see(pixels).states
-        found, kept = graphs.run("itm_model", input_ids=ids, encoder_hidden_states=states)
+        result, kept = graphs.run("itm_model", input_ids=ids, encoder_hidden_states=states)
         both = torch_.read(ids, states)
-        same(found["logits"], torch_.model.itm_head(both.tokens.states[:, 0]))
+        same(result["logits"], torch_.model.itm_head(both.tokens.states[:, 0]))
         same_places(kept, both, but=LAYERS)
 
 
@@ -177,14 +179,14 @@ def test_statement_graphs_equal_torch(graphs_of, flavour, ratio):
 def check_statements(graphs, torch_, seed, count, length):
     pixels, ids = inputs(seed, count, length, images=2)
     images = torch_.see(pixels).states.unflatten(0, (count, 2))
-    found, kept = graphs.run(
+    result, kept = graphs.run(
         "text_encoder",
         input_ids=ids,
         encoder_hidden_states__0=images[:, 0],
         encoder_hidden_states__1=images[:, 1],
     )
     judged = torch_.read(ids, images[:, 0], images[:, 1])
-    same(found["logits"], torch_.model.cls_head(judged.tokens.states[:, 0]))
+    same(result["logits"], torch_.model.cls_head(judged.tokens.states[:, 0]))
     same_places(kept, judged, but=LAYERS)
 
 
@@ -221,27 +223,27 @@ def test_decoder_graph_equals_torch_for_any_heads(graphs_of, seed, ratio, flavou
 def test_dense_graphs_generate_as_transformers(models, graphs_of, flavour):
     pixels, ids = inputs(4, 3, 6)
     graphs, _ = graphs_of("question", target=Target(flavour))
-    asked, _ = graphs.run(
+    question_states, _ = graphs.run(
         "text_encoder",
         input_ids=ids,
         encoder_hidden_states=graphs.see(pixels)[0]["last_hidden_state"],
     )
-    how = {"max_new_tokens": 8, "num_beams": 1, "do_sample": False}
-    expected = models["question"].generate(input_ids=ids, pixel_values=pixels, **how).numpy()
+    options = {"max_new_tokens": 8, "num_beams": 1, "do_sample": False}
+    expected = models["question"].generate(input_ids=ids, pixel_values=pixels, **options).numpy()
     start = np.full((3, 1), graphs.shape.tokens.bos)
     assert start[0, 0] == BOS
-    found = graphs.answerer(asked["last_hidden_state"]).greedy(start, 8)
-    assert np.array_equal(found, expected)
-    assert len({tuple(row) for row in found.tolist()}) > 1
+    result = graphs.answerer(question_states["last_hidden_state"]).greedy(start, 8)
+    assert np.array_equal(result, expected)
+    assert len({tuple(row) for row in result.tolist()}) > 1
 
     graphs, _ = graphs_of("caption", target=Target(flavour))
     states = graphs.see(pixels)[0]["last_hidden_state"]
-    expected = models["caption"].generate(pixel_values=pixels, **how).numpy()
+    expected = models["caption"].generate(pixel_values=pixels, **options).numpy()
     assert np.array_equal(graphs.answerer(states).greedy(start, 8), expected)
     prompt = torch.tensor([[BOS, 7, 9]] * 3)
     # transformers leaves the last token, a separator, of a prompt out
     ended = torch.cat([prompt, torch.full((3, 1), 2)], dim=1)
-    expected = models["caption"].generate(pixel_values=pixels, input_ids=ended, **how).numpy()
+    expected = models["caption"].generate(pixel_values=pixels, input_ids=ended, **options).numpy()
     assert np.array_equal(graphs.answerer(states).greedy(prompt, 8), expected)
 
 
@@ -263,14 +265,14 @@ def test_dense_graphs_match_as_transformers(models, graphs_of, flavour):
     pixels, ids = inputs(6, 3, 6, images=2)
     graphs, _ = graphs_of("statement", target=Target(flavour))
     states = graphs.see(pixels)[0]["last_hidden_state"].reshape(3, 2, -1, 48)
-    found, _ = graphs.run(
+    result, _ = graphs.run(
         "text_encoder",
         input_ids=ids,
         encoder_hidden_states__0=states[:, 0],
         encoder_hidden_states__1=states[:, 1],
     )
     pairs = pixels.unflatten(0, (3, 2))
-    same(found["logits"], models["statement"](input_ids=ids, pixel_values=pairs).logits)
+    same(result["logits"], models["statement"](input_ids=ids, pixel_values=pairs).logits)
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -282,14 +284,14 @@ def test_half_precision_graphs_are_close_to_torch(graphs_of, flavour):
     for task in ("question", "caption", "retrieval", "statement"):
         graphs, torch_ = graphs_of(task, random_plan(task, 3, 1.0, 1.0), target)
         seen = torch_.see(pixels)
-        found, kept = graphs.see(pixels)
-        same(found["last_hidden_state"], seen.states, HALF)
+        result, kept = graphs.see(pixels)
+        same(result["last_hidden_state"], seen.states, HALF)
         same_places(kept, seen.encoded)
         states = seen.states
         if task == "question":
-            found, _ = graphs.run("text_encoder", input_ids=ids, encoder_hidden_states=states)
+            result, _ = graphs.run("text_encoder", input_ids=ids, encoder_hidden_states=states)
             states = torch_.read(ids, states).tokens.states
-            same(found["last_hidden_state"], states, HALF)
+            same(result["last_hidden_state"], states, HALF)
         if task in ("question", "caption"):
             generation = graphs.answerer(states)
             expected = torch_.logits(ids, states)
@@ -297,21 +299,21 @@ def test_half_precision_graphs_are_close_to_torch(graphs_of, flavour):
             same(generation.step(ids[:, 4:5]), expected[:, 4], HALF)
             assert {each.dtype for each in generation.past.values()} == {np.dtype(np.float16)}
         if task == "retrieval":
-            found, _ = graphs.run("itm_model", input_ids=ids, encoder_hidden_states=states)
+            result, _ = graphs.run("itm_model", input_ids=ids, encoder_hidden_states=states)
             judged = torch_.model.itm_head(torch_.read(ids, states).tokens.states[:, 0])
-            same(found["logits"], judged, HALF)
+            same(result["logits"], judged, HALF)
             embeds = graphs.run("text_model", input_ids=ids)[0]["text_embeds"]
             alone = torch_.model.text_proj(torch_.read(ids).tokens.states[:, 0])
             same(embeds, normalised(alone), HALF)
         if task == "statement":
-            found, _ = graphs.run(
+            result, _ = graphs.run(
                 "text_encoder",
                 input_ids=ids,
                 encoder_hidden_states__0=states,
                 encoder_hidden_states__1=states,
             )
             judged = torch_.read(ids, states, states).tokens.states[:, 0]
-            same(found["logits"], torch_.model.cls_head(judged), HALF)
+            same(result["logits"], torch_.model.cls_head(judged), HALF)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
@@ -427,7 +429,7 @@ def test_unsupported_configurations_are_refused(models, tmp_path):
 
 
 def test_missing_settings_have_the_defaults_of_transformers(models):
-    shape = blip_of({"model_type": "blip", "architectures": ["BlipForQuestionAnswering"]}, "here")
+    shape = blip_of({"model_type": "blip", "architectures": ["BlipForQuestionAnswering"]}, "folder")
     whole = BlipConfig()
     assert shape.image_size == whole.vision_config.image_size
     assert shape.patch_size == whole.vision_config.patch_size

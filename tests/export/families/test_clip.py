@@ -54,9 +54,9 @@ class Graphs:
     @staticmethod
     def run(session, feed):
         names = [output.name for output in session.get_outputs()]
-        found = dict(zip(names, session.run(names, feed), strict=True))
-        kept = {int(n[5:]): v for n, v in found.items() if n.startswith("kept.")}
-        (embeds,) = (v for n, v in found.items() if n.endswith("_embeds"))
+        result = dict(zip(names, session.run(names, feed), strict=True))
+        kept = {int(n[5:]): v for n, v in result.items() if n.startswith("kept.")}
+        (embeds,) = (v for n, v in result.items() if n.endswith("_embeds"))
         return embeds, kept
 
 
@@ -85,14 +85,14 @@ def test_graphs_equal_the_reference(adapter, tmp_path, target, ratio):
     plan = None if ratio is None else plan_of(ratio)
     model = adapter if plan is None else adapter.cut(plan)
     model.save(tmp_path / "model")
-    found = Graphs(tmp_path / "model", tmp_path / "onnx", target)
+    result = Graphs(tmp_path / "model", tmp_path / "onnx", target)
     drops = () if plan is None else plan.drops
     for seed, (images, texts, length) in enumerate(((3, 4, 9), (1, 1, 3), (2, 5, 20))):
         pixels, ids = inputs(seed, images, texts, length)
         ids, seen, read = reference(model, pixels, ids, drops)
-        embeds, kept = found.run(found.vision, {"pixel_values": pixels.numpy()})
+        embeds, kept = result.run(result.vision, {"pixel_values": pixels.numpy()})
         assert_same(embeds, kept, seen, target)
-        embeds, kept = found.run(found.text, {"input_ids": ids.numpy()})
+        embeds, kept = result.run(result.text, {"input_ids": ids.numpy()})
         assert_same(embeds, kept, read, target)
 
 
@@ -113,44 +113,46 @@ def test_masked_torch_equals_the_graphs(adapter, tmp_path):
     plan = plan_of(0.5, seed=5)
     slim = adapter.cut(plan)
     slim.save(tmp_path / "model")
-    found = Graphs(tmp_path / "model", tmp_path / "onnx", Target())
+    result = Graphs(tmp_path / "model", tmp_path / "onnx", Target())
     pixels, ids = inputs(7)
     ids[:, -1] = adapter.model.config.text_config.eos_token_id
-    how = Forwarding(Masks.from_plan(plan.blocks))
+    forwarding = Forwarding(Masks.from_plan(plan.blocks))
     rules = {part: clip_options(plan.drops, part).rules for part in ("vision", "language")}
     with torch.no_grad():
-        seen = embed_images(adapter.model, pixels, EncoderOptions(how.masks, rules["vision"]))
+        seen = embed_images(
+            adapter.model, pixels, EncoderOptions(forwarding.masks, rules["vision"])
+        )
         read = embed_texts(
             adapter.model,
             ids,
             torch.ones_like(ids),
-            EncoderOptions(how.masks, rules["language"]),
+            EncoderOptions(forwarding.masks, rules["language"]),
         )
     for session, feed, expected in (
-        (found.vision, {"pixel_values": pixels.numpy()}, seen),
-        (found.text, {"input_ids": ids.numpy()}, read),
+        (result.vision, {"pixel_values": pixels.numpy()}, seen),
+        (result.text, {"input_ids": ids.numpy()}, read),
     ):
-        embeds, kept = found.run(session, feed)
+        embeds, kept = result.run(session, feed)
         assert_same(embeds, kept, expected, Target())
 
 
 def test_dense_graphs_equal_clip(adapter, tmp_path):
     adapter.save(tmp_path / "model")
-    found = Graphs(tmp_path / "model", tmp_path / "onnx", Target())
+    result = Graphs(tmp_path / "model", tmp_path / "onnx", Target())
     pixels, ids = inputs(1)
     ids[:, -1] = adapter.model.config.text_config.eos_token_id
     with torch.no_grad():
         output = adapter.model(input_ids=ids, pixel_values=pixels)
-    seen, _ = found.run(found.vision, {"pixel_values": pixels.numpy()})
-    read, _ = found.run(found.text, {"input_ids": ids.numpy()})
+    seen, _ = result.run(result.vision, {"pixel_values": pixels.numpy()})
+    read, _ = result.run(result.text, {"input_ids": ids.numpy()})
     assert np.abs(seen - output.image_embeds.numpy()).max() < BOUND["float32"]
     assert np.abs(read - output.text_embeds.numpy()).max() < BOUND["float32"]
 
 
 def test_the_standard_flavour_is_standard(adapter, tmp_path):
     adapter.cut(plan_of(0.5)).save(tmp_path / "model")
-    found = Graphs(tmp_path / "model", tmp_path / "onnx", Target("standard"))
-    for path in found.paths:
+    result = Graphs(tmp_path / "model", tmp_path / "onnx", Target("standard"))
+    for path in result.paths:
         onnx.checker.check_model(str(path), full_check=True)
         loaded = onnx.load(path, load_external_data=False)
         assert {node.domain for node in loaded.graph.node} == {""}

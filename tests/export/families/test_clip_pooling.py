@@ -38,8 +38,8 @@ def saved(request, tmp_path_factory):
 
 def of_transformers(model, ids):
     with torch.no_grad():
-        found = model.get_text_features(input_ids=torch.tensor([ids])).pooler_output
-    return torch.nn.functional.normalize(found, dim=-1)[0]
+        result = model.get_text_features(input_ids=torch.tensor([ids])).pooler_output
+    return torch.nn.functional.normalize(result, dim=-1)[0]
 
 
 @pytest.mark.parametrize("name", TEXTS)

@@ -103,12 +103,12 @@ def test_graphs_equal_brute_force_and_transformers(flavour, changes, selection, 
     model = tiny_model(tiny_config(kv_heads=2, layers=2, **dict(changes)), seed=4)
     checkpoint = save_checkpoint(model, tmp_path / "model")
     plan = whole(make_plan(model.config, drops=(), selection=selection))
-    found = runner(tmp_path / "onnx", checkpoint, flavour, plan=plan)
-    vision = found.artifact.manifest.vision
+    actual = runner(tmp_path / "onnx", checkpoint, flavour, plan=plan)
+    vision = actual.artifact.manifest.vision
     assert (vision.image_tokens, vision.selection) == (selection.count, selection)
     for texts, images, batch in ((5, 1, 1), (7, 2, 3), (4, 0, 1)):
         pixels, ids = prompt(texts, images, seed=texts, batch=batch, tokens=selection.count)
-        logits, (kept,), state = found.prefill(pixels, ids)
+        logits, (kept,), state = actual.prefill(pixels, ids)
         embeds = model.get_input_embeddings()(torch.tensor(ids)).detach()
         assert kept.shape == (batch, images * selection.dominant)
         if images:
@@ -116,7 +116,7 @@ def test_graphs_equal_brute_force_and_transformers(flavour, changes, selection, 
             torch_ = image_features(model, torch.tensor(pixels), selection=selection)
             assert torch_.selected.places[:, : selection.dominant].tolist() == chosen
             assert torch.allclose(torch_.states, features, atol=1e-4)
-            assert np.abs(features_of(found, pixels) - features.numpy()).max() <= BOUND
+            assert np.abs(features_of(actual, pixels) - features.numpy()).max() <= BOUND
             in_all = (
                 np.array(chosen) + np.tile(np.arange(images), batch)[:, None] * vision.tower_tokens
             )
@@ -133,7 +133,7 @@ def test_graphs_equal_brute_force_and_transformers(flavour, changes, selection, 
             embeds = torch.cat(
                 [embeds, model.get_input_embeddings()(torch.tensor(token))[:, None]], 1
             )
-            logits, state = found.step(token, state)
+            logits, state = actual.step(token, state)
 
 
 def whole(plan):
@@ -230,14 +230,14 @@ def test_a_saved_checkpoint_answers_as_its_graphs(run):
     )
     inputs = processor(images=picture, text=text, return_tensors="pt")
     assert int((inputs["input_ids"] == model.config.image_token_id).sum()) == FEW.count
-    said = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+    generated = model.generate(**inputs, max_new_tokens=6, do_sample=False)
     engine = Engine.load(run / "onnx", device="cpu", threads=1)
     options = GenerationOptions(max_new_tokens=6, ignore_eos=True)
     answer = engine.generate([picture], "what is this ?", options)
     assert answer.image_tokens == FEW.count
     length = inputs["input_ids"].shape[1]
     assert answer.prompt_tokens == length
-    theirs = said[0, length:].tolist()
+    theirs = generated[0, length:].tolist()
     assert list(answer.token_ids)[: len(theirs)] == theirs
     features = image_features(model, inputs["pixel_values"])
     chosen = features.selected.places[0, : FEW.dominant].tolist()

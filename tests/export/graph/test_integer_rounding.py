@@ -34,30 +34,30 @@ FORMS = [(f, p) for f in ("onnxruntime", "standard") for p in ("int8", "int4")]
 
 
 def test_rounding_to_8_bits_by_hand():
-    found = rounded(np.array([[127.0, -63.6, 0.4], [0.0, 0.0, 0.0]]), 8)
-    assert found.values.tolist() == [[127, -64, 0], [0, 0, 0]]
-    assert found.scales.tolist() == [[1.0], [1.0]]
+    actual = rounded(np.array([[127.0, -63.6, 0.4], [0.0, 0.0, 0.0]]), 8)
+    assert actual.values.tolist() == [[127, -64, 0], [0, 0, 0]]
+    assert actual.scales.tolist() == [[1.0], [1.0]]
 
 
 def test_rounding_to_4_bits_by_hand():
     weight = np.zeros((1, 16))
     weight[0, :4] = [8.0, -8.0, 3.4, -1.6]
-    found = rounded(weight, 4)
+    actual = rounded(weight, 4)
     # The first of the extremes becomes -8, so that the scale is -1; its opposite is cut to 7.
-    assert found.scales.tolist() == [[-1.0]]
-    assert found.values[0, :4].astype(int).tolist() == [-8, 7, -3, 2]
-    assert dequantised(found)[0, :4].tolist() == [8.0, -7.0, 3.0, -2.0]
+    assert actual.scales.tolist() == [[-1.0]]
+    assert actual.values[0, :4].astype(int).tolist() == [-8, 7, -3, 2]
+    assert dequantised(actual)[0, :4].tolist() == [8.0, -7.0, 3.0, -2.0]
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 5), st.integers(1, 12), st.sampled_from([4, 8]), st.integers(0, 99))
 def test_rounding_error_is_within_one_step(rows, sixteens, bits, seed):
     weight = np.random.default_rng(seed).standard_normal((rows, 16 * sixteens)).astype(np.float32)
-    found = rounded(weight, bits)
-    steps = np.abs(found.scales).repeat(weight.shape[1] // found.scales.shape[1], axis=1)
+    actual = rounded(weight, bits)
+    steps = np.abs(actual.scales).repeat(weight.shape[1] // actual.scales.shape[1], axis=1)
     # Half a step; of 16 values the opposite of the extreme has none near and moves a whole one.
-    most = steps / 2 if bits == 8 else np.where(found.values.astype(int) == 7, steps, steps / 2)
-    assert (np.abs(dequantised(found) - weight) <= most * 1.0001).all()
+    most = steps / 2 if bits == 8 else np.where(actual.values.astype(int) == 7, steps, steps / 2)
+    assert (np.abs(dequantised(actual) - weight) <= most * 1.0001).all()
 
 
 def test_the_largest_group_that_divides_the_width():
@@ -111,10 +111,10 @@ def test_an_artifact_holds_the_rounded_checkpoint(gqa, tmp_path, flavour, precis
     model, checkpoint = gqa
     plain = export_artifact(checkpoint, tmp_path / "float32", Origin("tiny"), Target(flavour))
     export_artifact(checkpoint, tmp_path / "q", Origin("tiny"), Target(flavour, precision))
-    found = integer_weights(tmp_path / "q")
+    actual = integer_weights(tmp_path / "q")
     weights = MemoryWeights(model.state_dict())
-    assert sum(matrix.size for matrix in found.values()) > 0.5 * plain.params
-    for name, matrix in found.items():
+    assert sum(matrix.size for matrix in actual.values()) > 0.5 * plain.params
+    for name, matrix in actual.items():
         whole = weights.read(name)
         eight = "language_model" not in name or group_of(whole.shape[1]) is None
         bits = 8 if precision == "int8" or eight else 4
@@ -161,8 +161,8 @@ def test_encoders_are_verified_and_measured_in_integers(fresh, kind):
     run = fresh(kind)
     for flavour, precision in FORMS:
         call("onnx", run, "--no-check", "--flavour", flavour, "--precision", precision)
-    asked = ("--questions", "6", "--max-new-tokens", "3", "--device", "cpu")
-    CliRunner().invoke(cli, ["verify", str(run), *asked], catch_exceptions=False)
+    options = ("--questions", "6", "--max-new-tokens", "3", "--device", "cpu")
+    CliRunner().invoke(cli, ["verify", str(run), *options], catch_exceptions=False)
     links = json.loads((run / "reports" / "verify.json").read_text())["links"]
     names = [link["name"] for link in links]
     for link in links:

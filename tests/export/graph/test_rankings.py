@@ -27,10 +27,10 @@ QUESTIONS = 4
 def test_graphs_equal_brute_force(ranking, flavour, gqa, tmp_path):
     model, checkpoint = gqa
     plan = make_plan(model.config, ((1, 0.7, 0.8), (3, 0.4, 0.5)), seed=3, ranking=ranking)
-    found = runner(tmp_path / "onnx", checkpoint, flavour, plan=plan)
+    actual = runner(tmp_path / "onnx", checkpoint, flavour, plan=plan)
     for texts, images, batch in ((5, 1, 1), (13, 2, 3), (1, 1, 2), (4, 0, 1)):
         pixels, ids = prompt(texts, images, seed=texts, batch=batch)
-        logits, kept, state = found.prefill(pixels, ids)
+        logits, kept, state = actual.prefill(pixels, ids)
         rows, expected = [MaskedReference(model, plan) for _ in range(batch)], []
         for row, one in enumerate(rows):
             mine = torch.tensor(pixels[row * images : (row + 1) * images]) if images else None
@@ -40,7 +40,7 @@ def test_graphs_equal_brute_force(ranking, flavour, gqa, tmp_path):
         assert np.abs(logits - np.stack(expected)).max() <= BOUND
         for _ in range(2):  # a decode step never drops
             token = np.stack(expected).argmax(-1)
-            logits, state = found.step(token, state)
+            logits, state = actual.step(token, state)
             expected = [one.step(int(t)).numpy() for one, t in zip(rows, token, strict=True)]
             assert np.abs(logits - np.stack(expected)).max() <= BOUND
 
@@ -52,8 +52,8 @@ def test_rankings_differ(gqa, tmp_path):
     kept = {}
     for ranking in ("received", *RANKINGS):
         plan = make_plan(model.config, ((2, 0.4, 0.5),), seed=3, ranking=ranking)
-        _, found = MaskedReference(model, plan).prefill(torch.tensor(pixels), torch.tensor(ids))
-        kept[ranking] = tuple(found[0])
+        _, actual = MaskedReference(model, plan).prefill(torch.tensor(pixels), torch.tensor(ids))
+        kept[ranking] = tuple(actual[0])
     assert len(set(kept.values())) == 4
 
 

@@ -47,7 +47,7 @@ def expected_kept(scores, is_vision, drops, factor=1.0):
     places = np.arange(len(scores))
     scores = scores.copy()
     scores[-1] += 2
-    found = []
+    result = []
     for drop in drops:
         keep = []
         for mine, ratio in (
@@ -61,8 +61,8 @@ def expected_kept(scores, is_vision, drops, factor=1.0):
             k = keep_count(len(group), thousandths / 1000)
             keep += group[np.argsort(-scores[group], kind="stable")[:k]].tolist()
         places = np.array(sorted(keep), dtype=np.int64)
-        found.append(places)
-    return found
+        result.append(places)
+    return result
 
 
 ratios = st.integers(1, 1000).map(lambda thousandths: thousandths / 1000)
@@ -103,11 +103,11 @@ def test_gather_equals_brute_force(
         KEEP_FACTOR: np.array(factor, np.float32),
     }
     names = [output.name for output in session.get_outputs()]
-    found = dict(zip(names, session.run(names, feeds), strict=True))
+    result = dict(zip(names, session.run(names, feeds), strict=True))
     for row in range(batch):
         for number, places in enumerate(expected_kept(scores[row], kinds[row], plans, factor)):
-            assert found[f"kept.{number}"][row].tolist() == places.tolist()
-            assert found[f"positions.{number}"][row].tolist() == (places + 7).tolist()
+            assert result[f"kept.{number}"][row].tolist() == places.tolist()
+            assert result[f"positions.{number}"][row].tolist() == (places + 7).tolist()
             assert places[-1] == length - 1  # the last token always stays
 
 

@@ -32,10 +32,10 @@ CLOSE = 1e-4
 @pytest.fixture(scope="module")
 def clips():
     """By whether it has a dictionary: a CLIP, its towers of one width."""
-    found = {ranked: random_clip(3, image_size=56, positions=20) for ranked in (False, True)}
+    result = {ranked: random_clip(3, image_size=56, positions=20) for ranked in (False, True)}
     torch.manual_seed(5)
-    attach_dictionary(found[True].model, ways_of(random_plan(), "aligned", "one").drops)
-    return found
+    attach_dictionary(result[True].model, ways_of(random_plan(), "aligned", "one").drops)
+    return result
 
 
 @pytest.mark.parametrize(("flavour", "ratio"), [("onnxruntime", 0.7), ("standard", 0.3)])
@@ -79,10 +79,10 @@ def blip_graphs(task, model, plan, folder, target):
     return BlipGraphs(save_blip(task, model, folder / "model", plan), folder / "onnx", target)
 
 
-def same(found, expected):
+def same(result, expected):
     expected = expected.numpy()
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= CLOSE * max(1.0, np.abs(expected).max())
+    assert result.shape == expected.shape
+    assert np.abs(result - expected).max() <= CLOSE * max(1.0, np.abs(expected).max())
 
 
 @pytest.mark.parametrize(("ranking", "merge"), WAYS)
@@ -99,8 +99,8 @@ def test_masked_torch_and_graphs_of_a_blip_agree(tmp_path, task, ranking, merge,
         pixels = torch.randn(2 * count, 3, 56, 56, generator=generator)
         ids = torch.randint(3, 60, (count, length), generator=generator)
         seen = torch_.see(pixels)
-        found, kept = graphs.see(pixels)
-        same(found["last_hidden_state"], seen.states)
+        result, kept = graphs.see(pixels)
+        same(result["last_hidden_state"], seen.states)
         for layer, place in places(seen.encoded).items():
             assert np.array_equal(kept[layer], place)
         if task == "caption":
@@ -115,7 +115,7 @@ def test_masked_torch_and_graphs_of_a_blip_agree(tmp_path, task, ranking, merge,
             f"encoder_hidden_states{'' if single else f'__{number}'}": each
             for number, each in enumerate(rows)
         }
-        found, kept = graphs.run(name, input_ids=ids, **states)
+        result, kept = graphs.run(name, input_ids=ids, **states)
         wanted = places(read)
         assert set(wanted) - set(kept) == ({3} if task != "question" else set())
         for layer, place in kept.items():
@@ -123,11 +123,11 @@ def test_masked_torch_and_graphs_of_a_blip_agree(tmp_path, task, ranking, merge,
         with torch.no_grad():
             pooled = read.tokens.states[:, 0]
             if task == "question":
-                same(found["last_hidden_state"], read.tokens.states)
+                same(result["last_hidden_state"], read.tokens.states)
             elif task == "statement":
-                same(found["logits"], model.cls_head(pooled))
+                same(result["logits"], model.cls_head(pooled))
             else:
-                same(found["logits"], model.itm_head(pooled))
+                same(result["logits"], model.itm_head(pooled))
 
 
 def test_a_graph_without_merges_is_unchanged(clips, tmp_path):

@@ -73,8 +73,8 @@ def test_every_pair_runs_on_every_number_of_tokens(blocks, tmp_path):
             for graph, each in zip(
                 graphs, feeds if isinstance(feeds, list) else [feeds] * 2, strict=True
             ):
-                (found, *_) = graph.run(each).values()
-                assert np.isfinite(found).all(), (pair.name, tokens)
+                (result, *_) = graph.run(each).values()
+                assert np.isfinite(result).all(), (pair.name, tokens)
 
 
 def test_surfaces_are_differences_of_measurements(blocks, tmp_path):
@@ -88,16 +88,16 @@ def test_surfaces_are_differences_of_measurements(blocks, tmp_path):
                 rest = {n: 1.0 + 0.02 * n * heads for n in axes.tokens}
                 readings.add(name_of(part, heads, channels), Timing(block, rest))
         readings.add(fixed_name(part), Timing({n: 0.5 + n for n in axes.tokens}, {}))
-    found = {(s.part, s.kind): s for s in blocks.surfaces(readings)}
+    result = {(s.part, s.kind): s for s in blocks.surfaces(readings)}
     for part, axes in blocks.axes.items():
         narrow, n = axes.channels[0], axes.tokens[3]
-        assert found[part, "attention"].at(n, heads=3) == pytest.approx(
+        assert result[part, "attention"].at(n, heads=3) == pytest.approx(
             0.02 * n * 3 + 0.0005 * n * narrow
         )
-        assert found[part, "ffn"].at(n, channels=FFN) == pytest.approx(0.0005 * n * (FFN - narrow))
-        assert found[part, "last"].at(n, heads=2) == pytest.approx(1.0 + 0.02 * n * 2)
-        assert found[part, "drop"].at(n, heads=2) == pytest.approx(0.003 * n)
-        assert found[part, "fixed"].at(axes.tokens[-1]) == pytest.approx(0.5 + axes.tokens[-1])
+        assert result[part, "ffn"].at(n, channels=FFN) == pytest.approx(0.0005 * n * (FFN - narrow))
+        assert result[part, "last"].at(n, heads=2) == pytest.approx(1.0 + 0.02 * n * 2)
+        assert result[part, "drop"].at(n, heads=2) == pytest.approx(0.003 * n)
+        assert result[part, "fixed"].at(axes.tokens[-1]) == pytest.approx(0.5 + axes.tokens[-1])
 
 
 def test_held_out_plans_are_plans_of_the_model(blocks):

@@ -64,11 +64,11 @@ def test_noise_is_averaged_away():
 
 @given(arrays(np.float64, (3, 4, 2), elements=st.floats(0, 100)))
 def test_times_never_fall_along_an_axis(times):
-    found = monotone(times)
+    result = monotone(times)
     for axis in range(3):
-        assert (np.diff(found, axis=axis) >= 0).all()
-    assert found.min() >= times.min()
-    assert found.max() <= times.max()
+        assert (np.diff(result, axis=axis) >= 0).all()
+    assert result.min() >= times.min()
+    assert result.max() <= times.max()
 
 
 def test_blocks_equal_the_adapters(checkpoint):
@@ -116,20 +116,20 @@ def test_surfaces_are_differences_of_measurements(checkpoint, tmp_path):
         readings.add(
             drop_name("language", heads), Timing({n: 0.003 * n for n in language.tokens}, {})
         )
-    found = {(s.part, s.kind): s for s in blocks.surfaces(readings)}
+    result = {(s.part, s.kind): s for s in blocks.surfaces(readings)}
     narrow, n = language.channels[0], language.tokens[3]
-    assert found["language", "attention"].at(n, heads=3) == pytest.approx(
+    assert result["language", "attention"].at(n, heads=3) == pytest.approx(
         0.02 * n * 3 + 0.0005 * n * narrow
     )
-    assert found["language", "ffn"].at(n, channels=512) == pytest.approx(
+    assert result["language", "ffn"].at(n, channels=512) == pytest.approx(
         0.0005 * n * (512 - narrow)
     )
-    assert found["language", "ffn"].at(n, channels=narrow) == 0
-    assert found["language", "last"].at(n, heads=2) == pytest.approx(1.0 + 0.02 * n * 2)
-    assert found["language", "drop"].at(n, heads=2) == pytest.approx(0.003 * n)
-    assert found["embedding", "fixed"].at(n) == pytest.approx(0.001 * n)
+    assert result["language", "ffn"].at(n, channels=narrow) == 0
+    assert result["language", "last"].at(n, heads=2) == pytest.approx(1.0 + 0.02 * n * 2)
+    assert result["language", "drop"].at(n, heads=2) == pytest.approx(0.003 * n)
+    assert result["embedding", "fixed"].at(n) == pytest.approx(0.001 * n)
     seen = tower.tokens[0]
-    assert found["vision", "attention"].at(seen, heads=2) == pytest.approx(
+    assert result["vision", "attention"].at(seen, heads=2) == pytest.approx(
         0.02 * seen * 2 + 0.0005 * seen * tower.channels[0]
     )
 
@@ -149,8 +149,10 @@ def test_measurements_are_medians_of_rounds_and_are_saved(tmp_path):
 
 
 def test_an_interrupted_profile_resumes(checkpoint, tmp_path, monkeypatch):
-    asked = ProfileRequest("wide", blocks_of(checkpoint), Clock(0, 1, CPU, 1), rounds=2, held_out=0)
-    names = [name for name, _ in asked.jobs()]
+    request = ProfileRequest(
+        "wide", blocks_of(checkpoint), Clock(0, 1, CPU, 1), rounds=2, held_out=0
+    )
+    names = [name for name, _ in request.jobs()]
     measured, stop = [], len(names) + 3
 
     def jobs(self):
@@ -166,11 +168,11 @@ def test_an_interrupted_profile_resumes(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(ProfileRequest, "jobs", jobs)
     out = tmp_path / "table.json"
     with pytest.raises(KeyboardInterrupt):
-        profile(asked, out)
+        profile(request, out)
     assert not out.exists()
     assert partial_of(out).exists()
     stop = math.inf
-    table = profile(asked, out)
+    table = profile(request, out)
     assert measured == names * 2  # each once a round, none again
     assert not partial_of(out).exists()
     assert LatencyTable.load(out) == table
@@ -201,9 +203,9 @@ def test_profile_prune_onnx(checkpoint, tmp_path):
     assert {"cpu", "cores"} <= table.machine.keys()
     assert {"onnxruntime", "python"} <= table.versions.keys()
     assert [each.name for each in table.held_out] == ["dense", "plan 1"]
-    for each, said in zip(table.held_out, printed["held_out"], strict=True):
+    for each, reported in zip(table.held_out, printed["held_out"], strict=True):
         assert each.predicted_ms > 0 < each.measured_ms
-        assert said["error"] == each.predicted_ms / each.measured_ms - 1
+        assert reported["error"] == each.predicted_ms / each.measured_ms - 1
     assert printed["mean_error"] == abs(table.held_out[1].error)
     with pytest.raises(CompExportError, match="--force"):
         invoke("profile", *model, *words, *FAST)

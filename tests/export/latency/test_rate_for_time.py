@@ -100,8 +100,8 @@ def test_only_the_given_modes_are_cut(blocks, modes, cut):
         return any(len(b.kept_channels) < b.intermediate_size for b in plan.part(part))
 
     assert (narrower("vision"), narrower("language")) == (tower, language)
-    found = {tuple(round(share, 2) for share in drop.shares) for drop in plan.drops}
-    assert found == shares
+    actual = {tuple(round(share, 2) for share in drop.shares) for drop in plan.drops}
+    assert actual == shares
 
 
 def test_each_part_of_a_clip_drops_its_own_tokens(tmp_path):
@@ -123,14 +123,14 @@ def test_each_part_of_a_clip_drops_its_own_tokens(tmp_path):
 def test_the_plan_meets_the_time_and_the_next_weaker_does_not(blocks, table, share):
     on = request_of(blocks)
     dense = predicted(table, Model("", None, on))
-    found = plan_for(blocks, table, MODES, on, 16, share * dense)
-    assert found.plan_ms <= share * dense
-    assert found.plan_ms == pytest.approx(predicted(table, Model("", found.plan, on)))
-    assert found.rate == pytest.approx(1 - found.plan_ms / dense)
+    actual = plan_for(blocks, table, MODES, on, 16, share * dense)
+    assert actual.plan_ms <= share * dense
+    assert actual.plan_ms == pytest.approx(predicted(table, Model("", actual.plan, on)))
+    assert actual.rate == pytest.approx(1 - actual.plan_ms / dense)
     weaker = (
         sketched(blocks, MODES, step / STEPS, 16)
         for step in range(1, STEPS)
-        if sketched(blocks, MODES, step / STEPS, 16).macs > found.plan.macs
+        if sketched(blocks, MODES, step / STEPS, 16).macs > actual.plan.macs
     )
     nearest = min(weaker, key=lambda plan: plan.macs, default=None)
     if nearest is not None:
@@ -142,12 +142,12 @@ def test_the_error_of_the_table_is_taken_into_account(blocks, table):
     on = request_of(blocks)
     target = 0.6 * predicted(table, Model("", None, on))
     plain = plan_for(blocks, table, MODES, on, 16, target)
-    found = plan_for(blocks, checked(table, -0.15, -0.05), MODES, on, 16, target)
-    assert found.mean_error == pytest.approx(-0.1)
-    assert found.plan_ms <= 0.9 * target
-    assert found.plan_ms < plain.plan_ms
-    assert found.expected_ms == pytest.approx(found.plan_ms / 0.9)
-    assert found.range_ms == pytest.approx((found.plan_ms / 0.95, found.plan_ms / 0.85))
+    actual = plan_for(blocks, checked(table, -0.15, -0.05), MODES, on, 16, target)
+    assert actual.mean_error == pytest.approx(-0.1)
+    assert actual.plan_ms <= 0.9 * target
+    assert actual.plan_ms < plain.plan_ms
+    assert actual.expected_ms == pytest.approx(actual.plan_ms / 0.9)
+    assert actual.range_ms == pytest.approx((actual.plan_ms / 0.95, actual.plan_ms / 0.85))
 
 
 def test_an_unreachable_or_already_met_time_is_refused(blocks, table):
@@ -163,7 +163,7 @@ def invoke(*arguments):
     return CliRunner().invoke(cli, ["plan", *map(str, arguments)])
 
 
-def said(result):
+def output_of(result):
     """Output and message, whatever the lines were."""
     return " ".join(f"{result.output} {result.exception}".split())
 
@@ -171,8 +171,8 @@ def said(result):
 def test_the_command_writes_the_plan(checkpoint, table, tmp_path):
     file, out = tmp_path / "table.json", tmp_path / "plan.json"
     table.save(file)
-    asked = ("--model", checkpoint, "--latency-table", file, "--text-tokens", TEXT)
-    result = invoke(*asked, "--target-ms", 12, "--out", out, "--json")
+    common = ("--model", checkpoint, "--latency-table", file, "--text-tokens", TEXT)
+    result = invoke(*common, "--target-ms", 12, "--out", out, "--json")
     assert result.exit_code == 0, result.output
     record = json.loads(result.stdout)
     assert record["predicted_ms"] <= 12 < record["dense_predicted_ms"]
@@ -180,7 +180,7 @@ def test_the_command_writes_the_plan(checkpoint, table, tmp_path):
     assert record["rate"] <= rate < record["rate"] + 1e-4
     assert "--cost latency" in record["command"]
     assert "--modes" not in record["command"]  # named, they would keep a CLIP's from racing
-    named = json.loads(invoke(*asked, "--target-ms", 12, "--modes", "lp,vt", "--json").stdout)
+    named = json.loads(invoke(*common, "--target-ms", 12, "--modes", "lp,vt", "--json").stdout)
     assert "--modes lp,vt " in named["command"]
     plan = PruningPlan.load(out)
     assert plan.rate == record["flops_rate"]
@@ -191,10 +191,10 @@ def test_the_command_writes_the_plan(checkpoint, table, tmp_path):
     cut = CliRunner().invoke(cli, ["cut", "--plan", str(out), "--out", str(tmp_path / "run")])
     assert cut.exit_code == 0, cut.output
 
-    shown = invoke(*asked, "--target-ms", 12)
+    shown = invoke(*common, "--target-ms", 12)
     assert "share of time to remove" in shown.output
     assert "was not checked" in shown.output
-    assert "exists already" in said(invoke(*asked, "--target-ms", 12, "--out", out))
+    assert "exists already" in output_of(invoke(*common, "--target-ms", 12, "--out", out))
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_bad_input_is_refused(checkpoint, table, tmp_path, options, message):
     base = ("--model", checkpoint, "--latency-table", file, "--target-ms", 12)
     result = invoke(*base, *options)
     assert result.exit_code != 0
-    assert message in said(result)
+    assert message in output_of(result)
 
 
 def test_a_table_of_another_model_is_refused(checkpoint, tmp_path):
@@ -221,4 +221,4 @@ def test_a_table_of_another_model_is_refused(checkpoint, tmp_path):
     table_for(small_adapter()).save(file)
     result = invoke("--model", checkpoint, "--latency-table", file, "--target-ms", 12)
     assert result.exit_code == 1
-    assert "is of another model" in said(result)
+    assert "is of another model" in output_of(result)

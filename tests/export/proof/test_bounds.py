@@ -70,14 +70,14 @@ def damaged(weights, kind, fault):
         next(name for name in weights if name.endswith(end) and not _of_tower(name, kind))
         for end in TENSORS[kind]
     )
-    found = dict(weights)
+    result = dict(weights)
     if fault == "permuted head":
         heads = list(weights[head].chunk(HEADS))
-        found[head] = torch.cat([heads[1], heads[0], *heads[2:]])
+        result[head] = torch.cat([heads[1], heads[0], *heads[2:]])
     elif fault == "dropped bias":
-        found[bias] = torch.zeros_like(weights[bias])
+        result[bias] = torch.zeros_like(weights[bias])
     elif fault == "dropped biases":
-        found |= {
+        result |= {
             name: torch.zeros_like(values)
             for name, values in weights.items()
             if name.endswith(".bias") and "norm" not in name.lower()
@@ -85,8 +85,8 @@ def damaged(weights, kind, fault):
     else:
         scales = torch.ones(len(weights[matrix]), 1)
         scales[::2] = 2
-        found[matrix] = weights[matrix] * scales
-    return found
+        result[matrix] = weights[matrix] * scales
+    return result
 
 
 def _of_tower(name, kind):
@@ -141,8 +141,8 @@ class Proof:
             with replaced_weights(model, integers, family.naming):
                 expected = ask_all(self.side.slim_runner(), self.questions, 1)
         variants = (each for each in family.variants(artifact) if isinstance(each, RuntimeVariant))
-        found = ask_all(next(variants).load(), self.questions, 1)
-        return compare("link", precision, (), expected, found), weights
+        result = ask_all(next(variants).load(), self.questions, 1)
+        return compare("link", precision, (), expected, result), weights
 
     def _in_bfloat16(self, fault):
         """torch in bfloat16, in place of a runtime: few CPUs compute it."""
@@ -151,9 +151,9 @@ class Proof:
         if fault is not None:
             model.load_state_dict(damaged(whole, self.kind, fault))
         with torch.autocast("cpu", torch.bfloat16):
-            found = ask_all(self.side.slim_runner(), self.questions, 1)
+            result = ask_all(self.side.slim_runner(), self.questions, 1)
         model.load_state_dict(whole)
-        return compare("link", "bfloat16", (), self.right(), found)
+        return compare("link", "bfloat16", (), self.right(), result)
 
 
 @pytest.fixture(scope="module")

@@ -122,13 +122,13 @@ def test_verify_passes_and_is_recorded(run, exported):
 def with_engines(run, exported, tmp_path_factory):
     """The run with standard artifacts and their engines, in float32."""
     pytest.importorskip("tensorrt_rtx", reason="builds engines")
-    found = tmp_path_factory.mktemp("with-engines") / "tiny-0.5"
-    shutil.copytree(run, found)
+    actual = tmp_path_factory.mktemp("with-engines") / "tiny-0.5"
+    shutil.copytree(run, actual)
     words = ("--precision", "float32", "--json")
-    assert invoke(onnx_command, found, "--no-check", "--flavour", "standard", *words)[0] == 0
+    assert invoke(onnx_command, actual, "--no-check", "--flavour", "standard", *words)[0] == 0
     limits = ("--max-prompt", 64, "--max-new-tokens", 32, "--compute-capability", "8.9")
-    assert invoke(tensorrt_command, found, *limits, *words)[0] == 0
-    return found
+    assert invoke(tensorrt_command, actual, *limits, *words)[0] == 0
+    return actual
 
 
 def test_inspect_shows_engines(with_engines):
@@ -196,11 +196,11 @@ def test_engines_with_other_answers_fail_verification(with_engines, monkeypatch,
 
 
 def test_bfloat16_artifacts_are_compared_where_the_cpu_supports_it(run, exported, tmp_path):
-    found = tmp_path / "tiny-0.5"
-    shutil.copytree(run, found)
+    actual = tmp_path / "tiny-0.5"
+    shutil.copytree(run, actual)
     words = ("--flavour", "standard", "--precision", "bfloat16", "--no-dense", "--json")
-    assert invoke(onnx_command, found, "--no-check", *words)[0] == 0
-    status, text = invoke(verify_command, found, *UNANSWERED, "--questions", 8, "--json")
+    assert invoke(onnx_command, actual, "--no-check", *words)[0] == 0
+    status, text = invoke(verify_command, actual, *UNANSWERED, "--questions", 8, "--json")
     assert status == 0
     report = json.loads(text)
     skipped = [each["name"] for each in report["skipped"]]
@@ -214,16 +214,16 @@ def test_bfloat16_artifacts_are_compared_where_the_cpu_supports_it(run, exported
     else:
         assert "OpenVINO (onnx-standard-bfloat16)" in skipped
     with pytest.raises(CompExportError, match="--flavour standard"):
-        invoke(onnx_command, found, "--no-check", "--precision", "bfloat16")
+        invoke(onnx_command, actual, "--no-check", "--precision", "bfloat16")
 
 
 def test_without_openvino_it_is_listed_as_not_compared(run, exported, tmp_path, monkeypatch):
-    found = tmp_path / "tiny-0.5"
-    shutil.copytree(run, found)
+    actual = tmp_path / "tiny-0.5"
+    shutil.copytree(run, actual)
     words = ("--flavour", "standard", "--no-dense", "--json")
-    assert invoke(onnx_command, found, "--no-check", *words)[0] == 0
+    assert invoke(onnx_command, actual, "--no-check", *words)[0] == 0
     monkeypatch.setitem(sys.modules, "openvino", None)
-    status, text = invoke(verify_command, found, *UNANSWERED, "--questions", 2, "--json")
+    status, text = invoke(verify_command, actual, *UNANSWERED, "--questions", 2, "--json")
     assert status == 0
     (skipped,) = json.loads(text)["skipped"]
     assert skipped["name"] == "OpenVINO (onnx-standard)"
@@ -310,15 +310,17 @@ def test_ties_of_images_and_texts_are_counted_separately():
     )  # one kind for the other
     gone = np.array([np.nan, 0.3, 0.7, 0.7, 0.9])
     assert not is_tie(first, second, gone, 1e-6, of_image)
-    found = replace(answered([1, 3, 4]), of_image=of_image)
-    asked = replace(answered([0, 2, 4], scores=scores), of_image=of_image)
-    assert link_of(asked, found).to_dict()["tied"] == [1]
+    actual = replace(answered([1, 3, 4]), of_image=of_image)
+    requested = replace(answered([0, 2, 4], scores=scores), of_image=of_image)
+    assert link_of(requested, actual).to_dict()["tied"] == [1]
 
 
 def test_two_roundings_add_their_tolerances():
     first, second = answered([1, 3], scores=[0.1, 0.3, 0.33, 0.2]), answered([2, 3])
-    asked = [[answered([0, 1]), each] for each in (first, second)]
-    once, twice = (compare("link", "int8", PLACES, *asked, bfloat16=also) for also in (False, True))
+    requested = [[answered([0, 1]), each] for each in (first, second)]
+    once, twice = (
+        compare("link", "int8", PLACES, *requested, bfloat16=also) for also in (False, True)
+    )
     assert not once.ok
     assert twice.ok
     assert twice.to_dict()["tied"] == [1]
@@ -327,10 +329,10 @@ def test_two_roundings_add_their_tolerances():
 
 
 def test_texts_can_differ_after_a_near_tie():
-    def said(tokens, margins):
+    def compared(tokens, margins):
         return replace(answered([0], tokens=tokens), step_margins=margins)
 
-    text = said((3, 5, 7), [2.0, 1e-4, 3.0])
+    text = compared((3, 5, 7), [2.0, 1e-4, 3.0])
     assert link_of(text, answered([0], tokens=(3, 6, 8))).to_dict()["tied"] == [1]
     assert not link_of(text, answered([0], tokens=(4, 6, 8))).ok  # parted earlier, at a clear word
     assert not link_of(text, answered([0], tokens=(3, 5, 8))).ok
@@ -356,12 +358,12 @@ def test_a_choice_of_pivots_within_rounding_is_a_tie():
 
 
 def test_a_run_without_its_dense_model_is_verified_partially(run, exported, tmp_path):
-    found = tmp_path / "tiny-0.5"
-    shutil.copytree(run, found)
-    record = json.loads((found / "run.json").read_text())
+    actual = tmp_path / "tiny-0.5"
+    shutil.copytree(run, actual)
+    record = json.loads((actual / "run.json").read_text())
     record["model_path"] = str(tmp_path / "moved-away")
-    (found / "run.json").write_text(json.dumps(record))
-    status, text = invoke(verify_command, found, *UNANSWERED, "--questions", 2, "--json")
+    (actual / "run.json").write_text(json.dumps(record))
+    status, text = invoke(verify_command, actual, *UNANSWERED, "--questions", 2, "--json")
     report = json.loads(text)
     assert status == 0
     assert [link["name"] for link in report["first_links"]] == [
@@ -376,5 +378,5 @@ def test_a_run_without_its_dense_model_is_verified_partially(run, exported, tmp_
     }
     assert all("no longer at" in reason for reason in skipped.values())
     assert report["artifacts"] == {"onnx": True}
-    written = (found / "reports" / "verify.md").read_text()
+    written = (actual / "reports" / "verify.md").read_text()
     assert "Not compared: masked torch = slim torch" in written

@@ -45,7 +45,7 @@ def next_token(logits):
 
 
 def assert_dense_parity(
-    model, found: OnnxRunner, bound=BOUND, cases=((5, 1, 1), (11, 2, 3), (3, 1, 3))
+    model, result: OnnxRunner, bound=BOUND, cases=((5, 1, 1), (11, 2, 3), (3, 1, 3))
 ):
     for texts, images, batch in cases:
         pixels, ids = prompt(
@@ -53,17 +53,17 @@ def assert_dense_parity(
             images,
             seed=texts,
             batch=batch,
-            tokens=found.artifact.manifest.vision.image_tokens,
+            tokens=result.artifact.manifest.vision.image_tokens,
         )
         expected = dense_logits(model, pixels, ids)
-        logits, kept, state = found.prefill(pixels, ids)
+        logits, kept, state = result.prefill(pixels, ids)
         assert kept == []
         assert np.abs(logits - expected).max() <= bound
         for _ in range(3):
             token = next_token(expected)
             assert bound > BOUND or (next_token(logits) == token).all()
             ids = np.concatenate([ids, token[:, None]], 1)
-            logits, state = found.step(token, state)
+            logits, state = result.step(token, state)
             expected = dense_logits(model, pixels, ids)
             assert np.abs(logits - expected).max() <= bound
 
@@ -78,9 +78,9 @@ def test_dense_equals_transformers(name, flavour, request, tmp_path):
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_dense_without_images(flavour, gqa, tmp_path):
     model, checkpoint = gqa
-    found = runner(tmp_path / "onnx", checkpoint, flavour)
+    result = runner(tmp_path / "onnx", checkpoint, flavour)
     pixels, ids = prompt(6, images=0)
-    assert np.abs(found.prefill(pixels, ids)[0] - dense_logits(model, pixels, ids)).max() <= BOUND
+    assert np.abs(result.prefill(pixels, ids)[0] - dense_logits(model, pixels, ids)).max() <= BOUND
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
@@ -123,11 +123,11 @@ def test_config_variants_equal_transformers(flavour, changes, tmp_path):
 def test_compressed_equals_masked_reference(name, flavour, request, tmp_path):
     model, checkpoint = request.getfixturevalue(name)
     plan = make_plan(model.config, seed=3)
-    found = runner(tmp_path / "onnx", checkpoint, flavour, plan=plan)
+    result = runner(tmp_path / "onnx", checkpoint, flavour, plan=plan)
     reference = MaskedReference(model, plan)
     for texts, images, batch in ((5, 1, 1), (13, 2, 3), (1, 1, 2), (7, 3, 1)):
         pixels, ids = prompt(texts, images, seed=texts, batch=batch)
-        logits, kept, state = found.prefill(pixels, ids)
+        logits, kept, state = result.prefill(pixels, ids)
         rows = [MaskedReference(model, plan) for _ in range(batch)]
         expected = []
         for row, one in enumerate(rows):
@@ -139,11 +139,11 @@ def test_compressed_equals_masked_reference(name, flavour, request, tmp_path):
         for _ in range(3):
             token = np.stack(expected).argmax(-1)
             assert (logits.argmax(-1) == token).all()
-            logits, state = found.step(token, state)
+            logits, state = result.step(token, state)
             expected = [one.step(int(t)).numpy() for one, t in zip(rows, token, strict=True)]
             assert np.abs(logits - np.stack(expected)).max() <= BOUND
     pixels, ids = prompt(9, seed=9)
-    assert generated(found, pixels, ids, 8) == reference.generate(
+    assert generated(result, pixels, ids, 8) == reference.generate(
         torch.tensor(pixels), torch.tensor(ids), 8, eos=(2,)
     )
 
@@ -169,7 +169,7 @@ def test_slim_checkpoint_exports_the_same_graphs(flavour, gqa, tmp_path):
 def test_pruned_tower_equals_masked_tower(flavour, gqa, tmp_path):
     model, checkpoint = gqa
     plan = make_plan(model.config, vision=True, seed=5, drops=())
-    found = runner(tmp_path / "onnx", checkpoint, flavour, plan=plan)
+    result = runner(tmp_path / "onnx", checkpoint, flavour, plan=plan)
     masked = tiny_model(tiny_config(kv_heads=2))
     dim = 8
     with torch.no_grad():
@@ -182,18 +182,18 @@ def test_pruned_tower_equals_masked_tower(flavour, gqa, tmp_path):
             layer.mlp.fc2.weight[:, channels] = 0
         pixels, _ = prompt(3, images=2)
         expected = torch.stack(list(masked.get_image_features(torch.tensor(pixels)).pooler_output))
-    assert np.abs(features_of(found, pixels) - expected.numpy()).max() <= BOUND
+    assert np.abs(features_of(result, pixels) - expected.numpy()).max() <= BOUND
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
 def test_float16_is_close_to_float32(flavour, gqa, tmp_path):
     model, checkpoint = gqa
-    found = runner(tmp_path / "dense", checkpoint, flavour, "float16")
-    assert_dense_parity(model, found, FP16_BOUND)
+    result = runner(tmp_path / "dense", checkpoint, flavour, "float16")
+    assert_dense_parity(model, result, FP16_BOUND)
     plan = make_plan(model.config, seed=3)
-    found = runner(tmp_path / "slim", checkpoint, flavour, "float16", plan)
+    result = runner(tmp_path / "slim", checkpoint, flavour, "float16", plan)
     pixels, ids = prompt(9, seed=2)
-    logits, kept, state = found.prefill(pixels, ids)
+    logits, kept, state = result.prefill(pixels, ids)
     expected, expected_kept = MaskedReference(model, plan).prefill(
         torch.tensor(pixels), torch.tensor(ids)
     )
@@ -206,10 +206,10 @@ def test_float16_is_close_to_float32(flavour, gqa, tmp_path):
 def test_keep_factor_scales_the_keep_ratios(gqa, tmp_path):
     model, checkpoint = gqa
     plan = make_plan(model.config, seed=3)
-    found = runner(tmp_path / "onnx", checkpoint, plan=plan)
+    result = runner(tmp_path / "onnx", checkpoint, plan=plan)
     pixels, ids = prompt(9, seed=2)
     for factor in (0.25, 0.5, 0.8, 1.0, 1.5, 100.0):
-        logits, kept, _ = found.prefill(pixels, ids, keep_factor=factor)
+        logits, kept, _ = result.prefill(pixels, ids, keep_factor=factor)
         expected, expected_kept = MaskedReference(model, plan).prefill(
             torch.tensor(pixels), torch.tensor(ids), factor
         )

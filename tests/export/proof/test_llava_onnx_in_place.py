@@ -55,11 +55,11 @@ def plan_of(model):
 def continued(runner, pixels, ids, tokens):
     """Logits of a prefill and of steps with these tokens, and what was kept."""
     logits, kept, state = runner.prefill(pixels, ids)
-    found = [logits]
+    result = [logits]
     for token in tokens:
         logits, state = runner.step(token, state)
-        found.append(logits)
-    return np.stack(found), kept, state
+        result.append(logits)
+    return np.stack(result), kept, state
 
 
 def greedy_tokens(runner, pixels, ids):
@@ -78,7 +78,7 @@ def greedy_tokens(runner, pixels, ids):
 def test_in_place_equals_growing_caches(name, pruned, precision, artifact):
     """Both flavours' decoders, whose caches are as long as what is in them."""
     directory = artifact(name, precision, pruned)
-    found = InPlaceRunner(directory, ROOM)
+    result = InPlaceRunner(directory, ROOM)
     others = [
         OnnxRunner(directory, threads=1),
         OnnxRunner(artifact(name, precision, pruned, "onnxruntime"), threads=1),
@@ -86,7 +86,7 @@ def test_in_place_equals_growing_caches(name, pruned, precision, artifact):
     for texts, images, batch in PROMPTS:
         pixels, ids = prompt(texts, images, seed=texts, batch=batch)
         tokens = greedy_tokens(others[0], pixels, ids)
-        logits, kept, state = continued(found, pixels, ids, tokens)
+        logits, kept, state = continued(result, pixels, ids, tokens)
         for other in others:
             expected, expected_kept, grown = continued(other, pixels, ids, tokens)
             assert np.abs(logits - expected).max() <= BOUND[precision]
@@ -94,7 +94,7 @@ def test_in_place_equals_growing_caches(name, pruned, precision, artifact):
             for mine, theirs in zip(kept, expected_kept, strict=True):
                 assert np.array_equal(mine, theirs)
             assert state.position == grown.position == ids.shape[1] + STEPS
-        segments = segments_of(found.artifact.manifest.decoder)
+        segments = segments_of(result.artifact.manifest.decoder)
         for layer, segment in enumerate(segments):
             for kind in ("key", "value"):
                 cache = f"past_key_values.{layer}.{kind}"
@@ -112,10 +112,10 @@ def test_in_place_equals_growing_caches(name, pruned, precision, artifact):
 @pytest.mark.parametrize("name", ["gqa", "mha"])
 def test_in_place_equals_the_masked_reference(name, request, artifact):
     model, _ = request.getfixturevalue(name)
-    found = InPlaceRunner(artifact(name), ROOM)
+    result = InPlaceRunner(artifact(name), ROOM)
     for texts, images, batch in PROMPTS:
         pixels, ids = prompt(texts, images, seed=texts, batch=batch)
-        logits, kept, state = found.prefill(pixels, ids)
+        logits, kept, state = result.prefill(pixels, ids)
         rows = [MaskedReference(model, plan_of(model)) for _ in range(batch)]
         expected = []
         for row, one in enumerate(rows):
@@ -127,11 +127,11 @@ def test_in_place_equals_the_masked_reference(name, request, artifact):
         for _ in range(STEPS):
             token = np.stack(expected).argmax(-1)
             assert (logits.argmax(-1) == token).all()
-            logits, state = found.step(token, state)
+            logits, state = result.step(token, state)
             expected = [one.step(int(t)).numpy() for one, t in zip(rows, token, strict=True)]
             assert np.abs(logits - np.stack(expected)).max() <= BOUND["float32"]
     pixels, ids = prompt(9, seed=9)
-    assert generated(found, pixels, ids, ROOM) == MaskedReference(model, plan_of(model)).generate(
+    assert generated(result, pixels, ids, ROOM) == MaskedReference(model, plan_of(model)).generate(
         torch.tensor(pixels), torch.tensor(ids), ROOM, eos=(2,)
     )
 
@@ -151,17 +151,17 @@ def test_blocks_of_one_head_equal_the_reference(precision, tmp_path):
     export_artifact(
         checkpoint, tmp_path / "onnx", Origin.of_plan(plan), Target("standard", precision), plan
     )
-    found = InPlaceRunner(tmp_path / "onnx", ROOM)
-    assert found.artifact.manifest.decoder.num_attention_heads == (1, 3, 1, 2)
+    result = InPlaceRunner(tmp_path / "onnx", ROOM)
+    assert result.artifact.manifest.decoder.num_attention_heads == (1, 3, 1, 2)
     pixels, ids = prompt(9, seed=1)
     reference = MaskedReference(model, plan)
     expected, expected_kept = reference.prefill(torch.tensor(pixels), torch.tensor(ids))
-    logits, kept, state = found.prefill(pixels, ids)
+    logits, kept, state = result.prefill(pixels, ids)
     assert [place[0].tolist() for place in kept] == expected_kept
     for _ in range(STEPS):
         assert np.abs(logits[0] - expected.numpy()).max() <= BOUND[precision]
         token = int(expected.argmax())
-        logits, state = found.step(np.array([token]), state)
+        logits, state = result.step(np.array([token]), state)
         expected = reference.step(token)
     assert np.abs(logits[0] - expected.numpy()).max() <= BOUND[precision]
 
@@ -246,11 +246,11 @@ def test_bfloat16_is_refused_with_what_runs(runner, artifact):
 @pytest.mark.parametrize("pruned", [False, True])
 def test_weights_are_shared_with_the_growing_decoder(pruned, precision, artifact):
     directory = artifact("mha", precision, pruned)
-    found = load_artifact(directory)
+    result = load_artifact(directory)
     assert not (directory / "decoder_in_place.onnx.data").exists()
-    assert "decoder_in_place.onnx" in {entry.name for entry in found.manifest.files}
+    assert "decoder_in_place.onnx" in {entry.name for entry in result.manifest.files}
     stored, inline = {}, []
-    for path in (found.decoder_model, found.decoder_in_place):
+    for path in (result.decoder_model, result.decoder_in_place):
         tensors = onnx.load(path, load_external_data=False).graph.initializer
         stored[path.stem] = {
             tensor.name: {entry.key: entry.value for entry in tensor.external_data}

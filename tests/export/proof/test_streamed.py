@@ -73,9 +73,9 @@ def test_wrong_weights_fail_verification(run, monkeypatch):
     real = streamed.StoredMatrix.read
 
     def damaged(self):
-        found = real(self)
+        actual = real(self)
         slim = "checkpoint" in str(self.file) and "layers.1.mlp.down_proj" in self.name
-        return found.flip(1) if slim else found
+        return actual.flip(1) if slim else actual
 
     monkeypatch.setattr(streamed.StoredMatrix, "read", damaged)
     status, report = verified(run)

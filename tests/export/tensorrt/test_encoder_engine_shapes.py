@@ -187,9 +187,9 @@ def exported(tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["clip", *TASKS])
 def test_inputs_equal_those_of_the_graphs(exported, kind):
-    found = encoder_inputs(read_manifest(exported(kind)))
-    assert {f"{name}.onnx" for name in found} == {p.name for p in exported(kind).glob("*.onnx")}
-    for name, dims in found.items():
+    result = encoder_inputs(read_manifest(exported(kind)))
+    assert {f"{name}.onnx" for name in result} == {p.name for p in exported(kind).glob("*.onnx")}
+    for name, dims in result.items():
         model = onnx.load(exported(kind) / f"{name}.onnx", load_external_data=False)
         assert dims == {
             value.name: tuple(d.dim_param or d.dim_value for d in value.type.tensor_type.shape.dim)
@@ -215,10 +215,10 @@ def test_the_tensorrt_provider_gets_every_input(exported, kind):
         assert low.keys() == usual.keys() == high.keys() == ports.keys()
         for port, shape in ports.items():
             for place, dim in enumerate(shape):
-                found = [each[port][place] for each in (low, usual, high)]
-                assert found == sorted(found)
-                assert not isinstance(dim, int) or set(found) == {dim}
-                assert dim not in ("images", "texts", "batch") or found[2] >= LIMITS.max_batch
+                result = [each[port][place] for each in (low, usual, high)]
+                assert result == sorted(result)
+                assert not isinstance(dim, int) or set(result) == {dim}
+                assert dim not in ("images", "texts", "batch") or result[2] >= LIMITS.max_batch
         if name == "decoder_model":
             assert low["past_key_values.0.key"][2] == 0
             assert high["past_key_values.0.key"][2] == manifest.decoder.max_position_embeddings - 2

@@ -294,17 +294,17 @@ def test_one_engine_is_built_for_several_gpus(tensorrt, artifact, tmp_path):
 
 
 def test_a_second_build_replaces_all_and_reports_each_phase(tensorrt, artifact, tmp_path):
-    out, told = tmp_path / "out", []
+    out, reported = tmp_path / "out", []
     out.mkdir()
     (out / "stale.engine").write_bytes(b"stale")
-    build_engines(tensorrt, artifact(), out, LIMITS, ADA, lambda *words: told.append(words))
+    build_engines(tensorrt, artifact(), out, LIMITS, ADA, lambda *words: reported.append(words))
     assert not (out / "stale.engine").exists()
     assert load_engines(out).file("decoder") == out / "decoder.engine"
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-    begun = [engine for engine, phase in told if not phase]
+    begun = [engine for engine, phase in reported if not phase]
     assert begun == ["vision_encoder", "embed_tokens", "decoder"]
     for engine in begun:
-        assert (engine, "Building engine") in told
+        assert (engine, "Building engine") in reported
 
 
 def refused(tensorrt, source, out, match):
@@ -560,16 +560,16 @@ def test_the_command_builds_slim_and_dense(run, no_gpu, capfd):
     report = json.loads(text)
     assert report["run"] == str(run)
     assert list(report["engines"]) == ["tensorrt", "tensorrt-dense"]
-    for name, found in report["engines"].items():
+    for name, actual in report["engines"].items():
         engines = load_engines(run / name)
-        assert found["directory"] == str(run / name)
-        assert found["bytes"] == engines.manifest.size_bytes > 0
-        assert (found["module"], found["precision"]) == ("tensorrt_rtx", "float16")
-        assert found["compute_capabilities"] == ["8.9"]
-        assert found["weights"] == "embedded"
-        assert found["limits"] == LIMITS.model_dump()
-        assert found["cache_capacities"] == list(engines.manifest.cache_capacities)
-        assert len(found["engines"]["decoder"]["blocks"]) == LAYERS
+        assert actual["directory"] == str(run / name)
+        assert actual["bytes"] == engines.manifest.size_bytes > 0
+        assert (actual["module"], actual["precision"]) == ("tensorrt_rtx", "float16")
+        assert actual["compute_capabilities"] == ["8.9"]
+        assert actual["weights"] == "embedded"
+        assert actual["limits"] == LIMITS.model_dump()
+        assert actual["cache_capacities"] == list(engines.manifest.cache_capacities)
+        assert len(actual["engines"]["decoder"]["blocks"]) == LAYERS
         assert engines.artifact.is_dir()
     assert load_engines(run / "tensorrt").manifest.artifact.rate == 0.5
     assert load_engines(run / "tensorrt-dense").manifest.artifact.dense

@@ -69,7 +69,7 @@ def test_ahead_of_time_builders_list_their_capabilities():
 
 
 @pytest.mark.parametrize(
-    ("asked", "here", "chosen"),
+    ("requested", "local", "chosen"),
     [
         (None, None, ("8.0", "8.9", "12.0")),  # Turing only when asked for
         (None, "8.9", ("8.9",)),
@@ -79,16 +79,16 @@ def test_ahead_of_time_builders_list_their_capabilities():
         (("7.5",), None, ("7.5",)),
     ],
 )
-def test_ahead_of_time_builds_accept_any_known_capability(asked, here, chosen):
-    assert choose_capabilities(RTX, asked, here) == chosen
+def test_ahead_of_time_builds_accept_any_known_capability(requested, local, chosen):
+    assert choose_capabilities(RTX, requested, local) == chosen
 
 
-@pytest.mark.parametrize("here", [None, "8.9", "9.0"])
-def test_an_unknown_capability_is_refused_with_the_known_ones(here):
+@pytest.mark.parametrize("local", [None, "8.9", "9.0"])
+def test_an_unknown_capability_is_refused_with_the_known_ones(local):
     with pytest.raises(
         CompExportError, match=r"--compute-capability 9\.0: tensorrt_rtx 1"
     ) as caught:
-        choose_capabilities(RTX, ("8.9", "9.0", "10.0"), here)
+        choose_capabilities(RTX, ("8.9", "9.0", "10.0"), local)
     assert "7.5, 8.0, 8.9, 12.0" in str(caught.value)
     assert "with the package tensorrt" in str(caught.value)
 
@@ -102,10 +102,10 @@ def test_builds_on_the_target_use_the_local_gpu():
     assert "tensorrt_rtx" in str(caught.value)
 
 
-@pytest.mark.parametrize("asked", [None, ("8.9",)])
-def test_builds_on_the_target_need_a_gpu(asked):
+@pytest.mark.parametrize("requested", [None, ("8.9",)])
+def test_builds_on_the_target_need_a_gpu(requested):
     with pytest.raises(CompExportError, match=r"there is none here: build on the target") as caught:
-        choose_capabilities(DATA_CENTRE, asked, None)
+        choose_capabilities(DATA_CENTRE, requested, None)
     assert "pip install 'comp-export[tensorrt-rtx]'" in str(caught.value)
 
 
@@ -136,9 +136,9 @@ BOTH = ("tensorrt", "tensorrt_rtx")
 )
 def test_installed_builders_are_detected(installed, gpu, preferred, machine):
     modules = machine(installed, gpu)
-    found = find_tensorrt()
-    assert (found.name, found.version) == (preferred, f"{preferred} 1.0")
-    assert found.module is modules[preferred]
+    result = find_tensorrt()
+    assert (result.name, result.version) == (preferred, f"{preferred} 1.0")
+    assert result.module is modules[preferred]
     for name in installed:
         assert find_tensorrt(name).name == name
 
@@ -197,7 +197,7 @@ def test_engines_run_on_the_gpus_they_were_built_for():
 
 
 @pytest.mark.parametrize(
-    ("here", "words"),
+    ("local", "words"),
     [
         (
             ("tensorrt", "1.7.1", "8.9"),
@@ -227,9 +227,9 @@ def test_engines_run_on_the_gpus_they_were_built_for():
     ],
     ids=["module", "version", "capability", "no gpu"],
 )
-def test_engines_for_other_gpus_or_versions_are_refused(here, words):
+def test_engines_for_other_gpus_or_versions_are_refused(local, words):
     with pytest.raises(CompExportError) as caught:
-        engines().check_runs(*here)
+        engines().check_runs(*local)
     for part in words:
         assert part in str(caught.value)
 

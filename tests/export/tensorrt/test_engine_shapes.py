@@ -227,13 +227,13 @@ OPTIONS = {
 def test_limits_name_what_a_request_exceeds(name):
     LIMITS.check(**LARGEST)
     LIMITS.check(batch=1, images=0, text_tokens=1, new_tokens=1)
-    asked = LARGEST[name] + 7
+    requested = LARGEST[name] + 7
     with pytest.raises(CompExportError) as caught:
-        LIMITS.check(**(LARGEST | {name: asked}))
+        LIMITS.check(**(LARGEST | {name: requested}))
     message = str(caught.value)
     option = OPTIONS[name]
-    assert f"{option} {LARGEST[name]}, this request has {asked}" in message
-    assert message.endswith(f"`comp-export tensorrt --force {option} {asked}`")
+    assert f"{option} {LARGEST[name]}, this request has {requested}" in message
+    assert message.endswith(f"`comp-export tensorrt --force {option} {requested}`")
     for other in set(OPTIONS.values()) - {option}:
         assert other not in message
 

@@ -58,19 +58,19 @@ def pruned(tmp_path_factory):
 @pytest.mark.parametrize("kind", ADAPTERS)
 def test_the_checkpoint_equals_an_untrained_prune(pruned, tmp_path, kind):
     dense, run = pruned(kind)
-    said = call(
+    done = call(
         "cut", "--model", dense, "--plan", run / "plan.json", "--out", tmp_path / "cut", "--json"
     )
-    record = json.loads(said.stdout)
+    record = json.loads(done.stdout)
     plan, cut = open_run(run).load_plan(), open_run(tmp_path / "cut")
     assert record == cut.read_record()
     assert (record["rate"], record["recovery"], record["method"]) == (plan.rate, "none", "comp")
     assert cut.load_plan().blocks == plan.blocks
-    expected, found = (
+    expected, actual = (
         load_file(path / "checkpoint" / "model.safetensors") for path in (run, tmp_path / "cut")
     )
     # The names that transformers stores may differ from those that are streamed; the tensors do not.
-    assert contents(found) == contents(expected)
+    assert contents(actual) == contents(expected)
 
 
 def contents(tensors):
@@ -129,11 +129,11 @@ def test_the_slim_checkpoint_names_the_processor_classes_of_the_dense_type(gqa, 
     slim = write_slim_checkpoint(dense, make_plan(model.config), tmp_path / "slim")
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 256, (90, 40, 3), dtype=np.uint8))
-    expected, found = (
+    expected, actual = (
         AutoProcessor.from_pretrained(path).image_processor([picture])["pixel_values"]
         for path in (dense, slim)
     )
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_an_unknown_image_setting_is_refused_before_the_cut(gqa, tmp_path):

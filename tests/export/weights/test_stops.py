@@ -31,10 +31,10 @@ def written(directory, generation, text, whole):
     """Set what each file says; ``None`` for ``generation`` takes the file away."""
     path = directory / "config.json"
     config = json.loads(path.read_text())
-    for values, said in ((config["text_config"], text), (config, whole)):
+    for values, stop in ((config["text_config"], text), (config, whole)):
         values.pop("eos_token_id", None)
-        if said is not ABSENT:
-            values["eos_token_id"] = said
+        if stop is not ABSENT:
+            values["eos_token_id"] = stop
     path.write_text(json.dumps(config))
     other = directory / "generation_config.json"
     other.unlink(missing_ok=True)
@@ -56,8 +56,10 @@ def test_stop_tokens_equal_transformers(checkpoint, generation):
                         read(checkpoint)
                 continue
             listed = expected if isinstance(expected, list) else [expected]
-            found = read_special_tokens(checkpoint, config, IMAGE_TOKEN, read_tokenizer(checkpoint))
-            assert list(found.eos_token_ids) == listed
+            result = read_special_tokens(
+                checkpoint, config, IMAGE_TOKEN, read_tokenizer(checkpoint)
+            )
+            assert list(result.eos_token_ids) == listed
 
 
 @pytest.mark.parametrize("generation", [None, {"eos_token_id": [6, 5]}])
@@ -74,12 +76,12 @@ def test_slim_checkpoints_keep_the_stop_tokens(checkpoint, tmp_path, generation)
         assert list(stop_tokens(tmp_path / name, config)) == expected
 
 
-@pytest.mark.parametrize("said", ["</s>", 2.0, True, -1, 10**9, [2, "x"], [], {"a": 1}])
-def test_a_bad_stop_token_is_refused_with_its_file(checkpoint, said):
-    config = written(checkpoint, {"eos_token_id": said}, 2, ABSENT)
+@pytest.mark.parametrize("stop", ["</s>", 2.0, True, -1, 10**9, [2, "x"], [], {"a": 1}])
+def test_a_bad_stop_token_is_refused_with_its_file(checkpoint, stop):
+    config = written(checkpoint, {"eos_token_id": stop}, 2, ABSENT)
     with pytest.raises(CompExportError, match=r"generation_config\.json: eos_token_id"):
         stop_tokens(checkpoint, config)
-    config = written(checkpoint, None, said, ABSENT)
+    config = written(checkpoint, None, stop, ABSENT)
     with pytest.raises(CompExportError, match=r"config\.json: text_config\.eos_token_id"):
         stop_tokens(checkpoint, config)
 
@@ -103,11 +105,11 @@ def test_settings_that_change_greedy_answers_are_refused_by_name(checkpoint):
 
 def test_cut_refuses_the_settings_that_onnx_refuses(checkpoint, tmp_path):
     plan = make_plan(tiny_config())
-    for said, words in (
+    for stop, words in (
         ({"repetition_penalty": 1.3}, "repetition_penalty is"),
         ({}, "no EOS token"),
     ):
-        written(checkpoint, ({"eos_token_id": 5} if said else {}) | said, ABSENT, ABSENT)
+        written(checkpoint, ({"eos_token_id": 5} if stop else {}) | stop, ABSENT, ABSENT)
         with pytest.raises(CompExportError, match=words):
             write_slim_checkpoint(checkpoint, plan, tmp_path / "cut")
         assert not (tmp_path / "cut").exists()

@@ -139,9 +139,9 @@ def test_the_tensors_of_a_llava_equal_transformers(changes):
         model = LlavaForConditionalGeneration(config)
     shape = ModelShape.from_config(config.to_dict())
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = dict(tensors_of(shape))
-    assert found.items() <= expected.items()
-    unread = {name for name in expected if name not in found}
+    result = dict(tensors_of(shape))
+    assert result.items() <= expected.items()
+    unread = {name for name in expected if name not in result}
     used = shape.vision_used_layers
     assert all(
         "post_layernorm" in name or f"encoder.layers.{used}" in name or "position_ids" in name
@@ -184,9 +184,9 @@ def test_the_output_layer_of_a_blip_equals_transformers(blip, tmp_path, flags, k
         (dense, adapter),
         (tmp_path / "slim", load_adapter(tmp_path / "slim")),
     ):
-        found = loaded.model.text_decoder.cls.predictions.decoder
-        assert torch.equal(found.weight, head.weight)
-        assert torch.equal(found.bias, head.bias)
+        result = loaded.model.text_decoder.cls.predictions.decoder
+        assert torch.equal(result.weight, head.weight)
+        assert torch.equal(result.bias, head.bias)
         graphs = Graphs(directory, tmp_path / f"onnx-{directory.name}", Target())
         ids = np.array([[1, 7, 9]])
         looked_at = 5 if task == "question" else graphs.shape.image_tokens
@@ -195,5 +195,5 @@ def test_the_output_layer_of_a_blip_equals_transformers(blip, tmp_path, flags, k
             expected = loaded.model.text_decoder(
                 input_ids=torch.from_numpy(ids), encoder_hidden_states=memory
             ).logits[:, -1]
-        found = graphs.answerer(memory.numpy()).step(ids)
-        np.testing.assert_allclose(found, expected.numpy(), atol=2e-4)
+        result = graphs.answerer(memory.numpy()).step(ids)
+        np.testing.assert_allclose(result, expected.numpy(), atol=2e-4)

@@ -12,7 +12,7 @@ from serve.generation.options import GenerationOptions
 TOKENS = 9
 
 
-def said(engine, picture, factor=1.0):
+def answer_of(engine, picture, factor=1.0):
     options = GenerationOptions(max_new_tokens=TOKENS, ignore_eos=True, keep_factor=factor)
     return engine.generate([picture], "what is it?", options).token_ids
 
@@ -30,16 +30,16 @@ def test_in_place_caches_give_the_answers_of_growing_caches(
 ):
     engine = request.getfixturevalue(name)
     monkeypatch.setattr(decoder, "ROOM", room)
-    in_place = said(engine, picture)
+    in_place = answer_of(engine, picture)
     let_caches_grow(engine, monkeypatch)
-    assert said(engine, picture) == in_place
+    assert answer_of(engine, picture) == in_place
     assert len(in_place) == TOKENS
 
 
 def test_a_keep_factor_starts_with_full_caches(compressed, picture, monkeypatch):
-    in_place = said(compressed, picture, 0.5)
+    in_place = answer_of(compressed, picture, 0.5)
     let_caches_grow(compressed, monkeypatch)
-    assert said(compressed, picture, 0.5) == in_place
+    assert answer_of(compressed, picture, 0.5) == in_place
 
 
 def test_an_older_graph_is_refused(compressed):
@@ -61,7 +61,7 @@ def test_a_step_copies_no_cache_while_it_fits(compressed, picture, monkeypatch):
 
     monkeypatch.setattr(part, "step", watched)
     monkeypatch.setattr(decoder, "ROOM", 4)
-    said(compressed, picture)
+    answer_of(compressed, picture)
     # Of eight steps the first four fill the room of the longest caches; those behind a drop begin
     # with as many places and fewer tokens, and so have room for longer.
     longest = [same[0] for same in steps]

@@ -60,13 +60,13 @@ def engines(standard):
 @pytest.mark.parametrize(("images", "prompt"), QUESTIONS)
 def test_answers_equal_those_of_onnxruntime(engines, which, images, prompt, request):
     peer = request.getfixturevalue(which)
-    found = engines[which].generate(images, prompt, OPTIONS)
+    result = engines[which].generate(images, prompt, OPTIONS)
     expected = peer.generate(images, prompt, OPTIONS)
-    assert found.token_ids == expected.token_ids
+    assert result.token_ids == expected.token_ids
     assert len(set(expected.token_ids)) > 2
-    assert found.kept.by_layer.keys() == expected.kept.by_layer.keys()
+    assert result.kept.by_layer.keys() == expected.kept.by_layer.keys()
     for layer, places in expected.kept.by_layer.items():
-        assert np.array_equal(found.kept.by_layer[layer], places)
+        assert np.array_equal(result.kept.by_layer[layer], places)
 
 
 def test_it_reports_its_backend(engines):
@@ -91,7 +91,7 @@ def test_logits_are_float32(standard, which):
     places = np.tile(np.arange(length), (2, 1))
     split = (places[:, 2 : 2 + vision.image_tokens], np.delete(places, np.s_[2:-5], axis=1))
     prefills = [backend.prefill(pixels, ids, *split, 1.0) for backend in backends]
-    logits, states = zip(*((found.logits, found.state) for found in prefills), strict=True)
+    logits, states = zip(*((result.logits, result.state) for result in prefills), strict=True)
     for tokens in ([11, 12], [13, 14], [15, 16]):
         np.testing.assert_allclose(logits[0], logits[1], atol=1e-4)
         assert np.abs(logits[1]).max() > 0.1
@@ -124,16 +124,16 @@ def test_arrays_of_any_memory_layout_are_accepted(standard):
     borrowed = np.broadcast_to(ids[0], (1, 4))
     assert not borrowed.flags.writeable
     for same in (strided, np.asfortranarray(ids), borrowed):
-        (found,), _ = graph.run({"input_ids": same}, ["inputs_embeds"])
-        assert np.array_equal(found, expected)
+        (result,), _ = graph.run({"input_ids": same}, ["inputs_embeds"])
+        assert np.array_equal(result, expected)
 
 
 def test_batches_equal_single_answers(engines, compressed):
     requests = [([noise(n)], f"where is {word}?") for n, word in enumerate(["it", "he", "a"])]
     requests += [([], "hello you"), ([], "hello me"), ([noise(7)], "how many are there?")]
-    found = engines["compressed"].generate_batch(requests, OPTIONS, batch_size=3)
+    result = engines["compressed"].generate_batch(requests, OPTIONS, batch_size=3)
     expected = compressed.generate_batch(requests, OPTIONS, batch_size=3)
-    assert [a.token_ids for a in found] == [a.token_ids for a in expected]
+    assert [a.token_ids for a in result] == [a.token_ids for a in expected]
 
 
 def test_concurrent_requests_are_independent(engines, compressed):
@@ -150,7 +150,7 @@ def test_concurrent_requests_are_independent(engines, compressed):
                 del alive[number]
             elif isinstance(event, TokenText):
                 tokens[number].append(event.token_id)
-    assert [tuple(found) for found in tokens] == expected
+    assert [tuple(result) for result in tokens] == expected
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda question: engine.generate(*question, OPTIONS), QUESTIONS))
     assert [answer.token_ids for answer in answers] == expected
@@ -183,11 +183,11 @@ def test_clip_and_blip_equal_onnxruntime(kind, tmp_path):
     out = tmp_path / "onnx-standard"
     target = Target("standard", "float32")
     export_artifact(tmp_path / "dense", out, Origin.of_plan(plan), target, plan)
-    found, expected = (
+    result, expected = (
         worked(load_engine(out, threads=1, backend=backend), kind)
         for backend in ("openvino", "onnxruntime")
     )
-    np.testing.assert_allclose(found, expected, atol=1e-4)
+    np.testing.assert_allclose(result, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["question", "statement", "retrieval"])
@@ -220,8 +220,8 @@ def test_half_precision_logits_are_close(half, dense):
     peer = dense._backend
     ids = np.random.default_rng(4).integers(10, 300, (2, 9))
     split = (np.zeros((2, 0), np.int64), np.tile(np.arange(9), (2, 1)))
-    found, expected = (each.prefill(None, ids, *split, 1.0) for each in (backend, peer))
-    pairs, states = [(found.logits, expected.logits)], (found.state, expected.state)
+    result, expected = (each.prefill(None, ids, *split, 1.0) for each in (backend, peer))
+    pairs, states = [(result.logits, expected.logits)], (result.state, expected.state)
     for tokens in ([11, 12], [13, 14]):
         steps = [
             each.step(tokens, state) for each, state in zip((backend, peer), states, strict=True)
@@ -262,16 +262,16 @@ def test_integers_computed_in_bfloat16(integers):
         pytest.skip("this CPU does not compute bfloat16")
     ids = np.random.default_rng(4).integers(10, 300, (2, 40))
     split = (np.zeros((2, 0), np.int64), np.tile(np.arange(40), (2, 1)))
-    found = []
+    result = []
     for name in ("openvino-bfloat16", "openvino"):
         backend = GraphBackend(*open_artifact(integers, LlavaArtifact, threads=1, backend=name))
         assert backend.name == name
         read = backend.prefill(None, ids, *split, 1.0)
         logits, _ = backend.step([11, 12], read.state)
-        found.append(
+        result.append(
             (read.logits, logits, read.state.caches[0].tensor.element_type.get_type_name())
         )
-    (*mine, kind), (*theirs, other) = found
+    (*mine, kind), (*theirs, other) = result
     assert (kind, other) == ("bf16", "f32")
     for rough, exact in zip(mine, theirs, strict=True):
         assert 1e-4 < np.abs(rough - exact).max() / np.abs(exact).max() < 0.1
@@ -307,13 +307,13 @@ def test_an_unreadable_graph_is_named(tmp_path):
 def test_rows_of_a_table_are_those_of_its_graph(half, standard):
     """In float32, whatever they are kept in; also those of one token alone."""
     ids = np.random.default_rng(0).integers(0, 300, (2, 5))
-    (found,), _ = OpenVinoTable(half / "embed_tokens.onnx").run(
+    (result,), _ = OpenVinoTable(half / "embed_tokens.onnx").run(
         {"input_ids": ids}, ["inputs_embeds"]
     )
     graph = OpenVinoGraph(half / "embed_tokens.onnx")
     (expected,), _ = graph.run({"input_ids": ids}, ["inputs_embeds"])
-    assert found.dtype == expected.dtype == np.float32
-    np.testing.assert_array_equal(found, expected)
+    assert result.dtype == expected.dtype == np.float32
+    np.testing.assert_array_equal(result, expected)
     _, (one,) = OpenVinoTable(half / "embed_tokens.onnx").run(
         {"input_ids": ids[:1, :1]}, kept=["inputs_embeds"]
     )
@@ -360,12 +360,12 @@ def test_the_commands_run_it(run, standard, compressed, picture_path, tmp_path):
     for source in standard.iterdir():
         shutil.copytree(source, run / source.name)
     words = ("--backend", "openvino", "--json")
-    asked = ("--image", picture_path, "--prompt", "where is the fox?")
-    found = json.loads(invoke("run", run, *asked, "--max-new-tokens", 6, *words).stdout)
+    common = ("--image", picture_path, "--prompt", "where is the fox?")
+    result = json.loads(invoke("run", run, *common, "--max-new-tokens", 6, *words).stdout)
     options = GenerationOptions(max_new_tokens=6)
     expected = compressed.generate([picture_path], "where is the fox?", options)
-    assert found["token_ids"] == list(expected.token_ids)
-    assert found["backend"] == "openvino"
+    assert result["token_ids"] == list(expected.token_ids)
+    assert result["backend"] == "openvino"
     data = tmp_path / "questions.jsonl"
     line = {"image": "picture.png", "question": "where is the fox?", "answer": expected.text}
     data.write_text(json.dumps(line) + "\n")
@@ -381,9 +381,9 @@ def test_the_commands_run_it(run, standard, compressed, picture_path, tmp_path):
 def test_bench_measures_it_with_onnxruntime(run, standard, picture_path):
     for source in standard.iterdir():
         shutil.copytree(source, run / source.name)
-    asked = ("--image", picture_path, "--prompt", "where is the fox?", "--against", "openvino")
+    common = ("--image", picture_path, "--prompt", "where is the fox?", "--against", "openvino")
     few = ("--new-tokens", 2, "--warmup", 0, "--repeats", 1, "--cold-starts", 1, "--threads", 1)
-    report = json.loads(invoke("bench", run, *asked, *few, "--json").stdout)
+    report = json.loads(invoke("bench", run, *common, *few, "--json").stdout)
     assert report["backend"] == "onnxruntime"
     (other,) = report["against"]
     assert other["backend"] == "openvino"

@@ -98,7 +98,7 @@ def test_old_contents_of_pages_are_ignored(compressed_standard, monkeypatch):
     """Memory that nobody has written is anything, numbers that are none too."""
     ids = np.random.default_rng(4).integers(10, 300, (2, PAGE + 8))
     split = (np.zeros((2, 0), np.int64), np.tile(np.arange(PAGE + 8), (2, 1)))
-    make, found = PageBuffers.empty, []
+    make, actual = PageBuffers.empty, []
     for bits in (0, 0xFFFF):
 
         def filled(self, shape, dtype=None, bits=bits):
@@ -110,8 +110,8 @@ def test_old_contents_of_pages_are_ignored(compressed_standard, monkeypatch):
         backend = backend_of(compressed_standard)
         read = backend.prefill(None, ids, *split, 1.0)
         logits, _ = backend.step([11, 12], read.state)
-        found.append((read.logits, logits))
-    for clean, dirty in zip(*found, strict=True):
+        actual.append((read.logits, logits))
+    for clean, dirty in zip(*actual, strict=True):
         assert np.isfinite(dirty).all()
         np.testing.assert_array_equal(clean, dirty)
 
@@ -122,15 +122,15 @@ def test_full_pages_are_extended(compressed_standard, room, monkeypatch):
     options = GenerationOptions(max_new_tokens=2 * PAGE, ignore_eos=True)
     prompts = [([noise(1)], "where is it?"), ([noise(2)], "where is it?")]
 
-    def said():
+    def answer_and_steps():
         engine = Engine.load(compressed_standard, threads=1, backend="openvino")
         answers = engine.generate_batch(prompts, options)
         return [answer.token_ids for answer in answers], engine._backend._decoder._steps
 
-    expected, _ = said()
+    expected, _ = answer_and_steps()
     monkeypatch.setattr(decoder, "ROOM", room)
-    found, steps = said()
-    assert found == expected
+    actual, steps = answer_and_steps()
+    assert actual == expected
     assert len(steps._shared._free) == 1  # given back whenever pages were added, and at the end
 
 
@@ -141,12 +141,12 @@ def test_grouped_heads_answer_alike(checkpoint, groups, tmp_path):
     checkpoint.processor.save_pretrained(tmp_path / "model")
     out = tmp_path / "onnx"
     export_artifact(tmp_path / "model", out, Origin("t"), Target("standard", "float32"))
-    found, expected = (
+    actual, expected = (
         Engine.load(out, threads=1, backend=name).generate([noise(1)], "where is it?", OPTIONS)
         for name in ("openvino", "onnxruntime")
     )
-    assert found.token_ids == expected.token_ids
-    assert len(set(found.token_ids)) > 2
+    assert actual.token_ids == expected.token_ids
+    assert len(set(actual.token_ids)) > 2
 
 
 @pytest.mark.parametrize("compressed_standard", ["float32"], indirect=True)

@@ -95,7 +95,7 @@ def test_profiles_name_every_input_with_its_dimensions(standard, graph):
     assert low.keys() == usual.keys() == high.keys() == inputs.keys()
     for name, shape in inputs.items():
         for place, dim in enumerate(shape):
-            sizes = [found[name][place] for found in (low, usual, high)]
+            sizes = [result[name][place] for result in (low, usual, high)]
             assert sizes == sorted(sizes)
             if isinstance(dim, int):
                 assert set(sizes) == {dim}

@@ -74,13 +74,13 @@ def test_answers_equal_those_of_onnxruntime(gpu, built, dense, compressed, name)
     engine = Engine.load(built / name)
     peer = dense if "dense" in name else compressed
     for images, prompt in QUESTIONS:
-        found = engine.generate(images, prompt, OPTIONS)
+        result = engine.generate(images, prompt, OPTIONS)
         expected = peer.generate(images, prompt, OPTIONS)
-        assert found.token_ids == expected.token_ids
+        assert result.token_ids == expected.token_ids
         assert len(set(expected.token_ids)) > 2
-        assert found.kept.by_layer.keys() == expected.kept.by_layer.keys()
+        assert result.kept.by_layer.keys() == expected.kept.by_layer.keys()
         for layer, places in expected.kept.by_layer.items():
-            assert np.array_equal(found.kept.by_layer[layer], places)
+            assert np.array_equal(result.kept.by_layer[layer], places)
     assert engine.backend == "tensorrt"
     assert engine.device == "cuda"
     assert engine.provider.startswith("tensorrt_rtx 1.")
@@ -90,9 +90,9 @@ def test_batches_equal_single_answers(engine, compressed):
     """Batches of other sizes follow each other: what was bound for one must not serve the next."""
     requests = [([noise(n)], f"where is {word}?") for n, word in enumerate(["it", "he", "a"])]
     requests += [([], "hello you"), ([], "hello me"), ([noise(7)], "how many are there?")]
-    found = engine.generate_batch(requests, OPTIONS, batch_size=3)
+    result = engine.generate_batch(requests, OPTIONS, batch_size=3)
     expected = compressed.generate_batch(requests, OPTIONS, batch_size=3)
-    assert [a.token_ids for a in found] == [a.token_ids for a in expected]
+    assert [a.token_ids for a in result] == [a.token_ids for a in expected]
 
 
 def test_only_logits_and_kept_places_are_copied_to_the_host(engine, gpu):
@@ -130,8 +130,8 @@ def test_concurrent_requests_are_independent(engine, compressed, gpu):
                 del alive[number]
             elif isinstance(event, TokenText):
                 tokens[number].append(event.token_id)
-    for found, (images, prompt) in zip(tokens, QUESTIONS, strict=False):
-        assert tuple(found) == compressed.generate(images, prompt, OPTIONS).token_ids
+    for result, (images, prompt) in zip(tokens, QUESTIONS, strict=False):
+        assert tuple(result) == compressed.generate(images, prompt, OPTIONS).token_ids
     made = cuda.streams
     assert made == 3
     for images, prompt in QUESTIONS:
@@ -183,9 +183,9 @@ def test_the_largest_request_fits(gpu, built, dense):
     while encode(" ".join(["fox"] * (words + 1)), 2).text.size <= LIMITS.max_prompt:
         words += 1
     prompt = " ".join(["fox"] * words)
-    found = engine.generate(pictures, prompt, options)
-    assert len(found.token_ids) == LIMITS.max_new_tokens
-    assert found.token_ids == dense.generate(pictures, prompt, options).token_ids
+    result = engine.generate(pictures, prompt, options)
+    assert len(result.token_ids) == LIMITS.max_new_tokens
+    assert result.token_ids == dense.generate(pictures, prompt, options).token_ids
 
 
 def test_a_batch_beyond_the_limit_is_refused(engine):
@@ -231,8 +231,8 @@ def test_streamed_weights_get_a_budget(built, tmp_path, monkeypatch):
     directory = tmp_path / "tensorrt-float32"
     shutil.copytree(built / "tensorrt-float32", directory)
     (tmp_path / "onnx-standard").symlink_to(built / "onnx-standard")
-    found = json.loads((directory / "manifest.json").read_text()) | {"weights": "streamed"}
-    EngineManifest.model_validate(found).save(directory)
+    result = json.loads((directory / "manifest.json").read_text()) | {"weights": "streamed"}
+    EngineManifest.model_validate(result).save(directory)
     _, module = install(monkeypatch, [directory])
     Engine.load(directory).generate([noise(0)], "where?", OPTIONS)
     assert [engine.budget for engine in module.engines] == [1234] * 3
@@ -255,10 +255,10 @@ def test_the_commands_run_engines(engine_run, gpu, compressed, picture, tmp_path
     picture.save(path)
     words = ("--backend", "tensorrt", "--precision", "float32", "--json")
     question = ("--image", path, "--prompt", "where is the fox?", "--max-new-tokens", 6)
-    found = json.loads(invoke("run", engine_run, *question, *words).stdout)
+    result = json.loads(invoke("run", engine_run, *question, *words).stdout)
     expected = compressed.generate([path], "where is the fox?", GenerationOptions(max_new_tokens=6))
-    assert found["token_ids"] == list(expected.token_ids)
-    assert found["backend"] == "tensorrt"
+    assert result["token_ids"] == list(expected.token_ids)
+    assert result["backend"] == "tensorrt"
     data = tmp_path / "questions.jsonl"
     line = {"image": "picture.png", "question": "where is the fox?", "answer": expected.text}
     data.write_text(json.dumps(line) + "\n")
@@ -291,10 +291,10 @@ def test_answers_on_a_gpu_equal_onnxruntime(checkpoint, plan, tmp_path, compress
     build_engines(find_tensorrt(), source, out, LIMITS, options)
     engine = Engine.load(out)
     for images, prompt in QUESTIONS:
-        found = engine.generate(images, prompt, OPTIONS)
+        result = engine.generate(images, prompt, OPTIONS)
         expected = compressed.generate(images, prompt, OPTIONS)
         if precision == "float32":
-            assert found.token_ids == expected.token_ids
-        assert {m: p.size for m, p in found.kept.by_layer.items()} == {
+            assert result.token_ids == expected.token_ids
+        assert {m: p.size for m, p in result.kept.by_layer.items()} == {
             m: p.size for m, p in expected.kept.by_layer.items()
         }

@@ -27,13 +27,13 @@ def image_file(picture, tmp_path):
 
 def test_run_prints_one_json_object(run, image_file, compressed):
     done = invoke("run", run, "--image", image_file, "--prompt", "where is the fox?", "--json")
-    found = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     answer = compressed.generate([image_file], "where is the fox?", GenerationOptions())
-    assert found["text"] == answer.text
-    assert found["token_ids"] == list(answer.token_ids)
-    assert found["kept"] == {str(m): k.tolist() for m, k in answer.kept.by_layer.items()}
-    assert found["ttft_ms"] > 0
-    assert found["tpot_ms"] >= 0
+    assert result["text"] == answer.text
+    assert result["token_ids"] == list(answer.token_ids)
+    assert result["kept"] == {str(m): k.tolist() for m, k in answer.kept.by_layer.items()}
+    assert result["ttft_ms"] > 0
+    assert result["tpot_ms"] >= 0
 
 
 def test_run_streams_the_answer(run, image_file, dense):
@@ -48,8 +48,8 @@ def test_run_uses_the_sampling_options(run, image_file, compressed):
     words = ["--temperature", 1.5, "--top-p", 0.9, "--seed", 3, "--keep-factor", 0.5]
     done = invoke("run", run, "--image", image_file, "--prompt", "a?", "--json", *words)
     options = GenerationOptions(temperature=1.5, top_p=0.9, seed=3, keep_factor=0.5)
-    found = json.loads(done.stdout)
-    assert found["text"] == compressed.generate([image_file], "a?", options).text
+    result = json.loads(done.stdout)
+    assert result["text"] == compressed.generate([image_file], "a?", options).text
 
 
 def test_eval_counts_the_answers_of_the_engine(run, tmp_path, dense, compressed, picture):
@@ -185,6 +185,6 @@ def test_run_uses_the_requested_variant(run, image_file, checkpoint, plan):
     out = run / "onnx-standard"
     export_artifact(checkpoint.path, out, Origin.of_plan(plan), Target("standard"), plan)
     words = ("--image", image_file, "--prompt", "where?", "--json", "--flavour", "standard")
-    found = json.loads(invoke("run", run, *words).stdout)
+    result = json.loads(invoke("run", run, *words).stdout)
     answer = Engine.load(out, device="cpu", threads=1).generate([image_file], "where?")
-    assert found["text"] == answer.text
+    assert result["text"] == answer.text

@@ -94,10 +94,10 @@ def pictures(count):
     return [each.image for each in small_blip.examples_of("caption", count, "test")]
 
 
-def same_kept(found, expected):
-    assert found.keys() == expected.keys()
+def same_kept(result, expected):
+    assert result.keys() == expected.keys()
     for place, rows in expected.items():
-        assert all(np.array_equal(a, b) for a, b in zip(found[place], rows, strict=True))
+        assert all(np.array_equal(a, b) for a, b in zip(result[place], rows, strict=True))
 
 
 @pytest.mark.parametrize("dense", ["", "-dense"])
@@ -105,10 +105,10 @@ def same_kept(found, expected):
 def test_rankings_equal_those_of_onnxruntime(pair, kind, dense):
     """More images and texts than the engines take at a time are run in turn."""
     native, graphs, _ = pair(kind, dense)
-    found, expected = (each.rank(pictures(5), TEXTS) for each in (native, graphs))
-    assert np.allclose(found.of_texts, expected.of_texts, atol=1e-4)
-    assert np.allclose(found.of_images, expected.of_images, atol=1e-4)
-    same_kept(found.kept.by_place, expected.kept.by_place)
+    result, expected = (each.rank(pictures(5), TEXTS) for each in (native, graphs))
+    assert np.allclose(result.of_texts, expected.of_texts, atol=1e-4)
+    assert np.allclose(result.of_images, expected.of_images, atol=1e-4)
+    same_kept(result.kept.by_place, expected.kept.by_place)
     assert bool(expected.kept.by_place) == (not dense)
 
 
@@ -117,8 +117,8 @@ def test_judgements_equal_those_of_onnxruntime(pair, dense):
     native, graphs, _ = pair("statement", dense)
     shown = pictures(4)
     requests = [([shown[n % 4], shown[n % 3]], TEXTS[n % 2]) for n in range(9)]
-    found, expected = (each.judge_batch(requests) for each in (native, graphs))
-    for mine, theirs in zip(found, expected, strict=True):
+    result, expected = (each.judge_batch(requests) for each in (native, graphs))
+    for mine, theirs in zip(result, expected, strict=True):
         assert mine.probability == pytest.approx(theirs.probability, abs=1e-5)
         same_kept(mine.kept.by_place, theirs.kept.by_place)
     assert len({round(each.probability, 3) for each in expected}) > 2
@@ -130,10 +130,10 @@ def test_answers_equal_those_of_onnxruntime(pair, kind, dense):
     native, graphs, _ = pair(kind, dense)
     shown = pictures(4)
     for image, text in zip(shown, TEXTS, strict=True):
-        found, expected = (each.generate([image], text, OPTIONS) for each in (native, graphs))
-        assert found.token_ids == expected.token_ids
+        result, expected = (each.generate([image], text, OPTIONS) for each in (native, graphs))
+        assert result.token_ids == expected.token_ids
         assert len(set(expected.token_ids)) > 2
-        same_kept(found.kept.by_place, expected.kept.by_place)
+        same_kept(result.kept.by_place, expected.kept.by_place)
     requests = [([image], TEXTS[0]) for image in shown[:3]] + [([shown[3]], TEXTS[1])]
     batches = [each.generate_batch(requests, OPTIONS, batch_size=3) for each in (native, graphs)]
     assert len({tuple(answer.token_ids for answer in batch) for batch in batches}) == 1
@@ -149,10 +149,10 @@ def test_the_largest_answer_fits(pair):
     while len(native._encode(f"{beginning} fox")) <= ASKED["max_prompt"]:
         beginning += " fox"
     image = pictures(1)
-    found = native.generate(image, beginning, options)
-    assert found.prompt_tokens == ASKED["max_prompt"]
-    assert len(found.token_ids) == ASKED["max_new_tokens"]
-    assert found.token_ids == graphs.generate(image, beginning, options).token_ids
+    result = native.generate(image, beginning, options)
+    assert result.prompt_tokens == ASKED["max_prompt"]
+    assert len(result.token_ids) == ASKED["max_new_tokens"]
+    assert result.token_ids == graphs.generate(image, beginning, options).token_ids
 
 
 def test_caches_stay_on_the_gpu(pair):
@@ -188,18 +188,18 @@ def test_interleaved_answers_are_independent(pair):
                 del alive[number]
             elif hasattr(event, "token_id"):
                 tokens[number].append(event.token_id)
-    for found, image, text in zip(tokens, shown, TEXTS, strict=False):
-        assert tuple(found) == graphs.generate([image], text, OPTIONS).token_ids
+    for result, image, text in zip(tokens, shown, TEXTS, strict=False):
+        assert tuple(result) == graphs.generate([image], text, OPTIONS).token_ids
     assert cuda.streams == 1
 
 
 @pytest.mark.parametrize("kind", READERS)
 def test_answers_of_several_threads_are_independent(pair, kind):
     native, graphs, cuda = pair(kind)
-    asked = [([image], TEXTS[n % 4]) for n, image in enumerate(pictures(4) * 3)]
+    prompts = [([image], TEXTS[n % 4]) for n, image in enumerate(pictures(4) * 3)]
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda each: native.generate(*each, OPTIONS).token_ids, asked))
-    assert found == [graphs.generate(*each, OPTIONS).token_ids for each in asked]
+        result = list(pool.map(lambda each: native.generate(*each, OPTIONS).token_ids, prompts))
+    assert result == [graphs.generate(*each, OPTIONS).token_ids for each in prompts]
     assert cuda.streams <= 4
 
 
@@ -226,13 +226,13 @@ def test_memory_is_released(pair, kind):
 def test_texts_beyond_the_limit_are_refused(pair, kind):
     native, _, _ = pair(kind)
     long = " ".join(["fox"] * 30)
-    asked = {
+    prompts = {
         "statement": lambda: native.judge(pictures(2), long),
         "clip": lambda: native.rank(pictures(1), [long]),
         "retrieval": lambda: native.rank(pictures(1), [long]),
     }
     with pytest.raises(CompExportError, match=r"--max-prompt 24, this request has \d+") as caught:
-        asked.get(kind, lambda: native.stream(pictures(1), long))()
+        prompts.get(kind, lambda: native.stream(pictures(1), long))()
     assert "comp-export tensorrt --force" in str(caught.value)
 
 
@@ -297,15 +297,15 @@ def test_answers_on_a_gpu_equal_onnxruntime(kind, precision, tmp_path):
     within = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.3}[precision]
     if kind in READERS:
         greedy = GenerationOptions(max_new_tokens=8, ignore_eos=True)
-        found, expected = (
+        result, expected = (
             each.generate(pictures(1), TEXTS[0], greedy) for each in (native, graphs)
         )
         if precision == "float32":
-            assert found.token_ids == expected.token_ids
-        assert len(found.token_ids) == 8
+            assert result.token_ids == expected.token_ids
+        assert len(result.token_ids) == 8
     elif kind == "statement":
-        found, expected = (each.judge(pictures(2), TEXTS[0]) for each in (native, graphs))
-        assert found.probability == pytest.approx(expected.probability, abs=within)
+        result, expected = (each.judge(pictures(2), TEXTS[0]) for each in (native, graphs))
+        assert result.probability == pytest.approx(expected.probability, abs=within)
     else:
-        found, expected = (each.embed_texts(TEXTS) for each in (native, graphs))
-        assert np.abs(found.embeds - expected.embeds).max() < within
+        result, expected = (each.embed_texts(TEXTS) for each in (native, graphs))
+        assert np.abs(result.embeds - expected.embeds).max() < within

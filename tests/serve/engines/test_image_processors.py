@@ -199,9 +199,9 @@ def test_padding_to_a_square_uses_the_mean_colour(tmp_path):
         "image_processor_type": "LlavaImageProcessor",
     }
     write(tmp_path, fields | mean)
-    found = preprocess([photo(80, 20)], read_image_processing(tmp_path))[0]
+    result = preprocess([photo(80, 20)], read_image_processing(tmp_path))[0]
     np.testing.assert_allclose(
-        found[:, 0], np.repeat([[0.0], [-0.5 / 255], [0.0]], 40, axis=1), atol=1e-6
+        result[:, 0], np.repeat([[0.0], [-0.5 / 255], [0.0]], 40, axis=1), atol=1e-6
     )
 
 
@@ -276,13 +276,13 @@ def test_pixels_of_any_file_and_picture_equal_transformers(place, fields, size, 
             preprocess([picture], read_image_processing(place))
         return
     processing = read_image_processing(place)
-    found = preprocess([picture], processing)
-    np.testing.assert_array_equal(found, expected["pixel_values"])
-    assert model_view(picture, processing).size == found.shape[:1:-1]
+    result = preprocess([picture], processing)
+    np.testing.assert_array_equal(result, expected["pixel_values"])
+    assert model_view(picture, processing).size == result.shape[:1:-1]
     if processing.output is not None:
-        assert found.shape[2:] == processing.output
+        assert result.shape[2:] == processing.output
     trains = load_image_processor(place)
-    np.testing.assert_array_equal(np.stack(trains([picture])["pixel_values"]), found)
+    np.testing.assert_array_equal(np.stack(trains([picture])["pixel_values"]), result)
     if processing.do_convert_rgb:
         other = photo(*size, mode)
         expected = theirs(other, return_tensors="np")
@@ -434,13 +434,13 @@ def test_a_run_keeps_the_pixels_of_its_dense_model(checkpoint, tmp_path):
     trained = adapter.collate([pair] if isinstance(adapter, BlipStatements) else single)
     adapter.save(tmp_path / "slim")
     slim = AutoProcessor.from_pretrained(tmp_path / "slim").image_processor
-    for found in (
+    for result in (
         trained.pixel_values.numpy(),
         slim(pictures, return_tensors="np")["pixel_values"],
         preprocess(pictures, read_image_processing(dense)),
         preprocess(pictures, read_image_processing(tmp_path / "slim")),
     ):
-        np.testing.assert_array_equal(found, expected["pixel_values"])
+        np.testing.assert_array_equal(result, expected["pixel_values"])
 
 
 def test_processors_are_refused_before_the_weights_are_read(checkpoint, tmp_path, no_weights):

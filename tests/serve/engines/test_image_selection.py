@@ -59,8 +59,8 @@ def test_engines_answer_and_keep_as_the_graphs(artifact, monkeypatch):
     build_engines(find_tensorrt("tensorrt_rtx"), artifact, out, LIMITS, BuildOptions(("8.9",)))
     install(monkeypatch, [out], captures_graphs=True)
     native, graphs = Engine.load(out), Engine.load(artifact, device="cpu", threads=1)
-    found = native.generate_batch(REQUESTS, OPTIONS, batch_size=2)
+    result = native.generate_batch(REQUESTS, OPTIONS, batch_size=2)
     expected = graphs.generate_batch(REQUESTS, OPTIONS, batch_size=2)
-    for mine, theirs in zip(found, expected, strict=True):
+    for mine, theirs in zip(result, expected, strict=True):
         assert mine.token_ids == theirs.token_ids
         assert mine.kept.to_dict() == theirs.kept.to_dict()

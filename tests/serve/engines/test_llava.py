@@ -72,8 +72,8 @@ def test_a_batch_equals_single_answers(name, request):
     requests = [([noise(i)], prompt) for i, prompt in enumerate(prompts)]
     requests.append(([noise(1), noise(2)], "more?"))
     requests.append(([], "hello you"))
-    found = engine.generate_batch(requests, TWELVE, batch_size=3)
-    for (images, prompt), answer in zip(requests, found, strict=True):
+    result = engine.generate_batch(requests, TWELVE, batch_size=3)
+    for (images, prompt), answer in zip(requests, result, strict=True):
         alone = engine.generate(images, prompt, TWELVE)
         assert answer.token_ids == alone.token_ids
         assert answer.text == alone.text

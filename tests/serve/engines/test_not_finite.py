@@ -58,10 +58,10 @@ def test_the_same_model_answers_in_float32_as_torch_does(loud, checkpoint):
         return_tensors="pt",
     )
     with torch.no_grad():
-        said = model.generate(**inputs, max_new_tokens=8, min_new_tokens=8, do_sample=False)
+        generated = model.generate(**inputs, max_new_tokens=8, min_new_tokens=8, do_sample=False)
     engine = Engine.load(home / "onnx-float32", "cpu", 1)
     answer = engine.generate([noise(1)], QUESTION, EIGHT)
-    assert list(answer.token_ids) == said[0, inputs["input_ids"].shape[1] :].tolist()
+    assert list(answer.token_ids) == generated[0, inputs["input_ids"].shape[1] :].tolist()
 
 
 @pytest.mark.parametrize("options", [EIGHT, DRAWN], ids=["greedy", "drawn"])
@@ -158,10 +158,10 @@ def test_the_command_reports_it_and_exits_with_an_error(loud, checkpoint, tmp_pa
     noise(1).save(tmp_path / "p.png")
     for more in ((), ("--temperature", "0.7")):
         words = ["run", str(run), "--image", str(tmp_path / "p.png"), "--prompt", QUESTION]
-        found = CliRunner().invoke(cli, [*words, "--precision", "float16", *more])
-        assert isinstance(found.exception, CompExportError)
-        assert re.search(FLOAT16, str(found.exception))
-        assert not found.stdout.strip()
+        result = CliRunner().invoke(cli, [*words, "--precision", "float16", *more])
+        assert isinstance(result.exception, CompExportError)
+        assert re.search(FLOAT16, str(result.exception))
+        assert not result.stdout.strip()
 
 
 @pytest.fixture(scope="module")

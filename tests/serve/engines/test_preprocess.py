@@ -78,10 +78,10 @@ def test_pixels_equal_the_hugging_face_processor(name):
     data = PICTURES[name]()
     processor = clip()
     expected = processor(Image.open(io.BytesIO(data)), return_tensors="np")["pixel_values"]
-    found = preprocess([data], settings_of(processor))
-    assert found.dtype == np.float32
-    assert found.shape == (1, 3, SIDE, SIDE)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    result = preprocess([data], settings_of(processor))
+    assert result.dtype == np.float32
+    assert result.shape == (1, 3, SIDE, SIDE)
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -140,8 +140,8 @@ def test_sixteen_bit_grey_keeps_its_levels():
     wide = Image.fromarray(grey.astype(np.uint16) * 257)
     processor = clip()
     expected = processor(Image.fromarray(grey), return_tensors="np")["pixel_values"]
-    found = preprocess([saved(wide)], settings_of(processor))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    result = preprocess([saved(wide)], settings_of(processor))
+    np.testing.assert_allclose(result, expected, atol=1e-5)
 
 
 def test_model_view_shows_the_model_input():

@@ -54,13 +54,13 @@ def encoder(processor, tmp_path_factory):
     processor.tokenizer.backend_tokenizer.save(str(path))
 
     def make(template=None, **changes):
-        found = artifact_manifest(image_tokens=IMAGE_TOKENS, positions=1024)
+        result = artifact_manifest(image_tokens=IMAGE_TOKENS, positions=1024)
         if template is not None:
             tokens = dict(processor.tokenizer.special_tokens_map)
             changes["chat_template"] = ChatTemplate(source=template, tokens=tokens)
         image = processor.tokenizer.convert_tokens_to_ids("<image>")
-        tokens = found.tokens.model_copy(update={"image_token_id": image})
-        return PromptEncoder(found.model_copy(update=changes | {"tokens": tokens}), path)
+        tokens = result.tokens.model_copy(update={"image_token_id": image})
+        return PromptEncoder(result.model_copy(update=changes | {"tokens": tokens}), path)
 
     return make
 
@@ -68,10 +68,10 @@ def encoder(processor, tmp_path_factory):
 def of_processor(processor, template, prompt, images):
     content = [{"type": "image", "image": noise(seed)} for seed in range(images)]
     turn = [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}]
-    found = processor.apply_chat_template(
+    result = processor.apply_chat_template(
         turn, template, add_generation_prompt=True, tokenize=True, return_dict=True
     )
-    return np.asarray(found["input_ids"][0]).tolist()
+    return np.asarray(result["input_ids"][0]).tolist()
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

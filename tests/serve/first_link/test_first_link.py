@@ -204,25 +204,30 @@ def test_slow_models_are_compared_up_to_the_model_inputs():
 
 @pytest.mark.parametrize("task", TASKS)
 def test_awkward_requests_cover_every_kind(task):
-    found = list(awkward(task, ("</s>",)))
-    names = [request.name for request in found]
+    result = list(awkward(task, ("</s>",)))
+    names = [request.name for request in result]
     assert len(set(names)) == len(names)
-    assert all(request.awkward for request in found)
+    assert all(request.awkward for request in result)
     again = list(awkward(task, ("</s>",)))
-    assert [r.text for r in found] == [r.text for r in again]
-    for mine, theirs in zip(found, again, strict=True):
+    assert [r.text for r in result] == [r.text for r in again]
+    for mine, theirs in zip(result, again, strict=True):
         for first, second in zip(mine.images, theirs.images, strict=True):
             assert np.array_equal(np.asarray(first), np.asarray(second))
-    shapes = {image.size for request in found for image in request.images}
+    shapes = {image.size for request in result for image in request.images}
     assert any(width > 20 * height for width, height in shapes)
     assert any(height > 20 * width for width, height in shapes)
-    assert {image.mode for request in found for image in request.images} >= {"L", "LA", "RGBA", "P"}
-    texts = [request.text for request in found]
+    assert {image.mode for request in result for image in request.images} >= {
+        "L",
+        "LA",
+        "RGBA",
+        "P",
+    }
+    texts = [request.text for request in result]
     assert any(text != text.lstrip() for text in texts)
     assert any(text != text.rstrip() for text in texts)
     assert any("</s>" in text for text in texts)
     assert any(not text.isascii() for text in texts)
-    assert {len(request.images) for request in found} >= {0, 2}
+    assert {len(request.images) for request in result} >= {0, 2}
 
 
 def test_a_checkpoint_larger_than_memory_is_compared_without_its_model(monkeypatch):
@@ -247,14 +252,14 @@ def test_pictures_of_the_data_are_opened_lazily():
     requests = Requests(Opened("test", 9), 5, "retrieval", ("</s>",))
     usual = list(awkward("retrieval", ("</s>",)))
     assert (len(requests), Opened.count) == (5 + len(usual), 0)
-    found = list(requests)
+    result = list(requests)
     assert Opened.count == 5
-    assert [each.name for each in found[:6]] == [
+    assert [each.name for each in result[:6]] == [
         *(f"example {index}" for index in range(5)),
         usual[0].name,
     ]
-    assert found[0].text == CaptionExamples("test", 9)[0].answer
-    assert not any(each.awkward for each in found[:5])
+    assert result[0].text == CaptionExamples("test", 9)[0].answer
+    assert not any(each.awkward for each in result[:5])
 
 
 def made(directory: Path, model: str) -> tuple[RunDirectory, Path]:

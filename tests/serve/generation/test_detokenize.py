@@ -12,10 +12,10 @@ from serve.generation.detokenize import TextStream
 def tokenizer():
     """Byte level, one token a byte: the hardest case for streaming."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    found = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
-    found.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    found.decoder = decoders.ByteLevel()
-    return found
+    result = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    result.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    result.decoder = decoders.ByteLevel()
+    return result
 
 
 def play(tokenizer, text, stop=()):
@@ -65,5 +65,5 @@ def test_streamed_pieces_sum_to_the_text(tokenizer, text, stop):
     assert "".join(shown) == stream.text
     settled = text.lstrip()
     # The stop that is complete first ends the text; of several complete at once, the longest.
-    found = [(settled.find(w) + len(w), settled.find(w)) for w in stop if w in settled]
-    assert stream.text == (settled[: min(found)[1]] if found else settled).rstrip()
+    result = [(settled.find(w) + len(w), settled.find(w)) for w in stop if w in settled]
+    assert stream.text == (settled[: min(result)[1]] if result else settled).rstrip()

@@ -33,8 +33,8 @@ def brute_force(logits, temperature, top_p):
 )
 def test_top_p_equals_brute_force(logits, temperature, top_p):
     values = np.array(logits, dtype=np.float32) / 7
-    found = next_token_probabilities(values, temperature, top_p)
-    np.testing.assert_allclose(found, brute_force(values, temperature, top_p), atol=1e-9)
+    result = next_token_probabilities(values, temperature, top_p)
+    np.testing.assert_allclose(result, brute_force(values, temperature, top_p), atol=1e-9)
 
 
 def test_draws_follow_the_probabilities():

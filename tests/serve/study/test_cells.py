@@ -125,11 +125,11 @@ def test_prune_gets_the_options_of_the_file(study):
     study(steps, "--device", "cpu", text=text)
     words = next(words for words in steps.words if "--no-cip" in words)
     assert words[1:4] == ["-m", "comp.cli", "prune"]
-    said = " ".join(words[4:])
-    assert "--model tiny-llava --method comp --rate 0.5 --seed 0" in said
-    assert "--device cpu" in said
-    assert "--stages 4" in said
-    assert "--no-history" not in said
+    phrase = " ".join(words[4:])
+    assert "--model tiny-llava --method comp --rate 0.5 --seed 0" in phrase
+    assert "--device cpu" in phrase
+    assert "--stages 4" in phrase
+    assert "--no-history" not in phrase
     assert sum("--no-cip" in words for words in steps.words) == 6
 
 
@@ -252,8 +252,8 @@ def test_results_of_other_settings_are_not_mixed(study):
     assert names(more, "prune") == ["comp-0.5-seed3", "comp-0.8-seed3"]
     steps = Steps()
     result = study(steps, text=HEAD + "[prune]\nstages = 4\n")
-    said = r"comp-0.5-seed0.json was made with prune.stages left out, the study says 4: .*--out"
-    with pytest.raises(CompExportError, match=said):
+    phrase = r"comp-0.5-seed0.json was made with prune.stages left out, the study says 4: .*--out"
+    with pytest.raises(CompExportError, match=phrase):
         raise result.error
     result = study(steps, text=HEAD + "[evaluation]\nlimit = 10\n")
     assert "dense.json was made with evaluation.limit 2000, the study says 10" in str(result.error)

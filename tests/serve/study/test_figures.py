@@ -64,20 +64,20 @@ def test_flops_are_an_axis_where_there_are_several_rates(tmp_path, monkeypatch, 
     drawn = []
     monkeypatch.setattr(
         "serve.study.figures.rows_figure",
-        lambda found: drawn.append("rows") or rows_figure(found),
+        lambda result: drawn.append("rows") or rows_figure(result),
     )
-    found = summary(*(replace(ROW, rate=rate, macs=1e9 * (1 - rate)) for rate in rates))
-    paths = save_figures(found, tmp_path)
+    result = summary(*(replace(ROW, rate=rate, macs=1e9 * (1 - rate)) for rate in rates))
+    paths = save_figures(result, tmp_path)
     assert drawn == ["rows"] * by_rows
     assert [path.name for path in paths] == ["accuracy-flops.png", "accuracy-ttft.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in paths)
-    axes = accuracy_figure(found, "x", lambda row: row.macs, 1.0).axes[0]
+    axes = accuracy_figure(result, "x", lambda row: row.macs, 1.0).axes[0]
     assert len(axes.containers) == 1  # a line a row
 
 
 def test_rows_of_one_rate_do_not_overlap():
-    found = summary(*(replace(ROW, row=name, rate=0.8) for name in ("comp", "upop", "sjp")))
-    figure = accuracy_figure(found, "x", lambda row: row.macs, 1.0, side_by_side=True)
+    result = summary(*(replace(ROW, row=name, rate=0.8) for name in ("comp", "upop", "sjp")))
+    figure = accuracy_figure(result, "x", lambda row: row.macs, 1.0, side_by_side=True)
     figure.draw_without_rendering()
     axes = figure.axes[0]
     drawn = [container.lines[0] for container in axes.containers]

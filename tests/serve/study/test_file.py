@@ -136,14 +136,14 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("text", "said"), WRONG, ids=[text.strip() for text, _ in WRONG])
-def test_errors_name_their_table(read, text, said):
-    with pytest.raises(CompExportError, match=rf"mine\.toml: .*{said}"):
+@pytest.mark.parametrize(("text", "message"), WRONG, ids=[text.strip() for text, _ in WRONG])
+def test_errors_name_their_table(read, text, message):
+    with pytest.raises(CompExportError, match=rf"mine\.toml: .*{message}"):
         read(HEAD + text)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ('"tiny-llava"', '"tiny-lava"', r"unknown model 'tiny-lava': did you mean 'tiny-llava'\?"),
         ("[0.7, 0.8]", "[0.7, 80]", r"rate 80 is outside \(0, 1\)"),
@@ -158,9 +158,9 @@ def test_errors_name_their_table(read, text, said):
         ("seeds =", "seeds", "mine.toml is not TOML: "),
     ],
 )
-def test_a_wrong_value_is_named(read, old, new, said):
+def test_a_wrong_value_is_named(read, old, new, message):
     assert old in HEAD
-    with pytest.raises(CompExportError, match=said):
+    with pytest.raises(CompExportError, match=message):
         read(HEAD.replace(old, new))
 
 

@@ -37,12 +37,12 @@ def test_undefined_quantiles_are_refused(freedom, confidence):
 
 
 def test_a_mean_of_three_seeds_by_hand():
-    found = Estimate.of([0.80, 0.82, 0.87])
+    result = Estimate.of([0.80, 0.82, 0.87])
     # Deviations −0.03, −0.01, 0.04: their squares sum to 0.0026, so s² = 0.0013.
     half = 4.303 * math.sqrt(0.0013) / math.sqrt(3)
-    assert found.mean == pytest.approx(0.83)
-    assert found.interval == pytest.approx((0.83 - half, 0.83 + half), abs=1e-4)
-    assert found.n == 3
+    assert result.mean == pytest.approx(0.83)
+    assert result.interval == pytest.approx((0.83 - half, 0.83 + half), abs=1e-4)
+    assert result.n == 3
 
 
 def test_one_seed_has_no_interval_of_its_own():
@@ -52,13 +52,13 @@ def test_one_seed_has_no_interval_of_its_own():
 def test_pairing_by_seed_cancels_common_variation():
     first = {0: 0.70, 1: 0.80, 2: 0.60, 7: 0.1}
     second = {2: 0.57, 0: 0.69, 1: 0.78, 8: 0.9}
-    found = paired(first, second)
+    result = paired(first, second)
     # Differences 0.01, 0.02, 0.03: mean 0.02, s = 0.01.
     half = 4.303 * 0.01 / math.sqrt(3)
-    assert found is not None
-    assert found.mean == pytest.approx(0.02)
-    assert found.interval == pytest.approx((0.02 - half, 0.02 + half), abs=1e-5)
-    assert found.n == 3
+    assert result is not None
+    assert result.mean == pytest.approx(0.02)
+    assert result.interval == pytest.approx((0.02 - half, 0.02 + half), abs=1e-5)
+    assert result.n == 3
     assert paired({0: 0.1}, {1: 0.1}) is None
 
 

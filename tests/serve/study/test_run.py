@@ -83,9 +83,9 @@ def test_one_cell_from_prune_to_report(model, tmp_path):
         ["eval", str(run), "--limit", "20", "--gallery", "10", "--device", "cpu", "--json"],
     )
     assert again.exit_code == 0, again.output
-    found = json.loads(again.stdout)
-    assert found["compressed"]["accuracy"] == row["accuracy"]
-    assert found["dense"]["accuracy"] == report["dense"]["accuracy"]["value"]
+    result = json.loads(again.stdout)
+    assert result["compressed"]["accuracy"] == row["accuracy"]
+    assert result["dense"]["accuracy"] == report["dense"]["accuracy"]["value"]
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
@@ -99,10 +99,10 @@ def test_a_study_killed_while_pruning_resumes(model, tmp_path, ending):
         time.sleep(0.02)
         assert study.poll() is None, study.stderr.read()
     study.send_signal(ending)
-    _, said = study.communicate(timeout=60)
+    _, printed = study.communicate(timeout=60)
     if ending == signal.SIGINT:
         assert study.returncode == 130
-        assert "interrupted; run the same command to continue" in said
+        assert "interrupted; run the same command to continue" in printed
     else:
         end_orphans(folder)
     assert not (folder / "cells").exists()
@@ -125,9 +125,9 @@ def end_orphans(folder):
 
 def opened_by(process):
     """The files that a process has open; it may close some meanwhile, or end."""
-    found = set()
+    result = set()
     with suppress(OSError):
         for link in (process / "fd").iterdir():
             with suppress(OSError):
-                found.add(link.readlink())
-    return found
+                result.add(link.readlink())
+    return result

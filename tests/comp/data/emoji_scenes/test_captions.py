@@ -18,14 +18,14 @@ from comp.data.emoji_scenes.splits import split_of
 def test_captions_name_every_object_once():
     data = EmojiCaptions("test", 60)
     for index in range(60):
-        found = data[index]
-        assert 1 <= len(found.names) <= 5
-        for caption in found.captions:
-            assert names_in(caption) == Counter(found.names)
+        result = data[index]
+        assert 1 <= len(result.names) <= 5
+        for caption in result.captions:
+            assert names_in(caption) == Counter(result.names)
             assert caption.endswith(".")
-        assert len(set(found.captions)) == 5
+        assert len(set(result.captions)) == 5
         assert split_of(data.scene(index)) == "test"
-        assert found.captions == data[index].captions
+        assert result.captions == data[index].captions
 
 
 def test_captions_have_the_expected_words():

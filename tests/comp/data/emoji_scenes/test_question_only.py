@@ -11,12 +11,12 @@ def test_questions_alone_reveal_little() -> None:
 
 def test_answers_that_a_question_reveals_are_guessed() -> None:
     # Were foxes always at the top and bears never there, the baseline would know.
-    told = [
+    examples = [
         Question(f"where is the {name}?", place, "where")
         for name, place in [("fox", "top"), ("bear", "left")]
         for _ in range(20)
     ]
-    guesser = QuestionOnly(told[::2] + told[1::2])
+    guesser = QuestionOnly(examples[::2] + examples[1::2])
     assert guesser.guess("where is the fox?", "where") == "top"
     assert guesser.guess("where is the bear?", "where") == "left"
     assert guesser.guess("where is the violin?", "where") in ("top", "left")
@@ -24,8 +24,8 @@ def test_answers_that_a_question_reveals_are_guessed() -> None:
 
 
 def test_answers_that_repeat_the_question_are_guessed() -> None:
-    told = [
+    examples = [
         Question(f"are there more {a} or {b}?", a, "more")
         for a, b in [("animals", "plants"), ("foods", "vehicles"), ("objects", "foods")] * 10
     ]
-    assert QuestionOnly(told).guess("are there more plants or objects?", "more") == "plants"
+    assert QuestionOnly(examples).guess("are there more plants or objects?", "more") == "plants"

@@ -127,7 +127,7 @@ def test_every_kind_has_several_wordings() -> None:
     for i in range(SAMPLE):
         question = EmojiScenes("train").scene(i)[1]
         wordings[question.kind].add(re.sub(names, "_", question.text))
-    assert all(len(found) >= 3 for found in wordings.values()), wordings
+    assert all(len(result) >= 3 for result in wordings.values()), wordings
 
 
 def test_answers_are_right() -> None:
@@ -162,7 +162,7 @@ def category(name: str) -> str:
     return sprites()[name].category
 
 
-def asked_place(question: str) -> str:
+def place_in_question(question: str) -> str:
     places = [place for row in PLACES for place in row]
     return max((p for p in places if re.search(rf"\b{p}\b", question)), key=len)
 
@@ -174,7 +174,7 @@ def check_where(scene: Scene, q: Question) -> bool:
 
 
 def check_at(scene: Scene, q: Question) -> bool:
-    there = [t.name for t in scene.things if place_of(t.x, t.y) == asked_place(q.text)]
+    there = [t.name for t in scene.things if place_of(t.x, t.y) == place_in_question(q.text)]
     return there == [q.answer]
 
 
@@ -203,8 +203,8 @@ def check_relation(scene: Scene, q: Question) -> bool:
         "above": first.y < second.y,
         "below": first.y > second.y,
     }
-    (asked,) = [relation for relation in holds if f" {relation} " in q.text]
-    return (q.answer == "yes") == holds[asked]
+    (wanted_word,) = [relation for relation in holds if f" {relation} " in q.text]
+    return (q.answer == "yes") == holds[wanted_word]
 
 
 def check_extreme(scene: Scene, q: Question) -> bool:
@@ -215,8 +215,8 @@ def check_extreme(scene: Scene, q: Question) -> bool:
         "low": lambda t: -t.y,
         "bottom": lambda t: -t.y,
     }
-    (asked,) = [word for word in keys if word in q.text]
-    return q.answer == min(scene.things, key=keys[asked]).name
+    (wanted_word,) = [word for word in keys if word in q.text]
+    return q.answer == min(scene.things, key=keys[wanted_word]).name
 
 
 def check_size(scene: Scene, q: Question) -> bool:
@@ -234,7 +234,7 @@ def check_more(scene: Scene, q: Question) -> bool:
 def check_category(scene: Scene, q: Question) -> bool:
     if len(scene.things) == 1:
         return q.answer == scene.things[0].category
-    there = [t for t in scene.things if place_of(t.x, t.y) == asked_place(q.text)]
+    there = [t for t in scene.things if place_of(t.x, t.y) == place_in_question(q.text)]
     return [t.category for t in there] == [q.answer]
 
 

@@ -37,8 +37,8 @@ def drawn(data: object, index: int) -> tuple[tuple[Scene, ...], tuple[object, ..
         scene = data.scene(index)
         return (scene,), captions_of(scene)
     assert isinstance(data, EmojiStatements)
-    scenes, said = data.scenes(index)
-    return scenes, (said.text, said.answer, said.kind, said.facts)
+    scenes, example = data.scenes(index)
+    return scenes, (example.text, example.answer, example.kind, example.facts)
 
 
 def written(scene: Scene) -> str:

@@ -23,22 +23,23 @@ def drawn():
 def facts(scenes, statement):
     """What each picture alone says about the matter of the statement, read from its words."""
     text = statement.text
-    if found := re.search(r"(?:shows|show) an? (.+)\.$", text):
-        named = found[1]
+    if result := re.search(r"(?:shows|show) an? (.+)\.$", text):
+        named = result[1]
         group = names_by_category().get("nature" if named == "nature thing" else named, (named,))
         return [any(thing.name in group for thing in scene.things) for scene in scenes]
-    if found := re.match(r"the (.+) is in (?:different places|the same place)", text):
+    if result := re.match(r"the (.+) is in (?:different places|the same place)", text):
         return [
-            next(thing.cell for thing in scene.things if thing.name == found[1]) for scene in scenes
-        ]
-    if found := re.match(r"the (.+) is (left of|above) the (.+?) in (?:exactly|both)", text):
-        axis = "x" if found[2] == "left of" else "y"
-        return [
-            getattr(_named(scene, found[1]), axis) < getattr(_named(scene, found[3]), axis)
+            next(thing.cell for thing in scene.things if thing.name == result[1])
             for scene in scenes
         ]
-    found = re.match(r"the (.+) appears ", text)
-    return [sum(thing.name == found[1] for thing in scene.things) for scene in scenes]
+    if result := re.match(r"the (.+) is (left of|above) the (.+?) in (?:exactly|both)", text):
+        axis = "x" if result[2] == "left of" else "y"
+        return [
+            getattr(_named(scene, result[1]), axis) < getattr(_named(scene, result[3]), axis)
+            for scene in scenes
+        ]
+    result = re.match(r"the (.+) appears ", text)
+    return [sum(thing.name == result[1] for thing in scene.things) for scene in scenes]
 
 
 def _named(scene, name):
@@ -51,7 +52,7 @@ def code_of(kind, fact):
     return 2 + 9 + fact - 1 if kind == "count" else int(fact)
 
 
-def says_they_differ(text):
+def states_a_difference(text):
     return any(words in text for words in ("exactly one", "different places", "more often"))
 
 
@@ -59,7 +60,7 @@ def test_labels_of_statements_are_right(drawn):
     for scenes, statement in drawn:
         first, second = facts(scenes, statement)
         assert [code_of(statement.kind, fact) for fact in (first, second)] == [*statement.facts]
-        assert ((first != second) == says_they_differ(statement.text)) == statement.answer
+        assert ((first != second) == states_a_difference(statement.text)) == statement.answer
     assert Counter(statement.kind for _, statement in drawn) == dict.fromkeys(
         KINDS, N // len(KINDS)
     )
@@ -69,7 +70,7 @@ def test_every_kind_is_true_as_often_as_false(drawn):
     answers = defaultdict(list)
     for _, statement in drawn:
         answers[statement.kind].append(statement.answer)
-    assert {kind: np.mean(found) for kind, found in answers.items()} == dict.fromkeys(KINDS, 0.5)
+    assert {kind: np.mean(result) for kind, result in answers.items()} == dict.fromkeys(KINDS, 0.5)
 
 
 def test_one_picture_and_the_wording_do_not_decide(drawn):
@@ -80,9 +81,9 @@ def test_one_picture_and_the_wording_do_not_decide(drawn):
             fact = None if which is None else facts(scenes, statement)[which]
             if isinstance(fact, tuple):
                 fact = None  # nine places: too few statements each, and none more likely
-            key = (statement.kind, says_they_differ(statement.text), fact)
+            key = (statement.kind, states_a_difference(statement.text), fact)
             tables[key].append(statement.answer)
-        right = sum(max(sum(found), len(found) - sum(found)) for found in tables.values())
+        right = sum(max(sum(result), len(result) - sum(result)) for result in tables.values())
         assert right / N < 0.58  # of chance alone some 0.54 in tables of this size
 
 
@@ -97,7 +98,7 @@ def test_an_index_is_always_the_same_example():
 
 
 @pytest.fixture(scope="module")
-def said():
+def pool_statements():
     """Return training statements about pairs with things from one pool."""
     rng = np.random.default_rng(5)
     share = np.full(len(KINDS), 1 / len(KINDS))
@@ -107,24 +108,26 @@ def said():
     ]
 
 
-def test_labels_of_statements_about_a_pool_are_right(said):
-    for pair, each in said:
+def test_labels_of_statements_about_a_pool_are_right(pool_statements):
+    for pair, each in pool_statements:
         assert [split_of(scene) for scene in pair] == ["train", "train"]
         first, second = facts(pair, each)
         assert [code_of(each.kind, fact) for fact in (first, second)] == [*each.facts]
-        assert ((first != second) == says_they_differ(each.text)) == each.answer
+        assert ((first != second) == states_a_difference(each.text)) == each.answer
 
 
-def test_pools_have_all_kinds_and_the_wording_does_not_decide(said):
-    assert {each.kind for _, each in said} == set(KINDS)
-    for says in (False, True):
-        answers = [each.answer for _, each in said if says_they_differ(each.text) == says]
+def test_pools_have_all_kinds_and_the_wording_does_not_decide(pool_statements):
+    assert {each.kind for _, each in pool_statements} == set(KINDS)
+    for wording in (False, True):
+        answers = [
+            each.answer for _, each in pool_statements if states_a_difference(each.text) == wording
+        ]
         assert np.mean(answers) == pytest.approx(0.5, abs=0.1)
 
 
-def test_cells_are_those_of_the_named_objects(said):
+def test_cells_are_those_of_the_named_objects(pool_statements):
     known = 0
-    for pair, each in said:
+    for pair, each in pool_statements:
         named = re.match(r"the (.+?) is (?:(?:left of|above) the (.+?) )?in ", each.text)
         names = named.groups() if named else (None, None)
         for scene, cells in zip(pair, each.cells, strict=True):

@@ -75,9 +75,11 @@ def test_losses_equal_transformers(adapters, batches):
         scored = adapter.score(batch, Forwarding())
         assert float(scored.loss) == pytest.approx(float(expected.loss), abs=1e-5)
         with torch.no_grad():
-            said = adapter.model.generate(batch.input_ids, batch.pixel_values, max_new_tokens=20)
+            generated = adapter.model.generate(
+                batch.input_ids, batch.pixel_values, max_new_tokens=20
+            )
         wanted = batch.answer_ids[0, 1:].tolist()
-        assert bool(scored.correct) == (said[0, 1 : len(wanted) + 1].tolist() == wanted)
+        assert bool(scored.correct) == (generated[0, 1 : len(wanted) + 1].tolist() == wanted)
 
 
 @torch.no_grad()
@@ -275,18 +277,18 @@ def test_cross_blocks_have_scores_and_no_channels(adapters, batches):
     layer.crossattention.output.dense1.register_forward_hook(
         lambda module, inputs, _: seen.update(mixed=inputs[0])
     )
-    asked = []
+    recorded = []
 
     class Spy:
         def heads(self, key, mixed, importance):
             if key == ("cross", 3):
-                asked.append(importance)
+                recorded.append(importance)
 
         def channels(self, key, hidden, importance): ...
 
     with torch.no_grad():
         adapter.score(batch, Forwarding(), Spy())
-    weight = asked[0].clone()
+    weight = recorded[0].clone()
     weight[:, 1:] /= weight[:, 1:].sum(1, keepdim=True)
     weight[:, 0] = 1  # [CLS]
     norms = (weight[..., None] * seen["mixed"] ** 2).sum(1).sqrt().mean(0)

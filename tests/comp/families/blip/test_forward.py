@@ -91,9 +91,9 @@ def test_whole_text_models_equal_transformers(text, texts, memories, causal, cro
         encoder_hidden_states=memory.states if crosses else None,
         is_decoder=causal,
     ).last_hidden_state
-    found = read(text, ids, mask, [memory] if crosses else [], TextOptions(causal=causal))
+    result = read(text, ids, mask, [memory] if crosses else [], TextOptions(causal=causal))
     there = mask > 0
-    torch.testing.assert_close(found.tokens.states[there], expected[there], **CLOSE)
+    torch.testing.assert_close(result.tokens.states[there], expected[there], **CLOSE)
 
 
 @torch.no_grad()
@@ -101,13 +101,13 @@ def test_padding_of_a_memory_changes_nothing(text, texts, memories):
     """transformers 5.23 loses this mask, so a row at a time is what there is to compare with."""
     ids, mask = texts
     _, memory = memories
-    found = read(text, ids, mask, [memory], TextOptions(causal=True)).tokens.states
+    result = read(text, ids, mask, [memory], TextOptions(causal=True)).tokens.states
     for row, length in enumerate((9, 6, 3)):
         there = memory.states[row : row + 1, memory.alive[row] > 0]
         alone = text(
             input_ids=ids[row : row + 1, :length], encoder_hidden_states=there, is_decoder=True
         ).last_hidden_state
-        torch.testing.assert_close(found[row, :length], alone[0], **CLOSE)
+        torch.testing.assert_close(result[row, :length], alone[0], **CLOSE)
 
 
 @torch.no_grad()
@@ -116,9 +116,9 @@ def test_two_images_equal_the_model_class(twins, texts, memories):
     images = torch.stack([memories[0].states, memories[1].states], 1)
     expected = twins(ids, mask, images)
     both = [Memory.of_image(images[:, number]) for number in (0, 1)]
-    found = read(twins, ids, mask, both, TextOptions()).tokens.states
+    result = read(twins, ids, mask, both, TextOptions()).tokens.states
     there = mask > 0
-    torch.testing.assert_close(found[there], expected[there], **CLOSE)
+    torch.testing.assert_close(result[there], expected[there], **CLOSE)
 
 
 class ByHand:
@@ -163,16 +163,16 @@ class ByHand:
                 best = sorted(importance.argsort(descending=True)[:count].tolist())
                 states, places = states[best], [places[i] for i in best]
             branches = branches_of(layer)
-            found = [
+            result = [
                 self.heads(branch, states, memory, ("cross", number * len(branches) + side))[0]
                 for side, (branch, memory) in enumerate(zip(branches, memories, strict=False))
             ]
-            if found:
+            if result:
                 output = layer.crossattention.output
                 states = (
-                    output(*found, states)
-                    if len(found) > 1
-                    else output.LayerNorm(output.dense(found[0]) + states)
+                    output(*result, states)
+                    if len(result) > 1
+                    else output.LayerNorm(output.dense(result[0]) + states)
                 )
             output = layer.output
             states = output.LayerNorm(output.dense(layer.intermediate(states)) + states)
@@ -210,14 +210,14 @@ def test_dropped_tokens_and_masked_heads_by_hand(text, twins, texts, memories, w
     rules = {place: RatioRule(1.0, ratio) for place in range(1, LAYERS)} if ratio < 1 else {}
     ids, mask = texts
     options = TextOptions(masks_without(OFF), rules, causal=causal)
-    found = read(model, ids, mask, seen, options).tokens
+    result = read(model, ids, mask, seen, options).tokens
     hand = ByHand(model, ratio, OFF, causal)
     for row, length in enumerate((9, 6, 3)):
         there = [memory.states[row][memory.alive[row] > 0] for memory in seen]
         states, places = hand(ids[row, :length], there)
-        alive = found.alive[row] > 0
-        assert found.index[row][alive].tolist() == places
-        torch.testing.assert_close(found.states[row][alive], states, **CLOSE)
+        alive = result.alive[row] > 0
+        assert result.index[row][alive].tolist() == places
+        torch.testing.assert_close(result.states[row][alive], states, **CLOSE)
 
 
 @torch.no_grad()
@@ -226,14 +226,14 @@ def test_masked_channels_contribute_nothing(text, texts, memories):
     masks = masks_without(())
     for number in range(LAYERS):
         masks.channels["language", number][::3] = 0
-    found = read(text, ids, mask, memories[:1], TextOptions(masks)).tokens.states
+    result = read(text, ids, mask, memories[:1], TextOptions(masks)).tokens.states
     saved = [layer.output.dense.weight.clone() for layer in text.encoder.layer]
     for layer in text.encoder.layer:
         layer.output.dense.weight[:, ::3] = 0
     expected = read(text, ids, mask, memories[:1], TextOptions()).tokens.states
     for layer, weight in zip(text.encoder.layer, saved, strict=True):
         layer.output.dense.weight.copy_(weight)
-    torch.testing.assert_close(found, expected, **CLOSE)
+    torch.testing.assert_close(result, expected, **CLOSE)
 
 
 @torch.no_grad()

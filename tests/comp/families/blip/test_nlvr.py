@@ -70,7 +70,7 @@ def attention(module, states, memory):
 def test_both_images_are_joined_as_in_the_paper(model, number):
     cross = model.text_encoder.encoder.layer[number].crossattention
     states, images = torch.randn(2, 5, WIDTH), torch.randn(2, 2, 9, WIDTH)
-    found = cross(states, images)
+    result = cross(states, images)
     first = cross.output.dense0(attention(cross.self0, states, images[:, 0]))
     second = cross.output.dense1(attention(cross.self1, states, images[:, 1]))
     if number < MERGE_FROM:
@@ -79,7 +79,7 @@ def test_both_images_are_joined_as_in_the_paper(model, number):
     else:
         joined = cross.output.merge_layer(torch.cat([first, second], -1))
     expected = cross.output.LayerNorm(joined + states)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(result, expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -88,9 +88,9 @@ def cut(model, cuts):
         if not isinstance(module, nn.Linear):
             continue
         for kind, parameter in list(module.named_parameters(recurse=False)):
-            found = cuts.of(f"{name}.{kind}")
-            if found is not None:
-                left = parameter.data.index_select(found.axis, torch.tensor(found.keep))
+            result = cuts.of(f"{name}.{kind}")
+            if result is not None:
+                left = parameter.data.index_select(result.axis, torch.tensor(result.keep))
                 setattr(module, kind, nn.Parameter(left))
         module.out_features, module.in_features = module.weight.shape
     return slim
@@ -138,9 +138,9 @@ def test_cut_equals_masked_for_questions_and_answers(batch, seed):
 
     def run(of, masks):
         image = Memory.of_image(see(of.vision_model, pixels[:, 0], EncoderOptions(masks)).states)
-        asked = read(of.text_encoder, ids, mask, [image], TextOptions(masks)).tokens
+        encoded = read(of.text_encoder, ids, mask, [image], TextOptions(masks)).tokens
         options = TextOptions(masks, causal=True, first=LAYERS)
-        memory = Memory(asked.states, asked.alive)
+        memory = Memory(encoded.states, encoded.alive)
         return read(of.text_decoder.bert, ids, mask, [memory], options).tokens.states
 
     masked, small = run(model, masks_of(plan, 2 * LAYERS, 2 * LAYERS)), run(slim, None)

@@ -38,18 +38,18 @@ def outputs(adapter, batch, forwarding):
     seen = seen_by(adapter.model, batch.pixel_values, forwarding)
     ids, mask = batch.input_ids, batch.attention_mask
     memories = memories_of(seen, adapter.images)
-    found = [seen.states]
+    result = [seen.states]
     kept = [seen.encoded.tokens.index]
     if adapter.encoder_blocks:
         read = encoded_by(adapter.model, ids, mask, memories, forwarding)
-        found.append(read.tokens.states * (read.tokens.alive > 0)[..., None])
+        result.append(read.tokens.states * (read.tokens.alive > 0)[..., None])
         kept.append(read.tokens.index * (read.tokens.alive > 0))
         memories = [Memory.of_text(read)]
     if adapter.task == "question":
         ids, mask = batch.answer_ids, batch.answer_mask
     if adapter.task in ("question", "caption"):
-        found.append(said_by(adapter.model, ids, mask, memories[0], forwarding))
-    return found, kept
+        result.append(said_by(adapter.model, ids, mask, memories[0], forwarding))
+    return result, kept
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -61,9 +61,9 @@ def test_cut_equals_masked(adapters, batches, task, seed):
     rules = rules_from_plan(plan.drops)
     masked = Forwarding(Masks.from_plan(plan.blocks), rules)
     slim = adapter.cut(plan)
-    found, kept = outputs(adapter, batch, masked)
+    result, kept = outputs(adapter, batch, masked)
     again, same = outputs(slim, batch, Forwarding(rules=rules))
-    for one, two in zip(found, again, strict=True):
+    for one, two in zip(result, again, strict=True):
         torch.testing.assert_close(two, one, **CLOSE)
     assert all(map(torch.equal, kept, same))
     first, second = adapter.score(batch, masked), slim.score(batch, Forwarding(rules=rules))
@@ -112,11 +112,11 @@ def greedy(adapter, batch, row, forwarding):
         length = int(batch.attention_mask[row].sum())
         ids = batch.input_ids[row : row + 1, :length]
         memory = [Memory.of_text(encoded_by(adapter.model, ids, None, memory, forwarding))]
-    said = torch.tensor([[config.bos_token_id]])
-    while said.shape[1] < 9 and int(said[0, -1]) != config.sep_token_id:
-        logits = said_by(adapter.model, said, torch.ones_like(said), memory[0], forwarding)
-        said = torch.cat([said, logits[:, -1:].argmax(-1)], 1)
-    return said[0].tolist()
+    sequence = torch.tensor([[config.bos_token_id]])
+    while sequence.shape[1] < 9 and int(sequence[0, -1]) != config.sep_token_id:
+        logits = said_by(adapter.model, sequence, torch.ones_like(sequence), memory[0], forwarding)
+        sequence = torch.cat([sequence, logits[:, -1:].argmax(-1)], 1)
+    return sequence[0].tolist()
 
 
 @pytest.mark.parametrize("task", ["question", "caption"])
@@ -137,13 +137,13 @@ def test_slim_models_generate_as_masked_ones(adapters, batches, tmp_path, task):
     masked = Forwarding(Masks.from_plan(plan.blocks), rules_from_plan(plan.drops))
     config = slim.config.text_config
     for beams in (1, 3):
-        said = slim.generate(**inputs, max_new_tokens=8, num_beams=beams, do_sample=False)
+        sequence = slim.generate(**inputs, max_new_tokens=8, num_beams=beams, do_sample=False)
         if beams > 1:
             continue
         for row in range(5):
             alone = greedy(adapter, batch, row, masked)
-            assert said[row].tolist()[: len(alone)] == alone
-            assert set(said[row].tolist()[len(alone) :]) <= {config.pad_token_id}
+            assert sequence[row].tolist()[: len(alone)] == alone
+            assert set(sequence[row].tolist()[len(alone) :]) <= {config.pad_token_id}
 
 
 @torch.no_grad()
@@ -154,22 +154,22 @@ def test_forward_passes_of_slim_models(adapters, batches):
         plan = random_plan(adapter, 7)
         slim = adapter.cut(plan).model
         masked = Forwarding(Masks.from_plan(plan.blocks), rules_from_plan(plan.drops))
-        found, _ = outputs(adapter, batch, masked)
+        result, _ = outputs(adapter, batch, masked)
         inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         inputs["pixel_values"] = batch.pixel_values
         if task == "caption":
             there = batch.attention_mask > 0
-            torch.testing.assert_close(slim(**inputs).logits[there], found[-1][there], **CLOSE)
+            torch.testing.assert_close(slim(**inputs).logits[there], result[-1][there], **CLOSE)
         elif task == "question":
             labels = batch.answer_ids[:, :3]
-            expected = F.cross_entropy(found[-1][:, :2].flatten(0, 1), labels[:, 1:].flatten())
+            expected = F.cross_entropy(result[-1][:, :2].flatten(0, 1), labels[:, 1:].flatten())
             output = slim(**inputs, labels=labels)
             assert float(output.loss) == pytest.approx(float(expected), abs=1e-5)
             with pytest.raises(ValueError, match="call generate"):
                 slim(**inputs)
         elif task == "retrieval":
             torch.testing.assert_close(
-                slim(**inputs).itm_score, adapter.model.itm_head(found[1][:, 0]), **CLOSE
+                slim(**inputs).itm_score, adapter.model.itm_head(result[1][:, 0]), **CLOSE
             )
             products = slim(**inputs, use_itm_head=False).itm_score
             assert products.shape == (5, 5)
@@ -177,6 +177,6 @@ def test_forward_passes_of_slim_models(adapters, batches):
         else:
             pairs = batch.pixel_values.unflatten(0, (5, 2))
             logits = slim(**inputs | {"pixel_values": pairs}).logits
-            torch.testing.assert_close(logits, adapter.model.cls_head(found[1][:, 0]), **CLOSE)
+            torch.testing.assert_close(logits, adapter.model.cls_head(result[1][:, 0]), **CLOSE)
             with pytest.raises(CompExportError, match="not two images"):
                 slim(**inputs)

@@ -72,8 +72,8 @@ def test_cut_equals_masked(adapter, batch, seed):
     texts = batch.attention_mask.sum(1).tolist()
     for layer in (1, 2):
         share = masked.shares["vision", layer]
-        came = keep_count(TOKENS, 0.6) if layer == 2 else TOKENS
-        assert (share.vision, share.vision_kept) == (6 * came, 6 * keep_count(came, 0.6))
+        entering = keep_count(TOKENS, 0.6) if layer == 2 else TOKENS
+        assert (share.vision, share.vision_kept) == (6 * entering, 6 * keep_count(entering, 0.6))
         assert (share.text, share.text_kept) == (0, 0)
         kept = [keep_count(n, 0.7) for n in texts]
         share = masked.shares["language", layer]

@@ -121,15 +121,15 @@ def test_dropped_tokens_by_hand(model, pixels, texts, ratio):
         for part, mask in masks.items():
             mask.heads[part, number][head] = 0
     rules = {place: RatioRule(ratio, ratio) for place in range(1, LAYERS)}
-    found = embed_images(model, pixels, EncoderOptions(masks["vision"], rules))
+    result = embed_images(model, pixels, EncoderOptions(masks["vision"], rules))
     tower = model.vision_model
     hand = ByHand(tower, False, ratio, off)
     for row in range(3):
         start = tower.pre_layrnorm(tower.embeddings(pixels[row : row + 1]))[0]
         states, places = hand(start, 0)
-        assert found.encoded.tokens.index[row].tolist() == places
+        assert result.encoded.tokens.index[row].tolist() == places
         expected = normalised(model.visual_projection(tower.post_layernorm(states[0])))
-        torch.testing.assert_close(found.embeds[row], expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(result.embeds[row], expected, atol=1e-5, rtol=1e-5)
     ids, mask = texts
     read = embed_texts(model, ids, mask, EncoderOptions(masks["language"], rules))
     tower = model.text_model
@@ -150,7 +150,7 @@ def test_masked_channels_contribute_nothing(model, pixels):
         {("vision", n): torch.ones(HEADS) for n in range(LAYERS)},
         {("vision", n): (torch.arange(FFN) % 3 > 0).float() for n in range(LAYERS)},
     )
-    found = embed_images(model, pixels, EncoderOptions(masks)).embeds
+    result = embed_images(model, pixels, EncoderOptions(masks)).embeds
     saved = {}
     for number, layer in enumerate(model.vision_model.encoder.layers):
         saved[number] = layer.mlp.fc2.weight.clone()
@@ -158,7 +158,7 @@ def test_masked_channels_contribute_nothing(model, pixels):
     expected = normalised(model.get_image_features(pixel_values=pixels).pooler_output)
     for number, layer in enumerate(model.vision_model.encoder.layers):
         layer.mlp.fc2.weight.copy_(saved[number])
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_attention_received_of_a_small_case():

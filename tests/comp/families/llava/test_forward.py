@@ -136,10 +136,10 @@ def test_kept_tokens_are_most_attended_by_the_last_prompt_token(adapter):
     kind = batch.kind[0]
     expected = {i for i in range(len(kind)) if kind[i] == ANSWER and batch.alive[0, i]}
     for token_kind, share in ((VISION, 500), (TEXT, 400)):
-        here = [i for i in prompt if kind[i] == token_kind]
-        count = -(-len(here) * share // 1000)
-        scores = {i: float(received[i]) + (2 if i == query else 0) for i in here}
-        expected |= set(sorted(here, key=lambda i: -scores[i])[:count])
+        candidates = [i for i in prompt if kind[i] == token_kind]
+        count = -(-len(candidates) * share // 1000)
+        scores = {i: float(received[i]) + (2 if i == query else 0) for i in candidates}
+        expected |= set(sorted(candidates, key=lambda i: -scores[i])[:count])
     assert set(output.kept[1].index[0].tolist()) == expected
 
 
@@ -263,8 +263,8 @@ def test_slim_loads_with_the_auto_class_and_generates(slim_directory, adapter):
         inputs = processor(
             images=example.image, text=slim.collator.prompt(example.question), return_tensors="pt"
         )
-        found = loaded.generate(**inputs, max_new_tokens=5, do_sample=False)
-        alone.append(found[0, inputs["input_ids"].shape[1] :].tolist())
+        result = loaded.generate(**inputs, max_new_tokens=5, do_sample=False)
+        alone.append(result[0, inputs["input_ids"].shape[1] :].tolist())
         assert alone[-1] == own_greedy(slim, example, 5)
     inputs = processor(
         images=[e.image for e in examples],
@@ -292,16 +292,16 @@ def own_greedy(slim, example, steps):
         batch.query,
         batch.labels[:, :length],
     )
-    options, cache, found = slim.model.decoder_options(), DecoderCache(), []
+    options, cache, result = slim.model.decoder_options(), DecoderCache(), []
     with torch.no_grad():
         states = run_llava(slim.model, prompt, options, cache).tokens.states
         logits = slim.model.lm_head(states[:, -1])
         for _ in range(steps):
-            found.append(int(logits.argmax(-1)))
-            if found[-1] == slim.processor.tokenizer.eos_token_id:
+            result.append(int(logits.argmax(-1)))
+            if result[-1] == slim.processor.tokenizer.eos_token_id:
                 break
-            logits = answer_step(slim.model, torch.tensor([found[-1]]), options, cache)
-    return found
+            logits = answer_step(slim.model, torch.tensor([result[-1]]), options, cache)
+    return result
 
 
 def test_slim_refuses_labels(slim_directory):
@@ -331,8 +331,8 @@ def test_correct_is_greedy_exact_match(adapter):
         logits, _ = masked_logits(adapter, batch, DecoderOptions())
         scored = adapter.score(batch, Forwarding())
     for row in range(6):
-        asked = batch.labels[row] != -100
-        expected = bool((logits[row].argmax(-1)[asked] == batch.labels[row][asked]).all())
+        answered = batch.labels[row] != -100
+        expected = bool((logits[row].argmax(-1)[answered] == batch.labels[row][answered]).all())
         assert bool(scored.correct[row]) == expected
 
 
