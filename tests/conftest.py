@@ -1,4 +1,4 @@
-"""What holds for all tests: the same cases every time, signals, order, and runs of small models."""
+"""Set-up of all tests: reproducible cases, signals, order, and runs of small models."""
 
 import signal
 
@@ -39,7 +39,7 @@ def fresh_run(tmp_path_factory):
 
 @pytest.fixture
 def no_weights(monkeypatch):
-    """Refuse every load of weights: what else is refused was refused before them."""
+    """Fail on every load of weights: refusals must come before it."""
     from comp.errors import CompExportError
     from comp.families import loading
 

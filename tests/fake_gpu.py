@@ -1,4 +1,4 @@
-"""A GPU that is not there: CUDA's calls on host memory, and engines that run in ONNX Runtime.
+"""A simulated GPU: CUDA's calls on host memory, and engines that run in ONNX Runtime.
 
 It keeps to what the real ones promise: addresses are plain numbers, a tensor is wherever it was last
 bound, a shape outside the profile is refused, a captured graph reads the addresses that were bound
@@ -44,7 +44,7 @@ class Kind(Enum):
 
 
 class FakeCuda:
-    """The functions of ``cuda.bindings.runtime`` that are used, on host memory."""
+    """The used functions of ``cuda.bindings.runtime``, on host memory."""
 
     cudaError_t = Status
     cudaMemcpyKind = Kind
@@ -222,7 +222,7 @@ class FakeEngine:
                 self.cuda.view(addresses[name], value.shape, value.dtype)[...] = value
 
     def output_shapes(self, shapes):
-        """From the shapes of the inputs alone, as TensorRT knows them before anything runs."""
+        """Return shapes from those of the inputs, as TensorRT knows them before anything runs."""
         assert set(shapes) == set(self.ports), "an input has no shape"
         key = tuple(sorted(shapes.items()))
         if key not in self.known_shapes:
@@ -270,7 +270,7 @@ class FakeEngine:
 
 
 class FakeTensorRT:
-    """The module: engines are told apart by their bytes, and run the graph they were built from."""
+    """The module: engines are identified by their bytes, and run the graph they were built from."""
 
     def __init__(self, cuda, directories, version, captures_graphs):
         self.__version__ = version

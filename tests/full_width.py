@@ -1,4 +1,4 @@
-"""A checkpoint of LLaVA-1.5-7B's widths with random weights and few blocks: gigabytes, all the same."""
+"""A checkpoint of LLaVA-1.5-7B's widths with random weights and few blocks (gigabytes)."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ DECODER_BLOCKS = 2
 def save_full_width(
     directory: Path, vision_blocks: int, feature_layer: int, edge: int = 336
 ) -> Path:
-    """Write it, in float16, with so many vision blocks, of which ``feature_layer`` is read.
+    """Write it in float16, with this number of vision blocks, of which ``feature_layer`` is read.
 
     ``edge`` is that of a picture in pixels: fewer than the original has make a shorter prompt.
     """

@@ -1,4 +1,4 @@
-"""Runs of small random models of CLIP and of BLIP's four tasks, pruned and exported once a session."""
+"""Runs of small random models of CLIP and of BLIP's four tasks, made once per session."""
 
 import shutil
 from collections.abc import Callable
@@ -17,7 +17,7 @@ QUICK += ("--calibration", "4", "--validation", "4", "--dtype", "float32", "--de
 
 
 def fresh_runs(folder: Callable[[str], Path]) -> Callable[[str], Path]:
-    """What gives a run of a kind: a copy of its own each time, so that tests do not see each other.
+    """Return a function that copies a run of a kind, so that tests are independent.
 
     Args:
         folder: makes a new directory with a name.

@@ -1,4 +1,4 @@
-"""The map of the code is true, packages import and hold what they say, the dependency lists agree."""
+"""The map of the code, the imports and contents of packages, and the dependency lists agree."""
 
 import ast
 import re
@@ -41,7 +41,7 @@ def rooms(package: str) -> set[str]:
 
 
 def arrows(package: str) -> set[tuple[str, str]]:
-    """Which room of a package imports which other, wherever in it."""
+    """Return the imports between the rooms of a package."""
     names, edges = rooms(package), set()
     for path in sorted((ROOT / package).rglob("*.py")):
         room = path.relative_to(ROOT / package).parts[0].removesuffix(".py")
@@ -60,7 +60,7 @@ def arrows(package: str) -> set[tuple[str, str]]:
 
 
 def reached(room: str, drawn: set[tuple[str, str]]) -> set[str]:
-    """The rooms that arrows lead to, by way of others too."""
+    """Return the rooms that arrows lead to, also indirectly."""
     seen: set[str] = set()
     waiting = [room]
     while waiting:

@@ -48,7 +48,7 @@ def called(*arguments):
 
 @pytest.fixture(scope="module")
 def runs(fresh_run):
-    """Of each task a run, pruned and exported."""
+    """A run of each task, pruned and exported."""
     return cache(fresh_run)
 
 
@@ -162,7 +162,7 @@ def test_judgements_equal_the_slim_model(runs):
 
 
 def test_ranking_is_embeddings_then_matching(runs):
-    """By brute force: matching of all pairs in torch, of which only the likeliest count."""
+    """Compare with brute force: match all pairs in torch, and count only the likeliest."""
     run = runs("retrieval")
     engine = load_engine(run / "onnx")
     assert isinstance(engine, BlipRetriever)
@@ -269,7 +269,7 @@ def test_run_refuses_bad_input(runs, pictures, task, images, prompts, message):
 
 
 def test_keep_factors_are_refused(runs, pictures):
-    """BLIP's graphs have no input for one; silence would be a lie."""
+    """BLIP's graphs have no input for one, so ignoring it would be wrong."""
     with pytest.raises(CompExportError, match=r"keep_factor 2.0: BLIP's graphs"):
         call("run", runs("caption"), "--image", pictures[0], "--keep-factor", "2")
     both = ("--image", pictures[0], "--image", pictures[1], "--prompt", "both are red")
@@ -286,7 +286,7 @@ def folder(tmp_path):
 
 
 def test_eval_of_vqav2_uses_the_official_accuracy(runs, folder):
-    """Two of ten people say what the model says: 0.6 by the official rule, over all leave-one-outs."""
+    """Two of ten people agree with the model: 0.6 by the official rule, over all leave-one-outs."""
     engine = load_engine(runs("question") / "onnx")
     names = sorted(folder.glob("*.jpg"))
     outcome = engine.generate([names[0]], "what is it?", GenerationOptions(max_new_tokens=3)).text

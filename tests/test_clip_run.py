@@ -67,7 +67,7 @@ def test_verify_passes(run):
 
 
 def test_verify_fails_on_other_weights(run, tmp_path):
-    """One matrix of the checkpoint is no longer what was exported."""
+    """One matrix of the checkpoint changes after the export."""
     copy = tmp_path / "run"
     shutil.copytree(run, copy)
     adapter = load_adapter(copy / "checkpoint")
@@ -191,7 +191,7 @@ def test_texts_of_all_lengths_stay_in_order(run):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Use del obj instead:DeprecationWarning")
 def test_engines_are_built(run):
-    """By TensorRT for RTX, for another machine's GPU; without one they are listed as not compared."""
+    """TensorRT for RTX builds for another machine's GPU; here they are listed as not compared."""
     pytest.importorskip("tensorrt_rtx")
     called("onnx", run, "--no-check", "--flavour", "standard", "--precision", "float16")
     built = called("tensorrt", run, "--compute-capability", "8.9", "--max-batch", "4")

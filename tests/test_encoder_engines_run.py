@@ -56,7 +56,7 @@ def called(*arguments):
 
 
 def verified(run, questions):
-    """The report; half precision may decide otherwise where a random model is of two minds."""
+    """Return the report; half precision may decide otherwise where a random model is undecided."""
     return json.loads(
         call("verify", run, "--questions", questions, "--answer-seconds", 0, "--json").stdout
     )
@@ -64,7 +64,7 @@ def verified(run, questions):
 
 @pytest.fixture(scope="module")
 def runs(fresh_run):
-    """Of each kind a run with engines in half precision, and what the command said of them."""
+    """A run of each kind with engines in half precision, and the output of the command."""
     made = {}
 
     def of(kind):
@@ -184,7 +184,7 @@ def test_run_and_eval_use_engines(on_a_gpu, pictures, kind):
 
 @pytest.mark.parametrize("kind", ["clip", "question", "statement"])
 def test_bench_uses_engines(on_a_gpu, kind, monkeypatch):
-    """But for the fresh processes, in which there is no simulated GPU."""
+    """Fresh processes are left out, because they have no simulated GPU."""
     monkeypatch.setattr(bench, "probe", lambda *words: Probe(1.0, 1.0, 1.0))
     short = ("--repeats", "2", "--warmup", "1", "--cold-starts", "1", "--new-tokens", "4")
     report = called("bench", on_a_gpu(kind), *short, *BACKEND)

@@ -33,7 +33,7 @@ UNTRAINED = ("--recover", "none")  # a step of these on two cores takes as long 
 
 @dataclass(frozen=True)
 class Case:
-    """A shape, how it is pruned, and the numbers and tokens that the original checkpoint has."""
+    """A shape, its pruning options, and the parameters and tokens of the original checkpoint."""
 
     shape: str
     blocks: int  # of each tower
@@ -49,7 +49,7 @@ CASES = (
 
 
 def called(module, *arguments):
-    """What a process prints as JSON; fails when it does, or when it took too much memory."""
+    """Return the JSON output of a process; fail if it fails or takes too much memory."""
     words = [sys.executable, "-m", module, *(str(each) for each in arguments)]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -67,7 +67,7 @@ def command(*arguments):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Gone afterwards: pytest keeps what is in ``tmp_path``, here gigabytes."""
+    """Remove the folder afterwards: pytest keeps ``tmp_path``, which would be gigabytes."""
     yield tmp_path
     shutil.rmtree(tmp_path)
 

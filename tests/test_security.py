@@ -1,4 +1,4 @@
-"""What SECURITY.md says of every call in the packages, and that code beside a checkpoint is not run."""
+"""SECURITY.md's rules for every call in the packages, and that code next to a checkpoint is not run."""
 
 import ast
 import json
@@ -18,7 +18,7 @@ COMPUTED = "computed"  # in place of a value that is no constant
 
 
 def calls() -> list[tuple[str, str, dict[str, object]]]:
-    """Every call with a dotted name: where it is, its name, its keywords."""
+    """Yield every call with a dotted name: its place, name and keywords."""
     listed = []
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -15,7 +15,7 @@ if str(BENCHMARKS) not in sys.path:
 
 @pytest.fixture(autouse=True)
 def _process_as_before():
-    """The scripts fix torch's threads and settings of their process, here that of all tests."""
+    """Restore torch's threads and settings, which the scripts change for the whole process."""
     threads, settings = torch.get_num_threads(), dict(os.environ)
     yield
     torch.set_num_threads(threads)

@@ -189,7 +189,7 @@ def test_blip_report_has_times_and_sizes(tmp_path):
 
 
 def test_weights_changed_after_export_fail_the_comparison(tmp_path):
-    """The slim checkpoint is no longer what was exported."""
+    """The slim checkpoint changes after the export."""
     measured(tmp_path, "--shape", "clip-b16", "--questions", "0")
     (slim,) = (tmp_path / "work").glob("clip-b16-small-seed0/rate-*/checkpoint/model.safetensors")
     from safetensors.torch import load_file, save_file

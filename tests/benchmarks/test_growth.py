@@ -1,4 +1,4 @@
-"""How cost grows: every point in a process of its own, one report and one figure."""
+"""The growth of cost: every point in its own process, one report and one figure."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The GPU benchmark, as far as a machine without one can hold it: plan, checkpoint, rounds, report."""
+"""The GPU benchmark, as far as it runs without a GPU: plan, checkpoint, rounds, report."""
 
 import json
 import subprocess
@@ -102,7 +102,7 @@ def test_tensors_match_the_model_on_the_hub():
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """The files of the tiny shape in single precision, made when first asked for."""
+    """Files of the tiny shape in single precision, made at the first use."""
     shape = ModelShape.from_config(TINY)
     workload = Workload(image_tokens=shape.image_tokens, text_tokens=64)
     plan = find_plan(shape, 0.62, workload, "tiny")

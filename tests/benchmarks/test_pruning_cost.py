@@ -1,4 +1,4 @@
-"""The time of pruning beside plain fine-tuning: what is divided by what, and the script as a whole."""
+"""The time of pruning relative to plain fine-tuning: the ratio, and the whole script."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Plans whose drops rank and merge as methods do, and in other ways than that."""
+"""Plans whose drops rank and merge as the methods do, and in other ways."""
 
 from comp.checkpoints.encoder_shape import packaged_shape
 from comp.flops.encoder import request_macs
@@ -16,7 +16,7 @@ CLIP_WAYS = [*WAYS, ("matched", "proportional"), ("received", "proportional")]
 
 
 def ways_of(plan, ranking, merge):
-    """The plan, its tokens ranked and merged so at every place."""
+    """Return the plan with this ranking and merge at every place."""
     update = {"ranking": ranking, "merge": merge}
     return plan.model_copy(
         update={"drops": tuple(drop.model_copy(update=update) for drop in plan.drops)}
@@ -24,7 +24,7 @@ def ways_of(plan, ranking, merge):
 
 
 def macs_of_a_way(ranking, merge):
-    """What ranking and merging half of CLIP-B/16's 197 image tokens adds, and how many are left."""
+    """Return the MACs of ranking and merging half of CLIP-B/16's 197 image tokens, and the kept number."""
     shape, on = packaged_shape("clip-b16"), Workload(image_tokens=197, text_tokens=20)
     drop = DropPlan(
         part="vision",

@@ -32,7 +32,7 @@ TASKS = tuple(CLASSES)
 
 
 def random_blip(task, seed=0, positions=64, width=WIDTH):
-    """Weights large enough that attention is not flat, biases and norms that matter."""
+    """Return a BLIP with weights large enough that attention is not flat, and effective biases and norms."""
     tokenizer = PROCESSOR.tokenizer
     sizes = {
         "hidden_size": width,
@@ -68,7 +68,7 @@ def examples_of(task, count, split="validation"):
 
 
 def random_plan(adapter, seed=0, seen=0.7, read=0.7):
-    """Random heads and channels of every block; these shares of tokens stay at every place."""
+    """Return random heads and channels of every block; these shares of tokens are kept at every place."""
     rng = np.random.default_rng(seed)
 
     def some(of, least):

@@ -43,7 +43,7 @@ def random_clip(seed=0, image_size=168, positions=64, act="quick_gelu", width=WI
 
 
 def random_plan(seed=0, seen=0.6, read=0.7, image_tokens=145, text_tokens=12):
-    """Random heads and channels; these shares of tokens dropped in every block but the last."""
+    """Return random heads and channels; these shares of tokens are dropped in every block but the last."""
     rng = np.random.default_rng(seed)
 
     def some(of, least):

@@ -1,4 +1,4 @@
-"""Latency tables made up for tests: times that are simple functions of tokens, heads and channels."""
+"""Latency tables for tests: times are simple functions of tokens, heads and channels."""
 
 from collections.abc import Callable
 
@@ -25,7 +25,7 @@ def table_of(
     image_tokens: int = 16,
     model: str = "made-up",
 ) -> LatencyTable:
-    """Attention takes so much a token and head, an FFN a token and channel, all else little."""
+    """Attention has a time per token and head, an FFN per token and channel, all else little."""
     by_part = {part: [b for b in blocks if b.part == part] for part in ("vision", "language")}
     tower, language = by_part["vision"][0], by_part["language"][0]
     heads, widths = tuple(range(1, language.heads + 1)), (0, language.channels)

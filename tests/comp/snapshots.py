@@ -1,4 +1,4 @@
-"""A command in a process of its own, and a copy of a folder before everything that it does to its files.
+"""A command in its own process, and a copy of a folder before each change of its files.
 
 ``python -m tests.comp.snapshots FOLDER COPIES WORDS...`` runs ``comp-export WORDS``. Each copy is what a kill
 at that moment would leave, as far as Python is told of what happens: libraries write into files of

@@ -1,4 +1,4 @@
-"""What a plan refuses by itself, in whatever family: `cut` must not write a wrong model from it."""
+"""Rules that a plan checks for every family: `cut` must not write a wrong model from it."""
 
 import json
 

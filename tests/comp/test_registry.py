@@ -1,4 +1,4 @@
-"""Records of families: what they name is there, and a new one is reached by its name."""
+"""Records of families: their names resolve, and a new family is available by name."""
 
 import subprocess
 import sys
@@ -25,7 +25,7 @@ LAZY = (
 
 @pytest.fixture
 def fake() -> Iterator[Family]:
-    """A family that only this test knows; its code is CLIP's."""
+    """A family of this test only; its code is CLIP's."""
     family = replace(
         FAMILIES[1], name="fake", model_types=("fake", "comp_fake"), export=f"{__name__}:exported"
     )

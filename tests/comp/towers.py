@@ -1,11 +1,11 @@
-"""What the tests of small encoders share: random weights that matter, and what observers are shown."""
+"""Shared by the tests of small encoders: random weights with an effect, and recording observers."""
 
 import torch
 from torch import nn
 
 
 def shaken(model, seed, std=1.5):
-    """Weights large enough that attention is not flat, biases that matter, norms about the identity."""
+    """Set weights large enough that attention is not flat, effective biases, norms about the identity."""
     torch.manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
@@ -18,7 +18,7 @@ def shaken(model, seed, std=1.5):
 
 
 class Observed:
-    """An observer that writes down how many tokens it is shown, and importances of how many."""
+    """An observer that records the number of tokens, and the number of importances."""
 
     def __init__(self):
         self.seen = []

@@ -31,7 +31,7 @@ def run_of(fresh_run):
 
 @pytest.fixture(scope="module")
 def pair_of(run_of):
-    """Both engines of a model, loaded when first asked for."""
+    """Both engines of a model, loaded at the first use."""
     made = {}
 
     def result(name):

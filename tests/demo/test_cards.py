@@ -1,4 +1,4 @@
-"""The page's HTML: escaped, and telling the truth."""
+"""The page's HTML: escaped, and correct."""
 
 from html.parser import HTMLParser
 
@@ -32,7 +32,7 @@ VOID = {"img", "br"}
 
 
 class Balanced(HTMLParser):
-    """Raises when tags do not close in order; tags part words, but for ``mark``."""
+    """Raises when tags do not close in order; tags separate words, except ``mark``."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Both models asked in turn, and the kept tokens drawn."""
+"""One request to both models, and pictures of the kept tokens."""
 
 import numpy as np
 import pytest
@@ -81,7 +81,7 @@ def test_a_run_without_artifacts_is_refused(tmp_path):
 
 
 def test_another_variant_of_the_run_gives_the_same_answer(run, checkpoint, plan, pair):
-    """The standard artifacts give the same answers, and have no factor for the keep ratios."""
+    """The standard artifacts give the same answers, and have no keep factor."""
     target = Target("standard")
     for dense, origin, cut in ((True, Origin("t"), None), (False, Origin.of_plan(plan), plan)):
         out = artifact_directory(run, dense, target)

@@ -1,4 +1,4 @@
-"""What the page offers is of the test split, the same every time, and true."""
+"""The page's examples are of the test split, reproducible, and correctly labelled."""
 
 import pytest
 
@@ -39,7 +39,7 @@ def test_questions_have_their_answers():
 
 
 def test_statements_have_the_label_shown_on_the_page():
-    """By what stands in both scenes, for every wording."""
+    """Check against the objects of both scenes, for every wording."""
     for index, pair in zip(PAIRS, page_pairs(), strict=True):
         scenes, own = EmojiStatements("test").scenes(index)
         assert pair.statements[0] == (own.text, own.answer)

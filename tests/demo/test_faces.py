@@ -1,4 +1,4 @@
-"""Captions, verdicts and rankings as HTML: escaped, marked as they should be, telling the truth."""
+"""Captions, verdicts and rankings as HTML: escaped, marked, and correct."""
 
 import math
 import re
@@ -155,7 +155,7 @@ def test_new_captions_have_their_own_time():
 
 @given(st.lists(st.integers(-200, 60), min_size=1, max_size=30))
 def test_shares_are_relative_to_all_candidates(scores):
-    """Also where candidates that were not matched are far behind."""
+    """This also holds where unmatched candidates have much lower scores."""
     result = search(scores).result
     assert result.shares.sum() == pytest.approx(1, abs=1e-5)
     assert (np.diff(result.scores[result.order]) <= 0).all()
@@ -163,7 +163,7 @@ def test_shares_are_relative_to_all_candidates(scores):
 
 
 def test_every_class_has_a_style():
-    """Names in the modules' HTML are names in the style sheet, but for those that only mark a place."""
+    """Class names in the modules' HTML are in the style sheet, except those that only mark a place."""
     folder = Path(__file__).parents[2] / "demo"
     used = set()
     for path in folder.rglob("*.py"):

@@ -1,4 +1,4 @@
-"""Pictures embedded once rank as when everything is ranked anew: CLIP and BLIP."""
+"""Pictures that are embedded once rank as if embedded for each request: CLIP and BLIP."""
 
 import numpy as np
 import pytest

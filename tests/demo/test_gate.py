@@ -1,4 +1,4 @@
-"""A page is attacked over HTTP: what it refuses, what it says, and that the next visitor is served."""
+"""Attacks on a page over HTTP: refusals, messages, and that the next visitor is served."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def upload(url, data, name="own.png"):
 
 
 def call(url, *data, name="answer"):
-    """The last event that a call ends with, and its data."""
+    """Return the last event of a call, and its data."""
     place = f"{url}/gradio_api/call/{name}"
     body = json.dumps({"data": data})  # as Python writes it: NaN and half characters too
     begun = httpx.post(place, content=body, headers=JSON, timeout=60)
@@ -163,7 +163,7 @@ def test_an_upload_stays_in_the_folder(url, own):
 
 
 def test_uploads_other_than_pictures_are_named(url, own):
-    """By their own name, not by where the server keeps them."""
+    """Errors give the visitor's file name, not the server's path."""
     for data, words in (
         (b"no picture at all", "is not a picture that can be read"),
         (png(8000, 5000), "is too large .8000x5000 pixels; 32 megapixels"),

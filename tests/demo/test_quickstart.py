@@ -1,4 +1,4 @@
-"""Quickstart does what is not done, says what is, and stops at what fails."""
+"""Quickstart runs missing steps, reports finished ones, and stops at a failure."""
 
 import json
 import os
@@ -20,7 +20,7 @@ SHARED = ("--seed", "0")
 
 @pytest.fixture
 def group():
-    """A command line whose verbs note how they were called."""
+    """A command line whose commands record their calls."""
     made = click.Group("comp-export")
     made.called = []
 

@@ -1,4 +1,4 @@
-"""Addresses that cannot be used are refused in one line; the page comes up and asks nobody else."""
+"""Unusable addresses are refused in one line; the page opens and sends no requests to other hosts."""
 
 import socket
 import subprocess
@@ -64,7 +64,7 @@ def browser():
 
 
 def opened(browser, url, width=1280):
-    """A page that records requests to other hosts and what goes wrong in it."""
+    """A page that records its errors and its requests to other hosts."""
     page = browser.new_page(viewport={"width": width, "height": 900})
     page.set_default_timeout(PATIENCE_MS)
     page.foreign, page.complaints = [], []

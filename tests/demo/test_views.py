@@ -1,4 +1,4 @@
-"""The view of each task through the real server: over HTTP, and in a browser where there is one."""
+"""The view of each task through the real server: over HTTP, and in a browser if available."""
 
 import os
 import re
@@ -29,7 +29,7 @@ TASKS = ["clip", *(pytest.param(t, marks=pytest.mark.slow) for t in HEADINGS if 
 
 @pytest.fixture(scope="module")
 def url_of(run_of):
-    """The address of a model's page, served when first asked for."""
+    """The address of a model's page, served at the first use."""
     urls, pages = {}, []
 
     def actual(name):
@@ -56,7 +56,7 @@ def pictures(tmp_path):
 
 
 def events_of(url, name, *inputs):
-    """All that the page showed after a request: (original, compressed, bars, kept) each time."""
+    """Return every update after a request: (original, compressed, bars, kept)."""
     client = Client(url, verbose=False)
     job = client.submit(*inputs, api_name=f"/{name}")
     job.result(timeout=60)
@@ -171,7 +171,7 @@ def test_no_view_opens_files_of_the_server(url_of, name, tmp_path):
 
 
 def expect_error(browser, url, does, words):  # noqa: F811
-    """What the page says after that, and that it can go on."""
+    """Check the message after an action, and that the page still works."""
     page = opened(browser, url)
     does(page)
     page.get_by_text(words).first.wait_for()

@@ -18,7 +18,7 @@ DAMAGES: tuple[tuple[Callable[[Path], object], str], ...] = (
 def assert_damage_is_refused(
     directory: Path, names: Sequence[str], load: Callable[[Path], object], remedy: str, work: Path
 ) -> None:
-    """Each file gone, cut short, or changed: ``load`` names it, what is wrong, and the remedy."""
+    """Remove, truncate and change each file: ``load`` names it, the fault and the remedy."""
     load(directory)  # sound as it is
     for name in names:
         for damage, words in DAMAGES:

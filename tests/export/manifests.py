@@ -1,4 +1,4 @@
-"""Manifests that no export wrote, for what is decided from a manifest alone."""
+"""Manifests without an export, for decisions that need only a manifest."""
 
 import hashlib
 

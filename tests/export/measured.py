@@ -1,4 +1,4 @@
-"""Pruning by a table that was measured a moment ago, on a machine of which nothing is known."""
+"""Pruning by a table that was just measured, on an unknown machine."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def invoke(*words):
 
 
 def prune_by(table_file: Path, checkpoint: Path, out: Path) -> None:
-    """To half of what the table lets it reach, which a rate of 0.99 is told."""
+    """Prune to half of the largest reachable rate, which the refusal of 0.99 names."""
     words = ("prune", "--model", checkpoint, *QUICK, "--out", out, "--json")
     words += ("--cost", "latency", "--latency-table", table_file, "--rate")
     with pytest.raises(CompExportError, match=r"at most 0\.\d\d") as refused:

@@ -51,7 +51,7 @@ def _as_numpy(tensor: Any) -> np.ndarray:
 
 
 def dequantised(matrix: Quantised) -> NDArray[np.float32]:
-    """What rounded weights stand for, ``[out, in]``."""
+    """Return the weights that rounded ones stand for, ``[out, in]``."""
     rows, width = matrix.values.shape
     groups = matrix.values.astype(np.float32).reshape(rows, matrix.scales.shape[1], -1)
     return (groups * matrix.scales[:, :, None]).reshape(rows, width)

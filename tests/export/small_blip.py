@@ -1,4 +1,4 @@
-"""Small random BLIPs of every task, plans for them, their graphs, and what torch says of the same."""
+"""Small random BLIPs of every task, plans for them, their graphs, and the torch reference."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Models whose numbers go beyond float16: measured, kept in float32 where that can be, and said otherwise."""
+"""Models that overflow in float16: measured, kept in float32 where possible, otherwise reported."""
 
 import json
 
@@ -97,7 +97,7 @@ def test_overflowing_operators_run_in_float32(name, tmp_path):
 
 @pytest.mark.slow
 def test_tensorrt_builds_mixed_precision_with_fused_attention(tmp_path):
-    """Compiled here, without a GPU: float32 in the midst changes nothing of attention."""
+    """Compile without a GPU: layers in float32 do not change the fusion of attention."""
     find = pytest.importorskip("tensorrt_rtx") and find_tensorrt
     config = tiny_config(kv_heads=2, text_hidden_size=64, text_head_dim=16)
     model = tiny_model(config, seed=6)
@@ -202,7 +202,7 @@ def test_every_overflowing_operator_is_in_float32_or_named(loud):
 
 
 def test_the_command_measures_reports_and_records_overflow(tmp_path):
-    """A user's way: float16 of both models of a run, in one command."""
+    """Export float16 of both models of a run in one command, as a user does."""
     dense = loud_checkpoint(tmp_path / "dense", f"{LAYER}.1.mlp.down_proj", 3e5)
     config = tiny_config(kv_heads=2)
     plan = make_plan(config, model=str(dense)).model_copy(update={"task": "question"})

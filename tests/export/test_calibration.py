@@ -1,4 +1,4 @@
-"""Rounding to 4 bits by calibration: what NNCF finds is taken over whole, and moves outputs less."""
+"""Rounding to 4 bits by calibration: NNCF's integers are exported exactly, and change outputs less."""
 
 import json
 import sys
@@ -40,7 +40,7 @@ def test_packed_4_bit_weights_unpack(row):
 
 @pytest.fixture(scope="module")
 def layers(tmp_path_factory):
-    """Layers of several widths and a head in a graph, their weights, inputs, and what NNCF makes of them."""
+    """Layers of several widths and a head in a graph: weights, inputs, and NNCF's result."""
     random = np.random.default_rng(0)
     weights = {
         f"{LAYER}.{name}.weight": random.standard_normal((ROWS, width)).astype(np.float32)

@@ -144,7 +144,7 @@ def make_plan(
     ranking: Ranking = "received",
     selection: ImageSelection | None = None,
 ) -> PruningPlan:
-    """A plan that removes random heads and channels, other ones in every block."""
+    """Return a plan that removes random heads and channels, other ones in every block."""
     rng = np.random.default_rng(seed)
     blocks = []
 

@@ -43,7 +43,7 @@ def run(
 
 
 def main() -> int:
-    """Run, print the table, write the counts; 1 when anything else came than is promised."""
+    """Run, print the table, write the counts; return 1 on any other outcome than is promised."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     add = parser.add_argument
     add("--seed", type=int, default=0)

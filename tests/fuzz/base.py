@@ -1,4 +1,4 @@
-"""What all trials begin with: tiny random checkpoints, their artifacts, plans, and right answers."""
+"""The base of all trials: tiny random checkpoints, their artifacts, plans, and right answers."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def make_base(folder: Path) -> None:
 
 
 def _plan(shape: ModelShape) -> PruningPlan:
-    """Some heads and channels gone from every second block."""
+    """Return a plan without some heads and channels of every second block."""
     blocks = []
     for index, (groups, channels) in enumerate(zip(shape.kv_heads, shape.channels, strict=True)):
         some = index % 2
@@ -94,7 +94,7 @@ def unchanged(model: Any) -> None:
 
 @dataclass(frozen=True)
 class Base:
-    """The folder that ``make_base`` wrote, and what is right for it."""
+    """The folder of ``make_base``, and its right answers."""
 
     folder: Path
     known: dict[str, Answers] = field(default_factory=dict)
@@ -107,11 +107,11 @@ class Base:
         return self.folder / family
 
     def product_answers(self, family: str, artifact: Path) -> Answers:
-        """What the engine of an artifact says."""
+        """Return the answers of an artifact's engine."""
         return FAMILIES[family].product_answers(artifact, self.picture)
 
     def once(self, family: str, artifact: str) -> Answers:
-        """What the engine of an artifact of the base says: ``onnx`` or ``onnx-dense``."""
+        """Return the answers of an artifact of the base: ``onnx`` or ``onnx-dense``."""
         name = f"{family}/{artifact}"
         if name not in self.known:
             self.known[name] = self.product_answers(family, self.folder / name)
@@ -120,7 +120,7 @@ class Base:
     def right(
         self, family: str, checkpoint: Path, change: Callable[[Any], None] = unchanged
     ) -> Answers:
-        """What transformers says of a checkpoint, a function having changed the model."""
+        """Return transformers' answers for a checkpoint after a function has changed the model."""
         from PIL import Image
 
         with Image.open(self.picture) as picture:

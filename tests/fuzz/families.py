@@ -1,4 +1,4 @@
-"""What is tried of each family: a checkpoint, what the product says of it, what transformers says."""
+"""Each family for the trials: a checkpoint, the product's answers, transformers' answers."""
 
 import logging
 import warnings
@@ -96,7 +96,7 @@ def _generated(model: Any, inputs: Any, start: int) -> tuple[int, ...]:
 
 
 class LlavaReference:
-    """A LLaVA as transformers itself loads and runs it."""
+    """A LLaVA loaded and run by transformers itself."""
 
     def __init__(self, checkpoint: Path) -> None:
         import torch

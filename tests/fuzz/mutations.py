@@ -47,7 +47,7 @@ ODD_TEXTS = (
 
 
 def some_place(rng: Random, value: Any, leaf: bool = False) -> JsonPath:
-    """Where a random walk from the whole ends: a long list weighs no more than one field beside it.
+    """Return the end of a random walk from the whole: a long list weighs as much as one field.
 
     Args:
         rng: decides.

@@ -1,4 +1,4 @@
-"""Hostile artifacts and runs: damage has no other meaning, so the answer is the same or refused."""
+"""Hostile artifacts and runs: the answer is unchanged or refused."""
 
 import json
 import os
@@ -17,7 +17,7 @@ def _artifact(base: Base, scratch: Path) -> Path:
 
 
 def files_of_artifact(rng: Random, base: Base, scratch: Path) -> Trial:
-    """A file that is not what the manifest says, or no file at all."""
+    """Change or remove a file of the manifest."""
     folder = _artifact(base, scratch)
     names = sorted(path.name for path in folder.iterdir() if path.name != "manifest.json")
     path = folder / rng.choice(names)
@@ -57,7 +57,7 @@ def manifest(rng: Random, base: Base, scratch: Path) -> Trial:
         replaced(path, to_json(value))
 
     def right() -> Answers:
-        """Any number may be meant as a setting of pictures: pixels as transformers makes them."""
+        """Any number is a valid image setting: return the pixels of transformers."""
         from PIL import Image
         from transformers import CLIPImageProcessorPil
 
@@ -112,7 +112,7 @@ def graphs(rng: Random, base: Base, scratch: Path) -> Trial:
 
 
 def _bare(base: Base, folder: Path, pixels: Any) -> Answers:
-    """Graphs in a bare ONNX Runtime, with prompts, and pixels where none are given, of the sound one."""
+    """Run graphs in a bare ONNX Runtime, with prompts, and default pixels of the sound graph."""
     from export.proof.llava_onnx import OnnxRunner
     from serve.engines.llava import Engine
 

@@ -1,4 +1,4 @@
-"""Hostile checkpoints and plans: transformers says what is right for what they are now."""
+"""Hostile checkpoints and plans: transformers gives the right answer for the changed files."""
 
 import json
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def _checkpoint(
 def _of_checkpoint(
     base: Base, scratch: Path, family: str, folder: Path, path: Path, deed: str
 ) -> Trial:
-    """What transformers says of the same files is right."""
+    """transformers' answer for the same files is right."""
 
     def product() -> Answers:
         from export.exporter import Origin, export_artifact
@@ -151,7 +151,7 @@ def plans(rng: Random, base: Base, scratch: Path) -> Trial:
         return base.product_answers(family, scratch / "onnx")
 
     def right() -> Answers:
-        """Transformers' dense model, what goes by the plan multiplied by zero."""
+        """transformers' dense model, with the units that the plan removes multiplied by zero."""
         if drops:
             nothing_else()
         plan = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What became of one hostile input."""
+"""The outcome of one hostile input."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ Verdict = Literal["refused", "same", "other"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """One input and what it came to.
+    """One input and its outcome.
 
     Attributes:
         kind: of input.

@@ -1,4 +1,4 @@
-"""Processes that try inputs, each with limits; one that crashes or hangs is an outcome."""
+"""Processes that try inputs within limits; a crash or a hang is an outcome."""
 
 import resource
 import signal
@@ -44,7 +44,7 @@ class _Worker:
 def tried(
     trial: Trial, jobs: Sequence[Job], base: Path, scratch: Path, workers: int, limits: Limits
 ) -> Iterator[Outcome]:
-    """The outcomes of all jobs, as they come.
+    """Yield the outcomes of all jobs as they finish.
 
     Args:
         trial: a function of a module; it does one job.
@@ -102,7 +102,7 @@ def _dismiss(worker: _Worker) -> bool:
 
 
 def _result(worker: _Worker) -> Outcome | None:
-    """What a worker came to, if it did; one that is over its time is ended."""
+    """Return the outcome of a worker, if there is one; end a worker that is over its time."""
     assert worker.job is not None
     kind, seed = worker.job
     try:

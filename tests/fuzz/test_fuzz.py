@@ -1,4 +1,4 @@
-"""A slice of the hostile inputs, and the harness itself: it sees crashes, hangs and wrong answers."""
+"""A slice of the hostile inputs, and the harness itself: it detects crashes, hangs and wrong answers."""
 
 import os
 import time
@@ -13,7 +13,7 @@ from tests.fuzz.pool import Limits, tried
 
 
 def odd_trial(base, scratch, kind, seed):
-    """What a worker may come to."""
+    """Stand in for a trial, with every outcome of a worker."""
     if kind == "ends":
         os.abort()
     if kind == "hangs":
@@ -58,7 +58,7 @@ def test_outcomes_are_counted():
 
 @pytest.mark.slow
 def test_hostile_inputs_are_refused_or_answered_as_the_reference(tmp_path):
-    """Whatever comes: refused by name, or the answer of the reference."""
+    """Every input is refused by name, or gets the answer of the reference."""
     outcomes = run(jobs_of(seed=3, share=0.015), tmp_path, 2, Limits())
     wrong = [
         f"{each.kind}, seed {each.seed}: {each.detail}"

@@ -16,13 +16,13 @@ from tests.fuzz.outcomes import Outcome
 
 @cache
 def _base(folder: Path) -> Base:
-    """Loaded once a process; libraries keep quiet."""
+    """Load the base once per process, with quiet libraries."""
     quiet_libraries()
     return Base(folder)
 
 
 def try_one(base: Path, scratch: Path, kind: str, seed: int) -> Outcome:
-    """Make the input of a kind and a seed, try it, and judge what came."""
+    """Make the input of a kind and a seed, try it, and judge the outcome."""
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     trial = KINDS[kind][0](Random(f"{kind} {seed}"), _base(base), scratch)

@@ -178,7 +178,7 @@ def _published(architecture: str, vision: dict[str, Any], whole: bool) -> Spelli
 
 
 def _saved_by_4(hub_id: str, architecture: str) -> Spelling:
-    """What is a default was left out by transformers 4.27 to 4.47, sizes too."""
+    """transformers 4.27 to 4.47 left out defaults, sizes too."""
     config = SAVED_TOP | {
         "_name_or_path": hub_id,
         "architectures": [architecture],

@@ -132,7 +132,7 @@ def _model(directory: Path) -> Any:
 
 @torch.no_grad()
 def _let_it_end(model: Any, directory: Path) -> None:
-    """Make the answer to the question asked end within some tokens, so that stops are compared too."""
+    """Make the answer to the test question end within some tokens, so that stops are compared too."""
     processor = AutoProcessor.from_pretrained(directory)
     prompt = {} if type(model).__name__.endswith("ForConditionalGeneration") else {"text": QUESTION}
     if model.config.model_type == "llava":
@@ -188,7 +188,7 @@ def _renamed(name: str, rules: tuple[tuple[str, str], ...]) -> str:
 
 
 def picture(width: int, height: int, mode: str = "RGB") -> Image.Image:
-    """Of soft random colours, the same each time."""
+    """Return a picture of soft random colours, reproducible."""
     rng = np.random.default_rng(width)
     small = rng.integers(0, 255, (5, 7, 4 if mode == "RGBA" else 3), dtype=np.uint8)
     whole = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)

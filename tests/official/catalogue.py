@@ -1,4 +1,4 @@
-"""Which checkpoints are covered, in which spellings, and which are refused; and the tables that say so."""
+"""The covered checkpoints with their spellings, the refused ones, and the tables of the docs."""
 
 from tests.official import blip, clip, llava, others
 

@@ -37,7 +37,7 @@ class Spelling:
 
 @dataclass(frozen=True)
 class Official:
-    """A checkpoint that people name, and the spellings of it that are in circulation."""
+    """A known checkpoint, and the spellings of it that are in circulation."""
 
     hub_id: str
     family: Literal["llava", "blip", "clip"]
@@ -47,7 +47,7 @@ class Official:
 
 @dataclass(frozen=True)
 class Refused:
-    """A checkpoint that people name and that no family here is."""
+    """A known checkpoint that belongs to no supported family."""
 
     hub_id: str
     kind: str  # for the table

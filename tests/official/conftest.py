@@ -1,4 +1,4 @@
-"""What a comparison asserts is shown as what a test asserts is."""
+"""Assertions in the comparison module are shown like those of tests."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Checkpoints that people name too, and that are none of the families here.
+"""Known checkpoints of unsupported families.
 
 What is published of them is only their configuration: it is all that is read before they are refused.
 """

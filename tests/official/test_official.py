@@ -1,4 +1,4 @@
-"""Every official checkpoint, small, in every spelling: what users get is what transformers gives."""
+"""Every official checkpoint, small, in every spelling: users get the results of transformers."""
 
 import json
 from pathlib import Path
@@ -45,7 +45,7 @@ def called(*words: object) -> dict:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Pictures, and what is asked and said of them."""
+    """Pictures, with questions and captions."""
     folder = tmp_path_factory.mktemp("data")
     for name, sizes in PICTURES.items():
         picture(*sizes).save(folder / f"{name}.png")
@@ -65,7 +65,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_figures(monkeypatch):
-    """Of the search: they take half of so small a pruning's time, and have tests of their own."""
+    """Skip the figures of the search, which take half of the time and have their own tests."""
     monkeypatch.setattr("comp.pipeline.record.save_figures", lambda *given: [])
 
 
@@ -118,7 +118,7 @@ def _prune_and_prove(task: str, checkpoint: Path, run: Path, folder: Path) -> No
 
 
 def _run(task: str, engine: Any, run: Path, image: Path) -> None:
-    """``run`` says what the engine does, which is what transformers does."""
+    """``run`` gives the answers of the engine, which are those of transformers."""
     if task == "retrieval":
         texts = [word for caption in CAPTIONS for word in ("--prompt", caption)]
         answer = called("run", run, "--dense", "--image", image, *texts)
@@ -133,7 +133,7 @@ def _run(task: str, engine: Any, run: Path, image: Path) -> None:
 
 
 def _same_processors(dense: Path, slim: Path) -> None:
-    """``AutoProcessor`` makes the same of words and pictures from the slim checkpoint."""
+    """``AutoProcessor`` of the slim checkpoint gives the same tokens and pixels."""
     first, second = (AutoProcessor.from_pretrained(each) for each in (dense, slim))
     for text in (*QUESTIONS, *CAPTIONS):
         assert first.tokenizer(text)["input_ids"] == second.tokenizer(text)["input_ids"]

@@ -1,4 +1,4 @@
-"""Several official repositories have pickled weights alone: what is said then is how to convert them."""
+"""Some official repositories have only pickled weights: the error says how to convert them."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Vocabularies of the published sizes: few true words, the rest filled up, special tokens where they are."""
+"""Vocabularies of the published sizes: few real words, fillers, special tokens at their ids."""
 
 import json
 import string
@@ -43,7 +43,7 @@ def _filled(vocabulary: dict[str, int], size: int, word: str) -> None:
 
 
 def _merges(vocabulary: dict[str, int], words: list[list[str]]) -> list[tuple[str, str]]:
-    """Words letter by letter; every beginning of a word is a token too."""
+    """Merge words letter by letter; every prefix of a word is a token too."""
     merges: dict[tuple[str, str], None] = {}
     for first, *letters in words:
         whole = first

@@ -45,7 +45,7 @@ def checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def plan():
-    """Half the heads and channels of some blocks gone, tokens dropped at two places."""
+    """A plan without half the heads and channels of some blocks, with drops at two places."""
     blocks = tuple(
         BlockPlan(
             part="language",
@@ -102,5 +102,5 @@ def picture():
 
 @pytest.fixture
 def run(dense_artifact, compressed_artifact, tmp_path):
-    """A run directory with both artifacts, as the pipeline leaves it."""
+    """A run directory with both artifacts, as the pipeline writes it."""
     return make_run(tmp_path, dense_artifact, compressed_artifact)

@@ -1,4 +1,4 @@
-"""Stands in for the processes of a study: each step leaves what the real one leaves, at once."""
+"""Stands in for the processes of a study: each step writes its files at once."""
 
 import json
 from itertools import pairwise

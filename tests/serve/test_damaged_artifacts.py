@@ -1,4 +1,4 @@
-"""Artifacts that are not what their manifest says: refused by name at load, whoever made them so."""
+"""Artifacts that differ from their manifest are refused by name when loaded."""
 
 import copy
 import hashlib
@@ -39,7 +39,7 @@ KINDS = ("llava", "clip", *small_blip.TASKS)
 
 @pytest.fixture(scope="module")
 def artifacts(compressed_artifact, tmp_path_factory):
-    """One artifact of each family and task, made when first asked for."""
+    """One artifact of each family and task, made at the first use."""
     made = {"llava": compressed_artifact}
 
     def of(kind):
@@ -56,7 +56,7 @@ def artifacts(compressed_artifact, tmp_path_factory):
 
 @pytest.fixture
 def damaged(artifacts, tmp_path):
-    """A copy of an artifact; ``change(manifest)`` and files are the test's to spoil."""
+    """Return a copy of an artifact after ``change(manifest)``; the test may damage its files."""
 
     def of(kind, change=lambda manifest: None):
         out = tmp_path / "copy"
@@ -72,7 +72,7 @@ def damaged(artifacts, tmp_path):
 
 
 def relist(directory, name):
-    """Say in the manifest what a file is now."""
+    """Update a file's entry in the manifest."""
     path = directory / MANIFEST_NAME
     manifest = json.loads(path.read_text())
     data = (directory / name).read_bytes()
@@ -82,7 +82,7 @@ def relist(directory, name):
 
 
 def refused(directory, *words, remedy=REMEDY):
-    """``load_engine`` names all of this."""
+    """Check that ``load_engine`` raises an error with all of these."""
     with pytest.raises(CompExportError) as caught:
         load_engine(directory, threads=1)
     for word in (*words, remedy):
@@ -220,7 +220,7 @@ def test_shapes_other_than_the_graphs_are_refused(kind, damaged):
 
 
 def test_missing_layers_are_refused(damaged):
-    """A manifest that is consistent in itself, and of a decoder with one block less."""
+    """The manifest is consistent, but describes a decoder with one block fewer."""
 
     def change(manifest):
         shape = manifest["decoder"]
@@ -295,7 +295,7 @@ def test_a_bad_graph_with_the_right_hash_is_refused(spoil, damaged):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_graph_reader_equals_onnx(kind, artifacts):
-    """Ports, weights and their files; and the tables of positions have the names that are looked for."""
+    """Compare ports, weights and their files; tables of positions have the expected names."""
     tables = 0
     for path in artifacts(kind).glob("*.onnx"):
         result, model = read_onnx_file(path, ""), onnx.load(path, load_external_data=False).graph
@@ -462,7 +462,7 @@ def test_engines_of_another_model_are_refused(place, value, words, tmp_path):
 
 
 def test_onnxruntime_refuses_paths_outside_the_artifact(damaged):
-    """It refuses them too; should it cease to, ours still does, for it reads the same names."""
+    """If it ceases to, our check still refuses them, because it reads the same names."""
     directory = damaged("llava")
     path = directory / "embed_tokens.onnx"
     model = onnx.load(path, load_external_data=False)

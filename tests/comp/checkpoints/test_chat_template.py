@@ -1,4 +1,4 @@
-"""Chat templates: rendered as transformers renders them, chosen as it chooses them, and bounded."""
+"""Chat templates: rendered and chosen as in transformers, within limits."""
 
 import json
 import os
@@ -205,7 +205,7 @@ def test_templates_that_drop_image_or_text_are_refused():
 
 
 def written(directory, **files):
-    """Template files by what they are called in short; each says its own name."""
+    """Write template files by their short names; each template renders its own name."""
     for name in files:
         if name == "jinja":
             (directory / "chat_template.jinja").write_text("jinja")

@@ -1,4 +1,4 @@
-"""Configurations and files of checkpoints as people have them: read as transformers does, or refused."""
+"""Configurations and files of real checkpoints: read as in transformers, or refused."""
 
 import contextlib
 import copy

@@ -1,4 +1,4 @@
-"""The recorded dense model of a run, and finding it again."""
+"""The recorded dense model of a run, and how a run identifies it."""
 
 import json
 import shutil

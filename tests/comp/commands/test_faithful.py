@@ -1,4 +1,4 @@
-"""`comp-export prune --faithful` is the paper's recipe whatever the defaults are."""
+"""`comp-export prune --faithful` is the paper's recipe for any defaults."""
 
 from dataclasses import replace
 
@@ -14,7 +14,7 @@ from comp.search.strategy import StrategyOptions
 
 
 class Captured(Exception):
-    """Carries the request that a command would have carried out."""
+    """Raised with the request of a command, instead of running it."""
 
 
 @pytest.fixture(autouse=True)

@@ -46,7 +46,7 @@ def run(made, tmp_path):
 
 @pytest.fixture(scope="module")
 def drawn(made, tmp_path_factory):
-    """The run with its figures, over those of an earlier call, and what the command said."""
+    """The run with its figures, drawn over those of an earlier call, and the command's output."""
     run = tmp_path_factory.mktemp("drawn") / "run"
     shutil.copytree(made / "run", run)
     (run / "figures").mkdir()

@@ -1,4 +1,4 @@
-"""Options of a command that are made of a pydantic model's fields."""
+"""Options of a command that are built from the fields of a pydantic model."""
 
 from typing import Annotated, Literal
 
@@ -25,7 +25,7 @@ class Options(BaseModel):
 @click.command()
 @model_options(Options, without={"hidden"}, before={"share": [click.option("--out")]})
 def command(given, out):
-    """Print what was given."""
+    """Print the given options."""
     click.echo(repr((given, out)))
 
 

@@ -155,7 +155,7 @@ def test_a_mode_that_captioning_lacks_is_refused(checkpoints, tmp_path):
 
 
 def as_line(task, number, example, folder):
-    """An example as a line of a user's own file, its images beside it."""
+    """Write an example as a line of a user's own file, and its images next to it."""
     images = example.images if task == "statement" else [example.image]
     names = [f"{number}-{which}.png" for which in range(len(images))]
     for name, image in zip(names, images, strict=True):
@@ -202,7 +202,7 @@ def test_other_architectures_are_refused(checkpoints, tmp_path, change, message)
 
 
 def test_incomplete_weights_are_refused(checkpoints, tmp_path):
-    """transformers would make up what is missing."""
+    """transformers would initialise missing weights at random."""
     for path in checkpoints["statement"].iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     state = load_file(tmp_path / "model.safetensors")

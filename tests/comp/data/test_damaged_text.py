@@ -1,4 +1,4 @@
-"""Text in data files that is no text is refused when it is read, with the place of its record."""
+"""Invalid text in data files is refused when it is read, with its record."""
 
 import json
 from pathlib import Path

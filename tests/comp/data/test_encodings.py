@@ -1,4 +1,4 @@
-"""Text files are UTF-8 whatever the locale is, with a byte order mark or without."""
+"""Text files are UTF-8 in every locale, with or without a byte order mark."""
 
 import ast
 import os
@@ -21,7 +21,7 @@ OPENS = {"read_text": None, "write_text": None, "open": 0, "fdopen": 1}
 
 
 def without_encoding(tree):
-    """Lines that open a text file and leave its encoding to the locale."""
+    """Yield the lines that open a text file without an encoding."""
     for node in ast.walk(tree):
         if not isinstance(node, ast.Call):
             continue
@@ -49,7 +49,7 @@ def _is_function_of_ours(function):
 
 
 def _other_open(function):
-    """``Image.open``, ``os.open`` and the like: no text."""
+    """Whether it is ``Image.open``, ``os.open`` or the like, which read no text."""
     return (
         isinstance(function, ast.Attribute)
         and isinstance(function.value, ast.Name)

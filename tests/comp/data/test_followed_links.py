@@ -1,4 +1,4 @@
-"""Folders of images that are links: taken with ``--follow-links``, and refused with that remedy without."""
+"""Folders of linked images: read with ``--follow-links``, otherwise refused with that remedy."""
 
 import inspect
 import json

@@ -1,4 +1,4 @@
-"""Files that are no pictures of a sensible size are refused by name, before they are opened or decoded."""
+"""Files other than pictures of a sensible size are refused by name, before they are opened or decoded."""
 
 import io
 import os
@@ -37,7 +37,7 @@ def chunk(kind, data):
 
 
 def png(width, height, *chunks):
-    """A grey PNG whose pixels are all there, and compress to next to nothing."""
+    """Return a complete grey PNG whose pixels compress to almost nothing."""
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     packer, data = zlib.compressobj(9), b""
     row = bytes(1 + width)
@@ -48,7 +48,7 @@ def png(width, height, *chunks):
 
 
 def icon(data, width=16, height=16):
-    """An ICO whose directory may say another size than its picture has."""
+    """Return an ICO whose directory can give another size than its picture has."""
     entry = struct.pack("<BBBBHHII", width, height, 0, 0, 1, 32, len(data), 22)
     return struct.pack("<HHH", 0, 1, 1) + entry + data
 
@@ -75,7 +75,7 @@ def test_special_files_are_refused_unopened(tmp_path, monkeypatch):
 
 
 def test_a_pipe_that_replaces_a_file_is_refused(tmp_path, monkeypatch):
-    """Between the look and the opening: neither waits for a writer."""
+    """The pipe appears between the check and the opening: neither waits for a writer."""
     path = tmp_path / "was.png"
     path.write_bytes(saved(noise()))
     looked = path.stat()
@@ -100,7 +100,7 @@ def test_files_are_read_up_to_a_limit(tmp_path):
 
 
 def test_files_that_report_no_size_are_limited():
-    """Files of /proc say that they are empty."""
+    """Files of /proc report a size of zero."""
     with pytest.raises(CompExportError, match=r"too large \(11 bytes, 10 at most\)"):
         read_regular(Path("/proc/self/status"), "file", "take another one", 10)
 
@@ -163,7 +163,7 @@ def test_colours_without_a_conversion_are_named():
 
 @pytest.mark.slow
 def test_damaged_pictures_are_read_or_refused():
-    """Whatever bytes are changed: no other error, and no warning."""
+    """Any changed bytes give no other error and no warning."""
     chosen = np.random.default_rng(7)
     whole = [
         saved(noise(mode=mode), kind)

@@ -1,4 +1,4 @@
-"""Files as NLVR2 and VQAv2 publish them, made here, and the choice of a reader by what a file holds."""
+"""Files in the published formats of NLVR2 and VQAv2, and the choice of a reader by content."""
 
 import json
 from pathlib import Path
@@ -208,7 +208,7 @@ def vqav2(tmp_path: Path) -> Path:
 
 
 def test_vqav2_is_read(vqav2: Path) -> None:
-    """Answers come by the number of the question, whatever their order, and can be scored officially."""
+    """Answers are matched by question id, in any order, and are scored officially."""
     data = load_task_data("question", vqav2 / QUESTIONS)
     assert [(e.question, e.answer, e.kind) for e in data] == [
         ("How many dogs?", "2", "number"),
@@ -243,7 +243,7 @@ def test_vqav2_annotations_can_be_given(vqav2: Path) -> None:
 
 
 def test_vqav2_test_splits_have_no_answers(vqav2: Path) -> None:
-    """Refused for what it is, not for the file of annotations that cannot exist."""
+    """The error names the split, not the annotations that cannot exist."""
     for subtype in ("test2015", "test-dev2015"):
         path = vqav2 / f"v2_OpenEnded_mscoco_{subtype}_questions.json"
         path.write_text(json.dumps(questions_file(data_subtype=subtype)))
@@ -254,7 +254,7 @@ def test_vqav2_test_splits_have_no_answers(vqav2: Path) -> None:
 def test_vqav2_empty_answers_are_skipped_with_a_warning(
     vqav2: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """VQA's authors take articles off, which leaves nothing of the answer "a"."""
+    """VQA's authors remove articles, which leaves the answer "a" empty."""
     empty = annotation(42001, "", [""] * 10, "other")
     both = annotations_file(annotations=[annotation(42000, "2", ["2"] * 9 + [""], "number"), empty])
     (vqav2 / ANNOTATIONS).write_text(json.dumps(both))

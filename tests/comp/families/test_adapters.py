@@ -1,4 +1,4 @@
-"""What a family must have before its adapter can be made, and what its modules must bear."""
+"""What an adapter must define, and what its modules must support."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""Words on the side of training: prompts as the processor writes them, and what is refused before weights."""
+"""Text in training: prompts equal the processor's; bad ones are refused before the weights are read."""
 
 import json
 import shutil
@@ -34,7 +34,7 @@ def llava(tmp_path_factory):
 
 @pytest.fixture
 def copied(llava, tmp_path, no_weights):
-    """A copy of the checkpoint whose weights nobody may read."""
+    """A copy of the checkpoint whose weights cannot be read."""
     path = tmp_path / "copied"
     shutil.copytree(llava[0], path)
     return path

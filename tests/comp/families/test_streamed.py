@@ -34,13 +34,13 @@ def prune(checkpoint, out, *more, rate="0.4"):
 
 
 def refusal_of(result):
-    """Why it was refused."""
+    """Return the message of a refusal."""
     assert isinstance(result.exception, CompExportError), result.output
     return str(result.exception)
 
 
 def whole_weights(directory):
-    """A checkpoint may be in one file or in several."""
+    """Parametrise over checkpoints in one file and in several."""
     actual = {}
     for file in sorted(directory.glob("*.safetensors")):
         actual |= load_file(file)

@@ -1,4 +1,4 @@
-"""What the figures of ``inspect --figures`` show: by hand, by brute force, and against transformers."""
+"""Figures of ``inspect --figures``: by hand, by brute force, and against transformers."""
 
 import math
 
@@ -64,7 +64,7 @@ def test_shares_by_hand():
 
 
 def test_shares_of_a_latency_run_are_shares_of_flops():
-    """Its rates are of milliseconds, which tell its stages from another run's."""
+    """Its rates are of milliseconds, which distinguish its stages from another run's."""
     timed = {"rate_of": "latency", "milliseconds_dense": 8.0, "milliseconds": 5.0}
     plan = plan_leaving(500).model_copy(update=timed)
     stages = [

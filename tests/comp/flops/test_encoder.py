@@ -81,7 +81,7 @@ def test_text_macs_equal_the_formula(branches, rows, inputs):
 
 
 def test_dropped_tokens_are_not_counted():
-    """Behind the attention of the first block two thirds are gone, for its FFN and all that follows."""
+    """Two thirds are dropped after the attention of the first block, for its FFN and all later blocks."""
     tower = packaged_shape("blip-caption").vision
     n, left, d = tower.tokens, tower.tokens // 3, tower.hidden_size
     counts = [(n, left)] + [(left, left)] * (len(tower.blocks) - 1)
@@ -159,7 +159,7 @@ def flops(*words):
 
 
 def counted(adapter, plan, on):
-    """What the search counts: on the dense model, from numbers of heads, channels and tokens."""
+    """Count as the search does: on the dense model, from numbers of heads, channels and tokens."""
     keys = [((block.part, block.index), block) for block in plan.blocks]
     counts = StructureCounts(
         {key: len(block.kept_heads) for key, block in keys},

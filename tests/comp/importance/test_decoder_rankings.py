@@ -46,7 +46,7 @@ def test_tokens_that_repeat_every_pivot_rank_last():
 
 
 def test_distance_to_one_pivot_suffices():
-    """DART keeps what is far from any of its pivots."""
+    """DART keeps the tokens that are far from any of its pivots."""
     normed = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [0.6, 0.8], [0.0, 0.0]]])
     key = torch.tensor([9.0, 8.0, 7.0, 6.0, 5.0]).reshape(1, 1, 5, 1)
     kind = torch.tensor([[VISION] * 5])

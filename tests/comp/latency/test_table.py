@@ -1,4 +1,4 @@
-"""Tables of milliseconds: what lies between their points, and how blocks add up to a prompt."""
+"""Tables of milliseconds: interpolation between points, and the sum over the blocks of a prompt."""
 
 import json
 
@@ -43,7 +43,7 @@ def test_between_points_times_are_linear(tokens, heads, ms):
 
 @st.composite
 def surfaces(draw):
-    """Any grid of times that do not fall: sums of what each point adds."""
+    """Draw a monotonic grid of times, as sums of increments."""
     axes = [
         sorted(draw(st.sets(st.integers(low, 60), min_size=1, max_size=4))) for low in (1, 1, 0)
     ]

@@ -1,4 +1,4 @@
-"""CrossGET: the matching by hand and as its loop, attention by size, as many tokens at every place."""
+"""CrossGET: matching by hand and as a loop, attention by size, the same number dropped everywhere."""
 
 import json
 
@@ -86,7 +86,7 @@ def test_matching_equals_the_loop(count, seed, last):
 
 @torch.no_grad()
 def test_a_merged_token_gets_the_attention_of_all_in_it():
-    """Tokens twice over, merged in pairs: behind that, all is as if each had stayed twice."""
+    """Duplicated tokens are merged in pairs: afterwards all equals keeping each of them twice."""
     clip = random_clip(3)
     layer = clip.model.vision_model.encoder.layers[0]
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""MADTP: the dictionary learns, is saved and cut with the model; the asked rate; what is refused."""
+"""MADTP: the dictionary is trained, saved and cut; the requested rate; refusals."""
 
 import json
 from dataclasses import replace

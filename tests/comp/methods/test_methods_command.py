@@ -1,4 +1,4 @@
-"""`comp-export prune --method` as a user runs it, and what it refuses."""
+"""`comp-export prune --method` as a user runs it, and its refusals."""
 
 import json
 
@@ -67,7 +67,7 @@ def test_unsupported_modes_of_a_method_are_refused(clip_checkpoint, tmp_path):
     ("method", "merge"), [("turbo", "similar"), ("madtp", "one"), ("crossget", "proportional")]
 )
 def test_merging_methods_from_the_command_line(clip_checkpoint, tmp_path, method, merge):
-    """Through the slim checkpoint and the graphs, to a proof of all."""
+    """From the slim checkpoint through the graphs to their verification."""
     run = tmp_path / "run"
     result = prune(clip_checkpoint, run, "--method", method, "--json", rate="0.4")
     assert result.exit_code == 0, result.output

@@ -1,4 +1,4 @@
-"""Simple joint pruning: the split by hand, both orders, resumption, and what is refused."""
+"""Simple joint pruning: the split by hand, both orders, resumption, refusals."""
 
 import json
 import math
@@ -149,7 +149,7 @@ class Killed(Exception):
     [("clip", "sjp", 1), ("clip", "sjp-sequential", 2), ("llava", "sjp-sequential", 3)],
 )
 def test_a_killed_run_resumes_to_the_same_plan(family, name, last, tmp_path, monkeypatch):
-    """Among the parameters' stages, between these and the tokens', and among the tokens'."""
+    """Kill it in the stages of parameters, between the two kinds, and in the stages of tokens."""
     method = METHODS[name]
     whole = joint_job(family, tmp_path / "whole")
     expected = method.prune(whole)
@@ -202,7 +202,7 @@ def test_masks_are_fixed_and_the_dictionary_learns_while_tokens_are_dropped(tmp_
 
 
 def test_parameters_are_chosen_by_upop_scores(tmp_path, monkeypatch):
-    """At the end of a run the units that went are the lowest scores, whatever tokens were there."""
+    """At the end the removed units have the lowest scores, whatever tokens were kept."""
     job = joint_job("clip", tmp_path, align=4)
     seen, real = [], upop._save
     monkeypatch.setattr(upop, "_save", lambda job, search: (seen.append(search), real(job, search)))

@@ -1,4 +1,4 @@
-"""`comp-export prune --method sjp` as a user runs it, to a proof of the graphs, and what it refuses."""
+"""`comp-export prune --method sjp` as a user runs it, up to `verify`, and its refusals."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The cost of a stage by the loss of a few examples, and what a run's time went into."""
+"""The cost of a stage by the loss of a few examples, and the recorded seconds of a run."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""FastV, PyramidDrop and DART as methods: places, the share that meets the rate, and the golden path."""
+"""FastV, PyramidDrop and DART: places, the share that meets the rate, and a run up to `verify`."""
 
 import json
 from dataclasses import replace
@@ -36,7 +36,7 @@ def call(*words):
 
 
 class Sizes:
-    """What a rate is solved on: the sizes of a published model, without its weights."""
+    """The sizes of a published model, without its weights, to solve a rate on."""
 
     def __init__(self, model):
         self.shape = read_shape(model)
@@ -134,7 +134,7 @@ def test_clip_and_other_modes_are_refused_with_the_reason(checkpoint, tmp_path):
 
 @pytest.mark.slow
 def test_pdrop_from_prune_to_verify(checkpoint, tmp_path):
-    """The golden path of a method that ranks in its own way."""
+    """Run a method with its own ranking from prune to verify."""
     out = tmp_path / "small"
     words = ("prune", "--model", checkpoint, "--rate", "0.15", "--out", out, "--method", "pdrop")
     printed = call(*words, *QUICK, "--json")

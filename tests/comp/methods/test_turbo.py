@@ -1,4 +1,4 @@
-"""Turbo: one ratio at the asked rate, what is counted, exact cuts, and what is refused."""
+"""Turbo: one ratio at the requested rate, MACs, exact cuts, refusals."""
 
 import json
 

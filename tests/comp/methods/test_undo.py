@@ -16,7 +16,7 @@ MODES = ("vision_tokens", "language_parameters")
 
 
 def searched(folder, monkeypatch, strategy, steps=0):
-    """A search in which every head or channel that is gone costs a nat, and a token a thousandth."""
+    """Run a search in which every removed head or channel costs a nat, and a token a thousandth."""
     job = small_job("llava", folder, 0.2, stages=4, steps_per_stage=steps, modes=MODES)
     job = replace(job, options=replace(job.options, reconstruct=steps == 0, strategy=strategy))
 

@@ -1,4 +1,4 @@
-"""VisionZip as a method: how many tokens meet a rate, batches with fewer places, and the golden path."""
+"""VisionZip: the tokens that meet a rate, batches with fewer places, and a run up to `verify`."""
 
 import json
 
@@ -113,7 +113,7 @@ def test_masked_cut_and_saved_models_agree(pruned, tmp_path):
 
 @torch.no_grad()
 def test_teacher_targets_are_of_the_same_tokens(pruned):
-    """Text and dominant image tokens keep the place that they have in the dense model's sequence."""
+    """Text and dominant image tokens keep their position in the dense model's sequence."""
     job, outcome = pruned
     selection = outcome.plan.image_selection
     batch = job.data.validation[0]
@@ -133,7 +133,7 @@ def test_teacher_targets_are_of_the_same_tokens(pruned):
 
 @pytest.mark.slow
 def test_from_prune_to_verify(checkpoint, tmp_path):
-    """The golden path: learning from the dense model, saved, exported and proved."""
+    """Distil from the dense model, save, export and verify."""
     out = tmp_path / "small"
     words = ("prune", "--model", checkpoint, "--rate", RATE, "--out", out, "--method", "visionzip")
     printed = call(*words, *QUICK, "--distill", "both", "--json")

@@ -1,4 +1,4 @@
-"""Wanda for structures: Eq. 3 by hand, the same share of every layer, the asked rate, exact cuts."""
+"""Wanda for structures: Eq. 3 by hand, the same share of every layer, the requested rate, exact cuts."""
 
 import json
 import math
@@ -57,7 +57,7 @@ def test_the_best_units_of_each_layer_are_kept():
 
 
 class Inputs:
-    """Writes down what an output projection is given."""
+    """Records the inputs of an output projection."""
 
     def __init__(self):
         self.heads_of, self.channels_of = {}, {}

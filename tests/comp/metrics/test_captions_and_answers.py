@@ -40,7 +40,7 @@ def test_answers_are_normalised_as_in_the_official_program(answer, expected):
     ("agreeing", "expected"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)]
 )
 def test_vqa_accuracy_of_ten_annotators(agreeing, expected):
-    """Of the ten sets of nine, those without one who agreed have a person fewer: 0.9 for three."""
+    """Three of ten agree: of the ten sets of nine, three have only two of them, which gives 0.9."""
     answers = ["The cat."] * agreeing + [f"other {n}" for n in range(10 - agreeing)]
     assert vqa_accuracy("cat", answers) == pytest.approx(expected)
 
@@ -61,7 +61,7 @@ REFERENCES = [
 
 
 def test_cider_equals_the_original_program():
-    """pycocoevalcap 1.2 on the same words."""
+    """Compare with pycocoevalcap 1.2 on the same text."""
     expected = [3.5515197025684184, 3.2750258482385455, 4.601338234569093]
     assert cider(CAPTIONS, REFERENCES) == pytest.approx(expected, rel=1e-12)
 
@@ -109,7 +109,7 @@ def test_cider_refuses_bad_input(captions, references, message):
 
 
 def test_recall_by_hand():
-    """Two images; the first has two texts, of which the better counts. Ties go against one's own."""
+    """Two images; the first has two texts, of which the better counts. Ties count as misses."""
     scores = torch.tensor([[0.9, 0.1, 0.5], [0.9, 0.3, 0.3]])
     of_images, of_texts = ranks(scores.numpy(), [0, 0, 1])
     assert of_images.tolist() == [0, 2]

@@ -35,7 +35,7 @@ def requested(family, parameters, on_cpu=True, **options):
 
 
 def outcome(request):
-    """Rates while pruning and of recovery, alignment, what the teacher gives, whether it streams."""
+    """Return learning rates, alignment, distillation targets, and whether it streams."""
     rates = request.search.training.learning_rate, request.recover.training.learning_rate
     return *rates, request.search.align, request.distill.what, request.stream
 
@@ -148,6 +148,6 @@ STEPS = "batch_size learning_rate tower warmup_steps weight_decay"
 
 
 def test_a_request_has_the_settings_that_interrupted_runs_have_on_disk():
-    """``--resume`` compares them by name: one that is renamed would refuse every run cut off before."""
+    """``--resume`` compares them by name: renaming one would refuse every older interrupted run."""
     steps = {f"{of}.training.{name}" for of in ("search", "recover") for name in STEPS.split()}
     assert set(dotted(as_json(requested("llava", 8_000_000)))) == {*SETTINGS.split(), *steps}

@@ -1,4 +1,4 @@
-"""The options of pruning are declared once: command line, study files and run.json have the same."""
+"""The options of pruning are declared once, for the command line, study files and run.json."""
 
 import types
 from typing import Literal, get_args, get_origin

@@ -1,4 +1,4 @@
-"""Searches that race: which lanes, what they may take, and that the best one goes on."""
+"""Racing searches: their lanes, their steps, and that the best one continues."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""A kill at any moment of `prune` leaves a run that goes on with --resume, or that a plain start takes."""
+"""A kill at any moment of `prune` leaves a run that --resume or a plain start continues from."""
 
 import re
 import shutil
@@ -56,7 +56,7 @@ def kind(copy):
 
 
 class Begun(Exception):
-    """In place of the work; says whether it would go on or start anew."""
+    """Raised instead of the work; says whether it would continue or start again."""
 
 
 def begun(monkeypatch, dense, out, *more):
@@ -71,7 +71,7 @@ def begun(monkeypatch, dense, out, *more):
 
 
 def next_step(monkeypatch, dense, out):
-    """``--resume`` of what says that it was interrupted; a plain start of what says nothing; or none."""
+    """Return the next command: ``--resume`` of an interrupted run, a plain start otherwise, or none."""
     run = RunDirectory(out)
     if out.is_dir() and run.is_interrupted:
         with pytest.raises(CompExportError, match="go on with --resume"):
@@ -89,7 +89,7 @@ def next_step(monkeypatch, dense, out):
 
 
 def state_of(copy):
-    """What the next command goes on from, without what it sweeps away."""
+    """Return the state that the next command continues from, without removed leftovers."""
     state = copy / "run" / ".state"
     return frozenset(path.name for path in state.glob("[!.]*"))
 
@@ -97,7 +97,7 @@ def state_of(copy):
 @pytest.mark.slow
 @pytest.mark.parametrize("forced", [False, True], ids=["first", "forced"])
 def test_a_kill_before_any_change_of_files(dense, tmp_path, monkeypatch, forced):
-    """Every one can go on or start; of those that go on from the same files one is carried out."""
+    """Every state can continue or start again; one of each set of equal states is run to the end."""
     folder = tmp_path / "runs"
     folder.mkdir()
     more = ()
@@ -133,7 +133,7 @@ def test_a_kill_before_any_change_of_files(dense, tmp_path, monkeypatch, forced)
 
 
 def test_incomplete_states_are_not_resumed(dense, tmp_path):
-    """A state without what was asked for is of a run that was being forgotten."""
+    """A state without its request belongs to a run that was being removed."""
     out = tmp_path / "run"
     (out / ".state").mkdir(parents=True)
     (out / ".state" / "search.json").write_text("{}")

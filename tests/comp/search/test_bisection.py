@@ -1,4 +1,4 @@
-"""Raising a threshold until it is enough, with few tries."""
+"""Raising a threshold until it suffices, with few tries."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st

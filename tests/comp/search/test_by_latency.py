@@ -1,4 +1,4 @@
-"""`comp-export prune --cost latency`: the rate is of predicted time, whatever that does to FLOPs."""
+"""`comp-export prune --cost latency`: the rate is of predicted time, not of FLOPs."""
 
 import json
 
@@ -108,7 +108,7 @@ def test_a_run_saves_the_requested_time(checkpoint, tables, tmp_path):
 
 @pytest.mark.parametrize("times", [SLOW_FFN, SLOW_ATTENTION])
 def test_a_stage_cuts_the_least_important_until_the_time_is_saved(times):
-    """The order is that of Eq. 3 whatever the table; the table says where it ends."""
+    """The order is that of Eq. 3 for every table; the table decides where it ends."""
     adapter = small_adapter()
     calibration = [adapter.collate(questions(4))]
     workload = adapter.workload(calibration)

@@ -12,7 +12,7 @@ from tests.comp.small_clip import random_clip
 
 @pytest.mark.parametrize(("kept", "align"), [(20, 16), (28, 16), (30, 8)])
 def test_rounding_follows_the_scores(kept, align):
-    """Down to 16 and up to 32 of 20 and 28 channels: the worst of the kept go, the best of the cut return."""
+    """From 20 down to 16 and from 28 up to 32: the worst kept are cut, the best cut are kept."""
     adapter = random_clip()
     torch.manual_seed(0)
     masks = Masks.ones(adapter.blocks)

@@ -28,7 +28,7 @@ def search():
 
 @pytest.mark.parametrize("part", ["vision", "language"])
 def test_a_stage_cuts_no_more_than_its_share_of_a_part(search, part):
-    """However much is asked for: a stage's share of all FLOPs may be more than a small part has."""
+    """A stage's share of all FLOPs may be more than a small part has."""
     mode = next(mode for mode in search.adapter.modes if mode.part == part)
     whole = SearchState(Masks.ones(search.adapter.blocks))
     before, floor = search.macs(whole), search.floor(whole, [mode])

@@ -17,7 +17,7 @@ MODES = [Mode("vision_tokens", tokens="vision"), Mode("language_tokens", tokens=
 
 
 class Numbers:
-    """A search whose state is the costs left; a mode removes what is asked, up to what it has."""
+    """A search whose state is the remaining costs; a mode removes the request, up to its remainder."""
 
     def __init__(self, **left: int) -> None:
         self.left = left

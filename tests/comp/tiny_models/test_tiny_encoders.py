@@ -1,4 +1,4 @@
-"""The embedded CLIP (and what all embedded models have in common): a checkpoint like any other."""
+"""The embedded CLIP, and what all embedded models have in common."""
 
 import pytest
 import torch

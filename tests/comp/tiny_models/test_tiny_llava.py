@@ -1,4 +1,4 @@
-"""The embedded model: a LLaVA like any other, that answers."""
+"""The embedded LLaVA loads like any other, and answers."""
 
 from importlib.resources import as_file, files
 

@@ -20,7 +20,7 @@ def batches(tokenizer, start=0, stop=4):
 
 @pytest.fixture(autouse=True)
 def same_threads():
-    """Training chooses its number of threads; other tests must not inherit it."""
+    """Restore the number of threads, which training changes."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""VisionZip's choice of image tokens: by hand, against the written-out loop, and through the model."""
+"""VisionZip's selection of image tokens: by hand, against a loop, and through the model."""
 
 import pytest
 import torch

@@ -39,7 +39,7 @@ def looked_at(keys, attention, head_mask=(1.0,), query=0, mixed=None, alive=None
 
 
 def test_informativity_by_hand():
-    """[CLS] and three tokens: two that point the same way, one apart."""
+    """[CLS] and three tokens: two in the same direction, one in another."""
     looked = looked_at([[9.0, 9], [1, 0], [2, 0], [0, 1]], [[0.1, 0.5, 0.3, 0.1]])
     # Stretched attention 1, 0.5, 0; redundancy 1, 1, 0: (a − r + 1) / 3.
     result = informativity(looked)
@@ -48,7 +48,7 @@ def test_informativity_by_hand():
 
 
 def test_masked_heads_contribute_nothing():
-    """A head that says the opposite, masked: the same as without it."""
+    """A masked head with the opposite attention changes nothing."""
     keys = [[1.0, 0], [1, 1], [0, 1], [1, -1]]
     both = looked_at(keys, [[0.1, 0.2, 0.3, 0.4], [0.4, 0.3, 0.2, 0.1]], (1.0, 0.0))
     alone = looked_at(keys, [[0.1, 0.2, 0.3, 0.4]])
@@ -101,7 +101,7 @@ def dropped_of(states, importance, ratio, query=0, alive=None, size=None):
 
 
 def test_similar_tokens_merge_by_hand():
-    """Tokens 2 and 4 go: 2 is most like [CLS], which takes none in, then like 1; 4 is like 3."""
+    """Tokens 2 and 4 are dropped: 2 is most like [CLS], which merges none, then like 1; 4 is like 3."""
     importance = torch.tensor([[0.0, 0.9, 0.1, 0.8, 0.2]])
     size = torch.tensor([[1.0, 3, 1, 1, 2]])
     states = [[10.0], [4.0], [8.0], [1.0], [4.0]]
@@ -117,7 +117,7 @@ def test_similar_tokens_merge_by_hand():
 
 
 def test_tokens_merge_into_one_by_hand():
-    """Tokens 2 and 4 go; the weakest that stays, 3, stands for them, weighted by scores."""
+    """Tokens 2 and 4 are dropped; the weakest kept one, 3, is their mean, weighted by scores."""
     importance = torch.tensor([[0.0, 0.9, 0.1, 0.6, 0.3]])
     left = merge_into_one(dropped_of([[10.0], [4], [8], [1], [4]], importance, 0.6), importance)
     assert left.index.tolist() == [[0, 1, 3]]
@@ -129,7 +129,7 @@ def test_tokens_merge_into_one_by_hand():
 
 @pytest.mark.parametrize("merge", ["similar", "one"])
 def test_the_kept_query_token_merges_nothing(merge):
-    """Alone, it stays as it is."""
+    """It is unchanged if it is the only kept token."""
     importance = torch.tensor([[0.4, 0.0, 0.2]])
     dropped = dropped_of([[5.0], [2], [3]], importance, 0.1, query=1)
     assert dropped.left.index.tolist() == [[1]]

@@ -1,4 +1,4 @@
-"""Distillation: its losses by hand, whom they move, and that every family gives what they compare."""
+"""Distillation: its losses by hand, which weights they change, and the targets of every family."""
 
 import math
 

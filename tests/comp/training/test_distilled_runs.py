@@ -1,4 +1,4 @@
-"""`comp-export prune --distill`: the dense model teaches through the whole run, and a cut changes nothing."""
+"""`comp-export prune --distill`: the dense model teaches in every step; interruptions change nothing."""
 
 import json
 from copy import deepcopy
@@ -28,7 +28,7 @@ STEPS = 2 + 3
 
 
 class Cut(Exception):
-    """What stands for a kill."""
+    """Raised instead of a kill."""
 
 
 def prune(checkpoint, out, *more):

@@ -1,4 +1,4 @@
-"""Refitting output projections after a cut: against ridge regression, and what it is worth in a model."""
+"""Refitting output projections after a cut: against ridge regression, and its effect in a model."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from tests.comp.jobs import small_job
 
 
 def products_of(rows):
-    """``sum x x^T`` with a one behind each x."""
+    """Return ``sum x x^T`` with a one appended to each x."""
     with_one = torch.cat([rows, torch.ones(len(rows), 1)], dim=1)
     return with_one.T @ with_one
 
@@ -40,7 +40,7 @@ def linear(weight, bias=None):
 
 
 def test_a_duplicate_input_takes_over_the_weight():
-    """Without a ridge the weight of the twin would be added whole: 2 + 3; the ridge takes its part."""
+    """Without a ridge the weight of the duplicate would be added whole: 2 + 3; the ridge lowers it."""
     layer = linear([[2.0, 3.0]])
     rows = torch.tensor([[1.0, 1.0], [-2.0, -2.0]])
     refit(Cut(layer, kept(2, 0, 1), kept(2, 0)), products_of(rows))
@@ -62,7 +62,7 @@ def test_inputs_that_are_always_zero_change_nothing():
 
 
 def test_a_restored_input_starts_from_zero():
-    """It was gone before: what the projection gave without it is what is fitted."""
+    """The input was removed before, so the fit is to the outputs without it."""
     layer = linear([[2.0, 3.0, 7.0]])
     rows = torch.eye(3)
     refit(Cut(layer, kept(3, 0, 1), kept(3, 0, 2)), products_of(rows))
@@ -115,7 +115,7 @@ def test_only_present_tokens_count():
 
 @pytest.mark.parametrize("family", ["llava", "clip", "blip"])
 def test_a_refitted_layer_is_nearer_to_its_old_outputs(family, tmp_path):
-    """In the model: what the cut layers put out for the calibration batches, with and without."""
+    """Compare the outputs of the cut layers on the calibration batches, with and without refitting."""
     job = small_job(family, tmp_path / "a", rate=0.5)
     adapter, batches = job.adapter, job.data.calibration
     after = Masks.ones(adapter.blocks)
@@ -189,7 +189,7 @@ def test_a_refit_is_undone_to_the_bit(family, tmp_path):
 
 @pytest.mark.parametrize("family", ["llava", "clip", "blip"])
 def test_layers_refitted_in_parts_equal_layers_refitted_at_once(family, tmp_path, monkeypatch):
-    """However few products fit into memory at a time: later layers must not see earlier ones refitted."""
+    """However few products fit into memory, later layers must not see earlier ones refitted."""
 
     def refitted(folder):
         job = small_job(family, folder, rate=0.5)

@@ -11,7 +11,7 @@ from tests.comp.small import questions, small_adapter
 
 
 def trained(compute):
-    """Two steps on four questions: the loss before each, and what the weights moved by."""
+    """Train two steps on four questions; return the loss before each, and the change of the weights."""
     adapter = small_adapter()
     before = {name: p.detach().clone() for name, p in adapter.model.named_parameters()}
     trainer = Trainer(adapter, compute, StepOptions(batch_size=4, learning_rate=1e-3), total=2)
@@ -34,7 +34,7 @@ def test_half_precision_steps_follow_single_precision(dtype):
 
 @pytest.mark.parametrize("times", [0.0, 0.1, 1.0])
 def test_the_vision_tower_has_its_own_learning_rate(times):
-    """AdamW's first step moves a weight by its learning rate, whatever the gradient."""
+    """AdamW's first step changes a weight by its learning rate, for any gradient."""
     adapter = small_adapter()
     adapter.train_parts({"vision", "language"})
     before = {name: p.detach().clone() for name, p in adapter.model.named_parameters()}

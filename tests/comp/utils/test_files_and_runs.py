@@ -1,4 +1,4 @@
-"""Writing whole or not at all; plans and runs that are refused by name."""
+"""Atomic writes; plans and runs that are refused by name."""
 
 import errno
 import json
@@ -278,7 +278,7 @@ def test_writable_paths_are_accepted(tmp_path: Path) -> None:
 
 
 def test_leftovers_of_killed_processes_are_removed(tmp_path: Path) -> None:
-    """Replaced files are restored if nothing took their place; only other leftovers are removed."""
+    """Moved files are restored if nothing replaced them; only other leftovers are removed."""
     names = "(onnx)[a-z-]*|run.json"
     for left in (
         ".onnx.abcd1234",

@@ -1,4 +1,4 @@
-"""One process at a time in a directory: who holds it is named, and what a dead one left is taken over."""
+"""One process at a time in a directory: errors name the holder; locks of dead processes are taken over."""
 
 import errno
 import fcntl

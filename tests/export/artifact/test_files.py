@@ -1,4 +1,4 @@
-"""Reading checkpoints in every layout, slim checkpoints, manifests, and what is refused."""
+"""Checkpoints in every layout, slim checkpoints, manifests, and refusals."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A kill at any moment of `onnx` leaves what the next `onnx` takes up, and removes what it did not finish."""
+"""After a kill at any moment of `onnx`, the next `onnx` continues and removes incomplete files."""
 
 import shutil
 import subprocess
@@ -31,7 +31,7 @@ def run(tmp_path):
 
 @pytest.mark.slow
 def test_a_kill_before_any_change_of_files(run, tmp_path):
-    """Over an artifact that is there: what the next command sees is the old one or the new one, whole."""
+    """The next command sees the old artifact or the new one, always complete."""
     assert onnx(run).exit_code == 0
     copies = tmp_path / "copies"
     watched = (sys.executable, "-m", "tests.comp.snapshots", str(run.parent), str(copies))

@@ -1,4 +1,4 @@
-"""A manifest is of a family: the common part by itself cannot be made."""
+"""The common part of a manifest cannot be created without a family."""
 
 import pytest
 

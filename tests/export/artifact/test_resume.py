@@ -1,4 +1,4 @@
-"""`comp-export onnx --resume`: what is there whole is kept, what is missing is written."""
+"""`comp-export onnx --resume` keeps complete artifacts and writes missing ones."""
 
 import json
 
@@ -36,7 +36,7 @@ def contents(directory):
 
 
 def test_only_what_is_missing_is_written(run):
-    """As after an interrupt between the two: the first is whole, of the second there is nothing."""
+    """After an interrupt between the two, the first artifact is complete and the second missing."""
     assert call("onnx", run, "--no-dense").exit_code == 0
     before = contents(run / "onnx")
     with pytest.raises(CompExportError, match="--resume to keep it"):

@@ -1,4 +1,4 @@
-"""A config whose sizes are not those of the weights is refused at the export, not by the graph later."""
+"""A config with other sizes than the weights is refused at the export, not later by the graph."""
 
 import json
 from pathlib import Path

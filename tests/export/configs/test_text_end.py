@@ -1,4 +1,4 @@
-"""Which token of a text a CLIP pools: as transformers chooses it."""
+"""The token of a text that a CLIP pools: as in transformers."""
 
 import numpy as np
 import pytest

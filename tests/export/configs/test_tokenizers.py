@@ -1,4 +1,4 @@
-"""An artifact's tokenizer and a slim checkpoint's give what transformers makes of the dense one's files."""
+"""Tokenizers of artifacts and slim checkpoints equal transformers' on the dense model's files."""
 
 import json
 import shutil
@@ -104,7 +104,7 @@ def test_answers_read_as_in_transformers(made, data, kind):
 
 
 def test_settings_next_to_the_tokenizer_have_an_effect(made):
-    """Else the comparison above would be idle."""
+    """Otherwise the comparison above would prove nothing."""
     bert, cased = made["bert"][1], made["bert, cased"][1]
     assert bert.encode("Cat") != cased.encode("Cat")
     assert made["bert, accents"][1].encode("café") != bert.encode("café")
@@ -117,7 +117,7 @@ def test_settings_next_to_the_tokenizer_have_an_effect(made):
 
 @pytest.mark.parametrize("kind", ["llama", "bert, vocab.txt", "clip, vocab.json"])
 def test_a_slim_tokenizer_loads_in_plain_transformers(made, kind, tmp_path):
-    """Who has only transformers reads the same tokens, from ``tokenizer.json``."""
+    """transformers alone reads the same tokens, from ``tokenizer.json``."""
     theirs, _, _, slim = made[kind]
     assert (slim / "tokenizer.json").is_file()
     alone = tmp_path / "alone"

@@ -72,7 +72,7 @@ def same(result, expected, bound=CLOSE):
 
 
 def same_places(result, encoded, but=None):
-    """``but``: the block whose drop has no effect, as only the first token is read behind it."""
+    """``but``: the block whose drop has no effect, because only the first token is read after it."""
     expected = {layer: place for layer, place in places(encoded).items() if layer != but}
     assert sorted(result) == sorted(expected)
     for layer, place in expected.items():
@@ -391,7 +391,7 @@ def test_shapes_from_a_plan_equal_those_of_its_checkpoint(models, tmp_path, task
 
 @pytest.mark.parametrize("task", TASKS)
 def test_a_dense_checkpoint_with_a_plan_exports_as_the_cut_one(models, tmp_path, task):
-    """No slim checkpoint has to be written: the graphs of both are the same, byte for byte."""
+    """The graphs of both are identical, so no slim checkpoint has to be written."""
     plan = random_plan(task, 4)
     dense = save_blip(task, models[task], tmp_path / "dense")
     slim = save_blip(task, models[task], tmp_path / "slim", plan)

@@ -1,4 +1,4 @@
-"""Which token of a text a CLIP reads: as transformers does, of old configurations and of new ones."""
+"""The token of a text that a CLIP pools equals transformers', for old and new configurations."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Image tokens chosen behind the vision tower: graphs, saved checkpoints and proofs against brute force."""
+"""Image tokens selected after the vision tower: graphs, checkpoints and proofs against brute force."""
 
 import json
 import shutil
@@ -197,7 +197,7 @@ def test_every_variant_of_a_run_is_verified(run):
 
 
 def test_verify_fails_on_a_graph_with_another_selection(run):
-    """The proof is not of itself: an artifact of another choice does not pass."""
+    """An artifact with another selection must not pass."""
     export(run, "--no-dense")
     plan = PruningPlan.load(run / "plan.json")
     other = ImageSelection(tower_tokens=16, dominant=4, contextual=4)

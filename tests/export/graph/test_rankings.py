@@ -1,4 +1,4 @@
-"""Every way of ranking tokens, from brute force to all the forms that a run can be exported to."""
+"""Every ranking of tokens, from brute force to all variants that a run is exported to."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def test_graphs_equal_brute_force(ranking, flavour, gqa, tmp_path):
 
 
 def test_rankings_differ(gqa, tmp_path):
-    """Otherwise nothing above says that a ranking is the one it is called."""
+    """Otherwise the tests above could not tell one ranking from another."""
     model, _ = gqa
     pixels, ids = prompt(13, 2, seed=13)
     kept = {}

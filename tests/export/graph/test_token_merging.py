@@ -31,7 +31,7 @@ CLOSE = 1e-4
 
 @pytest.fixture(scope="module")
 def clips():
-    """By whether it has a dictionary: a CLIP, its towers of one width."""
+    """CLIPs with towers of one width, by whether they have a dictionary."""
     result = {ranked: random_clip(3, image_size=56, positions=20) for ranked in (False, True)}
     torch.manual_seed(5)
     attach_dictionary(result[True].model, ways_of(random_plan(), "aligned", "one").drops)

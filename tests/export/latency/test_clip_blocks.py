@@ -1,4 +1,4 @@
-"""`comp-export profile` of a CLIP: the graphs it measures, its surfaces, and pruning by its table."""
+"""`comp-export profile` of a CLIP: its graphs, its surfaces, and pruning by its table."""
 
 import json
 
@@ -78,7 +78,7 @@ def test_every_pair_runs_on_every_number_of_tokens(blocks, tmp_path):
 
 
 def test_surfaces_are_differences_of_measurements(blocks, tmp_path):
-    """Readings that are exact sums come apart into exactly what they are sums of."""
+    """Measurements that are exact sums are split into exactly their terms."""
     readings = Readings(tmp_path / "partial", {})
     for part, axes in blocks.axes.items():
         for heads in axes.heads:
@@ -116,7 +116,7 @@ def test_held_out_plans_are_plans_of_the_model(blocks):
 
 @pytest.mark.slow
 def test_profile_prune_onnx(checkpoint, tmp_path):
-    """As a user runs them: the rate is one of milliseconds of a table that was really measured."""
+    """Run the commands as a user does: the rate is of milliseconds of a measured table."""
     table_file, out = tmp_path / "table.json", tmp_path / "run"
     words = ("--out", table_file, "--text-tokens", TEXT, "--device", "cpu", "--json")
     printed = json.loads(invoke("profile", "--model", checkpoint, *words, *FAST).stdout)

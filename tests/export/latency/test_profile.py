@@ -1,4 +1,4 @@
-"""`comp-export profile`: the graphs it measures, what becomes of its readings, and how it is cut off."""
+"""`comp-export profile`: its graphs, its surfaces, and interruptions."""
 
 import json
 import math
@@ -29,7 +29,7 @@ TEXT = 8
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A LLaVA whose language model is wide enough for its blocks to take time."""
+    """A LLaVA whose language model is wide enough for measurable blocks."""
     directory = tmp_path_factory.mktemp("wide-llava") / "wide"
     small_adapter(
         hidden_size=256,
@@ -101,7 +101,7 @@ def test_the_graphs_differ_by_whole_blocks(checkpoint):
 
 
 def test_surfaces_are_differences_of_measurements(checkpoint, tmp_path):
-    """Readings that are exact sums come apart into exactly what they are sums of."""
+    """Measurements that are exact sums are split into exactly their terms."""
     blocks = blocks_of(checkpoint)
     readings = Readings(tmp_path / "partial", {})
     language, tower = blocks.axes["language"], blocks.axes["vision"]
@@ -192,7 +192,7 @@ def test_held_out_plans_are_plans_of_the_model(checkpoint):
 
 
 def test_profile_prune_onnx(checkpoint, tmp_path):
-    """As a user runs them: the rate is one of milliseconds of a table that was really measured."""
+    """Run the commands as a user does: the rate is of milliseconds of a measured table."""
     table_file, out = tmp_path / "table.json", tmp_path / "run"
     model = ("--model", str(checkpoint))
     words = ("--out", str(table_file), "--text-tokens", str(TEXT), "--device", "cpu")

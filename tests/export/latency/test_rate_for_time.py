@@ -1,4 +1,4 @@
-"""`comp-export plan`: the weakest plan that is in time, by a table, and what it refuses."""
+"""`comp-export plan`: the weakest plan that meets a time, by a table, and its refusals."""
 
 import json
 
@@ -52,7 +52,7 @@ def table(checkpoint):
 
 
 def checked(table, *errors):
-    """The table, having been off by these shares of the measured time."""
+    """The table with these errors, as shares of the measured time."""
     held_out = (
         HeldOut(name="dense", image_tokens=16, text_tokens=8, predicted_ms=9, measured_ms=1),
         *(
@@ -138,7 +138,7 @@ def test_the_plan_meets_the_time_and_the_next_weaker_does_not(blocks, table, sha
 
 
 def test_the_error_of_the_table_is_taken_into_account(blocks, table):
-    """A table that was 10 % too short on average: its prediction has to be that much lower."""
+    """A table that is 10 % too short on average: its prediction must be lower by that."""
     on = request_of(blocks)
     target = 0.6 * predicted(table, Model("", None, on))
     plain = plan_for(blocks, table, MODES, on, 16, target)
@@ -164,7 +164,7 @@ def invoke(*arguments):
 
 
 def output_of(result):
-    """Output and message, whatever the lines were."""
+    """Return output and message on one line."""
     return " ".join(f"{result.output} {result.exception}".split())
 
 

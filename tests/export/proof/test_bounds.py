@@ -1,4 +1,4 @@
-"""Every bound of ``verify`` fails on an artifact that is wrong on purpose, and holds on the right one."""
+"""Every bound of ``verify`` fails on a deliberately wrong artifact, and holds on a correct one."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -96,7 +96,7 @@ def _of_tower(name, kind):
 
 @dataclass(eq=False)
 class Proof:
-    """A small random model, right and wrong checkpoints of it, and what torch says of the right one."""
+    """A small random model, correct and wrong checkpoints of it, and the torch reference."""
 
     kind: str
     folder: object
@@ -130,7 +130,7 @@ class Proof:
         return ask_all(self.side.slim_runner(), self.questions, 1)
 
     def proved(self, precision, fault=None):
-        """Links and weights as ``verify`` compares them, of an artifact with a fault or none."""
+        """Compare links and weights as ``verify`` does, of an artifact with or without a fault."""
         if precision == "bfloat16":
             return self._in_bfloat16(fault), None
         artifact = self.artifact(precision, fault)
@@ -145,7 +145,7 @@ class Proof:
         return compare("link", precision, (), expected, result), weights
 
     def _in_bfloat16(self, fault):
-        """torch in bfloat16, in place of a runtime: few CPUs compute it."""
+        """torch in bfloat16, in place of a runtime, because few CPUs support it."""
         model = self.side.slim.model
         whole = {name: value.clone() for name, value in model.state_dict().items()}
         if fault is not None:

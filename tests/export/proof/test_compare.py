@@ -33,7 +33,7 @@ UNANSWERED = ("--answer-seconds", "0")  # by transformers: the first links are p
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run of a tiny model whose slim weights were also trained a little."""
+    """A finished run of a tiny model whose slim weights were also trained."""
     home = tmp_path_factory.mktemp("runs")
     model = tiny_model(tiny_config(kv_heads=2), seed=6)
     dense = save_checkpoint(model, home / "dense")
@@ -156,7 +156,7 @@ def test_engines_are_not_verified_without_a_gpu(with_engines):
 
 
 def test_tensorrt_is_the_last_link(with_engines, monkeypatch):
-    """On a simulated GPU, where ONNX Runtime computes what the engines were built from."""
+    """Use a simulated GPU, where ONNX Runtime computes the graphs of the engines."""
     directories = [with_engines / name for name in ("tensorrt-float32", "tensorrt-dense-float32")]
     install(monkeypatch, directories)
     status, text = invoke(verify_command, with_engines, *UNANSWERED, "--questions", 4, "--json")
@@ -178,7 +178,7 @@ def test_tensorrt_is_the_last_link(with_engines, monkeypatch):
 
 
 def test_engines_with_other_answers_fail_verification(with_engines, monkeypatch, tmp_path):
-    """The compressed engines run the dense graphs: verify sees it, and marks just them."""
+    """The compressed engines run the dense graphs: verify fails and marks only them."""
     run = tmp_path / "tiny-0.5"
     shutil.copytree(with_engines, run)
     _, module = install(monkeypatch, [run / "tensorrt-float32", run / "tensorrt-dense-float32"])
@@ -231,7 +231,7 @@ def test_without_openvino_it_is_listed_as_not_compared(run, exported, tmp_path, 
 
 
 def test_verify_fails_on_other_weights(run, exported, tmp_path):
-    """An artifact of weights that are not the checkpoint's: status 1, and said so."""
+    """An artifact with other weights than the checkpoint's gives status 1 and a message."""
     broken = tmp_path / "broken"
     shutil.copytree(run, broken)
     plan = PruningPlan.load(broken / "plan.json")
@@ -299,7 +299,7 @@ def test_ties_are_counted_and_reported():
 
 
 def test_ties_of_images_and_texts_are_counted_separately():
-    """Two swaps between equals, at scores that are far from each other."""
+    """Two swaps of equal scores, which are far from each other."""
     scores = np.array([0.3, 0.3, 0.7, 0.7, 0.9])
     first, second = np.array([0, 2, 4]), np.array([1, 3, 4])
     of_image = np.array([True, True, False, False, False])

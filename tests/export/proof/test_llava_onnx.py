@@ -38,7 +38,7 @@ def dense_logits(model, pixels, ids):
 
 
 def next_token(logits):
-    """Greedy, but never the image token: transformers would ask for a picture."""
+    """Choose greedily, but never the image token: transformers would need a picture."""
     without = logits.copy()
     without[:, IMAGE_TOKEN] = -np.inf
     return without.argmax(-1)

@@ -183,7 +183,7 @@ class Reused(InPlaceRunner):
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 @pytest.mark.parametrize("pruned", [False, True])
 def test_old_contents_of_the_caches_are_ignored(pruned, precision, artifact):
-    """Neither another prompt's keys and values nor numbers a thousand times as large."""
+    """Old contents are another prompt's keys and values, or numbers a thousand times as large."""
     directory = artifact("gqa", precision, pruned)
     pixels, ids = prompt(7, seed=1, batch=2)
     tokens = greedy_tokens(InPlaceRunner(directory, ROOM), pixels, ids)
@@ -218,7 +218,7 @@ def test_a_full_cache_is_refused(artifact):
 
 @runs_in_place
 def test_a_wrong_length_changes_the_answer(artifact):
-    """The lengths matter: told that one place fewer is filled, the decoder answers otherwise."""
+    """With a length of one place fewer the decoder answers otherwise."""
     runner = InPlaceRunner(artifact("gqa"), ROOM)
     pixels, ids = prompt(7, seed=1)
     logits, _, state = runner.prefill(pixels, ids)

@@ -1,4 +1,4 @@
-"""``verify`` of models that stay in their files finds what it finds of the same models in memory."""
+"""``verify`` of models that stay in their files equals that of the same models in memory."""
 
 import json
 
@@ -26,7 +26,7 @@ def called(*words):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Of a model that keeps its weights, cut by a plan, with artifacts of fp32 and of 8 and 4 bits."""
+    """A run of a model cut by a plan, weights unchanged, with artifacts of fp32 and of 8 and 4 bits."""
     home = tmp_path_factory.mktemp("runs")
     model = tiny_model(tiny_config(kv_heads=2), seed=9)  # few of its answers are ties
     dense = save_checkpoint(model, home / "dense")
@@ -68,7 +68,7 @@ def test_a_streamed_model_has_the_same_verification(run, monkeypatch):
 
 
 def test_wrong_weights_fail_verification(run, monkeypatch):
-    """So that the proof above is not one of a model that only says it was read from files."""
+    """This shows that the test above really reads the files."""
     monkeypatch.setattr(model_size, "STREAMED", 1000)
     real = streamed.StoredMatrix.read
 
@@ -98,7 +98,7 @@ def test_replaced_weights_of_a_streamed_model_are_restored(run):
 
 
 def test_masks_silence_the_extra_units_of_a_streamed_dense_model(run):
-    """Masks of ones on the filled model give other logits than its plan's: the dense rest is there."""
+    """Masks of ones on the filled model give other logits than its plan's masks."""
     from comp.adapter import Forwarding
     from comp.checkpoints.slices import cut_of
     from export.proof.masked_torch import fill_kept, masks_of

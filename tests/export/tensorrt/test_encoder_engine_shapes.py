@@ -1,4 +1,4 @@
-"""What the engines of CLIP and BLIP are built for: every request within the limits, of every task."""
+"""Shapes of the engines of CLIP and BLIP: every request within the limits, of every task."""
 
 from fractions import Fraction
 from math import ceil
@@ -65,7 +65,7 @@ def left(count, manifest, part):
 
 
 def takes(graph, manifest, **sizes):
-    """The phases of a graph that take every input at these sizes of named dimensions."""
+    """Return the phases of a graph that accept every input at these sizes of named dimensions."""
     named = encoder_inputs(manifest)[graph.name]
 
     def fits(profile, dims):
@@ -123,7 +123,7 @@ def test_no_profile_exceeds_the_positions(manifest, limits):
 
 
 def test_kept_image_tokens_are_a_fixed_number():
-    """Not a range: the graphs have it fixed."""
+    """It is fixed in the graphs, so it is not a range."""
     cut = (DropPlan(part="vision", after_layer=1, vision_keep_ratio=0.5, text_keep_ratio=1),)
     manifest = encoder_manifest("retrieval", cut)
     assert encoder_inputs(manifest)["itm_model"]["encoder_hidden_states"] == ("texts", 9, 48)

@@ -1,4 +1,4 @@
-"""Engines built on the CPU by TensorRT for RTX, and what stops a build."""
+"""Engines built on the CPU by TensorRT for RTX, and failures of a build."""
 
 import gc
 import json
@@ -208,7 +208,7 @@ def recording(tensorrt, configs):
 
 
 def failing(tensorrt, *messages):
-    """As a build that fails: it logs why, and yields nothing."""
+    """Return a TensorRT whose build fails: it logs the reason and returns nothing."""
     severity = tensorrt.module.ILogger.Severity
 
     def build(builder, network, config):
@@ -220,7 +220,7 @@ def failing(tensorrt, *messages):
 
 
 def plan_of_heads(config, kept, drops) -> PruningPlan:
-    """The first so many KV heads of each block stay, and all channels."""
+    """Return a plan that keeps the first KV heads of each block, and all channels."""
     text = config.text_config
     blocks = tuple(
         BlockPlan(
@@ -249,7 +249,7 @@ def plan_of_heads(config, kept, drops) -> PruningPlan:
     ],
 )
 def test_attention_is_fused_for_any_kept_heads(kv_heads, kept, drops, tensorrt, tmp_path):
-    """4 query heads of 16 on so many KV heads, of which a plan keeps some; two drops may follow."""
+    """4 query heads of 16 on some KV heads, of which a plan keeps a part; two drops may follow."""
     config = tiny_config(kv_heads=kv_heads, layers=3, text_hidden_size=64)
     checkpoint = save_checkpoint(tiny_model(config), tmp_path / "model")
     plan = plan_of_heads(config, kept, drops)
@@ -308,7 +308,7 @@ def test_a_second_build_replaces_all_and_reports_each_phase(tensorrt, artifact, 
 
 
 def refused(tensorrt, source, out, match):
-    """Building raises, and what was there stays as it was."""
+    """Building raises, and existing files are unchanged."""
     out.mkdir(exist_ok=True)
     (out / "old.engine").write_bytes(b"old")
     with pytest.raises(CompExportError, match=match) as caught:
@@ -365,7 +365,7 @@ def test_an_unparsable_node_is_named(tensorrt, tmp_path):
 
 
 def test_heads_without_a_fused_kernel_are_refused(tensorrt, tmp_path):
-    """Heads of 8: the build says so, instead of computing attention in another way."""
+    """Heads of 8 are refused, instead of computing attention in another way."""
     checkpoint = save_checkpoint(tiny_model(fusable(layers=1, text_head_dim=8)), tmp_path / "model")
     source = tmp_path / "onnx"
     export_artifact(checkpoint, source, Origin("tiny"), Target("standard", "float16"))
@@ -387,7 +387,7 @@ def test_heads_without_a_fused_kernel_are_refused(tensorrt, tmp_path):
     ],
 )
 def test_out_of_memory_names_the_limits_to_lower(log, tensorrt, artifact):
-    """The first two are from builds that were given too little; it need not be the first error."""
+    """The first two are from builds with too little memory; it need not be the first error."""
     with pytest.raises(CompExportError, match="out of memory while building") as caught:
         build_engine(failing(tensorrt, "first", log), artifact(), decoder_graph(artifact()), ADA)
     for words in ("decoder_in_place.onnx", "--max-batch", "--max-prompt", "--max-new-tokens"):
@@ -418,7 +418,7 @@ def test_other_build_failures_give_their_reason(messages, reason, tensorrt, arti
 
 @pytest.mark.parametrize("failure", [MemoryError, None])
 def test_a_failed_build_keeps_no_tensorrt_objects(failure, tensorrt, artifact):
-    """Collected in a callback of the next build, it would wait for that build's lock, and that for it."""
+    """An object that is collected in a callback of the next build would deadlock on its lock."""
     alive = []
 
     def failed(builder, network, config):
@@ -445,7 +445,7 @@ def interruptible():
 
 
 def test_an_interrupt_stops_the_build(tensorrt, artifact, interruptible):
-    """TensorRT is told at its next step; without an interrupt it goes through many phases."""
+    """TensorRT stops at its next step; without an interrupt it goes through many phases."""
     graph, whole, cut = decoder_graph(artifact()), [], []
     build_engine(tensorrt, artifact(), graph, ADA, whole.append)
 
@@ -463,7 +463,7 @@ def test_an_interrupt_stops_the_build(tensorrt, artifact, interruptible):
 def test_an_interrupt_inside_the_logger_stops_the_build(
     tensorrt, artifact, interruptible, monkeypatch
 ):
-    """TensorRT drops what its callbacks raise: they must not run where Ctrl-C is raised."""
+    """TensorRT drops exceptions of its callbacks: they must not run where Ctrl-C is raised."""
     make_logger, spoken = build_module._logger, []
 
     def interrupted_logger(tensorrt):
@@ -482,7 +482,7 @@ def test_an_interrupt_inside_the_logger_stops_the_build(
 
 
 def test_measured_kernels_are_kept_for_the_next_build(tmp_path):
-    """Only where building measures: a cache that the GPU refuses is begun anew."""
+    """Applies only where building measures: a cache that the GPU refuses is started again."""
 
     class Config:
         def __init__(self, accepted):
@@ -675,7 +675,7 @@ def test_large_weights_are_stripped_where_a_gpu_is_present(tmp_path, monkeypatch
 
 
 def test_an_interrupted_command_leaves_nothing_half_written(tmp_path):
-    """Ctrl-C while the decoder is built, which takes seconds with so many blocks."""
+    """Press Ctrl-C while the decoder is built, which takes seconds with these blocks."""
     run = make_run(tmp_path, layers=12)
     old = run / "tensorrt" / "old.engine"
     old.parent.mkdir()

@@ -1,4 +1,4 @@
-"""Which TensorRT builds, for which GPUs, and which engines are refused before they are loaded."""
+"""The choice of TensorRT and of GPUs, and engines that are refused before they are loaded."""
 
 import sys
 from types import SimpleNamespace
@@ -111,7 +111,7 @@ def test_builds_on_the_target_need_a_gpu(requested):
 
 @pytest.fixture
 def machine(monkeypatch):
-    """Pretend that these modules are installed and that this GPU is here."""
+    """Pretend that these modules are installed and that this GPU is present."""
 
     def pretend(installed, gpu):
         modules = {name: SimpleNamespace(__version__=f"{name} 1.0") for name in installed}

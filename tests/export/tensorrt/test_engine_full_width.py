@@ -25,7 +25,7 @@ LIMITS = Limits(max_prompt=128, max_new_tokens=128)
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Gigabytes: gone when the tests are."""
+    """A folder of gigabytes, removed after the tests."""
     directory = tmp_path_factory.mktemp("engine-full-width")
     yield directory
     shutil.rmtree(directory)

@@ -1,4 +1,4 @@
-"""What engines are built for: every request within the limits has a place, and no other."""
+"""Shapes of engines: exactly the requests within the limits fit."""
 
 import math
 import re
@@ -25,7 +25,7 @@ ratios = st.integers(1, 1000).map(lambda thousandths: thousandths / 1000)
 
 @st.composite
 def drop_places(draw):
-    """Up to three places, ascending, none behind the last block."""
+    """Draw up to three places, ascending, none after the last block."""
     places = draw(st.sets(st.integers(1, LAYERS - 1), max_size=3))
     return tuple(
         DropPlan(after_layer=place, vision_keep_ratio=draw(ratios), text_keep_ratio=draw(ratios))
@@ -172,7 +172,7 @@ def test_every_request_within_the_limits_fits(manifest, limits, data):
 
 @given(manifest=manifests, limits=limits_of_any_size)
 def test_no_larger_request_fits(manifest, limits):
-    """What engines need not hold costs memory: the limits are met exactly."""
+    """Larger engines cost memory: the limits are met exactly."""
     largest = {"batch": limits.max_batch, "images": limits.images, "text": limits.max_prompt}
     vision, _, decoder = engine_graphs(manifest, limits)
     prefill, decode = decoder.profiles

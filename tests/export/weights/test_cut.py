@@ -1,4 +1,4 @@
-"""`comp-export cut`: a plan carried out on a checkpoint is the model that `prune` leaves untrained."""
+"""`comp-export cut`: a plan applied to a checkpoint gives the model of an untrained `prune`."""
 
 import json
 import shutil
@@ -40,7 +40,7 @@ ADAPTERS = {
 
 @pytest.fixture(scope="module")
 def pruned(tmp_path_factory):
-    """By kind, a dense checkpoint and a run whose weights are the dense model's, made once."""
+    """By kind: a dense checkpoint and an untrained run of it, made once."""
     made = {}
 
     def of(kind):

@@ -1,4 +1,4 @@
-"""What ends an answer: as the ``generation_config`` of the model that transformers loads."""
+"""The tokens that end an answer equal the ``generation_config`` that transformers loads."""
 
 import json
 
@@ -28,7 +28,7 @@ def checkpoint(tmp_path_factory):
 
 
 def written(directory, generation, text, whole):
-    """Set what each file says; ``None`` for ``generation`` takes the file away."""
+    """Write each file; ``None`` for ``generation`` removes the file."""
     path = directory / "config.json"
     config = json.loads(path.read_text())
     for values, stop in ((config["text_config"], text), (config, whole)):

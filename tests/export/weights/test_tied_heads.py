@@ -1,4 +1,4 @@
-"""Output layers as transformers has them, whatever flags and files say: in every way through the product."""
+"""Output layers equal transformers' for all flags and files, on every path of the product."""
 
 import json
 
@@ -46,7 +46,7 @@ def edited(directory, flags, change):
 
 
 def holding(kind, source, target):
-    """A change of a state dict: what is stored of two tensors that may be one."""
+    """Return a change of a state dict: which of two possibly tied tensors are stored."""
 
     def change(state):
         names = {canonical_name(name): name for name in state} | {name: name for name in state}

@@ -1,4 +1,4 @@
-"""Caches that a decode step writes in place: longer when full, the same tokens as caches that grow."""
+"""Caches that a decode step writes in place: extended when full, with the tokens of growing caches."""
 
 from types import SimpleNamespace
 
@@ -18,7 +18,7 @@ def answer_of(engine, picture, factor=1.0):
 
 
 def let_caches_grow(engine, monkeypatch):
-    """As on a GPU: every step gives new ones."""
+    """Return new caches in every step, as on a GPU."""
     for part in ("_buffers", "_steps"):
         monkeypatch.setattr(engine._backend._decoder, part, None)
 
@@ -43,7 +43,7 @@ def test_a_keep_factor_starts_with_full_caches(compressed, picture, monkeypatch)
 
 
 def test_an_older_graph_is_refused(compressed):
-    """One whose caches only grow: steps must not fail at the first token, without a word of why."""
+    """A graph whose caches only grow is refused with a reason, not at the first token."""
     backend = compressed._backend
     inputs = {k: v for k, v in backend._decoder._graph.inputs.items() if k != "cache_lengths"}
     with pytest.raises(CompExportError, match=r"no input cache_lengths.*export it again"):
@@ -70,7 +70,7 @@ def test_a_step_copies_no_cache_while_it_fits(compressed, picture, monkeypatch):
 
 
 def test_logits_of_a_step_are_not_overwritten(compressed):
-    """The next step writes its own into the same place."""
+    """The next step must not write into the same place."""
     backend = compressed._backend
     ids = np.arange(10, 19)[None]
     split = (np.zeros((1, 0), np.int64), np.arange(9)[None])

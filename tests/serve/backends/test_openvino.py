@@ -1,4 +1,4 @@
-"""OpenVINO in the place of ONNX Runtime: the same answers, and refusals of what it does not run."""
+"""OpenVINO in place of ONNX Runtime: the same answers, and refusals of what it does not run."""
 
 import json
 import shutil
@@ -78,7 +78,7 @@ def test_it_reports_its_backend(engines):
 
 @pytest.mark.parametrize("which", ["onnx-dense-standard", "onnx-standard"])
 def test_logits_are_float32(standard, which):
-    """Of a prefill and of steps after it; bfloat16, OpenVINO's own choice, would be a percent off."""
+    """Check a prefill and later steps; bfloat16, OpenVINO's own choice, would be a percent off."""
     backends = [
         GraphBackend(*open_artifact(standard / which, LlavaArtifact, threads=1, backend=backend))
         for backend in ("openvino", "onnxruntime")
@@ -103,7 +103,7 @@ def test_logits_are_float32(standard, which):
 
 
 def test_outputs_are_not_overwritten_by_the_next_run(standard):
-    """A request serves the next run too: that must not write into what the one before gave."""
+    """A request is reused by the next run, which must not overwrite the outputs of the one before."""
     graph = OpenVinoGraph(standard / "onnx-standard" / "embed_tokens.onnx", threads=1)
     first, second = np.array([[1, 2, 3]]), np.array([[4, 5]])
     (array,), _ = graph.run({"input_ids": first}, ["inputs_embeds"])
@@ -137,7 +137,7 @@ def test_batches_equal_single_answers(engines, compressed):
 
 
 def test_concurrent_requests_are_independent(engines, compressed):
-    """Answers token by token in turn, and in threads: each as if alone."""
+    """Interleave answers token by token, and in threads: each equals the single answer."""
     engine = engines["compressed"]
     expected = [compressed.generate(*question, OPTIONS).token_ids for question in QUESTIONS]
     streams = [engine.stream(*question, OPTIONS) for question in QUESTIONS]
@@ -165,7 +165,7 @@ def random_encoder(kind):
 
 
 def worked(engine, kind):
-    """What an engine says of pictures and texts, as numbers."""
+    """Return the outputs of an engine for pictures and texts, as numbers."""
     texts = ("a fox", "a ram and a wheel at the top")
     if kind in ("clip", "retrieval"):
         return engine.rank([noise(1), noise(2)], texts).of_texts
@@ -192,7 +192,7 @@ def test_clip_and_blip_equal_onnxruntime(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["question", "statement", "retrieval"])
 def test_blip_in_bfloat16(kind, tmp_path):
-    """Values that its graphs hand to each other are bfloat16, which NumPy has not."""
+    """Values between its graphs are bfloat16, which NumPy does not have."""
     if not computes_bfloat16():
         pytest.skip("this CPU does not compute bfloat16")
     random_encoder(kind)[0].save(tmp_path / "dense")
@@ -257,7 +257,7 @@ def integers(request, checkpoint, plan, tmp_path_factory):
 
 
 def test_integers_computed_in_bfloat16(integers):
-    """Near what they are in float32, and not the same; caches are bfloat16."""
+    """Logits are close to float32, and not the same; caches are bfloat16."""
     if not computes_bfloat16():
         pytest.skip("this CPU does not compute bfloat16")
     ids = np.random.default_rng(4).integers(10, 300, (2, 40))
@@ -305,7 +305,7 @@ def test_an_unreadable_graph_is_named(tmp_path):
 
 
 def test_rows_of_a_table_are_those_of_its_graph(half, standard):
-    """In float32, whatever they are kept in; also those of one token alone."""
+    """Rows are float32 for every storage type, also those of a single token."""
     ids = np.random.default_rng(0).integers(0, 300, (2, 5))
     (result,), _ = OpenVinoTable(half / "embed_tokens.onnx").run(
         {"input_ids": ids}, ["inputs_embeds"]
@@ -329,7 +329,7 @@ def test_without_openvino_the_remedy_is_given(standard, monkeypatch):
 
 
 def test_it_needs_no_onnxruntime(standard):
-    """Nor torch or transformers: the process has none of them."""
+    """The process has neither ONNX Runtime nor torch nor transformers."""
     code = (
         "import sys\n"
         "sys.modules |= dict.fromkeys(('onnxruntime', 'torch', 'transformers'))\n"

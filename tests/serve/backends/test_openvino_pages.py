@@ -1,4 +1,4 @@
-"""A decoder in OpenVINO: its caches lie in pages, which prompts and steps write where they are."""
+"""A decoder in OpenVINO: its caches are pages, which prompts and steps write in place."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def backend_of(directory, name="openvino"):
 
 
 def kinds_of(part):
-    """Kinds of operators of a compiled decoder, each as often as it is there."""
+    """Count the kinds of operators of a compiled decoder."""
     graph = part._compiled.get_runtime_model()
     return [str(node.get_rt_info()["layerType"].value) for node in graph.get_ops()]
 
@@ -65,7 +65,7 @@ def test_attention_is_one_operator_with_its_caches(compressed_standard):
 
 @pytest.mark.parametrize("compressed_standard", ["float32"], indirect=True)
 def test_large_weights_are_held_once(compressed_standard, monkeypatch):
-    """And answers are the same: what reads prompts makes the steps."""
+    """Answers are the same when one graph reads prompts and makes steps."""
     engines = [Engine.load(compressed_standard, threads=1, backend="openvino")]
     monkeypatch.setattr(openvino_pages, "HELD_TWICE", 10_000)
     engines.append(Engine.load(compressed_standard, threads=1, backend="openvino"))
@@ -95,7 +95,7 @@ def test_steps_leave_out_every_kind_of_ranking(checkpoint, plan, ranking, tmp_pa
 
 
 def test_old_contents_of_pages_are_ignored(compressed_standard, monkeypatch):
-    """Memory that nobody has written is anything, numbers that are none too."""
+    """Unwritten memory may hold anything, NaN too."""
     ids = np.random.default_rng(4).integers(10, 300, (2, PAGE + 8))
     split = (np.zeros((2, 0), np.int64), np.tile(np.arange(PAGE + 8), (2, 1)))
     make, actual = PageBuffers.empty, []
@@ -118,7 +118,7 @@ def test_old_contents_of_pages_are_ignored(compressed_standard, monkeypatch):
 
 @pytest.mark.parametrize("room", [1, PAGE, 2 * PAGE + 1])
 def test_full_pages_are_extended(compressed_standard, room, monkeypatch):
-    """The longest caches first: those behind a drop have room for longer."""
+    """The longest caches fill first: those after a drop have room for longer."""
     options = GenerationOptions(max_new_tokens=2 * PAGE, ignore_eos=True)
     prompts = [([noise(1)], "where is it?"), ([noise(2)], "where is it?")]
 
@@ -151,7 +151,7 @@ def test_grouped_heads_answer_alike(checkpoint, groups, tmp_path):
 
 @pytest.mark.parametrize("compressed_standard", ["float32"], indirect=True)
 def test_caches_are_not_rounded_to_bytes(compressed_standard):
-    """OpenVINO's own choice: a hundredth off, where float32 is a ten thousandth off at most."""
+    """OpenVINO's own choice is off by a hundredth; float32 is off by at most a ten thousandth."""
     ids = np.random.default_rng(4).integers(10, 300, (1, 40))
     split = (np.zeros((1, 0), np.int64), np.arange(40)[None])
     backends = [backend_of(compressed_standard, name) for name in ("openvino", "onnxruntime")]
@@ -164,7 +164,7 @@ def test_caches_are_not_rounded_to_bytes(compressed_standard):
 
 @pytest.mark.parametrize("compressed_standard", ["float32"], indirect=True)
 def test_an_abandoned_answer_releases_its_caches(compressed_standard):
-    """What held its caches serves the next answer, which is the same as the first."""
+    """The buffers of its caches are reused by the next answer, which equals the first."""
     engine = Engine.load(compressed_standard, threads=1, backend="openvino")
     steps = engine._backend._decoder._steps
     first = engine.generate([noise(1)], "where is it?", OPTIONS).token_ids
@@ -199,7 +199,7 @@ def test_a_graph_of_another_kind_is_refused():
 def test_inputs_are_rounded_in_groups_no_wider_than_those_of_weights(
     checkpoint, precision, width, group, tmp_path
 ):
-    """Of wider ones OpenVINO would round none, and take twice as long."""
+    """With wider groups OpenVINO would not round, and take twice as long."""
     model = random_llava(checkpoint.processor.tokenizer, seed=3, intermediate=width)
     model.save_pretrained(tmp_path / "model")
     checkpoint.processor.save_pretrained(tmp_path / "model")

@@ -1,4 +1,4 @@
-"""Which execution provider and which variant of a run is meant, and what is said when it is not there."""
+"""The choice of execution provider and of the variant of a run, and errors when one is missing."""
 
 import sys
 from types import SimpleNamespace
@@ -107,7 +107,7 @@ def test_profiles_name_every_input_with_its_dimensions(standard, graph):
 
 
 class _Sessions:
-    """Stands for ``InferenceSession``: keeps what it was made with."""
+    """Stands in for ``InferenceSession``: records its arguments."""
 
     started = ()
 
@@ -144,7 +144,7 @@ def test_a_provider_that_fails_to_start_does_not_fall_back_to_cpu(
 
 
 def test_errors_of_the_rtx_plugin_name_it(standard, tmp_path, monkeypatch):
-    """Not installed, not loadable, and without a GPU: each is said."""
+    """Not installed, not loadable, and without a GPU: each has its message."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     name = "onnxruntime_ep_nv_tensorrt_rtx"
     monkeypatch.setitem(sys.modules, name, None)

@@ -87,7 +87,7 @@ def test_answers_equal_those_of_onnxruntime(gpu, built, dense, compressed, name)
 
 
 def test_batches_equal_single_answers(engine, compressed):
-    """Batches of other sizes follow each other: what was bound for one must not serve the next."""
+    """Batches of different sizes follow each other: buffers bound for one must not serve the next."""
     requests = [([noise(n)], f"where is {word}?") for n, word in enumerate(["it", "he", "a"])]
     requests += [([], "hello you"), ([], "hello me"), ([noise(7)], "how many are there?")]
     result = engine.generate_batch(requests, OPTIONS, batch_size=3)
@@ -118,7 +118,7 @@ def test_steps_replay_a_cuda_graph(engine, gpu):
 
 
 def test_concurrent_requests_are_independent(engine, compressed, gpu):
-    """Three answers step by step in turn, each as if alone; later ones take over the places."""
+    """Interleave three answers: each equals the single answer; later ones reuse the buffers."""
     cuda, _ = gpu
     streams = [engine.stream(images, prompt, OPTIONS) for images, prompt in QUESTIONS[:3]]
     tokens = [[], [], []]
@@ -282,7 +282,7 @@ def test_missing_engines_name_the_build(run, picture, tmp_path):
 @pytest.mark.skipif(gpu_capability() is None, reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
 def test_answers_on_a_gpu_equal_onnxruntime(checkpoint, plan, tmp_path, compressed, precision):
-    """The same answers from real engines, in whichever TensorRT is installed."""
+    """Real engines, of the installed TensorRT, give the same answers."""
     source, out = tmp_path / "onnx-standard", tmp_path / "tensorrt"
     export_artifact(
         checkpoint.path, source, Origin.of_plan(plan), Target("standard", precision), plan

@@ -1,4 +1,4 @@
-"""Who is measured first: on a busy machine the first of a round is late more often than the others."""
+"""The order of measurement: on a busy machine the first of a round is slow more often."""
 
 from export.artifact.load import read_manifest
 from serve.artifacts import DEFAULT_VARIANT

@@ -53,7 +53,7 @@ def test_run_uses_the_sampling_options(run, image_file, compressed):
 
 
 def test_eval_counts_the_answers_of_the_engine(run, tmp_path, dense, compressed, picture):
-    """On questions whose answers are the dense engine's own, dense is right every time."""
+    """On questions with the dense engine's own answers, dense is always right."""
     options = GenerationOptions(max_new_tokens=5)
     lines = []
     for index, question in enumerate(["where?", "what is it?", "how many?", "is it?"]):
@@ -118,7 +118,7 @@ def test_bench_reports_both_models(run):
 
 
 def test_bench_measures_backends_side_by_side(run, checkpoint, plan):
-    """A second form of the run, in the same turns; names that mean nothing are refused."""
+    """A second variant of the run is measured in the same rounds; unknown names are refused."""
     half = Target(precision="float16")
     for dense, origin, cut in ((True, Origin("t"), None), (False, Origin.of_plan(plan), plan)):
         out = artifact_directory(run, dense, half)

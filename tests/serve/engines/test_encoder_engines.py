@@ -57,7 +57,7 @@ def export(kind, home, precision="float32", width=32):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
-    """Directories of a kind with artifacts and engines, made when first asked for."""
+    """Directories of a kind with artifacts and engines, made at the first use."""
     made = {}
 
     def of(kind):
@@ -142,7 +142,7 @@ def test_answers_equal_those_of_onnxruntime(pair, kind, dense):
 
 
 def test_the_largest_answer_fits(pair):
-    """As long a beginning as the engines take, and as many tokens."""
+    """Use the longest prefix and the most tokens that the engines accept."""
     native, graphs, _ = pair("caption")
     options = GenerationOptions(max_new_tokens=ASKED["max_new_tokens"], ignore_eos=True)
     beginning = "a"
@@ -173,7 +173,7 @@ def test_caches_stay_on_the_gpu(pair):
 
 
 def test_interleaved_answers_are_independent(pair):
-    """All share one place on the GPU: what they go on from is theirs alone."""
+    """All share the buffers on the GPU: each continues from its own state."""
     native, graphs, cuda = pair("question")
     shown = pictures(3)
     streams = [
@@ -285,7 +285,7 @@ def test_commands_read_the_manifest_of_engines(pair, built, kind):
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_answers_on_a_gpu_equal_onnxruntime(kind, precision, tmp_path):
-    """As in ONNX Runtime, from real engines, in whichever TensorRT is installed."""
+    """Real engines, of the installed TensorRT, give the answers of ONNX Runtime."""
     export(kind, tmp_path, width=64)
     if precision != "float32":
         export(kind, tmp_path / "half", precision, width=64)

@@ -1,4 +1,4 @@
-"""An image processor's file gives the pixels that transformers makes of it, or is refused by name."""
+"""An image processor's file gives the pixels of transformers, or is refused by name."""
 
 import json
 import shutil
@@ -65,7 +65,7 @@ def place(tmp_path_factory):
 
 
 def check_equal(directory, pictures):
-    """What users call and what trains equal transformers' own, bit for bit."""
+    """Check that serving and training equal transformers, bit for bit."""
     theirs = AutoImageProcessor.from_pretrained(directory)
     trains = load_image_processor(directory)
     assert type(trains) is type(theirs)
@@ -423,7 +423,7 @@ def checkpoint(request, tmp_path_factory):
 
 
 def test_a_run_keeps_the_pixels_of_its_dense_model(checkpoint, tmp_path):
-    """AutoProcessor reads the dense and the slim checkpoint to the same pixels, and so do we."""
+    """AutoProcessor gives the same pixels for the dense and the slim checkpoint, and so do we."""
     dense, _ = checkpoint
     pictures = [photo(90, 40), photo(40, 90)]
     # transformers knows no class for statements about two images, so the file of one names it.

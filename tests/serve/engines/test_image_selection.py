@@ -1,4 +1,4 @@
-"""Image tokens chosen behind the vision tower, through engines and the ONNX graphs they are built from."""
+"""Image tokens selected after the vision tower, in engines and in their ONNX graphs."""
 
 import numpy as np
 import pytest

@@ -212,7 +212,7 @@ def test_damaged_files_are_refused_by_name(dense_artifact, tmp_path, name):
 
 
 def test_a_failing_graph_is_named(dense_artifact, tmp_path):
-    """Other values than it takes: one line that names the graph and the remedy."""
+    """A graph with other inputs gives one line that names the graph and the remedy."""
     from serve.backends.onnxruntime.session import OrtGraph
 
     path = dense_artifact / "embed_tokens.onnx"

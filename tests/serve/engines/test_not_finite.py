@@ -1,4 +1,4 @@
-"""Artifacts that compute NaN and infinity: the error names the precision, and nothing is answered."""
+"""Artifacts that compute NaN or infinity: the error names the precision, and there is no answer."""
 
 import copy
 import re
@@ -29,7 +29,7 @@ FLOAT16 = r"--precision float16.*65504.*--precision float32.*--precision bfloat1
 
 @pytest.fixture(scope="module")
 def loud(checkpoint, tmp_path_factory):
-    """A model whose residual stream goes beyond float16, as of those that were trained in bfloat16."""
+    """A model whose residual stream exceeds float16, as in models trained in bfloat16."""
     home = tmp_path_factory.mktemp("loud")
     shutil.copytree(checkpoint.path, home / "dense")
     model = copy.deepcopy(checkpoint.model)
@@ -74,7 +74,7 @@ def test_overflow_in_float16_is_an_error(loud, options):
 
 
 def of_a_state(engine, poisoned_at, row=0):
-    """The engine, whose steps from one on give NaN in a row; and the states that were given back."""
+    """The engine, whose steps give NaN in a row from one on, and the released states."""
     backend, released, steps = engine._backend, [], []
     step, release = backend.step, backend.release
 
@@ -117,7 +117,7 @@ def test_a_batch_names_the_request(dense_artifact):
 
 
 def test_finished_sequences_are_not_checked(dense_artifact, dense):
-    """Its rows are fed padding while the others go on."""
+    """Its rows get padding while the others continue."""
     alone = dense.generate([noise(1)], QUESTION, EIGHT)
     stop = alone.text[:1]
     engine = Engine.load(dense_artifact, "cpu", 1)
@@ -134,7 +134,7 @@ def test_finished_sequences_are_not_checked(dense_artifact, dense):
 
 
 def test_image_features_are_checked(dense_artifact):
-    """A softmax may take a NaN for nothing, so that no logit would tell."""
+    """A softmax may hide a NaN from every logit."""
     engine = Engine.load(dense_artifact, "cpu", 1)
     vision = engine._backend._vision
     run = vision.run
@@ -166,7 +166,7 @@ def test_the_command_reports_it_and_exits_with_an_error(loud, checkpoint, tmp_pa
 
 @pytest.fixture(scope="module")
 def encoders(tmp_path_factory):
-    """Engines of CLIP and of BLIP's tasks, loaded when first asked for."""
+    """Engines of CLIP and of BLIP's tasks, loaded at the first use."""
     made = {}
 
     def of(kind):
@@ -182,7 +182,7 @@ def encoders(tmp_path_factory):
 
 
 def poison(engine, graph, output, value, row=-1):
-    """Put a value into a row of what a graph gives."""
+    """Put a value into a row of a graph's output."""
     loaded = engine.graphs.graphs[graph]
     run, name = loaded.run, output
 
@@ -239,7 +239,7 @@ def test_extreme_logits_give_probability_one(encoders):
 
 
 def test_the_logit_scale_must_be_finite(tmp_path):
-    """Refused by the export, which would otherwise end in an overflow of its own."""
+    """The export refuses it, which would otherwise overflow itself."""
     for number, value in enumerate((float("nan"), 1e4, 100.0, -1e4)):
         adapter = small_clip.random_clip(2)
         with torch.no_grad():

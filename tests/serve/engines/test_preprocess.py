@@ -1,4 +1,4 @@
-"""Preprocessing equals the Hugging Face processors', whatever the picture."""
+"""Preprocessing equals the Hugging Face processors', for every picture."""
 
 import io
 import struct
@@ -135,7 +135,7 @@ def test_images_of_different_sizes_are_batched():
 
 
 def test_sixteen_bit_grey_keeps_its_levels():
-    """Pillow's own conversion saturates; equal is what the same picture in 8 bits gives."""
+    """Pillow's own conversion saturates; the expected values are those of the picture in 8 bits."""
     grey = np.asarray(photo(mode="L"))
     wide = Image.fromarray(grey.astype(np.uint16) * 257)
     processor = clip()
@@ -157,7 +157,7 @@ def test_model_view_shows_the_model_input():
 
 
 def png_of(width, height):
-    """A PNG header that promises so many pixels, and no pixels."""
+    """Return a PNG header with this number of pixels, and no pixels."""
 
     def chunk(kind, data):
         body = kind + data

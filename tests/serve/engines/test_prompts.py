@@ -49,7 +49,7 @@ def processor():
 
 @pytest.fixture(scope="module")
 def encoder(processor, tmp_path_factory):
-    """Of the engine, for a template or for an artifact of before there were any."""
+    """The engine's prompt encoder, for a template or for an older artifact without one."""
     path = tmp_path_factory.mktemp("words") / "tokenizer.json"
     processor.tokenizer.backend_tokenizer.save(str(path))
 

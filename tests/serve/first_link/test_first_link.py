@@ -1,4 +1,4 @@
-"""The proof's first link: transformers on pictures and words, against the engines that users call."""
+"""The proof's first link: transformers on pictures and text, against the engines that users call."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ TOKENS = 4
 
 
 class Fixed:
-    """A side that makes the same thing of everything."""
+    """A side with the same output for every request."""
 
     def __init__(self, reading, name="fixed", grey=0):
         self.name, self.not_run, self._reading, self._grey = name, "", reading, grey
@@ -135,7 +135,7 @@ def test_differences_within_rounding_pass():
 @pytest.mark.parametrize("drops", [True, False])
 @pytest.mark.parametrize("reaches", [True, False])
 def test_ties_between_dropped_tokens_are_not_differences(drops, reaches):
-    """A reference that moves to the other side's numbers when its inputs are rounded has a tie."""
+    """A reference has a tie if rounded inputs change its result to the other side's."""
     other = reading(
         outputs=outputs(values={"logits": logits(np.ones(5, np.float32))}, tokens=(1, 2))
     )
@@ -263,7 +263,7 @@ def test_pictures_of_the_data_are_opened_lazily():
 
 
 def made(directory: Path, model: str) -> tuple[RunDirectory, Path]:
-    """A run of an embedded model that has nothing but its dense artifact."""
+    """A run of an embedded model with only its dense artifact."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "run.json").write_text(json.dumps({"version": RUN_VERSION, "model": model}))
     export_artifact(resolve_model(model), directory / "onnx-dense", Origin(model))

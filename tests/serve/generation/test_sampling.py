@@ -11,7 +11,7 @@ from serve.generation.sampling import Sampler, next_token_probabilities
 
 
 def brute_force(logits, temperature, top_p):
-    """Top-p in the plainest way: take the likeliest token until enough probability is gathered."""
+    """Top-p written out: take the likeliest tokens until their probability suffices."""
     weights = [np.exp(float(x) / temperature - float(max(logits)) / temperature) for x in logits]
     total = sum(weights)
     weights = [w / total for w in weights]
@@ -127,7 +127,7 @@ FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
     seed=st.integers(0, 2**64 - 1),
 )
 def test_any_allowed_option_draws_a_probable_token(logits, temperature, top_p, seed):
-    """However small: no token without probability is drawn, and probabilities sum to 1."""
+    """For any allowed option, no token of probability 0 is drawn, and probabilities sum to 1."""
     values = np.array(logits, dtype=np.float32)
     weights = next_token_probabilities(values, temperature, top_p)
     assert np.isfinite(weights).all()
@@ -147,7 +147,7 @@ def test_the_smallest_temperature_or_top_p_is_greedy(small):
 
 
 def test_a_draw_of_almost_one_is_a_token():
-    """What a generator draws is below 1, and its product with a sum may be rounded up to it."""
+    """A draw is below 1, but its product with a sum may be rounded up to the sum."""
     sampler = Sampler(GenerationOptions(temperature=1.0, top_p=0.9))
     sampler._random = type("AlmostOne", (), {"random": lambda self: 1 - 2**-53})()
     logits = np.log(np.array([0.1] * 10, dtype=np.float32))

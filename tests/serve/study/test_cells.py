@@ -1,4 +1,4 @@
-"""Cells of a study: in order, resumed, failed, tidied; the report is made of what they recorded."""
+"""Cells of a study: order, resumption, failures, clean-up; the report uses their records."""
 
 import json
 import os
@@ -27,7 +27,7 @@ ROWS += "[variants.no-cip]\nno_cip = true\n"
 
 @pytest.fixture
 def study(tmp_path, monkeypatch):
-    """What runs a study with stand-ins for its processes: returns click's result."""
+    """Return a function that runs a study with stand-ins for its processes."""
     file, folder = tmp_path / "mine.toml", tmp_path / "folder"
 
     def run(steps, *more, text=HEAD):
@@ -135,7 +135,7 @@ def test_prune_gets_the_options_of_the_file(study):
 
 @pytest.mark.parametrize("step", ["prune", "onnx", "dense", "measure"])
 def test_an_interrupted_study_resumes(study, step):
-    """Ctrl-C at any step of a cell: what is over is not done again, and prune goes on with its state."""
+    """After Ctrl-C at any step, finished steps are not repeated, and prune continues from its state."""
     cell = "comp-0.5-seed0" if step == "dense" else "comp-0.8-seed0"
     first = Steps()
     first.broken[cell, step] = KeyboardInterrupt()
@@ -178,7 +178,7 @@ def _fresh(prune):
 
 
 def test_a_row_can_be_pruned_by_time(study):
-    """Its target is the time left, whatever FLOPs that leaves."""
+    """Its target is the remaining time, not the FLOPs."""
     text = HEAD + '[variants.time]\ncost = "latency"\nlatency_table = "table.json"\n'
     result = study(Steps(off={"time-0.5-seed1": 0.02}), text=text)
     assert "1 of 12 cells failed, time-0.5-seed1 at prune" in str(result.error)

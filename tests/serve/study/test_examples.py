@@ -1,4 +1,4 @@
-"""The study files of the documentation are whole, and do what their comments say."""
+"""The study files of the documentation are valid, and agree with their comments."""
 
 from pathlib import Path
 

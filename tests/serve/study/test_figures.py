@@ -39,7 +39,7 @@ def summary(*rows, share=True):
 
 
 def reach(figure, number=0):
-    """Of the intervals of a row: from where to where, along the axis of accuracy."""
+    """Return the ends of a row's interval along the axis of accuracy."""
     (lines,) = figure.axes[0].containers[number].lines[2]
     (segment,) = lines.get_segments()
     return sorted(segment[:, 0].tolist())

@@ -1,4 +1,4 @@
-"""What a study file may say, and what it is told when it is wrong."""
+"""Study files: allowed contents, and errors."""
 
 import json
 
@@ -15,7 +15,7 @@ HEAD = 'model = "tiny-llava"\nrates = [0.7, 0.8]\nseeds = [0, 1]\nmethods = ["co
 
 @pytest.fixture
 def read(tmp_path):
-    """What reads a study with this text."""
+    """Return a function that reads a study from this text."""
 
     def reading(text):
         path = tmp_path / "mine.toml"

@@ -1,4 +1,4 @@
-"""A study as a user runs it, on a small random model: real processes, killed and gone on with."""
+"""A study as a user runs it, on a small random model: real processes, killed and resumed."""
 
 import fcntl
 import json
@@ -114,7 +114,7 @@ def test_a_study_killed_while_pruning_resumes(model, tmp_path, ending):
 
 
 def end_orphans(folder):
-    """End what a killed study has left running, which holds the folder's lock; wait for the lock."""
+    """End the processes that a killed study left, which hold the folder's lock; wait for the lock."""
     lock = (folder / ".lock").resolve()
     for process in Path("/proc").iterdir():
         if process.name.isdigit() and lock in opened_by(process):

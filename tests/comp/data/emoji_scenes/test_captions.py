@@ -1,4 +1,4 @@
-"""Captions say what is there, and are scored by the things that they name."""
+"""Captions name the objects of a scene, and are scored by the objects that they name."""
 
 from collections import Counter
 

@@ -47,7 +47,7 @@ def test_true_and_false_are_distinguished() -> None:
 
 
 def test_a_caption_has_the_lines_of_question_and_answer() -> None:
-    """Four lines of 27 letters: the last words of 100 letters are seen, and painted."""
+    """Four lines of 27 letters: the last words of 100 letters are drawn too."""
     blank = Image.new("RGB", (20, 20))
     text = "a cat on a mat " * 6
     sheets = [

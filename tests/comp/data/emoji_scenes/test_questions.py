@@ -1,4 +1,4 @@
-"""EmojiScenes: deterministic, disjoint, balanced, and right."""
+"""EmojiScenes: deterministic, disjoint, balanced and correct."""
 
 import json
 import re
@@ -24,7 +24,7 @@ splits = st.sampled_from(SPLITS)
 
 
 def layout(scene: Scene) -> tuple[tuple[str, int, int], ...]:
-    """What stands in which cell, computed here and not by the dataset."""
+    """Return the object of each cell, computed independently of the dataset."""
     third = IMAGE_SIZE / 3
     return tuple(sorted((t.name, int(t.y / third), int(t.x / third)) for t in scene.things))
 
@@ -148,7 +148,7 @@ def test_sprites_and_their_attribution_are_in_the_package() -> None:
 
 
 def named(question: str, scene_names: set[str]) -> list[str]:
-    """Names in a question in their order, the longest first where they overlap."""
+    """Return the names in a question, in order; of overlapping names the longest."""
     pattern = "|".join(re.escape(n) for n in sorted(scene_names, key=len, reverse=True))
     return re.findall(rf"\b(?:{pattern})\b", question)
 

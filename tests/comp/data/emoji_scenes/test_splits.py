@@ -1,4 +1,4 @@
-"""What all kinds of EmojiScenes' examples promise of their splits; and that nothing of them has changed.
+"""Splits of all kinds of EmojiScenes' examples, and that no example has changed.
 
 Models were trained and figures measured on these very examples: a change of one is a new data set.
 """
@@ -29,7 +29,7 @@ DIGESTS = {
 
 
 def drawn(data: object, index: int) -> tuple[tuple[Scene, ...], tuple[object, ...]]:
-    """The scenes of an example, unpainted, and its words."""
+    """Return the scenes of an example, not drawn, and its text."""
     if isinstance(data, EmojiScenes):
         scene, question = data.scene(index)
         return (scene,), (question.text, question.answer, question.kind)
@@ -42,7 +42,7 @@ def drawn(data: object, index: int) -> tuple[tuple[Scene, ...], tuple[object, ..
 
 
 def written(scene: Scene) -> str:
-    """A scene to a thousandth of a pixel and of a degree."""
+    """Round a scene to a thousandth of a pixel and of a degree."""
     things = (f"{t.name} {t.x:.3f} {t.y:.3f} {t.size:.3f} {t.angle:.3f}" for t in scene.things)
     return f"{', '.join(things)} on {scene.background_seed}"
 

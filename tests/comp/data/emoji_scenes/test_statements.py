@@ -1,4 +1,4 @@
-"""Statements about two scenes: true when they say so, and open to whoever sees only a part."""
+"""Statements about two scenes: labels are right, and no part alone decides them."""
 
 import re
 from collections import Counter, defaultdict
@@ -21,7 +21,7 @@ def drawn():
 
 
 def facts(scenes, statement):
-    """What each picture alone says about the matter of the statement, read from its words."""
+    """Return the fact of each picture that the statement is about, read from its text."""
     text = statement.text
     if result := re.search(r"(?:shows|show) an? (.+)\.$", text):
         named = result[1]
@@ -74,7 +74,7 @@ def test_every_kind_is_true_as_often_as_false(drawn):
 
 
 def test_one_picture_and_the_wording_do_not_decide(drawn):
-    """The best guess from one picture's fact and the wording, fitted on the very same statements."""
+    """Check the best guess from one picture's fact and the wording, fitted on the same statements."""
     for which in (0, 1, None):
         tables = defaultdict(list)
         for scenes, statement in drawn:

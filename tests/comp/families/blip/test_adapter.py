@@ -1,4 +1,4 @@
-"""BLIP as the algorithm sees it, for its four tasks: scored, counted, refusing what does not fit."""
+"""The adapter of BLIP for its four tasks: scores, counts, and refusals."""
 
 import copy
 
@@ -46,7 +46,7 @@ def batches(adapters):
 
 @torch.no_grad()
 def test_losses_equal_transformers(adapters, batches):
-    """Whole models: what each class itself computes of the same batch."""
+    """Compare whole models with the loss of each class on the same batch."""
     adapter, batch = adapters["caption"], batches["caption"]
     ids = batch.input_ids.clone()
     ids[:, 0] = adapter.model.config.text_config.bos_token_id
@@ -171,7 +171,7 @@ def test_only_the_top_candidates_are_matched(adapters):
 
 
 class Counting:
-    """Multiply-accumulates of what a model really computes, by hooks: the counter's rules by hand."""
+    """Count the multiply-accumulates of a model by hooks, with the counter's rules written out."""
 
     def __init__(self, model):
         self.macs, self.sizes = 0, {}

@@ -98,7 +98,7 @@ def test_whole_text_models_equal_transformers(text, texts, memories, causal, cro
 
 @torch.no_grad()
 def test_padding_of_a_memory_changes_nothing(text, texts, memories):
-    """transformers 5.23 loses this mask, so a row at a time is what there is to compare with."""
+    """transformers 5.23 loses this mask, so the comparison is one row at a time."""
     ids, mask = texts
     _, memory = memories
     result = read(text, ids, mask, [memory], TextOptions(causal=True)).tokens.states
@@ -128,7 +128,7 @@ class ByHand:
         self.text, self.ratio, self.off, self.causal = text, ratio, off, causal
 
     def heads(self, module, states, memory, key, causal=False):
-        """What the heads give, and the attention of those that are there."""
+        """Return the outputs of the heads, and the attention of the kept ones."""
         outputs, weights = [], []
         for head in range(HEADS):
             span = slice(head * SPAN, (head + 1) * SPAN)
@@ -238,7 +238,7 @@ def test_masked_channels_contribute_nothing(text, texts, memories):
 
 @torch.no_grad()
 def test_block_numbers_of_a_decoder_continue_the_encoders(text, texts, memories):
-    """A decoder behind an encoder of four blocks looks its masks up at four and on."""
+    """A decoder after an encoder of four blocks has its masks from index four on."""
     ids, mask = texts
     early = masks_without({(("language", 0), 1), (("cross", 2), 2)})
     late = Masks(

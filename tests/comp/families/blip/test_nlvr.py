@@ -1,4 +1,4 @@
-"""BLIP for two images: its own class on transformers' modules."""
+"""BLIP for two images: our class on transformers' modules."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def batch():
 
 
 def attention(module, states, memory):
-    """Cross-attention by the book, one head after the other."""
+    """Cross-attention written out, one head after another."""
     query, key, value = module.query(states), module.key(memory), module.value(memory)
     parts = []
     for head in range(HEADS):

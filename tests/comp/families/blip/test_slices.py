@@ -1,4 +1,4 @@
-"""A BLIP with heads and channels gone computes what the masked one does."""
+"""A BLIP without heads and channels computes what the masked one does."""
 
 import copy
 
@@ -73,7 +73,7 @@ def plan_of(language, cross, seed):
 
 
 def masks_of(plan, language, cross):
-    """The masks of a plan, with ones for the blocks that it leaves out."""
+    """The masks of a plan, with ones for the blocks that it does not name."""
     masks = Masks.from_plan(plan.blocks)
     for part, count in (("vision", LAYERS), ("language", language), ("cross", cross)):
         masks.heads.setdefault((part, count - 1), torch.ones(HEADS))
@@ -82,7 +82,7 @@ def masks_of(plan, language, cross):
 
 
 def cut(model, cuts):
-    """A copy whose linear layers have the sizes that are left."""
+    """Return a copy whose linear layers have the kept sizes."""
     slim = copy.deepcopy(model)
     for name, module in slim.named_modules():
         if not isinstance(module, nn.Linear):

@@ -1,4 +1,4 @@
-"""Slim BLIPs of the four tasks: what the masked model computes, saved, loaded, generating."""
+"""Slim BLIPs of the four tasks equal the masked model: saved, loaded, generating."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ def batches(adapters):
 
 
 def outputs(adapter, batch, forwarding):
-    """All that the model says of a batch, and which tokens it left."""
+    """Return all outputs of the model for a batch, and the kept tokens."""
     seen = seen_by(adapter.model, batch.pixel_values, forwarding)
     ids, mask = batch.input_ids, batch.attention_mask
     memories = memories_of(seen, adapter.images)
@@ -104,7 +104,7 @@ def test_a_slim_checkpoint_survives_save_and_load(adapters, batches, tmp_path, t
 
 
 def greedy(adapter, batch, row, forwarding):
-    """The answer of a row by itself, word by word, through the masked model."""
+    """Generate the answer of a single row, token by token, through the masked model."""
     seen = seen_by(adapter.model, batch.pixel_values[row : row + 1], forwarding)
     memory = memories_of(seen, 1)
     config = adapter.model.config.text_config

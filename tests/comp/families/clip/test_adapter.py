@@ -1,4 +1,4 @@
-"""CLIP as the algorithm sees it: scored, counted, cut, searched, saved; the algorithm itself is as it was."""
+"""The adapter of CLIP: scores, counts, cuts, searches and saves."""
 
 import pytest
 import torch
@@ -128,7 +128,7 @@ def test_long_captions_are_refused(adapter):
 
 @pytest.mark.slow
 def test_comp_prunes_both_towers(tmp_path):
-    """The search as LLaVA has it, on four modes: the rate is met, and every part lost something."""
+    """Search on four modes: the rate is met, and every part loses something."""
     adapter = random_clip(1)
     train = captioned(64, split="train")
     data = PruningData(

@@ -22,7 +22,7 @@ DROPS = (
 
 
 def some_plan(adapter, seed=0):
-    """A random plan: other heads and widths in every block."""
+    """Return a random plan with other heads and widths in every block."""
     rng = np.random.default_rng(seed)
     blocks = []
     for block in adapter.blocks:
@@ -90,7 +90,7 @@ def test_masked_equals_slim_exactly_in_what_is_kept(adapter, seed):
 
 
 def test_dropping_equals_attention_masks_of_transformers(adapter):
-    """Dropped tokens change nothing for others: the same as hiding them with transformers' masks."""
+    """Dropping tokens equals hiding them with transformers' masks."""
     batch = adapter.collate(questions(1))
     rules = {2: RatioRule(0.5, 0.5)}
     with torch.no_grad():
