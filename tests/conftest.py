@@ -5,11 +5,11 @@ import signal
 import pytest
 from hypothesis import settings
 
-# The same cases every time: a failure is of the change at hand.
+# The same cases every time: a failure comes from the change.
 settings.register_profile("fixed", derandomize=True)
 settings.load_profile("fixed")
 
-# On a busy machine a browser now and then loses a click while a page is still being made.
+# On a busy machine a browser sometimes loses a click while a page is being built.
 ANOTHER_TRY = pytest.mark.flaky(reruns=2, only_rerun=["TimeoutError"])
 
 LONGEST = "test_full_"  # files of tests that take minutes each
@@ -22,7 +22,7 @@ def pytest_configure():
 
 
 def pytest_collection_modifyitems(items):
-    # First, so that no process is left with them when the others are done.
+    # First, so that no process is still running them at the end.
     items.sort(key=lambda item: not item.path.name.startswith(LONGEST))
     for item in items:
         if item.get_closest_marker("browser"):

@@ -17,7 +17,7 @@ else:
 
 ROOT = Path(__file__).parents[1]
 ORDER = ("comp", "export", "serve", "demo")
-# What an edge box does not have: running an artifact must not ask for it.
+# Missing on an edge box: running an artifact must not need it.
 NOT_ON_THE_EDGE = (
     "torch",
     "transformers",
@@ -115,7 +115,7 @@ def test_comp_is_light_and_registers_in_any_import_order() -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        "LlamaForCausalLM",  # each of these loads the auto classes at another point of its own loading
+        "LlamaForCausalLM",  # each of these loads the auto classes at another point of its import
         "BlipForQuestionAnswering",
         "LlavaForConditionalGeneration",
         "AutoProcessor",

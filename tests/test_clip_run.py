@@ -172,7 +172,7 @@ def test_every_kind_of_picture_is_accepted(run, tmp_path):
     assert min(close) > 0.9
     both = engine.embed_images([grey, grey.convert("RGB")]).embeds
     assert both[0] @ both[1] == pytest.approx(1, abs=1e-5)
-    # As many at a time as one likes, in any order.
+    # In batches of any size, in any order.
     alone = np.stack([engine.embed_images([tmp_path / name]).embeds[0] for name in names])
     assert np.allclose(alone, actual, atol=1e-5)
 
@@ -200,7 +200,7 @@ def test_engines_are_built(run):
         assert set(engines) == {"vision_model", "text_model"}
         for engine in engines.values():
             attention = [block["attention"] for block in engine["blocks"]]
-            # What ranks tokens needs the weights themselves, which a fused kernel keeps to itself.
+            # Ranking tokens needs the attention weights, which a fused kernel does not return.
             assert attention == [form, form, "fused"]
         (profile,) = engines["vision_model"]["profiles"]
         assert [shape[0] for shape in profile["shapes"]["pixel_values"]] == [1, 1, 4]

@@ -21,12 +21,12 @@ from tests.small_runs import KINDS
 pytest.importorskip("tensorrt_rtx")
 pytestmark = [
     pytest.mark.slow,
-    # TensorRT's own, of every Python class derived from one of its classes.
+    # A warning of TensorRT's own, for every Python class derived from one of its classes.
     pytest.mark.filterwarnings("ignore:Use del obj instead:DeprecationWarning"),
 ]
 TASK = {"clip": "retrieval"}
 BACKEND = ("--backend", "tensorrt")
-# Attention of each engine of the dense model: fused, but where only one token asks.
+# Attention of each engine of the dense model: fused, except with a single query.
 FUSED, ALONE = "fused", "decomposed"
 DENSE = {
     "vision_model": [FUSED] * 3,
@@ -114,7 +114,7 @@ def test_every_engine_is_built(runs, kind):
     ranking = [block for engine in cut["engines"].values() for block in engine["blocks"]]
     if (
         kind != "caption"
-    ):  # what ranks tokens needs the weights, which a fused kernel keeps to itself
+    ):  # ranking needs the attention weights, which a fused kernel does not return
         assert sum(b["attention"] == FUSED for b in ranking) < sum(
             form == FUSED for name in ENGINES[kind] for form in DENSE[name]
         )

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 LIMIT = 16 * 2**20  # of resident memory, KiB
 QUICK = ("--modes", "vt,vp", "--no-cas", "--stages", 2, "--steps-per-stage", 1)  # one of each
 ONE = ("--batch-size", 1, "--calibration", 1, "--validation", 1)
-PAIR = ("--batch-size", 2, "--calibration", 2, "--validation", 2)  # training by contrast takes
+PAIR = ("--batch-size", 2, "--calibration", 2, "--validation", 2)  # contrastive training takes
 TRAINED = ("--recover-steps", 1)
 UNTRAINED = ("--recover", "none")  # a step of these on two cores takes as long as the rest
 

@@ -45,7 +45,7 @@ def test_no_module_unpickles() -> None:
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert not {name.partition(".")[0] for name in names} & UNPICKLING, path
     for where, name, given in CALLS:
-        if name == "torch.load":  # the state of a run of one's own, by torch's restricted unpickler
+        if name == "torch.load":  # the state of the user's own run, by torch's restricted unpickler
             assert given.get("weights_only") is True, where
         assert name not in ("np.load", "numpy.load", "eval", "exec", "compile"), where
 

@@ -179,7 +179,7 @@ def test_blip_report_has_times_and_sizes(tmp_path):
     text = (tmp_path / "report.md").read_text()
     assert f"{rows['request']['speed_up']:.2f}×" in text
     assert "verified against torch" in text
-    # What is there is taken as it is; unproved artifacts are said to be so.
+    # Existing files are used; unverified artifacts are reported as such.
     work = tmp_path / "work" / "blip-nlvr-small-seed0"
     weights = work / "checkpoint" / "model.safetensors"
     before = weights.stat().st_mtime_ns

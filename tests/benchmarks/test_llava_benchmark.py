@@ -326,7 +326,7 @@ def test_integers_and_openvino_are_measured_and_rivals_need_their_files(tmp_path
             assert result["repeats"] == 2
             assert result["tpot_ms"]["min"] > 0
             assert result["notes"]["bytes"] < halves
-            assert result["peak_rss_mb"] > 30  # an interpreter and a runtime alone take as much
+            assert result["peak_rss_mb"] > 30  # an interpreter and a runtime need this much
         assert rows[name]["speed_up"]["ttft"] > 0
     assert rows["torch-bf16"]["dense"]["notes"]["attention"] == "sdpa"
     refused = rows["genai-int8"]["errors"]

@@ -177,7 +177,7 @@ def test_uploads_other_than_pictures_are_named(url, own):
     damaged = upload(url, png(60, 40)[:60])  # seen when it is decoded
     kind, reply = call(url, {"path": damaged}, QUESTION, 1.0)
     assert kind == "complete"
-    assert reply.count('data-state=\\"ready\\"') == 2  # the cards are as at the start
+    assert reply.count('data-state=\\"ready\\"') == 2  # the cards are in their initial state
     assert is_served(url, own)
 
 
@@ -316,5 +316,5 @@ def test_folders_of_killed_pages_are_removed(tmp_path):
     (dead / uploads.LOCK).touch()  # nobody holds it
     uploads.remove_abandoned(tmp_path)
     assert alive.is_dir()
-    assert foreign.is_dir()  # not known to be a page's
+    assert foreign.is_dir()  # not recognised as a page's
     assert not dead.exists()

@@ -133,7 +133,7 @@ def test_a_failing_command_ends_quickstart(tmp_path, group, capsys):
     assert "prune speaks" in printed.err
 
 
-# A LLaVA's whole quickstart is `make demo`; here what is behind the pruning, of another task.
+# A LLaVA's whole quickstart is `make demo`; this covers the steps after pruning, of another task.
 @pytest.mark.slow
 def test_steps_after_pruning_a_clip(run_of):
     run = run_of("clip")

@@ -23,7 +23,7 @@ HEADINGS = {
     "statement": "Same statement, two verdicts",
     "retrieval": "Same search, two models",
 }
-# CLIP's page is fast to make; the others take a pruning each.
+# CLIP's page is fast; the others need a pruning each.
 TASKS = ["clip", *(pytest.param(t, marks=pytest.mark.slow) for t in HEADINGS if t != "clip")]
 
 

@@ -19,7 +19,7 @@ def assert_damage_is_refused(
     directory: Path, names: Sequence[str], load: Callable[[Path], object], remedy: str, work: Path
 ) -> None:
     """Remove, truncate and change each file: ``load`` names it, the fault and the remedy."""
-    load(directory)  # sound as it is
+    load(directory)  # correct without damage
     for name in names:
         for damage, words in DAMAGES:
             copy = work / "copy"

@@ -30,7 +30,7 @@ from tests.comp import small_clip
 from tests.export.tiny import make_plan, prompt, save_checkpoint, tiny_config, tiny_model
 
 LAYER = "model.language_model.layers"
-LOUD = {  # a tensor made larger so many times, and what is then in float32
+LOUD = {  # a tensor, its factor, and the layers that are then in float32
     f"{LAYER}.1.mlp.down_proj": (3e5, Wide(1, ffn=frozenset({1}))),
     f"{LAYER}.0.mlp.up_proj": (1e6, Wide(0, ffn=frozenset({0}))),
     f"{LAYER}.3.mlp.gate_proj": (1e6, Wide(3, ffn=frozenset({3}))),
@@ -198,7 +198,7 @@ def test_every_overflowing_operator_is_in_float32_or_named(loud):
         assert held or name in beyond
     assert (wide == NONE) == (not loud - set(beyond))
     for block in wide.outputs | wide.ffn:
-        assert wide.residual(block)  # what they add may be too large for float16
+        assert wide.residual(block)  # their sum may be too large for float16
 
 
 def test_the_command_measures_reports_and_records_overflow(tmp_path):

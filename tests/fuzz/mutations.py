@@ -8,7 +8,7 @@ from typing import Any
 JsonPath = tuple[str | int, ...]
 DEEP = 100_000
 
-# What no field of ours can mean, whatever the field: it is refused or makes no difference.
+# Values that no field allows: they are refused or make no difference.
 NONSENSE: tuple[Any, ...] = (
     None,
     [],

@@ -194,7 +194,7 @@ def _other_type(rng: Random, model: Any, node: Any) -> str:
     return f"another type of {end.name}"
 
 
-# Each changes a graph in place and says what it changed.
+# Each changes a graph in place and describes the change.
 OTHER_GRAPHS = (
     _no_node,
     _no_kind,

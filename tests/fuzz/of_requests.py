@@ -49,7 +49,7 @@ def images(rng: Random, base: Base, scratch: Path) -> Trial:
     return Trial(f"{kind} {mode} {size}: {deed}", product, right, None, ("image",))
 
 
-_LOADED: dict[str, Any] = {}  # of this process: what takes long to load, and no trial changes
+_LOADED: dict[str, Any] = {}  # objects of this process that load slowly, and that no trial changes
 
 
 def prompts(rng: Random, base: Base, scratch: Path) -> Trial:
@@ -66,7 +66,7 @@ def prompts(rng: Random, base: Base, scratch: Path) -> Trial:
 
     def right() -> Any:
         with Image.open(base.picture) as picture:
-            # Words that say where their images go, all of them, are taken at their word.
+            # Texts that place all of their images themselves are used as they are.
             marked = count > 0 and words.count("<image>") == count
             return _LOADED["reference"].says(picture, words, count, marked)
 

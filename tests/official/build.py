@@ -27,7 +27,7 @@ PICTURES: dict[str, tuple[int, int, str]] = {
 ANSWER = 8  # tokens at most
 AHEAD = 0.05  # of the likeliest token, in logits: where an answer of BLIP ends
 EOS_OF_LLAMA = 2
-# How modules are called now, and what they are called in files.
+# Names of modules now, and in files.
 OF_LLAVA = {
     "published": (
         ("lm_head.", "language_model.lm_head."),
@@ -121,7 +121,7 @@ def _model(directory: Path) -> Any:
     model = getattr(transformers, config.architectures[0])(config).float().eval()
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
-            # BLIP normalises behind every addition: what is added must not drown the words.
+            # BLIP normalises after every addition: the added part must not dominate the words.
             gain = 0.4 if name.endswith("output.dense.weight") else 1.3
             torch.nn.init.normal_(parameter, std=gain * parameter[0].numel() ** -0.5)
         elif name != "logit_scale":

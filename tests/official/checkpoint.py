@@ -51,8 +51,8 @@ class Refused:
 
     hub_id: str
     kind: str  # for the table
-    configs: tuple[Mapping[str, Any], ...]  # what its config.json has been
-    message: str  # a part of what is said
+    configs: tuple[Mapping[str, Any], ...]  # its former config.json
+    message: str  # a part of the message
 
 
 def joined(*parts: Mapping[str, Any]) -> dict[str, Any]:

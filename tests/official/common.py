@@ -21,7 +21,7 @@ def added_token(content: str, normalized: bool = False, **more: Any) -> dict[str
     }
 
 
-# What transformers 4.1x and 4.2x wrote into every sub-configuration.
+# Written by transformers 4.1x and 4.2x into every sub-configuration.
 OLD_PART: dict[str, Any] = {
     "_name_or_path": "",
     "add_cross_attention": False,
@@ -73,7 +73,7 @@ OLD_PART: dict[str, Any] = {
     "torchscript": False,
     "use_bfloat16": False,
 }
-# What transformers 5 keeps of it when it loads and saves one.
+# Kept by transformers 5 when it loads and saves one.
 NEW_PART: dict[str, Any] = {
     "add_cross_attention": False,
     "bos_token_id": None,

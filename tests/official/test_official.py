@@ -112,7 +112,7 @@ def test_a_processor_that_miscounts_images_is_refused(fields, phrase, tmp_path):
 def _prune_and_prove(task: str, checkpoint: Path, run: Path, folder: Path) -> None:
     data = ("--data", folder / f"{'questions' if task == 'questions' else 'captions'}.jsonl")
     called("prune", "--model", checkpoint, "--out", run, *QUICK, *data)
-    called("onnx", run, "--no-check")  # verify has the whole of it
+    called("onnx", run, "--no-check")  # verify checks all of it
     assert called("verify", run, "--questions", "4", *data)["ok"]
     _same_processors(checkpoint, run / "checkpoint")
 

@@ -127,9 +127,9 @@ def test_a_link_out_of_the_artifact_is_refused(artifacts, damaged, tmp_path):
     refused(directory, "tokenizer.json", "leads out of the artifact")
     file.unlink()
     shutil.move(tmp_path / "elsewhere.json", directory / "same.json")
-    file.symlink_to("same.json")  # inside it may link
+    file.symlink_to("same.json")  # links inside are allowed
     load_artifact(directory)
-    (tmp_path / "link").symlink_to(directory)  # and the whole may be a link
+    (tmp_path / "link").symlink_to(directory)  # and the folder itself may be a link
     load_artifact(tmp_path / "link")
 
 
@@ -359,7 +359,7 @@ def answers_of(engine):
     return engine.generate([noise(1)], QUESTION, FOUR).token_ids
 
 
-# What a manifest may say otherwise and be as sound: another answer is then the right one.
+# Valid changes of a manifest, after which another answer is right.
 MEANINGS = (
     "image_processor",
     "tokens",

@@ -160,7 +160,7 @@ def test_an_interrupted_request_leaves_no_answer(monkeypatch):
             with pytest.raises(KeyboardInterrupt):
                 rendered("second")
         assert rendered("third") == "USER: third ASSISTANT:"
-        process._process.kill()  # as the kernel does when memory is short
+        process._process.kill()  # as the kernel does when memory is low
         process._process.wait()
         assert rendered("fourth") == "USER: fourth ASSISTANT:"
     finally:

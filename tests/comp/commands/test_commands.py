@@ -220,7 +220,7 @@ def test_a_method_takes_the_modes_it_prunes() -> None:
     llava, wanda = family_of("llava"), method_called("wanda")
     assert llava is not None
     assert wanda.modes_among(llava.default_modes, llava) == ("language_parameters",)
-    # A name that no family has is left for the model to refuse.
+    # The model refuses a name that no family has.
     assert wanda.modes_among(("vision_tokens", "heads"), llava) == ("heads",)
     with pytest.raises(
         CompExportError, match=r"wanda prunes parameters alone.*vision_tokens: name"

@@ -92,7 +92,7 @@ def test_inspect(pruned):
     assert len(tokens["vision"]) == LAYERS
     assert tokens["vision"][0] == images * SEEN
     load = run.load_plan().workload
-    if task == "question":  # what the decoder says is not what was asked
+    if task == "question":  # the decoder's text is not the question
         assert len(tokens["text"]) == 2 * LAYERS
         assert tokens["text"][LAYERS:] == [5] * LAYERS
     assert tokens["text"][0] == load.text_tokens

@@ -225,7 +225,7 @@ def test_rate_outside_range_is_refused(checkpoint, tmp_path, rate):
 def test_an_unreachable_rate_names_the_largest(checkpoint, tmp_path):
     with pytest.raises(CompExportError, match=r"at most 0\.\d\d.*--modes"):
         prune(checkpoint, tmp_path / "run", "--modes", "lt", rate="0.9")
-    # What was refused is in nobody's way: the same place takes the next try. One that runs is.
+    # A refused run does not block its place for the next one. A running one does.
     assert not (tmp_path / "run").exists()
     with pytest.raises(CompExportError, match=r"at most 0\.\d\d.*--modes"):
         prune(checkpoint, tmp_path / "run", "--modes", "vt", rate="0.9")
@@ -239,7 +239,7 @@ def test_runs_are_not_overwritten_without_force(run, checkpoint):
     with pytest.raises(CompExportError, match="--force"):
         prune(checkpoint, directory.path)
     before = directory.plan_file.read_text()
-    # A forced run that fails leaves the old one as it was.
+    # A forced run that fails leaves the old one unchanged.
     with pytest.raises(CompExportError, match="at most"):
         prune(checkpoint, directory.path, "--force", "--modes", "lt", rate="0.9")
     assert open_run(directory.path).plan_file.read_text() == before

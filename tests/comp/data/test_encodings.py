@@ -16,7 +16,7 @@ from serve.study.loading import load_study
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("comp", "export", "serve", "demo", "benchmarks")
-# What opens text, and which argument may say the mode.
+# Functions that open text, and the position of their mode.
 OPENS = {"read_text": None, "write_text": None, "open": 0, "fdopen": 1}
 
 

@@ -16,7 +16,7 @@ from comp.metrics.vqa_accuracy import vqa_accuracy
 
 def picture(path: Path, colour: str = "red") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 6), colour).save(path, "JPEG")  # NLVR2 has JPEG named .png, too
+    Image.new("RGB", (8, 6), colour).save(path, "JPEG")  # NLVR2 also has JPEG files named .png
 
 
 def lines(path: Path, *entries: object) -> Path:
@@ -217,7 +217,7 @@ def test_vqav2_is_read(vqav2: Path) -> None:
     assert data[0].image.size == (8, 6)
     assert data[0].answers == ("2",) * 7 + ("two", "3", "3")
     assert vqa_accuracy("two", data[0].answers) == 1.0
-    # Of two people who said so: each is left out once, then one of the others counts.
+    # Two people agree: each is left out once, and then one of the others counts.
     assert vqa_accuracy("3", data[0].answers) == pytest.approx((8 * 2 / 3 + 2 * 1 / 3) / 10)
 
 
@@ -317,7 +317,7 @@ def test_damaged_vqav2_is_refused(
         load_task_data("question", vqav2 / QUESTIONS)
 
 
-# --- What a file is, and for which task ----------------------------------------------------------
+# --- The format of a file, and its task ----------------------------------------------------------
 
 KARPATHY = {"images": [{"filename": "x.jpg", "split": "test", "sentences": [{"raw": "a fox"}] * 2}]}
 CONTENTS: dict[str, object] = {

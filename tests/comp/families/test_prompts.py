@@ -90,7 +90,7 @@ def test_templates_are_refused_before_weights_are_read(copied, template, words):
 
 def test_tokenizers_are_refused_before_weights_are_read(copied):
     with pytest.raises(CompExportError, match="the weights are read"):
-        load_adapter(copied)  # nothing else is wrong with it
+        load_adapter(copied)  # it has no other fault
     config = json.loads((copied / "config.json").read_text())
     names = ("image_token_index", "image_token_id")
     for wrong, words in ((5, "reads?|without"), (10**6, "does not read None as token 1000000")):

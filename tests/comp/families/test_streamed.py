@@ -197,7 +197,9 @@ def test_a_killed_search_resumes_with_its_changed_matrices(checkpoint, tmp_path)
         capture_output=True,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    assert b"UNEXPECTED" not in killed.stderr  # transformers' report of what stayed in the files
+    assert (
+        b"UNEXPECTED" not in killed.stderr
+    )  # transformers' report of the weights that stayed in the files
     state = json.loads((out / ".state" / "search.json").read_text())
     saved = load_file(out / ".state" / state["weights"])
     assert any("down_proj" in name for name in saved)

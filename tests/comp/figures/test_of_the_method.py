@@ -165,7 +165,7 @@ def test_overlap_of_a_layer_by_hand():
     key = ("language", 0)
     magnitude = (torch.tensor([1.0]), torch.tensor([2.0]))
     observer = OverlapObserver(lambda key: magnitude, lambda key: False)
-    # Five tokens take part, so two decide. Squares 100, 81, 4, 1, 1: tokens 0 and 1 without CIP. Weighed by
+    # Five tokens are present, so two decide. Squares 100, 81, 4, 1, 1: tokens 0 and 1 without CIP. Weighed by
     # importance 0.01, 1, 5, 8, 2: 1, 81, 20, 8, 2, so 1 and 2. Important are 3 and 2.
     states = torch.tensor([[[10.0], [9.0], [2.0], [1.0], [1.0], [99.0]]])
     importance = torch.tensor([[0.01, 1.0, 5.0, 8.0, 2.0, 0.0]])

@@ -195,7 +195,7 @@ def check_cut(adapter, plan, folder):
     assert actual["rate"] == 1 - actual["macs"] / actual["dense"]["macs"] > 0
     other = flops("--model", folder / "slim", "--text-tokens", 5)
     assert other["workload"] == {"image_tokens": on.image_tokens, "text_tokens": 5}
-    # Of a run: the plan's own workload, and the dense model that it names.
+    # For a run: the plan's own workload, and the dense model that it names.
     plan.model_copy(update={"model": str(folder / "dense")}).save(folder / "plan.json")
     of_plan = flops("--plan", folder / "plan.json")
     assert of_plan["workload"] == plan.workload.model_dump()

@@ -292,7 +292,7 @@ def test_ranking_by_the_next_block_counts_the_keys_of_dropped_tokens() -> None:
             for m, v in drops
         )
         macs[ranking] = llava_macs(replace(shape, drops=planned), 576, 1).parts["language"].macs
-    # Image tokens 576, 288, 144, 72: 288 + 144 + 72 go, and each place asks with one query.
+    # Image tokens 576, 288, 144, 72: 288 + 144 + 72 are dropped, and each place has one query.
     d = 4096
     assert macs["next_layer"] - macs["received"] == (288 + 144 + 72 + 3) * d * d
     assert macs["received"] == macs["mean_head"] == macs["diversity"]

@@ -49,7 +49,7 @@ def test_eq4_by_hand_and_as_a_running_mean():
 def test_without_cip_every_token_counts_the_same():
     importance = ParameterImportance({"language"}, token_weighted=False)
     tokens = torch.tensor([[[3.0, 0.0], [4.0, 4.0], [9.0, 9.0]]])
-    # The last token takes no part (importance 0: an answer or padding).
+    # The last token does not count (importance 0: an answer or padding).
     importance.heads(("language", 0), tokens, torch.tensor([[0.1, 5.0, 0.0]]))
     assert importance.norms()[0]["language", 0].tolist() == [5.0, 4.0]
 

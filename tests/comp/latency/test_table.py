@@ -135,7 +135,7 @@ def test_a_pruned_prompt_by_hand():
     )
     on = Workload(image_tokens=16, text_tokens=8)
     parts = table.by_part(counts, {("language", 1): (0.5, 0.25)}, on)
-    first = 0.01 * 24 * 3 + 0.001 * 10 * 24 + 0.002 * 24  # attention on all, FFN on what is left
+    first = 0.01 * 24 * 3 + 0.001 * 10 * 24 + 0.002 * 24  # attention on all, FFN on the kept tokens
     second = 0.01 * 10 * 4 + 0.001 * 10 * 12
     last = 0.25 + 0.01 * 10 * 1 + 0.001 * 48
     assert parts["language"] == pytest.approx(first + second + last)

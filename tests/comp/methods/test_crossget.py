@@ -98,7 +98,7 @@ def test_a_merged_token_gets_the_attention_of_all_in_it():
         alive = torch.ones(states.shape[:2])
         tokens = start_tokens(states, VISION, alive, torch.zeros(1, dtype=torch.long))
         tokens = type(tokens)(**{**vars(tokens), "size": sizes})
-        # The rule keeps all: it says that sizes count from here on.
+        # The rule keeps all: from this place on sizes count.
         rules = {0: RatioRule(1.0, 1.0, merge="proportional")}
         blocks = [ClipBlock(layer)]
         ends.append(

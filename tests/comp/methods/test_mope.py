@@ -24,7 +24,7 @@ def test_places_among_all_of_a_part_by_hand():
     }
     within = {ONE: torch.tensor([0.0, 5.0]), OTHER: torch.zeros(2), THIRD: torch.zeros(1)}
     places = mope._places(rises, within)
-    # 0.1 twice: the other block's, whose norm is smaller, goes first.
+    # 0.1 twice: the other block's, with the smaller norm, is removed first.
     assert places[ONE].tolist() == [0.875, 0.375]
     assert places[OTHER].tolist() == [0.625, 0.125]
     assert places[THIRD].tolist() == [0.5]
@@ -73,7 +73,7 @@ def test_width_then_depth_with_a_known_loss(problem, tmp_path):
     half = problem.dense_macs - mope.WIDTH_SHARE * (problem.dense_macs - problem.target)
     assert 0.92 * half < problem.macs(narrow.counts()) <= half + 1
     layers = mope.layers_by_error(problem, narrow, scores, known, loss)
-    # Gone with the width already, or the first to go.
+    # Removed with the width already, or the first to be removed.
     assert ("vision", 2) not in [units[0][2] for units in layers[1:]]
     ratios = []
     for units in layers:
@@ -87,7 +87,7 @@ def test_width_then_depth_with_a_known_loss(problem, tmp_path):
     masks = mope.shallower(problem, narrow, layers)
     assert problem.macs(masks.counts()) <= problem.target
     assert int(masks.heads["vision", 2].sum()) == 1
-    # The layers behind the one where the target is met are as wide as before.
+    # The layers after the one where the target is met keep their width.
     changed = [
         not torch.equal(masks.heads[u[0][2]], narrow.heads[u[0][2]])
         or not torch.equal(masks.channels[u[0][2]], narrow.channels[u[0][2]])

@@ -45,9 +45,9 @@ def test_the_split_by_hand():
     # 300 is nearest to sqrt(0.08) = 283, of which parameters cannot leave the 80 wanted: 90, then 60.
     assert split.strength(0.92) == 8
     assert split.largest_rate == pytest.approx(1 - 0.030 - 0.005)
-    assert split.strength(0.001) == 1  # the weakest there is
+    assert split.strength(0.001) == 1  # the weakest possible
 
-    # Tokens that can leave 700 at least do that; parameters take all the rest.
+    # Tokens can leave no fewer than 700, so parameters remove the rest.
     few = Split(1000, lambda s: 1000 - 100 * s, lambda s: 300 - 30 * s, (1, 3))
     assert few.strength(0.75) == 3
     assert few.largest_rate == pytest.approx(1 - 0.210 - 0.005)

@@ -58,7 +58,7 @@ def test_a_llava_of_fewer_heads_that_ranks_by_the_next_layer(checkpoint, tmp_pat
     modes = ("--modes", "vt,lt,lp,vp", "--align", "4")
     plan, record = from_prune_to_verify(checkpoint, tmp_path / "run", "sjp", *modes, rate=0.4)
     assert {drop.ranking for drop in plan.drops} == {"next_layer"}
-    # Text tokens are left alone, and the record says so.
+    # Text tokens are not dropped, and the record says so.
     assert record["modes"] == ["vision_tokens", "language_parameters", "vision_parameters"]
 
 
@@ -80,7 +80,7 @@ def test_modes_of_both_kinds_are_needed():
             sjp.modes_among(modes, family)
     with pytest.raises(CompExportError, match="names only language_tokens: name some of vision_t"):
         sjp.modes_among(("language_tokens",), llava)
-    # A name that no family has is left for the model to refuse.
+    # The model refuses a name that no family has.
     assert sjp.modes_among(("vision_tokens", "heads"), clip) == ("vision_tokens", "heads")
     comp = method_called("comp")
     assert comp.modes_among(("vision_parameters",), clip) == ("vision_parameters",)

@@ -82,7 +82,7 @@ def test_a_method_drops_image_tokens_and_nothing_else(name, tmp_path):
     assert {(drop.ranking, drop.text_keep_ratio) for drop in plan.drops} == {(ranking, 1.0)}
     assert all(len(block.kept_channels) == block.intermediate_size for block in plan.blocks)
     assert all(len(b.kept_key_value_heads) == b.num_key_value_heads for b in plan.blocks)
-    # The nearest there is: the images of this model have 16 tokens only.
+    # The nearest possible: images of this model have only 16 tokens.
     load, dense = agreed_workload(job), plan.macs_dense
     drops_at = same_share(places, ranking)
     rates = [

@@ -53,8 +53,8 @@ def test_a_stage_that_costs_too_much_is_undone(tmp_path, monkeypatch):
     ("strategy", "steps"),
     [
         (StrategyOptions(), 0),
-        (StrategyOptions(undo=True), 1),  # it trained: its steps would be lost
-        (StrategyOptions(cost_aware=False, undo=True), 0),  # modes take turns, whatever they cost
+        (StrategyOptions(undo=True), 1),  # it trained, so its steps would be lost
+        (StrategyOptions(cost_aware=False, undo=True), 0),  # modes alternate, whatever their cost
     ],
 )
 def test_stages_that_are_kept(strategy, steps, tmp_path, monkeypatch):

@@ -60,7 +60,7 @@ def test_batches_have_one_place_per_kept_image_token():
     short = adapter.collate(examples)
     for name in ("pixel_values", "input_ids", "kind", "alive", "query", "labels"):
         assert torch.equal(getattr(result.batch, name), getattr(short, name)), name
-    # Text is where it was; images are shown the tower's tokens 1 3 8 9 15, in another order.
+    # Text keeps its position; images have the tower's tokens 1 3 8 9 15, in another order.
     chosen = torch.tensor([[1, 3, 8, 15, 9]] * 3)
     origin = result.origin_of(chosen, adapter.collator.image_token_id)
     assert torch.equal(wide.input_ids.gather(1, origin), short.input_ids)

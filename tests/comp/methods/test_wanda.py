@@ -30,7 +30,7 @@ def test_remainders_are_carried_to_the_next_layer(units, share, unit, least):
     left = wanda.carried(sizes, share, unit, least)
     assert all(min(least, size) <= count <= size for size, count in zip(sizes, left, strict=True))
     wanted = [(1 - share) * size for size in sizes]
-    if all(each >= least + unit for each in wanted):  # nothing is held up
+    if all(each >= least + unit for each in wanted):  # nothing is carried over
         assert abs(sum(left) - sum(wanted)) <= unit / 2 + 1e-6
         off = (abs(count - each) for count, each in zip(left, wanted, strict=True))
         assert max(off) <= unit + 1e-6

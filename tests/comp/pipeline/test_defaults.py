@@ -61,7 +61,7 @@ def test_a_llava_of_259_million_is_trained_whole_at_its_learning_rate():
     request = requested("llava", 259_000_000)
     assert resolve_request(request, 259_000_000).recovery == "full"
     assert outcome(request) == (2e-5, 2e-5, 64, "both", False)
-    # Through adapters, where that is asked for, at theirs.
+    # Adapters, where requested, have their own rates.
     assert outcome(requested("llava", 259_000_000, recover="lora"))[:2] == (2e-4, 2e-4)
 
 

@@ -79,7 +79,7 @@ def test_command_line_words_equal_names_and_values(data):
     values["rate"] = 0.5
     words = [word for name, value in values.items() for word in words_of(name, FIELDS[name], value)]
     context = command.make_context("prune", words, parent=click.Context(cli))
-    # What the command is called with: the context's parameters that were given.
+    # The arguments of the command: the given parameters of the context.
     with context:
         chosen = {
             name: context.params[name]

@@ -85,7 +85,7 @@ def test_the_best_lane_continues(raced):
     assert record["modes"] == chosen["modes"]
     lines = [json.loads(line) for line in raced.stages.read_text().splitlines()]
     assert {line["mode"] for line in lines} <= set(chosen["modes"])
-    # A loser's step of recovery is of the 6 + 8 that were asked for; searches that refit take none.
+    # A loser's recovery steps count among the requested 6 + 8; searches that refit take none.
     losers = len(race) - 1
     assert record["steps"] == {"search": losers, "recovery": 14 - losers}
 

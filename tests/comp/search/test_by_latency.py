@@ -68,7 +68,7 @@ def test_a_plan_meets_the_rate_of_its_costs(rate_of):
     assert plan.milliseconds == pytest.approx(predicted(table, plan))
     time_rate = 1 - plan.milliseconds / plan.milliseconds_dense
     assert plan.rate == pytest.approx(time_rate if rate_of == "latency" else plan.flops_rate)
-    assert abs(time_rate - plan.flops_rate) > 0.02  # the two do not say the same
+    assert abs(time_rate - plan.flops_rate) > 0.02  # the two contradict each other
 
 
 @pytest.fixture(scope="module")

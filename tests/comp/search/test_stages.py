@@ -11,7 +11,7 @@ from comp.search.job import MethodOptions, PruningJob
 from comp.search.saved_state import SavedSearch
 from comp.search.strategy import ModeCost, StrategyOptions
 
-CAP = 3  # what a part may lose in one stage
+CAP = 3  # the limit of a part in one stage
 PART = Mode("language_parameters", part="language")
 MODES = [Mode("vision_tokens", tokens="vision"), Mode("language_tokens", tokens="text")]
 

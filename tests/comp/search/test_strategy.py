@@ -72,7 +72,7 @@ def test_exploration_has_the_given_frequency_and_repeats_with_the_seed():
         (0.2, {}, None),  # b's 0.1 is not known to be less than half of it
         (0.21, {}, "b"),
         (0.21, {"b": 0.3}, None),  # b was tried in this stage, and costs more
-        (0.31, {"b": 0.3}, "b"),  # what was measured in this stage needs no margin
+        (0.31, {"b": 0.3}, "b"),  # a cost measured in this stage needs no margin
         (0.9, {"b": 0.5}, "c"),  # whose 0.4 is the least, and less than half
     ],
 )

@@ -46,7 +46,7 @@ def test_tiny_clip_retrieves_captions_in_plain_transformers():
     with torch.no_grad():
         scores = model(**inputs).logits_per_image
     own = torch.arange(PAIRS)
-    # Far above what is measured for many more candidates would be luck, far below a lost model.
+    # Far above the figure for many more candidates would be luck; far below, a damaged model.
     assert int((scores.argmax(1) == own).sum()) >= 85
     assert int((scores.argmax(0) == own).sum()) >= 85
 
@@ -54,7 +54,7 @@ def test_tiny_clip_retrieves_captions_in_plain_transformers():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "least"),
-    # Below the cards' figures by what chance does to so few; captions word by word, of many wordings.
+    # Below the cards' figures by the chance variation of few examples; captions word by word.
     [("vqa", 0.75), ("caption", 0.8), ("retrieval", 0.95), ("nlvr", 0.82)],
 )
 def test_tiny_blips_reach_the_figures_of_their_cards(name, least):

@@ -65,5 +65,5 @@ def test_it_answers_in_plain_transformers(loaded):
             ids = model.generate(**inputs, max_new_tokens=16, do_sample=False)
         answer = processor.decode(ids[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         right += exact_match(example.answer, answer)
-    # 94 % of many; 48 of 60 would be a model that has lost something.
+    # 94 % of many; 48 of 60 would be a damaged model.
     assert right >= 50

@@ -61,14 +61,14 @@ def test_logit_loss_by_hand():
 
 def test_feature_loss_by_hand():
     teacher = tokens_of(torch.eye(3)[None], [[0, 1, 2]], [[1.0, 1.0, 1.0]])
-    # Token 2 points the teacher's way, token 0 half between two axes; token 1 is gone.
+    # Token 2 has the teacher's direction, token 0 lies between two axes; token 1 is dropped.
     states = torch.tensor([[[1.0, 1.0, 0.0], [0.0, 0.0, 5.0]]])
     student = tokens_of(states, [[0, 2]], [[1.0, 1.0]])
     off = 1 - math.sqrt(0.5)
     assert float(feature_loss(student, teacher)) == pytest.approx(off / 2)
     fading = tokens_of(states, [[0, 2]], [[0.25, 1.0]])
     assert float(feature_loss(fading, teacher)) == pytest.approx(0.25 * off / 1.25)
-    filled = tokens_of(states, [[0, 2]], [[0.0, 1.0]])  # a dead place has no say
+    filled = tokens_of(states, [[0, 2]], [[0.0, 1.0]])  # a dropped place does not count
     assert float(feature_loss(filled, teacher)) == pytest.approx(0.0)
 
 

@@ -80,7 +80,7 @@ def test_every_method_that_trains_learns_from_the_teacher_in_all_its_steps(
     tmp_path, lessons, method
 ):
     family = method.families[-1]
-    job = small_job(family, tmp_path / "state", 0.15)  # of such models all methods reach it
+    job = small_job(family, tmp_path / "state", 0.15)  # all methods reach it on such models
     known = next(each for each in FAMILIES if each.name == family)
     modes = method.modes_among(job.adapter.default_modes, known)
     options = replace(job.options, modes=modes)
@@ -147,7 +147,7 @@ def test_distillation_without_training_is_refused(checkpoint, tmp_path):
         ("tiny-blip-nlvr", (), ("features", 10.0, 1e-3)),
         ("tiny-blip-nlvr", ("--distill-weight", "2"), ("features", 2.0, 1e-3)),
         ("tiny-blip-nlvr", ("--recover-lr", "1e-4"), ("features", 10.0, 1e-4)),
-        # What suits learning features does not suit learning without them.
+        # The settings for features do not apply without them.
         ("tiny-blip-nlvr", ("--distill", "none"), ("none", 1.0, 5e-4)),
         ("tiny-blip-nlvr", ("--faithful",), ("none", 1.0, 5e-4)),
         ("tiny-blip-nlvr", ("--recover", "none"), ("none", 1.0, 5e-4)),

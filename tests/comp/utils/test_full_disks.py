@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# A limit on files stands in for a full disk: the system refuses the rest of a file, as it does there.
+# A limit on file size simulates a full disk: the system refuses the rest of a file.
 WRITERS = """
 import json, resource, signal, sys
 from pathlib import Path

@@ -158,7 +158,7 @@ def test_slim_checkpoint_loads_in_transformers(gqa, tmp_path):
             input_ids=torch.tensor(ids), pixel_values=torch.tensor(pixels), logits_to_keep=1
         ).logits[:, -1]
     assert np.abs(result.prefill(pixels, ids)[0] - expected.numpy()).max() <= 1e-3
-    # What transformers writes of it is read back the same.
+    # A save by transformers is read back unchanged.
     loaded.save_pretrained(tmp_path / "again")
     assert read_llava(tmp_path / "again") == read_llava(slim)
     again = CheckpointWeights(tmp_path / "again")
@@ -306,7 +306,7 @@ def test_export_streams_tensors(tmp_path):
     tracemalloc.stop()
     written = (tmp_path / "onnx" / "decoder_model.onnx.data").stat().st_size
     assert written > 0.9 * size > 20e6
-    # Hashing reads blocks of 4 MiB; the rest is nodes and a few tensors of 256 KiB.
+    # Hashing reads blocks of 4 MiB; other memory is nodes and a few tensors of 256 KiB.
     assert peak < 0.4 * size
 
 
@@ -342,7 +342,7 @@ def test_processor_settings(gqa, tmp_path):
     expected = processor.apply_chat_template(message, add_generation_prompt=True)
     assert render(template.source, template.tokens, user_turn("a cat?", 1), "it") == expected
 
-    old = tmp_path / "old"  # how the hub's older checkpoints keep it
+    old = tmp_path / "old"  # the layout of older checkpoints on the hub
     shutil.copytree(checkpoint, old)
     settings = json.loads((old / "processor_config.json").read_text())
     (old / "processor_config.json").unlink()

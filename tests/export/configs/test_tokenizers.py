@@ -251,6 +251,6 @@ def test_a_huge_token_id_is_refused(tmp_path):
         check_ids(path, "take another")
     path.write_text('{"model": {"vocab": {"12345678": 5, "a": 100000}}}')
     check_ids(path, "take another")
-    for space in ("", " "):  # how the last batch was cut off
+    for space in ("", " "):  # with the truncation of the last batch
         path.write_text(f'{{"truncation":{space}{{"max_length":{space}2147483647}}}}')
         check_ids(path, "take another")

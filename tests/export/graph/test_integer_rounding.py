@@ -43,7 +43,7 @@ def test_rounding_to_4_bits_by_hand():
     weight = np.zeros((1, 16))
     weight[0, :4] = [8.0, -8.0, 3.4, -1.6]
     actual = rounded(weight, 4)
-    # The first of the extremes becomes -8, so that the scale is -1; its opposite is cut to 7.
+    # The first of the extremes is rounded to -8, so the scale is -1; its opposite is clipped to 7.
     assert actual.scales.tolist() == [[-1.0]]
     assert actual.values[0, :4].astype(int).tolist() == [-8, 7, -3, 2]
     assert dequantised(actual)[0, :4].tolist() == [8.0, -7.0, 3.0, -2.0]
@@ -55,7 +55,7 @@ def test_rounding_error_is_within_one_step(rows, sixteens, bits, seed):
     weight = np.random.default_rng(seed).standard_normal((rows, 16 * sixteens)).astype(np.float32)
     actual = rounded(weight, bits)
     steps = np.abs(actual.scales).repeat(weight.shape[1] // actual.scales.shape[1], axis=1)
-    # Half a step; of 16 values the opposite of the extreme has none near and moves a whole one.
+    # Half a step; with 16 values the opposite of the extreme moves by a whole step.
     most = steps / 2 if bits == 8 else np.where(actual.values.astype(int) == 7, steps, steps / 2)
     assert (np.abs(dequantised(actual) - weight) <= most * 1.0001).all()
 
@@ -89,7 +89,7 @@ def test_a_layer_multiplies_by_its_integers(flavour, precision, width):
     x = random.standard_normal((1, 7, width)).astype(np.float32)
     bits = 4 if precision == "int4" and width != 40 else 8
     integers = dequantised(rounded(weight, bits))
-    # An input may move by half a step of 255 over the whole range, or by what a group's int8 moves.
+    # An input may change by half a step of 255 over the whole range, or by a group's int8 rounding.
     step = (max(x.max(), 0) - min(x.min(), 0)) / 255
     most = step * np.abs(integers).sum(axis=1)
     off = np.abs(layer(flavour, precision, weight)(x) - x @ integers.T)
@@ -169,7 +169,7 @@ def test_encoders_are_verified_and_measured_in_integers(fresh, kind):
         assert not link["answers"]["different"], link
         assert not any(place["different"] for place in link["kept"]), link
         assert link["max_logit_difference"] <= link["bound"], link
-        # Random weights attend to all tokens alike, so that every choice of tokens may be a tie.
+        # Random weights attend to all tokens alike, so every choice of tokens may be a tie.
         assert link["ok"] or len(link["tied"]) == link["questions"], link
     assert "slim int4 torch = ONNX Runtime (onnx-int4)" in names
     assert "dense int8 torch = OpenVINO (onnx-dense-standard-int8)" in names

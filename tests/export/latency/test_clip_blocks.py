@@ -55,7 +55,7 @@ def test_the_graphs_differ_in_blocks_places_and_surroundings(blocks, part):
     assert pair.blocks == LAYERS - 1
     assert count(large, "MatMul") - count(small, "MatMul") == 6 * pair.blocks
     dropping, plain = pairs[drop_name(part, HEADS)].graphs()
-    assert count(dropping, "TopK") == 2 * (LAYERS - 1)  # what stays, and its order
+    assert count(dropping, "TopK") == 2 * (LAYERS - 1)  # the kept tokens, and their order
     assert count(plain, "TopK") == 0
     whole, block = pairs[fixed_name(part)].graphs()
     embedded = 2 if part == "vision" else 1  # the projection, and of pixels the patches

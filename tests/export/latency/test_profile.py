@@ -58,7 +58,7 @@ def test_axes_go_from_the_narrowest_to_the_dense_block():
 def test_noise_is_averaged_away():
     rising = np.array([[1.0, 2.0], [3.0, 4.0]])
     assert np.array_equal(monotone(rising), rising)
-    # 3 before 2: no lower than 3 by what is before, no higher than 2 by what follows.
+    # 3 before 2: at least 3 by the points before, at most 2 by the points after.
     assert monotone(np.array([1.0, 3.0, 2.0, 5.0])).tolist() == [1.0, 2.5, 2.5, 5.0]
 
 

@@ -179,7 +179,7 @@ def test_the_command_writes_the_plan(checkpoint, table, tmp_path):
     rate = float(record["command"].split("--rate ")[1].split()[0])
     assert record["rate"] <= rate < record["rate"] + 1e-4
     assert "--cost latency" in record["command"]
-    assert "--modes" not in record["command"]  # named, they would keep a CLIP's from racing
+    assert "--modes" not in record["command"]  # if named, they would prevent a CLIP's race
     named = json.loads(invoke(*common, "--target-ms", 12, "--modes", "lp,vt", "--json").stdout)
     assert "--modes lp,vt " in named["command"]
     plan = PruningPlan.load(out)

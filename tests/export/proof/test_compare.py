@@ -28,7 +28,7 @@ from tests.export.tiny import make_plan, save_checkpoint, tiny_config, tiny_mode
 from tests.fake_gpu import install
 
 QUESTIONS = 8
-UNANSWERED = ("--answer-seconds", "0")  # by transformers: the first links are proved elsewhere
+UNANSWERED = ("--answer-seconds", "0")  # by transformers: the first links are tested elsewhere
 
 
 @pytest.fixture(scope="module")
@@ -334,7 +334,7 @@ def test_texts_can_differ_after_a_near_tie():
 
     text = compared((3, 5, 7), [2.0, 1e-4, 3.0])
     assert link_of(text, answered([0], tokens=(3, 6, 8))).to_dict()["tied"] == [1]
-    assert not link_of(text, answered([0], tokens=(4, 6, 8))).ok  # parted earlier, at a clear word
+    assert not link_of(text, answered([0], tokens=(4, 6, 8))).ok  # differs earlier, at a clear word
     assert not link_of(text, answered([0], tokens=(3, 5, 8))).ok
     assert not link_of(text, answered([0], tokens=(3, 5))).ok  # ends early where all agree
 
@@ -354,7 +354,9 @@ def test_a_choice_of_pivots_within_rounding_is_a_tie():
 
     assert link_of(ranked(5e-7, [1, 2]), answered([0, 3], tokens=(7,))).to_dict()["tied"] == [1]
     assert not link_of(ranked(1e-3, [1, 2]), answered([0, 3])).ok
-    assert not link_of(ranked(5e-7, [1, 2]), answered([1])).ok  # the count is no matter of rounding
+    assert not link_of(
+        ranked(5e-7, [1, 2]), answered([1])
+    ).ok  # the count does not depend on rounding
 
 
 def test_a_run_without_its_dense_model_is_verified_partially(run, exported, tmp_path):

@@ -99,7 +99,7 @@ def test_in_place_equals_growing_caches(name, pruned, precision, artifact):
             for kind in ("key", "value"):
                 cache = f"past_key_values.{layer}.{kind}"
                 assert state.caches[cache].dtype == precision
-                # What the standard flavour has grown to is the front of the buffer.
+                # The grown cache of the standard flavour is the front of the buffer.
                 length = grown.caches[cache].shape[2]
                 assert (
                     state.filled[segment] == length == state.caches[cache].shape[2] - (ROOM - STEPS)

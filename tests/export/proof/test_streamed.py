@@ -16,7 +16,7 @@ from export.proof.integer_weights import replaced_weights
 from tests.export.tiny import make_plan, save_checkpoint, tiny_config, tiny_model
 
 QUESTIONS = 4
-UNANSWERED = ("--answer-seconds", "0")  # by transformers: the first links are proved elsewhere
+UNANSWERED = ("--answer-seconds", "0")  # by transformers: the first links are tested elsewhere
 
 
 def called(*words):

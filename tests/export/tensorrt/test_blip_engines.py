@@ -22,7 +22,7 @@ from tests.export.small_blip import (
 pytest.importorskip("tensorrt_rtx")
 pytestmark = [
     pytest.mark.slow,
-    # TensorRT's own, of every Python class derived from one of its classes.
+    # A warning of TensorRT's own, for every Python class derived from one of its classes.
     pytest.mark.filterwarnings("ignore:Use del obj instead:DeprecationWarning"),
 ]
 BATCH = Range(1, 1, 4)

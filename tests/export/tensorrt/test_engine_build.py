@@ -42,13 +42,13 @@ from tests.export.manifests import artifact_manifest
 from tests.export.tiny import make_plan, save_checkpoint, tiny_config, tiny_model
 
 pytest.importorskip("tensorrt_rtx")
-# TensorRT's own, of every Python class derived from one of its classes.
+# A warning of TensorRT's own, for every Python class derived from one of its classes.
 pytestmark = pytest.mark.filterwarnings("ignore:Use del obj instead:DeprecationWarning")
 
 LIMITS = Limits(max_batch=2, images=1, max_prompt=16, max_new_tokens=8)
 ADA = BuildOptions(("8.9",))
 DROPS = ((1, 0.5, 0.8), (2, 0.333, 0.6))
-LAYERS, TOWER_LAYERS = 3, 2  # of the tower's three the last is not used
+LAYERS, TOWER_LAYERS = 3, 2  # the last of the tower's three is not used
 HALF = ("float16", "bfloat16")
 FORMS = [(p, pruned) for p in (*HALF, "float32") for pruned in (False, True)]
 STUCK = 120  # seconds; the command takes a few
@@ -426,7 +426,7 @@ def test_a_failed_build_keeps_no_tensorrt_objects(failure, tensorrt, artifact):
         if failure is not None:
             raise failure
 
-    gc.disable()  # what is gone is gone without it
+    gc.disable()  # removed without the collector
     try:
         with pytest.raises(CompExportError, match=r"building|cannot build") as caught:
             build_engine(with_builder(tensorrt, failed), artifact(), decoder_graph(artifact()), ADA)
@@ -556,7 +556,7 @@ SMALL = ("--max-prompt", 16, "--max-new-tokens", 8, "--compute-capability", "8.9
 def test_the_command_builds_slim_and_dense(run, no_gpu, capfd):
     status, text = invoke(tensorrt_command, run, *SMALL, "--max-batch", 2, "--json")
     assert status == 0
-    assert capfd.readouterr().out == ""  # TensorRT's own words do not get between
+    assert capfd.readouterr().out == ""  # TensorRT's own messages do not appear
     report = json.loads(text)
     assert report["run"] == str(run)
     assert list(report["engines"]) == ["tensorrt", "tensorrt-dense"]

@@ -71,7 +71,7 @@ def test_ahead_of_time_builders_list_their_capabilities():
 @pytest.mark.parametrize(
     ("requested", "local", "chosen"),
     [
-        (None, None, ("8.0", "8.9", "12.0")),  # Turing only when asked for
+        (None, None, ("8.0", "8.9", "12.0")),  # Turing only on request
         (None, "8.9", ("8.9",)),
         (None, "9.0", ("8.0", "8.9", "12.0")),  # a GPU that it does not compile for
         (("12.0", "8.0"), None, ("12.0", "8.0")),

@@ -18,7 +18,7 @@ from tests.full_width import CHANNELS, HEADS, HIDDEN, save_full_width
 pytest.importorskip("tensorrt_rtx")
 pytestmark = pytest.mark.slow
 
-KEPT = ((24, 6400), (17, 5504))  # heads and channels that stay of each decoder block
+KEPT = ((24, 6400), (17, 5504))  # kept heads and channels of each decoder block
 DROP = DropPlan(after_layer=1, vision_keep_ratio=0.25, text_keep_ratio=0.9)
 LIMITS = Limits(max_prompt=128, max_new_tokens=128)
 

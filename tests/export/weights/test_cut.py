@@ -21,7 +21,7 @@ from tests.export.tiny import make_plan
 
 QUICK = ("--stages", "2", "--steps-per-stage", "1", "--batch-size", "4", "--recover", "none")
 QUICK += ("--calibration", "4", "--validation", "4", "--dtype", "float32", "--device", "cpu")
-UNANSWERED = ("--answer-seconds", "0", "--device", "cpu")  # the first links are proved elsewhere
+UNANSWERED = ("--answer-seconds", "0", "--device", "cpu")  # the first links are tested elsewhere
 
 
 def call(*words):

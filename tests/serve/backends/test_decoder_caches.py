@@ -62,8 +62,8 @@ def test_a_step_copies_no_cache_while_it_fits(compressed, picture, monkeypatch):
     monkeypatch.setattr(part, "step", watched)
     monkeypatch.setattr(decoder, "ROOM", 4)
     answer_of(compressed, picture)
-    # Of eight steps the first four fill the room of the longest caches; those behind a drop begin
-    # with as many places and fewer tokens, and so have room for longer.
+    # Of eight steps the first four fill the longest caches; those after a drop begin
+    # with the same number of places and fewer tokens, so they have room for longer.
     longest = [same[0] for same in steps]
     assert longest == [True] * 4 + [False] + [True] * 3
     assert all(same[-1] for same in steps[:5])

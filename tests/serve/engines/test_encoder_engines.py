@@ -212,7 +212,7 @@ def test_memory_is_released(pair, kind):
         stream = native.stream(pictures(1), "", OPTIONS)
         next(stream)
         before = len(cuda.blocks)
-        stream.close()  # an answer that nobody wants any more
+        stream.close()  # an abandoned answer
         native.generate(pictures(1), "", GenerationOptions(max_new_tokens=1))
         assert len(cuda.blocks) == before
         del stream

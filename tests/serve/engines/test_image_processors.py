@@ -38,7 +38,7 @@ OF_FAMILY = {family.name: family.image_processor for family in FAMILIES}
 NAMED = "preprocessor_config.json"
 OF_FAMILY = {family.name: family.image_processor for family in FAMILIES}
 MODES = ("RGB", "L", "LA", "RGBA", "P", "1", "CMYK")
-# Steps that a class takes of its own accord beside those of all; what the table says of them was read.
+# Steps that only some classes take; their entries in the table were read from the source.
 OWN = {"LlavaImageProcessor": {"pad_to_square", "_preprocess"}}
 
 

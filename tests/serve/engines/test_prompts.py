@@ -105,7 +105,7 @@ def test_image_tokens_in_text_are_handled_as_in_transformers(processor, encoder)
     for images in (0, 1, 3):
         with pytest.raises(CompExportError, match=f"2 <image> but there are {images} images"):
             ours.encode(prompt, images)
-    # As many as there are images: then the words say where these go, and the template adds none.
+    # As many as the images: then the text places them, and the template adds none.
     turn = [{"role": "user", "content": [{"type": "text", "text": prompt}]}]
     text = processor.apply_chat_template(turn, template, add_generation_prompt=True)
     expected = processor(text=text, images=[noise(0), noise(1)])["input_ids"][0]

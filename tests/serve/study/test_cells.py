@@ -159,9 +159,7 @@ def test_a_study_interrupted_between_cells_resumes(study, monkeypatch):
     study(first)
     run = study.folder / "runs" / "comp-0.8-seed0"
     assert (run / ".state" / "request.json").is_file()
-    (
-        run / ".state" / "request.json"
-    ).unlink()  # killed before prune had written what it resumes from
+    (run / ".state" / "request.json").unlink()  # killed before prune had written its state
     second = Steps()
     monkeypatch.setattr(Steps, "prune", _fresh(Steps.prune))
     assert study(second).exit_code == 0
@@ -206,7 +204,7 @@ def test_a_failed_cell_is_reported_and_the_rest_run(study):
 
     assert (
         study(again := Steps()).exit_code == 1
-    )  # they are over, and not tried again by themselves
+    )  # they are finished, and not retried automatically
     assert again.taken == []
     retried = Steps(off={"comp-0.5-seed1": 0.02})
     result = study(retried, "--retry")
@@ -248,7 +246,7 @@ def test_results_of_other_settings_are_not_mixed(study):
     study(Steps())
     with_more = HEAD.replace("[0, 1, 2]", "[0, 1, 2, 3]")
     more = Steps()
-    assert study(more, text=with_more).exit_code == 0  # a larger grid takes what is there
+    assert study(more, text=with_more).exit_code == 0  # a larger grid uses the existing cells
     assert names(more, "prune") == ["comp-0.5-seed3", "comp-0.8-seed3"]
     steps = Steps()
     result = study(steps, text=HEAD + "[prune]\nstages = 4\n")
@@ -268,7 +266,7 @@ def test_a_cell_started_with_other_settings_starts_again(study, monkeypatch):
     second = Steps()
     assert study(second, text=HEAD + "[prune]\nstages = 4\n").exit_code == 0
     assert "--resume" not in second.words[0]
-    # A record that was deleted to make its cell again: the run that is left of it is not taken.
+    # A record was deleted to repeat its cell: the old run is not used.
     (study.folder / "cells" / "comp-0.5-seed0.json").unlink()
     third = Steps()
     assert study(third, text=HEAD + "[prune]\nstages = 4\n").exit_code == 0

@@ -77,7 +77,7 @@ def test_one_cell_from_prune_to_report(model, tmp_path):
     assert row["tpot_share"] is None  # of no text that is generated
     assert report["metric"] == "R@1, both ways, among 10"
 
-    # What eval says of the kept run is what the study says.
+    # eval of the kept run agrees with the study.
     again = CliRunner().invoke(
         cli,
         ["eval", str(run), "--limit", "20", "--gallery", "10", "--device", "cpu", "--json"],

@@ -49,7 +49,7 @@ def test_articles_agree_with_the_noun():
     [
         ("a fox and a cow.", (2, 2, 3)),
         ("A  FOX, a cow and a red apple.", (3, 3, 3)),
-        ("a fox, a fox and a cow.", (2, 3, 3)),  # named twice, there once
+        ("a fox, a fox and a cow.", (2, 3, 3)),  # named twice, present once
         ("a green apple.", (0, 1, 3)),
         ("nothing.", (0, 0, 3)),
         ("a foxglove.", (0, 0, 3)),

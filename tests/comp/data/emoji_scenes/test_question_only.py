@@ -10,7 +10,7 @@ def test_questions_alone_reveal_little() -> None:
 
 
 def test_answers_that_a_question_reveals_are_guessed() -> None:
-    # Were foxes always at the top and bears never there, the baseline would know.
+    # The baseline learns that foxes are always at the top, and bears never present.
     examples = [
         Question(f"where is the {name}?", place, "where")
         for name, place in [("fox", "top"), ("bear", "left")]

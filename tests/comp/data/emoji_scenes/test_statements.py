@@ -80,11 +80,11 @@ def test_one_picture_and_the_wording_do_not_decide(drawn):
         for scenes, statement in drawn:
             fact = None if which is None else facts(scenes, statement)[which]
             if isinstance(fact, tuple):
-                fact = None  # nine places: too few statements each, and none more likely
+                fact = None  # nine places: too few statements each, none more likely
             key = (statement.kind, states_a_difference(statement.text), fact)
             tables[key].append(statement.answer)
         right = sum(max(sum(result), len(result) - sum(result)) for result in tables.values())
-        assert right / N < 0.58  # of chance alone some 0.54 in tables of this size
+        assert right / N < 0.58  # chance gives about 0.54 in tables of this size
 
 
 def test_an_index_is_always_the_same_example():

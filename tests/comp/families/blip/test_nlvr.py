@@ -117,7 +117,7 @@ def test_saved_model_loads(model, batch, tmp_path):
     assert torch.equal(again(**batch).logits, model(**batch).logits)
 
 
-ORIGINAL = {  # of the original authors' checkpoint, a tensor of each sort
+ORIGINAL = {  # of the original authors' checkpoint, a tensor of each kind
     "visual_encoder.cls_token": "vision_model.embeddings.class_embedding",
     "visual_encoder.pos_embed": "vision_model.embeddings.position_embedding",
     "visual_encoder.patch_embed.proj.bias": "vision_model.embeddings.patch_embedding.bias",

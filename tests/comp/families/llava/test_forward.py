@@ -131,7 +131,7 @@ def test_kept_tokens_are_most_attended_by_the_last_prompt_token(adapter):
         ).attentions[0]
     query = int(batch.query[0])
     prompt = range(query + 1)
-    # Softmax over the prompt alone: what comes after the query is not seen by it.
+    # Softmax over the prompt only: the query does not see later tokens.
     received = attention[0, :, query, : query + 1].amax(0)
     kind = batch.kind[0]
     expected = {i for i in range(len(kind)) if kind[i] == ANSWER and batch.alive[0, i]}
@@ -236,7 +236,7 @@ def test_ffn_channels_use_the_next_layers_importance(adapter):
         if key[0] == "language" and what == "channels"
     }
     assert torch.equal(ffn[0], heads[1])
-    # Between blocks 1 and 2 tokens are dropped: those get no importance.
+    # Tokens dropped between blocks 1 and 2 get no importance.
     assert ffn[1].shape == heads[1].shape
     assert int((ffn[1] > 0).sum()) == int((heads[2] > 0).sum())
     assert torch.equal(ffn[3], heads[3])
@@ -277,7 +277,7 @@ def test_slim_loads_with_the_auto_class_and_generates(slim_directory, adapter):
     # After the end of a row, generate fills with padding.
     for row, single in zip(new, alone, strict=True):
         assert row[: len(single)] == single
-    # The dense model beside it is what it was.
+    # The dense model is unchanged.
     after = adapter.model.state_dict()["model.language_model.layers.0.mlp.up_proj.weight"]
     assert torch.equal(before, after)
     assert type(adapter.model) is LlavaForConditionalGeneration
