@@ -79,7 +79,7 @@ class BlockPlan(_Frozen):
     kept_channels: tuple[Index, ...]
 
     @model_validator(mode="after")
-    def _keeps_what_is_there(self) -> "BlockPlan":
+    def _check_kept(self) -> "BlockPlan":
         """Check that indices ascend within the block, and that KV heads divide query heads."""
         where = f"{self.part} block {self.index}"
         if self.num_attention_heads % self.num_key_value_heads:
@@ -96,7 +96,7 @@ class BlockPlan(_Frozen):
         return self
 
     @model_validator(mode="after")
-    def _has_channels(self) -> "BlockPlan":
+    def _check_channels(self) -> "BlockPlan":
         """Check that every block except cross-attention keeps channels."""
         if (self.part == "cross") != (self.intermediate_size == 0):
             raise ValueError(f"a {self.part} block of {self.intermediate_size} channels")
@@ -123,20 +123,20 @@ class DropPlan(_Frozen):
     of a kind of token that a part does not have is 1.
     """
 
-    part: Part = Field(default="language", description="whose blocks are counted")
+    part: Part = Field(default="language", description="part whose blocks are counted")
     after_layer: Count = Field(description="blocks passed before tokens are dropped")
     vision_keep_ratio: float = Field(gt=0, le=1)
     text_keep_ratio: float = Field(gt=0, le=1)
     ranking: Ranking = Field(
         default="received",
-        description="what ranks the tokens: the attention they receive from the strongest head "
-        "(Eq. 6), from all heads on average, from those of the next block, how little they repeat, how "
-        "informative they are, MADTP's three scores, or CrossGET's matching",
+        description="score that ranks the tokens, in the order of the names: attention received from the "
+        "strongest head (Eq. 6), mean attention over heads, attention in the next block, diversity, "
+        "informativity, MADTP's three scores, CrossGET's matching",
     )
-    merge: Merge = Field(default="none", description="how dropped tokens are merged")
+    merge: Merge = Field(default="none", description="merging of the dropped tokens")
 
     @model_validator(mode="after")
-    def _keeps_some(self) -> "DropPlan":
+    def _check_ratios(self) -> "DropPlan":
         """Check that no ratio rounds to 0 thousandths, which would keep nothing."""
         least = min(self.shares)
         if round(least * KEEP_UNIT) < 1:
@@ -176,12 +176,12 @@ class ImageSelection(_Frozen):
     ``contextual`` ones, each the mean of similar tokens.
     """
 
-    tower_tokens: Count = Field(description="tokens of an image that the tower gives")
+    tower_tokens: Count = Field(description="tokens of an image after the tower")
     dominant: Count = Field(description="tokens that stay unchanged")
     contextual: Index = Field(description="tokens that all others are merged into")
 
     @model_validator(mode="after")
-    def _are_there(self) -> "ImageSelection":
+    def _check_count(self) -> "ImageSelection":
         if self.count > self.tower_tokens:
             raise ValueError(
                 f"{self.dominant} dominant and {self.contextual} contextual tokens of an image of "
@@ -242,7 +242,9 @@ class PruningPlan(_Frozen):
         gt=0,
         description="predicted time to the first token before, if a table was given",
     )
-    milliseconds: float | None = Field(default=None, gt=0, description="and after")
+    milliseconds: float | None = Field(
+        default=None, gt=0, description="predicted time to the first token after"
+    )
     position_ids: Literal["kept"] = "kept"
     blocks: tuple[BlockPlan, ...]
     drops: tuple[DropPlan, ...] = ()
@@ -251,7 +253,7 @@ class PruningPlan(_Frozen):
     )
 
     @model_validator(mode="after")
-    def _can_rank(self) -> "PruningPlan":
+    def _check_rankings(self) -> "PruningPlan":
         family = family_called(self.family)
         decodes = family is not None and family.reads_image_tokens
         if self.image_selection is not None and not decodes:
@@ -279,7 +281,7 @@ class PruningPlan(_Frozen):
         return self
 
     @model_validator(mode="after")
-    def _names_each_once(self) -> "PruningPlan":
+    def _check_order(self) -> "PruningPlan":
         """Check that the blocks of a part, and its drop places, ascend."""
         for part in PARTS:
             blocks = [block.index for block in self.part(part)]
@@ -314,7 +316,7 @@ class PruningPlan(_Frozen):
 
     @property
     def flops_rate(self) -> float:
-        """Share of the multiply-accumulates removed, whatever ``rate_of`` is."""
+        """Share of the multiply-accumulates removed, also if ``rate`` is one of latency."""
         return self.rate if self.rate_of == "flops" else 1 - self.macs / self.macs_dense
 
     def part(self, part: Part) -> tuple[BlockPlan, ...]:

@@ -182,7 +182,7 @@ def open_run(path: Path) -> RunDirectory:
 
 @contextmanager
 def _linking(link: Path, target: str) -> Iterator[Path]:
-    """Yield a new link with a hidden name beside ``link``."""
+    """Yield a new link with a hidden name in the folder of ``link``."""
     with disk_errors(link):
         for left in link.parent.glob(f".{LATEST}.*"):
             if not process_lives(left.name.rpartition(".")[2]):

@@ -18,9 +18,7 @@ from comp.utils.files import read_regular
 
 ImageSource: TypeAlias = "Image.Image | str | Path | bytes"
 
-MAX_PIXELS = (
-    89_478_485  # 256 MiB of RGB: Pillow's own line between a photo and a decompression bomb
-)
+MAX_PIXELS = 89_478_485  # 256 MiB of RGB: above it, Pillow warns of a decompression bomb
 MAX_SIDE = 65_535  # pixels: JPEG's own limit, and more than any panorama
 MAX_BYTES = 256 * 2**20  # of a file: as large as MAX_PIXELS of RGB, uncompressed
 STRIPE = 2**20  # pixels

@@ -72,8 +72,8 @@ def load_task_data(
 
     Args:
         task: the task; captions and retrieval read the same files.
-        path: LLaVA-Instruct JSON, VQAv2's questions (their annotations beside them), Karpathy's JSON, NLVR2,
-            or JSONL.
+        path: LLaVA-Instruct JSON, VQAv2's questions (next to their annotations), Karpathy's JSON, NLVR2, or
+            JSONL.
         images: the folder that image names are relative to; by default that of ``path``.
         split: only for files with splits of their own (``has_splits``), and required there.
         follow_links: also read images through links that lead out of that folder.

@@ -19,7 +19,10 @@ from comp.plan import Part, PruningPlan
 WITH, WITHOUT = "#0072b2", "#d55e00"  # with and without CIP or CIT; Okabe and Ito's, as for modes
 SUBLAYERS: dict[Sublayer, str] = {"heads": "attention", "channels": "FFN"}
 STYLES: dict[Chosen, str] = {"run": "o-", "random": "^:"}
-HEADS: dict[Chosen, str] = {"run": "heads that the run removed", "random": "as many at random"}
+HEADS: dict[Chosen, str] = {
+    "run": "heads that the run removed",
+    "random": "the same number at random",
+}
 
 
 def shares_figure(shares: Sequence[ModeShare], plan: PruningPlan) -> Figure:
@@ -59,7 +62,7 @@ def overlap_figure(overlaps: Sequence[Overlap], samples: int, plan: PruningPlan)
     for row, part in zip(grid, parts, strict=True):
         for axes, (sublayer, name) in zip(row, SUBLAYERS.items(), strict=True):
             of_panel = [o for o in overlaps if o.key[0] == part and o.sublayer == sublayer]
-            if not of_panel:  # cross-attention has no FFN of its own
+            if not of_panel:  # cross-attention has no FFN
                 axes.set_axis_off()
                 continue
             blocks = [overlap.key[1] for overlap in of_panel]

@@ -104,7 +104,7 @@ def masks_of_run(adapter: FamilyAdapter, plan: PruningPlan) -> Masks:
     if all(bool(mask.all()) for mask in masks.heads.values()):
         raise CompExportError(
             f"the run removes no attention heads (method {plan.method}), so there are no masks whose "
-            "effect on ranks could be shown: take a run whose modes prune parameters, such as "
+            "effect on ranks could be shown: choose a run whose modes prune parameters, as of "
             "`comp-export prune --method comp`"
         )
     return masks
@@ -134,7 +134,7 @@ def measure_stability(
         adapter: the dense model.
         plan: plan of a run of that model.
         batches: batches of one example, so that results do not depend on other examples of a batch.
-        seed: of the random heads.
+        seed: seed of the random heads.
         passed: called after each batch.
 
     Raises:
@@ -174,7 +174,7 @@ class _Trial:
 
 
 def _trials(adapter: FamilyAdapter, chosen: Chosen, target: Masks) -> Iterator[_Trial]:
-    """Yield trials with all heads on their way to ``target``, and with those of one drop place's block."""
+    """Yield trials with all heads between whole and ``target``, and with one drop place's block alone."""
     whole, blocks = Masks.ones(adapter.blocks), ranking_blocks(adapter)
     for calibrated in (True, False):
         for progress in PROGRESS:

@@ -38,7 +38,7 @@ class InsightOptions:
         samples: number of examples.
         model: the dense model; ``None``: as recorded in the run.
         data: a data file; ``None``: the validation split of EmojiScenes.
-        seed: of the heads drawn at random.
+        seed: seed of the heads drawn at random.
     """
 
     samples: int

@@ -77,7 +77,7 @@ def trajectory_figure(stages: Sequence[Mapping[str, Any]], plan: PruningPlan) ->
         costs.plot(numbers, values, "o-", color=colour, label=mode, markersize=4)
     what = "time" if plan.rate_of == "latency" else "FLOPs"
     label_axes(
-        costs, f"Running cost of each mode (what is lost per share of {what} removed)", "cost"
+        costs, f"Running cost of each mode (quality lost per share of {what} removed)", "cost"
     )
     costs.set_xlabel("stage", fontsize=8)
     costs.set_xticks(numbers)
@@ -222,9 +222,8 @@ def _tokens_of(
             for ratio, kind in ((drop.vision_keep_ratio, vision), (drop.text_keep_ratio, text))
             if any(kind)
         ]
-        block_after = min(
-            drop.after_layer, len(of_part) - 1
-        )  # the last block may drop tokens, and no block follows it
+        # No block follows a drop in the last block.
+        block_after = min(drop.after_layer, len(of_part) - 1)
         axes.annotate(
             "\n".join(shown),
             (drop.after_layer - 0.5, vision[block_after] + text[block_after]),
@@ -265,7 +264,7 @@ def _explain_modes(axes: Axes, stages: Sequence[Mapping[str, Any]]) -> None:
         Patch(color=MODE_COLOURS.get(mode, OTHER_COLOUR), label=mode.replace("_", " "))
         for mode in _modes(stages)
     ]
-    # Beside the bars, which leave no space for it.
+    # Next to the bars, which leave no space for it.
     axes.legend(
         handles=handles, fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0)
     )

@@ -11,7 +11,7 @@ block's attention or FFN:
 * The **overlap** is ``|deciding ∩ important| / k`` with ``k = ceil(n / 4)`` of the n tokens that take part.
   Two random sets share k / n on average: the ``chance``.
 
-Padding, answers and [CLS] take no part: [CLS] has weight 1 whatever its importance. Rows of fewer than 4
+Padding, answers and [CLS] take no part: the weight of [CLS] is always 1. Rows of fewer than 4
 tokens are left out (short answers in a decoder), and so are sub-layers where most rows are. With CIP the
 weights *are* importances, so that part of the overlap is by construction.
 """

@@ -34,7 +34,7 @@ from comp.training.trainer import accuracy, mean_loss
 METHOD = "comp"
 MAX_STAGES_FACTOR = 4  # a search that has run this many times its stages makes no progress
 WORTHWHILE = 0.25  # a mode that removes less than this share of its target is exhausted
-LITTLE = 0.01  # the same bound for the only mode left, and for one that never ran
+LITTLE = 0.01  # the same bound for the only mode left, and for a mode that never ran
 
 
 def prune(job: PruningJob) -> Outcome:
@@ -132,9 +132,9 @@ class _Stages:
         """
         done = self._attempted(saved, modes, note)
         undone: dict[str, float] = {}
-        while self._undoes:
-            still = {k: v for k, v in done.saved.costs.items() if k not in done.saved.exhausted}
-            better = better_mode(still, done.mode, done.cost, undone)
+        while self._may_undo:
+            costs = {k: v for k, v in done.saved.costs.items() if k not in done.saved.exhausted}
+            better = better_mode(costs, done.mode, done.cost, undone)
             if better is None:
                 break
             done.undo()
@@ -147,8 +147,8 @@ class _Stages:
         return done.saved, done.line | {"undone": undone}
 
     @property
-    def _undoes(self) -> bool:
-        """Whether stages may be undone: not where they train, nor for a streamed model."""
+    def _may_undo(self) -> bool:
+        """Whether stages may be undone: not if stages train, nor for a streamed model."""
         options = self.job.options
         return (
             options.strategy.undo
@@ -176,16 +176,16 @@ class _Stages:
         taken = self._steps_at(self.search.cost(saved.state))
         steps = self._steps_at(after) - taken
 
-        # Refitting compensates for a whole cut: masks that decay slowly would count it twice.
+        # Refitting already compensates for the whole cut, so the masks of its units do not decay again.
         before_cut = saved.state
-        undo = _refitted(self.job, self.search.forwarding(before_cut), moved.masks, self._undoes)
+        undo = _refitted(self.job, self.search.forwarding(before_cut), moved.masks, self._may_undo)
         if self.job.options.reconstruct:
             before_cut = replace(before_cut, masks=moved.masks)
 
-        def fading(step: int) -> Forwarding:
+        def forwarding_at(step: int) -> Forwarding:
             return self.search.softly(before_cut, moved, (step + 1) / steps)
 
-        self.job.train(taken, steps, fading)
+        self.job.train(taken, steps, forwarding_at)
         measured = evaluate_stage(
             self.job, self.search.forwarding(moved), at_an_end=after <= self.target
         )
@@ -213,8 +213,8 @@ class _Stages:
             line["milliseconds"] = milliseconds
         metric = saved.metric if measured.metric is None else measured.metric
         dense = saved.dense_metric
-        after_it = SavedSearch(moved, stage, metric, dense, costs, exhausted, measured.quality)
-        return _Attempt(name, cost, after_it, line, undo)
+        saved_after = SavedSearch(moved, stage, metric, dense, costs, exhausted, measured.quality)
+        return _Attempt(name, cost, saved_after, line, undo)
 
     def _steps_at(self, cost: int) -> int:
         """Training steps taken once ``cost`` is left: a stage trains in proportion to what it removes."""
@@ -231,10 +231,10 @@ class _Stages:
     ) -> tuple[str, bool, SearchState, tuple[str, ...]]:
         """Choose a mode and raise its threshold.
 
-        A mode with little left to remove is exhausted, and another is chosen: divided by almost nothing,
-        the noise of the metric would be a huge cost. A part whose loss in one stage is bounded is not
-        exhausted by that bound, or a small part would never be pruned. When all modes are exhausted,
-        what they have left is removed.
+        A mode with little left to remove is exhausted, and another is chosen: its cost would be the noise
+        of the metric divided by almost nothing. The bound on what a part may lose in one stage does not
+        exhaust its mode, or a small part would never be pruned. When all modes are exhausted, stages
+        remove what they have left.
 
         Returns:
             The mode, whether exploration drew it, the new state, and the exhausted modes.
@@ -287,17 +287,17 @@ class StageQuality:
 
 
 def evaluate_stage(job: PruningJob, forwarding: Forwarding, at_an_end: bool) -> StageQuality:
-    """Measure the job's model; ``at_an_end`` of a search, always with its metric."""
+    """Measure the job's model; if ``at_an_end`` of a search, always with its metric."""
     data, compute = job.data, job.compute
     batches = data.validation if data.cost is None else data.cost
     with compute.timed("cost"):
         if job.options.strategy.cost_metric == "loss":
             loss = mean_loss(job.adapter, batches, forwarding, compute)
-            reading = StageQuality(-loss, None, loss)
+            quality = StageQuality(-loss, None, loss)
         else:
             metric, loss = accuracy(job.adapter, batches, forwarding, compute)
-            reading = StageQuality(metric, metric if data.cost is None else None, loss)
-    if reading.metric is None and at_an_end:
+            quality = StageQuality(metric, metric if data.cost is None else None, loss)
+    if quality.metric is None and at_an_end:
         metric, _ = accuracy(job.adapter, data.validation, forwarding, compute)
-        return replace(reading, metric=metric)
-    return reading
+        return replace(quality, metric=metric)
+    return quality

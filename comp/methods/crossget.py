@@ -16,7 +16,7 @@ from comp.plan import KEEP_UNIT, DropPlan
 from comp.search.job import Outcome, PruningJob
 
 METHOD = "crossget"
-LEAST_LEFT = 2  # tokens: the one that always stays, and one that takes the others in
+LEAST_LEFT = 2  # tokens: the one that always stays, and one that the others are merged into
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,8 @@ class EvenTokenProblem(TokenProblem):
         A remainder is one more token at some places. At least ``LEAST_LEFT`` tokens stay.
         """
         drops = []
-        share = (
-            strength / len(self.places) / KEEP_UNIT
-        )  # of the tokens that enter a part, at a place
+        # Share dropped at each place, of the tokens that enter the part.
+        share = strength / len(self.places) / KEEP_UNIT
         for part, places in groupby(self.places.items(), key=lambda item: item[0][0]):
             entered = self.workload.text_tokens
             if part == "vision":

@@ -31,7 +31,7 @@ from comp.tokens.dictionary import TokenDictionary, attach_dictionary, dictionar
 from comp.tokens.drop_rules import rules_from_plan
 
 METHOD = "madtp"
-ALIGNMENT = 0.1  # weight of the alignment loss beside the task's
+ALIGNMENT = 0.1  # weight of the alignment loss; the task's loss has weight 1
 
 
 def prune(job: PruningJob) -> Outcome:
@@ -42,8 +42,8 @@ def prune(job: PruningJob) -> Outcome:
     strength = problem.strength()
     if strength < len(problem.places):
         raise CompExportError(
-            f"rate {options.rate:g} needs fewer drops than the {len(problem.places)} places of both "
-            "encoders, of which --method madtp learns: choose a larger --rate"
+            f"rate {options.rate:g} is too small for --method madtp, which drops tokens at each of the "
+            f"{len(problem.places)} places of both encoders: choose a larger --rate"
         )
     torch.manual_seed(options.seed)  # the entries start at random
     attach_dictionary(adapter.model, problem.drops(strength))
@@ -69,7 +69,7 @@ def _stage(
 ) -> tuple[SavedSearch, dict[str, Any]]:
     """Train at the keep ratio of the next stage and measure; return the search and the stage's line."""
     options, stage = job.options, saved.stage + 1
-    least = len(problem.places)  # every place drops from the first stage on
+    least = len(problem.places)  # every place drops tokens from the first stage on
     earlier, drops = (
         problem.drops(max(least, strength * number // options.stages)) if number else ()
         for number in (saved.stage, stage)
@@ -92,7 +92,7 @@ def guided(job: PruningJob) -> PruningJob:
 
 
 class Guided:
-    """An adapter whose loss includes the dictionary's alignment loss; only what a trainer calls."""
+    """An adapter whose loss includes the dictionary's alignment loss; has only what a trainer calls."""
 
     def __init__(self, adapter: FamilyAdapter, dictionary: TokenDictionary) -> None:
         self.model, self.tower = adapter.model, adapter.tower
@@ -123,6 +123,6 @@ def check_learns(job: PruningJob, problem: TokenProblem, method: str) -> None:
         )
     if job.options.steps == 0:
         raise CompExportError(
-            f"--method {method} learns its dictionary while it prunes, and no steps are left for that: "
-            "give it --steps-per-stage, and another --recover than none"
+            f"--method {method} learns its dictionary while it prunes, and there are no training steps: "
+            "set --steps-per-stage, and a --recover other than none"
         )

@@ -6,7 +6,7 @@ Pruning Error Metric" (CVPR 2024).
 Steps:
 
 1. Mask each head and each group of FFN channels alone, and measure the loss on the calibration examples.
-   The loss and not the accuracy: most single modules change no answer of a few dozen.
+   The loss, not the accuracy: removing one module rarely changes any of a few dozen answers.
 2. Width: remove the modules with the smallest rise, until ``WIDTH_SHARE`` of the FLOPs to remove is gone.
 3. Depth: reduce whole blocks to one head and ``min_channels`` channels, smallest rise per FLOP first.
 
@@ -43,7 +43,7 @@ STATE = "mope.json"
 FFN_GROUPS = (
     8  # groups of an FFN's channels: a pass for each channel would take longer than training
 )
-WIDTH_SHARE = 0.5  # of the FLOPs to remove; the rest is the depth's
+WIDTH_SHARE = 0.5  # of the FLOPs to remove; depth removes the rest
 
 
 def prune(job: PruningJob) -> Outcome:
@@ -95,7 +95,7 @@ Loss = Callable[[Masks], float]
 
 
 def _loss_on_calibration(job: PruningJob, problem: ParameterProblem) -> Loss:
-    """Return a function from masks to the loss. Image features that no mask changes are computed once."""
+    """Return a function from masks to the loss. Image features are computed once if no mask changes them."""
     batches: Sequence[Any] = job.data.calibration
     if "vision" not in problem.parts:
         with torch.no_grad(), job.compute.autocast():
@@ -110,10 +110,10 @@ def width_scores(
     loss: Loss,
     at: Callable[[float], None],
 ) -> Scores:
-    """Importance of heads and channels: their rank, 0 to 1, among all of their kind and part.
+    """Return the importance of heads and channels: rank, 0 to 1, among all of the same kind and part.
 
-    By ranks, the same share of heads, of channels and of each part is removed, as in the original.
-    Channels of a group follow each other, those with the smallest ``norms`` (Eq. 3) first.
+    Ranks remove the same share of heads, of channels and of each part, as in the original. Channels of a
+    group have consecutive ranks, those with the smallest ``norms`` (Eq. 3) first.
     """
     whole = losses.of("whole", lambda: loss(problem.whole().masks))
     heads: dict[BlockKey, Tensor] = {}
@@ -134,7 +134,7 @@ def width_scores(
 def _channel_rises(
     problem: ParameterProblem, block: BlockShape, norms: Scores, losses: Losses, loss: Loss
 ) -> Tensor:
-    """Loss without each channel's group, ``[intermediate_size]``."""
+    """Return the loss without the group of each channel, ``[intermediate_size]``."""
     rises = torch.zeros(block.intermediate_size)
     order = norms.channels[block.key].argsort(stable=True)
     for number, group in enumerate(order.tensor_split(min(FFN_GROUPS, len(order)))):
@@ -217,7 +217,7 @@ def shallower(problem: ParameterProblem, narrow: Masks, layers: Sequence[Sequenc
 
 
 def _without(problem: ParameterProblem, masks: Masks, units: Sequence[Unit], target: int) -> Masks:
-    """Masks without the first units, as many as must go to leave ``target`` MACs."""
+    """Return the masks without the first units, the fewest that leave at most ``target`` MACs."""
     return _cut(masks, first_reaching(problem.macs, masks, units, target))
 
 

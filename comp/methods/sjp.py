@@ -35,7 +35,7 @@ METHOD = "sjp"
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Run UPop beside PyramidDrop or MADTP; see ``comp.pipeline.steps.method``."""
+    """Run UPop together with PyramidDrop or MADTP; see ``comp.pipeline.steps.method``."""
     return prune_jointly(job, METHOD, simultaneous)
 
 
@@ -51,11 +51,11 @@ class Tokens:
     """A token method with a strength: the higher it is, the more tokens are dropped.
 
     Attributes:
-        modes: names of the modes of tokens that are dropped.
-        weakest: the lowest strength at which every place drops.
+        modes: names of the token modes.
+        weakest: the lowest strength at which every place drops tokens.
         strongest: the strength at which one token is left at each place.
-        drops: the drops of a strength.
-        training: the job with the method's own loss.
+        drops: returns the drops of a strength.
+        training: returns the job with the method's own loss.
     """
 
     modes: tuple[str, ...]
@@ -96,7 +96,7 @@ def tokens_of(job: PruningJob, method: str) -> Tokens:
 
 
 def agreed_strength(job: PruningJob, problem: ParameterProblem, tokens: Tokens) -> int:
-    """Strength of the token method, such that parameters can remove the rest.
+    """Return the strength of the token method, such that parameters can remove the rest.
 
     Raises:
         CompExportError: both together cannot reach the rate (names the largest reachable one).
@@ -139,10 +139,10 @@ class Split:
         return 1 - self.least(self.strengths[1]) / self.dense - REACHABLE_MARGIN
 
     def strength(self, rate: float) -> int:
-        """Strength of the even split: tokens leave ``sqrt(1 - rate)``, parameters the same share of that.
+        """Return the strength of the even split: both factors of the FLOPs left are ``sqrt(1 - rate)``.
 
-        If tokens cannot leave that few FLOPs, they leave the fewest that they can. If parameters cannot,
-        the strength rises as far as needed.
+        If tokens alone cannot remove their half, they remove as much as they can. If parameters cannot
+        remove the rest, the strength rises as far as needed.
         """
         even = nearest_strength(self.whole, *self.strengths, math.sqrt(1 - rate) * self.dense)
         needed = (1 - rate - REACHABLE_MARGIN) * self.dense

@@ -54,7 +54,7 @@ class Progressive:
     Attributes:
         stage: number of intervals done.
         alpha: masks of all blocks.
-        gradients: of the loss by alpha, accumulated since the start, for the blocks to prune.
+        gradients: gradients of the loss by alpha, accumulated since the start, of the blocks to prune.
     """
 
     stage: int
@@ -78,9 +78,9 @@ class Interval:
 
     Attributes:
         mode: names of the modes that it advances, as in ``stages.jsonl``.
-        progress: of shrinking at its end, 0 to 1; ``None`` leaves the masks as they are.
+        progress: progress of shrinking at its end, 0 to 1; ``None`` leaves the masks as they are.
         drops: token drops while it trains.
-        training: turns the job into the one that trains.
+        training: returns the job to train with, from the given one.
     """
 
     mode: str
@@ -103,12 +103,10 @@ def prune(job: PruningJob) -> Outcome:
 def prune_in(
     job: PruningJob, problem: ParameterProblem, intervals: Sequence[Interval], method: str
 ) -> Outcome:
-    """Train the intervals that are not done yet, and cut the units that they chose."""
+    """Train the intervals that are not done yet, then cut the units that shrank to 0."""
     progressive = _load(job, problem)
     if progressive is None:
-        progressive = Progressive(
-            0, measured(job, None)[0], problem.whole().masks, _nothing(problem)
-        )
+        progressive = Progressive(0, measured(job, None)[0], problem.whole().masks, _zeros(problem))
     with job.progress.task("pruning", len(intervals)) as task:
         while progressive.stage < len(intervals):
             task.at(progressive.stage)
@@ -125,7 +123,7 @@ def ramp(progress: float) -> float:
 
 
 def scores_of(gradients: Scores) -> Scores:
-    """Importance: negated gradients, standardised over all attention and over all FFNs separately.
+    """Return importance: negated gradients, standardised over all heads and over all channels.
 
     The original's L1 penalty adds a constant to every gradient while alphas are positive, so that
     standardising removes it.
@@ -141,8 +139,8 @@ def _standardised(gradients: dict[BlockKey, Tensor]) -> dict[BlockKey, Tensor]:
     return {key: (mean - values) / deviation for key, values in gradients.items()}
 
 
-def going(problem: ParameterProblem, scores: Scores, share: float) -> Sequence[Unit]:
-    """Units to remove so that ``share`` of the FLOPs to remove is gone; each unit weighs its FLOPs."""
+def units_to_cut(problem: ParameterProblem, scores: Scores, share: float) -> Sequence[Unit]:
+    """Return the least important units that together make up ``share`` of the FLOPs to remove."""
     units = ordered_units(scores, problem.blocks, problem.min_channels)
     whole = problem.macs()
     target = round(whole - share * (whole - problem.target))
@@ -202,14 +200,14 @@ def _trained(
         return replace(before, stage=stage)
     gradients = _gradients(job, problem, before, rules)
     share = ramp(interval.progress)
-    cut = going(problem, scores_of(gradients), share)
+    cut = units_to_cut(problem, scores_of(gradients), share)
     return Progressive(stage, before.dense_metric, masked(problem, cut, 1 - share), gradients)
 
 
 def _gradients(
     job: PruningJob, problem: ParameterProblem, search: Progressive, rules: DropRules
 ) -> Scores:
-    """Accumulated gradients after an interval: of its training steps, or, without any, of calibration."""
+    """Return accumulated gradients after an interval: of its steps or, without any, of calibration."""
     leaves = _Leaves.of(problem, search)
     forwarding = Forwarding(leaves.masks, rules)
     steps = job.options.steps_per_stage
@@ -262,7 +260,12 @@ class _Leaves:
                 total += gradient
 
     def summed(self, job: PruningJob, count: int) -> Scores:
-        """With the past ones, the mean over all processes, each of which read ``count`` examples a step."""
+        """Return past gradients plus the mean of the sums over all processes.
+
+        Args:
+            job: the pruning job.
+            count: number of examples per step that this process read.
+        """
         heads, channels = dict(self.past.heads), dict(self.past.channels)
         for (kind, key), total in zip(self.names, self.sums, strict=True):
             of = heads if kind == "heads" else channels
@@ -270,7 +273,7 @@ class _Leaves:
         return Scores(heads, channels)
 
 
-def _nothing(problem: ParameterProblem) -> Scores:
+def _zeros(problem: ParameterProblem) -> Scores:
     return Scores(
         {block.key: torch.zeros(block.num_key_value_heads) for block in problem.blocks},
         {
@@ -305,7 +308,7 @@ def _load(job: PruningJob, problem: ParameterProblem) -> Progressive | None:
         metadata = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     fill_trainable(job.adapter, _below(tensors, "weight/"))
-    alpha, gradients = problem.whole().masks, _nothing(problem)
+    alpha, gradients = problem.whole().masks, _zeros(problem)
     for what, held in (("alpha", alpha), ("gradient", gradients)):
         for kind, of in (("heads", held.heads), ("channels", held.channels)):
             stored = _below(tensors, f"{what}/{kind}/")

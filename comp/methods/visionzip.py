@@ -19,10 +19,8 @@ from comp.search.final_plan import plan_of
 from comp.search.job import Outcome, PruningJob, agreed_workload
 
 METHOD = "visionzip"
-CONTEXTUAL = (
-    10,
-    64,
-)  # contextual ones of all tokens; 54 + 10, 108 + 20 and 162 + 30 in the original
+# 10 of 64 tokens are contextual; the original has 54 + 10, 108 + 20 and 162 + 30 tokens.
+CONTEXTUAL = (10, 64)
 
 
 def prune(job: PruningJob) -> Outcome:
@@ -41,7 +39,7 @@ def prune(job: PruningJob) -> Outcome:
 
 
 def selection_of(tower_tokens: int, count: int) -> ImageSelection:
-    """Selection of ``count`` tokens of an image, with about 5.4 dominant ones to a contextual one."""
+    """Return the selection of ``count`` tokens of an image, about 5.4 dominant ones per contextual one."""
     part, of = CONTEXTUAL
     contextual = round(count * part / of)
     return ImageSelection(
@@ -55,7 +53,7 @@ def macs_of(shape: ModelShape, on: Workload, selection: ImageSelection | None = 
 
 
 def solved(shape: ModelShape, on: Workload, rate: float) -> ImageSelection:
-    """Selection whose rate is nearest to ``rate``: within half of the cost of one token.
+    """Return the selection whose rate is nearest to ``rate``: within half of the cost of one token.
 
     Raises:
         CompExportError: dropping image tokens cannot reach the rate.

@@ -43,9 +43,9 @@ def prune(job: PruningJob) -> Outcome:
 
 
 def counts_at_target(problem: ParameterProblem, align: int) -> StructureCounts:
-    """Counts at the smallest share, the same in every layer, that leaves at most the target MACs.
+    """Return the counts at the smallest share, the same in every layer, that leaves at most the target MACs.
 
-    A head is a coarse step: where one head too many is removed, the share of channels is lowered.
+    A head is a coarse step: if the heads remove too much, the share of channels is lowered.
     """
     heads = _smallest(problem, lambda share: uniform_counts(problem, share, share, align))
     channels = _smallest(problem, lambda share: uniform_counts(problem, heads, share, align))
@@ -81,7 +81,7 @@ def uniform_counts(
 
 
 def carried(sizes: Sequence[int], share: float, unit: int, least: int) -> list[int]:
-    """Sizes left after removing ``share``, in whole units; a rounding remainder goes to the next size.
+    """Return the sizes left after removing ``share``, in whole units; remainders carry to the next size.
 
     Each size, and their sum, is within one unit of the exact share. At least ``least`` stays of each.
     """

@@ -44,7 +44,7 @@ class Costs:
         return round(NANOSECONDS * self.table.milliseconds(counts, shares, on))
 
     def of_drops(self, drops: Drops, on: Workload, counts: StructureCounts) -> int:
-        """Cost as of ``of``, from drops; multiply-accumulates include ranking and merging."""
+        """Cost in the unit of ``of``, from drops; multiply-accumulates include ranking and merging."""
         if self.rate_of == "flops":
             return self.adapter.macs_of_drops(drops, on, counts)
         return self.of(counts, shares_of(drops), on)

@@ -83,7 +83,7 @@ def final_plan(
 
 
 def _timed(plan: PruningPlan, before: float, after: float, rate_of: RateOf) -> PruningPlan:
-    """The plan with predicted milliseconds, and with its rate by ``rate_of``."""
+    """Return the plan with predicted milliseconds, and with its rate by ``rate_of``."""
     times = {"milliseconds_dense": before, "milliseconds": after, "rate_of": rate_of}
     rate = 1 - after / before if rate_of == "latency" else plan.rate
     return PruningPlan.model_validate(plan.model_dump() | times | {"rate": rate})
@@ -98,7 +98,7 @@ def plan_of(
     blocks: tuple[BlockPlan, ...],
     drops: tuple[DropPlan, ...],
 ) -> PruningPlan:
-    """Plan of a method for a model; ``macs`` are those before and after."""
+    """Return the plan of a method for a model; ``macs`` are those before and after."""
     before, after = macs
     return PruningPlan(
         family=adapter.name,

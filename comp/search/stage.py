@@ -25,10 +25,10 @@ from comp.tokens.drop_rules import DropRules, RaisedRule, RatioRule
 from comp.tokens.state import TEXT, VISION
 from comp.utils.compute import Compute
 
-TOKEN_TOLERANCE = 0.05  # largest overshoot, as a share of what a stage is to remove
-# Bounds of one stage. More would damage the model beyond what the stage's training repairs.
+TOKEN_TOLERANCE = 0.05  # largest overshoot, as a share of the costs that a stage is to remove
+# Bounds of one stage. A larger cut damages the model more than the stage's training can repair.
 LEAST_LEFT = 0.5  # share of the present tokens of a kind that stays
-# Multiples of an even share over all stages that a part may lose: otherwise a small part would be gone
+# Multiples of an even share over all stages that a part may lose: otherwise a small part could be removed
 # before its cost is known.
 EVEN_SHARES = 2
 # Share of the removable rest that a part may lose: its last heads and channels matter most.
@@ -56,7 +56,7 @@ class SearchState:
         masks: binary masks.
         thresholds: token thresholds as last raised.
         shares: shares of image and text tokens kept, by place.
-        scales: of the scores of pruned layers, from before they were pruned.
+        scales: scales of the scores of pruned layers, from before they were pruned.
     """
 
     masks: Masks
@@ -87,7 +87,7 @@ class Search:
         stages: int = 1,
         costs: Costs | None = None,
     ) -> None:
-        """``costs`` are FLOPs by default."""
+        """Keep the model and its batches; ``costs`` are FLOPs by default."""
         self.adapter, self.compute, self.stages = adapter, compute, stages
         self.costs = costs or Costs(adapter)
         self.calibration, self.options, self.workload = calibration, options, workload
@@ -258,7 +258,7 @@ class Search:
 def first_reaching(
     cost: Callable[[StructureCounts], int], masks: Masks, units: Sequence[Unit], target: int
 ) -> Sequence[Unit]:
-    """First units, as many as must go to leave at most ``target`` costs (bisection: costs fall)."""
+    """Return the fewest first units whose removal leaves at most ``target`` costs (by bisection)."""
 
     def left(count: int) -> int:
         counts = masks.counts()

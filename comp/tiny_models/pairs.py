@@ -34,7 +34,7 @@ ALIKE = 0.5  # chance that a thing of both pictures is moved to its place in the
 
 
 @dataclass(frozen=True)
-class Said:
+class PairStatement:
     """One statement about a pair.
 
     Attributes:
@@ -75,7 +75,7 @@ def draw_pair_of_pool(split: str, rng: np.random.Generator) -> Pair:
 
 def statements_about(
     pair: Pair, kinds: Sequence[str], share: np.ndarray, number: int, rng: np.random.Generator
-) -> list[Said]:
+) -> list[PairStatement]:
     """Draw ``number`` statements about a pair.
 
     In each kind the pictures differ as often as they agree, and both wordings are equally likely, so that
@@ -85,8 +85,8 @@ def statements_about(
         ValueError: no statement of these kinds is possible.
     """
     if not any(MATTERS[kind](pair, rng) for kind in kinds):
-        raise ValueError(f"nothing to say of these pictures: {', '.join(kinds)}")
-    statements: list[Said] = []
+        raise ValueError(f"no statement of these kinds about the pictures: {', '.join(kinds)}")
+    statements: list[PairStatement] = []
     matters: dict[str, list[_Matter]] = {}
     while len(statements) < number:
         kind = kinds[int(rng.choice(len(kinds), p=share))]
@@ -101,7 +101,7 @@ def statements_about(
         matter = fitting[int(rng.integers(len(fitting)))]
         agreeing = bool(rng.random() < 0.5)
         text = matter.wordings[agreeing]
-        statements.append(Said(text, differ != agreeing, kind, matter.facts, matter.cells))
+        statements.append(PairStatement(text, differ != agreeing, kind, matter.facts, matter.cells))
     return statements
 
 

@@ -18,7 +18,7 @@ from comp.data.emoji_scenes.sprites import sprites
 from comp.data.emoji_scenes.statements import KINDS as STATEMENTS
 from comp.data.emoji_scenes.statements import draw_pair
 from comp.plan import Task
-from comp.tiny_models.pairs import Pair, Said, draw_pair_of_pool, statements_about
+from comp.tiny_models.pairs import Pair, PairStatement, draw_pair_of_pool, statements_about
 from comp.tiny_models.tiny_llava import GRID, PATCH_SIZE
 from comp.tiny_models.tiny_tokenizer import NOTHING
 
@@ -46,7 +46,7 @@ class TaskBatches(IterableDataset):
 
     Each is a dict of tensors: ``pixels [I, 168, 168, 3] uint8``, ``patch_word [I, 144]``, and by task
     ``ids [B, L]`` (text, framed), ``answers [B, A]`` (framed); of statements ``label [B]`` and, as
-    ``comp.tiny_models.pairs.Said`` has them, ``facts [B, 2]`` and ``cells [B, 2, 2]``.
+    ``comp.tiny_models.pairs.PairStatement`` has them, ``facts [B, 2]`` and ``cells [B, 2, 2]``.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class TaskBatches(IterableDataset):
     def _pairs(self, rng: np.random.Generator, stage: Stage) -> dict[str, Tensor]:
         kinds, share = _shares(stage, STATEMENTS)
         scenes: list[Scene] = []
-        statements: list[Said] = []
+        statements: list[PairStatement] = []
         for number in range(self.images // 2):
             pair, first = _pair(rng, number, kinds, share)
             scenes += pair
@@ -167,13 +167,13 @@ def _scene(
 
 def _pair(
     rng: np.random.Generator, number: int, kinds: list[str], share: np.ndarray
-) -> tuple[Pair, list[Said]]:
+) -> tuple[Pair, list[PairStatement]]:
     """Draw, in turn, a pair for one statement, as in the dataset, and a pair from a pool."""
     if number % 2:
         return draw_pair_of_pool(SPLITS[0], rng), []
     kind = kinds[int(rng.choice(len(kinds), p=share))]
     pair, statement = draw_pair(SPLITS[0], kind, bool(number // 2 % 2), rng)
-    return pair, [Said(statement.text, statement.answer, kind, statement.facts)]
+    return pair, [PairStatement(statement.text, statement.answer, kind, statement.facts)]
 
 
 def _shares(stage: Stage, all_kinds: dict) -> tuple[list[str], np.ndarray]:

@@ -22,8 +22,8 @@ class Compute:
 
     Args:
         device: ``auto``, ``cpu`` or ``cuda``.
-        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``; ``auto`` is bfloat16 where the
-            processor multiplies it fast, else float32.
+        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``; ``auto`` is bfloat16 if the processor
+            computes it fast, otherwise float32 on a CPU and float16 on a GPU.
 
     Raises:
         CompExportError: for float16 on a CPU, or ``cuda`` without a GPU.
@@ -35,7 +35,7 @@ class Compute:
         if name == "float16" and place == "cpu":
             raise CompExportError("--dtype float16 needs a GPU: use bfloat16 or float32 on a CPU")
         self.dtype = DTYPES[name]
-        # Precision is ours, not accelerate's, which allows a process only one for all its life.
+        # We set the precision ourselves: accelerate allows only one per process.
         self.accelerator = Accelerator(cpu=place == "cpu", mixed_precision="no")
         self.device = self.accelerator.device
         self.seconds: dict[str, float] = {}
@@ -43,7 +43,7 @@ class Compute:
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
-        """Add the wall seconds of the block to ``seconds[what]``; inside another block that counts them."""
+        """Add the wall seconds of the block to ``seconds[what]``; of nested blocks only the outer counts."""
         if self._timing:
             yield
             return
@@ -51,7 +51,7 @@ class Compute:
         began = time.perf_counter()
         try:
             yield
-            if self.device.type == "cuda":  # kernels run behind: wait for those of this block
+            if self.device.type == "cuda":  # kernels are asynchronous: wait for those of this block
                 torch.cuda.synchronize(self.device)
         finally:
             self._timing = False
@@ -71,26 +71,26 @@ class Compute:
         return self.accelerator.is_main_process
 
     def shard(self, items: list[Any]) -> list[Any]:
-        """This process's share of a batch's items: the first processes may get one more than the last."""
+        """Return this process's share of a batch's items; the first processes may get one more."""
         return items[self.accelerator.process_index :: self.processes]
 
     def shard_size(self, count: int) -> int:
-        """How many of ``count`` items ``shard`` leaves to this process."""
+        """Return the number of ``count`` items that ``shard`` gives this process."""
         return len(range(self.accelerator.process_index, count, self.processes))
 
     def sum(self, value: Tensor) -> Tensor:
-        """The sum over processes, all of which must call this, in the same order."""
+        """Return the sum over processes; all must call this in the same order."""
         if self.processes == 1:
             return value
         return self.accelerator.reduce(value.to(self.device), reduction="sum")
 
     def mean(self, value: Tensor, count: Tensor | float) -> Tensor:
-        """The mean over processes, all of which must call this, in the same order.
+        """Return the mean over processes; all must call this in the same order.
 
         Args:
             value: this process's mean.
-            count: of how many things it is the mean, one number or one for each of ``value``. Where it
-                is 0, ``value`` is left out; it may be NaN there.
+            count: number of items in this mean, one number or one for each element. Elements with 0 items
+                are left out; they may be NaN.
         """
         if self.processes == 1:
             return value
@@ -100,10 +100,14 @@ class Compute:
         return self.sum(torch.where(share > 0, value * share, 0.0).to(value.dtype))
 
     def average_gradients(self, parameters: list[nn.Parameter], count: int) -> None:
-        """Give every process the mean of the gradients, each those of a mean over ``count`` examples.
+        """Replace gradients by their mean over processes.
 
-        A parameter without a gradient on some processes counts as zero there: a reduce that only the
-        others reached would wait for ever. One that has none anywhere keeps none.
+        A gradient that is missing on some processes counts as zero there: a reduce that only some processes
+        call would wait for ever. A gradient that is missing everywhere stays missing.
+
+        Args:
+            parameters: the same parameters in every process.
+            count: number of examples in this process's gradients, which are of a mean loss.
         """
         if self.processes == 1:
             return

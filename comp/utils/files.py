@@ -17,7 +17,7 @@ OLD, GONE = "old", "gone"  # in the hidden names of files being replaced, and of
 
 @contextmanager
 def writing(path: Path, needed: int | None = None) -> Iterator[Path]:
-    """Yield a temporary name beside ``path``; rename it to ``path`` at the end of the block.
+    """Yield a temporary name in the folder of ``path``; rename it to ``path`` at the end of the block.
 
     The temporary file is removed if the block raises.
 
@@ -41,7 +41,7 @@ def writing(path: Path, needed: int | None = None) -> Iterator[Path]:
 
 @contextmanager
 def writing_directory(path: Path, needed: int | None = None) -> Iterator[Path]:
-    """Yield a temporary directory beside ``path``; it replaces ``path`` at the end of the block.
+    """Yield a temporary directory next to ``path``; it replaces ``path`` at the end of the block.
 
     Raises:
         CompExportError: as ``writing``.
@@ -55,16 +55,15 @@ def writing_directory(path: Path, needed: int | None = None) -> Iterator[Path]:
             temporary.chmod(0o755)
             old = move_away(path)
             temporary.replace(path)
-            if (
-                old is not None
-            ):  # by another name, as what was begun to be removed is never put back
+            if old is not None:
+                # Under a name that ``sweep`` removes: a half-removed directory must not be restored.
                 remove(old.rename(old.with_name(old.name.replace(f".{OLD}.", f".{GONE}."))))
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
 def move_away(path: Path, name: str = OLD) -> Path | None:
-    """Move a file or directory atomically into a hidden one beside it; ``None`` if there is none.
+    """Move a file or directory atomically into a hidden one next to it; ``None`` if there is none.
 
     After a kill, ``sweep`` restores it, or removes it if ``name`` is ``GONE``.
     """

@@ -1,4 +1,4 @@
-"""Fields of pydantic models that stand for options: marks in their annotations, and their messages."""
+"""Pydantic fields that become options: marks in their annotations, and errors for users."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ from comp.errors import CompExportError
 
 @dataclass(frozen=True)
 class OneOf:
-    """Marks a string that is one of some names, which need not be known when the model is defined."""
+    """Mark of a string with a choice of names, which are computed when they are needed."""
 
     names: Callable[[], Sequence[str]]
 
 
 def marks_of(model: type[BaseModel], kind: type[Any]) -> dict[str, Any]:
-    """The mark of a kind in each field's annotation, by field; fields without one are left out."""
+    """Return the marks of a class in the fields' annotations, by field; fields without one are left out."""
     return {
         name: mark
         for name, field in model.model_fields.items()
@@ -28,7 +28,7 @@ def marks_of(model: type[BaseModel], kind: type[Any]) -> dict[str, Any]:
 
 
 def refused(model: type[BaseModel], error: ValidationError) -> CompExportError:
-    """The error for the first value that a model refuses: names the option, and the nearest one."""
+    """Return the error for the first value that a model refuses; suggests the most similar option."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":

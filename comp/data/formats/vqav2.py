@@ -37,7 +37,7 @@ def load_vqav2(
 
     Args:
         questions: ``v2_OpenEnded_mscoco_val2014_questions.json``.
-        annotations_file: by default beside it, by its name: ``v2_mscoco_val2014_annotations.json``.
+        annotations: by default ``v2_mscoco_val2014_annotations.json`` in the folder of the questions.
         images: the folder with the images or their folder; by default that of ``questions``.
 
     Raises:
@@ -73,12 +73,12 @@ def annotations_beside(questions: Path) -> Path:
     name = questions.name
     if "OpenEnded_" not in name or "_questions" not in name:
         raise CompExportError(
-            f"cannot tell the annotations of {questions}: name it as VQAv2 does, "
+            f"cannot derive the name of the annotations of {questions}: name it as VQAv2 does, "
             "v2_OpenEnded_mscoco_val2014_questions.json"
         )
     path = questions.with_name(name.replace("OpenEnded_", "").replace("_questions", "_annotations"))
     if not path.is_file():
-        raise CompExportError(f"no annotations {path}: put them beside {name}")
+        raise CompExportError(f"no annotations {path}: put them next to {name}")
     return path
 
 

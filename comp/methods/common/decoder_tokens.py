@@ -57,9 +57,9 @@ def measured(job: PruningJob, plan: PruningPlan, pruned: FamilyAdapter, shares: 
     """Measure a plan without training, and write its line of ``stages.jsonl``.
 
     Args:
-        job: with the dense adapter.
+        job: the job, with the dense adapter.
         plan: the plan of the outcome.
-        pruned: the adapter that runs the plan, given the plan's drops.
+        pruned: the adapter that runs the plan when it is given the plan's drops.
         shares: shares of vision and text tokens kept, by place.
     """
     compute, validation = job.compute, job.data.validation

@@ -68,9 +68,10 @@ class TokenProblem:
         return 1 - self.macs(drops) / self.dense_macs
 
     def drops(self, strength: int) -> tuple[DropPlan, ...]:
-        """Drops of the same ratio at every place: ``strength`` thousandths, spread over all places.
+        """Return drops of the same ratio at every place: ``strength`` thousandths, spread over all places.
 
-        A remainder is one more thousandth at the first places. A place that keeps all is left out.
+        The first places drop one more thousandth each, up to the remainder. Places that keep all tokens are
+        left out.
         """
         share, more = divmod(strength, len(self.places))
         drops = []
@@ -92,7 +93,7 @@ class TokenProblem:
         return tuple(drops)
 
     def strength(self) -> int:
-        """Strength whose rate is nearest to the requested one.
+        """Return the strength whose rate is nearest to the requested one.
 
         Raises:
             CompExportError: the rate is beyond the modes (names the largest reachable), or more than
@@ -114,7 +115,7 @@ class TokenProblem:
         if abs(reached - rate) > TOLERANCE:
             raise CompExportError(
                 f"rate {rate:g} falls between two keep ratios: modes {', '.join(self.modes)} reach "
-                f"{reached:.4f} on texts of {self.workload.text_tokens} tokens; ask for that --rate"
+                f"{reached:.4f} on texts of {self.workload.text_tokens} tokens; choose that --rate"
             )
         return nearest
 
@@ -126,7 +127,7 @@ class TokenProblem:
 
 
 def is_encoder(adapter: FamilyAdapter) -> bool:
-    """Whether it is a CLIP or a BLIP, whose tokens can be merged."""
+    """Whether the model is a CLIP or a BLIP, whose tokens can be merged."""
     return isinstance(getattr(adapter, "shape", None), EncoderShape)
 
 

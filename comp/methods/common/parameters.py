@@ -1,4 +1,4 @@
-"""Prune parameters by scores, alone or beside tokens: the problem, measuring, and the final plan."""
+"""Prune parameters by scores, alone or together with tokens: the problem, measuring, the final plan."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

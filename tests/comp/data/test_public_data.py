@@ -235,7 +235,7 @@ def test_vqav2_annotations_can_be_given(vqav2: Path) -> None:
     (vqav2 / "elsewhere").mkdir()
     moved = (vqav2 / ANNOTATIONS).rename(vqav2 / "elsewhere" / "answers.json")
     assert len(load_vqav2(vqav2 / QUESTIONS, moved)) == 2
-    with pytest.raises(CompExportError, match=rf"no annotations .*{ANNOTATIONS}: put them beside"):
+    with pytest.raises(CompExportError, match=rf"no annotations .*{ANNOTATIONS}: put them next to"):
         load_task_data("question", vqav2 / QUESTIONS)
     renamed = (vqav2 / QUESTIONS).rename(vqav2 / "mine.json")
     with pytest.raises(CompExportError, match=rf"name it as VQAv2 does, {QUESTIONS}"):

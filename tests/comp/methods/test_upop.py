@@ -66,7 +66,7 @@ def test_mask_gradients_equal_differences_of_the_loss(family, tmp_path):
     job = small_job(family, tmp_path, 0.4)
     batch = job.data.calibration[0]
     problem = parameter_problem(job)
-    start = upop.Progressive(0, 0.0, problem.whole().masks, upop._nothing(problem))
+    start = upop.Progressive(0, 0.0, problem.whole().masks, upop._zeros(problem))
     leaves = upop._Leaves.of(problem, start)
     loss = job.adapter.score(batch, Forwarding(leaves.masks)).loss
     leaves.add(torch.autograd.grad(loss, leaves.tensors))
@@ -96,14 +96,14 @@ def test_removed_units_follow_the_scores_until_the_target_is_met(tmp_path):
     job = small_job("clip", tmp_path, 0.4)
     problem = parameter_problem(job)
     torch.manual_seed(1)
-    nothing = upop._nothing(problem)
+    nothing = upop._zeros(problem)
     gradients = Scores(
         {key: torch.randn(len(each)) for key, each in nothing.heads.items()},
         {key: torch.randn(len(each)) for key, each in nothing.channels.items()},
     )
     share = 0.5
     scores = upop.scores_of(gradients)
-    cut = upop.going(problem, scores, share)
+    cut = upop.units_to_cut(problem, scores, share)
     target = problem.dense_macs - share * (problem.dense_macs - problem.target)
 
     def macs(units):
