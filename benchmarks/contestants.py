@@ -78,7 +78,7 @@ def torch_eager(stage: Stage, which: Which) -> Loaded:
 
 
 def torch_bfloat16(stage: Stage, which: Which) -> Loaded:
-    """As ``torch_eager``, in bfloat16; with models of its own."""
+    """As ``torch_eager``, in bfloat16; it loads its own models."""
     from rivals.torch_models import TorchModels
 
     return TorchModels(stage.files, stage.settings, "bfloat16").eager(which)

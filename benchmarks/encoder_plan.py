@@ -42,11 +42,11 @@ def find_plan(
     dropping is adjusted, because widths change in coarse steps.
 
     Args:
-        shape: of the dense model.
+        shape: sizes of the dense model.
         rate: share of the multiply-accumulates of a request to remove.
         on: the request.
         model: name to record.
-        seed: of the choice of heads and channels.
+        seed: seed of the choice of heads and channels.
 
     Raises:
         CompExportError: this kind of plan does not reach the rate.
@@ -178,7 +178,7 @@ def _drawn(rng: np.random.Generator, count: int, kept: int) -> tuple[int, ...]:
 
 
 def describe_plan(plan: PruningPlan) -> dict[str, object]:
-    """What is kept, block by block, for reports."""
+    """Describe what the plan keeps, block by block, for reports."""
     described: dict[str, object] = {"rate": plan.rate}
     for part in PARTS:
         blocks = plan.part(part)

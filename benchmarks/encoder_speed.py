@@ -66,7 +66,7 @@ class Files:
 
     @property
     def run(self) -> RunDirectory:
-        """The run directory, named by the plan, whatever options led to it."""
+        """The run directory, named by the plan, not by the options that led to it."""
         digest = hashlib.sha256(self.plan.model_dump_json().encode()).hexdigest()
         return RunDirectory(self.model / f"rate-{self.plan.rate:.3f}-{digest[:8]}")
 
@@ -296,13 +296,18 @@ def _proved(files: Files, questions: int) -> dict[str, Any] | None:
 
 def parser() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(
-        description="Latency of a CLIP or a BLIP, dense and compressed, beside the FLOPs ratio."
+        description="Latency of a CLIP or a BLIP, dense and compressed, next to the FLOPs ratio."
     )
     add = options.add_argument
     add("--shape", choices=PACKAGED, default="blip-nlvr")
     add("--rate", type=float, default=0.85, help="share of multiply-accumulates to remove")
     add("--work", type=Path, default=Path("benchmarks/work"), help="checkpoints and artifacts")
-    add("--out", type=Path, required=True, help="JSON file to write, Markdown beside it")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        help="JSON file to write, and Markdown in the same folder",
+    )
     add("--flavour", choices=("onnxruntime", "standard"), default="onnxruntime")
     add("--threads", type=int, default=2)
     add("--repeats", type=int, default=30)

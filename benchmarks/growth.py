@@ -4,7 +4,7 @@
 
 The engine of ``serve``, random weights. Each point is measured in a fresh process, so that its peak
 memory is its own; dense and compressed are measured in turn, in two passes over all points. The figure
-is written beside the JSON.
+is written next to the JSON.
 """
 
 import argparse
@@ -65,7 +65,7 @@ class Point:
 
 @dataclass(frozen=True)
 class GrowthSettings:
-    """How a point is measured."""
+    """Settings of the measurement of a point."""
 
     threads: int
     new_tokens: int
@@ -187,7 +187,12 @@ def parser() -> argparse.ArgumentParser:
     add("--rate", type=float, default=0.62, help="of the compressed model")
     add("--precision", choices=("float32", "int8", "int4"), default="int8")
     add("--work", type=Path, default=Path("benchmarks/work"), help="checkpoints and artifacts")
-    add("--out", type=Path, required=True, help="JSON file to write, the figure beside it")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        help="JSON file to write, and the figure in the same folder",
+    )
     add("--threads", type=int, help="[all usable cores]")
     add("--warmup", type=int, default=1)
     add("--repeats", type=int, default=3, help="repeats in each pass")

@@ -53,12 +53,12 @@ def find_plan(
     dropping is adjusted, because widths change in coarse steps.
 
     Args:
-        shape: of the dense model.
+        shape: sizes of the dense model.
         rate: share of the whole model's multiply-accumulates to remove, on ``workload``.
         workload: one prompt.
         model: name to record.
         tower: also cut the vision tower's heads and channels.
-        seed: of the choice of heads and channels.
+        seed: seed of the choice of heads and channels.
 
     Raises:
         CompExportError: this kind of plan does not reach the rate.
@@ -180,7 +180,7 @@ def _drawn(rng: np.random.Generator, count: int, kept: int) -> tuple[int, ...]:
 
 
 def describe_plan(plan: PruningPlan) -> dict[str, object]:
-    """What is kept, block by block, for reports."""
+    """Describe what the plan keeps, block by block, for reports."""
     described: dict[str, object] = {
         "rate": plan.rate,
         "drops": [drop.model_dump() for drop in plan.drops],

@@ -79,7 +79,7 @@ def write_random_encoder(
     Args:
         shape: one of ``PACKAGED``.
         out: directory to write; replaced as a whole once everything is written.
-        seed: of the weights.
+        seed: seed of the weights.
         small, blocks: as in ``encoder_config``.
 
     Returns:

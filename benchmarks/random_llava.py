@@ -149,7 +149,7 @@ def write_random_llava(name: str, out: Path, seed: int = 0) -> Path:
     Args:
         name: one of ``SHAPES``.
         out: directory to write; replaced as a whole once everything is written.
-        seed: of the weights.
+        seed: seed of the weights.
 
     Returns:
         ``out``.

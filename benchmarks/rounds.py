@@ -23,7 +23,7 @@ MARGIN, WORKSPACE = 1.15, 2 * 2**30  # GPU memory beyond the weights
 
 @dataclass(frozen=True)
 class RoundOptions:
-    """How many rounds, and the size of their images (``width, height`` in pixels)."""
+    """Number of rounds, and the size of their images (``width, height`` in pixels)."""
 
     warmup: int
     repeats: int
@@ -51,10 +51,10 @@ def measure(
     """Measure contestants.
 
     Args:
-        names: of ``CONTESTANTS``.
+        names: names in ``CONTESTANTS``.
         make_stage: makes the stage of a group of contestants.
         options: rounds and images.
-        prompt_tokens: that every contestant must count.
+        prompt_tokens: number of prompt tokens that every contestant must report.
         memory: bytes of weights of both models together, and free bytes on the GPU: contestants that do
             not fit together are measured in groups, one after the other.
 

@@ -36,10 +36,10 @@ class RunFiles:
     Attributes:
         work: directory of all files.
         shape: name of the model's shape.
-        plan: of the compressed model.
-        precision: of artifacts and engines.
-        limits: of the one request that engines are built for.
-        genai: models for ``benchmarks/rivals/genai.py``; not made here.
+        plan: plan of the compressed model.
+        precision: precision of artifacts and engines.
+        limits: limits of the one request that engines are built for.
+        genai: models for ``benchmarks/rivals/genai.py``, which the user makes.
     """
 
     work: Path
@@ -61,7 +61,7 @@ class RunFiles:
 
     @property
     def run(self) -> Path:
-        """The directory of the compressed model, named by its plan, whatever options led to it."""
+        """The directory of the compressed model, named by its plan, not by the options that led to it."""
         digest = hashlib.sha256(self.plan.model_dump_json().encode()).hexdigest()
         return self.model / f"rate-{self.plan.rate:.3f}-{digest[:8]}"
 
@@ -102,7 +102,7 @@ class RunFiles:
         if gpu is None:
             raise CompExportError(f"native TensorRT needs an NVIDIA GPU, and {why_no_gpu()}")
         tensorrt = find_tensorrt()
-        # Beside their artifact, where stripped weights are read from.
+        # Next to their artifact, where stripped weights are read from.
         sizes = f"{self.limits.max_prompt}-{self.limits.max_new_tokens}"
         name = f"tensorrt-{which}-{self.precision}-{self.engine_weights}-{sizes}"
         out = self._place(which) / name

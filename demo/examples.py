@@ -135,7 +135,6 @@ def statements_about(scenes: tuple[Scene, Scene]) -> dict[str, bool]:
 
     One is about an object in only one picture, one about an object in both or in neither, if there is one;
     one is about the number of an object.
-    one; one is about how often a thing is there.
     """
     first, second = ([thing.name for thing in scene.things] for scene in scenes)
     alone = sorted(set(first) ^ set(second))

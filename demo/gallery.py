@@ -20,11 +20,11 @@ class RankedCandidates:
 
     Attributes:
         order: indices of the candidates.
-        scores: of each candidate, by its index, as logits.
+        scores: logit of each candidate, by its index.
         kept: kept tokens of the gallery's pictures, or of the query picture.
-        query_ms: embedding the query.
-        candidates_ms: embedding the candidates; ``None`` if that was done at the start.
-        ranking_ms: matching and sorting.
+        query_ms: time of embedding the query.
+        candidates_ms: time of embedding the candidates; ``None`` if that was done at the start.
+        ranking_ms: time of matching and sorting.
     """
 
     order: NDArray[np.int64]

@@ -46,7 +46,7 @@ OPEN_EXACTLY = frozenset(
 
 
 class Page(gr.Blocks):
-    """A page that checks its inputs, whatever way they came in."""
+    """A page that checks its inputs, from every route."""
 
     def __init__(self, uploads: Uploads, **options: Any) -> None:
         super().__init__(**options)

@@ -33,7 +33,7 @@ def photograph(
         path: PNG to write.
         question: the question, statement, caption or beginning to enter; by default the page's first
             text.
-        width: of the window, in pixels.
+        width: width of the window, in pixels.
         picture: index of the page's picture to click first; for retrieval it is then described.
 
     Raises:

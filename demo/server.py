@@ -57,10 +57,10 @@ def serve_page(
         run: the run directory.
         host: address to listen on.
         port: port to listen on.
-        device: of the engines.
-        threads: of the engines.
+        device: device of the engines.
+        threads: CPU threads of the engines.
         block: return only when the page is stopped.
-        variant: which artifacts of the run to use, and the backend that runs them.
+        variant: the artifacts of the run to use, and the backend that runs them.
 
     Returns:
         The running ``gradio.Blocks`` (close it with ``.close()``).

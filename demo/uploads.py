@@ -112,7 +112,7 @@ class Uploads:
 def process_uploads() -> Uploads:
     """Create the folder of this process; it is removed when the process ends.
 
-    Gradio takes it from the environment. Folders of killed pages are removed here.
+    Gradio reads its path from the environment. Folders of killed pages are removed.
     """
     place = Path(os.environ.get(FOLDER_VARIABLE) or tempfile.gettempdir()).resolve()
     place.mkdir(parents=True, exist_ok=True)

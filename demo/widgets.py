@@ -37,7 +37,7 @@ def picture_input(first: Image.Image | None, name: str, height: int = 300) -> An
         elem_classes="ce-picture",
     )
     # The engine reads the file itself: Gradio (seen: 6.31) would convert it, and
-    # fail without a word.
+    # fail without a message.
     picture.preprocess = lambda payload: None if payload is None else payload.path
     return picture
 
@@ -61,7 +61,7 @@ def picture_gallery(
 
 
 def words_and_button(text: str, placeholder: str, button: str) -> tuple[Any, Any]:
-    """A text box with a button beside it."""
+    """A text box and a button in one row."""
     with gr.Row(equal_height=True):
         box = gr.Textbox(
             text,
@@ -128,7 +128,7 @@ class Submission:
 
     Attributes:
         pair: the models.
-        face: how results are shown.
+        face: shows the results.
         files: paths of uploaded pictures, ``None`` if one is missing; errors show only their names.
     """
 
@@ -155,6 +155,6 @@ class Submission:
             yield self.refused(words, "Not possible")
 
     def refused(self, words: str, title: str) -> Shown:
-        """Show why not, and reset the cards."""
+        """Show the reason of a refusal, and reset the cards."""
         gr.Warning(plain(words), title=title)  # seen in a browser; the cards stay as they were
         return cards.shown(self.pair, self.face, Comparison())

@@ -25,10 +25,10 @@ _USUAL_PRECISION: dict[BackendName, Precision] = {
 
 @dataclass(frozen=True)
 class ArtifactVariant:
-    """Which export of a run to use, and the backend that runs it; a run may hold several exports.
+    """One export of a run, and the backend that runs it; a run may hold several exports.
 
     Attributes:
-        flavour, precision: of the graphs, or of the graphs that the engines were built from.
+        flavour, precision: those of the graphs, or of the graphs that the engines were built from.
         backend: ``tensorrt`` runs engines, the others run graphs.
         provider: ONNX Runtime's execution provider; ``auto`` follows from the device.
     """
@@ -125,7 +125,7 @@ class ArtifactVariant:
 
     @property
     def label(self) -> str:
-        """For people, such as ``onnxruntime cuda float16 standard``."""
+        """Name for people, such as ``onnxruntime cuda float16 standard``."""
         words: list[str] = [self.backend]
         if self.provider != "auto":
             words.append(self.provider)

@@ -39,7 +39,7 @@ Answerer = Callable[[Image.Image], Answered]
 
 @dataclass(frozen=True)
 class Loaded:
-    """A loaded model; ``notes`` describe how it runs."""
+    """A loaded model; ``notes`` describe its execution."""
 
     answer: Answerer
     notes: dict[str, Any] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class BenchSettings:
 
 @dataclass
 class Stage:
-    """What contestants are loaded with; torch's two contestants share their models."""
+    """The inputs of loading a contestant; torch's two contestants share their models."""
 
     files: RunFiles
     settings: BenchSettings
@@ -65,9 +65,9 @@ class Stage:
 
 
 @contextmanager
-def installed(how: str) -> Iterator[None]:
-    """Turn an ImportError in the block into an error that says how to install the package."""
+def installed(command: str) -> Iterator[None]:
+    """Turn an ImportError in the block into an error with the command that installs the package."""
     try:
         yield
     except ImportError as error:
-        raise CompExportError(f"{error.name} is not installed: {how}") from error
+        raise CompExportError(f"{error.name} is not installed: {command}") from error

@@ -2,7 +2,7 @@ r"""llama.cpp, a rival on CPUs, through llama-cpp-python: a LLaVA as GGUF; dense
 
     pip install llama-cpp-python gguf
 
-The files are written here from the checkpoint's own weights: llama.cpp's converter does not support a
+This module writes the files from the checkpoint's own weights: llama.cpp's converter does not support a
 tokenizer like the random checkpoint's, and none is needed, because prompts are given as token ids. The
 image tower stays in float16, as projectors for llama.cpp are distributed.
 """
@@ -94,7 +94,7 @@ class _Model:
         from llama_cpp import mtmd_cpp
 
         self._cpp, self._media = llama_cpp, mtmd_cpp
-        # Kept here, because the libraries hold no reference to it.
+        # A reference, because the libraries hold no reference to it.
         self._quiet = llama_cpp.llama_log_callback(lambda *_said: None)
         for set_log in (mtmd_cpp.mtmd_log_set, mtmd_cpp.mtmd_helper_log_set):
             set_log(self._quiet, None)

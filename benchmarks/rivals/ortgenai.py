@@ -194,7 +194,7 @@ def _write_tower(model: LlavaForConditionalGeneration, path: Path) -> None:
 
 
 def _write_decoder(files: RunFiles, folder: Path, kind: str) -> None:
-    """Run the builder on the decoder, saved as a checkpoint of its own."""
+    """Run the builder on the decoder, saved as a separate checkpoint."""
     model = _dense(files)
     with torch.device("meta"):
         text = LlamaForCausalLM(model.config.text_config)

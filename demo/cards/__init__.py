@@ -1,1 +1,1 @@
-"""Cards of the page: an artifact's result, beside the original's."""
+"""Cards of the page: the result of each model."""

@@ -25,8 +25,8 @@ class Words:
     """The page's wording for a task.
 
     Attributes:
-        title, lead: of the page.
-        working: the state of a model at work.
+        title, lead: heading and first sentence of the page.
+        working: state of a model that computes.
         invitation: what to do to see a result.
         result: name of a model's result.
     """
@@ -67,7 +67,7 @@ WORDS: dict[Task, Words] = {
 
 
 class Face(Protocol[R_contra]):
-    """How results of a task are shown on a card."""
+    """Shows the results of a task on a card."""
 
     def body(self, side: Side[Any]) -> str:
         """The result as HTML."""
@@ -83,7 +83,7 @@ class Face(Protocol[R_contra]):
 
 
 def header(pair: Pair[Any]) -> str:
-    """The header: the model, how much was removed, and whether it was verified."""
+    """Return the header: the model, the share removed, and whether it was verified."""
     manifest = pair.compressed.manifest
     words = WORDS[pair.task]
     model = Path(manifest.model)  # or a name

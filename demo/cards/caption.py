@@ -14,7 +14,7 @@ from serve.generation.results import Generation
 
 @dataclass(frozen=True)
 class CaptionFace:
-    """How a caption is judged.
+    """Judges a caption by the objects that it names.
 
     Attributes:
         names: the objects in the picture, with repetitions; ``None`` if they are unknown.

@@ -18,14 +18,14 @@ from serve.engines.preprocess import model_view
 from serve.generation.results import Kept
 
 MOST_PLACES = 4  # shown per picture: if every layer drops, neighbours look alike
-DIM = 0.82  # how far a dropped patch fades
+DIM = 0.82  # share of grey in a dropped patch
 PAPER = 240.0  # the grey it fades to
 P = TypeVar("P")
 
 
 @dataclass(frozen=True)
 class KeptPicture:
-    """One drop place: the picture with dropped patches dimmed, and the numbers beside it."""
+    """One drop place: the picture with dropped patches dimmed, and its numbers."""
 
     place: str
     picture: Image.Image
@@ -38,7 +38,7 @@ class KeptView:
     """One picture as the model sees it, and the kept tokens at some drop places.
 
     Attributes:
-        name: of the whole picture.
+        name: name of the whole picture.
         seen: the picture at the model's size.
         pictures: for at most ``MOST_PLACES`` of the drop places.
         places: number of drop places.
@@ -61,11 +61,11 @@ class KeptView:
         """For one image of a request.
 
         Args:
-            manifest: of the artifact.
+            manifest: manifest of the artifact.
             image: the picture.
             kept: the kept tokens of all images of the request.
-            number: of the image among them.
-            name: of the picture.
+            number: index of the image among them.
+            name: name of the picture.
         """
         view = model_view(image, manifest.image_processor)
         patches, places = Patches.of(manifest), kept.seen(number)
@@ -82,7 +82,7 @@ def spread(places: Sequence[P], most: int = MOST_PLACES) -> list[P]:
 
 @dataclass(frozen=True)
 class Patches:
-    """How a picture is cut into tokens.
+    """The grid that cuts a picture into tokens.
 
     Attributes:
         image_size, patch_size: in pixels.
@@ -114,7 +114,7 @@ def kept_picture(
 
     Args:
         view: the model's input, square, ``image_size`` pixels wide.
-        patches: how it is cut into tokens.
+        patches: the grid of its tokens.
         kept: which of the image's tokens ``0..T-1`` were kept.
         place: name of the drop place.
     """

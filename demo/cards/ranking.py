@@ -13,7 +13,7 @@ SHOWN = 6  # candidates on a card
 
 @dataclass(frozen=True)
 class RankingFace:
-    """What is ranked.
+    """Shows a ranking.
 
     Attributes:
         captions: the candidates, or the captions of the pictures.

@@ -1,4 +1,4 @@
-"""Optional files beside a checkpoint's weights."""
+"""Optional files in a checkpoint's folder."""
 
 from pathlib import Path
 from typing import Any

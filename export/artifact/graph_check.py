@@ -1,6 +1,6 @@
 """Check an artifact's graphs against its manifest.
 
-Whoever runs a graph sizes caches and images by the manifest, so the two must agree.
+A runtime sizes caches and images by the manifest, so the two must agree.
 """
 
 from collections.abc import Collection, Mapping

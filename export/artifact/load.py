@@ -1,6 +1,6 @@
-"""Open artifacts; each family has a manifest class of its own.
+"""Open artifacts; each family has its own manifest class.
 
-Nothing here needs torch, transformers or onnx.
+This module needs neither torch, transformers nor onnx.
 """
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """``manifest.json``: the description of an artifact, and the checks that refuse a damaged one.
 
-Nothing here needs torch, transformers or onnx: the engine reads artifacts with it.
+This module needs neither torch, transformers nor onnx: the engine reads artifacts with it.
 """
 
 import errno
@@ -40,7 +40,7 @@ def _in_no_folder(name: str) -> str:
 
 
 FileName = Annotated[str, Field(max_length=255), AfterValidator(_in_no_folder)]
-"""The name of a file beside the manifest, without a directory."""
+"""The name of a file in the manifest's folder, without a directory."""
 Flavour = Literal["onnxruntime", "standard"]
 Computed = Literal["float32", "float16", "bfloat16"]
 Precision = Literal["float32", "float16", "bfloat16", "int8", "int4"]
@@ -63,7 +63,7 @@ class Frozen(BaseModel):
 
 
 class FileEntry(Frozen):
-    """One file beside the manifest; its name has no directory."""
+    """One file in the manifest's folder; its name has no directory."""
 
     name: FileName
     bytes: int = Field(ge=0, le=MOST)
@@ -230,7 +230,7 @@ def check_files(
     """Compare files with their entries.
 
     Args:
-        directory: of the files.
+        directory: the folder of the files.
         files: the entries.
         needed: names of files that must be among them.
         check_hashes: also read every file.

@@ -4,5 +4,5 @@ GROUPS = (64, 32, 16)  # inputs with one scale, the largest first; ONNX Runtime 
 
 
 def group_of(width: int) -> int | None:
-    """Return how many inputs share a scale; ``None`` if no group size divides the width."""
+    """Return the number of inputs that share a scale; ``None`` if no group size divides the width."""
     return next((group for group in GROUPS if width % group == 0), None)

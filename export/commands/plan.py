@@ -1,4 +1,4 @@
-"""``comp-export plan``: how much to prune for a target time."""
+"""Command ``comp-export plan``: find the rate for a target time."""
 
 from dataclasses import replace
 from math import ceil, prod
@@ -37,14 +37,14 @@ if TYPE_CHECKING:
 @click.option(
     "--text-tokens",
     type=click.IntRange(min=1),
-    help="Text tokens of the prompt, beside one image [the longest held-out prompt of the table].",
+    help="Text tokens of the prompt, after one image [the longest held-out prompt of the table].",
 )
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the sketched plan: measure its time with `cut`, `onnx` and `bench` before any training.",
 )
-@click.option("--force", is_flag=True, help="Replace --out.")
+@click.option("--force", is_flag=True, help="Replace the file --out.")
 @common_options
 def command(
     model: str,
@@ -56,7 +56,7 @@ def command(
     force: bool,
     options: CommonOptions,
 ) -> None:
-    """Say how much of a model to prune for a target time to first token, before pruning it.
+    """Find the rate that a model must be pruned by for a target time to first token.
 
     The time is predicted with the table that `profile` measured on the target, corrected by the mean error
     of its predictions on held-out models; the range comes from those errors. The result is the rate for
@@ -111,7 +111,7 @@ def command(
 
 
 def _align(checkpoint: Path) -> int:
-    """As `prune` rounds widths by default."""
+    """Return the multiple that `prune` rounds widths to by default."""
     from comp.checkpoints.model_size import parameters_of, size_of
     from comp.pipeline.defaults import ALIGN
 
@@ -119,7 +119,7 @@ def _align(checkpoint: Path) -> int:
 
 
 def _short(mode: str) -> str:
-    """The short name of a mode, as `prune` takes it."""
+    """Return the short name of a mode, as `prune` takes it."""
     from comp.registry.modes import SHORT_MODES
 
     return next(short for short, long in SHORT_MODES.items() if long == mode)

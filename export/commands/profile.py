@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 @click.option(
     "--text-tokens",
     type=click.IntRange(min=1),
-    help="Longest text to measure; longer ones are extrapolated [64, beside one image; for CLIP all its "
+    help="Longest text to measure; longer ones are extrapolated [64, with one image; for CLIP all its "
     "positions].",
 )
 @click.option(
@@ -74,7 +74,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Random plans to predict, export and measure, to find the table's error.",
 )
-@click.option("--force", is_flag=True, help="Replace a table that is there.")
+@click.option("--force", is_flag=True, help="Replace an existing table.")
 @common_options
 def command(
     model: str,
@@ -128,7 +128,7 @@ def command(
 
 
 def checkpoint_of(model: str) -> tuple[Path, "Family"]:
-    """The directory of a model whose blocks can be measured, and its family.
+    """Return the directory of a model whose blocks can be measured, and its family.
 
     Raises:
         CompExportError: there is no such model, or it is of another family.

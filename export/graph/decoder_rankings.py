@@ -1,4 +1,4 @@
-"""Rank a decoder's tokens: by the attention they receive, or by how little they repeat others."""
+"""Rank a decoder's tokens: by the attention they receive, or by diversity."""
 
 import numpy as np
 import onnx_ir as ir
@@ -16,10 +16,10 @@ def importance_for_last(
 ) -> ir.Value:
     """Eq. 6 with the last query: ``S_i = max_h softmax_i(q_last·k_i/√hd)``, h kept heads (Eq. 7).
 
-    Only one row of scores is computed, beside the fused attention. ``query`` and ``key`` are the rotated
-    ones of the present tokens (a prefill has no past; in a decode step the single token is kept
-    whatever its score); ``query`` may be that of the last token alone. ``mean``: average over heads
-    instead of the maximum, as in FastV and PyramidDrop.
+    Only one row of scores is computed, in addition to the fused attention. ``query`` and ``key`` are the
+    rotated ones of the present tokens (a prefill has no past; a decode step keeps its single token with any
+    score). ``query`` may be that of the last token alone. ``mean``: average over heads instead of the
+    maximum, as in FastV and PyramidDrop.
 
     Returns:
         ``[B, N]`` float32.
@@ -44,7 +44,7 @@ def importance_for_last(
 def diversity(
     graph: GraphBuilder, key: ir.Value, normed: ir.Value, tokens: Tokens, heads: Heads
 ) -> ir.Value:
-    """Score how little a token repeats a few pivots (DART), as ``comp.importance.decoder_rankings`` does.
+    """Score the distance of tokens from a few pivots (DART), as ``comp.importance.decoder_rankings`` does.
 
     There are at most 4 pivots of each kind, and no more than there are tokens: none of the image in a
     decode step, whose single token is its own pivot.
@@ -54,7 +54,7 @@ def diversity(
         key: rotated keys of the block before, in the layout of ``RotaryEmbedding.apply``.
         normed: input states of the next block, ``[B, N, d]``.
         tokens: the present tokens.
-        heads: of the block before.
+        heads: head counts of the block before.
 
     Returns:
         ``[B, N]`` float32.

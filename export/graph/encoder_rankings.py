@@ -27,7 +27,7 @@ class AttentionRecord:
     Attributes:
         weights: attention ``[B, H, N, N]`` float32.
         key, mixed: keys, and the heads' outputs, ``[B, N, H·hd]``.
-        heads: of the block.
+        heads: head counts of the block.
         last: whether the last token always stays; otherwise the first.
         query: as ``key``.
     """

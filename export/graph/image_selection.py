@@ -22,7 +22,7 @@ class ClassView:
 
     Attributes:
         query, key: ``[I, N, H·hd]``.
-        heads: of the block.
+        heads: head counts of the block.
     """
 
     query: ir.Value
@@ -68,8 +68,8 @@ def select_image_tokens(
     Args:
         graph: where to build.
         states: ``[I, N, d]``, [CLS] first.
-        view: what to rank by.
-        selection: how many of each.
+        view: queries and keys that rank the tokens.
+        selection: numbers of dominant and of contextual tokens.
         class_token: whether [CLS] is one of the tokens; then it always stays.
     """
     scores, key = view.attention(graph), view.mean_key(graph)

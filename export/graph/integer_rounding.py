@@ -74,7 +74,7 @@ class Rounding:
 
     Args:
         read: returns the matrix ``[out, in]``.
-        bits: of each weight.
+        bits: bits of each weight.
         known: integers of these bits, if they are given.
     """
 

@@ -56,7 +56,7 @@ class KeptTokens:
 
         Args:
             looked: the block's attention record.
-            drop: how to rank and merge, and the keep ratio.
+            drop: the ranking, the merging and the keep ratio.
             states: after the attention, ``[B, N, d]``.
             responses: maps states to responses of the dictionary's entries, ``[B, N, T]``.
         """

@@ -22,9 +22,9 @@ def embed_patches(
     Args:
         graph: where to build.
         weights: with ``name.patch_embedding``, ``name.class_embedding`` and positions.
-        pixels: normalised.
-        name: of the embeddings.
-        patch_size: in pixels.
+        pixels: normalised pixels.
+        name: name of the embeddings.
+        patch_size: edge in pixels.
         positions: name of the positions within ``name``.
         bias: whether patches have one.
     """

@@ -27,8 +27,8 @@ class Projections:
     """Names of the attention tensors of a block.
 
     Attributes:
-        inputs: of queries, keys and values; a single name if they are one tensor.
-        output: of the output projection.
+        inputs: names of queries, keys and values; a single name if they are one tensor.
+        output: name of the output projection.
     """
 
     inputs: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
@@ -40,9 +40,9 @@ class PreNormTower:
     """The blocks of one tower.
 
     Attributes:
-        graph, weights: where to build, and from what.
-        name: of the blocks, without their numbers.
-        final: of the norm after them.
+        graph, weights: the graph that is built, and its weights.
+        name: name of the blocks, without their numbers.
+        final: name of the norm after them.
         blocks, head_dim: their sizes.
         settings: activation and epsilon.
         drop: returns the drop after a number of blocks, or ``None``.
@@ -66,7 +66,7 @@ class PreNormTower:
     def pooled(self, states: ir.Value) -> ir.Value:
         """``[B, N, D]`` through blocks and norm to the token that always stays, ``[B, 1, D]``.
 
-        In the last block only that token goes on, because nothing else is read.
+        In the last block only that token is computed further, because nothing else is read.
         """
         return self._run(states, one=True)
 

@@ -16,7 +16,7 @@ class OpenVinoTable:
     """``embed_tokens.onnx`` (see ``Graph``), without an OpenVINO request for each token.
 
     Args:
-            path: of the graph, a single ``Gather`` from a constant; its external data is beside it.
+            path: the graph, a single ``Gather`` from a constant; its external data is in the same folder.
 
     Raises:
         CompExportError: OpenVINO is not installed or refuses the graph, or the graph is not such a

@@ -30,11 +30,11 @@ class OpenVinoGraph:
     ``bfloat16`` names the outputs of that type, which NumPy lacks: they can be kept but not read.
 
     Args:
-        path: the ``.onnx`` file, of the standard flavour; its external data is beside it.
-        precision: of the artifact. All but bfloat16 are computed in float32.
-        threads: of one run; ``None`` leaves them to OpenVINO, which takes the physical cores.
-        bfloat16: compute in bfloat16, whatever the artifact's precision.
-        more: OpenVINO properties beside those that all graphs have.
+        path: the ``.onnx`` file, of the standard flavour; its external data is in the same folder.
+        precision: precision of the artifact. All but bfloat16 are computed in float32.
+        threads: threads of one run; ``None`` leaves them to OpenVINO, which takes the physical cores.
+        bfloat16: compute in bfloat16, for any precision of the artifact.
+        more: OpenVINO properties besides those that all graphs have.
         rewrite: changes the ``openvino.Model`` in place before it is compiled.
 
     Raises:
@@ -91,7 +91,7 @@ class OpenVinoGraph:
             The arrays of ``numbers`` and the tensors of ``kept``, in their order.
         """
         if into:
-            raise ValueError("OpenVINO writes into tensors of its own")
+            raise ValueError("OpenVINO allocates its output tensors")
         fed = [
             tensor_of(feeds[name], kind)
             for name, kind in zip(self.inputs, self._taken, strict=True)
@@ -141,7 +141,7 @@ def compiled(
         "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
-        # Every graph would pin its threads to the same cores (seen: 2026.4), whatever else runs there.
+        # Every graph would pin its threads to the same cores (seen: 2026.4), even if these are busy.
         "ENABLE_CPU_PINNING": False,
         **more,
     }
@@ -163,7 +163,7 @@ def read_model(path: Path) -> Any:
 
 @contextmanager
 def loading(path: Path) -> Iterator[None]:
-    """Name the file in OpenVINO's errors; its exceptions have no class of their own."""
+    """Name the file in OpenVINO's errors; its exceptions have no common class."""
     try:
         yield
     except RuntimeError as error:

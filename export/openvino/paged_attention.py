@@ -22,9 +22,9 @@ def attention_in_pages(model: Any, bfloat16: bool = False) -> None:
     """Replace every attention of an ``openvino.Model`` by paged attention; caches become inputs only.
 
     Args:
-        model: of ``decoder_model.onnx``; changed in place.
-        bfloat16: attend in bfloat16. With that hint OpenVINO keeps in float32 whatever leads to the
-            ranking of tokens, and would read bfloat16 caches as float32 there.
+        model: the model of ``decoder_model.onnx``; changed in place.
+        bfloat16: attend in bfloat16. With that hint OpenVINO keeps in float32 the operations that the
+            ranking of tokens depends on, and would read bfloat16 caches as float32 there.
 
     Raises:
         CompExportError: another release exported the graph, or this OpenVINO lacks the operator.
@@ -78,8 +78,8 @@ class _Block:
     Attributes:
         query, key, value: ``[B, N, H, hd]``, of the present tokens; query and key are rotated.
         joined: the heads' outputs ``[B, N, H·hd]``.
-        scale: of the logits, if the queries are not scaled yet.
-        cache_shape: of its pages, ``[-1, Hkv, PAGE, hd]``.
+        scale: scale of the logits, if the queries are not scaled yet.
+        cache_shape: shape of its pages, ``[-1, Hkv, PAGE, hd]``.
     """
 
     query: Any

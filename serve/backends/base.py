@@ -43,10 +43,10 @@ class Backend(Protocol):
     """Runs the graphs of one model; requests may come from several threads.
 
     Attributes:
-        name: of the backend.
+        name: name of the backend.
         device: ``cpu`` or ``cuda``.
         provider: ONNX Runtime's execution provider, or the version of OpenVINO or TensorRT.
-        manifest: of the ONNX artifact that runs, or that the engines were built from; ``files``
+        manifest: manifest of the ONNX artifact that runs, or that the engines were built from; ``files``
             lists the files that run.
         tokenizer: ``tokenizer.json``.
     """
@@ -180,7 +180,7 @@ class Runtime(Protocol):
         ...
 
     def graph(self, path: Path) -> Graph:
-        """Load a graph; its external data is beside it.
+        """Load a graph; its external data is in the same folder.
 
         Raises:
             CompExportError: it cannot be loaded, or its provider cannot be started.

@@ -23,7 +23,7 @@ class DecoderState:
 
     Attributes:
         caches: key, value of layer 0, key, value of layer 1, …; in the graph's own form.
-        position: of the next token: positions are kept, not renumbered.
+        position: position of the next token: positions are kept, not renumbered.
         lengths: tokens in the caches of each segment (``export.artifact.caches``).
         held: the binding of ``Steps``, from the first step on.
     """

@@ -75,8 +75,8 @@ def _main(arguments: list[str]) -> None:
     from serve.loading import load_engine
 
     begin = time.time()
-    asked: Any = {"device": device, "provider": provider, "backend": backend}  # checked by load
-    engine = load_engine(Path(artifact), threads=int(threads), **asked)
+    options: Any = {"device": device, "provider": provider, "backend": backend}  # checked by load
+    engine = load_engine(Path(artifact), threads=int(threads), **options)
     loaded = time.time()
     shown: list[float] = []
     perform_noting(engine, BenchRequest.load(Path(request)), lambda: shown.append(time.time()))

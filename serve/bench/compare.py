@@ -28,7 +28,7 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """What to measure, and how often.
+    """Request to measure, and the number of repeats.
 
     Both models run the same request with the same ``threads``; ``None`` takes all usable cores.
     """
@@ -104,7 +104,7 @@ def bench(
 
     Args:
         contestants: variants to measure; the report is about the first.
-        options: what to measure, and how often.
+        options: the request, and the number of repeats.
         advance: called after every answer (``steps_of(options, contestants)`` times).
 
     Returns:
@@ -153,7 +153,7 @@ def bench(
 
 
 def steps_of(options: BenchOptions, contestants: int = 1) -> int:
-    """How often ``bench`` calls ``advance``."""
+    """Number of times that ``bench`` calls ``advance``."""
     return 2 * contestants * (options.cold_starts + options.warmup + options.repeats)
 
 

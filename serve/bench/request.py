@@ -24,10 +24,10 @@ class BenchRequest:
     """Images, texts and answer length of a request.
 
     Attributes:
-        task: of the model.
+        task: task of the model.
         images: one for a question, two for a statement, for retrieval those to rank.
         texts: the question, the statement, or the candidates.
-        new_tokens: exact length of every answer, whatever the model generates.
+        new_tokens: exact length of every answer; end-of-sequence tokens do not end it.
     """
 
     task: Task
@@ -36,7 +36,7 @@ class BenchRequest:
     new_tokens: int = 0
 
     def save(self, folder: Path) -> Path:
-        """Write the request, and its pictures beside it, for another process."""
+        """Write the request and its pictures into one folder, for another process."""
         names = []
         for number, image in enumerate(self.images):
             names.append(str(folder / f"{number}.png"))
@@ -99,7 +99,7 @@ def check_counts(task: Task, images: int, texts: int) -> None:
 
 @dataclass(frozen=True)
 class _Counts:
-    """How many images and texts a task takes: at least, and at most (``None``: any number)."""
+    """Smallest and largest number of images and texts of a task (``None``: any number)."""
 
     name: str
     text: str

@@ -72,7 +72,7 @@ class BlipGenerator(EncoderEngine):
         Args:
             images: one picture.
             prompt: the question, or the beginning of the caption (may be empty).
-            options: how to generate.
+            options: options of generation.
 
         Raises:
             CompExportError: at the call, for another number of images, an unreadable one, or a prompt

@@ -97,7 +97,7 @@ class EncoderEngine:
 def _native(
     directory: Path, device: str, check_hashes: bool, provider: str, backend: BackendName
 ) -> Graphs:
-    """The engines in a directory; TensorRT is imported only here."""
+    """Load the engines of a directory. Only this function imports TensorRT."""
     from serve.engines.encoder_tensorrt import EncoderEngines
 
     check_native(directory, device, provider, backend)

@@ -55,9 +55,9 @@ class Engine:
         Args:
             directory: holds ``manifest.json``, which says what it contains.
             device: ``auto`` takes a GPU if this ONNX Runtime can use one; engines need one.
-            threads: of one operator on the CPU; ``None``: one for each core.
+            threads: threads of one operator on the CPU; ``None``: one for each core.
             check_hashes: compare the SHA-256 of every file with the manifest.
-            provider: ONNX Runtime's; ``auto`` follows from the device.
+            provider: ONNX Runtime's execution provider; ``auto`` follows from the device.
             backend: ``None`` runs engines in TensorRT and graphs in ONNX Runtime.
 
         Raises:
@@ -120,7 +120,7 @@ class Engine:
         Args:
             images: pictures as ``comp.data.images.read_image`` takes them; may be empty.
             prompt: the question, without the template's words.
-            options: how to generate.
+            options: options of generation.
 
         Returns:
             One ``Prefilled``, one ``TokenText`` per token, one ``Finished``.
@@ -278,7 +278,7 @@ class _Kept:
 def _native(
     path: Path, device: str, provider: str, backend: BackendName, check_hashes: bool
 ) -> Backend:
-    """Load the engines of a directory; TensorRT is imported only here."""
+    """Load the engines of a directory. Only this function imports TensorRT."""
     from serve.backends.llava_tensorrt import TensorRTBackend
 
     check_native(path, device, provider, backend)

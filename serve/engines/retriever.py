@@ -27,7 +27,7 @@ class EmbeddedImages:
     Attributes:
         embeds: the embeddings.
         kept: the kept tokens at each drop place.
-        states: of the remaining tokens ``[I, K, D]``, if matching needs them.
+        states: states of the remaining tokens ``[I, K, D]``, if matching needs them.
     """
 
     embeds: NDArray[np.float32]

@@ -38,7 +38,7 @@ def evaluate_captions(
     Args:
         engine: the artifact.
         examples: read once, in order; ``answers`` are the references, or ``answer`` is the only one.
-        options: how to generate.
+        options: options of generation.
         batch_size: pictures captioned together.
         advance: called after every chunk with its number of pictures.
 

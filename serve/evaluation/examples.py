@@ -23,7 +23,7 @@ def examples_of(
     """Return the examples of a split, and a record of their origin.
 
     Args:
-        task: of the model.
+        task: task of the model.
         data: own data; by default EmojiScenes.
         images: the folder of ``data``'s images.
         split: ``test`` by default, if there are splits.

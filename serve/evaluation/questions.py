@@ -1,4 +1,4 @@
-"""Evaluate answers: how many are right, overall and for each kind of question."""
+"""Evaluate answers: the share of right ones, overall and for each kind of question."""
 
 from collections.abc import Callable, Sequence
 
@@ -35,7 +35,7 @@ def evaluate(
         engine: the artifact.
         examples: the questions; read once, in order. ``answers``, if there are any, are several people's
             reference answers.
-        options: how to generate.
+        options: options of generation.
         batch_size: questions of equal length answered together (the answers do not depend on it).
         advance: called after every chunk with its number of questions.
 

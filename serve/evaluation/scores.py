@@ -23,7 +23,7 @@ class Figure(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
 
     def cell(self) -> str:
-        """For a table cell, with the interval."""
+        """Text of a table cell, with the interval."""
         ...
 
     def change(self, other: Any) -> str:
@@ -75,7 +75,7 @@ class Mean:
 
     @classmethod
     def of(cls, values: Sequence[float], share: bool = False) -> "Mean":
-        """From one value per example; the interval is the middle 95 % of resampled means."""
+        """Return the mean of one value per example; the interval is the middle 95 % of resampled means."""
         samples = np.asarray(values, dtype=np.float64)
         rng = np.random.default_rng(SEED)
         drawn = [
@@ -158,13 +158,13 @@ def markdown(dense: Evaluation, compressed: Evaluation, title: str, metric: str)
 
 @dataclass(frozen=True)
 class MeasureOptions:
-    """How answers are measured.
+    """Options of a measurement.
 
     Attributes:
-        batch_size: examples at a time.
-        max_new_tokens: of an answer or a caption.
-        gallery: pairs that compete in retrieval.
-        seed: of generation.
+        batch_size: examples answered together.
+        max_new_tokens: length of an answer or a caption.
+        gallery: number of pairs ranked together in retrieval.
+        seed: seed of generation.
     """
 
     batch_size: int
@@ -174,17 +174,17 @@ class MeasureOptions:
 
     @property
     def generation(self) -> GenerationOptions:
-        """How answers are generated: greedily."""
+        """Options of generation: greedy."""
         return GenerationOptions(max_new_tokens=self.max_new_tokens, seed=self.seed)
 
 
 @dataclass(frozen=True)
 class Measure:
-    """How a task is measured.
+    """The measure of a task.
 
     Attributes:
-        metric: of the whole, in words.
-        run: engine, examples and a progress callback to the scores.
+        metric: name of the overall figure, in words.
+        run: returns the scores from engine, examples and a progress callback.
     """
 
     metric: str

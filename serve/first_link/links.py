@@ -40,11 +40,11 @@ class FromUsers:
     """Runs first links.
 
     Attributes:
-        examples: of the model's task.
+        examples: examples of the model's task.
         count: number of examples; the awkward requests are added.
-        max_new_tokens: of a greedy answer.
+        max_new_tokens: length of a greedy answer.
         seconds: time after which transformers answers no further requests; ``None``: no limit.
-        called: the artifact's name in reports; empty: its directory's.
+        called: the artifact's name in reports; empty: that of its directory.
         model: where the dense model is now, if it was moved after the run.
         reads_alone: why models are not run; empty if they are.
     """
@@ -88,8 +88,8 @@ class FromUsers:
 
         Args:
             run: names the original checkpoint.
-            artifacts: of dense ones answers are compared, of others only the processed inputs.
-            device: of the model in transformers.
+            artifacts: for dense ones answers are compared, for others only the processed inputs.
+            device: device of the model in transformers.
             started: called with each side's name and number of requests; returns the callback for each.
             others: makes further sides, after transformers has freed its memory.
         """

@@ -12,8 +12,8 @@ class AnswerRequest:
     """What is known about a prompt when its answer starts.
 
     Attributes:
-        prompt_tokens, image_tokens: of the prompt; image tokens count as prompt tokens if they are
-            part of it.
+        prompt_tokens, image_tokens: numbers of tokens; image tokens count as prompt tokens if they are
+            part of the prompt.
         kept: the kept tokens.
         ends: tokens that end an answer.
         room: positions left for the answer.

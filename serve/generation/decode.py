@@ -23,12 +23,12 @@ class Started:
     """A batch of prompts after their prefill.
 
     Attributes:
-        logits: of the next token of each, ``[B, V]``.
+        logits: logits of the next token of each, ``[B, V]``.
         state: for ``step``; freed by ``release``.
         step: runs one token per sequence with a state; returns the logits and the next state.
         release: frees what the state holds; called once, with the last state.
-        timings: so far.
-        precision: of the artifact; named in errors.
+        timings: times until now.
+        precision: precision of the artifact, for errors.
     """
 
     logits: NDArray[np.float32]

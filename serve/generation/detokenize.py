@@ -15,8 +15,8 @@ class Decoder(Protocol):
 class TextStream:
     """The text of one answer, token by token.
 
-    A stop string is found anywhere, also across token boundaries; text that may be its beginning is held
-    back until that is decided.
+    A stop string may begin and end within tokens. Text that may be its beginning is held back until that
+    is decided.
     """
 
     def __init__(self, tokenizer: Decoder, stop: Sequence[str] = ()) -> None:

@@ -21,9 +21,9 @@ def check_finite(values: NDArray[np.floating], what: str, precision: Precision) 
     """Refuse numbers that are NaN or infinite.
 
     Args:
-        values: of any shape; read once.
+        values: numbers of any shape; read once.
         what: describes the values, in the plural.
-        precision: of the artifact that computed them.
+        precision: precision of the artifact that computed them.
 
     Raises:
         CompExportError: names the precision and one that can represent the values.

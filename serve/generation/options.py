@@ -14,13 +14,13 @@ SHOWN = 40  # characters of a value in an error
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How to generate.
+    """Options of generating an answer.
 
     Args:
         max_new_tokens: longest answer; also bounded by the model's positions.
         temperature: 0 takes the likeliest token (greedy); above 0 tokens are sampled.
         top_p: sample from the smallest set of tokens whose probability reaches this.
-        seed: of sampling; the same seed gives the same answer.
+        seed: seed of sampling; the same seed gives the same answer.
         stop: the answer ends before the first of these strings.
         keep_factor: multiplies the keep ratios of a compressed artifact (above 1 keeps more tokens,
             below 1 fewer); needs an artifact of the ``onnxruntime`` flavour.

@@ -31,7 +31,7 @@ class Runner:
 
     Attributes:
         lock: an open file that keeps other studies out of the folder.
-        note: called with what is being done.
+        note: called with a message about the step that runs.
     """
 
     study: Study
@@ -79,7 +79,7 @@ class Steps:
 
     Attributes:
         threads: for pruning and exporting; by default no limit.
-        seconds: of each step taken, also of a failed one.
+        seconds: time of each step taken, also of a failed one.
         failed: the failed step, and why.
     """
 
@@ -252,8 +252,8 @@ def _remove(run: RunDirectory) -> None:
 
 
 def _measured_dense(runner: Runner) -> bool:
-    found = runner.folder.read_dense(dense_settings_of(runner.study))
-    return found is not None and (runner.folder.dense_artifact / "manifest.json").is_file()
+    record = runner.folder.read_dense(dense_settings_of(runner.study))
+    return record is not None and (runner.folder.dense_artifact / "manifest.json").is_file()
 
 
 def _verb(*words: str) -> list[str]:

@@ -68,8 +68,8 @@ def accuracy_figure(
     axes = figure.subplots()
     names = list(dict.fromkeys(row.row for row in summary.rows))
     for number, name in enumerate(names):
-        beside = BESIDE * (number - (len(names) - 1) / 2) if side_by_side else 0.0
-        shifted = ScaledTranslation(beside / POINTS_AN_INCH, 0, figure.dpi_scale_trans)
+        shift = BESIDE * (number - (len(names) - 1) / 2) if side_by_side else 0.0
+        shifted = ScaledTranslation(shift / POINTS_AN_INCH, 0, figure.dpi_scale_trans)
         rows = sorted((row for row in summary.rows if row.row == name), key=place)
         places = [place(row) for row in rows]
         values = [scale * row.accuracy for row in rows]

@@ -70,8 +70,8 @@ class CellRecord(_Stored):
 
     Attributes:
         settings: everything that the result depends on.
-        result: of a finished cell; otherwise ``step`` and ``reason`` say where and why it failed.
-        seconds: of each step.
+        result: the result of a finished cell; of a failed one ``step`` and ``reason`` are given.
+        seconds: time of each step.
     """
 
     version: int = VERSION

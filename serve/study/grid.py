@@ -15,7 +15,7 @@ class Row:
     """A method, or a variant of one.
 
     Attributes:
-        options: of prune, where it differs from the other rows.
+        options: options of prune in which it differs from the other rows.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Reading a study file, and refusing what it says wrong before anything runs."""
+"""Read a study file, and refuse its errors before anything runs."""
 
 import difflib
 import re
@@ -55,10 +55,10 @@ def load_study(path: Path) -> Study:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """``: did you mean 'X'?``, or all there are to choose from where nothing is near."""
+    """Return ``: did you mean 'X'?``, or all names if none is similar."""
     names = list(known)
-    found = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.5)
-    return f": did you mean {found[0]!r}?" if found else f": choose from {', '.join(names)}"
+    close = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.5)
+    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(names)}"
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError) -> str:
-    """The first thing that is wrong, with its table."""
+    """Return the message of the first error, with its table."""
     first = error.errors()[0]
     table, key = _place([str(part) for part in first["loc"]])
     model = TABLES.get(table.partition(".")[0], Study) if table else Study
@@ -89,7 +89,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def _place(parts: list[str]) -> tuple[str, str]:
-    """The table and the key that pydantic's location leads to."""
+    """Return the table and the key of pydantic's location."""
     depth = 2 if parts[0] == "variants" else 1 if parts[0] in TABLES else 0
     if len(parts) <= depth:  # the table itself is wrong
         return ".".join(parts[:-1]), parts[-1]
@@ -152,7 +152,7 @@ def _check_data(study: Study) -> None:
 
 
 def _model(name: str) -> tuple[Family, tuple[str, ...]]:
-    """The family of a model, and the modes that it has."""
+    """Return the family of a model, and its modes."""
     known = (*EMBEDDED, *ALIASES)
     if name not in known and "/" not in name and not Path(name).is_dir():
         raise CompExportError(

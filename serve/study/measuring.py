@@ -17,10 +17,10 @@ NAMES = ("accuracy", "mean")  # keys of shares and of other figures in ``serve.e
 
 @dataclass(frozen=True)
 class MeasureRequest:
-    """What to measure.
+    """Request to measure one artifact.
 
     Attributes:
-        artifact: of the compressed or the dense model.
+        artifact: artifact of the compressed or the dense model.
         run: for the dense artifact: a run whose dense model is exported there first.
         dense: for a compressed artifact: the dense one, timed in turn with it.
         evaluation, bench: tables of the study file.

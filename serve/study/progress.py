@@ -61,22 +61,22 @@ def carry_out(study: Study, path: Path, options: CommonOptions, retry: bool, job
                     record = work.runner.run(work.cell, steps)
                     over[work.cell.name] = record
                     _tidy(study, folder, work.cell, record)
-                    task.at(len(left) - work.note.behind)
+                    task.at(len(left) - work.note.remaining)
                     work.note(outcome(record), over=True)
 
 
 @dataclass(frozen=True)
 class _Note:
-    """Reports the state of a cell, and the time left for it and the cells ``behind`` it."""
+    """Reports the state of a cell, and the time left for it and the ``remaining`` cells after it."""
 
     task: Task
     cell: str
-    behind: int
+    remaining: int
     jobs: int
     over: Mapping[str, CellRecord]
 
     def __call__(self, what: str, over: bool = False) -> None:
-        to_do = self.behind + (not over)
+        to_do = self.remaining + (not over)
         done = [record.own_seconds for record in self.over.values() if record.result is not None]
         known = done and to_do
         left = f" (about {duration(mean(done) * to_do / self.jobs)} left)" if known else ""

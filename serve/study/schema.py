@@ -1,4 +1,4 @@
-"""What a study file may say: frozen models of its tables."""
+"""Frozen models of the tables of a study file."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +18,7 @@ BUDGET = frozenset(
 
 
 class Table(BaseModel):
-    """A table of the file: no key that is not known, no value of another type."""
+    """A table of the file: unknown keys and values of another type are refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -29,7 +29,7 @@ def prune_options() -> dict[str, FieldInfo]:
 
 
 def _fields(without: frozenset[str]) -> dict[str, Any]:
-    """These options as fields that may be left out: then prune has its default."""
+    """Return these options as optional fields; without them prune takes its defaults."""
     return {
         key: (_type_of(field) | None, Field(None, description=field.description))
         for key, field in prune_options().items()
@@ -38,7 +38,7 @@ def _fields(without: frozenset[str]) -> dict[str, Any]:
 
 
 def _type_of(field: FieldInfo) -> Any:
-    """The type of an option's values in a file, which has no paths, with its range."""
+    """Return the type of an option's values in a file, with its range; paths are text there."""
     kind: Any = str if field.annotation == Path | None else field.annotation
     for mark in field.metadata:
         kind = Annotated[kind, mark]
@@ -48,7 +48,7 @@ def _type_of(field: FieldInfo) -> Any:
 if TYPE_CHECKING:
 
     class PruneTable(Table):
-        """``[prune]``: options of prune for every cell; what is left out has prune's default."""
+        """``[prune]``: options of prune for every cell; others have prune's defaults."""
 
     class Variant(Table):
         """``[variants.NAME]``: a method, and the options in which this row differs."""
@@ -62,7 +62,7 @@ else:
 
 
 class EvaluationTable(Table):
-    """``[evaluation]``: how the test split is asked; see ``comp-export eval``."""
+    """``[evaluation]``: options of the evaluation on the test split; see ``comp-export eval``."""
 
     limit: int = Field(default=2000, ge=1)
     batch_size: int = Field(default=16, ge=1)
@@ -71,7 +71,7 @@ class EvaluationTable(Table):
 
 
 class BenchTable(Table):
-    """``[bench]``: how time is measured; see ``comp-export bench``."""
+    """``[bench]``: options of the measurement of time; see ``comp-export bench``."""
 
     warmup: int = Field(default=3, ge=0)
     repeats: int = Field(default=20, ge=1)
@@ -84,12 +84,12 @@ class Study(Table):
 
     Attributes:
         methods: rows of the table by method; ``variants`` are further rows.
-        reference: the row that the others are compared with; ``comp`` where there is one.
+        reference: the row that the others are compared with; by default ``comp``, if it is a row.
         data, images: own data to train on; by default EmojiScenes.
-        follow_links: also take images that links in ``images`` and ``test_images`` lead to.
-        test_data, test_images: what accuracy is measured on, where ``data`` has no test split itself.
-        tolerance: how far the FLOPs left may be from the target, as a share of the target.
-        keep_runs: keep checkpoints and graphs of cells that are done.
+        follow_links: also read images through links that lead out of ``images`` and ``test_images``.
+        test_data, test_images: examples that accuracy is measured on, if ``data`` has no test split.
+        tolerance: largest difference of the FLOPs left from the target, as a share of the target.
+        keep_runs: keep checkpoints and graphs of finished cells.
     """
 
     model: str

@@ -38,9 +38,9 @@ class RowSummary:
 
     Attributes:
         interval: 95 %, by Student's t over several seeds; for one seed over the test examples.
-        spread: which of the two.
+        spread: what the interval is over, in words: seeds or test examples.
         macs, params: means.
-        steps: of training, the minimum and the maximum over cells.
+        steps: training steps, the minimum and the maximum over cells.
         ttft_share, tpot_share: medians over cells of the times to the first and to each further token,
             relative to the dense model timed in the same rounds, so that slow hours of the machine
             cancel. ``tpot_share`` is ``None`` if no text is generated.
@@ -105,7 +105,7 @@ class Summary:
         cells: number in the study file; ``done`` and ``failed`` have records.
         share: whether the metric lies in [0, 1].
         dense_ttft_ms, dense_tpot_ms: medians of the cells' medians.
-        seconds: of all cells with a record.
+        seconds: time of all cells with a record.
         unasked: recorded cells that are not in the study file (any more).
     """
 

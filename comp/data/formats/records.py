@@ -126,7 +126,7 @@ def image_file(name: str, images: ImageFolder, where: str, subfolder: str = "") 
         name: name in the data file.
         images: the folder that names are relative to.
         where: location in the data file, for errors.
-        subfolder: of the folder, searched for files that are not directly in it.
+        subfolder: folder in ``images``, searched for files that are not directly in it.
 
     Raises:
         CompExportError: there is no such file, or it is outside the folder.

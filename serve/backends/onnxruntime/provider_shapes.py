@@ -22,7 +22,7 @@ def profile_options(manifest: Manifest, graph: str, prefix: str) -> dict[str, st
     """A provider's options ``{prefix}_min_shapes``, ``_opt_shapes`` and ``_max_shapes``.
 
     Args:
-        manifest: of the artifact.
+        manifest: manifest of the artifact.
         graph: file name of the graph.
         prefix: ``trt_profile`` or ``nv_profile``.
     """

@@ -79,9 +79,9 @@ class SessionMaker:
 
     Attributes:
         provider: the first choice; nodes that it does not support run on CUDA or the CPU.
-        manifest: of the artifact; TensorRT's providers need its input shapes.
+        manifest: manifest of the artifact; TensorRT's providers need its input shapes.
         cache: directory for kernels that TensorRT's providers compile.
-        threads: of one operator on the CPU; ``None`` takes one for each core.
+        threads: threads of one operator on the CPU; ``None`` takes one for each core.
     """
 
     provider: Provider
@@ -93,7 +93,7 @@ class SessionMaker:
         """Load a graph.
 
         Args:
-            path: the ``.onnx`` file; its external data is beside it.
+            path: the ``.onnx`` file; its external data is in the same folder.
             threads: overrides ``self.threads``.
 
         Raises:
