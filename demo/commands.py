@@ -17,7 +17,13 @@ HOST, PORT = "127.0.0.1", 7860
 @click.command(name="demo")
 @run_argument
 @click.option("--host", default=HOST, show_default=True, help="Address to listen on.")
-@click.option("--port", type=click.IntRange(1, 65535), default=PORT, show_default=True)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=PORT,
+    show_default=True,
+    help="Port to listen on.",
+)
 @threads_option
 @variant_options
 @common_options

@@ -32,7 +32,7 @@ def check_free(run: RunDirectory, force: bool, resume: bool) -> None:
             raise CompExportError(f"{run.path} is no run directory: --force will not replace it")
     elif run.is_interrupted:
         raise CompExportError(
-            f"{run.path} holds an interrupted run: go on with --resume, or start again with --force"
+            f"{run.path} holds an interrupted run: continue it with --resume, or start again with --force"
         )
     else:
         raise CompExportError(f"{run.path} exists: replace it with --force, or choose --out")

@@ -36,7 +36,13 @@ MODULES = {"auto": None, "tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
     metavar="8.9,…",
     help="Compute capabilities to build for [default: this machine's GPU, or all from 8.0 on].",
 )
-@click.option("--max-batch", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--max-batch",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Largest batch of prompts.",
+)
 @click.option(
     "--images",
     type=click.IntRange(min=1),

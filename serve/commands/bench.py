@@ -26,10 +26,26 @@ from serve.commands.variants import variant_options
     multiple=True,
     help="Measure on this question, statement or candidate text [default: that image's own].",
 )
-@click.option("--new-tokens", type=click.IntRange(min=2), default=32, show_default=True)
-@click.option("--warmup", type=click.IntRange(min=0), default=3, show_default=True)
-@click.option("--repeats", type=click.IntRange(min=1), default=20, show_default=True)
-@click.option("--cold-starts", type=click.IntRange(min=1), default=3, show_default=True)
+@click.option(
+    "--new-tokens",
+    type=click.IntRange(min=2),
+    default=32,
+    show_default=True,
+    help="Length of every answer in tokens.",
+)
+@click.option(
+    "--warmup", type=click.IntRange(min=0), default=3, show_default=True, help="Untimed runs."
+)
+@click.option(
+    "--repeats", type=click.IntRange(min=1), default=20, show_default=True, help="Timed runs."
+)
+@click.option(
+    "--cold-starts",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Fresh processes to start, for cold start and peak memory.",
+)
 @threads_option
 @click.option(
     "--against",

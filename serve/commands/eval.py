@@ -35,8 +35,20 @@ SPLITS = ("train", "validation", "test")
     help="Split of EmojiScenes, or of --data if it has splits [default: test].",
 )
 @data_options("Your own data: LLaVA-Instruct, VQAv2, Karpathy's JSON, NLVR2, or JSONL.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True)
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=32, show_default=True)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Examples answered together.",
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=32,
+    show_default=True,
+    help="Longest answer in tokens.",
+)
 @click.option(
     "--gallery",
     type=click.IntRange(min=2),

@@ -28,9 +28,27 @@ from serve.commands.variants import variant_options
     "for each.",
 )
 @click.option("--dense", is_flag=True, help="Use the dense artifact.")
-@click.option("--max-new-tokens", type=int, default=64, show_default=True)
-@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 is greedy.")
-@click.option("--top-p", type=float, default=1.0, show_default=True)
+@click.option(
+    "--max-new-tokens",
+    type=int,
+    default=64,
+    show_default=True,
+    help="Longest answer in tokens.",
+)
+@click.option(
+    "--temperature",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Temperature of sampling; 0 is greedy.",
+)
+@click.option(
+    "--top-p",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="Sample from the likeliest tokens whose probabilities reach this sum.",
+)
 @click.option("--stop", multiple=True, help="End before this string; may be repeated.")
 @click.option(
     "--keep-factor",

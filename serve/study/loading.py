@@ -188,9 +188,9 @@ def _check_row(study: Study, row: Row, family: Family, modes: tuple[str, ...]) -
     if foreign is not None:
         raise CompExportError(f"{foreign!r} {where}: it is an option of comp, not of {row.method}")
     _check_modes(row.options.get("modes"), where, family, modes)
-    asked = prune_options_of(study, row).get("modes")
+    named = prune_options_of(study, row).get("modes")
     try:
-        method.modes_among(modes if asked is None else mode_names(asked), family)
+        method.modes_among(modes if named is None else mode_names(named), family)
     except CompExportError as error:
         raise CompExportError(f"method {row.method!r} {where}: {error}") from error
 

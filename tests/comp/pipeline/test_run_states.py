@@ -74,7 +74,7 @@ def next_step(monkeypatch, dense, out):
     """Return the next command: ``--resume`` of an interrupted run, a plain start otherwise, or none."""
     run = RunDirectory(out)
     if out.is_dir() and run.is_interrupted:
-        with pytest.raises(CompExportError, match="go on with --resume"):
+        with pytest.raises(CompExportError, match="continue it with --resume"):
             prune(dense, out)
         assert begun(monkeypatch, dense, out, "--resume") == "resumed"
         return ["--resume"]
