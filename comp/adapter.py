@@ -103,7 +103,7 @@ class Observer(Protocol):
 
 
 class FamilyAdapter(ABC):
-    """A loaded model of one family. A family's adapter has every abstract method, or cannot be made."""
+    """A loaded model of one family."""
 
     name: str
     modes: tuple[Mode, ...]
@@ -132,7 +132,7 @@ class FamilyAdapter(ABC):
         return self.score(batch, forwarding).shares
 
     def rows(self, batch: Any) -> int:
-        """How many examples a batch of ``collate`` holds."""
+        """Return the number of examples in a batch of ``collate``."""
         return len(batch.input_ids)
 
     @abstractmethod
@@ -187,7 +187,7 @@ class FamilyAdapter(ABC):
     @property
     @abstractmethod
     def device(self) -> torch.device:
-        """Where the model's weights are, or those of its first part."""
+        """The device of the model's weights, or of its first part."""
 
 
 def _magnitude(output: nn.Linear) -> Tensor:

@@ -16,7 +16,7 @@ from export.artifact.manifest import MANIFEST_NAME
 
 @dataclass(frozen=True)
 class Step:
-    """One command, and how to check that it is done."""
+    """One command, and the check that it is done."""
 
     verb: str
     arguments: tuple[str, ...]

@@ -31,7 +31,7 @@ FEW = 8  # examples: overflow shows on most prompts, above all on the first toke
 
 @dataclass(frozen=True)
 class Half:
-    """How to export a checkpoint in float16, and the measurements behind that choice."""
+    """Target of an export in float16, and the measurements that it follows from."""
 
     target: Target
     activations: Activations | None

@@ -74,8 +74,8 @@ def examples_for(
     task: Any = run.load_plan().task
     if task is None:
         raise CompExportError(
-            f"{run.path}: its plan does not say what the model is asked to do, as those of this release's "
-            "`comp-export prune` do: prune again, or take --rounding nearest"
+            f"{run.path}: its plan names no task, because an earlier release wrote it: prune again, or use "
+            "--rounding nearest"
         )
     if data is None:
         return embedded_examples(task, "train", count)

@@ -34,7 +34,7 @@ PACKAGES = ("comp-export", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where an artifact came from, as its manifest records it.
+    """The origin of an artifact, as its manifest records it.
 
     ``dense_macs`` is the dense model's cost on ``workload`` (default: the artifact's own).
     """

@@ -25,7 +25,7 @@ class Answered:
 
     @property
     def forward_ms(self) -> float:
-        """From processed inputs to the first token: vision encoder, prefill, choice of the token."""
+        """Time from processed inputs to the first token: vision encoder, prefill, choice of the token."""
         return self.ttft_ms - self.prepare_ms
 
     @property

@@ -1,4 +1,4 @@
-"""Where and in which precision torch works: device, autocast, several processes."""
+"""Device, precision and processes of torch's computations."""
 
 import time
 from collections.abc import Iterator

@@ -58,7 +58,7 @@ class KeptView:
         number: int = 0,
         name: str = "the model's view",
     ) -> "KeptView":
-        """For one image of a request.
+        """Return the view of one image of a request.
 
         Args:
             manifest: manifest of the artifact.

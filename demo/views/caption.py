@@ -82,7 +82,7 @@ def _choose_example(event: gr.SelectData) -> tuple[Any, str, Any, str, int]:
 
 
 def _reference(example: int | None) -> str:
-    """What is known to be in the picture."""
+    """Return the objects that are known to be in the picture."""
     if example is None:
         return ""
     caption = plain(page_captions()[example].captions[0])

@@ -71,7 +71,7 @@ class DecoderInfo(Frozen):
 
 
 class EncoderManifest(Manifest):
-    """What the engine needs to know of a CLIP or a BLIP."""
+    """Manifest of a CLIP or a BLIP: the facts that its engine needs."""
 
     family: Literal["clip", "blip"]
     vision: TowerInfo

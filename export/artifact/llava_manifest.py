@@ -86,7 +86,7 @@ class ChatTemplate(Frozen):
 
 
 class LlavaManifest(Manifest):
-    """What the engine needs to know of a LLaVA."""
+    """Manifest of a LLaVA: the facts that its engine needs."""
 
     family: Literal["llava"]
     task: Literal["question"] = "question"

@@ -1,1 +1,1 @@
-"""What an export reads from a checkpoint besides weights: configuration, tokenizer, template, images."""
+"""Read the files of a checkpoint besides weights: configuration, tokenizer, template, images."""

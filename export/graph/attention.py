@@ -326,7 +326,7 @@ def _count(graph: GraphBuilder, start: ir.Value, end: ir.Value) -> ir.Value:
 
 
 def _causal_mask(graph: GraphBuilder, queries: ir.Value, total: ir.Value) -> ir.Value:
-    """Which of ``total [1]`` keys each query sees: those up to its own position ``[B, 1, N, 1]``."""
+    """Mask of the ``total [1]`` keys that each query sees: those up to its own position ``[B, 1, N, 1]``."""
     keys = _count(graph, graph.constant([0]), total)
     if graph.target.attention_operator:
         return graph.op("LessOrEqual", keys, queries)

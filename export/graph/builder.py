@@ -32,7 +32,7 @@ Made = TypeVar("Made")
 
 @dataclass(frozen=True)
 class Target:
-    """What a graph is built for.
+    """Target of a graph: flavour, precision and rounding.
 
     Attributes:
         integers: matrices already rounded to 4 bits, by tensor name; others are rounded to the nearest.
@@ -78,7 +78,7 @@ class Target:
 
     @property
     def rounding(self) -> Rounding | None:
-        """How weights were rounded to integers; ``None`` if they are floats."""
+        """The rounding of weights to integers; ``None`` if they are floats."""
         if self.weight_bits is None:
             return None
         return "calibrated" if self.integers else "nearest"

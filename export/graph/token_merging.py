@@ -18,7 +18,7 @@ FLOOR = 1e-6  # as in torch
 
 @dataclass(frozen=True)
 class _Places:
-    """How ``k`` kept tokens map to the ``N`` tokens before the drop.
+    """Map of ``k`` kept tokens to the ``N`` tokens before the drop.
 
     Attributes:
         itself: ``[B, k, N]`` bool.

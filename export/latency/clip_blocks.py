@@ -112,7 +112,7 @@ class ClipBlocks:
         }
 
     def dense_blocks(self) -> tuple[DenseBlock, ...]:
-        """Those of the vision tower, then of the text model."""
+        """Blocks of the vision tower, then of the text model."""
         return tuple(
             DenseBlock(
                 part=part,

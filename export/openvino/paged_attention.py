@@ -143,7 +143,10 @@ class _Places:
 
     @classmethod
     def of(cls, lengths: Any, segment: int, query: Any, pages: Any) -> "_Places":
-        """For row ``segment`` of the lengths; ``query [B, N, H, hd]`` and ``pages`` are of one block."""
+        """Return the places of row ``segment`` of the lengths.
+
+        ``query [B, N, H, hd]`` and ``pages`` are of one block.
+        """
         from openvino import opset13 as op
 
         first = op.constant(np.int64(0))

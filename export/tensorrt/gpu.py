@@ -9,7 +9,7 @@ def gpu_capability() -> str | None:
 
 
 def why_no_gpu() -> str:
-    """Why ``gpu_capability`` is ``None``, with the remedy."""
+    """Return the reason why ``gpu_capability`` is ``None``, with the remedy."""
     return _look()[1]
 
 

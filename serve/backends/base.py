@@ -176,7 +176,7 @@ class Runtime(Protocol):
 
     @property
     def buffers(self) -> Buffers | None:
-        """For the decoder's caches; ``None`` if the graph returns longer caches instead."""
+        """The buffers of the decoder's caches; ``None`` if the graph returns longer caches instead."""
         ...
 
     def graph(self, path: Path) -> Graph:

@@ -118,8 +118,8 @@ def _work(report: dict[str, Any]) -> str:
             f"{work['prompt_tokens']} prompt tokens ({work['image_tokens']} of images), "
             f"{work['new_tokens']} new tokens"
         )
-    said = f", {work['new_tokens']} new tokens" if work["new_tokens"] else ""
-    return f"{work['task']}, images {work['images']}, text tokens {work['text_tokens']}{said}"
+    new_tokens = f", {work['new_tokens']} new tokens" if work["new_tokens"] else ""
+    return f"{work['task']}, images {work['images']}, text tokens {work['text_tokens']}{new_tokens}"
 
 
 def _against_lines(report: dict[str, Any]) -> list[str]:

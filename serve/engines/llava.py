@@ -262,7 +262,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class _Kept:
-    """What a prefill kept: positions ``[B, k]`` by drop place, and tokens of the tower ``[I, k]``."""
+    """The kept tokens of a prefill: positions ``[B, k]`` by drop place, tower tokens ``[I, k]``."""
 
     places: dict[int, NDArray[np.int64]]
     selected: NDArray[np.int64] | None

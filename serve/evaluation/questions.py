@@ -58,11 +58,11 @@ def evaluate(
     return Evaluation(_figure(everything, shared), kinds, tuple(predictions))
 
 
-def _value(example: Example, said: str) -> float:
+def _value(example: Example, answer: str) -> float:
     """The score of an answer, in [0, 1]."""
     if example.answers:
-        return vqa_accuracy(said, example.answers)
-    return float(exact_match(example.answer, said))
+        return vqa_accuracy(answer, example.answers)
+    return float(exact_match(example.answer, answer))
 
 
 def _figure(values: Sequence[float], shared: bool) -> Figure:

@@ -9,7 +9,7 @@ from serve.generation.results import Finished, FinishReason, Generation, Kept, T
 
 @dataclass(frozen=True)
 class AnswerRequest:
-    """What is known about a prompt when its answer starts.
+    """Facts about a prompt when its answer starts.
 
     Attributes:
         prompt_tokens, image_tokens: numbers of tokens; image tokens count as prompt tokens if they are

@@ -44,7 +44,7 @@ class Kept(Protocol):
     """The kept tokens at each drop place, for display."""
 
     def seen(self, image: int = 0) -> list[tuple[str, NDArray[np.int64]]]:
-        """By place, in order: its name, and which of one image's tokens ``0..T-1`` were kept."""
+        """Names of the places in order, and whether each of one image's tokens ``0..T-1`` was kept there."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class Kept(Protocol):
         ...
 
     def lines(self) -> list[str]:
-        """For a terminal, one line per place."""
+        """Lines for a terminal, one per place."""
         ...
 
 
@@ -84,7 +84,7 @@ class KeptTokens:
     selected: SelectedTokens | None = None
 
     def image_tokens(self, after_layer: int, image: int = 0) -> NDArray[np.int64]:
-        """Which of one image's tokens ``0..T-1`` were kept; merged tokens are not counted."""
+        """Whether each of one image's tokens ``0..T-1`` was kept; merged tokens are not counted."""
         stayed = np.flatnonzero(np.isin(self.image_places[image], self.by_layer[after_layer]))
         if self.selected is None:
             return stayed

@@ -69,7 +69,7 @@ def prune_options_of(study: Study, row: Row) -> dict[str, Any]:
 
 
 def removes_of(study: Study, row: Row) -> Removes:
-    """What a row may remove: the kinds of its method, restricted by its modes."""
+    """Return the kinds that a row may remove: those of its method, restricted by its modes."""
     prunes = method_called(row.method).prunes  # kinds, or names of modes
     tokens = any(what.endswith("tokens") for what in prunes)
     parameters = any(what.endswith("parameters") for what in prunes)

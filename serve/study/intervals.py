@@ -23,7 +23,7 @@ class Estimate:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Estimate":
-        """From one value per seed; at least one."""
+        """Return the estimate from one value per seed; at least one."""
         centre, n = mean(values), len(values)
         if n == 1:
             return cls(centre, None, n)

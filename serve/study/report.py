@@ -150,8 +150,8 @@ def _making(summary: Summary) -> str:
     lines = ["## How it was made", "", f"- Machine: {'; '.join(summary.machines)}."]
     if len(summary.machines) > 1:
         lines.append("- **Cells ran on different machines: compare speed-ups, not times.**")
-    said = ", ".join(f"{name} {number}" for name, number in summary.versions.items())
-    lines.append(f"- {said}.")
+    versions = ", ".join(f"{name} {number}" for name, number in summary.versions.items())
+    lines.append(f"- {versions}.")
     lines.append(
         "- Artifacts of cells are exported as `comp-export onnx` does and are not verified one by one: "
         "`comp-export verify` verifies a kept run (`keep_runs`)."
@@ -207,7 +207,7 @@ def _accuracy(summary: Summary, value: float, interval: Interval, over_seeds: bo
 
 
 def _value(summary: Summary, value: float) -> str:
-    """In per cent if the metric is a share."""
+    """Format a value, in per cent if the metric is a share."""
     return f"{100 * value:.1f}" if summary.share else f"{value:.3f}"
 
 
