@@ -123,6 +123,6 @@ def check_learns(job: PruningJob, problem: TokenProblem, method: str) -> None:
         )
     if job.options.steps == 0:
         raise CompExportError(
-            f"--method {method} learns its dictionary while it prunes, and there are no training steps: "
+            f"--method {method} learns its dictionary while it prunes, and there are no steps to train it: "
             "set --steps-per-stage, and a --recover other than none"
         )
