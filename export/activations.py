@@ -43,7 +43,7 @@ class Half:
         Args:
             checkpoint: dense or slim.
             target: a float16 target.
-            examples: of the model's task; the first ones are used.
+            examples: examples of the model's task; the first ones are used.
 
         Raises:
             CompExportError: as ``largest_numbers``.
@@ -91,7 +91,7 @@ def largest_numbers(checkpoint: Path, examples: Examples) -> dict[str, float] | 
 
     Args:
         checkpoint: dense or slim.
-        examples: of the model's task.
+        examples: examples of the model's task.
 
     Raises:
         CompExportError: the checkpoint cannot be loaded, or gives numbers in float32 that are not finite.

@@ -45,7 +45,7 @@ class ImageProcessing(_Settings):
         do_pad: first step: centre the picture on a square of the mean colour (``LlavaImageProcessor``).
         resample: Pillow's number of the filter.
         do_center_crop: crop to ``crop_size`` (required then), black where the picture is smaller.
-        image_mean, image_std: of the three channels, after rescaling.
+        image_mean, image_std: one value for each channel, after rescaling.
         pad_size: last step: pad with zeros on the right and below up to this size.
     """
 

@@ -1,10 +1,10 @@
 """Classify models by size: the one place that compares numbers of parameters with bounds.
 
-A model is *small* below 50 million parameters, as the embedded ones are (2 to 9 million): it learns at the
-rates of a model that is trained from nothing. It is *large* from 500 million: training it whole takes 20
+A model is *small* below 50 million parameters, as the embedded ones are (2 to 9 million): its learning
+rates are those of training from scratch. It is *large* from 500 million: training it whole takes 20
 bytes a parameter (weights, gradients, two moments of Adam and a teacher, in fp32), so LoRA trains it by
 default. Between them it is *medium*, as CLIP-B/16 (150 million) and BLIP (220 to 450 million) are:
-trained whole, at low learning rates, beside a teacher.
+trained whole, at low learning rates, with a teacher in memory.
 """
 
 from pathlib import Path
@@ -21,14 +21,14 @@ STREAMED = 1_000_000_000  # parameters from which what trains nothing reads weig
 
 
 def size_of(parameters: int) -> ModelSize:
-    """The size of a model with this many parameters."""
+    """Return the size class of a model with this number of parameters."""
     if parameters < MEDIUM:
         return "small"
     return "medium" if parameters < LARGE else "large"
 
 
 def parameters_of(directory: Path) -> int:
-    """Number of parameters in a checkpoint; 0 if it cannot be read."""
+    """Return the number of parameters in a checkpoint; 0 if it cannot be read."""
     try:
         return sum(tensor.count for tensor in stored_tensors(directory).values())
     except CompExportError:
@@ -36,8 +36,8 @@ def parameters_of(directory: Path) -> int:
 
 
 def is_streamed(directory: Path) -> bool:
-    """Whether a checkpoint stays in its files, by default, where a CPU reads it and nothing is trained.
+    """Whether a checkpoint stays in its files by default, on a CPU and without training.
 
-    Not one that cannot be read: loading it will say why.
+    False if it cannot be read: loading it then gives the error.
     """
     return parameters_of(directory) >= STREAMED

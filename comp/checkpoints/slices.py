@@ -40,7 +40,7 @@ def cut_of(
         name: the tensor's name in the checkpoint.
         plan: the plan.
         head_dim: head size of each part, ``{"language": ..., "vision": ...}``.
-        patterns: of the family's tensor names.
+        patterns: patterns of the family's tensor names.
     """
     for part, pattern in patterns.items():
         match = pattern.search(name)

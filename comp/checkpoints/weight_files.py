@@ -1,7 +1,7 @@
 """List the tensors of a checkpoint's safetensors files from their headers, without torch or numpy.
 
 A safetensors file is a JSON header and raw little-endian bytes. The header is checked against the file's
-size, and an index may only name files beside it, so that damage is detected before memory is used.
+size, and an index may only name files in its folder, so that damage is detected before memory is used.
 """
 
 import json
@@ -62,7 +62,7 @@ def weight_map(index: Path) -> dict[str, str]:
     """Return the file of each tensor by name, from an index.
 
     Raises:
-        CompExportError: the index is damaged, or names a file that is not beside it.
+        CompExportError: the index is damaged, or names a file outside its folder.
     """
     files = read_object(index, AGAIN).get("weight_map")
     if not isinstance(files, dict) or not files:

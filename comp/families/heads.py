@@ -14,7 +14,7 @@ def has_own_head(model: Any) -> bool:
 
 
 def record_head(model: Any) -> None:
-    """Clear the tying flag of the configuration if the output layer is a tensor of its own.
+    """Clear the tying flag of the configuration if the output layer is a separate tensor.
 
     The flag may be set nevertheless: transformers keeps two different tensors of a checkpoint apart. A model
     made from the configuration would tie them again.

@@ -59,7 +59,7 @@ def importance_of(
         ranking: name of the ranking.
         record: the attention of the block.
         calibrated: whether CIT is on, for ``received``.
-        responses: of the tokens to the entries of a dictionary ``[B, N, T]``, for ``aligned``.
+        responses: responses of the tokens to the entries of a dictionary ``[B, N, T]``, for ``aligned``.
 
     Raises:
         CompExportError: ``aligned`` without a dictionary.

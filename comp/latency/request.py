@@ -1,7 +1,7 @@
 """Add up the times of the blocks of a request, until the first answer, by family.
 
-The counterpart of the FLOPs counters, in milliseconds, and closer to the graphs: the FFN after a drop place
-works on the tokens that are left, and the last block on one token.
+The counterpart of the FLOPs counters, in milliseconds. As in the graphs, the FFN after a drop place works on
+the tokens that are left, and the last block on one token.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -33,7 +33,7 @@ class Table(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """How the blocks of a family add up until its first answer, and the surfaces that this reads."""
+    """Adds up the times of a family's blocks until the first answer; names the surfaces that it reads."""
 
     until: str
     surfaces: tuple[tuple[str, str], ...]
@@ -122,7 +122,7 @@ def measured_families() -> tuple[str, ...]:
 
 
 def request_of(family: str) -> Request | None:
-    """How the times of a family's blocks add up; none where there are no latency tables of it."""
+    """Return the ``Request`` of a family; ``None`` if there are no latency tables of it."""
     record = family_called(family)
     if record is None or record.latency is None:
         return None

@@ -15,7 +15,7 @@ FAMILIES: list[Family] = []
 
 
 def register_family(family: Family) -> Family:
-    """Make a family known to every package.
+    """Register a family, for every package.
 
     Raises:
         CompExportError: its name or one of its model types is taken.
@@ -133,10 +133,10 @@ register_family(
 
 
 def family_of(model_type: str | None) -> Family | None:
-    """The family that a configuration's ``model_type`` belongs to."""
+    """Return the family of a configuration's ``model_type``; ``None`` if no family has it."""
     return next((family for family in FAMILIES if model_type in family.model_types), None)
 
 
 def family_called(name: str) -> Family | None:
-    """The family of this name, where one is registered."""
+    """Return the family of this name; ``None`` if there is none."""
     return next((family for family in FAMILIES if family.name == name), None)

@@ -9,12 +9,13 @@ Distill = Literal["none", "logits", "features", "both"]  # see ``comp.training.d
 
 @dataclass(frozen=True)
 class Teaching:
-    """How a small model is trained unless asked otherwise; chosen by validation on the embedded ones.
+    """Default training of a small model, chosen by validation on the embedded ones.
 
     Attributes:
-        distill, weight: what it learns from its dense self, and that loss's weight beside the task's.
+        distill, weight: outputs of the dense model that it learns from, and the weight of that loss; the
+            task's loss has weight 1.
         recover_lr: peak learning rate of recovery.
-        tower: the learning rate of the image tower, in times of the rest's.
+        tower: factor on the learning rate for the image tower.
     """
 
     distill: Distill
@@ -25,30 +26,30 @@ class Teaching:
 
 @dataclass(frozen=True)
 class Family:
-    """A family of models: which configurations belong to it, what can be done with them, and its code.
+    """A family of models: its configurations, its features, and the names of its code.
 
     Attributes:
-        model_types: of configurations; the first is that of transformers' own, dense models, the others
-            are of slim ones.
-        teaching: how its models are trained, but for those of an architecture in ``taught``.
-        race: steps of recovery before searches are compared (``comp.pipeline.race``), unless asked otherwise.
+        model_types: values of ``model_type``; the first is that of dense models, in transformers; the others
+            are those of slim models.
+        teaching: default training of its models, except of architectures in ``taught``.
+        race: default steps of recovery before searches are compared (``comp.pipeline.race``).
         lacks: modes that models of an architecture do not have.
-        reads_image_tokens: the language part is a causal model of image and text tokens, which a projector
-            of an image tower hands to it; the other families are encoders of either.
-        merges_in_proportion: attention can be raised by what merged tokens stand for.
+        reads_image_tokens: the language part is a causal model of image and text tokens, the former from an
+            image tower and a projector. The other families have an encoder for each.
+        merges_in_proportion: attention can be raised by the number of merged tokens.
         streams: the matrices of a large model can stay in their files or be spread over GPUs, and a plan is
-            carried out without the model in memory.
-        prunes_again: a slim model can be pruned once more.
-        image_processor: class where a checkpoint's files name none.
-        slim: by transformers' module that dense models are defined in, ours that registers the slim ones.
+            applied without the model in memory.
+        prunes_again: a slim model can be pruned again.
+        image_processor: class, if a checkpoint's files name none.
+        slim: by module of transformers with the dense classes, our module that registers the slim ones.
         checkpoint: the ``CheckpointFormat`` that loads it (``comp.families.checkpoint``).
         shape: class of its sizes, read from a configuration.
-        tensor_name: gives the name of a tensor in artifacts, by that in torch.
-        latency: how times of blocks add up (``comp.latency.request.Request``), where tables can be measured.
+        tensor_name: returns the name in artifacts of a tensor, from its name in torch.
+        latency: the sum of times of blocks (``comp.latency.request.Request``), if tables can be measured.
         blocks: reads a checkpoint as the graphs that ``profile`` measures (``export.latency.blocks``).
         export: reads a checkpoint as a ``FamilyExport``.
-        manifest, artifact: classes of what an export writes.
-        verification: how artifacts are compared with torch (``export.proof.families.Verification``).
+        manifest, artifact: classes of the files that an export writes.
+        verification: the comparison of artifacts with torch (``export.proof.families.Verification``).
         engine_profiles: module with the limits, graphs and caches of TensorRT's engines.
         engines: by task, the class that runs an artifact.
         auto_models: by task, transformers' class that loads a checkpoint; without one it is the class that
@@ -90,20 +91,20 @@ class Family:
         return self.model_types[0]
 
     def is_slim(self, model_type: str | None) -> bool:
-        """Whether a ``model_type`` is of this family and of a class of ours."""
+        """Whether a ``model_type`` is that of a slim model of this family."""
         return model_type in self.model_types[1:]
 
     def defaults_of(self, architecture: str) -> tuple[str, ...]:
-        """The default modes of models of an architecture."""
+        """Return the default modes of models of an architecture."""
         lacking = self.lacks.get(architecture, ())
         return tuple(mode for mode in self.default_modes if mode not in lacking)
 
     def teaching_of(self, architecture: str) -> Teaching:
-        """How models of an architecture are trained."""
+        """Return the default training of models of an architecture."""
         return self.taught.get(architecture, self.teaching)
 
     def described(self) -> dict[str, Any]:
-        """The choices of a user and their defaults, without the places of the code."""
+        """Return the choices of a user and their defaults, without the names of code."""
         names = (
             *("name", "model_types", "description", "modes", "default_modes", "exports"),
             *("taught", "lacks", "race"),

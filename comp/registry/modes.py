@@ -18,7 +18,7 @@ SHORT_MODES = {
 
 
 def mode_names(modes: str) -> tuple[str, ...]:
-    """The long names of modes given by comma.
+    """Return the long names of modes, from names separated by commas.
 
     Raises:
         CompExportError: there are none.

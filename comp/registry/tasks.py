@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TaskEntry:
-    """A task of models, whatever their family.
+    """A task of models, of any family.
 
     Attributes:
         measure: makes the measure of an engine's answers (``serve.evaluation.scores.Measure``).

@@ -25,7 +25,7 @@ class DropRule(ABC):
 
     @property
     def merge(self) -> Merge:
-        """How dropped tokens are merged."""
+        """Merging of the dropped tokens."""
         return "none"
 
     @abstractmethod

@@ -34,7 +34,7 @@ def class_attention(query: Tensor, key: Tensor, head_mask: Tensor, scale: float)
     Args:
         query, key: ``[I, H, N, hd]``.
         head_mask: soft mask of each head ``[H]``; a masked head is ignored.
-        scale: of the logits.
+        scale: scale of the logits.
     """
     logits = torch.einsum("ihd,ihnd->ihn", query[:, :, 0].float(), key.float()) * scale
     weight = head_mask / head_mask.sum().clamp(min=1e-6)
@@ -59,8 +59,8 @@ def select_tokens(
 
     Args:
         states: ``[I, T, d]``.
-        scores: by which tokens are dominant ``[I, T]``; the first of equal ones comes first.
-        key: by which tokens are compared ``[I, T, k]``.
+        scores: scores that choose the dominant tokens ``[I, T]``; the first of equal ones comes first.
+        key: keys that tokens are compared by ``[I, T, k]``.
         selection: numbers of dominant and contextual tokens.
     """
     count = selection.tower_tokens

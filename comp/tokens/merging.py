@@ -17,7 +17,7 @@ FLOOR = 1e-6  # added to scores as weights, so that tokens of score 0 have a mea
 
 @dataclass(frozen=True)
 class Dropped:
-    """A drop that was carried out: the tokens before, those left, and the indices ``[B, K]`` of these."""
+    """A completed drop: the tokens before, those left, and the indices ``[B, K]`` of these."""
 
     before: TokenState
     left: TokenState
@@ -46,7 +46,7 @@ def merge_similar(dropped: Dropped, similarity: Tensor) -> TokenState:
 
     Args:
         dropped: the drop.
-        similarity: of the tokens before ``[B, N, N]``.
+        similarity: similarities of the tokens before ``[B, N, N]``.
     """
     before, itself = dropped.before, dropped.itself
     kept = itself.any(1, keepdim=True)  # [B, 1, N]
@@ -67,7 +67,7 @@ def merge_into_one(dropped: Dropped, importance: Tensor) -> TokenState:
 
     Args:
         dropped: the drop.
-        importance: of the tokens before ``[B, N]``, at least 0.
+        importance: importance of the tokens before ``[B, N]``, at least 0.
     """
     before, itself = dropped.before, dropped.itself
     kept = itself.any(1)  # [B, N]

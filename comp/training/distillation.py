@@ -1,6 +1,6 @@
 """Distil from the dense model into the pruned one (Hinton et al., 2015).
 
-The frozen dense model sees every training batch beside the pruned one. Its logits carry more information
+The frozen dense model sees every training batch, as the pruned one does. Its logits carry more information
 than the labels: which other answers are nearly right. Its features, the final states of its tokens, are
 targets for the tokens that are left.
 """
@@ -27,7 +27,7 @@ class DistillOptions:
 
     Attributes:
         what: logits, features, both or none.
-        weight: of the distillation loss; the task's loss has weight 1.
+        weight: weight of the distillation loss; the task's loss has weight 1.
         temperature: divides the logits of both models.
 
     Raises:
@@ -54,7 +54,7 @@ class Distiller:
     """The frozen dense model as a teacher; see ``comp.training.trainer.Trainer``.
 
     Args:
-        options: of distillation; ``what`` is not ``none``.
+        options: options of distillation; ``what`` is not ``none``.
         teacher: a dense adapter. Its weights must not change while it teaches.
         compute: its device and precision.
         plainly: a context in which the teacher's model is the dense one. Under LoRA teacher and student

@@ -1,4 +1,4 @@
-"""Train large models by LoRA, through peft: small trainable matrices beside the frozen weights."""
+"""Train large models by LoRA, through peft: small trainable matrices added to the frozen weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

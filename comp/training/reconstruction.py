@@ -159,7 +159,7 @@ def fitted(cut: Cut, products: Tensor) -> Fitted:
     ``W_D (G_DS (G_SS + r I)^-1)`` with ``G = sum x x^T``. The bias is the weight of a constant input of 1.
 
     Args:
-        cut: of a projection ``[out, in]``.
+        cut: cut of a projection ``[out, in]``.
         products: G, ``[in + 1, in + 1]``, for inputs with a 1 appended.
     """
     weight, bias = cut.projection.weight.detach(), cut.projection.bias

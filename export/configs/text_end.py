@@ -14,8 +14,8 @@ def read_to_end(ids: NDArray[np.int64], end: TextEnd | None) -> NDArray[np.int64
     """Cut the ids ``[L]`` of a text after the token that ``CLIPTextModel`` of transformers pools.
 
     Args:
-        ids: with their special tokens. If a text lacks its end, the first token is pooled.
-        end: how texts of the model end; ``None``: the last token is pooled.
+        ids: token ids with special tokens. If a text lacks its end, the first token is pooled.
+        end: the token that ends a text; ``None``: the last token is pooled.
     """
     if end is None:
         return ids

@@ -14,13 +14,13 @@ WARM_SECONDS = 0.1
 
 @dataclass(frozen=True)
 class Clock:
-    """How often graphs run, and on which providers.
+    """Numbers of runs of a graph, and the providers.
 
     Attributes:
         warmup: untimed runs, for at least ``WARM_SECONDS`` unless there are none.
         repeats: timed runs.
-        providers: of ONNX Runtime.
-        threads: of one operator on a CPU.
+        providers: ONNX Runtime's execution providers.
+        threads: threads of one operator on a CPU.
     """
 
     warmup: int

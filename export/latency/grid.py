@@ -23,8 +23,8 @@ def axes_of(tokens: int, heads: int, channels: int, fixed: bool = False) -> Axes
     """The default points: quarters of each axis, and smaller shares where matrices get thin.
 
     Args:
-        tokens: the most that enter a block.
-        heads, channels: of the dense block.
+        tokens: largest number of tokens that enter a block.
+        heads, channels: numbers in the dense block.
         fixed: whether every block sees the same number of tokens.
     """
     shares = (EIGHTH / 2, EIGHTH, *QUARTERS)

@@ -43,7 +43,7 @@ def models(blocks: Blocks, count: int) -> Iterator[Model]:
 
 
 def random_plan(blocks: Blocks, random: np.random.Generator) -> PruningPlan:
-    """A random plan of CoMP's kind: a width of its own for each block, and drops where CoMP has them."""
+    """A random plan of CoMP's kind: another width for each block, and drops where CoMP has them."""
     sizes: dict[Part, list[tuple[int, int]]] = {"vision": [], "language": []}
     for block in blocks.dense_blocks():
         units = max(1, block.channels // NARROW)

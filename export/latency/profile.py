@@ -18,7 +18,7 @@ PARTIAL = ".partial"  # suffix of an unfinished table's name
 
 @dataclass(frozen=True)
 class ProfileRequest:
-    """What to measure, and how often.
+    """Request to measure a model's blocks.
 
     Attributes:
         model: its name, for the table.
@@ -60,7 +60,7 @@ def partial_of(out: Path) -> Path:
 
 
 def begun(request: ProfileRequest, out: Path) -> Readings:
-    """The readings so far of the table that will be ``out``."""
+    """Return the readings until now of the unfinished table ``out``."""
     blocks = request.blocks
     settings = {
         **_heading(request),
@@ -77,11 +77,11 @@ def profile(
     at: Callable[[float], None] = lambda done: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> LatencyTable:
-    """Measure what is missing and write the table.
+    """Take the missing readings and write the table.
 
     Args:
-        request: what to measure, and how often.
-        out: the table's file; readings are kept beside it until it is complete.
+        request: the request.
+        out: the table's file; readings are kept in its folder until it is complete.
         at: called with the number of readings so far, of ``request.steps``.
         note: called at the start of each round.
     """

@@ -1,8 +1,8 @@
-"""Find how much of a model to remove so that a request meets a target time, by a latency table.
+"""Find the rate at which a request meets a target time, by a latency table.
 
-What a search will cut is unknown before it has run, but its time is known: `prune --cost latency` ends at
-the share of the time it is given. Here a plan of that kind is sketched, cut in proportion in all modes, to
-see whether the target can be met and to measure the time before any training.
+The cut of a search is unknown before it runs, but not its time: `prune --cost latency` ends at the requested
+share of time. This module sketches a plan of that time, cut in proportion in all modes. The plan shows
+whether the target can be met, and its time can be measured before any training.
 """
 
 from collections import Counter
@@ -29,7 +29,7 @@ class Planned:
 
     Attributes:
         dense_ms, plan_ms: predicted by the table, uncorrected.
-        mean_error: of the table's predictions on held-out models, relative to the measured time.
+        mean_error: mean error of the table's predictions on held-out models, relative to the measured time.
         errors: the lowest and the highest of those errors.
         on: the request.
     """
@@ -69,7 +69,7 @@ def plan_for(
     """Find the weakest sketched plan that is expected to take at most ``target_ms``.
 
     Args:
-        blocks: of the dense model that the table was measured on.
+        blocks: blocks of the dense model that the table was measured on.
         modes: what may be cut, by long names.
         on: the request to predict.
         align: channels are kept in multiples of it.

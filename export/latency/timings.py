@@ -24,7 +24,7 @@ class Pair:
     """Two graphs, the larger first, that differ by some blocks; a single graph has no blocks, only a rest.
 
     Attributes:
-        name: of the readings.
+        name: name of the readings.
         tokens: the lengths to measure.
         blocks: number of blocks by which the graphs differ.
         graphs: builds them.

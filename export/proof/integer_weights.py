@@ -36,7 +36,7 @@ class RoundedWeights:
     Attributes:
         worst: largest distance of a row of a matrix, as a share of the row's length.
         where: the matrix.
-        bound: of that distance.
+        bound: bound of that distance.
     """
 
     name: str
@@ -53,7 +53,7 @@ class RoundedWeights:
         return self.worst <= self.bound
 
     def to_dict(self) -> dict[str, Any]:
-        """For ``verify.json``."""
+        """Return its entry in ``verify.json``."""
         finite = bool(np.isfinite(self.worst))
         return {
             "name": self.name,

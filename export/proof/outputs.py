@@ -1,7 +1,7 @@
-"""What a model's outputs are, and how far rounding may move each kind.
+"""Kinds of outputs of a model, and the differences that rounding may cause in each.
 
 A bound must be one that a wrong artifact can exceed: no two unit vectors differ by more than 2, so that an
-absolute bound of 4 on them proves nothing. Each kind of output has measures and bounds of its own.
+absolute bound of 4 on them proves nothing. Each kind of output has its own measures and bounds.
 """
 
 import math
@@ -26,9 +26,9 @@ class Output:
     """Numbers of one kind.
 
     Attributes:
-        kind: what they are, which decides how they are compared.
+        kind: kind of the numbers, which decides how they are compared.
         values: ``[rows, n]`` float: each row is an embedding, the logits of one choice, or similarities.
-        scale: of similarities: the factor that their cosines were multiplied by.
+        scale: for similarities, the factor that their cosines were multiplied by.
     """
 
     kind: OutputKind
@@ -47,7 +47,7 @@ def statement(values: NDArray[Any]) -> Output:
 
 
 def statement_logit(value: NDArray[Any]) -> Output:
-    """The logit ``[1]`` of a match, where the other one is not to be had."""
+    """The logit ``[1]`` of a match, if the other one is not available."""
     return Output("statement", value.reshape(1, -1))
 
 
@@ -63,7 +63,7 @@ def similarity(values: NDArray[Any], scale: float = 1.0) -> Output:
 
 @dataclass(frozen=True)
 class Bounds:
-    """How far outputs of a correct artifact may be off in a precision.
+    """Largest differences of outputs of a correct artifact, in a precision.
 
     Attributes:
         logits: largest difference of logits.
@@ -99,7 +99,7 @@ class Bounds:
         }[measure]
 
     def __add__(self, other: "Bounds") -> "Bounds":
-        """Of what is rounded in both ways: differences add up, and so do angles."""
+        """Return bounds for two roundings: differences add up, and so do angles."""
         return Bounds(
             self.logits + other.logits,
             self.spread + other.spread,
@@ -138,8 +138,8 @@ def differences(expected: Output, found: Output) -> dict[Measured, float]:
     """The largest difference by each measure of the kind, over the rows; NaN where a number is none.
 
     Args:
-        expected: what the reference gives.
-        found: the same numbers of another form.
+        expected: numbers of the reference.
+        found: the same numbers of another variant.
     """
     kind = expected.kind
     mine, theirs = (each.values.astype(np.float64) for each in (expected, found))
@@ -182,13 +182,13 @@ class Worst:
     by: dict[Measured, float] = field(default_factory=dict)
 
     def add(self, found: Mapping[Measured, float]) -> None:
-        """Take in other differences; one that is no number is larger than any."""
+        """Add other differences; one that is no number is larger than any."""
         for measured, value in found.items():
             self.by[measured] = larger(self.by.get(measured, 0.0), value)
 
     @property
     def absolute(self) -> float:
-        """The largest difference of two numbers, of whichever kind; a cosine's in its own scale."""
+        """The largest difference of two numbers, over all kinds; a cosine's in its own scale."""
         found = 0.0
         for (_, measure), value in self.by.items():
             if measure == "absolute":
@@ -205,7 +205,7 @@ class Worst:
         return max((bounds.of(each) for each in kinds), default=bounds.logits)
 
     def to_dicts(self, bounds: Bounds) -> list[dict[str, Any]]:
-        """For ``verify.json``."""
+        """Return its entry in ``verify.json``."""
         return [
             {
                 "kind": kind,
@@ -220,6 +220,6 @@ class Worst:
 def compared(
     expected: Sequence[Output], found: Sequence[Output]
 ) -> Iterable[dict[Measured, float]]:
-    """The differences of outputs that stand in the same order on both sides."""
+    """Return the differences of outputs in the same order on both sides."""
     for mine, theirs in zip(expected, found, strict=True):
         yield differences(mine, theirs)

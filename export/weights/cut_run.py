@@ -34,9 +34,9 @@ def cut_run(
 
     Args:
         run: the directory; its contents are replaced.
-        name: of the dense model, as the run records it.
+        name: name of the dense model, as the run records it.
         dense: its checkpoint.
-        plan: what to remove.
+        plan: the plan to apply.
         at: called with the number of tensors written and the number of all.
 
     Returns:

@@ -72,7 +72,7 @@ class _Slim:
 
     @property
     def drops(self) -> tuple[DropPlan, ...]:
-        """Where tokens are dropped."""
+        """Token drops of the model."""
         return drops_of(self.config)
 
     @property

@@ -1,1 +1,1 @@
-"""The first link of verification: a user's pictures and words in transformers and in what users call."""
+"""The first link of verification: a user's pictures and words in transformers and in the engines."""

@@ -1,4 +1,4 @@
-"""The first link: what transformers made of each request against what users get, step by step."""
+"""The first link: compare transformers with the engines on each request, step by step."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,11 +30,11 @@ OF_OUTPUTS = ("logits", "embeddings", "scores", "answer", "stop")
 
 @dataclass(frozen=True)
 class Parted:
-    """A request where two sides part.
+    """A request on which two sides differ.
 
     Attributes:
         request: its name.
-        step: the first one where they do.
+        step: the first step where they differ.
         detail: both sides' values there, in short.
     """
 
@@ -45,7 +45,7 @@ class Parted:
 
 @dataclass(frozen=True)
 class NotCompared:
-    """A first link that cannot be made here."""
+    """A first link that cannot be compared on this machine."""
 
     name: str
     reason: str
@@ -56,12 +56,13 @@ class FirstLink:
     """transformers and another side compared over all requests.
 
     Attributes:
-        artifact: name of the directory of the other side's artifact; empty where it has none.
-        precision: of the other side's artifact.
-        refused: by request, which side refuses it and why, where one does and the other does not.
-        both_refused: requests that neither takes.
-        not_run: why models were not run; empty where they were.
-        tied: requests whose answers part at a token, or at a dropped token, chosen by less than rounding.
+        artifact: name of the directory of the other side's artifact; empty if it has none.
+        precision: precision of the other side's artifact.
+        refused: by request, which side refuses it and why, if only one side does.
+        both_refused: requests that both sides refuse.
+        not_run: why models were not run; empty if they were.
+        tied: requests whose answers differ after a choice (of a token, or of one to drop) that rounding
+            decides.
     """
 
     name: str
@@ -82,19 +83,19 @@ class FirstLink:
 
     @property
     def bounds(self) -> Bounds:
-        """How far outputs may be off."""
+        """Largest allowed differences of outputs."""
         return BOUNDS[self.precision]
 
     @property
     def ok(self) -> bool:
-        """Nothing parts, most was compared, and no example that transformers answers is refused."""
+        """Whether nothing differs, most was compared, and no example that transformers answers is refused."""
         return (
             2 * self.compared >= self.requests > 0 and not self.parted and not self.refused_of_data
         )
 
     @property
     def why(self) -> str:
-        """Where it does not hold, in one line."""
+        """Describe where the link does not hold, in one line."""
         if self.parted:
             steps = [step for step in STEPS if any(each.step == step for each in self.parted)]
             first = next(each for each in self.parted if each.step == steps[0])
@@ -110,7 +111,7 @@ class FirstLink:
         return f"{self.compared} of {self.requests} requests are taken by both sides{first_of_them}"
 
     def to_dict(self) -> dict[str, Any]:
-        """For ``verify.json``."""
+        """Return its entry in ``verify.json``."""
         largest = self.outputs.absolute
         return {
             "name": self.name,
@@ -167,18 +168,18 @@ def compare_readings(
     done: Callable[[], None] = lambda: None,
     drops: bool = False,
 ) -> FirstLink:
-    """Hold a side against what transformers made of the same requests.
+    """Compare a side with transformers on the same requests.
 
     Args:
-        expected: of the reference, in the order of the requests.
-        reference, side: asked for resized pictures where pixels differ.
+        expected: answers of the reference, in the order of the requests.
+        reference, side: give the resized pictures if pixels differ.
         requests: pictures and words.
-        max_new_tokens: of an answer.
-        precision: of the side's artifact, which bounds how far outputs may differ.
+        max_new_tokens: length of an answer.
+        precision: precision of the side's artifact, which gives the bounds of outputs.
         done: called after each request.
-        drops: whether the model drops tokens. Which of two close ones it drops is then a matter of
-            rounding: where outputs part, the reference is asked again with inputs moved by as much, and a
-            request that it then answers as the side does is tied.
+        drops: whether the model drops tokens. Rounding decides which of two close ones it drops: if
+            outputs differ, the reference runs again with inputs moved by rounding, and a request that it
+            then answers as the side does is tied.
     """
     link = FirstLink(f"{expected.name} = {side.name}", precision)
     link.not_run = expected.not_run or side.not_run

@@ -226,8 +226,8 @@ def _generated(
 ) -> Outputs:
     """Generate a greedy answer.
 
-    ``prompt``: number of tokens before it; ``None`` if ``generate`` starts with tokens of its own or, for
-    captions, with the given beginning.
+    ``prompt``: number of tokens before it; ``None`` if ``generate`` adds its own first tokens or, for
+    captions, starts with the given beginning.
     """
     generated = model.generate(
         **fed, **GREEDY, max_new_tokens=limit, output_logits=True, return_dict_in_generate=True

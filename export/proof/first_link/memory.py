@@ -11,10 +11,10 @@ GIB = 2**10  # MiB
 
 
 def memory_lacking(directory: Path, beside_engine: bool = False) -> str:
-    """Why transformers cannot run a checkpoint here; empty if it can.
+    """Return why transformers cannot run a checkpoint on this machine; empty if it can.
 
     Args:
-        directory: of the checkpoint.
+        directory: directory of the checkpoint.
         beside_engine: whether an engine with as many weights is in memory at the same time.
     """
     wanted = parameters_of(directory) * BYTES * (ROOM + beside_engine) / 2**20

@@ -31,10 +31,10 @@ class Outputs:
     Attributes:
         values: by step, the numbers to compare: ``logits`` of the first token, of a statement or of a
             match, or ``embeddings`` and ``scores``.
-        tokens: of a greedy answer, without its end; ``None`` if nothing is generated.
+        tokens: tokens of a greedy answer, without its end; ``None`` if nothing is generated.
         ended: whether the answer ended with a stop token.
         text: the answer.
-        margins: by how much each token's logit exceeded the next best; may be empty.
+        margins: margin of each token's logit over the next best; may be empty.
     """
 
     values: dict[Step, Output]
@@ -52,7 +52,7 @@ class Reading:
         input_ids: ``[N]``, with image tokens expanded.
         pixel_values: ``[I, C, S, S]`` float32; ``None`` without a picture.
         prompt: the text after the template, if there is one.
-        outputs: of the model; ``None`` if it was not run.
+        outputs: outputs of the model; ``None`` if it was not run.
     """
 
     input_ids: NDArray[np.int64]
@@ -72,7 +72,7 @@ class Side(Protocol):
     """One way from a request to an answer.
 
     Attributes:
-        name: for the report.
+        name: name in the report.
         not_run: why its model is not run; empty if it is.
     """
 

@@ -45,7 +45,7 @@ class Request:
         name: identifies it in a report.
         images: pictures in any mode.
         text: a question, a caption, a statement, or the beginning of a caption.
-        awkward: whether it is of the built-in set, not of the data.
+        awkward: whether it belongs to the built-in set, not to the data.
     """
 
     name: str
@@ -98,8 +98,8 @@ def awkward(task: Task, special_tokens: Sequence[str] = ()) -> Iterator[Request]
     """Yield requests that are most easily processed wrongly; the same ones each time.
 
     Args:
-        task: of the model.
-        special_tokens: of its tokenizer, to be put into the words.
+        task: task of the model.
+        special_tokens: special tokens of its tokenizer, used in the texts.
     """
     several = 2 if task == "statement" else 1
     usual = TEXTS[task]

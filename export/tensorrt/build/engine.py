@@ -36,7 +36,7 @@ OUT_OF_MEMORY = (
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How engines are built.
+    """Options of building engines.
 
     Attributes:
         capabilities: compute capabilities to build for.
@@ -52,7 +52,7 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class Built:
-    """A serialised engine and what is in it."""
+    """A serialised engine, and reports on its contents."""
 
     data: Any  # a buffer: TensorRT's host memory
     profiles: dict[str, dict[str, tuple[Dims, Dims, Dims]]]
@@ -69,10 +69,10 @@ def build_engine(
     """Build the engine of one graph.
 
     Args:
-        tensorrt: what builds.
+        tensorrt: the module that builds.
         artifact: directory with the graphs.
-        graph: which, and its profiles.
-        options: how.
+        graph: the graph, and its profiles.
+        options: options of building.
         progress: called with each phase.
 
     Raises:
@@ -86,7 +86,7 @@ def build_engine(
 def _interruptibly(work: Callable[[Event], Built]) -> Built:
     """Run in a separate thread, so that Ctrl-C works; TensorRT then stops at its next step.
 
-    It swallows what its callbacks raise, so none of them may run where Ctrl-C is raised.
+    It ignores exceptions of its callbacks, so none of them may run in the thread where Ctrl-C is raised.
     """
     cancelled = Event()
     with ThreadPoolExecutor(1) as pool:
@@ -156,7 +156,7 @@ def _configure(tensorrt: TensorRT, config: Any, options: BuildOptions) -> None:
 
 
 def _run(builder: Any, network: Any, config: Any, path: Path) -> Any | None:
-    """The serialised engine, or ``None`` if TensorRT failed; its log has the reason."""
+    """Return the serialised engine, or ``None`` if TensorRT failed; its log has the reason."""
     try:
         return builder.build_serialized_network(network, config)
     except MemoryError as error:

@@ -55,8 +55,8 @@ def parse(tensorrt: TensorRT, builder: Any, model: onnx.ModelProto, path: Path, 
     Args:
         tensorrt: the module.
         builder: its builder.
-        model: the graph; its weights are read from beside ``path``.
-        path: where it came from.
+        model: the graph; its weights are read from the folder of ``path``.
+        path: the file of the graph.
         log: a logger of the module.
 
     Raises:

@@ -53,7 +53,7 @@ class EngineGraph:
     """One graph of an artifact, with the profiles of its engine.
 
     Attributes:
-        name: of the engine file, without ``.engine``.
+        name: name of the engine file, without ``.engine``.
         graph: file in the artifact.
         profiles: the phases; the engine has one optimisation profile for each.
         fixed: named dimensions that become numbers (the sizes of caches).

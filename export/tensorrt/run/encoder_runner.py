@@ -17,7 +17,7 @@ LOGITS = "logits"
 
 
 class EncoderRunner:
-    """Weights are on the GPU once; each of several concurrent runs has a slot of its own.
+    """Weights are on the GPU once; each of several concurrent runs has its own slot.
 
     Tensors that a request keeps on the GPU are not in the slot, so its next run may use another slot.
     Their memory is reused as soon as the request releases them.

@@ -138,7 +138,7 @@ class LoadedEngine:
 
         Args:
             profile: number of the optimisation profile.
-            stream: where it runs.
+            stream: stream that it runs on.
             replayed: whether it runs repeatedly with the same shapes: ``tensorrt_rtx`` then captures a
                 CUDA graph by itself (with ``tensorrt`` the caller does).
         """

@@ -48,7 +48,7 @@ class SlotPrefill:
 
 
 class RequestBuffers:
-    """Runs one request at a time, on a stream of its own.
+    """Runs one request at a time, on its own stream.
 
     Caches never reach the host: the decoder writes them in place, a step uploads the new tokens (one
     copy) and downloads the logits.
@@ -61,7 +61,7 @@ class RequestBuffers:
         cuda: Cuda,
         own_graphs: bool,
     ) -> None:
-        """``own_graphs``: capture decode steps as CUDA graphs here (if TensorRT does not)."""
+        """``own_graphs``: capture decode steps as CUDA graphs (if TensorRT does not)."""
         self._cuda = cuda
         self._manifest = manifest
         self._shape = manifest.llava.decoder
