@@ -1,15 +1,75 @@
-"""CoMP pruning of vision-language models. Importing this package imports neither torch nor transformers.
+"""CoMP pruning of vision-language models: ``comp.prune`` (docs/python-api.md).
 
-Slim models are registered with ``transformers`` once its auto classes are loaded.
+Importing this package imports neither torch nor transformers. Slim models are registered with
+``transformers`` once its auto classes are loaded.
 """
 
 import sys
 from importlib import import_module
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from wrapt import when_imported
 
 from comp.registry.families import FAMILIES
+from comp.utils.lazy import lazy
+
+if TYPE_CHECKING:
+    from comp.data.example import Example, PairExample
+    from comp.errors import CompExportError
+    from comp.pipeline.api import prune
+    from comp.pipeline.options import PruneOptions
+    from comp.plan import PruningPlan
+    from comp.registry.families import register_family
+    from comp.registry.family import Family, Teaching
+    from comp.registry.importances import LayerStatistics, register_importance
+    from comp.registry.methods import register_method
+    from comp.runs import RunDirectory, open_run
+    from comp.search.job import Outcome, PruningJob
+    from comp.utils.progress import Callback
+
+__all__ = [
+    "Callback",
+    "CompExportError",
+    "Example",
+    "Family",
+    "LayerStatistics",
+    "Outcome",
+    "PairExample",
+    "PruneOptions",
+    "PruningJob",
+    "PruningPlan",
+    "RunDirectory",
+    "Teaching",
+    "open_run",
+    "prune",
+    "register_family",
+    "register_importance",
+    "register_method",
+]
+
+__getattr__ = lazy(
+    __name__,
+    {
+        "Callback": "comp.utils.progress",
+        "CompExportError": "comp.errors",
+        "Example": "comp.data.example",
+        "Family": "comp.registry.family",
+        "LayerStatistics": "comp.registry.importances",
+        "Outcome": "comp.search.job",
+        "PairExample": "comp.data.example",
+        "PruneOptions": "comp.pipeline.options",
+        "PruningJob": "comp.search.job",
+        "PruningPlan": "comp.plan",
+        "RunDirectory": "comp.runs",
+        "Teaching": "comp.registry.family",
+        "open_run": "comp.runs",
+        "prune": "comp.pipeline.api",
+        "register_family": "comp.registry.families",
+        "register_importance": "comp.registry.importances",
+        "register_method": "comp.registry.methods",
+    },
+)
 
 _AUTO = "transformers.models.auto.modeling_auto"
 # A processor of a slim checkpoint asks for its configuration, maybe before any model is wanted.

@@ -180,6 +180,11 @@ def open_run(path: Path) -> RunDirectory:
     return run
 
 
+def run_at(run: RunDirectory | Path | str) -> RunDirectory:
+    """Return a run that is given as such, or by its path (``open_run``)."""
+    return run if isinstance(run, RunDirectory) else open_run(Path(run))
+
+
 @contextmanager
 def _linking(link: Path, target: str) -> Iterator[Path]:
     """Yield a new link with a hidden name in the folder of ``link``."""

@@ -1,1 +1,12 @@
-"""The demo page: the original and the compressed model side by side."""
+"""The demo page: the original and the compressed model side by side (docs/python-api.md)."""
+
+from typing import TYPE_CHECKING
+
+from comp.utils.lazy import lazy
+
+if TYPE_CHECKING:
+    from demo.server import serve_page
+
+__all__ = ["serve_page"]
+
+__getattr__ = lazy(__name__, {"serve_page": "demo.server"})

@@ -1,1 +1,16 @@
-"""Export a checkpoint and its plan to files that run elsewhere, and verify them."""
+"""Export a checkpoint and its plan to files that run elsewhere, and verify them (docs/python-api.md)."""
+
+from typing import TYPE_CHECKING
+
+from comp.utils.lazy import lazy
+
+if TYPE_CHECKING:
+    from export.api import onnx, verify
+    from export.run_exporter import Exported
+
+__all__ = ["Exported", "onnx", "verify"]
+
+__getattr__ = lazy(
+    __name__,
+    {"Exported": "export.run_exporter", "onnx": "export.api", "verify": "export.api"},
+)

@@ -62,11 +62,13 @@ class Calibration:
 def examples_for(
     run: RunDirectory,
     count: int,
-    data: Path | None,
+    data: Path | Examples | None,
     images: Path | None,
     follow_links: bool = False,
 ) -> Examples:
     """Return a run's calibration data: the train split of ``data``, otherwise of EmojiScenes.
+
+    ``data`` may also be the examples themselves.
 
     Raises:
         CompExportError: the data cannot be read or is of another task, or the plan names no task.
@@ -79,6 +81,8 @@ def examples_for(
         )
     if data is None:
         return embedded_examples(task, "train", count)
+    if not isinstance(data, Path):
+        return data
     return load_task_data(task, data, images, "train" if has_splits(data) else None, follow_links)
 
 

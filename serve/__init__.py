@@ -1,8 +1,14 @@
-"""Run exported artifacts with numpy, ONNX Runtime, tokenizers and Pillow; without torch."""
+"""Run exported artifacts with numpy, ONNX Runtime, tokenizers and Pillow; without torch.
 
-from typing import TYPE_CHECKING, Any
+The functions of a user are in docs/python-api.md.
+"""
+
+from typing import TYPE_CHECKING
+
+from comp.utils.lazy import lazy
 
 if TYPE_CHECKING:
+    from serve.api import evaluate, load
     from serve.engines.llava import Engine
     from serve.generation.options import GenerationOptions
     from serve.generation.results import Event, Finished, Generation, Prefilled, TokenText
@@ -15,23 +21,22 @@ __all__ = [
     "GenerationOptions",
     "Prefilled",
     "TokenText",
+    "evaluate",
+    "load",
 ]
 
-_HOME = {
-    "Engine": "serve.engines.llava",
-    "GenerationOptions": "serve.generation.options",
-    "Event": "serve.generation.results",
-    "Finished": "serve.generation.results",
-    "Generation": "serve.generation.results",
-    "Prefilled": "serve.generation.results",
-    "TokenText": "serve.generation.results",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Load ONNX Runtime only when the engine is used: the commands' help must not wait for it."""
-    from importlib import import_module
-
-    if name not in _HOME:
-        raise AttributeError(f"module 'serve' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+# Loads ONNX Runtime only when an engine is used: the help of commands must not wait for it.
+__getattr__ = lazy(
+    __name__,
+    {
+        "Engine": "serve.engines.llava",
+        "Event": "serve.generation.results",
+        "Finished": "serve.generation.results",
+        "Generation": "serve.generation.results",
+        "GenerationOptions": "serve.generation.options",
+        "Prefilled": "serve.generation.results",
+        "TokenText": "serve.generation.results",
+        "evaluate": "serve.api",
+        "load": "serve.api",
+    },
+)

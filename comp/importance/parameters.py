@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from comp.adapter import FamilyAdapter
-from comp.masks import BlockKey, BlockShape, Masks
+from comp.errors import CompExportError
+from comp.masks import BlockKey, BlockShape, Masks, name_of
 from comp.plan import Part
+from comp.registry.importances import IMPORTANCES, Formula, LayerStatistics
 
 Unit = tuple[float, str, BlockKey, int]
 """A prunable unit: score, ``heads`` or ``channels``, block, index within the block."""
@@ -66,11 +69,13 @@ class ParameterImportance:
         parts: parts whose blocks are observed.
         token_weighted: weigh tokens by Eq. 4 (CIP); otherwise all weigh 1 (Eq. 3).
         has_cls: whether token 0 of a block is [CLS].
+        formula: of the scores.
     """
 
     parts: set[Part]
     token_weighted: bool = True
     has_cls: Callable[[BlockKey], bool] = lambda key: key[0] == "vision"
+    formula: Formula = IMPORTANCES["cim"]
     _head_norms: dict[BlockKey, Tensor] = field(default_factory=dict)
     _channel_norms: dict[BlockKey, Tensor] = field(default_factory=dict)
     _rows: dict[tuple[str, BlockKey], int] = field(default_factory=dict)
@@ -96,11 +101,32 @@ class ParameterImportance:
             if block.part not in self.parts:
                 continue
             attention, ffn = adapter.output_magnitude(block.key)
-            by_channel = self._head_norms[block.key].to(attention.device) * attention
-            heads[block.key] = by_channel.view(block.num_key_value_heads, -1).mean(1).cpu()
+            by_channel = self._score("heads", block.key, attention, self._head_norms)
+            heads[block.key] = by_channel.view(block.num_key_value_heads, -1).mean(1)
             if block.intermediate_size:
-                channels[block.key] = (self._channel_norms[block.key].to(ffn.device) * ffn).cpu()
+                channels[block.key] = self._score("channels", block.key, ffn, self._channel_norms)
         return Scores(heads, channels)
+
+    def _score(
+        self,
+        kind: Literal["heads", "channels"],
+        key: BlockKey,
+        magnitude: Tensor,
+        norms: dict[BlockKey, Tensor],
+    ) -> Tensor:
+        """Importance of each channel, ``[D]``.
+
+        Raises:
+            CompExportError: the formula returns another shape, or values that are not finite.
+        """
+        norm = norms[key].to(magnitude.device)
+        scored = self.formula(LayerStatistics(*key, kind, magnitude, norm))
+        if scored.shape != magnitude.shape or not torch.isfinite(scored).all():
+            raise CompExportError(
+                f"the importance of {name_of(key)} {kind} has shape {tuple(scored.shape)} or is not finite: "
+                f"return {len(magnitude)} finite numbers, one a channel"
+            )
+        return scored.cpu()
 
     def _add(
         self,

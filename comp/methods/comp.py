@@ -38,7 +38,7 @@ LITTLE = 0.01  # the same bound for the only mode left, and for a mode that neve
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Search stage by stage until the rate is met; see ``comp.pipeline.steps.method``.
+    """Search stage by stage until the rate is met; see ``comp.registry.methods.Method.load``.
 
     Raises:
         CompExportError: the rate is beyond the modes, or the search makes no progress.
@@ -66,6 +66,7 @@ def prune(job: PruningJob) -> Outcome:
             saved, line = runner.run(saved, modes, task.note)
             if compute.is_main:
                 save_search(job.folder, adapter, saved, line)
+                job.progress.stage(line)
             compute.accelerator.wait_for_everyone()
     parts = {block.part for block in adapter.blocks} & {m.part for m in modes if m.part is not None}
     scores = search.importance(saved.state, parts).scores(adapter)

@@ -58,6 +58,6 @@ class EvenTokenProblem(TokenProblem):
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Solve for the number of tokens to drop at each place; see ``comp.pipeline.steps.method``."""
+    """Solve for the number of tokens to drop at each place; see ``comp.registry.methods.Method.load``."""
     problem = EvenTokenProblem(**vars(token_problem(job, "matched", "proportional")))
     return pruned_at_once(job, problem, METHOD)

@@ -16,5 +16,5 @@ METHOD = "dart"
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Solve for the keep ratio of the one place; see ``comp.pipeline.steps.method``."""
+    """Solve for the keep ratio of the one place; see ``comp.registry.methods.Method.load``."""
     return prune_tokens(job, METHOD, same_share([early_place(job.adapter)], "diversity"))

@@ -15,5 +15,5 @@ METHOD = "fastv"
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Solve for the keep ratio of the one place; see ``comp.pipeline.steps.method``."""
+    """Solve for the keep ratio of the one place; see ``comp.registry.methods.Method.load``."""
     return prune_tokens(job, METHOD, same_share([early_place(job.adapter)], "mean_head"))

@@ -35,7 +35,7 @@ ALIGNMENT = 0.1  # weight of the alignment loss; the task's loss has weight 1
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Lower the keep ratio stage by stage while the dictionary learns; see ``comp.pipeline.steps.method``."""
+    """Lower the keep ratio stage by stage while the dictionary learns (``Method.load``)."""
     adapter, options = job.adapter, job.options
     problem = token_problem(job, "aligned", "one")
     check_learns(job, problem, METHOD)
@@ -59,6 +59,7 @@ def prune(job: PruningJob) -> Outcome:
             saved, line = _stage(job, problem, strength, saved)
             if job.compute.is_main:
                 save_search(job.folder, adapter, saved, line)
+                job.progress.stage(line)
             job.compute.accelerator.wait_for_everyone()
     plan = problem.plan(problem.drops(strength), job.model_name, METHOD)
     return Outcome(plan, saved.dense_metric, saved.metric, options.steps)

@@ -47,7 +47,7 @@ WIDTH_SHARE = 0.5  # of the FLOPs to remove; depth removes the rest
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Measure each module's error, then prune width and depth; see ``comp.pipeline.steps.method``."""
+    """Measure each module's error, then prune width and depth; see ``comp.registry.methods.Method.load``."""
     problem = parameter_problem(job)
     dense_metric, _ = measured(job, None)
     norms = problem.search.importance(problem.whole(), problem.parts).scores(job.adapter)

@@ -20,7 +20,7 @@ METHOD = "pdrop"
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Solve for the keep ratio of all places; see ``comp.pipeline.steps.method``."""
+    """Solve for the keep ratio of all places; see ``comp.registry.methods.Method.load``."""
     return prune_tokens(job, METHOD, drops_of(job.adapter))
 
 

@@ -35,7 +35,7 @@ METHOD = "sjp"
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Run UPop together with PyramidDrop or MADTP; see ``comp.pipeline.steps.method``."""
+    """Run UPop together with PyramidDrop or MADTP; see ``comp.registry.methods.Method.load``."""
     return prune_jointly(job, METHOD, simultaneous)
 
 
@@ -66,7 +66,7 @@ class Tokens:
 
 
 def prune_jointly(job: PruningJob, method: str, course: Course) -> Outcome:
-    """Prune in the stages of a course; see ``comp.pipeline.steps.method``."""
+    """Prune in the stages of a course; see ``comp.registry.methods.Method.load``."""
     tokens = tokens_of(job, method)
     problem = unchecked_problem(job)
     strength = agreed_strength(job, problem, tokens)

@@ -11,7 +11,7 @@ METHOD = "sjp-sequential"
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Run UPop, then PyramidDrop or MADTP; see ``comp.pipeline.steps.method``.
+    """Run UPop, then PyramidDrop or MADTP; see ``comp.registry.methods.Method.load``.
 
     Raises:
         CompExportError: also for fewer than two stages.

@@ -16,6 +16,6 @@ METHOD = "turbo"
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Solve for the keep ratio of all places; see ``comp.pipeline.steps.method``."""
+    """Solve for the keep ratio of all places; see ``comp.registry.methods.Method.load``."""
     problem = token_problem(job, "informativity", "similar")
     return pruned_at_once(job, problem, METHOD)

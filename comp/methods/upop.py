@@ -90,7 +90,7 @@ class Interval:
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Train while masks shrink, interval by interval; see ``comp.pipeline.steps.method``.
+    """Train while masks shrink, interval by interval; see ``comp.registry.methods.Method.load``.
 
     Raises:
         CompExportError: the rate is beyond the modes.
@@ -185,6 +185,8 @@ def _advanced(
     if job.compute.is_main:
         write_stages(job.folder, lines)
         _save(job, after)
+        if after.stage < len(intervals):
+            job.progress.stage(lines[-1])
     job.compute.accelerator.wait_for_everyone()
     return after
 

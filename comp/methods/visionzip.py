@@ -24,7 +24,7 @@ CONTEXTUAL = (10, 64)
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Solve for the number of tokens left of an image; see ``comp.pipeline.steps.method``."""
+    """Solve for the number of tokens left of an image; see ``comp.registry.methods.Method.load``."""
     adapter = job.adapter
     assert isinstance(adapter, LlavaAdapter)  # as the registry says
     shape, workload = adapter.shape, agreed_workload(job)

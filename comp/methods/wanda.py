@@ -30,7 +30,7 @@ BISECTIONS = 40
 
 
 def prune(job: PruningJob) -> Outcome:
-    """Score once and cut once; see ``comp.pipeline.steps.method``."""
+    """Score once and cut once; see ``comp.registry.methods.Method.load``."""
     problem = parameter_problem(job)
     with job.progress.task("pruning", 3) as task:
         dense_metric, _ = measured(job, None)

@@ -173,7 +173,9 @@ def request_of(options: PruneOptions, facts: ModelFacts, on_cpu: bool) -> "Prune
         rate_of=options.cost,
         reconstruct=is_comp and not options.no_reconstruction,
         train_stages=options.train_stages,
-        importance=ImportanceOptions(not options.no_cip, not options.no_cit, align),
+        importance=ImportanceOptions(
+            not options.no_cip, not options.no_cit, align, options.importance
+        ),
         strategy=StrategyOptions(
             exploration=0.0 if options.no_exploration else options.exploration,
             temperature=options.temperature,

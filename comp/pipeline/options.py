@@ -24,6 +24,7 @@ from comp.errors import CompExportError
 from comp.plan import RateOf
 from comp.registry.families import FAMILIES
 from comp.registry.family import Distill
+from comp.registry.importances import IMPORTANCES
 from comp.registry.methods import METHODS, method_called
 from comp.search.strategy import CostMetric
 from comp.utils.option_fields import OneOf, marks_of, refused
@@ -191,6 +192,11 @@ class PruneOptions(BaseModel):
         description="Train --steps-per-stage while the masks of a stage decay; otherwise recovery gets these "
         "steps (--method comp) [only if weights are not refitted].",
     )
+    importance: Annotated[str, OneOf(lambda: list(IMPORTANCES)), Paper("cim")] = Field(
+        "cim",
+        description="Formula for the importance of heads and channels: cim (Eq. 4), magnitude of weights "
+        "alone, or activation norms alone (--method comp).",
+    )
     no_cip: Annotated[bool, Paper(value=False)] = Field(
         default=False, description="Score parameters without token weights."
     )
@@ -254,6 +260,15 @@ class PruneOptions(BaseModel):
             raise CompExportError(f"--method {method}: choose from {', '.join(_methods())}")
         return method
 
+    @field_validator("importance")
+    @classmethod
+    def _check_importance(cls, importance: str) -> str:
+        if importance not in IMPORTANCES:
+            raise CompExportError(
+                f"--importance {importance}: choose from {', '.join(IMPORTANCES)}"
+            )
+        return importance
+
     @model_validator(mode="after")
     def _check_together(self) -> "PruneOptions":
         """Refuse options that exclude each other for every model."""
@@ -263,6 +278,11 @@ class PruneOptions(BaseModel):
             option = "--cost latency" if self.cost == "latency" else "--latency-table"
             raise CompExportError(
                 f"{option} with --method {self.method}: only comp prunes by time; leave one of them out"
+            )
+        if self.method != "comp" and self.importance != "cim":
+            raise CompExportError(
+                f"--importance {self.importance} with --method {self.method}, which has a formula of its "
+                "own: leave one of them out"
             )
         if self.race and (self.method != "comp" or self.recover == "none"):
             why = f"--method {self.method}" if self.method != "comp" else "--recover none"

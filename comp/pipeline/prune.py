@@ -1,6 +1,8 @@
 """Prune a model from start to end: search, cut, recover, measure, write a run directory."""
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from comp.adapter import FamilyAdapter
 from comp.checkpoints.dense_model import described
 from comp.checkpoints.locate import resolve_model
 from comp.checkpoints.model_size import parameters_of
+from comp.data.example import AnyExample, check_examples
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
 from comp.latency.table import LatencyTable, dense_block
@@ -24,7 +27,7 @@ from comp.runs import RunDirectory
 from comp.search.job import modes_of
 from comp.training.data import PruningData, embedded_data, own_data, split_data
 from comp.utils.compute import Compute
-from comp.utils.progress import Progress
+from comp.utils.progress import Callback, Progress
 
 
 def prune_model(
@@ -33,6 +36,8 @@ def prune_model(
     compute: Compute,
     quiet: bool = False,
     resume: bool = False,
+    examples: Sequence[AnyExample] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
     """Prune a model, as ``comp-export prune`` does.
 
@@ -43,6 +48,8 @@ def prune_model(
         compute: device and precision (that of ``options.dtype``).
         quiet: show no progress.
         resume: continue the interrupted run in the directory.
+        examples: own data, instead of the file that ``options.data`` names.
+        callbacks: follow the run.
 
     Returns:
         The content of ``run.json``.
@@ -53,9 +60,12 @@ def prune_model(
     """
     facts = facts_of(options.model)
     request = request_of(options, facts, on_cpu=compute.device.type == "cpu")
+    if examples is not None:
+        request = replace(request, data=f"{len(examples)} examples")
     if resume:
         check_resumable(run, request, facts.directory)
-    return run_pruning(request, run, compute, options, quiet, resume)
+    progress = Progress(quiet or not compute.is_main, callbacks)
+    return run_pruning(request, run, compute, options, progress, resume, examples)
 
 
 def run_pruning(
@@ -63,8 +73,9 @@ def run_pruning(
     run: RunDirectory,
     compute: Compute,
     options: PruneOptions,
-    quiet: bool = False,
+    progress: Progress,
     resume: bool = True,
+    examples: Sequence[AnyExample] | None = None,
 ) -> dict[str, Any]:
     """Carry a request out in a run directory.
 
@@ -73,13 +84,13 @@ def run_pruning(
         run: the directory; its lock is held.
         compute: device and precision.
         options: the options that the request was made from.
-        quiet: show no progress.
+        progress: shows the work.
         resume: continue an interrupted run, if there is one.
+        examples: own data, instead of the file that the request names.
 
     Returns:
         The content of ``run.json``.
     """
-    progress = Progress(quiet or not compute.is_main)
     began = time.time()
     compute.seconds.clear()
     state = run.state
@@ -94,7 +105,7 @@ def run_pruning(
     adapter = load()
     modes_of(adapter, request.search.modes)
     table = _table(request, adapter)
-    data = _data(request, adapter, compute)
+    data = _data(request, adapter, compute, examples)
     # Only now: if the model, modes or data are refused, there is nothing to resume.
     compute.accelerator.wait_for_everyone()  # until every process has read the state
     if compute.is_main and not resumed:
@@ -155,7 +166,15 @@ def _table(request: PruneRequest, adapter: FamilyAdapter) -> LatencyTable | None
     return table
 
 
-def _data(request: PruneRequest, adapter: FamilyAdapter, compute: Compute) -> PruningData:
+def _data(
+    request: PruneRequest,
+    adapter: FamilyAdapter,
+    compute: Compute,
+    examples: Sequence[AnyExample] | None,
+) -> PruningData:
+    if examples is not None:
+        check_examples(adapter.task, examples)
+        return own_data(adapter, compute, request.sizes, examples)
     if request.data is None:
         return embedded_data(adapter, compute, request.sizes)
     from comp.data.loading import has_splits, load_task_data
@@ -165,5 +184,5 @@ def _data(request: PruneRequest, adapter: FamilyAdapter, compute: Compute) -> Pr
         train = load_task_data(adapter.task, path, images, "train", request.follow_links)
         validation = load_task_data(adapter.task, path, images, "validation", request.follow_links)
         return split_data(adapter, compute, request.sizes, train, validation)
-    examples = load_task_data(adapter.task, path, images, follow_links=request.follow_links)
-    return own_data(adapter, compute, request.sizes, examples)
+    loaded = load_task_data(adapter.task, path, images, follow_links=request.follow_links)
+    return own_data(adapter, compute, request.sizes, loaded)

@@ -17,7 +17,8 @@ from comp.training.recovery import RecoverOptions
 from comp.utils.json_files import read_object
 
 DENSE = "dense"  # key of request.json: the dense model (``comp.checkpoints.dense_model.described``)
-LATER = {"follow_links": False}  # values of settings that requests of earlier releases lack
+# Values of settings that requests of earlier releases lack.
+LATER: dict[str, object] = {"follow_links": False, "search.importance.formula": "cim"}
 
 
 @dataclass(frozen=True)

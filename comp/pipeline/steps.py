@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +9,7 @@ from comp.adapter import FamilyAdapter, Forwarding
 from comp.latency.table import LatencyTable
 from comp.pipeline.resolve import ResolvedRequest
 from comp.plan import Part, PruningPlan
+from comp.registry.methods import method_called
 from comp.search.job import Outcome, PruningJob
 from comp.tokens.drop_rules import rules_from_plan
 from comp.training.data import PruningData
@@ -79,7 +79,8 @@ def search_and_cut(
     adapter.train_parts(_trained_parts(adapter, settings.trains))
     distiller = settings.distiller(context.compute, context.load, adapter)
     with settings.wrapping(adapter):
-        outcome = method(request.method)(job_of(context, settings, adapter, folder, distiller))
+        prune = method_called(request.method).load()
+        outcome = prune(job_of(context, settings, adapter, folder, distiller))
     if settings.recovery == "lora":
         distiller = None  # its teacher was this model, whose weights now include LoRA's
     return adapter.cut(outcome.plan), outcome, distiller
@@ -127,12 +128,3 @@ def _trained_parts(adapter: FamilyAdapter, modes: tuple[str, ...]) -> set[Part]:
     pruning = {*modes, *adapter.default_modes}
     parts: set[Part] = {mode.part for mode in adapter.modes if mode.part and mode.name in pruning}
     return parts | {"language"}
-
-
-def method(name: str) -> Callable[[PruningJob], Outcome]:
-    """Return the function ``prune`` of a method: of ``comp/methods/NAME.py``, hyphens as underscores.
-
-    ``prune`` may train the adapter's trainable weights. It raises ``CompExportError`` for a rate that the
-    modes cannot reach, and names the largest reachable rate.
-    """
-    return import_module(f"comp.methods.{name.replace('-', '_')}").prune

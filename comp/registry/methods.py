@@ -1,13 +1,19 @@
 """The pruning methods, one record each."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from comp.errors import CompExportError
+from comp.registry.code import resolve
 from comp.registry.families import FAMILIES
 from comp.registry.family import Family
 from comp.registry.modes import Kind, any_of
+
+MethodCode = Callable[[Any], Any]
+"""From a ``comp.search.job.PruningJob`` to an ``Outcome``."""
+
+F = TypeVar("F", bound=MethodCode)
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,8 @@ class Method:
         spares: by family, modes that are left alone though they are of these kinds.
         together: whether it needs a mode of each kind.
         differentiates: whether it needs gradients even where nothing is trained.
+        code: the function that prunes; ``None``: ``prune`` of the module in ``comp.methods`` with this name,
+            hyphens as underscores.
     """
 
     name: str
@@ -32,6 +40,16 @@ class Method:
     spares: dict[str, tuple[str, ...]] = field(default_factory=dict)
     together: bool = False
     differentiates: bool = False
+    code: MethodCode | None = None
+
+    def load(self) -> MethodCode:
+        """Return the function that prunes.
+
+        It may train the adapter's trainable weights. It raises ``CompExportError`` for a rate that the modes
+        cannot reach, and names the largest reachable rate.
+        """
+        name = self.name.replace("-", "_")
+        return self.code or resolve(f"comp.methods.{name}:prune")
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -48,7 +66,7 @@ class Method:
 
     def described(self) -> dict[str, Any]:
         """Its fields, and the families it is for."""
-        found = {name: value for name, value in vars(self).items() if name != "only"}
+        found = {name: value for name, value in vars(self).items() if name not in ("only", "code")}
         return found | {"families": self.families}
 
     def modes_among(self, modes: Sequence[str], family: Family) -> tuple[str, ...]:
@@ -214,3 +232,45 @@ METHODS: list[Method] = [
 def method_called(name: str) -> Method:
     """The method of this name, which is one of ``METHODS``."""
     return next(method for method in METHODS if method.name == name)
+
+
+def register_method(
+    name: str,
+    prunes: Sequence[Kind],
+    description: str,
+    *,
+    removes: Sequence[str] = (),
+    families: Sequence[str] | None = None,
+    differentiates: bool = False,
+) -> Callable[[F], F]:
+    """Register a pruning method for ``method=NAME``; a decorator of its function.
+
+    Args:
+        name: what users call it.
+        prunes: the kinds of modes it works with.
+        description: a sentence for users.
+        removes: what it removes, for users; by default the kinds of modes.
+        families: names of the families it is for; ``None``: every family.
+        differentiates: whether it needs gradients even where nothing is trained.
+
+    Raises:
+        CompExportError: the name is taken.
+    """
+    if any(method.name == name for method in METHODS):
+        raise CompExportError(f"the method {name!r} is registered already: choose another name")
+
+    def register(function: F) -> F:
+        METHODS.append(
+            Method(
+                name=name,
+                removes=tuple(removes or prunes),
+                prunes=tuple(prunes),
+                description=description,
+                only=None if families is None else tuple(families),
+                differentiates=differentiates,
+                code=function,
+            )
+        )
+        return function
+
+    return register

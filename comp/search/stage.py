@@ -19,6 +19,7 @@ from comp.adapter import FamilyAdapter, Forwarding, KeptShare, Mode, TokenKind
 from comp.importance.parameters import ParameterImportance, Scales, Unit, cheapest_units
 from comp.masks import BlockKey, Masks, StructureCounts
 from comp.plan import KEEP_UNIT, Part, Place, Workload
+from comp.registry.importances import IMPORTANCES
 from comp.search.bisection import find_threshold
 from comp.search.costs import Costs
 from comp.tokens.drop_rules import DropRules, RaisedRule, RatioRule
@@ -67,11 +68,16 @@ class SearchState:
 
 @dataclass(frozen=True)
 class ImportanceOptions:
-    """Switches of CIP and CIT, and the fewest channels that a layer keeps."""
+    """Switches of CIP and CIT, the fewest channels that a layer keeps, and the formula of importance.
+
+    Attributes:
+        formula: name of the formula (``comp.registry.importances``).
+    """
 
     cip: bool = True
     cit: bool = True
     min_channels: int = 16
+    formula: str = "cim"
 
 
 class Search:
@@ -168,7 +174,8 @@ class Search:
 
     def importance(self, state: SearchState, parts: set[Part]) -> ParameterImportance:
         """Run the calibration batches and collect importances of heads and channels."""
-        observer = ParameterImportance(parts, self.options.cip, self.adapter.has_cls)
+        formula = IMPORTANCES[self.options.formula]
+        observer = ParameterImportance(parts, self.options.cip, self.adapter.has_cls, formula)
         forwarding = self.forwarding(state)
         timed = self.compute.timed("importance")
         with timed, torch.no_grad(), self.compute.autocast():

@@ -1,9 +1,7 @@
 """``comp-export eval``: measure the accuracy of both artifacts of a run."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -15,7 +13,6 @@ from comp.commands.options import (
     threads_option,
 )
 from comp.utils.console import print_json, print_table, progress, say
-from comp.utils.files import write_text
 from serve.artifacts import ArtifactVariant
 from serve.commands.variants import variant_options
 
@@ -80,56 +77,36 @@ def command(
     both directions. With 95 % intervals; greedy. Writes reports/eval.json and reports/eval.md.
     """
     from comp.runs import hold, open_run
-    from comp.utils.machine import describe_machine, describe_versions
-    from serve.artifacts import artifacts_of, is_verified
-    from serve.evaluation.by_task import measure_of, task_of
-    from serve.evaluation.examples import examples_of
-    from serve.evaluation.scores import MeasureOptions, markdown
-    from serve.loading import engines_of
+    from serve.evaluation.of_run import EvalRequest, evaluate_run
+    from serve.evaluation.scores import MeasureOptions
 
-    hold(open_run(run), "eval")
-    directory, directories = artifacts_of(run, variant)
-    task = task_of(directories["compressed"])
-    examples, source = examples_of(task, data, images, split, limit, follow_links)
-    measure = measure_of(task, MeasureOptions(batch_size, max_new_tokens, gallery, options.seed))
-    engines = engines_of(directories, options.device, threads, variant)
-    results = {}
+    directory = open_run(run)
+    hold(directory, "eval")
+    request = EvalRequest(
+        data,
+        images,
+        follow_links,
+        split,
+        limit,
+        MeasureOptions(batch_size, max_new_tokens, gallery, options.seed),
+        options.device,
+        threads,
+        variant,
+    )
     with progress(disable=options.json) as bar:
-        for which, engine in engines.items():
-            shown = bar.add_task(which, total=len(examples))
-            results[which] = measure(engine, examples, partial(bar.advance, shown))
-    dense, compressed = results["dense"], results["compressed"]
-    report: dict[str, Any] = {
-        "run": str(directory.path),
-        "data": source,
-        "task": task,
-        "metric": measure.metric,
-        "device": engines["dense"].device,
-        "backend": engines["dense"].backend,
-        "provider": engines["dense"].provider,
-        "artifact": {"flavour": variant.flavour, "precision": variant.precision},
-        "dense": dense.to_dict(),
-        "compressed": compressed.to_dict(),
-        "same_answer": _same(dense.predictions, compressed.predictions),
-        "verified": all(is_verified(path) for path in directories.values()),
-        "machine": describe_machine(),
-        "versions": describe_versions(),
-    }
-    name = f"eval{variant.suffix}"
-    directory.write_report(name, report)
-    title = f"Accuracy of {directory.path.name} on {source['name']}"
-    write_text(directory.reports / f"{name}.md", markdown(dense, compressed, title, measure.metric))
+
+        def started(name: str, total: int) -> Callable[[int], None]:
+            shown = bar.add_task(name, total=total)
+            return lambda count: bar.advance(shown, count)
+
+        result = evaluate_run(directory, request, started)
     if options.json:
-        print_json(report)
+        print_json(result.report)
         return
-    second = compressed.rows
+    second = result.compressed.rows
     rows = [
-        (name, figure.n, figure.cell(), second[name].cell()) for name, figure in dense.rows.items()
+        (name, figure.n, figure.cell(), second[name].cell())
+        for name, figure in result.dense.rows.items()
     ]
-    print_table(title, ("", "n", "dense", "compressed"), rows)
-    say(f"wrote {directory.reports / name}.json, {name}.md")
-
-
-def _same(first: Sequence[str], second: Sequence[str]) -> float:
-    """Share of examples to which both artifacts give the same answer."""
-    return sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
+    print_table(result.title, ("", "n", "dense", "compressed"), rows)
+    say(f"wrote {directory.reports / result.name}.json, {result.name}.md")

@@ -1,18 +1,12 @@
 """``comp-export verify``: verify the artifacts of a run."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from comp.commands.options import CommonOptions, common_options, data_options, run_argument
 from comp.utils.console import print_json, print_table, progress, say
-
-if TYPE_CHECKING:
-    from comp.plan import Task
-    from export.proof.interface import Examples
 
 EXIT_FAILED = 1
 
@@ -65,29 +59,27 @@ def command(
     OpenVINO. Engines need an NVIDIA GPU; what cannot run here is listed as not compared. Writes
     reports/verify.json and verify.md, marks the artifacts, and exits with status 1 if a link does not hold.
     """
-    from comp.runs import hold, open_run
-    from comp.utils.device import torch_device
-    from export.proof.chain import VerifyRequest, task_of, verify_run
+    from export.api import verify
     from export.proof.first_link.report import COLUMNS, notes_of, rows_of
-    from serve.first_link.links import EXAMPLES, FromUsers
 
-    directory = open_run(run)
-    hold(directory, "verify")
-    examples, source = _examples(task_of(directory), data, images, follow_links, questions)
-    request = VerifyRequest(examples, source, questions, max_new_tokens)
-    # Torch must compute in float32; GPUs may round matrix products, so "auto" is the CPU here.
-    device = "cpu" if options.device == "auto" else torch_device(options.device)
     with progress(disable=options.json) as bar:
 
         def started(name: str, total: int) -> Callable[[], None]:
             task = bar.add_task(name, total=total)
             return lambda: bar.advance(task)
 
-        first = FromUsers(
-            examples, min(EXAMPLES, questions), max_new_tokens, answer_seconds, model=model
+        report = verify(
+            run,
+            questions=questions,
+            data=data,
+            images=images,
+            follow_links=follow_links,
+            max_new_tokens=max_new_tokens,
+            answer_seconds=answer_seconds,
+            model=model,
+            device=options.device,
+            started=started,
         )
-        links = partial(first.of_run, device, started)
-        report = verify_run(directory, request, links, device, started, model)
     if options.json:
         print_json(report)
     else:
@@ -109,21 +101,10 @@ def command(
             for link in report["links"]
         ]
         columns = ("link", "holds", "outputs", "kept differ", "answers differ", "ties")
-        print_table(f"{report['questions']} examples of {source}", columns, rows, numbers_from=2)
+        print_table(
+            f"{report['questions']} examples of {report['data']}", columns, rows, numbers_from=2
+        )
     for each in report["skipped"] if not options.json else ():
         say(f"not compared: {each['name']}: {each['reason']}")
     if not report["ok"]:
         click.get_current_context().exit(EXIT_FAILED)
-
-
-def _examples(
-    task: "Task", data: Path | None, images: Path | None, follow_links: bool, questions: int
-) -> tuple["Examples", str]:
-    if data is not None:
-        from comp.data.loading import has_splits, load_task_data
-
-        of: Any = "test" if has_splits(data) else None
-        return load_task_data(task, data, images, of, follow_links), str(data)
-    from comp.data.embedded import embedded_examples
-
-    return embedded_examples(task, "test", questions), "EmojiScenes test"

@@ -167,10 +167,10 @@ class MeasureOptions:
         seed: seed of generation.
     """
 
-    batch_size: int
-    max_new_tokens: int
-    gallery: int
-    seed: int
+    batch_size: int = 16
+    max_new_tokens: int = 32
+    gallery: int = 200
+    seed: int = 0
 
     @property
     def generation(self) -> GenerationOptions:

@@ -72,6 +72,7 @@ def measured(job: PruningJob, plan: PruningPlan, pruned: FamilyAdapter, shares: 
         macs = plan.macs_dense, plan.macs_dense, plan.macs
         line = stage_line(1, MODE, macs, (dense_metric, metric, loss), shares)
         write_stages(job.folder, [line])
+        job.progress.stage(line)
     compute.accelerator.wait_for_everyone()
     return Outcome(plan, dense_metric, metric, 0)
 

@@ -194,6 +194,7 @@ def pruned_at_once(job: PruningJob, problem: TokenProblem, method: str) -> Outco
     if job.compute.is_main:
         line = line_of(problem, 1, (), drops, (dense_metric, *after))
         write_stages(job.folder, [line])
+        job.progress.stage(line)
     job.compute.accelerator.wait_for_everyone()
     plan = problem.plan(drops, job.model_name, method)
     return Outcome(plan, dense_metric, after[0], steps=0)

@@ -162,5 +162,6 @@ def concluded(
     line = next_line(problem, lines, mode or problem.name, dense_metric, after, plan.drops)
     if job.compute.is_main:
         write_stages(job.folder, [*lines, line])
+        job.progress.stage(line)
     job.compute.accelerator.wait_for_everyone()
     return Outcome(plan, dense_metric, metric, steps)

@@ -60,7 +60,7 @@ class Begun(Exception):
 
 
 def begun(monkeypatch, dense, out, *more):
-    def run_pruning(request, run, compute, options, quiet, resume):
+    def run_pruning(request, run, compute, options, progress, resume, examples):
         raise Begun("resumed" if resume else "started")
 
     with monkeypatch.context() as patched:

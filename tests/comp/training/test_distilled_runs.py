@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from comp.adapter import Forwarding
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
-from comp.pipeline.steps import method as prune_with
 from comp.registry.families import FAMILIES
 from comp.registry.methods import METHODS
 from comp.runs import open_run
@@ -86,7 +85,7 @@ def test_every_method_that_trains_learns_from_the_teacher_in_all_its_steps(
     options = replace(job.options, modes=modes)
     teacher = deepcopy(job.adapter)
     distiller = Distiller(DistillOptions("both"), teacher, job.compute)
-    outcome = prune_with(method.name)(replace(job, options=options, distiller=distiller))
+    outcome = method.load()(replace(job, options=options, distiller=distiller))
     assert len(lessons) == outcome.steps
 
 

@@ -1,0 +1,148 @@
+"""``export.onnx`` and ``export.verify``: export a run and prove it, from Python.
+
+Both compare with what users call, the engines of ``serve``. That package imports this one, so its part is
+loaded by name.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from comp.data.example import AnyExample, check_examples
+from comp.registry.code import resolve
+from comp.runs import RunDirectory, run_at
+from comp.utils.device import Device, torch_device
+from export.artifact.manifest import Flavour, Precision, Rounding
+from export.proof.chain import VerifyRequest, task_of, verify_run
+from export.run_exporter import EXAMPLES, Exported, ExportRequest, Started, export_run
+
+CHECK = "serve.first_link.export_check:check_of_export"
+FIRST_LINKS = "serve.first_link.links"
+Data = str | Path | Sequence[AnyExample]
+
+
+def onnx(
+    run: RunDirectory | str | Path,
+    *,
+    precision: Precision = "float32",
+    flavour: Flavour = "onnxruntime",
+    rounding: Rounding = "nearest",
+    examples: int = EXAMPLES,
+    data: Data | None = None,
+    images: str | Path | None = None,
+    follow_links: bool = False,
+    dense: bool = True,
+    model: str | None = None,
+    force: bool = False,
+    resume: bool = False,
+    check: bool = True,
+    started: Started = lambda name, total: lambda: None,
+) -> Exported:
+    """Export a run to ONNX: its slim checkpoint and, as the baseline, the dense model.
+
+    Args:
+        run: a finished run, or its directory.
+        precision: of weights, computation and caches.
+        flavour: ``onnxruntime``: its fused operators; ``standard``: ONNX operators only.
+        rounding: of int4: ``nearest``, or ``calibrated`` on examples.
+        examples: number of examples to calibrate on.
+        data: own examples to calibrate on, or to measure activations on before float16: a file, or a
+            sequence of examples.
+        images: the folder of the images that a file names.
+        follow_links: also read images through links that leave that folder.
+        dense: also export the dense model.
+        model: the dense model, if it is no longer where the run names it.
+        force: replace existing artifacts.
+        resume: keep complete artifacts, and write the missing ones.
+        check: compare each artifact with transformers before it is moved into place.
+        started: called with a step's name and length; returns the callback for its progress.
+
+    Returns:
+        The directories and manifests of the artifacts, and warnings.
+
+    Raises:
+        CompExportError: as for ``export.run_exporter.export_run``.
+    """
+    directory = run_at(run)
+    request = ExportRequest(
+        flavour=flavour,
+        precision=precision,
+        rounding=rounding,
+        examples=examples,
+        data=Path(data) if isinstance(data, str) else data,
+        images=None if images is None else Path(images),
+        follow_links=follow_links,
+        dense=dense,
+        model=model,
+        force=force,
+        resume=resume,
+    )
+    with directory.locked("onnx"):
+        return export_run(directory, request, resolve(CHECK) if check else None, started)
+
+
+def verify(
+    run: RunDirectory | str | Path,
+    *,
+    questions: int = 200,
+    data: Data | None = None,
+    images: str | Path | None = None,
+    follow_links: bool = False,
+    max_new_tokens: int = 16,
+    answer_seconds: float | None = None,
+    model: str | None = None,
+    device: Device = "auto",
+    started: Started = lambda name, total: lambda: None,
+) -> dict[str, Any]:
+    """Verify that transformers and all artifacts of a run give the same answers.
+
+    Args:
+        run: an exported run, or its directory.
+        questions: number of examples that each variant answers.
+        data: own examples: a file, or a sequence of examples; by default EmojiScenes.
+        images: the folder of the images that a file names.
+        follow_links: also read images through links that leave that folder.
+        max_new_tokens: length of the greedy answers to compare.
+        answer_seconds: time after which transformers only reads further requests, without answering.
+        model: the dense model, if it is no longer where the run names it.
+        device: of torch; ``auto`` is the CPU, as GPUs may round matrix products.
+        started: called with a step's name and length; returns the callback for its progress.
+
+    Returns:
+        The content of ``reports/verify.json``; its ``ok`` says whether every link holds.
+
+    Raises:
+        CompExportError: as for ``export.proof.chain.verify_run``, or data that cannot be read.
+    """
+    directory = run_at(run)
+    with directory.locked("verify"):
+        folder = None if images is None else Path(images)
+        examples, source = _examples(task_of(directory), data, folder, follow_links, questions)
+        request = VerifyRequest(examples, source, questions, max_new_tokens)
+        place = "cpu" if device == "auto" else torch_device(device)
+        serve: Any = resolve(FIRST_LINKS)
+        count = min(serve.EXAMPLES, questions)
+        first = serve.FromUsers(examples, count, max_new_tokens, answer_seconds, model=model)
+        links = partial(first.of_run, place, started)
+        return verify_run(directory, request, links, place, started, model)
+
+
+def _examples(
+    task: Any, data: Data | None, images: Path | None, follow_links: bool, count: int
+) -> tuple[Any, str]:
+    """Return examples of a task, and the name of their source."""
+    if data is None:
+        from comp.data.embedded import embedded_examples
+
+        return embedded_examples(task, "test", count), "EmojiScenes test"
+    if not isinstance(data, str | Path):
+        check_examples(task, data)
+        return data, f"{len(data)} examples"
+    from comp.data.loading import has_splits, load_task_data
+
+    path = Path(data)
+    return (
+        load_task_data(task, path, images, "test" if has_splits(path) else None, follow_links),
+        str(data),
+    )
