@@ -47,7 +47,7 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
     assert comp.open_run(Path("runs/squared")).read_record()["options"]["importance"] == "squared"
     shown = capsys.readouterr().out
     assert "did you mean 'stages'?" in shown
-    assert re.search(r"^1 (vision|language)_(tokens|parameters) [01]\.\d+$", shown, re.MULTILINE)
+    assert re.search(r"^1 (vision|language)_(tokens|parameters) \d+$", shown, re.MULTILINE)
 
 
 @pytest.mark.parametrize("package", [comp, export, serve, demo], ids=lambda each: each.__name__)
