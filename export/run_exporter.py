@@ -214,7 +214,7 @@ def _kept(run: RunDirectory, request: ExportRequest) -> dict[Which, Manifest]:
         if recorded != expected:
             raise CompExportError(
                 f"{directory} was exported from another plan, with another rounding or by another release "
-                f"({_words(recorded)}, asked for is {_words(expected)}): pass --force to replace it"
+                f"({_words(recorded)}, requested: {_words(expected)}): pass --force to replace it"
             )
         kept[which] = manifest
     return kept
@@ -262,8 +262,8 @@ def _tried(run: RunDirectory, request: ExportRequest, warnings: list[str]) -> Ex
         return None
     if run.load_plan().task is None:
         warnings.append(
-            f"activations were not measured: the plan of {run.path} does not say what the model is asked to "
-            "do; look with `comp-export eval` whether float16 holds them"
+            f"activations were not measured: the plan of {run.path} names no task; check with "
+            "`comp-export eval` whether float16 holds them"
         )
         return None
     from export.activations import FEW
