@@ -109,6 +109,6 @@ class Family:
             *("name", "model_types", "description", "modes", "default_modes", "exports"),
             *("taught", "lacks", "race"),
         )
-        found = {name: getattr(self, name) for name in names}
+        choices = {name: getattr(self, name) for name in names}
         taught = {name: vars(teaching) for name, teaching in self.taught.items()}
-        return found | {"teaching": vars(self.teaching), "taught": taught}
+        return choices | {"teaching": vars(self.teaching), "taught": taught}

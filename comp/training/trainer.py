@@ -58,11 +58,11 @@ def prefetched(compute: Compute, make: Callable[[int], Any], steps: range) -> It
     with ThreadPoolExecutor(max_workers=1) as pool:
         ahead = [pool.submit(make, step) for step in steps[:2]]
         for step in steps:
-            ready = ahead.pop(0)
+            next_batch = ahead.pop(0)
             if step + 2 in steps:
                 ahead.append(pool.submit(make, step + 2))
             with compute.timed("data"):
-                made = ready.result()
+                made = next_batch.result()
             yield made
 
 

@@ -134,15 +134,15 @@ BOUNDS: Mapping[Precision, Bounds] = {
 }
 
 
-def differences(expected: Output, found: Output) -> dict[Measured, float]:
+def differences(expected: Output, actual: Output) -> dict[Measured, float]:
     """The largest difference by each measure of the kind, over the rows; NaN where a number is none.
 
     Args:
         expected: numbers of the reference.
-        found: the same numbers of another variant.
+        actual: the same numbers of another variant.
     """
     kind = expected.kind
-    mine, theirs = (each.values.astype(np.float64) for each in (expected, found))
+    mine, theirs = (each.values.astype(np.float64) for each in (expected, actual))
     apart = np.abs(mine - theirs) / expected.scale
     result: dict[Measured, float] = {(kind, "absolute"): _most(apart)}
     if kind == "embedding":
@@ -181,19 +181,19 @@ class Worst:
 
     by: dict[Measured, float] = field(default_factory=dict)
 
-    def add(self, found: Mapping[Measured, float]) -> None:
+    def add(self, others: Mapping[Measured, float]) -> None:
         """Add other differences; one that is no number is larger than any."""
-        for measured, value in found.items():
+        for measured, value in others.items():
             self.by[measured] = larger(self.by.get(measured, 0.0), value)
 
     @property
     def absolute(self) -> float:
         """The largest difference of two numbers, over all kinds; a cosine's in its own scale."""
-        found = 0.0
+        largest = 0.0
         for (_, measure), value in self.by.items():
             if measure == "absolute":
-                found = larger(found, value)
-        return found
+                largest = larger(largest, value)
+        return largest
 
     def beyond(self, bounds: Bounds) -> list[Measured]:
         """The measures that exceed their bound, or are no number."""
@@ -218,8 +218,8 @@ class Worst:
 
 
 def compared(
-    expected: Sequence[Output], found: Sequence[Output]
+    expected: Sequence[Output], actual: Sequence[Output]
 ) -> Iterable[dict[Measured, float]]:
     """Return the differences of outputs in the same order on both sides."""
-    for mine, theirs in zip(expected, found, strict=True):
+    for mine, theirs in zip(expected, actual, strict=True):
         yield differences(mine, theirs)

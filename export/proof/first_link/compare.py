@@ -150,12 +150,12 @@ def answers_of(
     done: Callable[[], None] = lambda: None,
 ) -> Answers:
     """Read every request on a side; its model runs on the first, and on others while ``goes_on``."""
-    found = Answers(side.name, not_run=side.not_run)
+    answers = Answers(side.name, not_run=side.not_run)
     for index, request in enumerate(requests):
         run = not side.not_run and (index == 0 or goes_on())
-        found.readings.append(side.read(request, max_new_tokens, run))
+        answers.readings.append(side.read(request, max_new_tokens, run))
         done()
-    return found
+    return answers
 
 
 def compare_readings(
@@ -185,10 +185,10 @@ def compare_readings(
     link.not_run = expected.not_run or side.not_run
     for request, wanted in zip(requests, expected.readings, strict=True):
         run = not side.not_run and isinstance(wanted, Reading) and wanted.outputs is not None
-        found = side.read(request, max_new_tokens, run)
+        actual = side.read(request, max_new_tokens, run)
         nudges = NUDGES if drops and run else 0
         again = [partial(reference.nudged, request, max_new_tokens, n) for n in range(nudges)]
-        _add(link, request, wanted, found, expected.name, reference, side, again)
+        _add(link, request, wanted, actual, expected.name, reference, side, again)
         done()
     return link
 
@@ -197,7 +197,7 @@ def _add(
     link: FirstLink,
     request: Request,
     wanted: Reading | Refused,
-    found: Reading | Refused,
+    actual: Reading | Refused,
     reference_name: str,
     reference: Side,
     side: Side,
@@ -205,12 +205,12 @@ def _add(
 ) -> None:
     link.requests += 1
     link.awkward += request.awkward
-    if isinstance(wanted, Refused) or isinstance(found, Refused):
-        if isinstance(wanted, Refused) and isinstance(found, Refused):
+    if isinstance(wanted, Refused) or isinstance(actual, Refused):
+        if isinstance(wanted, Refused) and isinstance(actual, Refused):
             link.both_refused.append(request.name)
             return
         which, refusal = (
-            (reference_name, wanted) if isinstance(wanted, Refused) else (side.name, found)
+            (reference_name, wanted) if isinstance(wanted, Refused) else (side.name, actual)
         )
         assert isinstance(refusal, Refused)
         link.refused[request.name] = f"{which}: {refusal.reason}"
@@ -221,10 +221,14 @@ def _add(
         return
     link.compared += 1
     once = FirstLink(link.name, link.precision)
-    parted = next(_differences(once, request, wanted, found, reference, side), None)
+    parted = next(_differences(once, request, wanted, actual, reference, side), None)
     link.run += once.run
     link.pixel_difference = larger(link.pixel_difference, once.pixel_difference)
-    if parted is not None and parted[0] in OF_OUTPUTS and _moves_there(once, request, found, again):
+    if (
+        parted is not None
+        and parted[0] in OF_OUTPUTS
+        and _moves_there(once, request, actual, again)
+    ):
         link.tied.append(request.name)  # from here on the two see different tokens, and rightly so
         return
     link.outputs.add(once.outputs.by)
@@ -234,14 +238,14 @@ def _add(
 
 
 def _moves_there(
-    link: FirstLink, request: Request, found: Reading, again: Sequence[Callable[[], Any]]
+    link: FirstLink, request: Request, actual: Reading, again: Sequence[Callable[[], Any]]
 ) -> bool:
     """Whether transformers answers as the other side did, when its inputs move by rounding."""
     for ask in again:
         moved = ask()
-        if isinstance(moved, Reading) and moved.outputs is not None and found.outputs is not None:
+        if isinstance(moved, Reading) and moved.outputs is not None and actual.outputs is not None:
             scratch = FirstLink(link.name, link.precision)
-            if next(_of_outputs(scratch, request, moved.outputs, found.outputs), None) is None:
+            if next(_of_outputs(scratch, request, moved.outputs, actual.outputs), None) is None:
                 return True
     return False
 
@@ -250,20 +254,20 @@ def _differences(
     link: FirstLink,
     request: Request,
     wanted: Reading,
-    found: Reading,
+    actual: Reading,
     reference: Side,
     side: Side,
 ) -> Iterator[tuple[Step, str]]:
     """The steps where two readings differ, the first one first."""
-    if not np.array_equal(wanted.input_ids, found.input_ids):
+    if not np.array_equal(wanted.input_ids, actual.input_ids):
         # Templates matter by what the tokenizer makes of them: a leading BOS may be its work.
-        mine_said, theirs_said = wanted.prompt, found.prompt
+        mine_said, theirs_said = wanted.prompt, actual.prompt
         if mine_said is None or theirs_said is None:
             pass
         elif not (mine_said.endswith(theirs_said) or theirs_said.endswith(mine_said)):
             yield "template", f"{_short(mine_said)} against {_short(theirs_said)}"
-        yield "tokens", _tokens(wanted.input_ids, found.input_ids)
-    mine, theirs = wanted.pixel_values, found.pixel_values
+        yield "tokens", _tokens(wanted.input_ids, actual.input_ids)
+    mine, theirs = wanted.pixel_values, actual.pixel_values
     if (mine is None) != (theirs is None):
         yield "resize", f"{_shape(mine)} against {_shape(theirs)}"
     elif mine is not None and theirs is not None:
@@ -274,17 +278,17 @@ def _differences(
             link.pixel_difference = max(link.pixel_difference, apart)
             if not apart <= PIXELS:
                 yield _where(request, reference, side), f"pixel values differ by {apart:.2g}"
-    if wanted.outputs is not None and found.outputs is not None:
+    if wanted.outputs is not None and actual.outputs is not None:
         link.run += 1
-        yield from _of_outputs(link, request, wanted.outputs, found.outputs)
+        yield from _of_outputs(link, request, wanted.outputs, actual.outputs)
 
 
 def _of_outputs(
-    link: FirstLink, request: Request, wanted: Outputs, found: Outputs
+    link: FirstLink, request: Request, wanted: Outputs, actual: Outputs
 ) -> Iterator[tuple[Step, str]]:
     tolerance = TOLERANCES[link.precision]
     for step, numbers in wanted.values.items():
-        theirs = found.values[step]
+        theirs = actual.values[step]
         if numbers.values.shape != theirs.values.shape:
             yield step, f"{_shape(numbers.values)} against {_shape(theirs.values)}"
             return
@@ -297,21 +301,21 @@ def _of_outputs(
                 for each in beyond
             )
             yield step, f"{numbers.kind}: they differ by {', '.join(apart)}"
-    if wanted.tokens is None or found.tokens is None:
+    if wanted.tokens is None or actual.tokens is None:
         return
-    pairs = enumerate(zip(wanted.tokens, found.tokens, strict=False))
+    pairs = enumerate(zip(wanted.tokens, actual.tokens, strict=False))
     place = next((i for i, (mine, theirs) in pairs if mine != theirs), None)
-    if place is None and (len(wanted.tokens), wanted.ended) != (len(found.tokens), found.ended):
-        place = min(len(wanted.tokens), len(found.tokens))
+    if place is None and (len(wanted.tokens), wanted.ended) != (len(actual.tokens), actual.ended):
+        place = min(len(wanted.tokens), len(actual.tokens))
     if place is None:
-        if wanted.text.strip() != found.text.strip():
-            yield "text", f"{_short(wanted.text)} against {_short(found.text)}"
+        if wanted.text.strip() != actual.text.strip():
+            yield "text", f"{_short(wanted.text)} against {_short(actual.text)}"
         return
     if place < len(wanted.margins) and wanted.margins[place] <= tolerance.near:
         link.tied.append(request.name)
         return
-    step = "stop" if place >= min(len(wanted.tokens), len(found.tokens)) else "answer"
-    yield step, f"{_answer(wanted)} against {_answer(found)}"
+    step = "stop" if place >= min(len(wanted.tokens), len(actual.tokens)) else "answer"
+    yield step, f"{_answer(wanted)} against {_answer(actual)}"
 
 
 def _where(request: Request, reference: Side, side: Side) -> Step:
