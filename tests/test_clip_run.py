@@ -186,24 +186,3 @@ def test_texts_of_all_lengths_stay_in_order(run):
     for place, rows in together.kept.items():
         for row, each in zip(rows, alone, strict=True):
             assert row.tolist() == each.kept[place][0].tolist()
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:Use del obj instead:DeprecationWarning")
-def test_engines_are_built(run):
-    """TensorRT for RTX builds for another machine's GPU; here they are listed as not compared."""
-    pytest.importorskip("tensorrt_rtx")
-    called("onnx", run, "--no-check", "--flavour", "standard", "--precision", "float16")
-    built = called("tensorrt", run, "--compute-capability", "8.9", "--max-batch", "4")
-    for name, form in (("tensorrt", "decomposed"), ("tensorrt-dense", "fused")):
-        engines = built["engines"][name]["engines"]
-        assert set(engines) == {"vision_model", "text_model"}
-        for engine in engines.values():
-            attention = [block["attention"] for block in engine["blocks"]]
-            # Ranking tokens needs the attention weights, which a fused kernel does not return.
-            assert attention == [form, form, "fused"]
-        (profile,) = engines["vision_model"]["profiles"]
-        assert [shape[0] for shape in profile["shapes"]["pixel_values"]] == [1, 1, 4]
-    report = called("verify", run, "--questions", "4", "--answer-seconds", "0")
-    names = {each["name"] for each in report["skipped"]}
-    assert names == {"TensorRT (tensorrt)", "TensorRT (tensorrt-dense)"}

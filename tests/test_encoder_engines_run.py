@@ -118,6 +118,10 @@ def test_every_engine_is_built(runs, kind):
         assert sum(b["attention"] == FUSED for b in ranking) < sum(
             form == FUSED for name in ENGINES[kind] for form in DENSE[name]
         )
+    if kind == "clip":
+        for engine in cut["engines"].values():
+            attention = [block["attention"] for block in engine["blocks"]]
+            assert attention == [ALONE, ALONE, FUSED]
     manifest = read_engine_manifest(run / "tensorrt")
     assert manifest.artifact.task == TASK.get(kind, kind)
     assert manifest.limits.max_batch == 4

@@ -339,9 +339,3 @@ def test_the_wrong_field_is_named(llava: Path, fields: dict[str, object], messag
         read_config(llava)
     assert message in str(refused.value)
     assert str(llava / "config.json") in str(refused.value)
-
-
-def test_a_byte_order_mark_is_ignored(llava: Path) -> None:
-    path = llava / "config.json"
-    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
-    assert read_config(llava)["model_type"] == "llava"

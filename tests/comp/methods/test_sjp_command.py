@@ -58,6 +58,11 @@ def test_a_llava_of_fewer_heads_that_ranks_by_the_next_layer(checkpoint, tmp_pat
     modes = ("--modes", "vt,lt,lp,vp", "--align", "4")
     plan, record = from_prune_to_verify(checkpoint, tmp_path / "run", "sjp", *modes, rate=0.4)
     assert {drop.ranking for drop in plan.drops} == {"next_layer"}
+    config = json.loads((tmp_path / "run" / "checkpoint" / "config.json").read_text())
+    assert [drop["ranking"] for drop in config["pruning"]["drops"]] == ["next_layer"] * 3
+    report = json.loads((tmp_path / "run" / "reports" / "verify.json").read_text())
+    assert {link["questions"] for link in report["links"]} == {3}
+    assert [len(link["kept"]) for link in report["links"]] == [3, 3]
     # Text tokens are not dropped, and the record says so.
     assert record["modes"] == ["vision_tokens", "language_parameters", "vision_parameters"]
 

@@ -15,7 +15,6 @@ from comp.flops.llava import llava_macs
 from comp.methods import dart, fastv, pdrop
 from comp.methods.common.decoder_tokens import early_place, same_share, solved
 from comp.plan import Workload
-from comp.runs import open_run
 from comp.search.job import agreed_workload
 from comp.tokens.drop_rules import rules_from_plan
 from tests.comp.jobs import small_job
@@ -27,12 +26,6 @@ METHODS = {
 }
 QUICK = ("--recover-steps", "3", "--stages", "1", "--steps-per-stage", "2", "--batch-size", "4")
 QUICK += ("--calibration", "8", "--validation", "8", "--dtype", "float32", "--device", "cpu")
-
-
-def call(*words):
-    result = CliRunner().invoke(cli, [str(word) for word in words], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout) if "--json" in words else result.stdout
 
 
 class Sizes:
@@ -130,26 +123,3 @@ def test_clip_and_other_modes_are_refused_with_the_reason(checkpoint, tmp_path):
     words += ["--model", str(checkpoint), "--modes", "lt"]
     with pytest.raises(CompExportError, match="pdrop prunes vision_tokens alone"):
         CliRunner().invoke(cli, words, catch_exceptions=False)
-
-
-@pytest.mark.slow
-def test_pdrop_from_prune_to_verify(checkpoint, tmp_path):
-    """Run a method with its own ranking from prune to verify."""
-    out = tmp_path / "small"
-    words = ("prune", "--model", checkpoint, "--rate", "0.15", "--out", out, "--method", "pdrop")
-    printed = call(*words, *QUICK, "--json")
-    run = open_run(out)
-    plan, record = run.load_plan(), run.read_record()
-    assert printed["rate"] == plan.rate
-    assert record["modes"] == ["vision_tokens"]
-    assert (record["method"], record["request"]["method"]) == ("pdrop", "pdrop")
-    config = json.loads((run.checkpoint / "config.json").read_text())
-    assert [drop["ranking"] for drop in config["pruning"]["drops"]] == ["next_layer"] * 3
-    for name in ("structure.png", "trajectory.png"):
-        assert (run.reports / name).is_file()
-    call("onnx", out, "--no-check", "--no-dense", "--json")
-    report = call("verify", out, "--questions", 3, "--answer-seconds", 0, "--json")
-    assert report["ok"]
-    assert {link["questions"] for link in report["links"]} == {3}
-    assert [len(link["kept"]) for link in report["links"]] == [3, 3]
-    assert "pdrop" in call("inspect", out)

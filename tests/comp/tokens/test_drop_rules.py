@@ -52,12 +52,6 @@ def test_ratio_rule_equals_brute_force(seed, vision, text, answers, ratios):
     assert result[:, query[0]].all()
 
 
-@given(n=st.integers(0, 100_000), thousandths=st.integers(1, 1000))
-def test_keep_count_is_the_exact_ceiling(n, thousandths):
-    count = keep_count(n, thousandths / 1000)
-    assert (count - 1) * 1000 < n * thousandths <= count * 1000 or n == count == 0
-
-
 def test_strongest_head_counts_and_masked_heads_do_not():
     # Two heads, two tokens: head 0 looks at token 0, head 1 at token 1.
     scores = torch.tensor([[[4.0, 0.0], [0.0, 2.0]]])
