@@ -18,15 +18,15 @@ F = TypeVar("F", bound=MethodCode)
 
 @dataclass(frozen=True)
 class Method:
-    """A pruning method: what it removes, for which families, and why not for the others.
+    """A pruning method: what it removes, its families, and the reasons why others are not supported.
 
     Attributes:
-        prunes: the kinds of modes it works with; modes of other kinds are left alone.
-        only: names of the families it is for; none: every family.
-        elsewhere: by family that it is not for, the reason.
-        spares: by family, modes that are left alone though they are of these kinds.
+        prunes: the kinds of modes that it prunes; modes of other kinds are ignored.
+        only: names of its families; ``None``: every family.
+        elsewhere: by unsupported family, the reason.
+        spares: by family, modes of these kinds that are ignored nevertheless.
         together: whether it needs a mode of each kind.
-        differentiates: whether it needs gradients even where nothing is trained.
+        differentiates: whether it needs gradients even without training.
         code: the function that prunes; ``None``: ``prune`` of the module in ``comp.methods`` with this name,
             hyphens as underscores.
     """
@@ -53,26 +53,26 @@ class Method:
 
     @property
     def families(self) -> tuple[str, ...]:
-        """Names of the families it is for."""
+        """Names of the families that it supports."""
         return tuple(family.name for family in FAMILIES if self.takes(family))
 
     def takes(self, family: Family) -> bool:
-        """Whether it is for a family."""
+        """Whether it supports a family."""
         return self.only is None or family.name in self.only
 
     def why_not(self, family: Family) -> str:
-        """The reason why it is not for a family."""
+        """Return the reason why it does not support a family."""
         return self.elsewhere.get(family.name, f"it is only for {', '.join(self.only or ())}")
 
     def described(self) -> dict[str, Any]:
-        """Its fields, and the families it is for."""
-        found = {name: value for name, value in vars(self).items() if name not in ("only", "code")}
-        return found | {"families": self.families}
+        """Return its fields, and the families that it supports."""
+        fields = {name: value for name, value in vars(self).items() if name not in ("only", "code")}
+        return fields | {"families": self.families}
 
     def modes_among(self, modes: Sequence[str], family: Family) -> tuple[str, ...]:
-        """Those of the modes that the method prunes in a model of the family.
+        """Return the modes that the method prunes in a model of the family.
 
-        Names that the family does not know are kept, for whoever loads the model to refuse.
+        Unknown names are kept: the loaded model refuses them.
 
         Raises:
             CompExportError: the method is not for the family, or none of the modes is for the method, or
@@ -85,21 +85,21 @@ class Method:
                 f"choose from {others}"
             )
         fitting = [mode for mode in family.modes if self._fits(mode, family)]
-        found = tuple(mode for mode in modes if mode not in family.modes or mode in fitting)
-        if not found:
+        prunable = tuple(mode for mode in modes if mode not in family.modes or mode in fitting)
+        if not prunable:
             raise CompExportError(
                 f"--method {self.name} prunes {' and '.join(self.prunes)} alone, and --modes names only "
                 f"{', '.join(modes)}: name some of {', '.join(fitting)}, or choose another --method"
             )
-        lacking = next((k for k in self.prunes if self.together and not any_of(k, found)), None)
-        if lacking is not None and all(mode in fitting for mode in found):
+        lacking = next((k for k in self.prunes if self.together and not any_of(k, prunable)), None)
+        if lacking is not None and all(mode in fitting for mode in prunable):
             missing = ", ".join(mode for mode in fitting if any_of(lacking, [mode]))
             raise CompExportError(
                 f"--method {self.name} prunes {' and '.join(self.prunes)} together, and --modes names "
                 f"none of {lacking} in {', '.join(modes)}: name some of {missing}, or choose another "
                 "--method"
             )
-        return found
+        return prunable
 
     def _fits(self, mode: str, family: Family) -> bool:
         spared = mode in self.spares.get(family.name, ())
@@ -107,7 +107,7 @@ class Method:
 
 
 def _of_image_tokens(name: str, description: str) -> Method:
-    """A method that drops image tokens in the language model of a LLaVA."""
+    """Return the record of a method that drops image tokens in the language model of a LLaVA."""
     reason = "it drops image tokens between the blocks of a language model that reads them"
     return Method(
         name=name,
@@ -119,14 +119,14 @@ def _of_image_tokens(name: str, description: str) -> Method:
     )
 
 
-def _jointly(name: str, how: str) -> Method:
-    """Simple joint pruning in an order."""
+def _jointly(name: str, order: str) -> Method:
+    """Return the record of simple joint pruning in an order."""
     return Method(
         name=name,
         removes=("attention heads", "FFN channels", "tokens"),
         prunes=("parameters", "tokens"),
         description="Simple joint pruning: parameters as upop, tokens as pdrop (LLaVA) or madtp, "
-        f"uncoordinated, {how}",
+        f"uncoordinated, {order}",
         spares={"llava": ("language_tokens",)},
         together=True,
         differentiates=True,
@@ -230,7 +230,7 @@ METHODS: list[Method] = [
 
 
 def method_called(name: str) -> Method:
-    """The method of this name, which is one of ``METHODS``."""
+    """Return the method of this name, which is one of ``METHODS``."""
     return next(method for method in METHODS if method.name == name)
 
 
@@ -251,7 +251,7 @@ def register_method(
         description: a sentence for users.
         removes: what it removes, for users; by default the kinds of modes.
         families: names of the families it is for; ``None``: every family.
-        differentiates: whether it needs gradients even where nothing is trained.
+        differentiates: whether it needs gradients even without training.
 
     Raises:
         CompExportError: the name is taken.
