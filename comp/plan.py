@@ -276,7 +276,7 @@ class PruningPlan(_Frozen):
             if drop.merge == "proportional" and not (family and family.merges_in_proportion):
                 raise ValueError(
                     f"merge 'proportional' in a {self.family}: only attention in the towers of a clip is "
-                    "raised by what tokens stand for"
+                    "raised by the number of merged tokens"
                 )
         return self
 

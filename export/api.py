@@ -1,7 +1,7 @@
 """``export.onnx`` and ``export.verify``: export a run and prove it, from Python.
 
-Both compare with what users call, the engines of ``serve``. That package imports this one, so its part is
-loaded by name.
+Both compare transformers with the engines of ``serve``. That package imports this one, so its part is loaded
+by name.
 """
 
 from collections.abc import Sequence
@@ -43,11 +43,11 @@ def onnx(
 
     Args:
         run: a finished run, or its directory.
-        precision: of weights, computation and caches.
+        precision: precision of weights, computation and caches.
         flavour: ``onnxruntime``: its fused operators; ``standard``: ONNX operators only.
-        rounding: of int4: ``nearest``, or ``calibrated`` on examples.
+        rounding: rounding of int4: ``nearest``, or ``calibrated`` on examples.
         examples: number of examples to calibrate on.
-        data: own examples to calibrate on, or to measure activations on before float16: a file, or a
+        data: your own examples to calibrate on, or to measure activations on before float16: a file, or a
             sequence of examples.
         images: the folder of the images that a file names.
         follow_links: also read images through links that leave that folder.
@@ -100,13 +100,13 @@ def verify(
     Args:
         run: an exported run, or its directory.
         questions: number of examples that each variant answers.
-        data: own examples: a file, or a sequence of examples; by default EmojiScenes.
+        data: your own examples: a file, or a sequence of examples; by default EmojiScenes.
         images: the folder of the images that a file names.
         follow_links: also read images through links that leave that folder.
         max_new_tokens: length of the greedy answers to compare.
         answer_seconds: time after which transformers only reads further requests, without answering.
         model: the dense model, if it is no longer where the run names it.
-        device: of torch; ``auto`` is the CPU, as GPUs may round matrix products.
+        device: device of torch; ``auto`` is the CPU, as GPUs may round matrix products.
         started: called with a step's name and length; returns the callback for its progress.
 
     Returns:

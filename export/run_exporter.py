@@ -37,13 +37,13 @@ class Check(Protocol):
 
 @dataclass(frozen=True)
 class ExportRequest:
-    """What to export of a run, and how.
+    """Request to export a run.
 
     Attributes:
-        flavour, precision, rounding: of the graphs.
+        flavour, precision, rounding: those of the graphs.
         examples: number of examples to calibrate on.
-        data, images, follow_links: own examples to calibrate on, or to measure activations on: a file, or
-            a sequence of examples.
+        data, images, follow_links: your own examples to calibrate on, or to measure activations on: a file,
+            or a sequence of examples.
         dense: also export the dense model.
         model: where the dense model is now, if it was moved after the run.
         force: replace existing artifacts.
@@ -79,11 +79,11 @@ class Exported:
     """The artifacts of a run after an export.
 
     Attributes:
-        run: that they are of.
-        directories, manifests: of each artifact.
-        rounding: of int4; ``None`` in other precisions.
+        run: the exported run.
+        directories, manifests: those of each artifact.
+        rounding: rounding of int4; ``None`` in other precisions.
         kept: artifacts that were complete before (``resume``).
-        warnings: for the user.
+        warnings: warnings for the user.
     """
 
     run: RunDirectory
@@ -104,7 +104,7 @@ def export_run(
 
     Args:
         run: a finished run.
-        request: what to export.
+        request: the request.
         check: compares each artifact with transformers; ``None``: no check.
         started: see ``Started``.
 
@@ -168,7 +168,7 @@ def export_run(
 def _sources(
     run: RunDirectory, request: ExportRequest, missing: set[Which]
 ) -> dict[Which, tuple[Path, Origin]]:
-    """Checkpoint and origin of each missing artifact."""
+    """Return checkpoint and origin of each missing artifact."""
     if not missing:
         return {}
     plan = run.load_plan()

@@ -27,17 +27,17 @@ def load(
     threads: int | None = None,
     check_hashes: bool = True,
 ) -> TaskEngine:
-    """Load the engine of an artifact: what ``comp-export run`` and the page answer with.
+    """Load the engine of an artifact, as ``comp-export run`` and the page use it.
 
     Args:
         run: an exported run or its directory; or the directory of an artifact (``manifest.json``), which
-            may lie on a machine without the run.
+            may be on a machine without the run.
         dense: load the dense artifact of a run.
-        backend: what runs the graphs; by default ONNX Runtime, and TensorRT for engines.
+        backend: runtime of the graphs; by default ONNX Runtime, and TensorRT for engines.
         provider: ONNX Runtime's execution provider.
-        precision, flavour: which export of a run, where there are several.
+        precision, flavour: those of the export to load, if a run has several.
         device: ``auto`` takes a GPU if there is one.
-        threads: of one operator on the CPU; by default one a core.
+        threads: threads of one operator on the CPU; by default one for each core.
         check_hashes: compare the SHA-256 of every file with the manifest.
 
     Returns:
@@ -76,17 +76,17 @@ def evaluate(
 
     Args:
         run: an exported run, or its directory.
-        data: own data: a file, or a sequence of examples; by default EmojiScenes.
+        data: your own data: a file, or a sequence of examples; by default EmojiScenes.
         images: the folder of the images that a file names.
         follow_links: also read images through links that leave that folder.
-        split: ``train``, ``validation`` or ``test`` (default), where there are splits.
+        split: ``train``, ``validation`` or ``test`` (default), if there are splits.
         limit: number of examples; by default 2000 of EmojiScenes, all of ``data``.
-        batch_size: examples answered at a time.
+        batch_size: examples answered together.
         max_new_tokens: length of the greedy answers.
         gallery: retrieval: number of images, and texts, ranked together.
-        seed: of the choice of galleries.
-        variant: which export, and what runs it.
-        device, threads: of the engines.
+        seed: seed of the choice of galleries.
+        variant: the export, and the backend that runs it.
+        device, threads: those of the engines.
         started: called with each artifact's name and the number of examples; returns the callback for
             more that are done.
 

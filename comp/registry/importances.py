@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """What a formula is given: the channels that an output projection of a block reads.
+    """Input of a formula: statistics of the channels that an output projection of a block reads.
 
     Attributes:
         part: ``vision``, ``language`` or ``cross``.

@@ -151,15 +151,15 @@ METHODS: list[Method] = [
         name="upop",
         removes=("attention heads", "FFN channels"),
         prunes=("parameters",),
-        description="Unified and progressive pruning: masks shrink while the model trains; what goes is "
-        "ranked anew by the masks' gradients in every stage",
+        description="Unified and progressive pruning: masks shrink while the model trains; "
+        "every stage ranks heads and channels by the masks' gradients",
         differentiates=True,
     ),
     Method(
         name="mope",
         removes=("attention heads", "FFN channels"),
         prunes=("parameters",),
-        description="Module-wise pruning error: what the loss rises by without a module; width first, "
+        description="Module-wise pruning error: rise of the loss without a module; width first, "
         "then depth, no training",
     ),
     _jointly("sjp", "in every stage"),
@@ -170,21 +170,18 @@ METHODS: list[Method] = [
     _of_image_tokens(
         "pdrop", "The same share at three depths, ranked by the attention of the layer that follows"
     ),
-    _of_image_tokens(
-        "dart",
-        "Once, after two layers: those that repeat a few pivot tokens, whatever attends to them",
-    ),
+    _of_image_tokens("dart", "Once, after two layers: those that repeat a few pivot tokens"),
     Method(
         name="visionzip",
         removes=("image tokens",),
         prunes=("vision_tokens",),
         only=("llava",),
-        description="Behind the vision tower: the tokens that [CLS] attends to most, and a few that all "
-        "others are merged into, no training",
+        description="After the vision tower: keeps the tokens that [CLS] attends to most, and merges the "
+        "others into a few, no training",
         elsewhere=dict.fromkeys(
             ("clip", "blip"),
-            "it leaves out tokens between an image encoder and the language model that reads them; turbo "
-            "and madtp drop them within the encoder",
+            "it drops tokens between an image encoder and the language model that reads them; turbo and "
+            "madtp drop them within the encoder",
         ),
     ),
     Method(
@@ -192,11 +189,11 @@ METHODS: list[Method] = [
         removes=("tokens",),
         prunes=("tokens",),
         only=("clip", "blip"),
-        description="Attention of [CLS] less redundancy; what goes is merged into what is most like it, "
-        "no training",
+        description="Attention of [CLS] minus redundancy; dropped tokens are merged into the most similar "
+        "kept ones, no training",
         elsewhere={
             "llava": "its language model sees image and text tokens in one causal sequence, where none is "
-            "[CLS] and a merged token would tell earlier ones of later ones"
+            "[CLS] and a merged token would show earlier tokens something of later ones"
         },
     ),
     Method(
@@ -204,12 +201,12 @@ METHODS: list[Method] = [
         removes=("tokens",),
         prunes=("tokens",),
         only=("clip",),
-        description="As many tokens at every block: those most like another and least like what [CLS] asks "
-        "for, merged; attention counts what a token stands for; no training",
+        description="The same number of tokens in every block: merges those that are most similar to another "
+        "and least to the query of [CLS]; attention counts merged tokens; no training",
         elsewhere={
-            "llava": "it merges tokens within an image encoder, which is a small part of what a llava costs; "
-            "visionzip merges them behind it",
-            "blip": "only attention in clip's towers is raised by what merged tokens stand for; turbo merges "
+            "llava": "it merges tokens within an image encoder, which is a small part of the cost of a "
+            "llava; visionzip merges them after it",
+            "blip": "only attention in clip's towers is raised by the number of merged tokens; turbo merges "
             "without that",
         },
     ),
@@ -219,7 +216,7 @@ METHODS: list[Method] = [
         prunes=("tokens",),
         only=("clip", "blip"),
         description="Attention received, attention of [CLS], and response to a learned dictionary that "
-        "both encoders share; what goes is merged into one token",
+        "both encoders share; dropped tokens are merged into one",
         elsewhere={
             "llava": "it aligns the tokens of an image encoder with those of a text encoder, and a llava "
             "has no text encoder"
@@ -246,11 +243,11 @@ def register_method(
     """Register a pruning method for ``method=NAME``; a decorator of its function.
 
     Args:
-        name: what users call it.
-        prunes: the kinds of modes it works with.
+        name: the name for users.
+        prunes: the kinds of modes that it prunes.
         description: a sentence for users.
         removes: what it removes, for users; by default the kinds of modes.
-        families: names of the families it is for; ``None``: every family.
+        families: names of its families; ``None``: every family.
         differentiates: whether it needs gradients even without training.
 
     Raises:

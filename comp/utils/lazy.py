@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used: importing the package stays light."""
+"""Import a package's public names when they are first used, so that importing the package is fast."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module

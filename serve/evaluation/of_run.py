@@ -19,15 +19,15 @@ from serve.loading import engines_of
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """What to measure.
+    """Request to measure accuracy.
 
     Attributes:
-        data, images, follow_links: own data: a file, or a sequence of examples; by default EmojiScenes.
-        split: ``train``, ``validation`` or ``test`` (default), where there are splits.
+        data, images, follow_links: your own data: a file, or a sequence of examples; by default EmojiScenes.
+        split: ``train``, ``validation`` or ``test`` (default), if there are splits.
         limit: number of examples; by default 2000 of EmojiScenes, all of ``data``.
         measure: batch size, length of answers, size of a gallery, seed.
-        device, threads: of the engines.
-        variant: of the artifacts.
+        device, threads: those of the engines.
+        variant: variant of the artifacts.
     """
 
     data: Path | Sequence[AnyExample] | None = None
@@ -61,7 +61,7 @@ def evaluate_run(
 
     Args:
         run: an exported run; the caller holds its lock.
-        request: what to measure.
+        request: the request.
         started: called with each artifact's name and the number of examples; returns the callback for
             more that are done.
 

@@ -21,7 +21,7 @@ def check_of_export(
 
     Args:
         run: the run that the artifact is exported from.
-        name: of the artifact's directory, for reports.
+        name: name of the artifact's directory, for reports.
         dense: whether it is the dense model.
         model: where the dense model is now, if it was moved after the run.
         started: called with each side's name and number of requests; returns the callback for each.
