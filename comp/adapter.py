@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from comp.checkpoints.slices import Cut
 from comp.masks import UNCUT, BlockKey, BlockShape, Masks, StructureCounts
 from comp.plan import DropPlan, Part, Place, PruningPlan, Task, Workload
 from comp.tokens.drop_rules import DropRules
@@ -175,6 +176,10 @@ class FamilyAdapter(ABC):
     @abstractmethod
     def train_parts(self, parts: set[Part]) -> None:
         """Choose which weights training may change."""
+
+    @abstractmethod
+    def cuts(self, plan: PruningPlan) -> Callable[[str], Cut | None]:
+        """Return the function from the name of a tensor to its cut by a plan; ``None``: it stays whole."""
 
     @abstractmethod
     def cut(self, plan: PruningPlan) -> "FamilyAdapter":

@@ -2,7 +2,7 @@
 
 Names are those of ``transformers`` and of ``BlipForNlvr2``. Language blocks are counted through the text
 encoder and then the decoder; cross blocks are the branches of cross-attention, counted likewise
-(``comp.families.blip.text_forward.cross_key``), and have heads only.
+(``comp.masks.cross_key``), and have heads only.
 """
 
 import re

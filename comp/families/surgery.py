@@ -1,22 +1,39 @@
 """Make a slim model: resize linear layers, and fill them with cut weights of the dense model."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
+from comp.checkpoints.pruning_entry import PruningEntry
 from comp.checkpoints.slices import Cut
 from comp.families.streamed import streamed_layers
+from comp.plan import PruningPlan
 
 
-def fill_slim(slim: nn.Module, dense: nn.Module, cut: Callable[[str], Cut | None]) -> None:
-    """Copy weights and buffers of a dense model, cut, into a slim one on the meta device.
+def slim_model(
+    dense: Any, slim_type: Any, plan: PruningPlan, cut: Callable[[str], Cut | None]
+) -> Any:
+    """Return the slim model of a plan that names every block, with the weights of a dense model.
 
     Args:
-        slim: the model with the slim sizes; changed in place.
-        dense: the model with the weights.
+        dense: a model of transformers.
+        slim_type: class of the slim one.
+        plan: recorded in the configuration.
         cut: returns the cut of a tensor by its name; ``None`` keeps it whole.
     """
+    settings = dense.config.to_dict() | {"pruning": PruningEntry.of_plan(plan).to_json()}
+    settings.pop("model_type", None)
+    with torch.device("meta"):
+        slim = slim_type(slim_type.config_class(**settings))
+    _fill(slim, dense, cut)
+    slim.tie_weights()
+    return slim
+
+
+def _fill(slim: nn.Module, dense: nn.Module, cut: Callable[[str], Cut | None]) -> None:
+    """Copy weights and buffers of a dense model, cut, into a slim one on the meta device."""
     for name, layer in streamed_layers(dense).items():
         slim.set_submodule(name, layer.cut(cut(f"{name}.weight")))
     state = {}

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from comp.adapter import FamilyAdapter
+from comp.adapter import FamilyAdapter, Observer
 from comp.errors import CompExportError
 from comp.masks import BlockKey, BlockShape, Masks, name_of
 from comp.plan import Part
@@ -57,6 +57,30 @@ def token_contributions(activations: Tensor, weights: Tensor, magnitude: Tensor)
     norms = weighted_norm(activations, weights)  # [B, D]
     slopes = magnitude.to(norms.device) / norms.clamp(min=1e-12)
     return weights.float() * torch.einsum("bnd,bd->bn", activations.float().square(), slopes)
+
+
+@dataclass(frozen=True)
+class PendingChannels:
+    """An FFN's channels, which wait for the importance of tokens in the *next* block (CIP).
+
+    Attributes:
+        key: the FFN's block.
+        hidden: the channels ``[B, N, I]``.
+        own: importance in the block itself ``[B, N]``, for the last block.
+        taken: indices of the tokens that reach the next block, if some are dropped after the FFN.
+    """
+
+    key: BlockKey
+    hidden: Tensor
+    own: Tensor
+    taken: Tensor | None = None
+
+    def tell(self, observer: Observer, following: Tensor | None) -> None:
+        """Show the channels to an observer; ``following`` is the next block's importance, if there is one."""
+        importance = self.own if following is None else following
+        if following is not None and self.taken is not None:
+            importance = torch.zeros_like(self.own).scatter(1, self.taken, following)
+        observer.channels(self.key, self.hidden, importance)
 
 
 @dataclass

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
 from comp.data.emoji_scenes.statements import CELLS, FACTS
-from comp.families.blip.text_forward import Memory, TextOptions, read
+from comp.families.blip.text_forward import Memory, read
+from comp.families.encoder.forward import EncoderOptions
 from comp.tiny_models.task_batches import (
     IGNORE,
     QUESTIONS_EACH,
@@ -78,7 +79,7 @@ class Trainee(nn.Module):
         inputs[:, 0] = self.tokens.start
         inputs = inputs[:, :-1]
         decoder, present = self.model.text_decoder, self._present(inputs)
-        output = read(decoder.bert, inputs, present, [memory], TextOptions(causal=True))
+        output = read(decoder.bert, inputs, present, [memory], EncoderOptions(), causal=True)
         logits = decoder.cls(output.tokens.states)
         labels = ids[:, 1:].masked_fill(ids[:, 1:] == self.tokens.pad, IGNORE)
         loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORE)

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 
 from comp.adapter import Forwarding
-from comp.checkpoints.blip_slices import BlipCuts
 from comp.errors import CompExportError
-from comp.families.blip.adapter import BlipAdapter, BlipBatch
+from comp.families.blip.adapter import BlipAdapter
 from comp.families.blip.forward import encoded_by, memories_of, said_by, seen_by
 from comp.families.blip.text_forward import Memory, Seen
+from comp.families.encoder.adapter import EncoderBatch
 from comp.families.encoder.forward import Encoded
 from comp.families.loading import load_adapter
 from comp.masks import Masks
@@ -49,7 +49,7 @@ class BlipTorch:
         self._masks = masks
 
     @torch.no_grad()
-    def ask(self, question: BlipBatch, max_new_tokens: int) -> Answered:
+    def ask(self, question: EncoderBatch, max_new_tokens: int) -> Answered:
         """Run one example of the task."""
         batch = question.to(self._adapter.device)
         recorders = self._ears()
@@ -65,7 +65,7 @@ class BlipTorch:
         read = encoded_by(
             self._model, batch.input_ids, batch.attention_mask, memories, self._how(recorders)
         )
-        record.texts(recorders, batch.input_ids.shape[1], read)
+        record.texts(recorders, read)
         if task == "question":
             return self._said(Memory.of_text(read), record, max_new_tokens)
         logits = self._model.cls_head(read.tokens.states[:, 0])[0].float().cpu().numpy()
@@ -80,15 +80,15 @@ class BlipTorch:
         return Forwarding(self._masks, dict(recorders))
 
     def _matched(
-        self, batch: BlipBatch, seen: Seen, recorders: Recorders, record: "_KeptRecord"
+        self, batch: EncoderBatch, seen: Seen, recorders: Recorders, record: "_KeptRecord"
     ) -> Answered:
         """Run both embeddings, and the text once more with cross-attention to the image."""
         model, ids, mask = self._model, batch.input_ids, batch.attention_mask
         alone = encoded_by(model, ids, mask, [], self._how(recorders))
-        record.texts(recorders, ids.shape[1], alone)
+        record.texts(recorders, alone)
         again = self._ears()
         both = encoded_by(model, ids, mask, memories_of(seen, 1), self._how(again))
-        record.texts(again, ids.shape[1], both)
+        record.texts(again, both)
         image, text, match = (
             values[0].float().cpu().numpy()
             for values in (
@@ -133,14 +133,13 @@ class _KeptRecord:
 
     def images(self, recorders: Recorders, seen: Seen) -> None:
         rows = len(seen.states)
-        self._add(recorders, "vision", seen.token_count // rows, seen.encoded, range(rows))
+        self._add(recorders, "vision", seen.encoded, range(rows))
 
-    def texts(self, recorders: Recorders, length: int, read: Encoded) -> None:
-        self._add(recorders, "language", length, read, range(1))
+    def texts(self, recorders: Recorders, read: Encoded) -> None:
+        self._add(recorders, "language", read, range(1))
 
-    def _add(
-        self, recorders: Recorders, part: str, count: int, encoded: Encoded, rows: Sequence[int]
-    ) -> None:
+    def _add(self, recorders: Recorders, part: str, encoded: Encoded, rows: Sequence[int]) -> None:
+        count = encoded.entered.shape[1]
         for drop in self._drops:
             if drop.part != part:
                 continue
@@ -148,7 +147,7 @@ class _KeptRecord:
             index = encoded.kept[number].index
             places = [index[row].cpu().numpy() + row * count for row in rows]
             self.kept.append(np.concatenate(places))
-            scores = [recorded_scores(recorder, count, encoded, number, row) for row in rows]
+            scores = [recorded_scores(recorder, encoded, number, row) for row in rows]
             self.scores.append(np.concatenate(scores))
 
 
@@ -183,7 +182,7 @@ class BlipTorchReference:
         again = [("cross", number) for _, number in read]
         return (*seen, *read, *(again if self.slim.task == "retrieval" else ()))
 
-    def prepare(self, example: Any) -> BlipBatch:
+    def prepare(self, example: Any) -> EncoderBatch:
         return (self.dense or self.slim).collate([example])
 
     def dense_runner(self) -> BlipTorch:
@@ -196,13 +195,9 @@ class BlipTorchReference:
 
     def masked_runner(self) -> BlipTorch:
         assert self.dense is not None
-        shape, adapter = self.dense.shape, self.dense
-        text = shape.text.head_dim
-        dims = {"vision": shape.vision.head_dim, "language": text, "cross": text}
-        cuts = BlipCuts(self.plan, dims, adapter.encoder_blocks, adapter.images)  # type: ignore[arg-type]
         attach_dictionary(self.dense.model, self.plan.drops)
-        fill_kept(adapter, self.slim, cuts.of)
-        return BlipTorch(adapter, self.plan.drops, masks_of(adapter, self.plan))
+        fill_kept(self.dense, self.slim, self.dense.cuts(self.plan))
+        return BlipTorch(self.dense, self.plan.drops, masks_of(self.dense, self.plan))
 
     def conclude(self, answers: list[Answered]) -> list[Answered]:
         """Retrieval: add the nearest text of each image and the nearest image of each text."""

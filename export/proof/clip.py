@@ -9,11 +9,11 @@ from pathlib import Path
 
 import torch
 
-from comp.checkpoints.slices import CLIP, cut_of
 from comp.data.example import Example
 from comp.errors import CompExportError
-from comp.families.clip.adapter import ClipAdapter, ClipBatch
+from comp.families.clip.adapter import ClipAdapter
 from comp.families.clip.forward import embed_images, embed_texts
+from comp.families.encoder.adapter import EncoderBatch
 from comp.families.encoder.forward import EncoderOptions
 from comp.families.loading import load_adapter
 from comp.masks import Masks
@@ -41,7 +41,7 @@ class ClipTorch:
         self._masks = masks
 
     @torch.no_grad()
-    def ask(self, question: ClipBatch, max_new_tokens: int) -> Answered:
+    def ask(self, question: EncoderBatch, max_new_tokens: int) -> Answered:
         """Run one image with its text."""
         del max_new_tokens  # nothing is generated
         batch, model = question.to(self._adapter.device), self._adapter.model
@@ -58,7 +58,7 @@ class ClipTorch:
         both = {"vision": images, "language": texts}
         kept = [both[part].encoded.kept[n].index[0].cpu().numpy() for part, n in recorders]
         scores = [
-            recorded_scores(recorder, both[part].token_count, both[part].encoded, n)
+            recorded_scores(recorder, both[part].encoded, n)
             for (part, n), recorder in recorders.items()
         ]
         embeds = (each.embeds[0].float().cpu().numpy() for each in (images, texts))
@@ -73,7 +73,7 @@ class ClipGraphs:
         self._end = manifest.end_of_text
         self._graphs = graphs
 
-    def ask(self, question: ClipBatch, max_new_tokens: int) -> Answered:
+    def ask(self, question: EncoderBatch, max_new_tokens: int) -> Answered:
         """Run one image with its text, which is cut after its end."""
         del max_new_tokens
         ids = read_to_end(question.input_ids.numpy()[0], self._end)[None]
@@ -111,7 +111,7 @@ class ClipTorchReference:
     def places(self) -> tuple[Place, ...]:
         return tuple(drop.place for drop in self.plan.drops)
 
-    def prepare(self, example: Example) -> ClipBatch:
+    def prepare(self, example: Example) -> EncoderBatch:
         return (self.dense or self.slim).collate([example])
 
     def dense_runner(self) -> ClipTorch:
@@ -124,10 +124,8 @@ class ClipTorchReference:
 
     def masked_runner(self) -> ClipTorch:
         assert self.dense is not None
-        sizes = self.dense.shape
-        head_dim = {"vision": sizes.vision.head_dim, "language": sizes.text.head_dim}
         attach_dictionary(self.dense.model, self.plan.drops)
-        fill_kept(self.dense, self.slim, lambda name: cut_of(name, self.plan, head_dim, CLIP))
+        fill_kept(self.dense, self.slim, self.dense.cuts(self.plan))
         return ClipTorch(self.dense, self.plan.drops, masks_of(self.dense, self.plan))
 
     def conclude(self, answers: list[Answered]) -> list[Answered]:

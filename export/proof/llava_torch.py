@@ -13,7 +13,6 @@ from transformers import LlavaForConditionalGeneration
 
 from comp.checkpoints.llava_shape import ModelShape
 from comp.checkpoints.model_size import is_streamed
-from comp.checkpoints.slices import cut_of
 from comp.checkpoints.tensor_names import canonical_name
 from comp.data.example import Example
 from comp.errors import CompExportError
@@ -159,9 +158,7 @@ class LlavaTorchReference:
     def masked_runner(self) -> TorchRunner:
         """The dense model with the slim model's weights in their places and everything else masked."""
         assert self.dense is not None
-        shape = self.dense.shape
-        head_dim = {"language": shape.head_dim, "vision": shape.vision_head_dim}
-        fill_kept(self.dense, self.slim, lambda name: cut_of(name, self.plan, head_dim))
+        fill_kept(self.dense, self.slim, self.dense.cuts(self.plan))
         masks = masks_of(self.dense, self.plan)
         plan = self.plan
         return TorchRunner(self.dense.model, self.eos, plan.drops, masks, plan.image_selection)

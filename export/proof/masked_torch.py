@@ -37,17 +37,17 @@ class RecordingRule(DropRule):
 
 
 def recorded_scores(
-    recorder: RecordingRule, count: int, encoded: Encoded, number: int, row: int = 0
+    recorder: RecordingRule, encoded: Encoded, number: int, row: int = 0
 ) -> np.ndarray:
     """The scores of one row at a rule's place, by original index ``[N]``; NaN for tokens dropped before.
 
     Args:
         recorder: the rule.
-        count: tokens ``N`` of the row before the first block.
         encoded: the result of the encoder.
         number: blocks before the rule's place.
         row: of the batch.
     """
+    count = encoded.entered.shape[1]
     earlier = [passed for passed in encoded.kept if passed < number]
     present = np.arange(count)
     if earlier:

@@ -18,7 +18,7 @@ from transformers import (
 
 from comp.checkpoints.blip_slices import BlipCuts
 from comp.families.blip.nlvr import BlipForNlvr2, BlipNlvrConfig
-from comp.families.blip.text_forward import Memory, TextOptions, read, see
+from comp.families.blip.text_forward import Memory, read, see
 from comp.families.encoder.forward import EncoderOptions
 from comp.masks import Masks
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
@@ -274,15 +274,16 @@ class Reference:
     def read(self, ids, *states):
         memories = [Memory.of_image(each) for each in states]
         responses = responses_of(self.model, "language")
-        options = TextOptions(self.masks, self.rules["language"], responses=responses)
+        options = EncoderOptions(self.masks, self.rules["language"], responses=responses)
         return read(self.model.text_encoder, ids, torch.ones_like(ids), memories, options)
 
     @torch.no_grad()
     def logits(self, ids, states):
         """Of every token ``[B, N, V]`` of a decoder that looks at ``states``."""
-        options = TextOptions(self.masks, causal=True, first=text_blocks(self.task)[0])
+        options, first = EncoderOptions(self.masks), text_blocks(self.task)[0]
         decoder, ones = self.model.text_decoder, torch.ones_like(ids)
-        result = read(decoder.bert, ids, ones, [Memory.of_image(states)], options)
+        memories = [Memory.of_image(states)]
+        result = read(decoder.bert, ids, ones, memories, options, causal=True, first=first)
         return decoder.cls(result.tokens.states)
 
 

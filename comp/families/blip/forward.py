@@ -10,9 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from comp.adapter import Forwarding, Observer
-from comp.families.blip.text_forward import Memory, Seen, TextOptions, read, see
-from comp.families.encoder.adapter import options_of, rules_of
-from comp.families.encoder.forward import Encoded
+from comp.families.blip.text_forward import Memory, Seen, read, see
+from comp.families.encoder.adapter import options_of
+from comp.families.encoder.forward import Encoded, EncoderOptions
+from comp.plan import Part
 from comp.tokens.dictionary import responses_of
 
 
@@ -20,8 +21,7 @@ def seen_by(
     model: Any, pixel_values: Tensor, forwarding: Forwarding, observer: Observer | None = None
 ) -> Seen:
     """Run the tower on ``pixel_values [I, C, S, S]``."""
-    options = replace(options_of(forwarding, "vision"), responses=responses_of(model, "vision"))
-    return see(model.vision_model, pixel_values, options, observer)
+    return see(model.vision_model, pixel_values, _options(model, forwarding, "vision"), observer)
 
 
 def memories_of(seen: Seen, images: int) -> list[Memory]:
@@ -44,8 +44,7 @@ def encoded_by(
 ) -> Encoded:
     """Run the text encoder on texts ``[B, L]``; without memories, without cross-attention."""
     mask = input_ids.new_ones(input_ids.shape) if attention_mask is None else attention_mask
-    rules, responses = rules_of(forwarding, "language"), responses_of(model, "language")
-    options = TextOptions(forwarding.masks, rules, forwarding.calibrated, responses=responses)
+    options = _options(model, forwarding, "language")
     return read(model.text_encoder, input_ids, mask, memories, options, observer)
 
 
@@ -60,9 +59,13 @@ def said_by(
     """Run the decoder and return logits ``[B, L, V]``; it drops nothing, its blocks follow the encoder's."""
     encoder = getattr(model, "text_encoder", None)
     first = 0 if encoder is None else len(encoder.encoder.layer)
-    options = TextOptions(
-        forwarding.masks, calibrated=forwarding.calibrated, causal=True, first=first
+    options = EncoderOptions(forwarding.masks, calibrated=forwarding.calibrated)
+    bert, memories = model.text_decoder.bert, [memory]
+    said = read(
+        bert, input_ids, attention_mask, memories, options, observer, causal=True, first=first
     )
-    decoder = model.text_decoder
-    said = read(decoder.bert, input_ids, attention_mask, [memory], options, observer)
-    return decoder.cls(said.tokens.states)
+    return model.text_decoder.cls(said.tokens.states)
+
+
+def _options(model: Any, forwarding: Forwarding, part: Part) -> EncoderOptions:
+    return replace(options_of(forwarding, part), responses=responses_of(model, part))

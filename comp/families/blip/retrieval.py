@@ -9,11 +9,11 @@ from torch import Tensor
 
 from comp.adapter import DistillationTargets, Forwarding, Observer, Scored
 from comp.data.example import AnyExample
-from comp.families.blip.adapter import BlipAdapter, BlipBatch, one_image
+from comp.families.blip.adapter import BlipAdapter, one_image
 from comp.families.blip.forward import encoded_by, seen_by
 from comp.families.blip.slim import CompBlipForImageTextRetrieval
 from comp.families.blip.text_forward import Memory
-from comp.families.encoder.adapter import added, kept_shares
+from comp.families.encoder.adapter import EncoderBatch, contrast, kept_shares
 from comp.families.encoder.forward import Encoded
 
 RANKED = 8  # likeliest candidates by contrast, which matching then orders
@@ -31,13 +31,11 @@ class BlipRetrieval(BlipAdapter):
     architecture = "BlipForImageTextRetrieval"
     slim_type = CompBlipForImageTextRetrieval
 
-    def collate(self, examples: Sequence[AnyExample]) -> BlipBatch:
-        shown = one_image(examples, "retrieval")
-        texts = self.texts([each.answer for each in shown], "a caption")
-        return BlipBatch(self.pixels([each.image for each in shown]), *texts)
+    def collate(self, examples: Sequence[AnyExample]) -> EncoderBatch:
+        return self.captioned(one_image(examples, "retrieval"))
 
     def score(
-        self, batch: BlipBatch, forwarding: Forwarding, observer: Observer | None = None
+        self, batch: EncoderBatch, forwarding: Forwarding, observer: Observer | None = None
     ) -> Scored:
         batch = batch.to(self.device)
         seen = seen_by(self.model, batch.pixel_values, forwarding, observer)
@@ -50,10 +48,8 @@ class BlipRetrieval(BlipAdapter):
         rows, looks, label = hard_pairs(products.detach())
         matched = self._matched(batch, image, forwarding, rows, looks, observer)
         scores = products * self._scale()
-        loss = _contrast(scores) + F.cross_entropy(self._match_scores(matched), label)
-        shares = kept_shares("language", int(mask.sum()), alone.kept)
-        shares = added(shares, kept_shares("language", int(mask[rows].sum()), matched.kept))
-        shares |= kept_shares("vision", seen.token_count, seen.encoded.kept)
+        loss = contrast(scores) + F.cross_entropy(self._match_scores(matched), label)
+        shares = kept_shares("language", alone, matched) | kept_shares("vision", seen.encoded)
         # Each model chooses its own hard pairs, so that matching scores of two models are not comparable.
         targets = DistillationTargets((scores, scores.T), (seen.tokens, alone.tokens))
         return Scored(
@@ -66,7 +62,7 @@ class BlipRetrieval(BlipAdapter):
 
     def _matched(
         self,
-        batch: BlipBatch,
+        batch: EncoderBatch,
         image: Memory,
         forwarding: Forwarding,
         texts: Tensor,
@@ -82,7 +78,7 @@ class BlipRetrieval(BlipAdapter):
         return self.model.itm_head(matched.tokens.states[:, 0]).float()
 
     def _ranked(
-        self, batch: BlipBatch, image: Memory, forwarding: Forwarding, products: Tensor
+        self, batch: EncoderBatch, image: Memory, forwarding: Forwarding, products: Tensor
     ) -> Tensor:
         """Whether the best candidate of each image, then of each text, is its own, ``[2B]``."""
         right = []
@@ -98,11 +94,6 @@ class BlipRetrieval(BlipAdapter):
                 best[row] = candidates[final.argmax()]
             right.append(best == own)
         return torch.cat(right)
-
-
-def _contrast(scores: Tensor) -> Tensor:
-    own = torch.arange(len(scores), device=scores.device)
-    return (F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)) / 2
 
 
 def hard_pairs(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:

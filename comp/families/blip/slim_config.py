@@ -8,7 +8,7 @@ from typing import Any
 
 from comp.adapter import Forwarding
 from comp.checkpoints.pruning_entry import PruningEntry
-from comp.families.blip.text_forward import branches_of
+from comp.families.blip.text_forward import branches_of, vision_blocks
 from comp.families.surgery import set_in, set_out
 from comp.plan import DropPlan
 from comp.tokens.drop_rules import rules_from_plan
@@ -42,14 +42,9 @@ def resize(model: Any, config: Any) -> None:
     """Replace the projections of each block by ones of the recorded sizes."""
     pruning = PruningEntry.of_config(config)
     if pruning.vision is not None:
-        for layer, (heads, width) in zip(
-            model.vision_model.encoder.layers, pruning.vision.blocks, strict=True
-        ):
-            attention = layer.self_attn
-            set_out(attention, ("qkv",), 3 * heads * attention.head_dim)
-            set_in(attention, "projection", heads * attention.head_dim)
-            set_out(layer.mlp, ("fc1",), width)
-            set_in(layer.mlp, "fc2", width)
+        tower = vision_blocks(model.vision_model)
+        for block, left in zip(tower, pruning.vision.blocks, strict=True):
+            block.resize(*left)
     layers = text_layers(model)
     if pruning.language is not None:
         for layer, (heads, width) in zip(layers, pruning.language.blocks, strict=True):

@@ -10,19 +10,19 @@ from torch import Tensor
 from comp.adapter import DistillationTargets, Forwarding, Observer, Scored
 from comp.data.example import AnyExample, PairExample
 from comp.errors import CompExportError
-from comp.families.blip.adapter import MODES, BlipAdapter, BlipBatch, one_image
+from comp.families.blip.adapter import MODES, BlipAdapter, one_image
 from comp.families.blip.forward import encoded_by, memories_of, said_by, seen_by
 from comp.families.blip.nlvr import BlipForNlvr2
 from comp.families.blip.slim import CompBlipForConditionalGeneration, CompBlipForQuestionAnswering
 from comp.families.blip.text_forward import Memory
-from comp.families.encoder.adapter import kept_shares
+from comp.families.encoder.adapter import EncoderBatch, kept_shares
 from comp.plan import STATEMENT_IMAGES
 
 IGNORE = -100
 
 
 @dataclass(frozen=True)
-class QuestionBatch(BlipBatch):
+class QuestionBatch(EncoderBatch):
     """Questions with their answers ``[B, A]``, with start and end tokens, padded."""
 
     answer_ids: Tensor
@@ -55,8 +55,7 @@ class BlipQuestions(BlipAdapter):
         inputs, mask, labels = _shifted(self, batch.answer_ids, batch.answer_mask)
         logits = said_by(self.model, inputs, mask, Memory.of_text(question), forwarding, observer)
         right = (logits.argmax(-1) == labels) | (labels == IGNORE)
-        shares = kept_shares("vision", seen.token_count, seen.encoded.kept)
-        shares |= kept_shares("language", int(batch.attention_mask.sum()), question.kept)
+        shares = kept_shares("vision", seen.encoded) | kept_shares("language", question)
 
         def targets() -> DistillationTargets:
             return DistillationTargets((logits[labels != IGNORE],), (seen.tokens, question.tokens))
@@ -73,13 +72,11 @@ class BlipCaptions(BlipAdapter):
     modes = tuple(mode for mode in MODES if mode.tokens != "text")
     default_modes = tuple(mode.name for mode in modes)
 
-    def collate(self, examples: Sequence[AnyExample]) -> BlipBatch:
-        shown = one_image(examples, "captions")
-        texts = self.texts([each.answer for each in shown], "a caption")
-        return BlipBatch(self.pixels([each.image for each in shown]), *texts)
+    def collate(self, examples: Sequence[AnyExample]) -> EncoderBatch:
+        return self.captioned(one_image(examples, "captions"))
 
     def score(
-        self, batch: BlipBatch, forwarding: Forwarding, observer: Observer | None = None
+        self, batch: EncoderBatch, forwarding: Forwarding, observer: Observer | None = None
     ) -> Scored:
         batch = batch.to(self.device)
         seen = seen_by(self.model, batch.pixel_values, forwarding, observer)
@@ -87,18 +84,16 @@ class BlipCaptions(BlipAdapter):
         logits = said_by(self.model, inputs, mask, Memory.of_seen(seen), forwarding, observer)
         said = labels != IGNORE
         right = logits.argmax(-1)[said] == labels[said]
-        shares = kept_shares("vision", seen.token_count, seen.encoded.kept)
-        loss = _token_loss(logits, labels)
         return Scored(
-            loss,
+            _token_loss(logits, labels),
             lambda: right,
-            shares,
+            kept_shares("vision", seen.encoded),
             lambda: DistillationTargets((logits[said],), (seen.tokens,)),
         )
 
 
 @dataclass(frozen=True)
-class PairBatch(BlipBatch):
+class PairBatch(EncoderBatch):
     """Two images a statement, ``pixel_values [2B, C, S, S]``; ``labels [B]``, 1 where it is true."""
 
     labels: Tensor
@@ -129,8 +124,7 @@ class BlipStatements(BlipAdapter):
             self.model, batch.input_ids, batch.attention_mask, memories, forwarding, observer
         )
         logits = self.model.cls_head(read.tokens.states[:, 0]).float()
-        shares = kept_shares("vision", seen.token_count, seen.encoded.kept)
-        shares |= kept_shares("language", int(batch.attention_mask.sum()), read.kept)
+        shares = kept_shares("vision", seen.encoded) | kept_shares("language", read)
         right = logits.argmax(-1) == batch.labels
         targets = DistillationTargets((logits,), (seen.tokens, read.tokens))
         loss = F.cross_entropy(logits, batch.labels)

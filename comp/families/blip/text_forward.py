@@ -1,38 +1,38 @@
 """Forward pass of BLIP's vision tower and text models on ``transformers``' modules.
 
-Used for pruning and as the reference of exports. The vision tower is a pre-norm encoder
-(``comp.families.encoder.forward``). The text model is post-norm, with cross-attention to one image, or to
-each of two. It drops tokens right after the self-attention that ranks them, before cross-attention and FFN.
+Used for pruning and as the reference of exports. The vision tower is pre-norm. The text model is post-norm,
+with cross-attention to one image, or to each of two.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from comp.adapter import Observer
 from comp.families.encoder.forward import (
     Encoded,
+    EncoderBlock,
     EncoderOptions,
-    Ranker,
     TowerBlock,
-    drop_tokens,
     run_encoder,
     start_tokens,
     with_states,
 )
-from comp.importance.encoder_rankings import AttentionRecord
-from comp.masks import BlockKey, Masks
-from comp.tokens.attention import attend, causal_bias, presence_bias
-from comp.tokens.dictionary import Responses
-from comp.tokens.drop_rules import DropRule
+from comp.families.surgery import set_in, set_out
+from comp.masks import cross_key
+from comp.tokens.attention import attend, presence_bias
 from comp.tokens.state import TEXT, VISION, TokenState
 
 
 class BlipVisionBlock(TowerBlock):
-    """Block of the vision tower (see ``PreNormBlock``)."""
+    """Block of the vision tower."""
+
+    @property
+    def output(self) -> nn.Linear:
+        return self.layer.self_attn.projection
 
     def attention_inputs(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         module, normed = self.layer.self_attn, self.layer.layer_norm1(states)
@@ -40,8 +40,14 @@ class BlipVisionBlock(TowerBlock):
         query, key, value = mixed.permute(2, 0, 3, 1, 4)
         return query, key, value
 
-    def attention_output(self, mixed: Tensor) -> Tensor:
-        return self.layer.self_attn.projection(mixed)
+    def resize_attention(self, width: int) -> None:
+        set_out(self.layer.self_attn, ("qkv",), 3 * width)
+        set_in(self.layer.self_attn, "projection", width)
+
+
+def vision_blocks(vision: Any) -> list[BlipVisionBlock]:
+    """Blocks of a BLIP vision tower."""
+    return [BlipVisionBlock(layer) for layer in vision.encoder.layers]
 
 
 @dataclass(frozen=True)
@@ -50,12 +56,10 @@ class Seen:
 
     Attributes:
         states: image states ``[I, K, D]`` after the final norm.
-        token_count: number of tokens of all images before any drop.
         encoded: the tokens that are left, before the final norm.
     """
 
     states: Tensor
-    token_count: int
     encoded: Encoded
 
     @property
@@ -69,33 +73,9 @@ def see(
 ) -> Seen:
     """Run a BLIP vision tower on ``pixel_values [I, C, S, S]``; [CLS], token 0, is never dropped."""
     states = vision.embeddings(pixel_values)
-    alive = torch.ones(states.shape[:2], device=states.device)
-    stays = torch.zeros(len(states), dtype=torch.long, device=states.device)
-    blocks = [BlipVisionBlock(layer) for layer in vision.encoder.layers]
-    tokens = start_tokens(states, VISION, alive, stays)
+    tokens, blocks = start_tokens(states, VISION), vision_blocks(vision)
     encoded = run_encoder("vision", blocks, tokens, options, observer=observer)
-    return Seen(vision.post_layernorm(encoded.tokens.states), alive.numel(), encoded)
-
-
-@dataclass(frozen=True)
-class TextOptions:
-    """Options of a text model's forward pass.
-
-    Attributes:
-        masks: soft masks; ``None``: dense.
-        rules: drop rules by number of blocks passed.
-        calibrated: whether CIT is on.
-        causal: whether the model is a decoder.
-        first: number of this model's first block among the language blocks.
-        responses: function of the tokens' responses to the entries of a dictionary.
-    """
-
-    masks: Masks | None = None
-    rules: dict[int, DropRule] = field(default_factory=dict)
-    calibrated: bool = True
-    causal: bool = False
-    first: int = 0
-    responses: Responses | None = None
+    return Seen(vision.post_layernorm(encoded.tokens.states), encoded)
 
 
 @dataclass(frozen=True)
@@ -126,8 +106,10 @@ def read(
     input_ids: Tensor,
     attention_mask: Tensor,
     memories: Sequence[Memory],
-    options: TextOptions,
+    options: EncoderOptions,
     observer: Observer | None = None,
+    causal: bool = False,
+    first: int = 0,
 ) -> Encoded:
     """Run a text model on texts ``[B, L]``; the first token is never dropped.
 
@@ -138,35 +120,16 @@ def read(
         memories: one for each branch of cross-attention; empty skips cross-attention.
         options: of the forward pass.
         observer: sees the inputs of every output projection.
+        causal: whether the model is a decoder.
+        first: number of this model's first block among the language blocks.
     """
     states = text.embeddings(input_ids=input_ids)
-    stays = torch.zeros(len(states), dtype=torch.long, device=states.device)
-    tokens = start_tokens(states, TEXT, attention_mask.to(states.dtype), stays)
-    kept: dict[int, TokenState] = {}
-    pending: tuple[int, Tensor, Tensor] | None = None
-    for number, layer in enumerate(text.encoder.layer):
-        rule = options.rules.get(number + 1)
-        block = _TextBlock(layer, options.first + number, options, rule is not None, observer)
-        states, record = block.attention(tokens)
-        tokens = with_states(tokens, states)
-        ranker = Ranker(options.calibrated, options.responses)
-        importance = None if record is None else ranker.importance(rule, record, states)
-        if observer is not None and record is not None and importance is not None:
-            observer.heads(("language", block.number), record.mixed.flatten(2), importance)
-        if observer is not None and importance is not None and pending is not None:
-            observer.channels(("language", pending[0]), pending[1], importance)
-        if rule is not None and record is not None and importance is not None:
-            dropped, importance = drop_tokens(rule, record, tokens, importance)
-            tokens = kept[number + 1] = dropped
-        if memories:
-            tokens = with_states(tokens, block.cross(tokens, memories, importance))
-        states, hidden = block.feed_forward(tokens.states)
-        tokens = with_states(tokens, states)
-        if importance is not None:
-            pending = options.first + number, hidden, importance
-    if observer is not None and pending is not None:
-        observer.channels(("language", pending[0]), pending[1], pending[2])
-    return Encoded(tokens, kept)
+    tokens = start_tokens(states, TEXT, attention_mask.to(states.dtype))
+    blocks = [
+        _TextBlock(layer, number, memories, options, observer)
+        for number, layer in enumerate(text.encoder.layer, start=first)
+    ]
+    return run_encoder("language", blocks, tokens, options, causal, observer, first)
 
 
 def branches_of(layer: Any) -> list[Any]:
@@ -177,47 +140,33 @@ def branches_of(layer: Any) -> list[Any]:
     return [cross.self0, cross.self1] if hasattr(cross, "self1") else [cross.self]
 
 
-def cross_key(block: int, branch: int, branches: int) -> BlockKey:
-    """Key of a branch of cross-attention among the cross blocks."""
-    return "cross", block * branches + branch
-
-
 @dataclass(frozen=True)
-class _TextBlock:
-    layer: Any
+class _TextBlock(EncoderBlock):
+    """A post-norm block with cross-attention to ``memories``."""
+
     number: int
-    options: TextOptions
-    ranks: bool
+    memories: Sequence[Memory]
+    options: EncoderOptions
     observer: Observer | None
 
-    def attention(self, tokens: TokenState) -> tuple[Tensor, AttentionRecord | None]:
-        """States after self-attention and its norm, and its record if tokens are ranked."""
+    def attention_inputs(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         module = self.layer.attention.self
         query, key, value = (
-            _heads(projection(tokens.states), module.attention_head_size)
+            _heads(projection(states), module.attention_head_size)
             for projection in (module.query, module.key, module.value)
         )
-        bias = presence_bias(tokens.alive)
-        if self.options.causal:
-            bias = bias + causal_bias(query.shape[2], key.shape[2], key.device)
-        scale = module.attention_head_size**-0.5
-        mixed = attend(query, key, value, bias, scale)
-        mask = self._head_mask(("language", self.number), mixed)
-        record = None
-        if self.ranks or self.observer is not None:
-            scores = (query.float() @ key.float().transpose(-1, -2)) * scale + bias
-            record = AttentionRecord(scores, key, mixed, mask.float(), tokens, query)
-        output = self.layer.attention.output
-        projected = output.dense((mixed * mask[:, None]).flatten(2))
-        return output.LayerNorm(projected + tokens.states), record
+        return query, key, value
 
-    def cross(
-        self, tokens: TokenState, memories: Sequence[Memory], importance: Tensor | None
-    ) -> Tensor:
-        """States after cross-attention and its norm."""
+    def add_attention(self, states: Tensor, mixed: Tensor) -> Tensor:
+        output = self.layer.attention.output
+        return output.LayerNorm(output.dense(mixed) + states)
+
+    def cross_attend(self, tokens: TokenState, importance: Tensor | None) -> Tensor:
+        if not self.memories:
+            return tokens.states
         branches = branches_of(self.layer)
         outputs = []
-        for branch, (module, memory) in enumerate(zip(branches, memories, strict=True)):
+        for branch, (module, memory) in enumerate(zip(branches, self.memories, strict=True)):
             size = module.attention_head_size
             query = _heads(module.query(tokens.states), size)
             key, value = (_heads(p(memory.states), size) for p in (module.key, module.value))
@@ -225,27 +174,18 @@ class _TextBlock:
             place = cross_key(self.number, branch, len(branches))
             if self.observer is not None and importance is not None:
                 self.observer.heads(place, mixed.flatten(2), importance)
-            outputs.append((mixed * self._head_mask(place, mixed)[:, None]).flatten(2))
+            outputs.append((mixed * self.options.head_mask(place, mixed)[:, None]).flatten(2))
         output = self.layer.crossattention.output
         if len(branches) > 1:
             return output(*outputs, tokens.states)
         return output.LayerNorm(output.dense(outputs[0]) + tokens.states)
 
-    def feed_forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """States after the FFN and its norm, and the FFN's channels."""
-        hidden = self.layer.intermediate(states)
-        masked = hidden
-        if self.options.masks is not None:
-            mask = self.options.masks.channels["language", self.number]
-            masked = hidden * mask.to(hidden.device, hidden.dtype)
-        output = self.layer.output
-        return output.LayerNorm(output.dense(masked) + states), hidden
+    def hidden(self, states: Tensor) -> Tensor:
+        return self.layer.intermediate(states)
 
-    def _head_mask(self, key: BlockKey, mixed: Tensor) -> Tensor:
-        """Soft mask of every head of ``mixed [B, N, H, hd]``."""
-        if self.options.masks is None:
-            return torch.ones(mixed.shape[2], device=mixed.device, dtype=mixed.dtype)
-        return self.options.masks.heads[key].to(mixed.device, mixed.dtype)
+    def add_ffn(self, states: Tensor, hidden: Tensor) -> Tensor:
+        output = self.layer.output
+        return output.LayerNorm(output.dense(hidden) + states)
 
 
 def _heads(x: Tensor, size: int) -> Tensor:

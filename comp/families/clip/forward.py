@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPModel
 
 from comp.adapter import Observer
@@ -17,6 +17,7 @@ from comp.families.encoder.forward import (
     start_tokens,
     state_that_stays,
 )
+from comp.families.surgery import set_in, set_out
 from comp.tokens.dictionary import responses_of
 from comp.tokens.state import TEXT, VISION
 
@@ -25,7 +26,11 @@ LEGACY_EOS = 2  # in configurations that do not store the end of text: the large
 
 
 class ClipBlock(TowerBlock):
-    """Block of either tower (see ``PreNormBlock``)."""
+    """Block of either tower, and of LLaVA's."""
+
+    @property
+    def output(self) -> nn.Linear:
+        return self.layer.self_attn.out_proj
 
     def attention_inputs(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         module, normed = self.layer.self_attn, self.layer.layer_norm1(states)
@@ -35,8 +40,14 @@ class ClipBlock(TowerBlock):
         )
         return query, key, value
 
-    def attention_output(self, mixed: Tensor) -> Tensor:
-        return self.layer.self_attn.out_proj(mixed)
+    def resize_attention(self, width: int) -> None:
+        set_out(self.layer.self_attn, ("q_proj", "k_proj", "v_proj"), width)
+        set_in(self.layer.self_attn, "out_proj", width)
+
+
+def blocks_of(tower: Any) -> list[ClipBlock]:
+    """Blocks of a CLIP tower."""
+    return [ClipBlock(layer) for layer in tower.encoder.layers]
 
 
 @dataclass(frozen=True)
@@ -45,12 +56,10 @@ class Embedded:
 
     Attributes:
         embeds: normalised embeddings ``[B, P]``.
-        token_count: number of tokens of all rows before any drop.
         encoded: the tokens that are left.
     """
 
     embeds: Tensor
-    token_count: int
     encoded: Encoded
 
 
@@ -63,15 +72,12 @@ def embed_images(
     """Embed ``pixel_values [I, C, S, S]``; [CLS], token 0, is never dropped."""
     tower: Any = model.vision_model
     states = tower.pre_layrnorm(tower.embeddings(pixel_values))
-    alive = torch.ones(states.shape[:2], device=states.device)
-    stays = torch.zeros(len(states), dtype=torch.long, device=states.device)
-    blocks = [ClipBlock(layer) for layer in tower.encoder.layers]
-    tokens = start_tokens(states, VISION, alive, stays)
+    tokens = start_tokens(states, VISION)
     options = replace(options, responses=responses_of(model, "vision"))
-    encoded = run_encoder("vision", blocks, tokens, options, observer=observer)
+    encoded = run_encoder("vision", blocks_of(tower), tokens, options, observer=observer)
     pooled = tower.post_layernorm(state_that_stays(encoded.tokens))
     embeds = F.normalize(model.visual_projection(pooled), dim=-1)
-    return Embedded(embeds, alive.numel(), encoded)
+    return Embedded(embeds, encoded)
 
 
 def embed_texts(
@@ -88,15 +94,15 @@ def embed_texts(
     longest = int(stays.max()) + 1
     input_ids, attention_mask = input_ids[:, :longest], attention_mask[:, :longest]
     states = tower.embeddings(input_ids=input_ids)
-    blocks = [ClipBlock(layer) for layer in tower.encoder.layers]
     places = torch.arange(longest, device=input_ids.device)
     attention_mask = attention_mask * (places <= stays[:, None])
     tokens = start_tokens(states, TEXT, attention_mask.to(states.dtype), stays)
     options = replace(options, responses=responses_of(model, "language"))
+    blocks = blocks_of(tower)
     encoded = run_encoder("language", blocks, tokens, options, causal=True, observer=observer)
     pooled = tower.final_layer_norm(state_that_stays(encoded.tokens))
     embeds = F.normalize(model.text_projection(pooled), dim=-1)
-    return Embedded(embeds, int(attention_mask.sum()), encoded)
+    return Embedded(embeds, encoded)
 
 
 def end_of_text(input_ids: Tensor, eos_token_id: int) -> Tensor:

@@ -1,15 +1,12 @@
 """Slim CLIP as a ``transformers`` model: cut blocks and token dropping in the architecture."""
 
-from typing import Any
-
 from torch import Tensor
 from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel
 from transformers.models.clip.modeling_clip import CLIPOutput
 
 from comp.checkpoints.pruning_entry import PruningEntry
-from comp.families.clip.forward import Embedded, embed_images, embed_texts
+from comp.families.clip.forward import Embedded, blocks_of, embed_images, embed_texts
 from comp.families.encoder.forward import EncoderOptions
-from comp.families.surgery import set_in, set_out
 from comp.plan import DropPlan, Part
 from comp.tokens.dictionary import attach_dictionary
 from comp.tokens.drop_rules import rules_from_plan
@@ -40,7 +37,13 @@ class CompCLIPModel(CLIPModel):
 
     def __init__(self, config: CompCLIPConfig) -> None:
         super().__init__(config)
-        _resize(self, PruningEntry.of_config(config))
+        pruning = PruningEntry.of_config(config)
+        for tower, sizes in (
+            (self.vision_model, pruning.vision),
+            (self.text_model, pruning.language),
+        ):
+            for block, left in zip(blocks_of(tower), sizes.blocks, strict=True) if sizes else ():
+                block.resize(*left)
         attach_dictionary(self, self.drops)
 
     @property
@@ -74,22 +77,6 @@ class CompCLIPModel(CLIPModel):
             image_embeds=images,
             text_embeds=texts,
         )
-
-
-def _resize(model: Any, pruning: PruningEntry) -> None:
-    """Replace the projections of each block by ones of the recorded sizes."""
-    for sizes, tower in (
-        (pruning.vision, model.vision_model),
-        (pruning.language, model.text_model),
-    ):
-        if sizes is None:
-            continue
-        for layer, (heads, width) in zip(tower.encoder.layers, sizes.blocks, strict=True):
-            attention = layer.self_attn
-            set_out(attention, ("q_proj", "k_proj", "v_proj"), heads * attention.head_dim)
-            set_in(attention, "out_proj", heads * attention.head_dim)
-            set_out(layer.mlp, ("fc1",), width)
-            set_in(layer.mlp, "fc2", width)
 
 
 AutoConfig.register(SLIM_CLIP, CompCLIPConfig, exist_ok=True)

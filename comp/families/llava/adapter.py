@@ -1,6 +1,6 @@
 """Adapt LLaVA-1.5 to pruning: CLIP tower, MLP projector, Llama decoder."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +20,9 @@ from comp.adapter import (
     Scored,
     TokenKind,
 )
-from comp.checkpoints.pruning_entry import PruningEntry
-from comp.checkpoints.slices import cut_of
+from comp.checkpoints.slices import Cut, cut_of
 from comp.data.example import Example
+from comp.families.clip.forward import blocks_of
 from comp.families.llava.batches import LlavaCollator, Narrowed, narrowed
 from comp.families.llava.decoder import DecoderOptions, Kept, rules_by_layer
 from comp.families.llava.forward import (
@@ -34,9 +34,9 @@ from comp.families.llava.forward import (
     run_llava,
     used_feature_layers,
 )
-from comp.families.llava.slim import CompLlavaConfig, CompLlavaForConditionalGeneration
+from comp.families.llava.slim import CompLlavaForConditionalGeneration
 from comp.families.streamed import save_streamed, streamed_layers
-from comp.families.surgery import fill_slim
+from comp.families.surgery import slim_model
 from comp.families.tokenizing import save_processor
 from comp.flops.llava import ModelShape, llava_macs_of_counts, llava_macs_of_drops
 from comp.masks import UNCUT, BlockKey, BlockShape, Masks, StructureCounts, completed
@@ -187,8 +187,8 @@ class LlavaAdapter(FamilyAdapter):
         if part == "language":
             layer = self.model.model.language_model.layers[number]
             return layer.self_attn.o_proj, layer.mlp.down_proj
-        layer = self.model.model.vision_tower.encoder.layers[number]
-        return layer.self_attn.out_proj, layer.mlp.fc2
+        block = blocks_of(self.model.model.vision_tower)[number]
+        return block.output, block.layer.mlp.fc2
 
     @property
     def tower(self) -> nn.Module:
@@ -206,19 +206,13 @@ class LlavaAdapter(FamilyAdapter):
         if self._tower_frozen:
             self.model.model.vision_tower.requires_grad_(requires_grad=False)
 
+    def cuts(self, plan: PruningPlan) -> Callable[[str], Cut | None]:
+        head_dim = {"language": self.shape.head_dim, "vision": self.shape.vision_head_dim}
+        return lambda name: cut_of(name, plan, head_dim)
+
     def cut(self, plan: PruningPlan) -> "LlavaAdapter":
         plan = completed(plan, self.blocks)
-        settings = self.model.config.to_dict() | {"pruning": PruningEntry.of_plan(plan).to_json()}
-        settings.pop("model_type", None)
-        config = CompLlavaConfig(**settings)
-        with torch.device("meta"):
-            slim = CompLlavaForConditionalGeneration(config)
-        head_dim = {
-            "language": self.shape.head_dim,
-            "vision": self.shape.vision_hidden_size // self.shape.vision_num_heads,
-        }
-        fill_slim(slim, self.model, lambda name: cut_of(name, plan, head_dim))
-        slim.tie_weights()
+        slim = slim_model(self.model, CompLlavaForConditionalGeneration, plan, self.cuts(plan))
         slim.generation_config = self.model.generation_config
         processor = self.processor
         if plan.image_selection is not None:
@@ -257,22 +251,8 @@ def _blocks(model: LlavaForConditionalGeneration) -> tuple[BlockShape, ...]:
             )
         )
     used = max(used_feature_layers(config))
-    for number, layer in enumerate(model.model.vision_tower.encoder.layers[:used]):
-        attention = layer.self_attn
-        heads = attention.q_proj.out_features // attention.head_dim
-        blocks.append(
-            BlockShape(
-                "vision",
-                number,
-                config.vision_config.hidden_size,
-                heads,
-                heads,
-                attention.head_dim,
-                layer.mlp.fc1.out_features,
-                gated=False,
-            )
-        )
-    return tuple(blocks)
+    tower = blocks_of(model.model.vision_tower)[:used]
+    return (*blocks, *(block.shape("vision", number) for number, block in enumerate(tower)))
 
 
 def _shares(batch: LlavaBatch, kept: dict[int, Kept]) -> dict[Place, KeptShare]:

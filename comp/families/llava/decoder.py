@@ -14,6 +14,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from comp.adapter import Observer
 from comp.importance.decoder_rankings import diversity, mean_attention
+from comp.importance.parameters import PendingChannels
 from comp.importance.tokens import received_attention
 from comp.masks import Masks
 from comp.plan import Ranking
@@ -96,7 +97,7 @@ def run_decoder(
         cache.seen += tokens.states.shape[1]
     kept: dict[int, Kept] = {}
     rotary = _rotary(language, tokens)
-    pending: _PendingChannels | None = None
+    pending: PendingChannels | None = None
     for number, layer in enumerate(language.layers[:until]):
         tokens = _to_device(tokens, layer)
         rotary = tuple(part.to(tokens.states.device) for part in rotary)
@@ -110,7 +111,7 @@ def run_decoder(
             observer.heads(("language", number), mixed, received)
             if pending is not None:
                 pending.tell(observer, received)
-            pending = _PendingChannels(number, hidden, received, None)
+            pending = PendingChannels(("language", number), hidden, received)
         if rule is not None:
             importance, margin = record.importance(rule.ranking, tokens, rotary, language.layers)
             alive = rule.keep(importance, tokens.kind, tokens.alive, tokens.query)
@@ -118,29 +119,11 @@ def run_decoder(
             rotary = tuple(part.gather(1, _last(taken, part)) for part in rotary)
             kept[number + 1] = Kept(tokens.index, tokens.alive, tokens.kind, margin)
             if pending is not None:
-                pending = _PendingChannels(number, hidden, pending.own, taken)
+                pending = replace(pending, taken=taken)
     if observer is not None and pending is not None:
         pending.tell(observer, None)
     states = language.norm(tokens.states.to(_device(language.norm)))
     return replace(tokens, states=states), kept
-
-
-@dataclass(frozen=True)
-class _PendingChannels:
-    """An FFN's activations, waiting for the *next* layer's token importance (CIP)."""
-
-    number: int
-    hidden: Tensor
-    own: Tensor
-    taken: Tensor | None
-
-    def tell(self, observer: Observer, following: Tensor | None) -> None:
-        importance = self.own
-        if following is not None and self.taken is not None:
-            importance = torch.zeros_like(self.own).scatter(1, self.taken, following)
-        elif following is not None:
-            importance = following
-        observer.channels(("language", self.number), self.hidden, importance)
 
 
 @dataclass(frozen=True)

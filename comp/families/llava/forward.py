@@ -8,8 +8,10 @@ from torch import Tensor
 
 from comp.adapter import Observer
 from comp.checkpoints.pruning_entry import PruningEntry
+from comp.families.clip.forward import ClipBlock, blocks_of
+from comp.families.encoder.forward import EncoderOptions
 from comp.families.llava.decoder import DecoderCache, DecoderOptions, Kept, run_decoder
-from comp.masks import Masks
+from comp.masks import BlockKey, Masks
 from comp.plan import ImageSelection
 from comp.tokens.attention import attend
 from comp.tokens.drop_rules import ALWAYS
@@ -91,15 +93,18 @@ def image_features(
     weight = tower.embeddings.patch_embedding.weight
     states = tower.pre_layrnorm(tower.embeddings(pixel_values.to(weight.device, weight.dtype)))
     layers, tower_attention = [states], None
-    for number, layer in enumerate(tower.encoder.layers[: max(feature_layers)]):
-        states, tower_attention = _clip_block(layer, number, layers[-1], masks, observer)
+    for number, block in enumerate(blocks_of(tower)[: max(feature_layers)]):
+        states, tower_attention = _tower_block(block, number, layers[-1], masks, observer)
         layers.append(states)
     first = 1 if config.vision_feature_select_strategy == "default" else 0
     chosen = torch.cat([layers[number][:, first:] for number in feature_layers], dim=-1)
     selection = selection or config_selection(config)
     selected = None
     if selection is not None and tower_attention is not None:
-        scores, key = tower_attention.class_attention(), tower_attention.mean_key()
+        query, keys, head_mask = tower_attention
+        with torch.no_grad():
+            scores = class_attention(query, keys, head_mask, query.shape[-1] ** -0.5)
+            key = mean_key(keys, head_mask)
         if first == 0:
             scores[:, 0] += ALWAYS  # [CLS] is one of the image's tokens, and always stays
         selected = select_tokens(chosen, scores[:, first:], key[:, first:], selection)
@@ -114,54 +119,34 @@ def used_feature_layers(config: Any) -> list[int]:
     return [index % count for index in ([layers] if isinstance(layers, int) else layers)]
 
 
-@dataclass(frozen=True)
-class _TowerAttention:
-    """Queries and keys ``[I, H, N, hd]`` of a tower block, and the soft mask of its heads ``[H]``."""
+def _tower_block(
+    block: ClipBlock, number: int, states: Tensor, masks: Masks | None, observer: Observer | None
+) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+    """States after a block, its queries and keys ``[I, H, N, hd]``, and the soft mask of its heads ``[H]``.
 
-    query: Tensor
-    key: Tensor
-    head_mask: Tensor
-    scale: float
-
-    @torch.no_grad()
-    def class_attention(self) -> Tensor:
-        return class_attention(self.query, self.key, self.head_mask, self.scale)
-
-    @torch.no_grad()
-    def mean_key(self) -> Tensor:
-        return mean_key(self.key, self.head_mask)
-
-
-def _clip_block(
-    layer: Any, number: int, states: Tensor, masks: Masks | None, observer: Observer | None
-) -> tuple[Tensor, _TowerAttention]:
-    module = layer.self_attn
-    batch, count, _ = states.shape
-    normed = layer.layer_norm1(states)
-    shape = (batch, count, -1, module.head_dim)
-    query, key, value = (
-        projection(normed).view(shape).transpose(1, 2)
-        for projection in (module.q_proj, module.k_proj, module.v_proj)
-    )
-    mixed = attend(query, key, value, None, module.scale)
+    An observer is shown the importance of tokens in this block for its FFN too, not that in the next one.
+    """
+    query, key, value = block.attention_inputs(states)
+    place: BlockKey = "vision", number
     head_mask = torch.ones(query.shape[1], device=query.device)
     if masks is not None:
-        head_mask = masks.heads["vision", number].to(query.device)
+        head_mask = masks.heads[place].to(query.device)
+    scale = block.head_dim**-0.5
+    mixed = attend(query, key, value, None, scale)
     importance = None
     if observer is not None:
-        weights = torch.softmax((query.float() @ key.float().transpose(-1, -2)) * module.scale, -1)
-        weights = weights * head_mask[:, None, None]  # Eq. 7
+        logits = (query.float() @ key.float().transpose(-1, -2)) * scale
+        weights = torch.softmax(logits, -1) * head_mask[:, None, None]  # Eq. 7
         importance = weights.amax(1).sum(1)  # Eq. 6: all queries, strongest head
-        observer.heads(("vision", number), mixed.reshape(batch, count, -1), importance)
+        observer.heads(place, mixed.flatten(2), importance)
     if masks is not None:
         mixed = mixed * head_mask.to(mixed.dtype)[:, None]
-    states = states + module.out_proj(mixed.reshape(batch, count, -1))
-    hidden = layer.mlp.activation_fn(layer.mlp.fc1(layer.layer_norm2(states)))
+    states = block.add_attention(states, mixed.flatten(2))
+    hidden = block.hidden(states)
     if observer is not None and importance is not None:
-        observer.channels(("vision", number), hidden, importance)
-    if masks is not None:
-        hidden = hidden * masks.channels["vision", number].to(hidden.device, hidden.dtype)
-    return states + layer.mlp.fc2(hidden), _TowerAttention(query, key, head_mask, module.scale)
+        observer.channels(place, hidden, importance)
+    masked = EncoderOptions(masks).masked_channels(place, hidden)
+    return block.add_ffn(states, masked), (query, key, head_mask)
 
 
 def embed(model: Any, input_ids: Tensor, features: Tensor | None) -> Tensor:

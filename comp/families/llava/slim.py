@@ -23,6 +23,7 @@ from transformers.conversion_mapping import (
 from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast
 
 from comp.checkpoints.pruning_entry import PruningEntry
+from comp.families.clip.forward import blocks_of
 from comp.families.llava.decoder import (
     DecoderCache,
     DecoderOptions,
@@ -173,13 +174,9 @@ def _resize(model: Any, pruning: PruningEntry) -> None:
             set_out(layer.mlp, ("gate_proj", "up_proj"), width)
             set_in(layer.mlp, "down_proj", width)
     if pruning.vision is not None:
-        layers = model.model.vision_tower.encoder.layers
-        for layer, (heads, width) in zip(layers, pruning.vision.blocks, strict=False):
-            attention = layer.self_attn
-            set_out(attention, ("q_proj", "k_proj", "v_proj"), heads * attention.head_dim)
-            set_in(attention, "out_proj", heads * attention.head_dim)
-            set_out(layer.mlp, ("fc1",), width)
-            set_in(layer.mlp, "fc2", width)
+        tower = blocks_of(model.model.vision_tower)
+        for block, left in zip(tower, pruning.vision.blocks, strict=False):
+            block.resize(*left)
 
 
 # Tensors have the same names in slim checkpoints as in dense ones.

@@ -6,9 +6,9 @@ from transformers import BlipTextConfig, BlipVisionConfig, BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from comp.families.blip.nlvr import BlipForNlvr2, BlipNlvrConfig
-from comp.families.blip.text_forward import Memory, TextOptions, branches_of, cross_key, read, see
+from comp.families.blip.text_forward import Memory, branches_of, read, see
 from comp.families.encoder.forward import EncoderOptions
-from comp.masks import Masks
+from comp.masks import Masks, cross_key
 from comp.plan import keep_count
 from comp.tokens.drop_rules import RatioRule
 from tests.comp.towers import Observed, shaken
@@ -91,7 +91,7 @@ def test_whole_text_models_equal_transformers(text, texts, memories, causal, cro
         encoder_hidden_states=memory.states if crosses else None,
         is_decoder=causal,
     ).last_hidden_state
-    result = read(text, ids, mask, [memory] if crosses else [], TextOptions(causal=causal))
+    result = read(text, ids, mask, [memory] if crosses else [], EncoderOptions(), causal=causal)
     there = mask > 0
     torch.testing.assert_close(result.tokens.states[there], expected[there], **CLOSE)
 
@@ -101,7 +101,7 @@ def test_padding_of_a_memory_changes_nothing(text, texts, memories):
     """transformers 5.23 loses this mask, so the comparison is one row at a time."""
     ids, mask = texts
     _, memory = memories
-    result = read(text, ids, mask, [memory], TextOptions(causal=True)).tokens.states
+    result = read(text, ids, mask, [memory], EncoderOptions(), causal=True).tokens.states
     for row, length in enumerate((9, 6, 3)):
         there = memory.states[row : row + 1, memory.alive[row] > 0]
         alone = text(
@@ -116,7 +116,7 @@ def test_two_images_equal_the_model_class(twins, texts, memories):
     images = torch.stack([memories[0].states, memories[1].states], 1)
     expected = twins(ids, mask, images)
     both = [Memory.of_image(images[:, number]) for number in (0, 1)]
-    result = read(twins, ids, mask, both, TextOptions()).tokens.states
+    result = read(twins, ids, mask, both, EncoderOptions()).tokens.states
     there = mask > 0
     torch.testing.assert_close(result[there], expected[there], **CLOSE)
 
@@ -209,8 +209,8 @@ def test_dropped_tokens_and_masked_heads_by_hand(text, twins, texts, memories, w
     causal = which == "decoder"
     rules = {place: RatioRule(1.0, ratio) for place in range(1, LAYERS)} if ratio < 1 else {}
     ids, mask = texts
-    options = TextOptions(masks_without(OFF), rules, causal=causal)
-    result = read(model, ids, mask, seen, options).tokens
+    options = EncoderOptions(masks_without(OFF), rules)
+    result = read(model, ids, mask, seen, options, causal=causal).tokens
     hand = ByHand(model, ratio, OFF, causal)
     for row, length in enumerate((9, 6, 3)):
         there = [memory.states[row][memory.alive[row] > 0] for memory in seen]
@@ -226,11 +226,11 @@ def test_masked_channels_contribute_nothing(text, texts, memories):
     masks = masks_without(())
     for number in range(LAYERS):
         masks.channels["language", number][::3] = 0
-    result = read(text, ids, mask, memories[:1], TextOptions(masks)).tokens.states
+    result = read(text, ids, mask, memories[:1], EncoderOptions(masks)).tokens.states
     saved = [layer.output.dense.weight.clone() for layer in text.encoder.layer]
     for layer in text.encoder.layer:
         layer.output.dense.weight[:, ::3] = 0
-    expected = read(text, ids, mask, memories[:1], TextOptions()).tokens.states
+    expected = read(text, ids, mask, memories[:1], EncoderOptions()).tokens.states
     for layer, weight in zip(text.encoder.layer, saved, strict=True):
         layer.output.dense.weight.copy_(weight)
     torch.testing.assert_close(result, expected, **CLOSE)
@@ -245,8 +245,8 @@ def test_block_numbers_of_a_decoder_continue_the_encoders(text, texts, memories)
         {(part, number + 4): value for (part, number), value in early.heads.items()},
         {(part, number + 4): value for (part, number), value in early.channels.items()},
     )
-    plain = read(text, ids, mask, memories[:1], TextOptions(early)).tokens.states
-    moved = read(text, ids, mask, memories[:1], TextOptions(late, first=4)).tokens.states
+    plain = read(text, ids, mask, memories[:1], EncoderOptions(early)).tokens.states
+    moved = read(text, ids, mask, memories[:1], EncoderOptions(late), first=4).tokens.states
     assert torch.equal(plain, moved)
 
 
@@ -260,7 +260,7 @@ def test_observers_see_every_output_projection(twins, texts, memories):
     """Heads with their block's importance, channels with the next block's, of the tokens there."""
     observed = Observed()
     ids, mask = texts
-    options = TextOptions(rules={1: RatioRule(1.0, 0.5)})
+    options = EncoderOptions(rules={1: RatioRule(1.0, 0.5)})
     read(twins, ids, mask, memories, options, observed)
     left = keep_count(9, 0.5)
     assert observed.seen == [

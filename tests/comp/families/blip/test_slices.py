@@ -11,7 +11,7 @@ from transformers import BlipConfig, BlipForQuestionAnswering, BlipTextConfig, B
 
 from comp.checkpoints.blip_slices import BlipCuts
 from comp.families.blip.nlvr import BlipForNlvr2, BlipNlvrConfig
-from comp.families.blip.text_forward import Memory, TextOptions, read, see
+from comp.families.blip.text_forward import Memory, read, see
 from comp.families.encoder.forward import EncoderOptions
 from comp.masks import Masks
 from comp.plan import BlockPlan, PruningPlan, Workload
@@ -116,7 +116,7 @@ def test_cut_equals_masked_for_two_images(batch, seed):
     def run(of, masks):
         seen = [see(of.vision_model, pixels[:, n], EncoderOptions(masks)).states for n in (0, 1)]
         memories = [Memory.of_image(states) for states in seen]
-        return read(of.text_encoder, ids, mask, memories, TextOptions(masks)).tokens.states
+        return read(of.text_encoder, ids, mask, memories, EncoderOptions(masks)).tokens.states
 
     masked, small = run(model, masks_of(plan, LAYERS, 2 * LAYERS)), run(slim, None)
     torch.testing.assert_close(small, masked, atol=2e-5, rtol=2e-5)
@@ -138,10 +138,11 @@ def test_cut_equals_masked_for_questions_and_answers(batch, seed):
 
     def run(of, masks):
         image = Memory.of_image(see(of.vision_model, pixels[:, 0], EncoderOptions(masks)).states)
-        encoded = read(of.text_encoder, ids, mask, [image], TextOptions(masks)).tokens
-        options = TextOptions(masks, causal=True, first=LAYERS)
+        encoded = read(of.text_encoder, ids, mask, [image], EncoderOptions(masks)).tokens
+        options = EncoderOptions(masks)
         memory = Memory(encoded.states, encoded.alive)
-        return read(of.text_decoder.bert, ids, mask, [memory], options).tokens.states
+        said = read(of.text_decoder.bert, ids, mask, [memory], options, causal=True, first=LAYERS)
+        return said.tokens.states
 
     masked, small = run(model, masks_of(plan, 2 * LAYERS, 2 * LAYERS)), run(slim, None)
     torch.testing.assert_close(small, masked, atol=2e-5, rtol=2e-5)
