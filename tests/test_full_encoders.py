@@ -1,8 +1,8 @@
 """BLIP-base and CLIP at full width, random weights saved by transformers, through prune, onnx and verify.
 
-They have few blocks, for the minutes that each block takes. tests/benchmarks holds the whole models' sizes.
+They have few blocks, because each takes minutes. tests/benchmarks checks the sizes of the whole models.
 
-Each command is a process of its own whose peak memory is held below what a machine of 24 GiB can spare.
+Each command is its own process. Its peak memory stays below the free memory of a machine of 24 GiB.
 """
 
 import json

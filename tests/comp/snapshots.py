@@ -1,8 +1,8 @@
 """A command in its own process, and a copy of a folder before each change of its files.
 
-``python -m tests.comp.snapshots FOLDER COPIES WORDS...`` runs ``comp-export WORDS``. Each copy is what a kill
-at that moment would leave, as far as Python is told of what happens: libraries write into files of
-temporary names only.
+``python -m tests.comp.snapshots FOLDER COPIES WORDS...`` runs ``comp-export WORDS``. Each copy is the state
+after a kill at that moment, as far as Python sees the changes: libraries write only into files of
+temporary names.
 """
 
 import os

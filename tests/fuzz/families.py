@@ -18,10 +18,11 @@ class Family:
 
     Attributes:
         make: writes a checkpoint.
-        product_answers: what an artifact's engine says about a picture's file.
-        right: what transformers says of a checkpoint about a picture; a function changes the model
-            before.
-        layers: of transformers' model, by part: attention's and FFN's output weights of each block.
+        product_answers: returns the answers of an artifact's engine for a picture's file.
+        right: returns transformers' answers of a checkpoint for a picture, after a function has
+            changed the model.
+        layers: returns the attention and FFN output weights of each block, by part, of
+            transformers' model.
     """
 
     make: Callable[[Path], None]
@@ -31,7 +32,7 @@ class Family:
 
 
 def quiet_libraries() -> None:
-    """Let transformers and warnings say nothing."""
+    """Silence transformers and warnings."""
     from transformers.utils import logging as of_transformers
 
     of_transformers.set_verbosity(logging.CRITICAL)
@@ -61,7 +62,7 @@ def _make_llava(folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-def llava_says(engine: Any, picture: Path, question: str, images: int = 1) -> tuple[int, ...]:
+def llava_answers(engine: Any, picture: Path, question: str, images: int = 1) -> tuple[int, ...]:
     """Tokens of the prompt, and those of the answer."""
     from serve.generation.options import GenerationOptions
 
@@ -107,8 +108,8 @@ class LlavaReference:
         ).eval()
         self.processor = AutoProcessor.from_pretrained(checkpoint, local_files_only=True)
 
-    def says(self, picture: Any, question: str, images: int = 1, marked: bool = False) -> Any:
-        """As ``llava_says``; ``marked``: the question says itself where its images go."""
+    def answers(self, picture: Any, question: str, images: int = 1, marked: bool = False) -> Any:
+        """Answer as ``llava_answers``; ``marked``: the question places its images itself."""
         content = [{"type": "image"}] * (0 if marked else images)
         content.append({"type": "text", "text": question})
         text = self.processor.apply_chat_template(
@@ -123,13 +124,13 @@ def _llava_answers(artifact: Path, picture: Path) -> Answers:
     from serve.engines.llava import Engine
 
     engine = Engine.load(artifact, device="cpu", threads=1)
-    return tuple(llava_says(engine, picture, question) for question in QUESTIONS)
+    return tuple(llava_answers(engine, picture, question) for question in QUESTIONS)
 
 
 def _llava_right(checkpoint: Path, picture: Any, change: Callable[[Any], None]) -> Answers:
     result = LlavaReference(checkpoint)
     change(result.model)
-    return tuple(result.says(picture, question) for question in QUESTIONS)
+    return tuple(result.answers(picture, question) for question in QUESTIONS)
 
 
 def _llava_layers(model: Any, part: str) -> list[tuple[Any, Any]]:
@@ -181,7 +182,7 @@ def _blip_answers(artifact: Path, picture: Path) -> Answers:
     from serve.loading import load_engine
 
     engine = load_engine(artifact, device="cpu", threads=1)
-    return tuple(llava_says(engine, picture, question) for question in QUESTIONS)
+    return tuple(llava_answers(engine, picture, question) for question in QUESTIONS)
 
 
 def _blip_right(checkpoint: Path, picture: Any, change: Callable[[Any], None]) -> Answers:

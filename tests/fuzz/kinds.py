@@ -1,7 +1,7 @@
-"""The kinds of hostile input, and how many of each are tried.
+"""The kinds of hostile input, and the number of trials of each.
 
-A change may make another input that is as good as the first: another plan, other settings. Then the
-right answer is that of an independent reading of the same input: transformers on the changed
+A changed input may be as valid as the original: another plan, other settings. Then the right answer is
+that of an independent reading of the same input: transformers on the changed
 checkpoint, a masked transformers model for a plan, a bare ONNX Runtime for graphs.
 """
 

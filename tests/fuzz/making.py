@@ -10,12 +10,12 @@ class Trial:
     """One input, ready to be tried.
 
     Attributes:
-        deed: what was changed.
-        product: does what a user does; raises ``CompExportError`` where it refuses.
-        right: the answers that are right for this input; asked for when the product answers
-            otherwise than for the input as it was.
-        before: the answers for the input as it was; ``None`` where each input is its own.
-        names: words of which a refusal has one.
+        deed: the change of the input.
+        product: acts as a user does; raises ``CompExportError`` if the product refuses.
+        right: returns the right answers for this input; called if the product's answers differ
+            from ``before``.
+        before: the answers for the unchanged input; ``None`` if there is no unchanged input.
+        names: words, one of which a refusal must contain.
     """
 
     deed: str
@@ -26,5 +26,5 @@ class Trial:
 
 
 def nothing_else() -> Any:
-    """Where damage cannot have another meaning."""
+    """Raise: damage has no other valid meaning."""
     raise LookupError("nothing but a refusal or the same answer is right")

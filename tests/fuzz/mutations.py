@@ -50,9 +50,9 @@ def some_place(rng: Random, value: Any, leaf: bool = False) -> JsonPath:
     """Return the end of a random walk from the whole: a long list weighs as much as one field.
 
     Args:
-        rng: decides.
-        value: where it walks.
-        leaf: whether it goes on until there is nothing inside.
+        rng: makes the choices.
+        value: the JSON value to walk through.
+        leaf: whether the walk continues to a value without parts.
     """
     path: JsonPath = ()
     while isinstance(value, (dict, list)) and value and (leaf or not path or rng.random() < 0.8):
@@ -68,7 +68,7 @@ def at(value: Any, path: JsonPath) -> Any:
 
 
 def put(value: Any, path: JsonPath, new: Any) -> Any:
-    """The value with another part; changed in place but for the whole."""
+    """Return the value with another part. It is changed in place, unless the whole is replaced."""
     if not path:
         return new
     at(value, path[:-1])[path[-1]] = new
@@ -107,7 +107,7 @@ def break_json(rng: Random, value: Any) -> tuple[Any, str]:
 
 
 def change_json(rng: Random, value: Any) -> tuple[Any, str]:
-    """As ``break_json``, and values that may well be meant: other numbers, texts, switches."""
+    """Change as ``break_json`` does, or to plausible values: other numbers, texts, switches."""
     if rng.random() < 0.4:
         return break_json(rng, value)
     path = some_place(rng, value, leaf=True)
@@ -169,7 +169,7 @@ def outside_strings(data: bytes) -> list[int]:
 
 
 def break_bytes(rng: Random, data: bytes, start: int = 0) -> tuple[bytes, str]:
-    """Change some bytes; ``start``: how long the part is where half of the changes go, 0 for none."""
+    """Change some bytes; half of the changes go to the first ``start`` bytes, if not 0."""
     result = bytearray(data)
     deed = rng.random()
     if deed < 0.15:
@@ -194,12 +194,12 @@ def break_bytes(rng: Random, data: bytes, start: int = 0) -> tuple[bytes, str]:
 
 
 def to_json(value: Any) -> str:
-    """As Python writes it: with NaN and half characters."""
+    """Return JSON as Python writes it: with NaN and lone surrogates."""
     return json.dumps(value)
 
 
 def hostile_text(rng: Random, words: Sequence[str]) -> str:
-    """A text of odd characters, special tokens and words."""
+    """Return a text of odd characters, special tokens and words."""
     odd = ("\0", "\ud800", "￾", "‮", "\r\n", "\t", "  ", "ﷺ", "é", "é", "😀", "‍", " ")
     marks = (
         "<image>",

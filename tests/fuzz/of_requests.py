@@ -7,7 +7,7 @@ from typing import Any
 
 from comp.errors import CompExportError
 from tests.fuzz.base import Base
-from tests.fuzz.families import QUESTIONS, LlavaReference, llava_says
+from tests.fuzz.families import QUESTIONS, LlavaReference, llava_answers
 from tests.fuzz.making import Trial
 from tests.fuzz.mutations import break_bytes, hostile_text
 
@@ -68,11 +68,11 @@ def prompts(rng: Random, base: Base, scratch: Path) -> Trial:
         with Image.open(base.picture) as picture:
             # Texts that place all of their images themselves are used as they are.
             marked = count > 0 and words.count("<image>") == count
-            return _LOADED["reference"].says(picture, words, count, marked)
+            return _LOADED["reference"].answers(picture, words, count, marked)
 
     return Trial(
         f"{count} images, {words!r:.300}",
-        lambda: llava_says(_LOADED["engine"], base.picture, words, count),
+        lambda: llava_answers(_LOADED["engine"], base.picture, words, count),
         right,
         None,
         ("prompt", "text", "image"),

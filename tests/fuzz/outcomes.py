@@ -13,11 +13,11 @@ class Outcome:
     """One input and its outcome.
 
     Attributes:
-        kind: of input.
-        seed: makes it again, with the kind.
+        kind: the kind of input.
+        seed: reproduces the input, together with the kind.
         verdict: ``refused`` with a ``CompExportError`` that names it, the ``same`` answer as the
-            reference has for this very input, or anything ``other``.
-        detail: what was changed, and what was said or differs.
+            reference for this input, or anything ``other``.
+        detail: the change, and the message or the difference.
     """
 
     kind: str
@@ -27,7 +27,7 @@ class Outcome:
 
 
 def counted(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
-    """How many of each verdict, by kind."""
+    """Count each verdict, by kind."""
     result: dict[str, Counter[str]] = {}
     for each in outcomes:
         result.setdefault(each.kind, Counter())[each.verdict] += 1
@@ -36,7 +36,7 @@ def counted(outcomes: Iterable[Outcome]) -> dict[str, dict[str, int]]:
 
 
 def table(counts: dict[str, dict[str, int]]) -> str:
-    """Counts as a table in Markdown."""
+    """Return counts as a table in Markdown."""
     total = {
         name: sum(each[name] for each in counts.values()) for name in ("refused", "same", "other")
     }

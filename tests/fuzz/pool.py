@@ -19,12 +19,12 @@ Trial = Callable[[Path, Path, str, int], Outcome]  # base, scratch, kind, seed
 
 @dataclass
 class Limits:
-    """Of one worker.
+    """Limits of one worker.
 
     Attributes:
-        seconds: for one input; the first of a worker also loads what all need.
-        starting: seconds more for the first one.
-        gigabytes: of memory that it may write to.
+        seconds: time for one input.
+        starting: additional seconds for the first input, which also loads the libraries.
+        gigabytes: memory that the worker may write to.
     """
 
     seconds: float = 120.0
@@ -48,11 +48,11 @@ def tried(
 
     Args:
         trial: a function of a module; it does one job.
-        jobs: what to do.
-        base: what all trials begin with; made before, changed by none.
+        jobs: kinds and seeds.
+        base: the folder that all trials read; no trial changes it.
         scratch: a folder for the workers.
-        workers: how many processes.
-        limits: of each.
+        workers: the number of processes.
+        limits: the limits of each process.
     """
     left, crew = list(reversed(jobs)), []
     for number in range(min(workers, len(jobs))):

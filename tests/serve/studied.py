@@ -12,14 +12,14 @@ DENSE_LATENCY = 20.0
 
 
 class Steps:
-    """In place of ``run_process``.
+    """Used in place of ``run_process``.
 
     Attributes:
-        accuracy: of a cell, by (row's folder name) its name; by default 0.5.
-        off: how much a cell's FLOPs miss the target, as a share of it.
-        broken: (cell, step) to what is raised there, once each.
+        accuracy: accuracy of a cell, by its name; 0.5 by default.
+        off: error of a cell's FLOPs, as a share of the target.
+        broken: exceptions by (cell, step), raised once each.
         taken: (cell, step) in order.
-        threads: that a step may compute with, by (cell, step).
+        threads: number of threads, by (cell, step).
     """
 
     def __init__(self, accuracy=None, off=None):

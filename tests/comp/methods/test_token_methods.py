@@ -1,4 +1,4 @@
-"""FastV, PyramidDrop and DART: places, the share that meets the rate, and a run up to `verify`."""
+"""FastV, PyramidDrop and DART: places, and the share that meets the rate."""
 
 import json
 from dataclasses import replace
