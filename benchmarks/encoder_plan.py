@@ -15,7 +15,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from comp.checkpoints.encoder_shape import PACKAGED, BlockSize, EncoderShape, packaged_shape
+from comp.checkpoints.encoder_shape import PACKAGED, EncoderShape, packaged_shape
+from comp.checkpoints.shapes import BlockSize
 from comp.checkpoints.slim_encoder_shape import SlimShape
 from comp.errors import CompExportError
 from comp.flops.encoder import ANSWER_LENGTH, CAPTION_LENGTH, request_macs, usual_request

@@ -235,7 +235,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         args.new_tokens,
         args.warmup,
         args.repeats,
-        shape.image_size,
+        shape.vision.image_size,
         args.seed,
     )
     measured = measure(artifacts, args.rate, settings, args.passes)

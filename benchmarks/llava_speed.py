@@ -216,7 +216,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _picture(args: argparse.Namespace, shape: ModelShape) -> tuple[int, int]:
     if args.picture is None:
-        return shape.image_size, shape.image_size
+        return shape.vision.image_size, shape.vision.image_size
     width, _, height = args.picture.partition("x")
     if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
         raise CompExportError(f"--picture {args.picture!r}: write it as 640x480")

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from comp.checkpoints.llava_shape import ModelShape
+from comp.checkpoints.shapes import Stack
 from comp.errors import CompExportError
 from comp.flops.llava import keep_ratios, llava_macs_of_counts
 from comp.plan import KEEP_UNIT, BlockPlan, DropPlan, Part, PruningPlan, Workload
@@ -98,21 +99,20 @@ def widths_of(shape: ModelShape, step: int, tower: bool) -> Widths:
     """Heads and channels left at strength ``step / STEPS``."""
     language = tuple(
         _cut(heads, channels, step, slope)
-        for heads, channels, slope in zip(
-            shape.kv_heads,
-            shape.channels,
-            np.linspace(-SLOPE, SLOPE, shape.num_layers),
-            strict=True,
+        for (heads, channels), slope in zip(
+            _sizes(shape.text), np.linspace(-SLOPE, SLOPE, shape.num_layers), strict=True
         )
     )
     used = shape.vision_used_layers if tower else 0
     vision = tuple(
         _cut(heads, channels, step if number < used else 0, 0.0)
-        for number, (heads, channels) in enumerate(
-            zip(shape.vision_heads, shape.vision_channels, strict=True)
-        )
+        for number, (heads, channels) in enumerate(_sizes(shape.vision))
     )
     return Widths(language, vision)
+
+
+def _sizes(stack: Stack) -> list[tuple[int, int]]:
+    return [(block.heads, block.channels) for block in stack.blocks]
 
 
 def _cut(heads: int, channels: int, step: int, slope: float) -> tuple[int, int]:
@@ -154,22 +154,23 @@ def _last_above(costs: Sequence[int], target: float) -> int:
 
 def _blocks(shape: ModelShape, widths: Widths, seed: int) -> tuple[BlockPlan, ...]:
     blocks = []
-    parts: tuple[tuple[Part, Sequence[int], Sequence[int], int, Sequence[tuple[int, int]]], ...] = (
-        ("language", shape.kv_heads, shape.channels, shape.group_size, widths.language),
-        ("vision", shape.vision_heads, shape.vision_channels, 1, widths.vision),
+    parts: tuple[tuple[Part, Stack, Sequence[tuple[int, int]]], ...] = (
+        ("language", shape.text, widths.language),
+        ("vision", shape.vision, widths.vision),
     )
-    for code, (part, heads, channels, group, left) in enumerate(parts):
+    for code, (part, stack, left) in enumerate(parts):
         for index, (kept_heads, kept_channels) in enumerate(left):
+            block = stack.blocks[index]
             rng = np.random.default_rng([seed, code, index])
             blocks.append(
                 BlockPlan(
                     part=part,
                     index=index,
-                    num_attention_heads=heads[index] * group,
-                    num_key_value_heads=heads[index],
-                    intermediate_size=channels[index],
-                    kept_key_value_heads=_drawn(rng, heads[index], kept_heads),
-                    kept_channels=_drawn(rng, channels[index], kept_channels),
+                    num_attention_heads=block.heads * stack.group_size,
+                    num_key_value_heads=block.heads,
+                    intermediate_size=block.channels,
+                    kept_key_value_heads=_drawn(rng, block.heads, kept_heads),
+                    kept_channels=_drawn(rng, block.channels, kept_channels),
                 )
             )
     return tuple(blocks)

@@ -308,15 +308,15 @@ def _write_processor(config: dict[str, Any], directory: Path) -> None:
         extra_special_tokens={"image_token": "<image>"},
         chat_template=CHAT_TEMPLATE,
     )
-    sizes = ModelShape.from_config(config)
-    side = sizes.image_size
+    tower = ModelShape.from_config(config).vision
+    side = tower.image_size
     images = CLIPImageProcessorPil(
         size={"shortest_edge": side}, crop_size={"height": side, "width": side}
     )
     LlavaProcessor(
         images,
         fast,
-        patch_size=sizes.patch_size,
+        patch_size=tower.patch_size,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,
         chat_template=CHAT_TEMPLATE,

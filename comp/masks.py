@@ -12,11 +12,6 @@ from comp.plan import BlockPlan, Part, Place, PruningPlan
 BlockKey = tuple[Part, int]
 
 
-def cross_key(block: int, branch: int, branches: int) -> BlockKey:
-    """Return the key of a branch of a text block's cross-attention among the cross blocks."""
-    return "cross", block * branches + branch
-
-
 @dataclass(frozen=True)
 class BlockShape:
     """Dense sizes of one Transformer block."""

@@ -2,13 +2,14 @@
 
 Names are those of ``transformers`` and of ``BlipForNlvr2``. Language blocks are counted through the text
 encoder and then the decoder; cross blocks are the branches of cross-attention, counted likewise
-(``comp.masks.cross_key``), and have heads only.
+(``comp.checkpoints.shapes.cross_key``), and have heads only.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from comp.checkpoints.shapes import cross_key
 from comp.checkpoints.slices import Cut, spread
 from comp.plan import BlockPlan, Part, PruningPlan
 
@@ -48,7 +49,7 @@ class BlipCuts:
         number += self.encoder_blocks if model == "text_decoder.bert" else 0
         branch = _BRANCH.match(module)
         if branch is not None:
-            block = self._block("cross", number * self.branches + int(branch[1] or 0))
+            block = self._block(*cross_key(number, int(branch[1] or 0), self.branches))
             inputs = module.startswith("crossattention.output")
             cut = None if block is None else Cut(int(inputs), self._heads(block))
         else:

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal
 
+from comp.checkpoints.shapes import BlockSize, TextShape, TowerShape
 from comp.errors import CompExportError
 from comp.plan import Task
-
-CHANNELS = 3  # of a picture
 
 CLIP_VISION: Mapping[str, int] = {
     "hidden_size": 768,
@@ -50,49 +49,6 @@ ARCHITECTURES: Mapping[str, Task] = {
     "CLIPModel": "retrieval",
 }
 PACKAGED = ("clip-b16", "clip-l14-336", "blip-retrieval", "blip-vqa", "blip-caption", "blip-nlvr")
-
-
-@dataclass(frozen=True)
-class BlockSize:
-    """Sizes of one Transformer block.
-
-    Attributes:
-        heads, channels: of self-attention and FFN.
-        cross_heads: heads of each branch of cross-attention; empty without cross-attention.
-        merges: whether two branches are joined by a linear layer.
-    """
-
-    heads: int
-    channels: int
-    cross_heads: tuple[int, ...] = ()
-    merges: bool = False
-
-
-@dataclass(frozen=True)
-class TowerShape:
-    """Sizes of a vision transformer.
-
-    Attributes:
-        tokens: patches and the class token.
-        patch_dim: numbers in a patch.
-    """
-
-    hidden_size: int
-    head_dim: int
-    tokens: int
-    patch_dim: int
-    blocks: tuple[BlockSize, ...]
-
-
-@dataclass(frozen=True)
-class TextShape:
-    """Sizes of a text encoder or decoder; ``positions`` is the longest text in tokens."""
-
-    hidden_size: int
-    head_dim: int
-    vocab_size: int
-    positions: int
-    blocks: tuple[BlockSize, ...]
 
 
 @dataclass(frozen=True)
@@ -164,13 +120,12 @@ def _blip(config: Mapping[str, Any], task: Task) -> EncoderShape:
 
 
 def _tower(sizes: Mapping[str, Any]) -> TowerShape:
-    side = sizes["image_size"] // sizes["patch_size"]
     block = BlockSize(sizes["num_attention_heads"], sizes["intermediate_size"])
     return TowerShape(
         hidden_size=sizes["hidden_size"],
         head_dim=sizes["hidden_size"] // sizes["num_attention_heads"],
-        tokens=side * side + 1,
-        patch_dim=CHANNELS * sizes["patch_size"] ** 2,
+        image_size=sizes["image_size"],
+        patch_size=sizes["patch_size"],
         blocks=(block,) * sizes["num_hidden_layers"],
     )
 

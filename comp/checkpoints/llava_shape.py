@@ -5,7 +5,7 @@ Configurations on the hub omit values that equal the defaults of ``LlavaConfig``
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -14,9 +14,10 @@ from typing import Any
 from comp.checkpoints.encoder_shape import PACKAGED
 from comp.checkpoints.locate import ALIASES, EMBEDDED, read_config, resolve_model
 from comp.checkpoints.pruning_entry import PartSizes, PruningEntry
+from comp.checkpoints.shapes import BlockSize, LlamaShape, TowerShape, cut_blocks, planned_blocks
 from comp.checkpoints.tying import may_be_tied
 from comp.errors import CompExportError
-from comp.plan import BlockPlan, DropPlan, ImageSelection, PruningPlan
+from comp.plan import DropPlan, ImageSelection, PruningPlan
 
 DENSE_TYPE = "llava"
 SLIM_TYPE = "comp_llava"
@@ -56,9 +57,7 @@ class ModelShape:
     """Sizes of a LLaVA, dense or slim.
 
     Attributes:
-        kv_heads, channels: KV heads and FFN channels of each language block.
-        group_size: query heads for each KV head.
-        vision_heads, vision_channels: heads and FFN channels of each block of the vision tower.
+        vision: all blocks of the vision tower.
         vision_used_layers: tower blocks up to the last feature layer; later ones are never run.
         feature_layers: number of hidden states of the tower that are concatenated.
         tie_word_embeddings: the flag; a checkpoint with an output layer of its own keeps it nevertheless.
@@ -66,26 +65,13 @@ class ModelShape:
         image_selection: selection of image tokens after the tower; ``None``: all.
     """
 
-    hidden_size: int
-    head_dim: int
-    group_size: int
-    vocab_size: int
-    tie_word_embeddings: bool
-    attention_bias: bool
-    mlp_bias: bool
-    kv_heads: tuple[int, ...]
-    channels: tuple[int, ...]
-    vision_hidden_size: int
-    vision_num_heads: int
-    vision_heads: tuple[int, ...]
-    vision_channels: tuple[int, ...]
+    vision: TowerShape
+    text: LlamaShape
     vision_used_layers: int
     feature_layers: int
-    num_channels: int
-    image_size: int
-    patch_size: int
     keeps_class_token: bool
     projector_bias: bool
+    tie_word_embeddings: bool
     drops: tuple[DropPlan, ...] = ()
     image_selection: ImageSelection | None = None
 
@@ -98,20 +84,17 @@ class ModelShape:
     @property
     def num_layers(self) -> int:
         """Number of language blocks."""
-        return len(self.kv_heads)
+        return len(self.text.blocks)
 
     @property
-    def vision_head_dim(self) -> int:
-        return self.vision_hidden_size // self.vision_num_heads
-
-    @property
-    def num_patches(self) -> int:
-        return (self.image_size // self.patch_size) ** 2
+    def used_tower(self) -> TowerShape:
+        """The vision tower with only the blocks that run."""
+        return self.vision.first(self.vision_used_layers)
 
     @property
     def tower_tokens(self) -> int:
         """Tokens of one image that the vision tower gives."""
-        return self.num_patches + self.keeps_class_token
+        return self.vision.num_patches + self.keeps_class_token
 
     @property
     def image_tokens(self) -> int:
@@ -143,8 +126,8 @@ class ModelShape:
         _require(where, "text_config", text.get("model_type", "llama"), "llama")
         pruning = PruningEntry.read(config, where)
         return cls(
-            **_language_sizes(text, pruning.language or PartSizes()),
-            **_vision_sizes(vision, pruning.vision or PartSizes(), where),
+            text=_language(text, pruning.language or PartSizes()),
+            vision=_tower(vision, pruning.vision or PartSizes(), where),
             **_features(config, vision["num_hidden_layers"], where),
             tie_word_embeddings=may_be_tied(config),
             projector_bias=bool(config.get("multimodal_projector_bias", True)),
@@ -157,15 +140,12 @@ class ModelShape:
         Raises:
             CompExportError: the plan was made for another model.
         """
-        language, vision = plan.part("language"), plan.part("vision")
-        kv_heads, channels = _kept(language, self.kv_heads, self.channels)
-        vision_heads, vision_channels = _kept(vision, self.vision_heads, self.vision_channels)
+        vision, text = self.vision, self.text
+        language = planned_blocks(text.blocks, plan.part("language"), text.group_size)
         return replace(
             self.selecting(plan.image_selection),
-            kv_heads=kv_heads,
-            channels=channels,
-            vision_heads=vision_heads,
-            vision_channels=vision_channels,
+            vision=replace(vision, blocks=planned_blocks(vision.blocks, plan.part("vision"))),
+            text=replace(text, blocks=language),
             drops=plan.drops,
         )
 
@@ -233,44 +213,40 @@ def _hub_config(repository: str) -> dict[str, Any]:
     return read_config(path.parent)
 
 
-def _language_sizes(text: Mapping[str, Any], pruned: PartSizes) -> dict[str, Any]:
-    layers, heads = text["num_hidden_layers"], text["num_attention_heads"]
+def _language(text: Mapping[str, Any], pruned: PartSizes) -> LlamaShape:
+    heads = text["num_attention_heads"]
     kv_heads = text.get("num_key_value_heads", heads)
-
-    def whole_or(left: tuple[int, ...] | None, whole: int) -> tuple[int, ...]:
-        return (whole,) * layers if left is None else left
-
-    return {
-        "hidden_size": text["hidden_size"],
-        "head_dim": text.get("head_dim", text["hidden_size"] // heads),
-        "group_size": heads // kv_heads,
-        "vocab_size": text["vocab_size"],
-        "attention_bias": text["attention_bias"],
-        "mlp_bias": text["mlp_bias"],
-        "kv_heads": whole_or(pruned.num_key_value_heads, kv_heads),
-        "channels": whole_or(pruned.intermediate_size, text["intermediate_size"]),
-    }
+    blocks = (BlockSize(kv_heads, text["intermediate_size"]),) * text["num_hidden_layers"]
+    return LlamaShape(
+        hidden_size=text["hidden_size"],
+        head_dim=text.get("head_dim", text["hidden_size"] // heads),
+        group_size=heads // kv_heads,
+        vocab_size=text["vocab_size"],
+        attention_bias=text["attention_bias"],
+        mlp_bias=text["mlp_bias"],
+        blocks=cut_blocks(blocks, pruned.blocks),
+    )
 
 
-def _vision_sizes(vision: Mapping[str, Any], pruned: PartSizes, where: str) -> dict[str, Any]:
-    layers, heads = vision["num_hidden_layers"], vision["num_attention_heads"]
+def _tower(vision: Mapping[str, Any], pruned: PartSizes, where: str) -> TowerShape:
+    """Return the sizes of the tower; only its first blocks, those that run, may be recorded."""
     for name in ("image_size", "patch_size"):
         if not isinstance(vision[name], int):
             raise CompExportError(
                 f"{where}: vision_config.{name} is {vision[name]!r}, not a number: "
                 "only square images are supported"
             )
-    return {
-        "vision_hidden_size": vision["hidden_size"],
-        "vision_num_heads": heads,
-        "vision_heads": _filled(pruned.num_attention_heads or (), heads, layers),
-        "vision_channels": _filled(
-            pruned.intermediate_size or (), vision["intermediate_size"], layers
-        ),
-        "num_channels": vision["num_channels"],
-        "image_size": vision["image_size"],
-        "patch_size": vision["patch_size"],
-    }
+    heads = vision["num_attention_heads"]
+    blocks = (BlockSize(heads, vision["intermediate_size"]),) * vision["num_hidden_layers"]
+    recorded = pruned.blocks
+    return TowerShape(
+        hidden_size=vision["hidden_size"],
+        head_dim=vision["hidden_size"] // heads,
+        num_channels=vision["num_channels"],
+        image_size=vision["image_size"],
+        patch_size=vision["patch_size"],
+        blocks=cut_blocks(blocks[: len(recorded)], recorded) + blocks[len(recorded) :],
+    )
 
 
 def _features(config: Mapping[str, Any], layers: int, where: str) -> dict[str, Any]:
@@ -287,30 +263,6 @@ def _features(config: Mapping[str, Any], layers: int, where: str) -> dict[str, A
         "feature_layers": len(passed),
         "keeps_class_token": strategy == "full",
     }
-
-
-def _kept(
-    blocks: Sequence[BlockPlan], heads: tuple[int, ...], channels: tuple[int, ...]
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return heads and channels left of each block; blocks that the plan does not name are whole."""
-    left_heads, left_channels = list(heads), list(channels)
-    for block in blocks:
-        dense = (block.num_key_value_heads, block.intermediate_size)
-        exists = block.index < len(heads)
-        if not exists or dense != (heads[block.index], channels[block.index]):
-            model = (heads[block.index], channels[block.index]) if exists else "no such block"
-            raise CompExportError(
-                f"the plan's {block.part} block {block.index} has (KV heads, channels) {dense}, "
-                f"the model's {model}: pass the --model that the plan was made for"
-            )
-        left_heads[block.index] = len(block.kept_key_value_heads)
-        left_channels[block.index] = len(block.kept_channels)
-    return tuple(left_heads), tuple(left_channels)
-
-
-def _filled(sizes: Sequence[int], dense: int, layers: int) -> tuple[int, ...]:
-    """Return recorded sizes of the first blocks, and the dense size for the rest."""
-    return (*sizes, *(dense,) * (layers - len(sizes)))
 
 
 def _given(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from comp.checkpoints.llava_shape import ModelShape
+from comp.checkpoints.shapes import BlockSize, LlamaShape, TowerShape
 from comp.checkpoints.tensor_names import canonical_name
 from comp.checkpoints.tying import EMBEDDING, LM_HEAD, stand_ins
 from comp.checkpoints.weight_files import FLOATS, StoredTensor, stored_tensors
@@ -56,29 +57,32 @@ def tensors_of(shape: ModelShape) -> Iterator[tuple[str, tuple[int, ...]]]:
 
     Tower blocks after the last feature layer are left out, and so is the tower's last norm.
     """
-    d, v = shape.hidden_size, shape.vision_hidden_size
-    yield EMBEDDING, (shape.vocab_size, d)
-    yield LM_HEAD, (shape.vocab_size, d)
+    text, tower = shape.text, shape.used_tower
+    d, v = text.hidden_size, tower.hidden_size
+    yield EMBEDDING, (text.vocab_size, d)
+    yield LM_HEAD, (text.vocab_size, d)
     yield f"{LANGUAGE}.norm.weight", (d,)
-    for number in range(shape.num_layers):
-        yield from _decoder_block(shape, number)
+    for number, block in enumerate(text.blocks):
+        yield from _decoder_block(text, block, number)
     patches = f"{TOWER}.embeddings"
     yield f"{patches}.class_embedding", (v,)
-    kernel = (v, shape.num_channels, shape.patch_size, shape.patch_size)
+    kernel = (v, tower.num_channels, tower.patch_size, tower.patch_size)
     yield f"{patches}.patch_embedding.weight", kernel
-    yield f"{patches}.position_embedding.weight", (shape.num_patches + 1, v)
+    yield f"{patches}.position_embedding.weight", (tower.tokens, v)
     yield from _with_bias(f"{TOWER}.pre_layrnorm", (v,))
-    for number in range(shape.vision_used_layers):
-        yield from _tower_block(shape, number)
+    for number, block in enumerate(tower.blocks):
+        yield from _tower_block(tower, block, number)
     features = shape.feature_layers * v
     yield from _with_bias(f"{PROJECTOR}.linear_1", (d, features), shape.projector_bias)
     yield from _with_bias(f"{PROJECTOR}.linear_2", (d, d), shape.projector_bias)
 
 
-def _decoder_block(shape: ModelShape, number: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    name, d = f"{LANGUAGE}.layers.{number}", shape.hidden_size
-    key = shape.kv_heads[number] * shape.head_dim
-    query, width = key * shape.group_size, shape.channels[number]
+def _decoder_block(
+    text: LlamaShape, block: BlockSize, number: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    name, d = f"{LANGUAGE}.layers.{number}", text.hidden_size
+    key = block.heads * text.head_dim
+    query, width = key * text.group_size, block.channels
     yield f"{name}.input_layernorm.weight", (d,)
     yield f"{name}.post_attention_layernorm.weight", (d,)
     for leaf, size in (
@@ -87,19 +91,20 @@ def _decoder_block(shape: ModelShape, number: int) -> Iterator[tuple[str, tuple[
         ("v_proj", (key, d)),
         ("o_proj", (d, query)),
     ):
-        yield from _with_bias(f"{name}.self_attn.{leaf}", size, shape.attention_bias)
+        yield from _with_bias(f"{name}.self_attn.{leaf}", size, text.attention_bias)
     for leaf, size in (
         ("gate_proj", (width, d)),
         ("up_proj", (width, d)),
         ("down_proj", (d, width)),
     ):
-        yield from _with_bias(f"{name}.mlp.{leaf}", size, shape.mlp_bias)
+        yield from _with_bias(f"{name}.mlp.{leaf}", size, text.mlp_bias)
 
 
-def _tower_block(shape: ModelShape, number: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    name, v = f"{TOWER}.encoder.layers.{number}", shape.vision_hidden_size
-    inner = shape.vision_heads[number] * shape.vision_head_dim
-    width = shape.vision_channels[number]
+def _tower_block(
+    tower: TowerShape, block: BlockSize, number: int
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    name, v = f"{TOWER}.encoder.layers.{number}", tower.hidden_size
+    inner, width = block.heads * tower.head_dim, block.channels
     for leaf in ("q_proj", "k_proj", "v_proj"):
         yield from _with_bias(f"{name}.self_attn.{leaf}", (inner, v))
     yield from _with_bias(f"{name}.self_attn.out_proj", (v, inner))

@@ -7,7 +7,7 @@ may be missing, as may drops; unknown keys of later releases are ignored.
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from comp.errors import CompExportError
 from comp.plan import PARTS, DropPlan, ImageSelection, PruningPlan
@@ -31,14 +31,14 @@ class PartSizes(_Read):
     intermediate_size: tuple[Width, ...] | None = None
 
     @property
-    def blocks(self) -> list[tuple[int, int]]:
-        """Heads, KV heads where they are counted, and channels of each block.
+    def heads(self) -> tuple[int, ...]:
+        """KV heads of each block where they are counted, otherwise heads."""
+        return self.num_key_value_heads or self.num_attention_heads or ()
 
-        Raises:
-            ValueError: there are not as many of one as of the other.
-        """
-        heads = self.num_key_value_heads or self.num_attention_heads or ()
-        return list(zip(heads, self.intermediate_size or (), strict=True))
+    @property
+    def blocks(self) -> list[tuple[int, int]]:
+        """Heads and channels of each block."""
+        return list(zip(self.heads, self.intermediate_size or (), strict=True))
 
 
 class PruningEntry(_Read):
@@ -49,6 +49,16 @@ class PruningEntry(_Read):
     cross: PartSizes | None = None
     drops: tuple[DropPlan, ...] | None = None
     image_selection: ImageSelection | None = None
+
+    @model_validator(mode="after")
+    def _has_whole_blocks(self) -> "PruningEntry":
+        for name, part in (("vision", self.vision), ("language", self.language)):
+            channels = (part and part.intermediate_size) or ()
+            if part and len(part.heads) != len(channels):
+                raise ValueError(
+                    f"{name} has heads of {len(part.heads)} blocks and channels of {len(channels)}"
+                )
+        return self
 
     @classmethod
     def of_plan(cls, plan: PruningPlan) -> "PruningEntry":

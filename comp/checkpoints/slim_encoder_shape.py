@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from comp.checkpoints.encoder_shape import BlockSize, EncoderShape
+from comp.checkpoints.encoder_shape import EncoderShape
 from comp.checkpoints.pruning_entry import PruningEntry
+from comp.checkpoints.shapes import BlockSize, cut_blocks, planned_blocks
 from comp.errors import CompExportError
-from comp.plan import BlockPlan, DropPlan, Place, PruningPlan
+from comp.plan import DropPlan, Place, PruningPlan
 
 SLIM = "Comp"  # prefix of the architecture of a slim checkpoint
 DENSE_TYPES = {"comp_clip": "clip", "comp_blip": "blip"}
@@ -35,12 +36,16 @@ class SlimShape:
         """
         dense = dense_shape(config, where)
         entry = PruningEntry.read(config, where)
-        parts = {"vision": entry.vision, "language": entry.language}
-        recorded = {part: sizes.blocks for part, sizes in parts.items() if sizes is not None}
-        cross = (entry.cross and entry.cross.num_attention_heads) or ()
         drops = entry.drops or ()
         check_places(dense, drops)
-        return cls(dense, cut_shape(dense, recorded, cross), drops)
+        vision, language, cross = entry.vision, entry.language, entry.cross
+        slim = _with_blocks(
+            dense,
+            cut_blocks(dense.vision.blocks, vision.blocks if vision else ()),
+            cut_blocks(_language_blocks(dense), language.blocks if language else ()),
+            cross.heads if cross else (),
+        )
+        return cls(dense, slim, drops)
 
     def planned(self, plan: PruningPlan) -> "SlimShape":
         """Return the sizes after applying a plan.
@@ -64,10 +69,7 @@ class SlimShape:
     @property
     def ratios(self) -> dict[Place, float]:
         """Keep ratio of the one kind of token at each drop place."""
-        return {
-            drop.place: drop.vision_keep_ratio if drop.part == "vision" else drop.text_keep_ratio
-            for drop in self.drops
-        }
+        return {drop.place: drop.keep_ratio for drop in self.drops}
 
 
 def check_places(shape: EncoderShape, drops: tuple[DropPlan, ...]) -> None:
@@ -106,79 +108,45 @@ def planned_shape(shape: EncoderShape, plan: PruningPlan) -> EncoderShape:
     Raises:
         CompExportError: the plan is for another model.
     """
-    language = shape.text.blocks + (shape.decoder.blocks if shape.decoder else ())
-    cross = [heads for block in language for heads in block.cross_heads]
-    vision = [(block.heads, block.channels) for block in shape.vision.blocks]
-    language_sizes = [(block.heads, block.channels) for block in language]
-    left = {
-        "vision": _left(vision, plan.part("vision")),
-        "language": _left(language_sizes, plan.part("language")),
-    }
-    crossed = [heads for heads, _ in _left([(h, 0) for h in cross], plan.part("cross"))]
-    return cut_shape(shape, left, crossed)
+    language = _language_blocks(shape)
+    cross = tuple(BlockSize(heads, 0) for block in language for heads in block.cross_heads)
+    return _with_blocks(
+        shape,
+        planned_blocks(shape.vision.blocks, plan.part("vision")),
+        planned_blocks(language, plan.part("language")),
+        [block.heads for block in planned_blocks(cross, plan.part("cross"))],
+    )
 
 
-def cut_shape(
+def _language_blocks(shape: EncoderShape) -> tuple[BlockSize, ...]:
+    """Return the blocks of the text encoder, then those of the decoder."""
+    return shape.text.blocks + (shape.decoder.blocks if shape.decoder else ())
+
+
+def _with_blocks(
     shape: EncoderShape,
-    recorded: Mapping[str, Sequence[tuple[int, int]]],
-    cross: Sequence[int] = (),
+    vision: tuple[BlockSize, ...],
+    language: tuple[BlockSize, ...],
+    cross: Sequence[int],
 ) -> EncoderShape:
-    """Return the shape with other sizes of blocks; a part without an entry stays whole.
+    """Return the shape with other blocks.
 
     Args:
         shape: sizes of the dense model.
-        recorded: heads and channels of each block of ``vision`` and ``language`` (a decoder's after an
-            encoder's).
-        cross: heads of each branch of cross-attention, block by block.
+        vision, language: blocks of the tower; of the text encoder, then of the decoder.
+        cross: heads of each branch of cross-attention, block by block; empty if they stay.
 
     Raises:
-        CompExportError: the numbers of blocks differ.
+        CompExportError: ``cross`` has another number of entries than the blocks have branches.
     """
-    vision, text, decoder = shape.vision, shape.text, shape.decoder
-    language = text.blocks + (decoder.blocks if decoder else ())
-    blocks = _cross_heads(cut_blocks(language, recorded.get("language", ())), cross)
-    first = len(text.blocks)
+    blocks = _cross_heads(language, cross)
+    first, decoder = len(shape.text.blocks), shape.decoder
     return replace(
         shape,
-        vision=replace(vision, blocks=cut_blocks(vision.blocks, recorded.get("vision", ()))),
-        text=replace(text, blocks=blocks[:first]),
+        vision=replace(shape.vision, blocks=vision),
+        text=replace(shape.text, blocks=blocks[:first]),
         decoder=replace(decoder, blocks=blocks[first:]) if decoder else None,
     )
-
-
-def cut_blocks(
-    whole: tuple[BlockSize, ...], recorded: Sequence[tuple[int, int]]
-) -> tuple[BlockSize, ...]:
-    """Return blocks with the recorded heads and channels; without records they stay whole.
-
-    Raises:
-        CompExportError: the numbers of blocks differ.
-    """
-    if not recorded:
-        return whole
-    if len(recorded) != len(whole):
-        raise CompExportError(
-            f"pruning records {len(recorded)} blocks of a part that has {len(whole)}: not a whole "
-            "configuration; prune the model again"
-        )
-    return tuple(
-        replace(block, heads=heads, channels=channels)
-        for block, (heads, channels) in zip(whole, recorded, strict=True)
-    )
-
-
-def _left(whole: list[tuple[int, int]], blocks: tuple[BlockPlan, ...]) -> list[tuple[int, int]]:
-    """Return heads and channels of each block after a plan; blocks that it does not name stay whole."""
-    left = list(whole)
-    for block in blocks:
-        dense = (block.num_attention_heads, block.intermediate_size)
-        if block.index >= len(whole) or whole[block.index] != dense:
-            raise CompExportError(
-                f"the plan has {block.part} block {block.index} of {dense[0]} heads and {dense[1]} "
-                "channels, which the model has not: pass the dense model of the plan's run"
-            )
-        left[block.index] = (len(block.kept_heads), len(block.kept_channels))
-    return left
 
 
 def _cross_heads(blocks: tuple[BlockSize, ...], cross: Sequence[int]) -> tuple[BlockSize, ...]:

@@ -114,7 +114,7 @@ def command(
         "parts": {part: asdict(cost) for part, cost in report.parts.items()},
         "workload": {"image_tokens": image_tokens, "text_tokens": text_tokens},
         "tokens_per_layer": list(report.tokens_per_layer),
-        "vision_layers": {"run": shape.vision_used_layers, "total": len(shape.vision_heads)},
+        "vision_layers": {"run": shape.vision_used_layers, "total": len(shape.vision.blocks)},
     }
     if compressed:
         result["rate"] = 1 - report.macs / dense.macs
@@ -128,11 +128,12 @@ def command(
         return
     title = f"{name}: a prompt of {image_tokens} image and {text_tokens} text tokens"
     _print(title, report, dense if compressed else None)
-    unused = len(shape.vision_heads) - shape.vision_used_layers
+    total = len(shape.vision.blocks)
+    unused = total - shape.vision_used_layers
     if unused and not whole_tower:
         say(
             f"Vision blocks after the feature layer, which never run: {unused} of "
-            f"{len(shape.vision_heads)}; --whole-tower counts them."
+            f"{total}; --whole-tower counts them."
         )
 
 

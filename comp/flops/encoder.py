@@ -1,19 +1,17 @@
 """Count the exact multiply-accumulates of CLIP and BLIP from their sizes.
 
-The rules are those of ``comp.flops.llava``, which are fvcore's: a multiply-accumulate counts 1; biases,
-softmax, activations and embeddings are not counted; an affine LayerNorm counts 5 per element. Published
-figures are for different *compositions* of the same parts: numbers of images, texts and passes. Each
-composition here lists its parts.
+The rules are those of ``comp.flops.block``. Published figures are for different *compositions* of the same
+parts: numbers of images, texts and passes. Each composition here lists its parts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from comp.checkpoints.encoder_shape import BlockSize, EncoderShape, TextShape, TowerShape
-from comp.flops.llava import LAYER_NORM
+from comp.checkpoints.encoder_shape import EncoderShape
+from comp.checkpoints.shapes import TextShape
+from comp.flops.block import Memory, Tokens, block_macs, norm_macs, tower_macs
 from comp.plan import Place, Workload, images_of, keep_count
 
-Tokens = Sequence[tuple[int, int]]  # of each block: tokens in its attention, tokens in its FFN
 NLVR_LENGTH, CAPTION_LENGTH, RETRIEVAL_LENGTH = 36, 15, 35
 QUESTION_LENGTH, ANSWER_LENGTH = 14, 5
 QUESTIONS, ANSWERS = 32, 47  # in the published figure of question answering
@@ -31,26 +29,6 @@ class Composition:
     @property
     def macs(self) -> int:
         return sum(self.parts.values())
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Size of the memory of cross-attention: tokens, their width, and the number of different inputs."""
-
-    tokens: int
-    hidden_size: int
-    inputs: int = 1
-
-
-def tower_macs(shape: TowerShape, tokens: Tokens | None = None) -> int:
-    """Multiply-accumulates of one image: ``(N−1)PD``, the blocks, a LayerNorm over the tokens left."""
-    seen = tokens or [(shape.tokens, shape.tokens)] * len(shape.blocks)
-    blocks = sum(
-        _block(block, shape.hidden_size, shape.head_dim, *counts)
-        for block, counts in zip(shape.blocks, seen, strict=True)
-    )
-    patches = (shape.tokens - 1) * shape.patch_dim * shape.hidden_size
-    return patches + blocks + LAYER_NORM * seen[-1][1] * shape.hidden_size
 
 
 def text_macs(
@@ -71,20 +49,20 @@ def text_macs(
     """
     seen = tokens or [(length, length)] * len(shape.blocks)
     blocks = sum(
-        rows * _block(block, shape.hidden_size, shape.head_dim, *counts, memory)
+        rows * block_macs(shape, block, *counts, memory)
         for block, counts in zip(shape.blocks, seen, strict=True)
     )
     keys = 0
     if memory is not None:
         heads = sum(sum(block.cross_heads) for block in shape.blocks)
         keys = 2 * memory.inputs * memory.tokens * memory.hidden_size * heads * shape.head_dim
-    return LAYER_NORM * rows * length * shape.hidden_size + blocks + keys
+    return norm_macs(shape, rows * length) + blocks + keys
 
 
 def head_macs(shape: TextShape, length: int) -> int:
     """Multiply-accumulates of the language-model head on ``length`` tokens."""
     width = shape.hidden_size
-    return length * width * (width + shape.vocab_size) + LAYER_NORM * length * width
+    return length * width * (width + shape.vocab_size) + norm_macs(shape, length)
 
 
 def tokens_by_block(layers: int, count: int, ratios: Mapping[int, float]) -> Tokens:
@@ -176,30 +154,6 @@ def _tokens_seen(
         tokens_by_block(len(shape.vision.blocks), seen, by_part["vision"]),
         tokens_by_block(len(shape.text.blocks), on.text_tokens, by_part["language"]),
     )
-
-
-def _block(
-    block: BlockSize,
-    hidden: int,
-    head_dim: int,
-    tokens: int,
-    left: int,
-    memory: Memory | None = None,
-) -> int:
-    """Multiply-accumulates of a block on ``tokens``, of which ``left`` remain after its attention.
-
-    Keys and values of the memory are not included, as several texts may share them.
-    """
-    width = block.heads * head_dim
-    total = 4 * tokens * hidden * width + 2 * tokens * tokens * width
-    total += 2 * left * hidden * block.channels + LAYER_NORM * hidden * (tokens + left)
-    if memory is None or not block.cross_heads:
-        return total
-    for heads in block.cross_heads:
-        cross = heads * head_dim
-        total += 2 * left * hidden * cross + 2 * left * memory.tokens * cross
-    merge = 2 * left * hidden * hidden if block.merges else 0
-    return total + merge + LAYER_NORM * left * hidden
 
 
 def compositions(shape: EncoderShape) -> tuple[Composition, ...]:

@@ -4,7 +4,8 @@ Attention is computed anyway, so that ranking by it counts nothing. Matrix produ
 pairs of tokens, responses to a dictionary, and the mixing of merged tokens.
 """
 
-from comp.checkpoints.encoder_shape import EncoderShape, TextShape, TowerShape
+from comp.checkpoints.encoder_shape import EncoderShape
+from comp.checkpoints.shapes import TextShape, TowerShape
 from comp.flops.encoder import request_macs, tokens_by_block
 from comp.plan import DropPlan, Part, Workload, images_of
 

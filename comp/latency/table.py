@@ -21,6 +21,7 @@ from comp.utils.files import write_text
 from comp.utils.versioned_json import read_versioned, validated
 
 if TYPE_CHECKING:
+    from comp.checkpoints.shapes import Stack
     from comp.masks import BlockShape, StructureCounts
 
 TABLE_VERSION: Final = 1
@@ -249,6 +250,22 @@ def dense_block(block: "BlockShape") -> DenseBlock:
         group_size=block.group_size,
         head_dim=block.head_dim,
         channels=block.intermediate_size,
+    )
+
+
+def dense_blocks(part: Part, stack: "Stack") -> tuple[DenseBlock, ...]:
+    """Return the sizes of a part's blocks as a table records them."""
+    return tuple(
+        DenseBlock(
+            part=part,
+            index=index,
+            hidden_size=stack.hidden_size,
+            heads=block.heads,
+            group_size=stack.group_size,
+            head_dim=stack.head_dim,
+            channels=block.channels,
+        )
+        for index, block in enumerate(stack.blocks)
     )
 
 

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comp.checkpoints.encoder_shape import EncoderShape, TextShape
+from comp.checkpoints.encoder_shape import EncoderShape
 from comp.checkpoints.locate import read_config
+from comp.checkpoints.shapes import TextShape
 from comp.checkpoints.slim_encoder_shape import SlimShape
 from comp.errors import CompExportError
 from comp.plan import Task
@@ -14,7 +15,6 @@ from export.artifact.encoder_manifest import tokens_left
 from export.configs.towers import TowersShape, check_family, tower_settings
 
 VISION_EPSILON, TEXT_EPSILON = 1e-5, 1e-12
-IMAGE_SIZE, PATCH_SIZE = 384, 16
 BOS, SEP, PAD = 30522, 102, 0
 
 
@@ -81,22 +81,15 @@ def read_blip(directory: Path) -> BlipShape:
 def blip_of(config: dict[str, Any], where: str) -> BlipShape:
     """As ``read_blip`` for a configuration in memory; ``where`` names it in errors."""
     check_family(config, "blip", where)
-    vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
+    text = config.get("text_config") or {}
     slim = SlimShape.from_config(config, where)
     return BlipShape(
         sizes=slim.slim,
-        image_size=_number(vision, "image_size", IMAGE_SIZE),
-        patch_size=_number(vision, "patch_size", PATCH_SIZE),
         vision=tower_settings(config, "vision_config", where, "gelu", VISION_EPSILON),
         text=tower_settings(config, "text_config", where, "gelu", TEXT_EPSILON),
         tokens=_tokens(slim.slim, text, where),
         drops=slim.drops,
     )
-
-
-def _number(values: Mapping[str, Any], name: str, default: int) -> int:
-    value = values.get(name)
-    return default if value is None else int(value)
 
 
 def _tokens(sizes: EncoderShape, text: Mapping[str, Any], where: str) -> BlipTokens:

@@ -38,7 +38,7 @@ def read_clip(directory: Path) -> ClipShape:
 def clip_of(config: dict[str, Any], where: str) -> ClipShape:
     """As ``read_clip`` for a configuration in memory; ``where`` names it in errors."""
     check_family(config, "clip", where)
-    vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
+    text = config.get("text_config") or {}
     settings = [
         tower_settings(config, part, where, "quick_gelu", 1e-5)
         for part in ("vision_config", "text_config")
@@ -47,8 +47,6 @@ def clip_of(config: dict[str, Any], where: str) -> ClipShape:
     end = _end(text, where)
     return ClipShape(
         sizes=slim.slim,
-        image_size=vision.get("image_size") or 224,
-        patch_size=vision.get("patch_size") or 32,
         vision=settings[0],
         text=settings[1],
         end_of_text="largest" if end == LEGACY_END else end,

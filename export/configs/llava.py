@@ -94,7 +94,7 @@ def llava_of(config: dict[str, Any], where: str) -> LlavaShape:
     if config.get("quantization_config"):
         raise CompExportError(f"{where}: the weights are quantised: pass an unquantised checkpoint")
     _check_drops(sizes)
-    layers = len(sizes.vision_heads)
+    layers = len(sizes.vision.blocks)
     layer_setting = config.get("vision_feature_layer", -2)
     wanted = [layer_setting] if isinstance(layer_setting, int) else list(layer_setting)
     return LlavaShape(
@@ -112,11 +112,10 @@ def llava_of(config: dict[str, Any], where: str) -> LlavaShape:
 
 def slim_config(dense: dict[str, Any], sizes: ModelShape) -> dict[str, Any]:
     """The ``config.json`` of a slim checkpoint: the dense one plus the record of its pruning."""
+    vision, text = sizes.vision, sizes.text
     pruning = PruningEntry(
-        language=PartSizes(num_key_value_heads=sizes.kv_heads, intermediate_size=sizes.channels),
-        vision=PartSizes(
-            num_attention_heads=sizes.vision_heads, intermediate_size=sizes.vision_channels
-        ),
+        language=PartSizes(num_key_value_heads=text.heads, intermediate_size=text.channels),
+        vision=PartSizes(num_attention_heads=vision.heads, intermediate_size=vision.channels),
         drops=sizes.drops,
         image_selection=sizes.image_selection,
     )

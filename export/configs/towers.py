@@ -29,14 +29,11 @@ class TowersShape:
     Attributes:
         sizes: widths and counts, per block where pruning changes them; of a BLIP also the task, and which
             blocks merge what two images gave.
-        image_size, patch_size: of the vision tower, in pixels.
         vision, text: activation and epsilon.
         drops: of the vision tower and of the text encoder.
     """
 
     sizes: EncoderShape
-    image_size: int
-    patch_size: int
     vision: TowerSettings
     text: TowerSettings
     drops: tuple[DropPlan, ...] = ()

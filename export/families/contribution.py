@@ -60,8 +60,8 @@ def encoder_export(
     """
     vision, text = shape.sizes.vision, shape.sizes.text
     tower = TowerInfo(
-        image_size=shape.image_size,
-        patch_size=shape.patch_size,
+        image_size=vision.image_size,
+        patch_size=vision.patch_size,
         tokens=vision.tokens,
         hidden_size=vision.hidden_size,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from comp.checkpoints.encoder_shape import BlockSize
+from comp.checkpoints.shapes import BlockSize
 from comp.plan import DropPlan, Part
 from export.configs.towers import TowerSettings
 from export.graph.attention import Heads, full_attention, ranked_attention

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from comp.checkpoints.shapes import Stack
+from comp.flops.block import block_weights
 from comp.latency.table import DenseBlock, Surface
 from comp.plan import BlockPlan, DropPlan, Part, PruningPlan, Workload
 from export.graph.builder import GraphBuilder, Target
@@ -91,6 +93,12 @@ def drop_name(part: Part, heads: int) -> str:
 def fixed_name(part: Part) -> str:
     """The name of readings of everything before and after the blocks."""
     return f"{part} without blocks"
+
+
+def blocks_together(stack: Stack, target: Target) -> int:
+    """Number of blocks of a stack measured together: all of them, or as many as fit."""
+    fit = MOST_BYTES // (block_weights(stack, stack.blocks[0]) * target.numpy.itemsize)
+    return min(len(stack.blocks), max(LEAST_BLOCKS, fit))
 
 
 def first_of_each(

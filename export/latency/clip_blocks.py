@@ -14,13 +14,13 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from comp.checkpoints.encoder_shape import TextShape, TowerShape
 from comp.checkpoints.locate import read_config
+from comp.checkpoints.shapes import TextShape, TowerShape
 from comp.checkpoints.slices import CLIP, cut_of
 from comp.checkpoints.slim_encoder_shape import DENSE_TYPES
 from comp.errors import CompExportError
 from comp.flops.encoder import clip_macs
-from comp.latency.table import DenseBlock, Surface
+from comp.latency.table import DenseBlock, Surface, dense_blocks
 from comp.plan import DropPlan, Part, PruningPlan, Workload
 from export.configs.clip import ClipShape, read_clip
 from export.families.clip.graphs import text_model, tower_of, vision_model
@@ -28,8 +28,8 @@ from export.graph.builder import GraphBuilder, Target
 from export.latency.blocks import (
     LEAST_BLOCKS,
     METHOD,
-    MOST_BYTES,
     STATES,
+    blocks_together,
     drop_name,
     first_of_each,
     fixed_name,
@@ -43,7 +43,6 @@ from export.weights.checkpoint import CheckpointWeights, WeightSource
 from export.weights.slim import SlimWeights
 
 PARTS: tuple[Tower, Tower] = ("vision", "language")
-CHANNELS = 3  # of a picture
 
 
 @dataclass(frozen=True)
@@ -113,19 +112,7 @@ class ClipBlocks:
 
     def dense_blocks(self) -> tuple[DenseBlock, ...]:
         """Blocks of the vision tower, then of the text model."""
-        return tuple(
-            DenseBlock(
-                part=part,
-                index=index,
-                hidden_size=self._sizes(part).hidden_size,
-                heads=block.heads,
-                group_size=1,
-                head_dim=self._sizes(part).head_dim,
-                channels=block.channels,
-            )
-            for part in PARTS
-            for index, block in enumerate(self._sizes(part).blocks)
-        )
+        return tuple(block for part in PARTS for block in dense_blocks(part, self._sizes(part)))
 
     def pairs(self) -> Iterator[Pair]:
         """All measurements, in order."""
@@ -171,10 +158,7 @@ class ClipBlocks:
             blocks=blocks,
             drops=drops,
         )
-        ratios = {
-            drop.place: drop.vision_keep_ratio if drop.part == "vision" else drop.text_keep_ratio
-            for drop in drops
-        }
+        ratios = {drop.place: drop.keep_ratio for drop in drops}
         macs = sum(clip_macs(self.shape.pruned(plan).sizes, on, ratios).values())
         return plan.model_copy(update={"macs": macs, "rate": 1 - macs / dense})
 
@@ -206,11 +190,7 @@ class ClipBlocks:
 
     def _depth(self, part: Part) -> int:
         """Number of blocks measured together: all of the tower, or as many as fit."""
-        sizes = self._sizes(part)
-        dense = sizes.blocks[0]
-        params = sizes.hidden_size * (4 * dense.heads * sizes.head_dim + 2 * dense.channels)
-        fit = MOST_BYTES // (params * self.target.numpy.itemsize)
-        return min(len(sizes.blocks), max(LEAST_BLOCKS, fit))
+        return blocks_together(self._sizes(part), self.target)
 
     def _uniform(self, part: Part, heads: int, channels: int) -> tuple[ClipShape, WeightSource]:
         plan = self.cut({part: [(heads, channels)] * len(self._sizes(part).blocks)})
@@ -267,7 +247,8 @@ class ClipBlocks:
     def _input(self, part: Part, tokens: int) -> Feeds:
         random = np.random.default_rng(self.seed)
         if part == "vision":
-            image = (1, CHANNELS, self.shape.image_size, self.shape.image_size)
+            tower = self.shape.sizes.vision
+            image = (1, tower.num_channels, tower.image_size, tower.image_size)
             return {"pixel_values": random.normal(size=image).astype(np.float32)}
         ids = random.integers(self.shape.sizes.text.vocab_size, size=(1, tokens))
         return {"input_ids": ids.astype(np.int64)}
@@ -310,7 +291,5 @@ def _shallow(shape: ClipShape, part: Part, count: int) -> ClipShape:
     """The shape with only the first blocks of a tower."""
     sizes = shape.sizes
     if part == "vision":
-        vision = replace(sizes.vision, blocks=sizes.vision.blocks[:count])
-        return replace(shape, sizes=replace(sizes, vision=vision))
-    text = replace(sizes.text, blocks=sizes.text.blocks[:count])
-    return replace(shape, sizes=replace(sizes, text=text))
+        return replace(shape, sizes=replace(sizes, vision=sizes.vision.first(count)))
+    return replace(shape, sizes=replace(sizes, text=sizes.text.first(count)))

@@ -16,9 +16,10 @@ import numpy as np
 
 from comp.checkpoints.llava_shape import SLIM_TYPE
 from comp.checkpoints.locate import read_config
+from comp.checkpoints.shapes import LlamaShape, TowerShape
 from comp.errors import CompExportError
 from comp.flops.llava import llava_macs
-from comp.latency.table import DenseBlock, Surface
+from comp.latency.table import DenseBlock, Surface, dense_blocks
 from comp.plan import DropPlan, Part, PruningPlan, Workload
 from export.artifact.caches import CACHE_LENGTHS
 from export.configs.llava import LlavaShape, read_llava
@@ -28,8 +29,8 @@ from export.graph.builder import GraphBuilder, Target
 from export.latency.blocks import (
     LEAST_BLOCKS,
     METHOD,
-    MOST_BYTES,
     STATES,
+    blocks_together,
     drop_name,
     first_of_each,
     name_of,
@@ -96,50 +97,23 @@ class LlavaBlocks:
     @property
     def tower_length(self) -> int:
         """Patches, and [CLS]."""
-        return self.shape.sizes.num_patches + 1
+        return self.shape.sizes.vision.tokens
 
     @property
     def axes(self) -> dict[Part, Axes]:
         """The measured points of both parts."""
         sizes = self.shape.sizes
         longest = sizes.image_tokens + self.text_tokens
+        tower, text = sizes.vision.blocks[0], sizes.text.blocks[0]
         return {
-            "vision": axes_of(
-                self.tower_length, sizes.vision_heads[0], sizes.vision_channels[0], fixed=True
-            ),
-            "language": axes_of(longest, sizes.kv_heads[0], sizes.channels[0]),
+            "vision": axes_of(self.tower_length, tower.heads, tower.channels, fixed=True),
+            "language": axes_of(longest, text.heads, text.channels),
         }
 
     def dense_blocks(self) -> tuple[DenseBlock, ...]:
         """Language blocks, and the blocks of the tower that run, as the adapter lists them."""
         sizes = self.shape.sizes
-        language = (
-            DenseBlock(
-                part="language",
-                index=index,
-                hidden_size=sizes.hidden_size,
-                heads=heads,
-                group_size=sizes.group_size,
-                head_dim=sizes.head_dim,
-                channels=channels,
-            )
-            for index, (heads, channels) in enumerate(
-                zip(sizes.kv_heads, sizes.channels, strict=True)
-            )
-        )
-        vision = (
-            DenseBlock(
-                part="vision",
-                index=index,
-                hidden_size=sizes.vision_hidden_size,
-                heads=sizes.vision_heads[index],
-                group_size=1,
-                head_dim=sizes.vision_head_dim,
-                channels=sizes.vision_channels[index],
-            )
-            for index in range(sizes.vision_used_layers)
-        )
-        return (*language, *vision)
+        return (*dense_blocks("language", sizes.text), *dense_blocks("vision", sizes.used_tower))
 
     def pairs(self) -> Iterator[Pair]:
         """All measurements, in order."""
@@ -201,7 +175,7 @@ class LlavaBlocks:
         return (
             self._pixels(0),
             self._ids(tokens),
-            self._prompt(sizes.kv_heads, tokens, on.text_tokens),
+            self._prompt(sizes.text.heads, tokens, on.text_tokens),
         )
 
     def _weights(self, plan: PruningPlan | None) -> WeightSource:
@@ -210,26 +184,14 @@ class LlavaBlocks:
 
     def _depth(self, part: Part) -> int:
         """Number of blocks measured together: all of the model, or as many as fit."""
+        return blocks_together(self._stack(part), self.target)
+
+    def _stack(self, part: Part) -> LlamaShape | TowerShape:
         sizes = self.shape.sizes
-        itemsize = self.target.numpy.itemsize
-        if part == "language":
-            width = sizes.kv_heads[0] * sizes.head_dim * (1 + sizes.group_size)
-            params, there = (
-                sizes.hidden_size * (2 * width + 3 * sizes.channels[0]),
-                sizes.num_layers,
-            )
-        else:
-            width = 4 * sizes.vision_heads[0] * sizes.vision_head_dim
-            params = sizes.vision_hidden_size * (width + 2 * sizes.vision_channels[0])
-            there = sizes.vision_used_layers
-        return min(there, max(LEAST_BLOCKS, MOST_BYTES // (params * itemsize)))
+        return sizes.text if part == "language" else sizes.used_tower
 
     def _uniform(self, part: Part, heads: int, channels: int) -> tuple[LlavaShape, WeightSource]:
-        count = (
-            self.shape.sizes.num_layers
-            if part == "language"
-            else self.shape.sizes.vision_used_layers
-        )
+        count = len(self._stack(part).blocks)
         plan = self.cut({part: [(heads, channels)] * count})
         return self.shape.pruned(plan), self._weights(plan)
 
@@ -291,21 +253,21 @@ class LlavaBlocks:
 
     def _ids(self, tokens: int) -> Feeds:
         ids = np.random.default_rng(self.seed).integers(
-            self.shape.sizes.vocab_size, size=(1, tokens)
+            self.shape.sizes.text.vocab_size, size=(1, tokens)
         )
         return {"input_ids": ids.astype(np.int64)}
 
     def _pixels(self, tokens: int) -> Feeds:
         del tokens  # those of an image
-        sizes = self.shape.sizes
-        image = (1, sizes.num_channels, sizes.image_size, sizes.image_size)
+        tower = self.shape.sizes.vision
+        image = (1, tower.num_channels, tower.image_size, tower.image_size)
         random = np.random.default_rng(self.seed).normal(size=image)
         return {"pixel_values": random.astype(np.float32)}
 
     def _prompt(self, kv_heads: tuple[int, ...], tokens: int, text: int | None = None) -> Feeds:
         """A prompt with an empty past: image tokens, then ``text`` text tokens."""
         text = min(tokens, self.text_tokens) if text is None else text
-        width = self.shape.sizes.hidden_size
+        width = self.shape.sizes.text.hidden_size
         states = STATES * np.random.default_rng(self.seed).normal(size=(1, tokens, width))
         places = np.arange(tokens, dtype=np.int64)[None]
         feeds: Feeds = {
@@ -318,7 +280,7 @@ class LlavaBlocks:
             # A graph reads one row for each of its segments, of which there is at most one a block.
             feeds[CACHE_LENGTHS] = np.zeros((len(kv_heads), 1), np.int64)
         for number, heads in enumerate(kv_heads):
-            empty = np.zeros((1, heads, 0, self.shape.sizes.head_dim), self.target.numpy)
+            empty = np.zeros((1, heads, 0, self.shape.sizes.text.head_dim), self.target.numpy)
             feeds[f"past_key_values.{number}.key"] = empty
             feeds[f"past_key_values.{number}.value"] = empty
         return feeds
@@ -326,8 +288,4 @@ class LlavaBlocks:
 
 def _shallow(shape: LlavaShape, blocks: int) -> LlavaShape:
     """The shape with only its first language blocks."""
-    sizes = shape.sizes
-    return replace(
-        shape,
-        sizes=replace(sizes, kv_heads=sizes.kv_heads[:blocks], channels=sizes.channels[:blocks]),
-    )
+    return replace(shape, sizes=replace(shape.sizes, text=shape.sizes.text.first(blocks)))

@@ -76,7 +76,8 @@ def slim_weights(
     shape.pruned(plan)  # refuses a plan of another model
     if source is None:
         check_llava(directory, read_config(directory))
-    head_dim = {"language": shape.sizes.head_dim, "vision": shape.sizes.vision_head_dim}
+    sizes = shape.sizes
+    head_dim = {"language": sizes.text.head_dim, "vision": sizes.vision.head_dim}
     return SlimWeights(
         source or CheckpointWeights(directory), lambda name: cut_of(name, plan, head_dim)
     )
@@ -107,7 +108,7 @@ def write_slim_checkpoint(
 
     config = read_config(dense)
     shape = llava_of(config, str(dense)).pruned(plan)
-    image_processing_for(dense, shape.sizes.image_size)  # refuses an unknown processor
+    image_processing_for(dense, shape.sizes.vision.image_size)  # refuses an unknown processor
     tokenizer = load_tokenizer(dense)
     stop_tokens(dense, config)
     check_greedy(dense)

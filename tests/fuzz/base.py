@@ -44,13 +44,13 @@ def make_base(folder: Path) -> None:
 def _plan(shape: ModelShape) -> PruningPlan:
     """Return a plan without some heads and channels of every second block."""
     blocks = []
-    for index, (groups, channels) in enumerate(zip(shape.kv_heads, shape.channels, strict=True)):
-        some = index % 2
+    for index, block in enumerate(shape.text.blocks):
+        groups, channels, some = block.heads, block.channels, index % 2
         blocks.append(
             BlockPlan(
                 part="language",
                 index=index,
-                num_attention_heads=groups * shape.group_size,
+                num_attention_heads=groups * shape.text.group_size,
                 num_key_value_heads=groups,
                 intermediate_size=channels,
                 kept_key_value_heads=tuple(range(groups - some)),

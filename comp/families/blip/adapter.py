@@ -9,6 +9,7 @@ from transformers import ProcessorMixin
 
 from comp.adapter import Mode, TokenKind
 from comp.checkpoints.blip_slices import BlipCuts
+from comp.checkpoints.shapes import cross_key
 from comp.checkpoints.slices import Cut
 from comp.data.example import AnyExample, Example
 from comp.errors import CompExportError
@@ -16,7 +17,7 @@ from comp.families.blip.slim_config import cross_outputs, text_layers
 from comp.families.blip.text_forward import branches_of, vision_blocks
 from comp.families.encoder.adapter import EncoderAdapter
 from comp.families.encoder.forward import block_shape
-from comp.masks import BlockKey, BlockShape, cross_key
+from comp.masks import BlockKey, BlockShape
 from comp.plan import Part, Place, PruningPlan
 
 MODES: tuple[Mode, ...] = (

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from comp.adapter import Observer
+from comp.checkpoints.shapes import cross_key
 from comp.families.encoder.forward import (
     Encoded,
     EncoderBlock,
@@ -22,7 +23,6 @@ from comp.families.encoder.forward import (
     with_states,
 )
 from comp.families.surgery import set_in, set_out
-from comp.masks import cross_key
 from comp.tokens.attention import attend, presence_bias
 from comp.tokens.state import TEXT, VISION, TokenState
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import ProcessorMixin
 
 from comp.adapter import FamilyAdapter, Forwarding, KeptShare
-from comp.checkpoints.encoder_shape import BlockSize, EncoderShape, TextShape
+from comp.checkpoints.encoder_shape import EncoderShape
 from comp.data.example import Example
 from comp.errors import CompExportError
 from comp.families.encoder.forward import Encoded, EncoderOptions
@@ -21,7 +21,7 @@ from comp.families.surgery import slim_model
 from comp.families.tokenizing import save_processor
 from comp.flops.encoder import request_macs
 from comp.flops.token_drops import dropped_macs
-from comp.masks import UNCUT, StructureCounts, completed, cross_key
+from comp.masks import UNCUT, StructureCounts, completed
 from comp.plan import DropPlan, Part, Place, PruningPlan, Workload
 
 BatchT = TypeVar("BatchT", bound="EncoderBatch")
@@ -97,13 +97,13 @@ class EncoderAdapter(FamilyAdapter):
 
     def _left(self, counts: StructureCounts) -> EncoderShape:
         """Sizes of the model with these heads and channels."""
-        tower, text, decoder = self.shape.vision, self.shape.text, self.shape.decoder
+        left, text, decoder = (counts.heads, counts.channels), self.shape.text, self.shape.decoder
         if decoder is not None:
-            decoder = _text_left(decoder, counts, len(text.blocks))
+            decoder = decoder.left("language", *left, first=len(text.blocks))
         return replace(
             self.shape,
-            vision=replace(tower, blocks=_blocks_left("vision", tower.blocks, counts)),
-            text=_text_left(text, counts),
+            vision=self.shape.vision.left("vision", *left),
+            text=text.left("language", *left),
             decoder=decoder,
         )
 
@@ -174,24 +174,3 @@ def kept_shares(part: Part, *passes: Encoded) -> dict[Place, KeptShare]:
         shares[part, layer] = KeptShare(*counts)
         count = stayed
     return shares
-
-
-def _text_left(shape: TextShape, counts: StructureCounts, first: int = 0) -> TextShape:
-    return replace(shape, blocks=_blocks_left("language", shape.blocks, counts, first))
-
-
-def _blocks_left(
-    part: Part, blocks: Sequence[BlockSize], counts: StructureCounts, first: int = 0
-) -> tuple[BlockSize, ...]:
-    """Blocks, numbered from ``first``, with these heads and channels; whole without an entry."""
-    left = []
-    for number, block in enumerate(blocks, start=first):
-        branches = len(block.cross_heads)
-        cross = tuple(
-            counts.heads.get(cross_key(number, branch, branches), heads)
-            for branch, heads in enumerate(block.cross_heads)
-        )
-        heads = counts.heads.get((part, number), block.heads)
-        channels = counts.channels.get((part, number), block.channels)
-        left.append(replace(block, heads=heads, channels=channels, cross_heads=cross))
-    return tuple(left)

@@ -207,7 +207,7 @@ class LlavaAdapter(FamilyAdapter):
             self.model.model.vision_tower.requires_grad_(requires_grad=False)
 
     def cuts(self, plan: PruningPlan) -> Callable[[str], Cut | None]:
-        head_dim = {"language": self.shape.head_dim, "vision": self.shape.vision_head_dim}
+        head_dim = {"language": self.shape.text.head_dim, "vision": self.shape.vision.head_dim}
         return lambda name: cut_of(name, plan, head_dim)
 
     def cut(self, plan: PruningPlan) -> "LlavaAdapter":

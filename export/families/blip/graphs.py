@@ -12,7 +12,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from comp.checkpoints.encoder_shape import TextShape
+from comp.checkpoints.shapes import TextShape
 from export.artifact.encoder_manifest import GRAPHS
 from export.configs.blip import BlipShape
 from export.families.blip.text_model import DECODER, ENCODER, KINDS, TextModel
@@ -74,10 +74,10 @@ def vision_model(shape: BlipShape, weights: WeightSource, target: Target) -> Gra
     """
     graph = GraphBuilder("vision_model", target)
     tower = shape.sizes.vision
-    pixels = graph.input("pixel_values", FLOAT, ("images", 3, shape.image_size, shape.image_size))
+    pixels = graph.input("pixel_values", FLOAT, ("images", 3, tower.image_size, tower.image_size))
     with graph.scope("embeddings"):
         name, positions = "vision_model.embeddings", "position_embedding"
-        states = embed_patches(graph, weights, pixels, name, shape.patch_size, positions, bias=True)
+        states = embed_patches(graph, weights, pixels, name, tower.patch_size, positions, bias=True)
     blocks = PreNormTower(
         graph=graph,
         weights=weights,

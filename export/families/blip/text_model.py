@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from comp.checkpoints.encoder_shape import BlockSize, TextShape
+from comp.checkpoints.shapes import BlockSize, TextShape
 from comp.checkpoints.tying import BLIP_HEAD, BLIP_WORDS
 from comp.plan import DropPlan
 from export.configs.blip import BlipShape

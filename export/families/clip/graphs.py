@@ -5,7 +5,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from comp.checkpoints.encoder_shape import TextShape, TowerShape
+from comp.checkpoints.shapes import TextShape, TowerShape
 from comp.errors import CompExportError
 from comp.plan import Part
 from export.configs.clip import ClipShape
@@ -43,14 +43,15 @@ def vision_model(shape: ClipShape, weights: WeightSource, target: Target) -> Gra
     For each drop place ``kept.{m} [I, k]``: positions of the remaining tokens; [CLS] is 0.
     """
     graph = GraphBuilder("vision_model", target)
-    pixels = graph.input("pixel_values", FLOAT, ("images", 3, shape.image_size, shape.image_size))
+    side = shape.sizes.vision.image_size
+    pixels = graph.input("pixel_values", FLOAT, ("images", 3, side, side))
     with graph.scope("embeddings"):
         states = embed_patches(
             graph,
             weights,
             pixels,
             "vision_model.embeddings",
-            shape.patch_size,
+            shape.sizes.vision.patch_size,
             "position_embedding.weight",
         )
     states = layer_norm(

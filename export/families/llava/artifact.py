@@ -51,9 +51,9 @@ def llava_artifact(
         fields={
             "decoder": _decoder_shape(shape),
             "vision": VisionShape(
-                image_size=sizes.image_size,
-                patch_size=sizes.patch_size,
-                num_channels=sizes.num_channels,
+                image_size=sizes.vision.image_size,
+                patch_size=sizes.vision.patch_size,
+                num_channels=sizes.vision.num_channels,
                 image_tokens=sizes.image_tokens,
                 select_strategy="full" if sizes.keeps_class_token else "default",
                 selection=sizes.image_selection,
@@ -69,15 +69,15 @@ def llava_artifact(
 
 
 def _decoder_shape(shape: LlavaShape) -> DecoderShape:
-    sizes = shape.sizes
+    text = shape.sizes.text
     return DecoderShape(
-        num_layers=sizes.num_layers,
-        hidden_size=sizes.hidden_size,
-        head_dim=sizes.head_dim,
-        num_attention_heads=tuple(groups * sizes.group_size for groups in sizes.kv_heads),
-        num_key_value_heads=sizes.kv_heads,
-        intermediate_size=sizes.channels,
-        vocab_size=sizes.vocab_size,
+        num_layers=len(text.blocks),
+        hidden_size=text.hidden_size,
+        head_dim=text.head_dim,
+        num_attention_heads=tuple(groups * text.group_size for groups in text.heads),
+        num_key_value_heads=text.heads,
+        intermediate_size=text.channels,
+        vocab_size=text.vocab_size,
         max_position_embeddings=shape.max_position_embeddings,
-        drops=sizes.drops,
+        drops=shape.sizes.drops,
     )

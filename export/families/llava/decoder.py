@@ -86,7 +86,9 @@ def embed_tokens(shape: LlavaShape, weights: WeightSource, target: Target) -> Gr
     ids = graph.input("input_ids", INT64, ("batch", "sequence"))
     table = vector(graph, weights, EMBEDDING)
     embeds = cast_to_float32(graph, graph.op("Gather", table, ids))
-    graph.output("inputs_embeds", embeds, FLOAT, ("batch", "sequence", shape.sizes.hidden_size))
+    graph.output(
+        "inputs_embeds", embeds, FLOAT, ("batch", "sequence", shape.sizes.text.hidden_size)
+    )
     return graph
 
 
@@ -133,12 +135,12 @@ class _Decoder:
         self.sizes = shape.sizes
         self.weights = weights
         self.drops = {drop.after_layer: drop for drop in shape.sizes.drops}
-        check_heads(self.graph, shape.sizes.head_dim)
+        check_heads(self.graph, shape.sizes.text.head_dim)
 
     def build(self) -> GraphBuilder:
         graph, sizes, weights = self.graph, self.sizes, self.weights
         epsilon = self.shape.rms_norm_eps
-        embeds = graph.input("inputs_embeds", FLOAT, ("batch", "sequence", sizes.hidden_size))
+        embeds = graph.input("inputs_embeds", FLOAT, ("batch", "sequence", sizes.text.hidden_size))
         tokens = Tokens(
             position_ids=graph.input("position_ids", INT64, ("batch", "sequence")),
             vision=graph.input("vision_positions", INT64, ("batch", "vision_tokens")),
@@ -152,7 +154,7 @@ class _Decoder:
         if self.drops and graph.target.fused:
             factor = graph.default_input(KEEP_FACTOR, np.array(1.0, np.float32))
         rotary = RotaryEmbedding(
-            graph, self.shape.rope, sizes.head_dim, self.shape.max_position_embeddings
+            graph, self.shape.rope, sizes.text.head_dim, self.shape.max_position_embeddings
         )
         wide = graph.target.wide
         residual = embeds if wide.residual(0) else cast_to_graph(graph, embeds)
@@ -212,17 +214,17 @@ class _Decoder:
         with graph.in_float32(wide.head):
             logits = linear(graph, weights, normed, LM_HEAD.removesuffix(".weight"))
             logits = cast_to_float32(graph, logits)
-        graph.output("logits", logits, FLOAT, ("batch", 1, sizes.vocab_size))
+        graph.output("logits", logits, FLOAT, ("batch", 1, sizes.text.vocab_size))
         return graph
 
     def _pasts(self) -> list[tuple[ir.Value, ir.Value]]:
         """Declare the cache inputs; blocks between two drop places share the name of a length."""
         sizes, dtype, segment = self.sizes, self.graph.target.dtype, 0
         pasts = []
-        for number, heads in enumerate(sizes.kv_heads):
+        for number, heads in enumerate(sizes.text.heads):
             segment += number in self.drops
             length = f"capacity_{segment}" if self.in_place else f"past_{segment}"
-            dims = ("batch", heads, length, sizes.head_dim)
+            dims = ("batch", heads, length, sizes.text.head_dim)
             key, value = (
                 self.graph.input(f"past_key_values.{number}.{kind}", dtype, dims)
                 for kind in ("key", "value")
@@ -267,12 +269,13 @@ class _Decoder:
         return self._segment(gathered.tokens, segment.rotary, past_key, segment.number + 1), *left
 
     def _heads(self, number: int) -> Heads:
-        groups = self.sizes.kv_heads[number]
-        return Heads(groups * self.sizes.group_size, groups, self.sizes.head_dim)
+        text = self.sizes.text
+        groups = text.blocks[number].heads
+        return Heads(groups * text.group_size, groups, text.head_dim)
 
     def _project(self, normed: ir.Value, number: int, kind: str) -> ir.Value:
         name = f"{DECODER}.layers.{number}.self_attn.{kind}_proj"
-        return linear(self.graph, self.weights, normed, name, self.sizes.attention_bias)
+        return linear(self.graph, self.weights, normed, name, self.sizes.text.attention_bias)
 
     def _scores_ahead(
         self, normed: ir.Value, number: int, segment: "Segment"
@@ -321,7 +324,7 @@ class _Decoder:
         if inside:
             mixed = cast_to_float32(graph, mixed)
         with graph.in_float32(inside):
-            mixed = linear(graph, self.weights, mixed, name, self.sizes.attention_bias)
+            mixed = linear(graph, self.weights, mixed, name, self.sizes.text.attention_bias)
         return cast_to_float32(graph, mixed) if wide.residual(number) and not inside else mixed
 
     def _add_norm(
@@ -345,7 +348,7 @@ class _Decoder:
         return cast_to_float32(graph, added) if wide.residual(number) and not inside else added
 
     def _channels(self, normed: ir.Value, name: str) -> ir.Value:
-        graph, bias = self.graph, self.sizes.mlp_bias
+        graph, bias = self.graph, self.sizes.text.mlp_bias
         gate = linear(graph, self.weights, normed, f"{name}.mlp.gate_proj", bias)
         up = linear(graph, self.weights, normed, f"{name}.mlp.up_proj", bias)
         wide = graph.op("Mul", activation(graph, gate, "silu"), up)

@@ -25,7 +25,8 @@ def vision_encoder(shape: LlavaShape, weights: WeightSource, target: Target) -> 
     """
     graph = GraphBuilder("vision_encoder", target)
     sizes, epsilon = shape.sizes, shape.layer_norm_eps
-    image = (sizes.num_channels, sizes.image_size, sizes.image_size)
+    tower = sizes.vision
+    image = (tower.num_channels, tower.image_size, tower.image_size)
     pixels = graph.input("pixel_values", FLOAT, ("images", *image))
     with graph.scope("embeddings"):
         states = embed_patches(
@@ -33,7 +34,7 @@ def vision_encoder(shape: LlavaShape, weights: WeightSource, target: Target) -> 
             weights,
             pixels,
             f"{TOWER}.embeddings",
-            sizes.patch_size,
+            tower.patch_size,
             "position_embedding.weight",
         )
     residual = layer_norm(graph, weights, states, f"{TOWER}.pre_layrnorm", epsilon)
@@ -67,7 +68,7 @@ def vision_encoder(shape: LlavaShape, weights: WeightSource, target: Target) -> 
         "image_features",
         cast_to_float32(graph, features),
         FLOAT,
-        ("images", sizes.image_tokens, sizes.hidden_size),
+        ("images", sizes.image_tokens, sizes.text.hidden_size),
     )
     return graph
 
@@ -81,8 +82,9 @@ def _tower_attention(
     number: int,
 ) -> tuple[ir.Value, ClassView]:
     """The output of a block's attention ``[I, N, D]``, and the attention of [CLS]."""
-    count = shape.sizes.vision_heads[number]
-    heads = Heads(count, count, shape.sizes.vision_head_dim)
+    tower = shape.sizes.vision
+    count = tower.blocks[number].heads
+    heads = Heads(count, count, tower.head_dim)
     query, key, value = (
         linear(graph, weights, normed, f"{name}.self_attn.{kind}_proj", bias=True) for kind in "qkv"
     )

@@ -9,14 +9,14 @@ from transformers import BlipConfig, CLIPConfig
 
 from comp.checkpoints.encoder_shape import (
     PACKAGED,
-    BlockSize,
     EncoderShape,
-    TextShape,
     packaged_shape,
 )
+from comp.checkpoints.shapes import BlockSize, TextShape
 from comp.cli import cli
 from comp.errors import CompExportError
-from comp.flops.encoder import Memory, compositions, text_macs, tower_macs
+from comp.flops.block import Memory, tower_macs
+from comp.flops.encoder import compositions, text_macs
 from comp.masks import StructureCounts
 from comp.plan import Workload
 from tests.comp import small_blip, small_clip
@@ -69,7 +69,7 @@ def test_tower_macs_equal_the_formula():
 def test_text_macs_equal_the_formula(branches, rows, inputs):
     d, length, seen, layers = 48, 7, 19, 4
     blocks = tuple(BlockSize(4, 4 * d, (4,) * branches, merges=n >= 2) for n in range(layers))
-    shape = TextShape(d, d // 4, 100, 16, blocks)
+    shape = TextShape(hidden_size=d, head_dim=d // 4, vocab_size=100, positions=16, blocks=blocks)
     memory = Memory(seen, d, inputs)
     total = 5 * rows * length * d
     for block in blocks:

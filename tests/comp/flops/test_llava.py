@@ -12,18 +12,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from comp.checkpoints.llava_shape import ModelShape, read_shape
+from comp.checkpoints.shapes import BlockSize, TowerShape
 from comp.errors import CompExportError
+from comp.flops.block import LAYER_NORM, block_macs, tower_macs
 from comp.flops.llava import (
-    LAYER_NORM,
     image_count,
     keep_ratios,
-    language_block_macs,
-    llama_block_macs,
     llava_macs,
     llava_macs_of_counts,
     llava_params,
     token_counts,
-    vision_tower_macs,
 )
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
 
@@ -55,6 +53,17 @@ def small(**changes: object) -> ModelShape:
     return ModelShape.from_config(config(**changes).to_dict())
 
 
+def tower(hidden_size: int, layers: int, image_size: int, patch_size: int) -> TowerShape:
+    block = BlockSize(hidden_size // 64, 4 * hidden_size)
+    return TowerShape(
+        hidden_size=hidden_size,
+        head_dim=64,
+        blocks=(block,) * layers,
+        image_size=image_size,
+        patch_size=patch_size,
+    )
+
+
 def drops(*places: tuple[int, float, float]) -> tuple[DropPlan, ...]:
     return tuple(
         DropPlan(after_layer=place, vision_keep_ratio=vision, text_keep_ratio=text)
@@ -67,9 +76,9 @@ def plan_of(shape: ModelShape, heads: list[int], channels: list[int]) -> Pruning
         BlockPlan(
             part="language",
             index=layer,
-            num_attention_heads=shape.kv_heads[layer] * shape.group_size,
-            num_key_value_heads=shape.kv_heads[layer],
-            intermediate_size=shape.channels[layer],
+            num_attention_heads=shape.text.heads[layer] * shape.text.group_size,
+            num_key_value_heads=shape.text.heads[layer],
+            intermediate_size=shape.text.channels[layer],
             kept_key_value_heads=tuple(range(heads[layer])),
             kept_channels=tuple(range(channels[layer])),
         )
@@ -104,13 +113,13 @@ def test_llava_7b_with_pyramid_drop() -> None:
 
 def test_published_vision_transformers() -> None:
     # BLIP NLVR2 on two 384x384 images and a text, CLIP L/14@336 on one image: their towers.
-    clip = vision_tower_macs(577, 1024, 3 * 14**2, [1024] * 24, [4096] * 24)
+    clip = tower_macs(tower(1024, layers=24, image_size=336, patch_size=14))
     projection = 1024 * 768
     assert (clip + projection) / 1e9 == pytest.approx(191.105, abs=1e-3)
     n, d, layers, patch = 577, 768, 12, 3 * 16**2
     formula = (n - 1) * patch * d
     formula += layers * (12 * n * d**2 + 2 * n**2 * d + 2 * LAYER_NORM * n * d) + LAYER_NORM * n * d
-    assert vision_tower_macs(n, d, patch, [d] * layers, [4 * d] * layers) == formula
+    assert tower_macs(tower(d, layers, image_size=384, patch_size=16)) == formula
 
 
 @pytest.mark.parametrize("select", ["default", "full"])
@@ -182,11 +191,11 @@ def test_tokens_are_dropped_at_each_place(image, text, vision_ratio, text_ratio)
 
 
 def test_block_of_fewer_heads_scales_its_attention() -> None:
-    whole = llama_block_macs(10, 64, 8, 4, 8, 80)
-    half = llama_block_macs(10, 64, 4, 2, 8, 80)
+    text = small().text
+    whole, half = (block_macs(text, BlockSize(heads, 80), 10, 10) for heads in (4, 2))
     ffn = 3 * 10 * 64 * 80
+    assert whole - ffn == 2 * 10 * 64 * (8 + 4) * 8 + 2 * 10 * 10 * 8 * 8
     assert half - ffn == (whole - ffn) // 2
-    assert language_block_macs(small(), 10, 2, 80) == half
 
 
 def test_plan_counts_and_slim_config_agree() -> None:

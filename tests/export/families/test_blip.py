@@ -431,8 +431,8 @@ def test_unsupported_configurations_are_refused(models, tmp_path):
 def test_missing_settings_have_the_defaults_of_transformers(models):
     shape = blip_of({"model_type": "blip", "architectures": ["BlipForQuestionAnswering"]}, "folder")
     whole = BlipConfig()
-    assert shape.image_size == whole.vision_config.image_size
-    assert shape.patch_size == whole.vision_config.patch_size
+    assert shape.sizes.vision.image_size == whole.vision_config.image_size
+    assert shape.sizes.vision.patch_size == whole.vision_config.patch_size
     assert shape.vision.layer_norm_eps == whole.vision_config.layer_norm_eps
     assert shape.text.layer_norm_eps == whole.text_config.layer_norm_eps
     assert {shape.vision.act, shape.text.act} == {

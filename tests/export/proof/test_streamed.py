@@ -107,7 +107,7 @@ def test_masks_silence_the_extra_units_of_a_streamed_dense_model(run):
     dense = load_adapter(run.parent / "dense", streamed=True)
     slim = load_adapter(run / "checkpoint", streamed=True)
     shape = dense.shape
-    head_dim = {"language": shape.head_dim, "vision": shape.vision_head_dim}
+    head_dim = {"language": shape.text.head_dim, "vision": shape.vision.head_dim}
     fill_kept(dense, slim, lambda name: cut_of(name, plan, head_dim))
     from tests.comp.small import questions
 

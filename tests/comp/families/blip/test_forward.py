@@ -5,10 +5,11 @@ import torch
 from transformers import BlipTextConfig, BlipVisionConfig, BlipVisionModel
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
+from comp.checkpoints.shapes import cross_key
 from comp.families.blip.nlvr import BlipForNlvr2, BlipNlvrConfig
 from comp.families.blip.text_forward import Memory, branches_of, read, see
 from comp.families.encoder.forward import EncoderOptions
-from comp.masks import Masks, cross_key
+from comp.masks import Masks
 from comp.plan import keep_count
 from comp.tokens.drop_rules import RatioRule
 from tests.comp.towers import Observed, shaken

@@ -9,7 +9,8 @@ from comp.data.emoji_scenes.captions import EmojiCaptions
 from comp.data.example import Example
 from comp.errors import CompExportError
 from comp.families.clip.slim import CompCLIPModel
-from comp.flops.encoder import text_macs, tower_macs
+from comp.flops.block import tower_macs
+from comp.flops.encoder import text_macs
 from comp.masks import Masks, StructureCounts
 from comp.methods.comp import prune
 from comp.plan import Workload, keep_count
