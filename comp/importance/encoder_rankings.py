@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from comp.errors import CompExportError
+from comp.importance.tokens import received_attention
 from comp.plan import Ranking
-from comp.tokens.attention import NEVER
 from comp.tokens.state import TokenState
 
 FLAT = 1e-6  # scores that differ by less than this count as equal
@@ -92,18 +92,12 @@ def attention_received(
         scores: attention logits ``[B, H, N, N]``, biases added.
         alive: presence of the tokens ``[B, N]``; absent ones neither query nor receive.
         head_mask: soft mask of each head, ``[H]``.
-        calibrated: apply the mask to the attention itself (Eq. 7, CIT). Otherwise masked heads take
-            part with flattened logits, as masking in the forward pass would do.
+        calibrated: Eq. 7 (CIT), as of ``received_attention``.
 
     Returns:
         ``[B, N]``, at most 1.
     """
-    mask = head_mask[:, None, None]
-    if calibrated:
-        attention = torch.softmax(scores, dim=-1) * mask
-    else:
-        attention = torch.softmax(torch.where(scores > NEVER / 10, scores * mask, scores), dim=-1)
-    strongest = attention.amax(1)  # [B, N, N]
+    strongest = received_attention(scores, head_mask, calibrated)  # [B, N, N]
     asking = alive / alive.sum(1, keepdim=True).clamp(min=1e-12)
     return torch.einsum("bn,bnm->bm", asking.to(strongest.dtype), strongest) * (alive > 0)
 

@@ -31,12 +31,12 @@ class EvenTokenProblem(TokenProblem):
         drops = []
         # Share dropped at each place, of the tokens that enter the part.
         share = strength / len(self.places) / KEEP_UNIT
-        for part, places in groupby(self.places.items(), key=lambda item: item[0][0]):
+        for part, places in groupby(self.places, key=lambda place: place[0]):
             entered = self.workload.text_tokens
             if part == "vision":
                 entered = self.shape.vision.tokens
             left = entered
-            for number, ((_, layer), kind) in enumerate(places, start=1):
+            for number, place in enumerate(places, start=1):
                 before = left
                 wanted = entered - round(number * share * entered)
                 left = min(before, max(LEAST_LEFT, wanted))
@@ -44,16 +44,7 @@ class EvenTokenProblem(TokenProblem):
                     continue
                 # The ratio in thousandths with ceil(ratio · before) == left.
                 ratio = KEEP_UNIT * left // before / KEEP_UNIT
-                drops.append(
-                    DropPlan(
-                        part=part,
-                        after_layer=layer,
-                        vision_keep_ratio=ratio if kind == "vision" else 1.0,
-                        text_keep_ratio=ratio if kind == "text" else 1.0,
-                        ranking=self.ranking,
-                        merge=self.merge,
-                    )
-                )
+                drops.append(self.drop_at(place, ratio))
         return tuple(drops)
 
 

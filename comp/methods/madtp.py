@@ -21,10 +21,11 @@ import torch
 from comp.adapter import FamilyAdapter, Forwarding, Scored
 from comp.errors import CompExportError
 from comp.masks import Masks
-from comp.methods.common.encoder_tokens import TokenProblem, line_of, measured, token_problem
+from comp.methods.common.encoder_tokens import TokenProblem, token_problem
+from comp.methods.common.stages import plan_of_drops
 from comp.plan import shares_of
 from comp.search.job import Outcome, PruningJob
-from comp.search.saved_state import SavedSearch, load_search, save_search
+from comp.search.saved_state import SavedSearch, load_search, save_search, stage_line
 from comp.search.stage import SearchState
 from comp.search.strategy import ModeCost
 from comp.tokens.dictionary import TokenDictionary, attach_dictionary, dictionary_of
@@ -49,7 +50,7 @@ def prune(job: PruningJob) -> Outcome:
     attach_dictionary(adapter.model, problem.drops(strength))
     saved = load_search(job.folder, adapter, options.modes)
     if saved is None:
-        metric, _ = measured(job, ())
+        metric, _ = job.measured()
         costs = dict.fromkeys(options.modes, ModeCost())
         state = SearchState(Masks.ones(adapter.blocks))
         saved = SavedSearch(state, 0, metric, metric, costs, ())
@@ -61,7 +62,7 @@ def prune(job: PruningJob) -> Outcome:
                 save_search(job.folder, adapter, saved, line)
                 job.progress.stage(line)
             job.compute.accelerator.wait_for_everyone()
-    plan = problem.plan(problem.drops(strength), job.model_name, METHOD)
+    plan = plan_of_drops(job, problem.workload, problem.drops(strength), METHOD)
     return Outcome(plan, saved.dense_metric, saved.metric, options.steps)
 
 
@@ -79,9 +80,11 @@ def _stage(
     guided(job).train(
         saved.stage * options.steps_per_stage, options.steps_per_stage, lambda _: forwarding
     )
-    metric, loss = measured(job, drops)
+    metric, loss = job.measured(drops=drops)
     state = replace(saved.state, shares=shares_of(drops))
-    line = line_of(problem, stage, earlier, drops, (saved.metric, metric, loss))
+    macs = problem.dense_macs, problem.macs(earlier), problem.macs(drops)
+    after = saved.metric, metric, loss
+    line = stage_line(stage, "+".join(problem.modes), macs, after, state.shares)
     return replace(saved, state=state, stage=stage, metric=metric), line
 
 

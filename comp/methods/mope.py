@@ -29,7 +29,6 @@ from comp.methods.common.parameters import (
     Chosen,
     ParameterProblem,
     concluded,
-    measured,
     next_line,
     parameter_problem,
 )
@@ -49,7 +48,7 @@ WIDTH_SHARE = 0.5  # of the FLOPs to remove; depth removes the rest
 def prune(job: PruningJob) -> Outcome:
     """Measure each module's error, then prune width and depth; see ``comp.registry.methods.Method.load``."""
     problem = parameter_problem(job)
-    dense_metric, _ = measured(job, None)
+    dense_metric, _ = job.measured()
     norms = problem.search.importance(problem.whole(), problem.parts).scores(job.adapter)
     losses = Losses(job.folder / STATE, job.compute.is_main)
     job.compute.accelerator.wait_for_everyone()  # until every process has read the saved losses
@@ -57,7 +56,7 @@ def prune(job: PruningJob) -> Outcome:
         loss = _loss_on_calibration(job, problem)
         scores = width_scores(problem, norms, losses, loss, task.at)
         narrow = narrowed(problem, scores)
-        metric_and_loss = measured(job, narrow)
+        metric_and_loss = job.measured(narrow)
         task.note(f"width cut: metric {metric_and_loss[0]:.3f}")
         after = problem.macs(narrow.counts()), *metric_and_loss
         line = next_line(problem, [], problem.name, dense_metric, after)

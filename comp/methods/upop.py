@@ -31,7 +31,6 @@ from comp.methods.common.parameters import (
     Chosen,
     ParameterProblem,
     concluded,
-    measured,
     next_line,
     parameter_problem,
 )
@@ -106,7 +105,7 @@ def prune_in(
     """Train the intervals that are not done yet, then cut the units that shrank to 0."""
     progressive = _load(job, problem)
     if progressive is None:
-        progressive = Progressive(0, measured(job, None)[0], problem.whole().masks, _zeros(problem))
+        progressive = Progressive(0, job.measured()[0], problem.whole().masks, _zeros(problem))
     with job.progress.task("pruning", len(intervals)) as task:
         while progressive.stage < len(intervals):
             task.at(progressive.stage)
@@ -167,7 +166,7 @@ def _advanced(
     after = _trained(interval.training(job), problem, before, interval)
     lines = read_lines(job.folder, before.stage)
     if after.stage < len(intervals):  # the last stage's line is that of the plan
-        metric, loss = measured(job, after.alpha, interval.drops)
+        metric, loss = job.measured(after.alpha, interval.drops)
         macs = problem.macs(after.stays.counts(), interval.drops)
         note(
             f"stage {after.stage}: {1 - macs / problem.dense_macs:.0%} removed, metric {metric:.3f}"

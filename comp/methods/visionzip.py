@@ -13,7 +13,8 @@ from comp.errors import CompExportError
 from comp.families.llava.adapter import LlavaAdapter
 from comp.flops.llava import llava_macs
 from comp.masks import whole_blocks
-from comp.methods.common.decoder_tokens import TOLERANCE, measured
+from comp.methods.common.decoder_tokens import MODE, TOLERANCE
+from comp.methods.common.stages import measured_at_once
 from comp.plan import ImageSelection, Place, Workload
 from comp.search.final_plan import plan_of
 from comp.search.job import Outcome, PruningJob, agreed_workload
@@ -35,7 +36,8 @@ def prune(job: PruningJob) -> Outcome:
     plan = plan.model_copy(update={"image_selection": selection})
     share = selection.count / selection.tower_tokens
     place: Place = ("vision", shape.vision_used_layers)
-    return measured(job, plan, adapter.selecting(selection), {place: (share, 1.0)})
+    pruned = adapter.selecting(selection)
+    return measured_at_once(job, plan, MODE, {place: (share, 1.0)}, pruned)
 
 
 def selection_of(tower_tokens: int, count: int) -> ImageSelection:

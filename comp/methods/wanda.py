@@ -20,7 +20,6 @@ from comp.methods.common.parameters import (
     Chosen,
     ParameterProblem,
     concluded,
-    measured,
     parameter_problem,
 )
 from comp.search.job import Outcome, PruningJob
@@ -33,7 +32,7 @@ def prune(job: PruningJob) -> Outcome:
     """Score once and cut once; see ``comp.registry.methods.Method.load``."""
     problem = parameter_problem(job)
     with job.progress.task("pruning", 3) as task:
-        dense_metric, _ = measured(job, None)
+        dense_metric, _ = job.measured()
         task.at(1)
         scores = problem.search.importance(problem.whole(), problem.parts).scores(job.adapter)
         task.at(2)

@@ -11,13 +11,14 @@ import torch
 from comp.adapter import FamilyAdapter, Forwarding, Mode
 from comp.errors import CompExportError
 from comp.masks import Masks
-from comp.plan import PruningPlan, RateOf, Workload
+from comp.plan import Drops, PruningPlan, RateOf, Workload
 from comp.search.costs import Costs
 from comp.search.stage import ImportanceOptions, Search, SearchState
 from comp.search.strategy import StrategyOptions
+from comp.tokens.drop_rules import rules_from_plan
 from comp.training.data import PruningData
 from comp.training.distillation import Distiller
-from comp.training.trainer import StepOptions, Trainer, examples_of, prefetched
+from comp.training.trainer import StepOptions, Trainer, accuracy, examples_of, prefetched
 from comp.utils.compute import Compute
 from comp.utils.progress import Progress
 
@@ -84,6 +85,11 @@ class PruningJob:
     def costs(self) -> Costs:
         """The costs that the rate is a share of."""
         return Costs(self.adapter, self.table, self.options.rate_of)
+
+    def measured(self, masks: Masks | None = None, drops: Drops = ()) -> tuple[float, float]:
+        """Validation metric and loss of the model with these masks (``None``: dense) and drops."""
+        forwarding = Forwarding(masks, rules_from_plan(drops))
+        return accuracy(self.adapter, self.data.validation, forwarding, self.compute)
 
     def train(
         self,

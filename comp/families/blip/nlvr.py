@@ -25,9 +25,8 @@ from transformers.utils import ModelOutput
 
 from comp.errors import CompExportError
 from comp.families.blip.forward import encoded_by, memories_of, seen_by
-from comp.families.blip.slim_config import drops_of, forwarding_of, resize
-from comp.plan import STATEMENT_IMAGES, DropPlan
-from comp.tokens.dictionary import attach_dictionary
+from comp.families.blip.slim_config import SlimBlip
+from comp.plan import STATEMENT_IMAGES
 
 NLVR_TYPE = "comp_blip_nlvr"
 HIDDEN = -1e9  # added to the scores of padding
@@ -133,7 +132,7 @@ class NlvrTextModel(nn.Module):
         return states
 
 
-class BlipForNlvr2(BlipPreTrainedModel):
+class BlipForNlvr2(SlimBlip, BlipPreTrainedModel):
     """Predicts whether a statement about two images is true."""
 
     config_class = BlipNlvrConfig
@@ -145,8 +144,7 @@ class BlipForNlvr2(BlipPreTrainedModel):
         self.text_encoder = NlvrTextModel(config.text_config, config.merge_from_layer)
         width = config.text_config.hidden_size
         self.cls_head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
-        resize(self, config)
-        attach_dictionary(self, self.drops)
+        self.shrink()
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -155,11 +153,6 @@ class BlipForNlvr2(BlipPreTrainedModel):
         if isinstance(module, BlipTextEmbeddings):
             places = torch.arange(module.position_ids.shape[-1], device=module.position_ids.device)
             module.position_ids.copy_(places[None])
-
-    @property
-    def drops(self) -> tuple[DropPlan, ...]:
-        """Token drops of the model."""
-        return drops_of(self.config)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.text_encoder.embeddings.word_embeddings
@@ -190,11 +183,9 @@ class BlipForNlvr2(BlipPreTrainedModel):
                 f"pixel_values of shape {tuple(pixel_values.shape)} are not two images to each of "
                 f"{len(input_ids)} statements: pass [{len(input_ids)}, {STATEMENT_IMAGES}, C, S, S]"
             )
-        forwarding = forwarding_of(self.config)
-        memories = memories_of(
-            seen_by(self, pixel_values.flatten(0, 1), forwarding), STATEMENT_IMAGES
-        )
-        read = encoded_by(self, input_ids, attention_mask, memories, forwarding)
+        seen = seen_by(self, pixel_values.flatten(0, 1), self.forwarding)
+        memories = memories_of(seen, STATEMENT_IMAGES)
+        read = encoded_by(self, input_ids, attention_mask, memories, self.forwarding)
         logits = self.cls_head(read.tokens.states[:, 0])
         loss = None if labels is None else F.cross_entropy(logits, labels)
         return BlipNlvrOutput(loss=loss, logits=logits)

@@ -16,6 +16,7 @@ from transformers import (
     BlipForConditionalGeneration,
     BlipForImageTextRetrieval,
     BlipForQuestionAnswering,
+    BlipPreTrainedModel,
 )
 from transformers.models.blip.modeling_blip import (
     BlipForConditionalGenerationModelOutput,
@@ -24,12 +25,9 @@ from transformers.models.blip.modeling_blip import (
 )
 from transformers.models.blip.modeling_blip_text import BlipTextAttention
 
-from comp.adapter import Forwarding
 from comp.families.blip.forward import encoded_by, memories_of, seen_by
-from comp.families.blip.slim_config import drops_of, forwarding_of, resize
+from comp.families.blip.slim_config import SlimBlip
 from comp.families.blip.text_forward import Memory
-from comp.plan import DropPlan
-from comp.tokens.dictionary import attach_dictionary
 
 SLIM_BLIP = "comp_blip"
 
@@ -65,38 +63,23 @@ class PaddedCrossAttention(BlipTextAttention):
         return self.output(mixed, hidden_states), attention
 
 
-class _Slim:
-    """Base class of slim BLIPs."""
-
-    config: CompBlipConfig
-
-    @property
-    def drops(self) -> tuple[DropPlan, ...]:
-        """Token drops of the model."""
-        return drops_of(self.config)
-
-    @property
-    def _forwarding(self) -> Forwarding:
-        return forwarding_of(self.config)
-
-    def _shrink(self: Any) -> None:
-        decoder = getattr(self, "text_decoder", None)
-        for number, layer in enumerate([] if decoder is None else decoder.bert.encoder.layer):
-            layer.crossattention = PaddedCrossAttention(
-                self.config.text_config, is_cross_attention=True, layer_idx=number
-            )
-        resize(self, self.config)
-        attach_dictionary(self, self.drops)
-
-
-class CompBlipForConditionalGeneration(_Slim, BlipForConditionalGeneration):
-    """BLIP for captions, slim."""
+class _Slim(SlimBlip, BlipPreTrainedModel):
+    """Base class of slim BLIPs; it comes before the dense class."""
 
     config: CompBlipConfig
 
     def __init__(self, config: CompBlipConfig) -> None:
         super().__init__(config)
-        self._shrink()
+        decoder = getattr(self, "text_decoder", None)
+        for number, layer in enumerate([] if decoder is None else decoder.bert.encoder.layer):
+            layer.crossattention = PaddedCrossAttention(
+                config.text_config, is_cross_attention=True, layer_idx=number
+            )
+        self.shrink()
+
+
+class CompBlipForConditionalGeneration(_Slim, BlipForConditionalGeneration):
+    """BLIP for captions, slim."""
 
     def forward(
         self,
@@ -108,7 +91,7 @@ class CompBlipForConditionalGeneration(_Slim, BlipForConditionalGeneration):
         **_unused: object,
     ) -> BlipForConditionalGenerationModelOutput:
         """As ``BlipForConditionalGeneration``; image states are those of the tokens that stayed."""
-        states = seen_by(self, pixel_values, self._forwarding).states
+        states = seen_by(self, pixel_values, self.forwarding).states
         said = self.text_decoder(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -130,7 +113,7 @@ class CompBlipForConditionalGeneration(_Slim, BlipForConditionalGeneration):
         **generate_kwargs: Any,
     ) -> Tensor:
         """As ``BlipForConditionalGeneration.generate``: captions, or prompts continued."""
-        states = seen_by(self, pixel_values, self._forwarding).states
+        states = seen_by(self, pixel_values, self.forwarding).states
         text = self.config.text_config
         if input_ids is None:
             prompt = torch.full((len(states), 1), text.bos_token_id, device=states.device)
@@ -151,18 +134,12 @@ class CompBlipForConditionalGeneration(_Slim, BlipForConditionalGeneration):
 class CompBlipForQuestionAnswering(_Slim, BlipForQuestionAnswering):
     """BLIP for questions, slim."""
 
-    config: CompBlipConfig
-
-    def __init__(self, config: CompBlipConfig) -> None:
-        super().__init__(config)
-        self._shrink()
-
     def encode_question(
         self, pixel_values: Tensor, input_ids: Tensor, attention_mask: Tensor | None = None
     ) -> tuple[Tensor, Memory]:
         """Encode a question; return image states, and the question's states for the decoder."""
-        seen = seen_by(self, pixel_values, self._forwarding)
-        read = encoded_by(self, input_ids, attention_mask, memories_of(seen, 1), self._forwarding)
+        seen = seen_by(self, pixel_values, self.forwarding)
+        read = encoded_by(self, input_ids, attention_mask, memories_of(seen, 1), self.forwarding)
         return seen.states, Memory.of_text(read)
 
     def forward(
@@ -216,12 +193,6 @@ class CompBlipForQuestionAnswering(_Slim, BlipForQuestionAnswering):
 class CompBlipForImageTextRetrieval(_Slim, BlipForImageTextRetrieval):
     """BLIP for retrieval, slim."""
 
-    config: CompBlipConfig
-
-    def __init__(self, config: CompBlipConfig) -> None:
-        super().__init__(config)
-        self._shrink()
-
     def forward(
         self,
         input_ids: Tensor,
@@ -231,10 +202,10 @@ class CompBlipForImageTextRetrieval(_Slim, BlipForImageTextRetrieval):
         **_unused: object,
     ) -> BlipImageTextMatchingModelOutput:
         """As ``BlipForImageTextRetrieval``: matching scores ``[B, 2]``, or products ``[I, T]``."""
-        seen = seen_by(self, pixel_values, self._forwarding)
+        seen = seen_by(self, pixel_values, self.forwarding)
         memories = memories_of(seen, 1) if use_itm_head else []
         states = encoded_by(
-            self, input_ids, attention_mask, memories, self._forwarding
+            self, input_ids, attention_mask, memories, self.forwarding
         ).tokens.states
         if use_itm_head:
             score = self.itm_head(states[:, 0])

@@ -11,17 +11,29 @@ from comp.checkpoints.pruning_entry import PruningEntry
 from comp.families.blip.text_forward import branches_of, vision_blocks
 from comp.families.surgery import set_in, set_out
 from comp.plan import DropPlan
+from comp.tokens.dictionary import attach_dictionary
 from comp.tokens.drop_rules import rules_from_plan
 
 
-def drops_of(config: Any) -> tuple[DropPlan, ...]:
-    """Token drops of a slim model with this config."""
-    return PruningEntry.of_config(config).drops or ()
+class SlimBlip:
+    """Properties of a slim BLIP, by its configuration; it is a model of transformers too."""
 
+    config: Any
 
-def forwarding_of(config: Any) -> Forwarding:
-    """Forward pass of a slim model with this config."""
-    return Forwarding(rules=rules_from_plan(drops_of(config)))
+    @property
+    def drops(self) -> tuple[DropPlan, ...]:
+        """Where tokens are dropped."""
+        return PruningEntry.of_config(self.config).drops or ()
+
+    @property
+    def forwarding(self) -> Forwarding:
+        """Forward pass of the model."""
+        return Forwarding(rules=rules_from_plan(self.drops))
+
+    def shrink(self) -> None:
+        """Resize the model to the recorded sizes, and add a dictionary if a drop ranks by it."""
+        _resize(self, PruningEntry.of_config(self.config))
+        attach_dictionary(self, self.drops)
 
 
 def text_layers(model: Any) -> list[Any]:
@@ -38,9 +50,8 @@ def cross_outputs(layer: Any) -> list[tuple[Any, str]]:
     return [(layer.crossattention.output, name) for name in names[: len(branches)]]
 
 
-def resize(model: Any, config: Any) -> None:
+def _resize(model: Any, pruning: PruningEntry) -> None:
     """Replace the projections of each block by ones of the recorded sizes."""
-    pruning = PruningEntry.of_config(config)
     if pruning.vision is not None:
         tower = vision_blocks(model.vision_model)
         for block, left in zip(tower, pruning.vision.blocks, strict=True):

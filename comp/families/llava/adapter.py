@@ -121,7 +121,9 @@ class LlavaAdapter(FamilyAdapter):
         batch = batch.to(self.device)
         placed = None
         if self.selection is not None:
-            placed = self._narrowed(batch, self.selection.count)
+            own = self.collator
+            left = self.selection.count
+            placed = narrowed(batch, own.image_token_id, own.image_tokens, left)
             batch = placed.batch
         options = DecoderOptions(
             forwarding.masks, rules_by_layer(forwarding.rules or {}), forwarding.calibrated
@@ -138,9 +140,6 @@ class LlavaAdapter(FamilyAdapter):
             until=until,
         )
         return batch, placed, output
-
-    def _narrowed(self, batch: LlavaBatch, left: int) -> Narrowed:
-        return narrowed(batch, self.collator.image_token_id, self.collator.image_tokens, left)
 
     def _as_they_came(self, output: LlavaOutput, placed: Narrowed | None) -> TokenState:
         """Final tokens with the indices that they have in a model without image selection."""

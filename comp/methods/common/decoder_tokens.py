@@ -2,17 +2,12 @@
 
 from collections.abc import Callable
 
-from comp.adapter import FamilyAdapter, Forwarding
+from comp.adapter import FamilyAdapter
 from comp.errors import CompExportError
-from comp.masks import whole_blocks
-from comp.plan import KEEP_UNIT, DropPlan, Drops, PruningPlan, Ranking, Workload, shares_of
+from comp.methods.common.stages import measured_at_once, plan_of_drops
+from comp.plan import KEEP_UNIT, DropPlan, Drops, Ranking, Workload, shares_of
 from comp.search.bisection import nearest_strength
-from comp.search.final_plan import plan_of
 from comp.search.job import Outcome, PruningJob, agreed_workload
-from comp.search.saved_state import stage_line, write_stages
-from comp.search.stage import Shares
-from comp.tokens.drop_rules import rules_from_plan
-from comp.training.trainer import accuracy
 
 MODE = "vision_tokens"
 TOLERANCE = 0.005  # of the rate, where single tokens are not coarser
@@ -49,32 +44,8 @@ def prune_tokens(job: PruningJob, method: str, drops_at: Callable[[float], Drops
     """
     adapter, workload = job.adapter, agreed_workload(job)
     drops = solved(adapter, workload, job.options.rate, drops_at)
-    plan = plan_of_drops(adapter, workload, drops, job.model_name, method)
-    return measured(job, plan, adapter, shares_of(plan.drops))
-
-
-def measured(job: PruningJob, plan: PruningPlan, pruned: FamilyAdapter, shares: Shares) -> Outcome:
-    """Measure a plan without training, and write its line of ``stages.jsonl``.
-
-    Args:
-        job: the job, with the dense adapter.
-        plan: the plan of the outcome.
-        pruned: the adapter that runs the plan when it is given the plan's drops.
-        shares: shares of vision and text tokens kept, by place.
-    """
-    compute, validation = job.compute, job.data.validation
-    with job.progress.task("pruning", 2) as task:
-        dense_metric, _ = accuracy(job.adapter, validation, Forwarding(), compute)
-        task.at(1)
-        forwarding = Forwarding(rules=rules_from_plan(plan.drops))
-        metric, loss = accuracy(pruned, validation, forwarding, compute)
-    if compute.is_main:
-        macs = plan.macs_dense, plan.macs_dense, plan.macs
-        line = stage_line(1, MODE, macs, (dense_metric, metric, loss), shares)
-        write_stages(job.folder, [line])
-        job.progress.stage(line)
-    compute.accelerator.wait_for_everyone()
-    return Outcome(plan, dense_metric, metric, 0)
+    plan = plan_of_drops(job, workload, drops, method)
+    return measured_at_once(job, plan, MODE, shares_of(drops))
 
 
 def solved(
@@ -104,12 +75,3 @@ def solved(
             "parameters"
         )
     return drops(nearest_strength(macs, 0, LEAST, (1 - rate) * dense))
-
-
-def plan_of_drops(
-    adapter: FamilyAdapter, workload: Workload, drops: Drops, model: str, method: str
-) -> PruningPlan:
-    """Plan with these drops that leaves every block whole."""
-    macs = adapter.macs_of_drops((), workload), adapter.macs_of_drops(drops, workload)
-    blocks = whole_blocks(adapter.blocks)
-    return plan_of(adapter, workload, macs, model, method, blocks, drops)

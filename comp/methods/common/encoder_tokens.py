@@ -2,29 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from comp.adapter import FamilyAdapter, Forwarding, TokenKind
+from comp.adapter import FamilyAdapter, TokenKind
 from comp.checkpoints.encoder_shape import EncoderShape
 from comp.errors import CompExportError
 from comp.flops.token_drops import dropped_macs
-from comp.masks import whole_blocks
-from comp.plan import (
-    KEEP_UNIT,
-    DropPlan,
-    Merge,
-    Place,
-    PruningPlan,
-    Ranking,
-    Workload,
-    shares_of,
-)
+from comp.methods.common.stages import measured_at_once, plan_of_drops
+from comp.plan import KEEP_UNIT, DropPlan, Merge, Place, Ranking, Workload, shares_of
 from comp.search.bisection import nearest_strength
-from comp.search.final_plan import plan_of
 from comp.search.job import Outcome, PruningJob, agreed_workload, modes_of
-from comp.search.saved_state import stage_line, write_stages
-from comp.tokens.drop_rules import rules_from_plan
-from comp.training.trainer import accuracy
 
 TOLERANCE = 0.005  # of the rate
 LEAST = KEEP_UNIT - 1  # most thousandths that may be dropped at a place
@@ -75,22 +61,25 @@ class TokenProblem:
         """
         share, more = divmod(strength, len(self.places))
         drops = []
-        for number, ((part, layer), kind) in enumerate(self.places.items()):
+        for number, place in enumerate(self.places):
             gone = share + (number < more)
             if gone == 0:
                 continue
-            ratio = (KEEP_UNIT - gone) / KEEP_UNIT
-            drops.append(
-                DropPlan(
-                    part=part,
-                    after_layer=layer,
-                    vision_keep_ratio=ratio if kind == "vision" else 1.0,
-                    text_keep_ratio=ratio if kind == "text" else 1.0,
-                    ranking=self.ranking,
-                    merge=self.merge,
-                )
-            )
+            drops.append(self.drop_at(place, (KEEP_UNIT - gone) / KEEP_UNIT))
         return tuple(drops)
+
+    def drop_at(self, place: Place, ratio: float) -> DropPlan:
+        """Drop that keeps this share of the tokens at a place."""
+        kind = self.places[place]
+        part, layer = place
+        return DropPlan(
+            part=part,
+            after_layer=layer,
+            vision_keep_ratio=ratio if kind == "vision" else 1.0,
+            text_keep_ratio=ratio if kind == "text" else 1.0,
+            ranking=self.ranking,
+            merge=self.merge,
+        )
 
     def strength(self) -> int:
         """Return the strength whose rate is nearest to the requested one.
@@ -118,12 +107,6 @@ class TokenProblem:
                 f"{reached:.4f} on texts of {self.workload.text_tokens} tokens; choose that --rate"
             )
         return nearest
-
-    def plan(self, drops: tuple[DropPlan, ...], model: str, method: str) -> PruningPlan:
-        """Plan with these drops that leaves every block whole."""
-        macs = self.dense_macs, self.macs(drops)
-        blocks = whole_blocks(self.adapter.blocks)
-        return plan_of(self.adapter, self.workload, macs, model, method, blocks, drops)
 
 
 def is_encoder(adapter: FamilyAdapter) -> bool:
@@ -158,43 +141,8 @@ def token_problem(job: PruningJob, ranking: Ranking, merge: Merge) -> TokenProbl
     return TokenProblem(adapter, shape, workload, names, places, ranking, merge, rate)
 
 
-def measured(job: PruningJob, drops: tuple[DropPlan, ...]) -> tuple[float, float]:
-    """Validation metric and loss of the model with these drops."""
-    forwarding = Forwarding(rules=rules_from_plan(drops))
-    return accuracy(job.adapter, job.data.validation, forwarding, job.compute)
-
-
-def line_of(
-    problem: TokenProblem,
-    stage: int,
-    earlier: tuple[DropPlan, ...],
-    drops: tuple[DropPlan, ...],
-    measured: tuple[float, float, float],
-) -> dict[str, Any]:
-    """Line of ``stages.jsonl`` for a stage that advanced all modes together.
-
-    Args:
-        problem: the token problem.
-        stage: its number, from 1.
-        earlier, drops: drops before and after the stage.
-        measured: the metric before the stage, the metric and the loss after it.
-    """
-    macs = problem.dense_macs, problem.macs(earlier), problem.macs(drops)
-    return stage_line(stage, "+".join(problem.modes), macs, measured, shares_of(drops))
-
-
 def pruned_at_once(job: PruningJob, problem: TokenProblem, method: str) -> Outcome:
     """Solve for the drops that meet the rate, measure, and write one stage; nothing is trained."""
     drops = problem.drops(problem.strength())
-    with job.progress.task("pruning", 2) as task:
-        dense_metric, _ = measured(job, ())
-        task.at(1)
-        after = measured(job, drops)
-        task.at(2)
-    if job.compute.is_main:
-        line = line_of(problem, 1, (), drops, (dense_metric, *after))
-        write_stages(job.folder, [line])
-        job.progress.stage(line)
-    job.compute.accelerator.wait_for_everyone()
-    plan = problem.plan(drops, job.model_name, method)
-    return Outcome(plan, dense_metric, after[0], steps=0)
+    plan = plan_of_drops(job, problem.workload, drops, method)
+    return measured_at_once(job, plan, "+".join(problem.modes), shares_of(drops))

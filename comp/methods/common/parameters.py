@@ -4,16 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from comp.adapter import Forwarding, Mode
+from comp.adapter import Mode
 from comp.importance.parameters import Scores
 from comp.masks import UNCUT, BlockShape, Masks, StructureCounts
+from comp.methods.common.stages import record_stages
 from comp.plan import Drops, Part, shares_of
 from comp.search.final_plan import SearchResult, final_plan
 from comp.search.job import Outcome, PruningJob, agreed_workload, check_reachable, modes_of
-from comp.search.saved_state import stage_line, write_stages
+from comp.search.saved_state import stage_line
 from comp.search.stage import Search, SearchState
-from comp.tokens.drop_rules import rules_from_plan
-from comp.training.trainer import accuracy
 
 
 @dataclass(frozen=True)
@@ -93,12 +92,6 @@ def unchecked_problem(job: PruningJob) -> ParameterProblem:
     )
 
 
-def measured(job: PruningJob, masks: Masks | None, drops: Drops = ()) -> tuple[float, float]:
-    """Validation metric and loss of the model under ``masks`` (``None``: dense) and with ``drops``."""
-    forwarding = Forwarding(masks, rules_from_plan(drops))
-    return accuracy(job.adapter, job.data.validation, forwarding, job.compute)
-
-
 def next_line(
     problem: ParameterProblem,
     lines: Sequence[dict[str, Any]],
@@ -157,11 +150,8 @@ def concluded(
     workload, options = problem.search.workload, job.options
     final = SearchResult(chosen.masks, chosen.scores, options.align, problem.drops)
     plan = final_plan(job.adapter, final, workload, options.rate, job.model_name, method)
-    metric, loss = measured(job, Masks.from_plan(plan.blocks), plan.drops)
+    metric, loss = job.measured(Masks.from_plan(plan.blocks), plan.drops)
     after = plan.macs, metric, loss
     line = next_line(problem, lines, mode or problem.name, dense_metric, after, plan.drops)
-    if job.compute.is_main:
-        write_stages(job.folder, [*lines, line])
-        job.progress.stage(line)
-    job.compute.accelerator.wait_for_everyone()
+    record_stages(job, [*lines, line])
     return Outcome(plan, dense_metric, metric, steps)

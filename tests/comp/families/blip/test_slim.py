@@ -8,7 +8,6 @@ from transformers import AutoModelForImageTextToText, AutoModelForVisualQuestion
 from comp.adapter import Forwarding
 from comp.errors import CompExportError
 from comp.families.blip.forward import encoded_by, memories_of, said_by, seen_by
-from comp.families.blip.slim_config import forwarding_of
 from comp.families.blip.text_forward import Memory
 from comp.families.loading import load_adapter
 from comp.masks import Masks
@@ -99,7 +98,7 @@ def test_a_slim_checkpoint_survives_save_and_load(adapters, batches, tmp_path, t
     again = loaded.collate(examples_of(task, 5))
     for one, two in zip(vars(batch).values(), vars(again).values(), strict=True):
         assert torch.equal(one, two)
-    forwarding = forwarding_of(loaded.model.config)
+    forwarding = loaded.model.forwarding
     assert float(loaded.score(batch, forwarding).loss) == float(slim.score(batch, forwarding).loss)
 
 
