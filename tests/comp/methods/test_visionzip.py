@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from comp.adapter import Forwarding
 from comp.checkpoints.llava_shape import read_shape
+from comp.cli import cli
 from comp.errors import CompExportError
 from comp.families.llava.batches import narrowed
 from comp.families.loading import load_adapter
@@ -17,10 +19,16 @@ from comp.runs import open_run
 from comp.search.job import agreed_workload
 from comp.tokens.state import VISION
 from tests.comp.jobs import small_job
-from tests.comp.methods.test_token_methods import QUICK, call
+from tests.comp.methods.test_token_methods import QUICK
 from tests.comp.small import questions, small_adapter
 
 RATE = 0.15
+
+
+def call(*words):
+    result = CliRunner().invoke(cli, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout) if "--json" in words else result.stdout
 
 
 @pytest.mark.parametrize(
