@@ -101,8 +101,8 @@ class PruneOptions(BaseModel):
     recover_lr: float | None = Field(
         None,
         gt=0,
-        description="Learning rate of recovery [that of --lr; if neither is given, 5e-4 for small models, "
-        "1e-3 if they judge statements].",
+        description="Learning rate of recovery [that of --lr; if neither is given, 5e-4 for small models "
+        "(1e-3 if they judge statements), and the default of --lr for others].",
     )
     tower_lr: float | None = Field(
         None,
@@ -120,7 +120,7 @@ class PruneOptions(BaseModel):
     dtype: DType = Field(
         "auto",
         description="Precision of matrix products; auto is bfloat16 if the processor computes it fast, "
-        "otherwise float32.",
+        "otherwise float32 on a CPU and float16 on a GPU.",
     )
     device_map: Literal["auto"] | None = Field(
         None, description="Spread a large model over all GPUs."
@@ -179,7 +179,7 @@ class PruneOptions(BaseModel):
         ge=0,
         description="Search three times: by all --modes, by those of parameters alone and by those of tokens "
         "alone (if these reach the rate). Compare the models after this many steps of recovery, and continue "
-        "with the best. The steps of all searches count, so that its recovery is shorter (--method comp) [4 "
+        "with the best. The steps of all searches count, so that recovery is shorter (--method comp) [4 "
         "for CLIP, unless --modes is given or steps are few; otherwise 0].",
     )
     no_reconstruction: Annotated[bool, Paper(value=True)] = Field(
