@@ -60,7 +60,7 @@ class ModelShape:
         vision: all blocks of the vision tower.
         vision_used_layers: tower blocks up to the last feature layer; later ones are never run.
         feature_layers: number of hidden states of the tower that are concatenated.
-        tie_word_embeddings: the flag; a checkpoint with an output layer of its own keeps it nevertheless.
+        tie_word_embeddings: the flag; a checkpoint with a separate output layer keeps it nevertheless.
         drops: token drops (empty for a dense model).
         image_selection: selection of image tokens after the tower; ``None``: all.
     """

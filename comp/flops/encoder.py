@@ -1,7 +1,7 @@
 """Count the exact multiply-accumulates of CLIP and BLIP from their sizes.
 
 The rules are those of ``comp.flops.block``. Published figures are for different *compositions* of the same
-parts: numbers of images, texts and passes. Each composition here lists its parts.
+parts: numbers of images, texts and passes. Each composition in this module lists its parts.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ QUEUE = 57_600  # embeddings of other pairs in the queue of contrastive training
 
 @dataclass(frozen=True)
 class Composition:
-    """Multiply-accumulates of a figure by part; ``of`` says what it counts."""
+    """Multiply-accumulates of a figure by part; ``of`` describes what it counts."""
 
     name: str
     of: str
@@ -43,9 +43,9 @@ def text_macs(
     Args:
         shape: the encoder or decoder.
         length: tokens of a text.
-        memory: of cross-attention; ``None`` leaves cross-attention out.
+        memory: memory of cross-attention; ``None`` leaves cross-attention out.
         rows: number of texts; those with the same input in the memory share its keys and values.
-        tokens: of each block, if some are dropped.
+        tokens: numbers of tokens in each block, if some are dropped.
     """
     seen = tokens or [(length, length)] * len(shape.blocks)
     blocks = sum(

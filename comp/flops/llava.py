@@ -90,9 +90,9 @@ def llava_macs(
     """Multiply-accumulates and parameters for one prompt.
 
     Args:
-        shape: sizes of the dense model; without a plan also of a slim one.
+        shape: sizes of the dense model, or without a plan also those of a slim one.
         image_tokens: image tokens of the tower; a part of an image counts as a whole one.
-        plan: applied to ``shape``.
+        plan: a plan to apply to ``shape``.
         whole_tower: also count tower blocks after the feature layer, as published figures do.
 
     Raises:

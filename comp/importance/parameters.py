@@ -51,7 +51,7 @@ def token_contributions(activations: Tensor, weights: Tensor, magnitude: Tensor)
 
     Args:
         activations: X, ``[B, N, D]``.
-        weights: of tokens, ``[B, N]`` (``norm_weights``).
+        weights: weights of tokens, ``[B, N]`` (``norm_weights``).
         magnitude: ``m_i = (1/d) sum_j |W_ij|``, ``[D]``.
     """
     norms = weighted_norm(activations, weights)  # [B, D]
@@ -115,7 +115,7 @@ class ParameterImportance:
         return self._head_norms, self._channel_norms
 
     def rows(self, kind: str, key: BlockKey) -> int:
-        """How many rows the mean norms of a block's ``heads`` or ``channels`` are of."""
+        """Number of rows in the mean norms of a block's ``heads`` or ``channels``."""
         return self._rows[kind, key]
 
     def scores(self, adapter: FamilyAdapter) -> "Scores":
@@ -211,7 +211,7 @@ class Scales:
     """Mean and deviation of the scores of each layer's heads and channels, from before it was pruned.
 
     If the rest of a layer were standardised anew in every stage, its lowest scores would be far below the
-    mean however few units are left. Heads, whose scores are less skewed than those of channels, would then
+    mean, even when few units are left. Heads, whose scores are less skewed than those of channels, would then
     be removed down to one or two.
     """
 
@@ -219,7 +219,7 @@ class Scales:
     channels: dict[BlockKey, tuple[float, float]] = field(default_factory=dict)
 
     def and_new(self, other: "Scales") -> "Scales":
-        """These scales, with those of ``other`` for layers that have none here."""
+        """Return these scales, with those of ``other`` for further layers."""
         return Scales(other.heads | self.heads, other.channels | self.channels)
 
 

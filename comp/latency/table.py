@@ -84,7 +84,7 @@ class Surface(_Frozen):
 
 
 class Target(_Frozen):
-    """Target of the measurement: how the graphs were built, and what ran them."""
+    """Target of the measurement: the build options of the graphs, and their runtime."""
 
     flavour: str
     precision: str
@@ -156,7 +156,7 @@ class LatencyTable(_Frozen):
 
     @property
     def request(self) -> Request:
-        """How the times of blocks add up."""
+        """The sum of times of blocks of the table's family."""
         found = request_of(self.family)
         assert found is not None
         return found

@@ -28,9 +28,9 @@ class TowersShape:
 
     Attributes:
         sizes: widths and counts, per block where pruning changes them; of a BLIP also the task, and which
-            blocks merge what two images gave.
+            blocks merge the cross-attentions to two images.
         vision, text: activation and epsilon.
-        drops: of the vision tower and of the text encoder.
+        drops: token drops of the vision tower and of the text encoder.
     """
 
     sizes: EncoderShape
@@ -43,7 +43,7 @@ class TowersShape:
         return next((d for d in self.drops if d.place == (part, after_layer)), None)
 
     def pruned(self: T, plan: PruningPlan) -> T:
-        """The shape that is left when ``plan`` has been carried out.
+        """Return the shape after ``plan`` is applied.
 
         Raises:
             CompExportError: the plan is of another model, or the checkpoint is compressed already.

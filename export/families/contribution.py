@@ -52,11 +52,11 @@ def encoder_export(
     """The contribution of a CLIP or a BLIP.
 
     Args:
-        shape: of what is exported.
-        weights: cut already.
+        shape: shape of the exported model.
+        weights: the cut weights.
         graphs, build: see ``FamilyExport``.
-        on: what multiply-accumulates are counted on.
-        fields: those of the manifest that not both families fill alike.
+        on: workload that multiply-accumulates are counted on.
+        fields: fields of the manifest that differ between CLIP and BLIP.
     """
     vision, text = shape.sizes.vision, shape.sizes.text
     tower = TowerInfo(

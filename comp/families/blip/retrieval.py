@@ -100,7 +100,7 @@ def hard_pairs(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Pairs for matching: each text with its image, then hard negative pairs.
 
     Args:
-        products: of images with texts, ``[B, B]``.
+        products: products of images with texts, ``[B, B]``.
 
     Returns:
         Texts and images as indices into the batch, and labels (1: a pair), each ``[3B]``: own pairs, the

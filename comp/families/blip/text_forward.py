@@ -118,7 +118,7 @@ def read(
         input_ids: ``[B, L]``.
         attention_mask: ``[B, L]``, 0 for padding.
         memories: one for each branch of cross-attention; empty skips cross-attention.
-        options: of the forward pass.
+        options: options of the forward pass.
         observer: sees the inputs of every output projection.
         causal: whether the model is a decoder.
         first: number of this model's first block among the language blocks.

@@ -248,7 +248,7 @@ def start_tokens(
 
     Args:
         states: ``[B, N, D]``.
-        kind: of all tokens, ``VISION`` or ``TEXT``.
+        kind: kind of all tokens, ``VISION`` or ``TEXT``.
         alive: presence ``[B, N]``; by default all are present.
         stays: index of the token that is never dropped ``[B]``; by default the first ([CLS]).
     """

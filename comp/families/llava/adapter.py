@@ -56,7 +56,7 @@ class LlavaAdapter(FamilyAdapter):
     """Adapter of a loaded LLaVA, dense or slim.
 
     Weights are fp32 in memory and ``stored_dtype``, the checkpoint's own type, on disk. Batches have a place
-    for every image token of the tower, whatever ``selection`` (by default the config's) keeps of them.
+    for every image token of the tower, also for those that ``selection`` (by default the config's) drops.
     """
 
     name = "llava"
@@ -117,7 +117,7 @@ class LlavaAdapter(FamilyAdapter):
         observer: Observer | None = None,
         until: int | None = None,
     ) -> tuple[LlavaBatch, Narrowed | None, LlavaOutput]:
-        """Run a batch; return it as it was run, how it was narrowed, and the output."""
+        """Run a batch; return the batch that was run, how it was narrowed, and the output."""
         batch = batch.to(self.device)
         placed = None
         if self.selection is not None:
