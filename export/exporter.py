@@ -70,7 +70,7 @@ def export_artifact(
         plan: cut the dense checkpoint by this plan while exporting.
         written: called with each graph's name when it is on disk.
         check: called with the complete directory before it is moved into place; raises to refuse it.
-        activations: the measurements behind ``target.wide``; recorded.
+        activations: the measurements that ``target.wide`` follows from; recorded.
 
     Returns:
         The manifest.

@@ -121,7 +121,7 @@ class BlipTorch:
 
 
 class _KeptRecord:
-    """What was kept at each place, and the scores that decided it.
+    """Records the kept tokens at each place, and the scores that decided it.
 
     A second image's tokens are offset by the tokens of the first.
     """

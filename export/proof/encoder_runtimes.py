@@ -38,7 +38,7 @@ def ranked(answers: list[Answered]) -> list[Answered]:
     """Add to each answer the best candidates both ways, and the margin to the next ones.
 
     Args:
-        answers: of pairs; the first output has the embeddings of image and text.
+        answers: answers to pairs; the first output has the embeddings of image and text.
     """
     embeds = np.stack([answer.outputs[0].values for answer in answers]).astype(np.float64)
     scores = embeds[:, 0] @ embeds[:, 1].T  # of every image with every text [n, n]

@@ -1,4 +1,4 @@
-"""What the families provide to ``verify`` and calibration."""
+"""The parts of the families in ``verify`` and calibration."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,13 +21,13 @@ from export.tensorrt.manifest import Engines
 
 @dataclass(frozen=True)
 class Verification:
-    """How to run a family's artifacts, in torch and in any runtime of their graphs.
+    """Runs a family's artifacts, in torch and in any runtime of their graphs.
 
     Attributes:
         load: loads the torch models of a run.
         variants: yields those of an artifact.
-        on_graphs: a runner of an artifact's graphs, which a function loads.
-        engines: a runner of engines.
+        on_graphs: returns a runner of an artifact's graphs; takes the function that loads them.
+        engines: returns a runner of engines.
         naming: maps tensor names of torch to those of the artifact.
     """
 

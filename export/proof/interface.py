@@ -24,7 +24,7 @@ class Examples(Protocol):
 class RuntimeVariant:
     """One way to run an artifact; ``load`` loads it.
 
-    ``bfloat16``: whether it computes in bfloat16, whatever its precision.
+    ``bfloat16``: whether it computes in bfloat16, for any precision of the artifact.
     """
 
     name: str

@@ -20,7 +20,7 @@ class InPlaceRunner(OnnxRunner):
     """As ``OnnxRunner``, with the decoder that writes its caches in place.
 
     Args:
-        artifact: of the standard flavour.
+        artifact: an artifact of the standard flavour.
         room: places in the caches for generated tokens.
 
     Raises:

@@ -43,7 +43,7 @@ class OpenVinoRunner(InPlaceRunner):
     """An artifact of the standard flavour in OpenVINO, with the same decoder as ``serve``."""
 
     def __init__(self, artifact: LlavaArtifact, bfloat16: bool = False) -> None:
-        """``bfloat16``: compute in bfloat16, whatever the artifact's precision."""
+        """``bfloat16``: compute in bfloat16, for any precision of the artifact."""
         self._bfloat16 = bfloat16
         super().__init__(artifact)
 

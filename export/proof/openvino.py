@@ -72,8 +72,8 @@ def openvino_variants(
     """Yield an artifact of the standard flavour in OpenVINO, if OpenVINO and this CPU support it.
 
     Args:
-        artifact: an opened one; with integer weights also computed in bfloat16.
-        load: takes ``bfloat16``: whether to compute in it, whatever the artifact's precision.
+        artifact: the opened artifact; with integer weights also computed in bfloat16.
+        load: takes ``bfloat16``: whether to compute in it, for any precision of the artifact.
     """
     manifest = artifact.manifest
     name = f"OpenVINO ({artifact.path.name})"

@@ -19,8 +19,8 @@ def check_engines(manifest: "EngineManifest", path: Path, remedy: str) -> None:
     """Refuse a manifest whose engines do not match its model.
 
     Args:
-        manifest: of the engines.
-        path: of its file; errors name it.
+        manifest: manifest of the engines.
+        path: its file, for errors.
         remedy: appended to every error.
 
     Raises:

@@ -1,6 +1,6 @@
-"""``manifest.json`` of an engine directory: what the engines are, and where they run.
+"""``manifest.json`` of an engine directory: the engines, and the machines that run them.
 
-Nothing here needs TensorRT: engines that cannot run are refused before anything is loaded.
+This module needs no TensorRT: engines that cannot run are refused before anything is loaded.
 """
 
 from dataclasses import dataclass
@@ -113,8 +113,8 @@ class EngineManifest(Frozen):
         """Refuse engines that cannot run on this machine.
 
         Args:
-            module: the TensorRT that is installed.
-            version: of it.
+            module: name of the installed TensorRT.
+            version: its version.
             capability: compute capability of the GPU, if there is one.
 
         Raises:

@@ -3,8 +3,8 @@
 The graph is built layer by layer from shapes and weights, one graph for prefill and decode. It computes
 less than the model and gives the same results. If a drop ranks tokens by the attention of the block before
 it, the remaining tokens are gathered right after that attention: the block's output projection and FFN
-would compute rows that nobody reads. In the last block only the last token goes on, because only its logits
-are needed.
+would compute rows that nobody reads. The last block computes only the last token, because only its logits are
+needed.
 """
 
 from collections.abc import Callable
@@ -235,7 +235,7 @@ class _Decoder:
     def _segment(
         self, tokens: Tokens, rotary: RotaryEmbedding, past_key: ir.Value, number: int
     ) -> "Segment":
-        """What the blocks up to the next drop place share; ``past_key`` is of the first of them."""
+        """Return what the blocks up to the next drop place share; ``past_key`` is that of the first block."""
         present = tokens.position_ids
         if self.lengths is None:
             window = cache_window(self.graph, present, past_key)
