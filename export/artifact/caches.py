@@ -7,6 +7,7 @@ from comp.plan import keep_count
 from export.artifact.llava_manifest import DecoderShape
 
 PAST, PRESENT = "past_key_values.", "present."  # prefixes of cache inputs and outputs
+CROSS = "cross."  # prefix of a BLIP decoder's keys and values of what it looks at
 LOGITS = "logits"  # the output of the last token
 CACHE_LENGTHS = "cache_lengths"  # input: filled places of the caches: [segments, B]
 

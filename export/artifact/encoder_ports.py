@@ -1,5 +1,6 @@
 """Inputs and outputs of the graphs of a CLIP or a BLIP, derived from its manifest."""
 
+from export.artifact.caches import CROSS, PAST, PRESENT
 from export.artifact.encoder_manifest import EncoderManifest
 
 STATES = "encoder_hidden_states"
@@ -53,7 +54,7 @@ def encoder_outputs(manifest: EncoderManifest) -> dict[str, Inputs]:
         "text_encoder": logits if manifest.task == "statement" else text_states,
         "itm_model": logits,
         "text_model": {"text_embeds": ("texts", "width")},
-        "cross_kv": {n: dims for n, dims in _caches(manifest).items() if n.startswith("cross.")},
+        "cross_kv": {n: dims for n, dims in _caches(manifest).items() if n.startswith(CROSS)},
         DECODER_MODEL: _decoder_outputs(manifest),
     }
     return {name: dims for name, dims in ports.items() if f"{name}.onnx" in manifest.graphs}
@@ -73,13 +74,13 @@ def _caches(manifest: EncoderManifest) -> Inputs:
         return {}
     cross_length = _cross_dims(manifest)[0]
     caches: Inputs = {}
-    for name, counts, length in (
-        ("past_key_values", decoder.num_attention_heads, "past"),
-        ("cross", decoder.num_cross_attention_heads, cross_length),
+    for prefix, counts, length in (
+        (PAST, decoder.num_attention_heads, "past"),
+        (CROSS, decoder.num_cross_attention_heads, cross_length),
     ):
         for layer, heads in enumerate(counts):
             dims: Dims = ("batch", heads, length, decoder.head_dim)
-            caches |= {f"{name}.{layer}.{kind}": dims for kind in KINDS}
+            caches |= {f"{prefix}{layer}.{kind}": dims for kind in KINDS}
     return caches
 
 
@@ -89,9 +90,9 @@ def _decoder_outputs(manifest: EncoderManifest) -> Inputs:
         return {}
     logits: Inputs = {"logits": ("batch", "last", manifest.decoder.vocab_size)}
     return logits | {
-        name.replace("past_key_values.", "present."): dims
+        name.replace(PAST, PRESENT): dims
         for name, dims in _caches(manifest).items()
-        if name.startswith("past_key_values.")
+        if name.startswith(PAST)
     }
 
 

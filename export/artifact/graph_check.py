@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from comp.errors import CompExportError
+from export.artifact.caches import CROSS, PAST, PRESENT
 from export.artifact.encoder_manifest import EncoderManifest
 from export.artifact.encoder_ports import encoder_inputs, encoder_outputs
 from export.artifact.llava_manifest import LlavaManifest
@@ -16,7 +17,7 @@ from export.artifact.onnx_file import OnnxFile, Port, read_onnx_file
 
 FLOAT, INT64 = 1, 7
 ELEMENTS = {"float32": FLOAT, "float16": 10, "bfloat16": 16}  # of ONNX's TensorProto.DataType
-CACHES = ("past_key_values.", "present.", "cross.")
+CACHES = (PAST, PRESENT, CROSS)
 POSITIONS = {  # position tables, and the manifest entry with their number of rows
     "rope.cos": "decoder",
     "text_decoder.bert.embeddings.position_embeddings.weight": "decoder",

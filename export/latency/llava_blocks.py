@@ -21,7 +21,7 @@ from comp.errors import CompExportError
 from comp.flops.llava import llava_macs
 from comp.latency.table import DenseBlock, Surface, dense_blocks
 from comp.plan import DropPlan, Part, PruningPlan, Workload
-from export.artifact.caches import CACHE_LENGTHS
+from export.artifact.caches import CACHE_LENGTHS, PAST
 from export.configs.llava import LlavaShape, read_llava
 from export.families.llava.decoder import decoder_model, embed_tokens
 from export.families.llava.vision import vision_encoder
@@ -281,8 +281,8 @@ class LlavaBlocks:
             feeds[CACHE_LENGTHS] = np.zeros((len(kv_heads), 1), np.int64)
         for number, heads in enumerate(kv_heads):
             empty = np.zeros((1, heads, 0, self.shape.sizes.text.head_dim), self.target.numpy)
-            feeds[f"past_key_values.{number}.key"] = empty
-            feeds[f"past_key_values.{number}.value"] = empty
+            feeds[f"{PAST}{number}.key"] = empty
+            feeds[f"{PAST}{number}.value"] = empty
         return feeds
 
 

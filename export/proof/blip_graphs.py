@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from comp.plan import Part
+from export.artifact.caches import PAST, PRESENT
 from export.artifact.encoder_manifest import EncoderManifest
 from export.artifact.manifest import computed_in
 from export.onnxruntime.named_graphs import NamedGraphs
@@ -89,7 +90,7 @@ class _Decoding:
         # Empty arrays; bfloat16 engines, whose type NumPy lacks, ignore their type.
         dtype = np.float32 if computed_in(self.manifest.precision) == "float32" else np.float16
         caches: dict[str, Any] = {
-            f"past_key_values.{layer}.{kind}": np.zeros((1, heads, 0, shape.head_dim), dtype)
+            f"{PAST}{layer}.{kind}": np.zeros((1, heads, 0, shape.head_dim), dtype)
             for layer, heads in enumerate(shape.num_attention_heads)
             for kind in ("key", "value")
         }
@@ -102,9 +103,6 @@ class _Decoding:
             token = text.add(logits)
             if token == shape.eos_token_id:
                 break
-            caches = {
-                name.replace("present.", "past_key_values."): value
-                for name, value in present.items()
-            }
+            caches = {name.replace(PRESENT, PAST): value for name, value in present.items()}
         assert first is not None
         return first, text

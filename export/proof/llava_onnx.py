@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from comp.errors import CompExportError
-from export.artifact.caches import CACHE_LENGTHS
+from export.artifact.caches import CACHE_LENGTHS, PAST, PRESENT
 from export.artifact.llava_manifest import KEPT, LlavaArtifact
 from export.artifact.load import load_artifact_of
 from export.artifact.manifest import computed_in
@@ -140,7 +140,7 @@ class OnnxRunner:
     def _caches(self, batch: int, lengths: Sequence[int]) -> dict[str, np.ndarray]:
         heads = zip(self._shape.num_key_value_heads, lengths, strict=True)
         return {
-            f"past_key_values.{layer}.{kind}": np.zeros(
+            f"{PAST}{layer}.{kind}": np.zeros(
                 (batch, count, length, self._shape.head_dim), self._cache_dtype
             )
             for layer, (count, length) in enumerate(heads)
@@ -150,7 +150,7 @@ class OnnxRunner:
     def _lengths(self, caches: dict[str, np.ndarray], batch: int) -> np.ndarray:
         """Tokens in the caches of each segment ``[segments, B]``; these caches have no spare places."""
         first = [0, *(drop.after_layer for drop in self._shape.drops)]
-        held = [caches[f"past_key_values.{layer}.key"].shape[2] for layer in first]
+        held = [caches[f"{PAST}{layer}.key"].shape[2] for layer in first]
         return np.repeat(np.array(held, np.int64)[:, None], batch, axis=1)
 
     def _embeds(
@@ -184,9 +184,9 @@ class OnnxRunner:
         feeds = feeds_of(embeds, position_ids, vision, text)
         outputs = self._decoder.run(feeds | state.caches | extra)
         caches = {
-            name.replace("present.", "past_key_values."): value
+            name.replace(PRESENT, PAST): value
             for name, value in outputs.items()
-            if name.startswith("present.")
+            if name.startswith(PRESENT)
         }
         kept = [outputs[f"kept.{drop.after_layer}"] for drop in self._shape.drops]
         position = state.position + position_ids.shape[1]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from comp.errors import CompExportError
-from export.artifact.caches import CACHE_LENGTHS, cached_tokens, segments_of
+from export.artifact.caches import CACHE_LENGTHS, PAST, cached_tokens, segments_of
 from export.artifact.llava_manifest import LlavaArtifact
 from export.proof.llava_onnx import OnnxRunner, OnnxState
 
@@ -61,7 +61,7 @@ class InPlaceRunner(OnnxRunner):
         new = cached_tokens(self._shape, vision.shape[1], text.shape[1])
         filled = state.filled or (0,) * len(new)
         rows = np.repeat(np.array(filled, np.int64)[:, None], len(embeds), axis=1)
-        if filled[0] + new[0] > self._places(state.caches["past_key_values.0.key"]):
+        if filled[0] + new[0] > self._places(state.caches[f"{PAST}0.key"]):
             raise CompExportError(f"room for {self._room} new tokens is used up: ask for fewer")
         logits, kept, after = super()._run(
             embeds, position_ids, vision, text, state, extra | {CACHE_LENGTHS: rows}

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from comp.data.images import ImageSource
 from comp.errors import CompExportError
+from export.artifact.caches import PAST, PRESENT
 from export.artifact.encoder_manifest import DecoderInfo
 from export.artifact.manifest import computed_in
 from serve.backends.base import RequestSize
@@ -210,9 +211,7 @@ class BlipGenerator(EncoderEngine):
         logits, present = self.graphs.step(
             "decoder_model", {"input_ids": ids} | caches.past | caches.cross
         )
-        past = {
-            name.replace("present.", "past_key_values."): value for name, value in present.items()
-        }
+        past = {name.replace(PRESENT, PAST): value for name, value in present.items()}
         return logits[:, -1], _Caches(past, caches.cross)
 
     def _empty(self, batch: int) -> dict[str, Any]:
@@ -220,7 +219,7 @@ class BlipGenerator(EncoderEngine):
         # Empty arrays; bfloat16 engines, whose type NumPy lacks, ignore their type.
         dtype = np.float32 if computed_in(self.manifest.precision) == "float32" else np.float16
         return {
-            f"past_key_values.{layer}.{kind}": np.zeros((batch, heads, 0, shape.head_dim), dtype)
+            f"{PAST}{layer}.{kind}": np.zeros((batch, heads, 0, shape.head_dim), dtype)
             for layer, heads in enumerate(shape.num_attention_heads)
             for kind in KINDS
         }

@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from comp.checkpoints.shapes import TextShape
+from export.artifact.caches import CROSS, PAST, PRESENT
 from export.artifact.encoder_manifest import GRAPHS
 from export.configs.blip import BlipShape
 from export.families.blip.text_model import DECODER, ENCODER, KINDS, TextModel
@@ -151,7 +152,7 @@ def cross_kv(shape: BlipShape, weights: WeightSource, target: Target) -> GraphBu
     model = TextModel(graph, shape, weights, DECODER, sizes)
     for number, pair in enumerate(model.cross_kv(cast_to_graph(graph, memory))):
         for kind, value in zip(KINDS, pair, strict=True):
-            graph.output(f"cross.{number}.{kind}", value, target.dtype, _cross(shape, number))
+            graph.output(f"{CROSS}{number}.{kind}", value, target.dtype, _cross(shape, number))
     return graph
 
 
@@ -174,15 +175,15 @@ def decoder_model(shape: BlipShape, weights: WeightSource, target: Target) -> Gr
         return ("batch", sizes.blocks[number].heads, length, sizes.head_dim)
 
     layers = range(len(sizes.blocks))
-    pasts = [pair(f"past_key_values.{number}", cache(number, "past")) for number in layers]
-    cross = [pair(f"cross.{number}", _cross(shape, number)) for number in layers]
+    pasts = [pair(f"{PAST}{number}", cache(number, "past")) for number in layers]
+    cross = [pair(f"{CROSS}{number}", _cross(shape, number)) for number in layers]
     model = TextModel(graph, shape, weights, DECODER, sizes)
     logits, presents = model.decode(ids, pasts, cross)
     dims = ("batch", 1, sizes.vocab_size)
     graph.output("logits", cast_to_float32(graph, logits), FLOAT, dims)
     for number, present in enumerate(presents):
         for kind, value in zip(KINDS, present, strict=True):
-            graph.output(f"present.{number}.{kind}", value, dtype, cache(number, "total"))
+            graph.output(f"{PRESENT}{number}.{kind}", value, dtype, cache(number, "total"))
     return graph
 
 

@@ -17,7 +17,7 @@ import onnx_ir as ir
 
 from comp.checkpoints.tying import EMBEDDING, LM_HEAD
 from comp.plan import DropPlan
-from export.artifact.caches import CACHE_LENGTHS
+from export.artifact.caches import CACHE_LENGTHS, PAST, PRESENT
 from export.artifact.llava_manifest import GRAPHS, IN_PLACE
 from export.configs.llava import LlavaShape
 from export.families.llava.vision import vision_encoder
@@ -226,8 +226,7 @@ class _Decoder:
             length = f"capacity_{segment}" if self.in_place else f"past_{segment}"
             dims = ("batch", heads, length, sizes.text.head_dim)
             key, value = (
-                self.graph.input(f"past_key_values.{number}.{kind}", dtype, dims)
-                for kind in ("key", "value")
+                self.graph.input(f"{PAST}{number}.{kind}", dtype, dims) for kind in ("key", "value")
             )
             pasts.append((key, value))
         return pasts
@@ -313,7 +312,7 @@ class _Decoder:
         dims = ("batch", heads.key_value, length, heads.dim)
         dtype = graph.target.dtype
         for kind, cache in (("key", attended.present_key), ("value", attended.present_value)):
-            graph.output(f"present.{number}.{kind}", cache, dtype, dims, renamed=self.in_place)
+            graph.output(f"{PRESENT}{number}.{kind}", cache, dtype, dims, renamed=self.in_place)
         return attended.output, query, key
 
     def _attention_output(self, mixed: ir.Value, number: int) -> ir.Value:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comp.errors import CompExportError
-from export.artifact.caches import CACHE_LENGTHS, cached_tokens, segments_of
+from export.artifact.caches import CACHE_LENGTHS, PAST, PRESENT, cached_tokens, segments_of
 from export.artifact.llava_manifest import KEPT
 from export.tensorrt.manifest import EngineManifest
 from export.tensorrt.names import DECODE, DECODER, EMBED, PREFILL, VISION
@@ -275,8 +275,8 @@ class RequestBuffers:
         for name, shape in shapes.items():
             execution.bind_input(name, addresses[name], shape)
         for name, shape in self._cache_shapes(batch).items():
-            execution.bind_input(f"past_key_values.{name}", self._address(name), shape)
-            execution.bind_output(f"present.{name}", self._address(name))
+            execution.bind_input(f"{PAST}{name}", self._address(name), shape)
+            execution.bind_output(f"{PRESENT}{name}", self._address(name))
         for name in ("logits", *(f"kept.{drop.after_layer}" for drop in self._shape.drops)):
             execution.bind_output(name, self._address(name))
 
