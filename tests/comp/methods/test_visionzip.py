@@ -41,12 +41,6 @@ def test_llava_7b_keeps_the_token_counts_of_the_paper(rate, dominant, contextual
     assert (result.dominant, result.contextual) == (dominant, contextual)
 
 
-def call(*words):
-    result = CliRunner().invoke(cli, [str(word) for word in words], catch_exceptions=False)
-    assert result.exit_code == 0, result.output
-    return json.loads(result.stdout) if "--json" in words else result.stdout
-
-
 def test_flops_by_hand():
     """Two images of LLaVA-1.5-7B: two towers, 2 × 64 tokens in projector and language model."""
     shape = read_shape("llava-7b")
