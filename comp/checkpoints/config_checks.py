@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from comp.checkpoints.config_fields import check_fields
+from comp.checkpoints.encoder_shape import CLIP_TEXT, CLIP_VISION
+from comp.checkpoints.shapes import CHANNELS
 from comp.errors import CompExportError
 from comp.registry.families import family_of
 
@@ -20,12 +22,7 @@ PICKLES = (".pt", ".pth")
 # Defaults of CLIPTextConfig and CLIPVisionConfig, for the fields that are read here.
 CLIP_FIELDS: Mapping[str, Mapping[str, Any]] = {
     "text_config": {
-        "vocab_size": 49408,
-        "hidden_size": 512,
-        "intermediate_size": 2048,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 8,
-        "max_position_embeddings": 77,
+        **CLIP_TEXT,
         "hidden_act": "quick_gelu",
         "layer_norm_eps": 1e-5,
         "pad_token_id": 1,
@@ -33,13 +30,8 @@ CLIP_FIELDS: Mapping[str, Mapping[str, Any]] = {
         "eos_token_id": 49407,
     },
     "vision_config": {
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "num_channels": 3,
-        "image_size": 224,
-        "patch_size": 32,
+        **CLIP_VISION,
+        "num_channels": CHANNELS,
         "hidden_act": "quick_gelu",
         "layer_norm_eps": 1e-5,
     },

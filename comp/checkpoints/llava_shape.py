@@ -11,10 +11,17 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from comp.checkpoints.encoder_shape import PACKAGED
+from comp.checkpoints.encoder_shape import CLIP_VISION, PACKAGED
 from comp.checkpoints.locate import ALIASES, EMBEDDED, read_config, resolve_model
 from comp.checkpoints.pruning_entry import PartSizes, PruningEntry
-from comp.checkpoints.shapes import BlockSize, LlamaShape, TowerShape, cut_blocks, planned_blocks
+from comp.checkpoints.shapes import (
+    CHANNELS,
+    BlockSize,
+    LlamaShape,
+    TowerShape,
+    cut_blocks,
+    planned_blocks,
+)
 from comp.checkpoints.tying import may_be_tied
 from comp.errors import CompExportError
 from comp.plan import DropPlan, ImageSelection, PruningPlan
@@ -23,15 +30,7 @@ DENSE_TYPE = "llava"
 SLIM_TYPE = "comp_llava"
 DROP_SHARES = (0.25, 0.5, 0.75)  # of the depth
 
-CLIP_DEFAULTS: Mapping[str, Any] = {
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "num_channels": 3,
-    "image_size": 224,
-    "patch_size": 32,
-}
+CLIP_DEFAULTS: Mapping[str, Any] = {**CLIP_VISION, "num_channels": CHANNELS}
 # LlavaConfig's values if the whole vision_config is missing.
 LLAVA_TOWER: Mapping[str, Any] = {
     "hidden_size": 1024,
