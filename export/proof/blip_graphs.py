@@ -1,6 +1,5 @@
 """Run a BLIP's graphs, in any runtime, to verify them (see ``export.proof.compare.Runner``)."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from export.artifact.caches import PAST, PRESENT
 from export.artifact.encoder_manifest import EncoderManifest
 from export.artifact.manifest import computed_in
 from export.onnxruntime.named_graphs import NamedGraphs
-from export.proof.compare import Answered, Greedy
+from export.proof.compare import Answered, Greedy, greedy
 from export.proof.outputs import embedding, statement
 from export.proof.outputs import logits as logits_of_words
 
@@ -63,7 +62,7 @@ class BlipGraphs:
             read = self._graphs.run("text_encoder", {"input_ids": ids, STATES: memory})
             memory = read["last_hidden_state"]
             kept += self._kept("language", read)
-        first, text = _Decoding(self._graphs, self._manifest).greedy(memory, max_new_tokens)
+        first, text = self._greedy(memory, max_new_tokens)
         outputs = (logits_of_words(first),)
         return Answered(outputs, kept, [], text.tokens, step_margins=text.margins)
 
@@ -76,33 +75,23 @@ class BlipGraphs:
             if of == part
         ]
 
-
-@dataclass(frozen=True)
-class _Decoding:
-    graphs: NamedGraphs
-    manifest: EncoderManifest
-
-    def greedy(self, memory: np.ndarray, max_new_tokens: int) -> tuple[np.ndarray, Greedy]:
+    def _greedy(self, memory: np.ndarray, max_new_tokens: int) -> tuple[np.ndarray, Greedy]:
         """Logits of the first token ``[V]``, and the greedy text including its end token."""
-        shape = self.manifest.decoder
+        shape = self._manifest.decoder
         assert shape is not None
-        cross = self.graphs.keep("cross_kv", {STATES: memory})
+        cross = self._graphs.keep("cross_kv", {STATES: memory})
         # Empty arrays; bfloat16 engines, whose type NumPy lacks, ignore their type.
-        dtype = np.float32 if computed_in(self.manifest.precision) == "float32" else np.float16
+        dtype = np.float32 if computed_in(self._manifest.precision) == "float32" else np.float16
         caches: dict[str, Any] = {
             f"{PAST}{layer}.{kind}": np.zeros((1, heads, 0, shape.head_dim), dtype)
             for layer, heads in enumerate(shape.num_attention_heads)
             for kind in ("key", "value")
         }
-        token, first, text = shape.bos_token_id, None, Greedy()
-        while len(text.tokens) < max_new_tokens:
+
+        def step(token: int, caches: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
             feeds = {"input_ids": np.array([[token]])} | caches | cross
-            rows, present = self.graphs.step("decoder_model", feeds)
-            logits = rows[0, -1]
-            first = logits if first is None else first
-            token = text.add(logits)
-            if token == shape.eos_token_id:
-                break
-            caches = {name.replace(PRESENT, PAST): value for name, value in present.items()}
-        assert first is not None
-        return first, text
+            rows, present = self._graphs.step("decoder_model", feeds)
+            return rows[0, -1], {name.replace(PRESENT, PAST): x for name, x in present.items()}
+
+        first, caches = step(shape.bos_token_id, caches)
+        return first, greedy(first, caches, step, (shape.eos_token_id,), max_new_tokens)

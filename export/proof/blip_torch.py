@@ -5,34 +5,27 @@ logits, retrieval by both embeddings, the matching logits of each pair and the r
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from comp.adapter import Forwarding
-from comp.errors import CompExportError
 from comp.families.blip.adapter import BlipAdapter
 from comp.families.blip.forward import encoded_by, memories_of, said_by, seen_by
 from comp.families.blip.text_forward import Memory, Seen
 from comp.families.encoder.adapter import EncoderBatch
 from comp.families.encoder.forward import Encoded
-from comp.families.loading import load_adapter
 from comp.masks import Masks
 from comp.plan import DropPlan, Place, PruningPlan
-from comp.tokens.dictionary import attach_dictionary
 from comp.tokens.drop_rules import RatioRule
-from export.artifact.encoder_manifest import EncoderArtifact
 from export.proof.blip_graphs import BlipGraphs
-from export.proof.compare import Answered, Greedy
-from export.proof.encoder_runtimes import ranked
+from export.proof.compare import Answered, greedy
 from export.proof.families import Verification
-from export.proof.masked_torch import RecordingRule, fill_kept, masks_of, recorded_scores
+from export.proof.masked_torch import RecordingRule, recorded_scores
 from export.proof.outputs import embedding, statement
 from export.proof.outputs import logits as logits_of_words
+from export.proof.torch_reference import TorchReference
 
 Recorders = dict[Place, RecordingRule]
 
@@ -41,7 +34,7 @@ class BlipTorch:
     """A BLIP with optional masks and drops (see ``export.proof.compare.Runner``)."""
 
     def __init__(
-        self, adapter: BlipAdapter, drops: tuple[DropPlan, ...] = (), masks: Masks | None = None
+        self, adapter: BlipAdapter, drops: tuple[DropPlan, ...], masks: Masks | None
     ) -> None:
         self._adapter = adapter
         self._model = adapter.model
@@ -103,20 +96,17 @@ class BlipTorch:
     def _said(self, memory: Memory, record: "_KeptRecord", max_new_tokens: int) -> Answered:
         """Greedy tokens including the end; each step runs the whole text, without a cache."""
         text = self._model.config.text_config
-        ids = torch.full((1, 1), text.bos_token_id, device=memory.states.device)
-        answer, first = Greedy(), None
-        while len(answer.tokens) < max_new_tokens:
+
+        def step(token: int, ids: torch.Tensor) -> tuple[np.ndarray, torch.Tensor]:
+            ids = torch.cat([ids, ids.new_tensor([[token]])], dim=1)
             options = Forwarding(self._masks)
-            logits_row = said_by(self._model, ids, torch.ones_like(ids), memory, options)[0, -1]
-            logits = logits_row.float().cpu().numpy()
-            first = logits if first is None else first
-            last = answer.add(logits)
-            if last == text.sep_token_id:
-                break
-            ids = torch.cat([ids, ids.new_tensor([[last]])], dim=1)
-        assert first is not None
-        margins = answer.margins
-        outputs = (logits_of_words(first),)
+            logits = said_by(self._model, ids, torch.ones_like(ids), memory, options)[0, -1]
+            return logits.float().cpu().numpy(), ids
+
+        nothing = torch.empty((1, 0), dtype=torch.long, device=memory.states.device)
+        first, ids = step(text.bos_token_id, nothing)
+        answer = greedy(first, ids, step, (text.sep_token_id,), max_new_tokens)
+        outputs, margins = (logits_of_words(first),), answer.margins
         return Answered(outputs, record.kept, record.scores, answer.tokens, step_margins=margins)
 
 
@@ -151,66 +141,22 @@ class _KeptRecord:
             self.scores.append(np.concatenate(scores))
 
 
-@dataclass(frozen=True)
-class BlipTorchReference:
-    """The torch models of a BLIP's run (see ``export.proof.interface.TorchReference``)."""
-
-    dense: BlipAdapter | None
-    slim: BlipAdapter
-    plan: PruningPlan
-
-    @classmethod
-    def load(
-        cls,
-        dense: Path | None,
-        slim: Path,
-        plan: PruningPlan,
-        artifact: EncoderArtifact,
-        device: str,
-    ) -> "BlipTorchReference":
-        """Load both checkpoints in float32."""
-        del artifact
-        before = None if dense is None else _blip(dense, device)
-        return cls(before, _blip(slim, device), plan)
+class BlipTorchReference(TorchReference[BlipAdapter]):
+    """The torch models of a BLIP's run."""
 
     @property
     def places(self) -> tuple[Place, ...]:
-        """Drop places; for retrieval the text's places occur twice: alone, and with cross-attention."""
+        """For retrieval the text's places occur twice: alone, and with cross-attention."""
         drops = [drop.place for drop in self.plan.drops]
         seen = [place for place in drops if place[0] == "vision"]
         read = [place for place in drops if place[0] == "language"]
         again = [("cross", number) for _, number in read]
         return (*seen, *read, *(again if self.slim.task == "retrieval" else ()))
 
-    def prepare(self, example: Any) -> EncoderBatch:
-        return (self.dense or self.slim).collate([example])
-
-    def dense_runner(self) -> BlipTorch:
-        """The dense model. Not valid after ``masked_runner``."""
-        assert self.dense is not None
-        return BlipTorch(self.dense)
-
-    def slim_runner(self) -> BlipTorch:
-        return BlipTorch(self.slim, self.plan.drops)
-
-    def masked_runner(self) -> BlipTorch:
-        assert self.dense is not None
-        attach_dictionary(self.dense.model, self.plan.drops)
-        fill_kept(self.dense, self.slim, self.dense.cuts(self.plan))
-        return BlipTorch(self.dense, self.plan.drops, masks_of(self.dense, self.plan))
-
-    def conclude(self, answers: list[Answered]) -> list[Answered]:
-        """Retrieval: add the nearest text of each image and the nearest image of each text."""
-        if self.slim.task != "retrieval":
-            return answers
-        return ranked(answers)
-
-
-def _blip(directory: Path, device: str) -> BlipAdapter:
-    adapter = load_adapter(directory, device)
-    if not isinstance(adapter, BlipAdapter):
-        raise CompExportError(f"{directory} is no BLIP, and the plan is of one: pass another run")
-    return adapter
+    def runner(
+        self, adapter: BlipAdapter, plan: PruningPlan | None, masks: Masks | None
+    ) -> BlipTorch:
+        return BlipTorch(adapter, () if plan is None else plan.drops, masks)
 
 
 VERIFICATION = Verification.of_graphs(BlipTorchReference.load, BlipGraphs)

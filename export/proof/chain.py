@@ -36,14 +36,9 @@ from export.proof.integer_weights import (
     replaced_weights,
     rounded_from,
 )
-from export.proof.interface import (
-    Examples,
-    Model,
-    Questions,
-    Skipped,
-    TorchReference,
-)
+from export.proof.interface import Examples, Model, Questions, Skipped
 from export.proof.tensorrt import EngineVariant
+from export.proof.torch_reference import TorchReference
 from export.tensorrt.manifest import Engines, load_engines, mark_engines_verified
 
 REPORT = "verify"
@@ -111,9 +106,9 @@ def verify_run(
     """
     artifacts, engines = find_artifacts(run), find_engines(run)
     family = Verification.of(artifacts[0])
-    references: list[tuple[TorchReference, str]] = []
+    references: list[tuple[TorchReference[Any], str]] = []
 
-    def loaded() -> tuple[TorchReference, str]:
+    def loaded() -> tuple[TorchReference[Any], str]:
         if not references:  # when first links have given their memory back
             references.append(_reference(family, run, artifacts[0], device, model))
         return references[0]
@@ -184,7 +179,7 @@ def _compare_graphs(
     family: Verification,
     artifacts: list[Artifact],
     engines: list[Engines],
-    reference: TorchReference,
+    reference: TorchReference[Any],
     gone: str,
     answers: Callable[[str, Runner], list[Answered]],
 ) -> GraphLinks:
@@ -239,7 +234,7 @@ def _compare_graphs(
 
 def _reference(
     family: Verification, run: RunDirectory, artifact: Artifact, device: str, model: str | None
-) -> tuple[TorchReference, str]:
+) -> tuple[TorchReference[Any], str]:
     """The torch models of a run, and why there is no dense one (empty if there is)."""
     try:
         return family.reference(run, artifact, device, model), ""
@@ -250,7 +245,7 @@ def _reference(
 def _with_integers(
     artifacts: list[Artifact],
     family: Verification,
-    reference: TorchReference,
+    reference: TorchReference[Any],
     answers: Callable[[str, Runner], list[Answered]],
     weights: dict[str, RoundedWeights],
 ) -> Iterator[tuple[str, list[Answered]]]:

@@ -4,37 +4,30 @@ Compared are both embeddings, the tokens kept in both towers, and the ranking: w
 image among all pairs, and which image to each text.
 """
 
-from dataclasses import dataclass
-from pathlib import Path
-
 import torch
 
-from comp.data.example import Example
-from comp.errors import CompExportError
 from comp.families.clip.adapter import ClipAdapter
 from comp.families.clip.forward import embed_images, embed_texts
 from comp.families.encoder.adapter import EncoderBatch
 from comp.families.encoder.forward import EncoderOptions
-from comp.families.loading import load_adapter
 from comp.masks import Masks
-from comp.plan import DropPlan, Place, PruningPlan
-from comp.tokens.dictionary import attach_dictionary
+from comp.plan import DropPlan, PruningPlan
 from comp.tokens.drop_rules import DropRule, RatioRule
-from export.artifact.encoder_manifest import EncoderArtifact, EncoderManifest
+from export.artifact.encoder_manifest import EncoderManifest
 from export.configs.text_end import read_to_end
 from export.onnxruntime.named_graphs import NamedGraphs
 from export.proof.compare import Answered
-from export.proof.encoder_runtimes import ranked
 from export.proof.families import Verification
-from export.proof.masked_torch import RecordingRule, fill_kept, masks_of, recorded_scores
+from export.proof.masked_torch import RecordingRule, recorded_scores
 from export.proof.outputs import embedding
+from export.proof.torch_reference import TorchReference
 
 
 class ClipTorch:
     """A CLIP with optional masks and drops (see ``export.proof.compare.Runner``)."""
 
     def __init__(
-        self, adapter: ClipAdapter, drops: tuple[DropPlan, ...] = (), masks: Masks | None = None
+        self, adapter: ClipAdapter, drops: tuple[DropPlan, ...], masks: Masks | None
     ) -> None:
         self._adapter = adapter
         self._drops = drops
@@ -85,59 +78,13 @@ class ClipGraphs:
         return Answered((embeds,), kept, [], [])
 
 
-@dataclass(frozen=True)
-class ClipTorchReference:
-    """The torch models of a CLIP's run (see ``export.proof.interface.TorchReference``)."""
+class ClipTorchReference(TorchReference[ClipAdapter]):
+    """The torch models of a CLIP's run."""
 
-    dense: ClipAdapter | None
-    slim: ClipAdapter
-    plan: PruningPlan
-
-    @classmethod
-    def load(
-        cls,
-        dense: Path | None,
-        slim: Path,
-        plan: PruningPlan,
-        artifact: EncoderArtifact,
-        device: str,
-    ) -> "ClipTorchReference":
-        """Load both checkpoints in float32."""
-        del artifact
-        before = None if dense is None else _clip(dense, device)
-        return cls(before, _clip(slim, device), plan)
-
-    @property
-    def places(self) -> tuple[Place, ...]:
-        return tuple(drop.place for drop in self.plan.drops)
-
-    def prepare(self, example: Example) -> EncoderBatch:
-        return (self.dense or self.slim).collate([example])
-
-    def dense_runner(self) -> ClipTorch:
-        """The dense model. Not valid after ``masked_runner``."""
-        assert self.dense is not None
-        return ClipTorch(self.dense)
-
-    def slim_runner(self) -> ClipTorch:
-        return ClipTorch(self.slim, self.plan.drops)
-
-    def masked_runner(self) -> ClipTorch:
-        assert self.dense is not None
-        attach_dictionary(self.dense.model, self.plan.drops)
-        fill_kept(self.dense, self.slim, self.dense.cuts(self.plan))
-        return ClipTorch(self.dense, self.plan.drops, masks_of(self.dense, self.plan))
-
-    def conclude(self, answers: list[Answered]) -> list[Answered]:
-        """Add the nearest text of each image and the nearest image of each text."""
-        return ranked(answers)
-
-
-def _clip(directory: Path, device: str) -> ClipAdapter:
-    adapter = load_adapter(directory, device)
-    if not isinstance(adapter, ClipAdapter):
-        raise CompExportError(f"{directory} is no CLIP, and the plan is of one: pass another run")
-    return adapter
+    def runner(
+        self, adapter: ClipAdapter, plan: PruningPlan | None, masks: Masks | None
+    ) -> ClipTorch:
+        return ClipTorch(adapter, () if plan is None else plan.drops, masks)
 
 
 VERIFICATION = Verification.of_graphs(ClipTorchReference.load, ClipGraphs)

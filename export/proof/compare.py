@@ -1,7 +1,7 @@
 """One link of the proof: two forms of a model asked the same questions."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -60,6 +60,30 @@ class Greedy:
         self.tokens.append(int(logits.argmax()))
         self.margins.append(float(first - second))
         return self.tokens[-1]
+
+
+def greedy(
+    logits: np.ndarray,
+    state: Any,
+    step: Callable[[int, Any], tuple[np.ndarray, Any]],
+    ends: Container[int],
+    most: int,
+) -> Greedy:
+    """The greedy text up to a token that ends it, which is included, or of ``most`` tokens.
+
+    Args:
+        logits: of the first token, ``[V]``.
+        state: before the first step.
+        step: takes a token and a state; returns the logits of the next token, and the next state.
+        ends: tokens that end a text.
+        most: at least 1.
+    """
+    text = Greedy()
+    last = text.add(logits)
+    while len(text.tokens) < most and last not in ends:
+        logits, state = step(last, state)
+        last = text.add(logits)
+    return text
 
 
 @dataclass(frozen=True)

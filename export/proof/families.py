@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from comp.checkpoints.dense_model import dense_model_of
 from comp.registry.code import resolve
@@ -14,8 +15,9 @@ from export.onnxruntime.graph import LoadGraph
 from export.onnxruntime.named_graphs import NumpyGraphs
 from export.proof.compare import Runner
 from export.proof.encoder_runtimes import graph_variants
-from export.proof.interface import RuntimeVariant, Skipped, TorchReference
+from export.proof.interface import RuntimeVariant, Skipped
 from export.proof.tensorrt import Asking, asking_graphs, engine_variant
+from export.proof.torch_reference import TorchReference
 from export.tensorrt.manifest import Engines
 
 
@@ -31,7 +33,7 @@ class Verification:
         naming: maps tensor names of torch to those of the artifact.
     """
 
-    load: Callable[..., TorchReference]
+    load: Callable[..., TorchReference[Any]]
     variants: Callable[..., Iterator[RuntimeVariant | Skipped]]
     on_graphs: Callable[..., Runner]
     engines: Asking
@@ -47,7 +49,7 @@ class Verification:
 
     @classmethod
     def of_graphs(
-        cls, reference: Callable[..., TorchReference], runner: Callable[..., Runner]
+        cls, reference: Callable[..., TorchReference[Any]], runner: Callable[..., Runner]
     ) -> "Verification":
         """The verification of a CLIP or a BLIP; ``runner`` runs their named graphs in every runtime."""
 
@@ -60,7 +62,7 @@ class Verification:
 
     def reference(
         self, run: RunDirectory, artifact: Artifact, device: str, model: str | None = None
-    ) -> TorchReference:
+    ) -> TorchReference[Any]:
         """Load the torch models of a run; ``model`` is where the dense one is now, if it was moved.
 
         Raises:
@@ -69,7 +71,9 @@ class Verification:
         dense = dense_model_of(run, model)
         return self.load(dense, run.checkpoint, run.load_plan(), artifact, device)
 
-    def slim_reference(self, run: RunDirectory, artifact: Artifact, device: str) -> TorchReference:
+    def slim_reference(
+        self, run: RunDirectory, artifact: Artifact, device: str
+    ) -> TorchReference[Any]:
         """Load the slim model of a run whose dense model is gone."""
         return self.load(None, run.checkpoint, run.load_plan(), artifact, device)
 

@@ -7,9 +7,8 @@ from typing import Any, Protocol
 
 import torch
 
-from comp.plan import Place
 from export.artifact.manifest import Precision
-from export.proof.compare import Answered, Runner
+from export.proof.compare import Runner
 
 
 class Examples(Protocol):
@@ -64,38 +63,3 @@ class Model(Protocol):
 
     @property
     def model(self) -> torch.nn.Module: ...
-
-
-class TorchReference(Protocol):
-    """The torch models of a run."""
-
-    @property
-    def dense(self) -> Model | None:
-        """``None`` if the dense model is gone: then only ``slim_runner`` is available."""
-        ...
-
-    @property
-    def slim(self) -> Model: ...
-
-    @property
-    def places(self) -> tuple[Place, ...]:
-        """Drop places, in the order of the runners' kept indices."""
-        ...
-
-    def prepare(self, example: Any) -> Any:
-        """Prepare an example for the runners."""
-        ...
-
-    def dense_runner(self) -> Runner:
-        """The dense model. Not valid after ``masked_runner``."""
-        ...
-
-    def slim_runner(self) -> Runner: ...
-
-    def masked_runner(self) -> Runner:
-        """The dense model with the slim model's weights in their places and everything else masked."""
-        ...
-
-    def conclude(self, answers: list[Answered]) -> list[Answered]:
-        """Add what can only be decided when all answers are known (a ranking)."""
-        ...

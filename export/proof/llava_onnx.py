@@ -6,17 +6,16 @@ No IO binding and no sampling: ``serve.Engine`` answers users.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from comp.errors import CompExportError
 from export.artifact.caches import CACHE_LENGTHS, PAST, PRESENT
 from export.artifact.llava_manifest import KEPT, LlavaArtifact
+from export.artifact.llava_ports import KEEP_FACTOR
 from export.artifact.load import load_artifact_of
 from export.artifact.manifest import computed_in
 from export.onnxruntime.graph import NumpyGraph, OrtGraph
-from export.proof.compare import Greedy
 from export.proof.llava_prompts import places_in_all
 
 
@@ -33,23 +32,17 @@ class OnnxState:
 
 
 class OnnxRunner:
-    """Prefill, decode steps and greedy generation with the three graphs of an artifact.
+    """Prefill and decode steps with the three graphs of an artifact.
 
     Args:
         artifact: an opened artifact, or its directory (files are then checked).
-        providers: ONNX Runtime execution providers.
         threads: threads of one operator; 0 takes one for each core.
 
     Raises:
         CompExportError: ONNX Runtime is missing, or refuses a graph.
     """
 
-    def __init__(
-        self,
-        artifact: LlavaArtifact | Path,
-        providers: tuple[str, ...] = ("CPUExecutionProvider",),
-        threads: int = 0,
-    ) -> None:
+    def __init__(self, artifact: LlavaArtifact | Path, threads: int = 0) -> None:
         self.artifact = (
             artifact
             if isinstance(artifact, LlavaArtifact)
@@ -57,9 +50,7 @@ class OnnxRunner:
         )
         manifest = self.artifact.manifest
         paths = (self.artifact.vision_encoder, self.artifact.embed_tokens, self._decoder_path())
-        self._vision, self._embed, self._decoder = (
-            self._graph(path, providers, threads) for path in paths
-        )
+        self._vision, self._embed, self._decoder = (self._graph(path, threads) for path in paths)
         self._tokens = manifest.tokens
         self._shape, self._images = manifest.decoder, manifest.vision
         # Empty at first; NumPy lacks bfloat16, and graphs of that type are not run here.
@@ -67,13 +58,13 @@ class OnnxRunner:
             "float32" if manifest.precision == "bfloat16" else computed_in(manifest.precision)
         )
 
-    def _graph(self, path: Path, providers: tuple[str, ...], threads: int) -> NumpyGraph:
+    def _graph(self, path: Path, threads: int) -> NumpyGraph:
         if self.artifact.manifest.precision == "bfloat16":
             raise CompExportError(
                 f"{self.artifact.path}: ONNX Runtime has no bfloat16 kernels on a CPU: "
                 "export with --precision float16 or float32"
             )
-        return OrtGraph(path, providers, threads)
+        return OrtGraph(path, threads=threads)
 
     def _decoder_path(self) -> Path:
         return self.artifact.decoder_model
@@ -99,35 +90,23 @@ class OnnxRunner:
         batch, length = input_ids.shape
         positions = np.broadcast_to(np.arange(length, dtype=np.int64), (batch, length))
         caches = self._empty_caches(batch, vision.shape[1], text.shape[1])
-        extra = {} if keep_factor is None else {"keep_factor": np.array(keep_factor, np.float32)}
-        state = OnnxState(caches, 0)
-        logits, kept, state = self._run(embeds, positions, vision, text, state, extra)
+        feeds = feeds_of(embeds, positions, vision, text)
+        if keep_factor is not None:
+            feeds[KEEP_FACTOR] = np.array(keep_factor, np.float32)
+        logits, kept, state = self._run(feeds, OnnxState(caches, 0))
         return logits, chosen + kept, state
 
     def step(self, token: np.ndarray, state: OnnxState) -> tuple[np.ndarray, OnnxState]:
         """One decode step: ``token [B]`` int64 → logits ``[B, V]``."""
         batch = len(token)
-        logits, _, state = self._run(
+        feeds = feeds_of(
             self._embed.run({"input_ids": token[:, None].astype(np.int64)})["inputs_embeds"],
             np.full((batch, 1), state.position, np.int64),
             np.zeros((batch, 0), np.int64),
             np.zeros((batch, 1), np.int64),
-            state,
-            {},
         )
+        logits, _, state = self._run(feeds, state)
         return logits, state
-
-    def continue_greedily(
-        self, logits: np.ndarray, state: OnnxState, max_new_tokens: int
-    ) -> Greedy:
-        """Greedy tokens from a prefill of one prompt."""
-        text = Greedy()
-        while len(text.tokens) < max_new_tokens:
-            last = text.add(logits[0])
-            if last in self._tokens.eos_token_ids or len(text.tokens) == max_new_tokens:
-                break
-            logits, state = self.step(np.array([last]), state)
-        return text
 
     def _see(self, pixel_values: np.ndarray) -> dict[str, np.ndarray]:
         return self._vision.run({"pixel_values": pixel_values.astype(np.float32)})
@@ -171,25 +150,20 @@ class OnnxRunner:
         return embeds, [places_in_all(seen[KEPT], images.tower_tokens, batch)]
 
     def _run(
-        self,
-        embeds: np.ndarray,
-        position_ids: np.ndarray,
-        vision: np.ndarray,
-        text: np.ndarray,
-        state: OnnxState,
-        extra: dict[str, Any],
+        self, feeds: dict[str, np.ndarray], state: OnnxState
     ) -> tuple[np.ndarray, list[np.ndarray], OnnxState]:
+        """Run the decoder: logits ``[B, V]``, kept indices, and the next state."""
         if self.artifact.manifest.flavour == "onnxruntime":
-            extra = extra | {CACHE_LENGTHS: self._lengths(state.caches, len(embeds))}
-        feeds = feeds_of(embeds, position_ids, vision, text)
-        outputs = self._decoder.run(feeds | state.caches | extra)
+            batch = len(feeds["inputs_embeds"])
+            feeds = feeds | {CACHE_LENGTHS: self._lengths(state.caches, batch)}
+        outputs = self._decoder.run(feeds | state.caches)
         caches = {
             name.replace(PRESENT, PAST): value
             for name, value in outputs.items()
             if name.startswith(PRESENT)
         }
         kept = [outputs[f"kept.{drop.after_layer}"] for drop in self._shape.drops]
-        position = state.position + position_ids.shape[1]
+        position = state.position + feeds["position_ids"].shape[1]
         return outputs["logits"][:, 0], kept, OnnxState(caches, position)
 
 

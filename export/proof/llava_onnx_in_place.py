@@ -50,21 +50,15 @@ class InPlaceRunner(OnnxRunner):
         return places
 
     def _run(
-        self,
-        embeds: np.ndarray,
-        position_ids: np.ndarray,
-        vision: np.ndarray,
-        text: np.ndarray,
-        state: OnnxState,
-        extra: dict[str, Any],
+        self, feeds: dict[str, np.ndarray], state: OnnxState
     ) -> tuple[np.ndarray, list[np.ndarray], OnnxState]:
-        new = cached_tokens(self._shape, vision.shape[1], text.shape[1])
+        vision, text = (feeds[f"{kind}_positions"].shape[1] for kind in ("vision", "text"))
+        new = cached_tokens(self._shape, vision, text)
         filled = state.filled or (0,) * len(new)
-        rows = np.repeat(np.array(filled, np.int64)[:, None], len(embeds), axis=1)
+        batch = len(feeds["inputs_embeds"])
+        rows = np.repeat(np.array(filled, np.int64)[:, None], batch, axis=1)
         if filled[0] + new[0] > self._places(state.caches[f"{PAST}0.key"]):
             raise CompExportError(f"room for {self._room} new tokens is used up: ask for fewer")
-        logits, kept, after = super()._run(
-            embeds, position_ids, vision, text, state, extra | {CACHE_LENGTHS: rows}
-        )
+        logits, kept, after = super()._run(feeds | {CACHE_LENGTHS: rows}, state)
         total = tuple(old + count for old, count in zip(filled, new, strict=True))
         return logits, kept, OnnxState(after.caches, after.position, total)

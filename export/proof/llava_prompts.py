@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from export.proof.compare import Answered, Greedy
+from export.proof.compare import Answered, greedy
 from export.proof.outputs import logits
 
 
@@ -27,7 +27,7 @@ class Prefilled:
         kept: original indices kept at each drop place, ascending, ``[k]``; if the model selects image
             tokens, first of all the selected tower tokens, image by image.
         scores: of every original token at each place, ``[N]`` (NaN: dropped before); may be empty.
-        state: for ``decode``.
+        state: for ``step``.
         ranking_margins: as in ``export.proof.compare.Answered``.
     """
 
@@ -43,17 +43,19 @@ class PromptRunner(ABC):
 
     Attributes:
         image: the image token, and the number of positions an image takes.
+        eos: tokens that end an answer.
     """
 
     image: tuple[int, int]
+    eos: tuple[int, ...]
 
     @abstractmethod
     def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:
         """``pixel_values [I, 3, H, W]`` float32, ``input_ids [1, N]`` int64."""
 
     @abstractmethod
-    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> Greedy:
-        """Greedy tokens, including EOS."""
+    def step(self, token: int, state: Any) -> tuple[np.ndarray, Any]:
+        """Run one more token: logits ``[V]``, and the next state."""
 
     def ask(self, question: Question, max_new_tokens: int) -> Answered:
         """Answer one prompt greedily."""
@@ -61,7 +63,7 @@ class PromptRunner(ABC):
         repeats = np.where(question.input_ids[0] == token, count, 1)
         ids = np.repeat(question.input_ids, repeats, axis=1)
         prefilled = self.prefill(question.pixel_values, ids)
-        text = self.decode(prefilled, max_new_tokens)
+        text = greedy(prefilled.logits, prefilled.state, self.step, self.eos, max_new_tokens)
         return Answered(
             (logits(prefilled.logits),),
             prefilled.kept,

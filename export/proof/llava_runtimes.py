@@ -12,12 +12,12 @@ from export.artifact.llava_manifest import LlavaArtifact
 from export.artifact.manifest import computed_in
 from export.onnxruntime.graph import NO_BFLOAT16, LoadGraph, NumpyGraph
 from export.openvino.paged_decoder import PageBuffers, Pages
-from export.proof.compare import Greedy
 from export.proof.interface import RuntimeVariant, Skipped
-from export.proof.llava_onnx import OnnxRunner
+from export.proof.llava_onnx import OnnxRunner, OnnxState
 from export.proof.llava_onnx_in_place import InPlaceRunner
 from export.proof.llava_prompts import Prefilled, PromptRunner, places_in_all
 from export.proof.openvino import OpenVinoOutputs, PagedOutputs, openvino_variants
+from export.tensorrt.run.llava_slot import SlotState
 from export.tensorrt.run.runtime import EngineRuntime
 
 TENSOR_SCATTER_SINCE = (1, 24)  # the first ONNX Runtime with the operator
@@ -28,15 +28,16 @@ class OnnxVariant(PromptRunner):
 
     def __init__(self, runner: OnnxRunner) -> None:
         self._runner = runner
-        self.image = runner.artifact.manifest.image
+        manifest = runner.artifact.manifest
+        self.image, self.eos = manifest.image, manifest.tokens.eos_token_ids
 
     def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:
         logits, kept, state = self._runner.prefill(pixel_values, input_ids)
         return Prefilled(logits[0], [place[0] for place in kept], [], state)
 
-    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> Greedy:
-        logits = prefilled.logits[None]
-        return self._runner.continue_greedily(logits, prefilled.state, max_new_tokens)
+    def step(self, token: int, state: OnnxState) -> tuple[np.ndarray, OnnxState]:
+        rows, state = self._runner.step(np.array([token]), state)
+        return rows[0], state
 
 
 class OpenVinoRunner(InPlaceRunner):
@@ -50,8 +51,7 @@ class OpenVinoRunner(InPlaceRunner):
     def _decoder_path(self) -> Path:
         return self.artifact.decoder_model
 
-    def _graph(self, path: Path, providers: tuple[str, ...], threads: int) -> NumpyGraph:
-        del providers  # ONNX Runtime's
+    def _graph(self, path: Path, threads: int) -> NumpyGraph:
         load = PagedOutputs if path == self.artifact.decoder_model else OpenVinoOutputs
         return load(path, self.artifact.manifest.precision, threads or None, self._bfloat16)
 
@@ -72,8 +72,8 @@ def llava_on_graphs(artifact: LlavaArtifact, load: LoadGraph) -> OnnxVariant:
     """The graphs of an artifact as ``load`` loads them."""
 
     class Loaded(OnnxRunner):
-        def _graph(self, path: Path, providers: tuple[str, ...], threads: int) -> NumpyGraph:
-            del providers, threads
+        def _graph(self, path: Path, threads: int) -> NumpyGraph:
+            del threads
             return load(path)
 
     return OnnxVariant(Loaded(artifact))
@@ -85,11 +85,11 @@ class LlavaEngines(PromptRunner):
     def __init__(self, runtime: EngineRuntime) -> None:
         self._slot = runtime.slot()
         manifest = runtime.engines.manifest.llava
-        self._tokens, self._images = manifest.tokens, manifest.vision
-        self.image = manifest.image
+        self._image_token, self._images = manifest.tokens.image_token_id, manifest.vision
+        self.image, self.eos = manifest.image, manifest.tokens.eos_token_ids
 
     def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:
-        is_image = input_ids[0] == self._tokens.image_token_id
+        is_image = input_ids[0] == self._image_token
         places = [np.flatnonzero(kind)[None].astype(np.int64) for kind in (is_image, ~is_image)]
         pixels = pixel_values if is_image.any() else None
         prefilled = self._slot.prefill(pixels, input_ids, *places)
@@ -98,16 +98,9 @@ class LlavaEngines(PromptRunner):
             kept.insert(0, places_in_all(prefilled.selected, self._images.tower_tokens)[0])
         return Prefilled(prefilled.logits[0], kept, [], prefilled.state)
 
-    def decode(self, prefilled: Prefilled, max_new_tokens: int) -> Greedy:
-        logits, state = prefilled.logits, prefilled.state
-        text = Greedy()
-        while len(text.tokens) < max_new_tokens:
-            last = text.add(logits)
-            if last in self._tokens.eos_token_ids or len(text.tokens) == max_new_tokens:
-                break
-            rows, state = self._slot.step([last], state)
-            logits = rows[0]
-        return text
+    def step(self, token: int, state: SlotState) -> tuple[np.ndarray, SlotState]:
+        rows, state = self._slot.step([token], state)
+        return rows[0], state
 
 
 def llava_variants(artifact: LlavaArtifact) -> Iterator[RuntimeVariant | Skipped]:

@@ -1,7 +1,8 @@
 """Masked torch models: a dense model that computes the same as its slim one and records scores."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -36,22 +37,36 @@ class RecordingRule(DropRule):
         return self.rule.keep(importance, kind, alive, query)
 
 
+class Indexed(Protocol):
+    """Tokens with their original indices ``[B, k]``."""
+
+    @property
+    def index(self) -> Tensor: ...
+
+
 def recorded_scores(
     recorder: RecordingRule, encoded: Encoded, number: int, row: int = 0
+) -> np.ndarray:
+    """See ``scores_at``: those of an encoder's tokens."""
+    return scores_at(recorder, encoded.entered.shape[1], encoded.kept, number, row)
+
+
+def scores_at(
+    recorder: RecordingRule, count: int, kept: Mapping[int, Indexed], number: int, row: int = 0
 ) -> np.ndarray:
     """The scores of one row at a rule's place, by original index ``[N]``; NaN for tokens dropped before.
 
     Args:
         recorder: the rule.
-        encoded: the result of the encoder.
+        count: tokens ``N`` of the row before the first block.
+        kept: tokens that stayed at each place, by the number of blocks before it.
         number: blocks before the rule's place.
         row: of the batch.
     """
-    count = encoded.entered.shape[1]
-    earlier = [passed for passed in encoded.kept if passed < number]
+    earlier = [passed for passed in kept if passed < number]
     present = np.arange(count)
     if earlier:
-        present = encoded.kept[max(earlier)].index[row].cpu().numpy()
+        present = kept[max(earlier)].index[row].cpu().numpy()
     scores = np.full(count, np.nan)
     scores[present] = recorder.scores[0][row].double().cpu().numpy()
     return scores

@@ -12,6 +12,7 @@ from transformers import LlavaForConditionalGeneration
 
 from comp.plan import PruningPlan, keep_count
 from export.onnxruntime.graph import OrtGraph
+from export.proof.compare import greedy
 from export.proof.llava_onnx import OnnxRunner
 
 
@@ -172,7 +173,13 @@ class MaskedReference:
 def generated(runner: OnnxRunner, pixel_values, input_ids, max_new_tokens: int) -> list[int]:
     """Greedy new tokens of one prompt ``input_ids [1, N]`` by graphs, up to and with the end."""
     logits, _, state = runner.prefill(pixel_values, input_ids)
-    return runner.continue_greedily(logits, state, max_new_tokens).tokens
+
+    def step(token, state):
+        rows, state = runner.step(np.array([token]), state)
+        return rows[0], state
+
+    ends = runner.artifact.manifest.tokens.eos_token_ids
+    return greedy(logits[0], state, step, ends, max_new_tokens).tokens
 
 
 def features_of(runner: OnnxRunner, pixel_values: np.ndarray) -> np.ndarray:
