@@ -2,11 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from comp.checkpoints.encoder_shape import EncoderShape
-from comp.checkpoints.locate import read_config
 from comp.checkpoints.shapes import TextShape
 from comp.checkpoints.slim_encoder_shape import SlimShape
 from comp.errors import CompExportError
@@ -69,17 +67,12 @@ class BlipShape(TowersShape):
         return tokens_left(self.sizes.vision.tokens, "vision", self.drops)
 
 
-def read_blip(directory: Path) -> BlipShape:
-    """Read a dense or a slim BLIP checkpoint's configuration.
+def blip_of(config: dict[str, Any], where: str) -> BlipShape:
+    """Read a dense or a slim checkpoint's configuration; ``where`` names it in errors.
 
     Raises:
         CompExportError: it is not a BLIP, or has an unsupported feature.
     """
-    return blip_of(read_config(directory), str(directory))
-
-
-def blip_of(config: dict[str, Any], where: str) -> BlipShape:
-    """As ``read_blip`` for a configuration in memory; ``where`` names it in errors."""
     check_family(config, "blip", where)
     text = config.get("text_config") or {}
     slim = SlimShape.from_config(config, where)

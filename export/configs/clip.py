@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from comp.checkpoints.locate import read_config
 from comp.checkpoints.slim_encoder_shape import SlimShape
 from comp.errors import CompExportError
 from export.configs.text_end import TextEnd
@@ -26,17 +24,12 @@ class ClipShape(TowersShape):
     end_of_text: TextEnd
 
 
-def read_clip(directory: Path) -> ClipShape:
-    """Read a dense or a slim CLIP checkpoint's configuration.
+def clip_of(config: dict[str, Any], where: str) -> ClipShape:
+    """Read a dense or a slim checkpoint's configuration; ``where`` names it in errors.
 
     Raises:
         CompExportError: it is not a CLIP, or has an unsupported feature.
     """
-    return clip_of(read_config(directory), str(directory))
-
-
-def clip_of(config: dict[str, Any], where: str) -> ClipShape:
-    """As ``read_clip`` for a configuration in memory; ``where`` names it in errors."""
     check_family(config, "clip", where)
     text = config.get("text_config") or {}
     settings = [

@@ -6,11 +6,9 @@ what the graphs do not support.
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal
 
 from comp.checkpoints.llava_shape import DENSE_TYPE, SLIM_TYPE, ModelShape
-from comp.checkpoints.locate import read_config
 from comp.checkpoints.pruning_entry import KEY, PartSizes, PruningEntry
 from comp.errors import CompExportError
 from comp.plan import PruningPlan
@@ -70,18 +68,13 @@ class LlavaShape:
         return replace(self, sizes=sizes)
 
 
-def read_llava(directory: Path) -> LlavaShape:
-    """Read a dense or a slim LLaVA-1.5 checkpoint's configuration.
+def llava_of(config: dict[str, Any], where: str) -> LlavaShape:
+    """Read a dense or a slim checkpoint's configuration; ``where`` names it in errors.
 
     Raises:
         CompExportError: it is not a LLaVA-1.5 (CLIP tower, Llama decoder), or has an unsupported feature;
             names the setting and its value.
     """
-    return llava_of(read_config(directory), str(directory))
-
-
-def llava_of(config: dict[str, Any], where: str) -> LlavaShape:
-    """As ``read_llava`` for a configuration in memory; ``where`` names it in errors."""
     sizes = ModelShape.from_config(config, where)
     vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
     vision_act = vision.get("hidden_act") or "quick_gelu"

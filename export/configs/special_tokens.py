@@ -6,7 +6,7 @@ from typing import Any
 from comp.checkpoints.generation_settings import check_greedy
 from comp.checkpoints.stops import stop_tokens
 from comp.errors import CompExportError
-from export.artifact.checkpoint_files import optional_object
+from comp.utils.json_files import optional_object
 from export.artifact.llava_manifest import SpecialTokens
 from export.configs.tokenizer import CheckpointTokenizer
 
@@ -21,7 +21,7 @@ def read_special_tokens(
             transformers depend on settings that engines do not have.
     """
     check_greedy(directory)
-    generation = optional_object(directory / "generation_config.json")
+    generation = optional_object(directory / "generation_config.json", "download it again")
     text = config.get("text_config") or {}
     image_token = read.tokenizer.id_to_token(image_token_id)
     if image_token is None:

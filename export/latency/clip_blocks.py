@@ -5,60 +5,48 @@ has, all of one size, with the model's own weights. The graphs of a pair differ 
 or by everything before and after the blocks.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from comp.checkpoints.locate import read_config
 from comp.checkpoints.shapes import TextShape, TowerShape
-from comp.checkpoints.slices import CLIP, cut_of
-from comp.checkpoints.slim_encoder_shape import DENSE_TYPES
 from comp.errors import CompExportError
-from comp.flops.encoder import clip_macs
+from comp.flops.token_drops import dropped_macs
 from comp.latency.table import DenseBlock, Surface, dense_blocks
 from comp.plan import DropPlan, Part, PruningPlan, Workload
-from export.configs.clip import ClipShape, read_clip
+from export.configs.clip import ClipShape, clip_of
+from export.families.clip.artifact import clip_weights
 from export.families.clip.graphs import text_model, tower_of, vision_model
 from export.graph.builder import GraphBuilder, Target
 from export.latency.blocks import (
     LEAST_BLOCKS,
-    METHOD,
     STATES,
-    blocks_together,
+    Blocks,
+    dense_config,
     drop_name,
-    first_of_each,
     fixed_name,
     name_of,
     sizes_measured,
 )
 from export.latency.grid import Axes, axes_of
-from export.latency.surfaces import Tower, block_surfaces, surface
+from export.latency.surfaces import Tower, block_surfaces, end_surfaces, surface
 from export.latency.timings import Feeds, Pair, Readings
-from export.weights.checkpoint import CheckpointWeights, WeightSource
-from export.weights.slim import SlimWeights
+from export.weights.checkpoint import WeightSource
 
 PARTS: tuple[Tower, Tower] = ("vision", "language")
 
 
 @dataclass(frozen=True)
-class ClipBlocks:
-    """A dense CLIP (see ``export.latency.blocks.Blocks``).
+class ClipBlocks(Blocks):
+    """A dense CLIP."""
 
-    Attributes:
-        text_tokens: length of the longest measured text.
-    """
-
-    checkpoint: Path
+    family = "clip"
+    task = "retrieval"
     shape: ClipShape
-    target: Target
-    text_tokens: int
-    seed: int = 0
-    family: ClassVar[str] = "clip"
 
     @classmethod
     def of(
@@ -70,11 +58,7 @@ class ClipBlocks:
             CompExportError: it is not a dense CLIP, has too few blocks to measure their difference, or too
                 few positions.
         """
-        if read_config(checkpoint).get("model_type") in DENSE_TYPES:
-            raise CompExportError(
-                f"{checkpoint} is compressed already: pass its dense model with --model"
-            )
-        shape = read_clip(checkpoint)
+        shape = clip_of(dense_config(checkpoint), str(checkpoint))
         vision, text = shape.sizes.vision, shape.sizes.text
         if min(len(vision.blocks), len(text.blocks)) < LEAST_BLOCKS:
             raise CompExportError(
@@ -100,22 +84,20 @@ class ClipBlocks:
 
     @property
     def axes(self) -> dict[Part, Axes]:
-        """The measured points of both towers."""
         return {
             part: axes_of(
                 self.image_tokens if part == "vision" else self.text_tokens,
-                self._sizes(part).blocks[0].heads,
-                self._sizes(part).blocks[0].channels,
+                self.stack(part).blocks[0].heads,
+                self.stack(part).blocks[0].channels,
             )
             for part in PARTS
         }
 
     def dense_blocks(self) -> tuple[DenseBlock, ...]:
         """Blocks of the vision tower, then of the text model."""
-        return tuple(block for part in PARTS for block in dense_blocks(part, self._sizes(part)))
+        return tuple(block for part in PARTS for block in dense_blocks(part, self.stack(part)))
 
     def pairs(self) -> Iterator[Pair]:
-        """All measurements, in order."""
         for part, axes in self.axes.items():
             yield self._around(part)
             for heads, channels in sizes_measured(axes):
@@ -124,7 +106,6 @@ class ClipBlocks:
                 yield self._places(part, heads, axes.channels[0])
 
     def surfaces(self, readings: Readings) -> tuple[Surface, ...]:
-        """Every surface that ``comp.latency.request`` reads for a CLIP."""
         return tuple(
             each
             for part in PARTS
@@ -136,36 +117,17 @@ class ClipBlocks:
         return tuple(
             _drop(part, after, share())
             for part in PARTS
-            for after in range(1, len(self._sizes(part).blocks))
+            for after in range(1, len(self.stack(part).blocks))
         )
 
-    def cut(
-        self, sizes: dict[Part, list[tuple[int, int]]], drops: tuple[DropPlan, ...] = ()
-    ) -> PruningPlan:
-        """The plan that keeps the first heads and channels of each block, in these numbers."""
-        blocks = first_of_each(self.dense_blocks(), sizes)
-        on = Workload(image_tokens=self.image_tokens, text_tokens=self.text_tokens)
-        dense = sum(clip_macs(self.shape.sizes, on, {}).values())
-        plan = PruningPlan(
-            family=self.family,
-            task="retrieval",
-            model=str(self.checkpoint),
-            method=METHOD,
-            rate=0.0,
-            workload=on,
-            macs_dense=dense,
-            macs=dense,
-            blocks=blocks,
-            drops=drops,
-        )
-        ratios = {drop.place: drop.keep_ratio for drop in drops}
-        macs = sum(clip_macs(self.shape.pruned(plan).sizes, on, ratios).values())
-        return plan.model_copy(update={"macs": macs, "rate": 1 - macs / dense})
+    def macs(self, plan: PruningPlan | None, on: Workload) -> int:
+        shape = self.shape if plan is None else self.shape.pruned(plan)
+        return sum(dropped_macs(shape.sizes, on, shape.drops).values())
 
     def whole_graphs(self, plan: PruningPlan | None) -> tuple[GraphBuilder, ...]:
         """Both graphs as `onnx` builds them, cut by a plan."""
         shape = self.shape if plan is None else self.shape.pruned(plan)
-        weights = self._weights(plan)
+        weights = self.weights(plan)
         return tuple(build(shape, weights, self.target) for build in (vision_model, text_model))
 
     def whole_feeds(self, plan: PruningPlan | None, on: Workload) -> tuple[Feeds, ...]:
@@ -173,7 +135,7 @@ class ClipBlocks:
         del plan  # inputs have the same shape with and without it
         return self._input("vision", on.image_tokens), self._input("language", on.text_tokens)
 
-    def _sizes(self, part: Part) -> TowerShape | TextShape:
+    def stack(self, part: Part) -> TowerShape | TextShape:
         return self.shape.sizes.vision if part == "vision" else self.shape.sizes.text
 
     def _lengths(self, part: Part) -> tuple[int, ...]:
@@ -181,27 +143,15 @@ class ClipBlocks:
         axes = self.axes[part]
         return axes.tokens[-1:] if part == "vision" else axes.tokens
 
-    def _weights(self, plan: PruningPlan | None) -> WeightSource:
-        source = CheckpointWeights(self.checkpoint, naming=str)
-        if plan is None:
-            return source
-        head_dim: Mapping[Any, int] = {part: self._sizes(part).head_dim for part in PARTS}
-        return SlimWeights(source, lambda name: cut_of(name, plan, head_dim, CLIP))
+    def weights(self, plan: PruningPlan | None) -> WeightSource:
+        return clip_weights(self.checkpoint, self.shape, plan)
 
-    def _depth(self, part: Part) -> int:
-        """Number of blocks measured together: all of the tower, or as many as fit."""
-        return blocks_together(self._sizes(part), self.target)
-
-    def _uniform(self, part: Part, heads: int, channels: int) -> tuple[ClipShape, WeightSource]:
-        plan = self.cut({part: [(heads, channels)] * len(self._sizes(part).blocks)})
-        return self.shape.pruned(plan), self._weights(plan)
-
-    def _stack(
+    def _graph(
         self, part: Part, shape: ClipShape, weights: WeightSource, depth: int
     ) -> GraphBuilder:
         """The first blocks of a tower, ``states [1, N, D]`` to what it pools."""
         graph = GraphBuilder(f"{part}_blocks", self.target)
-        width = self._sizes(part).hidden_size
+        width = self.stack(part).hidden_size
         kind = ir.DataType.from_numpy(self.target.numpy)
         states = graph.input("states", kind, (1, "tokens", width))
         tower = tower_of(graph, _shallow(shape, part, depth), weights, part)
@@ -209,24 +159,24 @@ class ClipBlocks:
         return graph
 
     def _blocks(self, part: Part, heads: int, channels: int) -> Pair:
-        depth = self._depth(part)
+        depth = self.depth(part)
 
         def graphs() -> list[GraphBuilder]:
-            shape, weights = self._uniform(part, heads, channels)
-            return [self._stack(part, shape, weights, count) for count in (depth, 1)]
+            shape, weights = self.uniform(part, heads, channels)
+            return [self._graph(part, shape, weights, count) for count in (depth, 1)]
 
         name = name_of(part, heads, channels)
         return Pair(name, self.axes[part].tokens, depth - 1, graphs, self._of_length(part))
 
     def _places(self, part: Part, heads: int, channels: int) -> Pair:
         """Blocks with a drop place after each that keeps everything, against blocks without."""
-        depth = self._depth(part)
+        depth = self.depth(part)
         drops = tuple(_drop(part, after, 1.0) for after in range(1, depth))
 
         def graphs() -> list[GraphBuilder]:
-            shape, weights = self._uniform(part, heads, channels)
+            shape, weights = self.uniform(part, heads, channels)
             dropping = replace(shape, drops=drops)
-            return [self._stack(part, each, weights, depth) for each in (dropping, shape)]
+            return [self._graph(part, each, weights, depth) for each in (dropping, shape)]
 
         feeds = self._of_length(part)
         return Pair(drop_name(part, heads), self.axes[part].tokens, depth - 1, graphs, feeds)
@@ -235,9 +185,9 @@ class ClipBlocks:
         """A tower of one block from its own input to its embedding, against that block from states."""
 
         def graphs() -> list[GraphBuilder]:
-            shape, weights = _shallow(self.shape, part, 1), self._weights(None)
+            shape, weights = _shallow(self.shape, part, 1), self.weights(None)
             build = vision_model if part == "vision" else text_model
-            return [build(shape, weights, self.target), self._stack(part, shape, weights, 1)]
+            return [build(shape, weights, self.target), self._graph(part, shape, weights, 1)]
 
         def feeds(tokens: int) -> list[Feeds]:
             return [self._input(part, tokens), self._states(part, tokens)]
@@ -257,7 +207,7 @@ class ClipBlocks:
         return partial(self._states, part)
 
     def _states(self, part: Part, tokens: int) -> Feeds:
-        width = self._sizes(part).hidden_size
+        width = self.stack(part).hidden_size
         states = STATES * np.random.default_rng(self.seed).normal(size=(1, tokens, width))
         return {"states": states.astype(self.target.numpy)}
 
@@ -265,20 +215,12 @@ class ClipBlocks:
 def _surfaces(
     part: Tower, axes: Axes, lengths: tuple[int, ...], readings: Readings
 ) -> tuple[Surface, ...]:
-    narrow, around = axes.channels[0], readings[fixed_name(part)].block
-    last = [
-        [readings[name_of(part, heads, narrow)].rest[n] for heads in axes.heads]
-        for n in axes.tokens
-    ]
-    places = [
-        [readings[drop_name(part, heads)].block[n] for heads in axes.heads] for n in axes.tokens
-    ]
+    around = readings[fixed_name(part)].block
     fixed = np.array([around[n] for n in lengths])[:, None, None]
     return (
         surface(part, "fixed", lengths, fixed),
         *block_surfaces(part, axes, readings),
-        surface(part, "last", axes.tokens, np.array(last)[..., None], axes.heads),
-        surface(part, "drop", axes.tokens, np.array(places)[..., None], axes.heads),
+        *end_surfaces(part, axes, readings),
     )
 
 

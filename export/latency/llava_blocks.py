@@ -10,34 +10,31 @@ its FFN adds.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from statistics import median
 
 import numpy as np
 
-from comp.checkpoints.llava_shape import SLIM_TYPE
-from comp.checkpoints.locate import read_config
 from comp.checkpoints.shapes import LlamaShape, TowerShape
 from comp.errors import CompExportError
 from comp.flops.llava import llava_macs
 from comp.latency.table import DenseBlock, Surface, dense_blocks
 from comp.plan import DropPlan, Part, PruningPlan, Workload
 from export.artifact.caches import CACHE_LENGTHS, PAST
-from export.configs.llava import LlavaShape, read_llava
+from export.configs.llava import LlavaShape, llava_of
 from export.families.llava.decoder import decoder_model, embed_tokens
 from export.families.llava.vision import vision_encoder
 from export.graph.builder import GraphBuilder, Target
 from export.latency.blocks import (
     LEAST_BLOCKS,
-    METHOD,
     STATES,
-    blocks_together,
+    Blocks,
+    dense_config,
     drop_name,
-    first_of_each,
     name_of,
     sizes_measured,
 )
 from export.latency.grid import Axes, axes_of
-from export.latency.llava_surfaces import surfaces_of
+from export.latency.surfaces import block_surfaces, end_surfaces, surface
 from export.latency.timings import Feeds, Pair, Readings
 from export.weights.checkpoint import CheckpointWeights, WeightSource
 from export.weights.slim import slim_weights
@@ -46,19 +43,12 @@ TEXT_TOKENS = 64  # of the longest prompt, by default
 
 
 @dataclass(frozen=True)
-class LlavaBlocks:
-    """A dense LLaVA (see ``export.latency.blocks.Blocks``).
+class LlavaBlocks(Blocks):
+    """A dense LLaVA."""
 
-    Attributes:
-        text_tokens: length of the longest measured prompt.
-    """
-
-    checkpoint: Path
+    family = "llava"
+    task = "question"
     shape: LlavaShape
-    target: Target
-    text_tokens: int
-    seed: int = 0
-    family: ClassVar[str] = "llava"
 
     @classmethod
     def of(
@@ -69,12 +59,8 @@ class LlavaBlocks:
         Raises:
             CompExportError: it is not a dense LLaVA, or has too few blocks to measure their difference.
         """
-        shape = read_llava(checkpoint)
+        shape = llava_of(dense_config(checkpoint), str(checkpoint))
         sizes = shape.sizes
-        if read_config(checkpoint).get("model_type") == SLIM_TYPE:
-            raise CompExportError(
-                f"{checkpoint} is compressed already: pass its dense model with --model"
-            )
         if sizes.num_layers < LEAST_BLOCKS or not sizes.vision_used_layers:
             raise CompExportError(
                 f"{checkpoint} has {sizes.num_layers} language blocks and uses "
@@ -101,7 +87,6 @@ class LlavaBlocks:
 
     @property
     def axes(self) -> dict[Part, Axes]:
-        """The measured points of both parts."""
         sizes = self.shape.sizes
         longest = sizes.image_tokens + self.text_tokens
         tower, text = sizes.vision.blocks[0], sizes.text.blocks[0]
@@ -116,7 +101,6 @@ class LlavaBlocks:
         return (*dense_blocks("language", sizes.text), *dense_blocks("vision", sizes.used_tower))
 
     def pairs(self) -> Iterator[Pair]:
-        """All measurements, in order."""
         vision, language = self.axes["vision"], self.axes["language"]
         yield Pair("embedding", language.tokens, 1, self._embedding, self._ids)
         for heads, channels in sizes_measured(vision):
@@ -127,8 +111,19 @@ class LlavaBlocks:
             yield self._places(heads, language.channels[0])
 
     def surfaces(self, readings: Readings) -> tuple[Surface, ...]:
-        """See ``export.latency.llava_surfaces``."""
-        return surfaces_of(self.axes, readings)
+        tower, language = self.axes["vision"], self.axes["language"]
+        fixed = median(
+            readings[name_of("vision", heads, tower.channels[0])].rest[tower.tokens[0]]
+            for heads in tower.heads
+        )
+        embedding = [readings["embedding"].rest[n] for n in language.tokens]
+        return (
+            surface("vision", "fixed", tower.tokens, np.array([[[fixed]]])),
+            *block_surfaces("vision", tower, readings),
+            surface("embedding", "fixed", language.tokens, np.array(embedding)[:, None, None]),
+            *block_surfaces("language", language, readings),
+            *end_surfaces("language", language, readings),
+        )
 
     def drops(self, share: Callable[[], float]) -> tuple[DropPlan, ...]:
         """At three depths, tokens of both kinds."""
@@ -137,32 +132,13 @@ class LlavaBlocks:
             for place in self.shape.sizes.drop_layers
         )
 
-    def cut(
-        self, sizes: dict[Part, list[tuple[int, int]]], drops: tuple[DropPlan, ...] = ()
-    ) -> PruningPlan:
-        """The plan that keeps the first heads and channels of each block, in these numbers."""
-        blocks = first_of_each(self.dense_blocks(), sizes)
-        on = Workload(image_tokens=self.shape.sizes.image_tokens, text_tokens=self.text_tokens)
-        dense_macs = llava_macs(self.shape.sizes, on.image_tokens, on.text_tokens).macs
-        plan = PruningPlan(
-            family="llava",
-            task="question",
-            model=str(self.checkpoint),
-            method=METHOD,
-            rate=0.0,
-            workload=on,
-            macs_dense=dense_macs,
-            macs=dense_macs,
-            blocks=blocks,
-            drops=drops,
-        )
-        macs = llava_macs(self.shape.sizes, on.image_tokens, on.text_tokens, plan).macs
-        return plan.model_copy(update={"macs": macs, "rate": 1 - macs / dense_macs})
+    def macs(self, plan: PruningPlan | None, on: Workload) -> int:
+        return llava_macs(self.shape.sizes, on.image_tokens, on.text_tokens, plan).macs
 
     def whole_graphs(self, plan: PruningPlan | None) -> tuple[GraphBuilder, ...]:
         """Vision encoder, embedding and decoder as `onnx` builds them, cut by a plan."""
         shape = self.shape if plan is None else self.shape.pruned(plan)
-        weights = self._weights(plan)
+        weights = self.weights(plan)
         return tuple(
             build(shape, weights, self.target)
             for build in (vision_encoder, embed_tokens, decoder_model)
@@ -178,28 +154,19 @@ class LlavaBlocks:
             self._prompt(sizes.text.heads, tokens, on.text_tokens),
         )
 
-    def _weights(self, plan: PruningPlan | None) -> WeightSource:
+    def weights(self, plan: PruningPlan | None) -> WeightSource:
         source = CheckpointWeights(self.checkpoint)
         return source if plan is None else slim_weights(self.checkpoint, plan, source)
 
-    def _depth(self, part: Part) -> int:
-        """Number of blocks measured together: all of the model, or as many as fit."""
-        return blocks_together(self._stack(part), self.target)
-
-    def _stack(self, part: Part) -> LlamaShape | TowerShape:
+    def stack(self, part: Part) -> LlamaShape | TowerShape:
         sizes = self.shape.sizes
         return sizes.text if part == "language" else sizes.used_tower
 
-    def _uniform(self, part: Part, heads: int, channels: int) -> tuple[LlavaShape, WeightSource]:
-        count = len(self._stack(part).blocks)
-        plan = self.cut({part: [(heads, channels)] * count})
-        return self.shape.pruned(plan), self._weights(plan)
-
     def _tower(self, heads: int, channels: int) -> Pair:
-        depth = self._depth("vision")
+        depth = self.depth("vision")
 
         def graphs() -> list[GraphBuilder]:
-            shape, weights = self._uniform("vision", heads, channels)
+            shape, weights = self.uniform("vision", heads, channels)
             features = len(shape.feature_layers)
             return [
                 vision_encoder(
@@ -212,10 +179,10 @@ class LlavaBlocks:
         return Pair(name, self.axes["vision"].tokens, depth, graphs, self._pixels)
 
     def _blocks(self, heads: int, channels: int) -> Pair:
-        depth = self._depth("language")
+        depth = self.depth("language")
 
         def graphs() -> list[GraphBuilder]:
-            shape, weights = self._uniform("language", heads, channels)
+            shape, weights = self.uniform("language", heads, channels)
             return [
                 decoder_model(_shallow(shape, blocks), weights, self.target)
                 for blocks in (depth, 1)
@@ -229,14 +196,14 @@ class LlavaBlocks:
 
     def _places(self, heads: int, channels: int) -> Pair:
         """Blocks with a drop place after each that keeps everything, against blocks without."""
-        depth = self._depth("language")
+        depth = self.depth("language")
         drops = tuple(
             DropPlan(after_layer=after, vision_keep_ratio=1.0, text_keep_ratio=1.0)
             for after in range(1, depth)
         )
 
         def graphs() -> list[GraphBuilder]:
-            shape, weights = self._uniform("language", heads, channels)
+            shape, weights = self.uniform("language", heads, channels)
             plain = _shallow(shape, depth)
             dropping = replace(plain, sizes=replace(plain.sizes, drops=drops))
             return [decoder_model(each, weights, self.target) for each in (dropping, plain)]
@@ -249,7 +216,7 @@ class LlavaBlocks:
         )
 
     def _embedding(self) -> list[GraphBuilder]:
-        return [embed_tokens(self.shape, self._weights(None), self.target)]
+        return [embed_tokens(self.shape, self.weights(None), self.target)]
 
     def _ids(self, tokens: int) -> Feeds:
         ids = np.random.default_rng(self.seed).integers(

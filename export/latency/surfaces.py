@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comp.latency.table import Kind, Surface, Where
-from export.latency.blocks import name_of
+from export.latency.blocks import drop_name, name_of
 from export.latency.grid import Axes, monotone
 from export.latency.timings import Readings, Timing
 
@@ -25,6 +25,18 @@ def block_surfaces(part: Tower, axes: Axes, readings: Readings) -> tuple[Surface
         surface(
             part, "ffn", axes.tokens, (widths - widths[:, :1])[:, None, :], channels=axes.channels
         ),
+    )
+
+
+def end_surfaces(part: Tower, axes: Axes, readings: Readings) -> tuple[Surface, Surface]:
+    """The time of the last block with what comes after it, and that of a drop place, by heads."""
+    narrow = axes.channels[0]
+    ends = [readings[name_of(part, heads, narrow)] for heads in axes.heads]
+    last = [[reading.rest[n] for reading in ends] for n in axes.tokens]
+    places = _times([readings[drop_name(part, heads)] for heads in axes.heads], axes)
+    return (
+        surface(part, "last", axes.tokens, np.array(last)[..., None], axes.heads),
+        surface(part, "drop", axes.tokens, places[..., None], axes.heads),
     )
 
 

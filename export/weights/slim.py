@@ -23,7 +23,7 @@ from comp.checkpoints.tying import EMBEDDING, LM_HEAD, untied
 from comp.errors import CompExportError
 from comp.plan import PruningPlan
 from comp.utils.files import writing_directory
-from export.configs.llava import llava_of, read_llava, slim_config
+from export.configs.llava import llava_of, slim_config
 from export.configs.processor import image_processing_for, name_classes
 from export.weights.checkpoint import DTYPES, CheckpointWeights, WeightSource
 
@@ -72,10 +72,11 @@ def slim_weights(
     Raises:
         CompExportError: the plan is of another model, or the checkpoint is incomplete.
     """
-    shape = read_llava(directory)
+    config = read_config(directory)
+    shape = llava_of(config, str(directory))
     shape.pruned(plan)  # refuses a plan of another model
     if source is None:
-        check_llava(directory, read_config(directory))
+        check_llava(directory, config)
     sizes = shape.sizes
     head_dim = {"language": sizes.text.head_dim, "vision": sizes.vision.head_dim}
     return SlimWeights(

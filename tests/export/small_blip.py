@@ -24,9 +24,9 @@ from comp.masks import Masks
 from comp.plan import BlockPlan, DropPlan, PruningPlan, Workload
 from comp.tokens.dictionary import responses_of
 from comp.tokens.drop_rules import RatioRule
-from export.configs.blip import read_blip
 from export.families.blip.graphs import build_blip_graphs
 from export.weights.checkpoint import CheckpointWeights
+from tests.export.shapes import read_blip
 
 TASKS = ("question", "caption", "retrieval", "statement")
 LAYERS, FFN, WIDTH, HEADS = 3, 40, 64, 4

@@ -10,7 +10,7 @@ from comp.checkpoints.slices import CLIP, cut_of
 from comp.errors import CompExportError
 from comp.plan import PruningPlan, Workload
 from export.artifact.encoder_manifest import LARGEST_SCALE
-from export.configs.clip import clip_of
+from export.configs.clip import ClipShape, clip_of
 from export.families.clip.graphs import TEXT_GRAPH, VISION_GRAPH, build_clip_graphs
 from export.families.contribution import FamilyExport, encoder_export
 from export.graph.builder import Target
@@ -29,12 +29,9 @@ def clip_artifact(
 ) -> FamilyExport:
     """See ``export.families.contribution``."""
     shape = clip_of(config, str(checkpoint))
-    weights: WeightSource = CheckpointWeights(checkpoint, naming=str)
+    weights = clip_weights(checkpoint, shape, plan)
     if plan is not None:
         shape = shape.pruned(plan)
-        head_dim = {"vision": shape.sizes.vision.head_dim, "language": shape.sizes.text.head_dim}
-        whole = plan
-        weights = SlimWeights(weights, lambda name: cut_of(name, whole, head_dim, CLIP))
     vision, text = shape.sizes.vision, shape.sizes.text
     on = workload or Workload(image_tokens=vision.tokens, text_tokens=text.positions)
     return encoder_export(
@@ -49,6 +46,15 @@ def clip_artifact(
             "end_of_text": shape.end_of_text,
         },
     )
+
+
+def clip_weights(checkpoint: Path, shape: ClipShape, plan: PruningPlan | None) -> WeightSource:
+    """The tensors of a checkpoint, cut by a plan."""
+    source = CheckpointWeights(checkpoint, naming=str)
+    if plan is None:
+        return source
+    head_dim = {"vision": shape.sizes.vision.head_dim, "language": shape.sizes.text.head_dim}
+    return SlimWeights(source, lambda name: cut_of(name, plan, head_dim, CLIP))
 
 
 def _scale(weights: WeightSource, checkpoint: Path) -> float:

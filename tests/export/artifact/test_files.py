@@ -21,7 +21,6 @@ from comp.errors import CompExportError
 from export.artifact.load import load_artifact
 from export.artifact.manifest import MANIFEST_NAME
 from export.configs.chat_template import read_chat_template
-from export.configs.llava import read_llava
 from export.configs.special_tokens import read_special_tokens
 from export.configs.tokenizer import read_tokenizer
 from export.exporter import Origin, artifact_directory, export_artifact
@@ -30,6 +29,7 @@ from export.weights.checkpoint import CheckpointWeights
 from export.weights.slim import write_slim_checkpoint
 from tests.export.damage import assert_damage_is_refused
 from tests.export.memory_weights import MemoryWeights
+from tests.export.shapes import read_llava
 from tests.export.tiny import (
     IMAGE_TOKEN,
     make_plan,

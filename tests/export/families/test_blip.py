@@ -12,11 +12,12 @@ from onnx.external_data_helper import uses_external_data
 from transformers import BlipConfig
 
 from comp.errors import CompExportError
-from export.configs.blip import blip_of, read_blip
+from export.configs.blip import blip_of
 from export.families.blip.graphs import blip_graphs_of, build_blip_graphs
 from export.graph.builder import Target
 from export.weights.checkpoint import CheckpointWeights
 from export.weights.slim import SlimWeights
+from tests.export.shapes import read_blip
 from tests.export.small_blip import (
     BOS,
     LAYERS,

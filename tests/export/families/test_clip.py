@@ -14,11 +14,12 @@ from comp.families.clip.forward import embed_images, embed_texts
 from comp.families.clip.slim import clip_options
 from comp.families.encoder.forward import EncoderOptions
 from comp.masks import Masks
-from export.configs.clip import clip_of, read_clip
+from export.configs.clip import clip_of
 from export.families.clip.graphs import TEXT_GRAPH, VISION_GRAPH, build_clip_graphs
 from export.graph.builder import Target
 from export.weights.checkpoint import CheckpointWeights
 from tests.comp.small_clip import random_clip, random_plan
+from tests.export.shapes import read_clip
 
 TOKENS = 17
 BOUND = {"float32": 2e-5, "float16": 2e-2}

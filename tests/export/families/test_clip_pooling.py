@@ -9,11 +9,12 @@ from comp.errors import CompExportError
 from comp.families.clip.forward import LEGACY_EOS, embed_texts
 from comp.families.clip.slim import clip_options
 from comp.families.encoder.forward import EncoderOptions
-from export.configs.clip import clip_of, read_clip
+from export.configs.clip import clip_of
 from export.configs.text_end import read_to_end
 from export.graph.builder import Target
 from tests.comp.small_clip import random_clip, random_plan
 from tests.export.families.test_clip import Graphs
+from tests.export.shapes import read_clip
 
 EOS, BOS, PAD = 7, 3, 1
 LENGTH = 9

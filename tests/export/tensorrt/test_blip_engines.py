@@ -2,13 +2,13 @@
 
 import pytest
 
-from export.configs.blip import read_blip
 from export.families.blip.graphs import build_blip_graphs
 from export.graph.builder import Target
 from export.tensorrt.build.engine import BuildOptions, build_engine
 from export.tensorrt.build.profiles import EngineGraph, Profile, Range
 from export.tensorrt.library import find_tensorrt
 from export.weights.checkpoint import CheckpointWeights
+from tests.export.shapes import read_blip
 from tests.export.small_blip import (
     HEADS,
     LAYERS,
