@@ -15,8 +15,14 @@ from comp.registry.families import FAMILIES
 from comp.registry.families import family_of as registered_family
 from comp.registry.family import Family
 from comp.utils.files import writing_directory
-from export.artifact.checkpoint_files import TOKENIZER
-from export.artifact.manifest import Activations, Macs, Manifest, Precision, describe_files
+from export.artifact.manifest import (
+    TOKENIZER,
+    Activations,
+    Macs,
+    Manifest,
+    Precision,
+    describe_files,
+)
 from export.configs.processor import image_processing_for
 from export.configs.tokenizer import read_tokenizer
 from export.families.contribution import FamilyExport

@@ -73,7 +73,6 @@ class DecoderInfo(Frozen):
 class EncoderManifest(Manifest):
     """Manifest of a CLIP or a BLIP: the facts that its engine needs."""
 
-    family: Literal["clip", "blip"]
     vision: TowerInfo
     text: TextInfo
     decoder: DecoderInfo | None = Field(None, description="of answers and captions")
@@ -112,8 +111,7 @@ def tokens_left(count: int, part: Part, drops: tuple[DropPlan, ...]) -> int:
     """Return how many of ``count`` tokens remain after all drops of a part (``vision`` or ``language``)."""
     for drop in sorted(drops, key=lambda drop: drop.after_layer):
         if drop.part == part:
-            ratio = drop.vision_keep_ratio if part == "vision" else drop.text_keep_ratio
-            count = keep_count(count, ratio)
+            count = keep_count(count, drop.keep_ratio)
     return count
 
 

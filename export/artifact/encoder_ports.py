@@ -3,18 +3,10 @@
 from export.artifact.caches import CROSS, PAST, PRESENT
 from export.artifact.encoder_manifest import EncoderManifest
 
-STATES = "encoder_hidden_states"
-
-
+STATES = "encoder_hidden_states"  # the input of cross-attention
 DECODER_MODEL = "decoder_model"
-
-
 KINDS = ("key", "value")
-
-
 Dims = tuple[int | str, ...]
-
-
 Inputs = dict[str, Dims]
 
 
@@ -23,7 +15,7 @@ def encoder_inputs(manifest: EncoderManifest) -> dict[str, Inputs]:
     side = manifest.vision.image_size
     ids: Inputs = {"input_ids": ("texts", "length")}
     states: Dims = ("texts", manifest.image_tokens, manifest.vision.hidden_size)
-    pair = {f"{STATES}.{number}": states for number in range(_images(manifest) or 1)}
+    pair = {f"{STATES}.{number}": states for number in range(images_of(manifest) or 1)}
     text_and_states = ids | (pair if manifest.task == "statement" else {STATES: states})
     ports: dict[str, Inputs] = {
         "vision_model": {"pixel_values": ("images", 3, side, side)},
@@ -96,6 +88,6 @@ def _decoder_outputs(manifest: EncoderManifest) -> Inputs:
     }
 
 
-def _images(manifest: EncoderManifest) -> int | None:
+def images_of(manifest: EncoderManifest) -> int | None:
     """Images of one request; ``None`` if their number is free."""
     return {"retrieval": None, "statement": 2}.get(manifest.task, 1)

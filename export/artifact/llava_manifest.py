@@ -88,7 +88,6 @@ class ChatTemplate(Frozen):
 class LlavaManifest(Manifest):
     """Manifest of a LLaVA: the facts that its engine needs."""
 
-    family: Literal["llava"]
     task: Literal["question"] = "question"
     decoder: DecoderShape
     vision: VisionShape

@@ -4,21 +4,20 @@ This module needs neither torch, transformers nor onnx.
 """
 
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from comp.errors import CompExportError
 from comp.registry.code import resolve
 from comp.registry.families import FAMILIES, family_called
 from comp.utils.json_files import read_json
 from comp.utils.versioned_json import validated
-from export.artifact.checkpoint_files import TOKENIZER
 from export.artifact.graph_check import check_graphs
 from export.artifact.manifest import (
     MANIFEST_NAME,
     REMEDY,
+    TOKENIZER,
     Artifact,
     Manifest,
-    Verified,
     check_files,
     read_fields,
     remade,
@@ -36,15 +35,26 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST_NAME
     fields = read_fields(path, VERB)
-    family = fields.get("family")
-    classes = family_called(family) if isinstance(family, str) else None
-    if classes is None:
-        raise CompExportError(
-            f"{path}: the family is {str(family)[:40]!r}, this release knows "
-            f"{', '.join(each.name for each in FAMILIES)}: {REMEDY}"
-        )
-    kind: type[Manifest] = resolve(classes.manifest)
+    try:
+        kind = manifest_class(fields)
+    except ValueError as error:
+        raise CompExportError(f"{path}: {error}: {REMEDY}") from error
     return validated(kind, fields, path, remade(VERB))
+
+
+def manifest_class(fields: dict[str, Any]) -> type[Manifest]:
+    """Return the class of a manifest's family.
+
+    Raises:
+        ValueError: the family is unknown.
+    """
+    name = fields.get("family")
+    family = family_called(name) if isinstance(name, str) else None
+    if family is None:
+        known = ", ".join(each.name for each in FAMILIES)
+        raise ValueError(f"the family is {str(name)[:40]!r}, this release knows {known}")
+    kind: type[Manifest] = resolve(family.manifest)
+    return kind
 
 
 def kind_of(directory: Path) -> Literal["onnx", "tensorrt"]:
@@ -95,10 +105,3 @@ def load_artifact_of(directory: Path, kind: type[A], check_hashes: bool = True) 
             f"{', '.join(families)}: pass another run"
         )
     return artifact
-
-
-def mark_verified(directory: Path, verified: Verified) -> Manifest:
-    """Record a verification in the manifest; return the new manifest."""
-    manifest = read_manifest(directory).model_copy(update={"verified": verified})
-    manifest.save(directory)
-    return manifest

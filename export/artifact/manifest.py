@@ -17,12 +17,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from comp.checkpoints.image_settings import ImageProcessing
 from comp.errors import CompExportError
 from comp.plan import Task, Workload
+from comp.registry.code import resolve
+from comp.registry.families import family_called
 from comp.utils.files import write_text
 from comp.utils.versioned_json import read_versioned
-from export.artifact.checkpoint_files import TOKENIZER
 
 MANIFEST_VERSION: Literal[1] = 1
 MANIFEST_NAME = "manifest.json"
+TOKENIZER = "tokenizer.json"
 REMEDY = "export it again with `comp-export onnx --force`"
 READ_BLOCK = 1 << 20  # bytes read at a time when hashing
 
@@ -68,6 +70,18 @@ class FileEntry(Frozen):
     name: FileName
     bytes: int = Field(ge=0, le=MOST)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+def _listed_once(files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
+    seen: set[str] = set()
+    for entry in files:
+        if entry.name in seen or entry.name == MANIFEST_NAME:
+            raise ValueError(f"{entry.name} cannot be listed, or not twice")
+        seen.add(entry.name)
+    return files
+
+
+Files = Annotated[tuple[FileEntry, ...], AfterValidator(_listed_once)]
 
 
 class TextProcessing(Frozen):
@@ -135,13 +149,16 @@ class Manifest(Frozen):
         default=None, description="of float16; none: not measured"
     )
     versions: dict[str, str]
-    files: tuple[FileEntry, ...]
+    files: Files
     verified: Verified | None = None
 
-    @field_validator("files")
+    @field_validator("family")
     @classmethod
-    def _once(cls, files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
-        return listed_once(files)
+    def _is_of_this_class(cls, name: str) -> str:
+        family = family_called(name)
+        if family is None or resolve(family.manifest) is not cls:
+            raise ValueError(f"{name[:40]!r} has no manifest of this kind")
+        return name
 
     @property
     @abstractmethod
@@ -175,16 +192,6 @@ class Artifact:
     @property
     def tokenizer(self) -> Path:
         return self.path / TOKENIZER
-
-
-def listed_once(files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
-    """Return the files; raise ``ValueError`` if one is listed twice."""
-    seen: set[str] = set()
-    for entry in files:
-        if entry.name in seen or entry.name == MANIFEST_NAME:
-            raise ValueError(f"{entry.name} cannot be listed, or not twice")
-        seen.add(entry.name)
-    return files
 
 
 def sha256_of(path: Path) -> str:

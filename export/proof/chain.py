@@ -16,7 +16,7 @@ from comp.errors import CompExportError
 from comp.plan import Task
 from comp.runs import RunDirectory
 from comp.utils.files import write_text
-from export.artifact.load import kind_of, load_artifact, mark_verified
+from export.artifact.load import kind_of, load_artifact, read_manifest
 from export.artifact.manifest import (
     MANIFEST_NAME,
     Artifact,
@@ -39,7 +39,7 @@ from export.proof.integer_weights import (
 from export.proof.interface import Examples, Model, Questions, Skipped
 from export.proof.tensorrt import EngineVariant
 from export.proof.torch_reference import TorchReference
-from export.tensorrt.manifest import Engines, load_engines, mark_engines_verified
+from export.tensorrt.manifest import Engines, load_engines, read_engine_manifest
 
 REPORT = "verify"
 MASKED = "masked torch = slim torch"
@@ -287,10 +287,8 @@ def task_of(run: RunDirectory) -> Task:
 
 def mark(directory: Path, verified: Verified) -> None:
     """Record a verification in the manifest of an artifact or of engines."""
-    if kind_of(directory) == "tensorrt":
-        mark_engines_verified(directory, verified)
-    else:
-        mark_verified(directory, verified)
+    read = read_engine_manifest if kind_of(directory) == "tensorrt" else read_manifest
+    read(directory).model_copy(update={"verified": verified}).save(directory)
 
 
 def find_engines(run: RunDirectory) -> list[Engines]:

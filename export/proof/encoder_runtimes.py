@@ -26,7 +26,7 @@ def graph_variants(
     if manifest.precision == "bfloat16":
         yield Skipped(name, NO_BFLOAT16)
     else:
-        yield RuntimeVariant(name, artifact.path, manifest.dense, manifest.precision, load)
+        yield RuntimeVariant.of(name, artifact, load)
     if manifest.flavour == "standard":
         outputs = partial(OpenVinoOutputs, precision=manifest.precision)
         yield from openvino_variants(

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from export.artifact.manifest import Precision
+from export.artifact.manifest import Artifact, Precision
 from export.proof.compare import Runner
 
 
@@ -32,6 +32,14 @@ class RuntimeVariant:
     precision: Precision
     load: Callable[[], Runner]
     bfloat16: bool = False
+
+    @classmethod
+    def of(
+        cls, name: str, artifact: Artifact, load: Callable[[], Runner], bfloat16: bool = False
+    ) -> "RuntimeVariant":
+        """A variant of an ONNX artifact."""
+        manifest = artifact.manifest
+        return cls(name, artifact.path, manifest.dense, manifest.precision, load, bfloat16)
 
 
 @dataclass(frozen=True)

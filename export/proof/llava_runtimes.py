@@ -1,6 +1,6 @@
 """The variants of a LLaVA that ``verify`` compares with torch, and those that cannot run here."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -116,10 +116,7 @@ def llava_variants(artifact: LlavaArtifact) -> Iterator[RuntimeVariant | Skipped
         yield from openvino_variants(artifact, in_openvino)
         return
 
-    def variant(name: str, load: Callable[[], Any]) -> RuntimeVariant:
-        return RuntimeVariant(name, artifact.path, manifest.dense, manifest.precision, load)
-
-    yield variant(name, lambda: OnnxVariant(OnnxRunner(artifact)))
+    yield RuntimeVariant.of(name, artifact, lambda: OnnxVariant(OnnxRunner(artifact)))
     if manifest.flavour != "standard":
         return
     name = f"ONNX Runtime, caches in place ({where})"
@@ -129,7 +126,7 @@ def llava_variants(artifact: LlavaArtifact) -> Iterator[RuntimeVariant | Skipped
         since = ".".join(map(str, TENSOR_SCATTER_SINCE))
         yield Skipped(name, f"TensorScatter needs ONNX Runtime {since}")
     else:
-        yield variant(name, lambda: OnnxVariant(InPlaceRunner(artifact)))
+        yield RuntimeVariant.of(name, artifact, lambda: OnnxVariant(InPlaceRunner(artifact)))
     yield from openvino_variants(artifact, in_openvino)
 
 

@@ -83,16 +83,11 @@ def openvino_variants(
     if manifest.precision == "bfloat16" and not computes_bfloat16():
         yield Skipped(name, f"it is bfloat16, {NO_BFLOAT16}")
         return
-    yield RuntimeVariant(
-        name, artifact.path, manifest.dense, manifest.precision, partial(load, bfloat16=False)
-    )
+    yield RuntimeVariant.of(name, artifact, partial(load, bfloat16=False))
     if computed_in(manifest.precision) == manifest.precision:
         return
     name = f"OpenVINO, computed in bfloat16 ({artifact.path.name})"
     if computes_bfloat16():
-        rough = partial(load, bfloat16=True)
-        yield RuntimeVariant(
-            name, artifact.path, manifest.dense, manifest.precision, rough, bfloat16=True
-        )
+        yield RuntimeVariant.of(name, artifact, partial(load, bfloat16=True), bfloat16=True)
     else:
         yield Skipped(name, f"in bfloat16, {NO_BFLOAT16}")

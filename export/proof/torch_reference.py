@@ -11,7 +11,7 @@ from comp.errors import CompExportError
 from comp.families.loading import load_adapter
 from comp.masks import Masks
 from comp.plan import Place, PruningPlan
-from comp.registry import family_called
+from comp.registry.families import family_called
 from comp.tokens.dictionary import attach_dictionary
 from export.artifact.manifest import Artifact
 from export.proof.compare import Answered, Runner

@@ -9,18 +9,15 @@ import re
 from collections import Counter
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from export.artifact.manifest import Frozen
 from export.tensorrt.library import TensorRT
 
 AttentionKind = Literal["fused", "decomposed"]
 BLOCK = re.compile(r"(layers\.\d+(?:/cross\d?)?)/")  # cross-attention is listed separately
 
 
-class BlockReport(BaseModel):
+class BlockReport(Frozen):
     """The attention of one Transformer block of an engine; ``layers.0/cross`` is its cross-attention."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     block: str
     attention: AttentionKind

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from comp.errors import CompExportError
 from export.artifact.caches import segments_of
+from export.artifact.encoder_manifest import EncoderManifest
 from export.artifact.encoder_ports import encoder_inputs
 from export.artifact.llava_manifest import IN_PLACE, LlavaManifest
 from export.artifact.llava_ports import OPTIONAL, Ports, llava_inputs
@@ -51,7 +52,8 @@ def _declared(manifest: "EngineManifest", path: Path, remedy: str) -> dict[str, 
     """The graph of each engine, and its inputs."""
     model = manifest.artifact
     if not isinstance(model, LlavaManifest):
-        return {name: (f"{name}.onnx", ports) for name, ports in encoder_inputs(model).items()}
+        inputs = encoder_inputs(manifest.as_artifact(EncoderManifest))
+        return {name: (f"{name}.onnx", ports) for name, ports in inputs.items()}
     segments = len(set(segments_of(model.decoder)))
     if len(manifest.cache_capacities) != segments:
         raise CompExportError(

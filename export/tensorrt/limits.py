@@ -1,17 +1,15 @@
 """Limits of engines: the largest request they take."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from comp.errors import CompExportError
-from export.artifact.manifest import Count
+from export.artifact.manifest import Count, Frozen
 
 REBUILD = "build the engines again with `comp-export tensorrt --force {option} {value}`"
 
 
-class Limits(BaseModel):
+class Limits(Frozen):
     """Largest sizes of a request; optimisation profiles and caches follow from them."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_batch: Count = Field(default=1, description="prompts answered in step")
     images: Count = Field(default=1, description="images of one prompt")

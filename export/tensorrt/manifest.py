@@ -5,28 +5,27 @@ This module needs no TensorRT: engines that cannot run are refused before anythi
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from comp.errors import CompExportError
 from comp.utils.files import write_text
 from comp.utils.versioned_json import validated
-from export.artifact.checkpoint_files import TOKENIZER
-from export.artifact.encoder_manifest import EncoderManifest
 from export.artifact.llava_manifest import LlavaManifest
+from export.artifact.load import manifest_class
 from export.artifact.manifest import (
     LARGEST,
     MANIFEST_NAME,
     MANIFEST_VERSION,
+    TOKENIZER,
     Count,
-    FileEntry,
     FileName,
+    Files,
     Frozen,
     Manifest,
     Verified,
     check_files,
-    listed_once,
     read_fields,
     remade,
 )
@@ -58,6 +57,11 @@ class EngineEntry(Frozen):
     blocks: tuple[BlockReport, ...] = Field(description="attention and caches of each block")
 
 
+def _of_its_family(fields: Any) -> Any:
+    """Read the manifest of an artifact as the class of its family."""
+    return manifest_class(fields).model_validate(fields) if isinstance(fields, dict) else fields
+
+
 class EngineManifest(Frozen):
     """``manifest.json`` of an engine directory."""
 
@@ -70,17 +74,12 @@ class EngineManifest(Frozen):
     limits: Limits
     cache_capacities: tuple[Count, ...] = Field(description="places in the caches of each segment")
     engines: dict[str, EngineEntry]
-    artifact: LlavaManifest | EncoderManifest = Field(
-        discriminator="family", description="the ONNX artifact that the engines were built from"
+    artifact: Annotated[SerializeAsAny[Manifest], BeforeValidator(_of_its_family)] = Field(
+        description="the ONNX artifact that the engines were built from"
     )
     artifact_directory: FileName = Field(description="its directory's name, in the same run")
-    files: tuple[FileEntry, ...]
+    files: Files
     verified: Verified | None = None
-
-    @field_validator("files")
-    @classmethod
-    def _once(cls, files: tuple[FileEntry, ...]) -> tuple[FileEntry, ...]:
-        return listed_once(files)
 
     def save(self, directory: Path) -> None:
         """Write ``directory/manifest.json``."""
@@ -181,10 +180,3 @@ def load_engines(directory: Path, check_hashes: bool = True) -> Engines:
     needed = (*(entry.file for entry in manifest.engines.values()), TOKENIZER)
     check_files(directory, manifest.files, needed, check_hashes, REMEDY)
     return Engines(directory, manifest)
-
-
-def mark_engines_verified(directory: Path, verified: Verified) -> EngineManifest:
-    """Record a verification in the manifest; return the new manifest."""
-    manifest = read_engine_manifest(directory).model_copy(update={"verified": verified})
-    manifest.save(directory)
-    return manifest

@@ -9,11 +9,8 @@ from comp.errors import CompExportError
 from comp.registry.code import resolve
 from comp.registry.families import family_called
 from comp.utils.files import writing_directory
-from export.artifact.checkpoint_files import TOKENIZER
-from export.artifact.encoder_manifest import EncoderManifest
-from export.artifact.llava_manifest import LlavaManifest
 from export.artifact.load import load_artifact, read_manifest
-from export.artifact.manifest import Artifact, Manifest, describe_files
+from export.artifact.manifest import TOKENIZER, Manifest, describe_files
 from export.tensorrt.build.engine import BuildOptions, build_engine
 from export.tensorrt.library import TensorRT
 from export.tensorrt.limits import Limits
@@ -59,7 +56,12 @@ def build_engines(
             model, or a failed build.
     """
     artifact = load_artifact(source)
-    model = _checked(artifact)
+    model = artifact.manifest
+    if model.flavour != "standard":
+        raise CompExportError(
+            f"{source} is of the {model.flavour} flavour, TensorRT reads the standard one: "
+            f"run `comp-export onnx --flavour standard --precision {model.precision}`"
+        )
     profiles = _profiles_of(model)
     entries: dict[str, EngineEntry] = {}
     with writing_directory(out) as directory:
@@ -105,15 +107,3 @@ def _profiles_of(manifest: Manifest) -> Any:
     family = family_called(manifest.family)
     assert family is not None  # whose manifest was read
     return resolve(family.engine_profiles)
-
-
-def _checked(artifact: Artifact) -> LlavaManifest | EncoderManifest:
-    """The manifest of an artifact, if engines can be built from it."""
-    manifest = artifact.manifest
-    if manifest.flavour != "standard":
-        raise CompExportError(
-            f"{artifact.path} is of the {manifest.flavour} flavour, TensorRT reads the standard one: "
-            f"run `comp-export onnx --flavour standard --precision {manifest.precision}`"
-        )
-    assert isinstance(manifest, (LlavaManifest, EncoderManifest))
-    return manifest

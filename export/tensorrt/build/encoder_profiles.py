@@ -6,7 +6,7 @@ step has one place more of them.
 
 from comp.errors import CompExportError
 from export.artifact.encoder_manifest import EncoderManifest, tokens_left
-from export.artifact.encoder_ports import DECODER_MODEL, _images, encoder_inputs
+from export.artifact.encoder_ports import DECODER_MODEL, encoder_inputs, images_of
 from export.tensorrt.build.profiles import EngineGraph, Profile, Range
 from export.tensorrt.limits import Limits
 from export.tensorrt.names import DECODE, ENCODE, PREFILL
@@ -33,7 +33,7 @@ def within(manifest: EncoderManifest, limits: Limits) -> Limits:
     positions = _positions(manifest)
     return Limits(
         max_batch=limits.max_batch,
-        images=_images(manifest) or limits.images,
+        images=images_of(manifest) or limits.images,
         max_prompt=min(limits.max_prompt, positions),
         max_new_tokens=min(limits.max_new_tokens, positions),
     )
@@ -58,7 +58,7 @@ def engine_graphs(manifest: EncoderManifest, limits: Limits) -> tuple[EngineGrap
 def sizes(manifest: EncoderManifest, limits: Limits) -> dict[str, Range]:
     """Sizes of the named dimensions; for a decoder over all its phases."""
     longest = limits.max_prompt
-    each = _images(manifest) or 1
+    each = images_of(manifest) or 1
     batch = Range(1, 1, max(limits.max_batch, 2))
     first, past = _first(manifest, limits), _past(manifest, limits)
     return {
@@ -111,7 +111,7 @@ def _positions(manifest: EncoderManifest) -> int:
 
 def _check(manifest: EncoderManifest, limits: Limits) -> None:
     """Refuse limits that no request could reach."""
-    images, positions = _images(manifest), _positions(manifest)
+    images, positions = images_of(manifest), _positions(manifest)
     if images is not None and limits.images != images:
         raise CompExportError(
             f"--images {limits.images}: a {manifest.task} is about {images}: leave it out"
