@@ -188,12 +188,8 @@ def ranked_attention(
     Returns:
         Output ``[B, N, H·hd]``, and the weights ``[B, H, N, N]`` float32.
     """
-    scaled = graph.op("Mul", query, graph.scalar(heads.dim**-0.5))
-    queries, keys, values = (
-        graph.op("Transpose", split_heads(graph, x, heads.dim, heads.query), perm=order)
-        for x, order in ((scaled, (0, 2, 1, 3)), (key, (0, 2, 3, 1)), (value, (0, 2, 1, 3)))
-    )
-    scores = cast_to_float32(graph, graph.op("MatMul", queries, keys))
+    logits, values = _logits_and_values(graph, query, key, value, heads)
+    scores = cast_to_float32(graph, logits)
     if bias is not None:
         scores = graph.op("Add", scores, bias)
     if causal:
@@ -201,6 +197,18 @@ def ranked_attention(
     weights = graph.op("Softmax", scores, axis=-1)  # [B, H, N, N] float32
     mixed = graph.op("MatMul", cast_to_graph(graph, weights), values)
     return _join_heads(graph, mixed, heads), weights
+
+
+def _logits_and_values(
+    graph: GraphBuilder, query: ir.Value, key: ir.Value, value: ir.Value, heads: Heads
+) -> tuple[ir.Value, ir.Value]:
+    """Scaled products of queries and keys ``[B, H, N, M]``, and values ``[B, H, M, hd]``."""
+    scaled = graph.op("Mul", query, graph.scalar(heads.dim**-0.5))
+    queries, keys, values = (
+        graph.op("Transpose", split_heads(graph, x, heads.dim, heads.query), perm=order)
+        for x, order in ((scaled, (0, 2, 1, 3)), (key, (0, 2, 3, 1)), (value, (0, 2, 1, 3)))
+    )
+    return graph.op("MatMul", queries, keys), values
 
 
 def _masked(graph: GraphBuilder, scores: ir.Value, mask: ir.Value) -> ir.Value:
@@ -226,16 +234,7 @@ def full_attention(
     fused kernel; decomposed it costs nothing.
     """
     if graph.target.fused:
-        return graph.op(
-            "MultiHeadAttention",
-            query,
-            key,
-            value,
-            domain=MICROSOFT,
-            num_heads=heads.query,
-            scale=heads.dim**-0.5,
-            unidirectional=1 if causal else None,
-        )
+        return _multi_head(graph, query, key, value, heads, causal)
     if graph.target.attention_operator and not one_query:
         # No mask input: with one, TensorRT-RTX 1.7 has no fused attention of a single head.
         return graph.op(
@@ -249,16 +248,31 @@ def full_attention(
             is_causal=int(causal),
         )
     mask = causal_square(graph, query) if causal else None
-    scaled = graph.op("Mul", query, graph.scalar(heads.dim**-0.5))
-    queries, keys, values = (
-        graph.op("Transpose", split_heads(graph, x, heads.dim, heads.query), perm=order)
-        for x, order in ((scaled, (0, 2, 1, 3)), (key, (0, 2, 3, 1)), (value, (0, 2, 1, 3)))
-    )
-    scores = graph.op("MatMul", queries, keys)
+    scores, values = _logits_and_values(graph, query, key, value, heads)
     if mask is not None:
         scores = graph.op("Add", scores, mask)
     weights = graph.op("Softmax", scores, axis=-1)
     return _join_heads(graph, graph.op("MatMul", weights, values), heads)
+
+
+def _multi_head(
+    graph: GraphBuilder,
+    query: ir.Value,
+    key: ir.Value,
+    value: ir.Value,
+    heads: Heads,
+    causal: bool = False,
+) -> ir.Value:
+    return graph.op(
+        "MultiHeadAttention",
+        query,
+        key,
+        value,
+        domain=MICROSOFT,
+        num_heads=heads.query,
+        scale=heads.dim**-0.5,
+        unidirectional=1 if causal else None,
+    )
 
 
 def cross_keys(graph: GraphBuilder, x: ir.Value, heads: Heads) -> ir.Value:
@@ -286,15 +300,7 @@ def cross_attention(
         ``[B, N, H·hd]``.
     """
     if graph.target.fused:
-        return graph.op(
-            "MultiHeadAttention",
-            query,
-            key,
-            value,
-            domain=MICROSOFT,
-            num_heads=heads.query,
-            scale=heads.dim**-0.5,
-        )
+        return _multi_head(graph, query, key, value, heads)
     if graph.target.attention_operator and not one_query:
         queries = cross_keys(graph, query, heads)
         mixed = graph.op("Attention", queries, key, value, scale=heads.dim**-0.5)

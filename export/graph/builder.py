@@ -121,9 +121,14 @@ class GraphBuilder:
         self._scope: list[str] = []
         self._used: dict[str, int] = {}
 
-    def scope(self, name: str) -> "_Scope":
+    @contextmanager
+    def scope(self, name: str) -> Iterator[None]:
         """``with graph.scope("layers.0"):`` names what is built inside."""
-        return _Scope(self._scope, name)
+        self._scope.append(name)
+        try:
+            yield
+        finally:
+            self._scope.pop()
 
     @contextmanager
     def in_float32(self, wide: bool = True) -> Iterator[None]:
@@ -339,15 +344,3 @@ class GraphBuilder:
         count = self._used.get(name, 0)
         self._used[name] = count + 1
         return f"{name}_{count}" if count else name
-
-
-class _Scope:
-    def __init__(self, stack: list[str], name: str) -> None:
-        self._stack = stack
-        self._name = name
-
-    def __enter__(self) -> None:
-        self._stack.append(self._name)
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.pop()

@@ -7,7 +7,7 @@ from comp.plan import PIVOTS
 from export.graph.attention import Heads
 from export.graph.builder import GraphBuilder
 from export.graph.linear import axis_size, cast_to_float32, split_heads
-from export.graph.norm import NORM_FLOOR
+from export.graph.norm import unit_rows
 from export.graph.token_gather import Tokens, gather_rows, last_row
 
 
@@ -67,10 +67,7 @@ def diversity(
     pivots = graph.op(
         "Concat", *(_greatest(graph, norm, kind) for kind in (tokens.vision, tokens.text)), axis=1
     )  # [B, P]
-    wide = cast_to_float32(graph, normed)
-    square = graph.op("ReduceSum", graph.op("Mul", wide, wide), graph.constant([2]), keepdims=1)
-    floor = graph.constant(NORM_FLOOR, np.float32)
-    unit = graph.op("Div", wide, graph.op("Max", graph.op("Sqrt", square), floor))
+    unit = unit_rows(graph, normed)
     theirs = graph.op("Transpose", gather_rows(graph, unit, pivots), perm=(0, 2, 1))
     cosine = graph.op("MatMul", unit, theirs)  # [B, N, P]
     least = graph.op("ReduceMin", cosine, graph.constant([2]), keepdims=0)

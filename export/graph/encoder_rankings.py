@@ -13,7 +13,7 @@ from comp.plan import Ranking
 from export.graph.attention import Heads
 from export.graph.builder import GraphBuilder
 from export.graph.linear import axis_size, cast, cast_to_float32, split_heads
-from export.graph.norm import NORM_FLOOR
+from export.graph.norm import unit_rows
 from export.graph.token_gather import first_row, last_row
 
 FLAT, FAR, NONE = 1e-6, 1e4, -3.0  # as in torch
@@ -66,14 +66,6 @@ def similarity(graph: GraphBuilder, record: AttentionRecord) -> ir.Value:
     """Cosine similarities of the tokens by their keys ``[B, N, N]`` float32."""
     unit = unit_rows(graph, record.key)
     return graph.op("MatMul", unit, graph.op("Transpose", unit, perm=(0, 2, 1)))
-
-
-def unit_rows(graph: GraphBuilder, x: ir.Value) -> ir.Value:
-    """``[B, N, d]`` with rows of length 1, in float32."""
-    wide = cast_to_float32(graph, x)
-    square = graph.op("ReduceSum", graph.op("Mul", wide, wide), graph.constant([2]), keepdims=1)
-    floor = graph.constant(NORM_FLOOR, np.float32)
-    return graph.op("Div", wide, graph.op("Max", graph.op("Sqrt", square), floor))
 
 
 def indices(graph: GraphBuilder, x: ir.Value, axis: int) -> ir.Value:

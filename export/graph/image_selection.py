@@ -11,8 +11,9 @@ import onnx_ir as ir
 from comp.plan import ImageSelection
 from export.graph.attention import Heads
 from export.graph.builder import GraphBuilder
-from export.graph.encoder_rankings import FLOAT, INT32, unit_rows
+from export.graph.encoder_rankings import FLOAT, INT32
 from export.graph.linear import cast, cast_to_float32, cast_to_graph, split_heads
+from export.graph.norm import unit_rows
 from export.graph.token_gather import first_row, gather_rows, raise_first
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 
 from export.graph.builder import MICROSOFT, GraphBuilder
-from export.graph.linear import cast_to_float32, cast_to_graph, vector
+from export.graph.linear import cast_to_float32, cast_to_graph, linear, vector
 from export.weights.checkpoint import WeightSource
 
 NORM_FLOOR = 1e-12  # torch's smallest length when it normalises
@@ -73,10 +73,27 @@ def add_rms_norm(
     return rms_norm(graph, weights, total, name, epsilon), total
 
 
-def unit_length(graph: GraphBuilder, x: ir.Value, width: int) -> ir.Value:
-    """Normalise embeddings ``[B, 1, P]`` to length 1: ``[B, P]`` float32."""
-    flat = graph.op("Reshape", cast_to_float32(graph, x), graph.constant([-1, width]))
-    square = graph.op("Mul", flat, flat)
-    total = graph.op("ReduceSum", square, graph.constant([1]), keepdims=1)
+def embed(
+    graph: GraphBuilder,
+    weights: WeightSource,
+    pooled: ir.Value,
+    projection: str,
+    output: str,
+    width: int,
+    bias: bool = False,
+) -> None:
+    """Project ``pooled [B, 1, D]`` and declare the output ``[B, width]`` float32, of length 1."""
+    embeds = cast_to_float32(graph, linear(graph, weights, pooled, projection, bias))
+    flat = graph.op("Reshape", embeds, graph.constant([-1, width]))
+    graph.output(output, _unit(graph, flat, 1), ir.DataType.FLOAT, ("batch", width))
+
+
+def unit_rows(graph: GraphBuilder, x: ir.Value) -> ir.Value:
+    """``[B, N, d]`` with rows of length 1, in float32."""
+    return _unit(graph, cast_to_float32(graph, x), 2)
+
+
+def _unit(graph: GraphBuilder, x: ir.Value, axis: int) -> ir.Value:
+    square = graph.op("ReduceSum", graph.op("Mul", x, x), graph.constant([axis]), keepdims=1)
     floor = graph.constant(NORM_FLOOR, np.float32)
-    return graph.op("Div", flat, graph.op("Max", graph.op("Sqrt", total), floor))
+    return graph.op("Div", x, graph.op("Max", graph.op("Sqrt", square), floor))

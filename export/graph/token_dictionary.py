@@ -6,9 +6,8 @@ import onnx_ir as ir
 from comp.checkpoints.tensor_names import ENTRIES, projection_of
 from comp.plan import Part
 from export.graph.builder import GraphBuilder
-from export.graph.encoder_rankings import unit_rows
 from export.graph.linear import cast_to_float32
-from export.graph.norm import NORM_FLOOR
+from export.graph.norm import NORM_FLOOR, unit_rows
 from export.weights.checkpoint import WeightSource
 
 

@@ -7,13 +7,13 @@ import numpy as np
 from comp.plan import Part
 from export.artifact.caches import PAST, PRESENT
 from export.artifact.encoder_manifest import EncoderManifest
+from export.artifact.encoder_ports import KINDS, STATES
 from export.artifact.manifest import computed_in
 from export.onnxruntime.named_graphs import NamedGraphs
 from export.proof.compare import Answered, Greedy, greedy
 from export.proof.outputs import embedding, statement
 from export.proof.outputs import logits as logits_of_words
 
-STATES = "encoder_hidden_states"
 Values = dict[str, np.ndarray]
 
 
@@ -85,7 +85,7 @@ class BlipGraphs:
         caches: dict[str, Any] = {
             f"{PAST}{layer}.{kind}": np.zeros((1, heads, 0, shape.head_dim), dtype)
             for layer, heads in enumerate(shape.num_attention_heads)
-            for kind in ("key", "value")
+            for kind in KINDS
         }
 
         def step(token: int, caches: dict[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:

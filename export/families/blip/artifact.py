@@ -27,9 +27,15 @@ def blip_artifact(
     shape = blip_of(config, str(checkpoint))
     weights: WeightSource = CheckpointWeights(checkpoint, naming=str)
     if plan is not None:
-        cuts = BlipCuts(plan, head_dims(shape), _encoder_blocks(shape), shape.branches)
+        text = shape.sizes.text.head_dim
+        dims: dict[Part, int] = {
+            "vision": shape.sizes.vision.head_dim,
+            "language": text,
+            "cross": text,
+        }
+        encoder_blocks = 0 if shape.encoder is None else len(shape.encoder.blocks)
+        weights = SlimWeights(weights, BlipCuts(plan, dims, encoder_blocks, shape.branches).of)
         shape = shape.pruned(plan)
-        weights = SlimWeights(weights, cuts.of)
     vision = shape.sizes.vision
     images = images_of(shape.task) * vision.tokens
     on = workload or Workload(image_tokens=images, text_tokens=TEXT_TOKENS)
@@ -41,16 +47,6 @@ def blip_artifact(
         on,
         {"task": shape.task, "decoder": _decoder(shape)},
     )
-
-
-def head_dims(shape: BlipShape) -> dict[Part, int]:
-    """Head size of each part."""
-    text = shape.sizes.text.head_dim
-    return {"vision": shape.sizes.vision.head_dim, "language": text, "cross": text}
-
-
-def _encoder_blocks(shape: BlipShape) -> int:
-    return 0 if shape.encoder is None else len(shape.encoder.blocks)
 
 
 def _decoder(shape: BlipShape) -> DecoderInfo | None:

@@ -15,11 +15,12 @@ import onnx_ir as ir
 from comp.checkpoints.shapes import TextShape
 from export.artifact.caches import CROSS, PAST, PRESENT
 from export.artifact.encoder_manifest import GRAPHS
+from export.artifact.encoder_ports import KINDS, STATES
 from export.configs.blip import BlipShape
-from export.families.blip.text_model import DECODER, ENCODER, KINDS, TextModel
+from export.families.blip.text_model import DECODER, ENCODER, TextModel
 from export.graph.builder import GraphBuilder, Target
 from export.graph.linear import activation, cast_to_float32, cast_to_graph, linear
-from export.graph.norm import unit_length
+from export.graph.norm import embed
 from export.graph.patches import embed_patches
 from export.graph.pre_norm_tower import PreNormTower, Projections
 from export.graph.token_gather import first_row
@@ -31,7 +32,6 @@ TEXT_ENCODER = "text_encoder.onnx"
 CROSS_KV = "cross_kv.onnx"
 DECODER_MODEL = "decoder_model.onnx"
 ITM, TEXT = "itm_model.onnx", "text_model.onnx"
-STATES = "encoder_hidden_states"  # the input of cross-attention
 
 
 def blip_graphs_of(shape: BlipShape) -> tuple[str, ...]:
@@ -93,7 +93,9 @@ def vision_model(shape: BlipShape, weights: WeightSource, target: Target) -> Gra
     states = blocks.states(states)
     if shape.task == "retrieval":
         pooled = first_row(graph, states)
-        _embeds(graph, shape, weights, pooled, "vision_proj", "image_embeds")
+        embed(
+            graph, weights, pooled, "vision_proj", "image_embeds", shape.sizes.projection, bias=True
+        )
     dims = ("images", shape.image_tokens, tower.hidden_size)
     graph.output("last_hidden_state", cast_to_float32(graph, states), FLOAT, dims)
     return graph
@@ -126,7 +128,7 @@ def text_model(shape: BlipShape, weights: WeightSource, target: Target) -> Graph
     """``input_ids [T, L] → text_embeds [T, P]`` float32, of length 1; without cross-attention."""
     graph, model, ids = _text_graph("text_model", shape, weights, target)
     pooled = model.encode(ids, [], only_first=True)
-    _embeds(graph, shape, weights, pooled, "text_proj", "text_embeds")
+    embed(graph, weights, pooled, "text_proj", "text_embeds", shape.sizes.projection, bias=True)
     return graph
 
 
@@ -217,20 +219,6 @@ def _cross_tokens(shape: BlipShape) -> int | str:
 def _cross(shape: BlipShape, number: int) -> tuple[int | str, ...]:
     sizes = _decoder(shape)
     return ("batch", sizes.blocks[number].cross_heads[0], _cross_tokens(shape), sizes.head_dim)
-
-
-def _embeds(
-    graph: GraphBuilder,
-    shape: BlipShape,
-    weights: WeightSource,
-    pooled: ir.Value,
-    projection: str,
-    output: str,
-) -> None:
-    """Project ``[B, 1, D]`` and normalise to length 1, in float32."""
-    width = shape.sizes.projection
-    embeds = unit_length(graph, linear(graph, weights, pooled, projection, bias=True), width)
-    graph.output(output, embeds, FLOAT, ("batch", width))
 
 
 def _logits(graph: GraphBuilder, logits: ir.Value) -> None:

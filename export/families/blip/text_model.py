@@ -15,6 +15,7 @@ import onnx_ir as ir
 from comp.checkpoints.shapes import BlockSize, TextShape
 from comp.checkpoints.tying import BLIP_HEAD, BLIP_WORDS
 from comp.plan import DropPlan
+from export.artifact.encoder_ports import KINDS
 from export.configs.blip import BlipShape
 from export.graph.attention import (
     CacheWindow,
@@ -37,7 +38,6 @@ from export.graph.token_gather import last_row
 from export.weights.checkpoint import WeightSource
 
 ENCODER, DECODER = "text_encoder", "text_decoder.bert"
-KINDS = ("key", "value")
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from comp.errors import CompExportError
 from comp.plan import Part
 from export.configs.clip import ClipShape
 from export.graph.builder import GraphBuilder, Target
-from export.graph.linear import axis_size, linear, vector
-from export.graph.norm import layer_norm, unit_length
+from export.graph.linear import axis_size, vector
+from export.graph.norm import embed, layer_norm
 from export.graph.patches import embed_patches
 from export.graph.pre_norm_tower import PreNormTower
 from export.weights.checkpoint import WeightSource
@@ -114,12 +114,11 @@ def _embeds(
     output: str,
     width: int,
 ) -> None:
-    """Project ``[B, 1, D]`` and normalise to length 1, in float32."""
+    """See ``embed``; refuse a checkpoint whose projection has another width than its configuration."""
     has = weights.shape(f"{projection}.weight")[0]
     if has != width:
         raise CompExportError(
             f"{projection}.weight gives {has} numbers, and config.json says projection_dim {width}: "
             "take both files from the same checkpoint"
         )
-    embeds = unit_length(graph, linear(graph, weights, pooled, projection), width)
-    graph.output(output, embeds, FLOAT, ("batch", width))
+    embed(graph, weights, pooled, projection, output, width)
