@@ -1,11 +1,12 @@
 """``comp-export profile``: measure the latency of a model's blocks on this machine."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from comp.commands.options import CommonOptions, common_options, threads_option
+from comp.commands.options import CommonOptions, F, common_options, threads_option
 from comp.errors import CompExportError
 from comp.utils.console import print_json, print_table, say
 
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from comp.registry.family import Family
     from export.artifact.manifest import Flavour, Precision
     from export.latency.blocks import Blocks
+
+
+def _number(name: str, least: int, default: int, help_text: str) -> Callable[[F], F]:
+    number = click.IntRange(min=least)
+    return click.option(name, type=number, default=default, show_default=True, help=help_text)
 
 
 @click.command(name="profile")
@@ -46,33 +52,11 @@ if TYPE_CHECKING:
     help="Longest text to measure; longer ones are extrapolated [64, with one image; for CLIP all its "
     "positions].",
 )
-@click.option(
-    "--rounds",
-    type=click.IntRange(min=1),
-    default=3,
-    show_default=True,
-    help="Passes over all measurements; the median counts.",
-)
-@click.option(
-    "--warmup",
-    type=click.IntRange(min=0),
-    default=2,
-    show_default=True,
-    help="Untimed runs per round.",
-)
-@click.option(
-    "--repeats",
-    type=click.IntRange(min=1),
-    default=8,
-    show_default=True,
-    help="Timed runs per round.",
-)
-@click.option(
-    "--held-out",
-    type=click.IntRange(min=0),
-    default=4,
-    show_default=True,
-    help="Random plans to predict, export and measure, to find the table's error.",
+@_number("--rounds", 1, 3, "Passes over all measurements; the median counts.")
+@_number("--warmup", 0, 2, "Untimed runs per round.")
+@_number("--repeats", 1, 8, "Timed runs per round.")
+@_number(
+    "--held-out", 0, 4, "Random plans to predict, export and measure, to find the table's error."
 )
 @click.option("--force", is_flag=True, help="Replace an existing table.")
 @common_options
