@@ -13,22 +13,7 @@ from export.artifact.encoder_manifest import tokens_left
 from export.configs.towers import TowersShape, check_family, tower_settings
 
 VISION_EPSILON, TEXT_EPSILON = 1e-5, 1e-12
-BOS, SEP, PAD = 30522, 102, 0
-
-
-@dataclass(frozen=True)
-class BlipTokens:
-    """Token ids that generation needs.
-
-    Attributes:
-        bos: [DEC], the first token of every answer and caption.
-        sep: the last one.
-        pad: fills empty places.
-    """
-
-    bos: int
-    sep: int
-    pad: int
+BOS, SEP = 30522, 102
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +21,12 @@ class BlipShape(TowersShape):
     """Everything but the weights that the graphs of a BLIP are built from.
 
     Attributes:
-        tokens: ids that generation needs.
+        bos: the token [DEC], the first one of every answer and caption.
+        sep: the last one.
     """
 
-    tokens: BlipTokens
+    bos: int
+    sep: int
 
     @property
     def task(self) -> Task:
@@ -80,30 +67,26 @@ def blip_of(config: dict[str, Any], where: str) -> BlipShape:
         sizes=slim.slim,
         vision=tower_settings(config, "vision_config", where, "gelu", VISION_EPSILON),
         text=tower_settings(config, "text_config", where, "gelu", TEXT_EPSILON),
-        tokens=_tokens(slim.slim, text, where),
+        sep=_token(slim.slim, text, "sep_token_id", SEP, where),
+        bos=_token(slim.slim, text, "bos_token_id", BOS, where),
         drops=slim.drops,
     )
 
 
-def _tokens(sizes: EncoderShape, text: Mapping[str, Any], where: str) -> BlipTokens:
-    """Token ids as BLIP's ``generate`` takes them: from ``text_config``, not from ``generation_config.json``.
+def _token(
+    sizes: EncoderShape, text: Mapping[str, Any], name: str, default: int, where: str
+) -> int:
+    """A token's id as BLIP's ``generate`` takes it: from ``text_config``, not ``generation_config.json``.
 
     Raises:
-        CompExportError: the model generates text, and its first or last token is not in the vocabulary.
+        CompExportError: the model generates text, and the token is not in the vocabulary.
     """
-    writes = sizes.task in ("caption", "question")
-
-    def token(name: str, default: int) -> int:
-        value = text.get(name, default)
-        if type(value) is int and 0 <= value < sizes.text.vocab_size:
-            return value
-        if not writes:
-            return default
-        raise CompExportError(
-            f"{where}: text_config.{name} is {str(value)[:80]}, which is no token of a vocabulary of "
-            f"{sizes.text.vocab_size}: take all files from the same checkpoint"
-        )
-
-    sep = token("sep_token_id", SEP)
-    bos, pad = token("bos_token_id", BOS), text.get("pad_token_id", PAD)
-    return BlipTokens(bos=bos, sep=sep, pad=pad if type(pad) is int and pad >= 0 else sep)
+    value = text.get(name, default)
+    if type(value) is int and 0 <= value < sizes.text.vocab_size:
+        return value
+    if sizes.task not in ("caption", "question"):
+        return default
+    raise CompExportError(
+        f"{where}: text_config.{name} is {str(value)[:80]}, which is no token of a vocabulary of "
+        f"{sizes.text.vocab_size}: take all files from the same checkpoint"
+    )

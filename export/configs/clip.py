@@ -9,6 +9,7 @@ from comp.errors import CompExportError
 from export.configs.text_end import TextEnd
 from export.configs.towers import TowersShape, check_family, tower_settings
 
+EPSILON = 1e-5
 CLIP_END = 49407  # of CLIPTextConfig, where the configuration leaves it out
 LEGACY_END = 2  # configurations from before the end of text was stored
 
@@ -32,16 +33,12 @@ def clip_of(config: dict[str, Any], where: str) -> ClipShape:
     """
     check_family(config, "clip", where)
     text = config.get("text_config") or {}
-    settings = [
-        tower_settings(config, part, where, "quick_gelu", 1e-5)
-        for part in ("vision_config", "text_config")
-    ]
     slim = SlimShape.from_config(config, where)
     end = _end(text, where)
     return ClipShape(
         sizes=slim.slim,
-        vision=settings[0],
-        text=settings[1],
+        vision=tower_settings(config, "vision_config", where, "quick_gelu", EPSILON),
+        text=tower_settings(config, "text_config", where, "quick_gelu", EPSILON),
         end_of_text="largest" if end == LEGACY_END else end,
         drops=slim.drops,
     )

@@ -12,9 +12,9 @@ from comp.checkpoints.llava_shape import DENSE_TYPE, SLIM_TYPE, ModelShape
 from comp.checkpoints.pruning_entry import KEY, PartSizes, PruningEntry
 from comp.errors import CompExportError
 from comp.plan import PruningPlan
+from export.configs.towers import ACTIVATIONS
 
 SLIM_ARCHITECTURE = "CompLlavaForConditionalGeneration"
-ACTIVATIONS = ("gelu", "quick_gelu", "gelu_pytorch_tanh", "silu", "relu")
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from typing import Any
 
 from comp.checkpoints.blip_slices import BlipCuts
 from comp.plan import Part, PruningPlan, Workload, images_of
-from export.artifact.encoder_manifest import DecoderInfo
+from export.artifact.encoder_manifest import GRAPHS, DecoderInfo
 from export.configs.blip import BlipShape, blip_of
-from export.families.blip.graphs import blip_graphs_of, build_blip_graphs
+from export.families.blip.graphs import build_blip_graphs
 from export.families.contribution import FamilyExport, encoder_export
 from export.graph.builder import Target
 from export.weights.checkpoint import CheckpointWeights, WeightSource
@@ -42,7 +42,7 @@ def blip_artifact(
     return encoder_export(
         shape,
         weights,
-        blip_graphs_of(shape),
+        GRAPHS["blip", shape.task],
         lambda out, written: build_blip_graphs(shape, weights, target, out, written),
         on,
         {"task": shape.task, "decoder": _decoder(shape)},
@@ -59,6 +59,6 @@ def _decoder(shape: BlipShape) -> DecoderInfo | None:
         num_cross_attention_heads=tuple(block.cross_heads[0] for block in sizes.blocks),
         vocab_size=sizes.vocab_size,
         max_position_embeddings=sizes.positions,
-        bos_token_id=shape.tokens.bos,
-        eos_token_id=shape.tokens.sep,
+        bos_token_id=shape.bos,
+        eos_token_id=shape.sep,
     )

@@ -34,11 +34,6 @@ DECODER_MODEL = "decoder_model.onnx"
 ITM, TEXT = "itm_model.onnx", "text_model.onnx"
 
 
-def blip_graphs_of(shape: BlipShape) -> tuple[str, ...]:
-    """Names of the graphs that ``build_blip_graphs`` writes, in that order."""
-    return GRAPHS["blip", shape.task]
-
-
 def build_blip_graphs(
     shape: BlipShape,
     weights: WeightSource,
@@ -61,7 +56,7 @@ def build_blip_graphs(
         ITM: itm_model,
         TEXT: text_model,
     }
-    for name in blip_graphs_of(shape):
+    for name in GRAPHS["blip", shape.task]:
         shared = directory / ITM if name == TEXT else None
         builders[name](shape, weights, target).save(directory / name, weights_of=shared)
         written(name)

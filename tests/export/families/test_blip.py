@@ -12,8 +12,9 @@ from onnx.external_data_helper import uses_external_data
 from transformers import BlipConfig
 
 from comp.errors import CompExportError
+from export.artifact.encoder_manifest import GRAPHS
 from export.configs.blip import blip_of
-from export.families.blip.graphs import blip_graphs_of, build_blip_graphs
+from export.families.blip.graphs import build_blip_graphs
 from export.graph.builder import Target
 from export.weights.checkpoint import CheckpointWeights
 from export.weights.slim import SlimWeights
@@ -231,7 +232,7 @@ def test_dense_graphs_generate_as_transformers(models, graphs_of, flavour):
     )
     options = {"max_new_tokens": 8, "num_beams": 1, "do_sample": False}
     expected = models["question"].generate(input_ids=ids, pixel_values=pixels, **options).numpy()
-    start = np.full((3, 1), graphs.shape.tokens.bos)
+    start = np.full((3, 1), graphs.shape.bos)
     assert start[0, 0] == BOS
     result = graphs.answerer(question_states["last_hidden_state"]).greedy(start, 8)
     assert np.array_equal(result, expected)
@@ -326,7 +327,7 @@ def test_the_standard_flavour_is_standard(models, tmp_path, task, precision):
     target = Target("standard", precision)
     weights = CheckpointWeights(checkpoint, naming=str)
     build_blip_graphs(shape, weights, target, tmp_path / "onnx")
-    for name in blip_graphs_of(shape):
+    for name in GRAPHS["blip", shape.task]:
         path = tmp_path / "onnx" / name
         onnx.checker.check_model(str(path), full_check=True)
         loaded = onnx.load(path, load_external_data=False)
@@ -368,7 +369,7 @@ def test_a_decoders_word_embedding_is_stored_once(graphs_of):
 @pytest.mark.parametrize("task", TASKS)
 def test_graph_names_match_the_manifest(graphs_of, task):
     graphs, _ = graphs_of(task)
-    assert tuple(graphs.names) == blip_graphs_of(graphs.shape)
+    assert tuple(graphs.names) == GRAPHS["blip", graphs.shape.task]
     files = {path.name for path in graphs.directory.iterdir()}
     assert files == {f"{name}{end}" for name in graphs.names for end in ("", ".data")}
 
@@ -440,6 +441,4 @@ def test_missing_settings_have_the_defaults_of_transformers(models):
         whole.vision_config.hidden_act, whole.text_config.hidden_act,
     }  # fmt: skip
     text = whole.text_config
-    assert (shape.tokens.bos, shape.tokens.sep, shape.tokens.pad) == (
-        text.bos_token_id, text.sep_token_id, text.pad_token_id,
-    )  # fmt: skip
+    assert (shape.bos, shape.sep) == (text.bos_token_id, text.sep_token_id)
