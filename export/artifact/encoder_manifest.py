@@ -1,7 +1,6 @@
 """``manifest.json`` of a CLIP or BLIP artifact: graphs of towers, texts and, for some tasks, a decoder."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -120,7 +119,3 @@ class EncoderArtifact(Artifact):
     """The files of a CLIP's or a BLIP's artifact."""
 
     manifest: EncoderManifest
-
-    def graph(self, name: str) -> Path:
-        """The file of a graph, such as ``vision_model``."""
-        return self.path / f"{name}.onnx"

@@ -1,13 +1,21 @@
 """``manifest.json`` of a LLaVA artifact: a vision encoder, an embedding and a decoder with caches."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from comp.plan import DropPlan, ImageSelection
-from export.artifact.manifest import Artifact, Count, Frozen, Manifest, TokenId, computed_in
+from export.artifact.manifest import (
+    Artifact,
+    Count,
+    Flavour,
+    Frozen,
+    Manifest,
+    Precision,
+    TokenId,
+    computed_in,
+)
 
 GRAPHS = ("vision_encoder.onnx", "embed_tokens.onnx", "decoder_model.onnx")
 IN_PLACE = "decoder_in_place.onnx"  # the decoder that TensorRT compiles
@@ -85,6 +93,12 @@ class ChatTemplate(Frozen):
     tokens: dict[str, str] = Field(description="special tokens that it may name")
 
 
+def graphs_of(flavour: Flavour, precision: Precision) -> tuple[str, ...]:
+    """File names of the graphs of an artifact; the decoder in place is for what TensorRT computes."""
+    in_place = flavour == "standard" and computed_in(precision) == precision
+    return (*GRAPHS, IN_PLACE) if in_place else GRAPHS
+
+
 class LlavaManifest(Manifest):
     """Manifest of a LLaVA: the facts that its engine needs."""
 
@@ -102,8 +116,7 @@ class LlavaManifest(Manifest):
     @property
     def graphs(self) -> tuple[str, ...]:
         """See ``Manifest.graphs``."""
-        in_place = self.flavour == "standard" and computed_in(self.precision) == self.precision
-        return (*GRAPHS, IN_PLACE) if in_place else GRAPHS
+        return graphs_of(self.flavour, self.precision)
 
     @property
     def image(self) -> tuple[int, int]:
@@ -116,20 +129,3 @@ class LlavaArtifact(Artifact):
     """The files of a LLaVA's artifact."""
 
     manifest: LlavaManifest
-
-    @property
-    def vision_encoder(self) -> Path:
-        return self.path / "vision_encoder.onnx"
-
-    @property
-    def embed_tokens(self) -> Path:
-        return self.path / "embed_tokens.onnx"
-
-    @property
-    def decoder_model(self) -> Path:
-        return self.path / "decoder_model.onnx"
-
-    @property
-    def decoder_in_place(self) -> Path:
-        """The decoder with caches of fixed size; of the standard flavour only."""
-        return self.path / "decoder_in_place.onnx"

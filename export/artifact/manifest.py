@@ -193,6 +193,10 @@ class Artifact:
     def tokenizer(self) -> Path:
         return self.path / TOKENIZER
 
+    def graph(self, name: str) -> Path:
+        """The file of a graph, such as ``vision_model``."""
+        return self.path / f"{name}.onnx"
+
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, read in blocks."""

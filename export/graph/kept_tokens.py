@@ -55,7 +55,7 @@ class KeptTokens:
         """Return the states ``[B, k, d]`` of the remaining tokens, with dropped ones merged into them.
 
         Args:
-            looked: the block's attention record.
+            record: the block's attention record.
             drop: the ranking, the merging and the keep ratio.
             states: after the attention, ``[B, N, d]``.
             responses: maps states to responses of the dictionary's entries, ``[B, N, T]``.

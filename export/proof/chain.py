@@ -37,7 +37,7 @@ from export.proof.integer_weights import (
     rounded_from,
 )
 from export.proof.interface import Examples, Model, Questions, Skipped
-from export.proof.tensorrt import EngineVariant
+from export.proof.tensorrt import EngineVariant, engine_variant
 from export.proof.torch_reference import TorchReference
 from export.tensorrt.manifest import Engines, load_engines, read_engine_manifest
 
@@ -206,7 +206,9 @@ def _compare_graphs(
             compare(MASKED, "float32", reference.places, masked, torch_answers["slim"])
         )
     cut_holds = all(link.ok for link in graphs.links)
-    for variant in family.all_variants(artifacts, engines):
+    variants = [variant for artifact in artifacts for variant in family.variants(artifact)]
+    variants += [engine_variant(each, family.engines) for each in engines]
+    for variant in variants:
         if isinstance(variant, Skipped):
             graphs.skipped.append(variant)
             continue
@@ -239,7 +241,7 @@ def _reference(
     try:
         return family.reference(run, artifact, device, model), ""
     except DenseModelGoneError as error:
-        return family.slim_reference(run, artifact, device), str(error)
+        return family.load(None, run.checkpoint, run.load_plan(), artifact, device), str(error)
 
 
 def _with_integers(

@@ -6,13 +6,13 @@ image among all pairs, and which image to each text.
 
 import torch
 
+from comp.adapter import Forwarding
 from comp.families.clip.adapter import ClipAdapter
 from comp.families.clip.forward import embed_images, embed_texts
-from comp.families.encoder.adapter import EncoderBatch
-from comp.families.encoder.forward import EncoderOptions
+from comp.families.encoder.adapter import EncoderBatch, options_of
 from comp.masks import Masks
 from comp.plan import DropPlan, PruningPlan
-from comp.tokens.drop_rules import DropRule, RatioRule
+from comp.tokens.drop_rules import RatioRule
 from export.artifact.encoder_manifest import EncoderManifest
 from export.configs.text_end import read_to_end
 from export.onnxruntime.named_graphs import NamedGraphs
@@ -39,15 +39,11 @@ class ClipTorch:
         del max_new_tokens  # nothing is generated
         batch, model = question.to(self._adapter.device), self._adapter.model
         recorders = {drop.place: RecordingRule(RatioRule.from_plan(drop)) for drop in self._drops}
-
-        def options(part: str) -> EncoderOptions:
-            rules: dict[int, DropRule] = {
-                n: recorder for (of, n), recorder in recorders.items() if of == part
-            }
-            return EncoderOptions(self._masks, rules)
-
-        images = embed_images(model, batch.pixel_values, options("vision"))
-        texts = embed_texts(model, batch.input_ids, batch.attention_mask, options("language"))
+        how = Forwarding(self._masks, dict(recorders))
+        images = embed_images(model, batch.pixel_values, options_of(how, "vision"))
+        texts = embed_texts(
+            model, batch.input_ids, batch.attention_mask, options_of(how, "language")
+        )
         both = {"vision": images, "language": texts}
         kept = [both[part].encoded.kept[n].index[0].cpu().numpy() for part, n in recorders]
         scores = [

@@ -16,9 +16,8 @@ from export.onnxruntime.named_graphs import NumpyGraphs
 from export.proof.compare import Runner
 from export.proof.encoder_runtimes import graph_variants
 from export.proof.interface import RuntimeVariant, Skipped
-from export.proof.tensorrt import Asking, asking_graphs, engine_variant
+from export.proof.tensorrt import Asking, asking_graphs
 from export.proof.torch_reference import TorchReference
-from export.tensorrt.manifest import Engines
 
 
 @dataclass(frozen=True)
@@ -70,18 +69,3 @@ class Verification:
         """
         dense = dense_model_of(run, model)
         return self.load(dense, run.checkpoint, run.load_plan(), artifact, device)
-
-    def slim_reference(
-        self, run: RunDirectory, artifact: Artifact, device: str
-    ) -> TorchReference[Any]:
-        """Load the slim model of a run whose dense model is gone."""
-        return self.load(None, run.checkpoint, run.load_plan(), artifact, device)
-
-    def all_variants(
-        self, artifacts: list[Artifact], engines: list[Engines]
-    ) -> Iterator[RuntimeVariant | Skipped]:
-        """Yield every variant of every artifact, then those of the engines."""
-        for artifact in artifacts:
-            yield from self.variants(artifact)
-        for each in engines:
-            yield engine_variant(each, self.engines)

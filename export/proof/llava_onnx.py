@@ -49,7 +49,8 @@ class OnnxRunner:
             else load_artifact_of(artifact, LlavaArtifact)
         )
         manifest = self.artifact.manifest
-        paths = (self.artifact.vision_encoder, self.artifact.embed_tokens, self._decoder_path())
+        graph = self.artifact.graph
+        paths = (graph("vision_encoder"), graph("embed_tokens"), self._decoder_path())
         self._vision, self._embed, self._decoder = (self._graph(path, threads) for path in paths)
         self._tokens = manifest.tokens
         self._shape, self._images = manifest.decoder, manifest.vision
@@ -67,7 +68,7 @@ class OnnxRunner:
         return OrtGraph(path, threads=threads)
 
     def _decoder_path(self) -> Path:
-        return self.artifact.decoder_model
+        return self.artifact.graph("decoder_model")
 
     def prefill(
         self, pixel_values: np.ndarray, input_ids: np.ndarray, keep_factor: float | None = None

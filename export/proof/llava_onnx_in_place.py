@@ -38,7 +38,7 @@ class InPlaceRunner(OnnxRunner):
                 f"{self.artifact.path} is of the {self.artifact.manifest.flavour} flavour, which has "
                 "no decoder with caches in place: export with --flavour standard"
             )
-        return self.artifact.decoder_in_place
+        return self.artifact.graph("decoder_in_place")
 
     def _empty_caches(self, batch: int, vision: int, text: int) -> dict[str, np.ndarray]:
         tokens = cached_tokens(self._shape, vision, text)

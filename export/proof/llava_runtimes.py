@@ -49,10 +49,10 @@ class OpenVinoRunner(InPlaceRunner):
         super().__init__(artifact)
 
     def _decoder_path(self) -> Path:
-        return self.artifact.decoder_model
+        return self.artifact.graph("decoder_model")
 
     def _graph(self, path: Path, threads: int) -> NumpyGraph:
-        load = PagedOutputs if path == self.artifact.decoder_model else OpenVinoOutputs
+        load = PagedOutputs if path == self.artifact.graph("decoder_model") else OpenVinoOutputs
         return load(path, self.artifact.manifest.precision, threads or None, self._bfloat16)
 
     def _caches(self, batch: int, lengths: Sequence[int]) -> dict[str, Any]:

@@ -23,9 +23,9 @@ class GraphBackend:
         self.name: BackendName = runtime.name
         self.provider: str = runtime.label
         self.device: Literal["cpu", "cuda"] = runtime.device
-        self._vision = runtime.graph(artifact.vision_encoder)
-        self._embed = runtime.table(artifact.embed_tokens)
-        graph, steps = runtime.decoder(artifact.decoder_model)
+        self._vision = runtime.graph(artifact.graph("vision_encoder"))
+        self._embed = runtime.table(artifact.graph("embed_tokens"))
+        graph, steps = runtime.decoder(artifact.graph("decoder_model"))
         self._decoder = Decoder(graph, self.manifest, runtime.buffers, steps)
 
     def check(self, size: RequestSize, keep_factor: float) -> None:

@@ -184,5 +184,5 @@ def generated(runner: OnnxRunner, pixel_values, input_ids, max_new_tokens: int) 
 
 def features_of(runner: OnnxRunner, pixel_values: np.ndarray) -> np.ndarray:
     """Features ``[I, T, d]`` of images ``[I, 3, H, W]`` by the graph of an artifact."""
-    graph = OrtGraph(runner.artifact.vision_encoder)
+    graph = OrtGraph(runner.artifact.graph("vision_encoder"))
     return graph.run({"pixel_values": pixel_values.astype(np.float32)})["image_features"]

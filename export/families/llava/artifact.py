@@ -8,13 +8,13 @@ from comp.checkpoints.llava_tensors import check_llava
 from comp.checkpoints.tying import EMBEDDING, LM_HEAD
 from comp.flops.llava import llava_macs
 from comp.plan import PruningPlan, Workload
-from export.artifact.llava_manifest import DecoderShape, LlavaManifest, VisionShape
+from export.artifact.llava_manifest import DecoderShape, LlavaManifest, VisionShape, graphs_of
 from export.configs.chat_template import read_chat_template
 from export.configs.llava import LlavaShape, llava_of
 from export.configs.special_tokens import read_special_tokens
 from export.configs.tokenizer import read_tokenizer
 from export.families.contribution import FamilyExport
-from export.families.llava.decoder import build_graphs, graphs_of
+from export.families.llava.decoder import build_graphs
 from export.graph.builder import Target
 from export.weights.checkpoint import CheckpointWeights, WeightSource
 from export.weights.slim import slim_weights
@@ -46,7 +46,7 @@ def llava_artifact(
     report = llava_macs(sizes, on.image_tokens, on.text_tokens)
     return FamilyExport(
         manifest=LlavaManifest,
-        graphs=graphs_of(target),
+        graphs=graphs_of(target.flavour, target.precision),
         build=lambda out, written: build_graphs(shape, weights, target, out, written),
         fields={
             "decoder": _decoder_shape(shape),

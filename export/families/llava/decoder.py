@@ -18,7 +18,7 @@ import onnx_ir as ir
 from comp.checkpoints.tying import EMBEDDING, LM_HEAD
 from comp.plan import DropPlan
 from export.artifact.caches import CACHE_LENGTHS, PAST, PRESENT
-from export.artifact.llava_manifest import GRAPHS, IN_PLACE
+from export.artifact.llava_manifest import GRAPHS, IN_PLACE, graphs_of
 from export.configs.llava import LlavaShape
 from export.families.llava.vision import vision_encoder
 from export.graph.attention import (
@@ -68,16 +68,10 @@ def build_graphs(
     for name, build in zip(GRAPHS, builders, strict=True):
         build(shape, weights, target).save(directory / name)
         written(name)
-    if IN_PLACE in graphs_of(target):
+    if IN_PLACE in graphs_of(target.flavour, target.precision):
         in_place = decoder_model(shape, weights, target, in_place=True)
         in_place.save(directory / IN_PLACE, weights_of=directory / GRAPHS[-1])
         written(IN_PLACE)
-
-
-def graphs_of(target: Target) -> tuple[str, ...]:
-    """Names of the graphs that ``build_graphs`` writes."""
-    in_place = not target.fused and target.weight_bits is None
-    return (*GRAPHS, IN_PLACE) if in_place else GRAPHS
 
 
 def embed_tokens(shape: LlavaShape, weights: WeightSource, target: Target) -> GraphBuilder:

@@ -32,8 +32,8 @@ def choose_capabilities(
 
     Args:
         tensorrt: what builds.
-        asked: by the user; otherwise the GPU that is here, or all from Ampere on.
-        here: compute capability of this machine's GPU, if it has one.
+        requested: by the user; otherwise the GPU that is here, or all from Ampere on.
+        gpu: compute capability of this machine's GPU, if it has one.
 
     Raises:
         CompExportError: this module cannot build for one of them here.

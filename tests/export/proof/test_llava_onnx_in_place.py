@@ -230,7 +230,7 @@ def test_a_wrong_length_changes_the_answer(artifact):
 
 def test_the_onnxruntime_flavour_has_no_such_decoder(artifact):
     directory = artifact("gqa", flavour="onnxruntime")
-    assert not load_artifact(directory).decoder_in_place.exists()
+    assert not load_artifact(directory).graph("decoder_in_place").exists()
     with pytest.raises(CompExportError, match="export with --flavour standard") as caught:
         InPlaceRunner(directory)
     assert f"{directory} is of the onnxruntime flavour" in str(caught.value)
@@ -250,7 +250,7 @@ def test_weights_are_shared_with_the_growing_decoder(pruned, precision, artifact
     assert not (directory / "decoder_in_place.onnx.data").exists()
     assert "decoder_in_place.onnx" in {entry.name for entry in result.manifest.files}
     stored, inline = {}, []
-    for path in (result.decoder_model, result.decoder_in_place):
+    for path in map(result.graph, ("decoder_model", "decoder_in_place")):
         tensors = onnx.load(path, load_external_data=False).graph.initializer
         stored[path.stem] = {
             tensor.name: {entry.key: entry.value for entry in tensor.external_data}
@@ -268,7 +268,7 @@ def test_weights_are_shared_with_the_growing_decoder(pruned, precision, artifact
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("pruned", [False, True])
 def test_the_graph_in_place_is_standard_and_valid(pruned, precision, artifact):
-    path = load_artifact(artifact("gqa", precision, pruned)).decoder_in_place
+    path = load_artifact(artifact("gqa", precision, pruned)).graph("decoder_in_place")
     onnx.checker.check_model(str(path), full_check=True)
     model = onnx.load(path, load_external_data=False)
     assert {node.domain for node in model.graph.node} == {""}
