@@ -34,7 +34,7 @@ class Blocks(ABC):
         shape: of the model, as the graphs are built from it.
         target: the graphs' target.
         text_tokens: length of the longest measured text.
-        seed: for inputs and plans.
+        seed: seed of inputs and plans.
     """
 
     family: ClassVar[str]

@@ -1,4 +1,4 @@
-"""Run ``verify``: transformers on pictures and words = what users call; then the chain of graphs.
+"""Run ``verify``: compare transformers with the engines on raw inputs, then the chain of graphs.
 
 The first links (``export.proof.first_link``) start from a user's inputs. The links of graphs follow:
 masked torch = slim torch = ONNX Runtime = OpenVINO = TensorRT, and dense torch = its artifact. Each of them
@@ -54,7 +54,7 @@ COMPARED: dict[Task, str] = {
 
 @dataclass(frozen=True)
 class VerifyRequest:
-    """What to verify: the data set, the number of its questions, and the length of answers.
+    """Request to verify: the data set, the number of its questions, and the length of answers.
 
     Attributes:
         examples: the data set.
@@ -90,10 +90,10 @@ def verify_run(
     """Verify a run; write ``reports/verify.json``, ``reports/verify.md`` and the mark in the manifests.
 
     Args:
-        run: with a slim checkpoint and at least one artifact.
+        run: a run with a slim checkpoint and at least one artifact.
         request: the questions.
         first: compares transformers with what users call.
-        device: where the torch models run.
+        device: device of the torch models.
         started: called with each variant's name and number of questions; returns the callback for each.
         model: where the dense model is now, if it was moved after the run.
 
@@ -161,9 +161,9 @@ class GraphLinks:
     """The links between torch and the graphs of a run.
 
     Attributes:
-        links: those compared.
-        weights: by the name of an artifact's folder, its integers against the weights they stand for.
-        skipped: those that cannot be compared here.
+        links: the compared links.
+        weights: by the name of an artifact's folder, its integers against the weights they were rounded from.
+        skipped: links that cannot be compared on this machine.
         outcome: by the name of an artifact's folder, whether all of its links hold.
         layers: by the folder of engines, which layers TensorRT computes in which precision.
     """
@@ -186,11 +186,11 @@ def _compare_graphs(
     """Compare masked torch with slim torch, and every graph with the torch model of its weights.
 
     Args:
-        family: of the run's model.
-        artifacts, engines: to compare.
+        family: family of the run's model.
+        artifacts, engines: those to compare.
         reference: the torch models.
-        gone: why there is no dense model; empty where there is one.
-        answers: asks a runner all questions, under a name.
+        gone: why there is no dense model; empty if there is one.
+        answers: returns a runner's answers to all questions; takes also its name.
     """
     graphs = GraphLinks()
     torch_answers: dict[str, list[Answered]] = {"dense": []}
@@ -237,7 +237,7 @@ def _compare_graphs(
 def _reference(
     family: Verification, run: RunDirectory, artifact: Artifact, device: str, model: str | None
 ) -> tuple[TorchReference[Any], str]:
-    """The torch models of a run, and why there is no dense one (empty if there is)."""
+    """Load the torch models of a run; also return why there is no dense one (empty if there is)."""
     try:
         return family.reference(run, artifact, device, model), ""
     except DenseModelGoneError as error:

@@ -1,4 +1,4 @@
-"""One link of the proof: two forms of a model asked the same questions."""
+"""One link of the proof: two variants of a model answer the same questions."""
 
 import math
 from collections.abc import Callable, Container, Iterable
@@ -14,15 +14,15 @@ from export.proof.outputs import BOUNDS, Bounds, Output, Worst, compared
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What rounding may do to choices; of outputs see ``export.proof.outputs.Bounds``.
+    """Margins below which a choice counts as tied; for outputs see ``export.proof.outputs.Bounds``.
 
-    Scores so close count as tied: which of them is chosen is a matter of rounding, so such questions are
-    counted and listed, and what follows from the choice is not compared.
+    Rounding decides between tied candidates. Such questions are counted and listed, and everything that
+    depends on the choice is not compared.
 
     Attributes:
-        close: two candidates of a decision.
-        tie: two tokens.
-        near: two logits of a text.
+        close: margin between two candidates of a decision.
+        tie: margin between the scores of two tokens.
+        near: margin between two logits of a text.
     """
 
     close: float
@@ -30,7 +30,7 @@ class Tolerance:
     near: float
 
     def __add__(self, other: "Tolerance") -> "Tolerance":
-        """Of what is rounded in both ways."""
+        """Return the sum: margins of two roundings."""
         return Tolerance(
             self.close + other.close,
             self.tie + other.tie,
@@ -49,7 +49,7 @@ TOLERANCES: dict[Precision, Tolerance] = {
 
 @dataclass
 class Greedy:
-    """A greedy text under way: its tokens, and by how much the logit of each led the next best."""
+    """A greedy text: its tokens, and the margin of each token's logit over the next best."""
 
     tokens: list[int] = field(default_factory=list)
     margins: list[float] = field(default_factory=list)
@@ -88,15 +88,16 @@ def greedy(
 
 @dataclass(frozen=True)
 class Answered:
-    """What one form said to one question.
+    """The answer of one variant to one question.
 
     Attributes:
         outputs: every number that is compared, by kind.
         kept: original indices kept at each drop place, ascending, ``[k]``.
-        scores: of every original token at each place, ``[N]`` (NaN: gone); may be empty.
-        decision: what a user gets to see: greedy tokens, or the ranks or classes chosen.
-        margin: by how much it was made, where that is one number; less than rounding is a tie.
-        step_margins: of a text, by how much each of its tokens was chosen (``Greedy.margins``).
+        scores: scores of every original token at each place, ``[N]`` (NaN: dropped before); may be
+            empty.
+        decision: what a user sees: greedy tokens, or the chosen ranks or classes.
+        margin: margin of the decision, if it is one number; below rounding it is a tie.
+        step_margins: margins of the tokens of a text (``Greedy.margins``).
         ranking_margins: by how much each place's scores are those, where they hang on a choice of
             pivots; may be empty.
         of_image: which tokens are an image's, ``[N]``, where these are ranked apart from the text's.
@@ -113,16 +114,16 @@ class Answered:
 
 
 class Runner(Protocol):
-    """A form of the model: torch masked, torch slim, or an artifact."""
+    """A variant of the model: torch masked, torch slim, or an artifact."""
 
     def ask(self, question: Any, max_new_tokens: int) -> Answered:
-        """One question of the family's kind; answers have so many tokens at most."""
+        """Answer one question of the family's kind, with at most this number of tokens."""
         ...
 
 
 @dataclass
 class Link:
-    """Two forms compared over all questions; ``ok`` when nothing but exact ties differs.
+    """Two variants compared over all questions; ``ok`` if only ties differ.
 
     Attributes:
         precision: of the artifact; ``bfloat16``: besides, what it has in other numbers is computed so.
@@ -145,7 +146,7 @@ class Link:
 
     @property
     def bounds(self) -> Bounds:
-        """How far outputs may be off."""
+        """Largest allowed differences of outputs."""
         own = BOUNDS[self.precision]
         return own + BOUNDS["bfloat16"] if self.bfloat16 else own
 
@@ -158,11 +159,11 @@ class Link:
             and not any(self.kept_different.values())
         )
 
-    def add(self, expected: Answered, found: Answered) -> None:
-        """Compare the answers of both forms to the next question."""
+    def add(self, expected: Answered, actual: Answered) -> None:
+        """Compare the answers of both variants to the next question."""
         number = self.questions
         self.questions += 1
-        kept = zip(self.places, expected.kept, found.kept, strict=True)
+        kept = zip(self.places, expected.kept, actual.kept, strict=True)
         for which, (place, mine, theirs) in enumerate(kept):
             if np.array_equal(mine, theirs):
                 continue
@@ -175,23 +176,23 @@ class Link:
                 self.tied.append(number)
                 return  # from here on the two see different tokens, and rightly so
             self.kept_different.setdefault(place, []).append(number)
-        for differences in compared(expected.outputs, found.outputs):
+        for differences in compared(expected.outputs, actual.outputs):
             self.outputs.add(differences)
-        if expected.decision == found.decision:
+        if expected.decision == actual.decision:
             return
-        if expected.margin <= self.tolerance.close or self._parted_at_a_tie(expected, found):
+        if expected.margin <= self.tolerance.close or self._parted_at_a_tie(expected, actual):
             self.tied.append(number)
         else:
             self.answers_different.append(number)
 
-    def _parted_at_a_tie(self, expected: Answered, found: Answered) -> bool:
-        """Whether two texts part at a token that was chosen by less than rounding."""
-        pairs = zip(expected.decision, found.decision, expected.step_margins, strict=False)
+    def _parted_at_a_tie(self, expected: Answered, actual: Answered) -> bool:
+        """Whether two texts first differ at a token that was chosen by less than rounding."""
+        pairs = zip(expected.decision, actual.decision, expected.step_margins, strict=False)
         parted = (margin for mine, theirs, margin in pairs if mine != theirs)
         return next(parted, math.inf) <= self.tolerance.near
 
     def to_dict(self) -> dict[str, Any]:
-        """For ``verify.json``."""
+        """Return its entry in ``verify.json``."""
         asked = self.questions - len(self.tied)
         largest = self.outputs.absolute
         return {
@@ -250,7 +251,7 @@ def ask_all(
     max_new_tokens: int,
     asked: Callable[[], None] = lambda: None,
 ) -> list[Answered]:
-    """Every question in turn; ``asked`` is called after each."""
+    """Answer every question in turn; ``asked`` is called after each."""
     answers = []
     for question in questions:
         answers.append(runner.ask(question, max_new_tokens))
@@ -263,11 +264,11 @@ def compare(
     precision: Precision,
     places: tuple[Place, ...],
     expected: list[Answered],
-    found: list[Answered],
+    actual: list[Answered],
     bfloat16: bool = False,
 ) -> Link:
-    """The link between two forms that were asked the same questions; arguments as of ``Link``."""
+    """Compare two variants that answered the same questions; arguments as of ``Link``."""
     link = Link(name, precision, places, bfloat16)
-    for mine, theirs in zip(expected, found, strict=True):
+    for mine, theirs in zip(expected, actual, strict=True):
         link.add(mine, theirs)
     return link

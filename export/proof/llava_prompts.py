@@ -23,10 +23,10 @@ class Prefilled:
     """The result of one prompt's prefill.
 
     Attributes:
-        logits: of the last token, ``[V]``.
+        logits: logits of the last token, ``[V]``.
         kept: original indices kept at each drop place, ascending, ``[k]``; if the model selects image
             tokens, first of all the selected tower tokens, image by image.
-        scores: of every original token at each place, ``[N]`` (NaN: dropped before); may be empty.
+        scores: scores of every original token at each place, ``[N]`` (NaN: dropped before); may be empty.
         state: for ``step``.
         ranking_margins: as in ``export.proof.compare.Answered``.
     """

@@ -19,7 +19,7 @@ from comp.tokens.drop_rules import DropRule, RatioRule
 
 @dataclass
 class RecordingRule(DropRule):
-    """A drop rule that remembers the scores it was asked about: they tell a tie from a difference."""
+    """A drop rule that records the scores it gets: they distinguish a tie from a difference."""
 
     rule: RatioRule
     scores: list[Tensor] = field(default_factory=list)
@@ -61,7 +61,7 @@ def scores_at(
         count: tokens ``N`` of the row before the first block.
         kept: tokens that stayed at each place, by the number of blocks before it.
         number: blocks before the rule's place.
-        row: of the batch.
+        row: row of the batch.
     """
     earlier = [passed for passed in kept if passed < number]
     present = np.arange(count)

@@ -94,7 +94,7 @@ def write_slim_checkpoint(
 
     Args:
         dense: directory of the dense checkpoint: configuration, tokenizer and weights.
-        plan: what to remove.
+        plan: the plan to apply.
         out: directory to write; replaced whole.
         at: called with the number of tensors written and the number of all.
 

@@ -45,9 +45,9 @@ class TextModel:
     """One text model to build into a graph.
 
     Attributes:
-        graph, shape, weights: where to build, and from what.
+        graph, shape, weights: the graph that is built, the model's shape and its weights.
         name: prefix of its tensors.
-        sizes: of its blocks.
+        sizes: sizes of its blocks.
     """
 
     graph: GraphBuilder
@@ -258,7 +258,7 @@ class TextModel:
         return add_layer_norm(self.graph, self.weights, x, residual, norm, epsilon)[0]
 
     def _head(self, words: ir.Value) -> ir.Value:
-        """The output layer ``[V, D]``: the word embedding, stored once, or a matrix of its own."""
+        """The output layer ``[V, D]``: the word embedding, stored once, or a separate matrix."""
         own, read = f"{BLIP_HEAD}.decoder.weight", self.weights.read
         self.weights.shape(own)  # refuses a checkpoint that lacks an output layer
         if own not in self.weights.names() or np.array_equal(read(own), read(BLIP_WORDS)):

@@ -31,7 +31,7 @@ def choose_capabilities(
     """Choose the compute capabilities to build for.
 
     Args:
-        tensorrt: what builds.
+        tensorrt: the module that builds.
         requested: by the user; otherwise the GPU that is here, or all from Ampere on.
         gpu: compute capability of this machine's GPU, if it has one.
 

@@ -41,11 +41,11 @@ def build_engines(
     """Build the engines of an artifact.
 
     Args:
-        tensorrt: what builds.
+        tensorrt: the module that builds.
         source: artifact directory, of the standard flavour.
         out: directory to write; replaced as a whole once everything is built.
         limits: the largest request.
-        options: how to build.
+        options: options of building.
         progress: called with each engine's name and phase.
 
     Returns:
