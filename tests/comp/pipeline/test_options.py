@@ -53,8 +53,8 @@ def test_a_run_records_every_option():
 def values_of(name):
     """A strategy for values that an option may have."""
     field = FIELDS[name]
-    if name == "method":
-        return st.sampled_from(PARAMETERS["method"].type.choices)
+    if name in ("method", "importance"):
+        return st.sampled_from(PARAMETERS[name].type.choices)
     kinds = [field.annotation]
     if get_origin(field.annotation) in (types.UnionType,) or type(None) in get_args(
         field.annotation
