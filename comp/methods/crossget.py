@@ -5,7 +5,7 @@ Paper: Shi et al., "CrossGET: Cross-Guided Ensemble of Tokens for Accelerating V
 
 Steps: solve for the number of tokens that meets the rate, then measure once. Nothing is trained.
 
-Prunes the tokens of a CLIP or a BLIP, in every block of the modes. Options: ``modes``.
+Prunes the tokens of a CLIP, in every block of the modes. Options: ``modes``.
 """
 
 from dataclasses import dataclass
