@@ -97,6 +97,7 @@ def test_the_recipe_is_the_paper_and_leaves_modes_data_steps_and_rate_to_the_use
         "history": 0.4,
         "no_reconstruction": True,
         "train_stages": True,
+        "importance": "cim",
         "no_cip": False,
         "no_cit": False,
         "no_cas": False,
