@@ -81,8 +81,8 @@ def check_resumable(run: RunDirectory, request: PruneRequest, directory: Path) -
             f"{run.path} was begun by `{saved[MADE]}`: run that again, or start again with --force"
         )
     dense = saved.pop(DENSE, None)
-    old, new = dotted(saved), dotted(as_json(request))
-    different = [name for name, value in new.items() if old.get(name, LATER.get(name)) != value]
+    old, new = LATER | dotted(saved), dotted(as_json(request))
+    different = [name for name, value in new.items() if old.get(name) != value]
     if different:
         name = different[0]
         raise CompExportError(

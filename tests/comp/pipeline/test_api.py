@@ -74,7 +74,7 @@ def test_a_callback_sees_stages_and_may_stop_a_run_that_then_continues(dense, tm
     expected = comp.prune(dense, out=tmp_path / "whole", callbacks=[whole], **arguments)
     with pytest.raises(InterruptedError):
         comp.prune(dense, out=tmp_path / "run", callbacks=[first], **arguments)
-    with pytest.raises(comp.CompExportError, match="go on with --resume"):
+    with pytest.raises(comp.CompExportError, match="continue it with --resume"):
         comp.prune(dense, out=tmp_path / "run", **arguments)
     run = comp.prune(dense, out=tmp_path / "run", resume=True, callbacks=[second], **arguments)
     assert run.load_plan() == expected.load_plan()

@@ -1,11 +1,13 @@
 """Defaults that depend on the model: decided in one place, by one size rule."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from comp.checkpoints.locate import EMBEDDED
 from comp.checkpoints.model_size import LARGE, MEDIUM, size_of
+from comp.errors import CompExportError
 from comp.pipeline.defaults import (
     ModelFacts,
     defaults_of_size,
@@ -14,10 +16,10 @@ from comp.pipeline.defaults import (
     request_of,
 )
 from comp.pipeline.options import PruneOptions
-from comp.pipeline.request import as_json
+from comp.pipeline.request import as_json, check_resumable
 from comp.pipeline.resolve import resolve_request
 from comp.registry.families import FAMILIES, family_of
-from comp.runs import dotted
+from comp.runs import RunDirectory, dotted
 
 SEVEN_BILLION = 7_063_427_072
 # CLIP-B/16 as OpenAI published it: 86.2 M (image), 37.8 M and its 25.3 M embedding (text), projections.
@@ -137,7 +139,8 @@ SETTINGS = """
 data images follow_links faithful lora_rank method model race race_if_room recovery stream table
 distill.temperature distill.weight distill.what
 recover.save_every recover.seed recover.steps
-search.align search.importance.cip search.importance.cit search.importance.min_channels search.modes
+search.align search.importance.cip search.importance.cit search.importance.formula
+search.importance.min_channels search.modes
 search.rate search.rate_of search.reconstruct search.seed search.stages search.steps_per_stage
 search.strategy.cost_aware search.strategy.cost_metric search.strategy.exploration
 search.strategy.history search.strategy.max_interval search.strategy.temperature search.strategy.undo
@@ -151,3 +154,16 @@ def test_a_request_has_the_settings_that_interrupted_runs_have_on_disk():
     """``--resume`` compares them by name: renaming one would refuse every older interrupted run."""
     steps = {f"{of}.training.{name}" for of in ("search", "recover") for name in STEPS.split()}
     assert set(dotted(as_json(requested("llava", 8_000_000)))) == {*SETTINGS.split(), *steps}
+
+
+def test_a_run_begun_by_an_earlier_release_can_be_resumed(tmp_path):
+    """Settings that its request lacks have the values that the release had."""
+    request, run = requested("llava", 8_000_000), RunDirectory(tmp_path)
+    old = as_json(request)
+    del old["follow_links"], old["search"]["importance"]["formula"]
+    run.begin(old)
+    check_resumable(run, request, tmp_path)
+    other = replace(request.search.importance, formula="magnitude")
+    changed = replace(request, search=replace(request.search, importance=other))
+    with pytest.raises(CompExportError, match="formula 'cim', not 'magnitude'"):
+        check_resumable(run, changed, tmp_path)
