@@ -1,4 +1,4 @@
-"""CLIP's and BLIP's engines run natively, on a GPU that is simulated (see ``backends/test_tensorrt.py``).
+"""CLIP's and BLIP's engines run natively, on a simulated GPU (``tests.serve.backends.test_tensorrt``).
 
 The engines are real ones, built here; what a GPU would compute from them, ONNX Runtime computes from the
 graphs they were built from.
