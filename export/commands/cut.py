@@ -66,6 +66,6 @@ def command(
 
 def _print(run: "RunDirectory", plan: "PruningPlan") -> None:
     say(
-        f"{run.path}: {plan.macs / 1e9:.3f} of {plan.macs_dense / 1e9:.3f} GFLOPs left, nothing was trained"
+        f"{run.path}: {plan.macs / 1e9:.3f} of {plan.macs_dense / 1e9:.3f} GMACs left, nothing was trained"
     )
     say(f"next: comp-export onnx {run.path}, then verify, eval and bench")

@@ -99,7 +99,7 @@ def _footnote(reports: list[_Reports]) -> str:
         f"repeats after {bench['workload']['warmup']} warm-ups, batch 1, "
         f"{bench['workload']['prompt_tokens']} prompt tokens, dense and compressed in turn, "
         f"{bench['threads']} threads, {bench['artifact']['flavour']} {bench['artifact']['precision']}; "
-        "the dense row is that of the first run. FLOPs are multiply-accumulates of a typical prompt "
+        "the dense row is that of the first run. GMACs are those of a typical prompt "
         f"up to its first token. Measured on: {facts}."
     )
 

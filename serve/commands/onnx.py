@@ -150,10 +150,10 @@ def command(
             exported.directories[which].name,
             f"{manifest.size_bytes / MIB:.1f} MiB",
             f"{manifest.params / 1e6:.2f} M",
-            "" if manifest.macs is None else f"{manifest.macs.artifact / 1e9:.3f} G",
+            "" if manifest.macs is None else f"{manifest.macs.artifact / 1e9:.3f}",
         )
         for which, manifest in exported.manifests.items()
     ]
-    columns = ("artifact", "directory", "size", "parameters", "MACs a prompt")
+    columns = ("artifact", "directory", "size", "parameters", "GMACs a prompt")
     print_table("", columns, rows, numbers_from=2)
     say(f"verify it with `comp-export verify {run}`")

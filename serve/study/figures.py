@@ -27,7 +27,7 @@ def save_figures(summary: Summary, folder: Path) -> list[Path]:
     """
     by_flops = accuracy_figure(
         summary,
-        "GFLOPs (multiply-accumulates); rows of a rate side by side",
+        "GMACs; rows of a rate side by side",
         lambda row: row.macs / 1e9,
         summary.dense.macs / 1e9,
         side_by_side=True,
@@ -138,7 +138,7 @@ def rows_figure(summary: Summary) -> "Figure":
     axes.set_yticks(range(len(rows)), names)
     axes.invert_yaxis()
     axes.set_xlabel(
-        f"{_what(summary)}, at {rows[0].macs / 1e9:.3f} GFLOPs (dashed: dense, at "
+        f"{_what(summary)}, at {rows[0].macs / 1e9:.3f} GMACs (dashed: dense, at "
         f"{summary.dense.macs / 1e9:.3f})",
         fontsize=9,
     )

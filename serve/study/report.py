@@ -16,7 +16,7 @@ COLUMNS = (
     "rate",
     "seeds",
     "accuracy (95 %)",
-    "GFLOPs",
+    "GMACs",
     "parameters",
     "TTFT",
     "speed-up",
@@ -88,9 +88,9 @@ def _main(summary: Summary) -> str:
             "bootstrap interval): it does not show how much seeds differ."
         )
     notes.append(
-        "GFLOPs are multiply-accumulates. TTFT is the time to the first token or the result. Each cell is "
-        "timed in turn with the dense model, and a row's TTFT is the median of its cells' ratios to the "
-        "dense time, multiplied by the dense model's median."
+        "GMACs are multiply-accumulates, the FLOPs of the paper. TTFT is the time to the first token or the "
+        "result. Each cell is timed in turn with the dense model, and a row's TTFT is the median of its "
+        "cells' ratios to the dense time, multiplied by the dense model's median."
     )
     return _table(COLUMNS, table_rows(summary), 2) + "\n\n" + " ".join(notes)
 

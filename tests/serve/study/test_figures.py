@@ -52,7 +52,7 @@ def test_rows_of_one_rate_are_named_and_their_intervals_stay_between_0_and_100()
     assert names == ["comp (both; 2 seeds)", "upop (parameters; 1 seed)"]
     assert reach(figure) == pytest.approx([60, 100])
     assert reach(figure, 1) == pytest.approx([40, 60])
-    assert axes.get_xlabel() == "accuracy, %, at 0.200 GFLOPs (dashed: dense, at 1.000)"
+    assert axes.get_xlabel() == "accuracy, %, at 0.200 GMACs (dashed: dense, at 1.000)"
 
 
 def test_metrics_other_than_shares_are_not_clipped():
