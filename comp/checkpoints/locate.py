@@ -8,6 +8,7 @@ from comp.checkpoints.config_checks import checked_config, original_files
 from comp.checkpoints.files import check_files
 from comp.errors import CompExportError
 from comp.utils.json_files import read_object
+from comp.utils.similar import suggestion
 
 ALIASES = {
     "llava-7b": "llava-hf/llava-1.5-7b-hf",
@@ -56,9 +57,11 @@ def resolve_model(name: str, revision: str | None = None) -> Path:
 def _from_hub(name: str, revision: str | None) -> Path:
     repository = ALIASES.get(name, name)
     if "/" not in repository:
-        names = ", ".join([*EMBEDDED, *ALIASES])
+        names = [*EMBEDDED, *ALIASES]
+        hint = suggestion(name, names)
         raise CompExportError(
-            f"no model {name!r}: pass a directory, a hub id (owner/name), or one of {names}"
+            f"no model {name!r}: {hint + ' ' if hint else ''}pass a directory, a hub id (owner/name), or "
+            f"one of {', '.join(names)}"
         )
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled

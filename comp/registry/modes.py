@@ -1,6 +1,6 @@
 """Names of modes: what pruning removes, and from which part of a model."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from comp.errors import CompExportError
@@ -29,6 +29,12 @@ def mode_names(modes: str) -> tuple[str, ...]:
     if not names:
         raise CompExportError("--modes names no mode: give at least one of vt, lt, lp, vp, cp")
     return tuple(dict.fromkeys(names))
+
+
+def shortened(modes: Iterable[str]) -> str:
+    """Return modes as ``--modes`` takes them: short names separated by commas."""
+    short = {name: each for each, name in SHORT_MODES.items()}
+    return ",".join(short.get(mode, mode) for mode in modes)
 
 
 def any_of(kind: Kind, modes: Sequence[str]) -> bool:

@@ -12,6 +12,7 @@ from comp.adapter import FamilyAdapter, Forwarding, Mode
 from comp.errors import CompExportError
 from comp.masks import Masks
 from comp.plan import Drops, PruningPlan, RateOf, Workload
+from comp.registry.modes import shortened
 from comp.search.costs import Costs
 from comp.search.stage import ImportanceOptions, Search, SearchState
 from comp.search.strategy import StrategyOptions
@@ -21,6 +22,7 @@ from comp.training.distillation import Distiller
 from comp.training.trainer import StepOptions, Trainer, accuracy, examples_of, prefetched
 from comp.utils.compute import Compute
 from comp.utils.progress import Progress
+from comp.utils.similar import suggestion
 
 if TYPE_CHECKING:
     from comp.latency.table import LatencyTable
@@ -145,9 +147,10 @@ def modes_of(adapter: FamilyAdapter, names: Sequence[str]) -> list[Mode]:
     by_name = {mode.name: mode for mode in adapter.modes}
     unknown = next((name for name in names if name not in by_name), None)
     if unknown is not None:
+        hint = suggestion(unknown, by_name)
         raise CompExportError(
-            f"{adapter.name} models of the task {adapter.task} have no mode {unknown!r}: choose from "
-            f"{', '.join(by_name)}"
+            f"{adapter.name} models of the task {adapter.task} have no mode {unknown!r}: "
+            f"{hint + ' ' if hint else ''}choose from {', '.join(by_name)}"
         )
     return [by_name[name] for name in names]
 
@@ -175,7 +178,7 @@ def check_reachable(
     """
     largest = largest_rate(search, state, modes)
     if rate > largest:
-        raise unreachable(rate, largest, modes, usable)
+        raise unreachable(rate, largest, modes, usable, largest_rate(search, state, usable))
 
 
 def largest_rate(search: Search, state: SearchState, modes: Sequence[Mode]) -> float:
@@ -194,12 +197,39 @@ def reaches(job: PruningJob, modes: Sequence[Mode]) -> bool:
 
 
 def unreachable(
-    rate: float, largest: float, modes: Sequence[Mode], usable: Sequence[Mode]
+    rate: float,
+    largest: float,
+    modes: Sequence[Mode],
+    usable: Sequence[Mode],
+    largest_of_usable: float | None = None,
 ) -> CompExportError:
-    """Return the error of ``check_reachable``; its largest rate is rounded down, so that it is reachable."""
-    unused = [mode.name for mode in usable if mode not in modes]
-    more = f", or add --modes {','.join(unused)}" if unused else ""
+    """Return the error of a rate that modes cannot reach; rates in it are rounded down, to be reachable.
+
+    Args:
+        rate: the rate.
+        largest: largest rate that the modes can reach.
+        modes: the modes.
+        usable: all modes that could be used.
+        largest_of_usable: largest rate that these can reach; ``None`` if it is not known.
+    """
+    named = shortened(mode.name for mode in modes)
+    needed, reached = shortened(mode.name for mode in usable), _rounded_down(largest)
+    if largest_of_usable is not None and rate <= largest_of_usable:
+        return CompExportError(
+            f"rate {rate:g} needs --modes {needed}: {named} reach at most {reached} on this model; add "
+            "the others, or choose a smaller --rate"
+        )
+    wider = more = ""
+    if len(usable) > len(modes):
+        if largest_of_usable is None:
+            more = f", or try --modes {needed}"
+        else:
+            wider = f" ({_rounded_down(largest_of_usable)} with --modes {needed})"
     return CompExportError(
-        f"rate {rate:g} is beyond what modes {', '.join(m.name for m in modes)} can reach on this "
-        f"model: at most {math.floor(100 * largest) / 100:.2f}; choose a smaller --rate{more}"
+        f"rate {rate:g} is beyond what modes {named} can reach on this model: at most {reached}{wider}; "
+        f"choose a smaller --rate{more}"
     )
+
+
+def _rounded_down(rate: float) -> str:
+    return f"{math.floor(100 * rate) / 100:.2f}"

@@ -1,6 +1,5 @@
 """Read a study file, and refuse its errors before anything runs."""
 
-import difflib
 import re
 import sys
 from collections.abc import Iterable
@@ -17,6 +16,7 @@ from comp.registry.family import Family
 from comp.registry.methods import METHODS
 from comp.registry.modes import SHORT_MODES, mode_names
 from comp.utils.json_files import read_text
+from comp.utils.similar import suggestion
 from serve.study.grid import Row, prune_options_of, rows_of
 from serve.study.schema import BUDGET, BenchTable, EvaluationTable, PruneTable, Study, Variant
 
@@ -57,8 +57,7 @@ def load_study(path: Path) -> Study:
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return ``: did you mean 'X'?``, or all names if none is similar."""
     names = list(known)
-    close = difflib.get_close_matches(word.lower(), names, n=1, cutoff=0.5)
-    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(names)}"
+    return f": {suggestion(word, names) or 'choose from ' + ', '.join(names)}"
 
 
 def _toml(path: Path) -> dict[str, Any]:

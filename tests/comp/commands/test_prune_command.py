@@ -222,13 +222,15 @@ def test_rate_outside_range_is_refused(checkpoint, tmp_path, rate):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_unreachable_rate_names_the_largest(checkpoint, tmp_path):
-    with pytest.raises(CompExportError, match=r"at most 0\.\d\d.*--modes"):
+def test_an_unreachable_rate_names_the_largest_and_the_modes_that_reach_it(checkpoint, tmp_path):
+    most = r"at most 0\.\d\d \(0\.\d\d with --modes [vtlp,]+\)"
+    with pytest.raises(CompExportError, match=most):
         prune(checkpoint, tmp_path / "run", "--modes", "lt", rate="0.9")
     # A refused run does not block its place for the next one. A running one does.
     assert not (tmp_path / "run").exists()
-    with pytest.raises(CompExportError, match=r"at most 0\.\d\d.*--modes"):
-        prune(checkpoint, tmp_path / "run", "--modes", "vt", rate="0.9")
+    needed = r"rate 0\.5 needs --modes [vtlp,]+: lt reach at most 0\.\d\d"
+    with pytest.raises(CompExportError, match=needed):
+        prune(checkpoint, tmp_path / "run", "--modes", "lt", rate="0.5")
     RunDirectory(tmp_path / "run").begin({})
     with pytest.raises(CompExportError, match="holds an interrupted run"):
         prune(checkpoint, tmp_path / "run", "--modes", "vt", rate="0.9")
