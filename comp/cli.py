@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from comp.errors import CompExportError
+from comp.utils.similar import suggestion
 
 PROGRAM = "comp-export"
 EXIT_FAILED = 1
@@ -111,6 +112,14 @@ class LazyGroup(click.Group):
             raise TypeError(f"{verb.target} is a {type(command).__name__}, not a click command")
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        word = args[0]
+        if word not in VERBS and not word.startswith("-"):
+            ctx.fail(f"No such command {word!r}. {suggestion(word, VERBS).capitalize()}".rstrip())
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, verb.help) for name, verb in VERBS.items()])
@@ -122,6 +131,9 @@ def cli() -> None:
     """Compress a vision-language model with CoMP, export it, prove it, run it.
 
     Every verb that takes a RUN works on runs/latest when none is named.
+
+    FLOPs are counted as in the paper: one multiply-accumulate (MAC), a multiplication with its addition,
+    is one. Tables give GMACs, 1e9 of them.
     """
 
 

@@ -12,6 +12,7 @@ import click
 
 from comp.cli import PROGRAM, VERBS, cli
 from comp.commands.options import CommonOptions, common_options
+from comp.commands.sections import GroupedCommand
 from comp.plan import PruningPlan
 from comp.utils.files import write_text
 
@@ -24,6 +25,9 @@ Generated from the commands by `make docs`; do not edit. `{PROGRAM} VERB --help`
 Every expected failure is one line on stderr with a remedy. The exit status
 is 1 for a failure, 2 for a wrong option, 130 for an interrupt. Results go to stdout, progress to
 stderr. `RUN` is a run directory and defaults to `runs/latest`.
+
+FLOPs are counted as in the paper: one multiply-accumulate (MAC), a multiplication with its addition, is one.
+Tables give GMACs, 10⁹ of them. Sizes are in MiB, 2²⁰ bytes.
 """
 
 
@@ -56,7 +60,8 @@ def _common_table(context: click.Context) -> str:
     def any_verb(options: CommonOptions) -> None:
         """Take the shared options and nothing else."""
 
-    rows = _option_rows(any_verb, context, without=frozenset())
+    (_, options), *_ = _groups(any_verb, context)
+    rows = _rows(options, context)
     return "\n".join(["Every verb takes:", "", "| option | meaning |", "|---|---|", *rows, ""])
 
 
@@ -69,19 +74,28 @@ def _sections(command: click.Command, context: click.Context) -> Iterator[str]:
             if below is not None:
                 yield from _sections(below, click.Context(below, info_name=name, parent=context))
         return
-    rows = _option_rows(command, context, COMMON)
-    if rows:
-        yield "\n".join(["| option | meaning |", "|---|---|", *rows, ""])
+    for title, options in _groups(command, context):
+        rows = _rows([each for each in options if COMMON.isdisjoint(each.opts)], context)
+        if rows:
+            heading = [f"### {title}", ""] if title else []
+            yield "\n".join([*heading, "| option | meaning |", "|---|---|", *rows, ""])
+    if isinstance(command, GroupedCommand) and command.examples:
+        lines = [f"    {PROGRAM} {words}  # {purpose}" for words, purpose in command.examples]
+        yield "\n".join(["### Examples", "", *lines, ""])
 
 
-def _option_rows(
-    command: click.Command, context: click.Context, without: frozenset[str]
-) -> list[str]:
-    options = [
-        param
-        for param in command.get_params(context)
-        if isinstance(param, click.Option) and without.isdisjoint(param.opts)
-    ]
+def _groups(
+    command: click.Command, context: click.Context
+) -> Iterator[tuple[str, list[click.Option]]]:
+    """Yield each group of a command's options with its title; a single one without if there are none."""
+    if isinstance(command, GroupedCommand):
+        yield from ((group.title, options) for group, options in command.grouped(context))
+    else:
+        params = command.get_params(context)
+        yield "", [param for param in params if isinstance(param, click.Option)]
+
+
+def _rows(options: list[click.Option], context: click.Context) -> list[str]:
     records = [option.get_help_record(context) for option in options]
     return [f"| `{_cell(names)}` | {_cell(text)} |" for names, text in filter(None, records)]
 

@@ -12,7 +12,8 @@ from click.core import ParameterSource
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from comp.utils.option_fields import OneOf
+from comp.commands.sections import GroupedOption, NearChoice
+from comp.utils.option_fields import OTHER_OPTIONS, OneOf, OptionGroup
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[Any], Any]
@@ -59,22 +60,29 @@ def model_options(
     return declare
 
 
+LONG_CHOICE = 40  # characters of a choice that is named in the description instead
+
+
 def option_of(name: str, field: FieldInfo) -> Decorator:
     """Return the option of a field. ``bool | None`` becomes a pair of flags, ``--x/--no-x``."""
     kind, optional = _kind_of(field)
-    flag, text = _flag(name), field.description
+    flag = _flag(name)
+    group = next((each for each in field.metadata if isinstance(each, OptionGroup)), OTHER_OPTIONS)
+    settings: dict[str, Any] = {"cls": GroupedOption, "group": group, "help": field.description}
     if kind is bool:
         if optional:
-            return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=text)
-        return click.option(flag, name, is_flag=True, help=text)
+            return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, **settings)
+        return click.option(flag, name, is_flag=True, **settings)
+    settings["type"] = values = _type_of(kind, field)
+    if isinstance(values, click.Choice) and len("|".join(values.choices)) > LONG_CHOICE:
+        settings["metavar"] = name.upper()
+        settings["help"] = f"{field.description} One of {', '.join(values.choices)}."
     if field.is_required():
-        return click.option(flag, name, type=_type_of(kind, field), required=True, help=text)
+        return click.option(flag, name, required=True, **settings)
     default = field.get_default()
     if default is None:
-        return click.option(flag, name, type=_type_of(kind, field), help=text)
-    return click.option(
-        flag, name, type=_type_of(kind, field), default=default, show_default=True, help=text
-    )
+        return click.option(flag, name, **settings)
+    return click.option(flag, name, default=default, show_default=True, **settings)
 
 
 def words_of(name: str, field: FieldInfo, value: Any) -> list[str]:
@@ -109,7 +117,7 @@ def _type_of(kind: Any, field: FieldInfo) -> Any:
     if get_origin(kind) is Literal:
         names = get_args(kind)
     if names is not None:
-        return click.Choice(list(names))
+        return NearChoice(list(names))
     if kind is Path:
         return click.Path(path_type=Path)
     limits = _limits(field)

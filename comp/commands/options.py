@@ -8,7 +8,9 @@ from typing import Any, TypeVar, cast
 
 import click
 
+from comp.commands.sections import GroupedOption
 from comp.utils.device import DEVICES, Device
+from comp.utils.option_fields import HARDWARE
 
 LATEST_RUN = Path("runs/latest")
 
@@ -41,6 +43,8 @@ def common_options(function: F) -> F:
 
     @click.option(
         "--device",
+        cls=GroupedOption,
+        group=HARDWARE,
         type=click.Choice(DEVICES),
         default="auto",
         show_default=True,

@@ -7,25 +7,51 @@ import click
 
 from comp.commands.model_options import model_options
 from comp.commands.options import CommonOptions, common_options
+from comp.commands.sections import GroupedCommand, GroupedOption
 from comp.errors import CompExportError
-from comp.pipeline.options import PruneOptions
+from comp.pipeline.options import GROUPS, REMOVE, PruneOptions
 from comp.pipeline.run_folder import check_free, run_of
 from comp.runs import RunDirectory, hold
 from comp.utils.console import print_json, print_table, say
 from comp.utils.locks import is_first_process
+from comp.utils.option_fields import OptionGroup
 
+RUN = OptionGroup("Run directory")
+SECTIONS = (REMOVE, RUN, *(group for group in GROUPS if group != REMOVE))
 RUN_OPTIONS = (
     click.option(
         "--out",
+        cls=GroupedOption,
+        group=RUN,
         type=click.Path(path_type=Path),
         help="Run directory [runs/MODEL-RATE; with a seed other than 0 runs/MODEL-RATE-seedN].",
     ),
-    click.option("--force", is_flag=True, help="Replace an existing run."),
-    click.option("--resume", is_flag=True, help="Continue an interrupted run."),
+    click.option(
+        "--force", cls=GroupedOption, group=RUN, is_flag=True, help="Replace an existing run."
+    ),
+    click.option(
+        "--resume", cls=GroupedOption, group=RUN, is_flag=True, help="Continue an interrupted run."
+    ),
+)
+EXAMPLES = (
+    ("prune --rate 0.62", "Remove 62 % of the FLOPs of the embedded LLaVA"),
+    (
+        "prune --model tiny-clip --rate 0.5 --modes vp,lp",
+        "Remove heads and channels of a CLIP, no tokens",
+    ),
+    (
+        "prune --model llava-7b --rate 0.5 --data train.json --images coco",
+        "Prune LLaVA-1.5-7B, trained on your own data",
+    ),
+    (
+        "prune --rate 0.62 --method fastv --recover none --out runs/fastv",
+        "Drop image tokens by FastV, without training",
+    ),
+    ("prune --rate 0.62 --resume", "Continue after an interrupt"),
 )
 
 
-@click.command()
+@click.command(cls=GroupedCommand, groups=SECTIONS, examples=EXAMPLES)
 @model_options(PruneOptions, without={"seed"}, before={"data": RUN_OPTIONS})
 @common_options
 def command(
@@ -59,7 +85,7 @@ def _print_record(run: RunDirectory, record: dict[str, Any], as_json: bool) -> N
         return
     metric = record["metric"]
     rows = [
-        ("FLOPs (MACs)", f"{record['macs']['dense']:,}", f"{record['macs']['compressed']:,}"),
+        ("GMACs", *(f"{record['macs'][which] / 1e9:,.3f}" for which in ("dense", "compressed"))),
         (metric["name"], f"{metric['dense']:.1%}", f"{metric['compressed']:.1%}"),
     ]
     if "milliseconds" in record:

@@ -1,9 +1,9 @@
 """The options of pruning, declared once.
 
-``PruneOptions`` defines the options of ``comp-export prune`` and their help, the values that ``--faithful``
-sets, the keys of a study file, the entry ``options`` of ``run.json``, and the keyword arguments of the Python
-API. An option that is None gets a default that depends on the model: ``comp.pipeline.defaults``. This module
-loads neither torch nor transformers.
+``PruneOptions`` defines the options of ``comp-export prune``, their help and its groups, the values that
+``--faithful`` sets, the keys of a study file, the entry ``options`` of ``run.json``, and the keyword
+arguments of the Python API. An option that is None gets a default that depends on the model:
+``comp.pipeline.defaults``. This module loads neither torch nor transformers.
 """
 
 from collections.abc import Mapping
@@ -27,10 +27,19 @@ from comp.registry.family import Distill
 from comp.registry.importances import IMPORTANCES
 from comp.registry.methods import METHODS, method_called
 from comp.search.strategy import CostMetric
-from comp.utils.option_fields import OneOf, marks_of, refused
+from comp.utils.option_fields import HARDWARE, OneOf, OptionGroup, marks_of, refused
+from comp.utils.similar import unknown_name
 
 Recovery = Literal["auto", "full", "lora", "none"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+REMOVE = OptionGroup("What to remove")
+DATA = OptionGroup("Data")
+TRAINING = OptionGroup("Training")
+SEARCH = OptionGroup("Search")
+EXPERIMENTAL = OptionGroup("Experimental")
+GROUPS = (REMOVE, DATA, TRAINING, SEARCH, HARDWARE, EXPERIMENTAL)  # in the order of the help
 
 
 @dataclass(frozen=True)
@@ -52,129 +61,139 @@ class PruneOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    model: str = Field("tiny-llava", description="Embedded model, directory or hub id.")
-    rate: float = Field(
+    model: Annotated[str, REMOVE] = Field(
+        "tiny-llava", description="Embedded model, directory or hub id."
+    )
+    rate: Annotated[float, REMOVE] = Field(
         description="Share of the model's FLOPs, or with --cost latency of its time, to remove, in (0, 1)."
     )
-    method: Annotated[str, OneOf(_methods), Paper("comp")] = Field(
+    method: Annotated[str, OneOf(_methods), Paper("comp"), REMOVE] = Field(
         "comp", description="Pruning method: see docs/methods.md."
     )
-    faithful: bool = Field(
+    faithful: Annotated[bool, REMOVE] = Field(
         default=False,
         description="Use the paper's recipe instead of the defaults; refuse options that contradict it.",
     )
-    modes: str | None = Field(
+    modes: Annotated[str | None, REMOVE] = Field(
         None,
         description="Modes to prune, separated by commas: vt, lt (tokens), lp, vp, cp (parameters; cp: "
         "cross-attention of BLIP); short or long names [all modes of the model; for LLaVA vt,lt,lp]. Methods "
         "that remove only tokens, or only parameters, ignore the other modes.",
     )
-    data: Path | None = Field(
+    data: Annotated[Path | None, DATA] = Field(
         None,
         description="Your own data (docs/your-own-model.md): LLaVA-Instruct, VQAv2, Karpathy's JSON, NLVR2, "
         "or JSONL [default: EmojiScenes].",
     )
-    images: Path | None = Field(None, description="Folder of --data's images.")
-    follow_links: bool = Field(
+    images: Annotated[Path | None, DATA] = Field(None, description="Folder of --data's images.")
+    follow_links: Annotated[bool, DATA] = Field(
         default=False,
         description="Also read images through links that lead out of the folder of --images.",
     )
-    stages: int = Field(8, ge=1, description="Stages of the search.")
-    steps_per_stage: int = Field(12, ge=0, description="Training steps per stage.")
-    recover: Recovery = Field(
+    stages: Annotated[int, SEARCH] = Field(8, ge=1, description="Stages of the search.")
+    steps_per_stage: Annotated[int, TRAINING] = Field(
+        12, ge=0, description="Training steps per stage."
+    )
+    recover: Annotated[Recovery, TRAINING] = Field(
         "auto",
         description="Fine-tuning after the search: auto is LoRA for large models, otherwise full; none "
         "trains nothing, also in the search.",
     )
-    recover_steps: int = Field(
+    recover_steps: Annotated[int, TRAINING] = Field(
         300,
         ge=0,
         description="Training steps of recovery. Those of stages x steps-per-stage that the search does not "
         "take are added.",
     )
-    batch_size: int = Field(32, ge=1, description="Examples per training step, over all processes.")
-    lr: float | None = Field(
+    batch_size: Annotated[int, TRAINING] = Field(
+        32, ge=1, description="Examples per training step, over all processes."
+    )
+    lr: Annotated[float | None, TRAINING] = Field(
         None,
         gt=0,
         description="Learning rate of the search [1e-4 for small models, 2e-4 for LoRA, otherwise 2e-5].",
     )
-    recover_lr: float | None = Field(
+    recover_lr: Annotated[float | None, TRAINING] = Field(
         None,
         gt=0,
         description="Learning rate of recovery [that of --lr; if neither is given, 5e-4 for small models "
         "(1e-3 if they judge statements), and the default of --lr for others].",
     )
-    tower_lr: float | None = Field(
+    tower_lr: Annotated[float | None, TRAINING] = Field(
         None,
         ge=0,
         description="Factor on the learning rate for the image tower of a LLaVA [0.1].",
     )
-    lora_rank: int = Field(32, ge=1, description="Rank of LoRA's matrices.")
-    calibration: int = Field(64, ge=1, description="Number of calibration examples.")
-    validation: int = Field(256, ge=1, description="Number of validation examples.")
-    align: int | None = Field(
+    lora_rank: Annotated[int, TRAINING] = Field(32, ge=1, description="Rank of LoRA's matrices.")
+    calibration: Annotated[int, DATA] = Field(
+        64, ge=1, description="Number of calibration examples."
+    )
+    validation: Annotated[int, DATA] = Field(
+        256, ge=1, description="Number of validation examples."
+    )
+    align: Annotated[int | None, REMOVE] = Field(
         None,
         ge=1,
         description="FFN widths are multiples of this [16 for small models, otherwise 64].",
     )
-    dtype: DType = Field(
+    dtype: Annotated[DType, HARDWARE] = Field(
         "auto",
         description="Precision of matrix products; auto is bfloat16 if the processor computes it fast, "
         "otherwise float32 on a CPU and float16 on a GPU.",
     )
-    device_map: Literal["auto"] | None = Field(
+    device_map: Annotated[Literal["auto"] | None, HARDWARE] = Field(
         None, description="Spread a large model over all GPUs."
     )
-    stream: bool | None = Field(
+    stream: Annotated[bool | None, HARDWARE] = Field(
         None,
         description="Leave the matrices of a LLaVA's decoder in their files and read each when it is used, "
         "for models that do not fit into memory. Needs --recover none [with it, the default for 1e9 "
         "parameters or more on a CPU].",
     )
-    distill: Annotated[Distill | None, Paper("none")] = Field(
+    distill: Annotated[Distill | None, Paper("none"), TRAINING] = Field(
         None,
         description="Outputs of the dense model that training learns from, in the search and in recovery: "
         "logits, token features, both or none [both; for BLIP none, for its statements features].",
     )
-    distill_weight: float | None = Field(
+    distill_weight: Annotated[float | None, TRAINING] = Field(
         None,
         gt=0,
         description="Weight of the distillation loss; the task's loss has weight 1 [1; 10 for statements "
         "that learn features by default].",
     )
-    distill_temperature: float = Field(
+    distill_temperature: Annotated[float, TRAINING] = Field(
         2.0, gt=0, description="Temperature that softens the logits for distillation."
     )
-    exploration: Annotated[float, Paper(0.2)] = Field(
+    exploration: Annotated[float, Paper(0.2), SEARCH] = Field(
         0.2, description="Probability of exploration: rho of Eq. 9."
     )
-    temperature: Annotated[float, Paper(5.0)] = Field(
+    temperature: Annotated[float, Paper(5.0), SEARCH] = Field(
         5.0, description="Temperature of exploration: tau of Eq. 9."
     )
-    history: Annotated[float, Paper(0.4)] = Field(
+    history: Annotated[float, Paper(0.4), SEARCH] = Field(
         0.4, description="Weight of a mode's earlier costs: lambda_0 of Eq. 10."
     )
-    cost: Annotated[RateOf, Paper("flops")] = Field(
+    cost: Annotated[RateOf, Paper("flops"), REMOVE] = Field(
         "flops",
         description="Unit of the rate and of a mode's cost: multiply-accumulates, or predicted time to first "
         "token (--method comp).",
     )
-    latency_table: Path | None = Field(
+    latency_table: Annotated[Path | None, REMOVE] = Field(
         None,
         description="Table of `profile` that predicts the time [with --cost latency "
         "runs/latency/MODEL.json]; with --cost flops the predicted time is only recorded.",
     )
-    cost_metric: Annotated[CostMetric, Paper("accuracy")] = Field(
+    cost_metric: Annotated[CostMetric, Paper("accuracy"), SEARCH] = Field(
         "loss",
         description="Quality that Eq. 8 compares after a stage: the task's metric, or the validation loss.",
     )
-    cost_examples: Annotated[int | None, Paper(None)] = Field(
+    cost_examples: Annotated[int | None, Paper(None), SEARCH] = Field(
         None,
         ge=1,
         description="Number of validation examples that this quality is measured on [64 for loss, all for "
         "accuracy].",
     )
-    race: Annotated[int | None, Paper(0)] = Field(
+    race: Annotated[int | None, Paper(0), SEARCH] = Field(
         None,
         ge=0,
         description="Search three times: by all --modes, by those of parameters alone and by those of tokens "
@@ -182,37 +201,37 @@ class PruneOptions(BaseModel):
         "with the best. The steps of all searches count, so that recovery is shorter (--method comp) [4 "
         "for CLIP, unless --modes is given or steps are few; otherwise 0].",
     )
-    no_reconstruction: Annotated[bool, Paper(value=True)] = Field(
+    no_reconstruction: Annotated[bool, Paper(value=True), SEARCH] = Field(
         default=False,
         description="Do not refit the remaining weights after a cut (--method comp; under LoRA they are "
         "never refitted).",
     )
-    train_stages: Annotated[bool | None, Paper(value=True)] = Field(
+    train_stages: Annotated[bool | None, Paper(value=True), TRAINING] = Field(
         None,
         description="Train --steps-per-stage while the masks of a stage decay; otherwise recovery gets these "
         "steps (--method comp) [only if weights are not refitted].",
     )
-    importance: Annotated[str, OneOf(lambda: list(IMPORTANCES)), Paper("cim")] = Field(
+    importance: Annotated[str, OneOf(lambda: list(IMPORTANCES)), Paper("cim"), SEARCH] = Field(
         "cim",
         description="Formula for the importance of heads and channels: cim (Eq. 4), magnitude of weights "
         "alone, or activation norms alone (--method comp).",
     )
-    no_cip: Annotated[bool, Paper(value=False)] = Field(
+    no_cip: Annotated[bool, Paper(value=False), EXPERIMENTAL] = Field(
         default=False, description="Score parameters without token weights."
     )
-    no_cit: Annotated[bool, Paper(value=False)] = Field(
+    no_cit: Annotated[bool, Paper(value=False), EXPERIMENTAL] = Field(
         default=False, description="Score tokens without head masks."
     )
-    no_cas: Annotated[bool, Paper(value=False)] = Field(
+    no_cas: Annotated[bool, Paper(value=False), EXPERIMENTAL] = Field(
         default=False, description="Let modes take turns instead of choosing the cheapest."
     )
-    no_exploration: Annotated[bool, Paper(value=False)] = Field(
+    no_exploration: Annotated[bool, Paper(value=False), EXPERIMENTAL] = Field(
         default=False, description="Never draw a mode at random."
     )
-    no_history: Annotated[bool, Paper(value=False)] = Field(
+    no_history: Annotated[bool, Paper(value=False), EXPERIMENTAL] = Field(
         default=False, description="Forget the costs of earlier stages."
     )
-    undo: Annotated[bool, Paper(value=False)] = Field(
+    undo: Annotated[bool, Paper(value=False), EXPERIMENTAL] = Field(
         default=False,
         description="Undo a stage that cost far more than another mode is known to cost, and prune that mode "
         "instead (--method comp; not if stages train, nor for a streamed model).",
@@ -257,16 +276,14 @@ class PruneOptions(BaseModel):
     @classmethod
     def _check_method(cls, method: str) -> str:
         if method not in _methods():
-            raise CompExportError(f"--method {method}: choose from {', '.join(_methods())}")
+            raise CompExportError(f"--method {unknown_name(method, _methods())}")
         return method
 
     @field_validator("importance")
     @classmethod
     def _check_importance(cls, importance: str) -> str:
         if importance not in IMPORTANCES:
-            raise CompExportError(
-                f"--importance {importance}: choose from {', '.join(IMPORTANCES)}"
-            )
+            raise CompExportError(f"--importance {unknown_name(importance, IMPORTANCES)}")
         return importance
 
     @model_validator(mode="after")

@@ -1,6 +1,5 @@
 """Pydantic fields that become options: marks in their annotations, and errors for users."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from comp.errors import CompExportError
+from comp.utils.similar import suggestion
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,17 @@ class OneOf:
     """Mark of a string with a choice of names, which are computed when they are needed."""
 
     names: Callable[[], Sequence[str]]
+
+
+@dataclass(frozen=True)
+class OptionGroup:
+    """Mark of an option: the group of ``--help`` that it is shown in."""
+
+    title: str
+
+
+HARDWARE = OptionGroup("Hardware")
+OTHER_OPTIONS = OptionGroup("Other options")
 
 
 def marks_of(model: type[BaseModel], kind: type[Any]) -> dict[str, Any]:
@@ -32,8 +43,7 @@ def refused(model: type[BaseModel], error: ValidationError) -> CompExportError:
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, model.model_fields, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else "leave it out"
+        hint = suggestion(name, model.model_fields) or "leave it out"
         return CompExportError(f"unknown option {name!r}: {hint}")
     if first["type"] == "missing":
         return CompExportError(f"option {name!r} is missing: give it")

@@ -8,7 +8,10 @@ import pytest
 from comp import cli as cli_module
 from comp.cli import VERBS, Verb, cli, main
 from comp.commands.options import CommonOptions, common_options, run_argument
+from comp.commands.prune import SECTIONS
+from comp.commands.sections import GroupedCommand
 from comp.errors import CompExportError
+from comp.utils.option_fields import OTHER_OPTIONS
 
 HEAVY = ("torch", "transformers", "numpy", "onnx", "onnxruntime", "matplotlib", "rich", "gradio")
 
@@ -71,6 +74,46 @@ def test_version() -> None:
 def test_unknown_command_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert leave(["nothing"]) == 2
     assert "No such command 'nothing'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "suggested"),
+    [
+        (["prun"], "Did you mean 'prune'?"),
+        (["inspect", "--figurs"], "'--figures'"),
+        (["prune", "--rate", "0.5", "--method", "fastw"], "did you mean 'fastv'?"),
+        (["flops", "--model", "tiny-lava"], "did you mean 'tiny-llava'?"),
+    ],
+)
+def test_unknown_names_suggest_the_nearest(
+    capsys: pytest.CaptureFixture[str], words: list[str], suggested: str
+) -> None:
+    assert leave(words) in (1, 2)
+    assert suggested in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_is_described(verb: str) -> None:
+    command = cli.get_command(click.Context(cli), verb)
+    assert command is not None
+    leaves = command.commands.values() if isinstance(command, click.Group) else [command]
+    for param in (param for leaf in leaves for param in leaf.params):
+        assert not isinstance(param, click.Option) or param.help, param.name
+
+
+def test_help_of_prune_is_in_groups_and_ends_with_examples_that_are_accepted() -> None:
+    command = cli.get_command(click.Context(cli), "prune")
+    assert isinstance(command, GroupedCommand)
+    text = command.get_help(click.Context(command, info_name="prune", parent=click.Context(cli)))
+    titles = [group.title for group in (*SECTIONS, OTHER_OPTIONS)]
+    places = [text.index(f"\n{title}:\n") for title in (*titles, "Examples")]
+    assert places == sorted(places)
+    assert text.index("--no-cas") > text.index("\nExperimental:\n")
+    for words, _ in command.examples:
+        verb, *rest = words.split()
+        assert verb == "prune"
+        assert words in text
+        command.make_context("prune", rest)
 
 
 def leave(arguments: list[str]) -> int:

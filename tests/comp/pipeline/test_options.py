@@ -110,7 +110,7 @@ def attempt(values):
         ({"rate": 1.0}, r"--rate 1 is outside \(0, 1\)"),
         ({"rate": 0.5, "stagez": 3}, r"unknown option 'stagez': did you mean 'stages'\?"),
         ({"rate": 0.5, "stages": 0}, "option 'stages' is 0: input should be greater than or equal"),
-        ({"rate": 0.5, "method": "none"}, "--method none: choose from comp, wanda"),
+        ({"rate": 0.5, "method": "none"}, "--method .none. is unknown: choose from comp, wanda"),
         ({"rate": 0.5, "method": "wanda", "cost": "latency"}, "--cost latency with --method wanda"),
         ({"rate": 0.5, "race": 2, "recover": "none"}, "--race 2 with --recover none"),
         ({"rate": 0.5, "stream": True, "method": "upop"}, "--stream with --method upop"),
