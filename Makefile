@@ -3,8 +3,8 @@
 # make test     all tests, the slow ones too
 # make coverage the same tests, counting lines and branches: build/coverage/html/index.html
 # make check    style, format, types, and which module may import which
-# make docs     write docs/cli.md and docs/plan.schema.json anew
-# make results  the measurements behind README's table, into docs/results.md
+# make docs     write docs/reference/cli.md and docs/reference/plan.schema.json anew
+# make results  the measurements behind README's table, into docs/results/rates.md
 # make clean    remove caches and builds (not .venv, not runs/)
 
 PYTHON ?= python3
@@ -46,7 +46,7 @@ check: $(INSTALLED)
 	$(BIN)/lint-imports --no-cache
 
 docs: $(INSTALLED)
-	$(BIN)/python -m comp.commands.cli_reference docs
+	$(BIN)/python -m comp.commands.cli_reference docs/reference
 
 # Without the tower's own parameters 0.8 is out of reach: the tower is 18 % of the FLOPs.
 results: $(INSTALLED)
@@ -60,8 +60,8 @@ results: $(INSTALLED)
 	  $(CLI) eval $$run; \
 	  $(CLI) bench $$run; \
 	done
-	$(BIN)/python -m serve.bench.results_table $(RATES:%=runs/tiny-llava-%) > docs/results.partial
-	mv docs/results.partial docs/results.md
+	$(BIN)/python -m serve.bench.results_table $(RATES:%=runs/tiny-llava-%) > docs/results/rates.partial
+	mv docs/results/rates.partial docs/results/rates.md
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

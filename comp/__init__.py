@@ -1,4 +1,4 @@
-"""CoMP pruning of vision-language models: ``comp.prune`` (docs/python-api.md).
+"""CoMP pruning of vision-language models: ``comp.prune`` (docs/how-to/python-api.md).
 
 Importing this package imports neither torch nor transformers. Slim models are registered with
 ``transformers`` once its auto classes are loaded.

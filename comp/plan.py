@@ -28,7 +28,7 @@ STATEMENT_IMAGES = 2  # that a statement is about
 # as similar, with attention raised by the number of merged tokens.
 Merge = Literal["none", "similar", "one", "proportional"]
 Place = tuple[Part, int]  # drop place: a part, and the number of its blocks passed before
-Ranking = Literal[  # see docs/formats.md
+Ranking = Literal[  # see docs/reference/formats.md
     "received", "mean_head", "next_layer", "diversity", "informativity", "aligned", "matched"
 ]
 DECODER_RANKINGS = ("mean_head", "next_layer", "diversity")  # only in LLaVA's language part
@@ -221,7 +221,7 @@ class Workload(_Frozen):
 
 
 class PruningPlan(_Frozen):
-    """Plan of what to remove from a model; see ``docs/formats.md``."""
+    """Plan of what to remove from a model; see ``docs/reference/formats.md``."""
 
     version: Literal[1] = PLAN_VERSION
     family: str

@@ -31,7 +31,7 @@ WRITTEN = (
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Paths inside ``runs/<name>/`` (see ``docs/formats.md``)."""
+    """Paths inside ``runs/<name>/`` (see ``docs/reference/formats.md``)."""
 
     path: Path
 

@@ -1,4 +1,4 @@
-"""The demo page: the original and the compressed model side by side (docs/python-api.md)."""
+"""The demo page: the original and the compressed model side by side (docs/how-to/python-api.md)."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""Export a checkpoint and its plan to files that run elsewhere, and verify them (docs/python-api.md)."""
+"""Export a checkpoint and its plan, and verify what was exported (docs/how-to/python-api.md)."""
 
 from typing import TYPE_CHECKING
 

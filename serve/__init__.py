@@ -1,6 +1,6 @@
 """Run exported artifacts with numpy, ONNX Runtime, tokenizers and Pillow; without torch.
 
-The functions of a user are in docs/python-api.md.
+The functions of a user are in docs/how-to/python-api.md.
 """
 
 from typing import TYPE_CHECKING

@@ -72,8 +72,8 @@ def reached(room: str, drawn: set[tuple[str, str]]) -> set[str]:
 
 
 def mapped(package: str) -> tuple[list[str], set[tuple[str, str]]]:
-    """The rooms in the table of ``docs/architecture.md``, and the arrows in its picture."""
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    """The rooms in the table of ``docs/explanation/architecture.md``, and the arrows in its picture."""
+    page = (ROOT / "docs" / "explanation" / "architecture.md").read_text(encoding="utf-8")
     section = page.partition(f"\n## {package}\n")[2].partition("\n## ")[0]
     table = re.findall(r"^\| `(\w+)` \| ", section, re.MULTILINE)
     drawn = set()

@@ -15,7 +15,7 @@ from comp.registry.families import FAMILIES
 from comp.registry.importances import IMPORTANCES
 from comp.registry.methods import METHODS
 
-PAGE = Path(__file__).parents[1] / "docs" / "python-api.md"
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "python-api.md"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 

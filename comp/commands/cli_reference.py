@@ -1,4 +1,4 @@
-"""Generate reference pages from the code: ``python -m comp.commands.cli_reference docs``.
+"""Generate reference pages from the code: ``python -m comp.commands.cli_reference docs/reference``.
 
 ``cli.md`` comes from the commands, ``plan.schema.json`` from the plan's model.
 """
@@ -32,7 +32,7 @@ Tables give GMACs, 10⁹ of them. Sizes are in MiB, 2²⁰ bytes.
 
 
 def pages() -> dict[str, str]:
-    """Return the generated files of ``docs/``, by name."""
+    """Return the generated files of ``docs/reference/``, by name."""
     schema = json.dumps(PruningPlan.model_json_schema(), indent=1)
     return {"cli.md": cli_page(), "plan.schema.json": schema + "\n"}
 

@@ -129,7 +129,7 @@ class HeldOut(_Frozen):
 
 
 class LatencyTable(_Frozen):
-    """Times of a model's blocks on one machine; see ``docs/formats.md``."""
+    """Times of a model's blocks on one machine; see ``docs/reference/formats.md``."""
 
     version: Literal[1] = TABLE_VERSION
     family: str

@@ -36,7 +36,7 @@ def prune(
     Args:
         model: embedded model, directory or hub id.
         rate: share of the model's FLOPs to remove, in (0, 1); with ``cost="latency"`` of its time.
-        data: a file (see docs/your-own-model.md), or any sequence of ``comp.Example`` or
+        data: a file (see docs/how-to/your-own-model.md), or any sequence of ``comp.Example`` or
             ``comp.PairExample``; every twentieth example validates. ``None``: EmojiScenes.
         out: run directory; by default ``runs/MODEL-RATE``.
         force: replace an existing run.

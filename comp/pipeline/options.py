@@ -68,7 +68,7 @@ class PruneOptions(BaseModel):
         description="Share of the model's FLOPs, or with --cost latency of its time, to remove, in (0, 1)."
     )
     method: Annotated[str, OneOf(_methods), Paper("comp"), REMOVE] = Field(
-        "comp", description="Pruning method: see docs/methods.md."
+        "comp", description="Pruning method: see docs/explanation/methods.md."
     )
     faithful: Annotated[bool, REMOVE] = Field(
         default=False,
@@ -82,8 +82,8 @@ class PruneOptions(BaseModel):
     )
     data: Annotated[Path | None, DATA] = Field(
         None,
-        description="Your own data (docs/your-own-model.md): LLaVA-Instruct, VQAv2, Karpathy's JSON, NLVR2, "
-        "or JSONL [default: EmojiScenes].",
+        description="Your own data (docs/how-to/your-own-model.md): LLaVA-Instruct, VQAv2, Karpathy's JSON, "
+        "NLVR2, or JSONL [default: EmojiScenes].",
     )
     images: Annotated[Path | None, DATA] = Field(None, description="Folder of --data's images.")
     follow_links: Annotated[bool, DATA] = Field(

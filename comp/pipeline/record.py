@@ -31,7 +31,7 @@ def record_of(
     settings: ResolvedRequest,
     task: Task,
 ) -> dict[str, Any]:
-    """Return the content of ``run.json`` (``docs/formats.md``), without times."""
+    """Return the content of ``run.json`` (``docs/reference/formats.md``), without times."""
     plan = outcome.plan
     return {
         "version": RUN_VERSION,

@@ -32,7 +32,7 @@ REACHABLE_MARGIN = 0.005  # of the rate: aligned widths do not meet it exactly
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """Options of a pruning method; see ``docs/concepts.md``.
+    """Options of a pruning method; see ``docs/explanation/concepts.md``.
 
     A method may take ``stages * steps_per_stage`` training steps. The steps that it does not take are
     given to recovery, so that every method trains equally long.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     "plan_file",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
-    help="plan.json of a run, or one of your own (docs/plan.schema.json).",
+    help="plan.json of a run, or one of your own (docs/reference/plan.schema.json).",
 )
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The run to write.")
 @click.option("--force", is_flag=True, help="Replace a run that `cut` wrote there.")

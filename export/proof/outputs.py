@@ -114,7 +114,7 @@ _IN_8_BITS = Bounds(
     logits=1.0, spread=0.15, cosine=1e-3, probability=0.03, statement=0.3, similarity=0.01
 )
 # A few times what correct artifacts give: the embedded models, and small random ones, whose outputs hang on
-# rounding most (docs/proof.md has the numbers). Rounding adds up over the layers of larger models.
+# rounding most (docs/explanation/proof.md has the numbers). Rounding adds up over layers of larger models.
 BOUNDS: Mapping[Precision, Bounds] = {
     # Runtimes add in another order than torch.
     "float32": Bounds(

@@ -1,7 +1,7 @@
 """Print the table of measured results: ``python -m serve.bench.results_table RUN [RUN ...]``.
 
 Reads the reports of ``prune``, ``onnx``, ``eval`` and ``bench`` in each run and prints Markdown; it
-measures nothing itself. ``make results`` writes it to ``docs/results.md``.
+measures nothing itself. ``make results`` writes it to ``docs/results/rates.md``.
 """
 
 import json

@@ -7,7 +7,7 @@ REFUSED = others.REFUSED
 
 
 def covered() -> str:
-    """The table of ``docs/your-own-model.md``."""
+    """The table of ``docs/how-to/your-own-model.md``."""
     rows = ["| checkpoint | task | its files |", "|---|---|---|"]
     for official in CHECKPOINTS:
         names = "; ".join(spelling.name for spelling in official.spellings)

@@ -15,7 +15,7 @@ from comp.errors import CompExportError
 from tests.official import blip
 from tests.official.catalogue import CHECKPOINTS, REFUSED, covered, refused
 
-PAGE = Path(__file__).parents[2] / "docs" / "your-own-model.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "your-own-model.md"
 BYTES_7B = 14126854144  # of the weights of llava-1.5-7b-hf in float16, as their index says
 
 

@@ -59,7 +59,7 @@ TENSORS = {
 }
 COARSE = ("bfloat16", "int8", "int4")
 FAULTS = ("permuted head", "dropped bias", "dropped biases", "wrong scale")
-# Faults that rounding hides (docs/proof.md): the smallest ones, in numbers of 8 bits.
+# Faults that rounding hides (docs/explanation/proof.md): the smallest ones, in numbers of 8 bits.
 MISSED = {(kind, precision): {"dropped bias"} for kind in TENSORS for precision in COARSE}
 PRECISIONS = ("float32", "float16", "bfloat16", "int8", "int4")
 
