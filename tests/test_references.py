@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ("comp", "export", "serve", "demo", "benchmarks", "tests")
-PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/*.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "docs/**/*.md")
 START = rf"(?:{'|'.join(SOURCES)})"
 # A dotted name in backticks, maybe called, or run with ``python -m``.
 DOTTED = re.compile(rf"`(?:python -m )?({START}(?:\.\w+)+)(?:\([^`]*\)| [A-Z][^`]*)?`")
@@ -92,8 +92,8 @@ def test_records_name_code_that_exists():
 
 def test_pages_name_what_exists():
     pages = [page for pattern in PAGES for page in sorted(ROOT.glob(pattern))]
-    assert {page.name: lost(page.read_text(encoding="utf-8")) for page in pages} == {
-        page.name: [] for page in pages
+    assert {page: lost(page.read_text(encoding="utf-8")) for page in pages} == {
+        page: [] for page in pages
     }
 
 
