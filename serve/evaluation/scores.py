@@ -104,12 +104,16 @@ def _percent(value: float, interval: tuple[float, float]) -> str:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of one artifact, overall and by kind of question or measure, and its predictions."""
+    """The figures of one artifact, overall and by kind of question or measure, and its predictions.
+
+    ``metric`` names the overall figure where that depends on the examples; otherwise the measure does.
+    """
 
     overall: Figure
     by_kind: dict[str, Figure]
     predictions: tuple[str, ...]
-    whole: str = "all"  # name of the overall figure
+    whole: str = "all"  # name of the overall figure in tables
+    metric: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         kinds = {kind: figure.to_dict() for kind, figure in self.by_kind.items()}
@@ -183,12 +187,16 @@ class Measure:
     """The measure of a task.
 
     Attributes:
-        metric: name of the overall figure, in words.
+        metric: name of the overall figure, in words, unless the evaluation names another.
         run: returns the scores from engine, examples and a progress callback.
     """
 
     metric: str
     run: Callable[[Any, Any, Callable[[int], None]], Evaluation]
+
+    def metric_of(self, evaluation: Evaluation) -> str:
+        """Name of the overall figure of an evaluation."""
+        return evaluation.metric or self.metric
 
     def __call__(self, engine: Any, examples: Any, advance: Callable[[int], None]) -> Evaluation:
         """Measure an engine on examples; ``advance`` is called with the number of examples done."""

@@ -87,7 +87,8 @@ def _evaluated(artifact: Path, request: MeasureRequest) -> dict[str, Any]:
         task, data, images, None, settings["limit"], request.follow_links
     )
     engine = load_engine(artifact, request.device, request.bench["threads"])
-    figure = measure(engine, examples, lambda _: None).overall.to_dict()
+    evaluation = measure(engine, examples, lambda _: None)
+    figure = evaluation.overall.to_dict()
     name = next(name for name in NAMES if name in figure)
     manifest = read_manifest(artifact)
     return {
@@ -97,7 +98,7 @@ def _evaluated(artifact: Path, request: MeasureRequest) -> dict[str, Any]:
             "n": figure["n"],
             "share": name == "accuracy",
         },
-        "metric": measure.metric,
+        "metric": measure.metric_of(evaluation),
         "test": source["name"],
         "params": manifest.params,
     }
