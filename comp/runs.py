@@ -44,6 +44,11 @@ class RunDirectory:
         return self.path / "plan.json"
 
     @property
+    def split(self) -> Path:
+        """Which of the run's own data trained, validated and tests it (``comp.data.split``)."""
+        return self.path / "split.json"
+
+    @property
     def stages(self) -> Path:
         return self.path / "stages.jsonl"
 
@@ -118,6 +123,7 @@ class RunDirectory:
     def clear(self) -> None:
         """Remove the files of an earlier run; its record first, so that it does not count as finished."""
         self.record.unlink(missing_ok=True)
+        self.split.unlink(missing_ok=True)  # a run on EmojiScenes has none
         with disk_errors(self.path):
             for old in self.path.iterdir():
                 if old.is_dir() and old != self.state:  # also a link to one

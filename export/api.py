@@ -9,9 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from comp.data.example import AnyExample, check_examples
+from comp.data.embedded import embedded_examples
+from comp.data.example import AnyExample
+from comp.data.of_run import data_of_run
+from comp.errors import CompExportError
 from comp.registry.code import resolve
 from comp.runs import RunDirectory, run_at
+from comp.utils.console import say
 from comp.utils.device import Device, torch_device
 from export.artifact.manifest import Flavour, Precision, Rounding
 from export.proof.chain import VerifyRequest, task_of, verify_run
@@ -100,7 +104,8 @@ def verify(
     Args:
         run: an exported run, or its directory.
         questions: number of examples that each variant answers.
-        data: your own examples: a file, or a sequence of examples; by default EmojiScenes.
+        data: your own examples: a file, or a sequence of examples; by default the test part of the data that
+            the run was pruned on, or EmojiScenes.
         images: the folder of the images that a file names.
         follow_links: also read images through links that leave that folder.
         max_new_tokens: length of the greedy answers to compare.
@@ -118,7 +123,7 @@ def verify(
     directory = run_at(run)
     with directory.locked("verify"):
         folder = None if images is None else Path(images)
-        examples, source = _examples(task_of(directory), data, folder, follow_links, questions)
+        examples, source = _examples(directory, data, folder, follow_links, questions)
         request = VerifyRequest(examples, source, questions, max_new_tokens)
         place = "cpu" if device == "auto" else torch_device(device)
         serve: Any = resolve(FIRST_LINKS)
@@ -129,20 +134,20 @@ def verify(
 
 
 def _examples(
-    task: Any, data: Data | None, images: Path | None, follow_links: bool, count: int
+    run: RunDirectory, data: Data | None, images: Path | None, follow_links: bool, count: int
 ) -> tuple[Any, str]:
-    """Return examples of a task, and the name of their source."""
-    if data is None:
-        from comp.data.embedded import embedded_examples
-
-        return embedded_examples(task, "test", count), "EmojiScenes test"
-    if not isinstance(data, str | Path):
-        check_examples(task, data)
-        return data, f"{len(data)} examples"
-    from comp.data.loading import has_splits, load_task_data
-
-    path = Path(data)
-    return (
-        load_task_data(task, path, images, "test" if has_splits(path) else None, follow_links),
-        str(data),
-    )
+    """Return examples of a run's task, and the name of their source."""
+    task: Any = task_of(run)
+    given = Path(data) if isinstance(data, str) else data
+    try:
+        own = data_of_run(run, task, given, images, follow_links)
+    except CompExportError as error:
+        if given is not None:
+            raise
+        # A run far from its data: what is proved holds on any examples.
+        say(f"{error}; verifying on EmojiScenes")
+        own = None
+    if own is not None:
+        own.tell()
+        return own.examples, own.name
+    return embedded_examples(task, "test", count), "EmojiScenes test"

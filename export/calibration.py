@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from comp.checkpoints.tying import LM_HEAD
 from comp.data.embedded import embedded_examples
-from comp.data.loading import has_splits, load_task_data
+from comp.data.of_run import given_data
 from comp.errors import CompExportError
 from comp.runs import RunDirectory
 from comp.utils.machine import memory_mb
@@ -66,7 +66,9 @@ def examples_for(
     images: Path | None,
     follow_links: bool = False,
 ) -> Examples:
-    """Return a run's calibration data: the train split of ``data``, otherwise of EmojiScenes.
+    """Return a run's calibration data: of ``data``, otherwise of EmojiScenes.
+
+    Of a file with splits, and of the data that the run was pruned on, it is what trains.
 
     ``data`` may also be the examples themselves.
 
@@ -83,7 +85,7 @@ def examples_for(
         return embedded_examples(task, "train", count)
     if not isinstance(data, Path):
         return data
-    return load_task_data(task, data, images, "train" if has_splits(data) else None, follow_links)
+    return given_data(run, task, data, images, follow_links, "train").examples
 
 
 def calibrated(

@@ -76,10 +76,11 @@ def evaluate(
 
     Args:
         run: an exported run, or its directory.
-        data: your own data: a file, or a sequence of examples; by default EmojiScenes.
+        data: your own data: a file, or a sequence of examples; by default the data that the run was pruned
+            on, or EmojiScenes.
         images: the folder of the images that a file names.
         follow_links: also read images through links that leave that folder.
-        split: ``train``, ``validation`` or ``test`` (default), if there are splits.
+        split: ``train``, ``validation`` or ``test`` (default), of the run's data or if there are splits.
         limit: number of examples; by default 2000 of EmojiScenes, all of ``data``.
         batch_size: examples answered together.
         max_new_tokens: length of the greedy answers.

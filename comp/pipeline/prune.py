@@ -12,7 +12,7 @@ from comp.adapter import FamilyAdapter
 from comp.checkpoints.dense_model import described
 from comp.checkpoints.locate import resolve_model
 from comp.checkpoints.model_size import parameters_of
-from comp.data.example import AnyExample, check_examples
+from comp.data.example import AnyExample
 from comp.errors import CompExportError
 from comp.families.loading import load_adapter
 from comp.latency.table import LatencyTable, dense_block
@@ -22,10 +22,10 @@ from comp.pipeline.race import run_race
 from comp.pipeline.record import record_of, times_fine_tuning, times_of, write_run
 from comp.pipeline.request import DENSE, PruneRequest, as_json, check_resumable
 from comp.pipeline.resolve import resolve_request
+from comp.pipeline.run_data import FINGERPRINT, check_same_data, data_of
 from comp.pipeline.steps import RunContext, recover_slim, search_and_cut, validate
 from comp.runs import RunDirectory
 from comp.search.job import modes_of
-from comp.training.data import PruningData, embedded_data, own_data, split_data
 from comp.utils.compute import Compute
 from comp.utils.progress import Callback, Progress
 
@@ -105,11 +105,14 @@ def run_pruning(
     adapter = load()
     modes_of(adapter, request.search.modes)
     table = _table(request, adapter)
-    data = _data(request, adapter, compute, examples)
+    data, split = data_of(request, adapter, compute, examples, progress)
+    if resumed and split is not None:
+        check_same_data(run, split)
     # Only now: if the model, modes or data are refused, there is nothing to resume.
     compute.accelerator.wait_for_everyone()  # until every process has read the state
     if compute.is_main and not resumed:
-        run.begin({**as_json(request), DENSE: dense})
+        fingerprint = None if split is None else split.fingerprint
+        run.begin({**as_json(request), DENSE: dense, FINGERPRINT: fingerprint})
     compute.accelerator.wait_for_everyone()  # until the state of an earlier run is replaced
     settings = resolve_request(request, parameters_of(directory))
     # The search pops the model from the list and holds its only reference: recovery needs the memory.
@@ -147,7 +150,7 @@ def run_pruning(
         "whole": times_fine_tuning(ended - prepared, compute.seconds),
     }
     if compute.is_main:
-        write_run(run, slim, outcome.plan, record, folder)
+        write_run(run, slim, outcome.plan, record, folder, split)
     compute.accelerator.wait_for_everyone()
     return record
 
@@ -164,25 +167,3 @@ def _table(request: PruneRequest, adapter: FamilyAdapter) -> LatencyTable | None
     blocks = [dense_block(block) for block in adapter.blocks]
     table.check_fits(adapter.name, blocks, request.table.path)
     return table
-
-
-def _data(
-    request: PruneRequest,
-    adapter: FamilyAdapter,
-    compute: Compute,
-    examples: Sequence[AnyExample] | None,
-) -> PruningData:
-    if examples is not None:
-        check_examples(adapter.task, examples)
-        return own_data(adapter, compute, request.sizes, examples)
-    if request.data is None:
-        return embedded_data(adapter, compute, request.sizes)
-    from comp.data.loading import has_splits, load_task_data
-
-    path, images = Path(request.data), None if request.images is None else Path(request.images)
-    if has_splits(path):
-        train = load_task_data(adapter.task, path, images, "train", request.follow_links)
-        validation = load_task_data(adapter.task, path, images, "validation", request.follow_links)
-        return split_data(adapter, compute, request.sizes, train, validation)
-    loaded = load_task_data(adapter.task, path, images, follow_links=request.follow_links)
-    return own_data(adapter, compute, request.sizes, loaded)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from comp.adapter import FamilyAdapter
+from comp.data.split import Split
 from comp.figures.run_figures import save_figures
 from comp.latency.table import LatencyTable
 from comp.pipeline.options import PruneOptions
@@ -104,6 +105,7 @@ def write_run(
     plan: PruningPlan,
     record: dict[str, Any],
     folder: Path,
+    split: Split | None,
 ) -> None:
     """Write the files of a finished run, the record last.
 
@@ -113,6 +115,7 @@ def write_run(
         plan: its plan.
         record: the content of ``run.json``.
         folder: folder of the search, which holds ``stages.jsonl``.
+        split: the split of the run's own data.
     """
     run.clear()
     needed = bytes_of(list(slim.model.parameters()))
@@ -120,6 +123,8 @@ def write_run(
         slim.save(temporary)
     plan.save(run.plan_file)
     write_text(run.stages, (folder / STAGES).read_text(encoding="utf-8"))
+    if split is not None:
+        split.save(run.split)
     write_text(run.record, json.dumps(record, indent=1) + "\n")
     save_figures(run)
     run.point_latest_here()

@@ -7,11 +7,11 @@ from typing import Any
 from comp.adapter import FamilyAdapter
 from comp.data.embedded import embedded_examples
 from comp.data.example import AnyExample
+from comp.data.split import Parts, Subset
 from comp.errors import CompExportError
 from comp.utils.compute import Compute
 
 TRAIN_SIZE = 120_000
-VALIDATION_SHARE = 20  # of a user's own examples, every twentieth is for validation
 
 
 @dataclass(frozen=True)
@@ -61,34 +61,15 @@ def embedded_data(adapter: FamilyAdapter, compute: Compute, sizes: DataSizes) ->
 
 
 def own_data(
-    adapter: FamilyAdapter, compute: Compute, sizes: DataSizes, examples: Sequence[AnyExample]
+    adapter: FamilyAdapter,
+    compute: Compute,
+    sizes: DataSizes,
+    examples: Sequence[AnyExample],
+    parts: Parts,
 ) -> PruningData:
-    """Data of a user's own examples: every twentieth validates, the others train and calibrate.
-
-    Raises:
-        CompExportError: for fewer than 40 examples.
-    """
-    if len(examples) < 2 * VALIDATION_SHARE:
-        raise CompExportError(
-            f"{len(examples)} examples are too few to train and validate on: give at least "
-            f"{2 * VALIDATION_SHARE}, or leave out --data"
-        )
-    held_out = range(0, len(examples), VALIDATION_SHARE)
-    validation = _Subset(examples, held_out)
-    train = _Subset(examples, [i for i in range(len(examples)) if i % VALIDATION_SHARE])
+    """Data of a user's own examples, by the parts of their split; those of the test are left alone."""
+    train, validation = Subset(examples, parts.train), Subset(examples, parts.validation)
     return split_data(adapter, compute, sizes, train, validation)
-
-
-@dataclass(frozen=True)
-class _Subset(Sequence[AnyExample]):
-    examples: Sequence[AnyExample]
-    places: Sequence[int]
-
-    def __len__(self) -> int:
-        return len(self.places)
-
-    def __getitem__(self, index: int) -> AnyExample:  # type: ignore[override]
-        return self.examples[self.places[index]]
 
 
 def split_data(

@@ -45,10 +45,22 @@ def examples_of(
         return chosen, {"name": f"EmojiScenes {where}", "n": len(chosen)}
     from comp.data.loading import has_splits, load_task_data
 
-    if split is not None and not has_splits(data):
-        raise CompExportError(f"--split {split}: {data} has no splits: leave it out")
+    if split is not None:
+        check_has_splits(data, split)
     of: Any = (split or "test") if has_splits(data) else None
     loaded = load_task_data(task, data, images, of, follow_links)
     if limit is not None:
         loaded = loaded[:limit]
     return loaded, {"name": data.name, "n": len(loaded)}
+
+
+def check_has_splits(data: Path, split: str) -> None:
+    """Refuse a split of a file without splits.
+
+    Raises:
+        CompExportError: the file has none.
+    """
+    from comp.data.loading import has_splits
+
+    if not has_splits(data):
+        raise CompExportError(f"--split {split}: {data} has no splits: leave it out")

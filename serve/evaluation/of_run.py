@@ -5,14 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from comp.data.example import AnyExample, check_examples
+from comp.data.example import AnyExample
+from comp.data.of_run import LOUD, data_of_run, split_of
 from comp.runs import RunDirectory
 from comp.utils.device import Device
 from comp.utils.files import write_text
 from comp.utils.machine import describe_machine, describe_versions
 from serve.artifacts import DEFAULT_VARIANT, ArtifactVariant, artifacts_of, is_verified
 from serve.evaluation.by_task import measure_of, task_of
-from serve.evaluation.examples import examples_of
+from serve.evaluation.examples import check_has_splits, examples_of
 from serve.evaluation.scores import Evaluation, MeasureOptions, markdown
 from serve.loading import engines_of
 
@@ -22,8 +23,9 @@ class EvalRequest:
     """Request to measure accuracy.
 
     Attributes:
-        data, images, follow_links: your own data: a file, or a sequence of examples; by default EmojiScenes.
-        split: ``train``, ``validation`` or ``test`` (default), if there are splits.
+        data, images, follow_links: your own data: a file, or a sequence of examples; by default the data that
+            the run was pruned on, or EmojiScenes.
+        split: ``train``, ``validation`` or ``test`` (default), of the run's data or if there are splits.
         limit: number of examples; by default 2000 of EmojiScenes, all of ``data``.
         measure: batch size, length of answers, size of a gallery, seed.
         device, threads: those of the engines.
@@ -71,7 +73,7 @@ def evaluate_run(
     variant = request.variant
     directory, directories = artifacts_of(run.path, variant)
     task = task_of(directories["compressed"])
-    examples, source = _examples(task, request)
+    examples, source = _examples(directory, task, request)
     measure = measure_of(task, request.measure)
     engines = engines_of(directories, request.device, request.threads, variant)
     dense, compressed = (
@@ -82,7 +84,7 @@ def evaluate_run(
         "run": str(directory.path),
         "data": source,
         "task": task,
-        "metric": measure.metric,
+        "metric": measure.metric_of(dense),
         "device": engines["dense"].device,
         "backend": engines["dense"].backend,
         "provider": engines["dense"].provider,
@@ -97,18 +99,28 @@ def evaluate_run(
     name = f"eval{variant.suffix}"
     directory.write_report(name, report)
     title = f"Accuracy of {directory.path.name} on {source['name']}"
-    write_text(directory.reports / f"{name}.md", markdown(dense, compressed, title, measure.metric))
+    text = markdown(dense, compressed, title, measure.metric_of(dense))
+    warning = f"\n**{LOUD}{source['warning']}.**\n" if "warning" in source else ""
+    write_text(directory.reports / f"{name}.md", text + warning)
     return Evaluated(report, name, title, dense, compressed)
 
 
-def _examples(task: Any, request: EvalRequest) -> tuple[Sequence[Any], dict[str, Any]]:
-    data, limit = request.data, request.limit
-    if data is None or isinstance(data, Path):
-        images = request.images
-        return examples_of(task, data, images, request.split, limit, request.follow_links)
-    check_examples(task, data)
-    chosen = data if limit is None else data[:limit]
-    return chosen, {"name": f"{len(chosen)} examples", "n": len(chosen)}
+def _examples(
+    run: RunDirectory, task: Any, request: EvalRequest
+) -> tuple[Sequence[Any], dict[str, Any]]:
+    """Return the examples, and a record of their origin; warn of those that the run has seen."""
+    data, images, limit = request.data, request.images, request.limit
+    part: Any = request.split or "test"
+    if isinstance(data, Path) and request.split is not None and split_of(run) is None:
+        check_has_splits(data, request.split)
+    own = data_of_run(run, task, data, images, request.follow_links, part)
+    if own is None:
+        return examples_of(task, None, images, request.split, limit, request.follow_links)
+    if isinstance(data, Path) and request.split is not None and own.part is None:
+        check_has_splits(data, request.split)
+    chosen = own.examples if limit is None else own.examples[:limit]
+    own.tell()
+    return chosen, {**own.source, "n": len(chosen)}
 
 
 def _same(first: Sequence[str], second: Sequence[str]) -> float:

@@ -47,6 +47,13 @@ def load_karpathy(
     return Records(records)
 
 
+def images_in(path: Path, split: KarpathySplit) -> int:
+    """Return the number of images of a split, without looking for their files."""
+    images, _ = read_list(path, "images", "Karpathy's JSON")
+    named = [image.get("split") for image in images if isinstance(image, dict)]
+    return sum(SPLITS.get(name) == split for name in named if isinstance(name, str))
+
+
 def _records(path: Path, folder: ImageFolder, split: KarpathySplit) -> Iterator[ImageRecord]:
     images, _ = read_list(path, "images", "Karpathy's JSON")
     for number, image in enumerate(images, start=1):
