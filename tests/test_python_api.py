@@ -43,7 +43,7 @@ def test_the_code_of_the_page_runs(tmp_path, monkeypatch, capsys):
     assert abs(names["plan"].rate - 0.4) < 0.01
     assert names["at_random"].load_plan().method == "random"
     record = names["own"].read_record()
-    assert record["request"]["data"] == "80 examples"
+    assert record["request"]["data"] == "90 examples"
     assert comp.open_run(Path("runs/squared")).read_record()["options"]["importance"] == "squared"
     shown = capsys.readouterr().out
     assert "did you mean 'stages'?" in shown

@@ -37,7 +37,8 @@ def prune(
         model: embedded model, directory or hub id.
         rate: share of the model's FLOPs to remove, in (0, 1); with ``cost="latency"`` of its time.
         data: a file (see docs/how-to/your-own-model.md), or any sequence of ``comp.Example`` or
-            ``comp.PairExample``; every twentieth example validates. ``None``: EmojiScenes.
+            ``comp.PairExample``. It is split by picture, and a tenth is left for ``serve.evaluate``
+            (``comp.data.split``). ``None``: EmojiScenes.
         out: run directory; by default ``runs/MODEL-RATE``.
         force: replace an existing run.
         resume: continue an interrupted run with the same arguments.

@@ -24,14 +24,18 @@ SPLITS = ("train", "validation", "test")
 @click.option(
     "--limit",
     type=click.IntRange(min=1),
-    help="Number of examples [default: 2000, or all of --data].",
+    help="Number of examples [default: 2000 of EmojiScenes, all of your own data].",
 )
 @click.option(
     "--split",
     type=click.Choice(SPLITS),
-    help="Split of EmojiScenes, or of --data if it has splits [default: test].",
+    help="Part of the data that RUN was pruned on, of EmojiScenes, or of --data if it has splits "
+    "[default: test].",
 )
-@data_options("Your own data: LLaVA-Instruct, VQAv2, Karpathy's JSON, NLVR2, or JSONL.")
+@data_options(
+    "Your own data: LLaVA-Instruct, VQAv2, Karpathy's JSON, NLVR2, or JSONL [default: the data that RUN was "
+    "pruned on, or EmojiScenes]."
+)
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
@@ -72,7 +76,8 @@ def command(
 ) -> None:
     """Measure the accuracy of the dense and the compressed artifact of RUN on their task.
 
-    Questions: correct answers by kind (VQAv2's official accuracy if there are ten reference answers).
+    Questions: correct answers by kind (VQAv2's official accuracy if there are ten reference answers, token
+    F1 if references are long).
     Captions: objects named correctly, and CIDEr-D. Statements: accuracy. Retrieval: R@1, R@5 and R@10 in
     both directions. With 95 % intervals; greedy. Writes reports/eval.json and reports/eval.md.
     """

@@ -21,8 +21,8 @@ EXIT_FAILED = 1
     help="Number of examples that each variant answers.",
 )
 @data_options(
-    "Your own data: LLaVA-Instruct, VQAv2, Karpathy's JSON, NLVR2, or JSONL [default: EmojiScenes, "
-    "test split]."
+    "Your own data: LLaVA-Instruct, VQAv2, Karpathy's JSON, NLVR2, or JSONL [default: the test "
+    "part of the data that RUN was pruned on, or of EmojiScenes]."
 )
 @click.option(
     "--max-new-tokens",
