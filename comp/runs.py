@@ -12,6 +12,7 @@ import click
 
 from comp.errors import CompExportError
 from comp.plan import PruningPlan
+from comp.utils.arguments import path_of
 from comp.utils.disk import disk_errors
 from comp.utils.files import discard, remove, sweep, write_text, writing_directory
 from comp.utils.json_files import read_object
@@ -173,13 +174,13 @@ class RunDirectory:
             pass
 
 
-def open_run(path: Path) -> RunDirectory:
+def open_run(path: Path | str) -> RunDirectory:
     """Open a run; ``runs/latest`` is resolved to the newest one.
 
     Raises:
         CompExportError: there is no run, or it has another version.
     """
-    target = path.resolve()
+    target = path_of("run", path).resolve()
     run = RunDirectory(target)
     absent = f"no run at {path}", "make one with `comp-export prune` or `quickstart`"
     read_versioned(run.record, "a run", RUN_VERSION, absent, AGAIN)
@@ -188,7 +189,7 @@ def open_run(path: Path) -> RunDirectory:
 
 def run_at(run: RunDirectory | Path | str) -> RunDirectory:
     """Return a run that is given as such, or by its path (``open_run``)."""
-    return run if isinstance(run, RunDirectory) else open_run(Path(run))
+    return run if isinstance(run, RunDirectory) else open_run(run)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ by name.
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from comp.data.embedded import embedded_examples
 from comp.data.example import AnyExample
@@ -15,6 +15,7 @@ from comp.data.of_run import data_of_run
 from comp.errors import CompExportError
 from comp.registry.code import resolve
 from comp.runs import RunDirectory, run_at
+from comp.utils.arguments import check_choices, check_counts, path_of
 from comp.utils.console import say
 from comp.utils.device import Device, torch_device
 from export.artifact.manifest import Flavour, Precision, Rounding
@@ -68,6 +69,12 @@ def onnx(
     Raises:
         CompExportError: as for ``export.run_exporter.export_run``.
     """
+    check_choices(
+        precision=(precision, get_args(Precision)),
+        flavour=(flavour, get_args(Flavour)),
+        rounding=(rounding, get_args(Rounding)),
+    )
+    check_counts(examples=examples)
     directory = run_at(run)
     request = ExportRequest(
         flavour=flavour,
@@ -75,7 +82,7 @@ def onnx(
         rounding=rounding,
         examples=examples,
         data=Path(data) if isinstance(data, str) else data,
-        images=None if images is None else Path(images),
+        images=None if images is None else path_of("images", images),
         follow_links=follow_links,
         dense=dense,
         model=model,
@@ -120,12 +127,13 @@ def verify(
     Raises:
         CompExportError: as for ``export.proof.chain.verify_run``, or data that cannot be read.
     """
+    check_counts(questions=questions, max_new_tokens=max_new_tokens)
     directory = run_at(run)
+    place = "cpu" if device == "auto" else torch_device(device)
     with directory.locked("verify"):
-        folder = None if images is None else Path(images)
+        folder = None if images is None else path_of("images", images)
         examples, source = _examples(directory, data, folder, follow_links, questions)
         request = VerifyRequest(examples, source, questions, max_new_tokens)
-        place = "cpu" if device == "auto" else torch_device(device)
         serve: Any = resolve(FIRST_LINKS)
         count = min(serve.EXAMPLES, questions)
         first = serve.FromUsers(examples, count, max_new_tokens, answer_seconds, model=model)

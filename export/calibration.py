@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from comp.checkpoints.tying import LM_HEAD
 from comp.data.embedded import embedded_examples
+from comp.data.example import CheckedExamples
 from comp.data.of_run import given_data
 from comp.errors import CompExportError
 from comp.runs import RunDirectory
@@ -84,7 +85,8 @@ def examples_for(
     if data is None:
         return embedded_examples(task, "train", count)
     if not isinstance(data, Path):
-        return data
+        given: Any = data
+        return CheckedExamples.of(task, given)
     return given_data(run, task, data, images, follow_links, "train").examples
 
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from comp.data.example import AnyExample
 from comp.runs import RunDirectory, run_at
-from comp.utils.device import Device
+from comp.utils.arguments import check_choices, check_counts, path_of
+from comp.utils.device import DEVICES, Device
 from export.artifact.manifest import MANIFEST_NAME, Flavour, Precision
 from serve.artifacts import ArtifactVariant, artifact_of
 from serve.backends.base import BackendName, ProviderChoice
@@ -48,7 +49,15 @@ def load(
         CompExportError: no such run or artifact, a damaged file, or a backend that is not installed or does
             not run the artifact.
     """
-    if not isinstance(run, RunDirectory) and (Path(run) / MANIFEST_NAME).is_file():
+    check_choices(
+        backend=(backend or "onnxruntime", get_args(BackendName)),
+        provider=(provider, get_args(ProviderChoice)),
+        precision=(precision or "float32", get_args(Precision)),
+        flavour=(flavour or "onnxruntime", get_args(Flavour)),
+        device=(device, DEVICES),
+    )
+    check_counts(threads=threads)
+    if not isinstance(run, RunDirectory) and (path_of("run", run) / MANIFEST_NAME).is_file():
         return load_engine(Path(run), device, threads, check_hashes, provider, backend)
     variant = ArtifactVariant.choose(backend or "onnxruntime", provider, flavour, precision)
     directory = artifact_of(run_at(run), "dense" if dense else "compressed", variant)
@@ -97,10 +106,18 @@ def evaluate(
     Raises:
         CompExportError: an artifact is missing or damaged, or the data cannot be read.
     """
+    check_choices(device=(device, DEVICES))
+    check_counts(
+        limit=limit,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        gallery=gallery,
+        threads=threads,
+    )
     directory = run_at(run)
     request = EvalRequest(
         Path(data) if isinstance(data, str) else data,
-        None if images is None else Path(images),
+        None if images is None else path_of("images", images),
         follow_links,
         split,
         limit,

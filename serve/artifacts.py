@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from comp.errors import CompExportError
 from comp.runs import RunDirectory, open_run
@@ -11,9 +11,6 @@ from export.artifact.manifest import MANIFEST_NAME, Flavour, Manifest, Precision
 from export.tensorrt.manifest import EngineManifest, read_engine_manifest
 from export.tensorrt.names import engine_directory
 from serve.backends.base import BackendName, ProviderChoice
-
-if TYPE_CHECKING:
-    pass
 
 Which = Literal["dense", "compressed"]
 BOTH: tuple[Which, Which] = ("dense", "compressed")

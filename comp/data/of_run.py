@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from comp.data.example import AnyExample, check_examples
+from comp.data.example import AnyExample, CheckedExamples
 from comp.data.formats.records import image_folder
 from comp.data.loading import DataTask, has_splits, load_task_data
 from comp.data.split import (
@@ -112,8 +112,7 @@ def given_data(
     """
     split = split_of(run)
     if not isinstance(data, Path):
-        check_examples(task, data)
-        return _given(split, data, part)
+        return _given(split, CheckedExamples.of(task, data), part)
     if has_splits(data):
         return _with_splits(split, run, task, data, images, follow_links, part)
     loaded = load_task_data(task, data, images, follow_links=follow_links)

@@ -83,6 +83,15 @@ class PendingChannels:
         observer.channels(self.key, self.hidden, importance)
 
 
+def _wrong(scored: object, shape: torch.Size) -> str | None:
+    """Return what is wrong with the result of a formula; ``None`` if nothing is."""
+    if not isinstance(scored, Tensor):
+        return f"is a {type(scored).__name__}"
+    if scored.shape != shape:
+        return f"has shape {tuple(scored.shape)}"
+    return None if torch.isfinite(scored).all() else "is not finite"
+
+
 @dataclass
 class ParameterImportance:
     """Running means of weighted input norms, and the scores of heads and channels from them.
@@ -143,14 +152,15 @@ class ParameterImportance:
         Raises:
             CompExportError: the formula returns another shape, or values that are not finite.
         """
-        norm = norms[key].to(magnitude.device)
-        scored = self.formula(LayerStatistics(*key, kind, magnitude, norm))
-        if scored.shape != magnitude.shape or not torch.isfinite(scored).all():
+        norm = norms[key].to(magnitude.device, copy=True)  # a formula may work in place
+        scored = self.formula(LayerStatistics(*key, kind, magnitude.clone(), norm))
+        wrong = _wrong(scored, magnitude.shape)
+        if wrong is not None:
             raise CompExportError(
-                f"the importance of {name_of(key)} {kind} has shape {tuple(scored.shape)} or is not finite: "
-                f"return {len(magnitude)} finite numbers, one a channel"
+                f"the importance of {name_of(key)} {kind} {wrong}: "
+                f"return {len(magnitude)} finite numbers, one a channel, as a tensor"
             )
-        return scored.cpu()
+        return scored.float().cpu()
 
     def _add(
         self,

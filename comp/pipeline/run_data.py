@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from comp.adapter import FamilyAdapter
-from comp.data.example import AnyExample, check_examples
+from comp.data.example import AnyExample, CheckedExamples
 from comp.data.formats.karpathy import images_in
 from comp.data.formats.records import image_folder
 from comp.data.loading import has_splits, load_task_data
@@ -110,7 +110,7 @@ def _of_python(
     examples: Sequence[AnyExample],
     progress: Progress,
 ) -> tuple[PruningData, Split]:
-    check_examples(adapter.task, examples)
+    examples = CheckedExamples.of(adapter.task, examples)
     with progress.task("reading pictures", len(examples)) as task:
         items = items_of(examples, advance=task.at)
     parts: Parts = split_items(items)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 
 from comp.errors import CompExportError
@@ -35,6 +36,7 @@ class Compute:
         if name == "float16" and place == "cpu":
             raise CompExportError("--dtype float16 needs a GPU: use bfloat16 or float32 on a CPU")
         self.dtype = DTYPES[name]
+        _forget_other_device(place)
         # We set the precision ourselves: accelerate allows only one per process.
         self.accelerator = Accelerator(cpu=place == "cpu", mixed_precision="no")
         self.device = self.accelerator.device
@@ -119,6 +121,13 @@ class Compute:
                 if gradient is None:
                     gradient = torch.zeros_like(parameter)
                 parameter.grad = self.mean(gradient, count)
+
+
+def _forget_other_device(place: str) -> None:
+    """Let a process that computed on one device compute on another: accelerate keeps the first one."""
+    state = PartialState._shared_state  # empty before the first use
+    if state and state["device"].type != place and PartialState().num_processes == 1:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def _auto_dtype(device: str) -> str:

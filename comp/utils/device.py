@@ -3,6 +3,7 @@
 from typing import Literal
 
 from comp.errors import CompExportError
+from comp.utils.arguments import check_choices
 
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES: tuple[Device, ...] = ("auto", "cpu", "cuda")
@@ -12,8 +13,9 @@ def torch_device(device: Device) -> str:
     """Return ``cpu`` or ``cuda``; ``auto`` is ``cuda`` if torch sees a GPU.
 
     Raises:
-        CompExportError: ``cuda`` is requested and torch sees no GPU.
+        CompExportError: ``cuda`` is requested and torch sees no GPU, or another word is given.
     """
+    check_choices(device=(device, DEVICES))
     import torch
 
     available = torch.cuda.is_available()

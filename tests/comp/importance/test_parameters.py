@@ -89,3 +89,17 @@ def test_one_order_over_all_layers_leaves_a_floor_in_each():
         [("heads", 0, 0), ("heads", 1, 0)]
         + [("channels", layer, index) for layer in range(2) for index in (1, 2)]
     )
+
+
+def test_a_formula_may_work_in_place():
+    def doubled(layer):
+        return layer.norm.mul_(2) * layer.magnitude.mul_(3)
+
+    importance = ParameterImportance({"language"}, formula=doubled)
+    ones = torch.ones(1, 1, 1)
+    importance.heads(("language", 0), torch.ones(1, 1, 2), ones[0])
+    importance.channels(("language", 0), torch.ones(1, 1, 3), ones[0])
+    first, second = importance.scores(_Outputs()), importance.scores(_Outputs())
+    assert first.channels["language", 0].tolist() == [6.0, 12.0, 18.0]
+    assert second.channels["language", 0].tolist() == [6.0, 12.0, 18.0]
+    assert importance.norms()[1]["language", 0].tolist() == [1.0, 1.0, 1.0]
