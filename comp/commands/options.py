@@ -50,7 +50,13 @@ def common_options(function: F) -> F:
         show_default=True,
         help="Device to compute on: auto uses the GPU if there is one.",
     )
-    @click.option("--seed", type=int, default=0, show_default=True, help="Seed of all randomness.")
+    @click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=0,
+        show_default=True,
+        help="Seed of all randomness.",
+    )
     @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
     @click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
     @functools.wraps(function)
