@@ -4,6 +4,7 @@
 # make coverage the same tests, counting lines and branches: build/coverage/html/index.html
 # make check    style, format, types, and which module may import which
 # make docs     write docs/reference/cli.md and docs/reference/plan.schema.json anew
+# make site     the documentation as a site: build/site/index.html
 # make results  the measurements behind README's table, into docs/results/rates.md
 # make clean    remove caches and builds (not .venv, not runs/)
 
@@ -11,11 +12,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+SITE_INSTALLED := $(VENV)/.installed-docs
 EXTRAS := demo,serve,train,test
 RATES := 0.3 0.5 0.62 0.8
 CLI := $(BIN)/comp-export
 
-.PHONY: setup demo test coverage check docs results clean
+.PHONY: setup demo test coverage check docs site results clean
 
 setup: $(INSTALLED)
 
@@ -47,6 +49,14 @@ check: $(INSTALLED)
 
 docs: $(INSTALLED)
 	$(BIN)/python -m comp.commands.cli_reference docs/reference
+
+$(SITE_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet -e '.[docs]' -c constraints.txt
+	touch $@
+
+# Strict: a broken link, and anything loaded from another host, fails.
+site: $(SITE_INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Without the tower's own parameters 0.8 is out of reach: the tower is 18 % of the FLOPs.
 results: $(INSTALLED)

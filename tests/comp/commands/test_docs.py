@@ -1,15 +1,26 @@
 """The documentation agrees with the code, and its links have targets."""
 
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 
-from comp.cli import VERBS
+import comp
+import demo
+import export
+import serve
+from comp.cli import PROGRAM, VERBS, cli
 from comp.commands.cli_reference import pages
+from comp.registry.families import FAMILIES
+from comp.registry.tasks import TASKS
 
 ROOT = Path(__file__).parents[3]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+
+README = ROOT / "README.md"
+FOLLOWED = [README, *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
 
 
 def test_generated_pages_are_current() -> None:
@@ -64,3 +75,81 @@ def test_no_registry_hosts_and_no_machine_paths() -> None:
     for path in [*PAGES, *(ROOT / name for name in names)]:
         assert not hosts.search(path.read_text()), path
         assert not places.search(path.read_text()), path
+
+
+def commands(text: str) -> list[list[str]]:
+    """The words of each command line in code, without the program; a verb alone is just a name."""
+    text = text.replace("\\\n", " ")
+    lines = re.findall(rf"^ {{4,}}({PROGRAM} .+)$|`({PROGRAM} \w+ [^`]+)`", text, re.MULTILINE)
+    parts = [part for line in lines for part in "".join(line).split(" && ")]
+    return [shlex.split(part, comments=True)[1:] for part in parts]
+
+
+def assert_taken(words: list[str]) -> None:
+    """Parse a command as click does, without looking for the files that it names."""
+    command: click.Command = cli
+    context = cli.make_context(PROGRAM, [], resilient_parsing=True)
+    while isinstance(command, click.Group):
+        name, *words = words
+        command = command.get_command(context, name) or pytest.fail(f"no command {name}")
+        context = click.Context(command, info_name=name, parent=context)
+    values, left, _ = command.make_parser(context).parse_args(list(words))
+    assert not left, left
+    for param in command.get_params(context):
+        given = values.get(param.name)
+        assert given is not None or not param.required, param.name
+        if isinstance(given, str | tuple) and not isinstance(param.type, click.Path | click.File):
+            param.type_cast_value(context, given)
+
+
+@pytest.mark.parametrize("path", FOLLOWED, ids=lambda path: path.name)
+def test_commands_to_follow_are_taken(path: Path) -> None:
+    to_follow = commands(path.read_text())
+    assert len(to_follow) >= 4
+    for words in to_follow:
+        assert_taken(words)
+
+
+@pytest.mark.parametrize(
+    "line", ["prune --rat", "prune", "onnx --flavour none", "run a b", "data show", "nothing"]
+)
+def test_a_command_that_is_not_taken_is_noticed(line: str) -> None:
+    with pytest.raises((click.UsageError, AssertionError, pytest.fail.Exception)):
+        assert_taken(line.split())
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= 150
+
+
+def test_the_readme_supports_what_the_registry_has() -> None:
+    table = README.read_text().partition("## What is supported")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()]
+    head, _, *rows = [row for row in rows if row]
+    names = {"LLaVA-1.5": "llava", "CLIP": "clip", "BLIP": "blip"}
+    supported = {
+        (names[row[0]], row[1].split()[0].removesuffix("s")): dict(zip(head, row, strict=True))
+        for row in rows
+    }
+    families = {(each.name, task): each for each in FAMILIES for task in each.engines}
+    assert supported.keys() == families.keys()
+    for (name, task), row in supported.items():
+        family = families[name, task]
+        assert (row["prune"] == "yes") == bool(family.modes)
+        assert (row["ONNX Runtime"] == "yes") == ("onnx" in family.exports)
+        assert (row["TensorRT"] == "builds") == ("tensorrt" in family.exports)
+        assert (row["page"] == "yes") == bool(TASKS[task].view)
+    assert "Run on a GPU: **not yet**" in table
+
+
+def test_the_first_table_of_the_results_is_that_of_the_readme() -> None:
+    rows = re.findall(r"^\| (?:dense|rate) .*%.*$", README.read_text(), re.MULTILINE)
+    assert len(rows) == 5
+    assert "\n".join(rows) in (ROOT / "docs" / "results" / "index.md").read_text()
+
+
+@pytest.mark.parametrize("package", [comp, export, serve, demo], ids=lambda each: each.__name__)
+def test_the_reference_has_every_public_name(package) -> None:
+    text = (ROOT / "docs" / "reference" / "python.md").read_text()
+    section = text.partition(f"## {package.__name__}\n")[2].partition("\n## ")[0]
+    assert re.findall(r"^::: [\w.]+\.(\w+)$", section, re.MULTILINE) == package.__all__
