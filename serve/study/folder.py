@@ -104,7 +104,7 @@ class DenseRecord(_Stored):
 
 @dataclass(frozen=True)
 class StudyFolder:
-    """Names inside a study's folder (``docs/results/studies.md`` describes them)."""
+    """Names inside a study's folder (``docs/how-to/studies.md`` describes them)."""
 
     path: Path
 
