@@ -27,6 +27,7 @@ from export.artifact.manifest import (
     sha256_of,
 )
 from export.proof.compare import Answered, Link, Runner, ask_all, compare
+from export.proof.conclusion import conclusion_of
 from export.proof.families import Verification
 from export.proof.first_link.compare import FirstLink, NotCompared
 from export.proof.first_link.report import markdown_of
@@ -321,6 +322,8 @@ def markdown(report: dict[str, Any]) -> str:
         "## Graphs",
         "",
         f"{report['questions']} {COMPARED[report['task']].format(**report)}.",
+        "",
+        conclusion_of(report),
         "",
         (
             "| link | holds | largest difference of outputs (bound) | by kind (bound) | "

@@ -60,6 +60,7 @@ def command(
     reports/verify.json and verify.md, marks the artifacts, and exits with status 1 if a link does not hold.
     """
     from export.api import verify
+    from export.proof.conclusion import conclusion_of
     from export.proof.first_link.report import COLUMNS, notes_of, rows_of
 
     with progress(disable=options.json) as bar:
@@ -106,5 +107,7 @@ def command(
         )
     for each in report["skipped"] if not options.json else ():
         say(f"not compared: {each['name']}: {each['reason']}")
+    if not options.json:
+        say(conclusion_of(report))
     if not report["ok"]:
         click.get_current_context().exit(EXIT_FAILED)
