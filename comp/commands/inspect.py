@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from comp.plan import PruningPlan
 
 MANIFEST = "manifest.json"
+MIB = 2**20
 ARTIFACTS = ("onnx*", "tensorrt*")  # folders of a run
 
 
@@ -41,6 +42,9 @@ ARTIFACTS = ("onnx*", "tensorrt*")  # folders of a run
     help="With --figures: number of examples for the dense model [32].",
 )
 @data_options("With --figures: file of the examples [default: EmojiScenes, validation split].")
+@click.option(
+    "--hashes", is_flag=True, help="Also show the SHA-256 of the files; --json always has them."
+)
 @click.option("--model", help="With --figures: the dense model, if it is no longer where RUN says.")
 @common_options
 def command(
@@ -52,6 +56,7 @@ def command(
     data: Path | None,
     images: Path | None,
     follow_links: bool,
+    hashes: bool,
     model: str | None,
     options: CommonOptions,
 ) -> None:
@@ -64,7 +69,7 @@ def command(
     if (run / MANIFEST).is_file():
         if figures:
             raise CompExportError(f"{run} is an artifact, and --figures needs a run: name the run")
-        _show_artifact(run, options.json)
+        _show_artifact(run, options.json, hashes)
         return
     from comp.runs import hold, open_run
 
@@ -84,7 +89,7 @@ def command(
         from comp.figures.run_figures import save_figures
 
         shown = replace(shown, figures=save_figures(opened, out))
-    _show_run(shown, options.json)
+    _show_run(shown, options.json, hashes)
 
 
 @dataclass(frozen=True)
@@ -104,15 +109,15 @@ class ShownRun:
     insight: "Insight | None" = None
 
 
-def _show_artifact(folder: Path, as_json: bool) -> None:
+def _show_artifact(folder: Path, as_json: bool, hashes: bool) -> None:
     manifest = read_shown_manifest(folder / MANIFEST)
     if as_json:
         print_json({"artifact": str(folder), "manifest": manifest})
     else:
-        _print_manifest(folder, manifest)
+        _print_manifest(folder, manifest, hashes)
 
 
-def _show_run(shown: ShownRun, as_json: bool) -> None:
+def _show_run(shown: ShownRun, as_json: bool, hashes: bool) -> None:
     """Print a run.
 
     Raises:
@@ -121,7 +126,7 @@ def _show_run(shown: ShownRun, as_json: bool) -> None:
     if as_json:
         print_json(_report(shown))
     else:
-        _print_run(shown)
+        _print_run(shown, hashes)
     if shown.insight is not None and shown.insight.missing:
         raise CompExportError(missing_words(shown.insight))
 
@@ -138,10 +143,10 @@ def _report(shown: ShownRun) -> dict[str, Any]:
     return report
 
 
-def _print_run(shown: ShownRun) -> None:
+def _print_run(shown: ShownRun, hashes: bool) -> None:
     _print_plan(shown.path, shown.plan)
     for folder, manifest in shown.manifests.items():
-        _print_manifest(folder, manifest)
+        _print_manifest(folder, manifest, hashes)
     insight = shown.insight
     if insight is not None:
         print_numbers(insight, shown.plan.rate_of)
@@ -238,19 +243,27 @@ def _print_plan(path: Path, plan: "PruningPlan") -> None:
         )
 
 
-def _print_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+def _print_manifest(folder: Path, manifest: dict[str, Any], hashes: bool) -> None:
     engines = manifest.get("kind") == "tensorrt"
     words = _engine_words(manifest) if engines else []
     described = manifest["artifact"] if engines else manifest
     keys = ("precision", "model") if engines else ("flavour", "precision", "model")
     words += [str(described[key]) for key in keys if key in described]
     verified = manifest.get("verified")
-    state = "not verified" if verified is None else f"verified: ok = {verified.get('ok')}"
+    ok = verified and verified.get("ok")
+    state = "not verified" if verified is None else "verified" if ok else "verify FAILED"
     size = sum(int(entry["bytes"]) for entry in manifest["files"])
     print_table(
-        f"{folder}: {', '.join(words)}; {size / 1e6:,.2f} MB; {state}",
-        ("file", "bytes", "SHA-256"),
-        ((entry["name"], f"{entry['bytes']:,}", entry["sha256"]) for entry in manifest["files"]),
+        f"{folder}: {', '.join(words)}; {size / MIB:,.1f} MiB; {state}",
+        ("file", "MiB", *(["SHA-256"] if hashes else [])),
+        (
+            (
+                entry["name"],
+                f"{entry['bytes'] / MIB:,.3f}",
+                *([entry["sha256"]] if hashes else []),
+            )
+            for entry in manifest["files"]
+        ),
     )
     if engines:
         _print_engines(manifest)

@@ -7,7 +7,9 @@ from typing import Any
 import click
 
 from comp.commands.options import CommonOptions, common_options
-from comp.utils.console import print_json, print_table
+from comp.utils.console import print_entries, print_json, print_table
+
+METHODS_TITLE = "Methods (--method)"
 
 
 @click.command()
@@ -19,6 +21,7 @@ from comp.utils.console import print_json, print_table
 @common_options
 def command(methods: bool, options: CommonOptions) -> None:
     """Show embedded models and aliases, families and methods, and what each supports."""
+    from comp.checkpoints.locate import ALIASES
     from comp.registry.families import FAMILIES
     from comp.registry.methods import METHODS
 
@@ -33,40 +36,51 @@ def command(methods: bool, options: CommonOptions) -> None:
         return
     print_table(
         "Models (--model also takes a directory or a hub id)",
-        ("name", "family", "task", "from", "layers", "image tokens", "parameters"),
+        ("name", "family", "task", "layers", "image tokens", "parameters"),
         (
             (
                 model["name"],
                 model["family"],
                 model["task"],
-                model["source"],
                 model["layers"],
                 model["image_tokens"],
                 f"{model['params'] / 1e6:,.1f} M",
             )
             for model in models
         ),
-        numbers_from=4,
+        numbers_from=3,
     )
-    print_table(
+    print_entries(
+        "From the hub (the others are embedded in the package)",
+        [(name, [repository]) for name, repository in ALIASES.items()],
+    )
+    print_entries(
         "Families",
-        ("name", "description", "modes (* by default)", "exports"),
-        (
+        [
             (
                 family.name,
-                family.description,
-                ", ".join(m + "*" * (m in family.default_modes) for m in family.modes),
-                ", ".join(family.exports),
+                [
+                    family.description,
+                    "modes (* by default): "
+                    + ", ".join(m + "*" * (m in family.default_modes) for m in family.modes),
+                    f"exports: {', '.join(family.exports)}",
+                ],
             )
             for family in FAMILIES
-        ),
-        numbers_from=4,
+        ],
     )
-    print_table(
-        "Methods (--method)",
-        ("name", "removes", "families", "description"),
-        ((m.name, ", ".join(m.removes), ", ".join(m.families), m.description) for m in METHODS),
-        numbers_from=4,
+    print_entries(
+        METHODS_TITLE,
+        [
+            (
+                method.name,
+                [
+                    method.description,
+                    f"removes: {', '.join(method.removes)}; families: {', '.join(method.families)}",
+                ],
+            )
+            for method in METHODS
+        ],
     )
 
 
@@ -77,22 +91,23 @@ def _show_methods(options: CommonOptions) -> None:
     if options.json:
         print_json({"methods": [method.described() for method in METHODS]})
         return
-    print_table(
-        "Methods (--method)",
-        ("name", "removes", "description", *(family.name for family in FAMILIES)),
-        (
+    print_entries(
+        METHODS_TITLE,
+        [
             (
                 method.name,
-                ", ".join(method.removes),
-                method.description,
-                *(
-                    "yes" if method.takes(family) else f"no: {method.why_not(family)}"
-                    for family in FAMILIES
-                ),
+                [
+                    method.description,
+                    f"removes: {', '.join(method.removes)}",
+                    *(
+                        f"{family.name}: "
+                        + ("yes" if method.takes(family) else f"no: {method.why_not(family)}")
+                        for family in FAMILIES
+                    ),
+                ],
             )
             for method in METHODS
-        ),
-        numbers_from=3 + len(FAMILIES),
+        ],
     )
 
 

@@ -1,6 +1,7 @@
 """models, flops, inspect and data preview, as a user calls them."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,7 +154,31 @@ def test_flops_of_another_architecture_are_refused(
     assert code == 1
     assert "model_type is 'bert'" in err
     assert "no plan at" in call(capsys, "flops", "--plan", tmp_path / "none.json")[2]
-    assert "no run at" in call(capsys, "flops", "--plan", tmp_path)[2]
+    missing = "is no run: run.json is missing"
+    assert missing in call(capsys, "flops", "--plan", tmp_path)[2]
+    assert (
+        "is not a plan: it has none of"
+        in call(capsys, "flops", "--plan", tmp_path / "config.json")[2]
+    )
+
+
+def test_a_plan_of_another_family_is_named(capsys, run: Path) -> None:
+    err = call(capsys, "flops", "--plan", run, "--model", "tiny-clip")[2]
+    assert "that is a plan of a llava, and the model is a clip" in err
+
+
+@pytest.mark.parametrize("flags", [(), ("--methods",)])
+def test_models_cuts_no_name_off_at_80_columns(capsys, monkeypatch, flags) -> None:
+    monkeypatch.setenv("TTY_COMPATIBLE", "1")
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = call(capsys, "models", *flags)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", out).splitlines()
+    assert code == 0
+    assert max(map(len, lines)) <= 80
+    names = {word for line in lines for word in line.split()}
+    models = [] if flags else [*EMBEDDED, "llava-7b", "llava-hf/llava-1.5-13b-hf"]
+    assert {*models, *(method.name for method in METHODS)} <= names
 
 
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
@@ -261,11 +286,13 @@ def test_inspect_an_artifact(capsys: pytest.CaptureFixture[str], run: Path) -> N
     assert result["manifest"]["files"][0]["name"] == "decoder_model.onnx"
     code, out, _ = call(capsys, "inspect", run / "onnx")
     assert code == 0
-    assert "ab" * 32 in out
+    assert "11.8 MiB" in out
+    assert "ab" * 32 not in out
+    assert "ab" * 32 in call(capsys, "inspect", run / "onnx", "--hashes")[1]
 
 
 def test_inspect_errors(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
-    assert "no run at" in call(capsys, "inspect", tmp_path)[2]
+    assert "is no run: run.json is missing" in call(capsys, "inspect", tmp_path)[2]
     (run / "onnx" / "manifest.json").write_text("{")
     code, _, err = call(capsys, "inspect", run)
     assert code == 1
@@ -358,7 +385,12 @@ def test_data_preview_of_own_captions_and_statements(
     assert shown["examples"] == [{"kind": "caption", "caption": "for val"}]
     shown = call_json(capsys, *command, pairs, "--task", "statements")
     assert shown["examples"] == [{"kind": "statement", "statement": "alike", "answer": True}]
-    assert "not data for a question task" in call(capsys, *command, pairs)[2]
+    assert (
+        "pairs.jsonl holds statements: give --task statements" in call(capsys, *command, pairs)[2]
+    )
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text(json.dumps({"image": "a.png", "caption": "black"}))
+    assert "lines.jsonl holds captions: give --task captions" in call(capsys, *command, lines)[2]
 
 
 def test_data_preview_of_own_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
