@@ -19,6 +19,8 @@ from comp.utils.versioned_json import read_versioned, validated
 PLAN_VERSION: Final = 1
 KEEP_UNIT = 1000  # keep ratios are whole thousandths, so that ceil(ratio * n) is exact everywhere
 
+KEYS = ("blocks", "workload")  # that every plan has
+
 Part = Literal["vision", "language", "cross"]
 PARTS: tuple[Part, ...] = ("vision", "language", "cross")
 RateOf = Literal["flops", "latency"]  # what a rate is a share of
@@ -331,12 +333,12 @@ class PruningPlan(_Frozen):
         """Read a plan.
 
         Raises:
-            CompExportError: the file is missing, is no plan, has another version, or has a rate that
-                contradicts its costs.
+            CompExportError: the file is missing, holds something else, has another version, or has a rate
+                that contradicts its costs.
         """
         again = "run `comp-export prune` again"
         absent = f"no plan at {path}", "run `comp-export prune` first"
-        content = read_versioned(path, "a plan", PLAN_VERSION, absent, again)
+        content = read_versioned(path, "a plan", PLAN_VERSION, absent, again, keys=KEYS)
         plan = validated(cls, content, path, again)
         try:
             plan.check_rate()

@@ -182,7 +182,14 @@ def open_run(path: Path | str) -> RunDirectory:
     """
     target = path_of("run", path).resolve()
     run = RunDirectory(target)
-    absent = f"no run at {path}", "make one with `comp-export prune` or `quickstart`"
+    make = "make one with `comp-export prune` or `quickstart`"
+    absent = f"no run at {path}", make
+    if target.is_dir() and not os.path.lexists(run.record):
+        if run.is_interrupted:
+            raise CompExportError(
+                f"the run {path} is not finished: {run.record.name} is missing; continue it with `--resume`"
+            )
+        raise CompExportError(f"{path} is no run: {run.record.name} is missing; {make}")
     read_versioned(run.record, "a run", RUN_VERSION, absent, AGAIN)
     return run
 

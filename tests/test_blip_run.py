@@ -248,15 +248,20 @@ def test_bench_and_run(runs, task, pictures):
 
 REFUSED = [
     ("question", ["{0}", "{0}"], ["what?"], "2 images, and this model looks at one"),
-    ("question", ["{0}"], [], "0 questions, and a question takes 1"),
+    ("question", ["{0}"], [], "--prompt is missing: a question takes 1"),
     ("question", ["{0}"], [""], "a question is empty"),
     ("question", ["{0}"], ["where " * 80], "has 82 tokens, the model has 64 positions"),
-    ("caption", ["{0}", "{0}"], [], "2 images, and a caption takes 1"),
+    ("caption", ["{0}", "{0}"], [], "give --image once: a caption takes 1, not 2"),
     ("caption", ["{0}"], ["fox " * 80], "has 82 tokens, the model has 64 positions"),
-    ("statement", ["{0}"], ["both are red"], "1 images, and a statement about two images takes 2"),
-    ("statement", ["{0}"] * 3, ["both are red"], "3 images, and a statement"),
+    ("statement", ["{0}"], ["both are red"], "give --image twice: a statement about two images"),
+    (
+        "statement",
+        ["{0}"] * 3,
+        ["both are red"],
+        "give --image twice: a statement about two images takes 2, not 3",
+    ),
     ("statement", ["{0}"] * 2, [" "], "a statement is empty"),
-    ("retrieval", ["{0}"], [], "0 candidate texts, and retrieval takes at least 1"),
+    ("retrieval", ["{0}"], [], "--prompt is missing: retrieval takes at least 1"),
 ]
 
 

@@ -140,7 +140,7 @@ def test_run_ranks(run, pictures):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--image", "{0}"), "0 candidate texts, and retrieval takes at least 1"),
+        (("--image", "{0}"), "--prompt is missing: retrieval takes at least 1"),
         (("--image", "{0}", "--prompt", " "), "a candidate is empty"),
         (("--image", "{0}", "--prompt", "fox " * 70), "the model has 64 positions: shorten it"),
         (("--image", "nowhere.png", "--prompt", "a fox"), "cannot read image nowhere.png"),

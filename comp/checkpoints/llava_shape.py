@@ -25,6 +25,7 @@ from comp.checkpoints.shapes import (
 from comp.checkpoints.tying import may_be_tied
 from comp.errors import CompExportError
 from comp.plan import DropPlan, ImageSelection, PruningPlan
+from comp.registry.families import family_called
 
 DENSE_TYPE = "llava"
 SLIM_TYPE = "comp_llava"
@@ -139,6 +140,11 @@ class ModelShape:
         Raises:
             CompExportError: the plan was made for another model.
         """
+        family = family_called(plan.family)
+        if family is None or not family.reads_image_tokens:
+            raise CompExportError(
+                f"that is a plan of a {plan.family}, and the model is a llava: pass the plan of a llava"
+            )
         vision, text = self.vision, self.text
         language = planned_blocks(text.blocks, plan.part("language"), text.group_size)
         return replace(

@@ -56,8 +56,8 @@ class SlimShape:
         """
         if plan.family != self.dense.family:
             raise CompExportError(
-                f"a plan of family {plan.family!r} for a {self.dense.family.upper()}: pass the run of "
-                f"a {self.dense.family.upper()}"
+                f"that is a plan of a {plan.family}, and the model is a {self.dense.family}: pass the plan "
+                f"of a {self.dense.family}"
             )
         if self.drops:
             raise CompExportError(

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 
 Shown = Literal["questions", "captions", "statements"]
 TASKS: tuple[Shown, ...] = ("questions", "captions", "statements")
+EXAMPLES_OF: dict[Shown, Literal["question", "caption", "statement"]] = {
+    "questions": "question",
+    "captions": "caption",
+    "statements": "statement",
+}
 COLUMNS, COLUMNS_OF_PAIRS = 6, 3
 
 
@@ -79,7 +84,7 @@ def preview(
     else:
         dataset, source = _own(task, data, images, split, follow_links), str(data)
     if start >= len(dataset):
-        raise CompExportError(f"--start {start}: {data} holds {len(dataset)} {task}")
+        raise CompExportError(f"--start {start}: {source} holds {len(dataset)} {task}")
     examples = list(islice((dataset[index] for index in range(start, len(dataset))), count))
     sheet = contact_sheet(
         examples, columns or (COLUMNS_OF_PAIRS if task == "statements" else COLUMNS)
@@ -103,13 +108,14 @@ def _embedded(task: Shown, split: str, size: int) -> "Sequence[Example] | Sequen
 def _own(
     task: Shown, data: Path, images: Path | None, split: "KarpathySplit", follow_links: bool
 ) -> "Sequence[Example] | Sequence[PairExample]":
-    from comp.data.loading import has_splits, load_task_data
+    from comp.data.loading import has_splits, load_task_data, tasks_of
+    from comp.errors import CompExportError
 
+    held = [name for name in TASKS if EXAMPLES_OF[name] in tasks_of(data)]
+    if held and task not in held:
+        raise CompExportError(f"{data} holds {held[0]}: give --task {held[0]}")
     of = split if has_splits(data) else None
-    if task == "statements":
-        return load_task_data("statement", data, images, of, follow_links)
-    wanted: Literal["question", "caption"] = "question" if task == "questions" else "caption"
-    return load_task_data(wanted, data, images, of, follow_links)
+    return load_task_data(EXAMPLES_OF[task], data, images, of, follow_links)
 
 
 def _words(example: "Example | PairExample") -> dict[str, Any]:

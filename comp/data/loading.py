@@ -83,11 +83,13 @@ def load_task_data(
             another task.
     """
     file_format = data_format(path)
-    if file_format not in READ_BY[task]:
+    lines = file_format == "lines"
+    if file_format not in READ_BY[task] or (lines and task not in tasks_of(path)):
         remedy = WANTED[task] if file_format != "annotations" else "the file of the questions"
-        raise CompExportError(
-            f"{path} is {NAMES[file_format]}, not data for a {task} task: give {remedy}"
-        )
+        name = NAMES[file_format]
+        if lines and task != "statement":
+            name = "JSONL of captions" if task == "question" else "JSONL of questions"
+        raise CompExportError(f"{path} is {name}, not data for a {task} task: give {remedy}")
     folder = replace(image_folder(path, images), follow_links=follow_links)
     if file_format == "karpathy":
         if split is None:
@@ -102,6 +104,17 @@ def load_task_data(
     if file_format == "vqav2":
         return load_vqav2(path, None, folder)
     return (load_questions if task == "question" else load_captions)(path, folder)
+
+
+def tasks_of(path: Path) -> tuple[DataTask, ...]:
+    """Return the tasks that a file has examples of, by its format and, in JSONL, its first line."""
+    file_format = data_format(path)
+    tasks = tuple(task for task, formats in READ_BY.items() if file_format in formats)
+    if file_format != "lines":
+        return tasks
+    first = _first(path)
+    key = {"question": "question", "caption": "caption", "retrieval": "caption"}
+    return tuple(task for task in tasks if key[task] in first) or tasks
 
 
 def has_splits(path: Path) -> bool:

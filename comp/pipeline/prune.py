@@ -126,7 +126,7 @@ def run_pruning(
         if request.race:
             settings, folder, verdicts = run_race(context, settings, state, loaded)
         slim, outcome, distiller = search_and_cut(context, settings, folder, loaded)
-    except CompExportError:
+    except (CompExportError, ModuleNotFoundError):  # of an extra, such as LoRA's
         if compute.is_main:
             run.forget_refused()
         raise

@@ -1,5 +1,6 @@
 """Read JSON files that hold the version of their format."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,12 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_versioned(
-    path: Path, what: str, version: int, absent: tuple[str, str], again: str
+    path: Path,
+    what: str,
+    version: int,
+    absent: tuple[str, str],
+    again: str,
+    keys: Collection[str] = (),
 ) -> dict[str, Any]:
     """Return the object in a file of this version.
 
@@ -22,9 +28,10 @@ def read_versioned(
         version: the version that this release reads.
         absent: error for a missing file, and how to make it.
         again: how to make the file again.
+        keys: keys of such a file; one without any of them is of another kind.
 
     Raises:
-        CompExportError: the file is missing, damaged, or of another version.
+        CompExportError: the file is missing, damaged, of another kind, or of another version.
     """
     try:
         path.stat()
@@ -32,7 +39,13 @@ def read_versioned(
         missing, make = absent
         raise CompExportError(f"{missing}: {error.strerror}; {make}") from error
     content: Any = read_json(path, again)
-    stated = content.get("version") if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        raise CompExportError(f"{path} is not {what}: it holds no JSON object; {again}")
+    if keys and content.keys().isdisjoint(keys):
+        raise CompExportError(
+            f"{path} is not {what}: it has none of {', '.join(keys)}; name another file, or {again}"
+        )
+    stated = content.get("version")
     if stated != version or isinstance(stated, bool):
         raise CompExportError(
             f"{path} is {what} of version {stated!r}, this release reads version {version}: {again}"

@@ -49,8 +49,8 @@ def cut_run(
     family = family_of(config.get("model_type"))
     if family is None or family.name != plan.family:
         raise CompExportError(
-            f"the plan is of a {plan.family}, {name} is a {config.get('model_type')}: pass the model that "
-            "the plan was made for with --model"
+            f"that is a plan of a {plan.family}, and {name} is a {config.get('model_type')}: pass the model "
+            "that the plan was made for with --model"
         )
     plan = plan.model_copy(update={"model": name})
     record = _record(run, name, dense, plan)

@@ -85,16 +85,17 @@ def check_counts(task: Task, images: int, texts: int) -> None:
         CompExportError: names the numbers that the task takes.
     """
     wanted = COUNTS[task]
-    for what, option, count, (low, high) in (
-        ("images", "--image", images, wanted.images),
-        (wanted.text, "--prompt", texts, wanted.texts),
+    for option, count, (low, high) in (
+        ("--image", images, wanted.images),
+        ("--prompt", texts, wanted.texts),
     ):
         if low <= count and (high is None or count <= high):
             continue
         some = "at least 1" if high is None else str(high) if low == high else f"up to {high}"
-        raise CompExportError(
-            f"{count} {what}, and {wanted.name} takes {some}: repeat {option} accordingly"
-        )
+        if count == 0:
+            raise CompExportError(f"{option} is missing: {wanted.name} takes {some}")
+        often = {1: "once", 2: "twice"}[high or low]
+        raise CompExportError(f"give {option} {often}: {wanted.name} takes {some}, not {count}")
 
 
 @dataclass(frozen=True)
@@ -102,16 +103,15 @@ class _Counts:
     """Smallest and largest number of images and texts of a task (``None``: any number)."""
 
     name: str
-    text: str
     images: tuple[int, int | None]
     texts: tuple[int, int | None]
 
 
 COUNTS: dict[Task, _Counts] = {
-    "question": _Counts("a question", "questions", (1, None), (1, 1)),
-    "caption": _Counts("a caption", "beginnings", (1, 1), (0, 1)),
-    "statement": _Counts("a statement about two images", "statements", (2, 2), (1, 1)),
-    "retrieval": _Counts("retrieval", "candidate texts", (1, None), (1, None)),
+    "question": _Counts("a question", (1, None), (1, 1)),
+    "caption": _Counts("a caption", (1, 1), (0, 1)),
+    "statement": _Counts("a statement about two images", (2, 2), (1, 1)),
+    "retrieval": _Counts("retrieval", (1, None), (1, None)),
 }
 
 

@@ -236,6 +236,32 @@ def test_an_unreachable_rate_names_the_largest_and_the_modes_that_reach_it(check
         prune(checkpoint, tmp_path / "run", "--modes", "vt", rate="0.9")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--modes", "xx"), "have no mode 'xx'"),
+        (("--data", "none.jsonl"), r"none\.jsonl"),
+        (("--latency-table", "none.json"), r"none\.json"),
+        (("--device-map", "auto", "--stream"), "--stream"),
+    ],
+)
+def test_a_refused_run_leaves_nothing(checkpoint, tmp_path, monkeypatch, words, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CompExportError, match=message):
+        prune(checkpoint, tmp_path / "runs" / "refused", *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_lacks_a_package_leaves_nothing(checkpoint, tmp_path, monkeypatch):
+    def missing(*_):
+        raise ModuleNotFoundError("No module named 'peft'", name="peft")
+
+    monkeypatch.setattr("comp.pipeline.prune.search_and_cut", missing)
+    with pytest.raises(ModuleNotFoundError):
+        prune(checkpoint, tmp_path / "runs" / "refused")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_runs_are_not_overwritten_without_force(run, checkpoint):
     directory = run[1]
     with pytest.raises(CompExportError, match="--force"):

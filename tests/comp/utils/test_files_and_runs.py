@@ -320,7 +320,12 @@ def test_latest_points_to_the_newest_run(tmp_path: Path) -> None:
 
 def test_damaged_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CompExportError, match="no run at"):
+        open_run(tmp_path / "none")
+    with pytest.raises(CompExportError, match=r"is no run: run\.json is missing; make one with"):
         open_run(tmp_path)
+    RunDirectory(tmp_path / "begun").begin({})
+    with pytest.raises(CompExportError, match=r"is not finished: .* continue it"):
+        open_run(tmp_path / "begun")
     (tmp_path / "run.json").write_text('{"version": 7}')
     with pytest.raises(CompExportError, match="run of version 7"):
         open_run(tmp_path)

@@ -93,7 +93,7 @@ def test_another_model_and_another_run_are_refused(pruned, tmp_path):
     clip, _ = pruned("clip")
     plan, out = run / "plan.json", tmp_path / "out"
     words = ("--plan", plan, "--out", out)
-    with pytest.raises(CompExportError, match="the plan is of a llava"):
+    with pytest.raises(CompExportError, match="that is a plan of a llava"):
         call("cut", "--model", clip, *words)
     small_adapter(num_hidden_layers=1).save(tmp_path / "flat")
     with pytest.raises(CompExportError, match="plan"):
