@@ -53,8 +53,8 @@ def test_run_uses_the_sampling_options(run, image_file, compressed):
 
 
 def test_eval_counts_the_answers_of_the_engine(run, tmp_path, dense, compressed, picture):
-    """On questions with the dense engine's own answers, dense is always right."""
-    options = GenerationOptions(max_new_tokens=5)
+    """On questions with the dense engine's own answers, dense is always right. Short: exact match."""
+    options = GenerationOptions(max_new_tokens=3)
     lines = []
     for index, question in enumerate(["where?", "what is it?", "how many?", "is it?"]):
         picture.save(tmp_path / f"{index}.png")
@@ -63,7 +63,7 @@ def test_eval_counts_the_answers_of_the_engine(run, tmp_path, dense, compressed,
         lines.append(json.dumps(record))
     data = tmp_path / "own.jsonl"
     data.write_text("\n".join(lines))
-    done = invoke("eval", run, "--data", data, "--max-new-tokens", 5, "--json", "--batch-size", 2)
+    done = invoke("eval", run, "--data", data, "--max-new-tokens", 3, "--json", "--batch-size", 2)
     report = json.loads(done.stdout)
     assert report["dense"]["accuracy"] == 1
     assert report["dense"]["n"] == 4
@@ -72,7 +72,7 @@ def test_eval_counts_the_answers_of_the_engine(run, tmp_path, dense, compressed,
     assert 0 <= report["compressed"]["accuracy"] <= 1
     assert json.loads((run / "reports" / "eval.json").read_text()) == report
     assert "| **all** | 4 |" in (run / "reports" / "eval.md").read_text()
-    assert "100.0 %" in invoke("eval", run, "--data", data, "--max-new-tokens", 5).stdout
+    assert "100.0 %" in invoke("eval", run, "--data", data, "--max-new-tokens", 3).stdout
 
 
 def test_eval_runs_on_emoji_scenes(run):
