@@ -13,6 +13,7 @@ from typing import NoReturn
 import click
 
 from comp.errors import CompExportError
+from comp.utils.install import install_hint
 from comp.utils.similar import suggestion
 
 PROGRAM = "comp-export"
@@ -164,8 +165,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
             raise
         package = (error.name or "").partition(".")[0]
         extra = EXTRA_OF_PACKAGE.get(package)
-        wanted = f"{PROGRAM}[{extra}]" if extra else PROGRAM
-        _say(f"Error: package {package!r} is not installed: pip install '{wanted}'")
+        hint = install_hint(extra) if extra else install_hint()
+        _say(f"Error: package {package!r} is not installed: {hint}")
         sys.exit(EXIT_FAILED)
     except Exception as error:
         if debug:

@@ -27,6 +27,7 @@ from comp.data.example import CheckedExamples
 from comp.data.of_run import given_data
 from comp.errors import CompExportError
 from comp.runs import RunDirectory
+from comp.utils.install import install_hint
 from comp.utils.machine import memory_mb
 from export.artifact.load import load_artifact
 from export.artifact.weight_groups import GROUPS, group_of
@@ -204,7 +205,7 @@ def _nncf() -> Any:
             import nncf
     except ImportError as error:
         raise CompExportError(
-            "nncf is not installed: pip install 'comp-export[calibrate]', or take --rounding nearest"
+            f"nncf is not installed: {install_hint('calibrate')}, or take --rounding nearest"
         ) from error
     return nncf
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from comp.adapter import FamilyAdapter
 from comp.errors import CompExportError
+from comp.utils.install import install_hint
 
 
 @contextmanager
@@ -17,7 +18,7 @@ def lora(adapter: FamilyAdapter, rank: int) -> Iterator[None]:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise CompExportError(
-            "LoRA needs the package peft: pip install 'comp-export[train]', or use --recover full"
+            f"LoRA needs the package peft: {install_hint('train')}, or use --recover full"
         ) from error
     wrapped = get_peft_model(
         adapter.model,

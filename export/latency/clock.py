@@ -6,6 +6,7 @@ from time import perf_counter
 
 from comp.errors import CompExportError
 from comp.utils.device import Device
+from comp.utils.install import install_hint
 from export.onnxruntime.graph import CPU, CUDA
 
 # A graph of two milliseconds takes half as long again in its first tens of runs.
@@ -53,13 +54,11 @@ def providers_of(device: Device) -> tuple[str, ...]:
     try:
         import onnxruntime as ort
     except ImportError as error:
-        raise CompExportError(
-            "onnxruntime is not installed: pip install 'comp-export[serve]'"
-        ) from error
+        raise CompExportError(f"onnxruntime is not installed: {install_hint('serve')}") from error
     has_cuda = CUDA in ort.get_available_providers()
     if device == "cuda" and not has_cuda:
         raise CompExportError(
             f"--device cuda: this ONNX Runtime ({ort.__version__}) has no {CUDA}; use --device cpu, "
-            "or pip uninstall onnxruntime, then pip install 'comp-export[gpu]'"
+            f"or pip uninstall onnxruntime, then {install_hint('gpu')}"
         )
     return (CUDA, *CPU) if has_cuda and device != "cpu" else CPU

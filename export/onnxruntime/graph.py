@@ -7,6 +7,7 @@ from typing import Literal, Protocol, TypeAlias
 import numpy as np
 
 from comp.errors import CompExportError
+from comp.utils.install import install_hint
 
 SESSION_ERRORS_ONLY = 3
 CPU = ("CPUExecutionProvider",)
@@ -42,7 +43,7 @@ class OrtGraph:
             import onnxruntime as ort
         except ImportError as error:
             raise CompExportError(
-                "onnxruntime is not installed: pip install 'comp-export[serve]'"
+                f"onnxruntime is not installed: {install_hint('serve')}"
             ) from error
         options = ort.SessionOptions()
         options.log_severity_level = SESSION_ERRORS_ONLY

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comp.errors import CompExportError
+from comp.utils.install import install_hint
 from export.artifact.manifest import Precision, computed_in
 from export.artifact.weight_groups import GROUPS
 
-INSTALL = "pip install 'comp-export[openvino]'"
 NO_BFLOAT16 = "which this CPU does not compute (AVX-512 BF16 or AMX does)"
 _RESULT = "/sink_port_0"  # OpenVINO adds it to the name of an output
 
@@ -212,7 +212,7 @@ def openvino() -> ModuleType:
     try:
         import openvino as module
     except ImportError as error:
-        raise CompExportError(f"openvino is not installed: {INSTALL}") from error
+        raise CompExportError(f"openvino is not installed: {install_hint('openvino')}") from error
     return module
 
 

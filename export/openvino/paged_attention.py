@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from comp.errors import CompExportError
+from comp.utils.install import install_hint
 from export.artifact.caches import CACHE_LENGTHS, PAST, PRESENT
 from export.openvino.decode_step import KEPT
 from export.openvino.graph import name_of, openvino
@@ -178,7 +179,7 @@ def _paged(tensors: Sequence[Any], places: _Places, scale: Any) -> Any:
     if not hasattr(operator, "_PagedAttentionExtension"):
         raise CompExportError(
             f"openvino {openvino().__version__} has no attention over pages: "
-            "pip install 'comp-export[openvino]' for one that has"
+            f"{install_hint('openvino')} for one that has"
         )
     off = op.constant(np.int32(0))
     inputs = [

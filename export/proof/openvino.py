@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from comp.utils.install import install_hint
 from export.artifact.caches import LOGITS, PAST, PRESENT
 from export.artifact.manifest import Artifact, Precision, computed_in
-from export.openvino.graph import INSTALL, NO_BFLOAT16, OpenVinoGraph, computes_bfloat16
+from export.openvino.graph import NO_BFLOAT16, OpenVinoGraph, computes_bfloat16
 from export.openvino.paged_decoder import PagedDecoder
 from export.proof.compare import Runner
 from export.proof.interface import RuntimeVariant, Skipped
@@ -78,7 +79,7 @@ def openvino_variants(
     manifest = artifact.manifest
     name = f"OpenVINO ({artifact.path.name})"
     if find_spec("openvino") is None:
-        yield Skipped(name, f"openvino is not installed: {INSTALL}")
+        yield Skipped(name, f"openvino is not installed: {install_hint('openvino')}")
         return
     if manifest.precision == "bfloat16" and not computes_bfloat16():
         yield Skipped(name, f"it is bfloat16, {NO_BFLOAT16}")

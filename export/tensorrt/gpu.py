@@ -2,6 +2,8 @@
 
 from functools import cache
 
+from comp.utils.install import install_hint
+
 
 def gpu_capability() -> str | None:
     """The compute capability of the first GPU, such as ``8.9``; ``None`` without GPU or driver."""
@@ -19,8 +21,8 @@ def _look() -> tuple[str | None, str]:
         from cuda.bindings import runtime
     except ImportError:
         return None, (
-            "the package cuda-bindings is not installed: pip install 'comp-export[tensorrt]' or "
-            "'comp-export[tensorrt-rtx]'"
+            f"the package cuda-bindings is not installed: {install_hint('tensorrt')}, or with the extra "
+            "tensorrt-rtx"
         )
     attribute = runtime.cudaDeviceAttr
     status, count = runtime.cudaGetDeviceCount()

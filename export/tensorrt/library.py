@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Literal
 
 from comp.errors import CompExportError
+from comp.utils.install import install_hint
 from export.tensorrt.gpu import gpu_capability
 
 ModuleName = Literal["tensorrt", "tensorrt_rtx"]
@@ -60,12 +61,10 @@ def find_tensorrt(wanted: ModuleName | None = None) -> TensorRT:
         if module is not None:
             return TensorRT(name, module, module.__version__)
     if wanted is not None:
-        raise CompExportError(
-            f"{wanted} is not installed: pip install 'comp-export[{EXTRAS[wanted]}]'"
-        )
+        raise CompExportError(f"{wanted} is not installed: {install_hint(EXTRAS[wanted])}")
     raise CompExportError(
-        "no TensorRT is installed: pip install 'comp-export[tensorrt]' on a machine with a "
-        "data-centre GPU, or 'comp-export[tensorrt-rtx]' for RTX GPUs and to build without a GPU"
+        f"no TensorRT is installed: {install_hint('tensorrt')} on a machine with a data-centre GPU, or "
+        "with the extra tensorrt-rtx for RTX GPUs and to build without a GPU"
     )
 
 

@@ -3,6 +3,7 @@
 import re
 
 from comp.errors import CompExportError
+from comp.utils.install import install_hint
 from export.tensorrt.library import TensorRT
 
 PATTERN = re.compile(r"\d{1,2}\.\d")
@@ -52,8 +53,7 @@ def choose_capabilities(
     if gpu is None:
         raise CompExportError(
             f"{tensorrt.name} builds on the GPU that the engine will run on, and there is none "
-            "here: build on the target, or pip install 'comp-export[tensorrt-rtx]' to compile "
-            "without a GPU"
+            f"here: build on the target, or {install_hint('tensorrt-rtx')} to compile without a GPU"
         )
     elsewhere = [capability for capability in requested or () if capability != gpu]
     if elsewhere:

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 import onnxruntime as ort
 
 from comp.errors import CompExportError
+from comp.utils.install import install_hint
 from export.artifact.manifest import REMEDY, Manifest
 from serve.backends.base import ProviderChoice
 from serve.backends.onnxruntime.provider_shapes import profile_options
@@ -18,8 +19,8 @@ TENSORRT, RTX = "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"
 PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"  # the plugin with the RTX provider
 REMEDIES: dict[Provider, str] = {
     "cpu": "reinstall onnxruntime",
-    "cuda": "pip uninstall onnxruntime, then pip install 'comp-export[gpu]'",
-    "tensorrt": "pip uninstall onnxruntime, then pip install 'comp-export[gpu,tensorrt]'",
+    "cuda": f"pip uninstall onnxruntime, then {install_hint('gpu')}",
+    "tensorrt": f"pip uninstall onnxruntime, then {install_hint('gpu', 'tensorrt')}",
     "tensorrt-rtx": "pip install onnxruntime-ep-nv-tensorrt-rtx, on a machine with an RTX GPU",
 }
 

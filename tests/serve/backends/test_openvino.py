@@ -26,7 +26,7 @@ from serve.loading import load_engine
 from tests.comp import small_blip, small_clip
 from tests.serve.random_llava import noise
 
-pytest.importorskip("openvino", reason="runs in OpenVINO: pip install 'comp-export[openvino]'")
+pytest.importorskip("openvino", reason="runs in OpenVINO: pip install -e '.[openvino]'")
 
 OPTIONS = GenerationOptions(max_new_tokens=8, ignore_eos=True)
 QUESTIONS = [
@@ -324,7 +324,7 @@ def test_rows_of_a_table_are_those_of_its_graph(half, standard):
 
 def test_without_openvino_the_remedy_is_given(standard, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(CompExportError, match=r"pip install 'comp-export\[openvino\]'"):
+    with pytest.raises(CompExportError, match=r"pip install -e '.*\[openvino\]'"):
         Engine.load(standard / "onnx-standard", backend="openvino")
 
 

@@ -21,7 +21,7 @@ from serve.engines.llava import Engine
 from serve.generation.options import GenerationOptions
 from tests.serve.random_llava import DROPS, HEADS, LAYERS, SIDE, noise, random_llava
 
-pytest.importorskip("openvino", reason="runs in OpenVINO: pip install 'comp-export[openvino]'")
+pytest.importorskip("openvino", reason="runs in OpenVINO: pip install -e '.[openvino]'")
 
 OPTIONS = GenerationOptions(max_new_tokens=8, ignore_eos=True)
 

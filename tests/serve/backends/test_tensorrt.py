@@ -28,9 +28,7 @@ from serve.generation.results import TokenText
 from tests.fake_gpu import install
 from tests.serve.random_llava import noise
 
-pytest.importorskip(
-    "tensorrt_rtx", reason="builds engines: pip install 'comp-export[tensorrt-rtx]'"
-)
+pytest.importorskip("tensorrt_rtx", reason="builds engines: pip install -e '.[tensorrt-rtx]'")
 
 LIMITS = Limits(max_batch=3, images=2, max_prompt=64, max_new_tokens=24)
 OPTIONS = GenerationOptions(max_new_tokens=8, ignore_eos=True)

@@ -25,9 +25,7 @@ from serve.loading import load_engine
 from tests.comp import small_blip, small_clip
 from tests.fake_gpu import install
 
-pytest.importorskip(
-    "tensorrt_rtx", reason="builds engines: pip install 'comp-export[tensorrt-rtx]'"
-)
+pytest.importorskip("tensorrt_rtx", reason="builds engines: pip install -e '.[tensorrt-rtx]'")
 
 KINDS = ("clip", *small_blip.TASKS)
 READERS = ("question", "caption")

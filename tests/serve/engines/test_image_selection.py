@@ -54,7 +54,7 @@ def test_batches_keep_the_tokens_of_single_answers(artifact):
 
 @pytest.mark.slow
 def test_engines_answer_and_keep_as_the_graphs(artifact, monkeypatch):
-    pytest.importorskip("tensorrt_rtx", reason="pip install 'comp-export[tensorrt-rtx]'")
+    pytest.importorskip("tensorrt_rtx", reason="pip install -e '.[tensorrt-rtx]'")
     out = artifact.parent / "tensorrt-float32"
     build_engines(find_tensorrt("tensorrt_rtx"), artifact, out, LIMITS, BuildOptions(("8.9",)))
     install(monkeypatch, [out], captures_graphs=True)
