@@ -89,6 +89,11 @@ def quickstart(
 
     run = RunDirectory(out or Path("runs") / f"{Path(model).name}-{rate:g}")
     shared = ("--seed", str(options.seed), "--device", options.device)
+    if not options.json:
+        say(
+            f"quickstart: prune, onnx, verify, eval and bench into {run.path}: for tiny-llava about a "
+            "quarter of an hour on two quiet cores; each says how long is left, and done ones are skipped"
+        )
     outcomes = [
         perform(step, cli, options.json, say)
         for step in steps(run, model, rate, limit, shared, force)

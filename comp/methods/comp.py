@@ -55,12 +55,14 @@ def prune(job: PruningJob) -> Outcome:
 
     saved = load_search(job.folder, adapter, options.modes)
     if saved is None:
-        dense = evaluate_stage(job, search.forwarding(state), at_an_end=True)
+        with job.progress.step("measuring the dense model"):
+            dense = evaluate_stage(job, search.forwarding(state), at_an_end=True)
         assert dense.metric is not None
         untried = {mode.name: ModeCost() for mode in modes}
         saved = SavedSearch(state, 0, dense.metric, dense.metric, untried, (), dense.quality)
     runner = _Stages(job, search, dense_cost, target)
-    with job.progress.task("pruning", 100) as task:
+    begun = (dense_cost - search.cost(saved.state)) / max(1, dense_cost - target)
+    with job.progress.task("pruning", 100, 100 * begun) as task:
         while (cost := search.cost(saved.state)) > target:
             task.at(100 * (dense_cost - cost) / (dense_cost - target))
             saved, line = runner.run(saved, modes, task.note)

@@ -54,7 +54,7 @@ def prune(job: PruningJob) -> Outcome:
         costs = dict.fromkeys(options.modes, ModeCost())
         state = SearchState(Masks.ones(adapter.blocks))
         saved = SavedSearch(state, 0, metric, metric, costs, ())
-    with job.progress.task("pruning", options.stages) as task:
+    with job.progress.task("pruning", options.stages, saved.stage) as task:
         while saved.stage < options.stages:
             task.at(saved.stage)
             saved, line = _stage(job, problem, strength, saved)

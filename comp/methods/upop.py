@@ -106,7 +106,7 @@ def prune_in(
     progressive = _load(job, problem)
     if progressive is None:
         progressive = Progressive(0, job.measured()[0], problem.whole().masks, _zeros(problem))
-    with job.progress.task("pruning", len(intervals)) as task:
+    with job.progress.task("pruning", len(intervals), progressive.stage) as task:
         while progressive.stage < len(intervals):
             task.at(progressive.stage)
             progressive = _advanced(job, problem, progressive, intervals, task.note)

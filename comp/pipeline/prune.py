@@ -17,6 +17,7 @@ from comp.errors import CompExportError
 from comp.families.loading import load_adapter
 from comp.latency.table import LatencyTable, dense_block
 from comp.pipeline.defaults import facts_of, request_of
+from comp.pipeline.opening import estimate_words, opening_of, training_seconds
 from comp.pipeline.options import PruneOptions
 from comp.pipeline.race import run_race
 from comp.pipeline.record import record_of, times_fine_tuning, times_of, write_run
@@ -65,7 +66,8 @@ def prune_model(
     if resume:
         check_resumable(run, request, facts.directory)
     progress = Progress(quiet or not compute.is_main, callbacks)
-    return run_pruning(request, run, compute, options, progress, resume, examples)
+    with progress.shown():
+        return run_pruning(request, run, compute, options, progress, resume, examples)
 
 
 def run_pruning(
@@ -96,6 +98,7 @@ def run_pruning(
     state = run.state
     resumed = resume and run.is_interrupted
     torch.manual_seed(request.search.seed)
+    progress.say(opening_of(request, resumed))
     directory = resolve_model(request.model)
     dense = described(request.model, directory)  # now: its files may change during the run
 
@@ -114,7 +117,11 @@ def run_pruning(
         fingerprint = None if split is None else split.fingerprint
         run.begin({**as_json(request), DENSE: dense, FINGERPRINT: fingerprint})
     compute.accelerator.wait_for_everyone()  # until the state of an earlier run is replaced
-    settings = resolve_request(request, parameters_of(directory))
+    parameters = parameters_of(directory)
+    settings = resolve_request(request, parameters)
+    estimate = estimate_words(training_seconds(request, adapter, data, compute, parameters))
+    if estimate:
+        progress.say(estimate)
     # The search pops the model from the list and holds its only reference: recovery needs the memory.
     loaded = [adapter]
     del adapter

@@ -117,7 +117,8 @@ def recover_slim(
 def validate(context: RunContext, slim: FamilyAdapter, plan: PruningPlan) -> tuple[float, float]:
     """Measure validation metric and loss (in nats) of the slim model, with the plan's token drops."""
     forwarding = Forwarding(rules=rules_from_plan(plan.drops))
-    return accuracy(slim, context.data.validation, forwarding, context.compute)
+    with context.progress.step("measuring the pruned model on the validation examples"):
+        return accuracy(slim, context.data.validation, forwarding, context.compute)
 
 
 def _trained_parts(adapter: FamilyAdapter, modes: tuple[str, ...]) -> set[Part]:

@@ -91,7 +91,8 @@ class PruningJob:
     def measured(self, masks: Masks | None = None, drops: Drops = ()) -> tuple[float, float]:
         """Validation metric and loss of the model with these masks (``None``: dense) and drops."""
         forwarding = Forwarding(masks, rules_from_plan(drops))
-        return accuracy(self.adapter, self.data.validation, forwarding, self.compute)
+        with self.progress.step("measuring on the validation examples"):
+            return accuracy(self.adapter, self.data.validation, forwarding, self.compute)
 
     def train(
         self,

@@ -58,7 +58,7 @@ def recover(
             compute.shard(examples_of(data.train, step, training.batch_size, seed))
         )
 
-    with progress.task("recovering", options.steps) as task:
+    with progress.task("recovering", options.steps, begin) as task:
         batches = prefetched(compute, make, range(begin, end))
         for step, batch in enumerate(batches, start=begin):
             loss = trainer.step(batch, forwarding, step)

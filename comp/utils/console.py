@@ -24,28 +24,17 @@ def stderr_console() -> "Console":
     return Console(stderr=True, highlight=False)
 
 
-def progress(disable: bool = False) -> "AbstractContextManager[Progress]":
-    """Return a rich progress display on stderr, a context manager with ``track`` and ``add_task``.
+def progress_bar() -> "AbstractContextManager[Progress]":
+    """Return a rich progress display on stderr; its tasks have a field ``left``, the time left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    It prints nothing if stderr is no terminal.
-    """
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    console = stderr_console()
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=console,
+        TextColumn("{task.fields[left]}"),
+        console=stderr_console(),
         transient=True,
-        disable=disable or not console.is_terminal,
     )
 
 

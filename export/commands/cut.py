@@ -7,7 +7,8 @@ import click
 
 from comp.commands.options import CommonOptions, common_options
 from comp.errors import CompExportError
-from comp.utils.console import print_json, progress, say
+from comp.utils.console import print_json, say
+from comp.utils.progress import working
 
 if TYPE_CHECKING:
     from comp.plan import PruningPlan
@@ -49,15 +50,8 @@ def command(
             "--force replaces what `cut` wrote" if was_cut(run) else "it was not written by `cut`"
         )
         raise CompExportError(f"{out} exists already: choose another --out ({remedy})")
-    with progress(disable=options.json) as bar:
-        task = bar.add_task("cutting", total=None)
-        record = cut_run(
-            run,
-            name,
-            resolve_model(name),
-            plan,
-            lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    with working(f"cut: {name} by {plan_file} into {out}", options.json) as work:
+        record = cut_run(run, name, resolve_model(name), plan, work.task("cutting").at)
     if options.json:
         print_json(record)
     else:

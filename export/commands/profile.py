@@ -85,7 +85,7 @@ def command(
     from comp.registry.code import resolve
     from comp.utils.disk import check_file_place
     from comp.utils.machine import usable_cores
-    from comp.utils.progress import Progress
+    from comp.utils.progress import working
     from export.graph.builder import Target
     from export.latency.clock import Clock, providers_of
     from export.latency.profile import ProfileRequest, begun, partial_of, profile
@@ -103,7 +103,9 @@ def command(
     if partial_of(path).exists() and not options.json:
         what = f"resuming after {done} measurements" if done else "other settings, starting again"
         say(f"{partial_of(path)}: {what}")
-    with Progress(quiet=options.json).task(f"profile of {request.model}", request.steps) as task:
+    opening = f"profile: {request.steps} measurements of blocks of {request.model}, {rounds} rounds"
+    with working(opening, options.json) as work:
+        task = work.task(f"profile of {request.model}", request.steps, done)
         table = profile(request, path, task.at, task.note)
     if options.json:
         print_json({"table": str(path), **_summary(table)})

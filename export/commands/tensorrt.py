@@ -7,7 +7,8 @@ import click
 
 from comp.commands.options import CommonOptions, common_options, run_argument
 from comp.errors import CompExportError
-from comp.utils.console import print_json, print_table, progress, say
+from comp.utils.console import print_json, print_table, say
+from comp.utils.progress import Task, working
 
 if TYPE_CHECKING:
     from comp.runs import RunDirectory
@@ -218,15 +219,17 @@ def _build(
     from export.tensorrt.build.directory import build_engines
 
     manifests = {}
-    with progress(disable=options.json) as bar:
+    names = ", ".join(out.name for out in wanted)
+    opening = f"tensorrt: building {names} with {tensorrt.name}: an engine takes seconds to minutes"
+    with working(opening, options.json) as work:
         for out, source in wanted.items():
-            task = bar.add_task(out.name, total=None)
+            task = work.task(out.name)
 
-            def phase(engine: str, phase: str, task: Any = task, out: Path = out) -> None:
-                bar.update(task, description=f"{out.name}/{engine}: {phase}"[:72], advance=1)
+            def phase(engine: str, phase: str, task: Task = task, out: Path = out) -> None:
+                task.describe(f"{out.name}/{engine}: {phase}"[:72])
 
             manifests[out] = build_engines(tensorrt, source, out, limits, build_options, phase)
-            bar.update(task, total=1, completed=1)
+            task.at(1, total=1)
     return manifests
 
 

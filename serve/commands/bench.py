@@ -5,8 +5,9 @@ from pathlib import Path
 import click
 
 from comp.commands.options import CommonOptions, common_options, run_argument, threads_option
-from comp.utils.console import print_json, print_table, progress, say
+from comp.utils.console import print_json, print_table, say
 from comp.utils.files import write_text
+from comp.utils.progress import working
 from serve.artifacts import ArtifactVariant
 from serve.commands.variants import variant_options
 
@@ -107,9 +108,13 @@ def command(
         device=options.device,
         threads=threads,
     )
-    with progress(disable=options.json) as bar:
-        task = bar.add_task("bench", total=steps_of(bench_options, len(contestants)))
-        result = bench(contestants, bench_options, lambda: bar.advance(task))
+    opening = (
+        f"bench: {run}: {repeats} timed runs, {warmup} to warm up and {cold_starts} fresh processes "
+        f"for each of {2 * len(contestants)} artifacts, in turn"
+    )
+    with working(opening, options.json) as started:
+        done = started("bench", steps_of(bench_options, len(contestants)))
+        result = bench(contestants, bench_options, done)
     report = {"run": str(directory.path), **result}
     name = f"bench{variant.suffix}"
     directory.write_report(name, report)

@@ -1,6 +1,5 @@
 """``comp-export eval``: measure the accuracy of both artifacts of a run."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -12,7 +11,8 @@ from comp.commands.options import (
     run_argument,
     threads_option,
 )
-from comp.utils.console import print_json, print_table, progress, say
+from comp.utils.console import print_json, print_table, say
+from comp.utils.progress import working
 from serve.artifacts import ArtifactVariant
 from serve.commands.variants import variant_options
 
@@ -98,12 +98,9 @@ def command(
         threads,
         variant,
     )
-    with progress(disable=options.json) as bar:
-
-        def started(name: str, total: int) -> Callable[[int], None]:
-            shown = bar.add_task(name, total=total)
-            return lambda count: bar.advance(shown, count)
-
+    what = "the test examples" if limit is None else f"up to {limit} examples"
+    opening = f"eval: {run}: {what}, for the dense and the compressed artifact in turn"
+    with working(opening, options.json) as started:
         result = evaluate_run(directory, request, started)
     if options.json:
         print_json(result.report)

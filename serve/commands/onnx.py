@@ -1,13 +1,13 @@
 """``comp-export onnx``: export a run to ONNX artifacts."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from comp.commands.options import CommonOptions, common_options, data_options, run_argument
-from comp.utils.console import print_json, print_table, progress, say
+from comp.utils.console import print_json, print_table, say
+from comp.utils.progress import working
 
 if TYPE_CHECKING:
     from export.artifact.manifest import Flavour, Precision, Rounding
@@ -95,12 +95,10 @@ def command(
     """
     from export.api import onnx
 
-    with progress(disable=options.json) as bar:
-
-        def started(name: str, total: int) -> Callable[[], None]:
-            task = bar.add_task(name, total=total)
-            return lambda: bar.advance(task)
-
+    models = "the compressed and the dense model" if dense else "the compressed model"
+    opening = f"onnx: {run}: {models}, {flavour}, {precision}"
+    opening += "; comparing each with transformers takes up to a minute" if check else ""
+    with working(opening, options.json) as started:
         exported = onnx(
             run,
             precision=precision,

@@ -1,12 +1,12 @@
 """``comp-export verify``: verify the artifacts of a run."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from comp.commands.options import CommonOptions, common_options, data_options, run_argument
-from comp.utils.console import print_json, print_table, progress, say
+from comp.utils.console import print_json, print_table, say
+from comp.utils.progress import working
 
 EXIT_FAILED = 1
 
@@ -63,12 +63,10 @@ def command(
     from export.proof.conclusion import conclusion_of
     from export.proof.first_link.report import COLUMNS, notes_of, rows_of
 
-    with progress(disable=options.json) as bar:
-
-        def started(name: str, total: int) -> Callable[[], None]:
-            task = bar.add_task(name, total=total)
-            return lambda: bar.advance(task)
-
+    opening = (
+        f"verify: {run}: transformers, torch and every artifact answer {questions} examples each"
+    )
+    with working(opening, options.json) as started:
         report = verify(
             run,
             questions=questions,

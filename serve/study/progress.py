@@ -8,7 +8,7 @@ from statistics import mean
 
 from comp.commands.options import CommonOptions
 from comp.utils.machine import usable_cores
-from comp.utils.progress import Progress, Task
+from comp.utils.progress import Task, duration, working
 from serve.study.cells import Runner, Steps
 from serve.study.folder import CellRecord, StudyFolder
 from serve.study.grid import Cell, cells_of, dense_settings_of, settings_of
@@ -47,7 +47,9 @@ def carry_out(study: Study, path: Path, options: CommonOptions, retry: bool, job
         left = [cell for cell in cells if cell.name not in over]
         if not left:
             return
-        with Progress(options.json).task("study", len(left)) as task:
+        opening = f"study: {len(left)} of {len(cells)} cells to run: prune, export, measure"
+        with working(opening, options.json) as shown:
+            task = shown.task("study", len(left))
             notes = [
                 _Note(task, f"{number}/{len(cells)} {cell.name}", len(cells) - number, jobs, over)
                 for number, cell in enumerate(left, start=len(over) + 1)
@@ -111,14 +113,6 @@ def outcome(record: CellRecord) -> str:
     accuracy = record.result.accuracy
     value = f"{accuracy.value:.1%}" if accuracy.share else f"{accuracy.value:.3f}"
     return f"{value} in {duration(record.own_seconds)}"
-
-
-def duration(seconds: float) -> str:
-    """``45 s``, ``3 min``, ``2 h 41 min``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def _tidy(study: Study, folder: StudyFolder, cell: Cell, record: CellRecord) -> None:

@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from comp.utils.files import write_text
+from comp.utils.progress import duration
 from serve.study.figures import save_figures
 from serve.study.intervals import Interval
-from serve.study.progress import duration
 from serve.study.summary import OF_EXAMPLES, OVER_SEEDS, Margin, RowSummary, Summary
 
 COLUMNS = (
