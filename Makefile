@@ -1,5 +1,6 @@
-# make setup    .venv with everything that is needed here
-# make demo     prune, export, verify, bench the embedded model; then the page on 127.0.0.1:7860
+# make setup    .venv with everything that is needed here: 2.5 GB
+# make demo     prune, export, verify, bench the embedded model; then the page on 127.0.0.1:7860.
+#               Installs into .venv only what this needs: 1.6 GB
 # make test     all tests, the slow ones too
 # make coverage the same tests, counting lines and branches: build/coverage/html/index.html
 # make check    style, format, types, and which module may import which
@@ -13,7 +14,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SITE_INSTALLED := $(VENV)/.installed-docs
+FOR_DEMO := $(VENV)/.installed-demo
 EXTRAS := demo,serve,train,test
+DEMO_EXTRAS := demo,serve
 RATES := 0.3 0.5 0.62 0.8
 CLI := $(BIN)/comp-export
 
@@ -21,13 +24,27 @@ CLI := $(BIN)/comp-export
 
 setup: $(INSTALLED)
 
-# pip runs again only when what it is told has changed.
-$(INSTALLED): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet -e '.[$(EXTRAS)]' -c constraints.txt
-	touch $@
+# What one needs to type comp-export: it is not on the PATH.
+define ready
+	@echo "installed: $(CLI); to type comp-export, first: source $(BIN)/activate"
+endef
 
-demo: $(INSTALLED)
+# pip runs again only when what it is told has changed. The whole environment has all that the demo needs.
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "installing everything, tests and TensorRT too, into $(VENV): 2.5 GB with the CPU's torch, some minutes"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet -e '.[$(EXTRAS)]' -c constraints.txt
+	@touch $@ $(FOR_DEMO)
+	$(ready)
+
+$(FOR_DEMO): pyproject.toml constraints.txt
+	@echo "installing what the demo needs into $(VENV): 1.6 GB with the CPU's torch, some minutes"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet -e '.[$(DEMO_EXTRAS)]' -c constraints.txt
+	@touch $@
+	$(ready)
+
+demo: $(FOR_DEMO)
 	$(CLI) quickstart
 	$(CLI) demo
 
