@@ -39,7 +39,7 @@ ARTIFACTS = ("onnx*", "tensorrt*")  # folders of a run
 @click.option(
     "--samples",
     type=click.IntRange(min=1),
-    help="With --figures: number of examples for the dense model [32].",
+    help="With --figures: number of examples for the dense model [8].",
 )
 @data_options("With --figures: file of the examples [default: EmojiScenes, validation split].")
 @click.option(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from comp.plan import RateOf
     from comp.runs import RunDirectory
 
-SAMPLES = 32
+SAMPLES = 8  # each takes about 65 forward passes
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,11 @@ def _of_tokens(
         return stability_figure(stabilities, count, plan), numbers
 
     progress = Progress(options.quiet)
+    source = "the validation split of EmojiScenes" if options.data is None else options.data
+    progress.say(
+        f"inspect --figures: the dense model ranks the tokens of the first {count} examples of {source}, "
+        "under masks too; --samples takes more or fewer"
+    )
     for name, words, measure in (
         ("overlap", "deciding tokens", overlap),
         ("rank-stability", "ranks under masks", stability),
