@@ -129,7 +129,7 @@ def verify(
     """
     check_counts(questions=questions, max_new_tokens=max_new_tokens)
     directory = run_at(run)
-    place = "cpu" if device == "auto" else torch_device(device)
+    place = torch_device("cpu" if device == "auto" else device)
     with directory.locked("verify"):
         folder = None if images is None else path_of("images", images)
         examples, source = _examples(directory, data, folder, follow_links, questions)

@@ -14,6 +14,8 @@ CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
     Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
 )
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUP = Path("/proc/self/cgroup")
 _PACKAGES = (
     "comp-export",
     "onnxruntime",
@@ -47,10 +49,43 @@ def describe_versions() -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Number of cores that this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Number of cores that this process may use: by its affinity and the quotas of its control groups.
+
+    A quota of one and a half cores counts as one: a second thread would be stopped half of the time.
+    """
+    if sys.platform != "linux":
+        return os.cpu_count() or 1
+    return min([len(os.sched_getaffinity(0)), *(max(1, int(quota)) for quota in _cpu_quotas())])
+
+
+def _cpu_quotas() -> Iterator[float]:
+    """Yield quotas in cores of this process's control groups and of those around them, version 2 and 1."""
+    for folder in _own_cgroups():
+        with suppress(
+            OSError, ValueError
+        ):  # not a quota: there is no such file, or it says ``max``
+            quota, period = (folder / "cpu.max").read_text(encoding="ascii").split()
+            yield int(quota) / int(period)
+        with suppress(OSError, ValueError):
+            quota = (folder / "cpu.cfs_quota_us").read_text(encoding="ascii")
+            period = (folder / "cpu.cfs_period_us").read_text(encoding="ascii")
+            if int(quota) > 0:  # -1: no limit
+                yield int(quota) / int(period)
+
+
+def _own_cgroups() -> Iterator[Path]:
+    """Yield the folders of this process's control groups up to the roots; a container sees only roots."""
+    roots = [CGROUPS, CGROUPS / "cpu", CGROUPS / "cpu,cpuacct"]
+    yield from roots
+    with suppress(OSError):
+        for line in OWN_CGROUP.read_text(encoding="utf-8").splitlines():
+            _, controllers, own = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            root = CGROUPS / controllers if controllers else CGROUPS
+            inside = Path(own.lstrip("/"))
+            if ".." not in inside.parts:
+                yield from (root / part for part in (inside, *inside.parents) if part != Path())
 
 
 def _cpu_name() -> str:
