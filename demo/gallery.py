@@ -10,7 +10,7 @@ from PIL import Image
 
 from comp.data.images import ImageSource
 from serve.engines.encoder import ms_since
-from serve.engines.retriever import EmbeddedTexts, Retriever
+from serve.engines.retriever import EmbeddedImages, EmbeddedTexts, Retriever
 from serve.generation.results import TowerKept
 
 
@@ -23,6 +23,8 @@ class RankedCandidates:
         scores: logit of each candidate, by its index.
         kept: kept tokens of the gallery's pictures, or of the query picture.
         query_ms: time of embedding the query.
+        gallery_ms: times of embedding the gallery's pictures, if they were searched: measured at the
+            start.
         candidates_ms: time of embedding the candidates; ``None`` if that was done at the start.
         ranking_ms: time of matching and sorting.
     """
@@ -33,6 +35,7 @@ class RankedCandidates:
     query_ms: float
     candidates_ms: float | None
     ranking_ms: float
+    gallery_ms: tuple[float, ...] = ()
 
     @property
     def shares(self) -> NDArray[np.float32]:
@@ -57,12 +60,19 @@ class Gallery:
     ) -> None:
         self.engine = engine
         self.captions = tuple(captions)
-        start = perf_counter()
-        self._seen = engine.embed_images(pictures)
-        self.pictures_ms = ms_since(start)
+        self._pictures = tuple(pictures)
+        self.pictures_ms: tuple[float, ...] = ()
+        self._seen = self.embed_pictures()
         start = perf_counter()
         self._read = engine.embed_texts(captions)
         self.captions_ms = ms_since(start)
+
+    def embed_pictures(self) -> EmbeddedImages:
+        """Embed the pictures; the time is added to ``pictures_ms``."""
+        start = perf_counter()
+        seen = self.engine.embed_images(self._pictures)
+        self.pictures_ms = (*self.pictures_ms, ms_since(start))
+        return seen
 
     def search(self, caption: str) -> RankedCandidates:
         """Rank the pictures for a caption.
@@ -77,7 +87,13 @@ class Gallery:
         scores = self.engine.match(self._seen, query)[1][0]
         order = best_first(scores)
         return RankedCandidates(
-            order, scores, TowerKept(self._seen.kept), query_ms, None, ms_since(start)
+            order,
+            scores,
+            TowerKept(self._seen.kept),
+            query_ms,
+            None,
+            ms_since(start),
+            self.pictures_ms,
         )
 
     def describe(self, picture: ImageSource, captions: Sequence[str]) -> RankedCandidates:

@@ -28,8 +28,8 @@ def build_page(pair: Pair[Any], uploads: Uploads) -> gr.Blocks:
         CompExportError: a model cannot process the page's own pictures and texts.
     """
     with Page(uploads, title=TITLE, analytics_enabled=False, fill_width=True) as page:
-        gr.HTML(cards.header(pair))
-        resolve(TASKS[pair.task].view)(pair)
+        header = gr.HTML(cards.header(pair), elem_id="ce-head")
+        resolve(TASKS[pair.task].view)(pair, header)
     return page
 
 

@@ -1,26 +1,49 @@
 """Load the two engines of a run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from time import perf_counter
 from typing import Generic, Literal, TypeVar
 
+from demo.keeping import keeping
+from demo.reports import NO_REPORTS, RunReports
 from export.artifact.llava_manifest import LlavaManifest
 from export.artifact.manifest import Manifest, Task
-from serve.artifacts import DEFAULT_VARIANT, ArtifactVariant, Which, artifacts_of, is_verified
+from serve.artifacts import (
+    BOTH,
+    DEFAULT_VARIANT,
+    ArtifactVariant,
+    Which,
+    artifacts_of,
+    is_verified,
+)
 from serve.bench.request import perform, work_of
 from serve.loading import TaskEngine, engines_of
 
 E = TypeVar("E", bound=TaskEngine)
+WARM_UPS = 5  # runs of each engine before the page opens
+WARM_UP_SECONDS = 5.0  # no further run after this
+WARM_UP_TOKENS = 4
 
 
 @dataclass(frozen=True)
 class Pair(Generic[E]):
-    """The original and the compressed engine, both for one task."""
+    """The original and the compressed engine, both for one task.
+
+    Attributes:
+        name: name of the run.
+        dense, compressed: the engines.
+        proved: whether ``verify`` accepted both artifacts.
+        reports: the run's measured accuracy and times.
+        keep_factor: multiplies the keep ratios of the compressed model.
+    """
 
     name: str
     dense: E
     compressed: E
-    verified: bool
+    proved: bool
+    reports: RunReports = NO_REPORTS
+    keep_factor: float = 1.0
 
     @staticmethod
     def load(
@@ -29,19 +52,44 @@ class Pair(Generic[E]):
         threads: int | None = None,
         variant: ArtifactVariant = DEFAULT_VARIANT,
     ) -> "Pair[TaskEngine]":
-        """Load both artifacts of a run and run each once, so that the first request is not cold.
+        """Load both artifacts of a run and warm both up, so that the first request is not cold.
 
         Raises:
             CompExportError: as for ``serve.artifacts`` and ``serve.loading.load_engine``.
         """
         directory, directories = artifacts_of(run, variant)
         engines = engines_of(directories, device, threads, variant)
-        verified = all(is_verified(path) for path in directories.values())
-        pair = Pair(directory.path.name, engines["dense"], engines["compressed"], verified)
-        work = work_of(pair.task, [], [], new_tokens=2)
-        for engine in engines.values():
-            perform(engine, work)
+        proved = all(is_verified(path) for path in directories.values())
+        reports = RunReports.read(directory.reports, variant.suffix)
+        pair = Pair(directory.path.name, engines["dense"], engines["compressed"], proved, reports)
+        pair.warm_up()
         return pair
+
+    def warm_up(self) -> None:
+        """Run both engines in turn several times, each at least once."""
+        work = work_of(self.task, [], [], new_tokens=WARM_UP_TOKENS)
+        start = perf_counter()
+        for _ in range(WARM_UPS):
+            for which in BOTH:
+                perform(self.engine(which), work)
+            if perf_counter() - start > WARM_UP_SECONDS:
+                return
+
+    def at(self, keep_factor: float) -> "Pair[E]":
+        """Return the same engines with another factor on the keep ratios."""
+        return replace(self, keep_factor=keep_factor)
+
+    @property
+    def verified(self) -> bool:
+        """Whether what runs was proved: the artifacts with their own keep ratios."""
+        return self.proved and self.keep_factor == 1
+
+    def macs(self, which: Which) -> int | None:
+        """Multiply-accumulates of one request, at the keep factor; ``None`` if unknown."""
+        manifest = self.manifests[which]
+        if which == "compressed" and self.keep_factor != 1 and isinstance(manifest, LlavaManifest):
+            return keeping(manifest, self.keep_factor).macs
+        return manifest.macs.artifact if manifest.macs else None
 
     @property
     def task(self) -> Task:

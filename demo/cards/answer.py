@@ -1,9 +1,11 @@
 """The card of an answer."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from comp.metrics.exact_match import exact_match
 from demo.cards.base import said
+from demo.cards.clock import Clock
 from demo.cards.html import chip, plain
 from demo.comparison import Side
 from serve.generation.results import Generation
@@ -22,17 +24,26 @@ class AnswerFace:
         if self.expected is None:
             return ""
         right = exact_match(self.expected, result.text)
-        return chip("✓ right", "good") if right else chip(f"✗ {self.expected}", "warn")
+        return chip("✓ right", "good") if right else chip(wrong(self.expected), "warn")
 
-    def clocks(self, result: Generation | None) -> tuple[tuple[str, float | None], ...]:
-        return token_clocks(result)
+    def same(self, dense: Generation, compressed: Generation) -> bool:
+        return exact_match(dense.text, compressed.text)
+
+    def clocks(self, results: Sequence[Generation]) -> tuple[Clock, ...]:
+        return token_clocks(results)
 
 
-def token_clocks(done: Generation | None) -> tuple[tuple[str, float | None], ...]:
+def wrong(expected: str) -> str:
+    """What a wrong answer should have been."""
+    return f"✗ wrong: expected {expected}"
+
+
+def token_clocks(results: Sequence[Generation]) -> tuple[Clock, ...]:
     """Clocks for results that come token by token."""
-    steps = done is not None and done.timings.decode_steps > 0
+    longer = [done for done in results if done.timings.decode_steps > 0]
+    steps = results[0].timings.decode_steps if results else 0
     return (
-        ("first token", done.ttft_ms if done else None),
-        ("per token", done.tpot_ms if done and steps else None),
-        ("total", done.total_ms if done else None),
+        Clock("first token", tuple(done.ttft_ms for done in results), "ttft_ms"),
+        Clock("per token", tuple(done.tpot_ms for done in longer), "tpot_ms"),
+        Clock("total", tuple(done.total_ms for done in results), size=f"{steps + 1} tokens"),
     )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from comp.data.emoji_scenes.captions import name_pattern, names_in
 from demo.cards.answer import token_clocks
 from demo.cards.base import missing, said
-from demo.cards.html import chip, plain
+from demo.cards.clock import Clock
+from demo.cards.html import chip, plain, tip
 from demo.comparison import Side
 from serve.generation.results import Generation
 
@@ -42,8 +43,11 @@ class CaptionFace:
         words = f"{right} of {present.total()} things" + (f", {wrong} wrong" if wrong else "")
         return chip(words, "good" if right == present.total() and not wrong else "warn")
 
-    def clocks(self, result: Generation | None) -> tuple[tuple[str, float | None], ...]:
-        return token_clocks(result)
+    def same(self, dense: Generation, compressed: Generation) -> bool:
+        return dense.text.split() == compressed.text.split()
+
+    def clocks(self, results: Sequence[Generation]) -> tuple[Clock, ...]:
+        return token_clocks(results)
 
     @property
     def wanted(self) -> Counter[str]:
@@ -63,7 +67,7 @@ def marked(caption: str, wanted: Counter[str]) -> str:
         right = left[name] > 0
         left[name] -= right
         kind, hint = ("right", "is there") if right else ("wrong", "is not there")
-        mark = f'<mark class="ce-{kind}" title="{hint}">{plain(match.group())}</mark>'
+        mark = f'<mark class="ce-{kind} ce-tip"{tip(hint)}>{plain(match.group())}</mark>'
         parts += [plain(text[end : match.start()]), mark]
         end = match.end()
     return "".join(parts) + plain(text[end:])

@@ -13,8 +13,21 @@ def plain(text: str) -> str:
 def chip(text: str, kind: Literal["", "strong", "good", "warn"] = "", title: str = "") -> str:
     """A word or two in a rounded frame."""
     classes = f"ce-chip ce-{kind}" if kind else "ce-chip"
-    hint = f' title="{plain(title)}"' if title else ""
-    return f'<span class="{classes}"{hint}>{plain(text)}</span>'
+    return f'<span class="{classes}{tip_class(title)}"{tip(title)}>{plain(text)}</span>'
+
+
+def tip(text: str) -> str:
+    """Attributes of an element with an explanation, shown by a mouse, a finger or the keyboard.
+
+    The element needs ``tip_class`` too.
+    """
+    words = plain(text)
+    return f' tabindex="0" data-tip="{words}" aria-description="{words}"' if text else ""
+
+
+def tip_class(text: str) -> str:
+    """The class that goes with ``tip``."""
+    return " ce-tip" if text else ""
 
 
 def figure(address: str, name: str, numbers: str) -> str:
@@ -39,7 +52,9 @@ def quiet(text: str) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """Format with about three digits."""
+    """Format with at least three digits."""
+    if value >= 1000:
+        return f"{value:.0f}"
     return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from demo.cards.base import said
-from demo.cards.html import chip, percent, plain
+from demo.cards.clock import Clock
+from demo.cards.html import chip, percent, plain, tip
 from demo.comparison import Side
 from demo.gallery import RankedCandidates
 
@@ -45,23 +46,42 @@ class RankingFace:
             return chip("✓ right one first", "good")
         return chip(f"✗ right one: {rank} of {result.order.size}", "warn")
 
-    def clocks(self, result: RankedCandidates | None) -> tuple[tuple[str, float | None], ...]:
-        """Gallery pictures are embedded at the start; captions may be new."""
-        clocks = [
-            ("query", result.query_ms if result else None),
-            ("ranking", result.ranking_ms if result else None),
-            ("total", result.total_ms if result else None),
-        ]
-        if result is not None and result.candidates_ms is not None:
-            clocks.insert(1, ("captions", result.candidates_ms))
-        return tuple(clocks)
+    def same(self, dense: RankedCandidates, compressed: RankedCandidates) -> bool:
+        return int(dense.order[0]) == int(compressed.order[0])
+
+    def clocks(self, results: Sequence[RankedCandidates]) -> tuple[Clock, ...]:
+        """The embedding of pictures first, which pruning changes most: of the gallery or of the query.
+
+        The gallery was embedded at the start; captions may be new.
+        """
+        query = tuple(result.query_ms for result in results)
+        ranking = Clock("ranking", tuple(result.ranking_ms for result in results))
+        total = tuple(result.total_ms for result in results)
+        if self.pictures is not None:
+            embedded = results[0].gallery_ms if results else ()
+            size = f"{len(self.pictures)} pictures, once, at the start" if self.pictures else ""
+            return (
+                Clock("embed pictures", embedded, size=size, main=True),
+                Clock("embed caption", query),
+                ranking,
+                Clock("search", total, size="caption and ranking"),
+            )
+        new = tuple(each.candidates_ms for each in results if each.candidates_ms is not None)
+        captions = [Clock("embed captions", new)] if new else []
+        return (
+            Clock("embed picture", query, main=True),
+            *captions,
+            ranking,
+            Clock("total", total),
+        )
 
     def _picture(self, number: int, place: int, share: float, score: float) -> str:
         assert self.pictures is not None
         caption = plain(self.captions[place])
         return (
-            f'<li{self._mark(place)} title="{caption}">'
-            f'<img src="{self.pictures[place]}" alt="{number}: {caption}">'
+            f"<li{self._mark(place)}>"
+            f'<span class="ce-tip"{tip(self.captions[place])}>'
+            f'<img src="{self.pictures[place]}" alt="{number}: {caption}"></span>'
             f"{_share(share, score)}</li>"
         )
 
@@ -75,7 +95,7 @@ class RankingFace:
 
 def _share(share: float, score: float) -> str:
     return (
-        f'<div class="ce-share" title="score {score:.2f}"><div class="ce-track">'
+        f'<div class="ce-share"><div class="ce-track">'
         f'<i style="width:{max(100 * share, 1):.1f}%"></i></div><b>{percent(share)}</b>'
-        f"<small>{score:.1f}</small></div>"
+        f"<small>score {score:.1f}</small></div>"
     )

@@ -1,8 +1,10 @@
 """The card of a verdict on a statement."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from demo.cards.base import NOTHING, said
+from demo.cards.clock import Clock
 from demo.cards.html import chip, percent
 from demo.comparison import Side
 from serve.engines.blip_judge import Judgement
@@ -24,15 +26,23 @@ class VerdictFace:
         if self.truth is None:
             return ""
         right = result.verdict == self.truth
-        return chip("✓ right", "good") if right else chip(f"✗ {str(self.truth).lower()}", "warn")
+        return (
+            chip("✓ right", "good")
+            if right
+            else chip(f"✗ wrong: it is {str(self.truth).lower()}", "warn")
+        )
 
-    def clocks(self, result: Judgement | None) -> tuple[tuple[str, float | None], ...]:
+    def same(self, dense: Judgement, compressed: Judgement) -> bool:
+        return dense.verdict == compressed.verdict
+
+    def clocks(self, results: Sequence[Judgement]) -> tuple[Clock, ...]:
         """Time of the pictures (preparation and vision tower), and of the statement."""
-        if result is None:
-            return (("pictures", None), ("statement", None), ("total", None))
-        times = result.timings
-        pictures = times.prepare_ms + times.vision_ms
-        return (("pictures", pictures), ("statement", times.prefill_ms), ("total", times.total_ms))
+        times = [result.timings for result in results]
+        return (
+            Clock("pictures", tuple(each.prepare_ms + each.vision_ms for each in times)),
+            Clock("statement", tuple(each.prefill_ms for each in times), "prefill_ms"),
+            Clock("total", tuple(each.total_ms for each in times), "ttft_ms"),
+        )
 
 
 def _probability(share: float | None) -> str:

@@ -6,22 +6,27 @@ from typing import Any
 import gradio as gr
 
 from demo.cards.base import Shown
+from demo.cards.base import shown as parts
 from demo.cards.caption import CaptionFace
 from demo.cards.html import plain
 from demo.cards.kept_tokens import KeptView
-from demo.comparison import answering
+from demo.comparison import Comparison, answering
 from demo.examples import BEGINNINGS, page_captions
 from demo.gate import chosen_of
 from demo.pair import Pair
 from demo.widgets import (
     QUIETLY,
     Submission,
+    check_upload,
     chip_list,
     chips_of,
+    keep_typed,
     picture_gallery,
     picture_input,
     request,
     result_column,
+    scrolls,
+    when_loaded,
     words_and_button,
 )
 from serve.engines.blip_generator import BlipGenerator
@@ -31,7 +36,7 @@ from serve.generation.results import Generation
 MAX_NEW_TOKENS = 64
 
 
-def build(pair: Pair[BlipGenerator]) -> None:
+def build(pair: Pair[BlipGenerator], _: Any) -> None:
     """Add the view to the page being built."""
     examples = page_captions()
     chosen = gr.State(0)  # which example is shown; None for the visitor's own picture
@@ -47,18 +52,30 @@ def build(pair: Pair[BlipGenerator]) -> None:
     def describe(image: str | None, begins: str, example: int | None) -> Iterator[Shown]:
         yield from _describe(pair, image, begins, example)
 
+    def cleared() -> tuple[Any, ...]:
+        return _reference(None), None, *parts(pair, CaptionFace(), Comparison())
+
+    def choose(event: gr.SelectData, typed: str) -> tuple[Any, ...]:
+        return *_choose_example(event, typed), *cleared()[2:]
+
+    def own(image: str | None) -> tuple[Any, ...]:
+        check_upload(image)
+        return cleared()
+
     event = request(describe, [picture, beginning, chosen], shown)
-    ask.click(**event)
-    beginning.submit(**event)
-    chips.select(lambda text: text, chips, beginning, **QUIETLY).then(**event)
-    gallery.select(
-        _choose_example,
-        None,
-        [picture, beginning, chips, reference, chosen],
-        **QUIETLY,
-    )
-    picture.upload(lambda: (_reference(None), None), None, [reference, chosen], **QUIETLY)
-    picture.clear(lambda: (_reference(None), None), None, [reference, chosen], **QUIETLY)
+    runs = [
+        when_loaded(event),
+        ask.click(**event),
+        beginning.submit(**event),
+        chips.select(lambda text: text, chips, beginning, **QUIETLY).then(**event),
+    ]
+    scrolls(ask.click, beginning.submit, chips.select)
+    stop: dict[str, Any] = {"cancels": runs, **QUIETLY}
+    none = [reference, chosen, *shown]
+    gallery.select(choose, beginning, [picture, beginning, chips, *none], **stop)
+    uploaded = picture.upload(own, picture, none, **stop)
+    uploaded.failure(lambda: (None, *cleared()), None, [picture, *none], **QUIETLY)
+    picture.clear(cleared, None, none, **stop)
 
 
 def _describe(
@@ -71,14 +88,15 @@ def _describe(
     def kept(done: Generation) -> list[KeptView]:
         return [KeptView.of(pair.compressed.manifest, image or "", done.kept)]
 
-    submission = Submission(pair, CaptionFace(names, begins.strip()), [image])
+    submission = Submission(pair, CaptionFace(names, begins.strip()), [image], example is None)
     yield from submission.shown(answering(pair, image or "", begins, options), kept)
 
 
-def _choose_example(event: gr.SelectData) -> tuple[Any, str, Any, str, int]:
+def _choose_example(event: gr.SelectData, typed: str) -> tuple[Any, str, Any, str, int]:
     index = chosen_of(event, page_captions())
     image = page_captions()[index].image
-    return image, "", chips_of(BEGINNINGS), _reference(index), index
+    words = keep_typed(typed, BEGINNINGS, "")
+    return image, words, chips_of(BEGINNINGS), _reference(index), index
 
 
 def _reference(example: int | None) -> str:

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import gradio as gr
+import numpy as np
 from PIL import Image
 
 from comp.data.images import ImageSource
@@ -21,17 +23,21 @@ from demo.widgets import (
     NO_PICTURE,
     QUIETLY,
     Submission,
+    check_upload,
     chip_list,
     picture_gallery,
     picture_input,
     request,
     result_column,
+    scrolls,
+    when_loaded,
     words_and_button,
 )
 from serve.artifacts import BOTH, Which
 from serve.engines.retriever import Retriever
 
 CHIPS = 4
+EMBEDDINGS = 3  # of the gallery by each model, in turn
 THUMBNAIL = 112  # pixels
 MOST_CANDIDATES = 200
 
@@ -51,6 +57,9 @@ class _Search:
         embedded = {
             which: Gallery(pair.engine(which), known.pictures, known.captions) for which in BOTH
         }
+        for _ in range(EMBEDDINGS - 1):
+            for gallery in embedded.values():
+                gallery.embed_pictures()
         return cls(pair, known, embedded, tuple(map(_thumbnail, known.pictures)))
 
     def pictures_for(self, caption: str) -> Iterator[Shown]:
@@ -58,9 +67,7 @@ class _Search:
         face = RankingFace(self.known.captions, self.known.place_of(caption), self.thumbnails)
         submission = Submission(self.pair, face)
         if not caption.strip():
-            yield submission.refused(
-                "Write what the picture should show, or pick a caption.", "No words"
-            )
+            yield submission.refused("Write what the picture should show, or pick a caption.")
             return
 
         def kept(result: RankedCandidates) -> list[KeptView]:
@@ -82,10 +89,11 @@ class _Search:
             return [KeptView.of(self.pair.compressed.manifest, picture, result.kept)]
 
         work = at_once(lambda which: self.embedded[which].describe(picture, captions))
-        yield from Submission(self.pair, face, [file] if file else []).shown(work, kept)
+        submission = Submission(self.pair, face, [file] if file else [], file is not None)
+        yield from submission.shown(work, kept)
 
 
-def build(pair: Pair[Retriever]) -> None:
+def build(pair: Pair[Retriever], _: Any) -> None:
     """Embed the gallery and add the view to the page being built."""
     search = _Search.prepare(pair)
     known = search.known
@@ -112,6 +120,7 @@ def build(pair: Pair[Retriever]) -> None:
         shown = result_column(pair, RankingFace((), pictures=()))
 
     event = request(search.pictures_for, [caption], shown)
+    when_loaded(event)
     ask.click(**event)
     caption.submit(**event)
     chips.select(lambda text: text, chips, caption, **QUIETLY).then(**event)
@@ -122,7 +131,10 @@ def build(pair: Pair[Retriever]) -> None:
     described = request(describe, [picture, chosen, candidates], shown)
     rank.click(**described)
     gallery.select(_choose_picture, None, [chosen, picture], **QUIETLY).then(**described)
-    picture.upload(lambda: None, None, chosen, **QUIETLY).then(**described)
+    uploaded = picture.upload(_own_picture, picture, chosen, **QUIETLY)
+    uploaded.success(**described)
+    uploaded.failure(lambda: (None, None), None, [picture, chosen], **QUIETLY)
+    scrolls(ask.click, caption.submit, chips.select, rank.click, gallery.select)
 
 
 def _describe(search: _Search, file: str | None, number: int | None, lines: str) -> Iterator[Shown]:
@@ -132,12 +144,12 @@ def _describe(search: _Search, file: str | None, number: int | None, lines: str)
     try:
         check_candidates(captions)
     except CompExportError as error:
-        yield submission.refused(str(error), "Not possible")
+        yield submission.refused(str(error))
         return
     if file is not None:
         yield from search.captions_for(file, captions, None, file)
     elif number is None:
-        yield submission.refused(NO_PICTURE, "No picture")
+        yield submission.refused(NO_PICTURE)
     else:
         own = search.known.captions[number]
         right = captions.index(own) if own in captions else None
@@ -163,6 +175,10 @@ def _choose_picture(event: gr.SelectData) -> tuple[int, None]:
     return chosen_of(event, page_gallery().pictures), None
 
 
+def _own_picture(path: str | None) -> None:
+    check_upload(path)
+
+
 def _thumbnail(picture: Image.Image) -> str:
     return data_uri(picture.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS))
 
@@ -171,11 +187,11 @@ def _embedding_times(search: _Search) -> str:
     """The time of embedding at the start, which no clock of a search includes."""
     count = len(search.known.pictures)
     times = ", ".join(
-        f"{NAMES[which].lower()} {milliseconds(each.pictures_ms)} + "
+        f"{NAMES[which].lower()} {milliseconds(float(np.median(each.pictures_ms)))} + "
         f"{milliseconds(each.captions_ms)} ms"
         for which, each in search.embedded.items()
     )
     return (
         f'<p class="ce-quiet">{count} pictures + {count} captions, embedded once when the page '
-        f"started: {times}. Clocks leave this out.</p>"
+        f"started: {times}.</p>"
     )

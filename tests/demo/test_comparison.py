@@ -6,6 +6,7 @@ from PIL import Image
 
 from comp.errors import CompExportError
 from comp.plan import keep_count
+from demo import comparison
 from demo.cards.kept_tokens import DIM, PAPER, KeptView, Patches, data_uri, kept_picture, spread
 from demo.comparison import Comparison, Side, answering, in_turn
 from demo.pair import Pair
@@ -31,6 +32,28 @@ def test_the_original_finishes_before_the_compressed_starts(pair, picture):
     alone = pair.compressed.generate([picture], "where?", OPTIONS)
     assert moments[-1].compressed.text == alone.text
     assert moments[-1].dense.text == pair.dense.generate([picture], "where?", OPTIONS).text
+    assert [now.measured for now in moments] == [False] * (len(moments) - 1) + [True]
+
+
+def test_timed_runs_are_of_equal_length(pair, picture, monkeypatch):
+    """As long as the longer answer with its end, even if the other model ends earlier."""
+    monkeypatch.setattr(comparison, "TIMED_SECONDS", 60.0)
+    options = GenerationOptions(max_new_tokens=12)
+    last = compared(pair, picture, options)[-1]
+    sides = (last.dense, last.compressed)
+    longest = max(len(side.result.token_ids) for side in sides)
+    lengths = {len(run.token_ids) for side in sides for run in side.timed}
+    assert lengths == {min(longest + 1, 12)}
+    assert [len(side.timed) for side in sides] == [comparison.TIMED_RUNS] * 2
+
+
+def test_slow_models_are_timed_once(monkeypatch):
+    monkeypatch.setattr(comparison, "DRAWING_SECONDS", 0.0)
+    monkeypatch.setattr(comparison, "TIMED_SECONDS", 0.0)
+    ran = []
+    last = list(in_turn(comparison.at_once(ran.append)))[-1]
+    assert last.measured
+    assert ran == ["dense", "compressed"] * 2
 
 
 def test_the_keep_factor_affects_only_the_compressed_model(pair, picture):

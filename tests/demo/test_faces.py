@@ -34,8 +34,9 @@ def test_objects_are_marked_right_wrong_or_missed():
     face = CaptionFace(["fox", "magnet"])
     side = caption("A  Fox and a cow & <b>.")
     body = face.body(side)
-    assert '<mark class="ce-right" title="is there">Fox</mark>' in body
-    assert '<mark class="ce-wrong" title="is not there">cow</mark>' in body
+    for kind, hint, name in (("right", "is there", "Fox"), ("wrong", "is not there", "cow")):
+        shown = f'data-tip="{hint}" aria-description="{hint}">{name}</mark>'
+        assert f'<mark class="ce-{kind} ce-tip" tabindex="0" {shown}' in body
     assert text_of(body) == "A Fox and a cow & <b>. missed: magnet"
     assert text_of(face.chip(side.result)) == "1 of 2 things, 1 wrong"
     right = caption("a magnet and a fox.")
@@ -44,9 +45,9 @@ def test_objects_are_marked_right_wrong_or_missed():
 
 
 def test_an_object_named_twice_is_right_once():
-    assert marked("a fox and a fox", Counter(["fox"])).count("ce-right") == 1
-    assert marked("a fox and a fox", Counter(["fox"])).count("ce-wrong") == 1
-    assert marked("a fox and a fox", Counter(["fox", "fox"])).count("ce-right") == 2
+    assert marked("a fox and a fox", Counter(["fox"])).count("ce-right ") == 1
+    assert marked("a fox and a fox", Counter(["fox"])).count("ce-wrong ") == 1
+    assert marked("a fox and a fox", Counter(["fox", "fox"])).count("ce-right ") == 2
 
 
 def test_the_prefix_of_a_caption_is_not_marked():
@@ -72,11 +73,15 @@ def test_marks_agree_with_the_score(chosen_names, there):
     text = "you can see " + ", a ".join(chosen_names) + "."
     search = marked(text, Counter(there))
     right, named, total = things_score(text, there)
-    assert search.count('class="ce-right"') == right
+    assert search.count('class="ce-right ') == right
     assert search.count("<mark") == named
     assert text_of(search) == text
     missed = CaptionFace(there).body(caption(text)).partition("missed: ")[2].removesuffix("</p>")
     assert sum(names_in(missed).values()) == total - right
+
+
+def medians(clocks):
+    return tuple((clock.name, clock.median) for clock in clocks)
 
 
 def judged(probability):
@@ -99,8 +104,14 @@ def test_a_verdict_has_its_probability(probability, verdict, number, width):
     assert VerdictFace().chip(side.result) == ""
     right = verdict == "True"
     assert text_of(VerdictFace(right).chip(side.result)) == "✓ right"
-    assert text_of(VerdictFace(not right).chip(side.result)) == f"✗ {str(not right).lower()}"
-    assert VerdictFace().clocks(side.result) == (("pictures", 3), ("statement", 4), ("total", 7))
+    assert text_of(VerdictFace(not right).chip(side.result)) == (
+        f"✗ wrong: it is {str(not right).lower()}"
+    )
+    assert medians(VerdictFace().clocks([side.result])) == (
+        ("pictures", 3),
+        ("statement", 4),
+        ("total", 7),
+    )
 
 
 def test_small_probabilities_are_not_shown_as_zero():
@@ -113,7 +124,9 @@ def search(scores, candidates_ms=None):
     return Side(
         "dense",
         "done",
-        result=RankedCandidates(order, scores, TowerKept({}), 1.0, candidates_ms, 0.5),
+        result=RankedCandidates(
+            order, scores, TowerKept({}), 1.0, candidates_ms, 0.5, (30.0, 40.0, 35.0)
+        ),
     )
 
 
@@ -144,13 +157,27 @@ def test_captions_are_ranked_and_escaped():
 
 def test_new_captions_have_their_own_time():
     face = RankingFace(["a", "b"])
-    assert face.clocks(search([1, 2]).result) == (("query", 1), ("ranking", 0.5), ("total", 1.5))
-    assert face.clocks(search([1, 2], 2.0).result) == (
-        ("query", 1),
-        ("captions", 2),
+    assert medians(face.clocks([search([1, 2]).result])) == (
+        ("embed picture", 1),
+        ("ranking", 0.5),
+        ("total", 1.5),
+    )
+    assert medians(face.clocks([search([1, 2], 2.0).result])) == (
+        ("embed picture", 1),
+        ("embed captions", 2),
         ("ranking", 0.5),
         ("total", 3.5),
     )
+
+
+def test_the_main_clock_of_retrieval_is_the_embedding_of_pictures():
+    """It is what pruning changes most."""
+    pictures = RankingFace(["a", "b"], pictures=["data:0", "data:1"])
+    for face, first in ((pictures, 35), (RankingFace(["a", "b"]), 1)):
+        clocks = face.clocks([search([1, 2]).result])
+        assert [clock.main for clock in clocks] == [True] + [False] * (len(clocks) - 1)
+        assert clocks[0].median == first
+    assert medians(pictures.clocks([]))[0] == ("embed pictures", None)
 
 
 @given(st.lists(st.integers(-200, 60), min_size=1, max_size=30))
@@ -171,4 +198,4 @@ def test_every_class_has_a_style():
             used |= set(re.findall(r"ce-[a-z-]*[a-z](?![a-z-]*\{)", names))
     assert {"ce-card", "ce-missed", "ce-share"} <= used
     styled = set(re.findall(r"\.(ce-[a-z-]+)", (folder / "style.css").read_text()))
-    assert used - styled <= {"ce-final", "ce-probability", "ce-bar-group"}
+    assert used - styled <= {"ce-final", "ce-measured", "ce-probability", "ce-bar-group"}

@@ -1,18 +1,23 @@
 """Unusable addresses are refused in one line; the page opens and sends no requests to other hosts."""
 
+import json
+import re
 import socket
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 from comp.errors import CompExportError
 from demo import comparison
 from demo.examples import page_examples
-from demo.screenshot import find_browser
+from demo.screenshot import answered, facts_of, find_browser, forget, read_facts, recorded
 from demo.server import check_address, serve_page
+from tests.comp.data.test_images import png
 from tests.demo.conftest import free_port
 from tests.serve.random_llava import make_run
 
@@ -72,11 +77,14 @@ def opened(browser, url, width=1280):
     page.on("request", lambda r: r.url.startswith(local) or page.foreign.append(r.url))
     page.on("pageerror", lambda error: page.complaints.append(str(error)))
     page.goto(url)
-    page.wait_for_selector("#ce-ask")
+    answered(page)  # the first question, which the page asks by itself
+    forget(page)
     return page
 
 
 def both_done(page):
+    """Wait for a new answer."""
+    answered(page)
     for side in ("#ce-dense", "#ce-compressed"):
         page.wait_for_selector(f"{side} [data-state=done]")
 
@@ -86,7 +94,6 @@ def test_a_question_shows_both_answers_and_their_times(browser, url, tmp_path):
     page = opened(browser, url)
     page.click("#ce-ask")
     both_done(page)
-    page.wait_for_selector("#ce-kept figure img")
     for side in ("#ce-dense", "#ce-compressed"):
         assert page.inner_text(f"{side} .ce-answer").strip()
         times = page.eval_on_selector_all(
@@ -111,15 +118,114 @@ def test_example_question_and_uploaded_picture_are_answered(browser, url, tmp_pa
     chip.click()
     both_done(page)
     assert page.input_value("#ce-question textarea") == words
-    own = tmp_path / "own.jpg"
-    Image.effect_noise((90, 60), 80).convert("RGB").save(own)
-    page.click("#ce-picture button[aria-label='Remove Image']")
-    page.set_input_files("#ce-picture input[type=file]", own)
+    upload(page, tmp_path)
     page.wait_for_function("document.querySelectorAll('#ce-chips label').length === 4")
+    forget(page)
     page.click("#ce-ask")
     both_done(page)
     assert page.complaints == []
     page.close()
+
+
+def upload(page, tmp_path):
+    """Put a picture of one's own in place of the one that is shown."""
+    own = tmp_path / "own.jpg"
+    Image.effect_noise((90, 60), 80).convert("RGB").save(own)
+    page.click("#ce-picture button[aria-label='Remove Image']")
+    page.set_input_files("#ce-picture input[type=file]", own)
+
+
+@pytest.mark.browser
+def test_stale_answers_are_cleared_and_typed_questions_stay(browser, url, tmp_path):
+    page = opened(browser, url)
+    box = "#ce-question textarea"
+    assert page.input_value(box) == page_examples()[0].questions[0][0]
+    page.locator("#ce-gallery .thumbnail-item").nth(1).click()
+    cleared(page)
+    offered = page_examples()[1].questions[0][0]
+    page.wait_for_function(f"document.querySelector('{box}').value === {json.dumps(offered)}")
+    page.fill(box, "is this mine?")
+    page.click("#ce-ask")
+    both_done(page)
+    page.locator("#ce-gallery .thumbnail-item").nth(2).click()
+    cleared(page)
+    assert page.input_value(box) == "is this mine?"
+    forget(page)
+    page.click("#ce-ask")
+    both_done(page)
+    upload(page, tmp_path)
+    cleared(page)
+    page.wait_for_function("document.querySelectorAll('#ce-chips label').length === 4")
+    assert page.input_value(box) == "is this mine?"
+    assert page.complaints == []
+    page.close()
+
+
+def cleared(page):
+    for side in ("#ce-dense", "#ce-compressed"):
+        page.wait_for_selector(f"{side} [data-state=ready]")
+
+
+@pytest.mark.browser
+def test_the_slider_counts_tokens_and_drops_the_proof(browser, url):
+    page = opened(browser, url)
+    before = page.inner_text("#ce-count")
+    assert "8, 4 of 16 image tokens stay after layers 1, 3" in before
+    cost = page.inner_text("#ce-compressed .ce-costs dd")
+    page.fill("#ce-keep input[type=number]", "0.5")
+    page.keyboard.press("Tab")
+    page.get_by_text("4, 1 of 16 image tokens stay").wait_for()
+    cleared(page)
+    page.get_by_text("not verified").first.wait_for()
+    assert page.inner_text("#ce-compressed .ce-costs dd") != cost
+    page.close()
+
+
+@pytest.mark.browser
+def test_the_page_is_accessible(browser, url):
+    """axe-core finds nothing serious or critical, in both colour schemes."""
+    for scheme in ("light", "dark"):
+        page = opened(browser, f"{url}/?__theme={scheme}")
+        assert serious(page) == []
+        page.close()
+
+
+def serious(page):
+    """What axe-core finds of serious or critical impact."""
+    results = Axe().run(page).response["violations"]
+    return [
+        (found["id"], node["html"][:200])
+        for found in results
+        if found["impact"] in ("serious", "critical")
+        for node in found["nodes"]
+    ]
+
+
+@pytest.mark.browser
+def test_a_phone_scrolls_to_the_answer(browser, url):
+    page = opened(browser, url, width=390)
+    assert page.evaluate("window.scrollY") == 0
+    page.click("#ce-ask")
+    both_done(page)
+    page.wait_for_function(
+        "Math.abs(document.querySelector('#ce-remarks').getBoundingClientRect().top) < 100"
+    )
+    page.close()
+
+
+@pytest.mark.browser
+def test_explanations_are_shown_by_a_finger(browser, url):
+    context = browser.new_context(has_touch=True, viewport={"width": 390, "height": 844})
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(url)
+    answered(page)
+    tip = page.locator("#ce-dense .ce-costs .ce-tip").first
+    shown = "each => getComputedStyle(each, '::after').content"
+    assert tip.evaluate(shown) == "none"
+    tip.tap()
+    assert "multiply-accumulates" in tip.evaluate(shown)
+    context.close()
 
 
 @pytest.mark.browser
@@ -136,16 +242,29 @@ def test_a_too_long_prompt_is_reported_and_the_page_still_works(browser, url):
 
 
 @pytest.mark.browser
-def test_a_file_other_than_a_picture_is_reported(browser, url, tmp_path):
+@pytest.mark.parametrize("data", [b"no picture at all", png(60, 40)[:60]])
+def test_a_file_other_than_a_picture_is_refused_at_once(browser, url, tmp_path, data):
     page = opened(browser, url)
     fake = tmp_path / "fake.png"
-    fake.write_bytes(b"no picture at all")
+    fake.write_bytes(data)
     page.click("#ce-picture button[aria-label='Remove Image']")
     page.set_input_files("#ce-picture input[type=file]", fake)
-    page.wait_for_function("document.querySelectorAll('#ce-chips label').length === 4")
-    page.click("#ce-ask")
-    page.get_by_text("fake.png is not a picture").wait_for()
+    message = page.get_by_text("fake.png")
+    message.first.wait_for()
+    toast = page.locator(".toast-wrap").bounding_box()
+    for card in page.locator(".ce-card").all():
+        assert not overlap(toast, card.bounding_box())
+    page.wait_for_selector("#ce-picture input[type=file]", state="attached")
+    page.wait_for_function("!document.querySelector('#ce-picture img')")
     page.close()
+
+
+def overlap(one, other):
+    """Whether two boxes of the page share a pixel."""
+    return all(
+        one[start] < other[start] + other[size] and other[start] < one[start] + one[size]
+        for start, size in (("x", "width"), ("y", "height"))
+    )
 
 
 @pytest.mark.browser
@@ -166,3 +285,32 @@ def test_screenshot_is_taken(browser, url, tmp_path):
     program += "photograph(sys.argv[1], pathlib.Path(sys.argv[2]))"
     subprocess.run([sys.executable, "-c", program, url, str(path)], check=True, timeout=120)
     assert Image.open(path).width == 1280
+
+
+def test_a_picture_records_the_numbers_of_its_run(run, tmp_path):
+    path = tmp_path / "page.png"
+    facts = facts_of(run)
+    assert facts["run"] == run.name
+    path.write_bytes(recorded(png(8, 8), facts))
+    assert read_facts(path) == facts
+    path.write_bytes(png(8, 8))
+    assert read_facts(path) == {}
+
+
+def rows_of(readme):
+    """Exact match by rate, from the table of the README: ``{0.62: 90.3}``; 0 is the dense model."""
+    found = re.findall(r"^\| (dense|rate ([\d.]+))[^|]*\| ([\d.]+) %", readme, re.MULTILINE)
+    return {float(rate or 0): float(accuracy) for _, rate, accuracy in found}
+
+
+@pytest.mark.xfail(reason="docs/page.png is to be made again, from the run of the README's table")
+def test_the_picture_of_the_readme_is_of_a_run_in_its_table():
+    """``python -m demo.screenshot RUN docs/page.png``, of the run whose numbers stand beside it."""
+    root = Path(__file__).parents[2]
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    facts = read_facts(root / "docs" / "page.png")
+    assert facts, "make the picture again, from a run of the table"
+    rows = rows_of(readme)
+    assert round(facts["rate"], 2) in rows
+    assert round(100 * facts["accuracy"]["compressed"], 1) == rows[round(facts["rate"], 2)]
+    assert round(100 * facts["accuracy"]["dense"], 1) == rows[0]

@@ -14,7 +14,7 @@ from demo.server import serve_page
 from tests.demo.conftest import free_port
 from tests.demo.test_cards import text_of
 from tests.demo.test_gate import call
-from tests.demo.test_server import both_done, browser, opened  # noqa: F401
+from tests.demo.test_server import both_done, browser, cleared, forget, opened, serious  # noqa: F401
 
 HEADINGS = {
     "clip": "Same search, two models",
@@ -56,7 +56,7 @@ def pictures(tmp_path):
 
 
 def events_of(url, name, *inputs):
-    """Return every update after a request: (original, compressed, bars, kept)."""
+    """Return every update after a request: (original, compressed, bars, kept, remarks)."""
     client = Client(url, verbose=False)
     job = client.submit(*inputs, api_name=f"/{name}")
     job.result(timeout=60)
@@ -64,7 +64,8 @@ def events_of(url, name, *inputs):
 
 
 def ended(shown):
-    dense, compressed, bars, kept = shown[-1]
+    dense, compressed, bars, kept, remarks = shown[-1]
+    assert any(word in remarks for word in ("= same", "≠ "))
     assert 'data-state="done"' in dense
     assert 'data-state="done"' in compressed
     assert bars.count("ce-bar-group") >= 3
@@ -187,7 +188,7 @@ def test_requests_in_a_browser_show_both_results(browser, url_of, name):  # noqa
     page = opened(browser, url_of(name))
     page.click("#ce-ask")
     both_done(page)
-    page.wait_for_selector("#ce-kept figure img")
+    assert serious(page) == []
     for side in ("#ce-dense", "#ce-compressed"):
         times = page.eval_on_selector_all(
             f"{side} .ce-times dd", "all => all.map(e => e.innerText)"
@@ -206,18 +207,20 @@ def test_the_known_answer_of_a_chosen_picture_is_shown(browser, url_of):  # noqa
     page = opened(browser, url_of("caption"))
     page.locator("#ce-gallery .thumbnail-item").nth(1).click()
     page.get_by_text(page_captions()[1].captions[0]).wait_for()
+    cleared(page)
     page.click("#ce-ask")
     both_done(page)
     assert "things" in page.inner_text("#ce-dense .ce-chip")
     page.close()
     page = opened(browser, url_of("statement"))
     page.locator("#ce-gallery .thumbnail-item").nth(3).click()
+    cleared(page)
     text, truth = page_pairs()[3].statements[1]
     page.locator("#ce-chips label").filter(has_text=text).click()
     both_done(page)
     verdict = page.inner_text("#ce-dense .ce-answer")
     mark = page.inner_text("#ce-dense .ce-chip")
-    assert mark == ("✓ right" if verdict == str(truth) else f"✗ {str(truth).lower()}")
+    assert mark == ("✓ right" if verdict == str(truth) else f"✗ wrong: it is {str(truth).lower()}")
     page.close()
 
 
@@ -228,6 +231,7 @@ def test_clicking_a_picture_ranks_its_captions(browser, url_of, tmp_path):  # no
     both_done(page)
     assert page.locator("#ce-dense .ce-captions li").count() == 6
     assert "right one" in page.inner_text("#ce-dense .ce-chip")
+    forget(page)
     page.get_by_text("Your own picture, other captions").click()
     own = tmp_path / "own.jpg"
     Image.effect_noise((90, 60), 80).convert("RGB").save(own)
