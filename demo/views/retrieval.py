@@ -100,10 +100,10 @@ def build(pair: Pair[Retriever], _: Any) -> None:
     chosen = gr.State(None)  # which picture of the gallery is described; None for the visitor's own
     with gr.Row(equal_height=False):
         with gr.Column(scale=4, min_width=300):
-            gr.HTML('<h3 class="ce-step">Find a picture by its caption</h3>')
+            gr.HTML('<h2 class="ce-step">Find a picture by its caption</h2>')
             caption, ask = words_and_button(known.captions[0], "Describe a picture", "Search")
             chips = chip_list(known.captions[:CHIPS], ["ce-lines"])
-            gr.HTML('<h3 class="ce-step">Or click a picture to find its caption</h3>')
+            gr.HTML('<h2 class="ce-step">Or click a picture to find its caption</h2>')
             gallery = picture_gallery(known.pictures, 8, ["ce-asks", "ce-many"])
             gr.HTML(_embedding_times(search), elem_id="ce-embedding")
             with gr.Accordion("Your own picture, other captions", open=False, elem_id="ce-own"):
