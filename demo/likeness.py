@@ -22,6 +22,7 @@ from comp.data.emoji_scenes.sprites import sprites
 from comp.data.images import ImageSource, read_image
 
 SCENES = 512  # to compare with
+FIRST = 4  # of them, stored whole: they show that the file fits this code
 STORED = "likeness.json"
 USUAL = 0.99  # share of the data that lies below the limit
 MARGIN = 1.25  # times the distance below which that share lies
@@ -154,8 +155,15 @@ def _distance(
 
 def _main() -> None:
     """Write the statistics of the data beside this module."""
-    mean, inverse, limit = fitted(statistics_of_data(SCENES))
-    stored = {"scenes": SCENES, "mean": mean.tolist(), "inverse": inverse.tolist(), "limit": limit}
+    seen = statistics_of_data(SCENES)
+    mean, inverse, limit = fitted(seen)
+    stored = {
+        "scenes": SCENES,
+        "mean": mean.tolist(),
+        "inverse": inverse.tolist(),
+        "limit": limit,
+        "first": seen[:FIRST].tolist(),
+    }
     path = Path(__file__).with_name(STORED)
     path.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
 

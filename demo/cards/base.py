@@ -57,7 +57,7 @@ WORDS: dict[Task, Words] = {
     ),
     "caption": Words(
         "Same picture, two captions",
-        "The original model describes your picture, then its twin does",
+        "The original model describes your picture, then its twin",
         "describing",
         "Describe a picture",
         "same caption",
@@ -66,7 +66,7 @@ WORDS: dict[Task, Words] = {
     ),
     "statement": Words(
         "Same statement, two verdicts",
-        "The original model judges your statement, then its twin does",
+        "The original model judges your statement, then its twin",
         "judging",
         "Judge a statement",
         "same verdict",
@@ -75,7 +75,7 @@ WORDS: dict[Task, Words] = {
     ),
     "retrieval": Words(
         "Same search, two models",
-        "The original model searches, then its twin does",
+        "The original model searches, then its twin",
         "searching",
         "Search",
         "same first result",
@@ -292,9 +292,10 @@ def bars(pair: Pair[Any], face: Face[Any], now: Comparison[Any]) -> str:
     noise = max((clock.spread for both in shown_clocks for clock in both), default=0.0)
     below = ""
     if noise > NOISY:
+        span = f"up to {100 * noise:.0f} %" if noise <= 1 else "more than 100 %"
         below = (
-            '<p class="ce-noise">This machine is busy now: the middle half of the runs spans up to '
-            f"{100 * noise:.0f} % of the median (dark lines).</p>"
+            f'<p class="ce-noise">This machine is busy now: the middle half of the runs spans {span} '
+            "of the median (dark lines).</p>"
         )
     return panel("Time", f'<div class="ce-bars ce-measured">{rows}</div>{below}', note)
 

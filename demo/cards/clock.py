@@ -6,7 +6,7 @@ import numpy as np
 
 ALIKE = 0.02  # a smaller difference counts as none
 NOISY = 0.25  # of the median: if the middle half of the runs spans more, the machine is busy
-FEWEST = 3  # runs, for a spread
+FEWEST = 2  # runs, for a spread
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,6 @@ def gain(dense: Clock, compressed: Clock) -> str:
     many = min(len(dense.values), len(compressed.values)) >= FEWEST
     (low, high), (other_low, other_high) = dense.quartiles, compressed.quartiles
     if many and low <= other_high and other_low <= high:
-        return "alike, within the noise"
+        return "within noise"
     times = before / after
     return f"{times:.2f}× faster" if times >= 1 else f"{1 / times:.2f}× slower"

@@ -97,5 +97,5 @@ def _share(share: float, score: float) -> str:
     return (
         f'<div class="ce-share"><div class="ce-track">'
         f'<i style="width:{max(100 * share, 1):.1f}%"></i></div><b>{percent(share)}</b>'
-        f"<small>score {score:.1f}</small></div>"
+        f'<small class="ce-tip"{tip("score, a logit")}>{score:.1f}</small></div>'
     )
