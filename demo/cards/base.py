@@ -62,7 +62,7 @@ WORDS: dict[Task, Words] = {
         "Describe a picture",
         "same caption",
         "captions differ",
-        "test pictures",
+        "things in test pictures",
     ),
     "statement": Words(
         "Same statement, two verdicts",
@@ -199,7 +199,7 @@ def _accuracy(pair: Pair[Any]) -> str:
         return '<span class="ce-quiet">Accuracy not measured: run comp-export eval.</span>'
     of = WORDS[pair.task].examples
     if not accuracy.data.startswith("EmojiScenes"):
-        of = f"{of.removeprefix('test ')} of {accuracy.data}"
+        of = f"examples of {accuracy.data}"
     own = " with the plan's own keep ratios" if pair.keep_factor != 1 else ""
     metric = str(pair.reports.evaluated.get("metric", "accuracy"))
     words = f"measured by comp-export eval ({metric}){own}"

@@ -11,10 +11,11 @@ from PIL import Image
 from comp.data.images import ImageSource
 from comp.errors import CompExportError
 from demo.cards.base import NAMES, Shown
+from demo.cards.base import shown as parts
 from demo.cards.html import milliseconds
 from demo.cards.kept_tokens import KeptView, data_uri
 from demo.cards.ranking import RankingFace
-from demo.comparison import at_once
+from demo.comparison import Comparison, at_once
 from demo.examples import PageGallery, page_gallery
 from demo.gallery import Gallery, RankedCandidates
 from demo.gate import MAX_TEXT, chosen_of
@@ -131,9 +132,18 @@ def build(pair: Pair[Retriever], _: Any) -> None:
     described = request(describe, [picture, chosen, candidates], shown)
     rank.click(**described)
     gallery.select(_choose_picture, None, [chosen, picture], **QUIETLY).then(**described)
-    uploaded = picture.upload(_own_picture, picture, chosen, **QUIETLY)
+
+    def cleared() -> tuple[Any, ...]:
+        return None, *parts(pair, RankingFace((), pictures=()), Comparison())
+
+    def own(path: str | None) -> tuple[Any, ...]:
+        check_upload(path)
+        return cleared()
+
+    none = [chosen, *shown]
+    uploaded = picture.upload(own, picture, none, **QUIETLY)
     uploaded.success(**described)
-    uploaded.failure(lambda: (None, None), None, [picture, chosen], **QUIETLY)
+    uploaded.failure(lambda: (None, *cleared()), None, [picture, *none], **QUIETLY)
     scrolls(ask.click, caption.submit, chips.select, rank.click, gallery.select)
 
 
@@ -173,10 +183,6 @@ def check_candidates(captions: Sequence[str]) -> None:
 
 def _choose_picture(event: gr.SelectData) -> tuple[int, None]:
     return chosen_of(event, page_gallery().pictures), None
-
-
-def _own_picture(path: str | None) -> None:
-    check_upload(path)
 
 
 def _thumbnail(picture: Image.Image) -> str:
