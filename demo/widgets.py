@@ -147,7 +147,8 @@ def when_loaded(event: dict[str, Any]) -> Any:
     """Send a request when a visitor opens the page."""
     page = Context.root_block
     assert page is not None
-    return page.load(**{**event, "api_visibility": "private"})
+    # The API keeps the name of the request for those that a visitor sends.
+    return page.load(**{**event, "api_name": "first", "api_visibility": "private"})
 
 
 def scrolls(*triggers: Callable[..., Any]) -> None:

@@ -99,7 +99,7 @@ def test_pictures_are_embedded_in_the_page():
 
 
 def test_a_run_without_artifacts_is_refused(tmp_path):
-    with pytest.raises(CompExportError, match="no run at"):
+    with pytest.raises(CompExportError, match=r"is no run: run\.json is missing"):
         Pair.load(tmp_path)
 
 
