@@ -33,6 +33,8 @@ from comp.utils.similar import unknown_name
 Recovery = Literal["auto", "full", "lora", "none"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
+LARGEST_SEED = 2**63 - 1  # of torch; numpy takes no negative ones
+
 
 REMOVE = OptionGroup("What to remove")
 DATA = OptionGroup("Data")
@@ -236,7 +238,7 @@ class PruneOptions(BaseModel):
         description="Undo a stage that cost far more than another mode is known to cost, and prune that mode "
         "instead (--method comp; not if stages train, nor for a streamed model).",
     )
-    seed: int = Field(0, description="Seed of all randomness.")
+    seed: int = Field(0, ge=0, le=LARGEST_SEED, description="Seed of all randomness.")
 
     @classmethod
     def of(cls, **values: Any) -> "PruneOptions":
@@ -261,6 +263,14 @@ class PruneOptions(BaseModel):
         if isinstance(values, Mapping) and values.get("faithful"):
             return {**recipe(), **values}
         return values
+
+    @field_validator("modes", mode="before")
+    @classmethod
+    def _join_modes(cls, modes: Any) -> Any:
+        """Take a list of names too."""
+        if isinstance(modes, list | tuple) and all(isinstance(mode, str) for mode in modes):
+            return ",".join(modes)
+        return modes
 
     @field_validator("rate")
     @classmethod

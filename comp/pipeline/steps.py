@@ -1,14 +1,17 @@
 """The steps of a pruning run: search and cut, recover, validate."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comp.adapter import FamilyAdapter, Forwarding
+from comp.errors import CompExportError
 from comp.latency.table import LatencyTable
+from comp.masks import BlockShape
+from comp.pipeline.request import PruneRequest
 from comp.pipeline.resolve import ResolvedRequest
-from comp.plan import Part, PruningPlan
+from comp.plan import BlockPlan, Part, PruningPlan
 from comp.registry.methods import method_called
 from comp.search.job import Outcome, PruningJob
 from comp.tokens.drop_rules import rules_from_plan
@@ -21,6 +24,8 @@ from comp.utils.progress import Progress
 
 if TYPE_CHECKING:
     from comp.latency.table import LatencyTable
+
+RATE_MARGIN = 0.02  # between the requested rate and that of a method's plan
 
 
 @dataclass(frozen=True)
@@ -79,11 +84,53 @@ def search_and_cut(
     adapter.train_parts(_trained_parts(adapter, settings.trains))
     distiller = settings.distiller(context.compute, context.load, adapter)
     with settings.wrapping(adapter):
-        prune = method_called(request.method).load()
-        outcome = prune(job_of(context, settings, adapter, folder, distiller))
+        method = method_called(request.method)
+        outcome = method.load()(job_of(context, settings, adapter, folder, distiller))
+    if method.code is not None:  # a user's
+        check_outcome(outcome, adapter, request)
     if settings.recovery == "lora":
         distiller = None  # its teacher was this model, whose weights now include LoRA's
     return adapter.cut(outcome.plan), outcome, distiller
+
+
+def check_outcome(outcome: object, adapter: FamilyAdapter, request: PruneRequest) -> None:
+    """Refuse an outcome of a method that does not fit the model or the request.
+
+    Raises:
+        CompExportError: no outcome, a plan of another model, or of another rate.
+    """
+    method, rate = request.method, request.search.rate
+    if not isinstance(outcome, Outcome):
+        raise CompExportError(
+            f"method {method} returned a {type(outcome).__name__}: return a comp.Outcome"
+        )
+    plan = outcome.plan
+    if plan.family != adapter.name or not _same_blocks(plan, adapter):
+        raise CompExportError(
+            f"method {method} returned a plan of another model, {plan.model} ({plan.family}): plan all "
+            "blocks of job.adapter, as comp.search.final_plan does"
+        )
+    if abs(plan.rate - rate) > RATE_MARGIN:
+        raise CompExportError(
+            f"method {method} returned a plan at rate {plan.rate:.3f} for a requested {rate:g}: meet it "
+            f"within {RATE_MARGIN:g}, as comp.search.final_plan does"
+        )
+
+
+def _same_blocks(plan: PruningPlan, adapter: FamilyAdapter) -> bool:
+    """Whether a plan names exactly the blocks of a model, in their sizes."""
+
+    def sizes(blocks: Sequence[BlockShape] | Sequence[BlockPlan]) -> dict[object, object]:
+        return {
+            (each.part, each.index): (
+                each.num_attention_heads,
+                each.num_key_value_heads,
+                each.intermediate_size,
+            )
+            for each in blocks
+        }
+
+    return sizes(plan.blocks) == sizes(adapter.blocks)
 
 
 def recover_slim(

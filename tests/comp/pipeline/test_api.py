@@ -6,10 +6,11 @@ from click.testing import CliRunner
 import comp
 from comp.cli import cli
 from comp.data.emoji_scenes.captions import CaptionExamples
+from comp.plan import PruningPlan
 from comp.registry.importances import IMPORTANCES
 from comp.registry.methods import METHODS
 from tests.comp.small import questions
-from tests.comp.small_clip import random_clip
+from tests.comp.small_clip import random_clip, random_plan
 
 QUICK = {
     "stages": 2,
@@ -97,6 +98,23 @@ def test_data_is_any_sequence_of_examples_of_the_task(dense, tmp_path):
         comp.prune(dense, 0.3, data=captions, images=tmp_path, out=tmp_path / "wrong")
 
 
+@pytest.mark.parametrize(
+    "data", [iter([]), {0: "a"}, {1, 2}, b"text", 5], ids=lambda each: type(each).__name__
+)
+def test_data_that_is_no_sequence_is_refused_before_anything_is_loaded(tmp_path, data):
+    with pytest.raises(comp.CompExportError, match=r"data is a \w+: give a file, or a sequence of"):
+        comp.prune("tiny-clip", 0.3, data=data, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_later_example_that_is_none_is_named(dense, tmp_path):
+    captions = CaptionExamples("train", 48)
+    examples = [captions[index] for index in range(48)]
+    examples[21] = "text"
+    with pytest.raises(comp.CompExportError, match=r"example 21 is a str: give a comp\.Example"):
+        comp.prune(dense, 0.3, data=examples, out=tmp_path / "run", device="cpu", **QUICK)
+
+
 def test_a_formula_decides_what_stays(dense, tmp_path):
     options = {**QUICK, "modes": "vp,lp", "recover": "none", "recover_steps": 0}
     plans = {
@@ -112,7 +130,8 @@ def test_a_formula_that_returns_nonsense_is_refused(dense, tmp_path, monkeypatch
     monkeypatch.setitem(IMPORTANCES, "mean", lambda layer: layer.norm.mean())
     monkeypatch.setitem(IMPORTANCES, "nan", lambda layer: layer.norm * float("nan"))
     options = {**QUICK, "modes": "vp,lp", "recover": "none"}
-    for name in ("mean", "nan"):
+    monkeypatch.setitem(IMPORTANCES, "list", lambda layer: layer.norm.tolist())
+    for name in ("mean", "nan", "list"):
         with pytest.raises(comp.CompExportError, match=r"return \d+ finite numbers, one a channel"):
             comp.prune(dense, 0.3, importance=name, out=tmp_path / name, device="cpu", **options)
 
@@ -121,17 +140,89 @@ def test_a_formula_that_returns_nonsense_is_refused(dense, tmp_path, monkeypatch
     ("arguments", "message"),
     [
         ({"stage": 3}, "unknown option 'stage': did you mean 'stages'"),
-        ({"importance": "nothing"}, "--importance nothing: choose from cim, magnitude, activation"),
+        (
+            {"importance": "nothing"},
+            "--importance 'nothing' is unknown: choose from cim, magnitude, activation",
+        ),
         ({"importance": "magnitude", "method": "wanda"}, "which has a formula of its own"),
         ({"importance": "magnitude", "faithful": True}, "not of the paper's recipe"),
-        ({"method": "nothing"}, "--method nothing: choose from comp"),
+        ({"method": "nothing"}, "--method 'nothing' is unknown: choose from comp"),
         ({"force": True, "resume": True}, "give one of them"),
+        ({"seed": -1}, "option 'seed' is -1: input should be greater than or equal to 0"),
+        ({"seed": 2**70}, "option 'seed' is 1180591620717411303424: input should be less"),
+        ({"device": "gpu"}, "device is 'gpu': choose from auto, cpu, cuda"),
+        ({"model": None}, "model is a NoneType: give the name of an embedded model"),
+        ({"callbacks": comp.Callback()}, "callbacks is a Callback: give a list of comp.Callback"),
+        (
+            {"callbacks": [print]},
+            "callbacks has <built-in function print>: give objects of a class",
+        ),
+        ({"callbacks": [comp.Callback]}, "callbacks has the class Callback: give objects"),
     ],
 )
 def test_wrong_options_are_refused_by_name(dense, tmp_path, arguments, message):
     with pytest.raises(comp.CompExportError, match=message):
-        comp.prune(dense, 0.3, out=tmp_path / "run", **arguments)
+        comp.prune(**{"model": dense, "rate": 0.3, "out": tmp_path / "run"} | arguments)
     assert not (tmp_path / "run").exists()
+
+
+def test_paths_are_text_or_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(comp.CompExportError, match="out is 5: give a path"):
+        comp.prune(out=5)
+    for run in ("nothing", tmp_path / "nothing"):
+        with pytest.raises(comp.CompExportError, match=r"no run at .*nothing"):
+            comp.open_run(run)
+    with pytest.raises(comp.CompExportError, match="run is 5: give a path"):
+        comp.open_run(5)
+
+
+def test_modes_may_be_a_list():
+    assert comp.PruneOptions.of(rate=0.3, modes=["vp", "lp"]).modes == "vp,lp"
+
+
+@pytest.fixture
+def plan_of_method():
+    """Register a method that returns what is given, after the options were imported."""
+    before = list(METHODS)
+
+    def register(returned):
+        comp.register_method("given", prunes=["parameters"], description="Returns what is given")(
+            lambda job: returned
+        )
+
+    yield register
+    METHODS[:] = before
+
+
+def test_what_a_method_returns_must_fit(dense, tmp_path, plan_of_method):
+    def refused(returned, message):
+        METHODS[:] = [method for method in METHODS if method.name != "given"]
+        plan_of_method(returned)
+        with pytest.raises(comp.CompExportError, match=message):
+            comp.prune(
+                dense,
+                0.3,
+                method="given",
+                out=tmp_path / "run",
+                device="cpu",
+                **QUICK,
+                modes="vp,lp",
+            )
+        assert not (tmp_path / "run").exists()
+
+    refused(None, "method given returned a NoneType: return a comp.Outcome")
+    good = random_plan()
+    macs = {"macs_dense": 1000, "macs": 900, "rate": 0.1}
+    wrong_rate = PruningPlan.model_validate(good.model_dump() | macs)
+    refused(
+        comp.Outcome(wrong_rate, 1.0, 1.0, 0),
+        "returned a plan at rate 0.100 for a requested 0.3: meet it within 0.02",
+    )
+    part = PruningPlan.model_validate(
+        good.model_dump() | {"blocks": good.model_dump()["blocks"][:2], "drops": ()}
+    )
+    refused(comp.Outcome(part, 1.0, 1.0, 0), "returned a plan of another model, tiny")
 
 
 def test_a_name_is_registered_once():
