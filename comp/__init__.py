@@ -48,28 +48,29 @@ __all__ = [
     "register_method",
 ]
 
-__getattr__ = lazy(
-    __name__,
-    {
-        "Callback": "comp.utils.progress",
-        "CompExportError": "comp.errors",
-        "Example": "comp.data.example",
-        "Family": "comp.registry.family",
-        "LayerStatistics": "comp.registry.importances",
-        "Outcome": "comp.search.job",
-        "PairExample": "comp.data.example",
-        "PruneOptions": "comp.pipeline.options",
-        "PruningJob": "comp.search.job",
-        "PruningPlan": "comp.plan",
-        "RunDirectory": "comp.runs",
-        "Teaching": "comp.registry.family",
-        "open_run": "comp.runs",
-        "prune": "comp.pipeline.api",
-        "register_family": "comp.registry.families",
-        "register_importance": "comp.registry.importances",
-        "register_method": "comp.registry.methods",
-    },
-)
+if not TYPE_CHECKING:  # type checkers see the imports above, and no other names
+    __getattr__ = lazy(
+        __name__,
+        {
+            "Callback": "comp.utils.progress",
+            "CompExportError": "comp.errors",
+            "Example": "comp.data.example",
+            "Family": "comp.registry.family",
+            "LayerStatistics": "comp.registry.importances",
+            "Outcome": "comp.search.job",
+            "PairExample": "comp.data.example",
+            "PruneOptions": "comp.pipeline.options",
+            "PruningJob": "comp.search.job",
+            "PruningPlan": "comp.plan",
+            "RunDirectory": "comp.runs",
+            "Teaching": "comp.registry.family",
+            "open_run": "comp.runs",
+            "prune": "comp.pipeline.api",
+            "register_family": "comp.registry.families",
+            "register_importance": "comp.registry.importances",
+            "register_method": "comp.registry.methods",
+        },
+    )
 
 _AUTO = "transformers.models.auto.modeling_auto"
 # A processor of a slim checkpoint asks for its configuration, maybe before any model is wanted.

@@ -9,4 +9,5 @@ if TYPE_CHECKING:
 
 __all__ = ["serve_page"]
 
-__getattr__ = lazy(__name__, {"serve_page": "demo.server"})
+if not TYPE_CHECKING:  # type checkers see the imports above, and no other names
+    __getattr__ = lazy(__name__, {"serve_page": "demo.server"})

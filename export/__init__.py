@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Exported", "onnx", "verify"]
 
-__getattr__ = lazy(
-    __name__,
-    {"Exported": "export.run_exporter", "onnx": "export.api", "verify": "export.api"},
-)
+if not TYPE_CHECKING:  # type checkers see the imports above, and no other names
+    __getattr__ = lazy(
+        __name__,
+        {"Exported": "export.run_exporter", "onnx": "export.api", "verify": "export.api"},
+    )

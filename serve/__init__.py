@@ -25,18 +25,19 @@ __all__ = [
     "load",
 ]
 
-# Loads ONNX Runtime only when an engine is used: the help of commands must not wait for it.
-__getattr__ = lazy(
-    __name__,
-    {
-        "Engine": "serve.engines.llava",
-        "Event": "serve.generation.results",
-        "Finished": "serve.generation.results",
-        "Generation": "serve.generation.results",
-        "GenerationOptions": "serve.generation.options",
-        "Prefilled": "serve.generation.results",
-        "TokenText": "serve.generation.results",
-        "evaluate": "serve.api",
-        "load": "serve.api",
-    },
-)
+if not TYPE_CHECKING:  # type checkers see the imports above, and no other names
+    # Loads ONNX Runtime only when an engine is used: the help of commands must not wait for it.
+    __getattr__ = lazy(
+        __name__,
+        {
+            "Engine": "serve.engines.llava",
+            "Event": "serve.generation.results",
+            "Finished": "serve.generation.results",
+            "Generation": "serve.generation.results",
+            "GenerationOptions": "serve.generation.options",
+            "Prefilled": "serve.generation.results",
+            "TokenText": "serve.generation.results",
+            "evaluate": "serve.api",
+            "load": "serve.api",
+        },
+    )

@@ -6,7 +6,7 @@ A scene has several captions with the same meaning: references for captioning, t
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -68,6 +68,9 @@ class CaptionExamples(Sequence[Example]):
 
     def __len__(self) -> int:
         return len(self.scenes)
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Example:  # type: ignore[override]  # no slices
         shown = self.scenes[index]

@@ -1,7 +1,7 @@
 """Splits of EmojiScenes: an example is a function of (split, index); no layout is in two splits."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import ClassVar, TypeVar
 
 import numpy as np
@@ -19,7 +19,7 @@ def split_of(scene: Scene) -> str:
 
 
 class SplitSequence(Sequence[E_co]):
-    """A split of drawn examples, without end: any index gives an example.
+    """A split of drawn examples, without end: any index gives an example. Loops take ``len()`` of them.
 
     Args:
         split: ``train``, ``validation`` or ``test``.
@@ -39,6 +39,9 @@ class SplitSequence(Sequence[E_co]):
 
     def __len__(self) -> int:
         return self.size
+
+    def __iter__(self) -> Iterator[E_co]:
+        return (self[index] for index in range(len(self)))
 
     @abstractmethod
     def __getitem__(self, index: int) -> E_co:  # type: ignore[override]  # no slices

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from comp import CompExportError, Example, PairExample
+from comp.data.embedded import embedded_examples
 from comp.data.example import CheckedExamples
 
 PICTURE = Image.new("RGB", (8, 8))
@@ -56,3 +57,8 @@ def test_the_answer_of_a_statement_is_true_or_false():
     pair = PairExample((PICTURE, PICTURE), "both are squares", "yes", "shape")
     with pytest.raises(CompExportError, match="example 0 has the answer 'yes': give True or False"):
         CheckedExamples.of("statement", [pair])[0]
+
+
+@pytest.mark.parametrize("task", ["question", "retrieval", "statement"])
+def test_a_loop_over_embedded_examples_ends(task):
+    assert len(list(embedded_examples(task, "test", 3))) == 3

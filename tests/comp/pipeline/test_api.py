@@ -142,7 +142,7 @@ def test_a_formula_that_returns_nonsense_is_refused(dense, tmp_path, monkeypatch
         ({"stage": 3}, "unknown option 'stage': did you mean 'stages'"),
         (
             {"importance": "nothing"},
-            "--importance 'nothing' is unknown: choose from cim, magnitude, activation",
+            "--importance 'nothing' is unknown: choose from cim, magnitude",
         ),
         ({"importance": "magnitude", "method": "wanda"}, "which has a formula of its own"),
         ({"importance": "magnitude", "faithful": True}, "not of the paper's recipe"),
