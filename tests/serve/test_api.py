@@ -34,8 +34,11 @@ def test_wrong_arguments_are_refused_by_name(tmp_path, function, arguments, mess
 
 @pytest.mark.parametrize("function", [export.onnx, export.verify, serve.load, serve.evaluate])
 def test_what_is_no_run_is_refused(tmp_path, function):
-    for run in (tmp_path, str(tmp_path / "absent")):
-        with pytest.raises(comp.CompExportError, match="no run at "):
+    for run, why in (
+        (tmp_path, "is no run: run.json is missing"),
+        (str(tmp_path / "absent"), "no run at "),
+    ):
+        with pytest.raises(comp.CompExportError, match=why):
             function(run)
     with pytest.raises(comp.CompExportError, match="run is 5: give a path"):
         function(5)
