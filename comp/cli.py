@@ -4,6 +4,7 @@ Nothing here imports torch. The module of a command is imported only to run or d
 so that ``comp-export --help`` is fast.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -144,6 +145,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     An expected failure prints one line on stderr and gives status 1; an unexpected one also points to
     ``--debug``, which shows the traceback. An interrupt gives status 130.
     """
+    # Before torch loads: its threads otherwise spin while they wait, and take the cores from those that they
+    # wait for as soon as another process uses one.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
     try:

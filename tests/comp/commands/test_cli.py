@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 
@@ -212,3 +213,12 @@ def test_stdout_holds_only_json() -> None:
         check=True,
     )
     assert set(json.loads(done.stdout)) >= {"macs", "params", "parts"}
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "passive"), ("active", "active")])
+def test_threads_sleep_while_they_wait_unless_the_user_says_otherwise(monkeypatch, given, expected):
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert leave(["--version"]) == 0
+    assert os.environ["OMP_WAIT_POLICY"] == expected
