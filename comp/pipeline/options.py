@@ -301,6 +301,9 @@ class PruneOptions(BaseModel):
         """Refuse options that exclude each other for every model."""
         if self.faithful:
             self._check_recipe()
+        if self.data is None and (self.images is not None or self.follow_links):
+            option = "--follow-links" if self.images is None else f"--images {self.images}"
+            raise CompExportError(f"{option} without --data: name the file with the examples")
         if self.method != "comp" and (self.cost == "latency" or self.latency_table is not None):
             option = "--cost latency" if self.cost == "latency" else "--latency-table"
             raise CompExportError(
