@@ -11,7 +11,9 @@ from comp.training.data import PruningData
 from comp.utils.compute import Compute
 from comp.utils.progress import duration
 
-BACKWARD = 3  # a training step takes as long as this many forward passes; a teacher adds one
+BACKWARD = (
+    3  # a training step takes as long as this many forward passes; a teacher adds one, unless known
+)
 
 
 def opening_of(request: PruneRequest, resumed: bool) -> str:
@@ -52,9 +54,12 @@ def training_seconds(
             began = time.perf_counter()
             float(adapter.score(batch, Forwarding()).loss)  # waits for a GPU
             taken.append(time.perf_counter() - began)
-    passes = BACKWARD + (request.distill.what != "none")
+    passes = BACKWARD * steps
+    if request.distill.what != "none":
+        taught = request.recover.batches_of(len(data.train)) or request.recover.steps
+        passes += request.search.steps + min(taught, request.recover.steps)
     batches = compute.shard_size(request.recover.training.batch_size) / adapter.rows(batch)
-    return steps * passes * batches * min(taken)
+    return passes * batches * min(taken)
 
 
 def estimate_words(seconds: float | None) -> str:

@@ -107,6 +107,13 @@ class PruneOptions(BaseModel):
         description="Training steps of recovery. Those of stages x steps-per-stage that the search does not "
         "take are added.",
     )
+    recover_examples: Annotated[int | None, TRAINING] = Field(
+        None,
+        ge=1,
+        description="Number of distinct training examples of recovery. Its batches repeat, and the dense "
+        "model computes what it teaches only once for each [4096 for small LLaVAs, otherwise all that the "
+        "steps need].",
+    )
     batch_size: Annotated[int, TRAINING] = Field(
         32, ge=1, description="Examples per training step, over all processes."
     )

@@ -1,5 +1,6 @@
 """Recover the cut model by fine-tuning, with the keep ratios that it is deployed with."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from comp.plan import PruningPlan
 from comp.tokens.drop_rules import rules_from_plan
 from comp.training.data import PruningData
 from comp.training.distillation import Distiller
-from comp.training.trainer import StepOptions, Trainer, examples_of, prefetched
+from comp.training.known_targets import KnownTargets
+from comp.training.trainer import StepOptions, Trainer, examples_of, prefetched, repeated
 from comp.utils.compute import Compute
 from comp.utils.disk import bytes_of
 from comp.utils.files import writing
@@ -22,12 +24,24 @@ DATA_SEED = 7919  # added to the seed: recovery reads the training data in anoth
 
 @dataclass(frozen=True)
 class RecoverOptions:
-    """Options of recovery; the state is saved every ``save_every`` steps."""
+    """Options of recovery; the state is saved every ``save_every`` steps.
+
+    Attributes:
+        examples: number of distinct training examples, rounded up to whole batches; None: as many as the
+            steps need, or all.
+    """
 
     steps: int = 200
     save_every: int = 25
     seed: int = 0
     training: StepOptions = StepOptions()
+    examples: int | None = None
+
+    def batches_of(self, count: int) -> int | None:
+        """Number of distinct batches with ``count`` training examples; None: each step has its own."""
+        if self.examples is None:
+            return None
+        return math.ceil(min(self.examples, count) / self.training.batch_size)
 
 
 def recover(
@@ -43,6 +57,9 @@ def recover(
 ) -> None:
     """Train the adapter's weights in place; resume from ``folder`` after an interruption.
 
+    With ``options.examples``, batches repeat, each time in another order, and the teacher computes its
+    targets for a batch when it first comes.
+
     With ``until``, stop after that step; a later call continues from there.
     """
     forwarding = Forwarding(rules=rules_from_plan(plan.drops))
@@ -51,17 +68,19 @@ def recover(
     state_file = folder / "recover.pt"
     begin = _load(state_file, trainer) if state_file.exists() else 0
     end = options.steps if until is None else min(until, options.steps)
+    seed = options.seed + DATA_SEED
+    distinct = options.batches_of(len(data.train))
+    known = KnownTargets(trainer, repeat=distinct is not None)
 
-    def make(step: int) -> Any:
-        seed = options.seed + DATA_SEED
-        return adapter.collate(
-            compute.shard(examples_of(data.train, step, training.batch_size, seed))
-        )
+    def make(step: int) -> tuple[int, Any]:
+        number = step if distinct is None else repeated(step, distinct, seed)
+        examples = examples_of(data.train, number, training.batch_size, seed)
+        return number, adapter.collate(compute.shard(examples))
 
     with progress.task("recovering", options.steps, begin) as task:
         batches = prefetched(compute, make, range(begin, end))
-        for step, batch in enumerate(batches, start=begin):
-            loss = trainer.step(batch, forwarding, step)
+        for step, (number, batch) in enumerate(batches, start=begin):
+            loss = trainer.step(batch, forwarding, step, known.of(number, batch))
             task.at(step + 1)
             if (step + 1) % options.save_every == 0 or step + 1 == until:
                 task.note(f"recovering, step {step + 1} of {options.steps}: loss {loss:.3f}")

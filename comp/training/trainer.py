@@ -42,13 +42,20 @@ def examples_of(
     return examples
 
 
+def repeated(step: int, count: int, seed: int) -> int:
+    """Number of a step's batch, of ``count`` that repeat; later epochs each have an order of their own."""
+    epoch, place = divmod(step, count)
+    return place if epoch == 0 else int(_permutation(count, epoch, seed)[place])
+
+
 _PERMUTATIONS: dict[tuple[int, int, int], np.ndarray] = {}
 
 
 def _permutation(count: int, epoch: int, seed: int) -> np.ndarray:
     key = (count, epoch, seed)
     if key not in _PERMUTATIONS:
-        _PERMUTATIONS.clear()
+        if len(_PERMUTATIONS) > 1:  # that of the examples, and that of batches that repeat
+            _PERMUTATIONS.clear()
         _PERMUTATIONS[key] = np.random.default_rng([seed, epoch, 103]).permutation(count)
     return _PERMUTATIONS[key]
 
@@ -96,18 +103,32 @@ class Trainer:
         kinds.append((self.options.tower, [p for p in self.parameters if p in within]))
         return [{"params": weights, "times": times} for times, weights in kinds if weights]
 
-    def step(self, batch: Any, forwarding: Forwarding, number: int) -> float:
-        """Take one step (``number`` from 0 of ``total``), and return the task's loss."""
+    def targets(self, batch: Any) -> DistillationTargets | None:
+        """Targets of the teacher for a batch; None without one."""
+        if self.distiller is None:
+            return None
+        with self.compute.timed("distillation"):
+            return self.distiller.targets(batch)
+
+    def step(
+        self,
+        batch: Any,
+        forwarding: Forwarding,
+        number: int,
+        targets: DistillationTargets | None = None,
+    ) -> float:
+        """Take one step (``number`` from 0 of ``total``), and return the task's loss.
+
+        Args:
+            targets: those of the teacher for this batch, if they are known.
+        """
         rate = self.options.learning_rate * _schedule(number, self.total, self.options.warmup_steps)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["times"]
         # The teacher runs first: its activations are freed before the student's are kept.
-        teacher_targets = None
-        if self.distiller is not None:
-            with self.compute.timed("distillation"):
-                teacher_targets = self.distiller.targets(batch)
+        targets = targets or self.targets(batch)
         with self.compute.timed("training"):
-            return self._step(batch, forwarding, teacher_targets)
+            return self._step(batch, forwarding, targets)
 
     def _step(
         self, batch: Any, forwarding: Forwarding, teacher_targets: DistillationTargets | None
