@@ -69,6 +69,11 @@ def demo(
     show_default=True,
     help="For eval: number of questions, pictures, statements or pairs.",
 )
+@click.option(
+    "--whole",
+    is_flag=True,
+    help="Do the whole job also for a model that has an example run: prune it here, evaluate and bench it.",
+)
 @click.option("--force", is_flag=True, help="Start the run again.")
 @common_options
 def quickstart(
@@ -76,28 +81,29 @@ def quickstart(
     rate: float,
     out: Path | None,
     limit: int,
+    whole: bool,
     force: bool,
     options: CommonOptions,
 ) -> None:
-    """Prune, export, verify, evaluate and bench: everything before the page.
+    """Do everything before the page, in one command.
+
+    tiny-llava at rate 0.62 comes pruned, as an example run: it is copied, exported and verified. Of other
+    models and rates, and with --whole: prune, export, verify, evaluate and bench.
 
     Finished steps are skipped, an interrupted step resumes where it stopped.
     """
     from comp.cli import cli
+    from comp.pipeline.example_run import example_run
     from comp.runs import RunDirectory
-    from demo.quickstart import perform, steps
+    from demo.quickstart import opening, perform, steps
 
     run = RunDirectory(out or Path("runs") / f"{Path(model).name}-{rate:g}")
     shared = ("--seed", str(options.seed), "--device", options.device)
+    example = None if whole or run.is_interrupted else example_run(model, rate, options.seed)
+    planned = steps(run, model, rate, limit, shared, force, example)
     if not options.json:
-        say(
-            f"quickstart: prune, onnx, verify, eval and bench into {run.path}: for tiny-llava about a "
-            "quarter of an hour on two quiet cores; each says how long is left, and done ones are skipped"
-        )
-    outcomes = [
-        perform(step, cli, options.json, say)
-        for step in steps(run, model, rate, limit, shared, force)
-    ]
+        say(opening(planned, run, example))
+    outcomes = [perform(step, cli, options.json, say) for step in planned]
     run.point_latest_here()
     if options.json:
         print_json(
@@ -107,8 +113,10 @@ def quickstart(
                 "reports": {name: _report(run, name) for name in ("verify", "eval", "bench")},
             }
         )
-    else:
-        say(f"{run.path} is ready: see it with `comp-export demo`")
+        return
+    say(f"{run.path} is ready: see it with `comp-export demo`")
+    if example is not None:
+        say("to prune it here, too, evaluate and bench it: `comp-export quickstart --whole`")
 
 
 def _report(run: Any, name: str) -> Any:

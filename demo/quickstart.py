@@ -1,4 +1,8 @@
-"""Run everything before the page: prune → onnx → verify → eval → bench, each only if needed."""
+"""Run everything before the page, each step only if needed.
+
+Of a model that has an example run in the package: copy it, and export and verify it. Of others, or for the
+whole job: prune → onnx → verify → eval → bench.
+"""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -9,18 +13,32 @@ from time import perf_counter
 import click
 
 from comp.errors import CompExportError
+from comp.pipeline.example_run import copy_example, is_copied
 from comp.runs import RunDirectory, open_run
+from comp.utils.progress import duration
 from export.artifact.load import load_artifact, read_manifest
 from export.artifact.manifest import MANIFEST_NAME
+
+EXAMPLE_QUESTIONS = (
+    "50"  # that `verify` asks of an example run: it was verified on more when it was made
+)
+
+# Measured on two quiet cores with the embedded model: docs/tutorials/first-run.md.
+EXAMPLE_TAKES, WHOLE_TAKES = "about two minutes", "about a quarter of an hour"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command, and the check that it is done."""
+    """One command, and the check that it is done.
+
+    Attributes:
+        call: what is called instead of a command.
+    """
 
     verb: str
     arguments: tuple[str, ...]
     is_done: Callable[[], bool]
+    call: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -33,7 +51,13 @@ class Outcome:
 
 
 def steps(
-    run: RunDirectory, model: str, rate: float, limit: int, shared: Sequence[str], force: bool
+    run: RunDirectory,
+    model: str,
+    rate: float,
+    limit: int,
+    shared: Sequence[str],
+    force: bool,
+    example: RunDirectory | None = None,
 ) -> tuple[Step, ...]:
     """The steps to a run that can be shown.
 
@@ -44,16 +68,38 @@ def steps(
         limit: number of examples for ``eval``.
         shared: options for every command, such as ``--seed 0``.
         force: start the run again.
+        example: the example run to copy; it has reports already. None: do the whole job.
     """
     place = str(run.path)
+    export = Step("onnx", (place, "--force", *shared), lambda: _is_exported(run))
+    if example is not None:
+        replaces = force and run.record.exists()
+        return (
+            Step(
+                "copy",
+                (example.path.name, place),
+                lambda: not force and _is_pruned(run, model, rate),
+                lambda: copy_example(example, run, replaces),
+            ),
+            export,
+            Step(
+                "verify",
+                (place, "--questions", EXAMPLE_QUESTIONS, *shared),
+                lambda: _is_verified(run),
+            ),
+        )
     prune = ["--model", model, "--rate", f"{rate:g}", "--out", place]
-    if force and run.path.exists():
+    if (force and run.path.exists()) or is_copy(run):
         prune.append("--force")
     elif run.is_interrupted:
         prune.append("--resume")
     return (
-        Step("prune", (*prune, *shared), lambda: not force and _is_pruned(run, model, rate)),
-        Step("onnx", (place, "--force", *shared), lambda: _is_exported(run)),
+        Step(
+            "prune",
+            (*prune, *shared),
+            lambda: not force and not is_copy(run) and _is_pruned(run, model, rate),
+        ),
+        export,
         Step("verify", (place, *shared), lambda: _is_verified(run)),
         Step(
             "eval",
@@ -61,6 +107,28 @@ def steps(
             lambda: _has_report(run, "eval"),
         ),
         Step("bench", (place, *shared), lambda: _has_report(run, "bench")),
+    )
+
+
+def is_copy(run: RunDirectory) -> bool:
+    """Whether a run is a finished copy of an example run."""
+    return run.record.is_file() and not run.is_interrupted and is_copied(run.read_record())
+
+
+def opening(planned: Sequence[Step], run: RunDirectory, example: RunDirectory | None) -> str:
+    """Return the line that says what quickstart will do, and about how long it takes."""
+    verbs = [step.verb for step in planned]
+    does = f"quickstart: {', '.join(verbs[:-1])} and {verbs[-1]} into {run.path}"
+    if example is None:
+        return (
+            f"{does}: for tiny-llava {WHOLE_TAKES} on two quiet cores; each says how long is left, and done "
+            "ones are skipped"
+        )
+    record = example.read_record()
+    took = record["seconds"]["search"] + record["seconds"]["recovery"]
+    return (
+        f"{does}: {EXAMPLE_TAKES} on two quiet cores; the example run was made by `prune` with "
+        f"{record['steps']['recovery']} steps of recovery in {duration(took)} (its run.json has all options)"
     )
 
 
@@ -79,8 +147,12 @@ def perform(step: Step, group: click.Group, quiet: bool, say: Callable[[str], No
     if step.is_done():
         say(f"{step.verb}: done before, skipped")
         return Outcome(step.verb, skipped=True, seconds=0.0)
-    say(f"{step.verb}: {group.name} {step.verb} {' '.join(step.arguments)}")
     start = perf_counter()
+    if step.call is not None:
+        say(f"{step.verb}: {' to '.join(step.arguments)}")
+        step.call()
+        return Outcome(step.verb, skipped=False, seconds=perf_counter() - start)
+    say(f"{step.verb}: {group.name} {step.verb} {' '.join(step.arguments)}")
     with click.Context(group, info_name=group.name) as context:
         command = group.get_command(context, step.verb)
         if command is None:

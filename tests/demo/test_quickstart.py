@@ -10,8 +10,10 @@ from click.testing import CliRunner
 
 from comp.cli import cli
 from comp.errors import CompExportError
+from comp.pipeline.example_run import COPIED
 from comp.runs import RUN_VERSION, RunDirectory
-from demo.quickstart import perform, steps
+from demo import quickstart
+from demo.quickstart import opening, perform, steps
 from export.artifact.manifest import Verified
 from export.proof.chain import mark
 
@@ -123,6 +125,49 @@ def test_a_run_of_another_model_is_refused(finished, group):
         perform(other[0], group, quiet=False, say=lambda _: None)
 
 
+def test_an_example_is_copied_exported_and_verified(tmp_path, group, monkeypatch):
+    run, example = RunDirectory(tmp_path / "new"), RunDirectory(tmp_path / "tiny-random-0.4")
+    copied = []
+    monkeypatch.setattr(quickstart, "copy_example", lambda *call: copied.append(call))
+    planned = steps(run, "tiny-random", 0.4, 50, SHARED, force=False, example=example)
+    assert [step.verb for step in planned] == ["copy", "onnx", "verify"]
+    messages = []
+    outcome = perform(planned[0], group, quiet=False, say=messages.append)
+    assert not outcome.skipped
+    assert copied == [(example, run, False)]
+    assert messages == [f"copy: tiny-random-0.4 to {run.path}"]
+    assert group.called == []
+    assert planned[2].arguments[1:3] == ("--questions", "50")
+
+
+def test_a_finished_run_is_not_replaced_by_the_example_without_force(finished, group):
+    example = RunDirectory(finished.path.parent / "example")
+    planned = steps(finished, "tiny-random", 0.4, 50, SHARED, force=False, example=example)
+    assert all(perform(step, group, quiet=False, say=lambda _: None).skipped for step in planned)
+
+
+def test_the_whole_job_prunes_a_copy_again(finished, group):
+    record = finished.read_record() | {COPIED: "tiny-random-0.4 of comp-export 1"}
+    finished.record.write_text(json.dumps(record))
+    first = made_of(finished)[0]
+    assert not perform(first, group, quiet=False, say=lambda _: None).skipped
+    assert group.called[0][0] == "prune"
+    assert "--force" in group.called[0][1]
+
+
+def test_the_opening_says_what_is_done_and_how_long_it_takes(tmp_path):
+    run, example = RunDirectory(tmp_path / "new"), RunDirectory(tmp_path / "example")
+    whole = opening(made_of(run), run, None)
+    assert whole.startswith(f"quickstart: prune, onnx, verify, eval and bench into {run.path}: ")
+    example.path.mkdir()
+    record = {"seconds": {"search": 60.0, "recovery": 540.0}, "steps": {"recovery": 396}}
+    example.record.write_text(json.dumps(record))
+    planned = steps(run, "tiny-random", 0.4, 50, SHARED, force=False, example=example)
+    said = opening(planned, run, example)
+    assert said.startswith(f"quickstart: copy, onnx and verify into {run.path}: about ")
+    assert "396 steps of recovery in 10 min" in said
+
+
 def test_a_failing_command_ends_quickstart(tmp_path, group, capsys):
     group.statuses["prune"] = 3
     step = made_of(RunDirectory(tmp_path / "new"))[0]
@@ -133,7 +178,24 @@ def test_a_failing_command_ends_quickstart(tmp_path, group, capsys):
     assert "prune speaks" in printed.err
 
 
-# A LLaVA's whole quickstart is `make demo`; this covers the steps after pruning, of another task.
+@pytest.mark.slow
+def test_the_example_run_is_ready_to_be_shown(tmp_path, monkeypatch):
+    """As ``make demo`` does, with fewer questions."""
+    monkeypatch.setattr(quickstart, "EXAMPLE_QUESTIONS", "3")
+    command = ["quickstart", "--out", str(tmp_path / "mine"), "--device", "cpu", "--json"]
+    result = CliRunner().invoke(cli, command, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    actual = json.loads(result.stdout)
+    assert [step["verb"] for step in actual["steps"]] == ["copy", "onnx", "verify"]
+    assert actual["reports"]["verify"]["ok"]
+    assert actual["reports"]["eval"]["compressed"]["accuracy"] >= 0.93
+    assert actual["reports"]["bench"] is None
+    again = CliRunner().invoke(cli, command[:-1], catch_exceptions=False)
+    assert again.stderr.count("done before, skipped") == 3
+    assert "quickstart --whole" in again.stderr + again.stdout
+
+
+# Steps after pruning, of another task. A LLaVA's whole job is run by hand: it takes a quarter of an hour.
 @pytest.mark.slow
 def test_steps_after_pruning_a_clip(run_of):
     run = run_of("clip")
