@@ -1,6 +1,7 @@
 # make setup    .venv with everything that is needed here: 2.5 GB
-# make demo     prune, export, verify, bench the embedded model; then the page on 127.0.0.1:7860.
+# make demo     export and verify the example run, a pruned tiny-llava; then the page on 127.0.0.1:7860.
 #               Installs into .venv only what this needs: 1.6 GB
+# make whole    the whole job: prune, export, verify, evaluate, bench; then the page
 # make test     all tests, the slow ones too
 # make coverage the same tests, counting lines and branches: build/coverage/html/index.html
 # make check    style, format, types, and which module may import which
@@ -20,7 +21,7 @@ DEMO_EXTRAS := demo,serve
 RATES := 0.3 0.5 0.62 0.8
 CLI := $(BIN)/comp-export
 
-.PHONY: setup demo test coverage check docs site results clean
+.PHONY: setup demo whole test coverage check docs site results clean
 
 setup: $(INSTALLED)
 
@@ -46,6 +47,10 @@ $(FOR_DEMO): pyproject.toml constraints.txt
 
 demo: $(FOR_DEMO)
 	$(CLI) quickstart
+	$(CLI) demo
+
+whole: $(FOR_DEMO)
+	$(CLI) quickstart --whole
 	$(CLI) demo
 
 # A process a core, up to four, each with one thread; a process that runs out of tests takes over others.

@@ -40,6 +40,10 @@ def test_the_demo_installs_what_it_needs_and_setup_the_rest(checkout):
         "comp-export quickstart",
         "comp-export demo",
     ]
+    assert make(checkout, "whole")[1][-2:] == [
+        "comp-export quickstart --whole",
+        "comp-export demo",
+    ]
     assert printed.index("1.6 GB") < printed.index("source .venv/bin/activate")
     assert len(make(checkout, "demo")[1]) == 2
     printed, calls = make(checkout, "setup")
