@@ -16,9 +16,13 @@ LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 ITEM = re.compile(r"( *)([*-]|\d+\.) +")
 TEXT = re.compile(r"\[([^\]]*)\]\(([^)\s#]+)\)")
 FENCE = re.compile(r" *(```|~~~)")
-REMOTE = re.compile(
-    r"<(?:script|img|iframe)[^>]+src=\"?https?:|<link[^>]+rel=\"?(?:stylesheet|preconnect)[^>]+https?:"
-)
+REMOTE = {
+    ".html": re.compile(
+        r"<(?:script|img|iframe)[^>]+src=\"?(?:https?:)?//"
+        r"|<link[^>]+rel=\"?(?:stylesheet|preconnect|preload|icon)[^>]+href=\"?(?:https?:)?//"
+    ),
+    ".css": re.compile(r"@import|url\([\"']?(?:https?:)?//"),
+}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -44,6 +48,9 @@ def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Return the page with links into the site, and lists indented as Python-Markdown needs them."""
     uri = page.file.src_uri
     source = ROOT / uri.removeprefix(f"{PLACE}/") if uri.startswith(PLACE) else DOCS / uri
+
+    if "```mermaid" in markdown:
+        raise PluginError(f"{uri}: only a script of another host draws Mermaid; use a table or SVG")
 
     def inside(match: re.Match[str]) -> str:
         target = Path(os.path.normpath(source.parent / match[2]))
@@ -91,8 +98,9 @@ def indented(markdown: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def on_post_page(output: str, page: Page, **_: object) -> str:
-    """Refuse a page that loads something from another host."""
-    if found := REMOTE.search(output):
-        raise PluginError(f"{page.file.src_uri} loads from another host: {found[0]}")
-    return output
+def on_post_build(config: MkDocsConfig, **_: object) -> None:
+    """Refuse a site that loads something from another host."""
+    site = Path(config.site_dir)
+    for path in sorted(site.rglob("*")):
+        if path.suffix in REMOTE and (found := REMOTE[path.suffix].search(path.read_text("utf-8"))):
+            raise PluginError(f"{path.relative_to(site)} loads from another host: {found[0]}")
