@@ -20,6 +20,7 @@ from comp.utils.console import say
 from comp.utils.device import Device, torch_device
 from export.artifact.manifest import Flavour, Precision, Rounding
 from export.proof.chain import VerifyRequest, task_of, verify_run
+from export.proof.first_link.request import EXAMPLES as EXAMPLES_READ
 from export.run_exporter import EXAMPLES, Exported, ExportRequest, Started, export_run
 
 CHECK = "serve.first_link.export_check:check_of_export"
@@ -135,7 +136,7 @@ def verify(
         examples, source = _examples(directory, data, folder, follow_links, questions)
         request = VerifyRequest(examples, source, questions, max_new_tokens)
         serve: Any = resolve(FIRST_LINKS)
-        count = min(serve.EXAMPLES, questions)
+        count = min(EXAMPLES_READ, questions)
         first = serve.FromUsers(examples, count, max_new_tokens, answer_seconds, model=model)
         links = partial(first.of_run, place, started)
         return verify_run(directory, request, links, place, started, model)

@@ -17,13 +17,49 @@ BACKWARD = (
 
 
 def opening_of(request: PruneRequest, resumed: bool) -> str:
-    """Return the line that says what a run will do."""
-    search, recovery = request.search.steps, request.recover.steps
+    """Return the line that says what a resolved request will do."""
+    search, recovery = steps_of(request)
     of = {"flops": "FLOPs", "latency": "predicted time"}[request.search.rate_of]
     return (
         f"prune: {'resuming ' if resumed else ''}{request.model}, {request.search.rate:.0%} of its {of} "
-        f"by {request.method}: a search with up to {search} training steps, then {recovery} of recovery"
+        f"by {request.method}: a search of {request.search.stages} stages{_up_to(search, request)}, then "
+        f"{f'{recovery} steps of' if recovery else 'no'} recovery"
     )
+
+
+def _up_to(steps: int, request: PruneRequest) -> str:
+    if not steps:
+        return ""
+    return f" with {'' if request.method == 'comp' else 'up to '}{steps} training steps"
+
+
+def steps_of(request: PruneRequest) -> tuple[int, int]:
+    """Return the training steps of search and recovery.
+
+    Recovery gets the steps that the search leaves. CoMP's are known; other methods take up to all of the
+    search's, which is counted.
+    """
+    search = request.search.comp_steps if request.method == "comp" else request.search.steps
+    return search, request.recover.steps + request.search.steps - search
+
+
+def training_passes(request: PruneRequest, examples: int) -> float:
+    """Return the time of all training steps of a resolved request, in forward passes of the dense model.
+
+    The search trains the dense model; recovery trains one with the share of the FLOPs that the rate leaves.
+    A teacher, which is dense, adds one pass for each batch that it has not seen.
+
+    Args:
+        request: the request.
+        examples: number of training examples.
+    """
+    search, recovery = steps_of(request)
+    left = 1 - request.search.rate if request.search.rate_of == "flops" else 1.0
+    passes = BACKWARD * (search + left * recovery)
+    if request.distill.what != "none":
+        taught = request.recover.batches_of(examples) or recovery
+        passes += search + min(taught, recovery)
+    return passes
 
 
 def training_seconds(
@@ -43,9 +79,9 @@ def training_seconds(
     Returns:
         ``None`` if nothing is trained, or if the passes themselves would take long.
     """
-    steps = request.search.steps + request.recover.steps
+    passes = training_passes(request, len(data.train))
     slow = request.stream or (size_of(parameters) == "large" and compute.device.type == "cpu")
-    if not steps or slow:
+    if not passes or slow:
         return None
     batch = data.calibration[0]
     taken = []
@@ -54,10 +90,6 @@ def training_seconds(
             began = time.perf_counter()
             float(adapter.score(batch, Forwarding()).loss)  # waits for a GPU
             taken.append(time.perf_counter() - began)
-    passes = BACKWARD * steps
-    if request.distill.what != "none":
-        taught = request.recover.batches_of(len(data.train)) or request.recover.steps
-        passes += request.search.steps + min(taught, request.recover.steps)
     batches = compute.shard_size(request.recover.training.batch_size) / adapter.rows(batch)
     return passes * batches * min(taken)
 

@@ -98,8 +98,10 @@ def run_pruning(
     state = run.state
     resumed = resume and run.is_interrupted
     torch.manual_seed(request.search.seed)
-    progress.say(opening_of(request, resumed))
     directory = resolve_model(request.model)
+    parameters = parameters_of(directory)
+    settings = resolve_request(request, parameters)
+    progress.say(opening_of(settings.request, resumed))
     dense = described(request.model, directory)  # now: its files may change during the run
 
     def load() -> FamilyAdapter:
@@ -117,9 +119,9 @@ def run_pruning(
         fingerprint = None if split is None else split.fingerprint
         run.begin({**as_json(request), DENSE: dense, FINGERPRINT: fingerprint})
     compute.accelerator.wait_for_everyone()  # until the state of an earlier run is replaced
-    parameters = parameters_of(directory)
-    settings = resolve_request(request, parameters)
-    estimate = estimate_words(training_seconds(request, adapter, data, compute, parameters))
+    estimate = estimate_words(
+        training_seconds(settings.request, adapter, data, compute, parameters)
+    )
     if estimate:
         progress.say(estimate)
     # The search pops the model from the list and holds its only reference: recovery needs the memory.

@@ -1,8 +1,9 @@
 """Show the progress of long work on stderr: a bar on a terminal, a line every 15 seconds elsewhere.
 
-A command opens with what it will do, then shows its tasks one after another::
+A command opens with what it will do, then shows its tasks one after another, and says after the first units
+about how long all of them take::
 
-    with working("verify: 200 examples in 9 variants", quiet=options.json) as started:
+    with working("verify: 200 examples in 9 variants", options.json, units=1800) as started:
         done = started("slim torch", 200)
         done()  # one more is done
 
@@ -19,6 +20,10 @@ from typing import Any, Protocol
 from comp.utils.console import progress_bar, say, stderr_console
 
 FIRST, EVERY = 5.0, 15.0  # seconds to the first line and between lines, where no bar can be shown
+SOON, LONG = (
+    2.0,
+    10.0,
+)  # seconds of work before the whole is estimated; shorter work is not announced
 
 Clock = Callable[[], float]  # the time in seconds
 
@@ -50,12 +55,14 @@ class Pace:
     Attributes:
         total: units of the whole task; ``None`` if unknown.
         begun: units that an earlier run did: they took no time in this one.
+        whole: the work that this task is a part of, if its length is known.
     """
 
     name: str
     total: float | None
     clock: Clock = time.monotonic
     begun: float = 0
+    whole: "Pace | None" = None
     done: float = field(init=False)
     began: float = field(init=False)
 
@@ -74,12 +81,20 @@ class Pace:
         return (self.clock() - self.began) * max(0.0, self.total - self.done) / new
 
     def line(self) -> str:
-        """``pruning: 34 %, about 2 min left``."""
+        """``pruning: 34 %, about 2 min left``; of a part also ``(of all about 6 min)``."""
         share = "" if not self.total else f"{100 * self.done / self.total:.0f} %, "
+        if self.seconds_left() is None:
+            return f"{self.name}: {share}{duration(self.clock() - self.began)} until now"
+        return f"{self.name}: {share}{self.words_left()}"
+
+    def words_left(self) -> str:
+        """``about 2 min left (of all about 6 min)``; empty before the first unit is done."""
         left = self.seconds_left()
         if left is None:
-            return f"{self.name}: {share}{duration(self.clock() - self.began)} until now"
-        return f"{self.name}: {share}about {duration(left)} left"
+            return ""
+        all_left = None if self.whole is None else self.whole.seconds_left()
+        of_all = "" if all_left is None else f" (of all about {duration(all_left)})"
+        return f"about {duration(left)} left{of_all}"
 
 
 class Display:
@@ -111,13 +126,12 @@ class Bars(Display):
         )
 
     def update(self, pace: Pace) -> None:
-        left = pace.seconds_left()
         self.bar.update(
             self.shown[id(pace)],
             description=pace.name,
             total=pace.total,
             completed=pace.done,
-            left="" if left is None else f"about {duration(left)} left",
+            left=pace.words_left(),
         )
 
     def end(self, pace: Pace) -> None:
@@ -184,12 +198,51 @@ def display(quiet: bool = False) -> Iterator[Display]:
 
 
 @dataclass
+class Whole:
+    """All units of a command's tasks; says once how long they take, at the speed of the first ones.
+
+    Attributes:
+        units: number of units of all tasks; ``None``: of ``tasks`` as long as the first.
+    """
+
+    name: str
+    units: float | None
+    tasks: int = 1
+    print_line: Callable[[str], None] = say
+    clock: Clock = time.monotonic
+    pace: Pace | None = field(init=False, default=None)
+    said: bool = field(init=False, default=False)
+
+    def begin(self, units: float) -> Pace:
+        """Return the pace of all units, at the start of a task with this many."""
+        if self.pace is None:
+            self.pace = Pace(self.name, self.units or self.tasks * units, self.clock)
+        return self.pace
+
+    def advance(self, count: float) -> None:
+        """``count`` more units are done."""
+        pace = self.pace
+        if pace is None:
+            return
+        pace.done += count
+        left, spent = pace.seconds_left(), self.clock() - pace.began
+        if self.said or left is None or spent < SOON:
+            return
+        self.said = True
+        if spent + left >= LONG:
+            self.print_line(
+                f"{self.name}: about {duration(spent + left)} in all at the present speed"
+            )
+
+
+@dataclass
 class Task:
     """A piece of work with a total."""
 
     pace: Pace
     display: Display
     callbacks: Sequence[Callback] = ()
+    whole: Whole | None = None
 
     def __post_init__(self) -> None:
         self.name = self.pace.name  # of the callbacks, however the task is described
@@ -199,7 +252,9 @@ class Task:
         """``done`` units are finished; ``total`` changes the number of all units."""
         if total is not None:
             self.pace.total = total
-        self.pace.done = done
+        more, self.pace.done = done - self.pace.done, done
+        if self.whole is not None:
+            self.whole.advance(more)
         self.display.update(self.pace)
         for callback in self.callbacks:
             callback.on_progress(self.name, done, self.pace.total or 0)
@@ -230,26 +285,38 @@ class Work:
     """Makes the tasks of one command; a ``Started`` itself."""
 
     display: Display
+    whole: Whole | None = None
 
     def __call__(self, name: str, total: float) -> Done:
         return self.task(name, total).advance
 
     def task(self, name: str, total: float | None = None, begun: float = 0) -> Task:
-        return Task(Pace(name, total, begun=begun), self.display)
+        pace = Pace(name, total, begun=begun)
+        if self.whole is not None:
+            whole = self.whole.begin((total or 1) - begun)
+            pace.whole = None if self.whole.tasks == 1 else whole
+        return Task(pace, self.display, whole=self.whole)
 
 
 @contextmanager
-def working(what: str, quiet: bool = False) -> Iterator[Work]:
-    """Say what a command will do, and show its tasks.
+def working(
+    what: str, quiet: bool = False, units: float | None = None, tasks: int = 0
+) -> Iterator[Work]:
+    """Say what a command will do, show its tasks, and say after the first units how long all take.
 
     Args:
-        what: the opening line: the work, its size, and about how long it takes.
+        what: the opening line: the command, a colon, the work and its size.
         quiet: show nothing.
+        units: number of units of all tasks.
+        tasks: number of tasks, if they are equally long; without either, only the time left in each
+            task is shown.
     """
+    whole: Whole | None = None
     if not quiet:
         say(what)
+        whole = Whole(what.partition(":")[0], units, tasks) if units or tasks else None
     with display(quiet) as shown:
-        yield Work(shown)
+        yield Work(shown, whole)
 
 
 class Progress:

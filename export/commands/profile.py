@@ -104,7 +104,7 @@ def command(
         what = f"resuming after {done} measurements" if done else "other settings, starting again"
         say(f"{partial_of(path)}: {what}")
     opening = f"profile: {request.steps} measurements of blocks of {request.model}, {rounds} rounds"
-    with working(opening, options.json) as work:
+    with working(opening, options.json, tasks=1) as work:
         task = work.task(f"profile of {request.model}", request.steps, done)
         table = profile(request, path, task.at, task.note)
     if options.json:

@@ -219,9 +219,9 @@ def _build(
     from export.tensorrt.build.directory import build_engines
 
     manifests = {}
-    names = ", ".join(out.name for out in wanted)
-    opening = f"tensorrt: building {names} with {tensorrt.name}: an engine takes seconds to minutes"
-    with working(opening, options.json) as work:
+    names = " and ".join(out.name for out in wanted)
+    opening = f"tensorrt: building the engines of {names} with {tensorrt.name}"
+    with working(opening, options.json, units=len(wanted)) as work:
         for out, source in wanted.items():
             task = work.task(out.name)
 

@@ -6,7 +6,7 @@ compares neighbours of the chain on the same token ids and pixels: the largest l
 prefill, the kept token indices at each drop place, and the greedy answers.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,7 @@ from export.artifact.load import kind_of, load_artifact, read_manifest
 from export.artifact.manifest import (
     MANIFEST_NAME,
     Artifact,
+    Manifest,
     Precision,
     Rounding,
     Verified,
@@ -31,6 +32,7 @@ from export.proof.conclusion import conclusion_of
 from export.proof.families import Verification
 from export.proof.first_link.compare import FirstLink, NotCompared
 from export.proof.first_link.report import markdown_of
+from export.proof.first_link.request import EXAMPLES, awkward
 from export.proof.integer_weights import (
     RoundedWeights,
     integer_weights,
@@ -310,6 +312,30 @@ def find_artifacts(run: RunDirectory, check_hashes: bool = True) -> list[Artifac
     if not paths:
         raise CompExportError(f"{run.path} has no artifact: run `comp-export onnx {run.path}`")
     return [load_artifact(path, check_hashes) for path in paths]
+
+
+def answers_needed(manifests: Sequence[Manifest], questions: int) -> int:
+    """Estimate the number of answers of a verification, to say how long it takes.
+
+    Args:
+        manifests: those of the run's artifacts, at least one. Whether this machine can compare a link is not
+            known before: the estimate counts all links of these artifacts, and no engines.
+        questions: number of examples that torch and the graphs answer.
+    """
+    dense = sum(manifest.dense for manifest in manifests)
+    readings = len(manifests) + 3  # each artifact; transformers, training; the slim checkpoint
+    readings += len(manifests) - dense  # the slim checkpoint is compared with the compressed ones
+    torch_models = 2 + bool(dense)  # slim, masked, dense
+    torch_models += len(
+        {
+            (manifest.dense, manifest.precision, manifest.rounding)
+            for manifest in manifests
+            if computed_in(manifest.precision) != manifest.precision
+        }
+    )
+    graphs = sum(2 if manifest.flavour == "standard" else 1 for manifest in manifests)
+    requests = min(EXAMPLES, questions) + sum(1 for _ in awkward(manifests[0].task))
+    return readings * requests + (torch_models + graphs) * questions
 
 
 def markdown(report: dict[str, Any]) -> str:

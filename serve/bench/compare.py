@@ -94,7 +94,7 @@ class Contestant:
 def bench(
     contestants: Sequence[Contestant],
     options: BenchOptions,
-    advance: Callable[[], None] = lambda: None,
+    started: Callable[[str, int], Callable[[], None]] = lambda name, total: lambda: None,
 ) -> dict[str, Any]:
     """Measure both artifacts of every contestant and compare them.
 
@@ -105,7 +105,8 @@ def bench(
     Args:
         contestants: variants to measure; the report is about the first.
         options: the request, and the number of repeats.
-        advance: called after every answer (``steps_of(options, contestants)`` times).
+        started: called with each part's name (fresh processes, runs in turn) and length; returns the callback
+            for its progress.
 
     Returns:
         The report: ``dense``, ``compressed``, ``speedup`` (dense over compressed), ``flops_ratio``
@@ -114,6 +115,7 @@ def bench(
     """
     threads = options.threads or usable_cores()
     probes: dict[tuple[int, Which], list[Probe]] = {}
+    advance = started("fresh processes", 2 * len(contestants) * options.cold_starts)
     for _ in range(options.cold_starts):
         for number, contestant in enumerate(contestants):
             for which in BOTH:
@@ -123,6 +125,7 @@ def bench(
     engines = [engines_of(c.directories, options.device, threads, c.variant) for c in contestants]
     timings: dict[tuple[int, Which], list[Timings]] = {key: [] for key in probes}
     size: dict[str, int] = {}
+    advance = started("runs in turn", len(timings) * (options.warmup + options.repeats))
     for turn in range(options.warmup + options.repeats):
         for number, which in reversed(timings) if turn % 2 else timings:
             done = perform(engines[number][which], options.work)
@@ -150,11 +153,6 @@ def bench(
         "machine": describe_machine(),
         "versions": describe_versions(),
     }
-
-
-def steps_of(options: BenchOptions, contestants: int = 1) -> int:
-    """Number of times that ``bench`` calls ``advance``."""
-    return 2 * contestants * (options.cold_starts + options.warmup + options.repeats)
 
 
 def _probe(contestant: Contestant, which: Which, options: BenchOptions, threads: int) -> Probe:

@@ -79,7 +79,7 @@ def command(
     """
     from comp.runs import hold, open_run
     from serve.artifacts import artifacts_of
-    from serve.bench.compare import BenchOptions, Contestant, bench, steps_of
+    from serve.bench.compare import BenchOptions, Contestant, bench
     from serve.bench.report import (
         AGAINST_COLUMNS,
         against_rows,
@@ -113,8 +113,7 @@ def command(
         f"for each of {2 * len(contestants)} artifacts, in turn"
     )
     with working(opening, options.json) as started:
-        done = started("bench", steps_of(bench_options, len(contestants)))
-        result = bench(contestants, bench_options, done)
+        result = bench(contestants, bench_options, started)
     report = {"run": str(directory.path), **result}
     name = f"bench{variant.suffix}"
     directory.write_report(name, report)

@@ -100,7 +100,7 @@ def command(
     )
     what = "the test examples" if limit is None else f"up to {limit} examples"
     opening = f"eval: {run}: {what}, for the dense and the compressed artifact in turn"
-    with working(opening, options.json) as started:
+    with working(opening, options.json, tasks=2) as started:
         result = evaluate_run(directory, request, started)
     if options.json:
         print_json(result.report)

@@ -59,14 +59,22 @@ def command(
     OpenVINO. Engines need an NVIDIA GPU; what cannot run here is listed as not compared. Writes
     reports/verify.json and verify.md, marks the artifacts, and exits with status 1 if a link does not hold.
     """
+    from comp.runs import open_run
     from export.api import verify
+    from export.proof.chain import answers_needed, find_artifacts
     from export.proof.conclusion import conclusion_of
     from export.proof.first_link.report import COLUMNS, notes_of, rows_of
+    from export.proof.first_link.request import EXAMPLES
 
+    artifacts = find_artifacts(open_run(run), check_hashes=False)
+    names = ", ".join(artifact.path.name for artifact in artifacts)
     opening = (
-        f"verify: {run}: transformers, torch and every artifact answer {questions} examples each"
+        f"verify: {run}: torch and every artifact ({names}) answer {questions} examples each, transformers "
+        f"{min(questions, EXAMPLES)}"
     )
-    with working(opening, options.json) as started:
+    manifests = [artifact.manifest for artifact in artifacts]
+    units = answers_needed(manifests, questions)
+    with working(opening, options.json, units=units) as started:
         report = verify(
             run,
             questions=questions,

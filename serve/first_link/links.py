@@ -15,13 +15,12 @@ from export.artifact.manifest import Artifact, Precision, computed_in
 from export.proof.first_link.compare import FirstLink, NotCompared, answers_of, compare_readings
 from export.proof.first_link.in_training import InTraining
 from export.proof.first_link.reading import Side
-from export.proof.first_link.request import Requests
+from export.proof.first_link.request import EXAMPLES, Requests
 from serve.backends.onnxruntime.vnni_check import multiplies_exactly
 from serve.first_link.served import Served
 from serve.loading import load_engine
 
 Started = Callable[[str, int], Callable[[], None]]
-EXAMPLES = 50  # of the data, without the awkward requests
 INTEGERS = "weights of {precision} answer otherwise; they are compared below with torch of the same integers"
 READ_ALONE = "the artifact is compressed, transformers has the original: their answers may differ"
 NO_BFLOAT16 = "ONNX Runtime has no bfloat16 on CPUs; its readings are those of the other artifacts"

@@ -11,6 +11,7 @@ from comp.data.example import Example, PairExample
 from comp.plan import Task
 
 Picture = Image.Image
+EXAMPLES = 50  # of the data that transformers reads and answers; the awkward requests are added
 QUESTION = "What is in the picture?"
 STATEMENT = "Both pictures show the same thing."
 TEXTS: dict[Task, str] = {

@@ -7,7 +7,17 @@ import pytest
 from rich.console import Console
 
 from comp.utils import console, progress
-from comp.utils.progress import Bars, Callback, Lines, Pace, Progress, Task, duration, working
+from comp.utils.progress import (
+    Bars,
+    Callback,
+    Lines,
+    Pace,
+    Progress,
+    Task,
+    Whole,
+    duration,
+    working,
+)
 
 
 class Clock:
@@ -68,6 +78,34 @@ def test_lines_are_of_the_latest_unfinished_task(clock):
         "stage 2",
         "stage 2: 10 %, about 2 min left",
     ]
+
+
+def test_the_whole_is_estimated_once_from_the_first_units(clock):
+    printed = []
+    whole = Whole("verify", 300, print_line=printed.append, clock=clock)
+    first = Task(Pace("transformers", 50, clock, whole=whole.begin(50)), Lines(), whole=whole)
+    clock.now += 1
+    first.advance()  # too soon to tell
+    clock.now += 9
+    first.advance(9)
+    first.at(50)
+    assert printed == ["verify: about 5 min in all at the present speed"]
+    second = Task(Pace("slim torch", 200, clock, whole=whole.begin(200)), Lines(), whole=whole)
+    clock.now += 20
+    second.at(50)  # 100 of 300 in 30 s
+    assert second.pace.line() == "slim torch: 25 %, about 60 s left (of all about 60 s)"
+    assert len(printed) == 1
+
+
+def test_short_work_and_what_an_earlier_run_did_are_not_announced(clock):
+    printed = []
+    for seconds in (4.0, 40.0):
+        whole = Whole("profile", None, tasks=2, print_line=printed.append, clock=clock)
+        pace = Pace("blocks", 100, clock, begun=60, whole=whole.begin(100 - 60))
+        task = Task(pace, Lines(), whole=whole)
+        clock.now += seconds
+        task.at(100)
+    assert printed == ["profile: about 80 s in all at the present speed"]
 
 
 class Waits:
