@@ -1,7 +1,6 @@
 """The documentation agrees with the code, and its links have targets."""
 
 import re
-import shlex
 from pathlib import Path
 
 import click
@@ -15,12 +14,9 @@ from comp.cli import PROGRAM, VERBS, cli
 from comp.commands.cli_reference import pages
 from comp.registry.families import FAMILIES
 from comp.registry.tasks import TASKS
+from tests.pages import FOLLOWED, README, ROOT, commands
 
-ROOT = Path(__file__).parents[3]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-
-README = ROOT / "README.md"
-FOLLOWED = [README, *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
 
 
 def test_generated_pages_are_current() -> None:
@@ -75,14 +71,6 @@ def test_no_registry_hosts_and_no_machine_paths() -> None:
     for path in [*PAGES, *(ROOT / name for name in names)]:
         assert not hosts.search(path.read_text()), path
         assert not places.search(path.read_text()), path
-
-
-def commands(text: str) -> list[list[str]]:
-    """The words of each command line in code, without the program; a verb alone is just a name."""
-    text = text.replace("\\\n", " ")
-    lines = re.findall(rf"^ {{4,}}({PROGRAM} .+)$|`({PROGRAM} \w+ [^`]+)`", text, re.MULTILINE)
-    parts = [part for line in lines for part in "".join(line).split(" && ")]
-    return [shlex.split(part, comments=True)[1:] for part in parts]
 
 
 def assert_taken(words: list[str]) -> None:
