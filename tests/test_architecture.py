@@ -155,7 +155,8 @@ def test_an_edge_box_needs_only_its_requirements() -> None:
         "sys.meta_path.insert(0, Missing())\n"
         "import pkgutil, importlib, serve\n"
         "for module in pkgutil.walk_packages(serve.__path__, 'serve.'):\n"
-        "    importlib.import_module(module.name)\n"
+        "    if module.name != 'serve.lmms.model':\n"  # only lmms-eval imports it, with torch
+        "        importlib.import_module(module.name)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -47,7 +47,8 @@ WALK = """
 import importlib, pkgutil, sys, serve
 
 for module in pkgutil.walk_packages(serve.__path__, "serve."):
-    importlib.import_module(module.name)
+    if module.name != "serve.lmms.model":  # only lmms-eval imports it, which loads torch itself
+        importlib.import_module(module.name)
 print(*sorted({"torch", "transformers", "onnx", "onnx_ir"} & sys.modules.keys()))
 """
 
