@@ -2,23 +2,81 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, get_args, overload
 
 from comp.data.example import AnyExample
+from comp.errors import CompExportError
+from comp.plan import Task
 from comp.runs import RunDirectory, run_at
 from comp.utils.arguments import check_choices, check_counts, path_of
 from comp.utils.device import DEVICES, Device
 from export.artifact.manifest import MANIFEST_NAME, Flavour, Precision
 from serve.artifacts import ArtifactVariant, artifact_of
 from serve.backends.base import BackendName, ProviderChoice
+from serve.engines.blip_generator import BlipGenerator
+from serve.engines.blip_judge import Judge
+from serve.engines.retriever import Retriever
+from serve.evaluation.by_task import task_of
 from serve.evaluation.of_run import EvalRequest, evaluate_run
 from serve.evaluation.scores import MeasureOptions
-from serve.loading import TaskEngine, load_engine
+from serve.loading import Generator, TaskEngine, load_engine
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
+class LoadOptions(TypedDict, total=False):
+    """The options of ``load`` that do not change its type."""
+
+    dense: bool
+    backend: BackendName | None
+    provider: ProviderChoice
+    precision: Precision | None
+    flavour: Flavour | None
+    device: Device
+    threads: int | None
+    check_hashes: bool
+
+
+@overload
 def load(
     run: RunDirectory | str | Path,
     *,
+    task: Literal["question"],
+    **options: "Unpack[LoadOptions]",
+) -> Generator: ...
+@overload
+def load(
+    run: RunDirectory | str | Path,
+    *,
+    task: Literal["caption"],
+    **options: "Unpack[LoadOptions]",
+) -> BlipGenerator: ...
+@overload
+def load(
+    run: RunDirectory | str | Path,
+    *,
+    task: Literal["statement"],
+    **options: "Unpack[LoadOptions]",
+) -> Judge: ...
+@overload
+def load(
+    run: RunDirectory | str | Path,
+    *,
+    task: Literal["retrieval"],
+    **options: "Unpack[LoadOptions]",
+) -> Retriever: ...
+@overload
+def load(
+    run: RunDirectory | str | Path,
+    *,
+    task: Task | None = None,
+    **options: "Unpack[LoadOptions]",
+) -> TaskEngine: ...
+def load(
+    run: RunDirectory | str | Path,
+    *,
+    task: Task | None = None,
     dense: bool = False,
     backend: BackendName | None = None,
     provider: ProviderChoice = "auto",
@@ -33,6 +91,8 @@ def load(
     Args:
         run: an exported run or its directory; or the directory of an artifact (``manifest.json``), which
             may be on a machine without the run.
+        task: the model's task, if it is known: type checkers then know the engine, and a model of another
+            task is refused.
         dense: load the dense artifact of a run.
         backend: runtime of the graphs; by default ONNX Runtime, and TensorRT for engines.
         provider: ONNX Runtime's execution provider.
@@ -46,10 +106,11 @@ def load(
         ``BlipGenerator`` for captions and questions of a BLIP, ``Judge`` for statements, ``Retriever``.
 
     Raises:
-        CompExportError: no such run or artifact, a damaged file, or a backend that is not installed or does
-            not run the artifact.
+        CompExportError: no such run or artifact, a damaged file, a model of another task, or a backend that
+            is not installed or does not run the artifact.
     """
     check_choices(
+        task=(task or "question", get_args(Task)),
         backend=(backend or "onnxruntime", get_args(BackendName)),
         provider=(provider, get_args(ProviderChoice)),
         precision=(precision or "float32", get_args(Precision)),
@@ -58,10 +119,25 @@ def load(
     )
     check_counts(threads=threads)
     if not isinstance(run, RunDirectory) and (path_of("run", run) / MANIFEST_NAME).is_file():
+        _check_task(Path(run), task)
         return load_engine(Path(run), device, threads, check_hashes, provider, backend)
     variant = ArtifactVariant.choose(backend or "onnxruntime", provider, flavour, precision)
     directory = artifact_of(run_at(run), "dense" if dense else "compressed", variant)
+    _check_task(directory, task)
     return load_engine(directory, device, threads, check_hashes, variant.provider, variant.backend)
+
+
+def _check_task(directory: Path, task: Task | None) -> None:
+    """Refuse an artifact of another task.
+
+    Raises:
+        CompExportError: names the artifact's task.
+    """
+    actual = task_of(directory)
+    if task is not None and actual != task:
+        raise CompExportError(
+            f"{directory} is a model of the task {actual!r}, not {task!r}: leave task out, or load another"
+        )
 
 
 def evaluate(

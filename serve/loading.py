@@ -14,7 +14,8 @@ from serve.engines.blip_judge import Judge
 from serve.engines.llava import Engine
 from serve.engines.retriever import Retriever
 
-TaskEngine: TypeAlias = Engine | BlipGenerator | Judge | Retriever
+Generator: TypeAlias = Engine | BlipGenerator  # of answers and captions
+TaskEngine: TypeAlias = Generator | Judge | Retriever
 
 
 def load_engine(

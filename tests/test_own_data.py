@@ -16,6 +16,7 @@ from comp.errors import CompExportError
 from comp.pipeline.run_data import FINGERPRINT
 from comp.runs import RunDirectory
 from export.calibration import examples_for
+from serve.study.measuring import held_out
 from tests.comp.small import small_adapter
 from tests.comp.small_clip import random_clip
 
@@ -112,6 +113,15 @@ def test_eval_and_verify_take_what_was_held_out(made, run):
     proved = json.loads(called("verify", run.path, "--questions", 2, *few).stdout)
     assert proved["ok"]
     assert proved["data"] == "mine.jsonl, test part"
+
+
+def test_a_study_measures_on_what_its_runs_held_out(run):
+    examples, source = held_out(run, "question", None, 4, follow_links=False)
+    assert len(examples) == 4
+    assert source == {"name": "mine.jsonl, test part", "part": "test"}
+    run.split.unlink()
+    with pytest.raises(CompExportError, match=r"put no test part aside: .*test_data"):
+        held_out(run, "question", None, 4, follow_links=False)
 
 
 def test_data_at_another_place_is_known(run, tmp_path):

@@ -91,11 +91,13 @@ def _footnote(reports: list[_Reports]) -> str:
     bench = reports[0].bench
     machine, versions = bench["machine"], bench["versions"]
     facts = ", ".join(f"{key} {value}" for key, value in [*machine.items(), *versions.items()])
-    questions = reports[0].eval["dense"]["n"]
+    measured = reports[0].eval
+    metric = measured.get("metric", "exact match")  # reports of earlier releases name none
     seeds = sorted({report.record["seed"] for report in reports})
     return (
-        f"Accuracy: exact match on {questions} questions of the test split, 95 % Wilson intervals, on "
-        f"the ONNX artifacts; pruning seeds {seeds}. Times: median of {bench['workload']['repeats']} "
+        f"Accuracy ({metric}) on {measured['dense']['n']} examples of the test split, 95 % intervals (of "
+        f"counts Wilson's, of means by bootstrap), on the ONNX artifacts; pruning seeds {seeds}. Times: "
+        f"median of {bench['workload']['repeats']} "
         f"repeats after {bench['workload']['warmup']} warm-ups, batch 1, "
         f"{bench['workload']['prompt_tokens']} prompt tokens, dense and compressed in turn, "
         f"{bench['threads']} threads, {bench['artifact']['flavour']} {bench['artifact']['precision']}; "

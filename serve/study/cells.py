@@ -13,6 +13,7 @@ from typing import Any
 
 from comp.commands.model_options import words_of
 from comp.commands.options import CommonOptions
+from comp.data.loading import has_splits
 from comp.errors import CompExportError
 from comp.plan import PruningPlan
 from comp.runs import RunDirectory
@@ -190,15 +191,19 @@ class Steps:
         self, artifact: Path, run: str | None = None, dense: str | None = None
     ) -> dict[str, Any]:
         study = self.runner.study
-        own = study.test_data is not None
+        other = study.test_data is not None
+        # Of data without splits, a run has put a test part aside; it is the same in all cells.
+        parted = not other and study.data is not None and not has_splits(Path(study.data))
+        data = study.test_data if other else study.data
         request = MeasureRequest(
             artifact=str(artifact),
             evaluation=study.evaluation.model_dump(),
             bench=study.bench.model_dump(),
             device=self.runner.options.device,
             seed=self.runner.options.seed,
-            data=study.test_data if own else study.data,
-            images=study.test_images if own else study.images,
+            data=None if parted else data,
+            images=study.test_images if other else study.images,
+            parted=str(self.runner.folder.run(self.cell).path) if parted else None,
             follow_links=study.follow_links,
             run=run,
             dense=dense,

@@ -142,12 +142,9 @@ def _check_data(study: Study) -> None:
                 f"test_data {study.test_data!r} without data to train on: name it"
             )
         return
-    from comp.data.loading import has_splits
+    from comp.data.loading import data_format
 
-    if study.test_data is None and not has_splits(Path(study.data)):
-        raise CompExportError(
-            f"data {study.data!r} has no test split: name a file that is not trained on with test_data"
-        )
+    data_format(Path(study.data))  # refuses a file that prune would refuse in every cell
 
 
 def _model(name: str) -> tuple[Family, tuple[str, ...]]:

@@ -5,12 +5,16 @@ Each artifact has a fresh process, so that no memory of a cell's pruning remains
 
 import json
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from comp.errors import CompExportError
+
+if TYPE_CHECKING:
+    from comp.runs import RunDirectory
 
 NAMES = ("accuracy", "mean")  # keys of shares and of other figures in ``serve.evaluation.scores``
 
@@ -24,6 +28,8 @@ class MeasureRequest:
         run: for the dense artifact: a run whose dense model is exported there first.
         dense: for a compressed artifact: the dense one, timed in turn with it.
         evaluation, bench: tables of the study file.
+        data, images: file that accuracy is measured on, with its test split if it has splits.
+        parted: instead of ``data``: a run whose own data has a test part.
     """
 
     artifact: str
@@ -36,6 +42,7 @@ class MeasureRequest:
     follow_links: bool = False
     run: str | None = None
     dense: str | None = None
+    parted: str | None = None
 
     def words(self) -> list[str]:
         """The command of the process."""
@@ -69,6 +76,7 @@ def _export_dense(run: Path, out: Path) -> None:
 
 
 def _evaluated(artifact: Path, request: MeasureRequest) -> dict[str, Any]:
+    from comp.runs import RunDirectory
     from export.artifact.load import read_manifest
     from serve.evaluation.by_task import measure_of, task_of
     from serve.evaluation.examples import examples_of
@@ -81,11 +89,13 @@ def _evaluated(artifact: Path, request: MeasureRequest) -> dict[str, Any]:
         settings["batch_size"], settings["max_new_tokens"], settings["gallery"], request.seed
     )
     measure = measure_of(task, wanted)
-    data = None if request.data is None else Path(request.data)
     images = None if request.images is None else Path(request.images)
-    examples, source = examples_of(
-        task, data, images, None, settings["limit"], request.follow_links
-    )
+    limit, links = settings["limit"], request.follow_links
+    if request.parted is not None:
+        examples, source = held_out(RunDirectory(Path(request.parted)), task, images, limit, links)
+    else:
+        data = None if request.data is None else Path(request.data)
+        examples, source = examples_of(task, data, images, None, limit, links)
     engine = load_engine(artifact, request.device, request.bench["threads"])
     evaluation = measure(engine, examples, lambda _: None)
     figure = evaluation.overall.to_dict()
@@ -102,6 +112,25 @@ def _evaluated(artifact: Path, request: MeasureRequest) -> dict[str, Any]:
         "test": source["name"],
         "params": manifest.params,
     }
+
+
+def held_out(
+    run: "RunDirectory", task: Any, images: Path | None, limit: int, follow_links: bool
+) -> tuple[Sequence[Any], dict[str, Any]]:
+    """Return the test part of the data that a run was pruned on, and its name.
+
+    Raises:
+        CompExportError: the data has changed, or the run has no split.
+    """
+    from comp.data.of_run import data_of_run
+
+    own = data_of_run(run, task, None, images, follow_links)
+    if own is None:
+        raise CompExportError(
+            f"{run.path} was pruned by an earlier release, which put no test part aside: remove it, or name "
+            "a file that is not trained on with test_data"
+        )
+    return own.examples[:limit], own.source
 
 
 def _timed(artifact: Path, dense: Path, request: MeasureRequest) -> dict[str, float]:

@@ -87,7 +87,8 @@ class Study(Table):
         reference: the row that the others are compared with; by default ``comp``, if it is a row.
         data, images: own data to train on; by default EmojiScenes.
         follow_links: also read images through links that lead out of ``images`` and ``test_images``.
-        test_data, test_images: examples that accuracy is measured on, if ``data`` has no test split.
+        test_data, test_images: other examples to measure accuracy on; by default the test part that the runs
+            put aside of ``data``, or its test split.
         tolerance: largest difference of the FLOPs left from the target, as a share of the target.
         keep_runs: keep checkpoints and graphs of finished cells.
     """

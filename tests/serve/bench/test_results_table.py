@@ -42,7 +42,11 @@ def test_the_table_has_the_dense_model_and_one_row_per_run(measured):
     assert rows[3][1].startswith(f"{score['accuracy']:.1%} (")
     assert rows[3][4].startswith(f"{timing['ttft_ms']:.2f} (p90 ")
     assert rows[3][8:] == ["1.67×", "NO"]
-    assert "6 questions" in table
+    assert "Accuracy (exact match; " in table
+    assert ") on 6 examples" in table
+    report = json.loads((reports / "eval.json").read_text())
+    (reports / "eval.json").write_text(json.dumps({**report, "metric": "VQA accuracy"}))
+    assert "(VQA accuracy) on 6 examples" in results_table([open_run(measured)])
     assert "seeds [3]" in table
     assert "1 threads" in table
 

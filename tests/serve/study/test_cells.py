@@ -61,6 +61,21 @@ def test_every_cell_runs_once_and_the_dense_model_once(study):
     assert again.taken == []
 
 
+def test_own_data_is_measured_on_the_part_that_each_run_held_out(study, tmp_path):
+    lines, steps = tmp_path / "lines.jsonl", Steps()
+    lines.write_text('{"image": "a.png", "question": "what?", "answer": "that"}\n')
+    assert study(steps, text=HEAD + f'data = "{lines}"\n').exit_code == 0
+    asked = [json.loads(words[3]) for words in steps.words if "serve.study.measuring" in words]
+    assert {request["data"] for request in asked} == {None}
+    runs = [study.folder / "runs" / f"comp-{rate}-seed{n}" for n in range(3) for rate in (0.5, 0.8)]
+    assert {request["parted"] for request in asked} == set(map(str, runs))
+    other = Steps()
+    text = HEAD + f'data = "{lines}"\ntest_data = "{lines}"\n'
+    assert study(other, "--out", str(tmp_path / "other"), text=text).exit_code == 0
+    asked = [json.loads(words[3]) for words in other.words if "serve.study.measuring" in words]
+    assert {(request["data"], request["parted"]) for request in asked} == {(str(lines), None)}
+
+
 def test_cells_are_made_in_parallel_and_measured_one_by_one(study, monkeypatch):
     monkeypatch.setattr(progress_module, "AHEAD", 2)
     monkeypatch.setattr(progress_module, "usable_cores", lambda: 6)

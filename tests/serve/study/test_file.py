@@ -164,11 +164,12 @@ def test_a_wrong_value_is_named(read, old, new, message):
         read(HEAD.replace(old, new))
 
 
-def test_data_without_a_test_split_needs_another_file(read, tmp_path):
+def test_data_is_split_by_its_runs_or_tested_on_another_file(read, tmp_path):
     data = tmp_path / "lines.jsonl"
     data.write_text('{"image": "a.png", "question": "what?", "answer": "that"}\n')
-    with pytest.raises(CompExportError, match=r"has no test split: .*test_data"):
-        read(HEAD + f'data = "{data}"\n')
+    assert read(HEAD + f'data = "{data}"\n').test_data is None
+    with pytest.raises(CompExportError, match=r"none\.jsonl"):
+        read(HEAD + f'data = "{tmp_path / "none.jsonl"}"\n')
     assert read(HEAD + f'data = "{data}"\ntest_data = "other.jsonl"\n').test_data == "other.jsonl"
 
 
