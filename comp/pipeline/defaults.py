@@ -194,7 +194,7 @@ def request_of(options: PruneOptions, facts: ModelFacts, on_cpu: bool) -> "Prune
         recover=RecoverOptions(
             steps=options.recover_steps,
             seed=options.seed,
-            examples=options.recover_examples or teaching.examples,
+            examples=options.recover_examples,
             training=replace(
                 training,
                 learning_rate=options.recover_lr or options.lr or sized.recover_lr,

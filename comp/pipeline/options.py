@@ -111,8 +111,8 @@ class PruneOptions(BaseModel):
         None,
         ge=1,
         description="Number of distinct training examples of recovery. Its batches repeat, and the dense "
-        "model computes what it teaches only once for each [4096 for small LLaVAs, otherwise all that the "
-        "steps need].",
+        "model computes what it teaches only once for each: steps take less time, and with few examples "
+        "the model learns them by heart [all that the steps need].",
     )
     batch_size: Annotated[int, TRAINING] = Field(
         32, ge=1, description="Examples per training step, over all processes."

@@ -41,7 +41,7 @@ register_family(
         default_modes=("vision_tokens", "language_tokens", "language_parameters"),
         exports=("slim checkpoint", "onnx", "tensorrt"),
         # The tower knows pictures in general, and short training sees few.
-        teaching=Teaching("both", tower=0.1, examples=4096),
+        teaching=Teaching("both", tower=0.1),
         reads_image_tokens=True,
         streams=True,
         prunes_again=True,

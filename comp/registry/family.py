@@ -16,14 +16,12 @@ class Teaching:
             task's loss has weight 1.
         recover_lr: peak learning rate of recovery.
         tower: factor on the learning rate for the image tower.
-        examples: distinct examples of recovery; None: all that the steps need.
     """
 
     distill: Distill
     weight: float = 1.0
     recover_lr: float = 5e-4
     tower: float = 1.0
-    examples: int | None = None
 
 
 @dataclass(frozen=True)
