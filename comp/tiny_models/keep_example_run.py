@@ -1,7 +1,11 @@
-"""Keep a finished and evaluated run as the example run of the package (``comp.pipeline.example_run``)::
+"""Keep a finished and evaluated run as the example run of the package (``comp.pipeline.example_run``).
 
-    comp-export prune --model tiny-llava --rate 0.62 --recover-steps 1500 --recover-examples 16384
-    comp-export onnx && comp-export verify && comp-export eval --limit 600
+The commands that make it::
+
+    comp-export prune --model tiny-llava --rate 0.62 --recover-steps 800
+    comp-export onnx
+    comp-export verify
+    comp-export eval --limit 600
     python -m comp.tiny_models.keep_example_run runs/latest
 """
 

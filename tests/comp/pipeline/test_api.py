@@ -142,11 +142,11 @@ def test_a_formula_that_returns_nonsense_is_refused(dense, tmp_path, monkeypatch
         ({"stage": 3}, "unknown option 'stage': did you mean 'stages'"),
         (
             {"importance": "nothing"},
-            "--importance nothing: choose from cim, magnitude",
+            "--importance 'nothing' is unknown: choose from cim, magnitude",
         ),
         ({"importance": "magnitude", "method": "wanda"}, "which has a formula of its own"),
         ({"importance": "magnitude", "faithful": True}, "not of the paper's recipe"),
-        ({"method": "nothing"}, "--method nothing: choose from comp"),
+        ({"method": "nothing"}, "--method 'nothing' is unknown: choose from comp"),
         ({"force": True, "resume": True}, "give one of them"),
         ({"images": "pictures"}, "--images pictures without --data: name the file"),
         ({"follow_links": True}, "--follow-links without --data: name the file"),

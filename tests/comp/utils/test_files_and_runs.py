@@ -74,9 +74,10 @@ def test_plan_is_immutable_and_survives_save_and_load(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "version None"),
-        ('{"version": 99}', "version 99"),
-        ('{"version": 1}', "Field required"),
+        ("[]", "is not a plan: it holds no JSON object"),
+        ('{"version": 99}', "is not a plan: it has none of blocks, workload"),
+        (json.dumps(json.loads(plan().model_dump_json()) | {"version": 99}), "version 99"),
+        ('{"version": 1, "blocks": [], "workload": {}}', "Field required"),
         (json.dumps(json.loads(plan().model_dump_json()) | {"extra": 1}), "extra"),
     ],
 )
