@@ -92,6 +92,40 @@ class Backend(Protocol):
         """Free what a request holds on the device."""
         ...
 
+    def rows(self, rows: int, places: int) -> "Rows | None":
+        """Rows for answers that run together; None if this backend has none.
+
+        Args:
+            rows: most answers at the same time.
+            places: most tokens of one answer, with its prompt.
+        """
+        ...
+
+
+class Rows(Protocol):
+    """Caches of answers that run together though they began at different times.
+
+    Attributes:
+        rows, places: as given to ``Backend.rows``.
+        running: number of answers.
+    """
+
+    rows: int
+    places: int
+    running: int
+
+    def join(self, state: Any) -> int:
+        """Take over the caches of one prompt; return its row."""
+        ...
+
+    def leave(self, row: int) -> int:
+        """End the answer of a row; the last row, which is returned, takes its place."""
+        ...
+
+    def step(self, tokens: Sequence[int]) -> NDArray[np.float32]:
+        """Run one token of each running row: ``logits [B, V]``."""
+        ...
+
 
 class Graph(Protocol):
     """One loaded ONNX graph; runs may come from several threads.
@@ -141,6 +175,14 @@ class Buffers(Protocol):
 
     def longer(self, cache: Any, held: int, places: int) -> Any:
         """Allocate a cache with ``places`` places that contains the ``held`` tokens of another."""
+        ...
+
+    def first(self, cache: Any, rows: int) -> Any:
+        """The first rows of a cache, in the same memory."""
+        ...
+
+    def copy(self, source: Any, of: int, target: Any, to: int, held: int) -> None:
+        """Copy the ``held`` tokens of row ``of`` of a cache to row ``to`` of another, or of itself."""
         ...
 
 

@@ -1,7 +1,5 @@
 """Run the decoder graph for prefill and decode steps; the caches stay on the device."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,25 +11,10 @@ from export.artifact.llava_manifest import LlavaManifest
 from export.artifact.llava_ports import KEEP_FACTOR
 from export.artifact.manifest import REMEDY
 from serve.backends.base import Buffers, Graph, Steps
+from serve.backends.llava_layout import DecoderLayout, DecoderState
+from serve.backends.llava_rows import DecoderRows, Table
 
 ROOM = 256  # spare places after the prompt, and added when they are used up
-
-
-@dataclass(frozen=True)
-class DecoderState:
-    """The state between decode steps, for a batch of B sequences in step.
-
-    Attributes:
-        caches: key, value of layer 0, key, value of layer 1, …; in the graph's own form.
-        position: position of the next token: positions are kept, not renumbered.
-        lengths: tokens in the caches of each segment (``export.artifact.caches``).
-        held: the binding of ``Steps``, from the first step on.
-    """
-
-    caches: tuple[Any, ...]
-    position: int
-    lengths: tuple[int, ...]
-    held: Any = None
 
 
 class Decoder:
@@ -52,27 +35,32 @@ class Decoder:
     ) -> None:
         self._graph, self._buffers, self._steps = graph, buffers, steps
         shape = manifest.decoder
-        self._past = [
-            f"{PAST}{layer}.{part}"
-            for layer in range(shape.num_layers)
-            for part in ("key", "value")
-        ]
-        self._present = [
-            f"{PRESENT}{layer}.{part}"
-            for layer in range(shape.num_layers)
-            for part in ("key", "value")
-        ]
+        halves = [(layer, part) for layer in range(shape.num_layers) for part in ("key", "value")]
+        past = tuple(f"{PAST}{layer}.{part}" for layer, part in halves)
+        self._present = [f"{PRESENT}{layer}.{part}" for layer, part in halves]
         self._drops = tuple(drop.after_layer for drop in shape.drops)
-        self._heads = [heads for heads in shape.num_key_value_heads for _ in range(2)]
-        self._head_dim = shape.head_dim
-        self._segments = [segment for segment in segments_of(shape) for _ in range(2)]
-        self._counted = CACHE_LENGTHS in graph.inputs
-        if manifest.flavour == "onnxruntime" and not self._counted:
+        segments = segments_of(shape)
+        self.layout = DecoderLayout(
+            past=past,
+            heads=tuple(shape.num_key_value_heads[layer] for layer, _ in halves),
+            dtypes=tuple(graph.inputs[name] for name in past),
+            segment_of=tuple(segments[layer] for layer, _ in halves),
+            segments=len(self._drops) + 1,
+            head_dim=shape.head_dim,
+            counted=CACHE_LENGTHS in graph.inputs,
+        )
+        if manifest.flavour == "onnxruntime" and not self.layout.counted:
             raise CompExportError(
                 f"decoder_model.onnx has no input {CACHE_LENGTHS}: comp-export "
                 f"{manifest.versions.get('comp-export', '')} made it before decode steps wrote into "
                 f"their caches; {REMEDY}"
             )
+
+    def rows(self, table: Table, rows: int, places: int) -> DecoderRows | None:
+        """Rows for answers that run together; None if caches cannot be written in place."""
+        if self._buffers is None or self._steps is None:
+            return None
+        return DecoderRows(self.layout, self._steps, self._buffers, table, rows, places)
 
     def check_keep_factor(self, keep_factor: float) -> None:
         """Refuse a factor if the graph has no input for it."""
@@ -108,12 +96,14 @@ class Decoder:
         }
         # With an overridden setting caches cannot be bound: the first step copies them.
         own = self._buffers if keep_factor == 1 else None
+        layout, places = self.layout, length + ROOM if own else 0
         pasts = [
-            self._empty(own, name, (batch, heads, length + ROOM if own else 0, self._head_dim))
-            for name, heads in zip(self._past, self._heads, strict=True)
+            _empty(own, (batch, heads, places, layout.head_dim), dtype)
+            for heads, dtype in zip(layout.heads, layout.dtypes, strict=True)
         ]
-        feeds |= zip(self._past, pasts, strict=True)
-        feeds |= self._counts([0] * (len(self._drops) + 1), batch)
+        feeds |= zip(layout.past, pasts, strict=True)
+        if layout.counted:
+            feeds[CACHE_LENGTHS] = np.zeros((layout.segments, batch), np.int64)
         if keep_factor != 1:
             feeds[KEEP_FACTOR] = np.array(keep_factor, self._graph.settings[KEEP_FACTOR])
         numbers = ["logits", *(f"kept.{layer}" for layer in self._drops)]
@@ -128,13 +118,9 @@ class Decoder:
         self, embeds: Any, batch: int, state: DecoderState
     ) -> tuple[NDArray[np.float32], DecoderState]:
         """Run one token per sequence: ``embeds [B, 1, d]``, as a graph kept it, to ``logits [B, V]``."""
-        feeds: dict[str, Any] = {
-            "inputs_embeds": embeds,
-            "position_ids": np.full((batch, 1), state.position, dtype=np.int64),
-            "vision_positions": np.zeros((batch, 0), dtype=np.int64),
-            "text_positions": np.zeros((batch, 1), dtype=np.int64),
-        }
-        feeds |= self._counts(state.lengths, batch)
+        counts = np.repeat(np.array(state.lengths, np.int64)[:, None], batch, axis=1)
+        positions = np.full((batch, 1), state.position, dtype=np.int64)
+        feeds = self.layout.step_feeds(embeds, positions, counts)
         lengths = tuple(held + 1 for held in state.lengths)
         pasts = self._with_room(state)
         if self._steps is not None:
@@ -143,10 +129,10 @@ class Decoder:
                 self.release(state)
                 held = None
             if held is None:
-                held = self._steps.begin(dict(zip(self._past, pasts, strict=True)))
+                held = self._steps.begin(dict(zip(self.layout.past, pasts, strict=True)))
             logits = self._steps.step(held, feeds)
             return logits[:, -1], DecoderState(pasts, state.position + 1, lengths, held)
-        feeds |= zip(self._past, pasts, strict=True)
+        feeds |= zip(self.layout.past, pasts, strict=True)
         into = pasts if self._buffers else ()
         (logits,), caches = self._graph.run(feeds, ["logits"], self._present, into)
         return logits[:, -1], DecoderState(tuple(caches), state.position + 1, lengths)
@@ -156,22 +142,11 @@ class Decoder:
         if self._steps is not None and state.held is not None:
             self._steps.end(state.held)
 
-    def _empty(self, own: Buffers | None, name: str, shape: tuple[int, ...]) -> Any:
-        """An empty cache for a prompt."""
-        dtype = self._graph.inputs[name]
-        return own.empty(shape, dtype) if own else np.zeros(shape, dtype)
-
-    def _counts(self, lengths: Sequence[int], batch: int) -> dict[str, Any]:
-        """The input with cache lengths, if the graph has it."""
-        if not self._counted:
-            return {}
-        return {CACHE_LENGTHS: np.repeat(np.array(lengths, np.int64)[:, None], batch, axis=1)}
-
     def _with_room(self, state: DecoderState) -> tuple[Any, ...]:
         """The caches, enlarged where the next token would not fit; the same tuple if all fit."""
         if self._buffers is None:
             return state.caches
-        first = [self._segments.index(segment) for segment in range(len(state.lengths))]
+        first = [self.layout.segment_of.index(segment) for segment in range(len(state.lengths))]
         full = [
             held == state.caches[place].shape()[2]
             for place, held in zip(first, state.lengths, strict=True)
@@ -182,5 +157,10 @@ class Decoder:
             self._buffers.longer(cache, state.lengths[segment], state.lengths[segment] + ROOM)
             if full[segment]
             else cache
-            for cache, segment in zip(state.caches, self._segments, strict=True)
+            for cache, segment in zip(state.caches, self.layout.segment_of, strict=True)
         )
+
+
+def _empty(own: Buffers | None, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+    """An empty cache for a prompt."""
+    return own.empty(shape, dtype) if own else np.zeros(shape, dtype)

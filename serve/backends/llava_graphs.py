@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from export.artifact.llava_manifest import KEPT, LlavaArtifact
 from serve.backends.base import BackendName, Prefill, RequestSize, Runtime
-from serve.backends.llava_decoder import Decoder, DecoderState
+from serve.backends.llava_decoder import Decoder
+from serve.backends.llava_layout import DecoderState
+from serve.backends.llava_rows import DecoderRows
 from serve.generation.finite import check_finite
 
 
@@ -63,6 +65,15 @@ class GraphBackend:
             embeds[rows, vision] = features.reshape(len(ids), -1, features.shape[-1])
         logits, kept, state = self._decoder.prefill(embeds, vision, text, keep_factor)
         return Prefill(logits, kept, state, vision_ms, selected)
+
+    def rows(self, rows: int, places: int) -> DecoderRows | None:
+        """See ``Backend.rows``."""
+
+        def table(ids: NDArray[np.int64]) -> Any:
+            _, (embeds,) = self._embed.run({"input_ids": ids}, kept=["inputs_embeds"])
+            return embeds
+
+        return self._decoder.rows(table, rows, places)
 
     def step(self, tokens: Sequence[int], state: DecoderState) -> tuple[NDArray[Any], DecoderState]:
         """See ``Backend.step``."""

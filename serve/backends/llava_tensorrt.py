@@ -80,6 +80,9 @@ class TensorRTBackend:
         """See ``Backend.release``."""
         self._give_back(state.slot)
 
+    def rows(self, rows: int, places: int) -> None:
+        """See ``Backend.rows``: a slot holds one request."""
+
     def _take(self) -> RequestBuffers:
         with self._lock:
             if self._free:

@@ -9,12 +9,13 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from comp.checkpoints.chat_template import Message
 from comp.data.images import ImageSource
 from comp.errors import CompExportError
 from comp.utils.machine import usable_cores
 from export.artifact.llava_manifest import LlavaArtifact, LlavaManifest
 from export.artifact.load import kind_of
-from serve.backends.base import Backend, BackendName, ProviderChoice, RequestSize
+from serve.backends.base import Backend, BackendName, ProviderChoice, RequestSize, Rows
 from serve.backends.llava_graphs import GraphBackend
 from serve.backends.open import check_native, open_artifact
 from serve.engines.llava_prompt import EncodedPrompt, PromptEncoder
@@ -26,6 +27,15 @@ from serve.generation.results import Event, Generation, KeptTokens, SelectedToke
 
 Request: TypeAlias = "tuple[Sequence[ImageSource], str]"  # images, prompt
 DEFAULT_OPTIONS = GenerationOptions()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request as the graphs take it: its prompt, and ``pixel_values [I, 3, S, S]`` of its images."""
+
+    prompt: EncodedPrompt
+    pixels: NDArray[np.float32] | None
+    prepare_ms: float
 
 
 class Engine:
@@ -129,21 +139,52 @@ class Engine:
             CompExportError: at the call, for unreadable images and prompts that do not fit; at the token
                 whose logits are not finite.
         """
+        return self._stream(self.prepare(images, prompt, options), options)
+
+    def _stream(self, prepared: Prepared, options: GenerationOptions) -> Iterator[Event]:
+        started, answer = self.begin(prepared, options)
+        yield from stream_answer(answer, started, options)
+
+    def prepare(
+        self,
+        images: Sequence[ImageSource],
+        prompt: str | Sequence[Message],
+        options: GenerationOptions = DEFAULT_OPTIONS,
+    ) -> Prepared:
+        """Read the images and encode the prompt; runs no graph.
+
+        Args:
+            images: pictures as ``comp.data.images.read_image`` takes them; may be empty.
+            prompt: the question, without the template's words; or a conversation in the form of
+                ``apply_chat_template``, with an image part for each of ``images``.
+            options: options of generation.
+
+        Raises:
+            CompExportError: unreadable images, or a prompt that does not fit.
+        """
         start = perf_counter()
         encoded = self._prompts.encode(prompt, len(images))
         self._check([encoded], len(images), options)
-        pixels = self._pixels(images)
-        return self._stream(encoded, pixels, options, _ms_since(start))
+        return Prepared(encoded, self._pixels(images), _ms_since(start))
 
-    def _stream(
-        self,
-        prompt: EncodedPrompt,
-        pixels: NDArray[np.float32] | None,
-        options: GenerationOptions,
-        prepare_ms: float,
-    ) -> Iterator[Event]:
-        started, kept = self._prefill([prompt], pixels, options, prepare_ms)
-        yield from stream_answer(self._answer(prompt, kept, 0, options), started, options)
+    def begin(
+        self, prepared: Prepared, options: GenerationOptions, places: int | None = None
+    ) -> tuple[Started, Answer]:
+        """Run the prompt; the state of ``Started`` must be released.
+
+        Args:
+            prepared: the request.
+            options: options of generation.
+            places: most tokens of the prompt with its answer, if fewer than the model's positions.
+        """
+        started, kept = self._prefill(
+            [prepared.prompt], prepared.pixels, options, prepared.prepare_ms
+        )
+        return started, self._answer(prepared.prompt, kept, 0, options, places)
+
+    def rows(self, rows: int, places: int) -> Rows | None:
+        """Caches for answers that run together (see ``Backend.rows``)."""
+        return self._backend.rows(rows, places)
 
     def generate_batch(
         self,
@@ -242,8 +283,10 @@ class Engine:
         kept: "_Kept",
         row: int,
         options: GenerationOptions,
+        places: int | None = None,
     ) -> Answer:
         manifest = self.manifest
+        positions = manifest.decoder.max_position_embeddings
         images = prompt.vision.reshape(-1, manifest.vision.image_tokens)
         request = AnswerRequest(
             prompt_tokens=prompt.length,
@@ -255,7 +298,7 @@ class Engine:
                 kept.selected_of(row, len(images), manifest.vision.tower_tokens),
             ),
             ends=manifest.tokens.eos_token_ids,
-            room=manifest.decoder.max_position_embeddings - prompt.length,
+            room=min(positions, places or positions) - prompt.length,
         )
         return Answer(self._prompts.tokenizer, request, options)
 

@@ -1,14 +1,15 @@
 """Encode a question to token ids: the checkpoint's template, tokenizer and image tokens."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from comp.checkpoints.chat_template import check_template, render, user_turn
+from comp.checkpoints.chat_template import Message, check_template, render, user_turn
 from comp.errors import CompExportError
-from export.artifact.llava_manifest import LlavaManifest
+from export.artifact.llava_manifest import ChatTemplate, LlavaManifest
 from export.artifact.manifest import REMEDY
 from serve.engines.tokenizer import ArtifactTokenizer, shown
 
@@ -46,15 +47,17 @@ class PromptEncoder:
         elif _PROMPT not in self._template:
             raise CompExportError(f"prompt_template {self._template!r} has no {_PROMPT}: {REMEDY}")
 
-    def render(self, prompt: str, images: int) -> str:
+    def render(self, prompt: str | Sequence[Message], images: int) -> str:
         """Render a prompt about this number of images with the checkpoint's chat template.
 
         A prompt may place its images itself, with as many image tokens as there are images; the template
-        then adds none.
+        then adds none. A conversation has an image part for each image.
 
         Raises:
             CompExportError: the prompt is empty, or its image tokens do not match the images.
         """
+        if not isinstance(prompt, str):
+            return self._conversation(prompt, images)
         self.tokenizer.check(prompt, "the prompt")
         token = self._tokens.image_token
         own = prompt.count(token)
@@ -65,8 +68,27 @@ class PromptEncoder:
             )
         if self._chat is None:
             return self._filled(prompt, images, own)
-        turn = user_turn(prompt, 0 if own else images)
-        text = render(self._chat.source, self._chat.tokens, turn, self._where)
+        return self._rendered(self._chat, user_turn(prompt, 0 if own else images), images)
+
+    def _conversation(self, messages: Sequence[Message], images: int) -> str:
+        """Render a conversation; its words must not contain the image token."""
+        token = self._tokens.image_token
+        for words in _words_of(messages):
+            self.tokenizer.check(words, "the message")
+            if token in words:
+                raise CompExportError(
+                    f"the message {shown(words)!r} contains {token}, which stands for an image: leave it out"
+                )
+        if self._chat is None:
+            raise CompExportError(
+                f"the artifact of {self._where} has no chat template, so that it takes one question and no "
+                f"conversation; {REMEDY}"
+            )
+        return self._rendered(self._chat, list(messages), images)
+
+    def _rendered(self, chat: ChatTemplate, messages: list[Message], images: int) -> str:
+        token = self._tokens.image_token
+        text = render(chat.source, chat.tokens, messages, self._where)
         if text.count(token) != images:
             raise CompExportError(
                 f"the chat template of {self._where} writes {text.count(token)} {token} for {images} "
@@ -92,13 +114,16 @@ class PromptEncoder:
             text = self._template
         return text.replace(_PROMPT, prompt)
 
-    def encode(self, prompt: str, images: int) -> EncodedPrompt:
-        """Render, tokenise, and expand every image token.
+    def encode(self, prompt: str | Sequence[Message], images: int) -> EncodedPrompt:
+        """Render, tokenise, and expand every image token; ``prompt`` as for ``render``.
 
         Raises:
             CompExportError: the prompt is longer than the model's positions; names the limit.
         """
-        token_ids = self._tokenizer_ids(self.render(prompt, images), prompt)
+        text = self.render(prompt, images)
+        if not isinstance(prompt, str):
+            prompt = " ".join(_words_of(prompt))  # for errors
+        token_ids = self._tokenizer_ids(text, prompt)
         ids = np.array(token_ids, dtype=np.int64)
         is_image = ids == self._tokens.image_token_id
         if int(is_image.sum()) != images and self._chat is not None:
@@ -130,3 +155,13 @@ class PromptEncoder:
         bos = self._tokens.bos_token_id
         # A template that writes the BOS itself would get a second one from the tokenizer.
         return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+
+def _words_of(messages: Sequence[Message]) -> list[str]:
+    """The texts of a conversation, in order."""
+    return [
+        part["text"]
+        for message in messages
+        for part in message["content"]
+        if part["type"] == "text"
+    ]

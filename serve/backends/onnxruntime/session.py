@@ -151,6 +151,14 @@ class OrtBuffers:
         after[:, :, :held] = before[:, :, :held]
         return ort.OrtValue.ortvalue_from_numpy(after)
 
+    def first(self, cache: ort.OrtValue, rows: int) -> ort.OrtValue:
+        """See ``Buffers``: a value on the CPU shares the memory of its array."""
+        return ort.OrtValue.ortvalue_from_numpy(cache.numpy()[:rows])
+
+    def copy(self, source: ort.OrtValue, of: int, target: ort.OrtValue, to: int, held: int) -> None:
+        """See ``Buffers``."""
+        target.numpy()[to, :, :held] = source.numpy()[of, :, :held]
+
 
 @contextmanager
 def run_errors(path: Path) -> Iterator[None]:

@@ -1,0 +1,80 @@
+"""One answer while it runs with others: its sampler, its text, its times, and who follows it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from export.artifact.manifest import Precision
+from serve.generation.answer import Answer
+from serve.generation.finite import check_finite
+from serve.generation.options import GenerationOptions
+from serve.generation.results import Event, Finished, Prefilled, Timings, TokenText
+from serve.generation.sampling import Sampler
+
+Follower: TypeAlias = Callable[["Event | BaseException"], None]
+
+
+@dataclass
+class Running:
+    """An answer that runs; times are those that its client waits, with the steps of others.
+
+    Attributes:
+        follow: called with each event, in the scheduler's thread; an exception ends the answer.
+        token: the token that the next step reads.
+    """
+
+    answer: Answer
+    sampler: Sampler
+    follow: Follower
+    timings: Timings
+    precision: Precision
+    token: int = 0
+    began: float = field(default_factory=perf_counter)
+
+    @classmethod
+    def start(
+        cls,
+        answer: Answer,
+        options: GenerationOptions,
+        timings: Timings,
+        precision: Precision,
+        logits: NDArray[np.float32],
+        follow: Follower,
+    ) -> "Running":
+        """Choose the first token by ``logits [V]`` of the prompt; report it.
+
+        Raises:
+            CompExportError: the logits are not finite.
+        """
+        running = cls(answer, Sampler(options), follow, timings, precision)
+        follow(Prefilled(answer.request.kept, timings))
+        running.take(logits)
+        return running
+
+    @property
+    def is_finished(self) -> bool:
+        return self.answer.finish_reason is not None
+
+    def take(self, logits: NDArray[np.float32]) -> None:
+        """Choose the next token by ``logits [V]``, and report it; report the answer after its last token.
+
+        Raises:
+            CompExportError: the logits are not finite.
+        """
+        number = self.timings.decode_steps
+        check_finite(logits, f"the logits of token {number + 1}", self.precision)
+        self.token = self.sampler.pick(logits)
+        text = self.answer.take(self.token)
+        self.follow(TokenText(self.token, text))
+        if self.is_finished:
+            self.follow(self._finished())
+        else:
+            self.timings = replace(self.timings, decode_steps=number + 1)
+
+    def _finished(self) -> Finished:
+        spent = (perf_counter() - self.began) * 1000
+        return self.answer.finished(replace(self.timings, decode_ms=spent))
