@@ -1,21 +1,19 @@
 """One answer while it runs with others: its sampler, its text, its times, and who follows it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from export.artifact.manifest import Precision
 from serve.generation.answer import Answer
+from serve.generation.decode import Started
 from serve.generation.finite import check_finite
 from serve.generation.options import GenerationOptions
-from serve.generation.results import Event, Finished, Prefilled, Timings, TokenText
+from serve.generation.results import Finished, Prefilled, Timings, TokenText
 from serve.generation.sampling import Sampler
-
-Follower: TypeAlias = Callable[["Event | BaseException"], None]
+from serve.scheduling.requests import Follower
 
 
 @dataclass
@@ -37,22 +35,16 @@ class Running:
 
     @classmethod
     def start(
-        cls,
-        answer: Answer,
-        options: GenerationOptions,
-        timings: Timings,
-        precision: Precision,
-        logits: NDArray[np.float32],
-        follow: Follower,
+        cls, answer: Answer, started: Started, options: GenerationOptions, follow: Follower
     ) -> "Running":
-        """Choose the first token by ``logits [V]`` of the prompt; report it.
+        """Choose the first token by the logits of the prompt; report it.
 
         Raises:
             CompExportError: the logits are not finite.
         """
-        running = cls(answer, Sampler(options), follow, timings, precision)
-        follow(Prefilled(answer.request.kept, timings))
-        running.take(logits)
+        running = cls(answer, Sampler(options), follow, started.timings, started.precision)
+        follow(Prefilled(answer.request.kept, started.timings))
+        running.take(started.logits[0])
         return running
 
     @property

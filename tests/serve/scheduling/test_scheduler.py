@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from comp.errors import CompExportError
 from serve.generation.options import GenerationOptions
 from serve.generation.results import Finished, Prefilled, TokenText
-from serve.scheduling.scheduler import CancelledError, Load, QueueFullError, Request, Scheduler
+from serve.scheduling.one_by_one import OneByOne
+from serve.scheduling.requests import CancelledError, Load, QueueFullError, Request
+from serve.scheduling.scheduler import Scheduler
 from tests.serve.random_llava import noise
 
 PLACES = 200
@@ -185,3 +187,33 @@ def test_a_conversation_is_read_whole(dense):
     assert dense.prepare([noise(0)], more).prompt.length > alone.prompt.length
     with pytest.raises(CompExportError, match="contains <image>"):
         dense.prepare([], [{"role": "user", "content": [{"type": "text", "text": "<image> hi"}]}])
+
+
+def test_one_by_one_gives_the_stream_of_the_engine(dense):
+    worker = OneByOne(queue=8)
+    try:
+        options = GenerationOptions(max_new_tokens=8, ignore_eos=True)
+        clients = [Client() for _ in QUESTIONS]
+        for question, client in zip(QUESTIONS, clients, strict=True):
+            worker.submit(Request(lambda q=question: dense.stream([], q, options), options, client))
+        for question, client in zip(QUESTIONS, clients, strict=True):
+            assert client.result.token_ids == dense.generate([], question, options).token_ids
+        assert worker.drain(10)
+    finally:
+        worker.stop()
+
+
+def test_one_by_one_stops_within_an_answer(dense):
+    worker = OneByOne(queue=8)
+    options = GenerationOptions(max_new_tokens=150, ignore_eos=True)
+    begun = threading.Event()
+    client = Client()
+
+    def follow(event):
+        client(event)
+        begun.set()
+
+    worker.submit(Request(lambda: dense.stream([], QUESTIONS[0], options), options, follow))
+    assert begun.wait(30)
+    worker.stop()
+    assert isinstance(client.result, CancelledError)
