@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,6 +175,15 @@ class Buffers(Protocol):
 
     def longer(self, cache: Any, held: int, places: int) -> Any:
         """Allocate a cache with ``places`` places that contains the ``held`` tokens of another."""
+        ...
+
+
+@runtime_checkable
+class RowBuffers(Protocol):
+    """Caches whose rows can be taken and copied one by one: on top of ``Buffers``."""
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
+        """See ``Buffers``."""
         ...
 
     def first(self, cache: Any, rows: int) -> Any:

@@ -10,7 +10,7 @@ from export.artifact.caches import CACHE_LENGTHS, PAST, PRESENT, segments_of
 from export.artifact.llava_manifest import LlavaManifest
 from export.artifact.llava_ports import KEEP_FACTOR
 from export.artifact.manifest import REMEDY
-from serve.backends.base import Buffers, Graph, Steps
+from serve.backends.base import Buffers, Graph, RowBuffers, Steps
 from serve.backends.llava_layout import DecoderLayout, DecoderState
 from serve.backends.llava_rows import DecoderRows, Table
 
@@ -58,7 +58,7 @@ class Decoder:
 
     def rows(self, table: Table, rows: int, places: int) -> DecoderRows | None:
         """Rows for answers that run together; None if caches cannot be written in place."""
-        if self._buffers is None or self._steps is None:
+        if self._steps is None or not isinstance(self._buffers, RowBuffers):
             return None
         return DecoderRows(self.layout, self._steps, self._buffers, table, rows, places)
 

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from serve.backends.base import Buffers, Steps
+from serve.backends.base import RowBuffers, Steps
 from serve.backends.llava_layout import DecoderLayout, DecoderState
 
 
@@ -35,7 +35,7 @@ class DecoderRows:
         self,
         layout: DecoderLayout,
         steps: Steps,
-        buffers: Buffers,
+        buffers: RowBuffers,
         table: Table,
         rows: int,
         places: int,

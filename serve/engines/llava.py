@@ -20,6 +20,7 @@ from serve.backends.llava_graphs import GraphBackend
 from serve.backends.open import check_native, open_artifact
 from serve.engines.llava_prompt import EncodedPrompt, PromptEncoder
 from serve.engines.preprocess import preprocess
+from serve.engines.tokenizer import ArtifactTokenizer
 from serve.generation.answer import Answer, AnswerRequest
 from serve.generation.decode import Started, answer_in_step, finished, stream_answer
 from serve.generation.options import GenerationOptions
@@ -139,9 +140,10 @@ class Engine:
             CompExportError: at the call, for unreadable images and prompts that do not fit; at the token
                 whose logits are not finite.
         """
-        return self._stream(self.prepare(images, prompt, options), options)
+        return self.stream_prepared(self.prepare(images, prompt, options), options)
 
-    def _stream(self, prepared: Prepared, options: GenerationOptions) -> Iterator[Event]:
+    def stream_prepared(self, prepared: Prepared, options: GenerationOptions) -> Iterator[Event]:
+        """Answer a prepared request, token by token; as ``stream``."""
         started, answer = self.begin(prepared, options)
         yield from stream_answer(answer, started, options)
 
@@ -181,6 +183,32 @@ class Engine:
             [prepared.prompt], prepared.pixels, options, prepared.prepare_ms
         )
         return started, self._answer(prepared.prompt, kept, 0, options, places)
+
+    @property
+    def tokenizer(self) -> ArtifactTokenizer:
+        """The tokenizer of the artifact."""
+        return self._prompts.tokenizer
+
+    @property
+    def has_rows(self) -> bool:
+        """Whether answers can run together (``rows``)."""
+        return self._backend.rows(1, 1) is not None
+
+    @property
+    def cache_bytes_per_token(self) -> int:
+        """Bytes of the caches of all layers for one token, if no layer drops it."""
+        decoder = self.manifest.decoder
+        size = 2 if self.manifest.precision == "float16" else 4
+        return 2 * sum(decoder.num_key_value_heads) * decoder.head_dim * size
+
+    @property
+    def takes_keep_factor(self) -> bool:
+        """Whether another ``keep_factor`` than 1 can be asked for."""
+        try:
+            self._backend.check(RequestSize(1, 0, 1, 1), 2.0)
+        except CompExportError:
+            return False
+        return True
 
     def rows(self, rows: int, places: int) -> Rows | None:
         """Caches for answers that run together (see ``Backend.rows``)."""

@@ -13,7 +13,7 @@ from serve.generation.answer import Answer
 from serve.generation.finite import check_finite
 from serve.generation.options import GenerationOptions
 from serve.generation.results import Event, Finished, Generation, Prefilled, Timings, TokenText
-from serve.generation.sampling import Sampler
+from serve.generation.sampling import Sampler, logprobs_of
 
 AFTER_END = 0  # input of a finished sequence while the others of its batch continue
 
@@ -58,7 +58,8 @@ def stream_answer(answer: Answer, started: Started, options: GenerationOptions) 
     try:
         start = perf_counter()
         sampler = Sampler(options)
-        token_id = started.pick(sampler, started.logits[0], steps)
+        logits = started.logits
+        token_id = started.pick(sampler, logits[0], steps)
         before = started.timings
         timings = replace(before, prefill_ms=before.prefill_ms + _ms_since(start))
         yield Prefilled(answer.request.kept, timings)
@@ -66,7 +67,8 @@ def stream_answer(answer: Answer, started: Started, options: GenerationOptions) 
             start = perf_counter()
             text = answer.take(token_id)
             decode_ms += _ms_since(start)
-            yield TokenText(token_id, text)  # the caller's time is not measured
+            # The caller's time is not measured.
+            yield TokenText(token_id, text, logprobs_of(logits[0], token_id, options))
             if answer.finish_reason is not None:
                 break
             start = perf_counter()

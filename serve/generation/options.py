@@ -25,6 +25,7 @@ class GenerationOptions:
         keep_factor: multiplies the keep ratios of a compressed artifact (above 1 keeps more tokens,
             below 1 fewer); needs an artifact of the ``onnxruntime`` flavour.
         ignore_eos: continue after an end-of-sequence token (for measurements).
+        top_logprobs: report the log-probability of each token, and of this many likeliest ones; None: none.
 
     Raises:
         CompExportError: a value is out of range or of another type.
@@ -37,6 +38,7 @@ class GenerationOptions:
     stop: tuple[str, ...] = ()
     keep_factor: float = 1.0
     ignore_eos: bool = False
+    top_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         new_tokens = _whole("max_new_tokens", self.max_new_tokens)
@@ -60,6 +62,11 @@ class GenerationOptions:
             isinstance(word, str) and word for word in self.stop
         ):
             raise CompExportError("stop: give a sequence of strings, none of them empty")
+        if (
+            self.top_logprobs is not None
+            and not 0 <= _whole("top_logprobs", self.top_logprobs) <= 100
+        ):
+            raise CompExportError(f"top_logprobs {_shown(self.top_logprobs)}: ask for 0 to 100")
         if not isinstance(self.ignore_eos, bool):
             raise CompExportError(
                 f"ignore_eos {_shown(self.ignore_eos)}: choose true or false, as a boolean"

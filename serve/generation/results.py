@@ -184,11 +184,23 @@ class Prefilled:
 
 
 @dataclass(frozen=True)
+class TokenLogprobs:
+    """Natural logarithm of the probability of a token, before temperature and top-p.
+
+    ``top`` are the likeliest tokens and theirs, in descending order.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
 class TokenText:
     """A token was generated; ``text`` is the text that can be shown now (may be empty)."""
 
     token_id: int
     text: str
+    logprobs: TokenLogprobs | None = None
 
 
 @dataclass(frozen=True)
@@ -199,4 +211,4 @@ class Finished:
     generation: Generation
 
 
-Event: TypeAlias = "Prefilled | TokenText | Finished"
+Event: TypeAlias = Prefilled | TokenText | Finished

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve.generation.options import GenerationOptions
+from serve.generation.results import TokenLogprobs
 
 
 class Sampler:
@@ -45,3 +46,17 @@ def next_token_probabilities(
         weights[order[before >= top_p]] = 0.0
         weights /= weights.sum()
     return weights
+
+
+def logprobs_of(
+    logits: NDArray[np.float32], token_id: int, options: GenerationOptions
+) -> TokenLogprobs | None:
+    """Log-probabilities of a chosen token and of the likeliest ones by ``logits [V]``; None if not wanted."""
+    if options.top_logprobs is None:
+        return None
+    shifted = logits.astype(np.float64) - np.float64(logits.max())
+    logprobs = shifted - np.log(np.exp(shifted).sum())
+    best = np.argsort(-logprobs, kind="stable")[: options.top_logprobs]
+    return TokenLogprobs(
+        float(logprobs[token_id]), tuple((int(each), float(logprobs[each])) for each in best)
+    )

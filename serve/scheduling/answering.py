@@ -12,7 +12,7 @@ from serve.generation.decode import Started
 from serve.generation.finite import check_finite
 from serve.generation.options import GenerationOptions
 from serve.generation.results import Finished, Prefilled, Timings, TokenText
-from serve.generation.sampling import Sampler
+from serve.generation.sampling import Sampler, logprobs_of
 from serve.scheduling.requests import Follower
 
 
@@ -26,6 +26,7 @@ class Running:
     """
 
     answer: Answer
+    options: GenerationOptions
     sampler: Sampler
     follow: Follower
     timings: Timings
@@ -42,7 +43,7 @@ class Running:
         Raises:
             CompExportError: the logits are not finite.
         """
-        running = cls(answer, Sampler(options), follow, started.timings, started.precision)
+        running = cls(answer, options, Sampler(options), follow, started.timings, started.precision)
         follow(Prefilled(answer.request.kept, started.timings))
         running.take(started.logits[0])
         return running
@@ -61,7 +62,8 @@ class Running:
         check_finite(logits, f"the logits of token {number + 1}", self.precision)
         self.token = self.sampler.pick(logits)
         text = self.answer.take(self.token)
-        self.follow(TokenText(self.token, text))
+        logprobs = logprobs_of(logits, self.token, self.options)
+        self.follow(TokenText(self.token, text, logprobs))
         if self.is_finished:
             self.follow(self._finished())
         else:

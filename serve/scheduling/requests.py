@@ -11,7 +11,7 @@ from serve.engines.llava import Prepared
 from serve.generation.options import GenerationOptions
 from serve.generation.results import Event
 
-Follower: TypeAlias = Callable[["Event | BaseException"], None]
+Follower: TypeAlias = Callable[[Event | BaseException], None]
 Work: TypeAlias = "Prepared | Callable[[], Iterator[Event]]"
 
 

@@ -1,0 +1,1 @@
+"""An HTTP server over artifacts, which speaks OpenAI's API."""

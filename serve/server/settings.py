@@ -1,0 +1,105 @@
+"""Settings of a server, and what its endpoints share."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from serve.generation.options import GenerationOptions
+from serve.server.conversation import Conversation, Picture
+from serve.server.errors import ApiError
+from serve.server.models import Models, ServedModel
+from serve.server.pictures import bytes_of_data_uri
+from serve.server.schemas import MOST_STOPS, OwnFields
+
+PREPARED_AT_ONCE = 2  # requests whose images are decoded at the same time
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Limits of requests.
+
+    Attributes:
+        max_body: bytes of a request.
+        max_image: bytes of an image.
+        max_images: images of a request.
+        max_new_tokens: of an answer, if the request does not say.
+        request_seconds: time that a request may take, with waiting.
+        keys: API keys; without one everybody may ask.
+    """
+
+    max_body: int = 32 << 20
+    max_image: int = 16 << 20
+    max_images: int = 16
+    max_new_tokens: int = 512
+    request_seconds: float = 300.0
+    keys: tuple[str, ...] = ()
+
+
+@dataclass
+class Server:
+    """What endpoints share."""
+
+    models: Models
+    settings: Settings
+    preparing: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(PREPARED_AT_ONCE)
+    )
+
+    async def picture(self, picture: Picture) -> bytes:
+        """Return the bytes of an image of a request.
+
+        Raises:
+            ApiError: it cannot be read, or its host is not allowed.
+        """
+        if picture.url.startswith(("http://", "https://")):
+            raise ApiError(
+                f"{picture.param}: this server fetches no images: send a data URI (data:image/png;base64,…)",
+                param=picture.param,
+            )
+        return bytes_of_data_uri(picture.url, picture.param, self.settings.max_image)
+
+
+def options_of(
+    settings: Settings,
+    model: ServedModel,
+    request: OwnFields,
+    conversation: Conversation,
+    *,
+    max_new_tokens: int | None,
+    temperature: float | None,
+    top_p: float | None,
+    seed: int | None = None,
+    stop: str | Sequence[str] | None = None,
+    choices: int = 1,
+    top_logprobs: int | None = None,
+) -> list[GenerationOptions]:
+    """Return the options of each choice of a request.
+
+    Without a seed, sampling draws one. ``detail`` of the images chooses the factor on keep ratios, if the
+    request does not and the model takes one.
+
+    Raises:
+        ApiError: too many stop strings, or an empty one.
+    """
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if len(stops) > MOST_STOPS or not all(stops):
+        raise ApiError(f"stop: give up to {MOST_STOPS} strings, none of them empty", param="stop")
+    factor = request.keep_factor
+    if factor is None:
+        by_detail = conversation.detail_factor if model.keeps_by_factor else None
+        factor = by_detail or 1.0
+    warmth = 1.0 if temperature is None else temperature
+    first = random.SystemRandom().getrandbits(48) if seed is None else seed % 2**64
+    return [
+        GenerationOptions(
+            max_new_tokens=max_new_tokens or settings.max_new_tokens,
+            temperature=warmth,
+            top_p=1.0 if top_p is None else top_p,
+            seed=(first + choice) % 2**64,
+            stop=stops,
+            keep_factor=factor,
+            top_logprobs=top_logprobs,
+        )
+        for choice in range(choices)
+    ]
