@@ -24,13 +24,16 @@ EXIT_INTERRUPTED = 130
 # Packages of optional extras; all others belong to the base installation.
 EXTRA_OF_PACKAGE = {
     "cuda": "tensorrt-rtx",
+    "fastapi": "server",
     "gradio": "demo",
     "nncf": "calibrate",
     "onnxruntime": "serve",
     "openvino": "openvino",
     "peft": "train",
+    "prometheus_client": "server",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
+    "uvicorn": "server",
 }
 
 
@@ -87,6 +90,7 @@ VERBS: dict[str, Verb] = {
         resume_hint="run the same command to continue",
     ),
     "run": Verb("serve.commands.run:command", "Answer one question about one image, streamed."),
+    "serve": Verb("serve.commands.serve:command", "Serve models to any client of OpenAI's API."),
     "inspect": Verb(
         "comp.commands.inspect:command", "Show a plan and artifacts as tables and figures."
     ),

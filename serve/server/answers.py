@@ -12,6 +12,7 @@ from serve.generation.options import GenerationOptions
 from serve.generation.results import Event, Finished, Generation, Prefilled, TokenText
 from serve.scheduling.requests import CancelledError, Request
 from serve.server.conversation import Conversation
+from serve.server.errors import response_of
 from serve.server.models import ServedModel
 from serve.server.settings import Server
 
@@ -34,10 +35,13 @@ class Asked:
 class Follow:
     """Events of one choice, as an asynchronous stream; a client that leaves ends the answer."""
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, server: Server, model: ServedModel) -> None:
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event | BaseException] = asyncio.Queue()
-        self.deadline = monotonic() + seconds
+        self._metrics, self._model = server.metrics, model.id
+        self._began = monotonic()
+        self._first = 0.0  # seconds until the first token
+        self.deadline = self._began + server.settings.request_seconds
         self.request: Request | None = None
 
     def __call__(self, event: Event | BaseException) -> None:
@@ -52,6 +56,7 @@ class Follow:
         try:
             while True:
                 event = await self._events.get()
+                self._measure(event)
                 if isinstance(event, BaseException):
                     raise event
                 yield event
@@ -60,6 +65,16 @@ class Follow:
         finally:
             if self.request is not None:
                 self.request.cancel()
+
+    def _measure(self, event: Event | BaseException) -> None:
+        passed = monotonic() - self._began
+        if isinstance(event, Prefilled):
+            self._first = passed
+            self._metrics.first_token(self._model, passed)
+        elif isinstance(event, Finished):
+            self._metrics.finished(self._model, event.generation, self._first, passed)
+        elif isinstance(event, BaseException):
+            self._metrics.failed(self._model, response_of(event).status_code)
 
 
 async def start(server: Server, asked: Asked) -> list[Follow]:
@@ -76,7 +91,7 @@ async def start(server: Server, asked: Asked) -> list[Follow]:
                 work = await asyncio.to_thread(
                     asked.model.prepare, asked.conversation, images, options
                 )
-            follow = Follow(server.settings.request_seconds)
+            follow = Follow(server, asked.model)
             follow.request = Request(work, options, follow, follow.deadline)
             asked.model.worker.submit(follow.request)
             follows.append(follow)

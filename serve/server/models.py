@@ -181,7 +181,8 @@ def places_of(
 ) -> Iterator[tuple[str, Path, ArtifactVariant | None]]:
     """Yield id and directory of the artifacts that the arguments name: runs, artifacts, or ``ID=PATH``.
 
-    A run has two: its dense model under the model's name, and the compressed one under the run's. The
+    A run has two: its dense model under the model's name (with ``-dense`` at the run's, if that is the same),
+    and the compressed one under the run's. The
     variant is that of a run's artifacts, None for an artifact by itself.
 
     Raises:
@@ -195,7 +196,8 @@ def places_of(
             continue
         run = open_run(path)
         compressed = name if equals else run.path.name
-        dense = f"{name}-dense" if equals else Path(run.read_record()["model"]).name
+        model = Path(run.read_record()["model"]).name
+        dense = f"{compressed}-dense" if equals or model == compressed else model
         for which, called in zip(BOTH, (dense, compressed), strict=True):
             yield called, artifact_of(run, which, variant), variant
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from serve.generation.options import GenerationOptions
 from serve.server.conversation import Conversation, Picture
 from serve.server.errors import ApiError
+from serve.server.metrics import Metrics
 from serve.server.models import Models, ServedModel
 from serve.server.pictures import bytes_of_data_uri
 from serve.server.schemas import MOST_STOPS, OwnFields
@@ -42,9 +43,13 @@ class Server:
 
     models: Models
     settings: Settings
+    metrics: Metrics = field(init=False)
     preparing: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(PREPARED_AT_ONCE)
     )
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics((model.id, model.worker) for model in self.models)
 
     async def picture(self, picture: Picture) -> bytes:
         """Return the bytes of an image of a request.

@@ -13,10 +13,11 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 from comp.errors import CompExportError
+from comp.utils.address import check_address
 from demo import comparison
 from demo.examples import page_examples
 from demo.screenshot import answered, facts_of, find_browser, forget, read_facts, recorded
-from demo.server import check_address, serve_page
+from demo.server import serve_page
 from tests.comp.data.test_images import png
 from tests.demo.conftest import free_port
 from tests.serve.random_llava import make_run

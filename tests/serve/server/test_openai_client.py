@@ -162,3 +162,53 @@ def test_no_ops_are_ignored(client):
         tools=[],
     )
     assert done.usage.completion_tokens <= 2
+
+
+def test_the_responses_api(client, uri):
+    content = [
+        {"type": "input_image", "image_url": uri, "detail": "auto"},
+        {"type": "input_text", "text": QUESTION},
+    ]
+    request = {
+        "model": "tiny-0.4",
+        "input": [{"role": "user", "content": content}],
+        "max_output_tokens": 12,
+        "temperature": 0,
+    }
+    whole = client.responses.create(**request)
+    chat = client.chat.completions.create(
+        model="tiny-0.4", messages=asking(uri), max_tokens=12, temperature=0
+    )
+    assert whole.output_text == chat.choices[0].message.content
+    assert whole.usage.input_tokens == chat.usage.prompt_tokens
+    events = list(client.responses.create(**request, stream=True))
+    assert "".join(e.delta for e in events if e.type.endswith("text.delta")) == whole.output_text
+    assert events[0].type == "response.created"
+    assert events[-1].response.output_text == whole.output_text
+    assert events[-1].type == f"response.{whole.status}"
+    assert [each.sequence_number for each in events] == list(range(len(events)))
+
+
+def test_metrics_count_what_was_answered(client, running, uri):
+    import httpx
+
+    def value(name, **labels):
+        wanted = {"model_name": "tiny", **labels}
+        for line in httpx.get(f"{running.url}/metrics").text.splitlines():
+            if line.startswith(f"comp_export_{name}{{") and all(
+                f'{key}="{label}"' in line for key, label in wanted.items()
+            ):
+                return float(line.rpartition(" ")[2])
+        return 0.0
+
+    before = value("generation_tokens_total"), value("time_to_first_token_seconds_count")
+    done = client.chat.completions.create(
+        model="tiny", messages=asking(uri), max_tokens=3, temperature=0
+    )
+    after = value("generation_tokens_total"), value("time_to_first_token_seconds_count")
+    assert after == (before[0] + done.usage.completion_tokens, before[1] + 1)
+    assert value("num_requests_running") == value("num_requests_waiting") == 0
+    failures = value("request_failure_total", status="400")
+    with pytest.raises(openai.BadRequestError):
+        client.embeddings.create(model="tiny", input="a dog")
+    assert value("request_failure_total", status="400") == failures

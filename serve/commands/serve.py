@@ -1,0 +1,131 @@
+"""``comp-export serve``: an HTTP server over runs and artifacts."""
+
+from pathlib import Path
+
+import click
+
+from comp.commands.options import threads_option
+from comp.utils.console import say
+from comp.utils.device import DEVICES, Device
+from serve.artifacts import ArtifactVariant
+from serve.commands.variants import variant_options
+
+
+@click.command(name="serve")
+@click.argument("places", nargs=-1, metavar="[RUN|ARTIFACT|ID=PATH]...")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port."
+)
+@click.option(
+    "--max-num-seqs",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    help="Most answers of a model that run together.",
+)
+@click.option(
+    "--max-queue",
+    type=click.IntRange(min=1),
+    default=128,
+    show_default=True,
+    help="Most requests of a model that wait; others get status 429.",
+)
+@click.option(
+    "--max-model-len",
+    type=click.IntRange(min=2),
+    help="Most tokens of a prompt with its answer [the model's positions].",
+)
+@click.option(
+    "--cache-memory",
+    type=click.FloatRange(min=0, min_open=True),
+    default=2.0,
+    show_default=True,
+    help="GiB for the key/value caches of a model's answers; bounds how many run together.",
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    default=512,
+    show_default=True,
+    help="Longest answer in tokens, if the request names none.",
+)
+@click.option(
+    "--max-images",
+    type=click.IntRange(min=0),
+    default=16,
+    show_default=True,
+    help="Most images of a request.",
+)
+@click.option(
+    "--request-timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=300.0,
+    show_default=True,
+    help="Seconds that a request may take, with waiting.",
+)
+@click.option(
+    "--api-keys",
+    type=click.Path(path_type=Path),
+    help="File with one API key a line, readable by you alone [the variable COMP_EXPORT_API_KEYS].",
+)
+@click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="auto",
+    show_default=True,
+    help="Device to compute on: auto uses the GPU if there is one.",
+)
+@click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
+@threads_option
+@variant_options
+def command(
+    places: tuple[str, ...],
+    host: str,
+    port: int,
+    max_num_seqs: int,
+    max_queue: int,
+    max_model_len: int | None,
+    cache_memory: float,
+    max_new_tokens: int,
+    max_images: int,
+    request_timeout: float,
+    api_keys: Path | None,
+    device: Device,
+    debug: bool,  # noqa: ARG001  # read by comp.cli
+    threads: int | None,
+    variant: ArtifactVariant,
+) -> None:
+    r"""Serve runs and artifacts to any client of OpenAI's API.
+
+    A RUN has two models: the dense one under its own name, and the compressed one under the run's. An
+    ARTIFACT is a directory with manifest.json. ID=PATH gives another name. Without any: runs/latest.
+
+    \b
+    Examples:
+      comp-export serve
+      comp-export serve runs/tiny-llava-0.62 --port 8001
+      comp-export serve fast=runs/mine/onnx --api-keys keys.txt
+    """
+    from comp.utils.address import check_address
+    from serve.artifacts import is_verified
+    from serve.server.keys import read_keys
+    from serve.server.listening import listen
+    from serve.server.models import Limits, load_models, places_of
+    from serve.server.settings import Server, Settings
+
+    arguments = places or ("runs/latest",)
+    check_address(host, port)
+    keys = read_keys(api_keys)
+    limits = Limits(max_num_seqs, max_queue, max_model_len, int(cache_memory * 2**30))
+    for name, path, _ in places_of(arguments, variant):
+        unverified = "" if is_verified(path) else " (not verified: run `comp-export verify`)"
+        say(f"serve: {name}: {path}{unverified}")
+    models = load_models(arguments, variant, limits, device, threads)
+    settings = Settings(
+        max_images=max_images,
+        max_new_tokens=max_new_tokens,
+        request_seconds=request_timeout,
+        keys=keys,
+    )
+    listen(Server(models, settings), host, port)
