@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from export.artifact.llava_manifest import LlavaManifest
+from serve.backends.seen_images import SeenImages
 
 BackendName: TypeAlias = Literal["onnxruntime", "openvino", "openvino-bfloat16", "tensorrt"]
 ProviderChoice: TypeAlias = Literal["auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx"]
@@ -90,6 +91,10 @@ class Backend(Protocol):
 
     def release(self, state: Any) -> None:
         """Free what a request holds on the device."""
+        ...
+
+    def keep_images(self, max_bytes: int) -> SeenImages | None:
+        """Keep the features of images from now on; None if this backend computes them with the prompt."""
         ...
 
     def rows(self, rows: int, places: int) -> "Rows | None":

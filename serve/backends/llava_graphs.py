@@ -12,6 +12,7 @@ from serve.backends.base import BackendName, Prefill, RequestSize, Runtime
 from serve.backends.llava_decoder import Decoder
 from serve.backends.llava_layout import DecoderState
 from serve.backends.llava_rows import DecoderRows
+from serve.backends.seen_images import Seen, SeenImages
 from serve.generation.finite import check_finite
 
 
@@ -29,6 +30,7 @@ class GraphBackend:
         self._embed = runtime.table(artifact.graph("embed_tokens"))
         graph, steps = runtime.decoder(artifact.graph("decoder_model"))
         self._decoder = Decoder(graph, self.manifest, runtime.buffers, steps)
+        self._images: SeenImages | None = None
 
     def check(self, size: RequestSize, keep_factor: float) -> None:
         """See ``Backend.check``: every size that fits the model's positions can run."""
@@ -54,10 +56,11 @@ class GraphBackend:
         if selection is not None:
             selected = np.zeros((0, selection.dominant), np.int64)
         if pixels is not None:
-            wanted = ["image_features", *([KEPT] if selection else [])]
-            (features, *rest), _ = self._vision.run({"pixel_values": pixels}, wanted)
-            selected = rest[0] if rest else None
-            check_finite(features, "the features of the images", self.manifest.precision)
+            known = self._images
+            seen = self._see(pixels) if known is None else known.of(pixels, self._see)
+            features = np.stack([each.features for each in seen])
+            if selection is not None:
+                selected = np.stack([each.selected for each in seen if each.selected is not None])
         vision_ms = (perf_counter() - start) * 1000
         (embeds,), _ = self._embed.run({"input_ids": ids}, ["inputs_embeds"])
         if features is not None:
@@ -65,6 +68,19 @@ class GraphBackend:
             embeds[rows, vision] = features.reshape(len(ids), -1, features.shape[-1])
         logits, kept, state = self._decoder.prefill(embeds, vision, text, keep_factor)
         return Prefill(logits, kept, state, vision_ms, selected)
+
+    def _see(self, pixels: NDArray[np.float32]) -> list[Seen]:
+        """Run the vision encoder on images ``[I, C, S, S]``."""
+        wanted = ["image_features", *([KEPT] if self.manifest.vision.selection else [])]
+        (features, *rest), _ = self._vision.run({"pixel_values": pixels}, wanted)
+        check_finite(features, "the features of the images", self.manifest.precision)
+        selected = rest[0] if rest else [None] * len(pixels)
+        return [Seen(*each) for each in zip(features, selected, strict=True)]
+
+    def keep_images(self, max_bytes: int) -> SeenImages:
+        """See ``Backend.keep_images``."""
+        self._images = SeenImages(max_bytes)
+        return self._images
 
     def rows(self, rows: int, places: int) -> DecoderRows | None:
         """See ``Backend.rows``."""

@@ -80,6 +80,9 @@ class TensorRTBackend:
         """See ``Backend.release``."""
         self._give_back(state.slot)
 
+    def keep_images(self, max_bytes: int) -> None:
+        """See ``Backend.keep_images``: a slot's engines run images with their prompt."""
+
     def rows(self, rows: int, places: int) -> None:
         """See ``Backend.rows``: a slot holds one request."""
 

@@ -70,6 +70,13 @@ from serve.commands.variants import variant_options
     help="File with one API key a line, readable by you alone [the variable COMP_EXPORT_API_KEYS].",
 )
 @click.option(
+    "--allow-remote-images",
+    "image_hosts",
+    multiple=True,
+    metavar="HOST[:PORT]",
+    help="A host that images may be fetched from; repeat it for each [none].",
+)
+@click.option(
     "--device",
     type=click.Choice(DEVICES),
     default="auto",
@@ -91,6 +98,7 @@ def command(
     max_images: int,
     request_timeout: float,
     api_keys: Path | None,
+    image_hosts: tuple[str, ...],
     device: Device,
     debug: bool,  # noqa: ARG001  # read by comp.cli
     threads: int | None,
@@ -127,5 +135,6 @@ def command(
         max_new_tokens=max_new_tokens,
         request_seconds=request_timeout,
         keys=keys,
+        image_hosts=image_hosts,
     )
     listen(Server(models, settings), host, port)

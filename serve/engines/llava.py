@@ -18,6 +18,7 @@ from export.artifact.load import kind_of
 from serve.backends.base import Backend, BackendName, ProviderChoice, RequestSize, Rows
 from serve.backends.llava_graphs import GraphBackend
 from serve.backends.open import check_native, open_artifact
+from serve.backends.seen_images import SeenImages
 from serve.engines.llava_prompt import EncodedPrompt, PromptEncoder
 from serve.engines.preprocess import preprocess
 from serve.engines.tokenizer import ArtifactTokenizer
@@ -200,6 +201,10 @@ class Engine:
         decoder = self.manifest.decoder
         size = 2 if self.manifest.precision == "float16" else 4
         return 2 * sum(decoder.num_key_value_heads) * decoder.head_dim * size
+
+    def keep_images(self, max_bytes: int) -> SeenImages | None:
+        """Keep the features of images that come again (see ``Backend.keep_images``)."""
+        return self._backend.keep_images(max_bytes)
 
     @property
     def takes_keep_factor(self) -> bool:

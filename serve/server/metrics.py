@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from serve.generation.results import Generation
-from serve.scheduling.worker import Worker
+from serve.server.models import ServedModel
 
 PREFIX = "comp_export"
 MODEL = "model_name"
@@ -17,33 +17,41 @@ RATIOS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 class _Loads(Collector):
-    """Numbers of requests that run and wait, read when they are asked for."""
+    """Requests that run and wait, and images that were known, read when they are asked for."""
 
-    def __init__(self, workers: Iterable[tuple[str, Worker]]) -> None:
-        self._workers = list(workers)
+    def __init__(self, models: Iterable[ServedModel]) -> None:
+        self._models = list(models)
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the gauges of all models."""
+        """Yield the metrics of all models."""
         running = GaugeMetricFamily(
             f"{PREFIX}_num_requests_running", "Answers that run.", labels=[MODEL]
         )
         waiting = GaugeMetricFamily(
             f"{PREFIX}_num_requests_waiting", "Requests that wait.", labels=[MODEL]
         )
-        for name, worker in self._workers:
-            load = worker.load
-            running.add_metric([name], load.running)
-            waiting.add_metric([name], load.waiting)
-        yield running
-        yield waiting
+        hits = CounterMetricFamily(
+            f"{PREFIX}_image_cache_hits", "Images whose features were known.", labels=[MODEL]
+        )
+        queries = CounterMetricFamily(
+            f"{PREFIX}_image_cache_queries", "Images that came.", labels=[MODEL]
+        )
+        for model in self._models:
+            load = model.worker.load
+            running.add_metric([model.id], load.running)
+            waiting.add_metric([model.id], load.waiting)
+            if model.images is not None:
+                hits.add_metric([model.id], model.images.hits)
+                queries.add_metric([model.id], model.images.hits + model.images.misses)
+        yield from (running, waiting, hits, queries)
 
 
 class Metrics:
     """The metrics of one server, in a registry of its own."""
 
-    def __init__(self, workers: Iterable[tuple[str, Worker]]) -> None:
+    def __init__(self, models: Iterable[ServedModel]) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_Loads(workers))
+        self.registry.register(_Loads(models))
 
         def histogram(name: str, words: str, buckets: tuple[float, ...]) -> Histogram:
             return Histogram(

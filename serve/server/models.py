@@ -12,6 +12,7 @@ from comp.utils.device import Device
 from export.artifact.manifest import MANIFEST_NAME
 from serve.artifacts import BOTH, ArtifactVariant, artifact_of, is_verified
 from serve.backends.base import BackendName, ProviderChoice
+from serve.backends.seen_images import SeenImages
 from serve.engines.blip_generator import BlipGenerator
 from serve.engines.llava import Engine
 from serve.engines.retriever import Retriever
@@ -37,12 +38,14 @@ class Limits:
         queue: most requests of a model that wait.
         max_model_len: most tokens of a prompt with its answer; None: the model's positions.
         cache_bytes: memory for the caches of a model's answers; it bounds the rows.
+        image_bytes: memory for the features of images that may come again, of each model.
     """
 
     rows: int = 16
     queue: int = 128
     max_model_len: int | None = None
     cache_bytes: int = 2 << 30
+    image_bytes: int = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class ServedModel:
         worker: the queue of its requests.
         verified: whether ``comp-export verify`` passed for these files.
         created: seconds since 1970.
+        images: the features of images that are kept.
     """
 
     id: str
@@ -64,6 +68,7 @@ class ServedModel:
     worker: Worker
     verified: bool
     created: int
+    images: SeenImages | None = None
 
     @property
     def serves(self) -> str:
@@ -221,7 +226,8 @@ def load_models(
         engine = load_engine(path, device, threads, provider=provider, backend=backend)
         worker = worker_of(engine, limits)
         created = int((path / MANIFEST_NAME).stat().st_mtime)
-        models.append(ServedModel(name, path, engine, worker, is_verified(path), created))
+        images = engine.keep_images(limits.image_bytes) if isinstance(engine, Engine) else None
+        models.append(ServedModel(name, path, engine, worker, is_verified(path), created, images))
     return Models(models)
 
 

@@ -11,6 +11,7 @@ from serve.server.errors import ApiError
 from serve.server.metrics import Metrics
 from serve.server.models import Models, ServedModel
 from serve.server.pictures import bytes_of_data_uri
+from serve.server.remote_images import RemoteImages
 from serve.server.schemas import MOST_STOPS, OwnFields
 
 PREPARED_AT_ONCE = 2  # requests whose images are decoded at the same time
@@ -27,6 +28,8 @@ class Settings:
         max_new_tokens: of an answer, if the request does not say.
         request_seconds: time that a request may take, with waiting.
         keys: API keys; without one everybody may ask.
+        image_hosts: hosts that images may be fetched from.
+        fetch_seconds: time that one fetch may take.
     """
 
     max_body: int = 32 << 20
@@ -35,6 +38,8 @@ class Settings:
     max_new_tokens: int = 512
     request_seconds: float = 300.0
     keys: tuple[str, ...] = ()
+    image_hosts: tuple[str, ...] = ()
+    fetch_seconds: float = 10.0
 
 
 @dataclass
@@ -44,12 +49,15 @@ class Server:
     models: Models
     settings: Settings
     metrics: Metrics = field(init=False)
+    remote: RemoteImages = field(init=False)
     preparing: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(PREPARED_AT_ONCE)
     )
 
     def __post_init__(self) -> None:
-        self.metrics = Metrics((model.id, model.worker) for model in self.models)
+        self.metrics = Metrics(self.models)
+        settings = self.settings
+        self.remote = RemoteImages(settings.image_hosts, settings.max_image, settings.fetch_seconds)
 
     async def picture(self, picture: Picture) -> bytes:
         """Return the bytes of an image of a request.
@@ -58,10 +66,7 @@ class Server:
             ApiError: it cannot be read, or its host is not allowed.
         """
         if picture.url.startswith(("http://", "https://")):
-            raise ApiError(
-                f"{picture.param}: this server fetches no images: send a data URI (data:image/png;base64,…)",
-                param=picture.param,
-            )
+            return await self.remote.fetch(picture.url, picture.param)
         return bytes_of_data_uri(picture.url, picture.param, self.settings.max_image)
 
 
