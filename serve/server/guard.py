@@ -3,6 +3,7 @@
 import hmac
 
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve.server.errors import body_of
@@ -28,12 +29,11 @@ class Guard:
             await JSONResponse(body, 401)(scope, receive, send)
             return
         most, read = self.settings.max_body, 0
-        too_large = JSONResponse(body_of(f"the body is larger than {most} bytes", 413), 413)
+        words = f"the body is larger than {most} bytes: send less, or scale pictures down"
         length = headers.get(b"content-length", b"0")
         if length.isdigit() and int(length) > most:
-            await too_large(scope, receive, send)
+            await JSONResponse(body_of(words, 413), 413)(scope, receive, send)
             return
-        began = False
 
         async def counted() -> Message:
             nonlocal read
@@ -41,20 +41,10 @@ class Guard:
             if message["type"] == "http.request":
                 read += len(message.get("body", b""))
                 if read > most:
-                    raise _TooLargeError
+                    raise HTTPException(413, words)  # FastAPI makes 400 of others
             return message
 
-        async def watched(message: Message) -> None:
-            nonlocal began
-            began = began or message["type"] == "http.response.start"
-            await send(message)
-
-        try:
-            await self.app(scope, counted, watched)
-        except _TooLargeError:
-            if began:
-                raise
-            await too_large(scope, receive, send)
+        await self.app(scope, counted, send)
 
     def _may(self, given: bytes) -> bool:
         keys = self.settings.keys
@@ -64,7 +54,3 @@ class Guard:
         # All keys are compared, so that the time says nothing about them.
         same = [hmac.compare_digest(key.strip(), each.encode()) for each in keys]
         return kind.lower() == b"bearer" and any(same)
-
-
-class _TooLargeError(Exception):
-    """A body beyond the limit, seen while it is read."""

@@ -65,15 +65,9 @@ def test_hosts_that_are_not_allowed(url):
 @pytest.mark.parametrize(
     "address",
     [
-        "127.0.0.1",
-        "10.1.2.3",
-        "192.168.0.1",
-        "169.254.169.254",
-        "100.64.0.1",
-        "0.0.0.0",
-        "224.0.0.1",
-    ]
-    + ["::1", "fe80::1%1", "fd00::1", "::ffff:127.0.0.1"],
+        *("127.0.0.1", "10.1.2.3", "192.168.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0"),
+        *("224.0.0.1", "::1", "fe80::1%1", "fd00::1", "::ffff:127.0.0.1"),
+    ],
 )
 def test_addresses_inside_are_refused(address, monkeypatch):
     async def resolved(self, *_, **__):
@@ -102,7 +96,7 @@ def test_fetching_from_an_allowed_host(host, monkeypatch):
     for path, words in (("away", "302"), ("none", "404"), ("large", "more than 1000 bytes")):
         with pytest.raises(ApiError, match=words):
             fetched(f"http://{name}/{path}", name)
-    with pytest.raises(ApiError, match="longer than|timed out|Timeout"):
+    with pytest.raises(ApiError, match=r"longer than|Timeout"):
         fetched(f"http://{name}/slow", name, seconds=0.2)
     assert len(host.hosts) == 5
 
