@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from serve.server.errors import add_handlers
 from serve.server.guard import Guard
@@ -25,12 +26,9 @@ def make_app(server: Server) -> FastAPI:
         await asyncio.to_thread(server.models.drain, DRAIN_SECONDS)
         server.models.stop()
 
-    app = FastAPI(
-        title="comp-export",
-        version=version("comp-export"),
-        docs_url=None,  # its page would load scripts from other hosts
-        redoc_url=None,
-        lifespan=life,
+    # FastAPI's own page of the API loads scripts from other hosts; this one has them with it.
+    app = FastAPIOffline(
+        title="comp-export", version=version("comp-export"), redoc_url=None, lifespan=life
     )
     add_handlers(app)
     app.include_router(status_routes(server))
