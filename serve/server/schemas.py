@@ -84,10 +84,12 @@ class OwnFields(BaseModel):
     Attributes:
         keep_factor: multiplies the keep ratios of a compressed model: above 1 keeps more image tokens.
         return_kept_indices: list the kept tokens of every drop place, and not only how many.
+        ignore_eos: go on after the end of the answer up to its longest length, to measure (as in vLLM).
     """
 
     keep_factor: float | None = Field(None, gt=0, le=1000)
     return_kept_indices: bool = False
+    ignore_eos: bool = False
 
 
 class ChatRequest(OwnFields):

@@ -109,6 +109,7 @@ def options_of(
             seed=(first + choice) % 2**64,
             stop=stops,
             keep_factor=factor,
+            ignore_eos=request.ignore_eos,
             top_logprobs=top_logprobs,
         )
         for choice in range(choices)
