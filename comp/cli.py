@@ -96,9 +96,7 @@ VERBS: dict[str, Verb] = {
     ),
     "data": Verb("comp.commands.data:command", "Look at the embedded dataset."),
     "demo": Verb("demo.commands:demo", "Open the page: original and compressed side by side."),
-    "quickstart": Verb(
-        "demo.commands:quickstart", "Prune, export, verify, evaluate and bench in one command."
-    ),
+    "quickstart": Verb("demo.commands:quickstart", "Do everything before the page in one command."),
 }
 
 

@@ -9,6 +9,7 @@ The commands that make it::
     python -m comp.tiny_models.keep_example_run runs/latest
 """
 
+import json
 import shutil
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import click
 
 from comp.errors import CompExportError
 from comp.runs import open_run
-from comp.utils.files import writing_directory
+from comp.utils.files import write_text, writing_directory
+from comp.utils.json_files import read_object
 
 EXAMPLES = Path(__file__).parents[1] / "example_runs"
 README = "README.md"  # written by hand
@@ -30,16 +32,24 @@ def main(path: Path) -> None:
     report = run.reports / "eval.json"
     if not report.is_file():
         raise CompExportError(f"{run.path} has no {report.name}: run `comp-export eval` first")
-    target = EXAMPLES / run.path.name
+    evaluated = read_object(report, "run `comp-export eval` again")
+    if not evaluated.get("verified"):
+        raise CompExportError(f"{report} is of artifacts that were not verified: verify, then eval")
+    record = run.read_record()
+    name = f"{record['model']}-{record['rate_asked']:g}"
+    target = EXAMPLES / name
     with writing_directory(target) as temporary:
-        for file in (run.record, run.plan_file, run.stages):
+        for file in (run.plan_file, run.stages):
             shutil.copyfile(file, temporary / file.name)
-        shutil.copytree(run.checkpoint, temporary / run.checkpoint.name)
-        (temporary / run.reports.name).mkdir()
-        shutil.copyfile(report, temporary / run.reports.name / report.name)
+        write_text(temporary / run.record.name, json.dumps(record | {"run": name}, indent=1) + "\n")
+        (temporary / run.checkpoint.name).mkdir()
+        for file in run.checkpoint.iterdir():
+            shutil.copyfile(file, temporary / run.checkpoint.name / file.name)
+        kept = json.dumps(evaluated | {"run": f"runs/{name}"}, indent=1) + "\n"
+        write_text(temporary / run.reports.name / report.name, kept)
         if (target / README).is_file():
             shutil.copyfile(target / README, temporary / README)
-    print(f"kept {run.path} as {target.name}")
+    print(f"kept {run.path} as {name}")
 
 
 if __name__ == "__main__":

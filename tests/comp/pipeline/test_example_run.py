@@ -38,8 +38,23 @@ def test_it_is_small_recovered_and_of_the_embedded_model(example):
     dense = described("tiny-llava", resolve_model("tiny-llava"))
     assert {key: record[key] for key in dense} == dense
     report = json.loads((example.reports / "eval.json").read_text())
-    assert report["compressed"]["accuracy"] >= 0.93
+    readme = (example.path / "README.md").read_text(encoding="utf-8")
+    for which in ("dense", "compressed"):
+        assert f"{100 * report[which]['accuracy']:.1f} %" in readme
+    assert report["compressed"]["accuracy"] >= 0.9
     assert report["compressed"]["n"] == report["dense"]["n"] == 600
+
+
+def test_its_readme_has_its_command(example):
+    given = {"model", "rate", *example.read_record()["options"]}
+    defaults = PruneOptions.of(model="tiny-llava", rate=0.62).recorded()
+    options = example.read_record()["options"]
+    changed = {name: options[name] for name in given if options[name] != defaults[name]}
+    words = "".join(
+        f" --{name.replace('_', '-')} {changed[name]}" for name in sorted(changed, reverse=True)
+    )
+    readme = (example.path / "README.md").read_text(encoding="utf-8")
+    assert f"comp-export prune --model tiny-llava --rate 0.62{words}\n" in readme
 
 
 def test_its_options_make_its_request_today(example):
