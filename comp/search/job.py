@@ -225,7 +225,8 @@ def unreachable(
         if largest_of_usable is None:
             more = f", or try --modes {needed}"
         else:
-            wider = f" ({_rounded_down(largest_of_usable)} with --modes {needed})"
+            most = _rounded_down(largest_of_usable)
+            wider = f" ({most} with --modes {needed})" if most != reached else ""
     return CompExportError(
         f"rate {rate:g} is beyond what modes {named} can reach on this model: at most {reached}{wider}; "
         f"choose a smaller --rate{more}"

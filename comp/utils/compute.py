@@ -1,5 +1,6 @@
 """Device, precision and processes of torch's computations."""
 
+import atexit
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -39,6 +40,8 @@ class Compute:
         _forget_other_device(place)
         # We set the precision ourselves: accelerate allows only one per process.
         self.accelerator = Accelerator(cpu=place == "cpu", mixed_precision="no")
+        if self.processes > 1:  # the group's threads abort a process that ends before them
+            atexit.register(PartialState().destroy_process_group)
         self.device = self.accelerator.device
         self.seconds: dict[str, float] = {}
         self._timing = False

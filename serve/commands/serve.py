@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
-from comp.commands.options import threads_option
-from comp.utils.console import say
-from comp.utils.device import DEVICES, Device
+from comp.commands.options import CommonOptions, common_options, threads_option
+from comp.utils.console import print_json, say
 from serve.artifacts import ArtifactVariant
 from serve.commands.variants import variant_options
 
@@ -76,16 +75,9 @@ from serve.commands.variants import variant_options
     metavar="HOST[:PORT]",
     help="A host that images may be fetched from; repeat it for each [none].",
 )
-@click.option(
-    "--device",
-    type=click.Choice(DEVICES),
-    default="auto",
-    show_default=True,
-    help="Device to compute on: auto uses the GPU if there is one.",
-)
-@click.option("--debug", is_flag=True, help="Show a traceback when something fails.")
 @threads_option
 @variant_options
+@common_options
 def command(
     places: tuple[str, ...],
     host: str,
@@ -99,15 +91,16 @@ def command(
     request_timeout: float,
     api_keys: Path | None,
     image_hosts: tuple[str, ...],
-    device: Device,
-    debug: bool,  # noqa: ARG001  # read by comp.cli
     threads: int | None,
     variant: ArtifactVariant,
+    options: CommonOptions,
 ) -> None:
     r"""Serve runs and artifacts to any client of OpenAI's API.
 
     A RUN has two models: the dense one under its own name, and the compressed one under the run's. An
     ARTIFACT is a directory with manifest.json. ID=PATH gives another name. Without any: runs/latest.
+
+    Without a seed in the request, --seed begins the draws of sampling.
 
     \b
     Examples:
@@ -129,12 +122,18 @@ def command(
     for name, path, _ in places_of(arguments, variant):
         unverified = "" if is_verified(path) else " (not verified: run `comp-export verify`)"
         say(f"serve: {name}: {path}{unverified}")
-    models = load_models(arguments, variant, limits, device, threads)
+    models = load_models(arguments, variant, limits, options.device, threads)
     settings = Settings(
         max_images=max_images,
         max_new_tokens=max_new_tokens,
         request_seconds=request_timeout,
         keys=keys,
         image_hosts=image_hosts,
+        seed=options.seed,
     )
+    address = f"http://{host}:{port}/v1"
+    if options.json:
+        print_json({"url": address, "models": [model.id for model in models]})
+    else:
+        say(f"serve: {address}; Ctrl-C stops it")
     listen(Server(models, settings), host, port)

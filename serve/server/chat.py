@@ -32,7 +32,7 @@ def asked_of(server: Server, request: ChatRequest) -> Asked:
     check_fields(request)
     conversation = conversation_of(request.messages, server.settings.max_images)
     options = options_of(
-        server.settings,
+        server,
         model,
         request,
         conversation,

@@ -7,7 +7,6 @@ from types import FrameType
 
 import uvicorn
 
-from comp.utils.console import say
 from serve.server.app import DRAIN_SECONDS, make_app
 from serve.server.settings import Server
 
@@ -26,7 +25,6 @@ def listen(server: Server, host: str, port: int) -> None:
         timeout_graceful_shutdown=int(DRAIN_SECONDS),
         server_header=False,
     )
-    say(f"serve: http://{host}:{port}/v1; Ctrl-C stops it")
     _Listener(config).run()
 
 

@@ -34,7 +34,7 @@ def asked_of(server: Server, request: ResponsesRequest) -> Asked:
         turns.extend(request.input)
     conversation = conversation_of(turns, server.settings.max_images)
     options = options_of(
-        server.settings,
+        server,
         model,
         request,
         conversation,

@@ -30,6 +30,7 @@ class Settings:
         keys: API keys; without one everybody may ask.
         image_hosts: hosts that images may be fetched from.
         fetch_seconds: time that one fetch may take.
+        seed: seed of the draws of requests that have none.
     """
 
     max_body: int = 32 << 20
@@ -40,6 +41,7 @@ class Settings:
     keys: tuple[str, ...] = ()
     image_hosts: tuple[str, ...] = ()
     fetch_seconds: float = 10.0
+    seed: int = 0
 
 
 @dataclass
@@ -50,6 +52,7 @@ class Server:
     settings: Settings
     metrics: Metrics = field(init=False)
     remote: RemoteImages = field(init=False)
+    draws: random.Random = field(init=False)
     preparing: asyncio.Semaphore = field(
         default_factory=lambda: asyncio.Semaphore(PREPARED_AT_ONCE)
     )
@@ -57,6 +60,7 @@ class Server:
     def __post_init__(self) -> None:
         self.metrics = Metrics(self.models)
         settings = self.settings
+        self.draws = random.Random(settings.seed)
         self.remote = RemoteImages(settings.image_hosts, settings.max_image, settings.fetch_seconds)
 
     async def picture(self, picture: Picture) -> bytes:
@@ -71,7 +75,7 @@ class Server:
 
 
 def options_of(
-    settings: Settings,
+    server: Server,
     model: ServedModel,
     request: OwnFields,
     conversation: Conversation,
@@ -100,10 +104,10 @@ def options_of(
         by_detail = conversation.detail_factor if model.keeps_by_factor else None
         factor = by_detail or 1.0
     warmth = 1.0 if temperature is None else temperature
-    first = random.SystemRandom().getrandbits(48) if seed is None else seed % 2**64
+    first = server.draws.getrandbits(48) if seed is None else seed % 2**64
     return [
         GenerationOptions(
-            max_new_tokens=max_new_tokens or settings.max_new_tokens,
+            max_new_tokens=max_new_tokens or server.settings.max_new_tokens,
             temperature=warmth,
             top_p=1.0 if top_p is None else top_p,
             seed=(first + choice) % 2**64,

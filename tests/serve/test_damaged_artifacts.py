@@ -250,7 +250,7 @@ def test_pictures_of_another_size_are_refused(damaged):
         ('{"version": true}', "version"),
         ('{"version": 1, "family": ["llava"]}', "family"),
         ('{"version": 1, "family": "llava"}', "flavour"),
-        ("null", "version"),
+        ("null", "holds no JSON object"),
         ("\x00", "not JSON"),
         ("", "not JSON"),
     ],

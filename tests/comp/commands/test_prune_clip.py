@@ -87,7 +87,9 @@ def test_own_captions(clip_checkpoint, tmp_path):
     result = prune(clip_checkpoint, tmp_path / "run", "--data", str(tmp_path / "captions.jsonl"))
     assert result.exit_code == 0, result.output
     (tmp_path / "asked.jsonl").write_text('{"image": "0.png", "question": "?", "answer": "fox"}\n')
-    with pytest.raises(CompExportError, match="'caption' is None"):
+    with pytest.raises(
+        CompExportError, match="is JSONL of questions, not data for a retrieval task"
+    ):
         prune(clip_checkpoint, tmp_path / "other", "--data", str(tmp_path / "asked.jsonl"))
     (tmp_path / "captions.csv").write_text("image,caption")
     with pytest.raises(

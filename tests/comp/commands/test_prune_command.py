@@ -104,7 +104,7 @@ def test_a_killed_run_resumes_to_the_same_plan(run, checkpoint, tmp_path):
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     assert (out / ".state" / "search.json").is_file()
-    with pytest.raises(CompExportError, match="no run at"):
+    with pytest.raises(CompExportError, match=r"is not finished: run\.json is missing"):
         open_run(out)
     with pytest.raises(CompExportError, match="--resume"):
         prune(checkpoint, out)

@@ -32,6 +32,8 @@ def without_encoding(tree):
             continue
         if name == "read_text" and _is_function_of_ours(function):
             continue
+        if name == "write_text" and getattr(function.value, "id", "") == "formatter":
+            continue  # click's, of a help
         arguments = {keyword.arg: keyword.value for keyword in node.keywords}
         place = OPENS[name] if method else 1
         mode = arguments.get("mode") or (

@@ -138,7 +138,7 @@ def test_families_are_read_from_configurations():
 SETTINGS = """
 data images follow_links faithful lora_rank method model race race_if_room recovery stream table
 distill.temperature distill.weight distill.what
-recover.save_every recover.seed recover.steps
+recover.examples recover.save_every recover.seed recover.steps
 search.align search.importance.cip search.importance.cit search.importance.formula
 search.importance.min_channels search.modes
 search.rate search.rate_of search.reconstruct search.seed search.stages search.steps_per_stage
@@ -160,7 +160,7 @@ def test_a_run_begun_by_an_earlier_release_can_be_resumed(tmp_path):
     """Settings that its request lacks have the values that the release had."""
     request, run = requested("llava", 8_000_000), RunDirectory(tmp_path)
     old = as_json(request)
-    del old["follow_links"], old["search"]["importance"]["formula"]
+    del old["follow_links"], old["search"]["importance"]["formula"], old["recover"]["examples"]
     run.begin(old)
     check_resumable(run, request, tmp_path)
     other = replace(request.search.importance, formula="magnitude")

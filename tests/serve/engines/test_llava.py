@@ -185,7 +185,7 @@ def test_a_prompt_can_place_its_images(dense):
 
 
 def test_device_and_threads_are_checked(dense_artifact, tmp_path):
-    with pytest.raises(CompExportError, match=r"comp-export\[gpu\]"):
+    with pytest.raises(CompExportError, match=r"\.\[gpu\]"):
         Engine.load(dense_artifact, device="cuda")
     with pytest.raises(CompExportError, match="unknown device"):
         Engine.load(dense_artifact, device="tpu")
