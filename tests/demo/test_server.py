@@ -1,7 +1,6 @@
 """Unusable addresses are refused in one line; the page opens and sends no requests to other hosts."""
 
 import json
-import re
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 
 from comp.errors import CompExportError
+from comp.pipeline.example_run import example_run
 from comp.utils.address import check_address
 from demo import comparison
 from demo.examples import page_examples
@@ -298,20 +298,16 @@ def test_a_picture_records_the_numbers_of_its_run(run, tmp_path):
     assert read_facts(path) == {}
 
 
-def rows_of(readme):
-    """Exact match by rate, from the table of the README: ``{0.62: 90.3}``; 0 is the dense model."""
-    found = re.findall(r"^\| (dense|rate ([\d.]+))[^|]*\| ([\d.]+) %", readme, re.MULTILINE)
-    return {float(rate or 0): float(accuracy) for _, rate, accuracy in found}
-
-
-@pytest.mark.xfail(reason="docs/page.png is to be made again, from the run of the README's table")
-def test_the_picture_of_the_readme_is_of_a_run_in_its_table():
-    """``python -m demo.screenshot RUN docs/page.png``, of the run whose numbers stand beside it."""
+def test_the_picture_of_the_page_shows_the_numbers_that_stand_beside_it():
+    """``python -m demo.screenshot RUN docs/page.png``, of a copy of the example run."""
     root = Path(__file__).parents[2]
-    readme = (root / "README.md").read_text(encoding="utf-8")
     facts = read_facts(root / "docs" / "page.png")
-    assert facts, "make the picture again, from a run of the table"
-    rows = rows_of(readme)
-    assert round(facts["rate"], 2) in rows
-    assert round(100 * facts["accuracy"]["compressed"], 1) == rows[round(facts["rate"], 2)]
-    assert round(100 * facts["accuracy"]["dense"], 1) == rows[0]
+    example = example_run("tiny-llava", 0.62, 0)
+    assert facts["rate"] == round(example.read_record()["rate"], 4)
+    report = json.loads((example.reports / "eval.json").read_text(encoding="utf-8"))
+    measured = {which: report[which]["accuracy"] for which in ("dense", "compressed")}
+    assert facts["accuracy"] == pytest.approx(measured | {"n": report["data"]["n"]})
+    shown = " → ".join(f"{100 * value:.1f}" for value in measured.values())
+    tutorial = (root / "docs" / "tutorials" / "first-run.md").read_text(encoding="utf-8")
+    _, _, beside = tutorial.partition("](../page.png)")
+    assert f"{shown} % of {report['data']['n']} test questions" in " ".join(beside.split())
