@@ -32,6 +32,7 @@ BYTES = (
 # Only parsed, by tests/comp/commands/test_docs.py.
 NOT_RUN = {
     "demo": "serves until it is stopped: tests/demo/test_server.py",
+    "serve": "serves until it is stopped: tests/serve/server",
     "study docs/studies/smoke.toml": "prunes and exports several models: tests/serve/study",
     "onnx runs/mine --precision int8": BYTES,
     "onnx runs/mine --precision int8 --no-dense": BYTES,
