@@ -15,7 +15,6 @@ import click
 from comp.errors import CompExportError
 from comp.pipeline.example_run import copy_example, is_copied
 from comp.runs import RunDirectory, open_run
-from comp.utils.progress import duration
 from export.artifact.load import load_artifact, read_manifest
 from export.artifact.manifest import MANIFEST_NAME
 
@@ -125,10 +124,9 @@ def opening(planned: Sequence[Step], run: RunDirectory, example: RunDirectory | 
             "ones are skipped"
         )
     record = example.read_record()
-    took = record["seconds"]["search"] + record["seconds"]["recovery"]
     return (
         f"{does}: {EXAMPLE_TAKES} on two quiet cores; the example run was made by `prune` with "
-        f"{record['steps']['recovery']} steps of recovery in {duration(took)} (its run.json has all options)"
+        f"{record['steps']['recovery']} steps of recovery (its run.json has all options)"
     )
 
 

@@ -160,12 +160,12 @@ def test_the_opening_says_what_is_done_and_how_long_it_takes(tmp_path):
     whole = opening(made_of(run), run, None)
     assert whole.startswith(f"quickstart: prune, onnx, verify, eval and bench into {run.path}: ")
     example.path.mkdir()
-    record = {"seconds": {"search": 60.0, "recovery": 540.0}, "steps": {"recovery": 396}}
+    record = {"steps": {"recovery": 396}}
     example.record.write_text(json.dumps(record))
     planned = steps(run, "tiny-random", 0.4, 50, SHARED, force=False, example=example)
     said = opening(planned, run, example)
     assert said.startswith(f"quickstart: copy, onnx and verify into {run.path}: about ")
-    assert "396 steps of recovery in 10 min" in said
+    assert "396 steps of recovery" in said
 
 
 def test_a_failing_command_ends_quickstart(tmp_path, group, capsys):
