@@ -14,7 +14,7 @@ LEAST = 1 / KEEP_UNIT
 
 @dataclass(frozen=True)
 class Keeping:
-    """What a factor on the keep ratios leaves.
+    """Tokens and computation that a factor on the keep ratios leaves.
 
     Attributes:
         places: number of decoder layers after which tokens are dropped, ascending.

@@ -81,7 +81,7 @@ class Pair(Generic[E]):
 
     @property
     def verified(self) -> bool:
-        """Whether what runs was proved: the artifacts with their own keep ratios."""
+        """Whether this request was verified: both artifacts were, and run at their own keep ratios."""
         return self.proved and self.keep_factor == 1
 
     def macs(self, which: Which) -> int | None:

@@ -35,7 +35,7 @@ AGAIN = "make the run again with `comp-export prune --force`"
 
 @dataclass(frozen=True)
 class Item:
-    """What an example is known by.
+    """Identity of an example.
 
     Attributes:
         pictures: identity of each picture: its resolved path, or a digest of its pixels.

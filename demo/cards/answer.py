@@ -34,7 +34,7 @@ class AnswerFace:
 
 
 def wrong(expected: str) -> str:
-    """What a wrong answer should have been."""
+    """The right answer, beside a wrong one."""
     return f"✗ wrong: expected {expected}"
 
 

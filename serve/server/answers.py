@@ -154,7 +154,7 @@ async def collect(follow: Follow) -> Collected:
 def extension_of(
     asked: Asked, generation: Generation | Prefilled, options: GenerationOptions
 ) -> dict[str, Any]:
-    """What only this software knows of an answer: kept tokens, and times in milliseconds."""
+    """The field ``comp_export`` of an answer: kept tokens, and times in milliseconds."""
     kept = generation.kept
     places = [
         {

@@ -254,7 +254,7 @@ def worker_of(engine: TaskEngine, limits: Limits) -> Worker:
 
 
 def described(model: ServedModel) -> dict[str, object]:
-    """What is said of a model beside its id."""
+    """The field ``comp_export`` of a model: task, family, precision, backend, endpoint."""
     manifest = model.engine.manifest
     return {
         "task": manifest.task,

@@ -79,7 +79,7 @@ class StreamOptions(BaseModel):
 
 
 class OwnFields(BaseModel):
-    """What only this server has.
+    """Fields beyond OpenAI's API.
 
     Attributes:
         keep_factor: multiplies the keep ratios of a compressed model: above 1 keeps more image tokens.

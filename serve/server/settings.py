@@ -46,7 +46,7 @@ class Settings:
 
 @dataclass
 class Server:
-    """What endpoints share."""
+    """Models, settings and metrics that all endpoints share."""
 
     models: Models
     settings: Settings
