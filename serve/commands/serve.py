@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from comp.commands.options import CommonOptions, common_options, threads_option
+from comp.errors import CompExportError
 from comp.utils.console import print_json, say
 from serve.artifacts import ArtifactVariant
 from serve.commands.variants import variant_options
@@ -64,6 +65,14 @@ from serve.commands.variants import variant_options
     help="Seconds that a request may take, with waiting.",
 )
 @click.option(
+    "--keep-factor",
+    metavar="FACTOR|auto",
+    default="1",
+    show_default=True,
+    help="Factor on the keep ratios of compressed models, if the request names none. auto: more image "
+    "tokens when idle, fewer when many requests wait.",
+)
+@click.option(
     "--api-keys",
     type=click.Path(path_type=Path),
     help="File with one API key a line, readable by you alone [the variable COMP_EXPORT_API_KEYS].",
@@ -89,6 +98,7 @@ def command(
     max_new_tokens: int,
     max_images: int,
     request_timeout: float,
+    keep_factor: str,
     api_keys: Path | None,
     image_hosts: tuple[str, ...],
     threads: int | None,
@@ -110,12 +120,14 @@ def command(
     """
     from comp.utils.address import check_address
     from serve.artifacts import is_verified
+    from serve.scheduling.adaptive import factor_named
     from serve.server.keys import read_keys
     from serve.server.listening import listen
     from serve.server.models import Limits, load_models, places_of
     from serve.server.settings import Server, Settings
 
     arguments = places or ("runs/latest",)
+    factor = factor_named(keep_factor)
     check_address(host, port)
     keys = read_keys(api_keys)
     limits = Limits(max_num_seqs, max_queue, max_model_len, int(cache_memory * 2**30))
@@ -123,6 +135,11 @@ def command(
         unverified = "" if is_verified(path) else " (not verified: run `comp-export verify`)"
         say(f"serve: {name}: {path}{unverified}")
     models = load_models(arguments, variant, limits, options.device, threads)
+    if factor != 1 and not any(model.keeps_by_factor for model in models):
+        raise CompExportError(
+            f"--keep-factor {keep_factor}: no model here takes a factor; leave it out, or serve a compressed "
+            "artifact of the onnxruntime flavour that drops image tokens"
+        )
     settings = Settings(
         max_images=max_images,
         max_new_tokens=max_new_tokens,
@@ -130,6 +147,7 @@ def command(
         keys=keys,
         image_hosts=image_hosts,
         seed=options.seed,
+        keep_factor=factor,
     )
     address = f"http://{host}:{port}/v1"
     if options.json:

@@ -22,7 +22,8 @@ class OneByOne(Worker):
 
     def work(self) -> None:
         """Answer the next request to its end."""
-        request = self._running = self.take()
+        request = self.take()
+        self._running = request
         if request is None:
             return
         try:
@@ -45,7 +46,7 @@ class OneByOne(Worker):
     @staticmethod
     def _answer(request: Request) -> None:
         assert not isinstance(request.work, Prepared)
-        for event in request.work():
+        for event in request.work(request.options):
             reason = request.reason_to_end
             if reason is not None:
                 raise reason

@@ -12,7 +12,7 @@ from serve.generation.options import GenerationOptions
 from serve.generation.results import Event
 
 Follower: TypeAlias = Callable[[Event | BaseException], None]
-Work: TypeAlias = "Prepared | Callable[[], Iterator[Event]]"
+Work: TypeAlias = "Prepared | Callable[[GenerationOptions], Iterator[Event]]"
 
 
 class QueueFullError(CompExportError):
@@ -30,16 +30,18 @@ class Request:
     Attributes:
         work: a prompt with its pixels, for answers that run together; or what starts the engine's stream,
             for answers one after another.
-        options: options of generation.
+        options: options of generation; the worker replaces them if the request adapts.
         follow: called with each event in the worker's thread, and with the exception that ends the
             request; one that it raises itself ends the request.
         deadline: time of ``time.monotonic`` after which the request ends.
+        adapts: whether the worker chooses ``keep_factor`` by its load.
     """
 
     work: Work
     options: GenerationOptions
     follow: Follower
     deadline: float | None = None
+    adapts: bool = False
     cancelled: threading.Event = field(default_factory=threading.Event)
 
     def cancel(self) -> None:

@@ -3,7 +3,9 @@
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
+from dataclasses import replace
 
+from serve.scheduling.adaptive import ADAPTIVE
 from serve.scheduling.requests import CancelledError, Load, QueueFullError, Request
 
 JOIN_SECONDS = 30.0  # a step takes less; the thread ends after it
@@ -86,9 +88,15 @@ class Worker(ABC):
             self._thread.join(JOIN_SECONDS)
 
     def take(self) -> Request | None:
-        """Take the next request from the queue."""
+        """Take the next request from the queue; one that adapts gets its factor by the load."""
         with self._changed:
-            return self._waiting.popleft() if self._waiting else None
+            if not self._waiting:
+                return None
+            request = self._waiting.popleft()
+            load = Load(len(self._waiting), self.running)
+        if request.adapts:
+            request.options = replace(request.options, keep_factor=ADAPTIVE.at(load))
+        return request
 
     @property
     def _is_idle(self) -> bool:

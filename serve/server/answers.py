@@ -24,12 +24,14 @@ class Asked:
     Attributes:
         options: one for each choice.
         indices: whether the kept indices are wanted.
+        adapts: whether the model's load chooses ``keep_factor``.
     """
 
     model: ServedModel
     conversation: Conversation
     options: Sequence[GenerationOptions]
     indices: bool
+    adapts: bool = False
 
 
 class Follow:
@@ -43,6 +45,12 @@ class Follow:
         self._first = 0.0  # seconds until the first token
         self.deadline = self._began + server.settings.request_seconds
         self.request: Request | None = None
+
+    @property
+    def options(self) -> GenerationOptions:
+        """The options of the answer, with the factor that the load chose; known from its first event on."""
+        assert self.request is not None
+        return self.request.options
 
     def __call__(self, event: Event | BaseException) -> None:
         self._loop.call_soon_threadsafe(self._events.put_nowait, event)
@@ -92,7 +100,7 @@ async def start(server: Server, asked: Asked) -> list[Follow]:
                     asked.model.prepare, asked.conversation, images, options
                 )
             follow = Follow(server, asked.model)
-            follow.request = Request(work, options, follow, follow.deadline)
+            follow.request = Request(work, options, follow, follow.deadline, asked.adapts)
             asked.model.worker.submit(follow.request)
             follows.append(follow)
     except BaseException:

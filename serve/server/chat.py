@@ -8,14 +8,16 @@ from time import time
 from typing import Any
 from uuid import uuid4
 
+from serve.generation.options import GenerationOptions
 from serve.generation.results import Event, Finished, Generation, Prefilled, TokenText
+from serve.scheduling.adaptive import AUTO
 from serve.server.answers import Asked, Follow, collect, extension_of, merged, start, usage_of
 from serve.server.conversation import conversation_of
 from serve.server.errors import response_of
 from serve.server.fields import check_fields
 from serve.server.models import GENERATES, ServedModel
 from serve.server.schemas import ChatRequest
-from serve.server.settings import Server, options_of
+from serve.server.settings import Server, factor_of, options_of
 
 REASONS = {"eos": "stop", "stop": "stop", "length": "length"}
 DONE = "data: [DONE]\n\n"
@@ -31,11 +33,11 @@ def asked_of(server: Server, request: ChatRequest) -> Asked:
     model.check_serves(GENERATES)
     check_fields(request)
     conversation = conversation_of(request.messages, server.settings.max_images)
+    factor = factor_of(server, model, request, conversation)
     options = options_of(
         server,
-        model,
         request,
-        conversation,
+        factor,
         max_new_tokens=request.max_completion_tokens or request.max_tokens,
         temperature=request.temperature,
         top_p=request.top_p,
@@ -44,7 +46,7 @@ def asked_of(server: Server, request: ChatRequest) -> Asked:
         choices=request.n or 1,
         top_logprobs=(request.top_logprobs or 0) if request.logprobs else None,
     )
-    return Asked(model, conversation, options, request.return_kept_indices)
+    return Asked(model, conversation, options, request.return_kept_indices, factor == AUTO)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ async def completion(asked: Asked, follows: list[Follow]) -> dict[str, Any]:
         "chat.completion",
         choices=choices,
         usage=usage_of(generations),
-        comp_export=extension_of(asked, generations[0], asked.options[0]),
+        comp_export=extension_of(asked, generations[0], follows[0].options),
     )
 
 
@@ -110,7 +112,7 @@ async def chunks(asked: Asked, follows: list[Follow], include_usage: bool) -> As
             if isinstance(event, Finished):
                 finished.append(event.generation)
     if include_usage:
-        yield lines.usage(finished)
+        yield lines.usage(finished, follows[0].options)
     yield DONE
 
 
@@ -134,9 +136,9 @@ class _Lines:
                 yield self._choice(number, {"content": event.text})
             yield self._choice(number, {}, REASONS[event.generation.finish_reason])
 
-    def usage(self, finished: list[Generation]) -> str:
+    def usage(self, finished: list[Generation], options: GenerationOptions) -> str:
         """The chunk without choices, with the numbers of tokens."""
-        extension = extension_of(self._asked, finished[0], self._asked.options[0])
+        extension = extension_of(self._asked, finished[0], options)
         return self._line(choices=[], usage=usage_of(finished), comp_export=extension)
 
     def _choice(

@@ -86,7 +86,7 @@ def _parts_of(
             shown = part.image_url
             url = shown if isinstance(shown, str) else shown.url
             detail = part.detail if isinstance(part, InputImagePart) else _detail_of(part)
-            if detail not in ("auto", "high"):
+            if detail != "auto":
                 details.append(FACTORS[detail])
             pictures.append(Picture(url, f"{param}.image_url"))
             parts.append({"type": "image"})

@@ -107,7 +107,7 @@ class ServedModel:
             if isinstance(self.worker, Scheduler):
                 return engine.prepare(images, messages, options)
             prepared = engine.prepare(images, messages, options)
-            return lambda: engine.stream_prepared(prepared, options)
+            return lambda chosen: engine.stream_prepared(prepared, chosen)
         assert isinstance(engine, BlipGenerator)
         if len(conversation.messages) > 1:
             raise ApiError(
@@ -115,7 +115,7 @@ class ServedModel:
                 param="messages",
             )
         stream = engine.stream(images, conversation.question, options)
-        return lambda: _whole(stream)
+        return lambda _: _whole(stream)
 
     def token_text(self, token_id: int) -> str:
         """The text of one token."""

@@ -7,13 +7,14 @@ from typing import Any
 from uuid import uuid4
 
 from serve.generation.results import Finished, Generation, Prefilled
+from serve.scheduling.adaptive import AUTO
 from serve.server.answers import Asked, Follow, collect, extension_of, merged
 from serve.server.conversation import conversation_of
 from serve.server.errors import body_of
 from serve.server.fields import check_fields
 from serve.server.models import GENERATES
 from serve.server.schemas import ChatMessage, ResponsesRequest
-from serve.server.settings import Server, options_of
+from serve.server.settings import Server, factor_of, options_of
 
 
 def asked_of(server: Server, request: ResponsesRequest) -> Asked:
@@ -33,23 +34,23 @@ def asked_of(server: Server, request: ResponsesRequest) -> Asked:
     else:
         turns.extend(request.input)
     conversation = conversation_of(turns, server.settings.max_images)
+    factor = factor_of(server, model, request, conversation)
     options = options_of(
         server,
-        model,
         request,
-        conversation,
+        factor,
         max_new_tokens=request.max_output_tokens,
         temperature=request.temperature,
         top_p=request.top_p,
     )
-    return Asked(model, conversation, options, request.return_kept_indices)
+    return Asked(model, conversation, options, request.return_kept_indices, factor == AUTO)
 
 
 class _Response:
     """One response while it grows."""
 
-    def __init__(self, asked: Asked) -> None:
-        self.asked = asked
+    def __init__(self, asked: Asked, follow: Follow) -> None:
+        self.asked, self.follow = asked, follow
         self.id, self.item = f"resp_{uuid4().hex}", f"msg_{uuid4().hex}"
         self.created = time()
 
@@ -69,7 +70,7 @@ class _Response:
 
     def body(self, generation: Generation | None = None) -> dict[str, Any]:
         """The response; without a generation, that of its beginning."""
-        options = self.asked.options[0]
+        options = self.follow.options
         cut = generation is not None and generation.finish_reason == "length"
         done = "incomplete" if cut else "completed"
         status = "in_progress" if generation is None else done
@@ -112,12 +113,12 @@ class _Response:
 
 async def response(asked: Asked, follow: Follow) -> dict[str, Any]:
     """Wait for the answer, and return the response."""
-    return _Response(asked).body((await collect(follow)).generation)
+    return _Response(asked, follow).body((await collect(follow)).generation)
 
 
 async def events(asked: Asked, follow: Follow) -> AsyncIterator[str]:
     """Yield the server-sent events of a streamed response."""
-    made, number = _Response(asked), 0
+    made, number = _Response(asked, follow), 0
 
     def line(kind: str, **more: Any) -> str:
         nonlocal number

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from serve.generation.options import GenerationOptions
+from serve.scheduling.adaptive import AUTO, Factor
 from serve.server.conversation import Conversation, Picture
 from serve.server.errors import ApiError
 from serve.server.metrics import Metrics
@@ -31,6 +32,7 @@ class Settings:
         image_hosts: hosts that images may be fetched from.
         fetch_seconds: time that one fetch may take.
         seed: seed of the draws of requests that have none.
+        keep_factor: factor on keep ratios of requests that name none; ``auto`` chooses it by the load.
     """
 
     max_body: int = 32 << 20
@@ -42,6 +44,7 @@ class Settings:
     image_hosts: tuple[str, ...] = ()
     fetch_seconds: float = 10.0
     seed: int = 0
+    keep_factor: Factor = 1.0
 
 
 @dataclass
@@ -74,11 +77,24 @@ class Server:
         return bytes_of_data_uri(picture.url, picture.param, self.settings.max_image)
 
 
+def factor_of(
+    server: Server, model: ServedModel, request: OwnFields, conversation: Conversation
+) -> Factor:
+    """Return the factor on keep ratios: the request's, else by ``detail`` of its images, else the server's.
+
+    The last two count only for a model that takes a factor; others run as they are.
+    """
+    if request.keep_factor is not None:
+        return request.keep_factor
+    if not model.keeps_by_factor:
+        return 1.0
+    return conversation.detail_factor or server.settings.keep_factor
+
+
 def options_of(
     server: Server,
-    model: ServedModel,
     request: OwnFields,
-    conversation: Conversation,
+    factor: Factor,
     *,
     max_new_tokens: int | None,
     temperature: float | None,
@@ -90,8 +106,7 @@ def options_of(
 ) -> list[GenerationOptions]:
     """Return the options of each choice of a request.
 
-    Without a seed, sampling draws one. ``detail`` of the images chooses the factor on keep ratios, if the
-    request does not and the model takes one.
+    Without a seed, sampling draws one. With ``auto`` the factor is replaced when the prompt is read.
 
     Raises:
         ApiError: too many stop strings, or an empty one.
@@ -99,10 +114,6 @@ def options_of(
     stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
     if len(stops) > MOST_STOPS or not all(stops):
         raise ApiError(f"stop: give up to {MOST_STOPS} strings, none of them empty", param="stop")
-    factor = request.keep_factor
-    if factor is None:
-        by_detail = conversation.detail_factor if model.keeps_by_factor else None
-        factor = by_detail or 1.0
     warmth = 1.0 if temperature is None else temperature
     first = server.draws.getrandbits(48) if seed is None else seed % 2**64
     return [
@@ -112,7 +123,7 @@ def options_of(
             top_p=1.0 if top_p is None else top_p,
             seed=(first + choice) % 2**64,
             stop=stops,
-            keep_factor=factor,
+            keep_factor=1.0 if factor == AUTO else factor,
             ignore_eos=request.ignore_eos,
             top_logprobs=top_logprobs,
         )

@@ -195,7 +195,9 @@ def test_one_by_one_gives_the_stream_of_the_engine(dense):
         options = GenerationOptions(max_new_tokens=8, ignore_eos=True)
         clients = [Client() for _ in QUESTIONS]
         for question, client in zip(QUESTIONS, clients, strict=True):
-            worker.submit(Request(lambda q=question: dense.stream([], q, options), options, client))
+            worker.submit(
+                Request(lambda chosen, q=question: dense.stream([], q, chosen), options, client)
+            )
         for question, client in zip(QUESTIONS, clients, strict=True):
             assert client.result.token_ids == dense.generate([], question, options).token_ids
         assert worker.drain(10)
@@ -213,7 +215,7 @@ def test_one_by_one_stops_within_an_answer(dense):
         client(event)
         begun.set()
 
-    worker.submit(Request(lambda: dense.stream([], QUESTIONS[0], options), options, follow))
+    worker.submit(Request(lambda chosen: dense.stream([], QUESTIONS[0], chosen), options, follow))
     assert begun.wait(30)
     worker.stop()
     assert isinstance(client.result, CancelledError)

@@ -105,5 +105,8 @@ def test_bad_starts_are_refused(run, dense_artifact, running, tmp_path):
     keys.write_text("\n")
     assert "has no key" in refused(run, "--api-keys", keys, *port)
     assert "are both called a" in refused(f"a={dense_artifact}", f"a={dense_artifact}", *port)
+    assert "--keep-factor fast: give auto" in refused(run, "--keep-factor", "fast", *port)
+    dense_alone = f"a={dense_artifact}"
+    assert "takes a factor" in refused(dense_alone, "--keep-factor", "auto", *port)
     assert "--cache-memory" in refused(run, "--cache-memory", 1e-6, *port)
     assert json.dumps(KEY) not in refused(run, "--api-keys", tmp_path / "gone.txt", *port)

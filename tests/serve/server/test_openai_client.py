@@ -1,5 +1,7 @@
 """The real client of OpenAI against the server: whole and streamed answers, errors, usage."""
 
+from dataclasses import replace
+
 import openai
 import pytest
 
@@ -115,6 +117,7 @@ def test_detail_and_keep_factor_change_what_is_kept(client, uri):
 
     assert kept(detail="low") == kept({"keep_factor": 0.5}) < kept() == kept(detail="auto")
     assert kept(detail="original") > kept()
+    assert kept({"keep_factor": 0.5}, detail="high") == kept(detail="low")
     shown = client.chat.completions.create(
         model="tiny-0.4",
         messages=asking(uri),
@@ -212,3 +215,29 @@ def test_metrics_count_what_was_answered(client, running, uri):
     with pytest.raises(openai.BadRequestError):
         client.embeddings.create(model="tiny", input="a dog")
     assert value("request_failure_total", status="400") == failures
+
+
+def test_an_adaptive_server_raises_the_factor_when_idle(client, running, uri, monkeypatch):
+    monkeypatch.setattr(
+        running.server, "settings", replace(running.server.settings, keep_factor="auto")
+    )
+
+    def factor(model="tiny-0.4", extra=None, **image):
+        done = client.chat.completions.create(
+            model=model, messages=asking(uri, **image), max_tokens=1, extra_body=extra
+        )
+        return done.comp_export["keep_factor"]
+
+    assert factor() == factor(detail="auto") == 1.5
+    assert factor(detail="high") == factor("tiny") == 1.0
+    assert factor(detail="low") == factor(extra={"keep_factor": 0.5}) == 0.5
+    streamed = client.chat.completions.create(
+        model="tiny-0.4",
+        messages=asking(uri),
+        max_tokens=1,
+        stream=True,
+        stream_options={"include_usage": True},
+    )
+    assert list(streamed)[-1].comp_export["keep_factor"] == 1.5
+    response = client.responses.create(model="tiny-0.4", input="what?", max_output_tokens=1)
+    assert response.comp_export["keep_factor"] == 1.5
