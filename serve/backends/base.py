@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from export.artifact.llava_manifest import LlavaManifest
 from serve.backends.seen_images import SeenImages
+from serve.backends.seen_prefixes import SeenPrefixes
 
 BackendName: TypeAlias = Literal["onnxruntime", "openvino", "openvino-bfloat16", "tensorrt"]
 ProviderChoice: TypeAlias = Literal["auto", "cpu", "cuda", "tensorrt", "tensorrt-rtx"]
@@ -30,7 +31,7 @@ class Prefill:
     """The results of a prefill: ``logits [B, V]`` of the last token, kept positions ``[B, k]``.
 
     ``state`` is passed to ``step`` and, after the answer, to ``release``. ``selected [I, k]`` are the
-    selected tokens of the vision tower, if it selects.
+    selected tokens of the vision tower, if it selects. ``cached_tokens`` of the prompt were not read again.
     """
 
     logits: NDArray[np.float32]
@@ -38,6 +39,7 @@ class Prefill:
     state: Any
     vision_ms: float
     selected: NDArray[np.int64] | None = None
+    cached_tokens: int = 0
 
 
 class Backend(Protocol):
@@ -95,6 +97,14 @@ class Backend(Protocol):
 
     def keep_images(self, max_bytes: int) -> SeenImages | None:
         """Keep the features of images from now on; None if this backend computes them with the prompt."""
+        ...
+
+    def keep_prefixes(self, max_bytes: int) -> SeenPrefixes | None:
+        """Keep the caches of prompts from now on, for prompts that begin alike.
+
+        None if this backend cannot begin in the middle of a prompt, or if the artifact drops tokens: which
+        ones it keeps depends on all words of the prompt.
+        """
         ...
 
     def rows(self, rows: int, places: int) -> "Rows | None":

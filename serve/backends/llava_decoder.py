@@ -13,6 +13,7 @@ from export.artifact.manifest import REMEDY
 from serve.backends.base import Buffers, Graph, RowBuffers, Steps
 from serve.backends.llava_layout import DecoderLayout, DecoderState
 from serve.backends.llava_rows import DecoderRows, Table
+from serve.backends.seen_prefixes import Beginning
 
 ROOM = 256  # spare places after the prompt, and added when they are used up
 
@@ -62,6 +63,11 @@ class Decoder:
             return None
         return DecoderRows(self.layout, self._steps, self._buffers, table, rows, places)
 
+    @property
+    def continues(self) -> bool:
+        """Whether a prompt can be read after the caches of its beginning."""
+        return not self._drops and isinstance(self._buffers, RowBuffers) and self.layout.counted
+
     def check_keep_factor(self, keep_factor: float) -> None:
         """Refuse a factor if the graph has no input for it."""
         if keep_factor != 1 and KEEP_FACTOR not in self._graph.settings:
@@ -77,6 +83,7 @@ class Decoder:
         vision: NDArray[np.int64],
         text: NDArray[np.int64],
         keep_factor: float,
+        known: Beginning | None = None,
     ) -> tuple[NDArray[np.float32], dict[int, NDArray[np.int64]], DecoderState]:
         """Run prompts; return logits ``[B, V]``, kept positions ``[B, k]`` by drop place, and the state.
 
@@ -86,32 +93,37 @@ class Decoder:
             text: positions of text tokens ``[B, Nt]``, ascending; together with ``vision`` all of
                 ``0..N-1``.
             keep_factor: multiplies the keep ratios.
+            known: the caches of the tokens before these, if ``continues``.
         """
         batch, length, _ = embeds.shape
+        held = known.held if known else 0
         feeds: dict[str, Any] = {
             "inputs_embeds": embeds,
-            "position_ids": np.tile(np.arange(length, dtype=np.int64), (batch, 1)),
+            "position_ids": np.tile(np.arange(held, held + length, dtype=np.int64), (batch, 1)),
             "vision_positions": vision,
             "text_positions": text,
         }
         # With an overridden setting caches cannot be bound: the first step copies them.
         own = self._buffers if keep_factor == 1 else None
-        layout, places = self.layout, length + ROOM if own else 0
-        pasts = [
-            _empty(own, (batch, heads, places, layout.head_dim), dtype)
-            for heads, dtype in zip(layout.heads, layout.dtypes, strict=True)
-        ]
+        layout, places = self.layout, held + length + ROOM if own else 0
+        if known and own:
+            pasts = [own.longer(cache, held, places) for cache in known.caches]
+        else:
+            pasts = [
+                _empty(own, (batch, heads, places, layout.head_dim), dtype)
+                for heads, dtype in zip(layout.heads, layout.dtypes, strict=True)
+            ]
         feeds |= zip(layout.past, pasts, strict=True)
         if layout.counted:
-            feeds[CACHE_LENGTHS] = np.zeros((layout.segments, batch), np.int64)
+            feeds[CACHE_LENGTHS] = np.full((layout.segments, batch), held, np.int64)
         if keep_factor != 1:
             feeds[KEEP_FACTOR] = np.array(keep_factor, self._graph.settings[KEEP_FACTOR])
         numbers = ["logits", *(f"kept.{layer}" for layer in self._drops)]
         (logits, *kept), caches = self._graph.run(
             feeds, numbers, self._present, pasts if own else ()
         )
-        lengths = (length, *(places.shape[1] for places in kept))
-        state = DecoderState(tuple(caches), length, lengths)
+        lengths = (held + length, *(places.shape[1] for places in kept))
+        state = DecoderState(tuple(caches), held + length, lengths)
         return logits[:, -1], dict(zip(self._drops, kept, strict=True)), state
 
     def step(

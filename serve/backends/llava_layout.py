@@ -45,6 +45,14 @@ class DecoderLayout:
     head_dim: int
     counted: bool
 
+    def bytes_of(self, state: DecoderState) -> int:
+        """Bytes of the tokens in the caches of one sequence."""
+        each = zip(self.heads, self.dtypes, self.segment_of, strict=True)
+        return sum(
+            heads * state.lengths[segment] * self.head_dim * dtype.itemsize
+            for heads, dtype, segment in each
+        )
+
     def step_feeds(
         self, embeds: Any, positions: NDArray[np.int64], lengths: NDArray[np.int64]
     ) -> dict[str, Any]:

@@ -83,6 +83,9 @@ class TensorRTBackend:
     def keep_images(self, max_bytes: int) -> None:
         """See ``Backend.keep_images``: a slot's engines run images with their prompt."""
 
+    def keep_prefixes(self, max_bytes: int) -> None:
+        """See ``Backend.keep_prefixes``: a slot's caches begin with its prompt."""
+
     def rows(self, rows: int, places: int) -> None:
         """See ``Backend.rows``: a slot holds one request."""
 

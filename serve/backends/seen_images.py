@@ -23,6 +23,11 @@ class Seen:
         return self.features.nbytes + (0 if self.selected is None else self.selected.nbytes)
 
 
+def digests_of(pixels: NDArray[np.float32]) -> list[bytes]:
+    """SHA-256 of each image ``[I, C, S, S]``."""
+    return [hashlib.sha256(image.tobytes()).digest() for image in pixels]
+
+
 class SeenImages:
     """The images that were used last, up to a number of bytes; threads may share it.
 
@@ -40,7 +45,7 @@ class SeenImages:
         self, pixels: NDArray[np.float32], see: Callable[[NDArray[np.float32]], list[Seen]]
     ) -> list[Seen]:
         """Return the features of images ``[I, C, S, S]``; ``see`` computes those that are not known."""
-        keys = [hashlib.sha256(image.tobytes()).digest() for image in pixels]
+        keys = digests_of(pixels)
         known = {key: seen for key in keys if (seen := self._get(key)) is not None}
         fresh = [place for place, key in enumerate(keys) if key not in known]
         if fresh:

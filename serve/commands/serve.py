@@ -44,6 +44,14 @@ from serve.commands.variants import variant_options
     help="GiB for the key/value caches of a model's answers; bounds how many run together.",
 )
 @click.option(
+    "--prefix-memory",
+    type=click.FloatRange(min=0),
+    default=0.5,
+    show_default=True,
+    help="GiB for the caches of earlier prompts of a model that drops no tokens; prompts that begin alike, "
+    "as the turns of a conversation, read only what is new. 0 keeps none.",
+)
+@click.option(
     "--max-new-tokens",
     type=click.IntRange(min=1),
     default=512,
@@ -95,6 +103,7 @@ def command(
     max_queue: int,
     max_model_len: int | None,
     cache_memory: float,
+    prefix_memory: float,
     max_new_tokens: int,
     max_images: int,
     request_timeout: float,
@@ -130,7 +139,13 @@ def command(
     factor = factor_named(keep_factor)
     check_address(host, port)
     keys = read_keys(api_keys)
-    limits = Limits(max_num_seqs, max_queue, max_model_len, int(cache_memory * 2**30))
+    limits = Limits(
+        rows=max_num_seqs,
+        queue=max_queue,
+        max_model_len=max_model_len,
+        cache_bytes=int(cache_memory * 2**30),
+        prefix_bytes=int(prefix_memory * 2**30),
+    )
     for name, path, _ in places_of(arguments, variant):
         unverified = "" if is_verified(path) else " (not verified: run `comp-export verify`)"
         say(f"serve: {name}: {path}{unverified}")

@@ -19,6 +19,7 @@ from serve.backends.base import Backend, BackendName, ProviderChoice, RequestSiz
 from serve.backends.llava_graphs import GraphBackend
 from serve.backends.open import check_native, open_artifact
 from serve.backends.seen_images import SeenImages
+from serve.backends.seen_prefixes import SeenPrefixes
 from serve.engines.llava_prompt import EncodedPrompt, PromptEncoder
 from serve.engines.preprocess import preprocess
 from serve.engines.tokenizer import ArtifactTokenizer
@@ -206,6 +207,10 @@ class Engine:
         """Keep the features of images that come again (see ``Backend.keep_images``)."""
         return self._backend.keep_images(max_bytes)
 
+    def keep_prefixes(self, max_bytes: int) -> SeenPrefixes | None:
+        """Keep the caches of prompts for those that begin alike (see ``Backend.keep_prefixes``)."""
+        return self._backend.keep_prefixes(max_bytes)
+
     @property
     def takes_keep_factor(self) -> bool:
         """Whether another ``keep_factor`` than 1 can be asked for."""
@@ -300,7 +305,7 @@ class Engine:
         started = Started(
             prefill.logits, prefill.state, backend.step, backend.release, timings, precision
         )
-        return started, _Kept(prefill.kept, prefill.selected)
+        return started, _Kept(prefill.kept, prefill.selected, prefill.cached_tokens)
 
     def _check(
         self, prompts: Sequence[EncodedPrompt], images: int, options: GenerationOptions
@@ -332,16 +337,21 @@ class Engine:
             ),
             ends=manifest.tokens.eos_token_ids,
             room=min(positions, places or positions) - prompt.length,
+            cached_tokens=kept.cached,
         )
         return Answer(self._prompts.tokenizer, request, options)
 
 
 @dataclass(frozen=True)
 class _Kept:
-    """The kept tokens of a prefill: positions ``[B, k]`` by drop place, tower tokens ``[I, k]``."""
+    """The kept tokens of a prefill: positions ``[B, k]`` by drop place, tower tokens ``[I, k]``.
+
+    ``cached`` tokens of the prompt were not read again.
+    """
 
     places: dict[int, NDArray[np.int64]]
     selected: NDArray[np.int64] | None
+    cached: int
 
     def selected_of(self, row: int, images: int, tower_tokens: int) -> SelectedTokens | None:
         """The selected tokens of one prompt, with ``images`` images each."""

@@ -17,6 +17,7 @@ class AnswerRequest:
         kept: the kept tokens.
         ends: tokens that end an answer.
         room: positions left for the answer.
+        cached_tokens: tokens of the prompt that were not read again.
     """
 
     prompt_tokens: int
@@ -24,6 +25,7 @@ class AnswerRequest:
     kept: Kept
     ends: tuple[int, ...]
     room: int
+    cached_tokens: int = 0
 
 
 class Answer:
@@ -65,5 +67,6 @@ class Answer:
             image_tokens=self.request.image_tokens,
             kept=self.request.kept,
             timings=timings,
+            cached_tokens=self.request.cached_tokens,
         )
         return Finished(rest, generation)

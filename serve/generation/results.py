@@ -151,7 +151,8 @@ class Generation:
     """One finished answer.
 
     ``token_ids`` are all generated tokens, without the end-of-sequence token; the tokens of a stop
-    string are included, although ``text`` ends before it.
+    string are included, although ``text`` ends before it. ``cached_tokens`` of the prompt were
+    not read again.
     """
 
     text: str
@@ -161,6 +162,7 @@ class Generation:
     image_tokens: int
     kept: Kept
     timings: Timings
+    cached_tokens: int = 0
 
     @property
     def ttft_ms(self) -> float:

@@ -191,7 +191,7 @@ def usage_of(generations: Sequence[Generation]) -> dict[str, Any]:
         "total_tokens": prompt.prompt_tokens + completion,
         "prompt_tokens_details": {
             "image_tokens": prompt.image_tokens,
-            "cached_tokens": 0,
+            "cached_tokens": prompt.cached_tokens,
             "audio_tokens": 0,
         },
         "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},

@@ -36,6 +36,12 @@ class _Loads(Collector):
         queries = CounterMetricFamily(
             f"{PREFIX}_image_cache_queries", "Images that came.", labels=[MODEL]
         )
+        known = CounterMetricFamily(
+            f"{PREFIX}_prefix_cache_hits", "Prompt tokens that were not read again.", labels=[MODEL]
+        )
+        asked = CounterMetricFamily(
+            f"{PREFIX}_prefix_cache_queries", "Prompt tokens of such models.", labels=[MODEL]
+        )
         for model in self._models:
             load = model.worker.load
             running.add_metric([model.id], load.running)
@@ -43,7 +49,10 @@ class _Loads(Collector):
             if model.images is not None:
                 hits.add_metric([model.id], model.images.hits)
                 queries.add_metric([model.id], model.images.hits + model.images.misses)
-        yield from (running, waiting, hits, queries)
+            if model.prefixes is not None:
+                known.add_metric([model.id], model.prefixes.hits)
+                asked.add_metric([model.id], model.prefixes.queries)
+        yield from (running, waiting, hits, queries, known, asked)
 
 
 class Metrics:

@@ -13,6 +13,7 @@ from export.artifact.manifest import MANIFEST_NAME
 from serve.artifacts import BOTH, ArtifactVariant, artifact_of, is_verified
 from serve.backends.base import BackendName, ProviderChoice
 from serve.backends.seen_images import SeenImages
+from serve.backends.seen_prefixes import SeenPrefixes
 from serve.engines.blip_generator import BlipGenerator
 from serve.engines.llava import Engine
 from serve.engines.retriever import Retriever
@@ -39,6 +40,7 @@ class Limits:
         max_model_len: most tokens of a prompt with its answer; None: the model's positions.
         cache_bytes: memory for the caches of a model's answers; it bounds the rows.
         image_bytes: memory for the features of images that may come again, of each model.
+        prefix_bytes: memory for the caches of prompts that others may begin with, of each model.
     """
 
     rows: int = 16
@@ -46,6 +48,7 @@ class Limits:
     max_model_len: int | None = None
     cache_bytes: int = 2 << 30
     image_bytes: int = 256 << 20
+    prefix_bytes: int = 512 << 20
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,7 @@ class ServedModel:
         verified: whether ``comp-export verify`` passed for these files.
         created: seconds since 1970.
         images: the features of images that are kept.
+        prefixes: the caches of prompts that are kept.
     """
 
     id: str
@@ -69,6 +73,7 @@ class ServedModel:
     verified: bool
     created: int
     images: SeenImages | None = None
+    prefixes: SeenPrefixes | None = None
 
     @property
     def serves(self) -> str:
@@ -226,8 +231,12 @@ def load_models(
         engine = load_engine(path, device, threads, provider=provider, backend=backend)
         worker = worker_of(engine, limits)
         created = int((path / MANIFEST_NAME).stat().st_mtime)
-        images = engine.keep_images(limits.image_bytes) if isinstance(engine, Engine) else None
-        models.append(ServedModel(name, path, engine, worker, is_verified(path), created, images))
+        images, prefixes = None, None
+        if isinstance(engine, Engine):
+            images = engine.keep_images(limits.image_bytes)
+            prefixes = engine.keep_prefixes(limits.prefix_bytes)
+        verified = is_verified(path)
+        models.append(ServedModel(name, path, engine, worker, verified, created, images, prefixes))
     return Models(models)
 
 

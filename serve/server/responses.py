@@ -82,7 +82,7 @@ class _Response:
             usage = {
                 "input_tokens": generation.prompt_tokens,
                 "input_tokens_details": {
-                    "cached_tokens": 0,
+                    "cached_tokens": generation.cached_tokens,
                     "image_tokens": generation.image_tokens,
                 },
                 "output_tokens": written,

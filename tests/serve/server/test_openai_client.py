@@ -241,3 +241,19 @@ def test_an_adaptive_server_raises_the_factor_when_idle(client, running, uri, mo
     assert list(streamed)[-1].comp_export["keep_factor"] == 1.5
     response = client.responses.create(model="tiny-0.4", input="what?", max_output_tokens=1)
     assert response.comp_export["keep_factor"] == 1.5
+
+
+def test_the_next_turn_reads_only_what_is_new(client, uri):
+    first = client.chat.completions.create(
+        model="tiny", messages=asking(uri, "name one thing"), max_tokens=4, temperature=0
+    )
+    turns = [
+        *asking(uri, "name one thing"),
+        {"role": "assistant", "content": first.choices[0].message.content},
+        {"role": "user", "content": "and another?"},
+    ]
+    usage = client.chat.completions.create(model="tiny", messages=turns, max_tokens=4).usage
+    images = usage.prompt_tokens_details.image_tokens
+    assert images < usage.prompt_tokens_details.cached_tokens < usage.prompt_tokens
+    compressed = client.chat.completions.create(model="tiny-0.4", messages=turns, max_tokens=4)
+    assert compressed.usage.prompt_tokens_details.cached_tokens == 0
