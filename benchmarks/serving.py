@@ -27,6 +27,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from PIL import Image
 
 from comp.data.embedded import embedded_examples
 from comp.utils.console import print_table, say
@@ -47,6 +48,14 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Started:
+    """A server of ours in a process."""
+
+    url: str  # with /v1
+    pid: int
+
+
+@dataclass(frozen=True)
 class Measured:
     """One request: seconds to the first token, to the end, and the tokens of its answer."""
 
@@ -60,19 +69,21 @@ class Measured:
         return (self.whole - self.first) / max(1, self.tokens - 1)
 
 
+def content_of(picture: Image.Image, text: str) -> list[dict[str, Any]]:
+    """The parts of a message: a picture as PNG, and words."""
+    with io.BytesIO() as file:
+        picture.save(file, "PNG")
+        uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": text}]
+
+
 def requests_of(count: int, max_tokens: int) -> list[dict[str, Any]]:
     """Bodies of requests about test pictures, one question each."""
     bodies = []
     examples = embedded_examples("question", "test", count)
     for number in range(count):
         example = examples[number]
-        with io.BytesIO() as file:
-            example.image.save(file, "PNG")
-            uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-        content = [
-            {"type": "image_url", "image_url": {"url": uri}},
-            {"type": "text", "text": example.question},
-        ]
+        content = content_of(example.image, example.question)
         bodies.append(
             {
                 "messages": [{"role": "user", "content": content}],
@@ -160,8 +171,8 @@ def summary(rounds: Sequence[tuple[list[Measured], float]]) -> dict[str, Any]:
 
 
 @contextmanager
-def serving(run: Path, rows: int, threads: int) -> Iterator[str]:
-    """Run ``comp-export serve`` in a process; yield its URL."""
+def serving(run: Path, rows: int, threads: int) -> Iterator["Started"]:
+    """Run ``comp-export serve`` in a process until the end of the block."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -178,7 +189,7 @@ def serving(run: Path, rows: int, threads: int) -> Iterator[str]:
                 break
             except httpx.TransportError:
                 time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/v1"
+        yield Started(f"http://127.0.0.1:{port}/v1", process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
@@ -231,7 +242,11 @@ def main() -> None:
         serving(args.run, args.rows, args.threads) as together,
         serving(args.run, 1, args.threads) as alone,
     ):
-        targets = [*targets_of("together", together), *targets_of("one by one", alone), *args.rival]
+        targets = [
+            *targets_of("together", together.url),
+            *targets_of("one by one", alone.url),
+            *args.rival,
+        ]
         for target in targets:  # warm up
             asyncio.run(closed_loop(target, bodies[:4], 2))
         for clients in (int(each) for each in args.clients.split(",")):
