@@ -37,9 +37,15 @@ class Pages:
         """``[B, H, places, hd]``, as for a contiguous cache."""
         return self.sizes
 
+    def by_row(self) -> NDArray[Any]:
+        """The pages of each sequence ``[B, pages, H, PAGE, hd]``, in the same memory."""
+        batch, heads, places, width = self.sizes
+        rows: NDArray[Any] = self.tensor.data.reshape(batch, places // PAGE, heads, PAGE, width)
+        return rows
+
 
 class PageBuffers:
-    """Allocates caches (see ``Buffers``) for a ``PagedDecoder`` with the same arguments."""
+    """Allocates caches (see ``RowBuffers``) for a ``PagedDecoder`` with the same arguments."""
 
     def __init__(self, precision: Precision, bfloat16: bool = False) -> None:
         self._kind = _kind_of_caches(precision, bfloat16)
@@ -59,9 +65,21 @@ class PageBuffers:
         batch, heads, _, width = cache.shape()
         after = self.empty((batch, heads, places, width))
         full = -(-held // PAGE)
-        old, new = (x.tensor.data.reshape(batch, -1, heads, PAGE, width) for x in (cache, after))
+        old, new = (each.by_row() for each in (cache, after))
         new[:, :full] = old[:, :full]
         return after
+
+    def first(self, cache: Pages, rows: int) -> Pages:
+        """See ``RowBuffers``."""
+        _, heads, places, width = cache.shape()
+        pages = rows * places // PAGE
+        tensor = openvino().Tensor(cache.tensor, [0, 0, 0, 0], [pages, heads, PAGE, width])
+        return Pages(tensor, (rows, heads, places, width))
+
+    def copy(self, source: Pages, of: int, target: Pages, to: int, held: int) -> None:
+        """See ``RowBuffers``: whole pages are copied."""
+        full = -(-held // PAGE)
+        target.by_row()[to, :full] = source.by_row()[of, :full]
 
 
 class PagedDecoder(OpenVinoGraph):

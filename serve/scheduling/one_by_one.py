@@ -1,4 +1,4 @@
-"""Answers one after another, for engines that keep no rows: BLIP, OpenVINO, TensorRT, GPUs."""
+"""Answers one after another, for engines that keep no rows: BLIP, TensorRT, GPUs."""
 
 from serve.engines.llava import Prepared
 from serve.scheduling.requests import Request

@@ -29,7 +29,7 @@ class Scheduler(Worker):
         if made is None:
             raise CompExportError(
                 f"{engine.backend} on {engine.provider} runs one answer at a time: take an artifact of the "
-                "onnxruntime flavour on a CPU"
+                "onnxruntime flavour on a CPU, or OpenVINO"
             )
         self.engine, self.places = engine, places
         self._rows = made
