@@ -171,13 +171,14 @@ def summary(rounds: Sequence[tuple[list[Measured], float]]) -> dict[str, Any]:
 
 
 @contextmanager
-def serving(run: Path, rows: int, threads: int) -> Iterator["Started"]:
+def serving(run: Path, rows: int, threads: int, *options: str) -> Iterator["Started"]:
     """Run ``comp-export serve`` in a process until the end of the block."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "comp.cli", "serve", str(run), "--port", str(port)]
     command += ["--max-num-seqs", str(rows), "--threads", str(threads), "--max-queue", "4096"]
+    command += options
     process = subprocess.Popen(command, env=os.environ | {"OMP_WAIT_POLICY": "passive"})
     try:
         deadline = time.monotonic() + START_SECONDS

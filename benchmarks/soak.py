@@ -2,8 +2,9 @@
 
     python benchmarks/soak.py runs/latest --clients 16 --minutes 5 --out build/soak.json
 
-Half of the requests go to the dense model and half to the compressed one; a tenth of the clients leave in the
-middle of their answer. Pictures are noise, so that no cache knows them and every bound of a cache is reached.
+Half of the requests go to the dense model, half to the compressed one; a tenth of the clients leave in
+the middle of their answer. Every picture is new, so that no cache knows it. The memory of caches is small, so
+that they are full after the first fifth of the time.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from serving import Target, content_of, serving, targets_of
 
 LEAVES = 0.1  # share of the requests whose client leaves
 SIDE = 96  # pixels of a picture
+SMALL_CACHES = ("--image-memory", "0.02", "--prefix-memory", "0.1")  # GiB
 
 
 async def client_loop(
@@ -109,7 +111,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=16)
     parser.add_argument("--threads", type=int, default=usable_cores())
     args = parser.parse_args()
-    with serving(args.run, args.rows, args.threads) as started:
+    with serving(args.run, args.rows, args.threads, *SMALL_CACHES) as started:
         process = psutil.Process(started.pid)
         targets = targets_of("soak", started.url)
         counts, memory = asyncio.run(soak(targets, process, args.clients, args.minutes * 60))

@@ -44,6 +44,13 @@ from serve.commands.variants import variant_options
     help="GiB for the key/value caches of a model's answers; bounds how many run together.",
 )
 @click.option(
+    "--image-memory",
+    type=click.FloatRange(min=0),
+    default=0.25,
+    show_default=True,
+    help="GiB for the features of images of a model, which may come again. 0 keeps none.",
+)
+@click.option(
     "--prefix-memory",
     type=click.FloatRange(min=0),
     default=0.5,
@@ -103,6 +110,7 @@ def command(
     max_queue: int,
     max_model_len: int | None,
     cache_memory: float,
+    image_memory: float,
     prefix_memory: float,
     max_new_tokens: int,
     max_images: int,
@@ -144,6 +152,7 @@ def command(
         queue=max_queue,
         max_model_len=max_model_len,
         cache_bytes=int(cache_memory * 2**30),
+        image_bytes=int(image_memory * 2**30),
         prefix_bytes=int(prefix_memory * 2**30),
     )
     for name, path, _ in places_of(arguments, variant):
