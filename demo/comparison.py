@@ -7,6 +7,7 @@ from typing import Generic, Literal, TypeVar
 
 from comp.data.images import ImageSource
 from demo.pair import Pair
+from demo.remote.generator import RemoteGenerator
 from serve.artifacts import Which
 from serve.engines.blip_generator import BlipGenerator
 from serve.engines.llava import Engine
@@ -61,11 +62,12 @@ class Work(Generic[R]):
 
     Attributes:
         show: runs a model and yields the states of its half.
-        again: runs a model once more, to be timed; both models do equally much.
+        again: runs a model once more, to be timed; both models do equally much. None: what was shown is
+            what is timed.
     """
 
     show: Callable[[Which], Iterator[Side[R]]]
-    again: Callable[[Which, Comparison[R]], R]
+    again: Callable[[Which, Comparison[R]], R] | None
 
 
 def in_turn(work: Work[R]) -> Iterator[Comparison[R]]:
@@ -91,6 +93,11 @@ def in_turn(work: Work[R]) -> Iterator[Comparison[R]]:
 
 def _timed(work: Work[R], now: Comparison[R]) -> Iterator[Comparison[R]]:
     """Add timed runs, at least one of each model, while they fit into ``TIMED_SECONDS``."""
+    if work.again is None:
+        first = {"dense": now.dense, "compressed": now.compressed}
+        done = {which: replace(side, timed=side.measured) for which, side in first.items()}
+        yield Comparison(done["dense"], done["compressed"], measured=True)
+        return
     start, turn, longest = perf_counter(), 0, 0.0
     while not turn or (turn < TIMED_RUNS and perf_counter() - start + longest <= TIMED_SECONDS):
         began = perf_counter()
@@ -117,7 +124,7 @@ def at_once(work: Callable[[Which], R]) -> Work[R]:
 
 
 def answering(
-    pair: Pair[Engine] | Pair[BlipGenerator],
+    pair: Pair[Engine] | Pair[BlipGenerator] | Pair[RemoteGenerator],
     image: ImageSource,
     prompt: str,
     options: GenerationOptions,
@@ -125,7 +132,8 @@ def answering(
     """Generate an answer or a caption, token by token; errors as for ``Engine.stream``.
 
     In timed runs both models generate as many tokens as the longer of the two answers has, with its end
-    token: their totals compare.
+    token: their totals compare. A server is asked once: it has other clients, and knows a prompt that
+    comes again.
     """
 
     def chosen(which: Which) -> GenerationOptions:
@@ -150,4 +158,4 @@ def answering(
         equal = replace(chosen(which), max_new_tokens=tokens, ignore_eos=True)
         return pair.engine(which).generate([image], prompt, equal)
 
-    return Work(half, again)
+    return Work(half, None if pair.server else again)

@@ -1,4 +1,4 @@
-"""Load the two engines of a run."""
+"""The two engines of a page: those of a run, or of a server."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -6,6 +6,9 @@ from time import perf_counter
 from typing import Generic, Literal, TypeVar
 
 from demo.keeping import keeping
+from demo.remote.client import Remote
+from demo.remote.generator import RemoteGenerator
+from demo.remote.pairing import two_models
 from demo.reports import NO_REPORTS, RunReports
 from export.artifact.llava_manifest import LlavaManifest
 from export.artifact.manifest import Manifest, Task
@@ -20,7 +23,7 @@ from serve.artifacts import (
 from serve.bench.request import perform, work_of
 from serve.loading import TaskEngine, engines_of
 
-E = TypeVar("E", bound=TaskEngine)
+E = TypeVar("E", bound=TaskEngine | RemoteGenerator)
 WARM_UPS = 5  # runs of each engine before the page opens
 WARM_UP_SECONDS = 5.0  # no further run after this
 WARM_UP_TOKENS = 4
@@ -36,6 +39,7 @@ class Pair(Generic[E]):
         proved: whether ``verify`` accepted both artifacts.
         reports: the run's measured accuracy and times.
         keep_factor: multiplies the keep ratios of the compressed model.
+        server: address of the server that runs both; empty if they run in this process.
     """
 
     name: str
@@ -44,6 +48,7 @@ class Pair(Generic[E]):
     proved: bool
     reports: RunReports = NO_REPORTS
     keep_factor: float = 1.0
+    server: str = ""
 
     @staticmethod
     def load(
@@ -65,7 +70,22 @@ class Pair(Generic[E]):
         pair.warm_up()
         return pair
 
-    def warm_up(self) -> None:
+    @staticmethod
+    def of_server(remote: Remote, models: tuple[str, str] | None = None) -> "Pair[RemoteGenerator]":
+        """Return two models of a server, which answers questions or captions.
+
+        Args:
+            remote: the server.
+            models: ids of the dense and the compressed model; by default those that belong together.
+
+        Raises:
+            CompExportError: as for ``demo.remote.pairing.two_models``.
+        """
+        dense, compressed = two_models(remote, models)
+        proved = dense.verified and compressed.verified
+        return Pair(compressed.id, dense, compressed, proved, server=remote.url)
+
+    def warm_up(self: "Pair[TaskEngine]") -> None:
         """Run both engines in turn several times, each at least once."""
         work = work_of(self.task, [], [], new_tokens=WARM_UP_TOKENS)
         start = perf_counter()

@@ -41,9 +41,15 @@ def wrong(expected: str) -> str:
 def token_clocks(results: Sequence[Generation]) -> tuple[Clock, ...]:
     """Clocks for results that come token by token."""
     longer = [done for done in results if done.timings.decode_steps > 0]
+    known = results[0].cached_tokens if results else 0
     steps = results[0].timings.decode_steps if results else 0
     return (
-        Clock("first token", tuple(done.ttft_ms for done in results), "ttft_ms"),
+        Clock(
+            "first token",
+            tuple(done.ttft_ms for done in results),
+            "ttft_ms",
+            f"{known} prompt tokens known" if known else "",
+        ),
         Clock("per token", tuple(done.tpot_ms for done in longer), "tpot_ms"),
         Clock("total", tuple(done.total_ms for done in results), size=f"{steps + 1} tokens"),
     )

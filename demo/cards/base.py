@@ -16,6 +16,7 @@ from serve.artifacts import BOTH, Which
 
 NAMES: dict[Which, str] = {"dense": "Original", "compressed": "Compressed"}
 KEPT_TITLE = "What the compressed model keeps looking at"
+EVERYTHING = "all read"
 NOTHING = '<span class="ce-quiet">–</span>'
 # The two cards, the bars, the kept tokens, and what is said of both answers.
 Shown = tuple[str, str, str, str, str]
@@ -129,10 +130,15 @@ def header(pair: Pair[Any]) -> str:
   <div>
     <a class="ce-product" href="{plain(project_url())}">{PRODUCT}</a>
     <h1>{words.title}</h1>
-    <p>{words.lead} {removed}; both run here, now.</p>
+    <p>{words.lead} {removed}; both run {plain(_place(pair))}, now.</p>
   </div>
   <div class="ce-chips">{"".join(chips)}</div>
 </header>"""
+
+
+def _place(pair: Pair[Any]) -> str:
+    """Where the models run, in words."""
+    return f"at {pair.server}" if pair.server else "here"
 
 
 def project_url() -> str:
@@ -195,6 +201,8 @@ def remarks(pair: Pair[Any], face: Face[Any], now: Comparison[Any], notice: str 
 
 def _accuracy(pair: Pair[Any]) -> str:
     accuracy = pair.reports.accuracy
+    if pair.server:
+        return f'<span class="ce-quiet">Answered by {plain(pair.server)}.</span>'
     if accuracy is None:
         return '<span class="ce-quiet">Accuracy not measured: run comp-export eval.</span>'
     of = WORDS[pair.task].examples
@@ -289,6 +297,8 @@ def bars(pair: Pair[Any], face: Face[Any], now: Comparison[Any]) -> str:
     rows = "".join(_bar_group(pair, before, after) for before, after in shown_clocks)
     count = len(now.dense.timed)
     note = f"milliseconds, median of {count} runs in turn" if count > 1 else "milliseconds, one run"
+    if pair.server:
+        note += ", as the server measured"
     noise = max((clock.spread for both in shown_clocks for clock in both), default=0.0)
     below = ""
     if noise > NOISY:
@@ -320,10 +330,13 @@ def _bar_group(pair: Pair[Any], before: Clock, after: Clock) -> str:
         )
 
     main = " ce-main" if before.main else ""
-    size = f" <small>{before.size}</small>" if before.size else ""
+    alike = before.size == after.size
+    words = before.size if alike else f"{before.size or EVERYTHING} → {after.size or EVERYTHING}"
+    size = f" <small>{plain(words)}</small>" if words else ""
+    faster = gain(before, after) if alike else "not the same work"
     return (
         f'<div class="ce-bar-group{main}"><div class="ce-bar-name">'
-        f"<span>{before.name.capitalize()}{size}</span><em>{gain(before, after)}</em></div>"
+        f"<span>{before.name.capitalize()}{size}</span><em>{faster}</em></div>"
         f"{bar('dense', before)}{bar('compressed', after)}{_bench(pair, before.bench)}</div>"
     )
 

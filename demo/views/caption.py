@@ -1,7 +1,7 @@
 """The view for captions: BLIP."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import gradio as gr
 
@@ -14,6 +14,7 @@ from demo.comparison import Comparison, answering
 from demo.examples import BEGINNINGS, page_captions
 from demo.gate import chosen_of
 from demo.pair import Pair
+from demo.remote.generator import RemoteGenerator
 from demo.widgets import (
     QUIETLY,
     Submission,
@@ -34,9 +35,10 @@ from serve.generation.options import GenerationOptions
 from serve.generation.results import Generation
 
 MAX_NEW_TOKENS = 64
+CaptionPair: TypeAlias = Pair[BlipGenerator] | Pair[RemoteGenerator]
 
 
-def build(pair: Pair[BlipGenerator], _: Any) -> None:
+def build(pair: CaptionPair, _: Any) -> None:
     """Add the view to the page being built."""
     examples = page_captions()
     chosen = gr.State(0)  # which example is shown; None for the visitor's own picture
@@ -79,7 +81,7 @@ def build(pair: Pair[BlipGenerator], _: Any) -> None:
 
 
 def _describe(
-    pair: Pair[BlipGenerator], image: str | None, begins: str, example: int | None
+    pair: CaptionPair, image: str | None, begins: str, example: int | None
 ) -> Iterator[Shown]:
     """Both captions as they are generated; then the bars and the kept tokens."""
     names = None if example is None else page_captions()[example].names

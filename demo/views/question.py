@@ -1,7 +1,7 @@
 """The view for questions about a picture: LLaVA, BLIP."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import gradio as gr
 
@@ -15,6 +15,7 @@ from demo.examples import GENERAL_QUESTIONS, page_examples
 from demo.gate import chosen_of
 from demo.keeping import keeping
 from demo.pair import Pair
+from demo.remote.generator import RemoteGenerator
 from demo.widgets import (
     QUIETLY,
     Submission,
@@ -36,9 +37,10 @@ from serve.generation.options import GenerationOptions
 from serve.generation.results import Generation
 
 MAX_NEW_TOKENS = 64
+AnswerPair: TypeAlias = Pair[Engine] | Pair[BlipGenerator] | Pair[RemoteGenerator]
 
 
-def build(pair: Pair[Engine] | Pair[BlipGenerator], head: Any) -> None:
+def build(pair: AnswerPair, head: Any) -> None:
     """Add the view to the page being built; ``head`` shows its header."""
     examples = page_examples()
     first = examples[0]
@@ -98,7 +100,7 @@ def build(pair: Pair[Engine] | Pair[BlipGenerator], head: Any) -> None:
 
 
 def _answer(
-    pair: Pair[Engine] | Pair[BlipGenerator],
+    pair: AnswerPair,
     image: str | None,
     text: str,
     example: int | None,

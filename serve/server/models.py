@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import time
+from typing import Any
 
 from comp.data.images import ImageSource
 from comp.errors import CompExportError
@@ -260,6 +261,14 @@ def worker_of(engine: TaskEngine, limits: Limits) -> Worker:
             f"is {limits.cache_bytes / 2**20:.0f} MiB: give more, or a smaller --max-model-len"
         )
     return Scheduler(engine, int(rows), places, limits.queue)
+
+
+def manifest_of(model: ServedModel) -> dict[str, Any]:
+    """The manifest of a model as JSON data; a checkpoint's directory is reduced to its name."""
+    manifest = model.engine.manifest
+    checkpoint = Path(manifest.model)
+    name = checkpoint.name if checkpoint.is_absolute() else manifest.model
+    return manifest.model_copy(update={"model": name}).model_dump(mode="json")
 
 
 def described(model: ServedModel) -> dict[str, object]:

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from serve.server.models import ServedModel, described
+from serve.server.models import ServedModel, described, manifest_of
 from serve.server.settings import Server
 
 
@@ -42,6 +42,11 @@ def status_routes(server: Server) -> APIRouter:
     async def models() -> dict[str, Any]:
         """The models that this server has."""
         return {"object": "list", "data": [_model(each) for each in server.models]}
+
+    @routes.get("/v1/models/{name:path}/manifest")
+    async def manifest(name: str) -> dict[str, Any]:
+        """The manifest of a model's artifact: sizes, drop places, image processor, files."""
+        return manifest_of(server.models.called(name))
 
     @routes.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:

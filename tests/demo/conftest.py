@@ -9,7 +9,9 @@ from demo import comparison
 from demo.pair import Pair
 from tests.serve.conftest import (  # noqa: F401
     checkpoint,
+    compressed,
     compressed_artifact,
+    dense,
     dense_artifact,
     picture,
     plan,

@@ -7,6 +7,8 @@ import numpy as np
 import openai
 import pytest
 
+from demo.remote.client import Remote
+from demo.remote.generator import RemoteGenerator
 from serve.artifacts import DEFAULT_VARIANT
 from serve.generation.options import GenerationOptions
 from serve.server.models import Limits, load_models
@@ -151,3 +153,17 @@ def test_the_page_of_the_api_loads_nothing_from_elsewhere(served):
     assert "swagger" in page
     assert "http://" not in page.replace(served.url, "")
     assert "https://" not in page
+
+
+@pytest.mark.parametrize(
+    ("task", "words"), [("caption", ""), ("caption", "a"), ("question", "what?")]
+)
+def test_the_page_asks_a_server_as_it_asks_an_engine(served, task, words):
+    engine = engine_of(served, task)
+    there = RemoteGenerator(Remote.at(served.url), task, engine.manifest, "onnxruntime", True)
+    options = GenerationOptions(max_new_tokens=6)
+    answer, own = (each.generate([noise(2)], words, options) for each in (there, engine))
+    assert answer.text == own.text
+    assert [(place, kept.tolist()) for place, kept in answer.kept.seen()] == [
+        (place, kept.tolist()) for place, kept in own.kept.seen()
+    ]

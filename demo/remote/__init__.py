@@ -1,0 +1,1 @@
+"""Models of a running ``comp-export serve``, in place of engines of this process."""
