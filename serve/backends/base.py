@@ -129,8 +129,8 @@ class Rows(Protocol):
     places: int
     running: int
 
-    def join(self, state: Any) -> int:
-        """Take over the caches of one prompt; return its row."""
+    def join(self, state: Any, of: int = 0) -> int:
+        """Take over the caches of prompt ``of`` of a batch; return its row."""
         ...
 
     def leave(self, row: int) -> int:

@@ -50,8 +50,8 @@ class DecoderRows:
         self._positions = np.zeros(rows, np.int64)
         self._bound: dict[int, Any] = {}  # by the number of rows that run
 
-    def join(self, state: DecoderState) -> int:
-        """Copy the caches of one prompt into the next row, and return its number.
+    def join(self, state: DecoderState, of: int = 0) -> int:
+        """Copy the caches of prompt ``of`` of a batch into the next row, and return the row.
 
         The prompt has been checked: it and its answer have at most ``places`` tokens.
         """
@@ -61,7 +61,7 @@ class DecoderRows:
         for cache, own, segment in zip(
             self._caches, state.caches, self._layout.segment_of, strict=True
         ):
-            self._buffers.copy(own, 0, cache, row, state.lengths[segment])
+            self._buffers.copy(own, of, cache, row, state.lengths[segment])
         self._lengths[:, row] = state.lengths
         self._positions[row] = state.position
         self.running += 1

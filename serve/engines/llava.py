@@ -40,6 +40,11 @@ class Prepared:
     pixels: NDArray[np.float32] | None
     prepare_ms: float
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Tokens and image tokens of the prompt: prompts of one size can be read together."""
+        return self.prompt.length, int(self.prompt.vision.size)
+
 
 class Engine:
     """One loaded artifact; holds no state between requests.
@@ -146,7 +151,7 @@ class Engine:
 
     def stream_prepared(self, prepared: Prepared, options: GenerationOptions) -> Iterator[Event]:
         """Answer a prepared request, token by token; as ``stream``."""
-        started, answer = self.begin(prepared, options)
+        started, (answer,) = self.begin([prepared], [options])
         yield from stream_answer(answer, started, options)
 
     def prepare(
@@ -172,19 +177,31 @@ class Engine:
         return Prepared(encoded, self._pixels(images), _ms_since(start))
 
     def begin(
-        self, prepared: Prepared, options: GenerationOptions, places: int | None = None
-    ) -> tuple[Started, Answer]:
-        """Run the prompt; the state of ``Started`` must be released.
+        self,
+        prepared: Sequence[Prepared],
+        options: Sequence[GenerationOptions],
+        places: int | None = None,
+    ) -> tuple[Started, list[Answer]]:
+        """Run prompts together; the state of ``Started`` must be released.
 
         Args:
-            prepared: the request.
-            options: options of generation.
-            places: most tokens of the prompt with its answer, if fewer than the model's positions.
+            prepared: requests, all of one ``size``.
+            options: options of generation of each, all with one ``keep_factor``.
+            places: most tokens of a prompt with its answer, if fewer than the model's positions.
         """
+        pixels = [each.pixels for each in prepared if each.pixels is not None]
+        prompts = [each.prompt for each in prepared]
         started, kept = self._prefill(
-            [prepared.prompt], prepared.pixels, options, prepared.prepare_ms
+            prompts,
+            np.concatenate(pixels) if pixels else None,
+            options[0],
+            max(each.prepare_ms for each in prepared),
         )
-        return started, self._answer(prepared.prompt, kept, 0, options, places)
+        answers = [
+            self._answer(prompt, kept, row, chosen, places)
+            for row, (prompt, chosen) in enumerate(zip(prompts, options, strict=True))
+        ]
+        return started, answers
 
     @property
     def tokenizer(self) -> ArtifactTokenizer:

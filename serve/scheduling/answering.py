@@ -36,16 +36,21 @@ class Running:
 
     @classmethod
     def start(
-        cls, answer: Answer, started: Started, options: GenerationOptions, follow: Follower
+        cls,
+        answer: Answer,
+        started: Started,
+        options: GenerationOptions,
+        follow: Follower,
+        of: int = 0,
     ) -> "Running":
-        """Choose the first token by the logits of the prompt; report it.
+        """Choose the first token by the logits of prompt ``of`` of a batch; report it.
 
         Raises:
             CompExportError: the logits are not finite.
         """
         running = cls(answer, options, Sampler(options), follow, started.timings, started.precision)
         follow(Prefilled(answer.request.kept, started.timings))
-        running.take(started.logits[0])
+        running.take(started.logits[of])
         return running
 
     @property

@@ -22,16 +22,14 @@ class OneByOne(Worker):
 
     def work(self) -> None:
         """Answer the next request to its end."""
-        request = self.take()
-        self._running = request
-        if request is None:
-            return
-        try:
-            self._answer(request)
-        except Exception as error:  # of this request alone
-            request.end(error)
-        finally:
-            self._running = None
+        for request in self.take():
+            self._running = request
+            try:
+                self._answer(request)
+            except Exception as error:  # of this request alone
+                request.end(error)
+            finally:
+                self._running = None
 
     def end_running(self, error: BaseException) -> None:
         """See ``Worker``: nothing runs between two pieces of work."""

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import monotonic
 from typing import TypeAlias
 
@@ -47,6 +47,11 @@ class Request:
     def cancel(self) -> None:
         """End the request before the next step; its follower gets ``CancelledError``."""
         self.cancelled.set()
+
+    def adapt(self, keep_factor: float) -> None:
+        """Take the factor that the load chose, if the request adapts."""
+        if self.adapts:
+            self.options = replace(self.options, keep_factor=keep_factor)
 
     @property
     def reason_to_end(self) -> CancelledError | None:

@@ -9,6 +9,16 @@ from serve.scheduling.answering import Running
 from serve.scheduling.requests import Request
 from serve.scheduling.worker import Worker
 
+PROMPTS_TOGETHER = 4  # more gain little, and the first of them waits longer
+
+
+def _alike(first: Request, other: Request) -> bool:
+    """Whether two prompts can be read together."""
+    if not (isinstance(first.work, Prepared) and isinstance(other.work, Prepared)):
+        return False
+    same_factor = first.options.keep_factor == other.options.keep_factor
+    return same_factor and first.work.size == other.work.size
+
 
 class Scheduler(Worker):
     """Runs the answers of one LLaVA together.
@@ -18,12 +28,21 @@ class Scheduler(Worker):
         rows: most answers at the same time.
         places: most tokens of a prompt with its answer.
         queue: most requests that wait.
+        together: most prompts that are read together, if they are alike. Several cannot begin with the caches
+            of earlier prompts.
 
     Raises:
         CompExportError: the backend cannot run answers together.
     """
 
-    def __init__(self, engine: Engine, rows: int, places: int, queue: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        rows: int,
+        places: int,
+        queue: int,
+        together: int = PROMPTS_TOGETHER,
+    ) -> None:
         super().__init__(queue)
         made = engine.rows(rows, places)
         if made is None:
@@ -31,7 +50,7 @@ class Scheduler(Worker):
                 f"{engine.backend} on {engine.provider} runs one answer at a time: take an artifact of the "
                 "onnxruntime flavour on a CPU, or OpenVINO"
             )
-        self.engine, self.places = engine, places
+        self.engine, self.places, self._together = engine, places, together
         self._rows = made
         self._running: list[tuple[Request, Running]] = []  # by row
         self.start()
@@ -51,12 +70,11 @@ class Scheduler(Worker):
             )
 
     def work(self) -> None:
-        """Read the next prompt, if a row is free, and run a step: answers go on while prompts come."""
+        """Read the next prompts, if rows are free, and run a step: answers go on while prompts come."""
         self._end_cancelled()
-        if len(self._running) < self._rows.rows:
-            request = self.take()
-            if request is not None:
-                self._admit(request)
+        free = self._rows.rows - len(self._running)
+        if free:
+            self._admit(self.take(min(free, self._together), _alike))
         self._step()
 
     def end_running(self, error: BaseException) -> None:
@@ -65,19 +83,35 @@ class Scheduler(Worker):
             request.end(error)
         self._leave(list(range(len(self._running))))
 
-    def _admit(self, request: Request) -> None:
-        assert isinstance(request.work, Prepared)
+    def _admit(self, requests: list[Request]) -> None:
+        """Read prompts together; if that fails, each by itself: an error is that of one request."""
+        if not requests:
+            return
         try:
-            started, answer = self.engine.begin(request.work, request.options, self.places)
-            try:
-                running = Running.start(answer, started, request.options, request.follow)
+            self._begin(requests)
+        except Exception as error:
+            if len(requests) == 1:
+                requests[0].end(error)
+                return
+            for request in requests:
+                self._admit([request])
+
+    def _begin(self, requests: list[Request]) -> None:
+        prepared = [each.work for each in requests if isinstance(each.work, Prepared)]
+        options = [each.options for each in requests]
+        started, answers = self.engine.begin(prepared, options, self.places)
+        try:
+            for of, (request, answer) in enumerate(zip(requests, answers, strict=True)):
+                try:
+                    running = Running.start(answer, started, request.options, request.follow, of)
+                except Exception as error:  # of this request alone
+                    request.end(error)
+                    continue
                 if not running.is_finished:
-                    self._rows.join(started.state)
+                    self._rows.join(started.state, of)
                     self._running.append((request, running))
-            finally:
-                started.release(started.state)  # a row has its own caches
-        except Exception as error:  # of this request alone
-            request.end(error)
+        finally:
+            started.release(started.state)  # rows have their own caches
 
     def _step(self) -> None:
         """Run one token of every running answer."""

@@ -3,7 +3,7 @@
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from dataclasses import replace
+from collections.abc import Callable
 
 from serve.scheduling.adaptive import ADAPTIVE
 from serve.scheduling.requests import CancelledError, Load, QueueFullError, Request
@@ -87,16 +87,30 @@ class Worker(ABC):
         if self._thread.is_alive():
             self._thread.join(JOIN_SECONDS)
 
-    def take(self) -> Request | None:
-        """Take the next request from the queue; one that adapts gets its factor by the load."""
+    def take(
+        self, most: int = 1, like: Callable[[Request, Request], bool] | None = None
+    ) -> list[Request]:
+        """Take the next request from the queue, and up to ``most`` with those that are ``like`` it.
+
+        Requests that adapt get one factor, by the load.
+        """
         with self._changed:
             if not self._waiting:
-                return None
-            request = self._waiting.popleft()
-            load = Load(len(self._waiting), self.running)
-        if request.adapts:
-            request.options = replace(request.options, keep_factor=ADAPTIVE.at(load))
-        return request
+                return []
+            factor = ADAPTIVE.at(Load(len(self._waiting) - 1, self.running))
+            taken: list[Request] = []
+            left: deque[Request] = deque()
+            for request in self._waiting:
+                if len(taken) < most:
+                    request.adapt(factor)
+                if not taken or (
+                    len(taken) < most and like is not None and like(taken[0], request)
+                ):
+                    taken.append(request)
+                else:
+                    left.append(request)
+            self._waiting = left
+        return taken
 
     @property
     def _is_idle(self) -> bool:

@@ -23,7 +23,7 @@ from serve.generation.results import Event
 from serve.loading import TaskEngine, load_engine
 from serve.scheduling.one_by_one import OneByOne
 from serve.scheduling.requests import Work
-from serve.scheduling.scheduler import Scheduler
+from serve.scheduling.scheduler import PROMPTS_TOGETHER, Scheduler
 from serve.scheduling.worker import Worker
 from serve.server.conversation import Conversation
 from serve.server.errors import ApiError
@@ -230,19 +230,25 @@ def load_models(
         provider: ProviderChoice = variant.provider if of_run else "auto"
         backend: BackendName | None = variant.backend if of_run else None
         engine = load_engine(path, device, threads, provider=provider, backend=backend)
-        worker = worker_of(engine, limits)
         created = int((path / MANIFEST_NAME).stat().st_mtime)
         images, prefixes = None, None
         if isinstance(engine, Engine):
             images = engine.keep_images(limits.image_bytes)
-            prefixes = engine.keep_prefixes(limits.prefix_bytes)
+            if limits.prefix_bytes:
+                prefixes = engine.keep_prefixes(limits.prefix_bytes)
+        worker = worker_of(engine, limits, begins_alike=prefixes is not None)
         verified = is_verified(path)
         models.append(ServedModel(name, path, engine, worker, verified, created, images, prefixes))
     return Models(models)
 
 
-def worker_of(engine: TaskEngine, limits: Limits) -> Worker:
+def worker_of(engine: TaskEngine, limits: Limits, begins_alike: bool) -> Worker:
     """Return the worker of an engine: rows where its backend has them, else one request after another.
+
+    Args:
+        engine: the engine.
+        limits: limits of every model.
+        begins_alike: whether the engine keeps the caches of prompts; it then reads one prompt at a time.
 
     Raises:
         CompExportError: the memory for caches does not hold one answer.
@@ -260,7 +266,8 @@ def worker_of(engine: TaskEngine, limits: Limits) -> Worker:
             f"an answer of {places} tokens takes {row_bytes / 2**20:.0f} MiB of caches, and --cache-memory "
             f"is {limits.cache_bytes / 2**20:.0f} MiB: give more, or a smaller --max-model-len"
         )
-    return Scheduler(engine, int(rows), places, limits.queue)
+    together = 1 if begins_alike else PROMPTS_TOGETHER
+    return Scheduler(engine, int(rows), places, limits.queue, together)
 
 
 def manifest_of(model: ServedModel) -> dict[str, Any]:

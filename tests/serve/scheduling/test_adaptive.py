@@ -53,7 +53,8 @@ def test_a_worker_chooses_when_it_takes_a_request():
     worker, options = Idle(queue=64), GenerationOptions(keep_factor=0.75)
     for adapts in (False, *[True] * 18):
         worker.submit(Request(lambda _: iter(()), options, print, adapts=adapts))
-    taken = [worker.take().options.keep_factor for _ in range(19)]
+    taken = [worker.take()[0].options.keep_factor for _ in range(19)]
+    assert worker.take() == []
     assert taken[0] == 0.75  # its own
     assert taken[1:4] == [0.5, 0.5, 0.53125]  # 17, 16 and 15 wait
     assert taken[-1] == 1.5  # nothing waits

@@ -219,3 +219,55 @@ def test_one_by_one_stops_within_an_answer(dense):
     assert begun.wait(30)
     worker.stop()
     assert isinstance(client.result, CancelledError)
+
+
+def test_prompts_of_one_size_are_read_together(compressed, scheduler_of, monkeypatch):
+    sizes, begin = [], compressed.begin
+
+    def counted(prepared, options, places=None):
+        sizes.append(len(prepared))
+        return begin(prepared, options, places)
+
+    monkeypatch.setattr(compressed, "begin", counted)
+    scheduler = scheduler_of(compressed, rows=8, together=3)
+    options = {"max_new_tokens": 30, "ignore_eos": True}
+    first, all_wait = Client(), threading.Event()
+
+    def follow(event):
+        assert all_wait.wait(60)  # in the scheduler's thread
+        first(event)
+
+    chosen = GenerationOptions(**options)
+    scheduler.submit(Request(compressed.prepare([], QUESTIONS[2], chosen), chosen, follow))
+    clients = [
+        (sent(scheduler, [noise(n)], QUESTIONS[0], **(options | more))[0], n, more)
+        for n, more in enumerate([{}, {}, {}, {}, {"keep_factor": 0.5}, {"keep_factor": 0.5}])
+    ]
+    all_wait.set()
+    results = [client.result for client, _, _ in clients]
+    assert sizes == [1, 3, 1, 2]
+    for (_, number, more), together in zip(clients, results, strict=True):
+        chosen = GenerationOptions(**(options | more))
+        alone = compressed.generate([noise(number)], QUESTIONS[0], chosen)
+        assert together.token_ids == alone.token_ids
+        assert together.kept.to_dict() == alone.kept.to_dict()
+    assert first.result.finish_reason == "length"
+
+
+def test_a_prompt_that_fails_among_others_ends_alone(compressed, scheduler_of, monkeypatch):
+    begin = compressed.begin
+
+    def failing(prepared, options, places=None):
+        if any(each.max_new_tokens == 5 for each in options):
+            raise CompExportError("not finite")
+        return begin(prepared, options, places)
+
+    monkeypatch.setattr(compressed, "begin", failing)
+    scheduler = scheduler_of(compressed, rows=8)
+    clients = [
+        sent(scheduler, [noise(n)], QUESTIONS[0], max_new_tokens=4 + n, ignore_eos=True)[0]
+        for n in range(4)
+    ]
+    results = [client.result for client in clients]
+    assert isinstance(results.pop(1), CompExportError)
+    assert [len(each.token_ids) for each in results] == [4, 6, 7]
