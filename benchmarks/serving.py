@@ -1,290 +1,331 @@
-"""Measure servers under load: requests and tokens a second, TTFT and TPOT at given numbers of clients.
+r"""Measure servers under load: requests and tokens a second, TTFT and TPOT at given numbers of clients.
 
 It starts ``comp-export serve`` on a run, once with answers together and once one after another, and measures
 dense and compressed. Rivals are servers that run already: ``--rival NAME=URL=MODEL``, any that speaks chat
 completions. All are measured in turn in every round; the others are idle meanwhile.
 
     python benchmarks/serving.py runs/latest --out build/serving.json
-    python benchmarks/serving.py runs/latest --clients 1,4,16 --load 0.7 --rival ovms=http://127.0.0.1:9000/v3=tiny
+    python benchmarks/serving.py runs/latest --clients 1,4,16 --loads 0.7 \
+      --rival genai=http://127.0.0.1:8101/v1=tiny-llava
+
+All servers get the same pictures and words, greedy, and answers of ``--max-tokens`` tokens: the field that
+makes a server go on after the end of the answer is chosen by trial (``asking.LENGTH_FIELDS``). Answers of
+other lengths end the measurement, unless ``--unequal-lengths`` allows them. No picture is asked about twice,
+in no round, so that caches of images and of prefixes decide nothing, whatever a server has. TTFT ends at the
+first chunk with text. ``same_text`` is the share of answers with the text of our dense model. Our server
+keeps prefixes by default; ``--serve '--prefix-memory 0'`` switches it off, as it is in the rivals here.
+
+Rivals, each from the checkpoint of the dense model in float32, with two threads:
+
+* **OpenVINO GenAI**: ``benchmarks/rivals/genai_server.py``.
+* **transformers**: ``pip install 'transformers[serving]'``, then
+
+      OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive HF_HUB_OFFLINE=1 \
+        transformers serve CHECKPOINT --device cpu --dtype float32 --port 8102
+
+  and ``--rival transformers=http://127.0.0.1:8102/v1=CHECKPOINT``, the path as given to it. With
+  ``--continuous-batching`` it says that LLaVA has none (texts alone have), and answers one after another too.
+
+A LLaVA of random weights has no run: name its artifacts, and let the server know how long prompts are:
+
+    python benchmarks/llava_speed.py --device cpu --shape llava-s --tower --contestants ort --prepare \
+      --work WORK --out build/unused.json
+    python benchmarks/serving.py dense=WORK/llava-s-seed0/onnx-dense \
+      compressed=WORK/llava-s-seed0/rate-…/onnx --noise 336 --text-tokens 64 \
+      --serve '--max-model-len 768 --cache-memory 4'
 """
 
 import argparse
 import asyncio
-import base64
-import io
 import json
-import os
-import signal
-import socket
-import subprocess
+import shlex
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
-from PIL import Image
 
-from comp.data.embedded import embedded_examples
+from asking import (
+    LENGTH_FIELDS,
+    Round,
+    Target,
+    check_lengths,
+    choose_length,
+    closed_loop,
+    open_loop,
+    summary,
+)
+from comp.errors import CompExportError
 from comp.utils.console import print_table, say
 from comp.utils.files import write_text
 from comp.utils.machine import describe_machine, describe_versions, usable_cores
+from our_server import serving, targets_of
+from questions import Asked, Questions
 
-START_SECONDS = 120.0
-PERCENTILES = (50, 95, 99)
-
-
-@dataclass(frozen=True)
-class Target:
-    """A model of a server."""
-
-    name: str
-    url: str  # with /v1
-    model: str
-
-
-@dataclass(frozen=True)
-class Started:
-    """A server of ours in a process."""
-
-    url: str  # with /v1
-    pid: int
-
-
-@dataclass(frozen=True)
-class Measured:
-    """One request: seconds to the first token, to the end, and the tokens of its answer."""
-
-    first: float
-    whole: float
-    tokens: int
-
-    @property
-    def each(self) -> float:
-        """Seconds per token after the first."""
-        return (self.whole - self.first) / max(1, self.tokens - 1)
-
-
-def content_of(picture: Image.Image, text: str) -> list[dict[str, Any]]:
-    """The parts of a message: a picture as PNG, and words."""
-    with io.BytesIO() as file:
-        picture.save(file, "PNG")
-        uri = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-    return [{"type": "image_url", "image_url": {"url": uri}}, {"type": "text", "text": text}]
-
-
-def requests_of(count: int, max_tokens: int) -> list[dict[str, Any]]:
-    """Bodies of requests about test pictures, one question each."""
-    bodies = []
-    examples = embedded_examples("question", "test", count)
-    for number in range(count):
-        example = examples[number]
-        content = content_of(example.image, example.question)
-        bodies.append(
-            {
-                "messages": [{"role": "user", "content": content}],
-                "max_tokens": max_tokens,
-                "temperature": 0,
-                "ignore_eos": True,  # of vLLM's and llama.cpp's servers, too: answers of one length
-                "stream": True,
-                "stream_options": {"include_usage": True},
-            }
-        )
-    return bodies
-
-
-async def ask(client: httpx.AsyncClient, target: Target, body: dict[str, Any]) -> Measured:
-    """Send one request and read its stream."""
-    began = time.perf_counter()
-    first, tokens = 0.0, 0
-    request = body | {"model": target.model}
-    async with client.stream("POST", f"{target.url}/chat/completions", json=request) as response:
-        response.raise_for_status()
-        async for line in response.aiter_lines():
-            if not line.startswith("data: {"):
-                continue
-            chunk = json.loads(line[6:])
-            if not first and any(each["delta"].get("content") for each in chunk["choices"]):
-                first = time.perf_counter() - began
-            if chunk.get("usage"):
-                tokens = chunk["usage"]["completion_tokens"]
-    whole = time.perf_counter() - began
-    return Measured(first or whole, whole, tokens)
-
-
-async def closed_loop(
-    target: Target, bodies: Sequence[dict[str, Any]], clients: int
-) -> tuple[list[Measured], float]:
-    """Let clients ask one request after another; return the requests and the seconds of all."""
-    left = iter(bodies)
-    done: list[Measured] = []
-
-    async def work(client: httpx.AsyncClient) -> None:
-        for body in left:
-            done.append(await ask(client, target, body))
-
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(timeout=600, limits=limits) as client:
-        began = time.perf_counter()
-        await asyncio.gather(*(work(client) for _ in range(clients)))
-        return done, time.perf_counter() - began
-
-
-async def open_loop(
-    target: Target, bodies: Sequence[dict[str, Any]], rate: float, seed: int
-) -> tuple[list[Measured], float]:
-    """Send requests at Poisson arrivals of ``rate`` a second, whether or not answers have come."""
-    gaps = np.random.default_rng(seed).exponential(1 / rate, len(bodies))
-    async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as client:
-        began = time.perf_counter()
-        tasks = []
-        for body, due in zip(bodies, np.cumsum(gaps), strict=True):
-            await asyncio.sleep(max(0.0, began + due - time.perf_counter()))
-            tasks.append(asyncio.create_task(ask(client, target, body)))
-        done = await asyncio.gather(*tasks)
-        return list(done), time.perf_counter() - began
-
-
-def summary(rounds: Sequence[tuple[list[Measured], float]]) -> dict[str, Any]:
-    """Throughput by round with its median, and percentiles of times over all requests, in milliseconds."""
-    requests = [len(done) / seconds for done, seconds in rounds]
-    tokens = [sum(each.tokens for each in done) / seconds for done, seconds in rounds]
-    every = [each for done, _ in rounds for each in done]
-
-    def percentiles(values: Sequence[float]) -> dict[str, float]:
-        if not values:
-            return {}
-        return {f"p{p}": round(1000 * float(np.percentile(values, p)), 2) for p in PERCENTILES}
-
-    return {
-        "requests": len(every),
-        "requests_per_second": round(float(np.median(requests)), 3),
-        "tokens_per_second": round(float(np.median(tokens)), 2),
-        "tokens_per_second_by_round": [round(each, 2) for each in tokens],
-        "ttft_ms": percentiles([each.first for each in every]),
-        "tpot_ms": percentiles([each.each for each in every if each.tokens > 1]),
-    }
-
-
-@contextmanager
-def serving(run: Path, rows: int, threads: int, *options: str) -> Iterator["Started"]:
-    """Run ``comp-export serve`` in a process until the end of the block."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "comp.cli", "serve", str(run), "--port", str(port)]
-    command += ["--max-num-seqs", str(rows), "--threads", str(threads), "--max-queue", "4096"]
-    command += options
-    process = subprocess.Popen(command, env=os.environ | {"OMP_WAIT_POLICY": "passive"})
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"{' '.join(command)} did not start")
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/health")
-                break
-            except httpx.TransportError:
-                time.sleep(0.1)
-        yield Started(f"http://127.0.0.1:{port}/v1", process.pid)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-
-
-def targets_of(name: str, url: str) -> list[Target]:
-    """The models of a server: dense first."""
-    ids = [each["id"] for each in httpx.get(f"{url}/models").json()["data"]]
-    return [
-        Target(f"{name}, {kind}", url, model)
-        for kind, model in zip(("dense", "compressed"), ids, strict=True)
-    ]
+TRIED = 2  # answers that show which field makes them equally long
 
 
 def rival(text: str) -> Target:
-    """Parse ``NAME=URL=MODEL``."""
-    name, url, model = text.split("=")
-    return Target(name, url, model)
+    """Parse ``NAME=URL=MODEL``, or ``NAME=URL=MODEL=FIELD`` with a key of ``LENGTH_FIELDS``."""
+    words = text.split("=")
+    if len(words) not in (3, 4) or not all(words):
+        raise argparse.ArgumentTypeError(f"{text!r}: write it as NAME=URL=MODEL")
+    if len(words) == 4 and words[3] not in LENGTH_FIELDS:
+        raise argparse.ArgumentTypeError(f"{words[3]!r}: choose one of {', '.join(LENGTH_FIELDS)}")
+    return Target(words[0], words[1].rstrip("/"), *words[2:])
 
 
-def parse() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("build/serving.json"))
-    parser.add_argument("--clients", default="1,4,16")
-    parser.add_argument("--requests", type=int, default=32, help="of one round and target")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--max-tokens", type=int, default=32)
-    parser.add_argument("--load", type=float, help="open loop: share of the most requests a second")
-    parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=usable_cores())
-    parser.add_argument("--rival", type=rival, action="append", default=[])
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+def also(text: str) -> tuple[str, list[str]]:
+    """Parse ``NAME=OPTIONS`` of another server of ours."""
+    name, equals, options = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r}: write it as NAME=OPTIONS")
+    return name, shlex.split(options)
 
 
-def main() -> None:
-    """Measure all targets, and write the report."""
-    args = parse()
-    bodies = requests_of(args.requests, args.max_tokens)
+def numbers(text: str) -> list[float]:
+    """Parse numbers above 0, by comma."""
+    values = [float(each) for each in text.split(",") if each]
+    if not all(each > 0 for each in values):
+        raise argparse.ArgumentTypeError(f"{text}: choose numbers above 0")
+    return values
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    options = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    add = options.add_argument
+    add("places", nargs="+", help="a run; or dense=ARTIFACT compressed=ARTIFACT")
+    add("--out", type=Path, default=Path("build/serving.json"))
+    add("--clients", default="1,4,16", help="closed loop, by comma")
+    add("--requests", type=int, default=32, help="of one round and target")
+    add("--rounds", type=int, default=3)
+    add("--max-tokens", type=int, default=32, help="of every answer")
+    add("--loads", type=numbers, default=[], help="open loop: shares of the most requests a second")
+    add("--rows", type=int, default=16, help="answers that run together")
+    add("--threads", type=int, default=usable_cores())
+    add("--serve", type=shlex.split, default=[], help="more options of comp-export serve")
+    add(
+        "--also",
+        type=also,
+        action="append",
+        default=[],
+        help="another server of ours: NAME=OPTIONS",
+    )
+    add(
+        "--rival",
+        type=rival,
+        action="append",
+        default=[],
+        help="NAME=URL=MODEL, which runs already",
+    )
+    add("--noise", type=int, metavar="SIDE", help="pictures of noise and random words, not scenes")
+    add("--text-tokens", type=int, default=64, help="of prompts, with --noise")
+    add(
+        "--unequal-lengths",
+        action="store_true",
+        help="compare answers of unequal lengths, and say so",
+    )
+    add("--seed", type=int, default=0, help="of arrivals")
+    return options
+
+
+class Measurement:
+    """All targets, asked in turn; every block of questions is new to every target."""
+
+    def __init__(self, args: argparse.Namespace, targets: Sequence[Target]) -> None:
+        self._args = args
+        self._questions = Questions(args.requests, args.noise, args.text_tokens)
+        self._blocks = count(1)  # block 0 warms up
+        self.texts: dict[str, list[str]] = {}  # of the first round
+        self.targets = self._warm_up(targets)
+
+    def _warm_up(self, targets: Sequence[Target]) -> list[Target]:
+        """Let every target answer once from all clients; choose the fields that make lengths equal."""
+        args, questions = self._args, self._questions.block(0)
+        most = min(len(questions), max(self.clients))
+        chosen = []
+        for target in targets:
+            say(f"warming up: {target.name}")
+            if not args.unequal_lengths:
+                target = choose_length(target, questions[:TRIED], args.max_tokens)
+            elif not target.length:
+                target = Target(target.name, target.url, target.model, "none")
+            asyncio.run(closed_loop(target, questions[:most], args.max_tokens, most))
+            chosen.append(target)
+        return chosen
+
+    @property
+    def clients(self) -> list[int]:
+        """Numbers of clients of closed loops."""
+        return [int(each) for each in numbers(self._args.clients)]
+
+    def closed(self, clients: int) -> dict[str, dict[str, Any]]:
+        """Measure ``clients`` that each ask one question after another."""
+        return self._rounds(
+            f"{clients} client{'s' * (clients > 1)}",
+            lambda target, questions, _: closed_loop(
+                target, questions, self._args.max_tokens, clients
+            ),
+        )
+
+    def open(self, load: float, most: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+        """Measure at Poisson arrivals of a share of the ``most`` requests a second of each target."""
+        rates = {name: load * each for name, each in most.items()}
+        results = self._rounds(
+            f"load {load:g}",
+            lambda target, questions, seed: open_loop(
+                target, questions, self._args.max_tokens, rates[target.name], seed
+            ),
+        )
+        return {name: {"rate": round(rates[name], 3), **each} for name, each in results.items()}
+
+    def _rounds(self, what: str, ask: Any) -> dict[str, dict[str, Any]]:
+        rounds: dict[str, list[Round]] = {target.name: [] for target in self.targets}
+        for number in range(self._args.rounds):
+            questions: Sequence[Asked] = self._questions.block(next(self._blocks))
+            for target in self.targets:
+                say(f"{what}, round {number + 1}: {target.name}")
+                answers, seconds = asyncio.run(ask(target, questions, self._args.seed + number))
+                if not self._args.unequal_lengths:
+                    check_lengths(target, answers, self._args.max_tokens)
+                self.texts.setdefault(target.name, [each.text for each in answers])
+                rounds[target.name].append((answers, seconds))
+        return {name: summary(each) for name, each in rounds.items()}
+
+    def same_text(self) -> dict[str, float]:
+        """Share of a target's first answers with the text of the first target."""
+        reference = self.texts[self.targets[0].name]
+        return {
+            name: round(sum(map(str.__eq__, texts, reference)) / len(reference), 4)
+            for name, texts in self.texts.items()
+        }
+
+
+def version_of(target: Target) -> Any:
+    """``GET /version`` of a server, or ``None`` where there is none."""
+    try:
+        response = httpx.get(target.url.removesuffix("/v1") + "/version")
+        return response.json() if response.status_code == 200 else None
+    except (httpx.HTTPError, ValueError):
+        return None
+
+
+def most_requests(closed: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The most requests a second of each target, over all numbers of clients."""
+    names = next(iter(closed.values()))
+    return {
+        name: max(each[name]["requests_per_second"] for each in closed.values()) for name in names
+    }
+
+
+def ratios(report: Mapping[str, Any], rivals: Sequence[str]) -> dict[str, Any]:
+    """The figures by which a server is judged: tokens a second beside others', p99 TTFT beside unloaded."""
+    most = list(report["closed"].values())[-1]
+    speed = {name: each["tokens_per_second"] for name, each in most.items()}
+    dense, compressed = speed["together, dense"], speed["together, compressed"]
+    found: dict[str, Any] = {
+        "together_to_one_by_one": {
+            kind: round(speed[f"together, {kind}"] / speed[f"one by one, {kind}"], 3)
+            for kind in ("dense", "compressed")
+        }
+    }
+    if rivals:
+        best = max(rivals, key=lambda name: speed[name])
+        found["best_rival"] = best
+        found["dense_to_best_rival"] = round(dense / speed[best], 3)
+        found["compressed_to_best_rival"] = round(compressed / speed[best], 3)
+    if unloaded := report["closed"].get("1"):
+        found["ttft_p99_to_unloaded"] = {
+            load: {
+                name: round(each["ttft_ms"]["p99"] / unloaded[name]["ttft_ms"]["p99"], 3)
+                for name, each in by_name.items()
+            }
+            for load, by_name in report["open"].items()
+        }
+    return found
+
+
+def rows_of(kind: str, results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Rows of the table."""
+    rows = []
+    for which, by_name in results.items():
+        for name, each in by_name.items():
+            by_round = each["tokens_per_second_by_round"]
+            rows.append(
+                [
+                    f"{which} {kind}",
+                    name,
+                    f"{each['tokens_per_second']:.1f}",
+                    f"{min(by_round):.1f} to {max(by_round):.1f}",
+                    f"{each['ttft_ms']['p50']:.1f} ms",
+                    f"{each['ttft_ms']['p99']:.1f} ms",
+                    f"{each['tpot_ms'].get('p50', 0):.2f} ms",
+                ]
+            )
+    return rows
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure all targets, and return the report.
+
+    Raises:
+        CompExportError: a server did not start, refused a request, or answers have unequal lengths.
+    """
     report: dict[str, Any] = {
         "arguments": {key: str(value) for key, value in vars(args).items()},
         "machine": describe_machine(),
         "versions": describe_versions(),
+        "pictures": "no picture is asked about twice: caches of images and prefixes have no effect",
         "closed": {},
         "open": {},
     }
-    with (
-        serving(args.run, args.rows, args.threads) as together,
-        serving(args.run, 1, args.threads) as alone,
-    ):
-        targets = [
-            *targets_of("together", together.url),
-            *targets_of("one by one", alone.url),
-            *args.rival,
-        ]
-        for target in targets:  # warm up
-            asyncio.run(closed_loop(target, bodies[:4], 2))
-        for clients in (int(each) for each in args.clients.split(",")):
-            rounds: dict[str, list[tuple[list[Measured], float]]] = {t.name: [] for t in targets}
-            for number in range(args.rounds):
-                for target in targets:
-                    say(f"{clients} clients, round {number + 1}: {target.name}")
-                    rounds[target.name].append(asyncio.run(closed_loop(target, bodies, clients)))
-            report["closed"][str(clients)] = {name: summary(each) for name, each in rounds.items()}
-        if args.load:
-            most = report["closed"][args.clients.split(",")[-1]]
-            for target in targets:
-                rate = args.load * most[target.name]["requests_per_second"]
-                each = [
-                    asyncio.run(open_loop(target, bodies, rate, args.seed + number))
-                    for number in range(args.rounds)
-                ]
-                report["open"][target.name] = {"requests_per_second": rate, **summary(each)}
+    with ExitStack() as stack:
+
+        def ours(name: str, rows: int, more: Sequence[str]) -> list[Target]:
+            places = args.places if len(args.places) > 1 else Path(args.places[0])
+            server = stack.enter_context(serving(places, rows, args.threads, *args.serve, *more))
+            return targets_of(name, server.url)
+
+        targets = [*ours("together", args.rows, []), *ours("one by one", 1, [])]
+        for name, more in args.also:
+            targets += ours(name, args.rows, more)
+        measurement = Measurement(args, [*targets, *args.rival])
+        report["targets"] = {
+            each.name: {**asdict(each), "version": version_of(each)} for each in measurement.targets
+        }
+        for clients in measurement.clients:
+            report["closed"][str(clients)] = measurement.closed(clients)
+        for load in args.loads:
+            most = most_requests(report["closed"])
+            report["open"][f"{load:g}"] = measurement.open(load, most)
+    report["same_text"] = measurement.same_text()
+    report["ratios"] = ratios(report, [each.name for each in args.rival])
+    return report
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, write the report, print a table."""
+    args = parser().parse_args(arguments)
+    try:
+        report = run(args)
+    except CompExportError as error:
+        say(f"Error: {error}")
+        return 1
     write_text(args.out, json.dumps(report, indent=1) + "\n")
     print_table(
         "Servers under load",
-        ["clients", "server", "tokens/s", "TTFT p50", "p99", "TPOT p50"],
-        [
-            [
-                clients,
-                name,
-                f"{each['tokens_per_second']:.1f}",
-                f"{each['ttft_ms']['p50']:.1f} ms",
-                f"{each['ttft_ms']['p99']:.1f} ms",
-                f"{each['tpot_ms'].get('p50', 0):.2f} ms",
-            ]
-            for clients, by_name in report["closed"].items()
-            for name, each in by_name.items()
-        ],
+        ["arrivals", "server", "tokens/s", "by round", "TTFT p50", "p99", "TPOT p50"],
+        [*rows_of("at once", report["closed"]), *rows_of("of the most", report["open"])],
         numbers_from=2,
     )
+    say(f"wrote {args.out}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -20,10 +20,12 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from asking import Target
 from comp.utils.console import say
 from comp.utils.files import write_text
 from comp.utils.machine import describe_machine, describe_versions, usable_cores
-from serving import Target, content_of, serving, targets_of
+from our_server import serving, targets_of
+from questions import content_of
 
 LEAVES = 0.1  # share of the requests whose client leaves
 SIDE = 96  # pixels of a picture
