@@ -1,14 +1,17 @@
 """``comp-export serve``: an HTTP server over runs and artifacts."""
 
 from pathlib import Path
+from typing import Literal, get_args
 
 import click
 
 from comp.commands.options import CommonOptions, common_options, threads_option
 from comp.errors import CompExportError
-from comp.utils.console import print_json, say
+from comp.utils.console import print_json
 from serve.artifacts import ArtifactVariant
 from serve.commands.variants import variant_options
+
+LogFormat = Literal["text", "json"]
 
 
 @click.command(name="serve")
@@ -99,6 +102,18 @@ from serve.commands.variants import variant_options
     metavar="HOST[:PORT]",
     help="A host that images may be fetched from; repeat it for each [none].",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(get_args(LogFormat)),
+    default="text",
+    show_default=True,
+    help="Form of the log on stderr: a line of words, or a JSON object, for each request.",
+)
+@click.option(
+    "--log-prompts",
+    is_flag=True,
+    help="Also log the words of requests; images as their SHA-256. Never keys.",
+)
 @threads_option
 @variant_options
 @common_options
@@ -118,6 +133,8 @@ def command(
     keep_factor: str,
     api_keys: Path | None,
     image_hosts: tuple[str, ...],
+    log_format: LogFormat,
+    log_prompts: bool,
     threads: int | None,
     variant: ArtifactVariant,
     options: CommonOptions,
@@ -140,9 +157,11 @@ def command(
     from serve.scheduling.adaptive import factor_named
     from serve.server.keys import read_keys
     from serve.server.listening import listen
+    from serve.server.logs import START, configure_logs
     from serve.server.models import Limits, load_models, places_of
     from serve.server.settings import Server, Settings
 
+    configure_logs(log_format)
     arguments = places or ("runs/latest",)
     factor = factor_named(keep_factor)
     check_address(host, port)
@@ -157,7 +176,7 @@ def command(
     )
     for name, path, _ in places_of(arguments, variant):
         unverified = "" if is_verified(path) else " (not verified: run `comp-export verify`)"
-        say(f"serve: {name}: {path}{unverified}")
+        START.info("serve: %s: %s%s", name, path, unverified)
     models = load_models(arguments, variant, limits, options.device, threads)
     if factor != 1 and not any(model.keeps_by_factor for model in models):
         raise CompExportError(
@@ -172,10 +191,11 @@ def command(
         image_hosts=image_hosts,
         seed=options.seed,
         keep_factor=factor,
+        log_prompts=log_prompts,
     )
     address = f"http://{host}:{port}/v1"
     if options.json:
         print_json({"url": address, "models": [model.id for model in models]})
     else:
-        say(f"serve: {address}; Ctrl-C stops it")
+        START.info("serve: %s; Ctrl-C stops it", address)
     listen(Server(models, settings), host, port)

@@ -13,6 +13,7 @@ from serve.generation.results import Event, Finished, Generation, Prefilled, Tok
 from serve.scheduling.requests import CancelledError, Request
 from serve.server.conversation import Conversation
 from serve.server.errors import response_of
+from serve.server.logs import RECORD
 from serve.server.models import ServedModel
 from serve.server.settings import Server
 
@@ -41,6 +42,7 @@ class Follow:
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event | BaseException] = asyncio.Queue()
         self._metrics, self._model = server.metrics, model.id
+        self._record = RECORD.get()
         self._began = monotonic()
         self._first = 0.0  # seconds until the first token
         self.deadline = self._began + server.settings.request_seconds
@@ -79,10 +81,17 @@ class Follow:
         if isinstance(event, Prefilled):
             self._first = passed
             self._metrics.first_token(self._model, passed)
+            if self._record is not None:
+                self._record.first_token()
         elif isinstance(event, Finished):
             self._metrics.finished(self._model, event.generation, self._first, passed)
+            if self._record is not None:
+                self._record.finished(event.generation)
         elif isinstance(event, BaseException):
-            self._metrics.failed(self._model, response_of(event).status_code)
+            status = response_of(event).status_code
+            self._metrics.failed(self._model, status)
+            if self._record is not None:
+                self._record.failed(status)
 
 
 async def start(server: Server, asked: Asked) -> list[Follow]:

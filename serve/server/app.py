@@ -11,6 +11,7 @@ from fastapi_offline import FastAPIOffline
 from serve.server.errors import add_handlers
 from serve.server.guard import Guard
 from serve.server.model_routes import model_routes
+from serve.server.request_ids import RequestIds
 from serve.server.settings import Server
 from serve.server.status_routes import status_routes
 
@@ -34,4 +35,5 @@ def make_app(server: Server) -> FastAPI:
     app.include_router(status_routes(server))
     app.include_router(model_routes(server))
     app.add_middleware(Guard, settings=server.settings)
+    app.add_middleware(RequestIds)  # the last one is outside
     return app

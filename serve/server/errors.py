@@ -86,7 +86,6 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(CompExportError, own)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
-    app.add_exception_handler(Exception, own)
 
 
 def _retry(status: int) -> dict[str, str]:

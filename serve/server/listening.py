@@ -19,7 +19,7 @@ def listen(server: Server, host: str, port: int) -> None:
         make_app(server),
         host=host,
         port=port,
-        log_level="warning",
+        log_config=None,  # serve.server.logs has configured it
         access_log=False,  # load balancers ask for health every second
         backlog=BACKLOG,
         timeout_graceful_shutdown=int(DRAIN_SECONDS),

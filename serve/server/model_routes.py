@@ -11,6 +11,7 @@ from serve.server import embed, responses
 from serve.server.answers import start
 from serve.server.chat import asked_and_started, chunks, completion
 from serve.server.errors import body_of
+from serve.server.logs import note_request
 from serve.server.models import ServedModel
 from serve.server.schemas import (
     ChatRequest,
@@ -29,6 +30,7 @@ def model_routes(server: Server) -> APIRouter:
     @routes.post("/v1/chat/completions")
     async def chat(request: ChatRequest, connection: Request) -> Any:
         """Answer a conversation about images."""
+        note_request(request, server.settings.log_prompts)
         asked, follows = await asked_and_started(server, request)
         headers = _headers(asked.model)
         if request.stream:
@@ -39,6 +41,7 @@ def model_routes(server: Server) -> APIRouter:
     @routes.post("/v1/responses")
     async def respond(request: ResponsesRequest, connection: Request) -> Any:
         """Answer a conversation about images: the Responses API."""
+        note_request(request, server.settings.log_prompts)
         asked = responses.asked_of(server, request)
         (follow,) = await start(server, asked)
         headers = _headers(asked.model)
@@ -49,16 +52,19 @@ def model_routes(server: Server) -> APIRouter:
     @routes.post("/v1/embeddings")
     async def embeddings(request: EmbeddingsRequest) -> dict[str, Any]:
         """Embed texts and images."""
+        note_request(request, server.settings.log_prompts)
         return await embed.embeddings(server, request)
 
     @routes.post("/v1/rerank")
     async def rerank(request: RerankRequest) -> dict[str, Any]:
         """Rank texts for an image, or images for a text."""
+        note_request(request, server.settings.log_prompts)
         return await embed.rerank(server, request)
 
     @routes.post("/v1/classify")
     async def classify(request: ClassifyRequest) -> dict[str, Any]:
         """Judge statements about two images."""
+        note_request(request, server.settings.log_prompts)
         return await embed.classify(server, request)
 
     return routes

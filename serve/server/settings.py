@@ -32,6 +32,7 @@ class Settings:
         image_hosts: hosts that images may be fetched from.
         fetch_seconds: time that one fetch may take.
         seed: seed of the draws of requests that have none.
+        log_prompts: whether the log has the words of requests.
         keep_factor: factor on keep ratios of requests that name none; ``auto`` chooses it by the load.
     """
 
@@ -45,6 +46,7 @@ class Settings:
     fetch_seconds: float = 10.0
     seed: int = 0
     keep_factor: Factor = 1.0
+    log_prompts: bool = False
 
 
 @dataclass
