@@ -79,7 +79,7 @@ class RemoteGenerator:
     def stream(
         self, images: Sequence[ImageSource], prompt: str, options: GenerationOptions
     ) -> Iterator[Event]:
-        """Yield an answer as it is generated, as ``serve.Engine.stream``; the last event is ``Finished``.
+        """Yield an answer as it is generated, as ``Engine.stream``; the last event is ``Finished``.
 
         The ids of tokens are not known. Kept tokens come at the end. Times are the server's.
 
