@@ -91,6 +91,7 @@ VERBS: dict[str, Verb] = {
     ),
     "run": Verb("serve.commands.run:command", "Answer one question about one image, streamed."),
     "serve": Verb("serve.commands.serve:command", "Serve models to any client of OpenAI's API."),
+    "triton": Verb("serve.commands.triton:command", "Write a model repository for NVIDIA Triton."),
     "inspect": Verb(
         "comp.commands.inspect:command", "Show a plan and artifacts as tables and figures."
     ),

@@ -1,0 +1,1 @@
+"""NVIDIA Triton: model repositories of artifacts, and the Python model in them that generates."""
