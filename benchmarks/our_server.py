@@ -5,11 +5,13 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import httpx
 
@@ -18,6 +20,7 @@ from comp.errors import CompExportError
 
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
+LOG_SHOWN = 600  # characters of its log, if it does not start
 
 
 @dataclass(frozen=True)
@@ -50,21 +53,30 @@ def serving(
     command = [sys.executable, "-m", "comp.cli", "serve", *named, "--port", str(port)]
     command += ["--max-num-seqs", str(rows), "--threads", str(threads), "--max-queue", "4096"]
     command += options
-    process = subprocess.Popen(command, env=os.environ | {"OMP_WAIT_POLICY": "passive"})
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise CompExportError(f"{' '.join(command)} did not start")
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/health")
-                break
-            except httpx.TransportError:
-                time.sleep(0.1)
-        yield Started(f"http://127.0.0.1:{port}/v1", process.pid)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(STOP_SECONDS)
+    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
+    with tempfile.TemporaryFile() as log:  # a line for every request
+        process = subprocess.Popen(command, env=environment, stderr=log)
+        try:
+            _wait(process, f"http://127.0.0.1:{port}/health", log)
+            yield Started(f"http://127.0.0.1:{port}/v1", process.pid)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(STOP_SECONDS)
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: IO[bytes]) -> None:
+    """Wait until the server answers; raise with the end of its log if it does not."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        if process.poll() is not None or time.monotonic() > deadline:
+            log.seek(0)
+            said = log.read()[-LOG_SHOWN:].decode(errors="replace").strip()
+            raise CompExportError(f"comp-export serve did not start: {said}")
+        try:
+            httpx.get(url)
+            return
+        except httpx.TransportError:
+            time.sleep(0.1)
 
 
 def targets_of(name: str, url: str) -> list[Target]:
