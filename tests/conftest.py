@@ -5,6 +5,8 @@ import signal
 import pytest
 from hypothesis import settings
 
+from tests.drawing import leave_out_figures
+
 # The same cases every time: a failure comes from the change.
 settings.register_profile("fixed", derandomize=True)
 settings.load_profile("fixed")
@@ -19,6 +21,7 @@ def pytest_configure():
     # Processes that a shell starts in the background ignore Ctrl-C, which some tests send theirs.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    leave_out_figures()
 
 
 def pytest_collection_modifyitems(items):

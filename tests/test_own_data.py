@@ -49,14 +49,6 @@ def pictures_of(data):
     return {record.image.name for record in (data.examples.records[i] for i in data.indices)}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_figures():
-    """Skip the figures of the search, which take half of the time and have their own tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("comp.pipeline.record.save_figures", lambda *given: [])
-        yield
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A run pruned on own data by the command, exported, with what ``prune`` printed."""

@@ -49,14 +49,6 @@ NOT_RUN = {
 REFUSED = {"plan --model ./my-llava --target-ms 500": "nothing has to go"}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _no_figures():
-    """Skip the figures of the search, which take half of the time and have their own tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("comp.pipeline.record.save_figures", lambda *given: [])
-        yield
-
-
 @pytest.fixture
 def place(tmp_path, monkeypatch):
     """A directory with what the pages say one needs: a checkpoint, questions, pictures."""

@@ -63,12 +63,6 @@ def folder(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch):
-    """Skip the figures of the search, which take half of the time and have their own tests."""
-    monkeypatch.setattr("comp.pipeline.record.save_figures", lambda *given: [])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(("official", "spelling"), SPELLINGS)
 def test_answers_equal_transformers(official, spelling, tmp_path, folder):

@@ -15,6 +15,7 @@ from comp.families.loading import load_adapter
 from comp.runs import open_run
 from comp.tokens.drop_rules import rules_from_plan
 from tests.comp.small_blip import LAYERS, SEEN, TASKS, examples_of, random_blip
+from tests.drawing import drawn
 
 QUICK = ("--stages", "5", "--steps-per-stage", "1", "--recover-steps", "2", "--batch-size", "4")
 QUICK += ("--calibration", "8", "--validation", "8", "--dtype", "float32", "--device", "cpu")
@@ -43,7 +44,8 @@ def checkpoints(tmp_path_factory):
 @pytest.fixture(scope="module", params=TASKS)
 def pruned(request, checkpoints, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / request.param
-    result = prune(checkpoints[request.param], out, "--json")
+    with drawn():
+        result = prune(checkpoints[request.param], out, "--json")
     assert result.exit_code == 0, result.output
     return request.param, json.loads(result.stdout), open_run(out)
 

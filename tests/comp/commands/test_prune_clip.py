@@ -14,6 +14,7 @@ from comp.errors import CompExportError
 from comp.families.loading import load_adapter
 from comp.runs import open_run
 from tests.comp.small_clip import random_clip
+from tests.drawing import drawn
 
 QUICK = ("--stages", "4", "--steps-per-stage", "1", "--recover-steps", "2", "--batch-size", "4")
 QUICK += ("--calibration", "8", "--validation", "8", "--dtype", "float32", "--device", "cpu")
@@ -34,7 +35,8 @@ def clip_checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def pruned(clip_checkpoint, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "clip"
-    result = prune(clip_checkpoint, out, "--json")
+    with drawn():
+        result = prune(clip_checkpoint, out, "--json")
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout), open_run(out)
 

@@ -21,6 +21,7 @@ from comp.pipeline.options import PruneOptions
 from comp.plan import PruningPlan
 from comp.runs import RunDirectory, open_run
 from tests.comp.small import HEAD_DIM
+from tests.drawing import drawn
 
 QUICK = ("--stages", "3", "--steps-per-stage", "2", "--recover-steps", "4", "--batch-size", "4")
 QUICK += ("--calibration", "8", "--validation", "8", "--dtype", "float32", "--device", "cpu")
@@ -37,7 +38,8 @@ def prune(checkpoint, out, *more, rate="0.4"):
 @pytest.fixture(scope="module")
 def run(checkpoint, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "small"
-    return prune(checkpoint, out), open_run(out)
+    with drawn():
+        return prune(checkpoint, out), open_run(out)
 
 
 def test_a_run_directory_holds_everything(run):

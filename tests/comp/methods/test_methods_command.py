@@ -10,6 +10,7 @@ from comp.errors import CompExportError
 from comp.families.loading import load_adapter
 from comp.runs import open_run
 from tests.comp.small_clip import random_clip
+from tests.drawing import drawn
 
 QUICK = ("--stages", "3", "--steps-per-stage", "2", "--recover-steps", "3", "--batch-size", "4")
 QUICK += ("--calibration", "8", "--validation", "8", "--dtype", "float32", "--device", "cpu")
@@ -30,7 +31,9 @@ def clip_checkpoint(tmp_path_factory):
 @pytest.mark.parametrize("method", ["wanda", "upop", "mope"])
 def test_a_method_from_the_command_line(clip_checkpoint, tmp_path, method):
     """Only the default modes of parameters are pruned; widths are multiples of --align."""
-    result = prune(clip_checkpoint, tmp_path / "run", "--method", method, "--align", "8", "--json")
+    with drawn():
+        words = ("--method", method, "--align", "8", "--json")
+        result = prune(clip_checkpoint, tmp_path / "run", *words)
     assert result.exit_code == 0, result.output
     run = open_run(tmp_path / "run")
     plan, record = run.load_plan(), run.read_record()

@@ -11,6 +11,7 @@ from comp.registry.families import family_of
 from comp.registry.methods import method_called
 from comp.runs import open_run
 from tests.comp.small_clip import random_clip
+from tests.drawing import drawn
 
 QUICK = ("--stages", "2", "--steps-per-stage", "1", "--recover-steps", "2", "--batch-size", "4")
 QUICK += ("--calibration", "4", "--validation", "4", "--dtype", "float32", "--device", "cpu")
@@ -24,7 +25,8 @@ def call(*words):
 
 def from_prune_to_verify(model, run, method, *more, rate):
     words = ("prune", "--model", model, "--rate", rate, "--out", run, "--method", method)
-    printed = call(*words, *QUICK, *more, "--json")
+    with drawn():
+        printed = call(*words, *QUICK, *more, "--json")
     plan, record = open_run(run).load_plan(), open_run(run).read_record()
     assert plan.macs == pytest.approx((1 - rate) * plan.macs_dense, rel=0.01)
     assert (printed["rate"], plan.method, record["method"]) == (plan.rate, method, method)

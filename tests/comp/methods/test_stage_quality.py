@@ -20,6 +20,7 @@ from comp.training.trainer import accuracy, mean_loss
 from comp.utils.compute import Compute
 from tests.comp.commands import test_prune_command as command
 from tests.comp.jobs import small_job
+from tests.drawing import drawn
 
 MODES = ("vision_tokens", "language_parameters")
 
@@ -133,7 +134,8 @@ def test_time_relative_to_fine_tuning_by_hand():
 def test_a_run_by_loss_records_its_seconds(checkpoint, tmp_path):
     more = ("--cost-metric", "loss", "--cost-examples", "4", "--recover-steps", "2")
     more += ("--distill", "logits", "--validation", "8", "--calibration", "4", "--batch-size", "2")
-    command.prune(checkpoint, tmp_path / "run", *more, "--steps-per-stage", "1", rate="0.3")
+    with drawn():
+        command.prune(checkpoint, tmp_path / "run", *more, "--steps-per-stage", "1", rate="0.3")
     record = open_run(tmp_path / "run").read_record()
     assert record["request"]["sizes"]["cost"] == 4
     assert record["request"]["search"]["strategy"]["cost_metric"] == "loss"

@@ -13,6 +13,7 @@ from comp.cli import cli
 from comp.errors import CompExportError
 from comp.pipeline.run_folder import run_of
 from comp.runs import RunDirectory, open_run
+from comp.utils.files import write_text
 from tests.comp.small_clip import random_clip
 
 QUICK = ("--stages", "2", "--steps-per-stage", "0", "--recover", "none", "--batch-size", "4")
@@ -98,6 +99,8 @@ def state_of(copy):
 @pytest.mark.parametrize("forced", [False, True], ids=["first", "forced"])
 def test_a_kill_before_any_change_of_files(dense, tmp_path, monkeypatch, forced):
     """Every state can continue or start again; one of each set of equal states is run to the end."""
+    # In this process, in the place of figures; the process that is killed draws them.
+    monkeypatch.setattr("comp.pipeline.record.save_figures", reports)
     folder = tmp_path / "runs"
     folder.mkdir()
     more = ()
@@ -156,6 +159,11 @@ def test_a_state_of_other_weights_is_refused(dense, tmp_path, monkeypatch):
         prune(model, tmp_path / "run", "--resume")
     shutil.copy(dense / "model.safetensors", model)
     assert prune(model, tmp_path / "run", "--resume").exit_code == 0
+
+
+def reports(run):
+    for name in ("trajectory.png", "structure.png"):
+        write_text(run.reports / name, "drawn")
 
 
 def _stop(*_):
