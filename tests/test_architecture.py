@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+from tests.fresh import run_code
+
 if sys.version_info >= (3, 11):
     import tomllib
 else:
@@ -108,7 +110,8 @@ def test_comp_is_light_and_registers_in_any_import_order() -> None:
         "import comp\n"
         "assert AutoConfig.for_model('comp_llava').model_type == 'comp_llava'"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = run_code(code)
+    assert done.status == 0, done.errors
 
 
 @pytest.mark.slow
@@ -128,8 +131,8 @@ def test_slim_models_are_registered_by_any_import(first: str) -> None:
         "for name in ('comp_llava', 'comp_clip', 'comp_blip', 'comp_blip_nlvr'):\n"
         "    assert AutoConfig.for_model(name).model_type == name"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = run_code(code)
+    assert done.status == 0, done.errors
 
 
 @pytest.mark.parametrize("first", ["clip.forward", "llava.decoder", "llava.slim"])
@@ -140,8 +143,8 @@ def test_any_module_of_a_family_may_be_imported_first(first: str) -> None:
         "for name in ('comp_llava', 'comp_clip', 'comp_blip', 'comp_blip_nlvr'):\n"
         "    assert AutoConfig.for_model(name).model_type == name"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    done = run_code(code)
+    assert done.status == 0, done.errors
 
 
 def test_an_edge_box_needs_only_its_requirements() -> None:

@@ -1,8 +1,5 @@
 """What an adapter must define, and what its modules must support."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -11,6 +8,7 @@ from comp.families.llava.adapter import LlavaAdapter
 from comp.families.llava.decoder import _to_device
 from comp.tokens.drop_rules import DropRule
 from comp.tokens.state import TokenState
+from tests.fresh import run_code
 
 MODULES = ("comp.families.clip.slim", "comp.families.blip.slim", "comp.families.blip.nlvr")
 TWICE = (
@@ -35,14 +33,8 @@ def test_a_drop_rule_without_keep_cannot_be_created():
 
 
 def test_slim_classes_can_be_imported_twice():
-    done = subprocess.run(
-        [sys.executable, "-c", TWICE, *MODULES],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_code(TWICE, *MODULES)
+    assert done.status == 0, done.errors[-3000:]
 
 
 def test_tokens_move_to_another_device_with_their_sizes():
