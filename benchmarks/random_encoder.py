@@ -38,16 +38,19 @@ SMALL: Mapping[str, int] = {  # to try a script with: the same, narrow and with 
 SMALL_IMAGE = 8  # patches per edge
 
 
-def encoder_config(shape: str, small: bool = False, blocks: int | None = None) -> dict[str, Any]:
+def encoder_config(
+    shape: str, small: bool = False, blocks: int | None = None, edge: int | None = None
+) -> dict[str, Any]:
     """``config.json`` of one of ``PACKAGED``, with the token ids of the original files.
 
     Args:
         shape: name of the configuration.
         small: with the widths and depth of ``SMALL``.
         blocks: per tower; ``None`` for the shape's own depth.
+        edge: of a picture in pixels; ``None`` for the shape's own.
 
     Raises:
-        CompExportError: there is no such shape, or ``blocks`` is below 1.
+        CompExportError: there is no such shape, ``blocks`` is below 1, or ``edge`` is no multiple of a patch.
     """
     if shape not in PACKAGED:
         raise CompExportError(f"no shape {shape!r}: choose one of {', '.join(PACKAGED)}")
@@ -64,6 +67,11 @@ def encoder_config(shape: str, small: bool = False, blocks: int | None = None) -
     if small:
         vision |= SMALL | {"image_size": SMALL_IMAGE * vision["patch_size"]}
         text |= SMALL
+    if edge is not None:
+        patch = vision["patch_size"]
+        if edge < patch or edge % patch:
+            raise CompExportError(f"--edge {edge}: choose a multiple of the patch, {patch} pixels")
+        vision["image_size"] = edge
     if blocks is not None:
         vision["num_hidden_layers"] = text["num_hidden_layers"] = blocks
     if not clip:
@@ -72,7 +80,12 @@ def encoder_config(shape: str, small: bool = False, blocks: int | None = None) -
 
 
 def write_random_encoder(
-    shape: str, out: Path, seed: int = 0, small: bool = False, blocks: int | None = None
+    shape: str,
+    out: Path,
+    seed: int = 0,
+    small: bool = False,
+    blocks: int | None = None,
+    edge: int | None = None,
 ) -> Path:
     """Write the checkpoint: weights in float32, configuration, tokenizer, image processor.
 
@@ -80,15 +93,15 @@ def write_random_encoder(
         shape: one of ``PACKAGED``.
         out: directory to write; replaced as a whole once everything is written.
         seed: seed of the weights.
-        small, blocks: as in ``encoder_config``.
+        small, blocks, edge: as in ``encoder_config``.
 
     Returns:
         ``out``.
 
     Raises:
-        CompExportError: no such shape, or no space on the disk.
+        CompExportError: no such shape or size, or no space on the disk.
     """
-    config = encoder_config(shape, small, blocks)
+    config = encoder_config(shape, small, blocks, edge)
     model = random_model(config, seed)
     with writing_directory(out) as directory:
         model.save_pretrained(directory)
@@ -201,9 +214,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--small", action="store_true", help="narrow, with few blocks, for trials")
     parser.add_argument("--blocks", type=int, help="per tower [the shape's own depth]")
+    parser.add_argument("--edge", type=int, help="of a picture, in pixels [the shape's own]")
     args = parser.parse_args(arguments)
     try:
-        out = write_random_encoder(args.shape, args.out, args.seed, args.small, args.blocks)
+        out = write_random_encoder(
+            args.shape, args.out, args.seed, args.small, args.blocks, args.edge
+        )
         say(f"wrote {out}")
     except CompExportError as error:
         say(f"Error: {error}")

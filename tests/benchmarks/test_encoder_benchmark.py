@@ -125,6 +125,10 @@ def test_fewer_blocks_change_no_other_size():
     whole, few = encoder_config("clip-l14-336"), encoder_config("clip-l14-336", blocks=3)
     assert few["vision_config"] == whole["vision_config"] | {"num_hidden_layers": 3}
     assert few["text_config"] == whole["text_config"] | {"num_hidden_layers": 3}
+    edge = encoder_config("clip-l14-336", edge=168)["vision_config"]
+    assert edge == whole["vision_config"] | {"image_size": 168}
+    with pytest.raises(CompExportError, match="--edge 160: choose a multiple of the patch, 14"):
+        encoder_config("clip-l14-336", edge=160)
     with pytest.raises(CompExportError, match="--blocks 0: choose 1 or more"):
         encoder_config("clip-b16", blocks=0)
 

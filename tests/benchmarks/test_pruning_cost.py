@@ -5,6 +5,16 @@ import json
 import pytest
 from pruning_cost import main, row_of
 
+from tests.comp.small import small_adapter
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """The words that choose a small random LLaVA: the script's own is larger."""
+    path = tmp_path_factory.mktemp("cost") / "small-llava"
+    small_adapter().save(path)
+    return "--model", str(path)
+
 
 def test_a_variant_is_divided_by_the_same_number_of_plain_steps():
     record = {
@@ -22,11 +32,12 @@ def test_a_variant_is_divided_by_the_same_number_of_plain_steps():
 
 
 @pytest.mark.slow
-def test_script_writes_the_report(tmp_path, capsys):
+def test_script_writes_the_report(model, tmp_path, capsys):
     out = tmp_path / "cost.json"
     small = "--stages 1 --steps-per-stage 1 --recover-steps 1 --no-reconstruction"
     small += " --calibration 4 --validation 4"
     words = [
+        *model,
         "--rate",
         "0.2",
         "--prune",
@@ -51,8 +62,8 @@ def test_script_writes_the_report(tmp_path, capsys):
     assert "no distillation" in capsys.readouterr().out
 
 
-def test_a_failed_variant_ends_the_script(tmp_path, capsys):
-    words = ["--rate", "2", "--steps", "1", "--warmup", "1", "--batch-size", "2"]
+def test_a_failed_variant_ends_the_script(model, tmp_path, capsys):
+    words = [*model, "--rate", "2", "--steps", "1", "--warmup", "1", "--batch-size", "2"]
     assert main([*words, "--variants", "comp", "--out", str(tmp_path / "cost.json")]) == 1
     assert "comp: " in capsys.readouterr().err
     assert not (tmp_path / "cost.json").exists()
