@@ -1,5 +1,6 @@
 """Set-up of all tests: reproducible cases, signals, order, and runs of small models."""
 
+import os
 import signal
 
 import pytest
@@ -37,7 +38,9 @@ def fresh_run(tmp_path_factory):
     """A run of a small random CLIP (``clip``) or BLIP (by its task): ``tests.small_runs``."""
     from tests.small_runs import fresh_runs  # loads torch, which not every test needs
 
-    return fresh_runs(tmp_path_factory.mktemp)
+    base = tmp_path_factory.getbasetemp()
+    together = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    return fresh_runs(tmp_path_factory.mktemp, together / "small-runs")
 
 
 @pytest.fixture

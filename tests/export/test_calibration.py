@@ -22,7 +22,6 @@ from export.openvino.graph import computes_bfloat16
 from export.proof.integer_weights import integer_weights
 from serve.backends.onnxruntime.vnni_check import multiplies_exactly
 from tests.export.memory_weights import MemoryWeights, dequantised
-from tests.small_runs import fresh_runs
 
 WIDTHS = {"wide": 128, "middle": 96, "narrow": 48, "odd": 40}
 LAYER = "model.language_model.layers.0"
@@ -87,19 +86,14 @@ def test_calibration_changes_outputs_less_than_rounding_to_nearest(layers, name,
     assert error(dequantised(quantised)) < 0.8 * error(dequantised(rounded(weight, 4)))
 
 
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory):
-    return fresh_runs(tmp_path_factory.mktemp)
-
-
 def call(*words):
     return CliRunner().invoke(cli, [str(word) for word in words], catch_exceptions=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["clip", "question"])
-def test_both_flavours_have_the_same_calibrated_integers_and_verify(fresh, kind):
-    run = fresh(kind)
+def test_both_flavours_have_the_same_calibrated_integers_and_verify(fresh_run, kind):
+    run = fresh_run(kind)
     options = (
         "--precision",
         "int4",
@@ -140,8 +134,8 @@ def test_both_flavours_have_the_same_calibrated_integers_and_verify(fresh, kind)
         assert link["max_logit_difference"] <= link["bound"], link
 
 
-def test_flavours_are_compared_with_their_own_rounding(fresh):
-    run = fresh("clip")
+def test_flavours_are_compared_with_their_own_rounding(fresh_run):
+    run = fresh_run("clip")
     call("onnx", run, "--no-check", "--precision", "int4", "--no-dense")
     options = ("--precision", "int4", "--rounding", "calibrated", "--examples", "2", "--no-dense")
     assert call("onnx", run, "--flavour", "standard", *options).exit_code == 0

@@ -27,7 +27,6 @@ from serve.backends.onnxruntime import runtime as backend
 from serve.backends.onnxruntime.vnni_check import GRAPH, multiplies_exactly
 from tests.export.memory_weights import MemoryWeights, dequantised
 from tests.serve.largest_bytes import largest_bytes
-from tests.small_runs import fresh_runs
 
 NAME = "model.language_model.layers.0.mlp.down_proj"
 FORMS = [(f, p) for f in ("onnxruntime", "standard") for p in ("int8", "int4")]
@@ -143,11 +142,6 @@ def test_weights_are_replaced_only_inside_the_context():
     assert model[1].weight is model[0].weight
 
 
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory):
-    return fresh_runs(tmp_path_factory.mktemp)
-
-
 def call(*words):
     result = CliRunner().invoke(cli, [str(word) for word in words], catch_exceptions=False)
     assert result.exit_code == 0, result.output
@@ -155,10 +149,10 @@ def call(*words):
 
 
 @pytest.mark.parametrize("kind", ["clip", "question", "statement", "retrieval", "caption"])
-def test_encoders_are_verified_and_measured_in_integers(fresh, kind):
+def test_encoders_are_verified_and_measured_in_integers(fresh_run, kind):
     if not multiplies_exactly():
         pytest.skip("this CPU has no VNNI: ONNX Runtime's products of bytes saturate")
-    run = fresh(kind)
+    run = fresh_run(kind)
     for flavour, precision in FORMS:
         call("onnx", run, "--no-check", "--flavour", flavour, "--precision", precision)
     options = ("--questions", "6", "--max-new-tokens", "3", "--device", "cpu")
