@@ -132,10 +132,9 @@ def test_every_engine_is_built(runs, kind):
     assert [shape[0] for shape in profile.shapes["pixel_values"]][::2] == [1, most]
 
 
-@pytest.mark.parametrize("kind", ["clip", "caption"])
-def test_verify_lists_links_that_are_not_compared(runs, kind):
-    run, _ = runs(kind)
-    report = verified(run, 4)
+def test_verify_lists_links_that_are_not_compared(runs):
+    run, _ = runs("clip")
+    report = verified(run, 2)
     assert {each["name"] for each in report["skipped"]} == {
         "TensorRT (tensorrt)",
         "TensorRT (tensorrt-dense)",

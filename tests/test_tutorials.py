@@ -16,9 +16,9 @@ from tests.pages import README, TUTORIALS, commands
 SHORTER = {
     "onnx": "--no-check",
     "prune": "--stages 1 --steps-per-stage 1 --batch-size 4 --calibration 4 --validation 4",
-    "verify": "--questions 2 --max-new-tokens 2",
+    "verify": "--questions 2 --max-new-tokens 2 --answer-seconds 0",
     "eval": "--limit 4 --max-new-tokens 2",
-    "bench": "--warmup 1 --repeats 2 --new-tokens 2",
+    "bench": "--warmup 1 --repeats 2 --new-tokens 2 --cold-starts 1",
     "profile": "--rounds 1 --warmup 1 --repeats 1 --held-out 1 --text-tokens 16",
     "run": "--max-new-tokens 2",
     "inspect": "--samples 2",

@@ -311,7 +311,7 @@ def test_integers_and_openvino_are_measured_and_rivals_need_their_files(tmp_path
         "--out",
         str(out),
     ]
-    words += ["--contestants", "torch,torch-bf16,ort-int8,openvino-int4,genai-int8"]
+    words += ["--contestants", "torch-bf16,ort-int8,openvino-int4,genai-int8"]
     few = ("--warmup", "0", "--repeats", "2", "--new-tokens", "3")
     assert main([*words, *few, "--memory"]) == 0
     rows = json.loads(out.read_text())["contestants"]

@@ -205,8 +205,8 @@ def test_verify_fails_on_a_graph_with_another_selection(run):
     shutil.rmtree(run / "checkpoint")
     dense = json.loads((run / "run.json").read_text())["model"]
     write_slim_checkpoint(type(run)(dense), PruningPlan.load(run / "plan.json"), run / "checkpoint")
-    words = [str(run), "--questions", "2", "--json"]
-    result = CliRunner().invoke(verify_command, words)
+    few = ("--questions", "2", "--max-new-tokens", "2", "--answer-seconds", "0")
+    result = CliRunner().invoke(verify_command, [str(run), *few, "--json"])
     assert result.exit_code != 0
     report = json.loads((run / "reports" / "verify.json").read_text())
     assert not report["ok"]
