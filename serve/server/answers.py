@@ -100,9 +100,9 @@ async def start(server: Server, asked: Asked) -> list[Follow]:
     Raises:
         CompExportError: the request is refused, or the queue is full.
     """
-    images = [await server.picture(each) for each in asked.conversation.pictures]
     follows: list[Follow] = []
     try:
+        images = [await server.picture(each) for each in asked.conversation.pictures]
         for options in asked.options:
             async with server.preparing:  # decoding takes memory: a few at a time
                 work = await asyncio.to_thread(
@@ -112,7 +112,9 @@ async def start(server: Server, asked: Asked) -> list[Follow]:
             follow.request = Request(work, options, follow, follow.deadline, asked.adapts)
             asked.model.worker.submit(follow.request)
             follows.append(follow)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, CompExportError):  # as of answers that end early: 429 shows on dashboards
+            server.metrics.failed(asked.model.id, response_of(error).status_code)
         for follow in follows:
             if follow.request is not None:
                 follow.request.cancel()
