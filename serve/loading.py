@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 from comp.registry.code import resolve
 from comp.registry.families import family_called
 from export.artifact.load import kind_of, read_manifest
+from export.artifact.manifest import Manifest
 from export.tensorrt.manifest import read_engine_manifest
 from serve.artifacts import DEFAULT_VARIANT, ArtifactVariant, Which
 from serve.backends.base import BackendName, ProviderChoice
@@ -32,12 +33,22 @@ def load_engine(
         CompExportError: the directory is missing, damaged or cannot be loaded; the device, provider or
             backend is not available or does not run its contents.
     """
-    native = kind_of(directory) == "tensorrt"
-    manifest = read_engine_manifest(directory).artifact if native else read_manifest(directory)
+    manifest = manifest_in(directory)
     family = family_called(manifest.family)
     assert family is not None  # its manifest was read
     kind: type[TaskEngine] = resolve(family.engines[manifest.task])
     return kind.load(directory, device, threads, check_hashes, provider, backend)
+
+
+def manifest_in(directory: Path) -> Manifest:
+    """Read the manifest of an artifact, or that of the artifact which engines were built from.
+
+    Raises:
+        CompExportError: it is missing or damaged.
+    """
+    if kind_of(directory) == "tensorrt":
+        return read_engine_manifest(directory).artifact
+    return read_manifest(directory)
 
 
 def engines_of(

@@ -9,6 +9,7 @@ from comp.commands.options import CommonOptions, common_options, threads_option
 from comp.errors import CompExportError
 from comp.utils.console import print_json
 from serve.artifacts import ArtifactVariant
+from serve.commands.fleet_options import FleetOptions, fleet_options
 from serve.commands.variants import variant_options
 
 LogFormat = Literal["text", "json"]
@@ -115,6 +116,7 @@ LogFormat = Literal["text", "json"]
     help="Also log the words of requests; images as their SHA-256. Never keys.",
 )
 @threads_option
+@fleet_options
 @variant_options
 @common_options
 def command(
@@ -136,6 +138,7 @@ def command(
     log_format: LogFormat,
     log_prompts: bool,
     threads: int | None,
+    fleet: FleetOptions | None,
     variant: ArtifactVariant,
     options: CommonOptions,
 ) -> None:
@@ -151,6 +154,7 @@ def command(
       comp-export serve
       comp-export serve runs/tiny-llava-0.62 --port 8001
       comp-export serve fast=runs/mine/onnx --api-keys keys.txt
+      comp-export serve runs/mine --ray --replicas 1-4
     """
     from comp.utils.address import check_address
     from serve.artifacts import is_verified
@@ -164,7 +168,8 @@ def command(
     configure_logs(log_format)
     arguments = places or ("runs/latest",)
     factor = factor_named(keep_factor)
-    check_address(host, port)
+    if fleet is None or fleet.yaml is None:
+        check_address(host, port)
     keys = read_keys(api_keys)
     limits = Limits(
         rows=max_num_seqs,
@@ -177,6 +182,33 @@ def command(
     for name, path, _ in places_of(arguments, variant):
         unverified = "" if is_verified(path) else " (not verified: run `comp-export verify`)"
         START.info("serve: %s: %s%s", name, path, unverified)
+    if fleet is not None:
+        from serve.commands.on_ray import models_of, replicas_of, serve_on_ray
+        from serve.fleet.config import FleetConfig
+
+        config = FleetConfig(
+            models=models_of(arguments, variant),
+            replicas=replicas_of(fleet, limits, threads),
+            api_keys=None if api_keys is None else str(api_keys.resolve()),
+            max_num_seqs=max_num_seqs,
+            max_queue=max_queue,
+            max_model_len=max_model_len,
+            cache_memory=cache_memory,
+            image_memory=image_memory,
+            prefix_memory=prefix_memory,
+            max_new_tokens=max_new_tokens,
+            max_images=max_images,
+            request_timeout=request_timeout,
+            keep_factor=factor,
+            image_hosts=image_hosts,
+            log_format=log_format,
+            log_prompts=log_prompts,
+            seed=options.seed,
+            device=options.device,
+            threads=threads,
+        )
+        serve_on_ray(config, fleet, host, port, options)
+        return
     models = load_models(arguments, variant, limits, options.device, threads)
     if factor != 1 and not any(model.keeps_by_factor for model in models):
         raise CompExportError(

@@ -67,6 +67,11 @@ class Worker(ABC):
             self._changed.notify()
 
     @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
     def load(self) -> Load:
         """Requests that wait and run now."""
         with self._changed:

@@ -10,14 +10,13 @@ from comp.data.images import ImageSource
 from comp.errors import CompExportError
 from comp.runs import open_run
 from comp.utils.device import Device
-from export.artifact.manifest import MANIFEST_NAME
+from export.artifact.manifest import MANIFEST_NAME, Manifest
 from serve.artifacts import BOTH, ArtifactVariant, artifact_of, is_verified
 from serve.backends.base import BackendName, ProviderChoice
 from serve.backends.seen_images import SeenImages
 from serve.backends.seen_prefixes import SeenPrefixes
 from serve.engines.blip_generator import BlipGenerator
 from serve.engines.llava import Engine
-from serve.engines.retriever import Retriever
 from serve.generation.options import GenerationOptions
 from serve.generation.results import Event
 from serve.loading import TaskEngine, load_engine
@@ -29,6 +28,12 @@ from serve.server.conversation import Conversation
 from serve.server.errors import ApiError
 
 GENERATES, EMBEDS, JUDGES = "chat/completions", "embeddings", "classify"
+ENDPOINTS = {
+    "question": GENERATES,
+    "caption": GENERATES,
+    "retrieval": EMBEDS,
+    "statement": JUDGES,
+}  # by task
 
 
 @dataclass(frozen=True)
@@ -79,9 +84,7 @@ class ServedModel:
     @property
     def serves(self) -> str:
         """The endpoint of the model's task."""
-        if isinstance(self.engine, Engine | BlipGenerator):
-            return GENERATES
-        return EMBEDS if isinstance(self.engine, Retriever) else JUDGES
+        return ENDPOINTS[self.engine.manifest.task]
 
     def check_serves(self, endpoint: str) -> None:
         """Refuse a request for another task.
@@ -229,17 +232,39 @@ def load_models(
     for name, path, of_run in places_of(arguments, variant):
         provider: ProviderChoice = variant.provider if of_run else "auto"
         backend: BackendName | None = variant.backend if of_run else None
-        engine = load_engine(path, device, threads, provider=provider, backend=backend)
-        created = int((path / MANIFEST_NAME).stat().st_mtime)
-        images, prefixes = None, None
-        if isinstance(engine, Engine):
-            images = engine.keep_images(limits.image_bytes)
-            if limits.prefix_bytes:
-                prefixes = engine.keep_prefixes(limits.prefix_bytes)
-        worker = worker_of(engine, limits, begins_alike=prefixes is not None)
-        verified = is_verified(path)
-        models.append(ServedModel(name, path, engine, worker, verified, created, images, prefixes))
+        models.append(load_model(name, path, limits, device, threads, provider, backend))
     return Models(models)
+
+
+def load_model(
+    name: str,
+    path: Path,
+    limits: Limits,
+    device: Device = "auto",
+    threads: int | None = None,
+    provider: ProviderChoice = "auto",
+    backend: BackendName | None = None,
+) -> ServedModel:
+    """Load an artifact, and start its worker.
+
+    Raises:
+        CompExportError: it is missing or damaged, or does not run here.
+    """
+    engine = load_engine(path, device, threads, provider=provider, backend=backend)
+    images, prefixes = None, None
+    if isinstance(engine, Engine):
+        images = engine.keep_images(limits.image_bytes)
+        if limits.prefix_bytes:
+            prefixes = engine.keep_prefixes(limits.prefix_bytes)
+    worker = worker_of(engine, limits, begins_alike=prefixes is not None)
+    return ServedModel(
+        name, path, engine, worker, is_verified(path), created_of(path), images, prefixes
+    )
+
+
+def created_of(path: Path) -> int:
+    """When an artifact was made: seconds since 1970."""
+    return int((path / MANIFEST_NAME).stat().st_mtime)
 
 
 def worker_of(engine: TaskEngine, limits: Limits, begins_alike: bool) -> Worker:
@@ -270,22 +295,28 @@ def worker_of(engine: TaskEngine, limits: Limits, begins_alike: bool) -> Worker:
     return Scheduler(engine, int(rows), places, limits.queue, together)
 
 
-def manifest_of(model: ServedModel) -> dict[str, Any]:
-    """The manifest of a model as JSON data; a checkpoint's directory is reduced to its name."""
-    manifest = model.engine.manifest
+def shown_manifest(manifest: Manifest) -> dict[str, Any]:
+    """A manifest as JSON data; a checkpoint's directory is reduced to its name."""
     checkpoint = Path(manifest.model)
     name = checkpoint.name if checkpoint.is_absolute() else manifest.model
     return manifest.model_copy(update={"model": name}).model_dump(mode="json")
 
 
-def described(model: ServedModel) -> dict[str, object]:
-    """The field ``comp_export`` of a model: task, family, precision, backend, endpoint."""
-    manifest = model.engine.manifest
+def listed(
+    name: str, created: int, manifest: Manifest, verified: bool, **more: object
+) -> dict[str, object]:
+    """A model as ``/v1/models`` lists it; ``more`` joins the fields of ``comp_export``."""
     return {
-        "task": manifest.task,
-        "family": manifest.family,
-        "precision": manifest.precision,
-        "backend": model.engine.backend,
-        "verified": model.verified,
-        "endpoint": f"/v1/{model.serves}",
+        "id": name,
+        "object": "model",
+        "created": created,
+        "owned_by": "comp-export",
+        "comp_export": {
+            "task": manifest.task,
+            "family": manifest.family,
+            "precision": manifest.precision,
+            "verified": verified,
+            "endpoint": f"/v1/{ENDPOINTS[manifest.task]}",
+            **more,
+        },
     }

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from serve.server.models import ServedModel, described, manifest_of
+from serve.server.models import ServedModel, listed, shown_manifest
 from serve.server.settings import Server
 
 
@@ -46,7 +46,7 @@ def status_routes(server: Server) -> APIRouter:
     @routes.get("/v1/models/{name:path}/manifest")
     async def manifest(name: str) -> dict[str, Any]:
         """The manifest of a model's artifact: sizes, drop places, image processor, files."""
-        return manifest_of(server.models.called(name))
+        return shown_manifest(server.models.called(name).engine.manifest)
 
     @routes.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
@@ -57,10 +57,5 @@ def status_routes(server: Server) -> APIRouter:
 
 
 def _model(model: ServedModel) -> dict[str, Any]:
-    return {
-        "id": model.id,
-        "object": "model",
-        "created": model.created,
-        "owned_by": "comp-export",
-        "comp_export": described(model),
-    }
+    engine = model.engine
+    return listed(model.id, model.created, engine.manifest, model.verified, backend=engine.backend)
