@@ -2,16 +2,14 @@
 
 CLIP at full width is in tests/official: exported, and answering as transformers does.
 
-They have few blocks, because each takes minutes. tests/benchmarks checks the sizes of the whole models.
+They have few blocks and smaller pictures, because whole ones take minutes. tests/benchmarks checks the
+sizes of the whole models.
 
 Each command is its own process. Its peak memory stays below the free memory of a machine of 24 GiB.
 """
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,46 +20,46 @@ from comp.checkpoints.slim_encoder_shape import SlimShape
 from comp.flops.encoder import request_macs
 from comp.plan import PruningPlan
 from tests.benchmarks.conftest import BENCHMARKS
+from tests.fresh import run_code, run_command
 
 pytestmark = pytest.mark.slow
 
 LIMIT = 16 * 2**20  # of resident memory, KiB
 QUICK = ("--modes", "vt,vp", "--no-cas", "--stages", 2, "--steps-per-stage", 1)  # one of each
 ONE = ("--batch-size", 1, "--calibration", 1, "--validation", 1)
+WRITE = """
+import sys
+sys.path.append(sys.argv.pop(1))
+from random_encoder import main
+sys.exit(main())
+"""
 UNTRAINED = ("--recover", "none")  # a step of these on two cores takes as long as the rest
 
 
 @dataclass(frozen=True)
 class Case:
-    """A shape, its pruning options, and the parameters and tokens of the original checkpoint."""
+    """A shape, its pruning options, its image tokens, and the words of the original checkpoint."""
 
     shape: str
     blocks: int  # of each tower
+    edge: int  # of a picture, in pixels
     options: tuple[str | int, ...]
     image_tokens: int
     words: int
 
 
 CASES = (
-    Case("blip-nlvr", 7, (*UNTRAINED, *ONE), 2 * 577, 30524),  # the last merges pictures
+    # The last block merges pictures.
+    Case("blip-nlvr", 7, 192, (*UNTRAINED, *ONE), 2 * 145, 30524),
 )
 
 
-def called(module, *arguments):
-    """Return the JSON output of a process; fail if it fails or takes too much memory."""
-    words = [sys.executable, "-m", module, *(str(each) for each in arguments)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    printed = process.stdout.read()
-    _, status, used = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0, printed
-    assert used.ru_maxrss < LIMIT, f"{arguments[0]} took {used.ru_maxrss / 2**20:.1f} GiB"
-    return printed
-
-
 def command(*arguments):
-    return json.loads(called("comp.cli", *arguments, "--json"))
+    """Return the JSON output of a command in its own process; fail if it fails or takes too much memory."""
+    done = run_command(*(str(each) for each in arguments), "--json")
+    assert done.status == 0, done.printed + done.errors
+    assert done.resident < LIMIT, f"{arguments[0]} took {done.resident / 2**20:.1f} GiB"
+    return json.loads(done.printed)
 
 
 @pytest.fixture
@@ -74,10 +72,10 @@ def folder(tmp_path):
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.shape)
 def test_prune_export_and_verify(case: Case, folder: Path):
     checkpoint, run = folder / "dense", folder / "runs" / case.shape
-    script = BENCHMARKS / "random_encoder.py"
-    written = [sys.executable, script, "--shape", case.shape, "--out", checkpoint]
-    written += ["--blocks", str(case.blocks)]
-    subprocess.run(written, check=True, capture_output=True)
+    words = ["--shape", case.shape, "--out", str(checkpoint)]
+    words += ["--blocks", str(case.blocks), "--edge", str(case.edge)]
+    done = run_code(WRITE, str(BENCHMARKS), *words)
+    assert done.status == 0, done.errors
     assert (checkpoint / "model.safetensors").is_file()
     tokenizer = json.loads((checkpoint / "tokenizer.json").read_text())
     added = {each["content"] for each in tokenizer["added_tokens"]}
