@@ -8,17 +8,18 @@ from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForCon
 from comp.tiny_models.tiny_llava import tiny_llava_processor
 from comp.tiny_models.tiny_tokenizer import build_tokenizer
 
-HIDDEN, HEADS, CHANNELS = 4096, 32, 11008
+HIDDEN, HEADS, CHANNELS, WORDS = 4096, 32, 11008, 32064
 PATCH = 14
 DECODER_BLOCKS = 2
 
 
 def save_full_width(
-    directory: Path, vision_blocks: int, feature_layer: int, edge: int = 336
+    directory: Path, vision_blocks: int, feature_layer: int, edge: int = 336, words: int = WORDS
 ) -> Path:
     """Write it in float16, with this number of vision blocks, of which ``feature_layer`` is read.
 
-    ``edge`` is that of a picture in pixels: fewer than the original has make a shorter prompt.
+    ``edge`` is that of a picture in pixels: fewer than the original has make a shorter prompt. ``words`` is
+    the size of the vocabulary.
     """
     tokenizer = build_tokenizer()
     config = LlavaConfig(
@@ -32,7 +33,7 @@ def save_full_width(
             projection_dim=768,
         ),
         text_config=LlamaConfig(
-            vocab_size=32064,
+            vocab_size=words,
             hidden_size=HIDDEN,
             intermediate_size=CHANNELS,
             num_hidden_layers=DECODER_BLOCKS,

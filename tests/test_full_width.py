@@ -1,4 +1,7 @@
-"""The real architecture: LLaVA-1.5-7B at full width, few blocks, a picture of 168 pixels, random weights."""
+"""The real architecture: LLaVA-1.5-7B at full width, random weights.
+
+Few blocks, a quarter of the vocabulary, a picture of 84 pixels: the time is that of moving weights.
+"""
 
 import json
 
@@ -13,7 +16,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    return save_full_width(tmp_path_factory.mktemp("full-width") / "llava", 2, -2, edge=168)
+    return save_full_width(
+        tmp_path_factory.mktemp("full-width") / "llava", 2, -2, edge=84, words=8064
+    )
 
 
 def command(*arguments):
@@ -29,7 +34,7 @@ def test_prune_export_verify_and_run(checkpoint, tmp_path):
     pruned = command("prune", "--model", checkpoint, "--rate", 0.3, "--out", run, *quick, "--json")
     assert abs(pruned["rate"] - 0.3) < 0.01
     plan = json.loads((run / "plan.json").read_text())
-    assert plan["workload"]["image_tokens"] == 144
+    assert plan["workload"]["image_tokens"] == 36
     widths = {len(b["kept_channels"]) for b in plan["blocks"] if b["part"] == "language"}
     assert all(width % 64 == 0 for width in widths)
     files = command("onnx", run, "--no-dense", "--no-check", "--json")["files"]

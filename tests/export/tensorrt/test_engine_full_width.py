@@ -1,4 +1,4 @@
-"""Engines of the real architecture: LLaVA-1.5-7B at full width, two blocks of each part."""
+"""Engines of the real architecture: LLaVA-1.5-7B at full width, two blocks of each part, fewer words."""
 
 import shutil
 
@@ -33,7 +33,7 @@ def home(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(home):
-    return save_full_width(home / "llava", 2, -1)
+    return save_full_width(home / "llava", 2, -1, words=8064)
 
 
 def full_width_plan():
