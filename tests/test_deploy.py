@@ -23,9 +23,9 @@ from tests.serve.server.conftest import running  # noqa: F401
 from tests.test_architecture import lines_of, project, requirements
 
 ROOT = Path(__file__).parents[1]
-DEPLOY = ROOT / "deploy"
+DEPLOY = ROOT / "docs" / "deploy"
 DOCKERFILES = sorted(DEPLOY.glob("Dockerfile*"))
-CPU = ("requirements-edge.txt", "deploy/requirements-server.txt")
+CPU = ("requirements-edge.txt", "docs/deploy/requirements-server.txt")
 ID = 10001
 
 
@@ -67,7 +67,7 @@ def test_what_images_copy_is_there_and_not_ignored(path):
 def test_requirements_of_images_are_those_of_the_extras():
     extras = project()["optional-dependencies"]
     for extra, name in (("server", "server"), ("tensorrt", "tensorrt")):
-        listed = requirements(lines_of(f"deploy/requirements-{name}.txt"))
+        listed = requirements(lines_of(f"docs/deploy/requirements-{name}.txt"))
         declared = requirements(extras[extra])
         declared.pop("onnxruntime", None)  # requirements-edge.txt has it
         assert {key: str(each) for key, each in listed.items()} == {

@@ -113,7 +113,9 @@ async def start(server: Server, asked: Asked) -> list[Follow]:
             asked.model.worker.submit(follow.request)
             follows.append(follow)
     except BaseException as error:
-        if isinstance(error, CompExportError):  # as of answers that end early: 429 shows on dashboards
+        if isinstance(
+            error, CompExportError
+        ):  # as of answers that end early: 429 shows on dashboards
             server.metrics.failed(asked.model.id, response_of(error).status_code)
         for follow in follows:
             if follow.request is not None:

@@ -1,4 +1,4 @@
-"""deploy/grafana.json: its queries name metrics and labels that a server has, and no metric is left out."""
+"""docs/deploy/grafana.json: its queries name metrics and labels of a server, and no metric is left out."""
 
 import json
 import re
@@ -10,7 +10,7 @@ import pytest
 
 from tests.serve.server.test_openai_client import asking
 
-BOARD = Path(__file__).parents[3] / "deploy" / "grafana.json"
+BOARD = Path(__file__).parents[3] / "docs" / "deploy" / "grafana.json"
 OWN = re.compile(r"\bcomp_export_\w+")
 
 
