@@ -190,6 +190,7 @@ def command(
             models=models_of(arguments, variant),
             replicas=replicas_of(fleet, limits, threads),
             api_keys=None if api_keys is None else str(api_keys.resolve()),
+            keys_required=bool(keys),  # those of the variable may be here, and not on the nodes
             max_num_seqs=max_num_seqs,
             max_queue=max_queue,
             max_model_len=max_model_len,

@@ -5,10 +5,11 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from comp.errors import CompExportError
 from comp.utils.device import Device
 from serve.backends.base import BackendName, ProviderChoice
 from serve.scheduling.adaptive import Factor
-from serve.server.keys import read_keys
+from serve.server.keys import VARIABLE, read_keys
 from serve.server.models import Limits
 from serve.server.settings import Settings
 
@@ -66,6 +67,7 @@ class FleetConfig(_Part):
     Attributes:
         entrances: processes that take requests and pass them to replicas.
         api_keys: file with keys, on every node; without it the nodes' variable ``COMP_EXPORT_API_KEYS``.
+        keys_required: whether an entrance without keys refuses to start.
         max_num_seqs, max_queue, max_model_len: limits of a model on a replica.
         cache_memory, image_memory, prefix_memory: its memories in GiB.
         max_new_tokens, max_images, request_timeout, keep_factor, image_hosts, log_prompts, seed: of requests
@@ -78,6 +80,7 @@ class FleetConfig(_Part):
     replicas: Replicas = Replicas()
     entrances: Count = 1
     api_keys: str | None = None
+    keys_required: bool = False
     max_num_seqs: Count = 16
     max_queue: Count = 128
     max_model_len: Annotated[int, Field(ge=2)] | None = None
@@ -119,14 +122,20 @@ class FleetConfig(_Part):
         """Return the limits of requests; keys are checked at the entrance alone.
 
         Raises:
-            CompExportError: the file of keys is missing, or others can read it.
+            CompExportError: the file of keys is missing, or others can read it; there are none, and they are
+                required.
         """
         path = None if self.api_keys is None else Path(self.api_keys)
+        keys = read_keys(path) if at_entrance else ()
+        if at_entrance and self.keys_required and not keys:
+            raise CompExportError(
+                f"this node has no API keys: set {VARIABLE} where Ray starts, or name a file with api_keys"
+            )
         return Settings(
             max_images=self.max_images,
             max_new_tokens=self.max_new_tokens,
             request_seconds=self.request_timeout,
-            keys=read_keys(path) if at_entrance else (),
+            keys=keys,
             image_hosts=self.image_hosts,
             seed=self.seed,
             keep_factor=self.keep_factor,

@@ -159,6 +159,9 @@ def test_a_bad_configuration_is_refused(config):
     ):
         with pytest.raises(ValidationError, match=words):
             FleetConfig.model_validate({**config.model_dump(), **change})
+    open_to_all = config.model_copy(update={"keys_required": True})
+    with pytest.raises(CompExportError, match="COMP_EXPORT_API_KEYS"):
+        make_front(open_to_all, Replicas().send, Replicas().running)
     missing = FleetConfig(models=[{"id": "a", "path": "/nowhere"}])
     with pytest.raises((CompExportError, FileNotFoundError)):
         make_front(missing, Replicas().send, Replicas().running)
