@@ -1,5 +1,6 @@
 """``comp-export study``: run a grid of methods, rates and seeds, and report it."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import click
@@ -25,11 +26,30 @@ STUDIES = Path("runs") / "studies"
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Cells to prune in parallel, each on its share of the cores; they are measured one by one.",
+    help="Cells to prune in parallel, each on its share of the cores (of the cluster, with --ray); they are "
+    "measured one by one.",
+)
+@click.option(
+    "--ray",
+    "on_ray",
+    is_flag=True,
+    help="Prune on a cluster of Ray whose nodes share the study's folder; measure here.",
+)
+@click.option(
+    "--ray-address",
+    metavar="HOST:PORT|auto",
+    help="A cluster that runs already [one on this machine, for as long as the command].",
 )
 @common_options
 def command(
-    file: Path, out: Path | None, retry: bool, report_only: bool, jobs: int, options: CommonOptions
+    file: Path,
+    out: Path | None,
+    retry: bool,
+    report_only: bool,
+    jobs: int,
+    on_ray: bool,
+    ray_address: str | None,
+    options: CommonOptions,
 ) -> None:
     """Run the study that FILE (TOML) describes, cell by cell, and report it.
 
@@ -37,6 +57,7 @@ def command(
     timed. Running the command again resumes an interrupted study; a failed cell does not stop the
     others. Writes report.md, report.json and figures into the study's folder.
     """
+    from comp.utils.cluster import connected
     from serve.study.loading import load_study
     from serve.study.progress import carry_out
     from serve.study.report import COLUMNS, save_report, table_rows
@@ -44,8 +65,11 @@ def command(
 
     study = load_study(file)
     folder = out or STUDIES / file.stem
+    if ray_address is not None and not on_ray:
+        raise CompExportError(f"--ray-address {ray_address}: add --ray")
     if not report_only:
-        carry_out(study, folder, options, retry, jobs)
+        with connected(ray_address) if on_ray else nullcontext():
+            carry_out(study, folder, options, retry, jobs, on_ray)
     summary = summarise(study, folder, file.stem)
     save_report(summary, folder)
     if options.json:

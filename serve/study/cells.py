@@ -31,14 +31,14 @@ class Runner:
     """Runs cells of a study in its folder.
 
     Attributes:
-        lock: an open file that keeps other studies out of the folder.
+        lock: an open file that keeps other studies out of the folder; None on a cluster's worker.
         note: called with a message about the step that runs.
     """
 
     study: Study
     folder: StudyFolder
     options: CommonOptions
-    lock: int
+    lock: int | None
     note: Callable[[str], None]
 
     def prepare(self, cell: Cell, threads: int) -> "Steps":

@@ -10,6 +10,7 @@ from types import FrameType
 
 from comp.errors import CompExportError
 from comp.utils.disk import disk_errors
+from comp.utils.tied import tied
 
 PACKAGES = Path(__file__).resolve().parents[2]
 _RUNNING: "set[subprocess.Popen[str]]" = set()
@@ -19,7 +20,9 @@ class StepError(CompExportError):
     """A step failed; the message is the last line of its output."""
 
 
-def run_process(words: Sequence[str], log: Path, lock: int, threads: int | None = None) -> str:
+def run_process(
+    words: Sequence[str], log: Path, lock: int | None, threads: int | None = None
+) -> str:
     """Run a command to its end; its standard error is appended to ``log``.
 
     If the wait is interrupted (by Ctrl-C, say), the process and its children are killed.
@@ -27,7 +30,8 @@ def run_process(words: Sequence[str], log: Path, lock: int, threads: int | None 
     Args:
         words: the command.
         log: file.
-        lock: an open file that the process inherits.
+        lock: an open file that the process inherits; without one, as on a cluster's worker, the process ends
+            with this one.
         threads: for its computations; by default no limit.
 
     Returns:
@@ -46,13 +50,13 @@ def run_process(words: Sequence[str], log: Path, lock: int, threads: int | None 
     with errors:
         began = errors.seek(0, os.SEEK_END)
         process = subprocess.Popen(
-            words,
+            words if lock is not None else tied(words),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
             env=environment,
-            pass_fds=(lock,),
+            pass_fds=() if lock is None else (lock,),
             start_new_session=True,  # Ctrl-C reaches only the study, which then kills the process
         )
         _RUNNING.add(process)

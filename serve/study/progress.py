@@ -1,6 +1,6 @@
 """Run all cells of a study and report the progress."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,14 @@ from serve.study.side_by_side import side_by_side
 AHEAD = 4  # cells per job that are prepared before they are measured
 
 
-def carry_out(study: Study, path: Path, options: CommonOptions, retry: bool, jobs: int = 1) -> None:
+def carry_out(
+    study: Study,
+    path: Path,
+    options: CommonOptions,
+    retry: bool,
+    jobs: int = 1,
+    on_ray: bool = False,
+) -> None:
     """Run every cell that has no record yet.
 
     Args:
@@ -29,6 +36,7 @@ def carry_out(study: Study, path: Path, options: CommonOptions, retry: bool, job
         retry: run failed cells again.
         jobs: number of cells pruned and exported in parallel, each with its share of the cores. They are
             measured one after another, alone.
+        on_ray: prune and export on the connected cluster of Ray, whose nodes share the folder; measure here.
 
     Raises:
         CompExportError: the folder was made with other settings, or another study runs in it.
@@ -58,8 +66,9 @@ def carry_out(study: Study, path: Path, options: CommonOptions, retry: bool, job
                 _CellWork(Runner(study, folder, options, lock, note), cell, note)
                 for cell, note in zip(left, notes, strict=True)
             ]
-            for group in _groups(works, jobs):
-                for work, steps in zip(group, _prepared(group, jobs), strict=True):
+            prepared = _on_ray(jobs, options) if on_ray else partial(_prepared, jobs=jobs)
+            for group in _groups(works, jobs, on_ray):
+                for work, steps in zip(group, prepared(group), strict=True):
                     record = work.runner.run(work.cell, steps)
                     over[work.cell.name] = record
                     _tidy(study, folder, work.cell, record)
@@ -92,9 +101,9 @@ class _CellWork:
     note: _Note
 
 
-def _groups(works: Sequence[_CellWork], jobs: int) -> Iterator[Sequence[_CellWork]]:
+def _groups(works: Sequence[_CellWork], jobs: int, on_ray: bool) -> Iterator[Sequence[_CellWork]]:
     """Groups of cells that are all prepared before any of them is measured."""
-    size = AHEAD * jobs if jobs > 1 else 1
+    size = AHEAD * jobs if jobs > 1 or on_ray else 1
     return (works[begin : begin + size] for begin in range(0, len(works), size))
 
 
@@ -104,6 +113,16 @@ def _prepared(group: Sequence[_CellWork], jobs: int) -> Sequence[Steps | None]:
         return [None] * len(group)
     threads = max(1, usable_cores() // jobs)
     return side_by_side([partial(work.runner.prepare, work.cell, threads) for work in group], jobs)
+
+
+def _on_ray(
+    jobs: int, options: CommonOptions
+) -> Callable[[Sequence[_CellWork]], Sequence[Steps | None]]:
+    """Return what prepares cells on the connected cluster."""
+    from serve.study.on_ray import prepare_on_ray, share_of
+
+    share = share_of(jobs, options.device)
+    return lambda group: prepare_on_ray([(work.runner, work.cell) for work in group], share)
 
 
 def outcome(record: CellRecord) -> str:
