@@ -83,8 +83,18 @@ async def ask(client: httpx.AsyncClient, target: Target, payload: bytes) -> Meas
     """Send one request and read its stream.
 
     Raises:
-        CompExportError: the server refused it, or ended it with an error.
+        CompExportError: the server is not there, refused the request, or ended it with an error.
     """
+    try:
+        return await _ask(client, target, payload)
+    except httpx.HTTPError as error:
+        reason = str(error) or type(error).__name__
+        raise CompExportError(
+            f"{target.name}: no answer from {target.url}: {reason}; is it running?"
+        ) from error
+
+
+async def _ask(client: httpx.AsyncClient, target: Target, payload: bytes) -> Measured:
     began = time.perf_counter()
     first, texts, usage, extension = 0.0, [], {}, {}
     headers = {"Content-Type": "application/json"}

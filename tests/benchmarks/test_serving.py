@@ -64,6 +64,14 @@ def test_refusal_of_a_server_is_shown():
         asked_once(server(lambda _: "no such field"))
 
 
+def test_server_that_is_not_there_is_named():
+    def refuse(request):
+        raise httpx.ConnectError("connection refused")
+
+    with pytest.raises(CompExportError, match="rival: no answer from http://server/v1: connection"):
+        asked_once(httpx.MockTransport(refuse))
+
+
 def _transformers(body):
     """Refuses a field that it does not know; ends early unless its own field says otherwise."""
     if "ignore_eos" in body:
