@@ -25,7 +25,7 @@ def test_requests_by_the_schema_give_no_5xx(running):
     schemathesis = pytest.importorskip("schemathesis", reason="needs Python 3.11 or newer")
     schema = schemathesis.openapi.from_url(f"{running.url}/openapi.json")
     operations = [each.ok() for each in schema.get_all_operations()]
-    assert len(operations) == 11
+    assert len(operations) == 12
     for operation in operations:
 
         @settings(
