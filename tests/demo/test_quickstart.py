@@ -18,6 +18,8 @@ from export.artifact.manifest import Verified
 from export.proof.chain import mark
 from serve.bench import compare as bench
 from serve.bench.cold_start import Probe
+from serve.commands.bench import command as bench_command
+from serve.commands.verify import command as verify_command
 
 SHARED = ("--seed", "0")
 
@@ -202,6 +204,10 @@ def test_the_example_run_is_ready_to_be_shown(tmp_path, monkeypatch):
 def test_steps_after_pruning_a_clip(run_of, monkeypatch):
     """Fresh processes of bench are left out: tests/test_clip_run.py measures them."""
     monkeypatch.setattr(bench, "probe", lambda *words: Probe(1.0, 1.0, 1.0))
+    fewer = ((verify_command, "questions", 8), (bench_command, "repeats", 2))
+    for verb, option, count in fewer:
+        (chosen,) = (param for param in verb.params if param.name == option)
+        monkeypatch.setattr(chosen, "default", count)
     run = run_of("clip")
     model = json.loads((run / "run.json").read_text())["model"]
     words = ["--model", model, "--rate", "0.5", "--out", str(run)]
@@ -212,6 +218,7 @@ def test_steps_after_pruning_a_clip(run_of, monkeypatch):
     skipped = {step["verb"]: step["skipped"] for step in actual["steps"]}
     assert skipped == {"prune": True, "onnx": True, "verify": False, "eval": False, "bench": False}
     assert actual["reports"]["verify"]["ok"]
+    assert actual["reports"]["verify"]["links"][0]["questions"] == 8
     assert actual["reports"]["eval"]["compressed"]["n"] == 24  # twelve pairs, both ways
     assert actual["reports"]["bench"]["workload"]["task"] == "retrieval"
     again = json.loads(CliRunner().invoke(cli, command, catch_exceptions=False).stdout)
