@@ -59,6 +59,8 @@ def test_options_in_the_docs_exist(path: Path) -> None:
     known = set(re.findall(r"--[a-z][a-z-]+", pages()["cli.md"]))
     tools = {"--no-deps", "--version", "--query-gpu", "--format"}  # of pip, nvidia-smi, the program
     tools |= {"--tasks", "--batch", "--gen", "--log", "--output"}  # of lmms-eval: --batch_size, …
+    tools |= {"--metrics-export-port", "--rm", "--shm-size"}  # of ray, docker
+    tools |= {"--load-model", "--model-control-mode"}  # of Triton
     programs = [*(ROOT / "benchmarks").glob("*.py"), ROOT / "tests" / "fuzz" / "__main__.py"]
     scripts = "".join(script.read_text() for script in programs)
     known |= set(re.findall(r'add\(\s*"(--[a-z][a-z-]+)', scripts))
