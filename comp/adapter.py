@@ -64,12 +64,14 @@ class Scored:
         judge: computes ``correct`` on demand: ranking costs more than the loss.
         shares: numbers of tokens kept at each drop place.
         targets: computes the distillation targets on demand.
+        terms: number of terms that the loss is a mean of: tokens of answers, or examples.
     """
 
     loss: Tensor
     judge: Callable[[], Tensor]
     shares: dict[Place, KeptShare]
     targets: Callable[[], DistillationTargets]
+    terms: int
 
     @property
     def correct(self) -> Tensor:
@@ -141,8 +143,12 @@ class FamilyAdapter(ABC):
         """Return the batch with its image features, for scoring it again with the same weights."""
 
     @abstractmethod
+    def token_counts(self, batches: Iterable[Any]) -> tuple[int, int, int]:
+        """Return the numbers of image tokens, text tokens and prompts in these batches."""
+
     def workload(self, batches: Iterable[Any]) -> Workload:
         """Return the mean prompt of these batches, for counting FLOPs."""
+        return mean_prompt(*self.token_counts(batches))
 
     @abstractmethod
     def macs(
@@ -193,6 +199,13 @@ class FamilyAdapter(ABC):
     @abstractmethod
     def device(self) -> torch.device:
         """The device of the model's weights, or of its first part."""
+
+
+def mean_prompt(image_tokens: int, text_tokens: int, prompts: int) -> Workload:
+    """Mean prompt of this number with these tokens; it has at least one text token."""
+    return Workload(
+        image_tokens=round(image_tokens / prompts), text_tokens=max(1, round(text_tokens / prompts))
+    )
 
 
 def _magnitude(output: nn.Linear) -> Tensor:

@@ -214,13 +214,15 @@ def _gradients(
     steps = job.options.steps_per_stage
     job.train(search.stage * steps, steps, lambda _: forwarding, leaves.take)
     if steps == 0:
+        terms, found = [], []
         for batch in job.data.calibration:
             with job.compute.autocast():
-                loss = job.adapter.score(batch, forwarding).loss
-            leaves.add(torch.autograd.grad(loss, leaves.tensors))
-    if steps:
-        return leaves.summed(job, job.compute.shard_size(job.options.training.batch_size))
-    return leaves.summed(job, sum(job.adapter.rows(batch) for batch in job.data.calibration))
+                scored = job.adapter.score(batch, forwarding)
+            terms.append(scored.terms)
+            found.append(torch.autograd.grad(scored.loss, leaves.tensors))
+        for share, gradients in zip(job.compute.shares(terms), found, strict=True):
+            leaves.add([gradient * share for gradient in gradients])
+    return leaves.summed(job)
 
 
 class _Leaves:
@@ -244,13 +246,13 @@ class _Leaves:
                 names.append((kind, key))
         return cls(Masks(heads, channels), names, search.gradients)
 
-    def take(self, scale: float) -> None:
-        """Add the gradients of a backward pass with this loss scale, and clear them."""
+    def take(self, factor: float) -> None:
+        """Add the gradients of a backward pass times this factor, and clear them."""
         gradients = []
         for (kind, key), tensor in zip(self.names, self.tensors, strict=True):
             if tensor.grad is None:
                 raise RuntimeError(f"no gradient reached the {kind} of block {name_of(key)}")
-            gradients.append(tensor.grad / scale)
+            gradients.append(tensor.grad * factor)
             tensor.grad = None
         self.add(gradients)
 
@@ -260,17 +262,12 @@ class _Leaves:
             for total, gradient in zip(self.sums, gradients, strict=True):
                 total += gradient
 
-    def summed(self, job: PruningJob, count: int) -> Scores:
-        """Return past gradients plus the mean of the sums over all processes.
-
-        Args:
-            job: the pruning job.
-            count: number of examples per step that this process read.
-        """
+    def summed(self, job: PruningJob) -> Scores:
+        """Return past gradients plus the sums over all processes."""
         heads, channels = dict(self.past.heads), dict(self.past.channels)
         for (kind, key), total in zip(self.names, self.sums, strict=True):
             of = heads if kind == "heads" else channels
-            of[key] = of[key] + job.compute.mean(total, count).cpu()
+            of[key] = of[key] + job.compute.sum(total).cpu()
         return Scores(heads, channels)
 
 

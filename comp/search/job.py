@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from comp.adapter import FamilyAdapter, Forwarding, Mode
+from comp.adapter import FamilyAdapter, Forwarding, Mode, mean_prompt
 from comp.errors import CompExportError
 from comp.masks import Masks
 from comp.plan import Drops, PruningPlan, RateOf, Workload
@@ -107,7 +107,8 @@ class PruningJob:
             first: number of steps taken before; the training data continues after them.
             steps: number of steps to take.
             forwarding_at: returns the forward pass of a step, numbered from 0.
-            stepped: called after each step with the loss scale of its gradients.
+            stepped: called after each step with a factor: gradients of other tensors times it, summed over
+                processes, are those of the mean loss.
         """
         if steps == 0:
             return
@@ -122,7 +123,7 @@ class PruningJob:
             scale = trainer.scaler.get_scale()
             trainer.step(batch, forwarding_at(step), step)
             if stepped is not None:
-                stepped(scale)
+                stepped(trainer.share / scale)
 
 
 @dataclass(frozen=True)
@@ -158,11 +159,8 @@ def modes_of(adapter: FamilyAdapter, names: Sequence[str]) -> list[Mode]:
 
 def agreed_workload(job: PruningJob) -> Workload:
     """Mean workload over all processes; each process has its own share of the calibration set."""
-    mine = job.adapter.workload(job.data.calibration)
-    rows = sum(job.adapter.rows(batch) for batch in job.data.calibration)
-    sizes = torch.tensor([mine.image_tokens, mine.text_tokens], dtype=torch.float32)
-    image_tokens, text_tokens = job.compute.mean(sizes, rows).round().int().tolist()
-    return Workload(image_tokens=image_tokens, text_tokens=text_tokens)
+    mine = torch.tensor(job.adapter.token_counts(job.data.calibration))
+    return mean_prompt(*job.compute.sum(mine).tolist())
 
 
 def check_reachable(

@@ -254,7 +254,9 @@ class Search:
         with torch.no_grad(), self.compute.autocast():
             for batch in batches:
                 for place, share in self.adapter.shares(batch, forwarding).items():
-                    totals[place] = totals.get(place, torch.zeros(4)) + _as_tensor(share)
+                    totals[place] = totals.get(
+                        place, torch.zeros(4, dtype=torch.float64)
+                    ) + _as_tensor(share)
         shares = {}
         for place, total in sorted(totals.items()):
             vision, vision_kept, text, text_kept = self.compute.sum(total).tolist()
@@ -300,5 +302,5 @@ def _share(kept: float, of: float) -> float:
 
 def _as_tensor(share: KeptShare) -> Tensor:
     return torch.tensor(
-        [share.vision, share.vision_kept, share.text, share.text_kept], dtype=torch.float32
+        [share.vision, share.vision_kept, share.text, share.text_kept], dtype=torch.float64
     )

@@ -80,6 +80,17 @@ def split_data(
     validation: Sequence[AnyExample],
 ) -> PruningData:
     """Data of given splits."""
+    for option, number in (
+        ("batch-size", sizes.batch_size),
+        ("calibration", min(sizes.calibration, len(train))),
+        ("validation", min(sizes.validation, len(validation))),
+        ("cost-examples", compute.processes if sizes.cost is None else sizes.cost),
+    ):
+        if compute.processes > 1 and number < compute.processes:
+            raise CompExportError(
+                f"{number} examples of --{option} for {compute.processes} processes: each needs one; give "
+                "more, or start fewer processes"
+            )
     # Training reads its data in permuted order; calibration takes the last examples.
     count = len(train)
     calibration = [train[count - 1 - i] for i in range(min(sizes.calibration, count))]
@@ -101,5 +112,7 @@ def _batches(
     return [
         adapter.collate(compute.shard(examples[start : start + size]))
         for start in range(0, len(examples), size)
-        if len(examples[start : start + size]) >= compute.processes
+        if compute.shard_size(
+            len(examples[start : start + size])
+        )  # of the last one it may have none
     ]

@@ -75,16 +75,29 @@ class Distiller:
         with self.plainly(), torch.no_grad(), self.compute.autocast():
             return self.teacher.score(batch, Forwarding()).targets()
 
-    def loss(self, student: DistillationTargets, teacher: DistillationTargets) -> Tensor:
-        """Weighted sum of the chosen losses; each is a mean over its logits or parts of the model."""
+    def loss(
+        self, student: DistillationTargets, teacher: DistillationTargets, share: float = 1.0
+    ) -> Tensor:
+        """Weighted sum of the chosen losses; each is a mean over its logits or parts of the model.
+
+        Args:
+            student, teacher: targets of both models for a batch.
+            share: what this process's gradients are multiplied with (``Trainer``): its share of all logits.
+                Features are a mean over tokens, of which it may have another share.
+        """
         options, losses = self.options, []
         if options.what in ("logits", "both"):
             pairs = zip(student.logits, teacher.logits, strict=True)
             losses.append(_mean([logit_loss(s, t, options.temperature) for s, t in pairs]))
         if options.what in ("features", "both"):
             parts = zip(student.tokens, teacher.tokens, strict=True)
-            losses.append(_mean([feature_loss(s, t) for s, t in parts]))
+            losses.append(_mean([self._relative(s, share) * feature_loss(s, t) for s, t in parts]))
         return options.weight * torch.stack(losses).sum()
+
+    def _relative(self, tokens: TokenState, share: float) -> float:
+        """This process's share of the tokens, relative to its share of the logits."""
+        (own,) = self.compute.shares([float(tokens.alive.sum())])
+        return own / share if share else 0.0
 
 
 def logit_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -86,7 +86,7 @@ def reconstruct(
             for batch in calibration:
                 adapter.score(batch, forwarding, observer)
 
-    if len(calibration) == 1:
+    if compute.longest(len(calibration)) == 1:
         show(_FittedAtOnce(list(cuts), cuts=cuts, compute=compute, new_weights=new_weights))
     else:
         for places in _groups(cuts):

@@ -74,7 +74,11 @@ def prefetched(compute: Compute, make: Callable[[int], Any], steps: range) -> It
 
 
 class Trainer:
-    """Takes AdamW steps over an adapter's trainable weights; with a distiller, adds its loss."""
+    """Takes AdamW steps over an adapter's trainable weights; with a distiller, adds its loss.
+
+    Attributes:
+        share: this process's share of the terms of the last step's loss.
+    """
 
     def __init__(
         self,
@@ -86,6 +90,7 @@ class Trainer:
     ) -> None:
         self.adapter, self.compute, self.options, self.total = adapter, compute, options, total
         self.distiller = distiller
+        self.share = 1.0
         self.parameters = [p for p in adapter.model.parameters() if p.requires_grad]
         self.optimiser = torch.optim.AdamW(
             self._groups(), lr=0.0, weight_decay=options.weight_decay, betas=(0.9, 0.98)
@@ -136,11 +141,11 @@ class Trainer:
         with self.compute.autocast():
             scored = self.adapter.score(batch, forwarding)
             loss = scored.loss
+            (self.share,) = self.compute.shares([scored.terms])
             if self.distiller is not None and teacher_targets is not None:
-                loss = loss + self.distiller.loss(scored.targets(), teacher_targets)
+                loss = loss + self.distiller.loss(scored.targets(), teacher_targets, self.share)
         self.scaler.scale(loss).backward()
-        examples = self.compute.shard_size(self.options.batch_size)
-        self.compute.average_gradients(self.parameters, examples)
+        self.compute.average_gradients(self.parameters, self.share)
         self.scaler.unscale_(self.optimiser)
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
         self.scaler.step(self.optimiser)
@@ -160,28 +165,49 @@ def _schedule(number: int, total: int, warmup: int) -> float:
 def accuracy(
     adapter: FamilyAdapter, batches: Sequence[Any], forwarding: Forwarding, compute: Compute
 ) -> tuple[float, float]:
-    """Share of correct predictions (``Scored.correct``), and the mean loss."""
-    right, rows, loss = 0, 0, 0.0
+    """Share of correct predictions (``Scored.correct``), and the mean loss over them.
+
+    Each batch is the shares of all processes together; so is its loss (``Scored.terms``).
+    """
+    right, rows, terms, losses = 0, [], [], []
     with compute.timed("evaluation"), torch.no_grad(), compute.autocast():
         for batch in batches:
             scored = adapter.score(batch, forwarding)
             correct = scored.correct
             right += int(correct.sum())
-            rows += len(correct)
-            loss += float(scored.loss) * len(correct)
-    of_all = torch.tensor([right, loss, rows], dtype=torch.float64)
-    right_of_all, loss_of_all, rows_of_all = compute.sum(of_all).tolist()
-    return right_of_all / rows_of_all, loss_of_all / rows_of_all
+            rows.append(len(correct))
+            terms.append(scored.terms)
+            losses.append(float(scored.loss))
+    own = torch.zeros(compute.longest(len(rows)), dtype=torch.float64)
+    own[: len(rows)] = torch.tensor(rows, dtype=torch.float64)
+    judged = compute.sum(own).tolist()  # by batch
+    loss = _summed(compute, losses, terms, judged)
+    right_of_all = float(compute.sum(torch.tensor(right, dtype=torch.float64)))
+    return right_of_all / sum(judged), loss / sum(judged)
 
 
 def mean_loss(
     adapter: FamilyAdapter, batches: Sequence[Any], forwarding: Forwarding, compute: Compute
 ) -> float:
-    """Mean loss over the batches of all processes.
+    """Mean of the losses of the batches, each over the shares of all processes (``Scored.terms``).
 
     Predictions are not judged: in retrieval that costs more than the loss.
     """
     with compute.timed("evaluation"), torch.no_grad(), compute.autocast():
-        losses = [adapter.score(batch, forwarding).loss.double().cpu() for batch in batches]
-    rows = torch.tensor([adapter.rows(batch) for batch in batches])
-    return float(compute.mean(torch.stack(losses), rows).mean())
+        scored = [adapter.score(batch, forwarding) for batch in batches]
+        losses = [float(each.loss) for each in scored]
+    count = compute.longest(len(losses))
+    return _summed(compute, losses, [each.terms for each in scored], [1.0] * count) / count
+
+
+def _summed(
+    compute: Compute, losses: Sequence[float], terms: Sequence[int], weights: Sequence[float]
+) -> float:
+    """Weighted sum of the losses of batches over all processes."""
+    shares = compute.shares(terms)
+    own = sum(
+        share * weight * loss
+        for share, weight, loss in zip(shares, weights, losses, strict=False)
+        if share > 0  # the mean of no terms is NaN
+    )
+    return float(compute.sum(torch.tensor(own, dtype=torch.float64)))

@@ -2,7 +2,7 @@
 
 import atexit
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -99,12 +99,32 @@ class Compute:
         """
         if self.processes == 1:
             return value
-        value = value.to(self.device)
-        count = torch.as_tensor(count, dtype=torch.float32, device=self.device)
+        exact = value.to(self.device, torch.float64)
+        count = torch.as_tensor(count, dtype=torch.float64, device=self.device)
         share = count / self.sum(count).clamp(min=1)
-        return self.sum(torch.where(share > 0, value * share, 0.0).to(value.dtype))
+        return self.sum(torch.where(share > 0, exact * share, 0.0)).to(value.dtype)
 
-    def average_gradients(self, parameters: list[nn.Parameter], count: int) -> None:
+    def longest(self, count: int) -> int:
+        """Return the largest of the processes' numbers; all must call this in the same order."""
+        if self.processes == 1:
+            return count
+        counts = self.accelerator.gather(torch.tensor([count], device=self.device))
+        return int(counts.max())
+
+    def shares(self, counts: Sequence[float]) -> list[float]:
+        """Return this process's share of each count over all processes, as floats from 0 to 1.
+
+        A mean over all is the sum over processes of share times mean. Processes with fewer counts than
+        others have 0 of the rest. All must call this in the same order.
+        """
+        if self.processes == 1:
+            return [1.0] * len(counts)
+        own = torch.zeros(self.longest(len(counts)), dtype=torch.float64)
+        own[: len(counts)] = torch.tensor(list(counts), dtype=torch.float64)
+        total = self.sum(own).cpu()
+        return torch.where(total > 0, own / total, 0.0)[: len(counts)].tolist()
+
+    def average_gradients(self, parameters: list[nn.Parameter], share: float) -> None:
         """Replace gradients by their mean over processes.
 
         A gradient that is missing on some processes counts as zero there: a reduce that only some processes
@@ -112,7 +132,7 @@ class Compute:
 
         Args:
             parameters: the same parameters in every process.
-            count: number of examples in this process's gradients, which are of a mean loss.
+            share: this process's share of the terms that the loss is a mean of (``shares``).
         """
         if self.processes == 1:
             return
@@ -120,10 +140,10 @@ class Compute:
         anywhere = self.sum(reached.float()) > 0
         for parameter, somewhere in zip(parameters, anywhere.tolist(), strict=True):
             if somewhere:
-                gradient = parameter.grad
-                if gradient is None:
-                    gradient = torch.zeros_like(parameter)
-                parameter.grad = self.mean(gradient, count)
+                own = parameter.grad
+                # Gradients of a mean of no terms are NaN.
+                part = torch.zeros_like(parameter) if own is None or share == 0 else own * share
+                parameter.grad = self.sum(part)
 
 
 def _forget_other_device(place: str) -> None:

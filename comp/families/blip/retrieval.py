@@ -53,7 +53,11 @@ class BlipRetrieval(BlipAdapter):
         # Each model chooses its own hard pairs, so that matching scores of two models are not comparable.
         targets = DistillationTargets((scores, scores.T), (seen.tokens, alone.tokens))
         return Scored(
-            loss, lambda: self._ranked(batch, image, forwarding, products), shares, lambda: targets
+            loss,
+            lambda: self._ranked(batch, image, forwarding, products),
+            shares,
+            lambda: targets,
+            len(scores),
         )
 
     def _scale(self) -> float:

@@ -60,7 +60,8 @@ class BlipQuestions(BlipAdapter):
         def targets() -> DistillationTargets:
             return DistillationTargets((logits[labels != IGNORE],), (seen.tokens, question.tokens))
 
-        return Scored(_token_loss(logits, labels), lambda: right.all(1), shares, targets)
+        terms = int((labels != IGNORE).sum())
+        return Scored(_token_loss(logits, labels), lambda: right.all(1), shares, targets, terms)
 
 
 class BlipCaptions(BlipAdapter):
@@ -89,6 +90,7 @@ class BlipCaptions(BlipAdapter):
             lambda: right,
             kept_shares("vision", seen.encoded),
             lambda: DistillationTargets((logits[said],), (seen.tokens,)),
+            int(said.sum()),
         )
 
 
@@ -128,7 +130,7 @@ class BlipStatements(BlipAdapter):
         right = logits.argmax(-1) == batch.labels
         targets = DistillationTargets((logits,), (seen.tokens, read.tokens))
         loss = F.cross_entropy(logits, batch.labels)
-        return Scored(loss, lambda: right, shares, lambda: targets)
+        return Scored(loss, lambda: right, shares, lambda: targets, len(logits))
 
 
 def _pair(example: AnyExample) -> PairExample:

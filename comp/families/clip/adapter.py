@@ -93,6 +93,7 @@ class ClipAdapter(EncoderAdapter):
             lambda: correct,
             shares,
             lambda: self._targets(scores, images, texts),
+            len(scores),
         )
 
     def _targets(self, scores: Tensor, images: Embedded, texts: Embedded) -> DistillationTargets:

@@ -75,12 +75,11 @@ class EncoderAdapter(FamilyAdapter):
         """Return the batch: tokens are dropped inside the towers, so that no features can be reused."""
         return batch.to(self.device)
 
-    def workload(self, batches: Iterable[EncoderBatch]) -> Workload:
-        """Workload of one request, with a text of the mean length of these batches."""
+    def token_counts(self, batches: Iterable[EncoderBatch]) -> tuple[int, int, int]:
+        """See ``FamilyAdapter``; a prompt is one request."""
         masks = [batch.attention_mask for batch in batches]
         tokens, rows = sum(int(mask.sum()) for mask in masks), sum(len(mask) for mask in masks)
-        image_tokens = self.images * self.shape.vision.tokens
-        return Workload(image_tokens=image_tokens, text_tokens=max(1, round(tokens / rows)))
+        return rows * self.images * self.shape.vision.tokens, tokens, rows
 
     def macs(self, counts: StructureCounts, shares: Shares, on: Workload) -> int:
         """Multiply-accumulates of one request as it is served."""

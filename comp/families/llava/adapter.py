@@ -103,7 +103,7 @@ class LlavaAdapter(FamilyAdapter):
         right[is_answer] = logits.argmax(-1) == labels[is_answer]
         shares = _shares(batch, output.kept)
         targets = DistillationTargets((logits,), (self._as_they_came(output, placed),))
-        return Scored(loss, lambda: right.all(1), shares, lambda: targets)
+        return Scored(loss, lambda: right.all(1), shares, lambda: targets, len(logits))
 
     def shares(self, batch: LlavaBatch, forwarding: Forwarding) -> dict[Place, KeptShare]:
         until = max((layer for _, layer in forwarding.rules or {}), default=0)
@@ -162,13 +162,13 @@ class LlavaAdapter(FamilyAdapter):
         features = image_features(self.model, batch.pixel_values, masks).states
         return replace(batch, features=features)
 
-    def workload(self, batches: Iterable[LlavaBatch]) -> Workload:
+    def token_counts(self, batches: Iterable[LlavaBatch]) -> tuple[int, int, int]:
         vision, text, rows = 0, 0, 0
         for batch in batches:
             vision += int(((batch.kind == VISION) * batch.alive).sum())
             text += int(((batch.kind == TEXT) * batch.alive).sum())
             rows += len(batch.input_ids)
-        return Workload(image_tokens=round(vision / rows), text_tokens=max(1, round(text / rows)))
+        return vision, text, rows
 
     def macs(
         self, counts: StructureCounts, shares: dict[Place, tuple[float, float]], on: Workload

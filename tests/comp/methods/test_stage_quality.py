@@ -105,7 +105,7 @@ def test_the_loss_is_measured_without_the_metric():
             def judge():
                 raise AssertionError("ranking costs more than the loss")
 
-            return Scored(torch.tensor(batch), judge, {}, lambda: DistillationTargets((), ()))
+            return Scored(torch.tensor(batch), judge, {}, lambda: DistillationTargets((), ()), 1)
 
     compute = Compute("cpu", "float32")
     assert mean_loss(Adapter(), [1.0, 4.0], Forwarding(), compute) == 2.5

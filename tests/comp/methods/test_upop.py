@@ -70,7 +70,7 @@ def test_mask_gradients_equal_differences_of_the_loss(family, tmp_path):
     leaves = upop._Leaves.of(problem, start)
     loss = job.adapter.score(batch, Forwarding(leaves.masks)).loss
     leaves.add(torch.autograd.grad(loss, leaves.tensors))
-    result = leaves.summed(job, len(batch.input_ids))
+    result = leaves.summed(job)
 
     def loss_at(kind, key, index, value):
         masks = problem.whole().masks
