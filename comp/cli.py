@@ -31,9 +31,11 @@ EXTRA_OF_PACKAGE = {
     "openvino": "openvino",
     "peft": "train",
     "prometheus_client": "server",
+    "ray": "ray",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
     "uvicorn": "server",
+    "yaml": "ray",
 }
 
 

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from comp.errors import CompExportError
-from comp.utils.install import install_hint
 
 PACKAGES = Path(__file__).resolve().parents[2]
 LOOPBACK = "127.0.0.1"
@@ -37,15 +36,13 @@ def connected(address: str | None) -> Iterator[str]:
             one.
 
     Raises:
-        CompExportError: Ray is not installed, or no cluster answers at the address.
+        CompExportError: no cluster answers at the address.
     """
     local = address is None or address.startswith(LOOPBACK)
     for name, value in {**QUIET, **PATIENT, **(LOCAL if local else {})}.items():
         os.environ.setdefault(name, value)  # read when ray is imported: not before this
-    try:
-        import ray
-    except ImportError as error:
-        raise CompExportError(f"Ray is not installed: {install_hint('ray')}") from error
+    import ray
+
     with _visible_packages():
         try:
             if address is None:

@@ -43,7 +43,7 @@ def serve_on_ray(
     """Deploy the fleet and serve until a signal, or write its YAML file.
 
     Raises:
-        CompExportError: Ray is not installed, or the fleet does not start.
+        CompExportError: the fleet does not start.
     """
     if fleet.yaml is not None:
         from serve.fleet.document import save_yaml
