@@ -1,11 +1,12 @@
 """The entrance: the deployment that Ray's proxies send requests to."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import ray.serve as ray_serve
-from ray.exceptions import NodeDiedError, RayActorError, WorkerCrashedError
-from ray.serve.exceptions import BackPressureError, ReplicaUnavailableError
+from ray.exceptions import NodeDiedError, RayActorError, RayError, WorkerCrashedError
+from ray.serve.exceptions import BackPressureError, RayServeException, ReplicaUnavailableError
 from starlette.types import ASGIApp
 
 from serve.fleet.config import FleetConfig
@@ -51,7 +52,8 @@ class Entrance:
         except BackPressureError as error:
             raise QueueFullError("too many requests wait already: try again later") from error
         finally:
-            response.cancel()  # without effect if it has ended
+            with suppress(RayError, RayServeException):  # raised again, if it has ended by an error
+                response.cancel()  # without effect if it has ended
 
     async def running(self) -> int:
         """Return the number of replicas that are ready."""

@@ -24,6 +24,7 @@ from serve.server.models import Models, created_of, listed, shown_manifest
 from serve.server.settings import Server, Settings
 
 KEPT_HERE = (b"authorization", b"host", b"connection")  # headers that replicas do not get
+GIVEN_BY_PROXY = b"x-request-id"
 METRICS = (
     "the metrics of a fleet are those of all its processes: Ray exports them on each node "
     "(ray start --metrics-export-port)"
@@ -105,7 +106,7 @@ async def _relayed(stream: Stream, request: Forwarded) -> Response:
             await stream.aclose()
 
     response = StreamingResponse(body(), head.status)
-    response.raw_headers = list(head.headers)
+    response.raw_headers = [each for each in head.headers if each[0].lower() != GIVEN_BY_PROXY]
     return response
 
 

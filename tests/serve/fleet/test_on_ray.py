@@ -202,7 +202,9 @@ def test_an_artifact_is_replaced_without_a_failed_request(fleet, places):
     old, new = fleet.ask("tiny", tokens=20)[0], fleet.ask("tiny-0.4", tokens=20)[0]
     models = [{"id": "tiny", "path": str(places / "tiny-0.4")}]
     replicas = {"least": 2, "most": 2, "models_each": 1}
-    config = FleetConfig(models=models, replicas=replicas, threads=1, device="cpu")
+    # Few may run and wait: the next test asks for more.
+    few = {"max_num_seqs": 1, "max_queue": 2}
+    config = FleetConfig(models=models, replicas=replicas, threads=1, device="cpu", **few)
     with Load(lambda number: fleet.ask("tiny", number == 0, 20), 2) as load:
         load.until(2)
         words = [fleet.started["ray"], config.model_dump_json(), str(fleet.port)]
@@ -211,6 +213,22 @@ def test_an_artifact_is_replaced_without_a_failed_request(fleet, places):
     assert not load.failures
     assert {words for words, _ in load.answers} == {old, new}
     assert fleet.ask("tiny", tokens=20)[0] == new
+
+
+def test_more_requests_than_may_wait_are_refused(fleet):
+    url, body = f"http://127.0.0.1:{fleet.port}/v1/chat/completions", {"model": "tiny"}
+    body |= {"messages": [{"role": "user", "content": "what is it?"}], "max_tokens": 40}
+    client = httpx.Client(
+        timeout=PATIENCE, trust_env=False, limits=httpx.Limits(max_connections=None)
+    )
+    with client, ThreadPoolExecutor(64) as pool:
+        answers = list(pool.map(lambda _: client.post(url, json=body), range(64)))
+    statuses = {answer.status_code for answer in answers}
+    assert statuses == {200, 429}
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert refused.json()["error"]["code"] == "queue_full"
+    assert refused.headers["Retry-After"]
+    assert len(refused.headers.get_list("X-Request-Id")) == 1
 
 
 def test_it_ends_at_sigterm_after_its_requests(fleet):
