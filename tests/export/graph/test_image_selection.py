@@ -175,7 +175,7 @@ def export(run, *words):
 def test_every_variant_of_a_run_is_verified(run):
     export(run)
     export(run, "--no-dense", "--flavour", "standard")
-    words = [str(run), "--questions", str(QUESTIONS), "--json"]
+    words = [str(run), "--questions", str(QUESTIONS), "--max-new-tokens", "4", "--json"]
     result = CliRunner().invoke(verify_command, words, catch_exceptions=False)
     report = json.loads(result.stdout)
     assert report["ok"]

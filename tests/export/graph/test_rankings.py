@@ -86,7 +86,7 @@ def test_every_variant_of_a_run_is_verified(ranking, run_of):
             onnx_command, [str(run), "--no-check", *words], catch_exceptions=False
         )
         assert result.exit_code == 0
-    words = [str(run), "--questions", str(QUESTIONS), "--json"]
+    words = [str(run), "--questions", str(QUESTIONS), "--max-new-tokens", "4", "--json"]
     result = CliRunner().invoke(verify_command, words, catch_exceptions=False)
     report = json.loads(result.stdout)
     assert report["ok"]
