@@ -173,7 +173,7 @@ class Measurement:
             ),
         )
 
-    def open(self, load: float, most: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+    def open_at(self, load: float, most: Mapping[str, float]) -> dict[str, dict[str, Any]]:
         """Measure at Poisson arrivals of a share of the ``most`` requests a second of each target."""
         rates = {name: load * each for name, each in most.items()}
         results = self._rounds(
@@ -302,7 +302,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             report["closed"][str(clients)] = measurement.closed(clients)
         for load in args.loads:
             most = most_requests(report["closed"])
-            report["open"][f"{load:g}"] = measurement.open(load, most)
+            report["open"][f"{load:g}"] = measurement.open_at(load, most)
     report["same_text"] = measurement.same_text()
     report["ratios"] = ratios(report, [each.name for each in args.rival])
     return report

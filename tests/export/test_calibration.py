@@ -152,8 +152,8 @@ def test_flavours_are_compared_with_their_own_rounding(fresh_run):
     assert all(each["ok"] for each in weights), weights
 
 
-def test_bad_input_is_refused(fresh, monkeypatch, tmp_path):
-    run = fresh("clip")
+def test_bad_input_is_refused(fresh_run, monkeypatch, tmp_path):
+    run = fresh_run("clip")
 
     def refused(*words):
         result = CliRunner().invoke(cli, ["onnx", str(run), *map(str, words), "--force"])

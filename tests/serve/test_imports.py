@@ -44,10 +44,14 @@ print(json.dumps(answers))
 
 
 WALK = """
-import importlib, pkgutil, sys, serve
+import importlib, importlib.util, pkgutil, sys, serve
 
+skipped = ["serve.lmms.model"]  # only lmms-eval imports it, which loads torch itself
+if importlib.util.find_spec("ray") is None:
+    skipped += ["serve.study.on_ray"]
+    skipped += ["serve.fleet." + part for part in ("entrance", "running", "replica", "application")]
 for module in pkgutil.walk_packages(serve.__path__, "serve."):
-    if module.name != "serve.lmms.model":  # only lmms-eval imports it, which loads torch itself
+    if module.name not in skipped:
         importlib.import_module(module.name)
 print(*sorted({"torch", "transformers", "onnx", "onnx_ir"} & sys.modules.keys()))
 """
