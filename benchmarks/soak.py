@@ -106,12 +106,13 @@ def growth(memory: list[list[float]]) -> dict[str, float]:
 def main() -> None:
     """Run the soak, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("build/soak.json"))
-    parser.add_argument("--clients", type=int, default=16)
-    parser.add_argument("--minutes", type=float, default=5.0)
-    parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--threads", type=int, default=usable_cores())
+    add = parser.add_argument
+    add("run", type=Path)
+    add("--out", type=Path, default=Path("build/soak.json"))
+    add("--clients", type=int, default=16)
+    add("--minutes", type=float, default=5.0)
+    add("--rows", type=int, default=16)
+    add("--threads", type=int, default=usable_cores())
     args = parser.parse_args()
     with serving(args.run, args.rows, args.threads, *SMALL_CACHES) as started:
         process = psutil.Process(started.pid)
