@@ -10,6 +10,7 @@ from comp.errors import CompExportError
 from comp.utils.console import print_json
 from serve.artifacts import ArtifactVariant
 from serve.commands.fleet_options import FleetOptions, fleet_options
+from serve.commands.limits import limit_options
 from serve.commands.variants import variant_options
 
 LogFormat = Literal["text", "json"]
@@ -21,60 +22,13 @@ LogFormat = Literal["text", "json"]
 @click.option(
     "--port", type=click.IntRange(1, 65535), default=8000, show_default=True, help="Port."
 )
-@click.option(
-    "--max-num-seqs",
-    type=click.IntRange(min=1),
-    default=16,
-    show_default=True,
-    help="Most answers of a model that run together.",
-)
-@click.option(
-    "--max-queue",
-    type=click.IntRange(min=1),
-    default=128,
-    show_default=True,
-    help="Most requests of a model that wait; others get status 429.",
-)
-@click.option(
-    "--max-model-len",
-    type=click.IntRange(min=2),
-    help="Most tokens of a prompt with its answer [the model's positions].",
-)
-@click.option(
-    "--cache-memory",
-    type=click.FloatRange(min=0, min_open=True),
-    default=2.0,
-    show_default=True,
-    help="GiB for the key/value caches of a model's answers; bounds how many run together.",
-)
+@limit_options
 @click.option(
     "--image-memory",
     type=click.FloatRange(min=0),
     default=0.25,
     show_default=True,
     help="GiB for the features of images of a model, which may come again. 0 keeps none.",
-)
-@click.option(
-    "--prefix-memory",
-    type=click.FloatRange(min=0),
-    default=0.5,
-    show_default=True,
-    help="GiB for the caches of earlier prompts of a model that drops no tokens; prompts that begin alike, "
-    "as the turns of a conversation, read only what is new. 0 keeps none.",
-)
-@click.option(
-    "--max-new-tokens",
-    type=click.IntRange(min=1),
-    default=512,
-    show_default=True,
-    help="Longest answer in tokens, if the request names none.",
-)
-@click.option(
-    "--max-images",
-    type=click.IntRange(min=0),
-    default=16,
-    show_default=True,
-    help="Most images of a request.",
 )
 @click.option(
     "--request-timeout",

@@ -9,6 +9,7 @@ from comp.commands.options import CommonOptions, common_options, threads_option
 from comp.errors import CompExportError
 from comp.utils.console import print_json, say
 from export.artifact.manifest import Flavour, Precision
+from serve.commands.limits import limit_options
 
 if TYPE_CHECKING:
     from serve.triton.repository import Wanted
@@ -60,53 +61,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Most requests of a vision or text graph that Triton runs together.",
 )
-@click.option(
-    "--max-num-seqs",
-    type=click.IntRange(min=1),
-    default=16,
-    show_default=True,
-    help="Most answers of a model that run together.",
-)
-@click.option(
-    "--max-queue",
-    type=click.IntRange(min=1),
-    default=128,
-    show_default=True,
-    help="Most requests of a model that wait; others end with UNAVAILABLE.",
-)
-@click.option(
-    "--max-model-len",
-    type=click.IntRange(min=2),
-    help="Most tokens of a prompt with its answer [the model's positions].",
-)
-@click.option(
-    "--cache-memory",
-    type=click.FloatRange(min=0, min_open=True),
-    default=2.0,
-    show_default=True,
-    help="GiB for the key/value caches of a model's answers.",
-)
-@click.option(
-    "--prefix-memory",
-    type=click.FloatRange(min=0),
-    default=0.5,
-    show_default=True,
-    help="GiB for the caches of earlier prompts of a model that drops no tokens. 0 keeps none.",
-)
-@click.option(
-    "--max-new-tokens",
-    type=click.IntRange(min=1),
-    default=512,
-    show_default=True,
-    help="Longest answer in tokens, if the request names none.",
-)
-@click.option(
-    "--max-images",
-    type=click.IntRange(min=0),
-    default=16,
-    show_default=True,
-    help="Most images of a request.",
-)
+@limit_options
 @click.option("--force", is_flag=True, help="Replace an existing directory.")
 @threads_option
 @common_options
