@@ -23,6 +23,7 @@ from serve.loading import TaskEngine, load_engine
 from serve.scheduling.one_by_one import OneByOne
 from serve.scheduling.requests import Work
 from serve.scheduling.scheduler import PROMPTS_TOGETHER, Scheduler
+from serve.scheduling.warm_up import warm_up
 from serve.scheduling.worker import Worker
 from serve.server.conversation import Conversation
 from serve.server.errors import ApiError
@@ -245,7 +246,7 @@ def load_model(
     provider: ProviderChoice = "auto",
     backend: BackendName | None = None,
 ) -> ServedModel:
-    """Load an artifact, and start its worker.
+    """Load an artifact, start its worker, and run it once.
 
     Raises:
         CompExportError: it is missing or damaged, or does not run here.
@@ -257,6 +258,8 @@ def load_model(
         if limits.prefix_bytes:
             prefixes = engine.keep_prefixes(limits.prefix_bytes)
     worker = worker_of(engine, limits, begins_alike=prefixes is not None)
+    if isinstance(engine, Engine):
+        warm_up(engine, worker)
     return ServedModel(
         name, path, engine, worker, is_verified(path), created_of(path), images, prefixes
     )

@@ -14,6 +14,7 @@ from serve.generation.results import Finished, Prefilled, TokenText
 from serve.scheduling.one_by_one import OneByOne
 from serve.scheduling.requests import CancelledError, Load, QueueFullError, Request
 from serve.scheduling.scheduler import Scheduler
+from serve.scheduling.warm_up import warm_up
 from tests.serve.random_llava import noise
 
 PLACES = 200
@@ -271,3 +272,22 @@ def test_a_prompt_that_fails_among_others_ends_alone(compressed, scheduler_of, m
     results = [client.result for client in clients]
     assert isinstance(results.pop(1), CompExportError)
     assert [len(each.token_ids) for each in results] == [4, 6, 7]
+
+
+def test_an_engine_is_run_before_its_first_request(dense, compressed, scheduler_of, monkeypatch):
+    scheduler, one = scheduler_of(compressed, rows=2), OneByOne(queue=2)
+    try:
+        warm_up(compressed, scheduler)
+        warm_up(dense, one)
+        for worker in (scheduler, one):
+            assert worker.drain(10)
+        assert scheduler._rows._bound  # it made a step
+    finally:
+        one.stop()
+
+    def failing(*_):
+        raise CompExportError("not finite")
+
+    monkeypatch.setattr(compressed, "begin", failing)
+    with pytest.raises(CompExportError, match="not finite"):
+        warm_up(compressed, scheduler_of(compressed))
