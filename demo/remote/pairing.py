@@ -62,7 +62,7 @@ def _related(one: RemoteGenerator, other: RemoteGenerator) -> bool:
 
 
 def _listed(remote: Remote) -> dict[str, dict[str, Any]]:
-    """What the server says of its models, by id."""
+    """The entries of the server's models, by id."""
     try:
         return {
             str(each["id"]): dict(each["comp_export"]) for each in remote.get("/v1/models")["data"]

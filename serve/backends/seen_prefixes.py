@@ -15,7 +15,7 @@ LEAST_TOKENS = 16  # a shorter beginning is read faster than its caches are copi
 
 @dataclass(frozen=True)
 class PromptKey:
-    """What the caches of a prompt depend on.
+    """The tokens and images of a prompt: its caches depend on nothing else.
 
     Attributes:
         ids: tokens ``[N]``, image tokens expanded.

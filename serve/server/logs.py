@@ -25,7 +25,7 @@ LONGEST = 200  # characters of a name that a client sends
 
 @dataclass
 class Record:
-    """What a line says of a request.
+    """The fields of a line about a request.
 
     Attributes:
         id: the client's ``X-Request-Id``, or a new one.

@@ -23,7 +23,7 @@ RETRIES = 3  # a cell that ends four workers has failed
 
 @dataclass(frozen=True)
 class Share:
-    """What a cell takes of the cluster."""
+    """The resources of the cluster that a cell takes."""
 
     cpus: int
     gpus: float

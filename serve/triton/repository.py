@@ -53,7 +53,7 @@ class TritonPythonModel:
 
 @dataclass(frozen=True)
 class Repository:
-    """What is written.
+    """The kinds of models to write, and their settings.
 
     Attributes:
         artifacts: directories of artifacts or engines, by the name of the model.
