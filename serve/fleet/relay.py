@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,5 +78,5 @@ async def answer_of(app: ASGIApp, request: Forwarded) -> AsyncGenerator[Head | b
     finally:
         left.set()
         task.cancel()
-        with suppress(BaseException):  # the application's handlers have answered its errors
-            await task
+        # The application's handlers have answered and logged its errors.
+        await asyncio.gather(task, return_exceptions=True)

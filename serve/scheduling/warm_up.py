@@ -15,7 +15,9 @@ SECONDS = 60.0  # a larger model goes on while the server starts
 
 
 def warm_up(engine: Engine, worker: Worker) -> None:
-    """Answer words alone, without an image, through the worker; return when that has ended.
+    """Answer words alone through the worker; return when that has ended, or after a minute.
+
+    An error that comes later is that of the first request too, which reports it.
 
     Raises:
         CompExportError: the engine cannot answer them.
