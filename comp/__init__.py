@@ -80,7 +80,8 @@ _SLIM = {dense: ours for family in FAMILIES for dense, ours in family.slim.items
 _LLAMA = "transformers.models.llama.modeling_llama"
 # Ours, likewise.
 _FORWARDS = tuple(
-    f"comp.families.{name}" for name in ("llava.decoder", "llava.forward", "clip.forward")
+    f"comp.families.{name}"
+    for name in ("llava.decoder", "llava.forward", "llava.slim_forward", "clip.forward")
 )
 _AWAITED = (_AUTO, "transformers.modeling_layers", _LLAMA, *_SLIM, *_FORWARDS)
 _whole: set[str] = set()

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from comp.checkpoints.shapes import BlockSize, LlamaShape
+from comp.checkpoints.shapes import BlockSize, DecoderShape
 from comp.flops.block import block_macs
 from comp.flops.llava import token_counts
 from comp.plan import KEEP_UNIT, keep_count
@@ -77,7 +77,7 @@ def _language(manifest: LlavaManifest, ratios: dict[int, tuple[float, float]]) -
     assert manifest.macs is not None
     decoder, on = manifest.decoder, manifest.macs.workload
     # The tokens that enter the decoder: fewer than the tower's if it selects some.
-    images = -(-on.image_tokens // manifest.vision.tower_tokens)
+    images = -(-on.image_tokens // manifest.vision.all_image_tokens)
     entering = images * manifest.vision.image_tokens
     counts = token_counts(decoder.num_layers, entering, on.text_tokens, ratios)
     tokens = [image + text for image, text in counts]
@@ -89,24 +89,23 @@ def _language(manifest: LlavaManifest, ratios: dict[int, tuple[float, float]]) -
         tokens,
         strict=True,
     )
-    stacks: list[LlamaShape] = []
+    stacks: list[DecoderShape] = []
     for heads, key_value_heads, channels, count in sizes:
         block = BlockSize(key_value_heads, channels)
-        stack = LlamaShape(
+        stack = DecoderShape(
             hidden_size=decoder.hidden_size,
             head_dim=decoder.head_dim,
             blocks=(block,),
             group_size=heads // key_value_heads,
             vocab_size=decoder.vocab_size,
-            attention_bias=False,
-            mlp_bias=False,
+            positions=decoder.max_position_embeddings,
         )
         stacks.append(stack)
         total += block_macs(stack, block, count, count)
     return total + _ranking(manifest, stacks, tokens)
 
 
-def _ranking(manifest: LlavaManifest, stacks: Sequence[LlamaShape], tokens: Sequence[int]) -> int:
+def _ranking(manifest: LlavaManifest, stacks: Sequence[DecoderShape], tokens: Sequence[int]) -> int:
     """As ``comp.flops.llava.ranking_macs``: keys of dropped tokens, and a query."""
     total = 0
     for drop in manifest.decoder.drops:

@@ -81,6 +81,9 @@ class RopeFields(_Read):
     low_freq_factor: Positive | None = None
     high_freq_factor: Positive | None = None
     original_max_position_embeddings: Number | None = None
+    attention_factor: Positive | None = None
+    beta_fast: Positive | None = None
+    beta_slow: Positive | None = None
     partial_rotary_factor: Positive | None = None
 
 
@@ -98,6 +101,10 @@ class TextFields(_Blocks):
     tie_word_embeddings: bool | None = None
     attention_bias: bool | None = None
     mlp_bias: bool | None = None
+    sliding_window: Number | None = None
+    use_sliding_window: bool | None = None
+    max_window_layers: Depth | None = None
+    layer_types: list[str] | None = None
     bos_token_id: TokenId | list[TokenId] | None = None
     pad_token_id: int | None = None
     sep_token_id: TokenId | None = None
@@ -123,6 +130,7 @@ class ConfigFields(_Read):
     image_token_index: TokenId | None = None
     image_token_id: TokenId | None = None
     projector_hidden_act: str = ""
+    scale_factor: Annotated[int, Field(strict=True, ge=1, le=64)] | None = None
     vision_feature_layer: Layer | Annotated[list[Layer], Field(min_length=1)] = 0
     vision_feature_select_strategy: str = ""
     multimodal_projector_bias: bool | None = None

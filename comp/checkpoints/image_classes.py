@@ -9,7 +9,7 @@ from dataclasses import dataclass
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 HALF = (0.5, 0.5, 0.5)
-BILINEAR, BICUBIC = 2, 3
+LANCZOS, BILINEAR, BICUBIC = 1, 2, 3
 SIDE = 224
 
 # Fields of every class that do not affect the pixels.
@@ -22,7 +22,7 @@ HARMLESS = frozenset(
         *("return_tensors", "data_format", "input_data_format", "device", "disable_grouping"),
         "use_fast",
         # not used for pixels by these classes
-        *("image_seq_length", "size_divisor"),
+        *("image_seq_length", "size_divisor", "return_row_col_info", "video_sampling"),
     )
 )
 FIELDS = frozenset(
@@ -32,6 +32,8 @@ FIELDS = frozenset(
         *("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std"),
     )
 )
+
+TILE_FIELDS = frozenset(("max_image_size", "do_image_splitting"))  # of classes that cut into tiles
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class ImageClass:
         pads_to_square: whether ``do_pad`` centres on a square of the mean colour before resizing; in other
             classes it adds zeros up to ``pad_size`` as the last step.
         squares: whether the class has ``use_square_size``, which replaces any size by the default one.
+        tile: default edge of a tile in pixels, of classes that cut pictures into tiles.
     """
 
     name: str
@@ -59,6 +62,12 @@ class ImageClass:
     do_convert_rgb: bool | None = True
     pads_to_square: bool = False
     squares: bool = False
+    tile: int | None = None
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Fields of the class that affect the pixels."""
+        return FIELDS | TILE_FIELDS if self.tile else FIELDS
 
     @property
     def do_center_crop(self) -> bool | None:
@@ -96,6 +105,17 @@ CLASSES = {
             image_mean=HALF,
             image_std=HALF,
             do_convert_rgb=None,
+        ),
+        *(
+            ImageClass(
+                name,
+                {"longest_edge": 4 * 364},
+                resample=LANCZOS,
+                image_mean=HALF,
+                image_std=HALF,
+                tile=364,
+            )
+            for name in ("Idefics3ImageProcessor", "SmolVLMImageProcessor")
         ),
     )
 }

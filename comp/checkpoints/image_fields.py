@@ -9,8 +9,8 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from comp.checkpoints.image_classes import FIELDS, HARMLESS, ImageClass
-from comp.checkpoints.image_settings import LONGEST, CropSize, ImageProcessing, ImageSize
+from comp.checkpoints.image_classes import HARMLESS, ImageClass
+from comp.checkpoints.image_settings import LONGEST, CropSize, ImageProcessing, ImageSize, Tiles
 from comp.errors import CompExportError
 
 REMEDY = "write what the model was trained with"
@@ -39,10 +39,12 @@ class FieldReader:
             CompExportError: a field is unknown, or the class cannot use its value.
         """
         for name, value in self._fields.items():
-            if name not in FIELDS and name not in HARMLESS and value is not None:
+            if name not in self._kind.fields and name not in HARMLESS and value is not None:
                 remedy = "remove it, if the pixels are right without it"
                 raise self._refused(name, "which is not known", remedy)
         kind = self._kind
+        if kind.tile is not None:
+            return self._tiled(kind.tile)
         resized = self._switch("do_resize", default=True)
         cropped = self._switch("do_center_crop", default=kind.do_center_crop)
         rescaled = self._switch("do_rescale", default=True)
@@ -66,6 +68,38 @@ class FieldReader:
         )
         self._check(processing)
         return processing
+
+    def _tiled(self, edge: int) -> ImageProcessing:
+        """Return the settings of a class that cuts pictures into tiles; ``edge``: its default tile."""
+        kind = self._kind
+        for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb"):
+            if not self._switch(name, default=True):
+                raise self._refused(
+                    name, "and a picture is cut into tiles after it", "leave it out"
+                )
+        if self._switch("do_center_crop", default=None):
+            raise self._refused("do_center_crop", "and tiles are not cropped", "leave it out")
+        longest = self._longest_edge("size", kind.size)
+        tile = self._longest_edge("max_image_size", {"longest_edge": edge})
+        return ImageProcessing(
+            size=ImageSize(height=tile, width=tile),
+            resample=self._filter(),
+            do_center_crop=False,
+            rescale_factor=self._factor(),
+            image_mean=self._mean(normalised=True, padded=False),
+            image_std=self._std(),
+            tiles=Tiles(
+                longest_edge=longest,
+                edge=tile,
+                splits=self._switch("do_image_splitting", default=True),
+            ),
+        )
+
+    def _longest_edge(self, name: str, default: Mapping[str, int]) -> int:
+        edges = self._edges(name, self._value(name, default), square=True)
+        if set(edges) != {"longest_edge"}:
+            raise self._refused(name, "and the class cuts tiles by longest_edge")
+        return edges["longest_edge"]
 
     def _check(self, processing: ImageProcessing) -> None:
         """Refuse fields that contradict each other."""

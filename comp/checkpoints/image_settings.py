@@ -37,6 +37,20 @@ class CropSize(_Settings):
     width: Edge
 
 
+class Tiles(_Settings):
+    """Cutting into square tiles (Idefics3, SmolVLM; ``comp.checkpoints.tiling``).
+
+    Attributes:
+        longest_edge: first the longer edge of a picture is resized to this, in pixels.
+        edge: of a tile, in pixels.
+        splits: whether a picture is cut; otherwise it is one tile.
+    """
+
+    longest_edge: Edge
+    edge: Edge
+    splits: bool = True
+
+
 class ImageProcessing(_Settings):
     """The steps in their order, with transformers' names.
 
@@ -47,6 +61,7 @@ class ImageProcessing(_Settings):
         do_center_crop: crop to ``crop_size`` (required then), black where the picture is smaller.
         image_mean, image_std: one value for each channel, after rescaling.
         pad_size: last step: pad with zeros on the right and below up to this size.
+        tiles: cut the picture into tiles in place of resizing and cropping it; ``size`` is that of a tile.
     """
 
     do_convert_rgb: bool = True
@@ -62,6 +77,7 @@ class ImageProcessing(_Settings):
     image_mean: tuple[Finite, ...] = Field(min_length=3, max_length=3)
     image_std: tuple[Finite, ...] = Field(min_length=3, max_length=3)
     pad_size: CropSize | None = None
+    tiles: Tiles | None = None
 
     @property
     def crop(self) -> CropSize | None:

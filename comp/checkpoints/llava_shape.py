@@ -1,7 +1,6 @@
-"""Read the sizes of a LLaVA from its ``config.json`` alone, without torch or transformers.
+"""Sizes of a vision-language model, read from its ``config.json`` alone, without torch or transformers.
 
-Configurations on the hub omit values that equal the defaults of ``LlavaConfig``, ``CLIPVisionConfig`` and
-``LlamaConfig``, so that those defaults are repeated here (a test compares them with transformers).
+A model is an image tower, a connector and a decoder; ``model_parts`` has how each family writes them.
 """
 
 import json
@@ -11,66 +10,46 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from comp.checkpoints.encoder_shape import CLIP_VISION, PACKAGED
+from comp.checkpoints.connector_shape import ConnectorShape
+from comp.checkpoints.decoder_shape import decoder_shape
+from comp.checkpoints.encoder_shape import PACKAGED
 from comp.checkpoints.locate import ALIASES, EMBEDDED, read_config, resolve_model
+from comp.checkpoints.model_parts import PARTS_OF
 from comp.checkpoints.pruning_entry import PartSizes, PruningEntry
 from comp.checkpoints.shapes import (
-    CHANNELS,
-    BlockSize,
-    LlamaShape,
+    DecoderShape,
     TowerShape,
-    cut_blocks,
     planned_blocks,
 )
+from comp.checkpoints.tower_shape import tower_shape
 from comp.checkpoints.tying import may_be_tied
 from comp.errors import CompExportError
 from comp.plan import DropPlan, ImageSelection, PruningPlan
-from comp.registry.families import family_called
+from comp.registry.families import family_called, family_of
 
 DENSE_TYPE = "llava"
 SLIM_TYPE = "comp_llava"
 DROP_SHARES = (0.25, 0.5, 0.75)  # of the depth
 
-CLIP_DEFAULTS: Mapping[str, Any] = {**CLIP_VISION, "num_channels": CHANNELS}
-# LlavaConfig's values if the whole vision_config is missing.
-LLAVA_TOWER: Mapping[str, Any] = {
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "num_hidden_layers": 24,
-    "num_attention_heads": 16,
-    "image_size": 336,
-    "patch_size": 14,
-}
-LLAMA_DEFAULTS: Mapping[str, Any] = {
-    "vocab_size": 32000,
-    "hidden_size": 4096,
-    "intermediate_size": 11008,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "attention_bias": False,
-    "mlp_bias": False,
-}
-
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a LLaVA, dense or slim.
+    """Sizes of a model, dense or slim.
 
     Attributes:
         vision: all blocks of the vision tower.
         vision_used_layers: tower blocks up to the last feature layer; later ones are never run.
-        feature_layers: number of hidden states of the tower that are concatenated.
+        connector: what maps the tower's features to the width of the decoder.
         tie_word_embeddings: the flag; a checkpoint with a separate output layer keeps it nevertheless.
         drops: token drops (empty for a dense model).
         image_selection: selection of image tokens after the tower; ``None``: all.
     """
 
     vision: TowerShape
-    text: LlamaShape
+    text: DecoderShape
+    connector: ConnectorShape
     vision_used_layers: int
-    feature_layers: int
     keeps_class_token: bool
-    projector_bias: bool
     tie_word_embeddings: bool
     drops: tuple[DropPlan, ...] = ()
     image_selection: ImageSelection | None = None
@@ -97,40 +76,41 @@ class ModelShape:
         return self.vision.num_patches + self.keeps_class_token
 
     @property
+    def all_image_tokens(self) -> int:
+        """Tokens of one image in the language model without image selection."""
+        return self.connector.tokens(self.tower_tokens)
+
+    @property
     def image_tokens(self) -> int:
         """Tokens of one image in the language model."""
-        return self.tower_tokens if self.image_selection is None else self.image_selection.count
+        selection = self.image_selection
+        return self.all_image_tokens if selection is None else selection.count
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], where: str = "config.json") -> "ModelShape":
         """Read the sizes from a configuration as JSON holds it; ``where`` names it in errors.
 
         Raises:
-            CompExportError: it is not a LLaVA with a CLIP tower and a Llama language model.
+            CompExportError: it is of another family, or has an unsupported part.
         """
         kind = config.get("model_type")
-        if kind not in (DENSE_TYPE, SLIM_TYPE):
+        family = family_of(kind if isinstance(kind, str) else None)
+        if family is None or family.name not in PARTS_OF:
+            known = ", ".join(PARTS_OF)
             raise CompExportError(
-                f"{where}: model_type is {kind!r}, not 'llava': "
-                "pass --model of a LLaVA-1.5 checkpoint"
+                f"{where}: model_type is {kind!r}, not one of {known}: pass --model of such a checkpoint"
             )
-        given = config.get("vision_config")
-        vision = {**CLIP_DEFAULTS, **(LLAVA_TOWER if given is None else _given(given))}
-        text = {**LLAMA_DEFAULTS, **_given(config.get("text_config") or {})}
-        _require(
-            where,
-            "vision_config",
-            vision.get("model_type", "clip_vision_model"),
-            "clip_vision_model",
-        )
-        _require(where, "text_config", text.get("model_type", "llama"), "llama")
+        parts = PARTS_OF[family.name](config, where)
         pruning = PruningEntry.read(config, where)
         return cls(
-            text=_language(text, pruning.language or PartSizes()),
-            vision=_tower(vision, pruning.vision or PartSizes(), where),
-            **_features(config, vision["num_hidden_layers"], where),
+            text=decoder_shape(parts.text, pruning.language or PartSizes(), where),
+            vision=tower_shape(
+                parts.vision, parts.tower, pruning.vision or PartSizes(), where, parts.final_norm
+            ),
+            connector=parts.connector,
+            vision_used_layers=max(parts.feature_layers),
+            keeps_class_token=parts.keeps_class_token,
             tie_word_embeddings=may_be_tied(config),
-            projector_bias=bool(config.get("multimodal_projector_bias", True)),
             drops=pruning.drops or (),
         ).selecting(pruning.image_selection)
 
@@ -167,6 +147,11 @@ class ModelShape:
             raise CompExportError(
                 f"the plan's image_selection is of {selection.tower_tokens} tokens of an image, the "
                 f"model's tower gives {self.tower_tokens}: pass the --model that the plan was made for"
+            )
+        if self.connector.shuffle > 1:
+            raise CompExportError(
+                "image tokens are chosen one by one, and the model's connector joins "
+                f"{self.connector.shuffle**2} neighbours to one token: choose another --method"
             )
         if self.vision_used_layers == 0:
             raise CompExportError(
@@ -216,67 +201,3 @@ def _hub_config(repository: str) -> dict[str, Any]:
             f"no config.json for {repository!r} ({reason}): check the id, or pass --model DIR"
         ) from error
     return read_config(path.parent)
-
-
-def _language(text: Mapping[str, Any], pruned: PartSizes) -> LlamaShape:
-    heads = text["num_attention_heads"]
-    kv_heads = text.get("num_key_value_heads", heads)
-    blocks = (BlockSize(kv_heads, text["intermediate_size"]),) * text["num_hidden_layers"]
-    return LlamaShape(
-        hidden_size=text["hidden_size"],
-        head_dim=text.get("head_dim", text["hidden_size"] // heads),
-        group_size=heads // kv_heads,
-        vocab_size=text["vocab_size"],
-        attention_bias=text["attention_bias"],
-        mlp_bias=text["mlp_bias"],
-        blocks=cut_blocks(blocks, pruned.blocks),
-    )
-
-
-def _tower(vision: Mapping[str, Any], pruned: PartSizes, where: str) -> TowerShape:
-    """Return the sizes of the tower; only its first blocks, those that run, may be recorded."""
-    for name in ("image_size", "patch_size"):
-        if not isinstance(vision[name], int):
-            raise CompExportError(
-                f"{where}: vision_config.{name} is {vision[name]!r}, not a number: "
-                "only square images are supported"
-            )
-    heads = vision["num_attention_heads"]
-    blocks = (BlockSize(heads, vision["intermediate_size"]),) * vision["num_hidden_layers"]
-    recorded = pruned.blocks
-    return TowerShape(
-        hidden_size=vision["hidden_size"],
-        head_dim=vision["hidden_size"] // heads,
-        num_channels=vision["num_channels"],
-        image_size=vision["image_size"],
-        patch_size=vision["patch_size"],
-        blocks=cut_blocks(blocks[: len(recorded)], recorded) + blocks[len(recorded) :],
-    )
-
-
-def _features(config: Mapping[str, Any], layers: int, where: str) -> dict[str, Any]:
-    layer_field = config.get("vision_feature_layer", -2)
-    feature_layers = [layer_field] if isinstance(layer_field, int) else list(layer_field)
-    passed = [layer if layer >= 0 else layers + 1 + layer for layer in feature_layers]
-    if not passed or not all(0 <= layer <= layers for layer in passed):
-        raise CompExportError(
-            f"{where}: vision_feature_layer {layer_field} of a tower of {layers} layers: fix config.json"
-        )
-    strategy = config.get("vision_feature_select_strategy", "default")
-    return {
-        "vision_used_layers": max(passed),
-        "feature_layers": len(passed),
-        "keeps_class_token": strategy == "full",
-    }
-
-
-def _given(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _require(where: str, setting: str, value: object, supported: str) -> None:
-    if value != supported:
-        raise CompExportError(
-            f"{where}: {setting}.model_type is {value!r}, supported is {supported!r}: "
-            "pass --model of a LLaVA-1.5 checkpoint"
-        )

@@ -94,11 +94,24 @@ class Stack:
 
 @dataclass(frozen=True, kw_only=True)
 class TowerShape(Stack):
-    """Sizes of a vision transformer; images are squares of ``image_size`` pixels."""
+    """Sizes of a vision transformer; images are squares of ``image_size`` pixels.
+
+    Attributes:
+        class_token: whether [CLS] comes before the patches.
+        patch_bias: whether the embedding of patches has a bias.
+        pre_norm: whether a norm precedes the blocks.
+        final_norm: whether the features are normalised after the last block.
+        pooling_channels: FFN width of a pooling head that the checkpoint has and nothing runs; 0 without one.
+    """
 
     image_size: int
     patch_size: int
     num_channels: int = CHANNELS
+    class_token: bool = True
+    patch_bias: bool = False
+    pre_norm: bool = True
+    final_norm: bool = False
+    pooling_channels: int = 0
 
     @property
     def num_patches(self) -> int:
@@ -106,8 +119,8 @@ class TowerShape(Stack):
 
     @property
     def tokens(self) -> int:
-        """Patches and the class token."""
-        return self.num_patches + 1
+        """Patches, and the class token if there is one."""
+        return self.num_patches + self.class_token
 
     @property
     def patch_dim(self) -> int:
@@ -124,12 +137,21 @@ class TextShape(Stack):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LlamaShape(Stack):
-    """Sizes of a Llama; ``heads`` of its blocks are KV heads."""
+class DecoderShape(Stack):
+    """Sizes of a decoder in the form of a Llama; ``heads`` of its blocks are KV heads.
+
+    Attributes:
+        positions: most tokens of a prompt with its answer.
+        qkv_bias, output_bias, mlp_bias: which linear layers have biases.
+        qk_norm: whether each head's queries and keys are normalised before the rotary embedding.
+    """
 
     vocab_size: int
-    attention_bias: bool
-    mlp_bias: bool
+    positions: int
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
     gated: ClassVar[bool] = True
     rms_norm: ClassVar[bool] = True
 

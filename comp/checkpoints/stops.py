@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from comp.checkpoints.llava_shape import LLAMA_DEFAULTS
+from comp.checkpoints.decoder_shape import decoder_fields
 from comp.errors import CompExportError
 from comp.utils.json_files import read_object
 
@@ -39,7 +39,7 @@ def stop_tokens(directory: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
             f"{where} names no EOS token, so that transformers would go on without end: set "
             f"eos_token_id in {path}"
         )
-    vocab_size = text.get("vocab_size") or LLAMA_DEFAULTS["vocab_size"]
+    vocab_size = decoder_fields(text, str(directory))["vocab_size"]
     for each in listed:
         if type(each) is not int or not 0 <= each < vocab_size:
             raise CompExportError(

@@ -27,7 +27,7 @@ DEFAULT_TEXT_TOKENS = 64
 @click.option(
     "--image-tokens",
     type=click.IntRange(min=0),
-    help="Image tokens of the prompt; by default the plan's, or one image.",
+    help="Image tokens of the prompt; by default the plan's, or those of one image (of SmolVLM: one tile).",
 )
 @click.option(
     "--text-tokens",
@@ -96,7 +96,7 @@ def command(
         return
     shape = ModelShape.from_config(config, name)
     if image_tokens is None:
-        image_tokens = plan.workload.image_tokens if plan else shape.tower_tokens
+        image_tokens = plan.workload.image_tokens if plan else shape.all_image_tokens
     if text_tokens is None:
         text_tokens = plan.workload.text_tokens if plan else DEFAULT_TEXT_TOKENS
     tokens = (image_tokens, text_tokens)

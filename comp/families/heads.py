@@ -31,5 +31,5 @@ def _pair(model: Any) -> tuple[Tensor, Tensor] | None:
         words = decoder.bert.embeddings.word_embeddings
         return decoder.cls.predictions.decoder.weight, words.weight
     if hasattr(model, "lm_head"):
-        return model.lm_head.weight, model.model.language_model.embed_tokens.weight
+        return model.lm_head.weight, model.get_input_embeddings().weight
     return None

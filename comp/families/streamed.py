@@ -1,4 +1,4 @@
-"""Stream a LLaVA's decoder: its matrices stay in their files, and each is read when it is used.
+"""Stream a model's decoder: its matrices stay in their files, and each is read when it is used.
 
 For pruning without training of a model that does not fit into memory: it needs forward passes, and the few
 matrices that refitting changes. Tower, projector, embeddings and norms are in memory, in fp32.
@@ -23,6 +23,7 @@ from comp.checkpoints.tying import LM_HEAD
 from comp.checkpoints.weight_files import stored_tensors
 from comp.errors import CompExportError
 from comp.families.heads import has_own_head
+from comp.families.llava.parts import parts_of
 
 
 class MatrixSource(Protocol):
@@ -132,7 +133,7 @@ def streamed_layers(model: nn.Module) -> dict[str, StreamedLinear]:
 
 
 def without_layers(config: Any) -> Any:
-    """Return the config of a LLaVA, dense or slim, without its decoder blocks."""
+    """Return the config of a model, dense or slim, without its decoder blocks."""
     shell = deepcopy(config)
     shell.text_config.num_hidden_layers = 0
     pruning = getattr(shell, "pruning", None)
@@ -152,7 +153,7 @@ def stream_decoder(shell: Any, whole: Any, directory: Path) -> None:
     files = {
         canonical_name(name): (name, tensor) for name, tensor in stored_tensors(directory).items()
     }
-    layers = whole.model.language_model.layers
+    layers, language = parts_of(whole).language.layers, parts_of(shell).language
     prefix = "model.language_model.layers."
 
     def stored(name: str) -> StoredMatrix:
@@ -173,8 +174,8 @@ def stream_decoder(shell: Any, whole: Any, directory: Path) -> None:
         name: in_memory(name) for name, parameter in layers.named_parameters() if parameter.is_meta
     }
     layers.load_state_dict(others, strict=False, assign=True)
-    shell.model.language_model.layers = layers
-    for config in (shell.config.text_config, shell.model.language_model.config):
+    language.layers = layers
+    for config in (shell.config.text_config, language.config):
         config.num_hidden_layers = len(layers)
     if getattr(shell.config, "pruning", None):
         shell.config.pruning = whole.config.pruning
@@ -217,5 +218,5 @@ def save_streamed(model: Any, directory: Path, dtype: torch.dtype) -> None:
 
 def _block(name: str) -> int:
     """Number of the decoder block that a tensor belongs to; -1 if none."""
-    _, separator, rest = name.partition("language_model.layers.")
+    _, separator, rest = canonical_name(name).partition("language_model.layers.")
     return int(rest.partition(".")[0]) if separator else -1

@@ -60,11 +60,15 @@ def norm_macs(stack: Stack, tokens: int) -> int:
 
 
 def tower_macs(shape: TowerShape, tokens: Tokens | None = None) -> int:
-    """Multiply-accumulates of one image: ``(N−1)PD``, the blocks, a LayerNorm over the tokens left."""
+    """Multiply-accumulates of one image: patches ``NPD``, the blocks, and one norm over the tokens left.
+
+    The norm is counted once if there is one before the blocks, after them, or both.
+    """
     seen = tokens or [(shape.tokens, shape.tokens)] * len(shape.blocks)
     blocks = sum(
         block_macs(shape, block, *counts) for block, counts in zip(shape.blocks, seen, strict=True)
     )
     left = seen[-1][1] if seen else shape.tokens
     patches = shape.num_patches * shape.patch_dim * shape.hidden_size
-    return patches + blocks + norm_macs(shape, left)
+    has_norm = shape.pre_norm or shape.final_norm
+    return patches + blocks + (norm_macs(shape, left) if has_norm else 0)

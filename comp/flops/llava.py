@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from comp.checkpoints.llava_shape import ModelShape
-from comp.checkpoints.shapes import BlockSize, LlamaShape, TowerShape
+from comp.checkpoints.shapes import BlockSize, DecoderShape, TowerShape
 from comp.flops.block import block_macs, block_weights, tower_macs
 from comp.plan import DropPlan, Drops, Part, PruningPlan, Workload, keep_count
 
@@ -139,7 +139,7 @@ def llava_macs_of_drops(
 
 def image_count(shape: ModelShape, image_tokens: int) -> int:
     """Number of images with ``image_tokens`` tokens, rounded up."""
-    return -(-image_tokens // shape.tower_tokens)
+    return -(-image_tokens // shape.all_image_tokens)
 
 
 def selection_macs(shape: ModelShape) -> int:
@@ -150,22 +150,19 @@ def selection_macs(shape: ModelShape) -> int:
     if shape.image_selection is None:
         return 0
     rest = shape.tower_tokens - shape.image_selection.dominant
-    width = shape.vision.head_dim + shape.feature_layers * shape.vision.hidden_size
+    width = shape.vision.head_dim + shape.connector.in_features
     return rest * shape.image_selection.contextual * width
 
 
 def llava_params(shape: ModelShape) -> dict[str, int]:
     """Parameters of each part of the checkpoint; a tied LM head counts 0."""
     text, tower = shape.text, shape.vision
-    d, v = text.hidden_size, tower.hidden_size
-    layers = sum(_llama_block_params(text, block) for block in text.blocks)
-    blocks = sum(_clip_block_params(tower, block) for block in tower.blocks)
-    # class embedding, patches, positions, and the norms before and after the blocks
-    embeddings = v + tower.patch_dim * v + tower.tokens * v
-    features = shape.feature_layers * v
+    d = text.hidden_size
+    layers = sum(_decoder_block_params(text, block) for block in text.blocks)
+    blocks = sum(_tower_block_params(tower, block) for block in tower.blocks)
     return {
-        "vision": embeddings + blocks + 4 * v,
-        "projector": features * d + d * d + (2 * d if shape.projector_bias else 0),
+        "vision": _tower_ends_params(tower) + blocks,
+        "projector": shape.connector.params,
         "language": text.vocab_size * d + layers + d,
         "lm_head": 0 if shape.tie_word_embeddings else text.vocab_size * d,
     }
@@ -207,30 +204,39 @@ def _macs_by_part(
     )
     return {
         "vision": images * (tower_macs(tower) + selection_macs(shape)),
-        "projector": images * _projector_macs(shape),
+        "projector": images * shape.image_tokens * shape.connector.macs,
         "language": language,
         "lm_head": text.vocab_size * text.hidden_size,
     }
 
 
-def _projector_macs(shape: ModelShape) -> int:
-    d = shape.text.hidden_size
-    return shape.image_tokens * (shape.feature_layers * shape.vision.hidden_size * d + d * d)
-
-
-def _llama_block_params(text: LlamaShape, block: BlockSize) -> int:
+def _decoder_block_params(text: DecoderShape, block: BlockSize) -> int:
     d, key, channels = text.hidden_size, block.heads * text.head_dim, block.channels
     query = key * text.group_size
-    attention_bias = query + 2 * key + d if text.attention_bias else 0
+    attention_bias = (query + 2 * key) * text.qkv_bias + d * text.output_bias
     return (
         block_weights(text, block)
         + 2 * d
         + attention_bias
+        + 2 * text.head_dim * text.qk_norm
         + (2 * channels + d if text.mlp_bias else 0)
     )
 
 
-def _clip_block_params(tower: TowerShape, block: BlockSize) -> int:
+def _tower_ends_params(tower: TowerShape) -> int:
+    """Parameters of a tower besides its blocks: embeddings, outer norms, pooling head."""
+    width = tower.hidden_size
+    embedded = tower.patch_dim * width + tower.tokens * width
+    embedded += width * (tower.class_token + tower.patch_bias)
+    norms = 2 * width * (1 + tower.pre_norm)
+    if not tower.pooling_channels:
+        return embedded + norms
+    probe_and_attention = width + 4 * (width + 1) * width
+    ffn = 2 * width * tower.pooling_channels + tower.pooling_channels + width
+    return embedded + norms + probe_and_attention + 2 * width + ffn
+
+
+def _tower_block_params(tower: TowerShape, block: BlockSize) -> int:
     hidden, width, channels = tower.hidden_size, block.heads * tower.head_dim, block.channels
     biases = 3 * width + hidden + channels + hidden
     return block_weights(tower, block) + biases + 4 * hidden

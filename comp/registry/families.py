@@ -1,5 +1,7 @@
 """The families of models, one record each."""
 
+from dataclasses import replace
+
 from comp.errors import CompExportError
 from comp.registry.family import Family, Teaching
 
@@ -32,11 +34,11 @@ def register_family(family: Family) -> Family:
     return family
 
 
-register_family(
+LLAVA = register_family(
     Family(
         name="llava",
         model_types=("llava", "comp_llava"),
-        description="LLaVA-1.5: CLIP vision tower, MLP projector, Llama language model",
+        description="LLaVA: CLIP or SigLIP tower, MLP, and a Llama, Mistral, Qwen2 or Qwen3",
         modes=("vision_tokens", "language_tokens", "language_parameters", "vision_parameters"),
         default_modes=("vision_tokens", "language_tokens", "language_parameters"),
         exports=("slim checkpoint", "onnx", "tensorrt"),
@@ -46,6 +48,8 @@ register_family(
         streams=True,
         prunes_again=True,
         image_processor="LlavaImageProcessor",
+        processor="LlavaProcessor",
+        slim_architecture="CompLlavaForConditionalGeneration",
         slim={"transformers.models.llava.modeling_llava": "comp.families.llava.slim"},
         checkpoint="comp.families.llava.checkpoint:FORMAT",
         shape="comp.checkpoints.llava_shape:ModelShape",
@@ -61,6 +65,29 @@ register_family(
         auto_models={"question": "AutoModelForImageTextToText"},
     )
 )
+for _name, _title in (("smolvlm", "SmolVLM"), ("idefics3", "Idefics3")):
+    register_family(
+        replace(
+            LLAVA,
+            name=_name,
+            model_types=(_name, f"comp_{_name}"),
+            description=f"{_title}: tiles, SigLIP tower, pixel shuffle, Llama language model",
+            image_processor=f"{_title}ImageProcessor",
+            # SmolVLM's own wants torchvision for videos; this one writes the same tokens for pictures.
+            processor="Idefics3Processor",
+            load_processor="comp.families.smolvlm.processor:TiledProcessor.from_pretrained",
+            slim_architecture=f"Comp{_title}ForConditionalGeneration",
+            prefixes=(
+                ("text_model.", "language_model."),
+                ("vision_model.", "vision_tower."),
+                ("connector.", "multi_modal_projector."),
+            ),
+            slim={f"transformers.models.{_name}.modeling_{_name}": "comp.families.smolvlm.slim"},
+            checkpoint="comp.families.smolvlm.checkpoint:FORMAT",
+            latency=None,
+            blocks=None,
+        )
+    )
 register_family(
     Family(
         name="clip",

@@ -41,6 +41,11 @@ class Family:
             applied without the model in memory.
         prunes_again: a slim model can be pruned again.
         image_processor: class, if a checkpoint's files name none.
+        processor: class of transformers that reads the files of slim checkpoints.
+        load_processor: loads the processor of a checkpoint; by default ``AutoProcessor`` does.
+        slim_architecture: class of slim models, if they are written without a model in memory.
+        prefixes: beginnings of tensor names in torch after ``model.``, where they differ from a LLaVA's, and
+            these.
         slim: by module of transformers with the dense classes, our module that registers the slim ones.
         checkpoint: the ``CheckpointFormat`` that loads it (``comp.families.checkpoint``).
         shape: class of its sizes, read from a configuration.
@@ -72,6 +77,10 @@ class Family:
     engine_profiles: str
     engines: Mapping[str, str]
     image_processor: str
+    processor: str | None = None
+    load_processor: str | None = None
+    slim_architecture: str | None = None
+    prefixes: tuple[tuple[str, str], ...] = ()
     auto_models: Mapping[str, str] = field(default_factory=dict)
     slim: Mapping[str, str] = field(default_factory=dict)
     tensor_name: str = "builtins:str"

@@ -106,6 +106,10 @@ class Method:
         return not spared and any(any_of(kind, [mode]) for kind in self.prunes)
 
 
+DECODERS = ("llava", "smolvlm", "idefics3")
+"""Families whose language model reads image tokens."""
+
+
 def _of_image_tokens(name: str, description: str) -> Method:
     """Return the record of a method that drops image tokens in the language model of a LLaVA."""
     reason = "it drops image tokens between the blocks of a language model that reads them"
@@ -113,7 +117,7 @@ def _of_image_tokens(name: str, description: str) -> Method:
         name=name,
         removes=("image tokens",),
         prunes=("vision_tokens",),
-        only=("llava",),
+        only=DECODERS,
         description=description,
         elsewhere={"clip": reason, "blip": reason},
     )
@@ -127,7 +131,7 @@ def _jointly(name: str, order: str) -> Method:
         prunes=("parameters", "tokens"),
         description="Simple joint pruning: parameters as upop, tokens as pdrop (LLaVA) or madtp, "
         f"uncoordinated, {order}",
-        spares={"llava": ("language_tokens",)},
+        spares=dict.fromkeys(DECODERS, ("language_tokens",)),
         together=True,
         differentiates=True,
     )
@@ -182,6 +186,10 @@ METHODS: list[Method] = [
             ("clip", "blip"),
             "it drops tokens between an image encoder and the language model that reads them; turbo and "
             "madtp drop them within the encoder",
+        )
+        | dict.fromkeys(
+            ("smolvlm", "idefics3"),
+            "it chooses image tokens one by one, and their connector joins neighbours to one token",
         ),
     ),
     Method(
@@ -191,10 +199,11 @@ METHODS: list[Method] = [
         only=("clip", "blip"),
         description="Attention of [CLS] minus redundancy; dropped tokens are merged into the most similar "
         "kept ones, no training",
-        elsewhere={
-            "llava": "its language model sees image and text tokens in one causal sequence, where none is "
-            "[CLS] and a merged token would show earlier tokens something of later ones"
-        },
+        elsewhere=dict.fromkeys(
+            DECODERS,
+            "its language model sees image and text tokens in one causal sequence, where none is [CLS] and a "
+            "merged token would show earlier tokens something of later ones",
+        ),
     ),
     Method(
         name="crossget",
@@ -203,9 +212,12 @@ METHODS: list[Method] = [
         only=("clip",),
         description="The same number of tokens in every block: merges those that are most similar to another "
         "and least to the query of [CLS]; attention counts merged tokens; no training",
-        elsewhere={
-            "llava": "it merges tokens within an image encoder, which is a small part of the cost of a "
-            "llava; visionzip merges them after it",
+        elsewhere=dict.fromkeys(
+            DECODERS,
+            "it merges tokens within an image encoder, which is a small part of the model's cost; visionzip "
+            "merges those of a llava after it",
+        )
+        | {
             "blip": "only attention in clip's towers is raised by the number of merged tokens; turbo merges "
             "without that",
         },
@@ -217,10 +229,10 @@ METHODS: list[Method] = [
         only=("clip", "blip"),
         description="Attention received, attention of [CLS], and response to a learned dictionary that "
         "both encoders share; dropped tokens are merged into one",
-        elsewhere={
-            "llava": "it aligns the tokens of an image encoder with those of a text encoder, and a llava "
-            "has no text encoder"
-        },
+        elsewhere=dict.fromkeys(
+            DECODERS,
+            "it aligns the tokens of an image encoder with those of a text encoder, and the model has none",
+        ),
     ),
 ]
 """All that is registered, in order (``register_method``)."""

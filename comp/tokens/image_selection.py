@@ -20,7 +20,7 @@ class Selected:
     Attributes:
         states: ``[I, K, d]``.
         places: index of each token, of a contextual one that of its target, ``[I, K]``.
-        scores: attention of [CLS] to all tokens of the tower, mean over heads, ``[I, T]``.
+        scores: attention to all tokens of the tower (``tower_attention``), ``[I, T]``.
     """
 
     states: Tensor
@@ -28,17 +28,23 @@ class Selected:
     scores: Tensor
 
 
-def class_attention(query: Tensor, key: Tensor, head_mask: Tensor, scale: float) -> Tensor:
-    """Attention of [CLS], the first token, to every token, mean over heads: ``[I, N]``.
+def tower_attention(
+    query: Tensor, key: Tensor, head_mask: Tensor, scale: float, class_token: bool = True
+) -> Tensor:
+    """Attention to every token of a tower, mean over heads: ``[I, N]``.
+
+    It is that of [CLS] or, in a tower without [CLS], the mean over all tokens, as VisionZip does for SigLIP.
 
     Args:
         query, key: ``[I, H, N, hd]``.
         head_mask: soft mask of each head ``[H]``; a masked head is ignored.
         scale: scale of the logits.
+        class_token: whether the first token is [CLS].
     """
-    logits = torch.einsum("ihd,ihnd->ihn", query[:, :, 0].float(), key.float()) * scale
+    asking = query[:, :, :1] if class_token else query
+    logits = torch.einsum("ihqd,ihnd->ihqn", asking.float(), key.float()) * scale
     weight = head_mask / head_mask.sum().clamp(min=1e-6)
-    return torch.einsum("h,ihn->in", weight.float(), torch.softmax(logits, dim=-1))
+    return torch.einsum("h,ihn->in", weight.float(), torch.softmax(logits, dim=-1).mean(2))
 
 
 def mean_key(key: Tensor, head_mask: Tensor) -> Tensor:

@@ -3,18 +3,19 @@
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from comp.data.images import ImageSource
+from comp.checkpoints.tiling import Grid, grid_of
+from comp.data.images import ImageSource, read_image
 from export.artifact.encoder_manifest import EncoderManifest
 from export.artifact.llava_manifest import LlavaManifest
 from export.artifact.manifest import Manifest
-from serve.engines.preprocess import model_view
+from serve.engines.preprocess import model_view, model_views
 from serve.generation.results import Kept
 
 MOST_PLACES = 4  # shown per picture: if every layer drops, neighbours look alike
@@ -67,8 +68,8 @@ class KeptView:
             number: index of the image among them.
             name: name of the picture.
         """
-        view = model_view(image, manifest.image_processor)
         patches, places = Patches.of(manifest), kept.seen(number)
+        view, patches = _view(image, manifest, patches)
         pictures = [kept_picture(view, patches, tokens, place) for place, tokens in spread(places)]
         return cls(name, view, tuple(pictures), len(places))
 
@@ -85,15 +86,17 @@ class Patches:
     """The grid that cuts a picture into tokens.
 
     Attributes:
-        image_size, patch_size: in pixels.
-        tokens: per image.
+        image_size, patch_size: in pixels; a patch is the part of the picture of one token.
+        tokens: per image; of a picture that is cut into tiles, of all its tiles.
         class_token: whether the first of them is [CLS], which is no patch.
+        grid: tiles of the picture; their tokens come row by row, those of the whole picture last.
     """
 
     image_size: int
     patch_size: int
     tokens: int
     class_token: bool
+    grid: Grid = Grid()
 
     @classmethod
     def of(cls, manifest: Manifest) -> "Patches":
@@ -101,10 +104,41 @@ class Patches:
         if isinstance(manifest, LlavaManifest):
             llava = manifest.vision
             first = llava.select_strategy == "full"
-            return cls(llava.image_size, llava.patch_size, llava.tower_tokens, first)
+            edge = llava.patch_size * llava.shuffle
+            return cls(llava.image_size, edge, llava.all_image_tokens, first)
         assert isinstance(manifest, EncoderManifest)
         tower = manifest.vision
         return cls(tower.image_size, tower.patch_size, tower.tokens, class_token=True)
+
+    def shown(self, kept: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Which pixels ``[H, W]`` of the picture the kept tokens show.
+
+        Tokens of the whole picture are not drawn beside those of its tiles.
+        """
+        side = self.image_size // self.patch_size
+        places = kept - 1 if self.class_token else kept
+        rows, columns = max(self.grid.rows, 1), max(self.grid.columns, 1)
+        stays = np.zeros(rows * columns * side * side, dtype=bool)
+        stays[places[(places >= 0) & (places < stays.size)]] = True
+        of_tiles = stays.reshape(rows, columns, side, side).transpose(0, 2, 1, 3)
+        patches = of_tiles.reshape(rows * side, columns * side)
+        return np.kron(patches, np.ones((self.patch_size,) * 2, dtype=bool))
+
+
+def _view(image: ImageSource, manifest: Manifest, patches: Patches) -> tuple[Image.Image, Patches]:
+    """The picture as the model sees it, and the grid of its tokens."""
+    processing = manifest.image_processor
+    if processing.tiles is None:
+        return model_view(image, processing), patches
+    picture, edge = read_image(image), processing.tiles.edge
+    views, grid = model_views(picture, processing), grid_of(*picture.size, processing.tiles)
+    patches = replace(patches, grid=grid, tokens=patches.tokens * len(views))
+    if not grid.rows:
+        return views[0], patches
+    whole = Image.new("RGB", (grid.columns * edge, grid.rows * edge))
+    for number, view in enumerate(views[:-1]):
+        whole.paste(view, (number % grid.columns * edge, number // grid.columns * edge))
+    return whole, patches
 
 
 def kept_picture(
@@ -113,20 +147,15 @@ def kept_picture(
     """Dim the dropped patches.
 
     Args:
-        view: the model's input, square, ``image_size`` pixels wide.
+        view: the model's input, square, ``image_size`` pixels wide; of tiles, all of them.
         patches: the grid of its tokens.
         kept: which of the image's tokens ``0..T-1`` were kept.
         place: name of the drop place.
     """
-    grid = patches.image_size // patches.patch_size
-    shown_at = kept - 1 if patches.class_token else kept
-    stays = np.zeros(grid * grid, dtype=bool)
-    stays[shown_at[shown_at >= 0]] = True
-    mask = np.kron(stays.reshape(grid, grid), np.ones((patches.patch_size,) * 2, dtype=bool))
+    mask = patches.shown(kept)
     pixels = np.asarray(view.convert("RGB"), dtype=np.float32)  # [H, W, 3]
-    side = mask.shape[0]  # image_size, unless the patches leave a margin
-    shown = np.zeros(pixels.shape[:2], dtype=bool)
-    shown[:side, :side] = mask
+    shown = np.zeros(pixels.shape[:2], dtype=bool)  # the patches may leave a margin
+    shown[: mask.shape[0], : mask.shape[1]] = mask
     grey = pixels.mean(axis=-1, keepdims=True)
     faded = (1 - DIM) * grey + DIM * PAPER
     drawn = np.where(shown[..., None], pixels, faded).round().astype(np.uint8)

@@ -141,7 +141,8 @@ def _tokens_kept(pair: Pair[Any]) -> str:
     left = keeping(pair.compressed.manifest, pair.keep_factor)
     tokens = ", ".join(map(str, left.tokens))
     layers = ", ".join(map(str, left.places))
-    words = f"{tokens} of {left.of} image tokens stay after layers {layers}"
+    of = "of a tile's" if pair.compressed.manifest.image_processor.tiles else "of"
+    words = f"{tokens} {of} {left.of} image tokens stay after layers {layers}"
     if left.macs is not None and left.share is not None:
         words += f": {gmacs(left.macs)} GMACs, {100 * left.share:.0f} % of the original's"
     return f'<p class="ce-reference">{plain(words)}.</p>'

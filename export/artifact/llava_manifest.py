@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from comp.checkpoints.image_prompt import ImagePrompt
 from comp.plan import DropPlan, ImageSelection
 from export.artifact.manifest import (
     Artifact,
@@ -53,7 +54,10 @@ class DecoderShape(Frozen):
 
 
 class VisionShape(Frozen):
-    """The vision encoder graph: ``pixel_values [I, C, S, S]`` in, ``image_tokens`` features out."""
+    """The vision encoder graph: ``pixel_values [I, C, S, S]`` in, ``image_tokens`` features out.
+
+    Of pictures that are cut into tiles, an image is a tile.
+    """
 
     image_size: Count
     patch_size: Count
@@ -61,6 +65,10 @@ class VisionShape(Frozen):
     image_tokens: Count = Field(description="tokens an image becomes")
     select_strategy: Literal["default", "full"] = Field(
         "default", description="whether [CLS] is among the tokens (full: first) or not"
+    )
+    shuffle: Count = Field(
+        default=1,
+        description="edge in patches of the squares that the connector joins to one token",
     )
     selection: ImageSelection | None = Field(
         default=None, description="what is left of the tower's tokens; none: all of them"
@@ -70,6 +78,11 @@ class VisionShape(Frozen):
     def tower_tokens(self) -> int:
         """Tokens of an image before any selection."""
         return (self.image_size // self.patch_size) ** 2 + (self.select_strategy == "full")
+
+    @property
+    def all_image_tokens(self) -> int:
+        """Tokens of an image in the decoder without any selection."""
+        return self.tower_tokens // self.shuffle**2
 
 
 class SpecialTokens(Frozen):
@@ -106,6 +119,9 @@ class LlavaManifest(Manifest):
     decoder: DecoderShape
     vision: VisionShape
     tokens: SpecialTokens
+    image_prompt: ImagePrompt | None = Field(
+        default=None, description="words around a picture's tiles; none: its image token alone"
+    )
     chat_template: ChatTemplate | None = Field(
         default=None, description="none in artifacts of before it was kept: see prompt_template"
     )

@@ -1,29 +1,36 @@
 """Read what the graphs of a LLaVA need from ``config.json``.
 
 ``comp.checkpoints.llava_shape`` has the sizes; this module adds norms, activations, rotary embedding and
-feature layers, with the defaults of ``LlavaConfig``, ``CLIPVisionConfig`` and ``LlamaConfig``, and refuses
-what the graphs do not support.
+feature layers, with the defaults of transformers' classes, and refuses what the graphs do not support.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from comp.checkpoints.llava_shape import DENSE_TYPE, SLIM_TYPE, ModelShape
+from comp.checkpoints.decoder_shape import decoder_fields
+from comp.checkpoints.llava_shape import ModelShape
+from comp.checkpoints.model_parts import PARTS_OF
 from comp.checkpoints.pruning_entry import KEY, PartSizes, PruningEntry
 from comp.errors import CompExportError
 from comp.plan import PruningPlan
+from comp.registry.families import family_of
+from comp.registry.family import Family
 from export.configs.towers import ACTIVATIONS
-
-SLIM_ARCHITECTURE = "CompLlavaForConditionalGeneration"
 
 
 @dataclass(frozen=True)
 class Rope:
     """Rotary embedding parameters (``rope_parameters`` of transformers 5)."""
 
-    kind: Literal["default", "linear", "llama3"]
+    kind: Literal["default", "linear", "llama3", "yarn"]
     theta: float
     factor: float = 1.0
+    attention_factor: float = 1.0  # of cosines and sines
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
     low_freq_factor: float = 1.0
     high_freq_factor: float = 4.0
     original_max_position_embeddings: int = 8192
@@ -34,11 +41,13 @@ class LlavaShape:
     """Everything that the graphs of a LLaVA are built from, except the weights.
 
     Attributes:
+        family: name of its family.
         sizes: widths and counts, per layer where pruning changes them.
         feature_layers: number of tower blocks before each projected hidden state.
         max_position_embeddings: rows of the rotary tables.
     """
 
+    family: str
     sizes: ModelShape
     feature_layers: tuple[int, ...]
     vision_act: str
@@ -55,9 +64,9 @@ class LlavaShape:
         Raises:
             CompExportError: the plan is of another model.
         """
-        if plan.family != DENSE_TYPE:
+        if plan.family != self.family:
             raise CompExportError(
-                f"a plan of family {plan.family!r} for a LLaVA: pass the run of a LLaVA"
+                f"a plan of family {plan.family!r} for a {self.family}: pass the run of a {self.family}"
             )
         if self.sizes.drops or self.sizes.image_selection:
             raise CompExportError(
@@ -72,34 +81,33 @@ def llava_of(config: dict[str, Any], where: str) -> LlavaShape:
     """Read a dense or a slim checkpoint's configuration; ``where`` names it in errors.
 
     Raises:
-        CompExportError: it is not a LLaVA-1.5 (CLIP tower, Llama decoder), or has an unsupported feature;
-            names the setting and its value.
+        CompExportError: it is of another family, or has an unsupported feature; names the setting and its
+            value.
     """
     sizes = ModelShape.from_config(config, where)
-    vision, text = config.get("vision_config") or {}, config.get("text_config") or {}
-    vision_act = vision.get("hidden_act") or "quick_gelu"
-    projector_act = config.get("projector_hidden_act") or "gelu"
+    family = _family(config)
+    parts = PARTS_OF[family.name](config, where)
+    vision, text = parts.vision, decoder_fields(parts.text, where)
+    vision_act = vision.get("hidden_act") or parts.tower.act
     strategy = config.get("vision_feature_select_strategy", "default")
     _require(where, "vision_feature_select_strategy", strategy, "default", "full")
     _require(where, "text_config.hidden_act", text.get("hidden_act") or "silu", "silu")
     _require(where, "vision_config.hidden_act", vision_act, *ACTIVATIONS)
-    _require(where, "projector_hidden_act", projector_act, *ACTIVATIONS)
+    _require(where, "projector_hidden_act", parts.projector_act, *ACTIVATIONS)
     if config.get("quantization_config"):
         raise CompExportError(f"{where}: the weights are quantised: pass an unquantised checkpoint")
     _check_drops(sizes)
-    layers = len(sizes.vision.blocks)
-    layer_setting = config.get("vision_feature_layer", -2)
-    wanted = [layer_setting] if isinstance(layer_setting, int) else list(layer_setting)
     return LlavaShape(
+        family=family.name,
         sizes=sizes,
-        feature_layers=tuple(layer if layer >= 0 else layers + 1 + layer for layer in wanted),
+        feature_layers=parts.feature_layers,
         vision_act=vision_act,
-        layer_norm_eps=vision.get("layer_norm_eps") or 1e-5,
-        projector_act=projector_act,
+        layer_norm_eps=vision.get("layer_norm_eps") or parts.tower.layer_norm_eps,
+        projector_act=parts.projector_act,
         rms_norm_eps=text.get("rms_norm_eps") or 1e-6,
-        max_position_embeddings=text.get("max_position_embeddings") or 2048,
+        max_position_embeddings=sizes.text.positions,
         rope=_rope(where, text),
-        image_token_id=config.get("image_token_index", config.get("image_token_id", 32000)),
+        image_token_id=parts.image_token_id,
     )
 
 
@@ -112,35 +120,46 @@ def slim_config(dense: dict[str, Any], sizes: ModelShape) -> dict[str, Any]:
         drops=sizes.drops,
         image_selection=sizes.image_selection,
     )
+    family = _family(dense)
     return dense | {
-        "model_type": SLIM_TYPE,
-        "architectures": [SLIM_ARCHITECTURE],
+        "model_type": family.model_types[1],
+        "architectures": [family.slim_architecture],
         KEY: pruning.to_json(),
     }
+
+
+def _family(config: Mapping[str, Any]) -> Family:
+    """The family of a configuration that ``ModelShape`` has read."""
+    family = family_of(config.get("model_type"))
+    assert family is not None
+    return family
 
 
 def _rope(where: str, text: dict[str, Any]) -> Rope:
     """Read either spelling: ``rope_parameters``, or ``rope_theta`` with ``rope_scaling``."""
     parameters = dict(text.get("rope_scaling") or {}) | dict(text.get("rope_parameters") or {})
     kind = parameters.get("rope_type", parameters.get("type", "default"))
-    _require(where, "text_config rope_type", kind, "default", "linear", "llama3")
+    _require(where, "text_config rope_type", kind, "default", "dynamic", "linear", "llama3", "yarn")
     if parameters.get("partial_rotary_factor", 1.0) != 1.0:
         raise CompExportError(
             f"{where}: partial_rotary_factor is not supported: pass another --model"
         )
     theta = float(parameters.get("rope_theta") or text.get("rope_theta") or 10000.0)
-    if kind == "default":
+    if kind in ("default", "dynamic"):
+        # Dynamic frequencies change beyond max_position_embeddings alone, where the positions end.
         return Rope("default", theta)
     try:
+        if kind == "yarn":
+            return _yarn(theta, parameters)
         if kind == "linear":
             return Rope("linear", theta, float(parameters["factor"]))
         return Rope(
             "llama3",
             theta,
             float(parameters["factor"]),
-            float(parameters["low_freq_factor"]),
-            float(parameters["high_freq_factor"]),
-            int(parameters["original_max_position_embeddings"]),
+            low_freq_factor=float(parameters["low_freq_factor"]),
+            high_freq_factor=float(parameters["high_freq_factor"]),
+            original_max_position_embeddings=int(parameters["original_max_position_embeddings"]),
         )
     except KeyError as error:
         raise CompExportError(
@@ -148,13 +167,36 @@ def _rope(where: str, text: dict[str, Any]) -> Rope:
         ) from error
 
 
+def _yarn(theta: float, parameters: Mapping[str, Any]) -> Rope:
+    """Read YaRN's parameters as ``_compute_yarn_parameters`` of transformers does."""
+    factor = float(parameters["factor"])
+
+    def scale(weight: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+    attention = parameters.get("attention_factor")
+    if attention is None:
+        up, down = (float(parameters.get(name) or 0) for name in ("mscale", "mscale_all_dim"))
+        attention = scale(up) / scale(down) if up and down else scale(1.0)
+    return Rope(
+        "yarn",
+        theta,
+        factor,
+        attention_factor=float(attention),
+        beta_fast=float(parameters.get("beta_fast") or 32),
+        beta_slow=float(parameters.get("beta_slow") or 1),
+        truncate=bool(parameters.get("truncate", True)),
+        original_max_position_embeddings=int(parameters["original_max_position_embeddings"]),
+    )
+
+
 def _check_drops(sizes: ModelShape) -> None:
     """Check that tokens are dropped in the decoder only, before its last block."""
     for drop in sizes.drops:
         if drop.part != "language" or drop.after_layer >= sizes.num_layers:
             raise CompExportError(
-                f"tokens dropped after block {drop.after_layer} of {drop.part}: a LLaVA drops them in "
-                f"its decoder alone, before the last of {sizes.num_layers} layers; run `comp-export "
+                f"tokens dropped after block {drop.after_layer} of {drop.part}: they are dropped in "
+                f"the decoder alone, before the last of {sizes.num_layers} layers; run `comp-export "
                 "prune` again"
             )
 
@@ -164,5 +206,5 @@ def _require(where: str, setting: str, value: object, *allowed: object) -> None:
         names = " or ".join(repr(item) for item in allowed)
         raise CompExportError(
             f"{where}: {setting} is {value!r}, supported is {names}: "
-            "pass --model of a LLaVA-1.5 checkpoint"
+            "pass --model of another checkpoint"
         )

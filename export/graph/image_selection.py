@@ -18,26 +18,32 @@ from export.graph.token_gather import first_row, gather_rows, raise_first
 
 
 @dataclass(frozen=True)
-class ClassView:
-    """The last block's queries and keys that the selection uses; [CLS] is the first of N tokens.
+class TowerView:
+    """The last block's queries and keys that the selection uses.
 
     Attributes:
         query, key: ``[I, N, H·hd]``.
         heads: head counts of the block.
+        class_token: whether the first of the N tokens is [CLS].
     """
 
     query: ir.Value
     key: ir.Value
     heads: Heads
+    class_token: bool = True
 
     def attention(self, graph: GraphBuilder) -> ir.Value:
-        """Attention of [CLS] to every token, averaged over heads: ``[I, N]`` float32."""
+        """Attention to every token, averaged over heads: ``[I, N]`` float32.
+
+        It is that of [CLS] or, in a tower without [CLS], the mean over all tokens.
+        """
+        asking = first_row(graph, self.query) if self.class_token else self.query
         query, key = (
             split_heads(graph, cast_to_float32(graph, x), self.heads.dim, self.heads.query)
-            for x in (first_row(graph, self.query), self.key)
+            for x in (asking, self.key)
         )
         scaled = graph.op("Mul", query, graph.constant(self.heads.dim**-0.5, np.float32))
-        asking = graph.op("Transpose", scaled, perm=(0, 2, 1, 3))  # [I, H, 1, hd]
+        asking = graph.op("Transpose", scaled, perm=(0, 2, 1, 3))  # [I, H, 1 or N, hd]
         logits = graph.op("MatMul", asking, graph.op("Transpose", key, perm=(0, 2, 3, 1)))
         attention = graph.op("Softmax", logits, axis=-1)
         return graph.op("ReduceMean", attention, graph.constant([1, 2]), keepdims=0)
@@ -60,23 +66,23 @@ class Chosen:
 def select_image_tokens(
     graph: GraphBuilder,
     states: ir.Value,
-    view: ClassView,
+    view: TowerView,
     selection: ImageSelection,
-    class_token: bool,
+    keeps_class_token: bool,
 ) -> Chosen:
     """Select the dominant tokens of each image, then append the contextual ones.
 
     Args:
         graph: where to build.
-        states: ``[I, N, d]``, [CLS] first.
+        states: ``[I, N, d]``, [CLS] first if there is one.
         view: queries and keys that rank the tokens.
         selection: numbers of dominant and of contextual tokens.
-        class_token: whether [CLS] is one of the tokens; then it always stays.
+        keeps_class_token: whether [CLS] is one of the image's tokens; then it always stays.
     """
     scores, key = view.attention(graph), view.mean_key(graph)
-    if class_token:
+    if keeps_class_token:
         scores = raise_first(graph, scores)
-    else:
+    elif view.class_token:
         scores, key, states = (_without_first(graph, x) for x in (scores, key, states))
     k = graph.constant([selection.dominant])
     _, strongest = graph.ops("TopK", scores, k, outputs=2, axis=1, largest=1, sorted=1)

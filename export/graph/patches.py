@@ -16,17 +16,19 @@ def embed_patches(
     patch_size: int,
     positions: str,
     bias: bool = False,
+    class_token: bool = True,
 ) -> ir.Value:
-    """``pixels [I, C, S, S]`` float32 to states ``[I, 1 + patches, D]``, the class token first.
+    """``pixels [I, C, S, S]`` float32 to states ``[I, N, D]``: the class token if there is one, then patches.
 
     Args:
         graph: where to build.
-        weights: with ``name.patch_embedding``, ``name.class_embedding`` and positions.
+        weights: with ``name.patch_embedding``, ``name.class_embedding`` (of a class token) and positions.
         pixels: normalised pixels.
         name: name of the embeddings.
         patch_size: edge in pixels.
         positions: name of the positions within ``name``.
         bias: whether patches have one.
+        class_token: whether the tower has a class token.
     """
     _check_kernel(weights, f"{name}.patch_embedding.weight", patch_size)
     kernel = vector(graph, weights, f"{name}.patch_embedding.weight")
@@ -38,6 +40,8 @@ def embed_patches(
     )
     flat = graph.op("Reshape", grid, graph.constant([0, width, -1]))
     patches = graph.op("Transpose", flat, perm=(0, 2, 1))
+    if not class_token:
+        return graph.op("Add", patches, vector(graph, weights, f"{name}.{positions}"))
     one_each = graph.op("Concat", axis_size(graph, pixels, 0), graph.constant([1, width]), axis=0)
     first = graph.op("Expand", vector(graph, weights, f"{name}.class_embedding"), one_each)
     states = graph.op("Concat", first, patches, axis=1)

@@ -20,12 +20,32 @@ def inverse_frequencies(rope: Rope, head_dim: int) -> np.ndarray:
         return plain
     if rope.kind == "linear":
         return plain / np.float32(rope.factor)
+    if rope.kind == "yarn":
+        return _yarn(rope, plain, head_dim)
     # Llama 3: long wavelengths are stretched by the factor, short ones kept, the middle blended.
     length = rope.original_max_position_embeddings
     low, high = rope.low_freq_factor, rope.high_freq_factor
     wavelength = 2 * math.pi / plain
     smooth = np.clip((length / wavelength - low) / (high - low), 0.0, 1.0)
     return ((1 - smooth) * plain / rope.factor + smooth * plain).astype(np.float32)
+
+
+def _yarn(rope: Rope, plain: np.ndarray, head_dim: int) -> np.ndarray:
+    """YaRN: short wavelengths stay, long ones are stretched by the factor, and a ramp lies between."""
+    length = rope.original_max_position_embeddings
+
+    def channel(rotations: float) -> float:
+        turned = math.log(length / (rotations * 2 * math.pi))
+        return head_dim * turned / (2 * math.log(rope.theta))
+
+    low, high = channel(rope.beta_fast), channel(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, head_dim - 1)
+    high = high + 0.001 if low == high else high
+    steps = np.arange(head_dim // 2, dtype=np.float32)
+    ramp = np.clip((steps - np.float32(low)) / np.float32(high - low), 0, 1)
+    return (plain / np.float32(rope.factor) * ramp + plain * (1 - ramp)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -56,8 +76,9 @@ class RotaryEmbedding:
             steps = np.arange(positions, dtype=np.float32)[:, None]
             return steps * inverse_frequencies(rope, head_dim)[None]
 
-        self._cos = graph.weight("rope.cos", shape, lambda: np.cos(angles()))
-        self._sin = graph.weight("rope.sin", shape, lambda: np.sin(angles()))
+        scale = np.float32(rope.attention_factor)
+        self._cos = graph.weight("rope.cos", shape, lambda: np.cos(angles()) * scale)
+        self._sin = graph.weight("rope.sin", shape, lambda: np.sin(angles()) * scale)
 
     def at(self, position_ids: ir.Value) -> RopeTables:
         """Tables for tokens at ``position_ids [B, N]``, shared by all blocks with these tokens."""

@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from comp.checkpoints.shapes import LlamaShape, TowerShape
+from comp.checkpoints.shapes import DecoderShape, TowerShape
 from comp.errors import CompExportError
 from comp.flops.llava import llava_macs
 from comp.latency.table import DenseBlock, Surface, dense_blocks
@@ -158,7 +158,7 @@ class LlavaBlocks(Blocks):
         source = CheckpointWeights(self.checkpoint)
         return source if plan is None else slim_weights(self.checkpoint, plan, source)
 
-    def stack(self, part: Part) -> LlamaShape | TowerShape:
+    def stack(self, part: Part) -> DecoderShape | TowerShape:
         sizes = self.shape.sizes
         return sizes.text if part == "language" else sizes.used_tower
 

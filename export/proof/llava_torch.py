@@ -15,6 +15,7 @@ from comp.data.example import Example
 from comp.families.llava.adapter import LlavaAdapter
 from comp.families.llava.decoder import DecoderCache, DecoderOptions
 from comp.families.llava.forward import IGNORE, LlavaBatch, answer_step, prompt_kinds, run_llava
+from comp.families.llava.parts import parts_of
 from comp.masks import Masks
 from comp.plan import DropPlan, ImageSelection, Place, PruningPlan
 from comp.tokens.drop_rules import DropRule, RatioRule
@@ -48,7 +49,7 @@ class TorchRunner(PromptRunner):
     @torch.no_grad()
     def prefill(self, pixel_values: np.ndarray, input_ids: np.ndarray) -> Prefilled:
         """Run one prompt: ``pixel_values [I, 3, H, W]``, ``input_ids [1, N]``."""
-        device = self._model.model.language_model.embed_tokens.weight.device
+        device = parts_of(self._model).language.embed_tokens.weight.device
         ids = torch.tensor(input_ids, device=device)
         query = torch.full((1,), ids.shape[1] - 1, device=device)
         batch = LlavaBatch(
@@ -92,7 +93,7 @@ class TorchRunner(PromptRunner):
     @torch.no_grad()
     def step(self, token: int, state: DecoderCache) -> tuple[np.ndarray, DecoderCache]:
         """Run one more token; the cache grows in place."""
-        device = self._model.model.language_model.embed_tokens.weight.device
+        device = parts_of(self._model).language.embed_tokens.weight.device
         options = DecoderOptions(masks=self._masks)
         last = torch.tensor([token], device=device)
         logits = answer_step(self._model, last, options, state)[0]
@@ -112,7 +113,7 @@ class LlavaTorchReference(TorchReference[LlavaAdapter]):
 
     def prepare(self, example: Example) -> Question:
         collator = (self.dense or self.slim).collator
-        ids = np.array([collator.short_ids(example.question)], dtype=np.int64)
+        ids = np.array([collator.short_ids(example.question, example.image)], dtype=np.int64)
         return Question(collator.pixels([example]).numpy(), ids)
 
     def runner(

@@ -1,7 +1,7 @@
 """Physical pruning: a checkpoint's tensors without the heads and channels that a plan removes.
 
 ``SlimWeights`` cuts a tensor when it is read; ``write_slim_checkpoint`` streams the cut tensors
-into a checkpoint that ``CompLlavaForConditionalGeneration`` loads. Only one tensor is held at a time.
+into a checkpoint that the slim class of the family loads. Only one tensor is held at a time.
 """
 
 import json
@@ -19,9 +19,11 @@ from comp.checkpoints.llava_tensors import check_llava
 from comp.checkpoints.locate import SINGLE, read_config
 from comp.checkpoints.slices import Cut, cut_of
 from comp.checkpoints.stops import stop_tokens
+from comp.checkpoints.tensor_names import name_in_torch
 from comp.checkpoints.tying import EMBEDDING, LM_HEAD, untied
 from comp.errors import CompExportError
 from comp.plan import PruningPlan
+from comp.registry.families import family_of
 from comp.utils.files import writing_directory
 from export.configs.llava import llava_of, slim_config
 from export.configs.processor import image_processing_for, name_classes
@@ -102,7 +104,7 @@ def write_slim_checkpoint(
         ``out``.
 
     Raises:
-        CompExportError: the checkpoint is not a LLaVA-1.5, its answers depend on settings that engines
+        CompExportError: the checkpoint is of another family, its answers depend on settings that engines
             lack (``comp.checkpoints.stops``), the plan is of another model, or a disk error.
     """
     from comp.families.tokenizing import load_tokenizer, save_tokenizer
@@ -115,7 +117,10 @@ def write_slim_checkpoint(
     check_greedy(dense)
     weights = slim_weights(dense, plan)
     with writing_directory(out) as directory:
-        write_safetensors(weights, directory / SINGLE, at)
+        family = family_of(config["model_type"])
+        assert family is not None  # llava_of has read it
+        assert family.processor is not None
+        write_safetensors(weights, directory / SINGLE, at, lambda name: name_in_torch(name, family))
         new_config = slim_config(config, shape.sizes)
         if LM_HEAD in weights.names() and EMBEDDING in weights.names():
             new_config = untied(new_config)
@@ -124,7 +129,7 @@ def write_slim_checkpoint(
         )
         copy_companions(dense, directory)
         save_tokenizer(tokenizer, directory)
-        name_classes(directory, dense, "LlavaProcessor")
+        name_classes(directory, dense, family.processor)
         _narrow_images(directory, shape.sizes)
     return out
 
@@ -156,8 +161,9 @@ def write_safetensors(
     weights: WeightSource,
     path: Path,
     at: Callable[[int, int], None] = lambda done, total: None,
+    naming: Callable[[str], str] = str,
 ) -> None:
-    """Stream tensors into one safetensors file, under their canonical names.
+    """Stream tensors into one safetensors file; ``naming`` returns their names there.
 
     Raises:
         CompExportError: a tensor's type cannot be stored.
@@ -174,7 +180,7 @@ def write_safetensors(
             )
         shape = weights.shape(name)
         size = int(np.prod(shape, dtype=np.int64)) * stored.itemsize
-        header[name] = {
+        header[naming(name)] = {
             "dtype": codes[stored],
             "shape": list(shape),
             "data_offsets": [offset, offset + size],

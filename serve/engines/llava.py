@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comp.checkpoints.chat_template import Message
-from comp.data.images import ImageSource
+from comp.checkpoints.tiling import grid_of
+from comp.data.images import ImageSource, read_image
 from comp.errors import CompExportError
 from comp.utils.machine import usable_cores
 from export.artifact.llava_manifest import LlavaArtifact, LlavaManifest
@@ -34,7 +35,7 @@ DEFAULT_OPTIONS = GenerationOptions()
 
 @dataclass(frozen=True)
 class Prepared:
-    """A request as the graphs take it: its prompt, and ``pixel_values [I, 3, S, S]`` of its images."""
+    """A request as the graphs take it: its prompt, and the pixels ``[I, 3, S, S]`` of its images or tiles."""
 
     prompt: EncodedPrompt
     pixels: NDArray[np.float32] | None
@@ -172,9 +173,10 @@ class Engine:
             CompExportError: unreadable images, or a prompt that does not fit.
         """
         start = perf_counter()
-        encoded = self._prompts.encode(prompt, len(images))
-        self._check([encoded], len(images), options)
-        return Prepared(encoded, self._pixels(images), _ms_since(start))
+        pictures = self._read(images)
+        encoded = self.encode(prompt, pictures)
+        self._check([encoded], options)
+        return Prepared(encoded, self._pixels(pictures), _ms_since(start))
 
     def begin(
         self,
@@ -251,7 +253,7 @@ class Engine:
 
         The timings of an answer are those of its batch. Arguments and errors as for ``stream``.
         """
-        prompts = [self._prompts.encode(prompt, len(images)) for images, prompt in requests]
+        prompts = [self.encode(prompt, images) for images, prompt in requests]
         groups: dict[tuple[int, int], list[int]] = {}
         for index, prompt in enumerate(prompts):
             groups.setdefault((prompt.length, prompt.vision.size), []).append(index)
@@ -260,7 +262,7 @@ class Engine:
             for first in range(0, len(members), batch_size):
                 rows = members[first : first + batch_size]
                 images = [image for row in rows for image in requests[row][0]]
-                self._check([prompts[row] for row in rows], len(images) // len(rows), options)
+                self._check([prompts[row] for row in rows], options)
                 batch = self._batch([prompts[row] for row in rows], images, options, rows)
                 answers.update(zip(rows, batch, strict=True))
         return [answers[index] for index in range(len(requests))]
@@ -284,17 +286,29 @@ class Engine:
         """The prompt in the checkpoint's template; arguments and errors as for ``stream``."""
         return self._prompts.render(prompt, images)
 
-    def encode(self, prompt: str, images: int) -> EncodedPrompt:
-        """The prompt's tokens, with image tokens expanded; arguments and errors as for ``stream``."""
-        return self._prompts.encode(prompt, images)
+    def encode(
+        self, prompt: str | Sequence[Message], images: Sequence[ImageSource]
+    ) -> EncodedPrompt:
+        """The prompt's tokens, with image tokens expanded; arguments and errors as for ``prepare``."""
+        tiles = self.manifest.image_processor.tiles
+        grids = []
+        if tiles is not None:
+            grids = [grid_of(*read_image(image).size, tiles) for image in images]
+        return self._prompts.encode(prompt, len(images), grids)
+
+    def _read(self, images: Sequence[ImageSource]) -> Sequence[ImageSource]:
+        """The pictures, read once where both their sizes and their pixels are needed."""
+        if self.manifest.image_processor.tiles is None:
+            return images
+        return [read_image(image) for image in images]
 
     def _pixels(self, images: Sequence[ImageSource]) -> NDArray[np.float32] | None:
         return preprocess(images, self.manifest.image_processor) if images else None
 
     def next_token_logits(self, images: Sequence[ImageSource], prompt: str) -> NDArray[np.float32]:
         """Logits ``[V]`` of the first token of an answer. Arguments and errors as for ``stream``."""
-        encoded = self.encode(prompt, len(images))
-        self._check([encoded], len(images), DEFAULT_OPTIONS)
+        encoded = self.encode(prompt, images)
+        self._check([encoded], DEFAULT_OPTIONS)
         started, _ = self._prefill([encoded], self._pixels(images), DEFAULT_OPTIONS, 0.0)
         started.release(started.state)
         return started.logits[0]
@@ -324,11 +338,10 @@ class Engine:
         )
         return started, _Kept(prefill.kept, prefill.selected, prefill.cached_tokens)
 
-    def _check(
-        self, prompts: Sequence[EncodedPrompt], images: int, options: GenerationOptions
-    ) -> None:
-        """Refuse a batch of prompts, with ``images`` images each, that the backend cannot run."""
+    def _check(self, prompts: Sequence[EncodedPrompt], options: GenerationOptions) -> None:
+        """Refuse a batch of prompts that the backend cannot run."""
         text_tokens = max(prompt.text.size for prompt in prompts)
+        images = max(sum(prompt.tiles) for prompt in prompts)
         size = RequestSize(len(prompts), images, int(text_tokens), options.max_new_tokens)
         self._backend.check(size, options.keep_factor)
 
@@ -342,13 +355,13 @@ class Engine:
     ) -> Answer:
         manifest = self.manifest
         positions = manifest.decoder.max_position_embeddings
-        images = prompt.vision.reshape(-1, manifest.vision.image_tokens)
+        images = prompt.pictures
         request = AnswerRequest(
             prompt_tokens=prompt.length,
             image_tokens=int(prompt.vision.size),
             kept=KeptTokens(
                 {m: places[row] for m, places in kept.places.items()},
-                tuple(images),
+                images,
                 prompt.length,
                 kept.selected_of(row, len(images), manifest.vision.tower_tokens),
             ),

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comp.checkpoints.chat_template import Message, check_template, render, user_turn
+from comp.checkpoints.image_prompt import with_tiles
+from comp.checkpoints.tiling import Grid
 from comp.errors import CompExportError
 from export.artifact.llava_manifest import ChatTemplate, LlavaManifest
 from export.artifact.manifest import REMEDY
@@ -18,15 +20,30 @@ _PROMPT = "{prompt}"
 
 @dataclass(frozen=True)
 class EncodedPrompt:
-    """A prompt as the decoder takes it; ``vision`` and ``text`` split the positions ``0..N-1``."""
+    """A prompt as the decoder takes it.
 
-    input_ids: NDArray[np.int64]  # [N], each image token repeated image_tokens times
-    vision: NDArray[np.int64]  # [Nv]
-    text: NDArray[np.int64]  # [Nt]
+    Attributes:
+        input_ids: ``[N]``, each image token repeated ``image_tokens`` times.
+        vision, text: the positions ``0..N-1`` of image tokens ``[Nv]`` and of the others ``[Nt]``.
+        tiles: tiles of each picture; 1 where pictures are not cut.
+    """
+
+    input_ids: NDArray[np.int64]
+    vision: NDArray[np.int64]
+    text: NDArray[np.int64]
+    tiles: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:
         return int(self.input_ids.size)
+
+    @property
+    def pictures(self) -> tuple[NDArray[np.int64], ...]:
+        """Positions of the image tokens of each picture."""
+        total = sum(self.tiles)
+        each = self.vision.size // total if total else 0
+        ends = np.cumsum(self.tiles)[:-1] * each
+        return tuple(np.split(self.vision, ends)) if self.tiles else ()
 
 
 class PromptEncoder:
@@ -36,6 +53,7 @@ class PromptEncoder:
         """Raise ``CompExportError`` if ``tokenizer.json`` or the template is unusable."""
         self._tokens = manifest.tokens
         self._image_tokens = manifest.vision.image_tokens
+        self._image_prompt = manifest.image_prompt
         self._limit = manifest.decoder.max_position_embeddings
         self._chat = manifest.chat_template
         self._where = manifest.model
@@ -45,7 +63,9 @@ class PromptEncoder:
             token = manifest.tokens.image_token
             check_template(self._chat.source, self._chat.tokens, token, self._where)
         elif _PROMPT not in self._template:
-            raise CompExportError(f"prompt_template {self._template!r} has no {_PROMPT}: {REMEDY}")
+            raise CompExportError(
+                f"manifest.json: prompt_template {self._template!r} has no {_PROMPT}: {REMEDY}"
+            )
 
     def render(self, prompt: str | Sequence[Message], images: int) -> str:
         """Render a prompt about this number of images with the checkpoint's chat template.
@@ -114,22 +134,33 @@ class PromptEncoder:
             text = self._template
         return text.replace(_PROMPT, prompt)
 
-    def encode(self, prompt: str | Sequence[Message], images: int) -> EncodedPrompt:
-        """Render, tokenise, and expand every image token; ``prompt`` as for ``render``.
+    def encode(
+        self, prompt: str | Sequence[Message], images: int, grids: Sequence[Grid] = ()
+    ) -> EncodedPrompt:
+        """Render, tokenise, and expand every image token.
+
+        Args:
+            prompt: as for ``render``.
+            images: number of pictures.
+            grids: tiles of each picture, if pictures are cut into tiles.
 
         Raises:
             CompExportError: the prompt is longer than the model's positions; names the limit.
         """
         text = self.render(prompt, images)
+        tiles = tuple(grid.tiles for grid in grids) or (1,) * images
+        if images:
+            text = with_tiles(text, self._tokens.image_token, self._image_prompt, grids)
         if not isinstance(prompt, str):
             prompt = " ".join(_words_of(prompt))  # for errors
         token_ids = self._tokenizer_ids(text, prompt)
         ids = np.array(token_ids, dtype=np.int64)
         is_image = ids == self._tokens.image_token_id
-        if int(is_image.sum()) != images and self._chat is not None:
+        if int(is_image.sum()) != sum(tiles) and self._chat is not None:
+            what = "tiles" if grids else "images"
             raise CompExportError(
-                f"the prompt {shown(prompt)!r} has {int(is_image.sum())} image tokens and {images} "
-                f"images: the tokenizer of {self._where} does not keep {self._tokens.image_token} "
+                f"the prompt {shown(prompt)!r} has {int(is_image.sum())} image tokens and {sum(tiles)} "
+                f"{what}: the tokenizer of {self._where} does not keep {self._tokens.image_token} "
                 f"whole; {REMEDY}"
             )
         repeats = np.where(is_image, self._image_tokens, 1)
@@ -142,7 +173,7 @@ class PromptEncoder:
                 f"{self._limit - 1} tokens or give fewer images"
             )
         kinds = np.repeat(is_image, repeats)
-        return EncodedPrompt(expanded, np.flatnonzero(kinds), np.flatnonzero(~kinds))
+        return EncodedPrompt(expanded, np.flatnonzero(kinds), np.flatnonzero(~kinds), tiles)
 
     def _tokenizer_ids(self, text: str, prompt: str) -> list[int]:
         self.tokenizer.check(text, f"the prompt {shown(prompt)!r} in its template")

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from comp.checkpoints.image_settings import CropSize, ImageProcessing
+from comp.checkpoints.tiling import tiles_of
 from comp.data.images import MAX_PIXELS, ImageSource, read_image
 from comp.errors import CompExportError
 from serve.engines.resizing import resized_size
@@ -20,18 +21,30 @@ def preprocess(images: Sequence[ImageSource], settings: ImageProcessing) -> NDAr
         settings: the checkpoint's image processor, from the manifest.
 
     Returns:
-        ``pixel_values [I, 3, H, W]``.
+        ``pixel_values [I, 3, H, W]``; of pictures that are cut into tiles, all tiles in order.
 
     Raises:
         CompExportError: a picture cannot be read or has an impossible shape.
     """
-    planes = [_numbers(_seen(source, settings), settings) for source in images]
+    planes = [_numbers(seen, settings) for source in images for seen in _all_seen(source, settings)]
     return np.ascontiguousarray(np.stack(planes))
 
 
 def model_view(source: ImageSource, settings: ImageProcessing) -> Image.Image:
-    """The part of a picture that the model sees, as an RGB picture of its input size."""
-    view = Image.fromarray(np.ascontiguousarray(_seen(source, settings).transpose(1, 2, 0)))
+    """The part of a picture that the model sees, as an RGB picture of its input size.
+
+    Of a picture that is cut into tiles it is the last tile: the whole picture.
+    """
+    return model_views(source, settings)[-1]
+
+
+def model_views(source: ImageSource, settings: ImageProcessing) -> list[Image.Image]:
+    """All inputs of the image tower for one picture, as RGB pictures; several if it is cut into tiles."""
+    return [_view(seen, settings) for seen in _all_seen(source, settings)]
+
+
+def _view(seen: NDArray[np.uint8], settings: ImageProcessing) -> Image.Image:
+    view = Image.fromarray(np.ascontiguousarray(seen.transpose(1, 2, 0)))
     if settings.pad_size is None:
         return view
     # Zeros of normalised values are the mean colour.
@@ -40,6 +53,14 @@ def model_view(source: ImageSource, settings: ImageProcessing) -> Image.Image:
     ground = Image.new("RGB", (settings.pad_size.width, settings.pad_size.height), _colour(mean))
     ground.paste(view, (0, 0))
     return ground
+
+
+def _all_seen(source: ImageSource, settings: ImageProcessing) -> list[NDArray[np.uint8]]:
+    """The tiles of a picture, or the one picture of ``_seen``, each ``[3, H, W]``."""
+    if settings.tiles is None:
+        return [_seen(source, settings)]
+    tiles = tiles_of(read_image(source), settings.tiles, settings.resample)
+    return [np.asarray(tile).transpose(2, 0, 1) for tile in tiles]
 
 
 def _seen(source: ImageSource, settings: ImageProcessing) -> NDArray[np.uint8]:

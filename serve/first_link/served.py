@@ -12,7 +12,7 @@ from serve.engines.blip_generator import BlipGenerator
 from serve.engines.blip_judge import Judge
 from serve.engines.blip_retriever import BlipRetriever
 from serve.engines.llava import Engine
-from serve.engines.preprocess import model_view, preprocess
+from serve.engines.preprocess import model_views, preprocess
 from serve.engines.retriever import Retriever
 from serve.generation.options import GenerationOptions
 from serve.loading import TaskEngine
@@ -36,14 +36,14 @@ class Served:
 
     def resized(self, images: tuple[Picture, ...]) -> list[NDArray[np.uint8]]:
         settings = self._engine.manifest.image_processor
-        return [np.asarray(model_view(image, settings)) for image in images]
+        return [np.asarray(view) for image in images for view in model_views(image, settings)]
 
     def _read(self, request: Request, max_new_tokens: int, run: bool) -> Reading:
         engine, images, text = self._engine, list(request.images), request.text
         prompt: str | None = None
         if isinstance(engine, Engine):
             prompt = engine.render(text, len(images))
-            ids = engine.encode(text, len(images)).input_ids
+            ids = engine.encode(text, images).input_ids
             if self._places_of_tower:
                 ids = _of_tower(ids, engine.manifest)
         elif isinstance(engine, BlipGenerator) and not engine.asks and not text.strip():
@@ -66,7 +66,7 @@ def _of_tower(ids: NDArray[np.int64], manifest: LlavaManifest) -> NDArray[np.int
     token, places = manifest.image
     is_image = ids == token
     within = (np.cumsum(is_image) - 1) % places
-    first = manifest.vision.tower_tokens * (within == 0)
+    first = manifest.vision.all_image_tokens * (within == 0)
     return np.repeat(ids, np.where(is_image, first, 1))
 
 

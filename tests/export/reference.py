@@ -104,8 +104,8 @@ class MaskedReference:
         def turned(row, at):
             return row * cos[at] + torch.cat([-row[dim // 2 :], row[: dim // 2]]) * sin[at]
 
-        queries = layer.self_attn.q_proj(normed[-1]).view(heads, dim)
-        keys = layer.self_attn.k_proj(normed).view(-1, groups, dim)
+        queries = self._normed(layer, "q", layer.self_attn.q_proj(normed[-1]).view(heads, dim))
+        keys = self._normed(layer, "k", layer.self_attn.k_proj(normed).view(-1, groups, dim))
         rows = []
         for head in self._alive(number).nonzero()[:, 0].tolist():
             query = turned(queries[head], -1)
@@ -115,6 +115,15 @@ class MaskedReference:
             ]
             rows.append(torch.stack(seen).softmax(0))
         return torch.stack(rows).mean(0)
+
+    @staticmethod
+    def _normed(layer, kind: str, rows: torch.Tensor) -> torch.Tensor:
+        """Each head ``[..., hd]`` normalised by itself, as Qwen3 does."""
+        norm = getattr(layer.self_attn, f"{kind}_norm", None)
+        if norm is None:
+            return rows
+        root = (rows.double().pow(2).mean(-1, keepdim=True) + norm.variance_epsilon).sqrt()
+        return (rows / root).float() * norm.weight
 
     def _distances(self, number, key, x, is_image):
         """DART, one pair of tokens at a time; key ``[H, N, hd]`` of the block before."""
@@ -143,8 +152,9 @@ class MaskedReference:
             left, right = y[..., : dim // 2], y[..., dim // 2 :]
             return y * cos[0] + torch.cat([-right, left], -1) * sin[0]
 
-        query = turned(attention.q_proj(normed).view(-1, heads, dim).transpose(0, 1))
-        key = turned(attention.k_proj(normed).view(-1, groups, dim).transpose(0, 1))
+        query = self._normed(layer, "q", attention.q_proj(normed).view(-1, heads, dim))
+        key = self._normed(layer, "k", attention.k_proj(normed).view(-1, groups, dim))
+        query, key = turned(query.transpose(0, 1)), turned(key.transpose(0, 1))
         value = attention.v_proj(normed).view(-1, groups, dim).transpose(0, 1)
         if number < len(self.cache):
             key = torch.cat([self.cache[number][0], key], 1)

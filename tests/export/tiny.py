@@ -1,6 +1,7 @@
 """Tiny random LLaVA checkpoints, written by transformers itself."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +13,11 @@ from transformers import (
     LlavaConfig,
     LlavaForConditionalGeneration,
     LlavaProcessor,
+    MistralConfig,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen3Config,
+    SiglipVisionConfig,
 )
 
 from comp.plan import BlockPlan, DropPlan, ImageSelection, PruningPlan, Ranking, Workload
@@ -59,8 +64,21 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def tiny_config(kv_heads: int = 4, layers: int = 4, **changes) -> LlavaConfig:
+DECODERS = {
+    "llama": LlamaConfig,
+    "mistral": MistralConfig,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+}
+TOWERS = {"clip": CLIPVisionConfig, "siglip": SiglipVisionConfig}
+
+
+def tiny_config(
+    kv_heads: int = 4, layers: int = 4, decoder: str = "llama", tower: str = "clip", **changes
+) -> LlavaConfig:
     """16 image tokens, 4 query heads of 8; ``changes`` named text_* and vision_* go inside."""
+    if tower == "siglip":
+        changes = {"vision_feature_select_strategy": "full"} | changes
     own = ("vision_feature_layer", "vision_feature_select_strategy")
     vision = {
         k[7:]: changes.pop(k) for k in list(changes) if k.startswith("vision_") and k not in own
@@ -68,7 +86,7 @@ def tiny_config(kv_heads: int = 4, layers: int = 4, **changes) -> LlavaConfig:
     text = {k[5:]: changes.pop(k) for k in list(changes) if k.startswith("text_")}
     size = len(SPECIAL) + len(WORDS)
     return LlavaConfig(
-        vision_config=CLIPVisionConfig(
+        vision_config=TOWERS[tower](
             **{
                 "hidden_size": 24,
                 "intermediate_size": 40,
@@ -76,11 +94,11 @@ def tiny_config(kv_heads: int = 4, layers: int = 4, **changes) -> LlavaConfig:
                 "num_attention_heads": 3,
                 "image_size": IMAGE_SIZE,
                 "patch_size": 14,
-                "projection_dim": 24,
             }
+            | ({"projection_dim": 24} if tower == "clip" else {})
             | vision
         ),
-        text_config=LlamaConfig(
+        text_config=DECODERS[decoder](
             **{
                 "vocab_size": size,
                 "hidden_size": 32,
@@ -99,10 +117,12 @@ def tiny_config(kv_heads: int = 4, layers: int = 4, **changes) -> LlavaConfig:
     )
 
 
-def tiny_model(config: LlavaConfig, seed: int = 0) -> LlavaForConditionalGeneration:
+def tiny_model(
+    config: LlavaConfig, seed: int = 0, kind: Any = LlavaForConditionalGeneration
+) -> Any:
     """Random weights large enough that attention and logits tell tokens apart."""
     torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration(config).eval()
+    model = kind(config).eval()
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:
             spread = 1.0 if "embed" in name else 1.3 * parameter[0].numel() ** -0.5
@@ -114,7 +134,7 @@ def tiny_model(config: LlavaConfig, seed: int = 0) -> LlavaForConditionalGenerat
     return model
 
 
-def save_processor(directory: Path) -> None:
+def save_processor(directory: Path, strategy: str = "default", class_token: bool = True) -> None:
     tokenizer = tiny_tokenizer()
     LlavaProcessor(
         CLIPImageProcessorPil(
@@ -123,20 +143,22 @@ def save_processor(directory: Path) -> None:
         ),
         tokenizer,
         patch_size=14,
-        vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
+        vision_feature_select_strategy=strategy,
+        num_additional_image_tokens=int(class_token),
         chat_template=TEMPLATE,
     ).save_pretrained(directory)
 
 
 def save_checkpoint(model: LlavaForConditionalGeneration, directory: Path, **options) -> Path:
     model.save_pretrained(directory, **options)
-    save_processor(directory)
+    config = model.config
+    class_token = config.vision_config.model_type == "clip_vision_model"
+    save_processor(directory, "default" if class_token else "full", class_token)
     return directory
 
 
 def make_plan(
-    config: LlavaConfig,
+    config: Any,
     drops: tuple[tuple[int, float, float], ...] = ((1, 0.5, 0.8), (3, 0.333, 0.5)),
     vision: bool = False,
     seed: int = 0,
@@ -176,7 +198,7 @@ def make_plan(
         heads = tower.num_attention_heads
         add("vision", tower.num_hidden_layers, heads, heads, tower.intermediate_size)
     return PruningPlan(
-        family="llava",
+        family=config.model_type,
         model=model,
         method="comp",
         rate=0.5,

@@ -8,18 +8,6 @@ from typing import Any
 from tests.official.checkpoint import Refused
 from tests.official.llava import CONFIG, TEXT_7B
 
-MISTRAL: dict[str, Any] = {
-    "_name_or_path": "mistralai/Mistral-7B-v0.1",
-    "architectures": ["MistralForCausalLM"],
-    "intermediate_size": 14336,
-    "max_position_embeddings": 32768,
-    "model_type": "mistral",
-    "num_key_value_heads": 8,
-    "rms_norm_eps": 1e-05,
-    "sliding_window": 4096,
-    "torch_dtype": "bfloat16",
-    "vocab_size": 32064,
-}
 AUTHORS_LLAVA: dict[str, Any] = {
     "architectures": ["LlavaLlamaForCausalLM"],
     "bos_token_id": 1,
@@ -65,10 +53,13 @@ REFUSED = (
         "LlavaLlamaForCausalLM",
     ),
     Refused(
-        "llava-hf/bakLlava-v1-hf",
-        "its language model is a Mistral",
-        (CONFIG | {"text_config": MISTRAL},),
-        "mistral",
+        "llava-hf/vip-llava-7b-hf",
+        "VipLLaVA is another model",
+        (
+            CONFIG
+            | {"architectures": ["VipLlavaForConditionalGeneration"], "model_type": "vipllava"},
+        ),
+        "vipllava",
     ),
     Refused(
         "llava-hf/llava-v1.6-vicuna-7b-hf",

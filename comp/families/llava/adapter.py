@@ -1,14 +1,15 @@
-"""Adapt LLaVA-1.5 to pruning: CLIP tower, MLP projector, Llama decoder."""
+"""Adapt LLaVA, SmolVLM and Idefics3 to pruning: image tower, connector, decoder."""
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import LlavaForConditionalGeneration, ProcessorMixin
+from transformers import ProcessorMixin
 
 from comp.adapter import (
     DistillationTargets,
@@ -21,6 +22,7 @@ from comp.adapter import (
     TokenKind,
 )
 from comp.checkpoints.slices import Cut, cut_of
+from comp.checkpoints.tensor_names import canonical_name
 from comp.data.example import Example
 from comp.families.clip.forward import blocks_of
 from comp.families.llava.batches import LlavaCollator, Narrowed, narrowed
@@ -34,6 +36,7 @@ from comp.families.llava.forward import (
     run_llava,
     used_feature_layers,
 )
+from comp.families.llava.parts import parts_of
 from comp.families.llava.slim import CompLlavaForConditionalGeneration
 from comp.families.streamed import save_streamed, streamed_layers
 from comp.families.surgery import slim_model
@@ -53,7 +56,7 @@ DEFAULT_MODES = ("vision_tokens", "language_tokens", "language_parameters")
 
 
 class LlavaAdapter(FamilyAdapter):
-    """Adapter of a loaded LLaVA, dense or slim.
+    """Adapter of a loaded model of image tower, connector and decoder, dense or slim.
 
     Weights are fp32 in memory and ``stored_dtype``, the checkpoint's own type, on disk. Batches have a place
     for every image token of the tower, also for those that ``selection`` (by default the config's) drops.
@@ -61,13 +64,17 @@ class LlavaAdapter(FamilyAdapter):
 
     name = "llava"
     task = "question"
-    lora_targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+    slim_class: ClassVar[Any] = CompLlavaForConditionalGeneration
+    lora_targets = (
+        r".*(language_model|text_model).*"
+        r"\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+    )
     modes = MODES
     default_modes = DEFAULT_MODES
 
     def __init__(
         self,
-        model: LlavaForConditionalGeneration,
+        model: Any,
         processor: ProcessorMixin,
         stored_dtype: torch.dtype = torch.float32,
     ) -> None:
@@ -84,7 +91,7 @@ class LlavaAdapter(FamilyAdapter):
 
     @property
     def device(self) -> torch.device:
-        return self.model.model.language_model.embed_tokens.weight.device
+        return parts_of(self.model).language.embed_tokens.weight.device
 
     def collate(self, examples: Sequence[Example]) -> LlavaBatch:
         return self.collator(examples)
@@ -184,34 +191,34 @@ class LlavaAdapter(FamilyAdapter):
     def output_projections(self, key: BlockKey) -> tuple[nn.Linear, nn.Linear]:
         part, number = key
         if part == "language":
-            layer = self.model.model.language_model.layers[number]
+            layer = parts_of(self.model).language.layers[number]
             return layer.self_attn.o_proj, layer.mlp.down_proj
-        block = blocks_of(self.model.model.vision_tower)[number]
+        block = blocks_of(parts_of(self.model).tower)[number]
         return block.output, block.layer.mlp.fc2
 
     @property
     def tower(self) -> nn.Module:
-        return self.model.model.vision_tower
+        return parts_of(self.model).tower
 
     def train_parts(self, parts: set[Part]) -> None:
         self._tower_frozen = "vision" not in parts
         if streamed := streamed_layers(self.model):
             # Streamed models are not trained; refitting changes these tensors, and a search saves them.
-            self.model.model.vision_tower.requires_grad_("vision" in parts)
+            parts_of(self.model).tower.requires_grad_("vision" in parts)
             for layer in streamed.values():
                 layer.requires_grad_()  # its bias
             return
         self.model.requires_grad_(requires_grad=True)
         if self._tower_frozen:
-            self.model.model.vision_tower.requires_grad_(requires_grad=False)
+            parts_of(self.model).tower.requires_grad_(requires_grad=False)
 
     def cuts(self, plan: PruningPlan) -> Callable[[str], Cut | None]:
         head_dim = {"language": self.shape.text.head_dim, "vision": self.shape.vision.head_dim}
-        return lambda name: cut_of(name, plan, head_dim)
+        return lambda name: cut_of(canonical_name(name), plan, head_dim)
 
     def cut(self, plan: PruningPlan) -> "LlavaAdapter":
         plan = completed(plan, self.blocks)
-        slim = slim_model(self.model, CompLlavaForConditionalGeneration, plan, self.cuts(plan))
+        slim = slim_model(self.model, self.slim_class, plan, self.cuts(plan))
         slim.generation_config = self.model.generation_config
         processor = self.processor
         if plan.image_selection is not None:
@@ -219,7 +226,7 @@ class LlavaAdapter(FamilyAdapter):
             # transformers expands <image> to one place for each patch and each additional token.
             left = plan.image_selection.count
             processor.num_additional_image_tokens += left - self.shape.tower_tokens
-        return LlavaAdapter(slim, processor, self.stored_dtype)
+        return type(self)(slim, processor, self.stored_dtype)
 
     def save(self, directory: Path) -> None:
         save_processor(self.processor, directory)
@@ -230,11 +237,11 @@ class LlavaAdapter(FamilyAdapter):
         self.model.float()
 
 
-def _blocks(model: LlavaForConditionalGeneration) -> tuple[BlockShape, ...]:
+def _blocks(model: Any) -> tuple[BlockShape, ...]:
     """Shapes of the language blocks and of the tower's used blocks."""
     config = model.config
     blocks = []
-    for number, layer in enumerate(model.model.language_model.layers):
+    for number, layer in enumerate(parts_of(model).language.layers):
         attention = layer.self_attn
         groups = attention.k_proj.out_features // attention.head_dim
         blocks.append(
@@ -250,7 +257,7 @@ def _blocks(model: LlavaForConditionalGeneration) -> tuple[BlockShape, ...]:
             )
         )
     used = max(used_feature_layers(config))
-    tower = blocks_of(model.model.vision_tower)[:used]
+    tower = blocks_of(parts_of(model).tower)[:used]
     return (*blocks, *(block.shape("vision", number) for number, block in enumerate(tower)))
 
 

@@ -2,12 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import LlavaConfig, ProcessorMixin
+from PIL import Image
+from transformers import ProcessorMixin
 
 from comp.checkpoints.chat_template import LLAVA_TEMPLATE, default_template, user_turn
+from comp.checkpoints.image_prompt import ImagePrompt, with_tiles
+from comp.checkpoints.image_settings import Tiles
+from comp.checkpoints.llava_shape import ModelShape
+from comp.checkpoints.tiling import grid_of
 from comp.data.example import Example
 from comp.errors import CompExportError
 from comp.families.llava.forward import IGNORE, LlavaBatch
@@ -29,26 +35,34 @@ def template_of(processor: ProcessorMixin, image_token: str) -> tuple[str, dict[
     return LLAVA_TEMPLATE, {"image_token": image_token}
 
 
-def tower_tokens(config: LlavaConfig) -> int:
-    """Number of tokens that the tower gives for an image: the patches, and [CLS] if it is kept."""
-    size = config.vision_config.image_size // config.vision_config.patch_size
-    return size * size + (0 if config.vision_feature_select_strategy == "default" else 1)
+def tiles_of_processor(image_processor: Any) -> Tiles | None:
+    """Return how an image processor of transformers cuts pictures; ``None`` if it does not."""
+    if not hasattr(image_processor, "max_image_size"):
+        return None
+    return Tiles(
+        longest_edge=image_processor.size["longest_edge"],
+        edge=image_processor.max_image_size["longest_edge"],
+        splits=bool(image_processor.do_image_splitting),
+    )
 
 
 class LlavaCollator:
     """Turns examples into padded batches: prompt, then answer and end of sequence.
 
-    An image has a place for each token of the tower; see ``narrowed``.
+    An image, or each of its tiles, has a place for each token of the connector; see ``narrowed``.
     """
 
-    def __init__(self, processor: ProcessorMixin, config: LlavaConfig) -> None:
+    def __init__(self, processor: ProcessorMixin, config: Any) -> None:
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.image_token_id = config.image_token_id
         self.image_token: str = self.tokenizer.convert_ids_to_tokens(config.image_token_id)
         self.template, self.template_tokens = template_of(processor, self.image_token)
-        self.limit = config.text_config.max_position_embeddings
-        self.image_tokens = tower_tokens(config)
+        shape = ModelShape.from_config(config.to_dict())
+        self.limit = shape.text.positions
+        self.image_tokens = shape.all_image_tokens
+        self.tiles = tiles_of_processor(processor.image_processor)
+        self.image_prompt = ImagePrompt() if self.tiles else None
 
     def prompt(self, question: str) -> str:
         """Return the question in the checkpoint's chat template (LLaVA-1.5's own if it has none).
@@ -70,25 +84,33 @@ class LlavaCollator:
             )
         return text
 
-    def short_ids(self, question: str) -> list[int]:
-        """Token ids of the prompt, one for an image."""
+    def short_ids(self, question: str, image: Image.Image) -> list[int]:
+        """Token ids of the prompt, one for an image or for each of its tiles."""
         text = self.prompt(question)
         bos = self.tokenizer.bos_token
         # As transformers' processor does: if the template writes the BOS, add no special tokens.
         framed = bos is not None and text.startswith(bos)
+        grids = [grid_of(*image.size, self.tiles)] if self.tiles else []
+        text = with_tiles(text, self.image_token, self.image_prompt, grids)
         ids: list[int] = self.tokenizer(text, add_special_tokens=not framed)["input_ids"]
         return ids
 
-    def prompt_ids(self, question: str) -> list[int]:
-        """Token ids with each image token repeated for every feature of an image."""
+    def prompt_ids(self, question: str, image: Image.Image) -> list[int]:
+        """Token ids with each image token repeated for every feature of an image or a tile."""
         ids: list[int] = []
-        for token in self.short_ids(question):
+        for token in self.short_ids(question, image):
             ids.extend([token] * (self.image_tokens if token == self.image_token_id else 1))
         return ids
 
     def pixels(self, examples: Sequence[Example]) -> torch.Tensor:
-        images = [example.image for example in examples]
-        values = self.processor.image_processor(images)["pixel_values"]
+        """Pixels ``[I, 3, S, S]`` of the images, or of all their tiles."""
+        process = self.processor.image_processor
+        if self.tiles is None:
+            values = process([example.image for example in examples])["pixel_values"]
+        else:
+            values = [
+                tile for example in examples for tile in process([example.image])["pixel_values"][0]
+            ]
         return torch.from_numpy(np.stack([np.asarray(image, dtype=np.float32) for image in values]))
 
     def __call__(self, examples: Sequence[Example]) -> LlavaBatch:
@@ -100,7 +122,7 @@ class LlavaCollator:
         """
         rows = []
         for example in examples:
-            prompt = self.prompt_ids(example.question)
+            prompt = self.prompt_ids(example.question, example.image)
             answer = self.tokenizer(example.answer, add_special_tokens=False)["input_ids"]
             if self.image_token_id in answer:
                 raise CompExportError(

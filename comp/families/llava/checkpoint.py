@@ -6,6 +6,7 @@ from typing import Any
 
 from comp.checkpoints.chat_template import check_template
 from comp.checkpoints.generation_settings import check_greedy
+from comp.checkpoints.llava_shape import ModelShape
 from comp.checkpoints.llava_tensors import check_llava
 from comp.checkpoints.stops import stop_tokens
 from comp.errors import CompExportError
@@ -18,15 +19,7 @@ def _classes(directory: Path, config: dict[str, Any]) -> CheckpointClasses:
     from comp.families.llava.adapter import LlavaAdapter
     from comp.families.llava.slim import CompLlavaConfig, CompLlavaForConditionalGeneration
 
-    text, vision = (config.get(f"{part}_config", {}) for part in ("text", "vision"))
-    for part, kind, wanted in (
-        ("language", text.get("model_type", "llama"), "llama"),
-        ("vision", vision.get("model_type", "clip_vision_model"), "clip_vision_model"),
-    ):
-        if kind != wanted:
-            raise CompExportError(
-                f"{directory} has a {kind!r} {part} model: LLaVA-1.5 has {wanted!r}, others are not supported"
-            )
+    del directory
     if config["model_type"] == "comp_llava":
         model, settings = CompLlavaForConditionalGeneration, CompLlavaConfig
     else:
@@ -34,8 +27,8 @@ def _classes(directory: Path, config: dict[str, Any]) -> CheckpointClasses:
     return CheckpointClasses(model, settings, LlavaProcessor, LlavaAdapter)
 
 
-def _check_weights(directory: Path, config: dict[str, Any]) -> None:
-    """Refuse missing tensors, unsupported data types, and a LLaVA without stop tokens, before pruning."""
+def check_weights(directory: Path, config: dict[str, Any]) -> None:
+    """Refuse missing tensors, unsupported data types, and a model without stop tokens, before pruning."""
     check_llava(directory, config)
     stop_tokens(directory, config)
     check_greedy(directory)
@@ -73,16 +66,12 @@ def _check_image_tokens(directory: Path, config: Any, processor: Any, token: str
     """
     from PIL import Image
 
-    from comp.families.llava.batches import tower_tokens
-    from comp.families.llava.forward import config_selection
-
-    wanted, strategy = tower_tokens(config), config.vision_feature_select_strategy
-    selection = config_selection(config)  # a slim checkpoint may leave fewer tokens
-    wanted = wanted if selection is None else selection.count
+    shape = ModelShape.from_config(config.to_dict(), str(directory))
+    wanted = shape.image_tokens
     fields = {
         "patch_size": config.vision_config.patch_size,
-        "num_additional_image_tokens": 1,
-        "vision_feature_select_strategy": strategy,
+        "num_additional_image_tokens": int(shape.vision.class_token),
+        "vision_feature_select_strategy": config.vision_feature_select_strategy,
     }
     remedy = f"set in its processor_config.json {json.dumps(fields)}"
     try:
@@ -99,4 +88,4 @@ def _check_image_tokens(directory: Path, config: Any, processor: Any, token: str
         )
 
 
-FORMAT = CheckpointFormat(_classes, _check_weights, _check_prompts)
+FORMAT = CheckpointFormat(_classes, check_weights, _check_prompts)

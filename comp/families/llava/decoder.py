@@ -161,8 +161,10 @@ class _Block:
         """Query ``[B, H, N, hd]`` and key ``[B, Hkv, N, hd]`` of normalised states."""
         module = self.layer.self_attn
         shape = (*normed.shape[:2], -1, module.head_dim)
-        query = module.q_proj(normed).view(shape).transpose(1, 2)
-        key = module.k_proj(normed).view(shape).transpose(1, 2)
+        query, key = module.q_proj(normed).view(shape), module.k_proj(normed).view(shape)
+        if hasattr(module, "q_norm"):  # Qwen3
+            query, key = module.q_norm(query), module.k_norm(key)
+        query, key = query.transpose(1, 2), key.transpose(1, 2)
         turned = apply_rotary_pos_emb(query, key, *rotary)
         return turned[0].to(query.dtype), turned[1].to(key.dtype)
 

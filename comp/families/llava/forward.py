@@ -11,11 +11,12 @@ from comp.checkpoints.pruning_entry import PruningEntry
 from comp.families.clip.forward import ClipBlock, blocks_of
 from comp.families.encoder.forward import EncoderOptions
 from comp.families.llava.decoder import DecoderCache, DecoderOptions, Kept, run_decoder
+from comp.families.llava.parts import parts_of
 from comp.masks import BlockKey, Masks
 from comp.plan import ImageSelection
 from comp.tokens.attention import attend
 from comp.tokens.drop_rules import ALWAYS
-from comp.tokens.image_selection import Selected, class_attention, mean_key, select_tokens
+from comp.tokens.image_selection import Selected, mean_key, select_tokens, tower_attention
 from comp.tokens.state import ANSWER, VISION, TokenState
 
 
@@ -88,33 +89,55 @@ def image_features(
 
     Tower layers after the last feature layer are not run. ``selection`` is by default the config's.
     """
-    config, tower = model.config, model.model.vision_tower
+    config, parts = model.config, parts_of(model)
+    tower = parts.tower
     feature_layers = used_feature_layers(config)
-    weight = tower.embeddings.patch_embedding.weight
-    states = tower.pre_layrnorm(tower.embeddings(pixel_values.to(weight.device, weight.dtype)))
-    layers, tower_attention = [states], None
+    states = _embedded(tower, pixel_values)
+    layers, last = [states], None
     for number, block in enumerate(blocks_of(tower)[: max(feature_layers)]):
-        states, tower_attention = _tower_block(block, number, layers[-1], masks, observer)
+        states, last = _tower_block(block, number, layers[-1], masks, observer)
         layers.append(states)
-    first = 1 if config.vision_feature_select_strategy == "default" else 0
-    chosen = torch.cat([layers[number][:, first:] for number in feature_layers], dim=-1)
+    has_class = hasattr(tower.embeddings, "class_embedding")
+    first = 1 if has_class and config.vision_feature_select_strategy == "default" else 0
+    features = [layers[number][:, first:] for number in feature_layers]
+    if not hasattr(config, "vision_feature_layer"):  # then the tower's own output is the feature
+        features = [tower.post_layernorm(each) for each in features]
+    chosen = torch.cat(features, dim=-1)
     selection = selection or config_selection(config)
     selected = None
-    if selection is not None and tower_attention is not None:
-        query, keys, head_mask = tower_attention
+    if selection is not None and last is not None:
+        query, keys, head_mask = last
         with torch.no_grad():
-            scores = class_attention(query, keys, head_mask, query.shape[-1] ** -0.5)
+            scores = tower_attention(query, keys, head_mask, query.shape[-1] ** -0.5, has_class)
             key = mean_key(keys, head_mask)
-        if first == 0:
+        if has_class and first == 0:
             scores[:, 0] += ALWAYS  # [CLS] is one of the image's tokens, and always stays
         selected = select_tokens(chosen, scores[:, first:], key[:, first:], selection)
         chosen = selected.states
-    return ImageFeatures(model.model.multi_modal_projector(chosen), selected)
+    return ImageFeatures(parts.connector(chosen), selected)
+
+
+def _embedded(tower: Any, pixel_values: Tensor) -> Tensor:
+    """States before the first block ``[I, N, D]``.
+
+    Towers without [CLS] are called part by part: those of Idefics3 want a mask of patches, and all images are
+    whole here.
+    """
+    embeddings = tower.embeddings
+    weight = embeddings.patch_embedding.weight
+    pixel_values = pixel_values.to(weight.device, weight.dtype)
+    if hasattr(embeddings, "class_embedding"):
+        return tower.pre_layrnorm(embeddings(pixel_values))
+    patches = embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
+    return patches + embeddings.position_embedding.weight
 
 
 def used_feature_layers(config: Any) -> list[int]:
-    """Feature layers as non-negative indices of hidden states (0: the embeddings)."""
-    layers = config.vision_feature_layer
+    """Feature layers as non-negative indices of hidden states (0: the embeddings).
+
+    A configuration without the field takes the output of the last block.
+    """
+    layers = getattr(config, "vision_feature_layer", -1)
     count = config.vision_config.num_hidden_layers + 1
     return [index % count for index in ([layers] if isinstance(layers, int) else layers)]
 
@@ -156,7 +179,7 @@ def embed(model: Any, input_ids: Tensor, features: Tensor | None) -> Tensor:
         ValueError: the numbers of image tokens and of features differ.
     """
     image_token = model.config.image_token_id
-    states = model.model.language_model.embed_tokens(input_ids)
+    states = parts_of(model).language.embed_tokens(input_ids)
     if features is None:
         return states
     places = input_ids == image_token
@@ -193,7 +216,7 @@ def run_llava(
     batch_size, count = batch.input_ids.shape
     index = torch.arange(count, device=states.device).expand(batch_size, -1)
     tokens = TokenState(states, index, batch.kind, batch.alive, index, batch.query)
-    language = model.model.language_model
+    language = parts_of(model).language
     tokens, kept = run_decoder(language, tokens, options, cache, observer, until)
     return LlavaOutput(tokens, kept, features.selected)
 
@@ -210,10 +233,10 @@ def answer_step(
     cache: DecoderCache,
 ) -> Tensor:
     """Run one decode step: ``token [B]`` to logits ``[B, V]``."""
-    states = model.model.language_model.embed_tokens(token[:, None])
+    states = parts_of(model).language.embed_tokens(token[:, None])
     place = torch.full_like(token[:, None], cache.seen)
     alive = torch.ones_like(place, dtype=torch.float32)
     kind = torch.full_like(place, ANSWER)
     tokens = TokenState(states, place, kind, alive, place, torch.zeros_like(token))
-    tokens, _ = run_decoder(model.model.language_model, tokens, options, cache)
+    tokens, _ = run_decoder(parts_of(model).language, tokens, options, cache)
     return model.lm_head(tokens.states[:, -1])

@@ -37,6 +37,7 @@ from export.graph.linear import (
     cast_to_float32,
     cast_to_graph,
     linear,
+    split_heads,
     vector,
 )
 from export.graph.norm import add_rms_norm, rms_norm
@@ -267,8 +268,17 @@ class _Decoder:
         return Heads(groups * text.group_size, groups, text.head_dim)
 
     def _project(self, normed: ir.Value, number: int, kind: str) -> ir.Value:
-        name = f"{DECODER}.layers.{number}.self_attn.{kind}_proj"
-        return linear(self.graph, self.weights, normed, name, self.sizes.text.attention_bias)
+        graph, text = self.graph, self.sizes.text
+        name = f"{DECODER}.layers.{number}.self_attn"
+        projected = linear(graph, self.weights, normed, f"{name}.{kind}_proj", text.qkv_bias)
+        if not text.qk_norm or kind == "v":
+            return projected
+        # Each head is normalised by itself.
+        heads = self._heads(number)
+        count = heads.query if kind == "q" else heads.key_value
+        split = split_heads(graph, projected, heads.dim, count)
+        split = rms_norm(graph, self.weights, split, f"{name}.{kind}_norm", self.shape.rms_norm_eps)
+        return graph.op("Reshape", split, graph.constant([0, 0, count * heads.dim]))
 
     def _scores_ahead(
         self, normed: ir.Value, number: int, segment: "Segment"
@@ -317,7 +327,7 @@ class _Decoder:
         if inside:
             mixed = cast_to_float32(graph, mixed)
         with graph.in_float32(inside):
-            mixed = linear(graph, self.weights, mixed, name, self.sizes.text.attention_bias)
+            mixed = linear(graph, self.weights, mixed, name, self.sizes.text.output_bias)
         return cast_to_float32(graph, mixed) if wide.residual(number) and not inside else mixed
 
     def _add_norm(

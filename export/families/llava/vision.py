@@ -6,7 +6,8 @@ from export.artifact.llava_manifest import KEPT
 from export.configs.llava import LlavaShape
 from export.graph.attention import Heads, full_attention
 from export.graph.builder import GraphBuilder, Target
-from export.graph.image_selection import ClassView, select_image_tokens
+from export.graph.connector import connect, join_patches
+from export.graph.image_selection import TowerView, select_image_tokens
 from export.graph.linear import activation, cast_to_float32, linear
 from export.graph.norm import add_layer_norm, layer_norm
 from export.graph.patches import embed_patches
@@ -14,7 +15,6 @@ from export.weights.checkpoint import WeightSource
 
 FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
 TOWER = "model.vision_tower"
-PROJECTOR = "model.multi_modal_projector"
 
 
 def vision_encoder(shape: LlavaShape, weights: WeightSource, target: Target) -> GraphBuilder:
@@ -36,8 +36,12 @@ def vision_encoder(shape: LlavaShape, weights: WeightSource, target: Target) -> 
             f"{TOWER}.embeddings",
             tower.patch_size,
             "position_embedding.weight",
+            tower.patch_bias,
+            tower.class_token,
         )
-    residual = layer_norm(graph, weights, states, f"{TOWER}.pre_layrnorm", epsilon)
+    residual = states
+    if tower.pre_norm:
+        residual = layer_norm(graph, weights, states, f"{TOWER}.pre_layrnorm", epsilon)
     hidden = {0: residual}
     last = max(shape.feature_layers)
     normed, view = residual, None
@@ -61,9 +65,15 @@ def vision_encoder(shape: LlavaShape, weights: WeightSource, target: Target) -> 
             else:
                 residual = graph.op("Add", residual, narrow)
             hidden[number + 1] = residual
-    states = _image_tokens(graph, shape, [hidden[layer] for layer in shape.feature_layers], view)
+    chosen = [hidden[layer] for layer in shape.feature_layers]
+    if tower.final_norm:
+        chosen = [
+            layer_norm(graph, weights, each, f"{TOWER}.post_layernorm", epsilon) for each in chosen
+        ]
+    states = _image_tokens(graph, shape, chosen, view)
     with graph.scope("projector"):
-        features = _project(graph, shape, weights, states)
+        states = join_patches(graph, states, tower.num_patches, sizes.connector)
+        features = connect(graph, weights, states, sizes.connector, shape.projector_act)
     graph.output(
         "image_features",
         cast_to_float32(graph, features),
@@ -80,7 +90,7 @@ def _tower_attention(
     normed: ir.Value,
     name: str,
     number: int,
-) -> tuple[ir.Value, ClassView]:
+) -> tuple[ir.Value, TowerView]:
     """The output of a block's attention ``[I, N, D]``, and the attention of [CLS]."""
     tower = shape.sizes.vision
     count = tower.blocks[number].heads
@@ -90,11 +100,11 @@ def _tower_attention(
     )
     mixed = full_attention(graph, query, key, value, heads)
     added = linear(graph, weights, mixed, f"{name}.self_attn.out_proj", bias=True)
-    return added, ClassView(query, key, heads)
+    return added, TowerView(query, key, heads, tower.class_token)
 
 
 def _image_tokens(
-    graph: GraphBuilder, shape: LlavaShape, chosen: list[ir.Value], view: ClassView | None
+    graph: GraphBuilder, shape: LlavaShape, chosen: list[ir.Value], view: TowerView | None
 ) -> ir.Value:
     """Join the feature layers ``[I, T, F·D]`` and select image tokens."""
     sizes, selection = shape.sizes, shape.sizes.image_selection
@@ -104,16 +114,7 @@ def _image_tokens(
             left = select_image_tokens(graph, joined, view, selection, sizes.keeps_class_token)
         graph.output(KEPT, left.dominant, INT64, ("images", selection.dominant))
         return left.states
-    if not sizes.keeps_class_token:
+    if sizes.vision.class_token and not sizes.keeps_class_token:
         bounds = [graph.constant([n]) for n in (1, 2**31 - 1, 1)]
         chosen = [graph.op("Slice", states, *bounds) for states in chosen]
     return chosen[0] if len(chosen) == 1 else graph.op("Concat", *chosen, axis=-1)
-
-
-def _project(
-    graph: GraphBuilder, shape: LlavaShape, weights: WeightSource, states: ir.Value
-) -> ir.Value:
-    """Project ``[I, K, F·D]`` to the decoder's width."""
-    inner = linear(graph, weights, states, f"{PROJECTOR}.linear_1", shape.sizes.projector_bias)
-    inner = activation(graph, inner, shape.projector_act)
-    return linear(graph, weights, inner, f"{PROJECTOR}.linear_2", shape.sizes.projector_bias)

@@ -9,7 +9,7 @@ from comp.data.example import AnyExample, Example, PairExample
 from comp.data.images import read_image
 from comp.errors import CompExportError
 from comp.registry.families import family_called
-from export.proof.first_link.reading import Reading, Refused
+from export.proof.first_link.reading import Reading, Refused, images_in
 from export.proof.first_link.request import Picture, Request
 
 PAIR = 2  # pictures per statement
@@ -33,9 +33,9 @@ class InTraining:
             example = self._example(request)
             if family is not None and family.reads_image_tokens:
                 collator = adapter.collator
-                ids = np.array(collator.prompt_ids(request.text), dtype=np.int64)
+                ids = collator.prompt_ids(request.text, read_image(request.images[0]))
                 pixels = collator.pixels([example]).numpy()
-                return Reading(ids, pixels, collator.prompt(request.text))
+                return Reading(np.array(ids, dtype=np.int64), pixels, collator.prompt(request.text))
             batch = adapter.collate([example])
         except CompExportError as error:
             return Refused(str(error))
@@ -46,8 +46,13 @@ class InTraining:
     def resized(self, images: tuple[Picture, ...]) -> list[NDArray[np.uint8]]:
         pictures = [read_image(image) for image in images]
         processor = self._adapter.processor.image_processor
-        pixels = processor(pictures, do_rescale=False, do_normalize=False)["pixel_values"]
-        return [np.asarray(each).transpose(1, 2, 0).astype(np.uint8) for each in pixels]
+        pixels = [
+            processor([picture], do_rescale=False, do_normalize=False)["pixel_values"]
+            for picture in pictures
+        ]
+        return [
+            each.transpose(1, 2, 0).astype(np.uint8) for some in pixels for each in images_in(some)
+        ]
 
     def _example(self, request: Request) -> AnyExample:
         """The request as an example of a data file.

@@ -14,9 +14,10 @@ from PIL import ImageOps
 
 from comp.checkpoints.locate import read_config
 from comp.plan import Task
+from comp.registry.code import resolve
 from comp.registry.families import family_called
 from export.proof.first_link.memory import memory_lacking
-from export.proof.first_link.reading import Outputs, Reading, Refused
+from export.proof.first_link.reading import Outputs, Reading, Refused, images_in
 from export.proof.first_link.request import Picture, Request
 from export.proof.outputs import embedding, logits, similarity, statement, statement_logit
 
@@ -45,7 +46,6 @@ class InTransformers:
         Raises:
             OSError, ValueError: transformers cannot load the checkpoint.
         """
-        from transformers import AutoProcessor
         from transformers.utils import logging
 
         import comp  # noqa: F401  # registers slim checkpoints
@@ -53,10 +53,7 @@ class InTransformers:
         logging.disable_progress_bar()  # verify has its own
         self.name = name
         self._kind = family, task
-        # Pillow is the reference; torchvision rounds pixels differently.
-        self.processor = AutoProcessor.from_pretrained(
-            directory, backend="pil", local_files_only=True, trust_remote_code=False
-        )
+        self.processor = _processor(directory, family)
         self.not_run = not_run or (memory_lacking(directory) if device == "cpu" else "")
         self._model = None if self.not_run else _load(directory, family, task).to(device)
         self._device = device
@@ -99,7 +96,7 @@ class InTransformers:
         pixels = inputs.get("pixel_values")
         return Reading(
             input_ids=read,
-            pixel_values=None if pixels is None else pixels.float().numpy(),
+            pixel_values=None if pixels is None else _images(pixels).float().numpy(),
             prompt=prompt,
             outputs=outputs,
         )
@@ -131,7 +128,7 @@ class InTransformers:
             [upright(image) for image in images], do_rescale=False, do_normalize=False
         )
         return [
-            np.asarray(each).transpose(1, 2, 0).astype(np.uint8) for each in resized["pixel_values"]
+            each.transpose(1, 2, 0).astype(np.uint8) for each in images_in(resized["pixel_values"])
         ]
 
     def _inputs(self, request: Request) -> tuple[str | None, Any]:
@@ -164,6 +161,23 @@ class InTransformers:
             processor_kwargs=dict(WHOLE),  # transformers changes it
         )
         return prompt, inputs
+
+
+def _images(pixel_values: torch.Tensor) -> torch.Tensor:
+    """The images ``[I, C, S, S]`` of one prompt, which processors of tiles put into a batch."""
+    return pixel_values.flatten(0, -4) if pixel_values.ndim > 4 else pixel_values
+
+
+def _processor(directory: Path, family: str) -> Any:
+    """Load the processor; Pillow is the reference, and torchvision rounds pixels differently."""
+    known = family_called(family)
+    if known is not None and known.load_processor is not None:
+        return resolve(known.load_processor)(directory)
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(
+        directory, backend="pil", local_files_only=True, trust_remote_code=False
+    )
 
 
 def upright(image: Picture) -> Picture:

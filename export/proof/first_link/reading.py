@@ -1,7 +1,8 @@
 """The steps of one side of the first link, from a user's pictures and words to the answer."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,3 +104,9 @@ class Answers:
     name: str
     readings: list[Reading | Refused] = field(default_factory=list)
     not_run: str = ""
+
+
+def images_in(pixel_values: Any) -> Iterator[NDArray[Any]]:
+    """Yield the images ``[C, S, S]`` in the output of an image processor, where they may be nested."""
+    values = np.asarray(pixel_values)
+    yield from values.reshape(-1, *values.shape[-3:])

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from comp.checkpoints.locate import EMBEDDED
+from comp.checkpoints.locate import ALIASES, EMBEDDED
 from comp.cli import main
 from comp.errors import CompExportError
 from comp.figures.run_figures import (
@@ -184,7 +184,7 @@ def test_models_cuts_no_name_off_at_80_columns(capsys, monkeypatch, flags) -> No
 def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     result = call_json(capsys, "models")
     models = {model["name"]: model for model in result["models"]}
-    assert list(models) == [*EMBEDDED, "llava-7b", "llava-13b"]
+    assert list(models) == [*EMBEDDED, *ALIASES]
     params = [models[name]["params"] for name in ("llava-7b", "llava-13b")]
     assert params == [7_063_427_072, 13_351_494_656]
     assert models["tiny-llava"]["image_tokens"] == 144
@@ -201,9 +201,17 @@ def test_registry_agrees_with_the_adapters() -> None:
     from comp.families.blip import tasks as blip_tasks
     from comp.families.clip import adapter as clip
     from comp.families.llava import adapter as llava
+    from comp.families.smolvlm import adapter as smolvlm
 
     adapters = {
-        each.name: each for each in (llava.LlavaAdapter, clip.ClipAdapter, blip.BlipAdapter)
+        each.name: each
+        for each in (
+            llava.LlavaAdapter,
+            smolvlm.SmolVLMAdapter,
+            smolvlm.Idefics3Adapter,
+            clip.ClipAdapter,
+            blip.BlipAdapter,
+        )
     }
     for family in FAMILIES:
         adapter = adapters.pop(family.name)

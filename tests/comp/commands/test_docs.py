@@ -117,9 +117,8 @@ def test_the_readme_supports_what_the_registry_has() -> None:
     table = README.read_text().partition("## What is supported")[2].partition("\n## ")[0]
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()]
     head, _, *rows = [row for row in rows if row]
-    names = {"LLaVA-1.5": "llava", "CLIP": "clip", "BLIP": "blip"}
     supported = {
-        (names[row[0]], row[1].split()[0].removesuffix("s")): dict(zip(head, row, strict=True))
+        (row[0].lower(), row[1].split()[0].removesuffix("s")): dict(zip(head, row, strict=True))
         for row in rows
     }
     families = {(each.name, task): each for each in FAMILIES for task in each.engines}

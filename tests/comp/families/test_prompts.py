@@ -54,7 +54,7 @@ def test_prompts_are_those_of_the_processor(llava, template):
             expected = processor.apply_chat_template(
                 turn, source, add_generation_prompt=True, tokenize=True, image_token="<image>"
             )
-            assert collator.prompt_ids(question) == list(expected[0])
+            assert collator.prompt_ids(question, PICTURE) == list(expected[0])
         if template is None:
             assert collator.prompt("a cat?") == "USER: <image>\na cat? ASSISTANT:"
     finally:

@@ -278,10 +278,20 @@ def test_packaged_configs_are_read_alike_by_transformers() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "blip"}, "model_type is 'blip', not 'llava'"),
+        ({"model_type": "blip"}, "model_type is 'blip', not one of llava"),
         ({"model_type": None}, "model_type is None"),
-        ({"text_config": {"model_type": "mistral"}}, "text_config.model_type is 'mistral'"),
-        ({"vision_config": {"model_type": "siglip"}}, "vision_config.model_type is 'siglip'"),
+        (
+            {"text_config": {"model_type": "gemma3_text"}},
+            "text_config.model_type is 'gemma3_text': not one of llama, mistral, qwen2, qwen3",
+        ),
+        (
+            {"vision_config": {"model_type": "pixtral"}},
+            "vision_config.model_type is 'pixtral': not one of clip_vision_model, siglip_vision_model",
+        ),
+        (
+            {"vision_config": {"model_type": "siglip_vision_model"}},
+            "vision_feature_select_strategy is 'default', which leaves out the first token",
+        ),
         ({"vision_feature_layer": 99}, "vision_feature_layer 99"),
         ({"vision_config": {"image_size": [2, 3]}}, "only square images"),
     ],

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comp.plan import ImageSelection
-from comp.tokens.image_selection import class_attention, mean_key, select_tokens
+from comp.tokens.image_selection import mean_key, select_tokens, tower_attention
 
 
 def test_selection_by_hand():
@@ -90,10 +90,23 @@ def test_masked_heads_do_not_affect_the_selection():
     query, key = (torch.randn(2, 4, 6, 8, generator=generator) for _ in range(2))
     mask, kept = torch.tensor([1.0, 0.0, 1.0, 0.0]), [0, 2]
     ones = torch.ones(2)
-    scores = class_attention(query, key, mask, 0.5)
-    assert torch.allclose(scores, class_attention(query[:, kept], key[:, kept], ones, 0.5))
+    scores = tower_attention(query, key, mask, 0.5)
+    assert torch.allclose(scores, tower_attention(query[:, kept], key[:, kept], ones, 0.5))
     assert torch.allclose(scores.sum(1), torch.ones(2))
     by_hand = torch.softmax(query[0, 0, 0] @ key[0, 0].T * 0.5, dim=-1)
     by_hand = by_hand + torch.softmax(query[0, 2, 0] @ key[0, 2].T * 0.5, dim=-1)
     assert torch.allclose(scores[0], by_hand / 2)
     assert torch.allclose(mean_key(key, mask), 2 * key[:, kept].mean(1), atol=1e-6)
+
+
+def test_without_a_class_token_every_token_asks():
+    generator = torch.Generator().manual_seed(1)
+    query, key = (torch.randn(2, 3, 5, 4, generator=generator) for _ in range(2))
+    scores = tower_attention(query, key, torch.ones(3), 0.5, class_token=False)
+    expected = torch.zeros(2, 5)
+    for image in range(2):
+        for head in range(3):
+            for asking in range(5):
+                logits = key[image, head] @ query[image, head, asking] * 0.5
+                expected[image] += torch.softmax(logits, -1) / 15
+    assert torch.allclose(scores, expected, atol=1e-6)

@@ -201,12 +201,19 @@ def test_broken_checkpoints_are_refused(gqa, tmp_path):
         "missing": (lambda copy: (copy / "model.safetensors").unlink(), "no model.safetensors"),
         "tensor": (drop_tensor, "no tensor model.language_model.norm.weight"),
         "bert": (configure(model_type="bert"), "model_type"),
-        "mistral": (configure(text_config__model_type="mistral"), "mistral"),
-        "siglip": (configure(vision_config__model_type="siglip_vision_model"), "siglip"),
+        "gemma": (configure(text_config__model_type="gemma3_text"), "gemma3_text"),
+        "siglip": (
+            configure(vision_config__model_type="siglip_vision_model"),
+            r"the image tower has no \[CLS\]: write 'full'",
+        ),
         "act": (configure(text_config__hidden_act="gelu"), "text_config.hidden_act"),
         "rope": (
+            configure(text_config__rope_parameters={"rope_type": "longrope", "factor": 2}),
+            "rope_type is 'longrope'",
+        ),
+        "yarn": (
             configure(text_config__rope_parameters={"rope_type": "yarn", "factor": 2}),
-            "rope_type is 'yarn'",
+            "rope of type 'yarn' without 'original_max_position_embeddings'",
         ),
         "layer": (configure(vision_feature_layer=9), "vision_feature_layer"),
         "strategy": (configure(vision_feature_select_strategy="cls"), "select_strategy"),

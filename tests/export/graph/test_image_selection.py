@@ -55,16 +55,19 @@ def by_hand(model, pixels, selection):
         layer.self_attn.k_proj(normed).view(split),
     )
     joined = torch.cat([states[layer] for layer in wanted], -1)
+    has_class = hasattr(tower.embeddings, "class_embedding")
     first = int(config.vision_feature_select_strategy == "default")
+    asking = [0] if has_class else range(split[1])
     images, chosen = [], []
     for image in range(len(pixels)):
         attention = torch.zeros(split[1])
         for head in range(query.shape[2]):
-            logits = key[image, :, head] @ query[image, 0, head] / split[3] ** 0.5
-            attention += torch.softmax(logits, -1)
+            for token in asking:
+                logits = key[image, :, head] @ query[image, token, head] / split[3] ** 0.5
+                attention += torch.softmax(logits, -1)
         tokens = list(range(first, split[1]))
         order = sorted(tokens, key=lambda token: -float(attention[token]))
-        if not first:
+        if has_class and not first:
             order = [0, *(token for token in order if token)]
         strong = sorted(order[: selection.dominant])
         rest = [token for token in tokens if token not in strong]
@@ -96,6 +99,7 @@ def by_hand(model, pixels, selection):
         ({}, ImageSelection(tower_tokens=16, dominant=6, contextual=0)),
         ({}, ImageSelection(tower_tokens=16, dominant=1, contextual=15)),
         ({"vision_feature_layer": [1, -2]}, FEW),
+        ({"tower": "siglip", "vision_feature_layer": -1}, FEW),
         ({"vision_feature_layer": -1, "vision_feature_select_strategy": "full"}, OF_ALL),
     ],
 )

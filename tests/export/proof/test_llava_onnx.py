@@ -106,7 +106,20 @@ def test_dense_without_images(flavour, gqa, tmp_path):
                 "original_max_position_embeddings": 32,
             }
         },
+        {
+            "text_rope_parameters": {
+                "rope_type": "yarn",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
+                "original_max_position_embeddings": 32,
+            }
+        },
+        {"text_rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 2.0}},
         {"tie_word_embeddings": True, "text_tie_word_embeddings": True},
+        {"decoder": "mistral", "text_sliding_window": 64},
+        {"decoder": "qwen2", "tower": "siglip"},
+        {"decoder": "qwen3", "text_head_dim": 24, "text_num_attention_heads": 6},
+        {"tower": "siglip", "vision_feature_layer": [-1, 0], "vision_vision_use_head": False},
     ],
     ids=lambda changes: "-".join(changes),
 )
@@ -119,7 +132,7 @@ def test_config_variants_equal_transformers(flavour, changes, tmp_path):
 
 
 @pytest.mark.parametrize("flavour", FLAVOURS)
-@pytest.mark.parametrize("name", ["gqa", "mha"])
+@pytest.mark.parametrize("name", ["gqa", "mha", "qwen"])
 def test_compressed_equals_masked_reference(name, flavour, request, tmp_path):
     model, checkpoint = request.getfixturevalue(name)
     plan = make_plan(model.config, seed=3)

@@ -34,9 +34,13 @@ from tests.comp.small_blip import random_blip
 from tests.comp.small_clip import random_clip
 
 OF_FAMILY = {family.name: family.image_processor for family in FAMILIES}
+# Classes that cut pictures into tiles are in tests/comp/checkpoints/test_tiling.py.
+WHOLE = [name for name, kind in CLASSES.items() if kind.tile is None]
 
 NAMED = "preprocessor_config.json"
 OF_FAMILY = {family.name: family.image_processor for family in FAMILIES}
+# Classes that cut pictures into tiles are in tests/comp/checkpoints/test_tiling.py.
+WHOLE = [name for name, kind in CLASSES.items() if kind.tile is None]
 MODES = ("RGB", "L", "LA", "RGBA", "P", "1", "CMYK")
 # Steps that only some classes take; their entries in the table were read from the source.
 OWN = {"LlavaImageProcessor": {"pad_to_square", "_preprocess"}}
@@ -77,7 +81,7 @@ def check_equal(directory, pictures):
     return expected
 
 
-@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.parametrize("name", WHOLE)
 def test_the_table_equals_the_classes_of_transformers(name):
     kind, theirs = CLASSES[name], getattr(transformers, f"{name}Pil")
     assert theirs.valid_kwargs is ImagesKwargs
@@ -130,7 +134,7 @@ def test_class_names_are_mapped(fields, tmp_path):
     assert f"{find_image_processor(tmp_path).kind.name}Pil" == theirs
 
 
-@pytest.mark.parametrize("family", OF_FAMILY)
+@pytest.mark.parametrize("family", [name for name in OF_FAMILY if OF_FAMILY[name] in WHOLE])
 def test_a_file_without_a_class_uses_the_class_of_the_model(family, tmp_path):
     write(tmp_path, {"size": 30, "crop_size": 30}, family)
     check_equal(tmp_path, [photo(64, 64)])
@@ -227,7 +231,7 @@ BOX = st.one_of(
 )
 COLOUR = st.one_of(st.none(), NUMBERS, st.lists(NUMBERS, min_size=3, max_size=3), st.just([0.5]))
 SWITCH = st.sampled_from([True, False, None])
-NAMES = st.sampled_from(sorted(CLASSES)).flatmap(
+NAMES = st.sampled_from(sorted(WHOLE)).flatmap(
     lambda name: st.sampled_from([name, f"{name}Fast", f"{name}Pil"])
 )
 FILES = st.fixed_dictionaries(
