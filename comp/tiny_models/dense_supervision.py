@@ -8,7 +8,6 @@ exist in training only.
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import LlavaForConditionalGeneration
 
 from comp.tiny_models.tiny_llava import WIDTH
 
@@ -21,18 +20,6 @@ class PatchHeads(nn.Module):
         self.norm = nn.RMSNorm(WIDTH)
         self.geometry = nn.Linear(WIDTH, 3)
         self.centre = nn.Linear(WIDTH, 1)
-
-
-def project_patches(model: LlavaForConditionalGeneration, pixels: Tensor) -> Tensor:
-    """Return projected patches ``[B, 144, d]`` of ``pixels [B, 168, 168, 3] uint8``."""
-    # [B, H, W, 3] -> [B, 3, H, W], with CLIP's mean and deviation
-    mean = torch.tensor([0.48145466, 0.4578275, 0.40821073], device=pixels.device)
-    deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711], device=pixels.device)
-    scaled = ((pixels.float() / 255 - mean) / deviation).permute(0, 3, 1, 2)
-    tower = model.model.vision_tower
-    states = tower.pre_layrnorm(tower.embeddings(scaled))
-    states = tower.encoder(inputs_embeds=states).last_hidden_state
-    return model.model.multi_modal_projector(states[:, 1:])
 
 
 def dense_loss(

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch.utils.data import IterableDataset
-from transformers import PreTrainedTokenizerFast
 
 from comp.data.emoji_scenes.questions import KINDS
-from comp.data.emoji_scenes.scenes import IMAGE_SIZE, Scene, place_things, render
+from comp.data.emoji_scenes.scenes import MAX_THINGS, SQUARE, Scene, place_things, render
 from comp.data.emoji_scenes.splits import SPLITS, split_of
-from comp.tiny_models.tiny_llava import GRID, PATCH_SIZE
-from comp.tiny_models.tiny_tokenizer import NOTHING
+from comp.tiny_models.picture_layout import PictureLayout, Size
 
 IGNORE = -100
-PREFIX_TEXT = "USER:"
+SQUARES = 0.5  # share of batches of square pictures, beside the draws among all sizes
+MOST_IN_HALF = 4  # things in a picture of half the area
 BATCH_STREAM = 7  # part of the seed: separates the training stream from the streams of datasets
 
 
@@ -30,15 +29,16 @@ class Curriculum:
 class SceneBatches(IterableDataset):
     """Batches ``start`` to ``stop`` of packed scenes; batch ``i`` is the same on every run.
 
-    Each batch is a dict of tensors: ``pixels [B, 168, 168, 3] uint8``, ``patch_word [B, 144]`` (token
-    id of the thing on a patch), ``patch_geometry [B, 144, 3]`` (centre x, y and size of that thing, in
-    image widths), ``patch_centre [B, 144]`` (1 at the centre of a thing), and for the questions
-    ``ids, labels, segment, position [B, L]``.
+    Each batch is a dict of tensors: ``pixels [B, ..., 3] uint8``, ``prefix [P]`` (tokens before a question),
+    for each of its N image tokens ``patch_word [B, N]`` (token id of the thing on it), ``patch_geometry
+    [B, N, 3]`` (centre x, y and size of that thing, in image widths) and ``patch_centre [B, N]`` (1 at the
+    centre of a thing), and for the questions ``ids, labels, segment, position [B, L]``. Pictures of a batch
+    have one size.
     """
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerFast,
+        layout: PictureLayout,
         curricula: list[tuple[int, Curriculum]],
         batch_size: int,
         text_length: int,
@@ -46,15 +46,11 @@ class SceneBatches(IterableDataset):
         stop: int,
         seed: int,
     ) -> None:
-        self.tokenizer = tokenizer
+        self.layout, self.tokenizer = layout, layout.tokenizer
         self.curricula = curricula
         self.batch_size = batch_size
         self.text_length = text_length
         self.start, self.stop, self.seed = start, stop, seed
-        self.word_ids = {
-            name: tokenizer.encode(name, add_special_tokens=False)[0] for name in _patch_words()
-        }
-        self.prefix_length = 1 + len(tokenizer.encode(PREFIX_TEXT, add_special_tokens=False))
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         torch.set_num_threads(1)
@@ -65,34 +61,30 @@ class SceneBatches(IterableDataset):
         """Return batch ``index``."""
         curriculum = [stage for begin, stage in self.curricula if begin <= index][-1]
         rng = np.random.default_rng([BATCH_STREAM, self.seed, index])
-        rows = [self._row(rng, curriculum) for _ in range(self.batch_size)]
-        return {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
+        size = self._size(rng)
+        prefix = self.layout.prefix(size)
+        rows = [self._row(rng, curriculum, size, len(prefix)) for _ in range(self.batch_size)]
+        batch = {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
+        return batch | {"prefix": torch.tensor(prefix)}
 
-    def _row(self, rng: np.random.Generator, curriculum: Curriculum) -> dict[str, np.ndarray]:
+    def _size(self, rng: np.random.Generator) -> Size:
+        """Draw the size of the pictures of a batch; half of the batches have squares."""
+        sizes = self.layout.sizes
+        if len(sizes) == 1 or rng.random() < SQUARES:
+            return SQUARE
+        return sizes[int(rng.integers(len(sizes)))]
+
+    def _row(
+        self, rng: np.random.Generator, curriculum: Curriculum, size: Size, start: int
+    ) -> dict[str, np.ndarray]:
         kinds, weights = zip(*curriculum.weights.items(), strict=True)
         share = np.array(weights) / sum(weights)
-        kind, scene = _training_scene(rng, curriculum, kinds, share)
+        kind, scene = _training_scene(rng, curriculum, kinds, share, size)
         image, owner = render(scene)
-        row = self._patch_targets(scene, owner)
-        row["pixels"] = np.asarray(image)
-        row.update(self._questions(scene, kind, rng, kinds, share))
+        row = self.layout.targets(scene, owner)
+        row["pixels"] = self.layout.pixels(image)
+        row.update(self._questions(scene, kind, rng, kinds, share, start))
         return row
-
-    def _patch_targets(self, scene: Scene, owner: np.ndarray) -> dict[str, np.ndarray]:
-        patches = owner.reshape(GRID, PATCH_SIZE, GRID, PATCH_SIZE).transpose(0, 2, 1, 3)
-        patches = patches.reshape(GRID * GRID, -1)
-        cover = np.stack([(patches == i).sum(1) for i in range(len(scene.things))], axis=1)
-        best, amount = cover.argmax(1), cover.max(1)
-        seen = amount > 0.25 * PATCH_SIZE**2
-        word = np.full(GRID * GRID, self.word_ids[NOTHING], dtype=np.int64)
-        geometry = np.full((GRID * GRID, 3), np.nan, dtype=np.float32)
-        centre = np.zeros(GRID * GRID, dtype=np.float32)
-        for i, thing in enumerate(scene.things):
-            mine = seen & (best == i)
-            word[mine] = self.word_ids[thing.name]
-            geometry[mine] = np.array([thing.x, thing.y, thing.size]) / IMAGE_SIZE
-            centre[int(thing.y // PATCH_SIZE) * GRID + int(thing.x // PATCH_SIZE)] = 1
-        return {"patch_word": word, "patch_geometry": geometry, "patch_centre": centre}
 
     def _questions(
         self,
@@ -101,12 +93,12 @@ class SceneBatches(IterableDataset):
         rng: np.random.Generator,
         kinds: tuple[str, ...],
         share: np.ndarray,
+        start: int,
     ) -> dict[str, np.ndarray]:
         ids = np.full(self.text_length, self.tokenizer.pad_token_id, dtype=np.int64)
         labels = np.full(self.text_length, IGNORE, dtype=np.int64)
         segment = np.full(self.text_length, -1, dtype=np.int64)
         position = np.zeros(self.text_length, dtype=np.int64)
-        start = self.prefix_length + GRID * GRID
         used, texts, number = 0, set(), 0
         order = [first_kind, *(kinds[i] for i in rng.choice(len(kinds), size=40, p=share))]
         for number, kind in enumerate(order):
@@ -131,17 +123,16 @@ class SceneBatches(IterableDataset):
 
 
 def _training_scene(
-    rng: np.random.Generator, curriculum: Curriculum, kinds: tuple[str, ...], share: np.ndarray
+    rng: np.random.Generator,
+    curriculum: Curriculum,
+    kinds: tuple[str, ...],
+    share: np.ndarray,
+    size: Size,
 ) -> tuple[str, Scene]:
+    most = min(curriculum.max_things, MOST_IN_HALF if min(size) * 2 <= max(size) else MAX_THINGS)
     while True:
         kind = kinds[int(rng.choice(len(kinds), p=share))]
-        names = KINDS[kind].compose(rng)[: curriculum.max_things]
-        scene = place_things(names, rng)
+        names = KINDS[kind].compose(rng)[:most]
+        scene = place_things(names, rng, size)
         if scene is not None and split_of(scene) == SPLITS[0]:
             return kind, scene
-
-
-def _patch_words() -> list[str]:
-    from comp.data.emoji_scenes.sprites import sprites
-
-    return [NOTHING, *sprites()]

@@ -1,4 +1,4 @@
-"""Tokenizer of tiny-llava: one token for a thing, letters for unknown words.
+"""Tokenizer of tiny-llava and tiny-smolvlm: one token for a thing, letters for unknown words.
 
 WordPiece over the words of EmojiScenes. Names of two words ("hot dog") are single added tokens, so that an
 image patch can be trained to *be* the word for what it shows. Any other word is split into letters, so that
@@ -6,6 +6,7 @@ no prompt is refused.
 """
 
 import string
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -55,8 +56,12 @@ CHAT_TEMPLATE = (
 )
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
-    """Build the tokenizer from the dataset's own words; the same words in the same order each time."""
+def build_tokenizer(markers: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Build the tokenizer from the dataset's own words; the same words in the same order each time.
+
+    Args:
+        markers: further special tokens, the last ones.
+    """
     phrases = [name for name in sprites() if " " in name]
     words = [*(name for name in sprites() if " " not in name), *EXTRA_WORDS, *_template_words()]
     letters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
@@ -70,6 +75,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.WordPiece(cleanup=True)
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL_TOKENS])
     tokenizer.add_tokens([AddedToken(phrase, single_word=True) for phrase in phrases])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in markers]
+    )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", vocabulary["<s>"])]
     )

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from comp.data.emoji_scenes.scenes import CELL, MAX_THINGS, Scene, Thing
+from comp.data.emoji_scenes.scenes import MAX_THINGS, Scene, Thing
 from comp.data.emoji_scenes.sprites import CATEGORY_PLURALS, names_by_category, sprites
 
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven")
@@ -127,12 +127,13 @@ def _alone_in_cell(scene: Scene) -> list[Thing]:
         if thing.cell_margin() < PLACE_MARGIN:
             continue
         row, column = thing.cell
+        width, height = thing.cell_size
         near = [
             other
             for other in scene.things
             if other is not thing
-            and -PLACE_MARGIN <= other.y - row * CELL <= CELL + PLACE_MARGIN
-            and -PLACE_MARGIN <= other.x - column * CELL <= CELL + PLACE_MARGIN
+            and -PLACE_MARGIN <= other.y - row * height <= height + PLACE_MARGIN
+            and -PLACE_MARGIN <= other.x - column * width <= width + PLACE_MARGIN
         ]
         if not near:
             alone.append(thing)

@@ -1,7 +1,8 @@
 """Draw and paint scenes of things.
 
-A scene is 168x168 pixels with 1 to 7 things of varied size and rotation, some overlapping, on a varied
-background. Everything is drawn from one ``numpy`` generator, so that a scene is a function of its seed.
+A scene has 1 to 7 things of varied size and rotation, some overlapping, on a varied background of 168x168
+pixels or, if a caller says so, of another size. Everything is drawn from one ``numpy`` generator, so that a
+scene is a function of its seed.
 """
 
 import hashlib
@@ -14,6 +15,10 @@ from comp.data.emoji_scenes.sprites import sprites
 
 IMAGE_SIZE = 168
 CELL = IMAGE_SIZE // 3
+SQUARE = (IMAGE_SIZE, IMAGE_SIZE)
+SIZES = (SQUARE, (168, 112), (112, 168), (168, 84), (84, 168))
+"""Widths and heights of pictures for models that read any size."""
+ROOM = 0.6  # largest thing in a picture that is no square, as a share of its shorter side
 MAX_THINGS = 7
 MAX_ANGLE = 40.0
 MAX_OVERLAP = 0.18
@@ -26,13 +31,17 @@ PLACES = (
 
 @dataclass(frozen=True)
 class Thing:
-    """One thing in a scene; centre and side length in pixels, rotation in degrees."""
+    """One thing in a scene; centre and side length in pixels, rotation in degrees.
+
+    ``picture`` is the width and height of the scene.
+    """
 
     name: str
     x: float
     y: float
     size: float
     angle: float
+    picture: tuple[int, int] = SQUARE
 
     @property
     def category(self) -> str:
@@ -41,7 +50,13 @@ class Thing:
     @property
     def cell(self) -> tuple[int, int]:
         """Row and column of the 3x3 cell that holds the centre."""
-        return int(self.y // CELL), int(self.x // CELL)
+        width, height = self.cell_size
+        return int(self.y // height), int(self.x // width)
+
+    @property
+    def cell_size(self) -> tuple[int, int]:
+        """Width and height of a cell of the 3x3 grid."""
+        return self.picture[0] // 3, self.picture[1] // 3
 
     @property
     def place(self) -> str:
@@ -50,15 +65,17 @@ class Thing:
 
     def cell_margin(self) -> float:
         """Distance in pixels from the centre to the nearest inner line of the 3x3 grid."""
-        return min(abs(value - line) for value in (self.x, self.y) for line in (CELL, 2 * CELL))
+        places = zip((self.x, self.y), self.cell_size, strict=True)
+        return min(abs(value - line) for value, edge in places for line in (edge, 2 * edge))
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Things from back to front, and the seed its background is painted from."""
+    """Things from back to front, the seed its background is painted from, and its width and height."""
 
     things: tuple[Thing, ...]
     background_seed: int
+    picture: tuple[int, int] = SQUARE
 
     def signature(self) -> int:
         """Hash of the things and their cells: equal layouts have equal signatures.
@@ -70,33 +87,39 @@ class Scene:
         return int.from_bytes(digest, "little")
 
 
-def place_things(names: list[str], rng: np.random.Generator) -> Scene | None:
+def place_things(
+    names: list[str], rng: np.random.Generator, picture: tuple[int, int] = SQUARE
+) -> Scene | None:
     """Draw a size, a place and a rotation for each name; ``None`` if they do not fit."""
     n = len(names)
-    largest = {1: 92, 2: 84, 3: 74, 4: 66, 5: 60}.get(n, 54)
+    largest: float = {1: 92, 2: 84, 3: 74, 4: 66, 5: 60}.get(n, 54)
+    if picture != SQUARE:
+        largest = min(largest, ROOM * min(picture))
     placed: list[Thing] = []
     for name in names:
         size = float(rng.uniform(34, largest))
         for _ in range(24):
-            x, y = rng.uniform(size / 2, IMAGE_SIZE - size / 2, size=2)
-            thing = Thing(name, float(x), float(y), size, float(rng.uniform(-MAX_ANGLE, MAX_ANGLE)))
+            x, y = rng.uniform(size / 2, np.array(picture) - size / 2)
+            angle = float(rng.uniform(-MAX_ANGLE, MAX_ANGLE))
+            thing = Thing(name, float(x), float(y), size, angle, picture)
             if all(overlap(thing, other) <= MAX_OVERLAP for other in placed):
                 placed.append(thing)
                 break
         else:
             return None
-    return Scene(tuple(placed), int(rng.integers(2**31)))
+    return Scene(tuple(placed), int(rng.integers(2**31)), picture)
 
 
 def render(scene: Scene) -> tuple[Image.Image, np.ndarray]:
     """Paint a scene.
 
     Returns:
-        The RGB image, and an ``int8`` array ``[168, 168]`` with the index of the thing visible at each pixel
-        (-1 for background).
+        The RGB image, and an ``int8`` array ``[height, width]`` with the index of the thing visible at each
+        pixel (-1 for background).
     """
-    canvas = _background(np.random.default_rng(scene.background_seed))
-    owner = np.full((IMAGE_SIZE, IMAGE_SIZE), -1, dtype=np.int8)
+    width, height = scene.picture
+    canvas = _background(np.random.default_rng(scene.background_seed), width, height)
+    owner = np.full((height, width), -1, dtype=np.int8)
     for index, thing in enumerate(scene.things):
         side = round(thing.size)
         picture = sprites()[thing.name].image.resize((side, side), Image.Resampling.BICUBIC)
@@ -107,8 +130,8 @@ def render(scene: Scene) -> tuple[Image.Image, np.ndarray]:
         )
         canvas.paste(picture, (left, top), picture)
         alpha = np.asarray(picture)[..., 3] > 127
-        rows = slice(max(top, 0), min(top + picture.height, IMAGE_SIZE))
-        columns = slice(max(left, 0), min(left + picture.width, IMAGE_SIZE))
+        rows = slice(max(top, 0), min(top + picture.height, height))
+        columns = slice(max(left, 0), min(left + picture.width, width))
         inside = alpha[
             rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
         ]
@@ -126,10 +149,10 @@ def overlap(a: Thing, b: Thing) -> float:
     return min(width, smaller) * min(height, smaller) / smaller**2
 
 
-def _background(rng: np.random.Generator) -> Image.Image:
+def _background(rng: np.random.Generator, width: int, height: int) -> Image.Image:
     """Paint a flat, graded, striped, checked or noisy background in two muted colours."""
     first, second = rng.uniform(70, 255, size=(2, 3))
-    rows, columns = np.mgrid[0:IMAGE_SIZE, 0:IMAGE_SIZE].astype(np.float32)
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     style = rng.integers(5)
     if style == 0:
         blend = np.zeros_like(rows)
@@ -146,8 +169,8 @@ def _background(rng: np.random.Generator) -> Image.Image:
         blend = ((rows // side + columns // side) % 2).astype(np.float32) * 0.6
     else:
         coarse = rng.integers(0, 256, size=(7, 7), dtype=np.uint8)
-        smooth = Image.fromarray(coarse).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BICUBIC)
+        smooth = Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
         blend = np.asarray(smooth, dtype=np.float32) / 255
     colours = first + blend[..., None] * (second - first)
-    colours += rng.normal(0, rng.uniform(0, 6), size=(IMAGE_SIZE, IMAGE_SIZE, 1))
+    colours += rng.normal(0, rng.uniform(0, 6), size=(height, width, 1))
     return Image.fromarray(np.clip(colours, 0, 255).astype(np.uint8))

@@ -5,17 +5,20 @@ import torch
 import torch.nn.functional as F
 from transformers import LlavaForConditionalGeneration
 
+from comp.tiny_models.picture_layout import WholePicture
+from comp.tiny_models.question_training import optimisers
 from comp.tiny_models.scene_batches import IGNORE, SceneBatches
-from comp.tiny_models.tiny_llava import GRID, initialise, tiny_llava_config
+from comp.tiny_models.tiny_llava import GRID, PATCH_SIZE, initialise, tiny_llava_config
 from comp.tiny_models.tiny_tokenizer import build_tokenizer
-from comp.tiny_models.train_tiny_llava import Recipe, Trainee, optimisers, train
+from comp.tiny_models.train_tiny_llava import LlavaRecipe, LlavaTrainee, train_tiny_llava
 
 ROWS = 3
 
 
 def batches(tokenizer, start=0, stop=4):
-    recipe = Recipe(dense_steps=1, easy_steps=1, middle_steps=1)
-    return SceneBatches(tokenizer, recipe.curricula(), ROWS, 160, start, stop, recipe.seed)
+    recipe = LlavaRecipe(dense_steps=1, easy_steps=1, middle_steps=1)
+    layout = WholePicture(tokenizer, GRID, PATCH_SIZE)
+    return SceneBatches(layout, recipe.curricula(), ROWS, 160, start, stop, recipe.seed)
 
 
 @pytest.fixture(autouse=True)
@@ -35,9 +38,8 @@ def tokenizer():
 def trainee(tokenizer):
     torch.manual_seed(0)
     model = LlavaForConditionalGeneration(tiny_llava_config(tokenizer))
-    model.model.language_model.set_attn_implementation("packed_questions")
     initialise(model)
-    return Trainee(model, tokenizer("USER:")["input_ids"])
+    return LlavaTrainee(model, model.config.image_token_id)
 
 
 def test_batches_are_reproducible(tokenizer):
@@ -64,14 +66,14 @@ def test_labels_are_shifted_by_one(tokenizer):
 
 
 def test_packed_questions_have_the_loss_of_single_ones(tokenizer, trainee):
-    batch = {key: value[:1] for key, value in batches(tokenizer).batch(3).items()}
+    batch = one_row(batches(tokenizer).batch(3))
     with torch.no_grad():
         together = trainee(batch, dense_only=False)["answer"]
         model = trainee.model
         pixels = trainee_pixels(batch)
         features = model.get_image_features(pixel_values=pixels).pooler_output
         features = torch.cat(list(features)).reshape(1, GRID * GRID, -1)
-        prefix = model.get_input_embeddings()(trainee.prefix)[None]
+        prefix = model.get_input_embeddings()(torch.tensor(tokenizer("USER:")["input_ids"]))[None]
         losses = []
         language = model.model.language_model
         language.set_attn_implementation("sdpa")
@@ -93,6 +95,10 @@ def test_packed_questions_have_the_loss_of_single_ones(tokenizer, trainee):
     assert together.item() == pytest.approx(torch.cat(losses).mean().item(), rel=1e-4)
 
 
+def one_row(batch):
+    return {key: value if key == "prefix" else value[:1] for key, value in batch.items()}
+
+
 def trainee_pixels(batch):
     mean = torch.tensor([0.48145466, 0.4578275, 0.40821073])
     deviation = torch.tensor([0.26862954, 0.26130258, 0.27577711])
@@ -100,13 +106,13 @@ def trainee_pixels(batch):
 
 
 def test_every_weight_is_optimised_once(trainee):
-    groups = [g for o in optimisers(trainee, Recipe()) for g in o.param_groups]
+    groups = [g for o in optimisers(trainee, LlavaRecipe()) for g in o.param_groups]
     result = [parameter for group in groups for parameter in group["params"]]
     assert len(result) == len({id(p) for p in result}) == len(list(trainee.parameters()))
 
 
 def test_the_learning_rate_falls_to_zero_at_each_end():
-    recipe = Recipe()
+    recipe = LlavaRecipe()
     rates = [recipe.learning_rate_at(step) for step in range(recipe.total_steps)]
     assert max(rates) == recipe.learning_rate
     for end in recipe.ends:
@@ -120,14 +126,14 @@ def test_the_learning_rate_falls_to_zero_at_each_end():
 @pytest.mark.slow
 def test_interrupted_training_continues(tmp_path):
     def recipe(*ends):
-        return Recipe(dense_steps=1, easy_steps=1, middle_steps=1, ends=ends, batch_size=2)
+        return LlavaRecipe(dense_steps=1, easy_steps=1, middle_steps=1, ends=ends, batch_size=2)
 
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     for out in (whole, cut):
         out.mkdir()
-    train(whole, recipe(1, 1), save_every=1, threads=1)
-    train(cut, recipe(1), save_every=1, threads=1)
-    train(cut, recipe(1, 1), save_every=1, threads=1)
+    train_tiny_llava(whole, recipe(1, 1), save_every=1, threads=1)
+    train_tiny_llava(cut, recipe(1), save_every=1, threads=1)
+    train_tiny_llava(cut, recipe(1, 1), save_every=1, threads=1)
     first, second = (
         torch.load(out / "training.pt", weights_only=True)["trainee"] for out in (whole, cut)
     )
