@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from comp.checkpoints.tiling import Grid
 from comp.cli import cli
 from comp.errors import CompExportError
+from comp.families.internvl.processor import PictureProcessor
 from comp.families.smolvlm.processor import TiledProcessor
 from comp.plan import PruningPlan
 from demo.cards.kept_tokens import KeptView, Patches
@@ -179,6 +180,64 @@ def test_a_plan_is_cut_without_the_model_in_memory(smolvlm, tmp_path):
     source = AutoModelForImageTextToText.from_pretrained(dense)
     whole = source.model.text_model.layers[0].mlp.up_proj.weight
     assert torch.equal(kept, whole[list(block.kept_channels)])
+
+
+@pytest.fixture(scope="module")
+def internvl(tmp_path_factory):
+    """A run of a small InternVL with a Qwen3, exported."""
+    base = tmp_path_factory.mktemp("internvl")
+    save_tiled(tiny_tiled("internvl", seed=3, text_model_type="qwen3"), base / "dense")
+    run = base / "run"
+    called("prune", "--model", base / "dense", "--rate", "0.4", "--out", run, *QUICK, *MODES)
+    called("onnx", run, "--no-check")
+    return base / "dense", run
+
+
+def test_an_internvl_answers_about_several_pictures_as_transformers(internvl):
+    dense, run = internvl
+    manifest = read_manifest(run / "onnx")
+    assert (manifest.family, manifest.image_prompt.kind) == ("internvl", "internvl")
+    assert (manifest.image_processor.tiles.most, manifest.vision.shuffle) == (9, 2)
+    engine = Engine.load(run / "onnx-dense", threads=1)
+    options = GenerationOptions(max_new_tokens=6)
+    mine = engine.generate(pictures(), "what is this", options)
+    processor = PictureProcessor.from_pretrained(dense)
+    content = [*({"type": "image"} for _ in range(2)), {"type": "text", "text": "what is this"}]
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True
+    )
+    inputs = processor(
+        images=pictures(), text=[text], return_tensors="pt", add_special_tokens=False
+    )
+    model = AutoModelForImageTextToText.from_pretrained(dense)
+    with torch.no_grad():
+        generated = model.generate(**inputs, do_sample=False, max_new_tokens=6)
+    prompt = inputs["input_ids"].shape[1]
+    assert mine.prompt_tokens == prompt
+    assert list(mine.token_ids) == [int(each) for each in generated[0, prompt:] if each != 2]
+    assert mine.image_tokens == len(inputs["pixel_values"]) * 4
+    compressed = Engine.load(run / "onnx", threads=1)
+    assert compressed.generate(pictures(), "what is this", options).kept.seen(0)
+
+
+@pytest.mark.slow
+def test_every_link_of_an_internvl_holds(internvl, tmp_path):
+    dense, run = internvl
+    report = called("verify", run, "--questions", "3", "--max-new-tokens", "4")
+    assert report["ok"]
+    assert report["first_links"][0]["name"] == "transformers = serve (onnx)"
+    assert all(link["ok"] for link in report["first_links"])
+    model = AutoModelForImageTextToText.from_pretrained(run / "checkpoint")
+    assert type(model).__name__ == "CompInternVLForConditionalGeneration"
+    called("cut", "--model", dense, "--plan", run / "plan.json", "--out", tmp_path / "run")
+    cut = AutoModelForImageTextToText.from_pretrained(tmp_path / "run" / "checkpoint")
+    plan = PruningPlan.load(run / "plan.json")
+    block = plan.part("vision")[0]
+    source = AutoModelForImageTextToText.from_pretrained(dense)
+    kept = cut.model.vision_tower.encoder.layer[0].mlp.fc1.weight
+    assert torch.equal(
+        kept, source.model.vision_tower.encoder.layer[0].mlp.fc1.weight[list(block.kept_channels)]
+    )
 
 
 @pytest.mark.slow

@@ -22,6 +22,8 @@ FLOAT_NAMES = Literal["float32", "float16", "bfloat16"]
 
 
 def _square(value: Any) -> Any:
+    if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+        return value[0]
     if isinstance(value, list | dict):
         raise ValueError(f"{value} is not a number: only square images are supported")
     return value
@@ -130,6 +132,7 @@ class ConfigFields(_Read):
     image_token_index: TokenId | None = None
     image_token_id: TokenId | None = None
     projector_hidden_act: str = ""
+    downsample_ratio: Annotated[float, Field(gt=0.01, le=1)] | None = None
     scale_factor: Annotated[int, Field(strict=True, ge=1, le=64)] | None = None
     vision_feature_layer: Layer | Annotated[list[Layer], Field(min_length=1)] = 0
     vision_feature_select_strategy: str = ""

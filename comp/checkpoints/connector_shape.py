@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from comp.checkpoints.tensor_names import with_bias
 
 CONNECTOR = "model.multi_modal_projector"  # canonical name (``comp.checkpoints.tensor_names``)
+NORM, NORM_EPS = "layer_norm", 1e-5
 MLP = ("linear_1", "linear_2")
 
 
@@ -18,6 +19,7 @@ class ConnectorShape:
         out_features: width of the decoder.
         layers: names of the linear layers; between two of them is an activation.
         bias: whether they have biases.
+        norm: whether a layer norm precedes the first linear layer.
         shuffle: edge in patches of the squares that are joined to one token (pixel shuffle); 1 joins none.
     """
 
@@ -25,6 +27,7 @@ class ConnectorShape:
     out_features: int
     layers: tuple[str, ...] = MLP
     bias: bool = True
+    norm: bool = False
     shuffle: int = 1
 
     @property
@@ -47,6 +50,8 @@ class ConnectorShape:
 
     def tensors(self) -> Iterator[tuple[str, tuple[int, ...]]]:
         """Yield canonical names and shapes of its tensors."""
+        if self.norm:
+            yield from with_bias(f"{CONNECTOR}.{NORM}", (self.joined_features,))
         for name, (rows, columns) in self.matrices.items():
             yield from with_bias(f"{CONNECTOR}.{name}", (rows, columns), self.bias)
 
@@ -59,4 +64,5 @@ class ConnectorShape:
     def params(self) -> int:
         """Number of parameters."""
         biases = len(self.layers) * self.out_features if self.bias else 0
-        return self.macs + biases
+        norm = 2 * self.joined_features if self.norm else 0
+        return self.macs + biases + norm

@@ -5,6 +5,7 @@ A test compares the table with the classes. In all of them a missing field has t
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -33,7 +34,11 @@ FIELDS = frozenset(
     )
 )
 
-TILE_FIELDS = frozenset(("max_image_size", "do_image_splitting"))  # of classes that cut into tiles
+# Fields of classes that cut into tiles, by their rule.
+TILE_FIELDS = {
+    "longest_edge": frozenset(("max_image_size", "do_image_splitting")),
+    "aspect_ratio": frozenset(("crop_to_patches", "min_patches", "max_patches")),
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class ImageClass:
             classes it adds zeros up to ``pad_size`` as the last step.
         squares: whether the class has ``use_square_size``, which replaces any size by the default one.
         tile: default edge of a tile in pixels, of classes that cut pictures into tiles.
+        tile_rule: what chooses their rows and columns.
     """
 
     name: str
@@ -63,11 +69,12 @@ class ImageClass:
     pads_to_square: bool = False
     squares: bool = False
     tile: int | None = None
+    tile_rule: Literal["longest_edge", "aspect_ratio"] = "longest_edge"
 
     @property
     def fields(self) -> frozenset[str]:
         """Fields of the class that affect the pixels."""
-        return FIELDS | TILE_FIELDS if self.tile else FIELDS
+        return FIELDS | TILE_FIELDS[self.tile_rule] if self.tile else FIELDS
 
     @property
     def do_center_crop(self) -> bool | None:
@@ -116,6 +123,13 @@ CLASSES = {
                 tile=364,
             )
             for name in ("Idefics3ImageProcessor", "SmolVLMImageProcessor")
+        ),
+        ImageClass(
+            "GotOcr2ImageProcessor",
+            _square(384),
+            default_to_square=True,
+            tile=384,
+            tile_rule="aspect_ratio",
         ),
     )
 }

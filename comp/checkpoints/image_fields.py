@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from comp.checkpoints.image_classes import HARMLESS, ImageClass
-from comp.checkpoints.image_settings import LONGEST, CropSize, ImageProcessing, ImageSize, Tiles
+from comp.checkpoints.image_settings import (
+    LONGEST,
+    MOST_TILES,
+    CropSize,
+    ImageProcessing,
+    ImageSize,
+    Tiles,
+)
 from comp.errors import CompExportError
 
 REMEDY = "write what the model was trained with"
@@ -79,21 +86,51 @@ class FieldReader:
                 )
         if self._switch("do_center_crop", default=None):
             raise self._refused("do_center_crop", "and tiles are not cropped", "leave it out")
-        longest = self._longest_edge("size", kind.size)
-        tile = self._longest_edge("max_image_size", {"longest_edge": edge})
+        tiles = (
+            self._by_aspect_ratio(edge)
+            if kind.tile_rule == "aspect_ratio"
+            else self._by_longest_edge(edge)
+        )
         return ImageProcessing(
-            size=ImageSize(height=tile, width=tile),
+            size=ImageSize(height=tiles.edge, width=tiles.edge),
             resample=self._filter(),
             do_center_crop=False,
             rescale_factor=self._factor(),
             image_mean=self._mean(normalised=True, padded=False),
             image_std=self._std(),
-            tiles=Tiles(
-                longest_edge=longest,
-                edge=tile,
-                splits=self._switch("do_image_splitting", default=True),
-            ),
+            tiles=tiles,
         )
+
+    def _by_longest_edge(self, edge: int) -> Tiles:
+        return Tiles(
+            longest_edge=self._longest_edge("size", self._kind.size),
+            edge=self._longest_edge("max_image_size", {"longest_edge": edge}),
+            splits=self._switch("do_image_splitting", default=True),
+        )
+
+    def _by_aspect_ratio(self, edge: int) -> Tiles:
+        """Return the tiles of an InternVL, whose processor cuts them whatever ``crop_to_patches`` says."""
+        self._switch("crop_to_patches", default=True)
+        size = self._edges(
+            "size", self._value("size", {"height": edge, "width": edge}), square=True
+        )
+        if set(size) != {"height", "width"} or size["height"] != size["width"]:
+            raise self._refused(
+                "size", "and tiles are squares: height and width of the same number"
+            )
+        fewest, most = (
+            self._count(name, default)
+            for name, default in (("min_patches", 1), ("max_patches", 12))
+        )
+        if fewest > most:
+            raise self._refused("min_patches", f"and max_patches is {most}")
+        return Tiles(fewest=fewest, most=most, edge=size["height"])
+
+    def _count(self, name: str, default: int) -> int:
+        value = self._value(name, default)
+        if not _is_count(value) or not 1 <= value <= MOST_TILES:
+            raise self._refused(name, f"no number of tiles from 1 to {MOST_TILES}")
+        return int(value)
 
     def _longest_edge(self, name: str, default: Mapping[str, int]) -> int:
         edges = self._edges(name, self._value(name, default), square=True)

@@ -6,8 +6,9 @@ Each class of transformers interprets the fields of its file in its own way.
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+MOST_TILES = 1024
 LONGEST = 1 << 15  # longest edge of a setting, in pixels
 Edge = Annotated[int, Field(gt=0, le=LONGEST)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -38,17 +39,30 @@ class CropSize(_Settings):
 
 
 class Tiles(_Settings):
-    """Cutting into square tiles (Idefics3, SmolVLM; ``comp.checkpoints.tiling``).
+    """Cutting into square tiles (``comp.checkpoints.tiling``), by one of two rules.
 
     Attributes:
-        longest_edge: first the longer edge of a picture is resized to this, in pixels.
+        longest_edge: of Idefics3 and SmolVLM: first the longer edge of a picture is resized to this, in
+            pixels.
+        fewest, most: of InternVL: bounds of the number of tiles; their rows and columns are those whose
+            aspect ratio is nearest to the picture's.
         edge: of a tile, in pixels.
         splits: whether a picture is cut; otherwise it is one tile.
     """
 
-    longest_edge: Edge
+    longest_edge: Edge | None = None
+    fewest: Annotated[int, Field(ge=1, le=MOST_TILES)] = 1
+    most: Annotated[int, Field(ge=1, le=MOST_TILES)] | None = None
     edge: Edge
     splits: bool = True
+
+    @model_validator(mode="after")
+    def _has_one_rule(self) -> "Tiles":
+        if (self.longest_edge is None) == (self.most is None):
+            raise ValueError("longest_edge or most, one of them")
+        if self.most is not None and self.fewest > self.most:
+            raise ValueError(f"fewest {self.fewest} is more than most {self.most}")
+        return self
 
 
 class ImageProcessing(_Settings):

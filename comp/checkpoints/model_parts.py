@@ -25,6 +25,15 @@ LLAVA_TOWER: Mapping[str, Any] = {
     "patch_size": 14,
 }
 SCALE_FACTOR = 2  # of Idefics3Config and SmolVLMConfig
+DOWNSAMPLE_RATIO = 0.5  # of InternVLConfig
+# Values of InternVLVisionConfig that are supported.
+INTERNVIT_ALONE: Mapping[str, Any] = {
+    "norm_type": "layer_norm",
+    "use_qk_norm": False,
+    "use_mean_pooling": True,
+    "use_mask_token": False,
+    "use_absolute_position_embeddings": True,
+}
 
 
 @dataclass(frozen=True)
@@ -119,10 +128,64 @@ def idefics3_parts(config: Mapping[str, Any], where: str) -> ModelParts:
     )
 
 
+def internvl_parts(config: Mapping[str, Any], where: str) -> ModelParts:
+    """Return the parts of an ``InternVLForConditionalGeneration``.
+
+    Raises:
+        CompExportError: a part is not supported; ``where`` names the file.
+    """
+    vision = _given(config.get("vision_config") or {})
+    tower = tower_kind(vision, "internvl_vision", ("internvl_vision",), where)
+    vision = {**tower.defaults, "num_channels": CHANNELS, **vision}
+    for name in ("image_size", "patch_size"):  # transformers writes both edges
+        edges = vision[name]
+        if isinstance(edges, list | tuple) and len(set(edges)) == 1:
+            vision[name] = edges[0]
+    for name, value in INTERNVIT_ALONE.items():
+        if vision.get(name, value) != value:
+            raise CompExportError(
+                f"{where}: vision_config.{name} is {vision[name]!r}, and only {value!r} is supported: pass "
+                "--model of an InternVL with the tower of 300 million parameters"
+            )
+    text = config.get("text_config") or {}
+    width = decoder_fields(text, where)["hidden_size"]
+    ratio = config.get("downsample_ratio") or DOWNSAMPLE_RATIO
+    shuffle, side = int(1 / ratio), _side(vision)
+    if shuffle * ratio != 1 or (side is not None and side % shuffle):
+        raise CompExportError(
+            f"{where}: downsample_ratio {ratio} of {side} patches of a side of an image: fix config.json, or "
+            "fetch the checkpoint again"
+        )
+    strategy = config.get("vision_feature_select_strategy") or "default"
+    if strategy != "default":
+        raise CompExportError(
+            f"{where}: vision_feature_select_strategy is {strategy!r}, and [CLS] has no neighbours to be "
+            "joined with: write 'default'"
+        )
+    features = _feature_layers(config, vision["num_hidden_layers"], where, -1)
+    if len(features) > 1:
+        raise CompExportError(
+            f"{where}: vision_feature_layer {config['vision_feature_layer']}: an InternVL has one feature "
+            "layer; fix config.json"
+        )
+    return ModelParts(
+        vision=vision,
+        text=text,
+        tower=tower,
+        connector=ConnectorShape(
+            in_features=vision["hidden_size"], out_features=width, norm=True, shuffle=shuffle
+        ),
+        feature_layers=features,
+        image_token_id=config.get("image_token_id", 151667),
+        projector_act=config.get("projector_hidden_act") or "gelu",
+    )
+
+
 PARTS_OF: Mapping[str, Callable[[Mapping[str, Any], str], ModelParts]] = {
     "llava": llava_parts,
     "smolvlm": idefics3_parts,
     "idefics3": idefics3_parts,
+    "internvl": internvl_parts,
 }
 """Reads the parts of a configuration, by name of the family; the second argument names the file."""
 
@@ -135,9 +198,11 @@ def _side(vision: Mapping[str, Any]) -> int | None:
     return size // patch
 
 
-def _feature_layers(config: Mapping[str, Any], layers: int, where: str) -> tuple[int, ...]:
+def _feature_layers(
+    config: Mapping[str, Any], layers: int, where: str, default: int = -2
+) -> tuple[int, ...]:
     """Return the tower blocks before each hidden state that is a feature."""
-    field = config.get("vision_feature_layer", -2)
+    field = config.get("vision_feature_layer", default)
     wanted = [field] if isinstance(field, int) else list(field)
     passed = tuple(layer if layer >= 0 else layers + 1 + layer for layer in wanted)
     if not passed or not all(0 <= layer <= layers for layer in passed):

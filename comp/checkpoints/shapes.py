@@ -101,6 +101,8 @@ class TowerShape(Stack):
         patch_bias: whether the embedding of patches has a bias.
         pre_norm: whether a norm precedes the blocks.
         final_norm: whether the features are normalised after the last block.
+        layer_scale: whether the outputs of attention and FFN are multiplied by a vector each.
+        qkv_bias: whether queries, keys and values have biases.
         pooling_channels: FFN width of a pooling head that the checkpoint has and nothing runs; 0 without one.
     """
 
@@ -111,6 +113,8 @@ class TowerShape(Stack):
     patch_bias: bool = False
     pre_norm: bool = True
     final_norm: bool = False
+    layer_scale: bool = False
+    qkv_bias: bool = True
     pooling_channels: int = 0
 
     @property

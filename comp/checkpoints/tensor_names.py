@@ -6,6 +6,8 @@ from comp.plan import Part
 from comp.registry.families import FAMILIES
 from comp.registry.family import Family
 
+TOWER = "vision_tower."
+
 
 def canonical_name(stored: str) -> str:
     """Return the name that transformers 5 gives a tensor in memory.
@@ -13,7 +15,7 @@ def canonical_name(stored: str) -> str:
     The names are those of a LLaVA: the hub's ``language_model.model.layers.0…`` and
     ``vision_tower.vision_model.encoder…``, and the mixture that transformers 5 saves, become
     ``model.language_model.layers.0…`` and ``model.vision_tower.encoder…``; the head is ``lm_head.weight``.
-    Those of an Idefics3 or a SmolVLM become the same.
+    Those of an Idefics3, a SmolVLM or an InternVL become the same.
     """
     name = stored.removeprefix("model.")
     for old, new in (
@@ -24,11 +26,17 @@ def canonical_name(stored: str) -> str:
     ):
         if name.startswith(old):
             name = new + name[len(old) :]
+    if name.startswith((f"{TOWER}encoder.", f"{TOWER}embeddings.")):
+        for old, new in (pair for family in FAMILIES for pair in family.tower_names):
+            name = name.replace(old, new)
     return name if name.startswith("lm_head.") else f"model.{name}"
 
 
 def name_in_torch(name: str, family: Family) -> str:
     """Return the name in torch of a tensor of a family, from its canonical name."""
+    if name.startswith(f"model.{TOWER}"):
+        for own, canonical in family.tower_names:
+            name = name.replace(canonical, own)
     for own, canonical in family.prefixes:
         if name.startswith(f"model.{canonical}"):
             return f"model.{own}{name.removeprefix(f'model.{canonical}')}"

@@ -1,9 +1,10 @@
-"""Cut a picture into square tiles, as the image processors of Idefics3 and SmolVLM do.
+"""Cut a picture into square tiles, as the image processors of Idefics3, SmolVLM and InternVL do.
 
-Source: ``Idefics3ImageProcessorPil`` of transformers.
+Sources: ``Idefics3ImageProcessorPil`` and ``GotOcr2ImageProcessorPil`` of transformers.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 
 from PIL import Image
@@ -34,8 +35,12 @@ def tiled_size(width: int, height: int, tiles: Tiles) -> tuple[int, int]:
 
     The result is a multiple of the edge of a tile.
     """
+    edge = tiles.edge
+    if tiles.longest_edge is None:
+        rows, columns = _arrangement(width, height, tiles)
+        return columns * edge, rows * edge
     width, height = _to_longest(width, height, tiles.longest_edge)
-    edge, aspect = tiles.edge, width / height
+    aspect = width / height
     if width >= height:
         width = ceil(width / edge) * edge
         height = ceil(int(width / aspect) / edge) * edge
@@ -64,7 +69,9 @@ def tiles_of(picture: Image.Image, tiles: Tiles, resample: int) -> list[Image.Im
         resample: Pillow's number of the filter.
     """
     kernel, edge = Image.Resampling(resample), tiles.edge
-    resized = picture.resize(_to_longest(*picture.size, tiles.longest_edge), kernel)
+    resized = picture
+    if tiles.longest_edge is not None:
+        resized = picture.resize(_to_longest(*picture.size, tiles.longest_edge), kernel)
     if not tiles.splits:
         return [resized.resize((edge, edge), kernel)]
     wide = resized.resize(tiled_size(*picture.size, tiles), kernel)
@@ -76,7 +83,34 @@ def tiles_of(picture: Image.Image, tiles: Tiles, resample: int) -> list[Image.Im
         for row in range(grid.rows)
         for column in range(grid.columns)
     ]
-    return [*(wide.crop(box) for box in boxes), wide.resize((edge, edge), kernel)]
+    whole = picture if tiles.longest_edge is None else wide
+    return [*(wide.crop(box) for box in boxes), whole.resize((edge, edge), kernel)]
+
+
+def _arrangement(width: int, height: int, tiles: Tiles) -> tuple[int, int]:
+    """Return the rows and columns whose aspect ratio is nearest to the picture's.
+
+    Of equally near ones, the later and larger is taken while it has less than twice the picture's area.
+    """
+    best, nearest = (1, 1), float("inf")
+    for columns, rows in _arrangements(tiles.fewest, tiles.most or 1):
+        distance = abs(width / height - columns / rows)
+        small = width * height <= 0.5 * tiles.edge**2 * columns * rows
+        if distance < nearest or (distance == nearest and not small):
+            best, nearest = (rows, columns), distance
+    return best
+
+
+@lru_cache(maxsize=16)
+def _arrangements(fewest: int, most: int) -> list[tuple[int, int]]:
+    """Return all columns and rows of ``fewest`` to ``most`` tiles, the fewest tiles first."""
+    every = [
+        (columns, rows)
+        for columns in range(1, most + 1)
+        for rows in range(1, most // columns + 1)
+        if columns * rows >= fewest
+    ]
+    return sorted(every, key=lambda each: each[0] * each[1])
 
 
 def _to_longest(width: int, height: int, longest: int) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from comp.checkpoints.shapes import BlockSize, TowerShape, cut_blocks
 from comp.checkpoints.tensor_names import with_bias
 from comp.errors import CompExportError
 
+LAYER_SCALES = ("lambda_1", "lambda_2")  # of attention and of the FFN
 TOWER = "model.vision_tower"  # canonical name (``comp.checkpoints.tensor_names``)
 SIGLIP_VISION: Mapping[str, Any] = {
     "hidden_size": 768,
@@ -21,6 +22,14 @@ SIGLIP_VISION: Mapping[str, Any] = {
     "num_attention_heads": 12,
     "image_size": 224,
     "patch_size": 16,
+}
+INTERNVL_VISION: Mapping[str, Any] = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 448,
+    "patch_size": 14,
 }
 IDEFICS3_VISION: Mapping[str, Any] = {
     "hidden_size": 1152,
@@ -42,6 +51,7 @@ class TowerKind:
         class_token: whether [CLS] comes before the patches.
         patch_bias: whether the embedding of patches has a bias.
         pre_norm: whether a norm precedes the blocks.
+        layer_scale: whether the outputs of attention and FFN are multiplied by a vector each.
         has_head: whether a pooling head follows where ``vision_use_head`` does not forbid it; it is not run.
     """
 
@@ -51,6 +61,7 @@ class TowerKind:
     class_token: bool = False
     patch_bias: bool = True
     pre_norm: bool = False
+    layer_scale: bool = False
     has_head: bool = False
 
 
@@ -64,11 +75,13 @@ CLIP = TowerKind(
 )
 SIGLIP = TowerKind(SIGLIP_VISION, has_head=True)
 IDEFICS3 = TowerKind(IDEFICS3_VISION)
+INTERNVIT = TowerKind(INTERNVL_VISION, act="gelu", class_token=True, layer_scale=True)
 TOWERS: Mapping[str, TowerKind] = {
     "clip_vision_model": CLIP,
     "siglip_vision_model": SIGLIP,
     "idefics3_vision": IDEFICS3,
     "smolvlm_vision": IDEFICS3,
+    "internvl_vision": INTERNVIT,
 }
 
 
@@ -134,6 +147,8 @@ def tower_shape(
         class_token=kind.class_token,
         patch_bias=kind.patch_bias,
         pre_norm=kind.pre_norm,
+        layer_scale=kind.layer_scale,
+        qkv_bias=not kind.layer_scale or bool(vision.get("attention_bias", False)),
         final_norm=final_norm,
         pooling_channels=channels if uses_head else 0,
     )
@@ -143,11 +158,12 @@ def tower_tensors(tower: TowerShape) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield canonical names and shapes of the tensors that a tower of these blocks uses."""
     width = tower.hidden_size
     patches = f"{TOWER}.embeddings"
+    axes = (1, 1) if tower.layer_scale else ()  # of [CLS] and positions in an InternViT
     if tower.class_token:
-        yield f"{patches}.class_embedding", (width,)
+        yield f"{patches}.class_embedding", (*axes, width)
     kernel = (width, tower.num_channels, tower.patch_size, tower.patch_size)
     yield from with_bias(f"{patches}.patch_embedding", kernel, tower.patch_bias)
-    yield f"{patches}.position_embedding.weight", (tower.tokens, width)
+    yield f"{patches}.position_embedding.weight", (*axes[1:], tower.tokens, width)
     if tower.pre_norm:
         yield from with_bias(f"{TOWER}.pre_layrnorm", (width,))
     for number, block in enumerate(tower.blocks):
@@ -162,9 +178,11 @@ def _block(
     name, width = f"{TOWER}.encoder.layers.{number}", tower.hidden_size
     inner, channels = block.heads * tower.head_dim, block.channels
     for leaf in ("q_proj", "k_proj", "v_proj"):
-        yield from with_bias(f"{name}.self_attn.{leaf}", (inner, width))
+        yield from with_bias(f"{name}.self_attn.{leaf}", (inner, width), tower.qkv_bias)
     yield from with_bias(f"{name}.self_attn.out_proj", (width, inner))
     yield from with_bias(f"{name}.mlp.fc1", (channels, width))
     yield from with_bias(f"{name}.mlp.fc2", (width, channels))
     for leaf in ("layer_norm1", "layer_norm2"):
         yield from with_bias(f"{name}.{leaf}", (width,))
+    for leaf in LAYER_SCALES if tower.layer_scale else ():
+        yield f"{name}.{leaf}", (width,)

@@ -21,10 +21,15 @@ FLAG = "tie_word_embeddings"
 
 
 def may_be_tied(config: Mapping[str, Any]) -> bool:
-    """Whether the flag of the model or of its text model is set; a missing flag counts as set in BLIP."""
+    """Whether the flag of the model or of its text model is set; a missing flag counts as set in BLIP.
+
+    In an InternVL it does so for the model, and not for its text model.
+    """
     usual = not _is_llava(config)
-    flags = (config.get(FLAG), (config.get("text_config") or {}).get(FLAG))
-    return any(usual if flag is None else bool(flag) for flag in flags)
+    family = family_of(config.get("model_type"))
+    whole = usual or (family is not None and family.ties)
+    flag, of_text = config.get(FLAG), (config.get("text_config") or {}).get(FLAG)
+    return bool(whole if flag is None else flag) or bool(usual if of_text is None else of_text)
 
 
 def stand_ins(config: Mapping[str, Any]) -> dict[str, str]:

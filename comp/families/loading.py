@@ -82,10 +82,11 @@ def load_adapter(
 def _image_size(directory: Path, classes: CheckpointClasses) -> int:
     """Edge of the image tower's square input in pixels."""
     try:
-        size: int = classes.config.from_pretrained(directory).vision_config.image_size
+        size = classes.config.from_pretrained(directory).vision_config.image_size
     except (OSError, RuntimeError, ValueError) as error:
         raise CompExportError(f"cannot load {directory}: {str(error).splitlines()[0]}") from error
-    return size
+    edge: int = size if isinstance(size, int) else size[0]  # both edges are the same
+    return edge
 
 
 @contextmanager

@@ -228,7 +228,8 @@ def _tower_ends_params(tower: TowerShape) -> int:
     width = tower.hidden_size
     embedded = tower.patch_dim * width + tower.tokens * width
     embedded += width * (tower.class_token + tower.patch_bias)
-    norms = 2 * width * (1 + tower.pre_norm)
+    # An InternViT ends without a norm; others have one, whether it runs or not.
+    norms = 2 * width * (tower.pre_norm + (not tower.layer_scale))
     if not tower.pooling_channels:
         return embedded + norms
     probe_and_attention = width + 4 * (width + 1) * width
@@ -238,5 +239,6 @@ def _tower_ends_params(tower: TowerShape) -> int:
 
 def _tower_block_params(tower: TowerShape, block: BlockSize) -> int:
     hidden, width, channels = tower.hidden_size, block.heads * tower.head_dim, block.channels
-    biases = 3 * width + hidden + channels + hidden
-    return block_weights(tower, block) + biases + 4 * hidden
+    biases = 3 * width * tower.qkv_bias + hidden + channels + hidden
+    scales = 2 * hidden * tower.layer_scale
+    return block_weights(tower, block) + biases + 4 * hidden + scales

@@ -89,6 +89,34 @@ for _name, _title in (("smolvlm", "SmolVLM"), ("idefics3", "Idefics3")):
         )
     )
 register_family(
+    replace(
+        LLAVA,
+        name="internvl",
+        model_types=("internvl", "comp_internvl"),
+        description="InternVL: tiles, InternViT, pixel shuffle, Qwen2 or Qwen3 language model",
+        image_processor="GotOcr2ImageProcessor",
+        processor="InternVLProcessor",
+        # AutoProcessor wants torchvision for videos.
+        load_processor="comp.families.internvl.processor:PictureProcessor.from_pretrained",
+        slim_architecture="CompInternVLForConditionalGeneration",
+        ties=True,
+        tower_names=(
+            ("embeddings.cls_token", "embeddings.class_embedding"),
+            ("embeddings.position_embeddings", "embeddings.position_embedding.weight"),
+            ("embeddings.patch_embeddings.projection.", "embeddings.patch_embedding."),
+            ("encoder.layer.", "encoder.layers."),
+            (".attention.projection_layer.", ".self_attn.out_proj."),
+            (".attention.", ".self_attn."),
+            (".layernorm_before.", ".layer_norm1."),
+            (".layernorm_after.", ".layer_norm2."),
+        ),
+        slim={"transformers.models.internvl.modeling_internvl": "comp.families.internvl.slim"},
+        checkpoint="comp.families.internvl.checkpoint:FORMAT",
+        latency=None,
+        blocks=None,
+    )
+)
+register_family(
     Family(
         name="clip",
         model_types=("clip", "comp_clip"),

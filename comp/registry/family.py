@@ -46,6 +46,8 @@ class Family:
         slim_architecture: class of slim models, if they are written without a model in memory.
         prefixes: beginnings of tensor names in torch after ``model.``, where they differ from a LLaVA's, and
             these.
+        tower_names: parts of the names in the image tower, in torch and in a LLaVA, where they differ.
+        ties: whether a configuration without the flag ties output layer and word embedding.
         slim: by module of transformers with the dense classes, our module that registers the slim ones.
         checkpoint: the ``CheckpointFormat`` that loads it (``comp.families.checkpoint``).
         shape: class of its sizes, read from a configuration.
@@ -81,6 +83,8 @@ class Family:
     load_processor: str | None = None
     slim_architecture: str | None = None
     prefixes: tuple[tuple[str, str], ...] = ()
+    tower_names: tuple[tuple[str, str], ...] = ()
+    ties: bool = False
     auto_models: Mapping[str, str] = field(default_factory=dict)
     slim: Mapping[str, str] = field(default_factory=dict)
     tensor_name: str = "builtins:str"

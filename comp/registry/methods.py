@@ -106,7 +106,9 @@ class Method:
         return not spared and any(any_of(kind, [mode]) for kind in self.prunes)
 
 
-DECODERS = ("llava", "smolvlm", "idefics3")
+SHUFFLED = ("smolvlm", "idefics3", "internvl")
+"""Families whose connectors join neighbouring image tokens."""
+DECODERS = ("llava", *SHUFFLED)
 """Families whose language model reads image tokens."""
 
 
@@ -188,7 +190,7 @@ METHODS: list[Method] = [
             "madtp drop them within the encoder",
         )
         | dict.fromkeys(
-            ("smolvlm", "idefics3"),
+            SHUFFLED,
             "it chooses image tokens one by one, and their connector joins neighbours to one token",
         ),
     ),

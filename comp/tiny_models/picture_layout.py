@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from comp.checkpoints.image_prompt import ImagePrompt
+from comp.checkpoints.image_prompt import MarkedTiles
 from comp.checkpoints.image_settings import Tiles
 from comp.checkpoints.tiling import grid_of, tiled_size, tiles_of
 from comp.data.emoji_scenes.scenes import IMAGE_SIZE, SIZES, SQUARE, Scene
@@ -122,7 +122,7 @@ class TiledPicture(PictureLayout):
         self.tiles, self.resample = tiles, resample
 
     def prefix(self, size: Size) -> list[int]:
-        text = f"{PREFIX_TEXT} {ImagePrompt().of(grid_of(*size, self.tiles), IMAGE_TOKEN)}"
+        text = f"{PREFIX_TEXT} {MarkedTiles().of(grid_of(*size, self.tiles), IMAGE_TOKEN)}"
         ids: list[int] = []
         for token in self.tokenizer(text)["input_ids"]:
             ids.extend([token] * (self.grid**2 if token == self.image_token_id else 1))

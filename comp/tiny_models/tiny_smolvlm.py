@@ -22,7 +22,7 @@ from transformers import (
     SmolVLMImageProcessorPil,
 )
 
-from comp.checkpoints.image_prompt import ImagePrompt
+from comp.checkpoints.image_prompt import MarkedTiles
 from comp.checkpoints.image_settings import Tiles
 from comp.checkpoints.tiling import Grid
 from comp.tiny_models.tiny_tokenizer import MODEL_MAX_LENGTH, build_tokenizer
@@ -42,7 +42,7 @@ SMALL = 0.1  # of query heads that start without keys of their own, as a share o
 
 def smolvlm_tokenizer() -> PreTrainedTokenizerFast:
     """Build tiny-llava's tokenizer with the tokens around tiles."""
-    words = dict.fromkeys(ImagePrompt().words(Grid(2, 2)))
+    words = dict.fromkeys(MarkedTiles().words(Grid(2, 2)))
     return build_tokenizer([*words, "<end_of_utterance>"])
 
 

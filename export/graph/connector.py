@@ -1,12 +1,13 @@
-"""Build a connector: neighbouring patches joined to one token, then linear layers."""
+"""Build a connector: neighbouring patches joined to one token, a norm, then linear layers."""
 
 from math import isqrt
 
 import onnx_ir as ir
 
-from comp.checkpoints.connector_shape import CONNECTOR, ConnectorShape
+from comp.checkpoints.connector_shape import CONNECTOR, NORM, NORM_EPS, ConnectorShape
 from export.graph.builder import GraphBuilder
 from export.graph.linear import activation, linear
+from export.graph.norm import layer_norm
 from export.weights.checkpoint import WeightSource
 
 
@@ -43,6 +44,8 @@ def connect(
     graph: GraphBuilder, weights: WeightSource, states: ir.Value, shape: ConnectorShape, act: str
 ) -> ir.Value:
     """Map features ``[I, K, F]`` to the decoder's width; ``act`` stands between two linear layers."""
+    if shape.norm:
+        states = layer_norm(graph, weights, states, f"{CONNECTOR}.{NORM}", NORM_EPS)
     for number, name in enumerate(shape.layers):
         if number:
             states = activation(graph, states, act)

@@ -90,7 +90,7 @@ def test_duplicate_names_and_model_types_are_refused(fake: Family) -> None:
     for again in (fake, replace(fake, name="other")):
         with pytest.raises(CompExportError, match="the family fake has 'fake' already"):
             register_family(again)
-    assert len(FAMILIES) == 6
+    assert len(FAMILIES) == 7
 
 
 def test_unsupported_families_of_a_method_have_a_reason() -> None:

@@ -24,7 +24,6 @@ from comp.adapter import (
 from comp.checkpoints.slices import Cut, cut_of
 from comp.checkpoints.tensor_names import canonical_name
 from comp.data.example import Example
-from comp.families.clip.forward import blocks_of
 from comp.families.llava.batches import LlavaCollator, Narrowed, narrowed
 from comp.families.llava.decoder import DecoderOptions, Kept, rules_by_layer
 from comp.families.llava.forward import (
@@ -38,6 +37,7 @@ from comp.families.llava.forward import (
 )
 from comp.families.llava.parts import parts_of
 from comp.families.llava.slim import CompLlavaForConditionalGeneration
+from comp.families.llava.tower import tower_blocks
 from comp.families.streamed import save_streamed, streamed_layers
 from comp.families.surgery import slim_model
 from comp.families.tokenizing import save_processor
@@ -193,7 +193,7 @@ class LlavaAdapter(FamilyAdapter):
         if part == "language":
             layer = parts_of(self.model).language.layers[number]
             return layer.self_attn.o_proj, layer.mlp.down_proj
-        block = blocks_of(parts_of(self.model).tower)[number]
+        block = tower_blocks(parts_of(self.model).tower)[number]
         return block.output, block.layer.mlp.fc2
 
     @property
@@ -257,7 +257,7 @@ def _blocks(model: Any) -> tuple[BlockShape, ...]:
             )
         )
     used = max(used_feature_layers(config))
-    tower = blocks_of(parts_of(model).tower)[:used]
+    tower = tower_blocks(parts_of(model).tower)[:used]
     return (*blocks, *(block.shape("vision", number) for number, block in enumerate(tower)))
 
 

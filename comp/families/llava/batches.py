@@ -10,13 +10,14 @@ from PIL import Image
 from transformers import ProcessorMixin
 
 from comp.checkpoints.chat_template import LLAVA_TEMPLATE, default_template, user_turn
-from comp.checkpoints.image_prompt import ImagePrompt, with_tiles
+from comp.checkpoints.image_prompt import PROMPTS, with_tiles
 from comp.checkpoints.image_settings import Tiles
 from comp.checkpoints.llava_shape import ModelShape
 from comp.checkpoints.tiling import grid_of
 from comp.data.example import Example
 from comp.errors import CompExportError
 from comp.families.llava.forward import IGNORE, LlavaBatch
+from comp.registry.families import family_of
 from comp.tokens.state import ANSWER, TEXT, VISION
 
 SHOWN = 200  # characters of a text in an error
@@ -36,7 +37,16 @@ def template_of(processor: ProcessorMixin, image_token: str) -> tuple[str, dict[
 
 
 def tiles_of_processor(image_processor: Any) -> Tiles | None:
-    """Return how an image processor of transformers cuts pictures; ``None`` if it does not."""
+    """Return how an image processor of transformers cuts pictures; ``None`` if it does not.
+
+    Those of InternVL always cut them, as ``InternVLProcessor`` makes them do.
+    """
+    if hasattr(image_processor, "crop_to_patches"):
+        return Tiles(
+            fewest=image_processor.min_patches,
+            most=image_processor.max_patches,
+            edge=image_processor.size["height"],
+        )
     if not hasattr(image_processor, "max_image_size"):
         return None
     return Tiles(
@@ -62,7 +72,8 @@ class LlavaCollator:
         self.limit = shape.text.positions
         self.image_tokens = shape.all_image_tokens
         self.tiles = tiles_of_processor(processor.image_processor)
-        self.image_prompt = ImagePrompt() if self.tiles else None
+        family = family_of(config.model_type)
+        self.image_prompt = None if family is None else PROMPTS.get(family.name)
 
     def prompt(self, question: str) -> str:
         """Return the question in the checkpoint's chat template (LLaVA-1.5's own if it has none).
@@ -105,12 +116,13 @@ class LlavaCollator:
     def pixels(self, examples: Sequence[Example]) -> torch.Tensor:
         """Pixels ``[I, 3, S, S]`` of the images, or of all their tiles."""
         process = self.processor.image_processor
+        images = [example.image for example in examples]
         if self.tiles is None:
-            values = process([example.image for example in examples])["pixel_values"]
+            values = process(images)["pixel_values"]
+        elif self.tiles.most is not None:
+            values = process(images, crop_to_patches=True)["pixel_values"]
         else:
-            values = [
-                tile for example in examples for tile in process([example.image])["pixel_values"][0]
-            ]
+            values = [tile for image in images for tile in process([image])["pixel_values"][0]]
         return torch.from_numpy(np.stack([np.asarray(image, dtype=np.float32) for image in values]))
 
     def __call__(self, examples: Sequence[Example]) -> LlavaBatch:

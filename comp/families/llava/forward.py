@@ -8,10 +8,10 @@ from torch import Tensor
 
 from comp.adapter import Observer
 from comp.checkpoints.pruning_entry import PruningEntry
-from comp.families.clip.forward import ClipBlock, blocks_of
-from comp.families.encoder.forward import EncoderOptions
+from comp.families.encoder.forward import EncoderOptions, TowerBlock
 from comp.families.llava.decoder import DecoderCache, DecoderOptions, Kept, run_decoder
 from comp.families.llava.parts import parts_of
+from comp.families.llava.tower import embedded, has_class_token, tower_blocks
 from comp.masks import BlockKey, Masks
 from comp.plan import ImageSelection
 from comp.tokens.attention import attend
@@ -92,12 +92,12 @@ def image_features(
     config, parts = model.config, parts_of(model)
     tower = parts.tower
     feature_layers = used_feature_layers(config)
-    states = _embedded(tower, pixel_values)
+    states = embedded(tower, pixel_values)
     layers, last = [states], None
-    for number, block in enumerate(blocks_of(tower)[: max(feature_layers)]):
+    for number, block in enumerate(tower_blocks(tower)[: max(feature_layers)]):
         states, last = _tower_block(block, number, layers[-1], masks, observer)
         layers.append(states)
-    has_class = hasattr(tower.embeddings, "class_embedding")
+    has_class = has_class_token(tower)
     first = 1 if has_class and config.vision_feature_select_strategy == "default" else 0
     features = [layers[number][:, first:] for number in feature_layers]
     if not hasattr(config, "vision_feature_layer"):  # then the tower's own output is the feature
@@ -114,22 +114,7 @@ def image_features(
             scores[:, 0] += ALWAYS  # [CLS] is one of the image's tokens, and always stays
         selected = select_tokens(chosen, scores[:, first:], key[:, first:], selection)
         chosen = selected.states
-    return ImageFeatures(parts.connector(chosen), selected)
-
-
-def _embedded(tower: Any, pixel_values: Tensor) -> Tensor:
-    """States before the first block ``[I, N, D]``.
-
-    Towers without [CLS] are called part by part: those of Idefics3 want a mask of patches, and all images are
-    whole here.
-    """
-    embeddings = tower.embeddings
-    weight = embeddings.patch_embedding.weight
-    pixel_values = pixel_values.to(weight.device, weight.dtype)
-    if hasattr(embeddings, "class_embedding"):
-        return tower.pre_layrnorm(embeddings(pixel_values))
-    patches = embeddings.patch_embedding(pixel_values).flatten(2).transpose(1, 2)
-    return patches + embeddings.position_embedding.weight
+    return ImageFeatures(parts.connect(chosen), selected)
 
 
 def used_feature_layers(config: Any) -> list[int]:
@@ -143,7 +128,7 @@ def used_feature_layers(config: Any) -> list[int]:
 
 
 def _tower_block(
-    block: ClipBlock, number: int, states: Tensor, masks: Masks | None, observer: Observer | None
+    block: TowerBlock, number: int, states: Tensor, masks: Masks | None, observer: Observer | None
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """States after a block, its queries and keys ``[I, H, N, hd]``, and the soft mask of its heads ``[H]``.
 

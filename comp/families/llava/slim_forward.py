@@ -10,7 +10,6 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache
 
 from comp.checkpoints.pruning_entry import PruningEntry
-from comp.families.clip.forward import blocks_of
 from comp.families.llava.decoder import (
     DecoderCache,
     DecoderOptions,
@@ -20,6 +19,7 @@ from comp.families.llava.decoder import (
 )
 from comp.families.llava.forward import embed, image_features
 from comp.families.llava.parts import parts_of
+from comp.families.llava.tower import tower_blocks
 from comp.families.surgery import set_in, set_out
 from comp.tokens.drop_rules import rules_from_plan
 from comp.tokens.state import TEXT, VISION, TokenState
@@ -160,6 +160,6 @@ def resize(model: Any, pruning: PruningEntry) -> None:
             set_out(layer.mlp, ("gate_proj", "up_proj"), width)
             set_in(layer.mlp, "down_proj", width)
     if pruning.vision is not None:
-        tower = blocks_of(parts_of(model).tower)
+        tower = tower_blocks(parts_of(model).tower)
         for block, left in zip(tower, pruning.vision.blocks, strict=False):
             block.resize(*left)

@@ -3,12 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from comp.checkpoints.chat_template import check_template
-from comp.checkpoints.image_prompt import ImagePrompt
-from comp.checkpoints.tiling import Grid
-from comp.errors import CompExportError
 from comp.families.checkpoint import CheckpointClasses, CheckpointFormat
 from comp.families.llava.checkpoint import check_weights
+from comp.families.llava.tiled_prompts import check_tiled_prompts
 
 
 def _classes(directory: Path, config: dict[str, Any]) -> CheckpointClasses:
@@ -29,30 +26,4 @@ def _classes(directory: Path, config: dict[str, Any]) -> CheckpointClasses:
     return CheckpointClasses(model, settings, TiledProcessor, adapted)
 
 
-def _check_prompts(directory: Path, classes: CheckpointClasses, processor: Any) -> None:
-    """Refuse a checkpoint whose template or tokenizer does not write the tokens of a picture.
-
-    Raises:
-        CompExportError: names the token, or the rendered prompt.
-    """
-    from comp.families.llava.batches import template_of, tiles_of_processor
-
-    config = classes.config.from_pretrained(directory)
-    tokenizer = processor.tokenizer
-    image_token = tokenizer.convert_ids_to_tokens(config.image_token_id)
-    if tiles_of_processor(processor.image_processor) is None:
-        raise CompExportError(
-            f"the image processor of {directory} does not cut pictures into tiles, as those of Idefics3 and "
-            "SmolVLM do: take its files from the same checkpoint"
-        )
-    for word in (image_token, *ImagePrompt().words(Grid(1, 1))):
-        if word is None or len(tokenizer.tokenize(word)) != 1:
-            raise CompExportError(
-                f"the tokenizer of {directory} does not read {word!r} as one token, and prompts hold it for "
-                "each tile of a picture: take the tokenizer's files from the same checkpoint"
-            )
-    source, tokens = template_of(processor, image_token)
-    check_template(source, tokenizer.special_tokens_map | tokens, image_token, str(directory))
-
-
-FORMAT = CheckpointFormat(_classes, check_weights, _check_prompts)
+FORMAT = CheckpointFormat(_classes, check_weights, check_tiled_prompts)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from comp.checkpoints.image_processor import read_image_processing
-from comp.checkpoints.image_prompt import ImagePrompt
+from comp.checkpoints.image_prompt import PROMPTS, ImagePrompt
 from comp.checkpoints.llava_tensors import check_llava
 from comp.checkpoints.tiling import Grid
 from comp.checkpoints.tying import EMBEDDING, LM_HEAD
@@ -69,7 +69,7 @@ def llava_artifact(
                 shuffle=sizes.connector.shuffle,
                 selection=sizes.image_selection,
             ),
-            "image_prompt": _image_prompt(checkpoint, tokens, tokenizer),
+            "image_prompt": _image_prompt(shape.family, checkpoint, tokens, tokenizer),
             "tokens": tokens,
             "chat_template": read_chat_template(checkpoint, tokens.image_token, tokenizer),
         },
@@ -81,16 +81,16 @@ def llava_artifact(
 
 
 def _image_prompt(
-    checkpoint: Path, tokens: SpecialTokens, tokenizer: CheckpointTokenizer
+    family: str, checkpoint: Path, tokens: SpecialTokens, tokenizer: CheckpointTokenizer
 ) -> ImagePrompt | None:
     """The words around the tiles of a picture; ``None`` if pictures are not cut.
 
     Raises:
         CompExportError: the tokenizer does not know a word.
     """
-    if read_image_processing(checkpoint).tiles is None:
+    prompt = PROMPTS.get(family)
+    if prompt is None or read_image_processing(checkpoint).tiles is None:
         return None
-    prompt = ImagePrompt()
     for word in prompt.words(Grid(1, 1)):
         if len(tokenizer.tokenizer.encode(word, add_special_tokens=False).ids) != 1:
             raise CompExportError(

@@ -2,19 +2,21 @@
 
 import onnx_ir as ir
 
+from comp.checkpoints.tower_shape import LAYER_SCALES
 from export.artifact.llava_manifest import KEPT
 from export.configs.llava import LlavaShape
 from export.graph.attention import Heads, full_attention
 from export.graph.builder import GraphBuilder, Target
 from export.graph.connector import connect, join_patches
 from export.graph.image_selection import TowerView, select_image_tokens
-from export.graph.linear import activation, cast_to_float32, linear
+from export.graph.linear import activation, cast_to_float32, linear, vector
 from export.graph.norm import add_layer_norm, layer_norm
 from export.graph.patches import embed_patches
 from export.weights.checkpoint import WeightSource
 
 FLOAT, INT64 = ir.DataType.FLOAT, ir.DataType.INT64
 TOWER = "model.vision_tower"
+ATTENTION_SCALE, FFN_SCALE = LAYER_SCALES
 
 
 def vision_encoder(shape: LlavaShape, weights: WeightSource, target: Target) -> GraphBuilder:
@@ -57,6 +59,8 @@ def vision_encoder(shape: LlavaShape, weights: WeightSource, target: Target) -> 
             wide = linear(graph, weights, normed, f"{name}.mlp.fc1", bias=True)
             wide = activation(graph, wide, shape.vision_act)
             narrow = linear(graph, weights, wide, f"{name}.mlp.fc2", bias=True)
+            if tower.layer_scale:
+                narrow = graph.op("Mul", narrow, vector(graph, weights, f"{name}.{FFN_SCALE}"))
             if number + 1 < last:
                 following = f"{TOWER}.encoder.layers.{number + 1}.layer_norm1"
                 normed, residual = add_layer_norm(
@@ -96,10 +100,13 @@ def _tower_attention(
     count = tower.blocks[number].heads
     heads = Heads(count, count, tower.head_dim)
     query, key, value = (
-        linear(graph, weights, normed, f"{name}.self_attn.{kind}_proj", bias=True) for kind in "qkv"
+        linear(graph, weights, normed, f"{name}.self_attn.{kind}_proj", bias=tower.qkv_bias)
+        for kind in "qkv"
     )
     mixed = full_attention(graph, query, key, value, heads)
     added = linear(graph, weights, mixed, f"{name}.self_attn.out_proj", bias=True)
+    if tower.layer_scale:
+        added = graph.op("Mul", added, vector(graph, weights, f"{name}.{ATTENTION_SCALE}"))
     return added, TowerView(query, key, heads, tower.class_token)
 
 

@@ -6,6 +6,9 @@ from transformers import (
     CLIPVisionConfig,
     Idefics3Config,
     Idefics3ForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLVisionConfig,
     LlamaConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -40,6 +43,7 @@ TOWER_CONFIGS = {
     "siglip_vision_model": SiglipVisionConfig,
     "idefics3_vision": Idefics3VisionConfig,
     "smolvlm_vision": SmolVLMVisionConfig,
+    "internvl_vision": InternVLVisionConfig,
 }
 CLIP_L = {
     "hidden_size": 1024,
@@ -120,6 +124,8 @@ def test_defaults_of_decoders_are_those_of_transformers(name: str) -> None:
 @pytest.mark.parametrize("name", TOWERS)
 def test_defaults_of_towers_are_those_of_transformers(name: str) -> None:
     kind, theirs = TOWERS[name], TOWER_CONFIGS[name]().to_dict()
+    edges = {key: theirs[key][0] for key in theirs if isinstance(theirs[key], (list, tuple))}
+    theirs |= {key: edge for key, edge in edges.items() if key in ("image_size", "patch_size")}
     assert {key: theirs[key] for key in kind.defaults} == dict(kind.defaults)
     assert (theirs["hidden_act"], theirs["layer_norm_eps"]) == (kind.act, kind.layer_norm_eps)
 
@@ -167,6 +173,22 @@ def test_aliases_of_smolvlm_have_their_published_sizes(
     assert shape.image_tokens == image_tokens  # of a tile
 
 
+@pytest.mark.parametrize(
+    ("name", "params"), [("internvl3.5-1b", 1_060_897_792), ("internvl3-1b", 802_293_120)]
+)
+def test_aliases_of_internvl_have_their_published_sizes(name, params) -> None:
+    packaged = config_of(name)
+    shape = ModelShape.from_config(packaged)
+    model = on_meta(InternVLForConditionalGeneration, InternVLConfig.from_dict(packaged))
+    assert shape == shape_of(model)
+    model.tie_weights()
+    counted = sum(llava_params(shape).values())
+    assert counted == model.num_parameters()
+    tied = params if name != "internvl3-1b" else counted
+    assert counted == tied
+    assert shape.image_tokens == 256  # of a tile
+
+
 def test_multiply_accumulates_of_a_smolvlm() -> None:
     shape = ModelShape.from_config({"model_type": "smolvlm"} | SMOLVLM_256M)
     report = llava_macs(shape, 17 * 64, 64)  # 4 x 4 tiles and the whole picture
@@ -180,12 +202,14 @@ def test_multiply_accumulates_of_a_smolvlm() -> None:
 @pytest.mark.parametrize(
     ("config", "kind"),
     [
-        (SmolVLMConfig, SmolVLMForConditionalGeneration),
-        (Idefics3Config, Idefics3ForConditionalGeneration),
+        (SmolVLMConfig(**SMOLVLM_256M), SmolVLMForConditionalGeneration),
+        (Idefics3Config(**SMOLVLM_256M), Idefics3ForConditionalGeneration),
+        (InternVLConfig.from_dict(config_of("internvl3.5-1b")), InternVLForConditionalGeneration),
     ],
+    ids=["smolvlm", "idefics3", "internvl"],
 )
 def test_tensors_of_tiled_models_have_the_names_and_shapes_of_transformers(config, kind) -> None:
-    model = on_meta(kind, config(**SMOLVLM_256M))
+    model = on_meta(kind, config)
     theirs = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     family = family_of(model.config.model_type)
     for name, size in tensors_of(shape_of(model)):
@@ -221,3 +245,23 @@ def test_unsupported_parts_are_refused_by_name(changes, message: str) -> None:
     config = {"model_type": "smolvlm"} | SMOLVLM_256M | changes
     with pytest.raises(CompExportError, match=message):
         ModelShape.from_config(config, "here")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"downsample_ratio": 0.3}, "downsample_ratio 0.3 of 32 patches"),
+        ({"vision_feature_select_strategy": "full"}, "is 'full', and .CLS. has no neighbours"),
+        (
+            {"vision_config": {"norm_type": "rms_norm"}},
+            "norm_type is 'rms_norm', and only 'layer_norm'",
+        ),
+        ({"vision_config": {"use_qk_norm": True}}, "use_qk_norm is True"),
+        ({"vision_config": {"image_size": [448, 224]}}, "only square images"),
+        ({"vision_feature_layer": [-1, -2]}, "has one feature layer"),
+        ({"text_config": {"model_type": "gpt_oss"}}, "'gpt_oss': not one of llama"),
+    ],
+)
+def test_unsupported_parts_of_an_internvl_are_refused_by_name(changes, message: str) -> None:
+    with pytest.raises(CompExportError, match=message):
+        ModelShape.from_config(config_of("internvl3.5-1b") | changes, "here")

@@ -200,6 +200,7 @@ def test_registry_agrees_with_the_adapters() -> None:
     from comp.families.blip import adapter as blip
     from comp.families.blip import tasks as blip_tasks
     from comp.families.clip import adapter as clip
+    from comp.families.internvl import adapter as internvl
     from comp.families.llava import adapter as llava
     from comp.families.smolvlm import adapter as smolvlm
 
@@ -209,6 +210,7 @@ def test_registry_agrees_with_the_adapters() -> None:
             llava.LlavaAdapter,
             smolvlm.SmolVLMAdapter,
             smolvlm.Idefics3Adapter,
+            internvl.InternVLAdapter,
             clip.ClipAdapter,
             blip.BlipAdapter,
         )

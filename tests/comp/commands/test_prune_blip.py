@@ -189,7 +189,7 @@ def test_own_data(checkpoints, tmp_path, task):
         ({"architectures": None}, "architecture '': supported are"),
         (
             {"model_type": "blip-2"},
-            "'blip-2' model: supported are checkpoints of llava, smolvlm, idefics3, clip, blip",
+            "'blip-2' model: supported are checkpoints of llava, smolvlm, idefics3, internvl, clip, blip",
         ),
         ({"model_type": "comp_blip_nlvr"}, "'comp_blip_nlvr' model of architecture 'BlipForQ"),
         ({"model_type": "comp_blip"}, "supported are CompBlipForConditionalGeneration"),

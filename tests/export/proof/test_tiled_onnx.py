@@ -1,4 +1,4 @@
-"""Graphs of SmolVLM and Idefics3 against transformers and against the slim and masked torch models."""
+"""Graphs of families with tiles against transformers and against the slim and masked torch models."""
 
 import numpy as np
 import pytest
@@ -38,6 +38,8 @@ def prompts(image_tokens: int):
     [
         ("smolvlm", "onnxruntime", {}),
         ("smolvlm", "standard", {"scale_factor": 1, "text_head_dim": 16}),
+        ("internvl", "onnxruntime", {"text_model_type": "qwen3", "text_head_dim": 16}),
+        ("internvl", "standard", {"text_model_type": "qwen2", "vision_attention_bias": False}),
         ("idefics3", "standard", {}),
         ("idefics3", "onnxruntime", {"scale_factor": 4, "text_tie_word_embeddings": True}),
     ],
@@ -61,7 +63,8 @@ def test_dense_equals_transformers(family, flavour, changes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("family", "flavour"), [("smolvlm", "onnxruntime"), ("idefics3", "standard")]
+    ("family", "flavour"),
+    [("smolvlm", "onnxruntime"), ("idefics3", "standard"), ("internvl", "onnxruntime")],
 )
 def test_compressed_equals_masked_and_slim_torch(family, flavour, tmp_path):
     model = tiny_tiled(family, seed=6)
