@@ -83,7 +83,7 @@ def notice(model: str, images: Sequence[ImageSource]) -> str:
 
 EMBEDDED_MODELS = frozenset(
     (
-        *("tiny-llava", "tiny-clip", "tiny-blip-vqa", "tiny-blip-caption"),
+        *("tiny-llava", "tiny-smolvlm", "tiny-clip", "tiny-blip-vqa", "tiny-blip-caption"),
         *("tiny-blip-retrieval", "tiny-blip-nlvr"),
     )
 )

@@ -21,6 +21,7 @@ ALIASES = {
 }
 EMBEDDED = (
     "tiny-llava",
+    "tiny-smolvlm",
     "tiny-clip",
     "tiny-blip-vqa",
     "tiny-blip-caption",

@@ -27,7 +27,8 @@ DEFAULT_TEXT_TOKENS = 64
 @click.option(
     "--image-tokens",
     type=click.IntRange(min=0),
-    help="Image tokens of the prompt; by default the plan's, or those of one image (of a family with tiles: one tile).",
+    help="Image tokens of the prompt; by default the plan's, or those of one image (of a family with "
+    "tiles: one tile).",
 )
 @click.option(
     "--text-tokens",

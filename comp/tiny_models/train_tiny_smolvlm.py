@@ -74,7 +74,7 @@ def new_model() -> SmolVLMForConditionalGeneration:
         tiny_smolvlm.tiny_smolvlm_config(tiny_smolvlm.smolvlm_tokenizer())
     )
     source = LlavaForConditionalGeneration.from_pretrained(
-        resolve_model("tiny-llava"), dtype=torch.float32
+        resolve_model("tiny-llava"), dtype=torch.float32, use_safetensors=True
     ).eval()
     layout = WholePicture(build_tokenizer(), tiny_llava.GRID, tiny_llava.PATCH_SIZE)
     trainee = LlavaTrainee(source, layout.image_token_id)

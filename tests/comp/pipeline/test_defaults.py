@@ -107,7 +107,9 @@ def test_defaults_of_embedded_models(model, recovery):
     what = "features" if statements else "none" if "blip" in model else "both"
     assert outcome(request) == (1e-4, 1e-3 if statements else 5e-4, 16, what, False)
     assert request.distill.weight == (10.0 if statements else 1.0)
-    assert request.search.training.tower == (0.1 if model == "tiny-llava" else 1.0)
+    assert request.search.training.tower == (
+        0.1 if model in ("tiny-llava", "tiny-smolvlm") else 1.0
+    )
     assert request.race == (4 if model == "tiny-clip" else 0)
     assert resolve_request(request, result.parameters).recovery == recovery.replace("auto", "full")
 

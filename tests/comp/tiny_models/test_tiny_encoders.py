@@ -11,7 +11,7 @@ from comp.data.emoji_scenes.captions import CaptionExamples
 from comp.families.loading import load_adapter
 
 MIB = 2**20
-MOST = 48 * MIB  # of all embedded weights together
+MOST = 64 * MIB  # of all embedded weights together
 PAIRS = 100
 
 
