@@ -68,8 +68,8 @@ class SmolVLMTrainee(Trainee):
         return model.connector(states).unflatten(0, pixels.shape[:2]).flatten(1, 2)
 
 
-def new_model() -> SmolVLMForConditionalGeneration:
-    """Return the model before training, with what it takes from tiny-llava."""
+def new_model(ranked_on: int = RANKED_ON) -> SmolVLMForConditionalGeneration:
+    """Return the model before training, with what it takes from tiny-llava, ranked on this many scenes."""
     model = SmolVLMForConditionalGeneration(
         tiny_smolvlm.tiny_smolvlm_config(tiny_smolvlm.smolvlm_tokenizer())
     )
@@ -79,7 +79,7 @@ def new_model() -> SmolVLMForConditionalGeneration:
     layout = WholePicture(build_tokenizer(), tiny_llava.GRID, tiny_llava.PATCH_SIZE)
     trainee = LlavaTrainee(source, layout.image_token_id)
     curricula = SmolVLMRecipe().curricula()
-    batch = SceneBatches(layout, curricula, RANKED_ON, 160, 0, 1, seed=1).batch(0)
+    batch = SceneBatches(layout, curricula, ranked_on, 160, 0, 1, seed=1).batch(0)
     tiny_smolvlm.start_from(model, source, lambda: trainee(batch, dense_only=False))
     return model
 

@@ -30,7 +30,7 @@ def layout(tokenizer):
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return new_model().eval()
+    return new_model(ranked_on=2).eval()
 
 
 @pytest.mark.parametrize("size", SIZES)
