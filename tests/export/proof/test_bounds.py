@@ -206,7 +206,8 @@ def test_bounds_hold_on_a_right_artifact_and_fail_on_wrong_ones(proofs, kind, pr
         if fault == "dropped biases":
             assert beyond  # of numbers that are no integers: outputs alone tell
     missed = {fault for fault, is_caught in caught.items() if not is_caught}
-    assert missed == MISSED.get((kind, precision), set())
+    # Rounding of some processors shows a small fault that others hide: more may be caught, never less.
+    assert missed <= MISSED.get((kind, precision), set())
     assert len(missed) < len(FAULTS)
 
 
