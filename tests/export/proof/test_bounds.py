@@ -206,8 +206,9 @@ def test_bounds_hold_on_a_right_artifact_and_fail_on_wrong_ones(proofs, kind, pr
         if fault == "dropped biases":
             assert beyond  # of numbers that are no integers: outputs alone tell
     missed = {fault for fault, is_caught in caught.items() if not is_caught}
-    # Rounding of some processors shows a small fault that others hide: more may be caught, never less.
-    assert missed <= MISSED.get((kind, precision), set())
+    hidden = MISSED.get((kind, precision), set())
+    # oneDNN's bfloat16 kernels for AVX-512 show a fault that those for AVX2 hide (ONEDNN_MAX_CPU_ISA=AVX2).
+    assert missed <= hidden if precision == "bfloat16" else missed == hidden
     assert len(missed) < len(FAULTS)
 
 
